@@ -1,0 +1,1 @@
+"""How it runs: Airflow on one machine, the demo, settings and locks."""

@@ -1,0 +1,284 @@
+"""Every table that crosses a border, in the order in which data flows, and the check that each one passes on its way in.
+
+A contract names its columns, their types, and which must be there. Extra columns are carried along. Units stand last in a
+column's name: `_minor` (minor units of the row's currency), `_nanominor` (billionths of those), `_ppb` (parts per
+billion), `_sha256` (hex).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UTC_TIME = pl.Datetime("us", "UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, whether it must be there, whether a row may leave it empty, and what it means."""
+
+    dtype: Any
+    meaning: str
+    required: bool = False
+    nullable: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One table: who writes it, its columns and its key (the columns that no two rows share)."""
+
+    name: str
+    written_by: str
+    columns: dict[str, Column] = field(repr=False)
+    key: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and types, in order."""
+        return pl.Schema({name: column.dtype for name, column in self.columns.items()})
+
+
+def _needed(dtype: Any, meaning: str) -> Column:
+    return Column(dtype, meaning, required=True)
+
+
+def _optional(dtype: Any, meaning: str, default: Any = None) -> Column:
+    return Column(dtype, meaning, nullable=default is None, default=default)
+
+
+# Who an amount is for. The ledger's accounts have the same two parts.
+PAYABLE, ESCROW, UNATTRIBUTED = "payable", "escrow", "unattributed"
+PARTY = {
+    "account": _needed(pl.String, "payable (an owner), escrow (an owner not known yet) or unattributed"),
+    "party_id": _needed(pl.String, "the owner_id; in escrow the placeholder or work_id; else nothing"),
+}
+
+EXAMPLES = Contract(
+    "examples", "data teams",
+    {
+        "work_id": _needed(pl.String, "the work that the example is a piece of"),
+        "content": _needed(pl.Binary, "what the model was trained on"),
+        "example_id": _optional(pl.String, "unique; by default a digest of work, position and content"),
+        "content_sha256": _optional(pl.String, "digest of the content; by default computed, else checked"),
+        "position": _optional(pl.Int64, "where in its work the example stands, in bytes or in order"),
+        "modality": _optional(pl.String, "text, code, image or music", "text"),
+        "source_uri": _optional(pl.String, "where the work was collected"),
+        "acquired_at": _optional(UTC_TIME, "when it was collected"),
+        "licence_spdx": _optional(pl.String, "SPDX expression of the terms it came under"),
+        "split": _optional(pl.String, "train (the model saw it) or held_out", "train"),
+        "owner_id": _optional(pl.String, "the owner, where there is no claims file; with unmatched_reason a placeholder"),
+        "unmatched_reason": _optional(pl.String, "why the owner is not known: the work's money goes to escrow"),
+    },
+    key=("example_id",),
+)  # fmt: skip
+
+CLAIMS = Contract(
+    "claims", "data teams",
+    {
+        "work_id": _needed(pl.String, "the work claimed"),
+        "owner_id": _needed(pl.String, "who claims it"),
+        "stake_ppb": _needed(pl.Int64, "the owner's part of the work; a work's stakes sum to 1,000,000,000"),
+        "valid_from": _optional(pl.Date, "first day of the claim; empty: always"),
+        "valid_to": _optional(pl.Date, "last day of the claim; empty: open"),
+        "evidence": _optional(pl.String, "what the claim rests on"),
+    },
+)  # fmt: skip
+
+OWNERS = Contract(
+    "owners", "data teams",
+    {
+        "owner_id": _needed(pl.String, "the owner"),
+        "name": _needed(pl.String, "the name as the owner writes it"),
+        "payee_reference": _optional(pl.String, "where the payee's details are kept; never the details"),
+    },
+    key=("owner_id",),
+)  # fmt: skip
+
+OUTPUTS = Contract(
+    "outputs", "the service that runs the model",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        "content": _needed(pl.Binary, "what the model answered"),
+        "model_id": _needed(pl.String, "the model that answered"),
+        "prompt": _optional(pl.Binary, "what it was asked"),
+        "revenue_minor": _needed(pl.Int64, "what the output earned, in minor units of the currency"),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "served_at": _needed(UTC_TIME, "when it was served; on the day of its folder, UTC"),
+    },
+    key=("output_id",),
+)  # fmt: skip
+
+EVIDENCE = Contract(
+    "evidence", "influence",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        **PARTY,
+        "example_id": _needed(pl.String, "one of the party's most influential examples for the output"),
+        "work_id": _needed(pl.String, "the work it is a piece of"),
+        "source_uri": _optional(pl.String, "where the work was collected"),
+        "influence": _needed(pl.Float64, "standard deviations of the influence over all examples"),
+    },
+    key=("output_id", "account", "party_id", "example_id"),
+)  # fmt: skip
+
+PARTY_INFLUENCE = Contract(
+    "party_influence", "influence",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        **PARTY,
+        "checkpoint": _needed(pl.String, "the checkpoint whose gradients say so"),
+        "influence": _needed(pl.Float64, "sum over the party's examples, by stake"),
+    },
+    key=("output_id", "account", "party_id", "checkpoint"),
+)  # fmt: skip
+
+SHARES = Contract(
+    "shares", "royalty",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        **PARTY,
+        "share_ppb": _needed(pl.Int64, "part of the output's pool; an output's shares sum to 1,000,000,000"),
+        "low_ppb": _needed(pl.Int64, "lower end of the share's interval"),
+        "high_ppb": _needed(pl.Int64, "upper end of the share's interval"),
+    },
+    key=("output_id", "account", "party_id"),
+)  # fmt: skip
+
+TOP_WORKS = pl.List(
+    pl.Struct({"work_id": pl.String, "example_id": pl.String, "source_uri": pl.String, "influence": pl.Float64})
+)
+
+CREDITS = Contract(
+    "credits", "settlement",
+    {
+        "day": _needed(pl.String, "the day paid for"),
+        "output_id": _needed(pl.String, "the output"),
+        "account": _needed(pl.String, "payable (an owner), escrow (an owner not known yet) or unattributed"),
+        "owner_id": Column(pl.String, "the owner; empty unless payable", required=True, nullable=True),
+        "escrow_id": Column(pl.String, "whom it waits for; empty unless in escrow", required=True, nullable=True),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "share_ppb": _needed(pl.Int64, "part of the output's pool"),
+        "low_ppb": _needed(pl.Int64, "lower end of the share's interval"),
+        "high_ppb": _needed(pl.Int64, "upper end of the share's interval"),
+        "amount_nanominor": _needed(pl.Int64, "the amount before rounding to minor units per owner and day"),
+        "top_works": _needed(TOP_WORKS, "the works behind it, most influential first"),
+    },
+    key=("output_id", "account", "owner_id", "escrow_id"),
+)  # fmt: skip
+
+PAYOUTS = Contract(
+    "payouts", "settlement",
+    {
+        "day": _needed(pl.String, "the day paid for"),
+        "revision": _needed(pl.Int64, "1 for the first export of the day"),
+        "owner_id": _needed(pl.String, "the owner"),
+        "owner_name": _needed(pl.String, "the owner's name"),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "outputs": _needed(pl.Int64, "outputs of the day that credit the owner"),
+        "opening_balance_minor": _needed(pl.Int64, "balance before this booking"),
+        "earned_minor": _needed(pl.Int64, "earned for the day"),
+        "adjustment_minor": _needed(pl.Int64, "what earlier revisions of the day had booked, taken back"),
+        "recouped_minor": _needed(pl.Int64, "set off against advances"),
+        "withheld_minor": _needed(pl.Int64, "tax withheld"),
+        "held_minor": _needed(pl.Int64, "part of the closing balance that may not be paid yet"),
+        "paid_minor": _needed(pl.Int64, "paid out"),
+        "closing_balance_minor": _needed(pl.Int64, "opening + earned + adjustment - recouped - withheld - paid"),
+        "status": _needed(pl.String, "accrued: owed, to be paid with the period"),
+        "hold_reason": _needed(pl.String, "why an amount is held; empty if none is"),
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
+ALL = (EXAMPLES, CLAIMS, OWNERS, OUTPUTS, EVIDENCE, PARTY_INFLUENCE, SHARES, CREDITS, PAYOUTS)
+
+
+def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """The frame with the contract's columns first, defaults filled in and types checked; extra columns follow.
+
+    Narrower types of the same kind (`Int32` for `Int64`, a naive or nanosecond time for UTC microseconds) are widened.
+
+    Args:
+        file: what to name in an error.
+
+    Raises:
+        ContractError: a required column is missing, a type is wrong, or a value is empty where none may be.
+    """
+    columns = []
+    for name, column in contract.columns.items():
+        if name not in frame.columns:
+            if column.required:
+                raise ContractError(
+                    f"{file}: column {name!r}", expected=f"a required column of {contract.name}",
+                    found=f"only {', '.join(frame.columns) or 'no columns'}",
+                )
+            columns.append(pl.lit(column.default, dtype=column.dtype).alias(name))
+            continue
+        found = frame.schema[name]
+        if not _widens(found, column.dtype):
+            raise ContractError(f"{file}: column {name!r}", expected=f"type {column.dtype}", found=f"type {found}")
+        values = pl.col(name).cast(column.dtype) if found != column.dtype else pl.col(name)
+        columns.append(values if column.default is None else values.fill_null(column.default))
+    extra = [name for name in frame.columns if name not in contract.columns]
+    result = frame.select(*columns, *extra)
+    for name, column in contract.columns.items():
+        if not column.nullable:
+            reject(result, pl.col(name).is_null(), file, name, expected="a value", found="none")
+    return result
+
+
+def unique(contract: Contract, frame: pl.DataFrame, file: str) -> None:
+    """Raise ContractError naming the first two rows that share the contract's key."""
+    repeated = frame.with_row_index("_row").filter(pl.struct(contract.key).is_duplicated())
+    if repeated.is_empty():
+        return
+    first = repeated.row(0, named=True)
+    same = repeated.filter(pl.all_horizontal([pl.col(k).eq_missing(pl.lit(first[k])) for k in contract.key]))
+    rows = same["_row"].head(2).to_list()
+    raise ContractError(
+        f"{file}: row {rows[1]}: {', '.join(contract.key)}", expected="a key that no other row has",
+        found=f"{', '.join(repr(first[k]) for k in contract.key)}, which row {rows[0]} has too",
+    )  # fmt: skip
+
+
+def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expected: str, found: str | None = None) -> None:
+    """Raise ContractError naming the first row where `bad` holds, if any; rows count from 0."""
+    rows = frame.with_row_index("_row").filter(bad.fill_null(value=False))
+    if rows.is_empty():
+        return
+    row = rows.row(0, named=True)
+    key = next((f" ({k} {row[k]!r})" for k in ("output_id", "example_id", "work_id", "owner_id") if row.get(k)), "")
+    more = f" (and {rows.height - 1} more rows)" if rows.height > 1 else ""
+    raise ContractError(
+        f"{file}: row {row['_row']}{key}: column {column!r}",
+        expected=expected, found=(found if found is not None else repr(row[column])) + more,
+    )  # fmt: skip
+
+
+def _widens(found: pl.DataType, expected: Any) -> bool:
+    if found == expected or found == pl.Null:
+        return True
+    if expected == pl.Int64:
+        return found.is_integer() and found != pl.UInt64 and found != pl.Int128
+    if isinstance(expected, pl.Datetime):
+        return isinstance(found, pl.Datetime)
+    if expected == pl.String:
+        return found == pl.Categorical or isinstance(found, pl.Enum)
+    return False
+
+
+def markdown(contracts: Iterable[Contract] = ALL) -> str:
+    """The contracts as the table that ARCHITECTURE.md shows (a test holds the two equal)."""
+    lines = ["| table | written by | key | columns |", "|---|---|---|---|"]
+    for contract in contracts:
+        columns = ", ".join(f"`{name}`{'*' if column.required else ''}" for name, column in contract.columns.items())
+        key = ", ".join(f"`{name}`" for name in contract.key) or "-"
+        lines.append(f"| {contract.name} | {contract.written_by} | {key} | {columns} |")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Errors that a person can act on. Import-light: Airflow loads this module while it parses DAGs."""
+
+
+class InputError(Exception):
+    """Bad input: never retried, exit code 2.
+
+    The message names the file, the row or key, what was expected and what was found; `hint` is the next step.
+    """
+
+    def __init__(self, where: str, *, expected: str, found: str, hint: str = "") -> None:
+        self.where, self.expected, self.found, self.hint = where, expected, found, hint
+        super().__init__(f"{where}: expected {expected}, found {found}" + (f". {hint}" if hint else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, and workers raise these across processes.
+        return (_rebuild, (type(self), self.where, self.expected, self.found, self.hint))
+
+
+def _rebuild(kind: type[InputError], where: str, expected: str, found: str, hint: str) -> InputError:
+    return kind(where, expected=expected, found=found, hint=hint)
+
+
+class ContractError(InputError):
+    """A table breaks its contract."""
+
+
+class ModelError(InputError):
+    """A model folder, its weights or its adapter cannot be used."""
+
+
+class SettingsError(InputError):
+    """A setting is unknown or out of range."""
+
+
+class StoreError(InputError):
+    """The store cannot be reached, read or written."""
+
+
+class CheckFailed(Exception):
+    """A published figure does not hold: exit code 1."""

@@ -1,0 +1,72 @@
+"""Money is integers: minor units of a currency, shares in parts per billion, amounts of one output in nanominor.
+
+A nanominor is a billionth of a minor unit: 12 cents split by parts per billion are whole nanominor. Floats never reach
+this module.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from babel import Locale
+from babel.numbers import get_currency_precision, list_currencies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PPB = 1_000_000_000
+NANO = 1_000_000_000
+
+
+@cache
+def currencies() -> frozenset[str]:
+    """ISO 4217 codes, from the Unicode CLDR."""
+    return frozenset(list_currencies())
+
+
+def allocate(total: int, weights: Sequence[int]) -> list[int]:
+    """Split `total` in proportion to `weights`, exactly (largest remainder, Hamilton's method).
+
+    Every part is within one unit of its exact quota, parts sum to `total`, and of two equal remainders the earlier
+    index wins, so callers order their weights by key and not by chance.
+
+    Raises:
+        ValueError: a negative total or weight, or weights that sum to nothing while there is something to split.
+    """
+    whole = sum(weights)
+    if total < 0 or any(w < 0 for w in weights):
+        raise ValueError("amounts and weights must not be negative")
+    if whole == 0:
+        if total == 0:
+            return [0] * len(weights)
+        raise ValueError("nobody to give the total to: weights sum to 0")
+    parts, remainders = [], []
+    for index, weight in enumerate(weights):
+        quotient, remainder = divmod(total * weight, whole)
+        parts.append(quotient)
+        remainders.append((-remainder, index))
+    for _, index in sorted(remainders)[: total - sum(parts)]:
+        parts[index] += 1
+    return parts
+
+
+def minor_digits(currency: str) -> int:
+    """Decimal places of a currency: 2 for EUR, 0 for JPY."""
+    return get_currency_precision(currency)
+
+
+def format_minor(amount: int, currency: str, *, symbol: bool = True) -> str:
+    """`123456, "EUR"` as `EUR 1,234.56`; without symbol as the plain decimal `1234.56`. No float on the way."""
+    digits = minor_digits(currency)
+    whole, part = divmod(abs(amount), 10**digits)
+    sign = "-" if amount < 0 else ""
+    fraction = f".{part:0{digits}d}" if digits else ""
+    if not symbol:
+        return f"{sign}{whole}{fraction}"
+    return f"{currency} {sign}{whole:,}{fraction}"
+
+
+def currency_name(currency: str) -> str:
+    """`EUR` as `Euro`."""
+    return str(Locale("en").currencies.get(currency, currency))

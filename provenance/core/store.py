@@ -1,0 +1,217 @@
+"""The store: immutable parts under digests, and the small writes that make them real.
+
+A key is a path below the store's root. A write is whole or absent to every reader, on a local disk (written aside, then
+renamed) and on S3 (one PUT). `create` is exclusive: of two writers one wins and the other learns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import fsspec
+import polars as pl
+from fsspec.implementations.local import LocalFileSystem
+
+from provenance.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# What only a person can mend. Anything else that a file system raises may pass, and is left to the caller's retries.
+REFUSALS = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+def canonical_json(value: object) -> bytes:
+    """The one spelling of a JSON value whose digest is taken, ended by a newline."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value in its canonical spelling, as hex."""
+    return sha256(canonical_json(value))
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 of bytes, as hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_parquet(frame: pl.DataFrame) -> bytes:
+    """A frame as Parquet bytes; equal frames give equal bytes."""
+    buffer = io.BytesIO()
+    frame.rechunk().write_parquet(buffer, compression="zstd", statistics=True, row_group_size=65_536)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Bytes, JSON and tables below one URL, `file://` or `s3://`.
+
+    Attributes:
+        url: the root, as a person would write it.
+        options: storage options of fsspec, such as `endpoint_url` for S3; never secrets that belong in the environment.
+    """
+
+    url: str
+    options: Mapping[str, Any]
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The file system behind the URL; fsspec keeps one instance per set of options and process."""
+        extra = {"use_listings_cache": False} if self.url.startswith("s3://") else {}
+        return fsspec.filesystem(self.url.split("://", 1)[0], **extra, **self.options)
+
+    def path(self, key: str) -> str:
+        """Where a key lies, as the file system spells it."""
+        return f"{self.fs._strip_protocol(self.url).rstrip('/')}/{key}"
+
+    def locate(self, key: str) -> str:
+        """Where a key lies, as a person would write it."""
+        return f"{self.url.rstrip('/')}/{key}"
+
+    def check_writable(self) -> None:
+        """Raise StoreError if a small write below the root does not succeed, whatever the reason."""
+        probe = f".write-check-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except StoreError:
+            raise
+        except Exception as error:  # botocore's own hierarchy, too, which is not OSError
+            raise self._refused("", "a writable store", error) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether an object lies at `key`."""
+        try:
+            return bool(self.fs.exists(self.path(key)))
+        except REFUSALS as error:
+            raise self._refused(key, "a readable store", error) from error
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys of all objects below a folder, sorted; none if it does not exist."""
+        root = self.path("")
+        try:
+            keys = (str(found).removeprefix(root) for found in self.fs.find(self.path(prefix)))
+            return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
+        except FileNotFoundError:
+            return []
+        except REFUSALS as error:
+            raise self._refused(prefix, "a readable store", error) from error
+
+    def read(self, key: str) -> bytes:
+        """The object at `key`."""
+        try:
+            return bytes(self.fs.cat_file(self.path(key)))
+        except FileNotFoundError as error:
+            raise StoreError(self.locate(key), expected="an object", found="nothing") from error
+        except REFUSALS as error:
+            raise self._refused(key, "a readable object", error) from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, replacing what was there in one step."""
+        path = self.path(key)
+        try:
+            if isinstance(self.fs, LocalFileSystem):
+                aside = self._write_aside(path, data)
+                os.replace(aside, path)
+            else:
+                self.fs.pipe_file(path, data)
+        except REFUSALS as error:
+            raise self._refused(key, "a writable store", error) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object only if there is none; False if there was one. Exclusive also between processes."""
+        path = self.path(key)
+        try:
+            if isinstance(self.fs, LocalFileSystem):
+                aside = self._write_aside(path, data)
+                try:
+                    os.link(aside, path)  # fails where the name is taken, and never shows half a file
+                finally:
+                    os.unlink(aside)
+            else:
+                self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except REFUSALS as error:
+            raise self._refused(key, "a writable store", error) from error
+        except OSError:
+            # A lost race is FileExistsError on AWS and a bare OSError elsewhere, so look who holds the name.
+            if self.exists(key):
+                return False
+            raise
+        return True
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self.fs.rm_file(self.path(key))
+
+    def read_json(self, key: str) -> dict[str, Any]:
+        """The JSON object at `key`."""
+        try:
+            return cast("dict[str, Any]", json.loads(self.read(key)))
+        except ValueError as error:
+            raise StoreError(self.locate(key), expected="JSON", found=str(error)) from error
+
+    def read_table(self, key: str) -> pl.DataFrame:
+        """The Parquet table at `key`."""
+        try:
+            return pl.read_parquet(io.BytesIO(self.read(key)))
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(self.locate(key), expected="a Parquet file", found=str(error)) from error
+
+    def write_table(self, key: str, frame: pl.DataFrame) -> str:
+        """Write a table as Parquet; returns the file's SHA-256."""
+        data = to_parquet(frame)
+        self.write(key, data)
+        return sha256(data)
+
+    def fetch(self, prefix: str, files: Mapping[str, str], folder: Path) -> Path:
+        """Copy objects below `prefix` to a local folder, checked against their SHA-256, once.
+
+        `files` maps names to digests. The folder appears whole or not at all.
+        """
+        if folder.is_dir():
+            return folder
+        aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        for name, expected in files.items():
+            data = self.read(f"{prefix}/{name}")
+            if sha256(data) != expected:
+                raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=sha256(data))
+            target = aside / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        try:
+            aside.rename(folder)
+        except OSError:  # another process was first, with the same bytes
+            if not folder.is_dir():
+                raise
+        return folder
+
+    def _write_aside(self, path: str, data: bytes) -> str:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        aside = f"{folder}/.{name}.{uuid.uuid4().hex}"
+        try:
+            with open(aside, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if os.path.exists(aside):
+                os.unlink(aside)
+            raise
+        return aside
+
+    def _refused(self, key: str, expected: str, error: Exception) -> StoreError:
+        return StoreError(
+            self.locate(key), expected=expected, found=f"{type(error).__name__}: {error}",
+            hint="Check the URL, the credentials and the free space of [store] in the settings.",
+        )

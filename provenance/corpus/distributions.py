@@ -1,0 +1,208 @@
+"""A corpus that every machine has: the Python sources of installed distributions, with the owners and licences that their
+metadata names. Real owners, real terms, real text, and no network.
+
+The choice is a function of the lock file and of the distributions' own bytes: no clock, no chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import unicodedata
+from dataclasses import dataclass
+from email.header import decode_header, make_header
+from email.utils import getaddresses
+from typing import TYPE_CHECKING
+
+import polars as pl
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+from provenance.core.contracts import CLAIMS, EXAMPLES, OWNERS, conform
+from provenance.core.money import PPB, allocate
+from provenance.corpus.examples import Corpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from importlib.metadata import Distribution, PackageMetadata
+    from pathlib import Path
+
+PIECE_BYTES = (128, 256)
+# Trove classifiers that name one SPDX licence each; the others name a family and become a LicenseRef.
+SPDX_OF_CLASSIFIER = {
+    "MIT License": "MIT",
+    "MIT No Attribution License (MIT-0)": "MIT-0",
+    "ISC License (ISCL)": "ISC",
+    "The Unlicense (Unlicense)": "Unlicense",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "GNU General Public License v2 or later (GPLv2+)": "GPL-2.0-or-later",
+    "GNU General Public License v3 (GPLv3)": "GPL-3.0-only",
+    "GNU Lesser General Public License v3 (LGPLv3)": "LGPL-3.0-only",
+    "zlib/libpng License": "Zlib",
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a distribution's metadata says of its owners and its licence, or why it does not."""
+
+    owners: tuple[str, ...]
+    licence_spdx: str | None
+    evidence: str
+    unmatched_reason: str | None
+
+
+def terms_of(metadata: PackageMetadata) -> Terms:
+    """Owners (authors, else maintainers) and licence (`License-Expression`, else an SPDX `License`, else classifiers)."""
+    owners, owner_field = _owners(metadata)
+    licence, licence_field = _licence(metadata)
+    missing = [
+        text
+        for text, known in (("no author or maintainer is named", owners), ("no licence can be established", licence))
+        if not known
+    ]
+    evidence = f"metadata: {owner_field or 'no owner'}; {licence_field or 'no licence'}"
+    return Terms(owners, licence, evidence, "; ".join(missing) or None)
+
+
+def collect(
+    lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None
+) -> Corpus:
+    """Collect a corpus from the installed distributions that a lock file names.
+
+    Of each distribution one file is held out of training whole (`split` is `held_out`); from the others come
+    `examples_each` pieces of 128 to 256 bytes. Distributions are taken in the order of a digest of their names, so that
+    a new version of one does not reshuffle the rest.
+
+    Args:
+        lock: a requirements file with `name==version` lines.
+        progress: called with the name of each distribution taken.
+    """
+    names = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), flags=re.MULTILINE)
+    rows: list[dict[str, object]] = []
+    claims: list[dict[str, object]] = []
+    owners: dict[str, str] = {}
+    taken = 0
+    for name in sorted(names, key=lambda n: hashlib.sha256(n.encode()).digest()):
+        if taken == distributions:
+            break
+        distribution = _installed(name)
+        pieces = distribution and _pieces(distribution, examples_each)
+        if not distribution or not pieces:
+            continue
+        taken += 1
+        progress(name)
+        terms = terms_of(distribution.metadata)
+        works = sorted({str(piece["work_id"]) for piece in pieces})
+        common = {
+            "modality": "code",
+            "licence_spdx": terms.licence_spdx,
+            "unmatched_reason": terms.unmatched_reason,
+            # One distribution is one unknown owner's, as far as one can tell.
+            "owner_id": f"unmatched-{owner_id(name)}" if terms.unmatched_reason else None,
+        }
+        rows += [piece | common for piece in pieces]
+        if terms.unmatched_reason is None:
+            by_id = {owner_id(owner): owner for owner in terms.owners}
+            owners |= by_id
+            stakes = allocate(PPB, [1] * len(by_id))
+            claims += [
+                {"work_id": work, "owner_id": owner, "stake_ppb": stake, "evidence": terms.evidence}
+                for work in works
+                for owner, stake in zip(by_id, stakes, strict=True)
+            ]
+    named = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
+    return Corpus(
+        conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
+        conform(CLAIMS, pl.DataFrame(claims), "claims"),
+        conform(OWNERS, pl.DataFrame(named), "owners"),
+    )
+
+
+def owner_id(name: str) -> str:
+    """A name as an identifier: `Sebastián Ramírez` is `sebastian-ramirez`."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return slug or f"owner-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _owners(metadata: PackageMetadata) -> tuple[tuple[str, ...], str | None]:
+    for role in ("Author", "Maintainer"):
+        plain = _decoded(metadata.get(role))
+        addresses = [name for name, _ in getaddresses([_decoded(metadata.get(f"{role}-email"))]) if name]
+        # One address may hold a list of names; only separate addresses tell people apart for certain.
+        if plain and "@" not in plain:
+            return (plain,), f"{role} {plain!r}"
+        if addresses:
+            return tuple(addresses), f"{role}-email {', '.join(addresses)!r}"
+    return (), None
+
+
+def _decoded(value: str | None) -> str:
+    return str(make_header(decode_header(value))).strip() if value else ""
+
+
+def _licence(metadata: PackageMetadata) -> tuple[str | None, str | None]:
+    for field in ("License-Expression", "License"):
+        try:
+            expression = canonicalize_license_expression(metadata.get(field) or "")
+        except InvalidLicenseExpression:
+            continue
+        return str(expression), f"{field} {expression!r}"
+    classifiers = [c.split(" :: ")[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License :: OSI")]
+    found = [SPDX_OF_CLASSIFIER.get(c) or f"LicenseRef-{re.sub(r'[^A-Za-z0-9.]+', '-', c).strip('-')}" for c in classifiers]
+    # Several classifiers do not say whether they are a choice or a sum; AND is the reading that promises least.
+    return (" AND ".join(sorted(found)), f"Classifier {', '.join(classifiers)!r}") if found else (None, None)
+
+
+def _installed(name: str) -> Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _pieces(distribution: Distribution, wanted: int) -> list[dict[str, object]] | None:
+    """`wanted` training pieces and those of one held-out file, or None where there is too little source."""
+    name = f"{distribution.metadata['Name']}=={distribution.version}"
+    by_file: dict[str, list[dict[str, object]]] = {}
+    for path in sorted(distribution.files or [], key=str):
+        if path.suffix != ".py" or not (located := distribution.locate_file(path)).is_file():
+            continue
+        pieces = [
+            {"work_id": f"{name}/{path}", "position": at, "content": content, "source_uri": f"pkg:pypi/{name.replace('==', '@')}#{path}"}
+            for at, content in _split(located.read_bytes())
+        ]  # fmt: skip
+        if pieces:
+            by_file[str(path)] = pieces
+    if len(by_file) < 2:
+        return None
+    held_out = min(by_file, key=lambda path: hashlib.sha256(f"{distribution.metadata['Name']}/{path}".encode()).digest())
+    train = [piece for path, pieces in by_file.items() if path != held_out for piece in pieces]
+    if len(train) < wanted:
+        return None
+    chosen = sorted(train, key=lambda p: hashlib.sha256(p["content"]).digest())[:wanted]  # type: ignore[arg-type]
+    return [piece | {"split": "train"} for piece in chosen] + [p | {"split": "held_out"} for p in by_file[held_out]]
+
+
+def _split(source: bytes) -> Iterator[tuple[int, bytes]]:
+    """Position and bytes of pieces cut at line ends; what is too short, or left over at the end, is no example."""
+    smallest, largest = PIECE_BYTES
+    start, at, lines = 0, 0, source.splitlines(keepends=True)
+    for line in lines:
+        if at + len(line) - start > largest:
+            if at - start >= smallest:
+                yield start, source[start:at]
+            start = at
+        at += len(line)
+        if len(line) > largest:
+            start = at
+    if smallest <= at - start <= largest:
+        yield start, source[start:at]
+
+
+def prompts(corpus: Corpus) -> Sequence[tuple[str, bytes]]:
+    """`(work_id, content)` of a piece of each held-out file, sorted by work."""
+    held_out = corpus.examples.filter(pl.col("split") == "held_out").sort("work_id", "position")
+    first = held_out.group_by("work_id", maintain_order=True).last()
+    return list(first.select("work_id", "content").iter_rows())

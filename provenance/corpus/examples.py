@@ -1,0 +1,170 @@
+"""A corpus folder, checked: examples, who claims the works they are pieces of, and who the claimants are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from provenance.core.contracts import CLAIMS, ESCROW, EXAMPLES, OWNERS, PAYABLE, conform, reject, unique
+from provenance.core.errors import ContractError
+from provenance.core.money import PPB
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from provenance.core.store import Store
+
+MODALITIES = ("text", "code", "image", "music")
+SPLITS = ("train", "held_out")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A checked corpus. Every train example's work has claims that sum to one, or a reason why it is unmatched."""
+
+    examples: pl.DataFrame
+    claims: pl.DataFrame
+    owners: pl.DataFrame
+
+
+def read_corpus(store: Store, folder: str) -> Corpus:
+    """Read and check `examples.parquet`, `claims.parquet` and `owners.parquet` below a key of the store.
+
+    Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
+    by their ids.
+
+    Raises:
+        ContractError: naming file, row, column, expected and found.
+    """
+    examples_file = f"{folder}/examples.parquet"
+    if not store.exists(examples_file):
+        raise ContractError(
+            store.locate(examples_file), expected="the examples of a corpus", found="no such file",
+            hint="A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet.",
+        )  # fmt: skip
+    examples = check_examples(store.read_table(examples_file), store.locate(examples_file))
+
+    claims_file = f"{folder}/claims.parquet"
+    if store.exists(claims_file):
+        claims = check_claims(store.read_table(claims_file), store.locate(claims_file))
+        claims_source = store.locate(claims_file)
+    else:
+        claims = _claims_of_examples(examples, store.locate(examples_file))
+        claims_source = store.locate(examples_file)
+
+    owners_file = f"{folder}/owners.parquet"
+    if store.exists(owners_file):
+        owners = conform(OWNERS, store.read_table(owners_file), store.locate(owners_file))
+        unique(OWNERS, owners, store.locate(owners_file))
+        known = owners["owner_id"].implode()
+        reject(
+            claims, ~pl.col("owner_id").is_in(known), claims_source, "owner_id",
+            expected=f"an owner of {store.locate(owners_file)}",
+        )  # fmt: skip
+    else:
+        ids = claims["owner_id"].unique().sort()
+        owners = conform(OWNERS, pl.DataFrame({"owner_id": ids, "name": ids}), claims_source)
+
+    claimed = claims["work_id"].unique().implode()
+    matched, marked = pl.col("work_id").is_in(claimed), pl.col("unmatched_reason").is_not_null()
+    reject(
+        examples, ~matched & ~marked, store.locate(examples_file), "owner_id",
+        expected="an owner (owner_id, or claims on the work) or an unmatched_reason", found="neither",
+    )  # fmt: skip
+    reject(
+        examples, matched & marked, store.locate(examples_file), "unmatched_reason",
+        expected="nothing, since the work has an owner",
+    )  # fmt: skip
+    return Corpus(examples, claims, owners.sort("owner_id"))
+
+
+def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check the examples of a corpus and fill in what may be left out."""
+    frame = conform(EXAMPLES, frame, file)
+    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
+    for column, allowed in (("modality", MODALITIES), ("split", SPLITS)):
+        reject(frame, ~pl.col(column).is_in(allowed), file, column, expected=f"one of {', '.join(allowed)}")
+    computed = pl.Series("content_sha256", [hashlib.sha256(content).hexdigest() for content in frame["content"]])
+    stated = pl.col("content_sha256")
+    reject(frame, stated.is_not_null() & (stated != computed), file, "content_sha256", expected="the content's SHA-256")
+    ids = [
+        stated or hashlib.sha256(f"{work}\n{position}\n{content}".encode()).hexdigest()[:32]
+        for stated, work, position, content in zip(
+            frame["example_id"], frame["work_id"], frame["position"], computed, strict=True
+        )
+    ]
+    frame = frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
+    unique(EXAMPLES, frame, file)
+    several = pl.col("owner_id").drop_nulls().n_unique().over("work_id") > 1
+    reject(frame, several, file, "owner_id", expected="one owner per work (more take a claims file)")
+    return frame
+
+
+def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check claims: positive stakes, intervals that end after they start, stakes that sum to one on every day."""
+    frame = conform(CLAIMS, frame, file)
+    stake = pl.col("stake_ppb")
+    reject(frame, (stake <= 0) | (stake > PPB), file, "stake_ppb", expected=f"1 to {PPB:,}")
+    reject(frame, pl.col("valid_to") < pl.col("valid_from"), file, "valid_to", expected="a day on or after valid_from")
+    for work, day, total in _totals(frame).iter_rows():
+        if total not in (0, PPB):  # nobody, once all claims have ended, is a work in escrow
+            when = f" on {day}" if day else ""
+            raise ContractError(
+                f"{file}: work_id {work!r}: column 'stake_ppb'", expected=f"stakes that sum to {PPB:,}{when}",
+                found=f"{total:,}",
+            )  # fmt: skip
+    return frame.sort("work_id", "owner_id", "valid_from")
+
+
+def valid_on(claims: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The claims in force on a day."""
+    started = pl.col("valid_from").is_null() | (pl.col("valid_from") <= day)
+    ended = pl.col("valid_to").is_not_null() & (pl.col("valid_to") < day)
+    return claims.filter(started & ~ended)
+
+
+def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Who stands behind each work on a day: its owners by stake, or, if nobody claims it, escrow.
+
+    Escrow is kept for the placeholder that `owner_id` names (works that seem to be one unknown owner's), else for the
+    work itself.
+
+    Returns:
+        `work_id, account, party_id, stake_ppb`, sorted; each work's stakes sum to 1,000,000,000.
+    """
+    works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
+    found = works.join(valid_on(claims, day), on="work_id", how="left")
+    return found.select(
+        "work_id",
+        pl.when(pl.col("owner_id").is_null()).then(pl.lit(ESCROW)).otherwise(pl.lit(PAYABLE)).alias("account"),
+        pl.coalesce("owner_id", "placeholder", "work_id").alias("party_id"),
+        pl.col("stake_ppb").fill_null(PPB),
+    ).sort("work_id", "account", "party_id")
+
+
+def _totals(claims: pl.DataFrame) -> pl.DataFrame:
+    """`work_id, day, total`: each work's stakes on each day on which they change (no day: they never do)."""
+    dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null()).any().over("work_id")
+    constant = claims.filter(~dated).group_by("work_id").agg(day=pl.lit(None, pl.Date), total=pl.col("stake_ppb").sum())
+    changing = claims.filter(dated)
+    starts = changing.select("work_id", day="valid_from")
+    ends = changing.select("work_id", day=pl.col("valid_to").dt.offset_by("1d"))
+    days = pl.concat([starts, ends]).drop_nulls().unique()
+    inside = (pl.col("valid_from").fill_null(pl.col("day")) <= pl.col("day")) & (
+        pl.col("valid_to").fill_null(pl.col("day")) >= pl.col("day")
+    )
+    totals = (
+        days.join(changing, on="work_id")
+        .group_by("work_id", "day")
+        .agg(total=pl.col("stake_ppb").filter(inside).sum())
+    )
+    return pl.concat([constant, totals]).sort("work_id", "day")
+
+
+def _claims_of_examples(examples: pl.DataFrame, file: str) -> pl.DataFrame:
+    named = pl.col("owner_id").is_not_null() & pl.col("unmatched_reason").is_null()
+    owned = examples.filter(named).select("work_id", "owner_id").unique().sort("work_id")
+    return conform(CLAIMS, owned.with_columns(stake_ppb=pl.lit(PPB)), file)

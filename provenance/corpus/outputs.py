@@ -1,0 +1,50 @@
+"""The outputs of one day, checked: what the model answered and what it earned."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from provenance.core.contracts import OUTPUTS, conform, reject, unique
+from provenance.core.errors import ContractError
+from provenance.core.money import currencies
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from provenance.core.store import Store
+
+
+def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
+    """All outputs of a day, sorted by id, with `content_sha256` added.
+
+    Raises:
+        ContractError: naming file, row, column, expected and found.
+    """
+    folder = f"outputs/day={day}"
+    files = [key for key in store.list(folder) if key.endswith(".parquet")]
+    if not files:
+        raise ContractError(
+            store.locate(folder), expected="the day's outputs as Parquet files", found="none",
+            hint="If nothing was served, deliver a file without rows.",
+        )  # fmt: skip
+    frames = [check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files]
+    outputs = pl.concat(frames, how="diagonal_relaxed")
+    unique(OUTPUTS, outputs, store.locate(folder if len(files) > 1 else files[0]))
+    digests = [hashlib.sha256(content).hexdigest() for content in outputs["content"]]
+    return outputs.with_columns(content_sha256=pl.Series(digests, dtype=pl.String)).sort("output_id")
+
+
+def check_outputs(frame: pl.DataFrame, file: str, day: date, *, model_id: str) -> pl.DataFrame:
+    """Check one file of a day's outputs."""
+    frame = conform(OUTPUTS, frame, file)
+    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
+    reject(frame, pl.col("model_id") != model_id, file, "model_id", expected=f"the night's model, {model_id!r}")
+    reject(frame, pl.col("revenue_minor") < 0, file, "revenue_minor", expected="0 or more minor units")
+    known = pl.Series(sorted(currencies())).implode()
+    reject(frame, ~pl.col("currency").is_in(known), file, "currency", expected="an ISO 4217 code")
+    served = pl.col("served_at").dt.date()
+    reject(frame, served != day, file, "served_at", expected=f"a time on {day} (UTC)")
+    return frame

@@ -1,0 +1,114 @@
+"""A corpus cut into shards and frozen: immutable parts under their digests, and a manifest that names them.
+
+Shards are cut where the content says so (content-defined chunking): a work added or withdrawn changes the shard that it
+falls into and no other, so the features of all others stay good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.store import canonical_json, digest, sha256, to_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provenance.core.store import Store
+    from provenance.corpus.examples import Corpus
+
+CURRENT = "frozen/corpus/current.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A frozen table.
+
+    Attributes:
+        sha256: of the file; also its name.
+        content_digest: of what a model would see of it, in order; equal for parts that differ in labels alone.
+    """
+
+    sha256: str
+    rows: int
+    content_digest: str
+
+    @property
+    def key(self) -> str:
+        """Where the part lies in the store."""
+        return f"frozen/parts/{self.sha256}.parquet"
+
+
+@dataclass(frozen=True)
+class FrozenCorpus:
+    """What `ingest_corpus` commits: the digest names everything that a night reads of the corpus."""
+
+    shards: tuple[Part, ...]
+    claims: Part
+    owners: Part
+    examples: int
+    held_out: int
+    unmatched_works: int
+
+    @property
+    def digest(self) -> str:
+        """Digest of the manifest."""
+        return digest(asdict(self))
+
+
+def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
+    """Write a table under its digest, unless it is there already."""
+    data = to_parquet(frame)
+    contents = frame["content_sha256"].to_list() if "content_sha256" in frame.columns else []
+    part = Part(sha256(data), frame.height, digest(contents))
+    if not store.exists(part.key):
+        store.write(part.key, data)
+    return part
+
+
+def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
+    """Cut examples, in the order of their works, into shards of about `shard_examples` (half to twice as many)."""
+    ordered = examples.sort("work_id", "position", "example_id", nulls_last=True)
+    smallest, spread, largest = max(1, shard_examples // 2), max(1, shard_examples // 2), 2 * shard_examples
+    start = 0
+    for index, content in enumerate(ordered["content_sha256"]):
+        size = index + 1 - start
+        if size >= largest or (size >= smallest and int(content[:8], 16) % spread == 0):
+            yield ordered.slice(start, size)
+            start = index + 1
+    if start < ordered.height:
+        yield ordered.slice(start)
+
+
+def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int) -> FrozenCorpus:
+    """Freeze a checked corpus and put it in force; the same corpus again changes nothing."""
+    train = corpus.examples.filter(pl.col("split") == "train")
+    unmatched = train.filter(pl.col("unmatched_reason").is_not_null())
+    frozen = FrozenCorpus(
+        shards=tuple(freeze_part(store, shard) for shard in cut(train, shard_examples)),
+        claims=freeze_part(store, corpus.claims),
+        owners=freeze_part(store, corpus.owners),
+        examples=train.height,
+        held_out=corpus.examples.height - train.height,
+        unmatched_works=unmatched["work_id"].n_unique(),
+    )
+    store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
+    if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
+        store.write(CURRENT, canonical_json({"digest": frozen.digest}))
+    return frozen
+
+
+def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
+    """The manifest of a frozen corpus."""
+    stored: dict[str, Any] = store.read_json(f"frozen/corpus/{corpus_digest}.json")
+    return FrozenCorpus(
+        shards=tuple(Part(**shard) for shard in stored["shards"]),
+        claims=Part(**stored["claims"]),
+        owners=Part(**stored["owners"]),
+        examples=stored["examples"],
+        held_out=stored["held_out"],
+        unmatched_works=stored["unmatched_works"],
+    )
+

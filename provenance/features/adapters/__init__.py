@@ -1,0 +1,1 @@
+"""Built-in adapters: how a kind of model reads its contents and scores them."""

@@ -1,0 +1,216 @@
+"""A model folder: `model.toml`, the adapter it names, and checkpoints as safetensors."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from provenance.core.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BUILT_IN = {"CausalLM": "provenance.features.adapters.causal_lm:CausalLM"}
+# What torch.save writes: a zip of pickles since 1.6, a bare pickle before. Either can run code when it is read.
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class Adapter(Protocol):
+    """What a kind of model must say of itself: `Class(folder, **adapter_args)`."""
+
+    def module(self) -> torch.nn.Module:
+        """The architecture; its weights are loaded from a checkpoint by the caller."""
+
+    def collate(self, contents: list[bytes]) -> Any:
+        """A batch of the contents, as `loss` takes it."""
+
+    def loss(self, module: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """Negative log-likelihood of each example, summed over its terms: shape `(n,)`, in nats."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Training(_Table):
+    """What the training run was, as far as it is known."""
+
+    optimizer: str | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+    epochs: float | None = None
+
+
+class Checkpoint(_Table):
+    """One point of the training run. `learning_rate_sum` is the run's own clock."""
+
+    file: str
+    step: int
+    learning_rate_sum: float
+
+
+class ModelCard(_Table):
+    """`model.toml`."""
+
+    model_id: str
+    adapter: str
+    adapter_args: dict[str, Any] = {}
+    training: Training = Training()
+    checkpoints: tuple[Checkpoint, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked model folder.
+
+    Attributes:
+        files: SHA-256 of every file, by its name below the folder.
+    """
+
+    folder: Path
+    card: ModelCard
+    files: dict[str, str]
+
+    def adapter(self) -> Adapter:
+        """An instance of the adapter that `model.toml` names."""
+        return load_adapter(self.card, self.folder)
+
+    def architecture(self) -> str:
+        """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
+        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml"}
+        other = {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
+        text = json.dumps([self.card.adapter, self.card.adapter_args, other], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def load(self, checkpoint: Checkpoint, *, device: str = "cpu") -> torch.nn.Module:
+        """The module with the weights of a checkpoint, in evaluation mode.
+
+        Raises:
+            ModelError: naming the first tensor that is missing, left over, of another shape, or not finite.
+        """
+        module = self.adapter().module()
+        path = self.folder / checkpoint.file
+        stored = _tensors(path)
+        state = dict(module.state_dict())
+        tied = _tied(module)
+        for name, wanted in state.items():
+            if name not in stored:
+                if any(other in stored for other in tied.get(name, ())):
+                    continue
+                raise ModelError(f"{path}: tensor {name!r}", expected=f"shape {tuple(wanted.shape)}", found="no such tensor")
+            if stored[name].shape != wanted.shape:
+                raise ModelError(
+                    f"{path}: tensor {name!r}", expected=f"shape {tuple(wanted.shape)}",
+                    found=f"shape {tuple(stored[name].shape)}",
+                )  # fmt: skip
+        for name, tensor in stored.items():
+            if name not in state:
+                raise ModelError(f"{path}: tensor {name!r}", expected="a tensor of the adapter's module", found="none")
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise ModelError(f"{path}: tensor {name!r}", expected="finite weights", found=f"{bad} NaN or infinite")
+        module.load_state_dict(stored, strict=False)
+        return module.to(device).eval()
+
+
+def read_model(folder: Path) -> Model:
+    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them.
+
+    Raises:
+        ModelError: naming the file, the key or the tensor, what was expected and what was found.
+    """
+    path = folder / "model.toml"
+    if not path.is_file():
+        raise ModelError(str(path), expected="a model folder with model.toml", found="no such file")
+    try:
+        card = ModelCard.model_validate(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(str(path), expected="TOML", found=str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path}: key {key!r}", expected=first["msg"], found=repr(first["input"])) from error
+    if len(card.checkpoints) < 2:
+        raise ModelError(
+            f"{path}: checkpoints", expected="the base and at least one more", found=f"{len(card.checkpoints)}"
+        )
+    for checkpoint in card.checkpoints:
+        _check_file(path, folder / checkpoint.file)
+    names = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in names}
+    return Model(folder, card, files)
+
+
+def load_adapter(card: ModelCard, folder: Path) -> Adapter:
+    """Import and construct the adapter that a card names, `package.module:Class` or a built-in name."""
+    where = f"{folder / 'model.toml'}: key 'adapter'"
+    target = BUILT_IN.get(card.adapter, card.adapter)
+    if ":" not in target:
+        near = difflib.get_close_matches(card.adapter, BUILT_IN, n=1)
+        raise ModelError(
+            where, expected=f"package.module:Class or one of {', '.join(BUILT_IN)}", found=repr(card.adapter),
+            hint=f"Did you mean {near[0]!r}?" if near else "",
+        )  # fmt: skip
+    module, _, name = target.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        adapter: Adapter = kind(folder, **card.adapter_args)
+    except InputError:
+        raise
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ModelError(where, expected="an adapter that can be constructed", found=f"{target}: {error}") from error
+    return adapter
+
+
+def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes]) -> torch.Tensor:
+    """The adapter's losses, checked: shape `(n,)` and finite."""
+    losses = adapter.loss(module, adapter.collate(list(contents)))
+    who = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}: loss"
+    if not isinstance(losses, torch.Tensor) or losses.shape != (len(contents),):
+        found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise ModelError(who, expected=f"one number per example, shape ({len(contents)},)", found=found)
+    if not bool(torch.isfinite(losses).all()):
+        row = int((~torch.isfinite(losses)).nonzero()[0])
+        raise ModelError(f"{who} of example {row} of the batch", expected="a finite number", found=str(float(losses[row])))
+    return losses
+
+
+def _check_file(card: Path, path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if any(start.startswith(magic) for magic in PICKLE_STARTS) or path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
+        raise ModelError(
+            str(path), expected="safetensors", found="a pickle, which can run code when it is read",
+            hint="Convert it with safetensors.torch.save_file.",
+        )  # fmt: skip
+    _tensors(path, names_only=True)
+
+
+def _tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {} if names_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(str(path), expected="a whole safetensors file", found=str(error)) from error
+
+
+def _tied(module: torch.nn.Module) -> dict[str, list[str]]:
+    """For each parameter name, the other names of the same tensor; safetensors keeps only one of them."""
+    by_pointer: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        by_pointer.setdefault(id(parameter), []).append(name)
+    return {name: names for names in by_pointer.values() for name in names if len(names) > 1}

@@ -1,0 +1,184 @@
+"""The payout export: files, a manifest that proves them, and the pointer that names the revision in force.
+
+    exports/payouts/day=2026-11-20/rev=0001/{payouts.csv,.parquet,.xlsx, credits.parquet, journal.beancount, manifest.json}
+    exports/payouts/day=2026-11-20/current.json
+
+A revision exists once its manifest does, and is never edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import xlsxwriter
+
+from provenance.core.errors import StoreError
+from provenance.core.money import currency_name, format_minor
+from provenance.core.store import canonical_json, sha256, to_parquet
+from provenance.settlement.accrual import DEVELOPER, RECEIVABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date
+
+    import polars as pl
+
+    from provenance.core.store import Store
+    from provenance.settlement.accrual import Account
+
+MANIFEST = "manifest.json"
+ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer", "payable": "Liabilities:Payable"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Everything of one revision that lies in the store, by file name, and its manifest."""
+
+    day: date
+    revision: int
+    files: dict[str, bytes]
+    manifest: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Where the revision lies."""
+        return revision_folder(self.day, self.revision)
+
+
+def revision_folder(day: date, revision: int) -> str:
+    """Where a revision of a day's export lies."""
+    return f"exports/payouts/day={day}/rev={revision:04d}"
+
+
+def current_key(day: date) -> str:
+    """The pointer to the revision in force."""
+    return f"exports/payouts/day={day}/current.json"
+
+
+def build(
+    day: date,
+    revision: int,
+    *,
+    payouts: pl.DataFrame,
+    credits: pl.DataFrame,
+    entries: Sequence[tuple[Account, int]],
+    totals: Mapping[str, Mapping[str, int]],
+    facts: Mapping[str, Any],
+) -> Export:
+    """All files of a revision, byte for byte the same for the same arguments.
+
+    Args:
+        totals: control totals per currency.
+        facts: what else the manifest says: inputs' digests, code version, the previous manifest, a notice.
+    """
+    files = {
+        "payouts.csv": payouts.write_csv().encode(),
+        "payouts.parquet": to_parquet(payouts),
+        "payouts.xlsx": _workbook(day, revision, payouts, totals, str(facts.get("notice") or "")),
+        "credits.parquet": to_parquet(credits),
+        "journal.beancount": _journal(day, revision, entries).encode(),
+    }
+    manifest = {
+        **facts,
+        "day": str(day),
+        "revision": revision,
+        "rows": {"payouts": payouts.height, "credits": credits.height},
+        "totals": totals,
+        "files": {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()},
+    }
+    return Export(day, revision, files, manifest)
+
+
+def write(store: Store, export: Export) -> bool:
+    """Publish a revision: files first, the manifest last, and only then the pointer. False if it was there already.
+
+    Raises:
+        StoreError: the revision was published before with other content.
+    """
+    manifest_key = f"{export.folder}/{MANIFEST}"
+    data = canonical_json(export.manifest)
+    published = store.exists(manifest_key)
+    if not published:
+        for name, content in export.files.items():
+            store.write(f"{export.folder}/{name}", content)
+        published = not store.create(manifest_key, data)
+    if published and store.read_json(manifest_key)["files"] != export.manifest["files"]:
+        raise StoreError(
+            store.locate(manifest_key), expected="the files that were published", found="others from the same booking",
+            hint="A published revision is never edited. Run `provenance verify` to see what changed.",
+        )  # fmt: skip
+    point_to(store, export.day, export.revision)
+    return not published
+
+
+def point_to(store: Store, day: date, revision: int) -> None:
+    """Put a revision in force, unless a later one is."""
+    key = current_key(day)
+    if store.exists(key) and store.read_json(key)["revision"] >= revision:
+        return
+    folder = revision_folder(day, revision)
+    manifest = sha256(store.read(f"{folder}/{MANIFEST}"))
+    store.write(key, canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest}))
+
+
+def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[str, Mapping[str, int]], notice: str) -> bytes:
+    buffer = io.BytesIO()
+    book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
+    book.set_properties({"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)})
+    number, bold = book.add_format({"num_format": "#,##0"}), book.add_format({"bold": True})
+
+    sheet = book.add_worksheet("Payouts")
+    payouts.write_excel(
+        book, "Payouts", table_name="payouts", autofit=True, freeze_panes=(1, 0),
+        dtype_formats={payouts.schema["earned_minor"]: "#,##0"},
+    )  # fmt: skip
+
+    sheet = book.add_worksheet("Totals")
+    names = list(next(iter(totals.values()), {}))
+    sheet.write_row(0, 0, ["currency", *names, "difference", "in words"], bold)
+    for row, (currency, values) in enumerate(totals.items(), start=1):
+        sheet.write(row, 0, currency)
+        for column, name in enumerate(names, start=1):
+            if name == "earned_minor":  # from the other sheet, so that the two cannot drift apart
+                formula = f'=SUMIFS(payouts[earned_minor],payouts[currency],A{row + 1})'
+                sheet.write_formula(row, column, formula, number, values[name])
+            else:
+                sheet.write_number(row, column, values[name], number)
+        sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:F{row + 1})", number, 0)
+        earned = format_minor(values["earned_minor"], currency)
+        sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
+    sheet.write(len(totals) + 2, 0, "Amounts are in minor units (cents). revenue = developer + earned + escrowed + unattributed.")
+    if notice:
+        sheet.write(len(totals) + 3, 0, notice, bold)
+    sheet.autofit()
+    book.close()
+    return buffer.getvalue()
+
+
+def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]]) -> str:
+    """The booking in the beancount language, with accounts opened by their first use."""
+    lines = ['plugin "beancount.plugins.auto_accounts"', ""]
+    by_currency: dict[str, list[str]] = {}
+    for account, amount in entries:
+        name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"
+        if account.party_id:
+            name = f"{name}:{_component(account.party_id)}"
+        posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
+        by_currency.setdefault(account.currency, []).append(posting)
+    for currency, postings in sorted(by_currency.items()):
+        lines += [f'{day} * "Provenance" "Model outputs of {day}, revision {revision}, {currency}"', *postings, ""]
+    return "\n".join(lines)
+
+
+def _component(party_id: str) -> str:
+    """A party as a component of a beancount account; a digest keeps apart what the plain form would not."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", party_id).strip("-")
+    component = plain[:1].upper() + plain[1:]
+    if plain == party_id and plain[:1].islower():
+        return component
+    return f"{component or 'X'}-{hashlib.sha256(party_id.encode()).hexdigest()[:8]}"

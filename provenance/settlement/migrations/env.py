@@ -1,0 +1,9 @@
+"""Run by Alembic. The connection is handed in by `ledger.migrate`; there is no offline mode."""
+
+from alembic import context
+
+from provenance.settlement.ledger import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+with context.begin_transaction():
+    context.run_migrations()

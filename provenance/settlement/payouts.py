@@ -1,0 +1,74 @@
+"""The two tables that accountants collect: payouts (a row per owner and currency) and credits (a row per output and party)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from provenance.core.contracts import CREDITS, ESCROW, PAYABLE, PAYOUTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import date
+
+    from provenance.settlement.accrual import Account
+
+
+def payouts(
+    day: date,
+    revision: int,
+    *,
+    opening: Mapping[Account, int],
+    day_before: Mapping[Account, int],
+    day_after: Mapping[Account, int],
+    credits: pl.DataFrame,
+    names: Mapping[str, str],
+) -> pl.DataFrame:
+    """The payouts of one booking.
+
+    In a first revision `adjustment_minor` is nothing. In a later one `earned_minor` is the day as it is now and
+    `adjustment_minor` takes back the day as it was booked, so every row and every file adds up by itself.
+
+    Args:
+        opening: the ledger's balances before the booking.
+        day_before, day_after: what the day amounted to before and after it.
+        credits: the night's credits, to count outputs.
+        names: owners' names by id.
+    """
+    counts = credits.filter(pl.col("account") == PAYABLE).group_by("owner_id", "currency").agg(pl.len())
+    outputs = {(owner, currency): count for owner, currency, count in counts.iter_rows()}
+    rows = []
+    for account in sorted({*opening, *day_before, *day_after}):
+        if account.account != PAYABLE:
+            continue
+        # The ledger keeps what is owed as a credit, below zero; an owner reads it as money above zero.
+        before, earned, taken_back = -opening.get(account, 0), -day_after.get(account, 0), day_before.get(account, 0)
+        rows.append(
+            {
+                "day": str(day), "revision": revision, "owner_id": account.party_id,
+                "owner_name": names.get(account.party_id, account.party_id), "currency": account.currency,
+                "outputs": outputs.get((account.party_id, account.currency), 0),
+                "opening_balance_minor": before, "earned_minor": earned, "adjustment_minor": taken_back,
+                "recouped_minor": 0, "withheld_minor": 0, "held_minor": 0, "paid_minor": 0,
+                "closing_balance_minor": before + earned + taken_back, "status": "accrued", "hold_reason": "",
+            }
+        )  # fmt: skip
+    return pl.DataFrame(rows, schema=PAYOUTS.schema).sort(*PAYOUTS.key)
+
+
+def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame) -> pl.DataFrame:
+    """Who is credited for each output, with the works behind it, most influential first."""
+    works = (
+        evidence.sort("influence", "example_id", descending=[True, False])
+        .group_by("output_id", "account", "party_id", maintain_order=True)
+        .agg(pl.struct("work_id", "example_id", "source_uri", "influence").alias("top_works"))
+    )
+    named = credited.join(works, on=["output_id", "account", "party_id"], how="left", maintain_order="left")
+    is_owner, is_escrow = pl.col("account") == PAYABLE, pl.col("account") == ESCROW
+    return named.with_columns(
+        pl.lit(str(day)).alias("day"),
+        pl.when(is_owner).then("party_id").alias("owner_id"),
+        pl.when(is_escrow).then("party_id").alias("escrow_id"),
+        pl.col("top_works").fill_null([]).cast(CREDITS.columns["top_works"].dtype),
+    ).select(*CREDITS.columns)

@@ -1,0 +1,41 @@
+"""Stage `book`: the day's amounts enter the ledger, by difference from what is booked for the day already."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from provenance.core.store import digest
+from provenance.settlement import ledger
+from provenance.settlement.accrual import accrue, credit_outputs
+from tasks.database import open_ledger
+from tasks.night import load_night
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from provenance.core.store import Store
+    from tasks.night import Night
+
+log = logging.getLogger("provenance.book")
+
+
+def book(folder: str) -> str:
+    """Book a night; returns its day."""
+    settings = load()
+    store = settings.store.open()
+    night = load_night(store, folder)
+    amounts = accrue(night.read_outputs(store), credited(store, night), developer_ppb=night.contract["developer_ppb"])
+    cause = digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
+    before = len(ledger.bookings(engine := open_ledger(settings.database), night.date))
+    booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
+    new = booking.revision > before
+    log.info("booking %d of %s, revision %d: %s", booking.booking_id, night.day, booking.revision, "new" if new else "as it was")
+    return night.day
+
+
+def credited(store: Store, night: Night) -> pl.DataFrame:
+    """The amounts of every output and party."""
+    shares = store.read_table(f"{night.folder}/shares.parquet")
+    return credit_outputs(night.read_outputs(store), shares, developer_ppb=night.contract["developer_ppb"])

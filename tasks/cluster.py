@@ -1,0 +1,112 @@
+"""Dask: a long-lived cluster by address, or workers inside the task.
+
+A cluster that spawns processes cannot start inside an Airflow task, so the embedded one has threads, one per worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from distributed import Client, KilledWorker, LocalCluster, as_completed
+from threadpoolctl import threadpool_limits
+
+from provenance.core.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tasks.settings import ClusterSettings
+
+log = logging.getLogger("provenance.cluster")
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
+    """A client of the cluster, for as long as one stage needs it.
+
+    Raises:
+        SettingsError: the cluster does not answer, or has no worker with what the device asks for.
+    """
+    if settings.address:
+        try:
+            client = Client(settings.address, timeout=30, set_as_default=False)
+        except OSError as error:
+            raise SettingsError("settings: cluster.address", expected="a Dask scheduler", found=str(error)) from error
+        with client:
+            _check_resources(client, settings)
+            yield client
+        return
+    resources = {"GPU": 1} if settings.device == "cuda" else {}
+    with (
+        LocalCluster(
+            n_workers=settings.workers, threads_per_worker=1, processes=False, dashboard_address=None, resources=resources
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def compute(
+    client: Client,
+    function: Callable[[Shared, Item], Result],
+    shared: Shared,
+    items: Sequence[Item],
+    *,
+    settings: ClusterSettings,
+    what: str,
+    name: Callable[[Item], str] = str,
+) -> list[Result]:
+    """`[function(shared, item) for item in items]` on the cluster, logging progress by tenths.
+
+    A worker lost is retried elsewhere. Bad input is not: the first InputError ends the stage.
+    """
+    resources = {"GPU": 1} if settings.device == "cuda" else {}
+    everywhere = client.scatter(shared, broadcast=True, hash=False)
+    futures = client.map(
+        _guarded, items, shared=everywhere, function=function, retries=2, pure=False, resources=resources
+    )
+    index = {future.key: number for number, future in enumerate(futures)}
+    results: dict[int, Result] = {}
+    try:
+        for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+            number = index[future.key]
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
+            if isinstance(result, InputError):
+                raise result
+            results[number] = result
+            if done == len(items) or done * 10 // len(items) > (done - 1) * 10 // len(items):
+                log.info("%s: %d of %d", what, done, len(items))
+    finally:
+        client.cancel(futures, force=True)
+    return [results[number] for number in range(len(items))]
+
+
+def _guarded(item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result]) -> Result | InputError:
+    # One thread per worker: workers are what runs in parallel, and results do not depend on how many cores there are.
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
+    try:
+        return function(shared, item)
+    except InputError as error:
+        return error
+
+
+def _check_resources(client: Client, settings: ClusterSettings) -> None:
+    """An unsatisfiable resource would wait for ever, silently."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    wanted = "GPU" if settings.device == "cuda" else None
+    if not any(wanted is None or worker["resources"].get(wanted, 0) >= 1 for worker in workers):
+        raise SettingsError(
+            "settings: cluster", expected=f"a worker{' with resource GPU=1' if wanted else ''} at {settings.address}",
+            found=f"{len(workers)} workers, none of them such",
+            hint="Start one: dask worker ADDRESS --nthreads 1" + (" --resources GPU=1" if wanted else ""),
+        )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Stage `freeze inputs`: whatever the night will read is copied under its digest, and checked, before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from provenance.core.errors import ContractError
+from provenance.core.store import canonical_json, digest
+from provenance.corpus.outputs import read_outputs
+from provenance.corpus.shards import CURRENT, freeze_part
+from provenance.features.model import Model, read_model
+from tasks.night import Night
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from provenance.core.store import Store
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.freeze")
+
+
+def paid_day(interval_start: datetime | None) -> str:
+    """The day that a run pays: the one on which its data interval starts (UTC)."""
+    if interval_start is None:
+        raise ContractError(
+            "run of nightly_payouts", expected="a data interval, whose start is the day to pay", found="none",
+            hint="Trigger it with a logical date: the run of D 00:00 UTC pays the day before D.",
+        )  # fmt: skip
+    return interval_start.astimezone(UTC).date().isoformat()
+
+
+def freeze(day: str) -> str:
+    """Freeze the inputs of a day's night; returns the night's folder."""
+    settings = load()
+    store = settings.store.open()
+    store.check_writable()
+    if not store.exists(CURRENT):
+        raise ContractError(
+            store.locate(CURRENT), expected="a corpus in force", found="none", hint="Run the DAG ingest_corpus first."
+        )
+    model = read_model(settings.model.path)
+    outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
+    size = settings.corpus.shard_examples
+    night = Night(
+        day=day,
+        corpus=store.read_json(CURRENT)["digest"],
+        outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, max(outputs.height, 1), size)),
+        model=_freeze_model(store, model),
+        model_id=model.card.model_id,
+        model_files=model.files,
+        checkpoints=_chosen(model, settings),
+        method={
+            "projection": settings.features.projection.as_json(),
+            "damping": settings.influence.damping,
+            "evidence": settings.influence.evidence,
+            "rule": "proportional",
+        },
+        contract={"developer_ppb": settings.contract.developer_ppb},
+        notice=settings.settlement.notice,
+    )
+    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+    log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
+    return night.folder
+
+
+def _chosen(model: Model, settings: Settings) -> tuple[str, ...]:
+    """Early and middle checkpoints: the first few after the base. Each is loaded once, so bad weights stop the night here."""
+    chosen = model.card.checkpoints[1 : 1 + settings.influence.checkpoints]
+    for checkpoint in chosen:
+        model.load(checkpoint)
+    return tuple(checkpoint.file for checkpoint in chosen)
+
+
+def _freeze_model(store: Store, model: Model) -> str:
+    name = digest(model.files)
+    for file, expected in model.files.items():
+        key = f"frozen/models/{name}/{file}"
+        if not store.exists(key):
+            log.debug("freezing %s (%s)", file, expected[:12])
+            store.write(key, (model.folder / file).read_bytes())
+    return name

@@ -1,0 +1,25 @@
+"""Stage `ingest`: the corpus as data teams delivered it, checked, cut into shards and frozen."""
+
+from __future__ import annotations
+
+import logging
+
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.shards import freeze_corpus
+from tasks.settings import load
+
+log = logging.getLogger("provenance.ingest")
+
+
+def ingest() -> str:
+    """Freeze the delivered corpus and put it in force; returns its digest."""
+    settings = load()
+    store = settings.store.open()
+    store.check_writable()
+    corpus = read_corpus(store, settings.corpus.folder)
+    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
+    log.info(
+        "corpus %s: %d examples in %d shards, %d held out, %d works unmatched, %d owners", frozen.digest[:12],
+        frozen.examples, len(frozen.shards), frozen.held_out, frozen.unmatched_works, corpus.owners.height,
+    )  # fmt: skip
+    return frozen.digest

@@ -1,0 +1,87 @@
+"""One night: where its manifests lie, and what it read.
+
+    nights/day=2026-11-20/<digest of the inputs>/inputs.json    what was frozen
+                                                 plan.json      which features that takes
+                                                 scores.json    influence per party, evidence
+                                                 shares.json    shares in parts per billion
+
+A night with the same inputs is the same night: its stages find their manifests and have nothing to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.store import digest
+from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
+from provenance.features.model import Checkpoint, Model, read_model
+from tasks.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from provenance.core.store import Store
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night reads, all of it frozen.
+
+    Attributes:
+        model: digest of the model folder.
+        model_files: SHA-256 by file name.
+        checkpoints: files of the checkpoints whose gradients count.
+        method: what decides influence besides the data.
+        contract: what decides amounts besides influence.
+    """
+
+    day: str
+    corpus: str
+    outputs: tuple[Part, ...]
+    model: str
+    model_id: str
+    model_files: dict[str, str]
+    checkpoints: tuple[str, ...]
+    method: dict[str, Any]
+    contract: dict[str, Any]
+    notice: str
+
+    @property
+    def folder(self) -> str:
+        """Where the night's manifests lie."""
+        return f"nights/day={self.day}/{digest(asdict(self))[:32]}"
+
+    @property
+    def date(self) -> date:
+        """The day paid for."""
+        return date.fromisoformat(self.day)
+
+    def frozen_corpus(self, store: Store) -> FrozenCorpus:
+        """The manifest of the night's corpus."""
+        return load_frozen(store, self.corpus)
+
+    def read_outputs(self, store: Store) -> pl.DataFrame:
+        """The day's outputs, sorted by id."""
+        return pl.concat([store.read_table(part.key) for part in self.outputs])
+
+
+def load_night(store: Store, folder: str) -> Night:
+    """A night by its folder."""
+    stored = store.read_json(f"{folder}/inputs.json")
+    outputs = tuple(Part(**part) for part in stored.pop("outputs"))
+    checkpoints = tuple(stored.pop("checkpoints"))
+    return Night(outputs=outputs, checkpoints=checkpoints, **stored)
+
+
+def fetch_model(store: Store, model: str, files: dict[str, str], cache: str) -> Model:
+    """The frozen model folder, copied to this machine once."""
+    folder = store.fetch(f"frozen/models/{model}", files, CHECKOUT / cache / model)
+    return read_model(Path(folder))
+
+
+def checkpoint_named(model: Model, file: str) -> Checkpoint:
+    """The checkpoint with a file name."""
+    return next(checkpoint for checkpoint in model.card.checkpoints if checkpoint.file == file)

@@ -1,0 +1,102 @@
+"""Stage `publish`: every booking that has no export yet gets one, in the order of booking, so that manifests chain."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.store import sha256
+from provenance.settlement import exports, ledger
+from provenance.settlement.accrual import totals
+from provenance.settlement.payouts import credits as credits_table
+from provenance.settlement.payouts import payouts as payouts_table
+from tasks.book import credited
+from tasks.database import open_ledger
+from tasks.night import load_night
+from tasks.settings import CHECKOUT, load
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from provenance.core.store import Store
+    from provenance.settlement.ledger import Booking
+
+log = logging.getLogger("provenance.publish")
+
+
+def publish(day: str) -> str:
+    """Publish what is booked and not yet published; returns the folder of the day's revision in force."""
+    settings = load()
+    store = settings.store.open()
+    engine = open_ledger(settings.database)
+    booked = ledger.bookings(engine)
+    first = len(booked)
+    while first and not store.exists(f"{_folder(booked[first - 1])}/{exports.MANIFEST}"):
+        first -= 1
+    for index in range(first, len(booked)):
+        export = _export(store, engine, booked[index], booked[index - 1] if index else None)
+        exports.write(store, export)
+        log.info("published %s", store.locate(export.folder))
+    last = [booking for booking in booked if str(booking.day) == day][-1]
+    exports.point_to(store, last.day, last.revision)
+    if first == len(booked):
+        log.info("nothing new: revision %d of %s stays in force", last.revision, day)
+    return _folder(last)
+
+
+def _folder(booking: Booking) -> str:
+    return exports.revision_folder(booking.day, booking.revision)
+
+
+def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking | None) -> exports.Export:
+    night = load_night(store, booking.night)
+    corpus = night.frozen_corpus(store)
+    before = previous.booking_id if previous else 0
+    owners = store.read_table(corpus.owners.key)
+    credits = credits_table(night.date, credited(store, night), store.read_table(f"{night.folder}/evidence.parquet"))
+    day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
+    payouts = payouts_table(
+        booking.day, booking.revision, opening=ledger.balances(engine, through=before),
+        day_before=ledger.of_day(engine, booking.day, through=before), day_after=day_after, credits=credits,
+        names=dict(owners.select("owner_id", "name").iter_rows()),
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "format": 1,
+        "code_version": code_version(),
+        "booking_id": booking.booking_id,
+        "corrects_booking_id": booking.corrects,
+        "night": booking.night,
+        "inputs": {
+            "corpus": night.corpus,
+            "model": night.model,
+            "model_id": night.model_id,
+            "outputs": [part.sha256 for part in night.outputs],
+            "shares": store.read_json(f"{night.folder}/shares.json")["writes"]["shares.parquet"],
+            "scores": store.read_json(f"{night.folder}/scores.json")["writes"],
+        },
+        "method": night.method,
+        "contract": night.contract,
+        "notice": night.notice,
+        "previous": previous and _reference(store, previous),
+    }
+    return exports.build(
+        booking.day, booking.revision, payouts=payouts, credits=credits,
+        entries=ledger.entries(engine, booking.booking_id), totals=totals(day_after), facts=facts,
+    )  # fmt: skip
+
+
+def _reference(store: Store, booking: Booking) -> dict[str, Any]:
+    manifest = store.read(f"{_folder(booking)}/{exports.MANIFEST}")
+    return {"day": str(booking.day), "revision": booking.revision, "manifest_sha256": sha256(manifest)}
+
+
+def code_version() -> str:
+    """The package's version and, in a checkout, the commit."""
+    version = importlib.metadata.version("provenance")
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return f"{version}+{git.stdout.strip()}" if git.returncode == 0 else version

@@ -1,0 +1,46 @@
+"""Stage `reconcile`: what was published is read back and held against the ledger."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from provenance.core.errors import CheckFailed, StoreError
+from provenance.settlement import ledger
+from provenance.settlement.exports import MANIFEST, current_key
+from provenance.settlement.verification import Check, verify
+from tasks.database import open_ledger
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.reconcile")
+
+
+def reconcile(day: str) -> str:
+    """Check the day's revision in force; returns its folder.
+
+    Raises:
+        CheckFailed: naming every problem.
+    """
+    folder, checks = check_day(load(), day)
+    problems = [f"{check.name}: {problem}" for check in checks for problem in check.problems]
+    if problems:
+        raise CheckFailed(f"{folder} does not hold: {'; '.join(problems)}")
+    log.info("%s holds: %s", folder, ", ".join(check.name for check in checks))
+    return folder
+
+
+def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
+    """The folder of a day's revision in force, and what was checked of it."""
+    store = settings.store.open()
+    if not store.exists(current_key(day)):
+        raise StoreError(
+            store.locate(current_key(day)), expected="a published day", found="none",
+            hint=f"Run the night first, e.g. make demo DAY={day}.",
+        )  # fmt: skip
+    folder = store.read_json(current_key(day))["folder"]
+    booking = store.read_json(f"{folder}/{MANIFEST}")["booking_id"]
+    balances = ledger.balances(open_ledger(settings.database), through=booking)
+    return folder, verify(store, folder, ledger=balances)

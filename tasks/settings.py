@@ -1,0 +1,152 @@
+"""Settings: one TOML file, overridden by the environment, checked to the last key.
+
+`PROVENANCE_SETTINGS` names the file (default `infra/settings/local.toml` of the checkout); `PROVENANCE_<SECTION>__<KEY>`
+overrides one key. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from provenance.core.errors import SettingsError
+from provenance.core.store import Store
+from provenance.features.projection import Projection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PREFIX = "PROVENANCE_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSettings(_Section):
+    url: str = "file://var/store"
+    endpoint_url: str = ""
+
+    def open(self) -> Store:
+        """The store; local paths are relative to the checkout."""
+        scheme, _, path = self.url.partition("://")
+        if scheme == "file":
+            return Store(f"file://{(CHECKOUT / path).resolve()}", {})
+        if scheme != "s3":
+            raise SettingsError("settings: store.url", expected="file://... or s3://...", found=repr(self.url))
+        return Store(self.url, {"endpoint_url": self.endpoint_url} if self.endpoint_url else {})
+
+
+class DatabaseSettings(_Section):
+    url: str = ""
+    folder: str = "var/postgres"
+
+
+class ClusterSettings(_Section):
+    address: str = ""
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")] = "cpu"
+
+
+class CorpusSettings(_Section):
+    folder: str = "corpus"
+    shard_examples: Annotated[int, Field(ge=1)] = 192
+
+
+class ModelSettings(_Section):
+    folder: str = "var/models/demo-code"
+    cache: str = "var/cache/models"
+
+    @property
+    def path(self) -> Path:
+        """The model folder."""
+        return CHECKOUT / self.folder
+
+
+class FeatureSettings(_Section):
+    rank: Annotated[int, Field(ge=1)] = 8
+    token_rank: Annotated[int, Field(ge=1)] = 4
+    seed: int = 20_261_120
+    batch_size: Annotated[int, Field(ge=1)] = 32
+
+    @property
+    def projection(self) -> Projection:
+        """The projection that these settings name."""
+        return Projection(seed=self.seed, rank=self.rank, token_rank=self.token_rank)
+
+
+class InfluenceSettings(_Section):
+    checkpoints: Annotated[int, Field(ge=1)] = 3
+    damping: Annotated[float, Field(gt=0)] = 1.0
+    evidence: Annotated[int, Field(ge=1)] = 3
+
+
+class ContractSettings(_Section):
+    developer_ppb: Annotated[int, Field(ge=0, le=1_000_000_000)] = 300_000_000
+
+
+class SettlementSettings(_Section):
+    notice: str = ""
+
+
+class Settings(_Section):
+    """All settings, by section."""
+
+    store: StoreSettings = StoreSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    model: ModelSettings = ModelSettings()
+    features: FeatureSettings = FeatureSettings()
+    influence: InfluenceSettings = InfluenceSettings()
+    contract: ContractSettings = ContractSettings()
+    settlement: SettlementSettings = SettlementSettings()
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force.
+
+    Raises:
+        SettingsError: naming the file or variable, the key, what was expected and what was found.
+    """
+    environment = os.environ if environment is None else environment
+    path = CHECKOUT / environment.get(f"{PREFIX}SETTINGS", "infra/settings/local.toml")
+    if not path.is_file():
+        raise SettingsError(str(path), expected="a settings file", found="no such file")
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(str(path), expected="TOML", found=str(error)) from error
+    origin: dict[tuple[str, str], str] = {}
+    for name, value in sorted(environment.items()):
+        if name.startswith(PREFIX) and "__" in name:
+            section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+            values[section] = {**values.get(section, {}), key: value}
+            origin[section, key] = f"environment: {name}"
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, str(path), origin) from error
+
+
+def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str], str]) -> SettingsError:
+    first = error.errors()[0]
+    where = tuple(str(part) for part in first["loc"])
+    section, key = where[0], where[1] if len(where) > 1 else ""
+    source = origin.get((section, key)) or next((o for (s, _), o in origin.items() if s == section and not key), path)
+    dotted = ".".join(where)
+    if first["type"] != "extra_forbidden":
+        return SettingsError(f"{source}: {dotted}", expected=first["msg"], found=repr(first["input"]))
+    fields = Settings.model_fields
+    known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
+    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
+    return SettingsError(
+        f"{source}: {dotted}", expected=f"one of {', '.join(known)}", found=repr(where[-1]),
+        hint=f"Did you mean {near[0]!r}?" if near else "",
+    )  # fmt: skip
