@@ -1,16 +1,54 @@
+# A fresh machine needs Python 3.11 and nothing else: every target makes what it stands on.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := infra/requirements
-RUN := $(VENV)/run.stamp
-DEV := $(VENV)/dev.stamp
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
+CODE := dags tasks provenance infra tests
 
-$(RUN): $(LOCKS)/run.txt $(LOCKS)/torch.txt $(LOCKS)/uv.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r $(LOCKS)/uv.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -r $(LOCKS)/run.txt
-	$(BIN)/pip install --quiet --require-hashes --no-deps -r $(LOCKS)/torch.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	touch $@
+.PHONY: help setup demo ui test check lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
+
+setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the locks
+
+demo: setup ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD)
+	@$(BIN)/python -m infra.demo --day "$(DAY)"
+
+ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)
+	@$(BIN)/python -m infra.local_airflow
+
+test: check ## every check and test: fast ones first, then whole nights
+	$(BIN)/pytest -m "not night"
+	$(BIN)/pytest -m night
+
+check: $(VENV)/dev.stamp ## format, lint, types, layers
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the hash-locked requirements again
+	infra/requirements/compile.sh $(BIN)/uv
+
+clean: ## remove the environment and everything that nights have left (var/ holds the ledger)
+	rm -rf $(VENV) var
+
+$(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(LOCKS)/gpu.txt $(LOCKS)/uv.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
+	@echo "Installing into $(VENV) (about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
+	@$(UV) -r $(LOCKS)/run.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt 2>/dev/null \
+		|| { echo "No CPU build of torch here: installing the one on PyPI, with its CUDA libraries"; \
+			$(UV) -r $(LOCKS)/gpu.txt && $(UV) --no-deps -r $(LOCKS)/torch.txt; }
+	@$(UV) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt
+	@$(UV) -r $(LOCKS)/dev.txt
+	@touch $@

@@ -1,25 +1,21 @@
 """Airflow on one machine, on the embedded PostgreSQL: its environment, and one run of a DAG in this process.
 
-    python -m infra.local_airflow        API server, scheduler, DAG processor and triggerer (development logins)
+python -m infra.local_airflow        API server, scheduler, DAG processor and triggerer (development logins)
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tasks.database import database_url
 from tasks.settings import CHECKOUT, load
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-USER, PASSWORD = "admin", "admin"  # noqa: S105 (SimpleAuthManager is for development; it listens on this machine only)
+USER, PASSWORD = "admin", "admin"
 PORT = 8080
 
 
@@ -82,9 +78,18 @@ def run_dag(dag_id: str, logical_date: datetime | None) -> Run:
     bag = DagBag(CHECKOUT / "dags")
     if bag.import_errors:
         raise RuntimeError(f"DAGs do not import: {bag.import_errors}")
-    run = bag.dags[dag_id].test(logical_date=logical_date, run_after=logical_date)
+    dag = bag.dags[dag_id]
+    errors: list[BaseException] = []
+
+    def remember(context: Any) -> None:
+        errors.append(context["exception"])
+
+    for operator in dag.tasks:
+        operator.on_failure_callback = [remember]
+    # Rerunning a day replaces its run, as clearing it in the UI would.
+    run = dag.test(logical_date=logical_date, run_after=logical_date)
     instances = sorted(run.get_task_instances(), key=lambda i: i.start_date or datetime.max.replace(tzinfo=UTC))
-    return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, None)
+    return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
 
 
 def main() -> None:

@@ -31,7 +31,13 @@ def book(folder: str) -> str:
     before = len(ledger.bookings(engine := open_ledger(settings.database), night.date))
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
     new = booking.revision > before
-    log.info("booking %d of %s, revision %d: %s", booking.booking_id, night.day, booking.revision, "new" if new else "as it was")
+    log.info(
+        "booking %d of %s, revision %d: %s",
+        booking.booking_id,
+        night.day,
+        booking.revision,
+        "new" if new else "as it was",
+    )
     return night.day
 
 

@@ -6,6 +6,7 @@ A cluster that spawns processes cannot start inside an Airflow task, so the embe
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.settings import ClusterSettings
 
 log = logging.getLogger("provenance.cluster")
+SECONDS_BETWEEN_LOGS = 4.0
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +47,11 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
     resources = {"GPU": 1} if settings.device == "cuda" else {}
     with (
         LocalCluster(
-            n_workers=settings.workers, threads_per_worker=1, processes=False, dashboard_address=None, resources=resources
+            n_workers=settings.workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            resources=resources,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -62,17 +68,16 @@ def compute(
     what: str,
     name: Callable[[Item], str] = str,
 ) -> list[Result]:
-    """`[function(shared, item) for item in items]` on the cluster, logging progress by tenths.
+    """`[function(shared, item) for item in items]` on the cluster, logging progress every few seconds.
 
     A worker lost is retried elsewhere. Bad input is not: the first InputError ends the stage.
     """
     resources = {"GPU": 1} if settings.device == "cuda" else {}
     everywhere = client.scatter(shared, broadcast=True, hash=False)
-    futures = client.map(
-        _guarded, items, shared=everywhere, function=function, retries=2, pure=False, resources=resources
-    )
+    futures = client.map(_guarded, items, shared=everywhere, function=function, retries=2, pure=False, resources=resources)
     index = {future.key: number for number, future in enumerate(futures)}
     results: dict[int, Result] = {}
+    told = time.monotonic()
     try:
         for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
             number = index[future.key]
@@ -83,8 +88,9 @@ def compute(
             if isinstance(result, InputError):
                 raise result
             results[number] = result
-            if done == len(items) or done * 10 // len(items) > (done - 1) * 10 // len(items):
+            if time.monotonic() - told > SECONDS_BETWEEN_LOGS:
                 log.info("%s: %d of %d", what, done, len(items))
+                told = time.monotonic()
     finally:
         client.cancel(futures, force=True)
     return [results[number] for number in range(len(items))]
@@ -106,7 +112,8 @@ def _check_resources(client: Client, settings: ClusterSettings) -> None:
     wanted = "GPU" if settings.device == "cuda" else None
     if not any(wanted is None or worker["resources"].get(wanted, 0) >= 1 for worker in workers):
         raise SettingsError(
-            "settings: cluster", expected=f"a worker{' with resource GPU=1' if wanted else ''} at {settings.address}",
+            "settings: cluster",
+            expected=f"a worker{' with resource GPU=1' if wanted else ''} at {settings.address}",
             found=f"{len(workers)} workers, none of them such",
             hint="Start one: dask worker ADDRESS --nthreads 1" + (" --resources GPU=1" if wanted else ""),
-        )  # fmt: skip
+        )

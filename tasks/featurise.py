@@ -44,19 +44,31 @@ def featurise(folder: str) -> str:
     store = settings.store.open()
     night, plan = load_night(store, folder), load_plan(store, folder)
     there = set(store.list("features"))
-    missing = {name: list({f.key: f for f in files if f.key not in there}.values()) for name, files in
-               (("corpus", plan.corpus), ("outputs", plan.outputs))}  # fmt: skip
+    missing = {
+        name: list({f.key: f for f in files if f.key not in there}.values())
+        for name, files in (("corpus", plan.corpus), ("outputs", plan.outputs))
+    }
     work = missing["corpus"] + missing["outputs"]
     if work:
         recipe = Recipe(
-            store, night.model, night.model_files, settings.model.cache, Projection(**night.method["projection"]),
-            settings.features.batch_size, settings.cluster.device,
-        )  # fmt: skip
+            store,
+            night.model,
+            night.model_files,
+            settings.model.cache,
+            Projection(**night.method["projection"]),
+            settings.features.batch_size,
+            settings.cluster.device,
+        )
         with open_cluster(settings.cluster) as client:
             compute(
-                client, _featurise_one, recipe, work, settings=settings.cluster, what="gradient features",
+                client,
+                _featurise_one,
+                recipe,
+                work,
+                settings=settings.cluster,
+                what="gradient features",
                 name=lambda file: f"part {file.part} at {file.checkpoint}",
-            )  # fmt: skip
+            )
     for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
         computed = len(missing[name.split()[0]])
         log.info("features of %s: %d reused, %d computed", name, len(files) - computed, computed)
@@ -77,9 +89,13 @@ def _featurise_one(recipe: Recipe, file: FeatureFile) -> str:
     model = fetch_model(recipe.store, recipe.model, recipe.model_files, recipe.cache)
     module = model.load(checkpoint_named(model, file.checkpoint), device=recipe.device)
     features = gradient_features(
-        model.adapter(), module, contents, projection=recipe.projection, checkpoint=file.checkpoint,
+        model.adapter(),
+        module,
+        contents,
+        projection=recipe.projection,
+        checkpoint=file.checkpoint,
         batch_size=recipe.batch_size,
-    )  # fmt: skip
+    )
     facts: dict[str, Any] = {
         "checkpoint": file.checkpoint,
         "covered": f"{layout(module, recipe.projection).covered:.6f}",

@@ -26,9 +26,11 @@ def paid_day(interval_start: datetime | None) -> str:
     """The day that a run pays: the one on which its data interval starts (UTC)."""
     if interval_start is None:
         raise ContractError(
-            "run of nightly_payouts", expected="a data interval, whose start is the day to pay", found="none",
+            "run of nightly_payouts",
+            expected="a data interval, whose start is the day to pay",
+            found="none",
             hint="Trigger it with a logical date: the run of D 00:00 UTC pays the day before D.",
-        )  # fmt: skip
+        )
     return interval_start.astimezone(UTC).date().isoformat()
 
 

@@ -19,7 +19,12 @@ def ingest() -> str:
     corpus = read_corpus(store, settings.corpus.folder)
     frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
     log.info(
-        "corpus %s: %d examples in %d shards, %d held out, %d works unmatched, %d owners", frozen.digest[:12],
-        frozen.examples, len(frozen.shards), frozen.held_out, frozen.unmatched_works, corpus.owners.height,
-    )  # fmt: skip
+        "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched",
+        frozen.digest[:12],
+        frozen.examples,
+        len(frozen.shards),
+        frozen.held_out,
+        corpus.owners.height,
+        frozen.unmatched.rows,
+    )
     return frozen.digest

@@ -7,6 +7,7 @@ import logging
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from provenance.core.contracts import ESCROW
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accrual import totals
@@ -18,9 +19,13 @@ from tasks.night import load_night
 from tasks.settings import CHECKOUT, load
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
+    from provenance.settlement.accrual import Account
     from provenance.settlement.ledger import Booking
 
 log = logging.getLogger("provenance.publish")
@@ -58,10 +63,14 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
     credits = credits_table(night.date, credited(store, night), store.read_table(f"{night.folder}/evidence.parquet"))
     day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
     payouts = payouts_table(
-        booking.day, booking.revision, opening=ledger.balances(engine, through=before),
-        day_before=ledger.of_day(engine, booking.day, through=before), day_after=day_after, credits=credits,
+        booking.day,
+        booking.revision,
+        opening=ledger.balances(engine, through=before),
+        day_before=ledger.of_day(engine, booking.day, through=before),
+        day_after=day_after,
+        credits=credits,
         names=dict(owners.select("owner_id", "name").iter_rows()),
-    )  # fmt: skip
+    )
     facts: dict[str, Any] = {
         "format": 1,
         "code_version": code_version(),
@@ -79,12 +88,33 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         "method": night.method,
         "contract": night.contract,
         "notice": night.notice,
+        "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
         "previous": previous and _reference(store, previous),
     }
     return exports.build(
-        booking.day, booking.revision, payouts=payouts, credits=credits,
-        entries=ledger.entries(engine, booking.booking_id), totals=totals(day_after), facts=facts,
-    )  # fmt: skip
+        booking.day,
+        booking.revision,
+        payouts=payouts,
+        credits=credits,
+        entries=ledger.entries(engine, booking.booking_id),
+        totals=totals(day_after),
+        facts=facts,
+    )
+
+
+def _escrow(amounts: Mapping[Account, int], unmatched: pl.DataFrame) -> list[dict[str, Any]]:
+    """What the day put aside, for whom, and why."""
+    reasons = dict(unmatched.select("escrow_id", "reason").iter_rows())
+    return [
+        {
+            "escrow_id": account.party_id,
+            "currency": account.currency,
+            "amount_minor": -amount,
+            "reason": reasons.get(account.party_id, "no claim is in force"),
+        }
+        for account, amount in sorted(amounts.items())
+        if account.account == ESCROW
+    ]
 
 
 def _reference(store: Store, booking: Booking) -> dict[str, Any]:
@@ -97,6 +127,9 @@ def code_version() -> str:
     version = importlib.metadata.version("provenance")
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-        cwd=CHECKOUT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return f"{version}+{git.stdout.strip()}" if git.returncode == 0 else version

@@ -37,9 +37,11 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     store = settings.store.open()
     if not store.exists(current_key(day)):
         raise StoreError(
-            store.locate(current_key(day)), expected="a published day", found="none",
+            store.locate(current_key(day)),
+            expected="a published day",
+            found="none",
             hint=f"Run the night first, e.g. make demo DAY={day}.",
-        )  # fmt: skip
+        )
     folder = store.read_json(current_key(day))["folder"]
     booking = store.read_json(f"{folder}/{MANIFEST}")["booking_id"]
     balances = ledger.balances(open_ledger(settings.database), through=booking)

@@ -52,16 +52,19 @@ def score(folder: str) -> str:
     corpus = night.frozen_corpus(store)
     output_ids = night.read_outputs(store)["output_id"].to_list()
     block = Block(
-        store, _queries(store, night, plan), output_ids, store.read_table(corpus.claims.key), night, settings.cluster.device
+        store,
+        _queries(store, night, plan),
+        output_ids,
+        store.read_table(corpus.claims.key),
+        night,
+        settings.cluster.device,
     )
     by_part: dict[str, list[FeatureFile]] = {}
     for file in plan.corpus:
         by_part.setdefault(file.part, []).append(file)
     with open_cluster(settings.cluster) as client:
         shards = compute(client, _score_one, block, list(by_part.values()), settings=settings.cluster, what="scores")
-    influence, evidence = merge(
-        shards, output_ids=output_ids, checkpoints=night.checkpoints, top=night.method["evidence"]
-    )
+    influence, evidence = merge(shards, output_ids=output_ids, checkpoints=night.checkpoints, top=night.method["evidence"])
     manifest = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
         "writes": {

@@ -147,6 +147,8 @@ def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str],
     known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
     near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
     return SettingsError(
-        f"{source}: {dotted}", expected=f"one of {', '.join(known)}", found=repr(where[-1]),
+        f"{source}: {dotted}",
+        expected=f"one of {', '.join(known)}",
+        found=repr(where[-1]),
         hint=f"Did you mean {near[0]!r}?" if near else "",
-    )  # fmt: skip
+    )

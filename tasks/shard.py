@@ -49,7 +49,11 @@ def shard(folder: str) -> str:
     night = load_night(store, folder)
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     corpus = night.frozen_corpus(store)
-    made_of = {"architecture": model.architecture(), "projection": night.method["projection"], "version": FEATURES_VERSION}
+    made_of = {
+        "architecture": model.architecture(),
+        "projection": night.method["projection"],
+        "version": FEATURES_VERSION,
+    }
 
     def file(part: Part, checkpoint: str) -> FeatureFile:
         # The checkpoint's name, too: projections are seeded by it.
@@ -63,7 +67,10 @@ def shard(folder: str) -> str:
     plan = Plan(files(corpus.shards), files(night.outputs))
     store.write(f"{folder}/plan.json", canonical_json(asdict(plan)))
     log.info(
-        "%d shards and %d parts of outputs at %d checkpoints", len(corpus.shards), len(night.outputs), len(night.checkpoints)
+        "%d shards and %d parts of outputs at %d checkpoints",
+        len(corpus.shards),
+        len(night.outputs),
+        len(night.checkpoints),
     )
     return folder
 

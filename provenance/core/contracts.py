@@ -216,7 +216,8 @@ def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:
         if name not in frame.columns:
             if column.required:
                 raise ContractError(
-                    f"{file}: column {name!r}", expected=f"a required column of {contract.name}",
+                    f"{file}: column {name!r}",
+                    expected=f"a required column of {contract.name}",
                     found=f"only {', '.join(frame.columns) or 'no columns'}",
                 )
             columns.append(pl.lit(column.default, dtype=column.dtype).alias(name))
@@ -263,10 +264,10 @@ def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expecte
 
 
 def _widens(found: pl.DataType, expected: Any) -> bool:
-    if found == expected or found == pl.Null:
+    if found in (expected, pl.Null):
         return True
     if expected == pl.Int64:
-        return found.is_integer() and found != pl.UInt64 and found != pl.Int128
+        return found.is_integer() and found not in (pl.UInt64, pl.Int128)
     if isinstance(expected, pl.Datetime):
         return isinstance(found, pl.Datetime)
     if expected == pl.String:

@@ -212,6 +212,8 @@ class Store:
 
     def _refused(self, key: str, expected: str, error: Exception) -> StoreError:
         return StoreError(
-            self.locate(key), expected=expected, found=f"{type(error).__name__}: {error}",
+            self.locate(key),
+            expected=expected,
+            found=f"{type(error).__name__}: {error}",
             hint="Check the URL, the credentials and the free space of [store] in the settings.",
         )

@@ -1,5 +1,6 @@
-"""A corpus that every machine has: the Python sources of installed distributions, with the owners and licences that their
-metadata names. Real owners, real terms, real text, and no network.
+"""A corpus that every machine has: the Python sources of installed distributions.
+
+Owners and licences are those that the distributions' metadata names. Real owners, real terms, real text, and no network.
 
 The choice is a function of the lock file and of the distributions' own bytes: no clock, no chance.
 """
@@ -13,6 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.utils import getaddresses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -25,7 +27,6 @@ from provenance.corpus.examples import Corpus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from importlib.metadata import Distribution, PackageMetadata
-    from pathlib import Path
 
 PIECE_BYTES = (128, 256)
 # Trove classifiers that name one SPDX licence each; the others name a family and become a LicenseRef.
@@ -65,9 +66,7 @@ def terms_of(metadata: PackageMetadata) -> Terms:
     return Terms(owners, licence, evidence, "; ".join(missing) or None)
 
 
-def collect(
-    lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None
-) -> Corpus:
+def collect(lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
     """Collect a corpus from the installed distributions that a lock file names.
 
     Of each distribution one file is held out of training whole (`split` is `held_out`); from the others come
@@ -128,8 +127,8 @@ def owner_id(name: str) -> str:
 
 def _owners(metadata: PackageMetadata) -> tuple[tuple[str, ...], str | None]:
     for role in ("Author", "Maintainer"):
-        plain = _decoded(metadata.get(role))
-        addresses = [name for name, _ in getaddresses([_decoded(metadata.get(f"{role}-email"))]) if name]
+        plain = _field(metadata, role)
+        addresses = [name for name, _ in getaddresses([_field(metadata, f"{role}-email")]) if name]
         # One address may hold a list of names; only separate addresses tell people apart for certain.
         if plain and "@" not in plain:
             return (plain,), f"{role} {plain!r}"
@@ -138,14 +137,15 @@ def _owners(metadata: PackageMetadata) -> tuple[tuple[str, ...], str | None]:
     return (), None
 
 
-def _decoded(value: str | None) -> str:
-    return str(make_header(decode_header(value))).strip() if value else ""
+def _field(metadata: PackageMetadata, name: str) -> str:
+    value = metadata[name] if name in metadata else ""
+    return str(make_header(decode_header(value))).strip()
 
 
 def _licence(metadata: PackageMetadata) -> tuple[str | None, str | None]:
     for field in ("License-Expression", "License"):
         try:
-            expression = canonicalize_license_expression(metadata.get(field) or "")
+            expression = canonicalize_license_expression(_field(metadata, field))
         except InvalidLicenseExpression:
             continue
         return str(expression), f"{field} {expression!r}"
@@ -167,12 +167,17 @@ def _pieces(distribution: Distribution, wanted: int) -> list[dict[str, object]] 
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     by_file: dict[str, list[dict[str, object]]] = {}
     for path in sorted(distribution.files or [], key=str):
-        if path.suffix != ".py" or not (located := distribution.locate_file(path)).is_file():
+        if path.suffix != ".py" or not (located := Path(str(distribution.locate_file(path)))).is_file():
             continue
         pieces = [
-            {"work_id": f"{name}/{path}", "position": at, "content": content, "source_uri": f"pkg:pypi/{name.replace('==', '@')}#{path}"}
+            {
+                "work_id": f"{name}/{path}",
+                "position": at,
+                "content": content,
+                "source_uri": f"pkg:pypi/{name.replace('==', '@')}#{path}",
+            }
             for at, content in _split(located.read_bytes())
-        ]  # fmt: skip
+        ]
         if pieces:
             by_file[str(path)] = pieces
     if len(by_file) < 2:

@@ -42,9 +42,11 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     examples_file = f"{folder}/examples.parquet"
     if not store.exists(examples_file):
         raise ContractError(
-            store.locate(examples_file), expected="the examples of a corpus", found="no such file",
+            store.locate(examples_file),
+            expected="the examples of a corpus",
+            found="no such file",
             hint="A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet.",
-        )  # fmt: skip
+        )
     examples = check_examples(store.read_table(examples_file), store.locate(examples_file))
 
     claims_file = f"{folder}/claims.parquet"
@@ -61,9 +63,12 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         unique(OWNERS, owners, store.locate(owners_file))
         known = owners["owner_id"].implode()
         reject(
-            claims, ~pl.col("owner_id").is_in(known), claims_source, "owner_id",
+            claims,
+            ~pl.col("owner_id").is_in(known),
+            claims_source,
+            "owner_id",
             expected=f"an owner of {store.locate(owners_file)}",
-        )  # fmt: skip
+        )
     else:
         ids = claims["owner_id"].unique().sort()
         owners = conform(OWNERS, pl.DataFrame({"owner_id": ids, "name": ids}), claims_source)
@@ -71,13 +76,20 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     claimed = claims["work_id"].unique().implode()
     matched, marked = pl.col("work_id").is_in(claimed), pl.col("unmatched_reason").is_not_null()
     reject(
-        examples, ~matched & ~marked, store.locate(examples_file), "owner_id",
-        expected="an owner (owner_id, or claims on the work) or an unmatched_reason", found="neither",
-    )  # fmt: skip
+        examples,
+        ~matched & ~marked,
+        store.locate(examples_file),
+        "owner_id",
+        expected="an owner (owner_id, or claims on the work) or an unmatched_reason",
+        found="neither",
+    )
     reject(
-        examples, matched & marked, store.locate(examples_file), "unmatched_reason",
+        examples,
+        matched & marked,
+        store.locate(examples_file),
+        "unmatched_reason",
         expected="nothing, since the work has an owner",
-    )  # fmt: skip
+    )
     return Corpus(examples, claims, owners.sort("owner_id"))
 
 
@@ -113,9 +125,10 @@ def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
         if total not in (0, PPB):  # nobody, once all claims have ended, is a work in escrow
             when = f" on {day}" if day else ""
             raise ContractError(
-                f"{file}: work_id {work!r}: column 'stake_ppb'", expected=f"stakes that sum to {PPB:,}{when}",
+                f"{file}: work_id {work!r}: column 'stake_ppb'",
+                expected=f"stakes that sum to {PPB:,}{when}",
                 found=f"{total:,}",
-            )  # fmt: skip
+            )
     return frame.sort("work_id", "owner_id", "valid_from")
 
 
@@ -156,11 +169,7 @@ def _totals(claims: pl.DataFrame) -> pl.DataFrame:
     inside = (pl.col("valid_from").fill_null(pl.col("day")) <= pl.col("day")) & (
         pl.col("valid_to").fill_null(pl.col("day")) >= pl.col("day")
     )
-    totals = (
-        days.join(changing, on="work_id")
-        .group_by("work_id", "day")
-        .agg(total=pl.col("stake_ppb").filter(inside).sum())
-    )
+    totals = days.join(changing, on="work_id").group_by("work_id", "day").agg(total=pl.col("stake_ppb").filter(inside).sum())
     return pl.concat([constant, totals]).sort("work_id", "day")
 
 

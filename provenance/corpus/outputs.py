@@ -27,9 +27,11 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
     files = [key for key in store.list(folder) if key.endswith(".parquet")]
     if not files:
         raise ContractError(
-            store.locate(folder), expected="the day's outputs as Parquet files", found="none",
+            store.locate(folder),
+            expected="the day's outputs as Parquet files",
+            found="none",
             hint="If nothing was served, deliver a file without rows.",
-        )  # fmt: skip
+        )
     frames = [check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files]
     outputs = pl.concat(frames, how="diagonal_relaxed")
     unique(OUTPUTS, outputs, store.locate(folder if len(files) > 1 else files[0]))

@@ -43,14 +43,18 @@ class Part:
 
 @dataclass(frozen=True)
 class FrozenCorpus:
-    """What `ingest_corpus` commits: the digest names everything that a night reads of the corpus."""
+    """What `ingest_corpus` commits: the digest names everything that a night reads of the corpus.
+
+    Attributes:
+        unmatched: `escrow_id, reason, works, examples` of what has no owner yet.
+    """
 
     shards: tuple[Part, ...]
     claims: Part
     owners: Part
+    unmatched: Part
     examples: int
     held_out: int
-    unmatched_works: int
 
     @property
     def digest(self) -> str:
@@ -85,14 +89,19 @@ def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
 def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int) -> FrozenCorpus:
     """Freeze a checked corpus and put it in force; the same corpus again changes nothing."""
     train = corpus.examples.filter(pl.col("split") == "train")
-    unmatched = train.filter(pl.col("unmatched_reason").is_not_null())
+    unmatched = (
+        train.filter(pl.col("unmatched_reason").is_not_null())
+        .group_by(escrow_id=pl.coalesce("owner_id", "work_id"))
+        .agg(reason=pl.col("unmatched_reason").min(), works=pl.col("work_id").n_unique(), examples=pl.len())
+        .sort("escrow_id")
+    )
     frozen = FrozenCorpus(
         shards=tuple(freeze_part(store, shard) for shard in cut(train, shard_examples)),
         claims=freeze_part(store, corpus.claims),
         owners=freeze_part(store, corpus.owners),
+        unmatched=freeze_part(store, unmatched),
         examples=train.height,
         held_out=corpus.examples.height - train.height,
-        unmatched_works=unmatched["work_id"].n_unique(),
     )
     store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
@@ -107,8 +116,7 @@ def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
         shards=tuple(Part(**shard) for shard in stored["shards"]),
         claims=Part(**stored["claims"]),
         owners=Part(**stored["owners"]),
+        unmatched=Part(**stored["unmatched"]),
         examples=stored["examples"],
         held_out=stored["held_out"],
-        unmatched_works=stored["unmatched_works"],
     )
-

@@ -6,7 +6,6 @@ Hooks see each layer's inputs and output gradients, and project them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from provenance.features.model import example_losses
 from provenance.features.projection import Block, Projection, matrix, offsets, project_embedding, project_linear
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from provenance.core.arrays import Array
     from provenance.features.model import Adapter
 
@@ -55,9 +56,10 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         if sides is None:
             key, weight = own[0]
             raise ModelError(
-                f"module {name!r} ({type(layer).__name__})", expected="Linear, Conv1D or Embedding",
+                f"module {name!r} ({type(layer).__name__})",
+                expected="Linear, Conv1D or Embedding",
                 found=f"a weight {key!r} of shape {tuple(weight.shape)}",
-            )  # fmt: skip
+            )
         inputs, outputs = sides
         if isinstance(layer, torch.nn.Embedding):
             block = Block(name, "embedding", inputs, outputs, inputs, min(projection.token_rank, outputs))
@@ -136,9 +138,7 @@ class _Tap:
         """The batch's feature rows; the tap is empty afterwards."""
         for block in self.shape.blocks:
             if block.name not in self.blocks:
-                raise ModelError(
-                    f"module {block.name!r}", expected="a gradient", found="none: the loss does not depend on it"
-                )
+                raise ModelError(f"module {block.name!r}", expected="a gradient", found="none: the loss does not depend on it")
         rows = [self.blocks[block.name] for block in self.shape.blocks]
         self.blocks.clear()
         xp = namespace(rows[0])
@@ -146,13 +146,11 @@ class _Tap:
 
 
 @contextmanager
-def _hooked(
-    module: torch.nn.Module, shape: Layout, matrices: dict[str, tuple[Array, Array]]
-) -> Iterator[_Tap]:
+def _hooked(module: torch.nn.Module, shape: Layout, matrices: dict[str, tuple[Array, Array]]) -> Iterator[_Tap]:
     tap = _Tap(shape, matrices)
     layers = dict(module.named_modules())
     frozen = [p for p in module.parameters() if p.requires_grad]
-    module.requires_grad_(requires_grad=False)
+    module.requires_grad_(False)
     handles = [layers[block.name].register_forward_hook(_watch(tap, block)) for block in shape.blocks]
     try:
         yield tap
@@ -160,7 +158,7 @@ def _hooked(
         for handle in handles:
             handle.remove()
         for parameter in frozen:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad_(True)
 
 
 def _watch(tap: _Tap, block: Block) -> Any:
@@ -168,7 +166,7 @@ def _watch(tap: _Tap, block: Block) -> Any:
         x = inputs[0].detach()
         started = not output.requires_grad
         if started:  # the first layer that sees data: gradients are followed from here on
-            output = output.requires_grad_(requires_grad=True)
+            output = output.requires_grad_(True)
         output.register_hook(lambda d: tap.add(block, x, d))
         return output if started else None
 

@@ -8,7 +8,6 @@ import importlib
 import json
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from provenance.core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 BUILT_IN = {"CausalLM": "provenance.features.adapters.causal_lm:CausalLM"}
 # What torch.save writes: a zip of pickles since 1.6, a bare pickle before. Either can run code when it is read.
@@ -112,9 +112,10 @@ class Model:
                 raise ModelError(f"{path}: tensor {name!r}", expected=f"shape {tuple(wanted.shape)}", found="no such tensor")
             if stored[name].shape != wanted.shape:
                 raise ModelError(
-                    f"{path}: tensor {name!r}", expected=f"shape {tuple(wanted.shape)}",
+                    f"{path}: tensor {name!r}",
+                    expected=f"shape {tuple(wanted.shape)}",
                     found=f"shape {tuple(stored[name].shape)}",
-                )  # fmt: skip
+                )
         for name, tensor in stored.items():
             if name not in state:
                 raise ModelError(f"{path}: tensor {name!r}", expected="a tensor of the adapter's module", found="none")
@@ -143,9 +144,7 @@ def read_model(folder: Path) -> Model:
         key = ".".join(str(part) for part in first["loc"])
         raise ModelError(f"{path}: key {key!r}", expected=first["msg"], found=repr(first["input"])) from error
     if len(card.checkpoints) < 2:
-        raise ModelError(
-            f"{path}: checkpoints", expected="the base and at least one more", found=f"{len(card.checkpoints)}"
-        )
+        raise ModelError(f"{path}: checkpoints", expected="the base and at least one more", found=f"{len(card.checkpoints)}")
     for checkpoint in card.checkpoints:
         _check_file(path, folder / checkpoint.file)
     names = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -160,9 +159,11 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
     if ":" not in target:
         near = difflib.get_close_matches(card.adapter, BUILT_IN, n=1)
         raise ModelError(
-            where, expected=f"package.module:Class or one of {', '.join(BUILT_IN)}", found=repr(card.adapter),
+            where,
+            expected=f"package.module:Class or one of {', '.join(BUILT_IN)}",
+            found=repr(card.adapter),
             hint=f"Did you mean {near[0]!r}?" if near else "",
-        )  # fmt: skip
+        )
     module, _, name = target.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
@@ -192,11 +193,19 @@ def _check_file(card: Path, path: Path) -> None:
         raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")
     with path.open("rb") as file:
         start = file.read(4)
-    if any(start.startswith(magic) for magic in PICKLE_STARTS) or path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
+    if any(start.startswith(magic) for magic in PICKLE_STARTS) or path.suffix in {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+    }:
         raise ModelError(
-            str(path), expected="safetensors", found="a pickle, which can run code when it is read",
+            str(path),
+            expected="safetensors",
+            found="a pickle, which can run code when it is read",
             hint="Convert it with safetensors.torch.save_file.",
-        )  # fmt: skip
+        )
     _tensors(path, names_only=True)
 
 

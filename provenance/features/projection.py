@@ -71,7 +71,8 @@ def matrix(size: int, rank: int, *key: object) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:16])
     gaussian = np.random.Generator(np.random.Philox(seed)).standard_normal((size, rank))
     q, r = np.linalg.qr(gaussian)
-    return (q * np.sign(np.diag(r)) * np.sqrt(size / rank)).astype(np.float32)
+    projection: np.ndarray = q * np.sign(np.diag(r)) * np.sqrt(size / rank)
+    return projection.astype(np.float32)
 
 
 def project_linear(x: Array, d: Array, a: Array, b: Array) -> Array:
@@ -101,7 +102,7 @@ def project_embedding(ids: Array, d: Array, b: Array, vocabulary: int) -> Array:
         `(n, vocabulary * columns)`.
     """
     xp = namespace(d)
-    n, t = ids.shape
+    n = ids.shape[0]
     right = _apply(d, b)
     columns = right.shape[-1]
     cell = (xp.reshape(xp.arange(n), (n, 1)) * vocabulary + ids)[:, :, None] * columns + xp.arange(columns)

@@ -76,7 +76,9 @@ def score_shard(
 
 def strongest(evidence: pl.DataFrame, top: int) -> pl.DataFrame:
     """The `top` strongest pieces of evidence of each output and party; merging shards is concatenating and this."""
-    ranked = evidence.sort("output_id", "account", "party_id", "influence", "example_id", descending=[False] * 3 + [True, False])
+    ranked = evidence.sort(
+        "output_id", "account", "party_id", "influence", "example_id", descending=[False] * 3 + [True, False]
+    )
     return ranked.group_by("output_id", "account", "party_id", maintain_order=True).head(top).select(*EVIDENCE.columns)
 
 

@@ -35,10 +35,14 @@ def proportional(influence: pl.DataFrame) -> pl.DataFrame:
         ends = np.stack([share, *alone])
         parts.append(
             table.select(
-                pl.lit(output).alias("output_id"), "account", "party_id",
-                pl.Series("share_ppb", share), pl.Series("low_ppb", ends.min(axis=0)), pl.Series("high_ppb", ends.max(axis=0)),
+                pl.lit(output).alias("output_id"),
+                "account",
+                "party_id",
+                pl.Series("share_ppb", share),
+                pl.Series("low_ppb", ends.min(axis=0)),
+                pl.Series("high_ppb", ends.max(axis=0)),
             ).filter(pl.col("share_ppb") > 0)
-        )  # fmt: skip
+        )
     return pl.concat(parts).sort(*SHARES.key) if parts else pl.DataFrame(schema=SHARES.schema)
 
 
@@ -49,12 +53,19 @@ def to_ppb(values: np.ndarray) -> np.ndarray | None:
     if not whole > 0:
         return None
     exact = positive / whole * PPB
-    parts = np.floor(exact).astype(np.int64)
+    parts: np.ndarray = np.floor(exact).astype(np.int64)
     rest = PPB - int(parts.sum())
     parts[np.argsort(-(exact - parts), kind="stable")[:rest]] += 1
     return parts
 
 
 def _unattributed(output: str) -> pl.DataFrame:
-    row = {"output_id": output, "account": UNATTRIBUTED, "party_id": "", "share_ppb": PPB, "low_ppb": PPB, "high_ppb": PPB}
+    row = {
+        "output_id": output,
+        "account": UNATTRIBUTED,
+        "party_id": "",
+        "share_ppb": PPB,
+        "low_ppb": PPB,
+        "high_ppb": PPB,
+    }
     return pl.DataFrame([row], schema=SHARES.schema)

@@ -52,9 +52,7 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame, *, developer_ppb: int) 
     for currency, amount in outputs.select("currency", "revenue_minor").iter_rows():
         revenue[currency] += amount
         exact[currency][Account(DEVELOPER, "", currency)] += amount * developer_ppb
-    for account, party, currency, amount in credits.select(
-        "account", "party_id", "currency", "amount_nanominor"
-    ).iter_rows():
+    for account, party, currency, amount in credits.select("account", "party_id", "currency", "amount_nanominor").iter_rows():
         exact[currency][Account(account, party, currency)] += amount
 
     amounts: dict[Account, int] = {}
@@ -71,9 +69,12 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame, *, developer_ppb: int) 
 def totals(amounts: dict[Account, int]) -> dict[str, dict[str, int]]:
     """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`."""
     names = {
-        RECEIVABLE: "revenue_minor", DEVELOPER: "developer_minor", PAYABLE: "earned_minor", ESCROW: "escrowed_minor",
+        RECEIVABLE: "revenue_minor",
+        DEVELOPER: "developer_minor",
+        PAYABLE: "earned_minor",
+        ESCROW: "escrowed_minor",
         UNATTRIBUTED: "unattributed_minor",
-    }  # fmt: skip
+    }
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(amounts.items()):
         row = result.setdefault(account.currency, dict.fromkeys(names.values(), 0))

@@ -50,12 +50,12 @@ class Export:
         return revision_folder(self.day, self.revision)
 
 
-def revision_folder(day: date, revision: int) -> str:
+def revision_folder(day: date | str, revision: int) -> str:
     """Where a revision of a day's export lies."""
     return f"exports/payouts/day={day}/rev={revision:04d}"
 
 
-def current_key(day: date) -> str:
+def current_key(day: date | str) -> str:
     """The pointer to the revision in force."""
     return f"exports/payouts/day={day}/current.json"
 
@@ -109,9 +109,11 @@ def write(store: Store, export: Export) -> bool:
         published = not store.create(manifest_key, data)
     if published and store.read_json(manifest_key)["files"] != export.manifest["files"]:
         raise StoreError(
-            store.locate(manifest_key), expected="the files that were published", found="others from the same booking",
+            store.locate(manifest_key),
+            expected="the files that were published",
+            found="others from the same booking",
             hint="A published revision is never edited. Run `provenance verify` to see what changed.",
-        )  # fmt: skip
+        )
     point_to(store, export.day, export.revision)
     return not published
 
@@ -129,14 +131,20 @@ def point_to(store: Store, day: date, revision: int) -> None:
 def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[str, Mapping[str, int]], notice: str) -> bytes:
     buffer = io.BytesIO()
     book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
-    book.set_properties({"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)})
+    book.set_properties(
+        {"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)}
+    )
     number, bold = book.add_format({"num_format": "#,##0"}), book.add_format({"bold": True})
 
     sheet = book.add_worksheet("Payouts")
     payouts.write_excel(
-        book, "Payouts", table_name="payouts", autofit=True, freeze_panes=(1, 0),
+        book,
+        "Payouts",
+        table_name="payouts",
+        autofit=True,
+        freeze_panes=(1, 0),
         dtype_formats={payouts.schema["earned_minor"]: "#,##0"},
-    )  # fmt: skip
+    )
 
     sheet = book.add_worksheet("Totals")
     names = list(next(iter(totals.values()), {}))
@@ -145,14 +153,18 @@ def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[s
         sheet.write(row, 0, currency)
         for column, name in enumerate(names, start=1):
             if name == "earned_minor":  # from the other sheet, so that the two cannot drift apart
-                formula = f'=SUMIFS(payouts[earned_minor],payouts[currency],A{row + 1})'
+                formula = f"=SUMIFS(payouts[earned_minor],payouts[currency],A{row + 1})"
                 sheet.write_formula(row, column, formula, number, values[name])
             else:
                 sheet.write_number(row, column, values[name], number)
         sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:F{row + 1})", number, 0)
         earned = format_minor(values["earned_minor"], currency)
         sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
-    sheet.write(len(totals) + 2, 0, "Amounts are in minor units (cents). revenue = developer + earned + escrowed + unattributed.")
+    sheet.write(
+        len(totals) + 2,
+        0,
+        "Amounts are in minor units (cents). revenue = developer + earned + escrowed + unattributed.",
+    )
     if notice:
         sheet.write(len(totals) + 3, 0, notice, bold)
     sheet.autofit()

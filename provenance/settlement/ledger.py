@@ -8,9 +8,8 @@ database refuses to update or delete, or to commit a booking that does not balan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -21,10 +20,12 @@ from provenance.settlement.accrual import Account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date
 
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
-    "booking", METADATA,
+    "booking",
+    METADATA,
     sa.Column("booking_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
     sa.Column("day", sa.Date, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
@@ -34,9 +35,10 @@ BOOKING = sa.Table(
     sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("transaction_id", sa.BigInteger, nullable=False, server_default=sa.text("txid_current()")),
     sa.UniqueConstraint("day", "revision"),
-)  # fmt: skip
+)
 ENTRY = sa.Table(
-    "entry", METADATA,
+    "entry",
+    METADATA,
     sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), primary_key=True),
     sa.Column("line", sa.Integer, primary_key=True),
     sa.Column("account", sa.Text, nullable=False),
@@ -44,7 +46,7 @@ ENTRY = sa.Table(
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("amount_minor", sa.BigInteger, nullable=False),
     sa.CheckConstraint("amount_minor <> 0"),
-)  # fmt: skip
+)
 # Serialises bookings, so that each one's opening balance is its predecessor's closing balance.
 BOOKING_LOCK = 7_304_512_009
 
@@ -90,18 +92,24 @@ def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night:
         booking_id = connection.execute(
             sa.insert(BOOKING).returning(BOOKING.c.booking_id),
             {
-                "day": day, "revision": last.revision + 1 if last else 1, "night": night,
+                "day": day,
+                "revision": last.revision + 1 if last else 1,
+                "night": night,
                 "cause_sha256": digest([cause, last.booking_id if last else None]),
                 "corrects": last.booking_id if last else None,
             },
-        ).scalar_one()  # fmt: skip
+        ).scalar_one()
         entries = [
             {
-                "booking_id": booking_id, "line": line, "account": account.account, "party_id": account.party_id,
-                "currency": account.currency, "amount_minor": amount,
+                "booking_id": booking_id,
+                "line": line,
+                "account": account.account,
+                "party_id": account.party_id,
+                "currency": account.currency,
+                "amount_minor": amount,
             }
             for line, (account, amount) in enumerate((a, c) for a, c in changes.items() if c)
-        ]  # fmt: skip
+        ]
         if entries:
             connection.execute(sa.insert(ENTRY), entries)
         booking = _booking(connection, BOOKING.c.booking_id == booking_id)
@@ -114,7 +122,7 @@ def bookings(engine: sa.Engine, day: date | None = None) -> list[Booking]:
     query = sa.select(*_columns()).order_by(BOOKING.c.booking_id)
     with engine.connect() as connection:
         rows = connection.execute(query if day is None else query.where(BOOKING.c.day == day))
-        return [Booking(*row) for row in rows]
+        return [_as_booking(row) for row in rows]
 
 
 def balances(engine: sa.Engine, *, through: int) -> dict[Account, int]:
@@ -140,14 +148,18 @@ def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:
         return [(Account(*row[:3]), row[3]) for row in connection.execute(query)]
 
 
-def _columns() -> list[sa.Column[object]]:
+def _as_booking(row: sa.Row[Any]) -> Booking:
+    return Booking(row.booking_id, row.day, row.revision, row.night, row.corrects)
+
+
+def _columns() -> list[sa.Column[Any]]:
     return [BOOKING.c.booking_id, BOOKING.c.day, BOOKING.c.revision, BOOKING.c.night, BOOKING.c.corrects]
 
 
 def _booking(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Booking | None:
     query = sa.select(*_columns()).where(where).order_by(BOOKING.c.booking_id.desc()).limit(1)
     row = connection.execute(query).first()
-    return Booking(*row) if row else None
+    return _as_booking(row) if row else None
 
 
 def _cause(connection: sa.Connection, booking: Booking) -> str:

@@ -46,14 +46,24 @@ def payouts(
         before, earned, taken_back = -opening.get(account, 0), -day_after.get(account, 0), day_before.get(account, 0)
         rows.append(
             {
-                "day": str(day), "revision": revision, "owner_id": account.party_id,
-                "owner_name": names.get(account.party_id, account.party_id), "currency": account.currency,
+                "day": str(day),
+                "revision": revision,
+                "owner_id": account.party_id,
+                "owner_name": names.get(account.party_id, account.party_id),
+                "currency": account.currency,
                 "outputs": outputs.get((account.party_id, account.currency), 0),
-                "opening_balance_minor": before, "earned_minor": earned, "adjustment_minor": taken_back,
-                "recouped_minor": 0, "withheld_minor": 0, "held_minor": 0, "paid_minor": 0,
-                "closing_balance_minor": before + earned + taken_back, "status": "accrued", "hold_reason": "",
+                "opening_balance_minor": before,
+                "earned_minor": earned,
+                "adjustment_minor": taken_back,
+                "recouped_minor": 0,
+                "withheld_minor": 0,
+                "held_minor": 0,
+                "paid_minor": 0,
+                "closing_balance_minor": before + earned + taken_back,
+                "status": "accrued",
+                "hold_reason": "",
             }
-        )  # fmt: skip
+        )
     return pl.DataFrame(rows, schema=PAYOUTS.schema).sort(*PAYOUTS.key)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from provenance.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 BEGIN = 256  # the one token that is not a byte
 IGNORED = -100
@@ -48,9 +48,10 @@ class CausalLM:
         self.config = AutoConfig.from_pretrained(folder)
         if self.config.vocab_size <= BEGIN:
             raise ModelError(
-                f"{folder / 'config.json'}: vocab_size", expected="at least 257 for a byte-level model",
+                f"{folder / 'config.json'}: vocab_size",
+                expected="at least 257 for a byte-level model",
                 found=str(self.config.vocab_size),
-            )  # fmt: skip
+            )
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
@@ -64,9 +65,10 @@ class CausalLM:
             row = max(range(len(contents)), key=lambda i: len(contents[i]))
             raise ModelError(
                 f"example {row} of the batch ({contents[row][:24]!r}...)",
-                expected=f"at most {self.context} bytes, the model's context", found=f"{longest} bytes",
+                expected=f"at most {self.context} bytes, the model's context",
+                found=f"{longest} bytes",
                 hint="Split longer works into examples.",
-            )  # fmt: skip
+            )
         ids = torch.full((len(contents), 1 + longest), IGNORED)
         ids[:, 0] = BEGIN
         for row, content in enumerate(contents):
@@ -78,13 +80,17 @@ class CausalLM:
         batch = batch.to(next(module.parameters()).device)
         # Padding stands at the end, where a causal model cannot see it from the bytes that count.
         logits = module(input_ids=batch[:, :-1].clamp(min=0), use_cache=False).logits
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), batch[:, 1:], ignore_index=IGNORED, reduction="none"
-        )
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], ignore_index=IGNORED, reduction="none")
         return losses.sum(dim=1)
 
     def train(
-        self, contents: Sequence[bytes], *, seed: int, folder: Path, progress: Callable[[int, int, float], None] | None = None
+        self,
+        contents: Sequence[bytes],
+        *,
+        seed: int,
+        folder: Path,
+        model_id: str = "",
+        progress: Callable[[int, int, float], None] | None = None,
     ) -> None:
         """Train from scratch and write a model folder: AdamW, linear warm-up, cosine decay.
 
@@ -92,6 +98,7 @@ class CausalLM:
             contents: what to train on.
             seed: of the fresh weights and of the order of examples.
             folder: where to write; `model.toml` comes last.
+            model_id: by default the folder's name.
             progress: called after each step with the steps done, all steps, and the step's loss in nats per byte.
         """
         torch.manual_seed(seed)
@@ -124,7 +131,7 @@ class CausalLM:
                 checkpoints.append(self._save(module, folder, step, rate_sum))
             if progress:
                 progress(step, steps, loss.item())
-        self._write_card(folder, checkpoints)
+        self._write_card(folder, model_id or folder.name, checkpoints)
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
@@ -135,9 +142,17 @@ class CausalLM:
         torch.manual_seed(seed)
         with torch.inference_mode():
             sampled = module.generate(  # type: ignore[operator]
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=temperature, top_k=0,
-                max_new_tokens=length, min_new_tokens=length, suppress_tokens=[BEGIN], pad_token_id=BEGIN, use_cache=True,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                max_new_tokens=length,
+                min_new_tokens=length,
+                suppress_tokens=[BEGIN],
+                pad_token_id=BEGIN,
+                use_cache=True,
+            )
         return [bytes(row) for row in sampled[:, ids.shape[1] :].tolist()]
 
     def _save(self, module: torch.nn.Module, folder: Path, step: int, rate_sum: float) -> dict[str, Any]:
@@ -146,16 +161,28 @@ class CausalLM:
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / name)
         return {"file": name, "step": step, "learning_rate_sum": rate_sum}
 
-    def _write_card(self, folder: Path, checkpoints: list[dict[str, Any]]) -> None:
+    def _write_card(self, folder: Path, model_id: str, checkpoints: list[dict[str, Any]]) -> None:
         lines = [
-            f'model_id = "{folder.name}"', 'adapter = "CausalLM"', "", "[adapter_args]", f"context = {self.context}", "",
-            "[training]", 'optimizer = "adamw"', f"batch_size = {self.batch_size}", f"epochs = {self.epochs}", "",
-        ]  # fmt: skip
+            f'model_id = "{model_id}"',
+            'adapter = "CausalLM"',
+            "",
+            "[adapter_args]",
+            f"context = {self.context}",
+            "",
+            "[training]",
+            'optimizer = "adamw"',
+            f"batch_size = {self.batch_size}",
+            f"epochs = {self.epochs}",
+            "",
+        ]
         for checkpoint in checkpoints:
             lines += [
-                "[[checkpoints]]", f'file = "{checkpoint["file"]}"', f"step = {checkpoint['step']}",
-                f"learning_rate_sum = {checkpoint['learning_rate_sum']!r}", "",
-            ]  # fmt: skip
+                "[[checkpoints]]",
+                f'file = "{checkpoint["file"]}"',
+                f"step = {checkpoint['step']}",
+                f"learning_rate_sum = {checkpoint['learning_rate_sum']!r}",
+                "",
+            ]
         (folder / "model.toml").write_text("\n".join(lines))
 
 

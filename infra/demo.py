@@ -1,0 +1,244 @@
+"""The demo: real owners, a real model, a day of its outputs, and the night that pays for them. Only the revenue is invented.
+
+    python -m infra.demo --day 2026-11-20
+
+The corpus is the Python source of the distributions that the lock file installs. A small byte-level transformer is trained
+on it (once), completes prompts from files that were held out of training, and the DAGs `ingest_corpus` and
+`nightly_payouts` run through Airflow in this process: `dag.test` on the same database as the UI, because a scheduler, an
+API server and a DAG processor would take longer to start than the night takes to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from infra import local_airflow
+from provenance.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from provenance.core.store import Store
+    from provenance.corpus.examples import Corpus
+    from tasks.settings import Settings
+
+NOTICE = "The revenue of this demo is invented, and no money moves."
+# The invented price list: what an output of each plan earns, in minor units.
+PRICES = (("EUR", 149), ("USD", 199), ("EUR", 499), ("USD", 89))
+ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score")
+
+
+def main() -> None:
+    """Run the demo for one day."""
+    parser = argparse.ArgumentParser(description="Pay a day of a small model's outputs to the authors of its training data.")
+    parser.add_argument("--day", default="", help="the day to pay, YYYY-MM-DD; by default yesterday (UTC)")
+    console = Console()
+    started = time.monotonic()
+    try:
+        day = _parse_day(parser.parse_args().day)
+        os.environ.setdefault("PROVENANCE_SETTLEMENT__NOTICE", NOTICE)
+        _run(day, console)
+    except InputError as error:
+        console.print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from error
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(f"[dim]The demo took {time.monotonic() - started:.0f} s; peak memory {peak:.1f} GB.[/]")
+
+
+def _run(day: date, console: Console) -> None:
+    from tasks.screens import owners_screen
+    from tasks.settings import CHECKOUT, load
+
+    settings = load()
+    store = settings.store.open()
+    store.check_writable()
+    with console.status("Starting PostgreSQL"):
+        local_airflow.configure()
+    corpus = _corpus(store, settings, console)
+    _model(corpus, settings, console)
+    _outputs(store, corpus, settings, day, console)
+
+    console.rule("Airflow")
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    with _airflow_log(CHECKOUT / f"var/logs/demo-{day}.log", console) as log:
+        local_airflow.migrate()
+        for dag_id in ("ingest_corpus", "nightly_payouts"):
+            run = local_airflow.run_dag(dag_id, midnight)
+            if isinstance(run.error, InputError):
+                raise run.error
+            if run.state != "success":
+                console.print(f"[bold red]{dag_id} failed:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
+                raise SystemExit(1)
+    attribution = sum(run.seconds[task] for task in ATTRIBUTION)
+    console.print(f"[dim]Attribution (features, curvature, scores) took {attribution:.0f} s.[/]\n")
+
+    console.print(*owners_screen(store, str(day)), sep="\n")
+    first = f"{day}-000"
+    console.print(
+        f"\n[bold]Files[/]        {store.locate(f'exports/payouts/day={day}')}\n"
+        f"[bold]Airflow's log[/] {log}\n"
+        f"[bold]Airflow's UI[/]  make ui, then http://localhost:{local_airflow.PORT} "
+        f"(user {local_airflow.USER}, password {local_airflow.PASSWORD})\n"
+        f"[bold]Try next[/]      .venv/bin/provenance explain {first}\n"
+        f"              .venv/bin/provenance verify {day}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
+    """Deliver the corpus as a data team would: three Parquet files in the corpus folder."""
+    from provenance.corpus.distributions import collect
+    from tasks.settings import CHECKOUT
+
+    with console.status("Collecting the sources of the installed distributions"):
+        corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=44)
+    for name, frame in (("examples", corpus.examples), ("claims", corpus.claims), ("owners", corpus.owners)):
+        store.write_table(f"{settings.corpus.folder}/{name}.parquet", frame)
+    counts = dict(corpus.examples["split"].value_counts().iter_rows())
+    console.print(
+        f"Corpus: {counts['train']} examples of 48 distributions by {corpus.owners.height} owners; "
+        f"{counts['held_out']} more held out of training"
+    )
+    return corpus
+
+
+def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
+    """Train the demo's model, unless it was trained on the very same examples before."""
+    from transformers import LlamaConfig
+
+    from provenance.features.adapters.causal_lm import CausalLM
+
+    folder = settings.model.path
+    train = corpus.examples.filter(corpus.examples["split"] == "train")
+    contents = train["content"].to_list()
+    fingerprint = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+    note = folder / "trained-on.json"
+    if note.exists() and json.loads(note.read_text())["contents"] == fingerprint:
+        console.print(f"Model: reused from {folder}")
+        return
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=256,
+        eos_token_id=None,
+    )
+    config.save_pretrained(aside)
+    columns = (TextColumn("Model: training"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("training", loss="")
+
+        def step(done: int, steps: int, loss: float) -> None:
+            progress.update(bar, completed=done, total=steps, loss=f"{loss:.2f} nats/byte")
+
+        started = time.monotonic()
+        CausalLM(aside, epochs=4.5).train(contents, seed=1, folder=aside, model_id=folder.name, progress=step)
+    (aside / note.name).write_text(json.dumps({"contents": fingerprint}))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    console.print(f"Model: trained in {time.monotonic() - started:.0f} s, in {folder}")
+
+
+def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, console: Console) -> None:
+    """Serve a day of completions, unless the day has its outputs already."""
+    import polars as pl
+
+    from provenance.corpus.distributions import prompts
+    from provenance.features.adapters.causal_lm import CausalLM
+    from provenance.features.model import read_model
+
+    key = f"outputs/day={day}/demo.parquet"
+    if store.exists(key):
+        console.print(f"Outputs: those of {day} were served before")
+        return
+    model = read_model(settings.model.path)
+    adapter = model.adapter()
+    assert isinstance(adapter, CausalLM)
+    asked = [content[:64] for _, content in prompts(corpus)]
+    with console.status("Asking the model for completions"):
+        answers = adapter.complete(
+            model.load(model.card.checkpoints[-1]), asked, length=192, temperature=0.7, seed=day.toordinal()
+        )
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    rows = [
+        {
+            "output_id": f"{day}-{number:03d}",
+            "content": answer,
+            "model_id": model.card.model_id,
+            "prompt": prompt,
+            "currency": PRICES[number % len(PRICES)][0],
+            "revenue_minor": PRICES[number % len(PRICES)][1],
+            "served_at": midnight + timedelta(minutes=20 * number),
+        }
+        for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True))
+    ]
+    store.write_table(key, pl.DataFrame(rows))
+    prices = ", ".join(f"{currency} {minor / 100:.2f}" for currency, minor in PRICES)
+    console.print(f"Outputs: {len(rows)} completions of held-out prompts; invented prices: {prices}")
+
+
+@contextlib.contextmanager
+def _airflow_log(path: Path, console: Console) -> Iterator[Path]:
+    """Send what Airflow prints to a file, and what our stages log to the console as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    screen = os.dup(1)
+    shown = Console(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
+    ours = logging.getLogger("provenance")
+    ours.setLevel(logging.INFO)
+    handler = RichHandler(console=shown, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
+    ours.addHandler(handler)
+    sys.stdout.flush()
+    kept = (os.dup(1), os.dup(2))
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield path
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            ours.removeHandler(handler)
+
+
+def _parse_day(text: str) -> date:
+    today = datetime.now(UTC).date()
+    if not text:
+        return today - timedelta(days=1)
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise InputError("DAY", expected="a day as YYYY-MM-DD", found=repr(text)) from None
+    if day >= today:
+        raise InputError("DAY", expected=f"a day that is over, {today - timedelta(days=1)} at the latest", found=text)
+    return day
+
+
+if __name__ == "__main__":
+    main()

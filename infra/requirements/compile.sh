@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Resolve pyproject.toml into hash-locked requirements. Usage: compile.sh UV
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+locks=infra/requirements
+uv() { "$UV" pip "$@" --python-version 3.11 --generate-hashes --quiet --custom-compile-command "make lock"; }
+UV=$1
+
+uv compile pyproject.toml --no-emit-package torch -o $locks/run.txt
+uv compile pyproject.toml --no-emit-package torch --extra dev -c $locks/run.txt -o $locks/dev.txt
+# Without uv's table in pyproject.toml: with the CUDA libraries that torch on PyPI needs.
+uv compile pyproject.toml --no-emit-package torch --extra gpu --no-config -c $locks/run.txt -o $locks/gpu.txt
+uv compile --no-config --no-deps --no-annotate -o $locks/torch.txt - <<< "torch==$(sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml | head -1)"
+uv compile --no-annotate -o $locks/uv.txt - <<< "uv==$("$UV" --version | cut -d' ' -f2)"

@@ -1,0 +1,129 @@
+"""The command line: `provenance`. Exit codes: 0 good, 1 a check failed, 2 bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from provenance.core.errors import CheckFailed, InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Whose work a generative model's outputs rest on, and what each owner is paid for it.\n\n"
+    "Settings come from `infra/settings/local.toml`, or the file that PROVENANCE_SETTINGS names; "
+    "PROVENANCE_&lt;SECTION&gt;__&lt;KEY&gt; overrides one key. Exit codes: 0 good, 1 a check failed, 2 bad input.",
+)
+console = Console()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def explain(
+    output_id: Annotated[str, typer.Argument(help="The output, as the day's outputs name it.")],
+    day: Annotated[str | None, typer.Option(help="Look at this day only; by default the latest with that output.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Who made this output possible: owners with shares and intervals, and the works behind each.
+
+    Example: `provenance explain 2026-11-20-007`
+    """
+    from tasks.screens import output_screen
+    from tasks.settings import load
+
+    data, tables = output_screen(load().store.open(), output_id, _day(day) if day else None, most=most)
+    if as_json:
+        _print_json(data)
+    else:
+        console.print(*tables, sep="\n", soft_wrap=True)
+
+
+@app.command()
+def payouts(
+    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
+    most: Annotated[int, typer.Option(min=1, help="Owners listed by name.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What each owner earned on a day, what went to escrow and why, and that it adds up.
+
+    Example: `provenance payouts 2026-11-20 --most 50`
+    """
+    from tasks.screens import owners_screen, read_export
+    from tasks.settings import load
+
+    store = load().store.open()
+    if as_json:
+        manifest, table, _ = read_export(store, _day(day))
+        _print_json({"manifest": manifest, "payouts": table.to_dicts()})
+    else:
+        console.print(*owners_screen(store, _day(day), most=most), sep="\n")
+
+
+@app.command()
+def verify(
+    what: Annotated[str, typer.Argument(metavar="DAY|MANIFEST", help="A day, or the path of a manifest.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Re-check a published export: checksums, row identities, totals, the chain and, for a day, the ledger.
+
+    A manifest is checked from the files beside it alone, so an accountant can check a copy.
+
+    Example: `provenance verify 2026-11-20`
+    """
+    from provenance.core.store import Store
+    from provenance.settlement.verification import verify as verify_files
+    from tasks.reconcile import check_day
+    from tasks.screens import checks_screen
+    from tasks.settings import load
+
+    if Path(what).is_file():
+        root = Path(what).resolve().parent
+        whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
+        up = root.parents[3] if whole else root
+        folder = str(root.relative_to(up))
+        checks = verify_files(Store(f"file://{up}", {}), folder, chain=whole)
+    else:
+        folder, checks = check_day(load(), _day(what))
+    if as_json:
+        _print_json({"folder": folder, "checks": {check.name: list(check.problems) for check in checks}})
+    else:
+        console.print(folder, checks_screen(checks), sep="\n", soft_wrap=True)
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise InputError("argument DAY", expected="a day as YYYY-MM-DD", found=repr(text)) from None
+
+
+def _print_json(data: object) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from error
+    except CheckFailed as error:
+        Console(stderr=True).print(f"[bold red]Check failed:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

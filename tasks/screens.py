@@ -1,0 +1,234 @@
+"""What a person looks at: one day's payouts, one output's credits, the outcome of checks. Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich import box
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from provenance.core.contracts import PAYABLE, UNATTRIBUTED
+from provenance.core.errors import ContractError, StoreError
+from provenance.core.money import PPB, format_minor
+from provenance.settlement.exports import MANIFEST, current_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rich.console import RenderableType
+
+    from provenance.core.store import Store
+    from provenance.settlement.verification import Check
+
+BAR = 16
+NAME = 20
+
+
+def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
+    """Manifest, payouts and credits of a day's revision in force."""
+    if not store.exists(current_key(day)):
+        raise StoreError(
+            store.locate(current_key(day)),
+            expected="a published day",
+            found="none",
+            hint=f"Published: {', '.join(days(store)) or 'no day yet'}.",
+        )
+    folder = store.read_json(current_key(day))["folder"]
+    manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
+    return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
+
+
+def days(store: Store) -> list[str]:
+    """Days with an export in force, oldest first."""
+    keys = store.list("exports/payouts")
+    return sorted(key.split("/day=")[1].split("/")[0] for key in keys if key.endswith("/current.json"))
+
+
+def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[RenderableType]:
+    """One day: what each owner earned, what went to escrow and why, and that it adds up."""
+    manifest, payouts, credits = read_export(store, day)
+    currencies = list(manifest["totals"])
+    count = credits["output_id"].n_unique()
+    owners = (
+        credits.filter(pl.col("account") == PAYABLE)
+        .group_by("owner_id")
+        .agg(pl.col("share_ppb", "low_ppb", "high_ppb").sum() / max(count, 1) / PPB, outputs=pl.len())
+        .sort("share_ppb", "owner_id", descending=[True, False])
+    )
+    money = {
+        (o, c): (e, b)
+        for o, c, e, b in payouts.select("owner_id", "currency", "earned_minor", "closing_balance_minor").iter_rows()
+    }
+    names = dict(payouts.select("owner_id", "owner_name").iter_rows())
+
+    table = _table(f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {manifest['inputs']['model_id']}")
+    table.add_column("owner", no_wrap=True)
+    for heading in (
+        "share",
+        "range",
+        "outputs",
+        *(f"{c}\nearned" for c in currencies),
+        *(f"{c}\nbalance" for c in currencies),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for owner, share, low, high, outputs in owners.head(most).iter_rows():
+        amounts = [money.get((owner, c), (0, 0)) for c in currencies]
+        table.add_row(
+            _name(names.get(owner, owner)),
+            f"{share:.2%}",
+            _range(low, high),
+            str(outputs),
+            *(format_minor(e, c, symbol=False) for (e, _), c in zip(amounts, currencies, strict=True)),
+            *(format_minor(b, c, symbol=False) for (_, b), c in zip(amounts, currencies, strict=True)),
+        )
+    rest = owners.slice(most)
+    if rest.height:
+        sums = [[sum(money.get((o, c), (0, 0))[i] for o in rest["owner_id"]) for c in currencies] for i in (0, 1)]
+        table.add_row(
+            f"and {rest.height} others",
+            f"{rest['share_ppb'].sum():.2%}",
+            "",
+            "",
+            *(format_minor(a, c, symbol=False) for row in sums for a, c in zip(row, currencies, strict=True)),
+            style="dim",
+        )
+    yield table
+    yield _escrow_table(manifest)
+    yield _totals_table(manifest)
+    if manifest["notice"]:
+        yield Text(manifest["notice"], style="bold yellow")
+
+
+def output_screen(
+    store: Store, output_id: str, day: str | None, *, most: int = 10
+) -> tuple[dict[str, Any], list[RenderableType]]:
+    """One output: its owners with shares, intervals and amounts, and the works behind each. Also as plain data."""
+    for candidate in [day] if day else reversed(days(store)):
+        manifest, payouts, credits = read_export(store, candidate)
+        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
+        if not rows.is_empty():
+            break
+    else:
+        known = read_export(store, days(store)[-1])[2]["output_id"].unique().sort().head(3).to_list() if days(store) else []
+        raise ContractError(
+            f"output {output_id!r}",
+            expected=f"an output of {day}" if day else "an output of a published day",
+            found="none",
+            hint=f"For example: {', '.join(known)}." if known else "No day is published yet; try make demo.",
+        )
+    content, revenue = _output(store, manifest, output_id)
+    names = dict(payouts.select("owner_id", "owner_name").iter_rows())
+    data = {
+        "output_id": output_id,
+        "day": candidate,
+        "revision": manifest["revision"],
+        "notice": manifest["notice"],
+        "revenue_minor": revenue,
+        "currency": rows["currency"][0],
+        "content": content,
+        "credits": [
+            {**row, "owner_name": names.get(row["owner_id"] or "", "")}
+            for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
+        ],
+    }
+    return data, list(_output_tables(data, most))
+
+
+def checks_screen(checks: list[Check]) -> Table:
+    """What was checked, and what was wrong."""
+    table = _table("")
+    table.add_column("check", no_wrap=True)
+    table.add_column("outcome")
+    for check in checks:
+        outcome = Text("holds", style="green") if check.passed else Text("\n".join(check.problems), style="bold red")
+        table.add_row(check.name, outcome)
+    return table
+
+
+def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> tuple[str, int]:
+    parts = [store.read_table(f"frozen/parts/{sha}.parquet") for sha in manifest["inputs"]["outputs"]]
+    row = pl.concat(parts).filter(pl.col("output_id") == output_id).row(0, named=True)
+    return row["content"].decode("utf-8", errors="replace"), row["revenue_minor"]
+
+
+def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
+    currency = data["currency"]
+    title = f"{data['output_id']} of {data['day']}, {format_minor(data['revenue_minor'], currency)}"
+    yield Panel(Text(data["content"]), title=title, expand=False)
+    yield Text(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", style="bold")
+    widest = max((credit["share_ppb"] for credit in data["credits"]), default=1)
+    for credit in data["credits"][:most]:
+        share, spread = f"{credit['share_ppb'] / PPB:.2%}", _range(credit["low_ppb"] / PPB, credit["high_ppb"] / PPB)
+        bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
+        amount = _fractional(credit["amount_nanominor"], currency)
+        yield Text(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>7}{amount:>11}")
+        for work in dict.fromkeys(work["work_id"] for work in credit["top_works"]):
+            yield Text(f"    {work}", style="dim")
+    rest = data["credits"][most:]
+    if rest:
+        share = sum(credit["share_ppb"] for credit in rest) / PPB
+        yield Text(f"and {len(rest)} others with {share:.2%} together (--most {len(data['credits'])} lists them)", style="dim")
+    if data["notice"]:
+        yield Text(data["notice"], style="bold yellow")
+
+
+def _table(title: str) -> Table:
+    """A table that fits a terminal of 80 columns."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _name(name: str) -> str:
+    return escape(name if len(name) <= NAME else f"{name[: NAME - 1]}…")
+
+
+def _who(credit: dict[str, Any]) -> str:
+    if credit["account"] == UNATTRIBUTED:
+        return "nobody (unattributed)"
+    return str(credit["owner_name"] or credit["owner_id"] or f"escrow: {credit['escrow_id']}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low * 100:.0f}-{high:.0%}"
+
+
+def _fractional(nanominor: int, currency: str) -> str:
+    """An amount of one output, cut to a thousandth of a minor unit; payouts round once per owner and day."""
+    minor, rest = divmod(nanominor, 1_000_000_000)
+    return f"{format_minor(minor, currency, symbol=False)}{rest // 1_000_000:03d}"
+
+
+def _escrow_table(manifest: Mapping[str, Any]) -> Table:
+    table = _table("In escrow, until somebody claims it")
+    amounts: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in manifest["escrow"]:
+        amounts[row["escrow_id"], row["reason"]].append(format_minor(row["amount_minor"], row["currency"]))
+    for heading in ("kept for", "because", "amount"):
+        table.add_column(heading)
+    for (escrow_id, reason), texts in amounts.items():
+        table.add_row(escape(escrow_id), escape(reason), ", ".join(texts))
+    return table
+
+
+def _totals_table(manifest: Mapping[str, Any]) -> Table:
+    table = _table("It adds up: revenue = developer + earned + escrowed + unattributed")
+    table.add_column("currency")
+    names = ("revenue_minor", "developer_minor", "earned_minor", "escrowed_minor", "unattributed_minor")
+    for name in names:
+        table.add_column(name.removesuffix("_minor"), justify="right")
+    table.add_column("difference", justify="right")
+    for currency, totals in manifest["totals"].items():
+        difference = totals["revenue_minor"] - sum(totals[name] for name in names[1:])
+        table.add_row(currency, *(format_minor(totals[name], currency, symbol=False) for name in names), str(difference))
+    return table
