@@ -19,7 +19,7 @@ demo: setup ## pay a day of a small model's outputs to the authors of its traini
 	@$(BIN)/python -m infra.demo --day "$(DAY)"
 
 ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)
-	@$(BIN)/python -m infra.local_airflow
+	@$(BIN)/python -m infra.local_airflow ui
 
 test: check ## every check and test: fast ones first, then whole nights
 	$(BIN)/pytest -m "not night"

@@ -76,11 +76,10 @@ def _run(day: date, console: Console) -> None:
     _outputs(store, corpus, settings, day, console)
 
     console.rule("Airflow")
-    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
     with _airflow_log(CHECKOUT / f"var/logs/demo-{day}.log", console) as log:
         local_airflow.migrate()
         for dag_id in ("ingest_corpus", "nightly_payouts"):
-            run = local_airflow.run_dag(dag_id, midnight)
+            run = local_airflow.run_dag(dag_id, day)
             if isinstance(run.error, InputError):
                 raise run.error
             if run.state != "success":

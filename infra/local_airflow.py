@@ -5,13 +5,18 @@ python -m infra.local_airflow        API server, scheduler, DAG processor and tr
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
 import secrets
+import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from provenance.core.errors import InputError, SettingsError
 from tasks.database import database_url
 from tasks.settings import CHECKOUT, load
 
@@ -30,7 +35,7 @@ class Run:
 
 def configure() -> None:
     """Point this process and its children at an Airflow of their own; must come before the first import of airflow."""
-    home = CHECKOUT / "var/airflow"
+    home = Path(os.environ.setdefault("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
     home.mkdir(parents=True, exist_ok=True)
     key = home / "jwt-secret"
     if not key.exists():
@@ -39,9 +44,7 @@ def configure() -> None:
     passwords = home / "passwords.json"
     if not passwords.exists():
         passwords.write_text(f'{{"{USER}": "{PASSWORD}"}}')
-    settings = load().database
     wanted = {
-        "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -52,11 +55,19 @@ def configure() -> None:
         "AIRFLOW__API__PORT": str(PORT),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API_AUTH__JWT_SECRET": key.read_text(),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url(settings, "airflow"),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-        # The children attach to the server that this process started, instead of looking after one of their own.
-        "PROVENANCE_DATABASE__URL": database_url(settings),
     }
+    settings = load().database
+    if not settings.url:
+        # Children attach to the server that this process started, instead of looking after one of their own.
+        wanted["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url(settings, "airflow")
+        wanted["PROVENANCE_DATABASE__URL"] = database_url(settings)
+    elif "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in os.environ:
+        raise SettingsError(
+            "environment: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+            expected="Airflow's own database, since database.url names a server",
+            found="nothing",
+        )
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
 
@@ -71,8 +82,11 @@ def migrate() -> None:
         db.upgradedb()
 
 
-def run_dag(dag_id: str, logical_date: datetime | None) -> Run:
-    """Run a DAG through Airflow in this process (`dag.test`), recorded in its database like any other run."""
+def run_dag(dag_id: str, day: date) -> Run:
+    """Run a DAG through Airflow in this process (`dag.test`), recorded in its database like any other run.
+
+    The run's data interval is the day; running the day again replaces its run, as clearing it in the UI would.
+    """
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(CHECKOUT / "dags")
@@ -86,22 +100,35 @@ def run_dag(dag_id: str, logical_date: datetime | None) -> Run:
 
     for operator in dag.tasks:
         operator.on_failure_callback = [remember]
-    # Rerunning a day replaces its run, as clearing it in the UI would.
-    run = dag.test(logical_date=logical_date, run_after=logical_date)
+    # A manual run covers the last whole interval before its date, so midnight after the day stands for the day.
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    run = dag.test(logical_date=midnight, run_after=midnight)
     instances = sorted(run.get_task_instances(), key=lambda i: i.start_date or datetime.max.replace(tzinfo=UTC))
     return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
 
 
 def main() -> None:
-    """Start all of Airflow, in the foreground, until Ctrl-C."""
+    """Start all of Airflow in the foreground, until Ctrl-C, or run one DAG for a day."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ui", help="all of Airflow, until Ctrl-C")
+    run_parser = commands.add_parser("run", help="one run of a DAG in this process; exit 2 for bad input, 1 for any failure")
+    run_parser.add_argument("dag_id", help="ingest_corpus or nightly_payouts")
+    run_parser.add_argument("day", type=date.fromisoformat, help="the day to pay, YYYY-MM-DD")
+    arguments = parser.parse_args()
     configure()
-    os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "INFO"
-    sys.stdout.write(f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD} (development only)\n")
-    sys.stdout.flush()
-    airflow = [str(CHECKOUT / ".venv/bin/airflow"), "standalone"]
-    import subprocess
-
-    raise SystemExit(subprocess.call(airflow))
+    if arguments.command == "ui":
+        os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "INFO"
+        sys.stdout.write(f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD} (development only)\n")
+        sys.stdout.flush()
+        migrate()
+        raise SystemExit(subprocess.call([str(Path(sys.executable).with_name("airflow")), "standalone"]))
+    logging.getLogger("provenance").setLevel(logging.INFO)
+    migrate()
+    run = run_dag(arguments.dag_id, arguments.day)
+    if run.error:
+        sys.stderr.write(f"{arguments.dag_id}: {type(run.error).__name__}: {run.error}\n")
+    raise SystemExit(0 if run.state == "success" else 2 if isinstance(run.error, InputError) else 1)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,7 @@ def _owners(metadata: PackageMetadata) -> tuple[tuple[str, ...], str | None]:
 
 
 def _field(metadata: PackageMetadata, name: str) -> str:
-    value = metadata[name] if name in metadata else ""
-    return str(make_header(decode_header(value))).strip()
+    return str(make_header(decode_header((metadata.get_all(name) or [""])[0]))).strip()
 
 
 def _licence(metadata: PackageMetadata) -> tuple[str | None, str | None]:

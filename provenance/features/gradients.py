@@ -107,6 +107,7 @@ def gradient_features(
     with _hooked(module, shape, matrices) as tap:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
+            tap.examples = len(rows)
             losses = example_losses(adapter, module, [contents[row] for row in rows])
             losses.sum().backward()
             features[xp.asarray(rows)] = tap.collect()
@@ -124,6 +125,7 @@ class _Tap:
     shape: Layout
     matrices: dict[str, tuple[Array, Array]]
     blocks: dict[str, Array] = field(default_factory=dict)
+    examples: int = 0
 
     def add(self, block: Block, x: torch.Tensor, d: torch.Tensor) -> None:
         """Project what a layer saw; a layer used twice adds up, as its gradient does."""
@@ -163,12 +165,14 @@ def _hooked(module: torch.nn.Module, shape: Layout, matrices: dict[str, tuple[Ar
 
 def _watch(tap: _Tap, block: Block) -> Any:
     def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-        x = inputs[0].detach()
-        started = not output.requires_grad
-        if started:  # the first layer that sees data: gradients are followed from here on
-            output = output.requires_grad_(True)
-        output.register_hook(lambda d: tap.add(block, x, d))
-        return output if started else None
+        x, seen = inputs[0].detach(), output
+        if not output.requires_grad:  # the first layer that sees data: gradients are followed from here on
+            seen = output.requires_grad_(True)
+        if output.shape[0] == 1 < tap.examples:  # positions, say, looked up once for all examples: one gradient each
+            seen = seen.expand(tap.examples, *output.shape[1:])
+            x = x.expand(tap.examples, *x.shape[1:])
+        seen.register_hook(lambda d: tap.add(block, x, d))
+        return seen
 
     return forward
 

@@ -184,29 +184,26 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence
         raise ModelError(who, expected=f"one number per example, shape ({len(contents)},)", found=found)
     if not bool(torch.isfinite(losses).all()):
         row = int((~torch.isfinite(losses)).nonzero()[0])
-        raise ModelError(f"{who} of example {row} of the batch", expected="a finite number", found=str(float(losses[row])))
+        raise ModelError(
+            f"{who} of example {row} of the batch", expected="a finite number", found=str(losses.detach()[row].item())
+        )
     return losses
 
 
 def _check_file(card: Path, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if any(start.startswith(magic) for magic in PICKLE_STARTS) or path.suffix in {
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".pkl",
-    }:
-        raise ModelError(
-            str(path),
-            expected="safetensors",
-            found="a pickle, which can run code when it is read",
-            hint="Convert it with safetensors.torch.save_file.",
-        )
-    _tensors(path, names_only=True)
+    try:
+        _tensors(path, names_only=True)
+    except ModelError:
+        # A safetensors file begins with the length of its header, any eight bytes, and the header with a brace.
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{" or not any(start.startswith(magic) for magic in PICKLE_STARTS):
+            raise
+        found = "a pickle, which can run code when it is read"
+        hint = "Convert it with safetensors.torch.save_file."
+        raise ModelError(str(path), expected="safetensors", found=found, hint=hint) from None
 
 
 def _tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]:

@@ -1,0 +1,212 @@
+"""What tests share: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, and a database."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from provenance.core.store import Store
+
+DAY = "2026-11-19"
+WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven", "lantern", "orchid", "paper", "violet"]
+
+
+def sentence(owner: int, number: int, words: int = 14) -> bytes:
+    """Text in which each owner has favourite words, so that influence has something to find."""
+    own = [WORDS[owner], WORDS[(owner + 1) % len(WORDS)]]
+    chosen = [own[(number * k + k // 2) % 2] if (number + k) % 3 else WORDS[(number * 7 + k * 5) % 12] for k in range(words)]
+    return (" ".join(chosen) + f" {number}.").encode()
+
+
+def corpus_frames(owners: int = 5, each: int = 12) -> dict[str, pl.DataFrame]:
+    """Examples of `owners` owners; the last one's works are unmatched, the first work has two claimants."""
+    rows, claims = [], []
+    for owner in range(owners):
+        matched = owner < owners - 1
+        for number in range(each):
+            work = f"work-{owner}-{number // 3}"
+            rows.append(
+                {
+                    "work_id": work,
+                    "content": sentence(owner, number),
+                    "position": number % 3,
+                    "source_uri": f"https://example.org/{work}",
+                    "owner_id": None if matched else "unmatched-somebody",
+                    "unmatched_reason": None if matched else "no author is named",
+                }
+            )
+            if matched and number % 3 == 0:
+                stakes = {f"owner-{owner}": 600_000_000, "owner-1": 400_000_000} if (owner, number) == (0, 0) else None
+                for who, stake in (stakes or {f"owner-{owner}": 1_000_000_000}).items():
+                    claims.append({"work_id": work, "owner_id": who, "stake_ppb": stake})
+    names = [{"owner_id": f"owner-{owner}", "name": f"Owner {owner}, Ltd."} for owner in range(owners - 1)]
+    return {
+        "examples": pl.DataFrame(rows, infer_schema_length=None),
+        "claims": pl.DataFrame(claims),
+        "owners": pl.DataFrame(names),
+    }
+
+
+def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
+    """A day of outputs in two currencies."""
+    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=UTC)
+    return pl.DataFrame(
+        {
+            "output_id": [f"{day}-{n:03d}" for n in range(count)],
+            "content": [sentence(n % 5, 100 + n) for n in range(count)],
+            "model_id": "tiny",
+            "revenue_minor": [149 + 50 * n for n in range(count)],
+            "currency": ["EUR", "USD"] * (count // 2) + ["EUR"] * (count % 2),
+            "served_at": noon,
+        }
+    )
+
+
+def deliver(store: Store, frames: dict[str, pl.DataFrame], days: tuple[str, ...] = (DAY,)) -> None:
+    """Lay a corpus and days of outputs where data teams would."""
+    for name, frame in frames.items():
+        store.write_table(f"corpus/{name}.parquet", frame)
+    for day in days:
+        store.write_table(f"outputs/day={day}/part.parquet", outputs_frame(day))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A byte-level transformer of a few thousand parameters, with a base and four checkpoints."""
+    from transformers import LlamaConfig
+
+    from provenance.features.adapters.causal_lm import CausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    LlamaConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=300, tie_word_embeddings=False, bos_token_id=256, eos_token_id=None,
+    ).save_pretrained(folder)  # fmt: skip
+    contents = corpus_frames()["examples"]["content"].to_list()
+    CausalLM(folder, epochs=8, batch_size=16, learning_rate=1e-2).train(contents, seed=1, folder=folder)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(f"file://{tmp_path}/store", {})
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory) -> str:
+    """URL of a throw-away PostgreSQL server; `{}` stands for the database."""
+    from tasks.database import get_server
+
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    return server.get_uri(database="PLACE", driver="psycopg2").replace("PLACE", "{}")
+
+
+def create_database(postgres: str) -> str:
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    return postgres.format(name)
+
+
+@pytest.fixture
+def database(postgres) -> str:
+    """URL of an empty database of the test's own."""
+    return create_database(postgres)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """A real S3 server (SeaweedFS): its endpoint, with credentials in the environment."""
+    folder = tmp_path_factory.mktemp("s3")
+    config = folder / "s3.json"
+    keys = {"accessKey": "test-access", "secretKey": "test-secret"}
+    actions = ["Admin", "Read", "List", "Tagging", "Write"]
+    config.write_text(json.dumps({"identities": [{"name": "pipeline", "credentials": [keys], "actions": actions}]}))
+    # SeaweedFS also listens on each port + 10000.
+    master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
+    weed = Path(sys.executable).with_name("weed")
+    command = [
+        str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-master.port={master}",
+        f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+        "-s3.port.iceberg=0", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-master.telemetry=false",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test-access",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    os.environ.update(environment)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{endpoint}/status", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "SeaweedFS did not start"
+                time.sleep(0.3)
+        yield endpoint
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # its graceful stop takes half a minute, and the data is thrown away
+        server.wait(20)
+        for name in environment:
+            os.environ.pop(name)
+
+
+@pytest.fixture
+def bucket(s3) -> Store:
+    """A store in a fresh bucket."""
+    import s3fs
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem(endpoint_url=s3, use_listings_cache=False).mkdir(name)
+    return Store(f"s3://{name}/root", {"endpoint_url": s3})
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path, tiny_model, database):
+    """Settings of a night on the tiny corpus and model, in the environment; returns a function that overrides some."""
+
+    def configure(store: Store, **extra: str) -> None:
+        values = {
+            "STORE__URL": store.url,
+            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
+            "DATABASE__URL": database,
+            "MODEL__FOLDER": str(tiny_model),
+            "MODEL__CACHE": str(tmp_path / "cache"),
+            "CORPUS__SHARD_EXAMPLES": "8",
+            "CLUSTER__WORKERS": "1",
+            **extra,
+        }
+        for name, value in values.items():
+            monkeypatch.setenv(f"PROVENANCE_{name}", value)
+
+    return configure

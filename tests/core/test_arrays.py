@@ -1,0 +1,26 @@
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+
+from provenance.core.arrays import from_torch, namespace, namespace_of, to_numpy
+from provenance.core.errors import SettingsError
+
+
+def test_an_array_names_its_own_library():
+    assert namespace(np.zeros(2)) is np
+    assert namespace(array_api_strict.zeros(2)) is array_api_strict
+
+
+def test_torch_tensors_are_viewed_and_not_copied():
+    tensor = torch.arange(3.0)
+    view = from_torch(tensor)
+    tensor[0] = 7
+    assert view[0] == 7
+    assert isinstance(to_numpy(view), np.ndarray)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_an_error_and_never_a_fallback():
+    with pytest.raises(SettingsError, match="device: expected a CUDA device"):
+        namespace_of("cuda")

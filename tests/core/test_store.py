@@ -1,0 +1,90 @@
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+import pytest
+
+from provenance.core.errors import StoreError
+from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.night)])
+def any_store(request):
+    return request.getfixturevalue("store" if request.param == "file" else "bucket")
+
+
+def test_what_is_written_is_read(any_store):
+    any_store.write("a/b", b"1")
+    any_store.write("a/b", b"2")
+    any_store.write("a/c/d", b"3")
+    assert any_store.read("a/b") == b"2"
+    assert any_store.list("a") == ["a/b", "a/c/d"]
+    assert any_store.list("nothing") == []
+    assert any_store.exists("a/b")
+    assert not any_store.exists("a/x")
+    frame = pl.DataFrame({"x": [1, 2], "y": ["a", None]})
+    assert any_store.write_table("t.parquet", frame) == sha256(any_store.read("t.parquet"))
+    assert any_store.read_table("t.parquet").equals(frame)
+
+
+def test_of_many_writers_that_create_one_wins(any_store):
+    def race(writer):
+        return any_store.create("contested", str(writer).encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(race, range(8)))
+    assert outcomes.count(True) == 1
+    assert any_store.read("contested") == str(outcomes.index(True)).encode()
+
+
+def test_missing_object_is_a_clear_error(any_store):
+    with pytest.raises(StoreError, match="expected an object, found nothing"):
+        any_store.read("no/such")
+
+
+def test_a_killed_writer_leaves_nothing_that_is_listed(store):
+    script = f"""
+import os
+from provenance.core.store import Store
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+Store({store.url!r}, {{}}).write("folder/object", b"half")
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == -9
+    assert os.listdir(store.path("folder")), "the write aside should have begun"
+    assert store.list("folder") == []
+    assert not store.exists("folder/object")
+
+
+def test_unwritable_store_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"file/store.*expected a writable store.*\[store\]"):
+        Store(f"file://{tmp_path}/file/store", {}).check_writable()
+
+
+@pytest.mark.night
+def test_wrong_credentials_are_a_clear_error(bucket):
+    wrong = Store(bucket.url, {**bucket.options, "key": "test-access", "secret": "wrong"})
+    with pytest.raises(StoreError, match="expected a writable store"):
+        wrong.check_writable()
+
+
+def test_equal_frames_give_equal_bytes():
+    frame = pl.DataFrame({"x": range(1000), "y": [f"{n}" for n in range(1000)]})
+    halves = pl.concat([frame[:500], frame[500:]], rechunk=False)
+    assert to_parquet(frame) == to_parquet(halves)
+
+
+def test_digest_is_of_the_value_and_not_of_its_spelling():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert canonical_json({"b": "ü", "a": 1}) == '{\n  "a": 1,\n  "b": "ü"\n}\n'.encode()
+
+
+def test_fetch_refuses_another_content(store, tmp_path):
+    store.write("m/file", b"weights")
+    with pytest.raises(StoreError, match="m/file: expected SHA-256"):
+        store.fetch("m", {"file": "0" * 64}, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert (store.fetch("m", {"file": sha256(b"weights")}, tmp_path / "copy") / "file").read_bytes() == b"weights"

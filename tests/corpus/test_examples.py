@@ -1,0 +1,155 @@
+from datetime import date
+
+import polars as pl
+import pytest
+from conftest import corpus_frames, deliver
+
+from provenance.core.errors import ContractError
+from provenance.corpus.examples import check_claims, check_examples, parties, read_corpus
+
+PPB = 1_000_000_000
+
+
+def test_a_good_corpus_is_read_whole(store):
+    frames = corpus_frames()
+    deliver(store, {**frames, "examples": frames["examples"].with_columns(mood=pl.lit("glad"))})
+    corpus = read_corpus(store, "corpus")
+    assert corpus.examples.height == 60
+    assert corpus.examples["example_id"].n_unique() == 60
+    assert corpus.examples["mood"].unique().to_list() == ["glad"], "extra columns are carried along"
+    assert corpus.owners["name"].to_list()[0] == "Owner 0, Ltd."
+
+
+def test_without_claims_and_owners_files_the_examples_speak(store):
+    examples = pl.DataFrame({"work_id": ["a", "b"], "content": [b"x", b"x"], "owner_id": ["p", "q"]})
+    deliver(store, {"examples": examples})
+    corpus = read_corpus(store, "corpus")
+    assert corpus.claims.select("work_id", "owner_id", "stake_ppb").rows() == [("a", "p", PPB), ("b", "q", PPB)]
+    assert corpus.owners["name"].to_list() == ["p", "q"]
+
+
+def broken(**changes):
+    frames = corpus_frames()
+    for name, change in changes.items():
+        frames[name] = change(frames[name])
+    return frames
+
+
+def nth(row, value):
+    return pl.when(pl.int_range(pl.len()) == row).then(value)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (
+            broken(examples=lambda f: f.with_columns(unmatched_reason=pl.lit(None, pl.String))),
+            r"examples.parquet: row 48 .*'owner_id': expected an owner .*unmatched_reason, found neither \(and 11 more",
+        ),
+        (
+            broken(examples=lambda f: f.with_columns(example_id=pl.lit("same"))),
+            r"examples.parquet: row 1: example_id: expected a key that no other row has, found 'same', which row 0 has",
+        ),
+        (
+            broken(examples=lambda f: f.with_columns(content=nth(3, pl.lit(b"")).otherwise("content"))),
+            r"examples.parquet: row 3 .*'content': expected at least one byte, found none",
+        ),
+        (broken(examples=lambda f: f.drop("content")), r"examples.parquet: column 'content': expected a required column"),
+        (
+            broken(examples=lambda f: f.with_columns(pl.col("content").cast(pl.String))),
+            r"examples.parquet: column 'content': expected type Binary, found type String",
+        ),
+        (
+            broken(examples=lambda f: f.with_columns(modality=pl.lit("smell"))),
+            r"row 0 .*'modality': expected one of text, code, image, music, found 'smell' \(and 59 more rows\)",
+        ),
+        (
+            broken(examples=lambda f: f.with_columns(content_sha256=pl.lit("0" * 64))),
+            r"'content_sha256': expected the content's SHA-256",
+        ),
+        (
+            broken(examples=lambda f: f.with_columns(unmatched_reason=pl.lit("no author"))),
+            r"row 0 .*'unmatched_reason': expected nothing, since the work has an owner, found 'no author'",
+        ),
+        (
+            broken(claims=lambda f: f.with_columns(owner_id=nth(2, pl.lit("stranger")).otherwise("owner_id"))),
+            r"claims.parquet: row \d+ .*'owner_id': expected an owner of .*owners.parquet, found 'stranger'",
+        ),
+        (
+            broken(claims=lambda f: f.with_columns(pl.col("stake_ppb") - 1)),
+            r"claims.parquet: work_id 'work-0-0': column 'stake_ppb': expected stakes that sum to 1,000,000,000, found 999,999,998",
+        ),
+        (
+            broken(owners=lambda f: pl.concat([f, f.head(1)])),
+            r"owners.parquet: row 4: owner_id: expected a key .*'owner-0', which row 0",
+        ),
+    ],
+)
+def test_a_broken_delivery_names_file_row_column_expected_and_found(store, frames, message):
+    deliver(store, frames)
+    with pytest.raises(ContractError, match=message):
+        read_corpus(store, "corpus")
+
+
+def test_no_corpus_at_all_says_what_one_is(store):
+    with pytest.raises(ContractError, match=r"corpus/examples.parquet: expected the examples .* A corpus is a folder"):
+        read_corpus(store, "corpus")
+
+
+def test_a_work_has_one_owner_where_there_is_no_claims_file():
+    frame = pl.DataFrame({"work_id": ["w", "w"], "content": [b"x", b"y"], "owner_id": ["a", "b"]})
+    with pytest.raises(ContractError, match="'owner_id': expected one owner per work"):
+        check_examples(frame, "f")
+
+
+def test_stakes_must_sum_to_one_on_every_day():
+    def claims(rows):
+        columns = ["work_id", "owner_id", "stake_ppb", "valid_from", "valid_to"]
+        return pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None)
+
+    half = PPB // 2
+    sold = claims([("w", "a", PPB, None, date(2026, 1, 31)), ("w", "b", PPB, date(2026, 2, 1), None)])
+    assert check_claims(sold, "f").height == 2
+    lapsed = claims([("w", "a", PPB, date(2026, 1, 1), date(2026, 1, 31))])
+    assert check_claims(lapsed, "f").height == 1, "nobody claims it afterwards, so it goes to escrow"
+    overlap = claims([("w", "a", PPB, None, date(2026, 2, 5)), ("w", "b", PPB, date(2026, 2, 1), None)])
+    with pytest.raises(ContractError, match="work_id 'w'.* on 2026-02-01, found 2,000,000,000"):
+        check_claims(overlap, "f")
+    leaves = claims([("w", "a", half, None, None), ("w", "b", half, None, date(2026, 3, 1))])
+    with pytest.raises(ContractError, match="on 2026-03-02, found 500,000,000"):
+        check_claims(leaves, "f")
+    with pytest.raises(ContractError, match="'valid_to': expected a day on or after valid_from"):
+        check_claims(claims([("w", "a", PPB, date(2026, 2, 2), date(2026, 2, 1))]), "f")
+
+
+def test_parties_follow_the_claims_of_the_day():
+    examples = check_examples(
+        pl.DataFrame(
+            {
+                "work_id": ["sold", "free", "lost"],
+                "content": [b"x", b"y", b"z"],
+                "owner_id": [None, "unmatched-b", None],
+                "unmatched_reason": [None, "no name", "no name"],
+            }
+        ),
+        "f",
+    )
+    claims = check_claims(
+        pl.DataFrame(
+            {
+                "work_id": ["sold", "sold"],
+                "owner_id": ["a", "b"],
+                "stake_ppb": [PPB, PPB],
+                "valid_from": [None, date(2026, 2, 1)],
+                "valid_to": [date(2026, 1, 31), None],
+            }
+        ),
+        "f",
+    )
+
+    def on(day):
+        return parties(examples, claims, day).rows()
+
+    escrow = [("free", "escrow", "unmatched-b", PPB), ("lost", "escrow", "lost", PPB)]
+    assert on(date(2026, 1, 31)) == [*escrow, ("sold", "payable", "a", PPB)]
+    assert on(date(2026, 2, 1)) == [*escrow, ("sold", "payable", "b", PPB)]

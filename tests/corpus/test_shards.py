@@ -1,0 +1,58 @@
+import polars as pl
+from conftest import corpus_frames, deliver
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provenance.corpus.examples import check_examples, read_corpus
+from provenance.corpus.shards import CURRENT, cut, freeze_corpus, load_frozen
+
+
+def examples(numbers):
+    frame = pl.DataFrame({"work_id": [f"{n:06d}" for n in numbers], "content": [b"%d" % n for n in numbers]})
+    return check_examples(frame.with_columns(owner_id=pl.lit("o")), "f")
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=300), st.integers(1, 40))
+def test_every_example_is_in_one_shard_and_no_shard_is_too_large(numbers, size):
+    shards = list(cut(examples(numbers), size))
+    assert pl.concat(shards)["work_id"].to_list() == sorted(f"{n:06d}" for n in numbers)
+    assert all(shard.height <= 2 * size for shard in shards)
+
+
+def test_a_work_added_changes_few_shards():
+    before = {tuple(s["work_id"]) for s in cut(examples(range(0, 4000, 2)), 32)}
+    after = {tuple(s["work_id"]) for s in cut(examples([*range(0, 4000, 2), 1001]), 32)}
+    assert len(before) > 40
+    assert len(after - before) <= 3
+
+
+def test_freezing_twice_is_freezing_once(store):
+    deliver(store, corpus_frames())
+    corpus = read_corpus(store, "corpus")
+    first = freeze_corpus(store, corpus, shard_examples=8)
+    listed = store.list("frozen")
+    assert freeze_corpus(store, corpus, shard_examples=8) == first
+    assert store.list("frozen") == listed
+    assert store.read_json(CURRENT)["digest"] == first.digest
+    assert load_frozen(store, first.digest) == first
+    unmatched = store.read_table(first.unmatched.key)
+    assert unmatched.rows() == [("unmatched-somebody", "no author is named", 4, 12)]
+
+
+def test_held_out_examples_are_in_no_shard(store):
+    frames = corpus_frames()
+    held_out = pl.when(pl.col("work_id").str.ends_with("-3")).then(pl.lit("held_out")).otherwise(pl.lit("train"))
+    deliver(store, {**frames, "examples": frames["examples"].with_columns(split=held_out)})
+    frozen = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    assert (frozen.examples, frozen.held_out) == (45, 15)
+    assert sum(shard.rows for shard in frozen.shards) == 45
+
+
+def test_labels_do_not_change_what_a_model_would_see(store):
+    frames = corpus_frames()
+    deliver(store, frames)
+    one = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    deliver(store, {**frames, "examples": frames["examples"].with_columns(licence_spdx=pl.lit("MIT"))})
+    two = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    assert one.digest != two.digest
+    assert [s.content_digest for s in one.shards] == [s.content_digest for s in two.shards]

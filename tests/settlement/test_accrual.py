@@ -1,0 +1,63 @@
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provenance.core.contracts import SHARES
+from provenance.core.money import NANO, PPB, allocate
+from provenance.settlement.accrual import Account, accrue, credit_outputs, totals
+
+
+def night(revenues, weights):
+    """Outputs with `revenues` (minor units, currency) and shares by `weights[output][party]`."""
+    outputs = pl.DataFrame(
+        {
+            "output_id": [f"o{n}" for n in range(len(revenues))],
+            "revenue_minor": [r for r, _ in revenues],
+            "currency": [c for _, c in revenues],
+        },
+        schema={"output_id": pl.String, "revenue_minor": pl.Int64, "currency": pl.String},
+    )
+    rows = []
+    for n, parts in enumerate(weights):
+        for party, ppb in enumerate(allocate(PPB, parts)):
+            account = "escrow" if party == 2 else "payable"
+            rows.append((f"o{n}", account, f"p{party}", ppb, ppb, ppb))
+    return outputs, pl.DataFrame(rows, schema=SHARES.schema, orient="row")
+
+
+nights = st.integers(1, 12).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.tuples(st.integers(0, 10**9), st.sampled_from(["EUR", "USD", "JPY"])), min_size=n, max_size=n),
+        st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any), min_size=n, max_size=n),
+    )
+)
+
+
+@given(nights, st.integers(0, PPB))
+def test_every_output_is_split_exactly(case, developer_ppb):
+    outputs, shares = night(*case)
+    credits = credit_outputs(outputs, shares, developer_ppb=developer_ppb)
+    sums = dict(credits.group_by("output_id").agg(pl.col("amount_nanominor").sum()).iter_rows())
+    for output, revenue, _ in outputs.iter_rows():
+        assert sums[output] + revenue * developer_ppb == revenue * NANO
+
+
+@given(nights, st.integers(0, PPB))
+def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
+    outputs, shares = night(*case)
+    credits = credit_outputs(outputs, shares, developer_ppb=developer_ppb)
+    amounts = accrue(outputs, credits, developer_ppb=developer_ppb)
+    for currency in outputs["currency"].unique():
+        assert sum(amount for account, amount in amounts.items() if account.currency == currency) == 0
+    exact = credits.group_by("account", "party_id", "currency").agg(pl.col("amount_nanominor").cast(pl.Int128).sum())
+    for account, party, currency, nano in exact.iter_rows():
+        assert abs(-amounts.get(Account(account, party, currency), 0) * NANO - nano) < NANO
+    for row in totals(amounts).values():
+        parts = row["developer_minor"] + row["earned_minor"] + row["escrowed_minor"] + row["unattributed_minor"]
+        assert parts == row["revenue_minor"]
+
+
+def test_cents_of_many_outputs_add_up_before_they_are_rounded():
+    outputs, shares = night([(1, "EUR")] * 1000, [[1, 1, 1]] * 1000)
+    amounts = accrue(outputs, credit_outputs(outputs, shares, developer_ppb=0), developer_ppb=0)
+    assert sorted(-a for k, a in amounts.items() if k.account != "receivable") == [333, 333, 334]

@@ -1,0 +1,209 @@
+import csv
+import io
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import openpyxl
+import polars as pl
+import pytest
+
+from provenance.core.contracts import CREDITS, EVIDENCE, PAYOUTS
+from provenance.core.errors import StoreError
+from provenance.settlement.accrual import Account, totals
+from provenance.settlement.exports import build, current_key, point_to, write
+from provenance.settlement.payouts import credits, payouts
+from provenance.settlement.verification import verify
+
+DAY = date(2026, 11, 19)
+BEFORE = {Account("payable", "ann", "EUR"): -500, Account("payable", "zoe", "EUR"): -7, Account("receivable", "", "EUR"): 507}
+AFTER = {
+    Account("receivable", "", "EUR"): 100, Account("developer", "", "EUR"): -30, Account("payable", "ann", "EUR"): -40,
+    Account("payable", "bob", "EUR"): -20, Account("escrow", "unmatched-x", "EUR"): -10,
+}  # fmt: skip
+NAMES = {"ann": "=HYPERLINK(evil)", "bob": 'Bo "B", Ltd.'}
+
+
+def tables(revision=1, day_before=None):
+    shares = [("o1", "payable", "ann", 600), ("o1", "payable", "bob", 400), ("o2", "escrow", "unmatched-x", 1000)]
+    credited = pl.DataFrame(
+        [(o, a, p, s * 10**6, 0, 10**9, "EUR", s * 10**6) for o, a, p, s in shares],
+        schema=["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"],
+        orient="row",
+    )
+    evidence = pl.DataFrame(
+        [("o1", "payable", "ann", "e1", "w1", None, 0.5), ("o1", "payable", "ann", "e2", "w2", "u", 2.5)],
+        schema=EVIDENCE.schema,
+        orient="row",
+    )
+    credit = credits(DAY, credited, evidence)
+    opening = BEFORE if day_before is None else {**BEFORE, **{k: BEFORE.get(k, 0) + v for k, v in day_before.items()}}
+    pay = payouts(
+        DAY, revision, opening=opening, day_before=day_before or {}, day_after=AFTER, credits=credit, names=NAMES
+    )  # fmt: skip
+    return pay, credit
+
+
+def export(revision=1, **facts):
+    pay, credit = tables(revision)
+    entries = sorted(AFTER.items())
+    return build(DAY, revision, payouts=pay, credits=credit, entries=entries, totals=totals(AFTER),
+                 facts={"notice": "invented", "previous": None, **facts})  # fmt: skip
+
+
+def test_tables_have_the_promised_columns():
+    pay, credit = tables()
+    assert pay.schema == PAYOUTS.schema
+    assert credit.schema == CREDITS.schema
+    assert export().files["payouts.csv"].decode().splitlines()[0] == (
+        "day,revision,owner_id,owner_name,currency,outputs,opening_balance_minor,earned_minor,adjustment_minor,"
+        "recouped_minor,withheld_minor,held_minor,paid_minor,closing_balance_minor,status,hold_reason"
+    )
+
+
+def test_an_owner_who_earned_nothing_today_keeps_the_balance():
+    pay, _ = tables()
+    zoe = pay.row(by_predicate=pl.col("owner_id") == "zoe", named=True)
+    assert (zoe["opening_balance_minor"], zoe["earned_minor"], zoe["closing_balance_minor"]) == (7, 0, 7)
+
+
+def test_a_later_revision_takes_back_what_was_booked_before():
+    pay, _ = tables(2, day_before={Account("payable", "ann", "EUR"): -45, Account("receivable", "", "EUR"): 45})
+    ann = pay.row(by_predicate=pl.col("owner_id") == "ann", named=True)
+    assert (ann["opening_balance_minor"], ann["earned_minor"], ann["adjustment_minor"]) == (545, 40, -45)
+    assert ann["closing_balance_minor"] == 540
+
+
+def test_works_behind_a_credit_come_most_influential_first():
+    _, credit = tables()
+    ann = credit.row(by_predicate=pl.col("owner_id") == "ann", named=True)
+    assert [work["work_id"] for work in ann["top_works"]] == ["w2", "w1"]
+    escrow = credit.row(by_predicate=pl.col("account") == "escrow", named=True)
+    assert (escrow["owner_id"], escrow["escrow_id"], escrow["top_works"]) == (None, "unmatched-x", [])
+
+
+def test_the_same_booking_gives_the_same_bytes():
+    assert export().files == export().files
+    assert export().manifest == export().manifest
+
+
+def test_the_workbook_opens_and_its_totals_are_formulas():
+    book = openpyxl.load_workbook(io.BytesIO(export().files["payouts.xlsx"]))
+    assert [cell.value for cell in book["Payouts"][1]][:3] == ["day", "revision", "owner_id"]
+    assert book["Payouts"]["D2"].value == "=HYPERLINK(evil)"
+    assert book["Payouts"]["D2"].data_type == "s", "a name is text, whatever it begins with"
+    header = [cell.value for cell in book["Totals"][1]]
+    row = {name: cell.value for name, cell in zip(header, book["Totals"][2], strict=True)}
+    assert row["earned_minor"].startswith("=SUMIFS(")
+    assert row["revenue_minor"] == 100
+
+
+def test_bean_check_accepts_the_journal(tmp_path):
+    path = tmp_path / "journal.beancount"
+    path.write_bytes(export().files["journal.beancount"])
+    assert "Liabilities:Payable:Ann  -0.40 EUR" in path.read_text()
+    checked = subprocess.run(
+        [str(Path(sys.executable).with_name("bean-check")), str(path)], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_revision_is_never_edited(store):
+    assert write(store, export())
+    assert not write(store, export()), "the same again is nothing new"
+    other = export()
+    other.manifest["files"]["payouts.csv"]["sha256"] = "0" * 64
+    with pytest.raises(StoreError, match="expected the files that were published"):
+        write(store, other)
+
+
+def test_the_pointer_never_goes_back(store):
+    write(store, export(1))
+    write(store, export(2))
+    point_to(store, DAY, 1)
+    assert store.read_json(current_key(DAY))["revision"] == 2
+
+
+def test_an_export_holds_on_an_empty_day(store):
+    empty_pay, empty_credit = pl.DataFrame(schema=PAYOUTS.schema), pl.DataFrame(schema=CREDITS.schema)
+    nil = build(DAY, 1, payouts=empty_pay, credits=empty_credit, entries=[], totals={}, facts={"previous": None})
+    write(store, nil)
+    assert all(check.passed for check in verify(store, nil.folder))
+
+
+def published(store):
+    done = export()
+    write(store, done)
+    return done.folder
+
+
+def failing(store, folder, **options):
+    return {check.name: check.problems for check in verify(store, folder, **options) if not check.passed}
+
+
+def test_a_good_export_holds(store):
+    ledger = {
+        Account("payable", "ann", "EUR"): -540,
+        Account("payable", "bob", "EUR"): -20,
+        Account("payable", "zoe", "EUR"): -7,
+    }
+    assert failing(store, published(store), ledger=ledger) == {}
+
+
+def test_a_changed_cent_is_found(store):
+    folder = published(store)
+    data = store.read(f"{folder}/payouts.csv")
+    store.write(f"{folder}/payouts.csv", data.replace(b",540,", b",541,"))
+    assert "payouts.csv: SHA-256 is" in failing(store, folder)["checksums"][0]
+
+
+def test_a_removed_file_is_found(store):
+    folder = published(store)
+    store.remove(f"{folder}/credits.parquet")
+    assert failing(store, folder)["checksums"] == ("credits.parquet: nothing",)
+
+
+def forge(store, folder, change):
+    """Change payouts.csv and the manifest's checksum with it, as a careful forger would."""
+    from provenance.core.store import canonical_json, sha256
+
+    rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
+    change(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    store.write(f"{folder}/payouts.csv", text.getvalue().encode())
+    manifest = store.read_json(f"{folder}/manifest.json")
+    manifest["files"]["payouts.csv"]["sha256"] = sha256(text.getvalue().encode())
+    store.write(f"{folder}/manifest.json", canonical_json(manifest))
+
+
+def test_a_row_that_does_not_add_up_is_found(store):
+    folder = published(store)
+    forge(store, folder, lambda rows: rows[0].update(closing_balance_minor="541"))
+    assert failing(store, folder) == {"row identities": ("payouts.csv line 2 (ann): closing is 541, adds up to 540",)}
+
+
+def test_rows_that_do_not_add_up_to_the_totals_are_found(store):
+    folder = published(store)
+    forge(store, folder, lambda rows: rows[0].update(earned_minor="41", closing_balance_minor="541"))
+    assert failing(store, folder) == {"control totals": ("EUR: rows earn 61, the manifest says 60",)}
+
+
+def test_a_balance_that_the_ledger_does_not_know_is_found(store):
+    ledger = {
+        Account("payable", "ann", "EUR"): -540,
+        Account("payable", "bob", "EUR"): -21,
+        Account("payable", "zoe", "EUR"): -7,
+    }
+    assert failing(store, published(store), ledger=ledger) == {"ledger": ("bob EUR: the file closes at 20, the ledger at 21",)}
+
+
+def test_a_broken_chain_is_found(store):
+    folder = published(store)
+    later = export(2, previous={"day": str(DAY), "revision": 1, "manifest_sha256": "0" * 64})
+    write(store, later)
+    assert "the chain says 000" in failing(store, later.folder)["previous manifest"][0]
+    assert folder != later.folder

@@ -1,0 +1,98 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+
+import pytest
+import sqlalchemy as sa
+
+from provenance.settlement import ledger
+from provenance.settlement.accrual import Account
+
+MONDAY, TUESDAY = date(2026, 11, 16), date(2026, 11, 17)
+REVENUE, ANN, BOB = Account("receivable", "", "EUR"), Account("payable", "ann", "EUR"), Account("payable", "bob", "EUR")
+
+
+@pytest.fixture
+def engine(database):
+    engine = sa.create_engine(database)
+    ledger.migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def day(ann, bob):
+    return {account: amount for account, amount in ((REVENUE, ann + bob), (ANN, -ann), (BOB, -bob)) if amount}
+
+
+def test_migrating_twice_is_migrating_once(engine):
+    ledger.migrate(engine)
+
+
+def test_the_schema_of_the_migrations_is_the_one_that_the_code_knows(engine):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), ledger.METADATA) == []
+
+
+def test_the_same_cause_is_booked_once(engine):
+    first = ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c")
+    assert ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c") == first
+    assert len(ledger.bookings(engine)) == 1
+    assert ledger.balances(engine, through=first.booking_id) == day(70, 30)
+
+
+def test_a_day_booked_again_is_booked_by_difference(engine):
+    first = ledger.book(engine, MONDAY, day(70, 30), night="n1", cause="c1")
+    other = ledger.book(engine, TUESDAY, day(5, 5), night="t", cause="t")
+    second = ledger.book(engine, MONDAY, day(60, 50), night="n2", cause="c2")
+    assert (second.revision, second.corrects) == (2, first.booking_id)
+    assert dict(ledger.entries(engine, second.booking_id)) == {REVENUE: 10, ANN: 10, BOB: -20}
+    assert ledger.of_day(engine, MONDAY, through=second.booking_id) == day(60, 50)
+    assert ledger.of_day(engine, MONDAY, through=other.booking_id) == day(70, 30)
+    assert ledger.balances(engine, through=second.booking_id) == day(65, 55)
+    back = ledger.book(engine, MONDAY, day(70, 30), night="n1", cause="c1")
+    assert back.revision == 3, "back to what it was is a correction too"
+
+
+def test_two_processes_that_book_a_day_at_once_end_as_one_booking(engine):
+    def book(_):
+        return ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c").booking_id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(book, range(12)))) == 1
+
+
+def test_days_booked_at_once_chain(engine):
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: ledger.book(engine, date(2026, 11, n), day(n, 1), night="n", cause=f"c{n}"), range(1, 13)))
+    booked = ledger.bookings(engine)
+    assert len(booked) == 12
+    assert ledger.balances(engine, through=booked[-1].booking_id) == day(78, 12)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE entry SET amount_minor = 1", "DELETE FROM entry", "DELETE FROM booking",
+                                       "UPDATE booking SET night = 'x'", "TRUNCATE entry, booking"])  # fmt: skip
+def test_the_database_refuses_to_change_what_is_booked(engine, statement):
+    ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c")
+    with pytest.raises(sa.exc.InternalError, match="only ever added to"), engine.begin() as connection:
+        connection.execute(sa.text(statement))
+    assert ledger.balances(engine, through=99) == day(70, 30)
+
+
+def test_the_database_refuses_a_booking_that_does_not_balance(engine):
+    with pytest.raises(sa.exc.InternalError, match="does not balance: EUR is off by 1 minor units"):
+        ledger.book(engine, MONDAY, {REVENUE: 100, ANN: -99}, night="n", cause="c")
+    assert ledger.bookings(engine) == []
+
+
+def test_the_database_refuses_currencies_that_balance_only_together(engine):
+    with pytest.raises(sa.exc.InternalError, match="does not balance"):
+        ledger.book(engine, MONDAY, {REVENUE: 100, Account("payable", "ann", "USD"): -100}, night="n", cause="c")
+
+
+def test_the_database_refuses_entries_that_come_late(engine):
+    booking = ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c")
+    late = "INSERT INTO entry VALUES (:b, 9, 'payable', 'eve', 'EUR', -1), (:b, 10, 'receivable', '', 'EUR', 1)"
+    with pytest.raises(sa.exc.InternalError, match="transaction that made their booking"), engine.begin() as connection:
+        connection.execute(sa.text(late), {"b": booking.booking_id})
