@@ -107,6 +107,13 @@ def run_dag(dag_id: str, day: date) -> Run:
     return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
 
 
+def exit_code(run: Run) -> int:
+    """0 for a run that succeeded, 2 for one that met bad input, 1 for any other."""
+    if run.state == "success":
+        return 0
+    return 2 if isinstance(run.error, InputError) else 1
+
+
 def main() -> None:
     """Start all of Airflow in the foreground, until Ctrl-C, or run one DAG for a day."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,12 +130,14 @@ def main() -> None:
         sys.stdout.flush()
         migrate()
         raise SystemExit(subprocess.call([str(Path(sys.executable).with_name("airflow")), "standalone"]))
-    logging.getLogger("provenance").setLevel(logging.INFO)
+    ours = logging.getLogger("provenance")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(logging.StreamHandler())
     migrate()
     run = run_dag(arguments.dag_id, arguments.day)
     if run.error:
         sys.stderr.write(f"{arguments.dag_id}: {type(run.error).__name__}: {run.error}\n")
-    raise SystemExit(0 if run.state == "success" else 2 if isinstance(run.error, InputError) else 1)
+    raise SystemExit(exit_code(run))
 
 
 if __name__ == "__main__":

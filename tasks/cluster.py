@@ -50,7 +50,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             n_workers=settings.workers,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=None,
+            dashboard_address=":0",
             resources=resources,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -73,8 +73,8 @@ def compute(
     A worker lost is retried elsewhere. Bad input is not: the first InputError ends the stage.
     """
     resources = {"GPU": 1} if settings.device == "cuda" else {}
-    everywhere = client.scatter(shared, broadcast=True, hash=False)
-    futures = client.map(_guarded, items, shared=everywhere, function=function, retries=2, pure=False, resources=resources)
+    # Not scattered: what a scheduler holds survives the loss of every worker, and Dask sends it to each worker once.
+    futures = client.map(_guarded, items, shared=shared, function=function, retries=2, pure=False, resources=resources)
     index = {future.key: number for number, future in enumerate(futures)}
     results: dict[int, Result] = {}
     told = time.monotonic()

@@ -8,77 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
-from datetime import UTC, datetime
 from pathlib import Path
 
-import polars as pl
 import pytest
-import sqlalchemy as sa
+from samples import corpus_frames, create_database, new_bucket
 
 from provenance.core.store import Store
-
-DAY = "2026-11-19"
-WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven", "lantern", "orchid", "paper", "violet"]
-
-
-def sentence(owner: int, number: int, words: int = 14) -> bytes:
-    """Text in which each owner has favourite words, so that influence has something to find."""
-    own = [WORDS[owner], WORDS[(owner + 1) % len(WORDS)]]
-    chosen = [own[(number * k + k // 2) % 2] if (number + k) % 3 else WORDS[(number * 7 + k * 5) % 12] for k in range(words)]
-    return (" ".join(chosen) + f" {number}.").encode()
-
-
-def corpus_frames(owners: int = 5, each: int = 12) -> dict[str, pl.DataFrame]:
-    """Examples of `owners` owners; the last one's works are unmatched, the first work has two claimants."""
-    rows, claims = [], []
-    for owner in range(owners):
-        matched = owner < owners - 1
-        for number in range(each):
-            work = f"work-{owner}-{number // 3}"
-            rows.append(
-                {
-                    "work_id": work,
-                    "content": sentence(owner, number),
-                    "position": number % 3,
-                    "source_uri": f"https://example.org/{work}",
-                    "owner_id": None if matched else "unmatched-somebody",
-                    "unmatched_reason": None if matched else "no author is named",
-                }
-            )
-            if matched and number % 3 == 0:
-                stakes = {f"owner-{owner}": 600_000_000, "owner-1": 400_000_000} if (owner, number) == (0, 0) else None
-                for who, stake in (stakes or {f"owner-{owner}": 1_000_000_000}).items():
-                    claims.append({"work_id": work, "owner_id": who, "stake_ppb": stake})
-    names = [{"owner_id": f"owner-{owner}", "name": f"Owner {owner}, Ltd."} for owner in range(owners - 1)]
-    return {
-        "examples": pl.DataFrame(rows, infer_schema_length=None),
-        "claims": pl.DataFrame(claims),
-        "owners": pl.DataFrame(names),
-    }
-
-
-def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
-    """A day of outputs in two currencies."""
-    noon = datetime.fromisoformat(f"{day}T12:00:00").replace(tzinfo=UTC)
-    return pl.DataFrame(
-        {
-            "output_id": [f"{day}-{n:03d}" for n in range(count)],
-            "content": [sentence(n % 5, 100 + n) for n in range(count)],
-            "model_id": "tiny",
-            "revenue_minor": [149 + 50 * n for n in range(count)],
-            "currency": ["EUR", "USD"] * (count // 2) + ["EUR"] * (count % 2),
-            "served_at": noon,
-        }
-    )
-
-
-def deliver(store: Store, frames: dict[str, pl.DataFrame], days: tuple[str, ...] = (DAY,)) -> None:
-    """Lay a corpus and days of outputs where data teams would."""
-    for name, frame in frames.items():
-        store.write_table(f"corpus/{name}.parquet", frame)
-    for day in days:
-        store.write_table(f"outputs/day={day}/part.parquet", outputs_frame(day))
 
 
 @pytest.fixture(scope="session")
@@ -111,14 +46,6 @@ def postgres(tmp_path_factory) -> str:
 
     server = get_server(tmp_path_factory.mktemp("postgres"))
     return server.get_uri(database="PLACE", driver="psycopg2").replace("PLACE", "{}")
-
-
-def create_database(postgres: str) -> str:
-    name = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    return postgres.format(name)
 
 
 @pytest.fixture
@@ -184,11 +111,7 @@ def s3(tmp_path_factory):
 @pytest.fixture
 def bucket(s3) -> Store:
     """A store in a fresh bucket."""
-    import s3fs
-
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem(endpoint_url=s3, use_listings_cache=False).mkdir(name)
-    return Store(f"s3://{name}/root", {"endpoint_url": s3})
+    return new_bucket(s3)
 
 
 @pytest.fixture

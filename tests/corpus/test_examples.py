@@ -2,7 +2,7 @@ from datetime import date
 
 import polars as pl
 import pytest
-from conftest import corpus_frames, deliver
+from samples import corpus_frames, deliver
 
 from provenance.core.errors import ContractError
 from provenance.corpus.examples import check_claims, check_examples, parties, read_corpus

@@ -2,7 +2,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
-from conftest import DAY, outputs_frame
+from samples import DAY, outputs_frame
 
 from provenance.core.errors import ContractError
 from provenance.corpus.outputs import read_outputs

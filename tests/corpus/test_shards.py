@@ -1,7 +1,7 @@
 import polars as pl
-from conftest import corpus_frames, deliver
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import corpus_frames, deliver
 
 from provenance.corpus.examples import check_examples, read_corpus
 from provenance.corpus.shards import CURRENT, cut, freeze_corpus, load_frozen

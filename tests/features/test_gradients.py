@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import corpus_frames
+from samples import corpus_frames
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from provenance.core.errors import ModelError
@@ -11,7 +11,7 @@ from provenance.features.adapters.causal_lm import CausalLM
 from provenance.features.gradients import gradient_features, layout
 from provenance.features.projection import Projection, matrix, offsets
 
-CONTENTS = corpus_frames()["examples"]["content"].to_list()[:7] + [b"short", b"x"]
+CONTENTS = [*corpus_frames()["examples"]["content"].to_list()[:7], b"short", b"x"]
 PROJECTION = Projection(seed=3, rank=4, token_rank=3)
 CONFIGS = {
     "llama": LlamaConfig(vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,

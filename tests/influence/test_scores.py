@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
@@ -30,7 +32,7 @@ def run(cuts, top=2):
     edges = [0, *cuts, N]
     shards = [
         score_shard(QUERIES, [f[a:b] for f in FEATURES], EXAMPLES[a:b], PARTIES, output_ids=OUTPUTS, top=top)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     ]
     return shards, merge(shards, output_ids=OUTPUTS, checkpoints=["a", "b"], top=top)
 

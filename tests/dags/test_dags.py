@@ -1,0 +1,117 @@
+"""Policy: what holds for every DAG file."""
+
+import ast
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasks.settings import CHECKOUT
+
+FILES = sorted((CHECKOUT / "dags").glob("*.py"))
+HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers")
+STAGES = [
+    "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score", "royalty.share",
+    "settlement.book", "settlement.publish", "settlement.reconcile",
+]  # fmt: skip
+
+
+def in_a_fresh_process(script, tmp_path, **environment):
+    env = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **environment}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_parsing_a_dag_imports_nothing_heavy(path, tmp_path):
+    script = f"""
+import runpy, sys
+runpy.run_path({str(path)!r})
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert in_a_fresh_process(script, tmp_path).splitlines()[-1] == "[]"
+
+
+def test_dags_import_only_airflow_sdk_and_tasks():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                assert name.split(".")[0] in {"tasks", "datetime"} or name == "airflow.sdk", f"{path.name} imports {name}"
+
+
+FACTS = """
+import json
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag("dags")
+assert not bag.import_errors, bag.import_errors
+facts = {}
+for name, dag in bag.dags.items():
+    tasks = dag.tasks
+    facts[name] = {
+        "file": dag.fileloc, "doc": dag.doc_md, "tags": sorted(dag.tags), "timetable": type(dag.timetable).__name__,
+        "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
+        "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
+        "retries": sorted({t.retries for t in tasks}),
+        "owners": sorted({t.owner for t in tasks}),
+        "bad_input": sorted({(t.retry_policy.evaluate(__import__("provenance.core.errors").core.errors.ContractError(
+            "f", expected="a", found="b"), 1, 2).action.value) for t in tasks}),
+        "passing": sorted({(t.retry_policy.evaluate(OSError("gone"), 1, 2).action.value) for t in tasks}),
+    }
+print("FACTS" + json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    import json
+
+    printed = in_a_fresh_process(FACTS, tmp_path_factory.mktemp("airflow"))
+    return json.loads(printed.split("FACTS")[1])
+
+
+def test_every_dag_has_documentation_tags_an_owner_and_retries(facts):
+    assert set(facts) == {path.stem for path in FILES}
+    for name, dag in facts.items():
+        assert dag["file"].endswith(f"{name}.py")
+        assert len(dag["doc"]) > 200
+        assert dag["tags"]
+        assert dag["owners"] != ["airflow"]
+        assert min(dag["retries"]) >= 1
+        assert dag["max_active_runs"] == 1
+        assert not dag["catchup"]
+
+
+def test_bad_input_is_not_retried_and_anything_else_is(facts):
+    for dag in facts.values():
+        assert dag["bad_input"] == ["fail"]
+        assert dag["passing"] == ["default"]
+
+
+def test_a_night_is_nine_stages_in_a_row(facts):
+    night = facts["nightly_payouts"]["tasks"]
+    assert list(night) == STAGES
+    chain = {stage: [following] for stage, following in itertools.pairwise(STAGES)} | {STAGES[-1]: []}
+    chain["settlement.book"] = ["settlement.publish", "settlement.reconcile"]
+    assert night == chain
+
+
+def test_the_night_has_a_real_interval_of_one_day_in_utc(facts):
+    assert facts["nightly_payouts"]["timetable"] == "CronDataIntervalTimetable"
+    assert facts["ingest_corpus"]["timetable"] == "NullTimetable"
+
+
+def test_a_run_pays_the_day_on_which_its_interval_starts():
+    from datetime import UTC, datetime, timedelta, timezone
+
+    from provenance.core.errors import ContractError
+    from tasks.freeze import paid_day
+
+    assert paid_day(datetime(2026, 11, 19, tzinfo=UTC)) == "2026-11-19"
+    assert paid_day(datetime(2026, 11, 19, 1, tzinfo=timezone(timedelta(hours=2)))) == "2026-11-18"
+    with pytest.raises(ContractError, match="expected a data interval, whose start is the day to pay, found none"):
+        paid_day(None)

@@ -1,0 +1,115 @@
+"""Whole nights: Airflow in a process of its own, on the tests' PostgreSQL, over a store on disk or on S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from samples import DAY, create_database
+
+from provenance.core.store import Store
+from tasks.settings import CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def airflow_environment(postgres, tmp_path_factory):
+    """An Airflow of the tests' own, migrated once."""
+    home = tmp_path_factory.mktemp("airflow")
+    environment = {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": create_database(postgres)}
+    script = "from infra import local_airflow as a; a.configure(); a.migrate()"
+    configured = {**os.environ, **environment, "PROVENANCE_DATABASE__URL": postgres.format("postgres")}
+    subprocess.run([sys.executable, "-c", script], check=True, env=configured, cwd=CHECKOUT, capture_output=True)
+    return environment
+
+
+@dataclass
+class Operator:
+    """Somebody who runs nights on a store and reads what they leave.
+
+    Attributes:
+        log: what the last run logged.
+    """
+
+    store: Store
+    environment: dict[str, str]
+    log_file: Path
+    log: str = ""
+    process: subprocess.Popen | None = None
+
+    def start(self, dag_id: str, day: str) -> None:
+        if self.process is None:
+            command = [sys.executable, str(Path(__file__).with_name("driver.py"))]
+            with self.log_file.open("w") as log:
+                self.process = subprocess.Popen(
+                    command, env={**os.environ, **self.environment}, cwd=CHECKOUT, stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, start_new_session=True,
+                )  # fmt: skip
+        self.process.stdin.write(f"{dag_id} {day}\n")
+
+    def run(self, dag_id: str, day: str) -> dict:
+        seen = self.log_file.stat().st_size if self.process else 0
+        self.start(dag_id, day)
+        answer = self.process.stdout.readline()
+        self.log = self.log_file.read_text()[seen:]
+        assert answer, self.log[-4000:]
+        return json.loads(answer)
+
+    def ingest(self) -> None:
+        answer = self.run("ingest_corpus", DAY)
+        assert answer["state"] == "success", (answer, self.log[-4000:])
+
+    def night(self, day: str) -> None:
+        answer = self.run("nightly_payouts", day)
+        assert answer["state"] == "success", (answer, self.log[-4000:])
+
+    def night_killed_when(self, day: str, ready) -> None:
+        """Start a night and SIGKILL its process as soon as `ready()` holds."""
+        self.start("nightly_payouts", day)
+        deadline = time.monotonic() + 240
+        while not ready():
+            assert self.process.poll() is None, self.log_file.read_text()[-4000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        self.stop()
+
+    def stop(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process = None
+
+    def export(self, day: str) -> dict[str, bytes]:
+        """Every file of the day's export, by its name below the day."""
+        folder = f"exports/payouts/day={day}"
+        return {key.removeprefix(f"{folder}/"): self.store.read(key) for key in self.store.list(folder)}
+
+
+@pytest.fixture(scope="module")
+def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
+    """Makes operators, each with a ledger of its own."""
+    folder, operators = tmp_path_factory.mktemp("operators"), []
+
+    def make(store: Store, name: str) -> Operator:
+        values = {
+            "STORE__URL": store.url,
+            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
+            "DATABASE__URL": create_database(postgres),
+            "MODEL__FOLDER": str(tiny_model),
+            "MODEL__CACHE": str(folder / name / "cache"),
+            "CORPUS__SHARD_EXAMPLES": "8",
+            "SETTLEMENT__NOTICE": "Revenue is invented.",
+        }
+        environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
+        operators.append(Operator(store, environment, folder / f"{name}.log"))
+        return operators[-1]
+
+    yield make
+    for operator in operators:
+        operator.stop()

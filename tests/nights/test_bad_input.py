@@ -1,0 +1,149 @@
+"""Whatever is wrong with the input, the night stops before anything is computed, booked or published."""
+
+import shutil
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from samples import DAY, corpus_frames, deliver, outputs_frame
+
+from provenance.core.errors import ContractError, InputError, ModelError, SettingsError, StoreError
+from provenance.core.store import Store
+from tasks.featurise import featurise
+from tasks.freeze import freeze
+from tasks.ingest import ingest
+from tasks.shard import shard
+
+ADAPTER = """
+import torch
+from provenance.features.adapters.causal_lm import CausalLM
+
+
+class WrongShape(CausalLM):
+    def loss(self, module, batch):
+        return super().loss(module, batch)[:, None]
+
+
+class NotFinite(CausalLM):
+    def loss(self, module, batch):
+        return super().loss(module, batch) * float("nan")
+"""
+
+
+@pytest.fixture
+def ready(store, environment, tiny_model, tmp_path):
+    """A delivered and ingested corpus, and a copy of the model to break."""
+    deliver(store, corpus_frames())
+    folder = shutil.copytree(tiny_model, tmp_path / "broken" / "tiny")
+    environment(store, MODEL__FOLDER=str(folder))
+    ingest()
+    return folder
+
+
+def nothing_published(store):
+    return store.list("exports") == store.list("nights") == store.list("features") == []
+
+
+def test_the_undamaged_input_is_good(ready):
+    featurise(shard(freeze(DAY)))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("revenue_minor", pl.lit(-5), r"part.parquet: row 0 .*'revenue_minor': expected 0 or more minor units, found -5"),
+        ("currency", pl.lit("XQZ"), r"part.parquet: row 0 .*'currency': expected an ISO 4217 code, found 'XQZ'"),
+        ("output_id", pl.lit("one"), r"part.parquet: row 1: output_id: expected a key that no other row has, found 'one'"),
+        ("model_id", pl.lit("other"), r"part.parquet: row 0 .*'model_id': expected the night's model, 'tiny', found 'other'"),
+    ],
+)
+def test_bad_outputs(ready, store, column, value, message):
+    store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().with_columns(value.alias(column)))
+    with pytest.raises(ContractError, match=message):
+        freeze(DAY)
+    assert nothing_published(store)
+
+
+def remove_checkpoint(folder):
+    (folder / "step-0012.safetensors").unlink()
+
+
+def pickle_checkpoint(folder):
+    torch.save({"a": torch.zeros(1)}, folder / "step-0012.safetensors")
+
+
+def truncate_checkpoint(folder):
+    path = folder / "step-0012.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def poison_checkpoint(folder):
+    path = folder / "step-0012.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("breakage", "message"),
+    [
+        (remove_checkpoint, r"model.toml: checkpoints: expected a file step-0012.safetensors, found no such file"),
+        (pickle_checkpoint, r"step-0012.safetensors: expected safetensors, found a pickle"),
+        (truncate_checkpoint, r"step-0012.safetensors: expected a whole safetensors file"),
+        (poison_checkpoint, r"step-0012.safetensors: tensor 'lm_head.weight': expected finite weights, found 1 NaN"),
+    ],
+)
+def test_bad_models(ready, store, breakage, message):
+    breakage(ready)
+    with pytest.raises(ModelError, match=message):
+        freeze(DAY)
+    assert nothing_published(store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("WrongShape", r"WrongShape: loss: expected one number per example, shape \(\d+,\), found shape \(\d+, 1\)"),
+        ("NotFinite", r"NotFinite: loss of example 0 of the batch: expected a finite number, found nan"),
+    ],
+)
+def test_bad_adapters(ready, store, tmp_path, monkeypatch, kind, message):
+    (tmp_path / "odd_adapters.py").write_text(ADAPTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    card = ready / "model.toml"
+    card.write_text(card.read_text().replace('"CausalLM"', f'"odd_adapters:{kind}"'))
+    with pytest.raises(ModelError, match=message):
+        featurise(shard(freeze(DAY)))
+    assert store.list("features") == store.list("exports") == []
+
+
+def test_a_store_that_is_not_writable(environment, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    environment(Store(f"file://{tmp_path}/file/store", {}))
+    for stage in (ingest, lambda: freeze(DAY)):
+        with pytest.raises(StoreError, match=r"file/store.*expected a writable store"):
+            stage()
+
+
+def test_a_settings_key_that_does_not_exist(environment, store, monkeypatch):
+    environment(store)
+    monkeypatch.setenv("PROVENANCE_STORE__URRL", "x")
+    with pytest.raises(SettingsError, match=r"PROVENANCE_STORE__URRL: store.urrl: .*Did you mean 'url'"):
+        freeze(DAY)
+
+
+def test_a_bad_corpus_is_not_put_in_force(ready, store):
+    in_force = store.read("frozen/corpus/current.json")
+    frames = corpus_frames()
+    frames["examples"] = frames["examples"].with_columns(example_id=pl.lit("same"))
+    deliver(store, frames)
+    with pytest.raises(InputError, match=r"examples.parquet: row 1: example_id"):
+        ingest()
+    assert store.read("frozen/corpus/current.json") == in_force
+
+
+def test_a_night_before_any_corpus_says_what_to_run(environment, store):
+    environment(store)
+    with pytest.raises(ContractError, match=r"expected a corpus in force, found none. Run the DAG ingest_corpus first"):
+        freeze(DAY)

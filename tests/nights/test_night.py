@@ -1,0 +1,264 @@
+"""Nights as operators run them and accountants read them."""
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+
+import polars as pl
+import pytest
+from samples import DAY, corpus_frames, deliver, new_bucket, outputs_frame
+
+from provenance.core.store import Store
+from tasks.cli import main
+
+pytestmark = pytest.mark.night
+NEXT, BAD = "2026-11-20", "2026-11-21"
+
+
+def accountant(files):
+    """Read an export with nothing but CSV, JSON and SHA-256, and check all that it promises. Returns rows and totals."""
+    current = json.loads(files["current.json"])
+    folder = f"rev={current['revision']:04d}"
+    manifest = json.loads(files[f"{folder}/manifest.json"])
+    for name, stated in manifest["files"].items():
+        assert hashlib.sha256(files[f"{folder}/{name}"]).hexdigest() == stated["sha256"]
+        assert len(files[f"{folder}/{name}"]) == stated["bytes"]
+    rows = list(csv.DictReader(io.StringIO(files[f"{folder}/payouts.csv"].decode())))
+    assert list(rows[0]) == [
+        "day",
+        "revision",
+        "owner_id",
+        "owner_name",
+        "currency",
+        "outputs",
+        "opening_balance_minor",
+        "earned_minor",
+        "adjustment_minor",
+        "recouped_minor",
+        "withheld_minor",
+        "held_minor",
+        "paid_minor",
+        "closing_balance_minor",
+        "status",
+        "hold_reason",
+    ]
+    earned = defaultdict(int)
+    for row in rows:
+        money = {name: int(value) for name, value in row.items() if name.endswith("_minor")}
+        assert money["closing_balance_minor"] == (
+            money["opening_balance_minor"] + money["earned_minor"] + money["adjustment_minor"] - money["recouped_minor"]
+            - money["withheld_minor"] - money["paid_minor"]
+        )  # fmt: skip
+        earned[row["currency"]] += money["earned_minor"]
+    for currency, totals in manifest["totals"].items():
+        assert totals["earned_minor"] == earned[currency]
+        assert totals["revenue_minor"] == (
+            totals["developer_minor"] + totals["earned_minor"] + totals["escrowed_minor"] + totals["unattributed_minor"]
+        )
+    assert len(rows) == manifest["rows"]["payouts"]
+    assert len({(row["owner_id"], row["currency"]) for row in rows}) == len(rows)
+    return rows, manifest
+
+
+def balances(rows, column):
+    return {(row["owner_id"], row["currency"]): int(row[f"{column}_balance_minor"]) for row in rows}
+
+
+@dataclass
+class History:
+    """What an operator did on one store, and what there was to see after each step."""
+
+    operator: object
+    first: dict[str, bytes]
+    first_log: str
+    again: dict[str, bytes]
+    again_log: str
+    following: dict[str, bytes]
+    following_log: str
+    reissued: dict[str, bytes]
+    refused: dict
+
+
+@pytest.fixture(scope="module", params=["file", "s3"])
+def history(request, new_operator, tmp_path_factory):
+    """A day, the day again, the next day, the first day with other revenue, and a day with bad input."""
+    if request.param == "file":
+        store = Store(f"file://{tmp_path_factory.mktemp('store')}", {})
+    else:
+        store = new_bucket(request.getfixturevalue("s3"))
+    operator = new_operator(store, request.param)
+    deliver(store, corpus_frames(), days=(DAY, NEXT, BAD))
+    operator.ingest()
+    operator.night(DAY)
+    first, first_log = operator.export(DAY), operator.log
+    operator.night(DAY)
+    again, again_log = operator.export(DAY), operator.log
+    operator.night(NEXT)
+    following, following_log = operator.export(NEXT), operator.log
+    store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().with_columns(pl.col("revenue_minor") * 2))
+    operator.night(DAY)
+    store.write_table(f"outputs/day={BAD}/part.parquet", outputs_frame(BAD).with_columns(currency=pl.lit("XQZ")))
+    refused = operator.run("nightly_payouts", BAD)
+    return History(
+        operator, first, first_log, again, again_log, following, following_log, operator.export(DAY), refused
+    )  # fmt: skip
+
+
+def test_an_export_is_what_was_promised(history):
+    rows, manifest = accountant(history.first)
+    assert set(history.first) == {
+        "current.json", *(f"rev=0001/{name}" for name in (
+            "payouts.csv", "payouts.parquet", "payouts.xlsx", "credits.parquet", "journal.beancount", "manifest.json"))
+    }  # fmt: skip
+    assert set(balances(rows, "opening").values()) == {0}
+    revenue = outputs_frame().group_by("currency").agg(pl.col("revenue_minor").sum())
+    assert {c: t["revenue_minor"] for c, t in manifest["totals"].items()} == dict(revenue.iter_rows())
+    assert manifest["totals"]["EUR"]["escrowed_minor"] > 0, "what an unmatched work earns goes to escrow"
+    assert {row["reason"] for row in manifest["escrow"]} == {"no author is named"}
+    assert manifest["notice"] == "Revenue is invented."
+
+
+def test_the_same_day_again_computes_nothing_and_changes_not_a_byte(history):
+    shards = int(history.first_log.split("features of corpus shards: 0 reused, ")[1].split()[0])
+    assert shards >= 9
+    assert f"features of corpus shards: {shards} reused, 0 computed" in history.again_log
+    assert "features of outputs: 3 reused, 0 computed" in history.again_log
+    assert "curvature: 3 checkpoints reused, 0 computed" in history.again_log
+    assert history.again == history.first
+
+
+def test_the_next_day_computes_its_outputs_alone_and_opens_where_the_last_closed(history):
+    assert " reused, 0 computed" in history.following_log.split("features of corpus shards: ")[1].splitlines()[0]
+    assert "features of outputs: 0 reused, 3 computed" in history.following_log
+    assert "curvature: 3 checkpoints reused, 0 computed" in history.following_log
+    rows, manifest = accountant(history.following)
+    closed = balances(accountant(history.first)[0], "closing")
+    opened = balances(rows, "opening")
+    assert {key: opened[key] for key in closed} == closed
+    assert manifest["previous"]["manifest_sha256"] == hashlib.sha256(history.first["rev=0001/manifest.json"]).hexdigest()
+
+
+def test_a_day_whose_inputs_change_is_reissued_by_difference(history):
+    rows, manifest = accountant(history.reissued)
+    assert manifest["revision"] == 2
+    assert all(history.reissued[name] == data for name, data in history.first.items() if name.startswith("rev=0001"))
+    before = {(r["owner_id"], r["currency"]): int(r["earned_minor"]) for r in accountant(history.first)[0]}
+    for row in rows:
+        assert int(row["adjustment_minor"]) == -before.get((row["owner_id"], row["currency"]), 0)
+    latest = balances(accountant(history.following)[0], "closing")
+    opened = balances(rows, "opening")
+    assert {key: opened[key] for key in latest} == latest, "balances chain in the order of booking"
+
+
+def test_bad_input_fails_the_run_without_a_retry_and_publishes_nothing(history):
+    assert history.refused["exit"] == 2
+    assert history.refused["error"].startswith("ContractError: ")
+    assert "part.parquet: row 0 (output_id '2026-11-21-000'): column 'currency'" in history.refused["error"]
+    assert "expected an ISO 4217 code, found 'XQZ'" in history.refused["error"]
+    assert history.operator.store.list(f"nights/day={BAD}") == []
+    assert history.operator.export(BAD) == {}
+
+
+@pytest.fixture
+def cli(history, monkeypatch, capsys):
+    """The command line, run on the history's store: exit code, standard output and standard error."""
+    for name, value in history.operator.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["provenance", *words])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_every_day_verifies(cli):
+    for day in (DAY, NEXT):
+        code, out, err = cli("verify", day, "--json")
+        assert code == 0, err
+        checks = json.loads(out)["checks"]
+        assert not any(checks.values())
+        assert "ledger" in checks
+
+
+def test_explain_names_the_owners_and_the_works_behind_an_output(cli):
+    code, out, err = cli("explain", f"{NEXT}-001", "--json")
+    assert code == 0, err
+    data = json.loads(out)
+    assert sum(credit["share_ppb"] for credit in data["credits"]) == 1_000_000_000
+    strongest = data["credits"][0]
+    assert strongest["low_ppb"] <= strongest["share_ppb"] <= strongest["high_ppb"]
+    assert strongest["top_works"][0]["source_uri"].startswith("https://example.org/work-")
+    assert data["notice"] == "Revenue is invented."
+    screen = cli("explain", f"{NEXT}-001")[1]
+    assert (strongest["owner_name"] or strongest["escrow_id"]) in screen
+    assert strongest["top_works"][0]["work_id"] in screen
+    assert "Revenue is invented." in screen
+
+
+def test_payouts_shows_owners_escrow_and_totals(cli):
+    out = cli("payouts", NEXT)[1]
+    for text in ("Owner 0, Ltd.", "unmatched-somebody", "no author is named", "Revenue is invented."):
+        assert text in out
+    assert json.loads(cli("payouts", NEXT, "--json")[1])["manifest"]["day"] == NEXT
+
+
+def test_what_cannot_be_answered_is_exit_2_with_the_next_step(cli):
+    code, _, err = cli("explain", "nobody-asked")
+    assert code == 2
+    assert f"For example: {NEXT}-000" in err
+    assert cli("verify", "2026-99-01")[0] == 2
+    code, _, err = cli("payouts", "2020-01-01")
+    assert code == 2
+    assert f"Published: {DAY}, {NEXT}" in err
+
+
+def test_tampering_is_exit_1_and_named(cli, history):
+    store, key = history.operator.store, f"exports/payouts/day={NEXT}/rev=0001/payouts.csv"
+    whole = store.read(key)
+    store.write(key, whole.replace(b"accrued", b"acrrued"))
+    try:
+        code, out, _ = cli("verify", NEXT)
+    finally:
+        store.write(key, whole)
+    assert code == 1
+    assert "payouts.csv: SHA-256 is" in out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_operator, tmp_path_factory):
+    return kill_rehearsal(new_operator, tmp_path_factory, "undisturbed")
+
+
+def kill_rehearsal(new_operator, tmp_path_factory, name):
+    operator = new_operator(Store(f"file://{tmp_path_factory.mktemp(name)}", {}), name)
+    deliver(operator.store, corpus_frames(each=40))
+    operator.ingest()
+    if name == "undisturbed":
+        operator.night(DAY)
+        operator.stop()
+    return operator
+
+
+@pytest.mark.parametrize("stage", ["featurise", "publish"])
+def test_a_night_killed_and_run_again_ends_in_the_same_bytes(new_operator, tmp_path_factory, undisturbed, stage):
+    operator = kill_rehearsal(new_operator, tmp_path_factory, f"killed-in-{stage}")
+    store = operator.store
+    ready = {
+        "featurise": lambda: len(store.list("features")) >= 5,
+        "publish": lambda: len(store.list("exports")) >= 2,
+    }[stage]
+    operator.night_killed_when(DAY, ready)
+    left = len(store.list("features"))
+    assert not store.exists(f"exports/payouts/day={DAY}/current.json")
+    operator.night(DAY)
+    reused = int(operator.log.split("features of corpus shards: ")[1].split()[0])
+    assert 0 < reused <= left, "what was computed before the kill is not computed again"
+    assert operator.export(DAY) == undisturbed.export(DAY)

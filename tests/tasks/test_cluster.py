@@ -1,0 +1,65 @@
+import os
+
+import pytest
+from distributed import LocalCluster
+
+from provenance.core.errors import ContractError, SettingsError
+from tasks.cluster import compute, open_cluster
+from tasks.settings import ClusterSettings
+
+ONE = ClusterSettings(workers=1)
+
+
+def add(shared, item):
+    if item == 13:
+        raise ContractError("item 13", expected="luck", found="none")
+    return shared + item
+
+
+def test_results_come_in_the_order_of_items():
+    with open_cluster(ClusterSettings(workers=2)) as client:
+        assert compute(client, add, 100, list(range(12)), settings=ONE, what="sums") == list(range(100, 112))
+
+
+def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
+    with open_cluster(ONE) as client, pytest.raises(ContractError, match="item 13: expected luck"):
+        compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp") as cluster:
+        yield cluster
+
+
+def test_a_cluster_by_address_is_used(cluster):
+    settings = ClusterSettings(address=cluster.scheduler_address)
+    with open_cluster(settings) as client:
+        assert client.scheduler.address == cluster.scheduler_address
+        assert compute(client, add, 1, [1], settings=settings, what="sums") == [2]
+
+
+def test_a_cluster_that_cannot_give_a_gpu_is_an_error_at_once(cluster):
+    settings = ClusterSettings(address=cluster.scheduler_address, device="cuda")
+    with pytest.raises(SettingsError, match=r"a worker with resource GPU=1 .*found 1 workers, none of them such.*Start one"):
+        open_cluster(settings).__enter__()
+
+
+def test_no_cluster_at_the_address_is_an_error():
+    with pytest.raises(SettingsError, match=r"cluster.address: expected a Dask scheduler"):
+        open_cluster(ClusterSettings(address="tcp://127.0.0.1:9")).__enter__()
+
+
+def die(shared, item):
+    os.kill(os.getpid(), 9)
+
+
+@pytest.mark.night
+def test_what_kills_every_worker_is_named():
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        settings = ClusterSettings(address=cluster.scheduler_address)
+        with (
+            open_cluster(settings) as client,
+            pytest.raises(RuntimeError, match="poison: part seven killed every worker that tried it"),
+        ):
+            compute(client, die, None, [7], settings=settings, what="poison", name=lambda _: "part seven")
