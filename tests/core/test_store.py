@@ -1,7 +1,7 @@
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -53,7 +53,7 @@ Store({store.url!r}, {{}}).write("folder/object", b"half")
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False)
     assert killed.returncode == -9
-    assert os.listdir(store.path("folder")), "the write aside should have begun"
+    assert list(Path(store.path("folder")).iterdir()), "the write aside should have begun"
     assert store.list("folder") == []
     assert not store.exists("folder/object")
 
