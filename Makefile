@@ -41,9 +41,9 @@ $(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
 	@echo "Installing into $(VENV) (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
 	@$(UV) -r $(LOCKS)/run.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt 2>/dev/null \
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt 2>/dev/null \
 		|| { echo "No CPU build of torch here: installing the one on PyPI, with its CUDA libraries"; \
 			$(UV) -r $(LOCKS)/gpu.txt && $(UV) --no-deps -r $(LOCKS)/torch.txt; }
 	@$(UV) --no-deps --no-build-isolation -e .

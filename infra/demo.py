@@ -54,6 +54,7 @@ def main() -> None:
     try:
         day = _parse_day(parser.parse_args().day)
         os.environ.setdefault("PROVENANCE_SETTLEMENT__NOTICE", NOTICE)
+        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")  # it goes to a file
         _run(day, console)
     except InputError as error:
         console.print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
@@ -113,8 +114,7 @@ def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
         store.write_table(f"{settings.corpus.folder}/{name}.parquet", frame)
     counts = dict(corpus.examples["split"].value_counts().iter_rows())
     console.print(
-        f"Corpus: {counts['train']} examples of 48 distributions by {corpus.owners.height} owners; "
-        f"{counts['held_out']} more held out of training"
+        f"Corpus: {counts['train']} examples by {corpus.owners.height} owners, {counts['held_out']} more held out of training"
     )
     return corpus
 
@@ -198,7 +198,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     ]
     store.write_table(key, pl.DataFrame(rows))
     prices = ", ".join(f"{currency} {minor / 100:.2f}" for currency, minor in PRICES)
-    console.print(f"Outputs: {len(rows)} completions of held-out prompts; invented prices: {prices}")
+    console.print(f"Outputs: {len(rows)} completions; invented prices: {prices}")
 
 
 @contextlib.contextmanager

@@ -129,7 +129,9 @@ def main() -> None:
         sys.stdout.write(f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD} (development only)\n")
         sys.stdout.flush()
         migrate()
-        raise SystemExit(subprocess.call([str(Path(sys.executable).with_name("airflow")), "standalone"]))
+        # It starts its parts by name, and the environment need not be activated.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        raise SystemExit(subprocess.call(["airflow", "standalone"]))  # noqa: S607
     ours = logging.getLogger("provenance")
     ours.setLevel(logging.INFO)
     ours.addHandler(logging.StreamHandler())
