@@ -53,7 +53,6 @@ def main() -> None:
     started = time.monotonic()
     try:
         day = _parse_day(parser.parse_args().day)
-        os.environ.setdefault("PROVENANCE_SETTLEMENT__NOTICE", NOTICE)
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")  # it goes to a file
         _run(day, console)
     except InputError as error:
@@ -193,6 +192,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
             "currency": PRICES[number % len(PRICES)][0],
             "revenue_minor": PRICES[number % len(PRICES)][1],
             "served_at": midnight + timedelta(minutes=20 * number),
+            "notice": NOTICE,
         }
         for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True))
     ]

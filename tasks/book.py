@@ -9,7 +9,7 @@ from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
-from tasks.night import load_night
+from tasks.night import load_night, read_written
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def book(folder: str) -> str:
     night = load_night(store, folder)
     amounts = accrue(night.read_outputs(store), credited(store, night), developer_ppb=night.contract["developer_ppb"])
     cause = digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
-    before = len(ledger.bookings(engine := open_ledger(settings.database), night.date))
+    before = len(ledger.bookings(engine := open_ledger(settings.database, store), night.date))
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
     new = booking.revision > before
     log.info(
@@ -43,5 +43,5 @@ def book(folder: str) -> str:
 
 def credited(store: Store, night: Night) -> pl.DataFrame:
     """The amounts of every output and party."""
-    shares = store.read_table(f"{night.folder}/shares.parquet")
+    shares = read_written(store, night.folder, "shares", "shares.parquet")
     return credit_outputs(night.read_outputs(store), shares, developer_ppb=night.contract["developer_ppb"])

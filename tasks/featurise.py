@@ -60,7 +60,7 @@ def featurise(folder: str) -> str:
             settings.cluster.device,
         )
         with open_cluster(settings.cluster) as client:
-            compute(
+            for _ in compute(
                 client,
                 _featurise_one,
                 recipe,
@@ -68,7 +68,8 @@ def featurise(folder: str) -> str:
                 settings=settings.cluster,
                 what="gradient features",
                 name=lambda file: f"part {file.part} at {file.checkpoint}",
-            )
+            ):
+                pass
     for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
         computed = len(missing[name.split()[0]])
         log.info("features of %s: %d reused, %d computed", name, len(files) - computed, computed)

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from provenance.core.errors import ContractError
-from provenance.core.store import canonical_json, digest
+from provenance.core.errors import ContractError, ModelError
+from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import CURRENT, freeze_part
 from provenance.features.model import Model, read_model
-from tasks.night import Night
+from tasks.database import open_ledger
+from tasks.night import VERSIONS, Night
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def freeze(day: str) -> str:
     settings = load()
     store = settings.store.open()
     store.check_writable()
+    open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
     if not store.exists(CURRENT):
         raise ContractError(
             store.locate(CURRENT), expected="a corpus in force", found="none", hint="Run the DAG ingest_corpus first."
@@ -55,13 +57,13 @@ def freeze(day: str) -> str:
         model_files=model.files,
         checkpoints=_chosen(model, settings),
         method={
+            "versions": VERSIONS,
             "projection": settings.features.projection.as_json(),
             "damping": settings.influence.damping,
             "evidence": settings.influence.evidence,
             "rule": "proportional",
         },
         contract={"developer_ppb": settings.contract.developer_ppb},
-        notice=settings.settlement.notice,
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
@@ -81,6 +83,8 @@ def _freeze_model(store: Store, model: Model) -> str:
     for file, expected in model.files.items():
         key = f"frozen/models/{name}/{file}"
         if not store.exists(key):
-            log.debug("freezing %s (%s)", file, expected[:12])
-            store.write(key, (model.folder / file).read_bytes())
+            data = (model.folder / file).read_bytes()
+            if sha256(data) != expected:
+                raise ModelError(str(model.folder / file), expected=f"SHA-256 {expected}, as a moment ago", found=sha256(data))
+            store.write(key, data)
     return name

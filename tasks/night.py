@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.store import digest
+from provenance.core.errors import StoreError
+from provenance.core.store import digest, sha256
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.features.model import Checkpoint, Model, read_model
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
+
+# Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
+# run again is another night. They stand among a night's inputs.
+VERSIONS = {"features": 1, "curvature": 1, "scores": 1, "shares": 1}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,6 @@ class Night:
     checkpoints: tuple[str, ...]
     method: dict[str, Any]
     contract: dict[str, Any]
-    notice: str
 
     @property
     def folder(self) -> str:
@@ -74,6 +78,16 @@ def load_night(store: Store, folder: str) -> Night:
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
     return Night(outputs=outputs, checkpoints=checkpoints, **stored)
+
+
+def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:
+    """A table that a stage of the night wrote, checked to be the one that the stage's manifest names."""
+    stated = store.read_json(f"{folder}/{stage}.json")["writes"][name]
+    key = f"{folder}/{name}"
+    found = sha256(store.read(key))
+    if found != stated:
+        raise StoreError(store.locate(key), expected=f"SHA-256 {stated}, as {stage}.json says", found=found)
+    return store.read_table(key)
 
 
 def fetch_model(store: Store, model: str, files: dict[str, str], cache: str) -> Model:

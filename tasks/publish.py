@@ -15,7 +15,7 @@ from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
 from tasks.book import credited
 from tasks.database import open_ledger
-from tasks.night import load_night
+from tasks.night import load_night, read_written
 from tasks.settings import CHECKOUT, load
 
 if TYPE_CHECKING:
@@ -35,17 +35,19 @@ def publish(day: str) -> str:
     """Publish what is booked and not yet published; returns the folder of the day's revision in force."""
     settings = load()
     store = settings.store.open()
-    engine = open_ledger(settings.database)
-    booked = ledger.bookings(engine)
-    first = len(booked)
-    while first and not store.exists(f"{_folder(booked[first - 1])}/{exports.MANIFEST}"):
-        first -= 1
-    for index in range(first, len(booked)):
-        export = _export(store, engine, booked[index], booked[index - 1] if index else None)
-        exports.write(store, export)
-        log.info("published %s", store.locate(export.folder))
+    engine = open_ledger(settings.database, store)
+    with ledger.publishing(engine):
+        booked = ledger.bookings(engine)
+        first = len(booked)
+        while first and not store.exists(f"{_folder(booked[first - 1])}/{exports.MANIFEST}"):
+            first -= 1
+        if first:  # a kill may have come between its manifest and its pointer
+            exports.point_to(store, booked[first - 1].day, booked[first - 1].revision)
+        for index in range(first, len(booked)):
+            export = _export(store, engine, booked[index], booked[index - 1] if index else None)
+            exports.write(store, export)
+            log.info("published %s", store.locate(export.folder))
     last = [booking for booking in booked if str(booking.day) == day][-1]
-    exports.point_to(store, last.day, last.revision)
     if first == len(booked):
         log.info("nothing new: revision %d of %s stays in force", last.revision, day)
     return _folder(last)
@@ -59,8 +61,8 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
     night = load_night(store, booking.night)
     corpus = night.frozen_corpus(store)
     before = previous.booking_id if previous else 0
-    owners = store.read_table(corpus.owners.key)
-    credits = credits_table(night.date, credited(store, night), store.read_table(f"{night.folder}/evidence.parquet"))
+    outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
+    credits = credits_table(night.date, credited(store, night), read_written(store, night.folder, "scores", "evidence.parquet"))
     day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
     payouts = payouts_table(
         booking.day,
@@ -69,7 +71,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         day_before=ledger.of_day(engine, booking.day, through=before),
         day_after=day_after,
         credits=credits,
-        names=dict(owners.select("owner_id", "name").iter_rows()),
+        names=_names(store, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
     facts: dict[str, Any] = {
         "format": 1,
@@ -87,7 +89,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         },
         "method": night.method,
         "contract": night.contract,
-        "notice": night.notice,
+        "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
         "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
         "previous": previous and _reference(store, previous),
     }
@@ -115,6 +117,14 @@ def _escrow(amounts: Mapping[Account, int], unmatched: pl.DataFrame) -> list[dic
         for account, amount in sorted(amounts.items())
         if account.account == ESCROW
     ]
+
+
+def _names(store: Store, previous: Booking | None) -> dict[str, str]:
+    """Names in the export before: an owner whose works have been withdrawn still has a balance."""
+    if previous is None:
+        return {}
+    table = store.read_table(f"{_folder(previous)}/payouts.parquet")
+    return dict(table.select("owner_id", "owner_name").iter_rows())
 
 
 def _reference(store: Store, booking: Booking) -> dict[str, Any]:

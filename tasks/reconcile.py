@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from datetime import date
 from typing import TYPE_CHECKING
 
 from provenance.core.errors import CheckFailed, StoreError
+from provenance.core.store import sha256
 from provenance.settlement import ledger
 from provenance.settlement.exports import MANIFEST, current_key
 from provenance.settlement.verification import Check, verify
@@ -42,7 +45,12 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
             found="none",
             hint=f"Run the night first, e.g. make demo DAY={day}.",
         )
-    folder = store.read_json(current_key(day))["folder"]
-    booking = store.read_json(f"{folder}/{MANIFEST}")["booking_id"]
-    balances = ledger.balances(open_ledger(settings.database), through=booking)
-    return folder, verify(store, folder, ledger=balances)
+    current = store.read_json(current_key(day))
+    folder = current["folder"]
+    manifest = store.read(f"{folder}/{MANIFEST}")
+    pointed = [] if sha256(manifest) == current["manifest_sha256"] else [f"{MANIFEST} is not the one that current.json names"]
+    booking = json.loads(manifest)["booking_id"]
+    engine = open_ledger(settings.database, store)
+    balances = ledger.balances(engine, through=booking)
+    of_day = ledger.of_day(engine, date.fromisoformat(day), through=booking)
+    return folder, [Check("pointer", tuple(pointed)), *verify(store, folder, ledger=balances, day=of_day)]

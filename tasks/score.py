@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from provenance.core.arrays import namespace_of
+from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
 from provenance.influence.scores import ShardScores, merge, score_shard
@@ -20,8 +22,6 @@ from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from provenance.core.store import Store
     from tasks.night import Night
     from tasks.shard import Plan
@@ -51,20 +51,17 @@ def score(folder: str) -> str:
     night, plan = load_night(store, folder), load_plan(store, folder)
     corpus = night.frozen_corpus(store)
     output_ids = night.read_outputs(store)["output_id"].to_list()
-    block = Block(
-        store,
-        _queries(store, night, plan),
-        output_ids,
-        store.read_table(corpus.claims.key),
-        night,
-        settings.cluster.device,
-    )
-    by_part: dict[str, list[FeatureFile]] = {}
-    for file in plan.corpus:
-        by_part.setdefault(file.part, []).append(file)
-    with open_cluster(settings.cluster) as client:
-        shards = compute(client, _score_one, block, list(by_part.values()), settings=settings.cluster, what="scores")
-    influence, evidence = merge(shards, output_ids=output_ids, checkpoints=night.checkpoints, top=night.method["evidence"])
+    if output_ids:
+        by_part: dict[str, list[FeatureFile]] = {}
+        for file in plan.corpus:
+            by_part.setdefault(file.part, []).append(file)
+        claims = store.read_table(corpus.claims.key)
+        block = Block(store, _queries(store, night, plan), output_ids, claims, night, settings.cluster.device)
+        with open_cluster(settings.cluster) as client:
+            shards = list(compute(client, _score_one, block, list(by_part.values()), settings=settings.cluster, what="scores"))
+        influence, evidence = merge(shards, output_ids=output_ids, checkpoints=night.checkpoints, top=night.method["evidence"])
+    else:
+        influence, evidence = pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema)
     manifest = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
         "writes": {
@@ -73,7 +70,9 @@ def score(folder: str) -> str:
         },
     }
     store.write(f"{folder}/scores.json", canonical_json(manifest))
-    log.info("scores: %d outputs against %d examples at %d checkpoints", len(output_ids), corpus.examples, len(block.queries))
+    log.info(
+        "scores: %d outputs against %d examples at %d checkpoints", len(output_ids), corpus.examples, len(night.checkpoints)
+    )
     return folder
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from provenance.core.contracts import PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError, StoreError
-from provenance.core.money import PPB, format_minor
+from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.settlement.exports import MANIFEST, current_key
 
 if TYPE_CHECKING:
@@ -205,8 +205,9 @@ def _range(low: float, high: float) -> str:
 
 def _fractional(nanominor: int, currency: str) -> str:
     """An amount of one output, cut to a thousandth of a minor unit; payouts round once per owner and day."""
-    minor, rest = divmod(nanominor, 1_000_000_000)
-    return f"{format_minor(minor, currency, symbol=False)}{rest // 1_000_000:03d}"
+    minor, rest = divmod(nanominor, NANO)
+    point = "" if minor_digits(currency) else "."
+    return f"{format_minor(minor, currency, symbol=False)}{point}{rest // 1_000_000:03d}"
 
 
 def _escrow_table(manifest: Mapping[str, Any]) -> Table:

@@ -91,10 +91,6 @@ class ContractSettings(_Section):
     developer_ppb: Annotated[int, Field(ge=0, le=1_000_000_000)] = 300_000_000
 
 
-class SettlementSettings(_Section):
-    notice: str = ""
-
-
 class Settings(_Section):
     """All settings, by section."""
 
@@ -106,7 +102,6 @@ class Settings(_Section):
     features: FeatureSettings = FeatureSettings()
     influence: InfluenceSettings = InfluenceSettings()
     contract: ContractSettings = ContractSettings()
-    settlement: SettlementSettings = SettlementSettings()
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
@@ -123,6 +118,12 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         values: dict[str, Any] = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(str(path), expected="TOML", found=str(error)) from error
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and "__" not in name and name != f"{PREFIX}SETTINGS":
+            expected = f"{PREFIX}SETTINGS or {PREFIX}<SECTION>__<KEY>"
+            raise SettingsError(
+                f"environment: {name}", expected=expected, found=name, hint="Two underscores part section and key."
+            )
     origin: dict[tuple[str, str], str] = {}
     for name, value in sorted(environment.items()):
         if name.startswith(PREFIX) and "__" in name:

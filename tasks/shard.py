@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.shard")
 
-# Raised when the meaning of a feature changes, so that files of an older meaning are not reused.
-FEATURES_VERSION = 1
-
 
 @dataclass(frozen=True)
 class FeatureFile:
@@ -52,7 +49,7 @@ def shard(folder: str) -> str:
     made_of = {
         "architecture": model.architecture(),
         "projection": night.method["projection"],
-        "version": FEATURES_VERSION,
+        "version": night.method["versions"]["features"],
     }
 
     def file(part: Part, checkpoint: str) -> FeatureFile:

@@ -9,6 +9,7 @@ import polars as pl
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.store import canonical_json
 from provenance.royalty.shares import proportional
+from tasks.night import read_written
 from tasks.settings import load
 
 log = logging.getLogger("provenance.share")
@@ -20,7 +21,7 @@ def share(folder: str) -> str:
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
         return folder
-    shares = proportional(store.read_table(f"{folder}/party_influence.parquet"))
+    shares = proportional(read_written(store, folder, "scores", "party_influence.parquet"))
     manifest = {
         "reads": store.read_json(f"{folder}/scores.json")["writes"],
         "writes": {"shares.parquet": store.write_table(f"{folder}/shares.parquet", shares)},

@@ -59,6 +59,7 @@ def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
             "revenue_minor": [149 + 50 * n for n in range(count)],
             "currency": ["EUR", "USD"] * (count // 2) + ["EUR"] * (count % 2),
             "served_at": noon,
+            "notice": "Revenue is invented.",
         }
     )
 

@@ -1,4 +1,4 @@
-"""Every table that crosses a border, in the order in which data flows, and the check that each one passes on its way in.
+"""Every table that crosses a border, in the order in which data flows, and the check that deliveries pass on their way in.
 
 A contract names its columns, their types, and which must be there. Extra columns are carried along. Units stand last in a
 column's name: `_minor` (minor units of the row's currency), `_nanominor` (billionths of those), `_ppb` (parts per
@@ -112,6 +112,7 @@ OUTPUTS = Contract(
         "revenue_minor": _needed(pl.Int64, "what the output earned, in minor units of the currency"),
         "currency": _needed(pl.String, "ISO 4217"),
         "served_at": _needed(UTC_TIME, "when it was served; on the day of its folder, UTC"),
+        "notice": _optional(pl.String, "what whoever reads the amounts must know, such as that they are invented"),
     },
     key=("output_id",),
 )  # fmt: skip

@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from babel import Locale
-from babel.numbers import get_currency_precision, list_currencies
+from iso4217 import Currency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +20,8 @@ NANO = 1_000_000_000
 
 @cache
 def currencies() -> frozenset[str]:
-    """ISO 4217 codes, from the Unicode CLDR."""
-    return frozenset(list_currencies())
+    """Active ISO 4217 codes of currencies that have a minor unit; not gold, testing codes or what is out of use."""
+    return frozenset(currency.code for currency in Currency if currency.exponent is not None)
 
 
 def allocate(total: int, weights: Sequence[int]) -> list[int]:
@@ -53,7 +52,10 @@ def allocate(total: int, weights: Sequence[int]) -> list[int]:
 
 def minor_digits(currency: str) -> int:
     """Decimal places of a currency: 2 for EUR, 0 for JPY."""
-    return get_currency_precision(currency)
+    exponent = Currency(currency).exponent
+    if exponent is None:
+        raise ValueError(f"{currency} has no minor unit")
+    return int(exponent)
 
 
 def format_minor(amount: int, currency: str, *, symbol: bool = True) -> str:
@@ -69,4 +71,4 @@ def format_minor(amount: int, currency: str, *, symbol: bool = True) -> str:
 
 def currency_name(currency: str) -> str:
     """`EUR` as `Euro`."""
-    return str(Locale("en").currencies.get(currency, currency))
+    return str(Currency(currency).currency_name)

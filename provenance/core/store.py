@@ -6,6 +6,7 @@ renamed) and on S3 (one PUT). `create` is exclusive: of two writers one wins and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -77,15 +78,17 @@ class Store:
         return f"{self.url.rstrip('/')}/{key}"
 
     def check_writable(self) -> None:
-        """Raise StoreError if a small write below the root does not succeed, whatever the reason."""
+        """Raise StoreError if a small write below the root is refused."""
         probe = f".write-check-{uuid.uuid4().hex}"
         try:
             self.write(probe, b"")
             self.remove(probe)
-        except StoreError:
+        except Exception as error:
+            # A slow or absent server may be back at the next try, so only what a person must mend is bad input.
+            lasting = isinstance(error, OSError) and error.errno in {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+            if lasting or type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError"}:
+                raise self._refused("", "a writable store", error) from error
             raise
-        except Exception as error:  # botocore's own hierarchy, too, which is not OSError
-            raise self._refused("", "a writable store", error) from error
 
     def exists(self, key: str) -> bool:
         """Whether an object lies at `key`."""

@@ -150,12 +150,14 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
     """
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
     found = works.join(valid_on(claims, day), on="work_id", how="left")
-    return found.select(
+    held = found.select(
         "work_id",
         pl.when(pl.col("owner_id").is_null()).then(pl.lit(ESCROW)).otherwise(pl.lit(PAYABLE)).alias("account"),
         pl.coalesce("owner_id", "placeholder", "work_id").alias("party_id"),
         pl.col("stake_ppb").fill_null(PPB),
-    ).sort("work_id", "account", "party_id")
+    )
+    # One owner may hold a work by several claims, as its writer and its publisher, say.
+    return held.group_by("work_id", "account", "party_id").agg(pl.col("stake_ppb").sum()).sort("work_id", "account", "party_id")
 
 
 def _totals(claims: pl.DataFrame) -> pl.DataFrame:
@@ -165,7 +167,8 @@ def _totals(claims: pl.DataFrame) -> pl.DataFrame:
     changing = claims.filter(dated)
     starts = changing.select("work_id", day="valid_from")
     ends = changing.select("work_id", day=pl.col("valid_to").dt.offset_by("1d"))
-    days = pl.concat([starts, ends]).drop_nulls().unique()
+    before = starts.with_columns(pl.col("day").dt.offset_by("-1d"))
+    days = pl.concat([before, starts, ends]).drop_nulls().unique()
     inside = (pl.col("valid_from").fill_null(pl.col("day")) <= pl.col("day")) & (
         pl.col("valid_to").fill_null(pl.col("day")) >= pl.col("day")
     )

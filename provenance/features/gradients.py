@@ -47,7 +47,8 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         ModelError: a module holds a weight matrix of a kind that has no projection, or none at all is found.
     """
     blocks, covered = [], 0
-    vocabulary = {m.num_embeddings for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    head = _head(module)
+    counted: set[int] = set()
     for name, layer in module.named_modules():
         own = [(key, p) for key, p in layer.named_parameters(recurse=False) if p.dim() > 1]
         if not own:
@@ -63,13 +64,14 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         inputs, outputs = sides
         if isinstance(layer, torch.nn.Embedding):
             block = Block(name, "embedding", inputs, outputs, inputs, min(projection.token_rank, outputs))
-        elif outputs in vocabulary:
+        elif layer is head:
             block = Block(name, "head", inputs, outputs, min(projection.token_rank, inputs), outputs)
         else:
             rank = projection.rank
             block = Block(name, "linear", inputs, outputs, min(rank, inputs), min(rank, outputs))
         blocks.append(block)
-        covered += own[0][1].numel()
+        covered += sum(p.numel() for _, p in own if id(p) not in counted)
+        counted |= {id(p) for _, p in own}  # tied weights are one set of parameters
     if not blocks:
         raise ModelError(f"module {type(module).__name__}", expected="at least one Linear or Embedding", found="none")
     return Layout(tuple(blocks), covered / sum(p.numel() for p in module.parameters()))
@@ -175,6 +177,17 @@ def _watch(tap: _Tap, block: Block) -> Any:
         return seen
 
     return forward
+
+
+def _head(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The layer whose outputs are a vocabulary: what `transformers` says, else the last Linear as wide as the largest one."""
+    ask = getattr(module, "get_output_embeddings", None)
+    if callable(ask):
+        found = ask()
+        return found if isinstance(found, torch.nn.Module) else None
+    vocabulary = max((m.num_embeddings for m in module.modules() if isinstance(m, torch.nn.Embedding)), default=0)
+    wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == vocabulary]
+    return wide[-1] if wide else None
 
 
 def _sides(layer: torch.nn.Module) -> tuple[int, int] | None:

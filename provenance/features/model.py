@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import inspect
 import json
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,7 +20,6 @@ from provenance.core.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 BUILT_IN = {"CausalLM": "provenance.features.adapters.causal_lm:CausalLM"}
 # What torch.save writes: a zip of pickles since 1.6, a bare pickle before. Either can run code when it is read.
@@ -91,7 +92,8 @@ class Model:
         """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
         weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml"}
         other = {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
-        text = json.dumps([self.card.adapter, self.card.adapter_args, other], sort_keys=True)
+        source = "" if self.card.adapter in BUILT_IN else _source(self.adapter())
+        text = json.dumps([self.card.adapter, self.card.adapter_args, other, source], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, checkpoint: Checkpoint, *, device: str = "cpu") -> torch.nn.Module:
@@ -173,6 +175,12 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
     except (ImportError, AttributeError, TypeError) as error:
         raise ModelError(where, expected="an adapter that can be constructed", found=f"{target}: {error}") from error
     return adapter
+
+
+def _source(adapter: Adapter) -> str:
+    """Digest of the module that defines an adapter of somebody else's; a built-in one has a version."""
+    path = inspect.getsourcefile(type(adapter))
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes]) -> torch.Tensor:

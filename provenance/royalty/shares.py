@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from provenance.core.contracts import SHARES, UNATTRIBUTED
+from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 
 
@@ -20,6 +21,9 @@ def proportional(influence: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         The shares table, without rows of no share.
+
+    Raises:
+        ContractError: an influence is not finite.
     """
     parts = []
     for (output,), group in influence.sort("output_id").group_by("output_id", maintain_order=True):
@@ -27,6 +31,8 @@ def proportional(influence: pl.DataFrame) -> pl.DataFrame:
         table = group.pivot("checkpoint", index=["account", "party_id"], values="influence", sort_columns=True)
         table = table.sort("account", "party_id")
         by_checkpoint = table.drop("account", "party_id").to_numpy()
+        if not np.isfinite(by_checkpoint).all():
+            raise ContractError(f"influence on output {output!r}", expected="finite numbers", found="NaN or infinite ones")
         share = to_ppb(by_checkpoint.sum(axis=1))
         if share is None:
             parts.append(_unattributed(str(output)))

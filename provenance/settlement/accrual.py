@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.money import NANO, PPB, allocate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
 
@@ -66,7 +70,7 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame, *, developer_ppb: int) 
     return {account: amount for account, amount in amounts.items() if amount}
 
 
-def totals(amounts: dict[Account, int]) -> dict[str, dict[str, int]]:
+def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
     """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`."""
     names = {
         RECEIVABLE: "revenue_minor",

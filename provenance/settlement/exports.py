@@ -81,7 +81,7 @@ def build(
         "payouts.parquet": to_parquet(payouts),
         "payouts.xlsx": _workbook(day, revision, payouts, totals, str(facts.get("notice") or "")),
         "credits.parquet": to_parquet(credits),
-        "journal.beancount": _journal(day, revision, entries).encode(),
+        "journal.beancount": _journal(day, revision, entries, str(facts.get("notice") or "")).encode(),
     }
     manifest = {
         **facts,
@@ -172,9 +172,10 @@ def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[s
     return buffer.getvalue()
 
 
-def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]]) -> str:
+def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]], notice: str) -> str:
     """The booking in the beancount language, with accounts opened by their first use."""
-    lines = ['plugin "beancount.plugins.auto_accounts"', ""]
+    lines = [f"; {line}" for line in notice.splitlines()]
+    lines += ['plugin "beancount.plugins.auto_accounts"', ""]
     by_currency: dict[str, list[str]] = {}
     for account, amount in entries:
         name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"

@@ -7,6 +7,7 @@ database refuses to update or delete, or to commit a booking that does not balan
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,14 @@ from provenance.core.store import digest
 from provenance.settlement.accrual import Account
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import date
 
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
     "booking",
     METADATA,
-    sa.Column("booking_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("booking_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("day", sa.Date, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("cause_sha256", sa.String(64), nullable=False, unique=True),
@@ -47,8 +48,16 @@ ENTRY = sa.Table(
     sa.Column("amount_minor", sa.BigInteger, nullable=False),
     sa.CheckConstraint("amount_minor <> 0"),
 )
+STORE = sa.Table(
+    "store",
+    METADATA,
+    sa.Column("single", sa.Boolean, sa.CheckConstraint("single"), primary_key=True, server_default=sa.true()),
+    sa.Column("store_id", sa.Text, nullable=False),
+)
 # Serialises bookings, so that each one's opening balance is its predecessor's closing balance.
 BOOKING_LOCK = 7_304_512_009
+# Serialises publishing, so that no late writer touches what another has published.
+PUBLISHING_LOCK = 7_304_512_010
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,27 @@ def migrate(engine: sa.Engine) -> None:
         command.upgrade(config, "head")
 
 
+def bind(engine: sa.Engine, store_id: str) -> str:
+    """The id of the store whose nights this ledger books: `store_id` if it has none yet."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
+        bound = connection.execute(sa.select(STORE.c.store_id)).scalar_one_or_none()
+        if bound is None:
+            connection.execute(sa.insert(STORE), {"store_id": store_id})
+        return str(bound or store_id)
+
+
+@contextmanager
+def publishing(engine: sa.Engine) -> Iterator[None]:
+    """Hold the right to publish; one process at a time."""
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": PUBLISHING_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": PUBLISHING_LOCK})
+
+
 def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night: str, cause: str) -> Booking:
     """Book what a day amounts to, by difference from what is booked for it; once for each cause.
 
@@ -89,16 +119,20 @@ def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night:
             return last
         booked = _sums(connection, BOOKING.c.day == day)
         changes = {a: amounts.get(a, 0) - booked.get(a, 0) for a in sorted({*amounts, *booked})}
-        booking_id = connection.execute(
-            sa.insert(BOOKING).returning(BOOKING.c.booking_id),
+        # Counted under the lock and not by a sequence, which a killed transaction would leave with a gap.
+        newest = connection.execute(sa.select(sa.func.max(BOOKING.c.booking_id))).scalar_one()
+        booking_id = (newest or 0) + 1
+        connection.execute(
+            sa.insert(BOOKING),
             {
+                "booking_id": booking_id,
                 "day": day,
                 "revision": last.revision + 1 if last else 1,
                 "night": night,
                 "cause_sha256": digest([cause, last.booking_id if last else None]),
                 "corrects": last.booking_id if last else None,
             },
-        ).scalar_one()
+        )
         entries = [
             {
                 "booking_id": booking_id,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import StoreError
-from provenance.core.money import PPB
+from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
+from provenance.settlement.accrual import totals
 from provenance.settlement.exports import MANIFEST, revision_folder
 
 if TYPE_CHECKING:
@@ -35,12 +37,20 @@ class Check:
         return not self.problems
 
 
-def verify(store: Store, folder: str, *, ledger: Mapping[Account, int] | None = None, chain: bool = True) -> list[Check]:
+def verify(
+    store: Store,
+    folder: str,
+    *,
+    ledger: Mapping[Account, int] | None = None,
+    day: Mapping[Account, int] | None = None,
+    chain: bool = True,
+) -> list[Check]:
     """Check a published revision.
 
     Args:
         folder: the revision's key in the store.
         ledger: balances after the revision's booking; None to check the files alone.
+        day: what the ledger has for the day after that booking; None to check the files alone.
         chain: whether the manifest before this one is at hand.
     """
     manifest = store.read_json(f"{folder}/{MANIFEST}")
@@ -51,9 +61,12 @@ def verify(store: Store, folder: str, *, ledger: Mapping[Account, int] | None = 
             Check("row identities", tuple(_rows(rows))),
             Check("control totals", tuple(_totals(rows, manifest))),
             Check("shares of each output", tuple(_shares(store, folder))),
+            Check("credits against totals", tuple(_credits(store, folder, manifest))),
         ]
         if ledger is not None:
             checks.append(Check("ledger", tuple(_ledger(rows, ledger))))
+        if day is not None:
+            checks.append(Check("ledger of the day", tuple(_day(manifest, day))))
     if chain:
         checks.append(Check("previous manifest", tuple(_previous(store, manifest))))
     return checks
@@ -98,6 +111,30 @@ def _shares(store: Store, folder: str) -> Iterator[str]:
     for output, total in sums.iter_rows():
         if total != PPB:
             yield f"output {output}: shares sum to {total:,}, not {PPB:,}"
+
+
+def _credits(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Totals are rounded sums of credits: within one unit for each party."""
+    table = store.read_table(f"{folder}/credits.parquet")
+    names = {PAYABLE: "earned_minor", ESCROW: "escrowed_minor", UNATTRIBUTED: "unattributed_minor"}
+    sums = table.group_by("currency", "account").agg(
+        pl.col("amount_nanominor").cast(pl.Int128).sum(), parties=pl.struct("owner_id", "escrow_id").n_unique()
+    )
+    found = {(currency, account): (int(amount), parties) for currency, account, amount, parties in sums.iter_rows()}
+    for currency, stated in manifest["totals"].items():
+        for account, name in names.items():
+            amount, parties = found.get((currency, account), (0, 0))
+            if abs(stated[name] * NANO - amount) > parties * NANO:
+                yield f"{currency}: the manifest says {name} {stated[name]}, credits add up to {amount / NANO:.2f}"
+
+
+def _day(manifest: Mapping[str, Any], day: Mapping[Account, int]) -> Iterator[str]:
+    booked = totals(day)
+    for currency in sorted({*booked, *manifest["totals"]}):
+        stated = manifest["totals"].get(currency, {})
+        for name in sorted({*stated, *booked.get(currency, {})}):
+            if stated.get(name, 0) != booked.get(currency, {}).get(name, 0):
+                yield f"{currency}: the manifest says {name} {stated.get(name, 0)}, the ledger {booked[currency].get(name, 0)}"
 
 
 def _ledger(rows: list[dict[str, str]], ledger: Mapping[Account, int]) -> Iterator[str]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.core.money import allocate, currencies, format_minor
+from provenance.core.money import allocate, currencies, format_minor, minor_digits
 
 weights = st.lists(st.integers(0, 10**24), min_size=1, max_size=40).filter(any)
 
@@ -41,4 +41,8 @@ def test_amounts_are_written_with_the_decimals_of_their_currency():
 
 def test_currencies_are_those_of_iso_4217():
     assert {"EUR", "USD", "JPY"} <= currencies()
-    assert "XQZ" not in currencies()
+    assert currencies().isdisjoint({"XQZ", "DEM", "XXX", "XAU"}), "unknown, out of use, no currency, gold"
+
+
+def test_minor_units_are_iso_4217_s_and_not_what_shops_use():
+    assert [minor_digits(code) for code in ("EUR", "JPY", "KWD", "RSD", "IQD")] == [2, 0, 3, 2, 3]

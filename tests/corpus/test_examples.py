@@ -118,6 +118,9 @@ def test_stakes_must_sum_to_one_on_every_day():
     leaves = claims([("w", "a", half, None, None), ("w", "b", half, None, date(2026, 3, 1))])
     with pytest.raises(ContractError, match="on 2026-03-02, found 500,000,000"):
         check_claims(leaves, "f")
+    joins = claims([("w", "a", half, None, None), ("w", "b", half, date(2026, 6, 1), None)])
+    with pytest.raises(ContractError, match="on 2026-05-31, found 500,000,000"):
+        check_claims(joins, "f")
     with pytest.raises(ContractError, match="'valid_to': expected a day on or after valid_from"):
         check_claims(claims([("w", "a", PPB, date(2026, 2, 2), date(2026, 2, 1))]), "f")
 
@@ -153,3 +156,9 @@ def test_parties_follow_the_claims_of_the_day():
     escrow = [("free", "escrow", "unmatched-b", PPB), ("lost", "escrow", "lost", PPB)]
     assert on(date(2026, 1, 31)) == [*escrow, ("sold", "payable", "a", PPB)]
     assert on(date(2026, 2, 1)) == [*escrow, ("sold", "payable", "b", PPB)]
+
+
+def test_an_owner_may_hold_a_work_by_several_claims():
+    examples = check_examples(pl.DataFrame({"work_id": ["w"], "content": [b"x"]}), "f")
+    claims = pl.DataFrame({"work_id": ["w", "w"], "owner_id": ["a", "a"], "stake_ppb": [600_000_000, 400_000_000]})
+    assert parties(examples, check_claims(claims, "f"), date(2026, 1, 1)).rows() == [("w", "payable", "a", PPB)]

@@ -162,3 +162,12 @@ def test_zero_gradients_are_refused():
 
     with pytest.raises(ModelError, match="expected gradient features, found only zeros"):
         features_of(Flat())
+
+
+def test_a_layer_as_wide_as_the_positions_is_no_head():
+    config = GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=True)
+    shape = layout(AutoModelForCausalLM.from_config(config), PROJECTION)
+    kinds = {block.name: block.kind for block in shape.blocks}
+    assert kinds["transformer.h.0.attn.c_proj"] == "linear"
+    assert [name for name, kind in kinds.items() if kind == "head"] == ["lm_head"]
+    assert shape.covered < 1, "tied weights are counted once"

@@ -104,7 +104,6 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
             "MODEL__FOLDER": str(tiny_model),
             "MODEL__CACHE": str(folder / name / "cache"),
             "CORPUS__SHARD_EXAMPLES": "8",
-            "SETTLEMENT__NOTICE": "Revenue is invented.",
         }
         environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
         operators.append(Operator(store, environment, folder / f"{name}.log"))

@@ -147,3 +147,58 @@ def test_a_night_before_any_corpus_says_what_to_run(environment, store):
     environment(store)
     with pytest.raises(ContractError, match=r"expected a corpus in force, found none. Run the DAG ingest_corpus first"):
         freeze(DAY)
+
+
+def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready, environment, store, tmp_path):
+    freeze(DAY)
+    other = Store(f"file://{tmp_path}/other", {})
+    deliver(other, corpus_frames())
+    environment(other, MODEL__FOLDER=str(ready))
+    ingest()
+    with pytest.raises(StoreError, match=r"other/store.json: expected the store of this ledger, .*do not belong together"):
+        freeze(DAY)
+    assert nothing_published(other)
+
+
+def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
+    from tasks.book import book
+    from tasks.curvature import fit_curvature
+    from tasks.publish import publish
+    from tasks.reconcile import reconcile
+    from tasks.score import score
+    from tasks.share import share
+
+    store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().head(0))
+    night = share(score(fit_curvature(featurise(shard(freeze(DAY))))))
+    folder = publish(book(night))
+    assert reconcile(DAY) == folder
+    assert store.read_json(f"{folder}/manifest.json")["rows"] == {"payouts": 0, "credits": 0}
+
+
+def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, store):
+    from tasks.book import book
+    from tasks.curvature import fit_curvature
+    from tasks.publish import publish
+    from tasks.score import score
+    from tasks.share import share
+
+    following = "2026-11-20"
+    store.write_table(f"outputs/day={following}/part.parquet", outputs_frame(following))
+    nights = [share(score(fit_curvature(featurise(shard(freeze(day)))))) for day in (DAY, following)]
+    publish(book(nights[0]))
+    store.remove(f"exports/payouts/day={DAY}/current.json")
+    publish(book(nights[1]))
+    assert store.read_json(f"exports/payouts/day={DAY}/current.json")["revision"] == 1
+
+
+def test_a_table_changed_after_its_stage_is_not_booked(ready, store):
+    from tasks.book import book
+    from tasks.curvature import fit_curvature
+    from tasks.score import score
+    from tasks.share import share
+
+    night = share(score(fit_curvature(featurise(shard(freeze(DAY))))))
+    shares = store.read_table(f"{night}/shares.parquet")
+    store.write_table(f"{night}/shares.parquet", shares.reverse())
+    with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
+        book(night)

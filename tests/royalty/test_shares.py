@@ -1,9 +1,11 @@
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.core.contracts import PARTY_INFLUENCE, SHARES
+from provenance.core.errors import ContractError
 from provenance.royalty.shares import proportional, to_ppb
 
 influences = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)
@@ -54,3 +56,8 @@ def test_without_positive_influence_an_output_is_unattributed():
 
 def test_no_outputs_have_no_shares():
     assert proportional(pl.DataFrame(schema=PARTY_INFLUENCE.schema)).schema == SHARES.schema
+
+
+def test_influence_that_is_not_finite_is_refused():
+    with pytest.raises(ContractError, match="influence on output 'out': expected finite numbers, found NaN"):
+        proportional(table([[1.0, float("nan")]]))

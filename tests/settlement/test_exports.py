@@ -26,9 +26,9 @@ NAMES = {"ann": "=HYPERLINK(evil)", "bob": 'Bo "B", Ltd.'}
 
 
 def tables(revision=1, day_before=None):
-    shares = [("o1", "payable", "ann", 600), ("o1", "payable", "bob", 400), ("o2", "escrow", "unmatched-x", 1000)]
+    shares = [("o1", "payable", "ann", 600, 40), ("o1", "payable", "bob", 400, 20), ("o2", "escrow", "unmatched-x", 1000, 10)]
     credited = pl.DataFrame(
-        [(o, a, p, s * 10**6, 0, 10**9, "EUR", s * 10**6) for o, a, p, s in shares],
+        [(o, a, p, s * 10**6, 0, 10**9, "EUR", minor * 10**9) for o, a, p, s, minor in shares],
         schema=["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"],
         orient="row",
     )
@@ -199,6 +199,20 @@ def test_a_balance_that_the_ledger_does_not_know_is_found(store):
         Account("payable", "zoe", "EUR"): -7,
     }
     assert failing(store, published(store), ledger=ledger) == {"ledger": ("bob EUR: the file closes at 20, the ledger at 21",)}
+
+
+def test_forged_totals_are_found(store):
+    from provenance.core.store import canonical_json
+
+    folder = published(store)
+    manifest = store.read_json(f"{folder}/manifest.json")
+    manifest["totals"]["EUR"]["revenue_minor"] += 900
+    manifest["totals"]["EUR"]["developer_minor"] += 400
+    manifest["totals"]["EUR"]["escrowed_minor"] += 500
+    store.write(f"{folder}/manifest.json", canonical_json(manifest))
+    found = failing(store, folder, day=AFTER)
+    assert "EUR: the manifest says escrowed_minor 510, credits add up to" in found["credits against totals"][0]
+    assert "EUR: the manifest says revenue_minor 1000, the ledger 100" in found["ledger of the day"]
 
 
 def test_a_broken_chain_is_found(store):

@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
@@ -96,3 +97,28 @@ def test_the_database_refuses_entries_that_come_late(engine):
     late = "INSERT INTO entry VALUES (:b, 9, 'payable', 'eve', 'EUR', -1), (:b, 10, 'receivable', '', 'EUR', 1)"
     with pytest.raises(sa.exc.InternalError, match="transaction that made their booking"), engine.begin() as connection:
         connection.execute(sa.text(late), {"b": booking.booking_id})
+
+
+def test_a_killed_booking_leaves_no_gap_in_the_numbers(engine):
+    with pytest.raises(sa.exc.InternalError):
+        ledger.book(engine, MONDAY, {REVENUE: 1}, night="n", cause="c")
+    assert ledger.book(engine, MONDAY, day(7, 3), night="n", cause="c").booking_id == 1
+
+
+def test_a_ledger_keeps_to_the_store_it_began_with(engine):
+    assert ledger.bind(engine, "one") == "one"
+    assert ledger.bind(engine, "two") == "one"
+
+
+def test_only_one_process_publishes_at_a_time(engine):
+    order = []
+
+    def publish(name):
+        with ledger.publishing(engine):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(publish, "abc"))
+    assert order[0::2] == order[1::2]

@@ -18,12 +18,12 @@ def add(shared, item):
 
 def test_results_come_in_the_order_of_items():
     with open_cluster(ClusterSettings(workers=2)) as client:
-        assert compute(client, add, 100, list(range(12)), settings=ONE, what="sums") == list(range(100, 112))
+        assert list(compute(client, add, 100, list(range(12)), settings=ONE, what="sums")) == list(range(100, 112))
 
 
 def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
     with open_cluster(ONE) as client, pytest.raises(ContractError, match="item 13: expected luck"):
-        compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums")
+        list(compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums"))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_cluster_by_address_is_used(cluster):
     settings = ClusterSettings(address=cluster.scheduler_address)
     with open_cluster(settings) as client:
         assert client.scheduler.address == cluster.scheduler_address
-        assert compute(client, add, 1, [1], settings=settings, what="sums") == [2]
+        assert list(compute(client, add, 1, [1], settings=settings, what="sums")) == [2]
 
 
 def test_a_cluster_that_cannot_give_a_gpu_is_an_error_at_once(cluster):
@@ -62,4 +62,4 @@ def test_what_kills_every_worker_is_named():
             open_cluster(settings) as client,
             pytest.raises(RuntimeError, match="poison: part seven killed every worker that tried it"),
         ):
-            compute(client, die, None, [7], settings=settings, what="poison", name=lambda _: "part seven")
+            list(compute(client, die, None, [7], settings=settings, what="poison", name=lambda _: "part seven"))

@@ -9,7 +9,7 @@ def test_the_default_file_says_what_the_code_defaults_to():
 
 
 def test_the_environment_overrides_one_key():
-    settings = load({"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__RANK": "3", "PROVENANCE_SETTINGS_OTHER": "x"})
+    settings = load({"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__RANK": "3"})
     assert settings.store.url == "s3://b/p"
     assert settings.features.rank == 3
     assert settings.features.token_rank == Settings().features.token_rank
@@ -29,6 +29,11 @@ def test_another_file_can_be_named(tmp_path):
         ("", {"PROVENANCE_FEATRES__RANK": "3"}, r"environment: PROVENANCE_FEATRES__RANK: .*Did you mean 'features'"),
         ("[features]\nrank = 0", {}, r"s.toml: features.rank: expected Input should be greater than or equal to 1, found 0"),
         ("[features]\nrank = 'many'", {}, r"features.rank: expected .*integer.*, found 'many'"),
+        (
+            "",
+            {"PROVENANCE_STORE_URL": "x"},
+            r"environment: PROVENANCE_STORE_URL: expected PROVENANCE_SETTINGS or .*Two underscores",
+        ),
         ("[features\n", {}, r"s.toml: expected TOML"),
         ("[contract]\ndeveloper_ppb = 1000000001", {}, r"contract.developer_ppb: expected .*less than or equal to 1000000000"),
     ],

@@ -13,7 +13,7 @@ def upgrade() -> None:
     """Create the tables and the triggers that guard them."""
     op.create_table(
         "booking",
-        sa.Column("booking_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("booking_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("day", sa.Date, nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
         sa.Column("cause_sha256", sa.String(64), nullable=False, unique=True),
@@ -33,6 +33,11 @@ def upgrade() -> None:
         sa.Column("amount_minor", sa.BigInteger, nullable=False),
         sa.CheckConstraint("amount_minor <> 0"),
     )
+    op.create_table(
+        "store",
+        sa.Column("single", sa.Boolean, sa.CheckConstraint("single"), primary_key=True, server_default=sa.true()),
+        sa.Column("store_id", sa.Text, nullable=False),
+    )
     op.execute(
         """
         CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -41,7 +46,7 @@ def upgrade() -> None:
         END $$
         """
     )
-    for table in ("booking", "entry"):
+    for table in ("booking", "entry", "store"):
         op.execute(
             f"CREATE TRIGGER {table}_is_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
