@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,12 @@ class Operator:
     log: str = ""
     process: subprocess.Popen | None = None
 
-    def start(self, dag_id: str, day: str) -> None:
+    def start(self, dag_id: str, day: str, **extra: str) -> None:
         if self.process is None:
             command = [sys.executable, str(Path(__file__).with_name("driver.py"))]
             with self.log_file.open("w") as log:
                 self.process = subprocess.Popen(
-                    command, env={**os.environ, **self.environment}, cwd=CHECKOUT, stdin=subprocess.PIPE,
+                    command, env={**os.environ, **self.environment, **extra}, cwd=CHECKOUT, stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, start_new_session=True,
                 )  # fmt: skip
         self.process.stdin.write(f"{dag_id} {day}\n")
@@ -67,20 +66,18 @@ class Operator:
         answer = self.run("nightly_payouts", day)
         assert answer["state"] == "success", (answer, self.log[-4000:])
 
-    def night_killed_when(self, day: str, ready) -> None:
-        """Start a night and SIGKILL its process as soon as `ready()` holds."""
-        self.start("nightly_payouts", day)
-        deadline = time.monotonic() + 240
-        while not ready():
-            assert self.process.poll() is None, self.log_file.read_text()[-4000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+    def night_killed_after(self, day: str, word: str, count: int) -> None:
+        """Run a night in a process that SIGKILLs itself after its n-th write to a key with `word` in it."""
+        self.stop()
+        self.start("nightly_payouts", day, KILL_AFTER=f"{word}:{count}")
+        assert self.process.wait(240) == -signal.SIGKILL, self.log_file.read_text()[-4000:]
         self.stop()
 
     def stop(self) -> None:
         if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None

@@ -1,11 +1,13 @@
 """One process that runs DAGs on request, because starting one takes longer than a small night does.
 
 Reads lines of `dag_id day` and answers each with a line of JSON on standard output; all else goes to standard error.
+`KILL_AFTER=word:n` makes it SIGKILL itself right after its n-th write to a key with that word in it.
 """
 
 import json
 import logging
 import os
+import signal
 import sys
 from datetime import date
 
@@ -13,7 +15,25 @@ answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
 from infra import local_airflow  # noqa: E402
+from provenance.core.store import Store  # noqa: E402
 
+
+def deadly(method, word, count):
+    left = [count]
+
+    def write(self, key, data):
+        outcome = method(self, key, data)
+        left[0] -= word in key
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    return write
+
+
+if kill_after := os.environ.get("KILL_AFTER"):
+    word, count = kill_after.split(":")
+    Store.write, Store.create = (deadly(method, word, int(count)) for method in (Store.write, Store.create))
 ours = logging.getLogger("provenance")
 ours.setLevel(logging.INFO)
 ours.addHandler(logging.StreamHandler(sys.stderr))
