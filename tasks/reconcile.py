@@ -7,10 +7,10 @@ import logging
 from datetime import date
 from typing import TYPE_CHECKING
 
-from provenance.core.errors import CheckFailed, StoreError
+from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
 from provenance.settlement import ledger
-from provenance.settlement.exports import MANIFEST, current_key
+from provenance.settlement.exports import MANIFEST, in_force
 from provenance.settlement.verification import Check, verify
 from tasks.database import open_ledger
 from tasks.settings import load
@@ -38,14 +38,7 @@ def reconcile(day: str) -> str:
 def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     """The folder of a day's revision in force, and what was checked of it."""
     store = settings.store.open()
-    if not store.exists(current_key(day)):
-        raise StoreError(
-            store.locate(current_key(day)),
-            expected="a published day",
-            found="none",
-            hint=f"Run the night first, e.g. make demo DAY={day}.",
-        )
-    current = store.read_json(current_key(day))
+    current = in_force(store, day)
     folder = current["folder"]
     manifest = store.read(f"{folder}/{MANIFEST}")
     pointed = [] if sha256(manifest) == current["manifest_sha256"] else [f"{MANIFEST} is not the one that current.json names"]

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from provenance.core.contracts import PAYABLE, UNATTRIBUTED
-from provenance.core.errors import ContractError, StoreError
+from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
-from provenance.settlement.exports import MANIFEST, current_key
+from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,22 +31,9 @@ NAME = 20
 
 def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     """Manifest, payouts and credits of a day's revision in force."""
-    if not store.exists(current_key(day)):
-        raise StoreError(
-            store.locate(current_key(day)),
-            expected="a published day",
-            found="none",
-            hint=f"Published: {', '.join(days(store)) or 'no day yet'}.",
-        )
-    folder = store.read_json(current_key(day))["folder"]
+    folder = in_force(store, day)["folder"]
     manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
     return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
-
-
-def days(store: Store) -> list[str]:
-    """Days with an export in force, oldest first."""
-    keys = store.list("exports/payouts")
-    return sorted(key.split("/day=")[1].split("/")[0] for key in keys if key.endswith("/current.json"))
 
 
 def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[RenderableType]:
@@ -108,13 +95,17 @@ def output_screen(
     store: Store, output_id: str, day: str | None, *, most: int = 10
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     """One output: its owners with shares, intervals and amounts, and the works behind each. Also as plain data."""
-    for candidate in [day] if day else reversed(days(store)):
+    for candidate in [day] if day else reversed(published_days(store)):
         manifest, payouts, credits = read_export(store, candidate)
         rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
         if not rows.is_empty():
             break
     else:
-        known = read_export(store, days(store)[-1])[2]["output_id"].unique().sort().head(3).to_list() if days(store) else []
+        known = (
+            read_export(store, published_days(store)[-1])[2]["output_id"].unique().sort().head(3).to_list()
+            if published_days(store)
+            else []
+        )
         raise ContractError(
             f"output {output_id!r}",
             expected=f"an output of {day}" if day else "an output of a published day",

@@ -60,6 +60,28 @@ def current_key(day: date | str) -> str:
     return f"exports/payouts/day={day}/current.json"
 
 
+def published_days(store: Store) -> list[str]:
+    """Days with an export in force, oldest first."""
+    keys = store.list("exports/payouts")
+    return sorted(key.split("/day=")[1].split("/")[0] for key in keys if key.endswith("/current.json"))
+
+
+def in_force(store: Store, day: date | str) -> dict[str, Any]:
+    """The pointer to a day's revision in force: `revision`, `folder`, `manifest_sha256`.
+
+    Raises:
+        StoreError: the day is not published; names the days that are.
+    """
+    if not store.exists(current_key(day)):
+        raise StoreError(
+            store.locate(current_key(day)),
+            expected="a published day",
+            found="none",
+            hint=f"Published: {', '.join(published_days(store)) or 'no day yet; try make demo'}.",
+        )
+    return store.read_json(current_key(day))
+
+
 def build(
     day: date,
     revision: int,
