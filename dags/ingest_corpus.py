@@ -11,7 +11,8 @@ from datetime import timedelta
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule, dag, task
 
-BAD_INPUT = ExceptionRetryPolicy(rules=[RetryRule(exception="provenance.core.errors.InputError", action=RetryAction.FAIL)])
+LASTING = ("provenance.core.errors.InputError", "provenance.core.errors.CheckFailed")
+RETRY_WHAT_MAY_PASS = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
 
 
 @dag(
@@ -20,7 +21,7 @@ BAD_INPUT = ExceptionRetryPolicy(rules=[RetryRule(exception="provenance.core.err
     tags=["corpus"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={"owner": "data", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": BAD_INPUT},
+    default_args={"owner": "data", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": RETRY_WHAT_MAY_PASS},
 )
 def ingest_corpus() -> None:
     """One task: a delivery is in force whole, or not at all."""

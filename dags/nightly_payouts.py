@@ -7,8 +7,9 @@ just ended. Every stage is a transaction: it reads the manifests it is handed an
 run again and finds what is done. A day that was booked is booked again *by difference*, as the next revision.
 
 **Failed?** A task that failed without a retry met bad input: the last line of its log names the file, the row or key, what
-was expected and what was found. Mend the input and clear the task. Anything else is retried; if the retries are used up,
-the infrastructure failed: clear the task once it is back. Nothing is paid twice.
+was expected and what was found. Mend the input and clear the task. If `settlement.reconcile` failed, a published file is not
+what was published, or not what the ledger says: `provenance verify DAY` tells which. Anything else is retried; if the
+retries are used up, the infrastructure failed: clear the task once it is back. Nothing is paid twice.
 """
 
 from datetime import datetime, timedelta
@@ -23,7 +24,8 @@ from airflow.sdk import (
     task,
 )
 
-BAD_INPUT = ExceptionRetryPolicy(rules=[RetryRule(exception="provenance.core.errors.InputError", action=RetryAction.FAIL)])
+LASTING = ("provenance.core.errors.InputError", "provenance.core.errors.CheckFailed")
+RETRY_WHAT_MAY_PASS = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
 
 
 @dag(
@@ -33,7 +35,12 @@ BAD_INPUT = ExceptionRetryPolicy(rules=[RetryRule(exception="provenance.core.err
     tags=["payouts"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={"owner": "operations", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": BAD_INPUT},
+    default_args={
+        "owner": "operations",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "retry_policy": RETRY_WHAT_MAY_PASS,
+    },
 )
 def nightly_payouts() -> None:
     """The stages of a night, in the order in which data flows."""

@@ -11,30 +11,22 @@ API server and a DAG processor would take longer to start than the night takes t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
-import logging
-import os
 import resource
 import shutil
-import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra import local_airflow
-from provenance.core.errors import InputError
+from provenance.core.errors import InputError, parse_day
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from provenance.core.store import Store
     from provenance.corpus.examples import Corpus
     from tasks.settings import Settings
@@ -53,7 +45,6 @@ def main() -> None:
     started = time.monotonic()
     try:
         day = _parse_day(parser.parse_args().day)
-        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")  # it goes to a file
         _run(day, console)
     except InputError as error:
         console.print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
@@ -76,15 +67,17 @@ def _run(day: date, console: Console) -> None:
     _outputs(store, corpus, settings, day, console)
 
     console.rule("Airflow")
-    with _airflow_log(CHECKOUT / f"var/logs/demo-{day}.log", console) as log:
+    with local_airflow.log_to(CHECKOUT / f"var/logs/demo-{day}.log", console) as log:
         local_airflow.migrate()
         for dag_id in ("ingest_corpus", "nightly_payouts"):
             run = local_airflow.run_dag(dag_id, day)
-            if isinstance(run.error, InputError):
-                raise run.error
             if run.state != "success":
-                console.print(f"[bold red]{dag_id} failed:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
-                raise SystemExit(1)
+                break
+    if isinstance(run.error, InputError):
+        raise run.error
+    if run.state != "success":
+        console.print(f"[bold red]{dag_id} failed:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
+        raise SystemExit(1)
     attribution = sum(run.seconds[task] for task in ATTRIBUTION)
     console.print(f"[dim]Attribution (features, curvature, scores) took {attribution:.0f} s.[/]\n")
 
@@ -104,13 +97,29 @@ def _run(day: date, console: Console) -> None:
 
 def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
     """Deliver the corpus as a data team would: three Parquet files in the corpus folder."""
+    from provenance.core.store import canonical_json, sha256, to_parquet
     from provenance.corpus.distributions import collect
     from tasks.settings import CHECKOUT
 
     with console.status("Collecting the sources of the installed distributions"):
         corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=44)
-    for name, frame in (("examples", corpus.examples), ("claims", corpus.claims), ("owners", corpus.owners)):
-        store.write_table(f"{settings.corpus.folder}/{name}.parquet", frame)
+    frames = {"examples": corpus.examples, "claims": corpus.claims, "owners": corpus.owners}
+    tables = {f"{settings.corpus.folder}/{name}.parquet": to_parquet(frame) for name, frame in frames.items()}
+    digests = {key: sha256(data) for key, data in tables.items()}
+    note = f"{settings.corpus.folder}/demo.json"
+    written = store.read_json(note) if store.exists(note) else {}
+    for key, mine in digests.items():
+        if store.exists(key) and sha256(store.read(key)) not in {written.get(key), mine}:
+            raise InputError(
+                store.locate(key),
+                expected="the demo's corpus, or none",
+                found="a table that the demo did not write",
+                hint="It is left as it is. Give the demo a store of its own (PROVENANCE_STORE__URL), or run your own corpus "
+                "with `.venv/bin/python -m infra.local_airflow run ingest_corpus DAY`.",
+            )
+    for key, data in tables.items():
+        store.write(key, data)
+    store.write(note, canonical_json(digests))
     counts = dict(corpus.examples["split"].value_counts().iter_rows())
     console.print(
         f"Corpus: {counts['train']} examples by {corpus.owners.height} owners, {counts['held_out']} more held out of training"
@@ -171,6 +180,15 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     from provenance.features.model import read_model
 
     key = f"outputs/day={day}/demo.parquet"
+    others = [found for found in store.list(f"outputs/day={day}") if found != key]
+    if others:
+        raise InputError(
+            store.locate(others[0]),
+            expected=f"no outputs of {day}, or the demo's",
+            found="a file that the demo did not write",
+            hint="The demo adds no invented revenue to a day of yours. Pay the day with "
+            f"`.venv/bin/python -m infra.local_airflow run nightly_payouts {day}`.",
+        )
     if store.exists(key):
         console.print(f"Outputs: those of {day} were served before")
         return
@@ -201,39 +219,11 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     console.print(f"Outputs: {len(rows)} completions; invented prices: {prices}")
 
 
-@contextlib.contextmanager
-def _airflow_log(path: Path, console: Console) -> Iterator[Path]:
-    """Send what Airflow prints to a file, and what our stages log to the console as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    screen = os.dup(1)
-    shown = Console(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
-    ours = logging.getLogger("provenance")
-    ours.setLevel(logging.INFO)
-    handler = RichHandler(console=shown, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
-    ours.addHandler(handler)
-    sys.stdout.flush()
-    kept = (os.dup(1), os.dup(2))
-    with path.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield path
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(kept[0], 1)
-            os.dup2(kept[1], 2)
-            ours.removeHandler(handler)
-
-
 def _parse_day(text: str) -> date:
     today = datetime.now(UTC).date()
     if not text:
         return today - timedelta(days=1)
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        raise InputError("DAY", expected="a day as YYYY-MM-DD", found=repr(text)) from None
+    day = parse_day("DAY", text)
     if day >= today:
         raise InputError("DAY", expected=f"a day that is over, {today - timedelta(days=1)} at the latest", found=text)
     return day

@@ -6,6 +6,7 @@ python -m infra.local_airflow        API server, scheduler, DAG processor and tr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import secrets
@@ -14,11 +15,18 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import InputError, SettingsError
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from provenance.core.errors import InputError, SettingsError, parse_day
 from tasks.database import database_url
 from tasks.settings import CHECKOUT, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 USER, PASSWORD = "admin", "admin"
 PORT = 8080
@@ -55,7 +63,7 @@ def configure() -> None:
         "AIRFLOW__API__PORT": str(PORT),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API_AUTH__JWT_SECRET": key.read_text(),
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     }
     settings = load().database
     if not settings.url:
@@ -107,6 +115,31 @@ def run_dag(dag_id: str, day: date) -> Run:
     return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
 
 
+@contextlib.contextmanager
+def log_to(path: Path, console: Console) -> Iterator[Path]:
+    """Send what Airflow prints to a file, and what our stages log to the console as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    screen = os.dup(1)
+    shown = Console(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
+    ours = logging.getLogger("provenance")
+    ours.setLevel(logging.INFO)
+    handler = RichHandler(console=shown, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
+    ours.addHandler(handler)
+    sys.stdout.flush()
+    kept = (os.dup(1), os.dup(2))
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield path
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            ours.removeHandler(handler)
+
+
 def exit_code(run: Run) -> int:
     """0 for a run that succeeded, 2 for one that met bad input, 1 for any other."""
     if run.state == "success":
@@ -120,25 +153,30 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ui", help="all of Airflow, until Ctrl-C")
     run_parser = commands.add_parser("run", help="one run of a DAG in this process; exit 2 for bad input, 1 for any failure")
-    run_parser.add_argument("dag_id", help="ingest_corpus or nightly_payouts")
-    run_parser.add_argument("day", type=date.fromisoformat, help="the day to pay, YYYY-MM-DD")
+    dags = sorted(path.stem for path in (CHECKOUT / "dags").glob("*.py"))
+    run_parser.add_argument("dag_id", choices=dags, help="the DAG")
+    run_parser.add_argument("day", help="the day to pay, YYYY-MM-DD")
     arguments = parser.parse_args()
-    configure()
+    try:
+        day = parse_day("argument day", arguments.day) if arguments.command == "run" else date.min
+        configure()
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from error
     if arguments.command == "ui":
-        os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "INFO"
         sys.stdout.write(f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD} (development only)\n")
         sys.stdout.flush()
         migrate()
         # It starts its parts by name, and the environment need not be activated.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         raise SystemExit(subprocess.call(["airflow", "standalone"]))  # noqa: S607
-    ours = logging.getLogger("provenance")
-    ours.setLevel(logging.INFO)
-    ours.addHandler(logging.StreamHandler())
-    migrate()
-    run = run_dag(arguments.dag_id, arguments.day)
-    if run.error:
-        sys.stderr.write(f"{arguments.dag_id}: {type(run.error).__name__}: {run.error}\n")
+    console = Console(stderr=True)
+    with log_to(CHECKOUT / f"var/logs/{arguments.dag_id}-{day}.log", console) as log:
+        migrate()
+        run = run_dag(arguments.dag_id, day)
+    if run.state != "success":
+        what = "Bad input" if isinstance(run.error, InputError) else f"{arguments.dag_id} failed"
+        console.print(f"[bold red]{what}:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
     raise SystemExit(exit_code(run))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from provenance.core.errors import CheckFailed, InputError
+from provenance.core.errors import CheckFailed, InputError, parse_day
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,8 +84,11 @@ def verify(
     from tasks.screens import checks_screen
     from tasks.settings import load
 
-    if Path(what).is_file():
-        root = Path(what).resolve().parent
+    path = Path(what) / "manifest.json" if Path(what).is_dir() else Path(what)
+    if "/" in what and not path.is_file():
+        raise InputError(what, expected="a manifest.json, its folder, or a day as YYYY-MM-DD", found="no such file")
+    if path.is_file():
+        root = path.resolve().parent
         whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
         up = root.parents[3] if whole else root
         folder = str(root.relative_to(up))
@@ -103,10 +105,7 @@ def verify(
 
 
 def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise InputError("argument DAY", expected="a day as YYYY-MM-DD", found=repr(text)) from None
+    return parse_day("argument DAY", text).isoformat()
 
 
 def _print_json(data: object) -> None:

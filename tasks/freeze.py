@@ -38,6 +38,8 @@ def paid_day(interval_start: datetime | None) -> str:
 def freeze(day: str) -> str:
     """Freeze the inputs of a day's night; returns the night's folder."""
     settings = load()
+    if date.fromisoformat(day) >= datetime.now(UTC).date():
+        raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not")
     store = settings.store.open()
     store.check_writable()
     open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it

@@ -90,6 +90,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         "method": night.method,
         "contract": night.contract,
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
+        "balances": totals(ledger.balances(engine, through=booking.booking_id)),
         "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
         "previous": previous and _reference(store, previous),
     }

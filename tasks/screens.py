@@ -56,7 +56,7 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     table = _table(f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {manifest['inputs']['model_id']}")
     table.add_column("owner", no_wrap=True)
     for heading in (
-        "share",
+        "mean\nshare",
         "range",
         "outputs",
         *(f"{c}\nearned" for c in currencies),
@@ -87,6 +87,14 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     yield table
     yield _escrow_table(manifest)
     yield _totals_table(manifest)
+    owed = ", ".join(
+        f"{format_minor(b['earned_minor'], c)} to owners and {format_minor(b['escrowed_minor'], c)} in escrow"
+        for c, b in manifest["balances"].items()
+    )
+    yield Text(f"Owed after this booking (number {manifest['booking_id']}): {owed or 'nothing'}.")
+    if manifest["revision"] > 1:
+        yield Text("A later revision takes back what earlier ones had booked for the day: adjustment_minor in payouts.csv.")
+    yield Text("Shares are means over the day's outputs, whatever each earned; escrow has the rest.", style="dim")
     if manifest["notice"]:
         yield Text(manifest["notice"], style="bold yellow")
 

@@ -1,5 +1,7 @@
 """Errors that a person can act on. Import-light: Airflow loads this module while it parses DAGs."""
 
+from datetime import date
+
 
 class InputError(Exception):
     """Bad input: never retried, exit code 2.
@@ -36,5 +38,16 @@ class StoreError(InputError):
     """The store cannot be reached, read or written."""
 
 
+def parse_day(where: str, text: str) -> date:
+    """A day as YYYY-MM-DD and in no other spelling; `where` names it in the error."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != text:
+        raise InputError(where, expected="a day as YYYY-MM-DD", found=repr(text))
+    return day
+
+
 class CheckFailed(Exception):
-    """A published figure does not hold: exit code 1."""
+    """A published figure does not hold: exit code 1, and no retry, since it will not mend itself."""

@@ -200,7 +200,10 @@ class Store:
 
     def _write_aside(self, path: str, data: bytes) -> str:
         folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(error.errno, "a file is where a folder should be", folder) from error
         aside = f"{folder}/.{name}.{uuid.uuid4().hex}"
         try:
             with open(aside, "xb") as file:

@@ -101,7 +101,14 @@ def build(
     files = {
         "payouts.csv": payouts.write_csv().encode(),
         "payouts.parquet": to_parquet(payouts),
-        "payouts.xlsx": _workbook(day, revision, payouts, totals, str(facts.get("notice") or "")),
+        "payouts.xlsx": _workbook(
+            day,
+            revision,
+            payouts=payouts,
+            totals=totals,
+            balances=facts.get("balances", {}),
+            notice=str(facts.get("notice") or ""),
+        ),
         "credits.parquet": to_parquet(credits),
         "journal.beancount": _journal(day, revision, entries, str(facts.get("notice") or "")).encode(),
     }
@@ -150,7 +157,15 @@ def point_to(store: Store, day: date, revision: int) -> None:
     store.write(key, canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest}))
 
 
-def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[str, Mapping[str, int]], notice: str) -> bytes:
+def _workbook(
+    day: date,
+    revision: int,
+    *,
+    payouts: pl.DataFrame,
+    totals: Mapping[str, Mapping[str, int]],
+    balances: Mapping[str, Mapping[str, int]],
+    notice: str,
+) -> bytes:
     buffer = io.BytesIO()
     book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
     book.set_properties(
@@ -189,6 +204,11 @@ def _workbook(day: date, revision: int, payouts: pl.DataFrame, totals: Mapping[s
     )
     if notice:
         sheet.write(len(totals) + 3, 0, notice, bold)
+    if balances:
+        below = len(totals) + 6
+        sheet.write_row(below - 1, 0, ["balances after this booking", "owed to owners", "kept in escrow"], bold)
+        for row, (currency, values) in enumerate(balances.items(), start=below):
+            sheet.write_row(row, 0, [currency, values["earned_minor"], values["escrowed_minor"]], number)
     sheet.autofit()
     book.close()
     return buffer.getvalue()
@@ -198,6 +218,7 @@ def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]], n
     """The booking in the beancount language, with accounts opened by their first use."""
     lines = [f"; {line}" for line in notice.splitlines()]
     lines += ['plugin "beancount.plugins.auto_accounts"', ""]
+    by = ", booked by difference" if revision > 1 else ""
     by_currency: dict[str, list[str]] = {}
     for account, amount in entries:
         name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"
@@ -206,7 +227,7 @@ def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]], n
         posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
         by_currency.setdefault(account.currency, []).append(posting)
     for currency, postings in sorted(by_currency.items()):
-        lines += [f'{day} * "Provenance" "Model outputs of {day}, revision {revision}, {currency}"', *postings, ""]
+        lines += [f'{day} * "Provenance" "Model outputs of {day}, revision {revision}{by}, {currency}"', *postings, ""]
     return "\n".join(lines)
 
 

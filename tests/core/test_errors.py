@@ -1,6 +1,9 @@
 import pickle
+from datetime import date
 
-from provenance.core.errors import ContractError, InputError
+import pytest
+
+from provenance.core.errors import ContractError, InputError, parse_day
 
 
 def test_errors_say_where_what_was_expected_and_what_was_found():
@@ -13,3 +16,10 @@ def test_errors_survive_the_way_back_from_a_worker():
     assert type(error) is ContractError
     assert isinstance(error, InputError)
     assert (error.where, error.expected, error.found, error.hint) == ("f", "a", "b", "c")
+
+
+def test_a_day_has_one_spelling():
+    assert parse_day("DAY", "2026-11-20") == date(2026, 11, 20)
+    for text in ("20261120", "2026-13-01", "yesterday", ""):
+        with pytest.raises(InputError, match="DAY: expected a day as YYYY-MM-DD, found"):
+            parse_day("DAY", text)

@@ -60,8 +60,9 @@ Store({store.url!r}, {{}}).write("folder/object", b"half")
 
 def test_unwritable_store_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=r"file/store.*expected a writable store.*\[store\]"):
-        Store(f"file://{tmp_path}/file/store", {}).check_writable()
+    for path in ("file/store", "file"):
+        with pytest.raises(StoreError, match=rf"{path}.*expected a writable store.*\[store\]"):
+            Store(f"file://{tmp_path}/{path}", {}).check_writable()
 
 
 @pytest.mark.night

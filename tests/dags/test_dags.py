@@ -60,6 +60,8 @@ for name, dag in bag.dags.items():
         "owners": sorted({t.owner for t in tasks}),
         "bad_input": sorted({(t.retry_policy.evaluate(__import__("provenance.core.errors").core.errors.ContractError(
             "f", expected="a", found="b"), 1, 2).action.value) for t in tasks}),
+        "checks": sorted({t.retry_policy.evaluate(__import__("provenance.core.errors").core.errors.CheckFailed("x"), 1, 2)
+            .action.value for t in tasks}),
         "passing": sorted({(t.retry_policy.evaluate(OSError("gone"), 1, 2).action.value) for t in tasks}),
     }
 print("FACTS" + json.dumps(facts))
@@ -86,9 +88,10 @@ def test_every_dag_has_documentation_tags_an_owner_and_retries(facts):
         assert not dag["catchup"]
 
 
-def test_bad_input_is_not_retried_and_anything_else_is(facts):
+def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts):
     for dag in facts.values():
         assert dag["bad_input"] == ["fail"]
+        assert dag["checks"] == ["fail"]
         assert dag["passing"] == ["default"]
 
 

@@ -202,3 +202,25 @@ def test_a_table_changed_after_its_stage_is_not_booked(ready, store):
     store.write_table(f"{night}/shares.parquet", shares.reverse())
     with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
         book(night)
+
+
+def test_a_day_that_is_not_over_is_refused(ready, store):
+    with pytest.raises(ContractError, match=r"night of 2999-01-01: expected a day that is over"):
+        freeze("2999-01-01")
+    assert nothing_published(store)
+
+
+def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, tmp_path):
+    from datetime import date
+
+    from rich.console import Console
+
+    from infra import demo
+    from tasks.settings import load
+
+    before = store.read("corpus/examples.parquet")
+    with pytest.raises(InputError, match=r"examples.parquet: expected the demo's corpus, or none, found a table that"):
+        demo._corpus(store, load(), Console(quiet=True))
+    assert store.read("corpus/examples.parquet") == before
+    with pytest.raises(InputError, match=r"part.parquet: expected no outputs of 2026-11-19, or the demo's"):
+        demo._outputs(store, None, load(), date.fromisoformat(DAY), Console(quiet=True))
