@@ -9,10 +9,9 @@ once, with the file, the row and the column in the log; nothing is put in force 
 
 from datetime import timedelta
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule, dag, task
+from airflow.sdk import dag, task
 
-LASTING = ("provenance.core.errors.InputError", "provenance.core.errors.CheckFailed")
-RETRY_WHAT_MAY_PASS = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
+from tasks.retries import RETRY_WHAT_MAY_PASS
 
 
 @dag(

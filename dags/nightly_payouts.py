@@ -14,18 +14,9 @@ retries are used up, the infrastructure failed: clear the task once it is back. 
 
 from datetime import datetime, timedelta
 
-from airflow.sdk import (
-    CronDataIntervalTimetable,
-    ExceptionRetryPolicy,
-    RetryAction,
-    RetryRule,
-    dag,
-    get_current_context,
-    task,
-)
+from airflow.sdk import CronDataIntervalTimetable, dag, get_current_context, task
 
-LASTING = ("provenance.core.errors.InputError", "provenance.core.errors.CheckFailed")
-RETRY_WHAT_MAY_PASS = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
+from tasks.retries import RETRY_WHAT_MAY_PASS
 
 
 @dag(

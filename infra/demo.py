@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra import local_airflow
 from provenance.core.errors import InputError, parse_day
+from provenance.core.money import format_minor
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -73,11 +74,7 @@ def _run(day: date, console: Console) -> None:
             run = local_airflow.run_dag(dag_id, day)
             if run.state != "success":
                 break
-    if isinstance(run.error, InputError):
-        raise run.error
-    if run.state != "success":
-        console.print(f"[bold red]{dag_id} failed:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
-        raise SystemExit(1)
+    local_airflow.stop_unless_good(dag_id, run, log, console)
     attribution = sum(run.seconds[task] for task in ATTRIBUTION)
     console.print(f"[dim]Attribution (features, curvature, scores) took {attribution:.0f} s.[/]\n")
 
@@ -215,7 +212,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
         for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True))
     ]
     store.write_table(key, pl.DataFrame(rows))
-    prices = ", ".join(f"{currency} {minor / 100:.2f}" for currency, minor in PRICES)
+    prices = ", ".join(format_minor(minor, currency) for currency, minor in PRICES)
     console.print(f"Outputs: {len(rows)} completions; invented prices: {prices}")
 
 

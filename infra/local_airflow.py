@@ -1,6 +1,9 @@
 """Airflow on one machine, on the embedded PostgreSQL: its environment, and one run of a DAG in this process.
 
-python -m infra.local_airflow        API server, scheduler, DAG processor and triggerer (development logins)
+    python -m infra.local_airflow ui                              API server, scheduler, DAG processor and triggerer
+    python -m infra.local_airflow run nightly_payouts 2026-11-20  one run, here, that pays a day
+
+The logins of `ui` are for development; it listens on this machine only.
 """
 
 from __future__ import annotations
@@ -147,6 +150,15 @@ def exit_code(run: Run) -> int:
     return 2 if isinstance(run.error, InputError) else 1
 
 
+def stop_unless_good(dag_id: str, run: Run, log: Path, console: Console) -> None:
+    """End the process with a message and the run's exit code, unless the run succeeded."""
+    if run.state == "success":
+        return
+    what = "Bad input" if isinstance(run.error, InputError) else f"{dag_id} failed"
+    console.print(f"[bold red]{what}:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
+    raise SystemExit(exit_code(run))
+
+
 def main() -> None:
     """Start all of Airflow in the foreground, until Ctrl-C, or run one DAG for a day."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,10 +186,7 @@ def main() -> None:
     with log_to(CHECKOUT / f"var/logs/{arguments.dag_id}-{day}.log", console) as log:
         migrate()
         run = run_dag(arguments.dag_id, day)
-    if run.state != "success":
-        what = "Bad input" if isinstance(run.error, InputError) else f"{arguments.dag_id} failed"
-        console.print(f"[bold red]{what}:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
-    raise SystemExit(exit_code(run))
+    stop_unless_good(arguments.dag_id, run, log, console)
 
 
 if __name__ == "__main__":

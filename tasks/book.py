@@ -26,7 +26,8 @@ def book(folder: str) -> str:
     settings = load()
     store = settings.store.open()
     night = load_night(store, folder)
-    amounts = accrue(night.read_outputs(store), credited(store, night), developer_ppb=night.contract["developer_ppb"])
+    outputs = night.read_outputs(store)
+    amounts = accrue(outputs, credited(store, night, outputs), developer_ppb=night.contract["developer_ppb"])
     cause = digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
     before = len(ledger.bookings(engine := open_ledger(settings.database, store), night.date))
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
@@ -41,7 +42,7 @@ def book(folder: str) -> str:
     return night.day
 
 
-def credited(store: Store, night: Night) -> pl.DataFrame:
-    """The amounts of every output and party."""
+def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The amounts of every output of a night and party."""
     shares = read_written(store, night.folder, "shares", "shares.parquet")
-    return credit_outputs(night.read_outputs(store), shares, developer_ppb=night.contract["developer_ppb"])
+    return credit_outputs(outputs, shares, developer_ppb=night.contract["developer_ppb"])

@@ -14,12 +14,13 @@ from provenance.core.store import digest
 from provenance.influence.curvature import Curvature, fit, from_tensors, gram, to_tensors
 from tasks.cluster import compute, open_cluster
 from tasks.featurise import read_features
-from tasks.night import VERSIONS, load_night
+from tasks.night import load_night
 from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
+    from tasks.night import Night
     from tasks.shard import Plan
 
 log = logging.getLogger("provenance.curvature")
@@ -33,7 +34,7 @@ def fit_curvature(folder: str) -> str:
     settings = load()
     store = settings.store.open()
     night, plan = load_night(store, folder), load_plan(store, folder)
-    missing = [c for c in night.checkpoints if not store.exists(curvature_key(plan, c, night.method["damping"]))]
+    missing = [c for c in night.checkpoints if not store.exists(curvature_key(night, plan, c))]
     if missing:
         with open_cluster(settings.cluster) as client:
             for checkpoint in missing:
@@ -52,15 +53,16 @@ def fit_curvature(folder: str) -> str:
                     total = part if total is None else np.add(total, part, out=total)
                 assert total is not None
                 curvature = fit(total, sum(file.rows for file in files), damping=night.method["damping"])
-                store.write(curvature_key(plan, checkpoint, night.method["damping"]), save_tensors(to_tensors(curvature)))
+                store.write(curvature_key(night, plan, checkpoint), save_tensors(to_tensors(curvature)))
     log.info("curvature: %d checkpoints reused, %d computed", len(night.checkpoints) - len(missing), len(missing))
     return folder
 
 
-def curvature_key(plan: Plan, checkpoint: str, damping: float) -> str:
-    """Where the curvature of a corpus at a checkpoint lies."""
+def curvature_key(night: Night, plan: Plan, checkpoint: str) -> str:
+    """Where the curvature of the night's corpus at a checkpoint lies."""
     files = sorted(file.key for file in plan.corpus if file.checkpoint == checkpoint)
-    return f"curvature/{digest({'features': files, 'damping': damping, 'version': VERSIONS['curvature']})}.safetensors"
+    made_of = {"features": files, "damping": night.method["damping"], "version": night.method["versions"]["curvature"]}
+    return f"curvature/{digest(made_of)}.safetensors"
 
 
 def read_curvature(store: Store, key: str) -> Curvature:

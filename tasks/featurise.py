@@ -12,6 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import to_numpy
 from provenance.core.errors import StoreError
+from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features, layout
 from provenance.features.projection import Projection
 from tasks.cluster import compute, open_cluster
@@ -86,7 +87,7 @@ def read_features(store: Store, file: FeatureFile) -> np.ndarray:
 
 
 def _featurise_one(recipe: Recipe, file: FeatureFile) -> str:
-    contents = recipe.store.read_table(f"frozen/parts/{file.part}.parquet")["content"].to_list()
+    contents = recipe.store.read_table(part_key(file.part))["content"].to_list()
     model = fetch_model(recipe.store, recipe.model, recipe.model_files, recipe.cache)
     module = model.load(checkpoint_named(model, file.checkpoint), device=recipe.device)
     features = gradient_features(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from provenance.core.errors import StoreError
-from provenance.core.store import digest, sha256
+from provenance.core.store import digest, from_parquet, sha256
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.features.model import Checkpoint, Model, read_model
 from tasks.settings import CHECKOUT
@@ -84,16 +84,19 @@ def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFra
     """A table that a stage of the night wrote, checked to be the one that the stage's manifest names."""
     stated = store.read_json(f"{folder}/{stage}.json")["writes"][name]
     key = f"{folder}/{name}"
-    found = sha256(store.read(key))
-    if found != stated:
-        raise StoreError(store.locate(key), expected=f"SHA-256 {stated}, as {stage}.json says", found=found)
-    return store.read_table(key)
+    data = store.read(key)
+    if sha256(data) != stated:
+        raise StoreError(store.locate(key), expected=f"SHA-256 {stated}, as {stage}.json says", found=sha256(data))
+    return from_parquet(data, store.locate(key))
 
 
-def fetch_model(store: Store, model: str, files: dict[str, str], cache: str) -> Model:
+def fetch_model(store: Store, model: str, files: dict[str, str], folder: str) -> Model:
     """The frozen model folder, copied to this machine once."""
-    folder = store.fetch(f"frozen/models/{model}", files, CHECKOUT / cache / model)
-    return read_model(Path(folder))
+    return _read_frozen(store.fetch(f"frozen/models/{model}", files, CHECKOUT / folder / model))
+
+
+# The folder is named by its digest and never changes; hashing its files again for every shard would read them all again.
+_read_frozen = cache(read_model)
 
 
 def checkpoint_named(model: Model, file: str) -> Checkpoint:

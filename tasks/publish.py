@@ -62,7 +62,9 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
     corpus = night.frozen_corpus(store)
     before = previous.booking_id if previous else 0
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
-    credits = credits_table(night.date, credited(store, night), read_written(store, night.folder, "scores", "evidence.parquet"))
+    credits = credits_table(
+        night.date, credited(store, night, outputs), read_written(store, night.folder, "scores", "evidence.parquet")
+    )
     day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
     payouts = payouts_table(
         booking.day,

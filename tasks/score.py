@@ -13,6 +13,7 @@ from provenance.core.arrays import namespace_of
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
+from provenance.corpus.shards import part_key
 from provenance.influence.scores import ShardScores, merge, score_shard
 from tasks.cluster import compute, open_cluster
 from tasks.curvature import curvature_key, read_curvature
@@ -81,14 +82,14 @@ def _queries(store: Store, night: Night, plan: Plan) -> list[np.ndarray]:
     for checkpoint in night.checkpoints:
         files = [file for file in plan.outputs if file.checkpoint == checkpoint]
         features = np.concatenate([read_features(store, file) for file in files])
-        curvature = read_curvature(store, curvature_key(plan, checkpoint, night.method["damping"]))
+        curvature = read_curvature(store, curvature_key(night, plan, checkpoint))
         queries.append(curvature.precondition(features))
     return queries
 
 
 def _score_one(block: Block, files: list[FeatureFile]) -> ShardScores:
     xp = namespace_of(block.device)
-    examples = block.store.read_table(f"frozen/parts/{files[0].part}.parquet")
+    examples = block.store.read_table(part_key(files[0].part))
     return score_shard(
         [xp.asarray(query) for query in block.queries],
         [xp.asarray(read_features(block.store, file)) for file in files],

@@ -15,6 +15,8 @@ from rich.text import Text
 from provenance.core.contracts import PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
+from provenance.corpus.shards import part_key
+from provenance.settlement.accrual import TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
@@ -103,17 +105,14 @@ def output_screen(
     store: Store, output_id: str, day: str | None, *, most: int = 10
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     """One output: its owners with shares, intervals and amounts, and the works behind each. Also as plain data."""
-    for candidate in [day] if day else reversed(published_days(store)):
+    published = published_days(store)
+    for candidate in [day] if day else reversed(published):
         manifest, payouts, credits = read_export(store, candidate)
         rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
         if not rows.is_empty():
             break
     else:
-        known = (
-            read_export(store, published_days(store)[-1])[2]["output_id"].unique().sort().head(3).to_list()
-            if published_days(store)
-            else []
-        )
+        known = read_export(store, published[-1])[2]["output_id"].unique().sort().head(3).to_list() if published else []
         raise ContractError(
             f"output {output_id!r}",
             expected=f"an output of {day}" if day else "an output of a published day",
@@ -150,7 +149,7 @@ def checks_screen(checks: list[Check]) -> Table:
 
 
 def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> tuple[str, int]:
-    parts = [store.read_table(f"frozen/parts/{sha}.parquet") for sha in manifest["inputs"]["outputs"]]
+    parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
     row = pl.concat(parts).filter(pl.col("output_id") == output_id).row(0, named=True)
     return row["content"].decode("utf-8", errors="replace"), row["revenue_minor"]
 
@@ -224,7 +223,7 @@ def _escrow_table(manifest: Mapping[str, Any]) -> Table:
 def _totals_table(manifest: Mapping[str, Any]) -> Table:
     table = _table("It adds up: revenue = developer + earned + escrowed + unattributed")
     table.add_column("currency")
-    names = ("revenue_minor", "developer_minor", "earned_minor", "escrowed_minor", "unattributed_minor")
+    names = list(TOTALS.values())
     for name in names:
         table.add_column(name.removesuffix("_minor"), justify="right")
     table.add_column("difference", justify="right")

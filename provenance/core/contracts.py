@@ -15,7 +15,7 @@ import polars as pl
 from provenance.core.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 UTC_TIME = pl.Datetime("us", "UTC")
 
@@ -238,16 +238,26 @@ def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:
 
 def unique(contract: Contract, frame: pl.DataFrame, file: str) -> None:
     """Raise ContractError naming the first two rows that share the contract's key."""
-    repeated = frame.with_row_index("_row").filter(pl.struct(contract.key).is_duplicated())
+    unique_across(contract, {file: frame})
+
+
+def unique_across(contract: Contract, frames: Mapping[str, pl.DataFrame]) -> None:
+    """`unique` for a table that lies in several files."""
+    keys = pl.concat(
+        frame.select(*contract.key).with_row_index("_row").with_columns(_file=pl.lit(file)) for file, frame in frames.items()
+    )
+    repeated = keys.filter(pl.struct(contract.key).is_duplicated())
     if repeated.is_empty():
         return
     first = repeated.row(0, named=True)
     same = repeated.filter(pl.all_horizontal([pl.col(k).eq_missing(pl.lit(first[k])) for k in contract.key]))
-    rows = same["_row"].head(2).to_list()
+    second = same.row(1, named=True)
+    other = "" if first["_file"] == second["_file"] else f" of {first['_file'].rsplit('/', 1)[-1]}"
     raise ContractError(
-        f"{file}: row {rows[1]}: {', '.join(contract.key)}", expected="a key that no other row has",
-        found=f"{', '.join(repr(first[k]) for k in contract.key)}, which row {rows[0]} has too",
-    )  # fmt: skip
+        f"{second['_file']}: row {second['_row']}: {', '.join(contract.key)}",
+        expected="a key that no other row has",
+        found=f"{', '.join(repr(first[k]) for k in contract.key)}, which row {first['_row']}{other} has too",
+    )
 
 
 def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expected: str, found: str | None = None) -> None:

@@ -51,6 +51,14 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def from_parquet(data: bytes, where: str) -> pl.DataFrame:
+    """The inverse of `to_parquet`; `where` names the file in an error."""
+    try:
+        return pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise StoreError(where, expected="a Parquet file", found=str(error)) from error
+
+
 @dataclass(frozen=True)
 class Store:
     """Bytes, JSON and tables below one URL, `file://` or `s3://`.
@@ -165,10 +173,7 @@ class Store:
 
     def read_table(self, key: str) -> pl.DataFrame:
         """The Parquet table at `key`."""
-        try:
-            return pl.read_parquet(io.BytesIO(self.read(key)))
-        except pl.exceptions.PolarsError as error:
-            raise StoreError(self.locate(key), expected="a Parquet file", found=str(error)) from error
+        return from_parquet(self.read(key), self.locate(key))
 
     def write_table(self, key: str, frame: pl.DataFrame) -> str:
         """Write a table as Parquet; returns the file's SHA-256."""

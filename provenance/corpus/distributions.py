@@ -208,5 +208,5 @@ def _split(source: bytes) -> Iterator[tuple[int, bytes]]:
 def prompts(corpus: Corpus) -> Sequence[tuple[str, bytes]]:
     """`(work_id, content)` of a piece of each held-out file, sorted by work."""
     held_out = corpus.examples.filter(pl.col("split") == "held_out").sort("work_id", "position")
-    first = held_out.group_by("work_id", maintain_order=True).last()
-    return list(first.select("work_id", "content").iter_rows())
+    chosen = held_out.group_by("work_id", maintain_order=True).last()  # the first is often a licence's text
+    return list(chosen.select("work_id", "content").iter_rows())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.contracts import OUTPUTS, conform, reject
+from provenance.core.contracts import OUTPUTS, conform, reject, unique_across
 from provenance.core.errors import ContractError
 from provenance.core.money import currencies
 
@@ -32,18 +32,11 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
             found="none",
             hint="If nothing was served, deliver a file without rows.",
         )
-    frames = [check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files]
-    seen: dict[str, str] = {}
-    for key, frame in zip(files, frames, strict=True):
-        for row, output_id in enumerate(frame["output_id"]):
-            if output_id in seen:
-                raise ContractError(
-                    f"{store.locate(key)}: row {row}: output_id",
-                    expected="a key that no other row has",
-                    found=f"{output_id!r}, which {seen[output_id]} has too",
-                )
-            seen[output_id] = f"row {row}" if len(files) == 1 else f"row {row} of {key.rsplit('/', 1)[-1]}"
-    outputs = pl.concat(frames, how="diagonal_relaxed")
+    frames = {
+        store.locate(key): check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files
+    }
+    unique_across(OUTPUTS, frames)
+    outputs = pl.concat(frames.values(), how="diagonal_relaxed")
     digests = [hashlib.sha256(content).hexdigest() for content in outputs["content"]]
     return outputs.with_columns(content_sha256=pl.Series(digests, dtype=pl.String)).sort("output_id")
 

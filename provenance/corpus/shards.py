@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 CURRENT = "frozen/corpus/current.json"
 
 
+def part_key(digest: str) -> str:
+    """Where the frozen table with a SHA-256 lies in the store."""
+    return f"frozen/parts/{digest}.parquet"
+
+
 @dataclass(frozen=True)
 class Part:
     """A frozen table.
@@ -39,7 +44,7 @@ class Part:
     @property
     def key(self) -> str:
         """Where the part lies in the store."""
-        return f"frozen/parts/{self.sha256}.parquet"
+        return part_key(self.sha256)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from provenance.core.arrays import from_torch, namespace, namespace_of
 from provenance.core.errors import ModelError
 from provenance.features.model import example_losses
-from provenance.features.projection import Block, Projection, matrix, offsets, project_embedding, project_linear
+from provenance.features.projection import Block, Projection, matrix, project_embedding, project_linear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -211,6 +211,3 @@ def _sequence(values: Array) -> Array:
     """`(n, ..., size)` as `(n, t, size)`: a layer without a token axis has one token."""
     xp = namespace(values)
     return xp.reshape(values, (values.shape[0], -1, values.shape[-1]))
-
-
-__all__ = ["Layout", "gradient_features", "layout", "offsets"]

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
+# Control totals by the account that they sum up: the first is the sum of the others.
+TOTALS = {
+    RECEIVABLE: "revenue_minor",
+    DEVELOPER: "developer_minor",
+    PAYABLE: "earned_minor",
+    ESCROW: "escrowed_minor",
+    UNATTRIBUTED: "unattributed_minor",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -72,15 +80,8 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame, *, developer_ppb: int) 
 
 def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
     """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`."""
-    names = {
-        RECEIVABLE: "revenue_minor",
-        DEVELOPER: "developer_minor",
-        PAYABLE: "earned_minor",
-        ESCROW: "escrowed_minor",
-        UNATTRIBUTED: "unattributed_minor",
-    }
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(amounts.items()):
-        row = result.setdefault(account.currency, dict.fromkeys(names.values(), 0))
-        row[names[account.account]] += abs(amount)
+        row = result.setdefault(account.currency, dict.fromkeys(TOTALS.values(), 0))
+        row[TOTALS[account.account]] += abs(amount)
     return result

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import xlsxwriter
 
+from provenance.core.contracts import PAYABLE
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
 from provenance.core.store import canonical_json, sha256, to_parquet
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from provenance.settlement.accrual import Account
 
 MANIFEST = "manifest.json"
-ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer", "payable": "Liabilities:Payable"}
+ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer", PAYABLE: "Liabilities:Payable"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,6 @@ def _workbook(
     )
     number, bold = book.add_format({"num_format": "#,##0"}), book.add_format({"bold": True})
 
-    sheet = book.add_worksheet("Payouts")
     payouts.write_excel(
         book,
         "Payouts",

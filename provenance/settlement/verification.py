@@ -14,7 +14,7 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import StoreError
 from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
-from provenance.settlement.accrual import totals
+from provenance.settlement.accrual import RECEIVABLE, TOTALS, totals
 from provenance.settlement.exports import MANIFEST, revision_folder
 
 if TYPE_CHECKING:
@@ -57,11 +57,12 @@ def verify(
     checks = [Check("checksums", tuple(_checksums(store, folder, manifest)))]
     if checks[0].passed:
         rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
+        credits = store.read_table(f"{folder}/credits.parquet")
         checks += [
             Check("row identities", tuple(_rows(rows))),
             Check("control totals", tuple(_totals(rows, manifest))),
-            Check("shares of each output", tuple(_shares(store, folder))),
-            Check("credits against totals", tuple(_credits(store, folder, manifest))),
+            Check("shares of each output", tuple(_shares(credits))),
+            Check("credits against totals", tuple(_credits(credits, manifest))),
         ]
         if ledger is not None:
             checks.append(Check("ledger", tuple(_ledger(rows, ledger))))
@@ -100,32 +101,30 @@ def _totals(rows: list[dict[str, str]], manifest: Mapping[str, Any]) -> Iterator
     for currency, t in manifest["totals"].items():
         if earned[currency] != t["earned_minor"]:
             yield f"{currency}: rows earn {earned[currency]}, the manifest says {t['earned_minor']}"
-        parts = t["developer_minor"] + t["earned_minor"] + t["escrowed_minor"] + t["unattributed_minor"]
+        parts = sum(t[name] for account, name in TOTALS.items() if account != RECEIVABLE)
         if parts != t["revenue_minor"]:
             yield f"{currency}: revenue is {t['revenue_minor']}, its parts add up to {parts}"
 
 
-def _shares(store: Store, folder: str) -> Iterator[str]:
-    table = store.read_table(f"{folder}/credits.parquet")
-    sums = table.group_by("output_id").agg(pl.col("share_ppb").sum()).sort("output_id")
+def _shares(credits: pl.DataFrame) -> Iterator[str]:
+    sums = credits.group_by("output_id").agg(pl.col("share_ppb").sum()).sort("output_id")
     for output, total in sums.iter_rows():
         if total != PPB:
             yield f"output {output}: shares sum to {total:,}, not {PPB:,}"
 
 
-def _credits(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _credits(credits: pl.DataFrame, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Totals are rounded sums of credits: within one unit for each party."""
-    table = store.read_table(f"{folder}/credits.parquet")
-    names = {PAYABLE: "earned_minor", ESCROW: "escrowed_minor", UNATTRIBUTED: "unattributed_minor"}
-    sums = table.group_by("currency", "account").agg(
+    sums = credits.group_by("currency", "account").agg(
         pl.col("amount_nanominor").cast(pl.Int128).sum(), parties=pl.struct("owner_id", "escrow_id").n_unique()
     )
     found = {(currency, account): (int(amount), parties) for currency, account, amount, parties in sums.iter_rows()}
     for currency, stated in manifest["totals"].items():
-        for account, name in names.items():
+        for account in (PAYABLE, ESCROW, UNATTRIBUTED):
+            name = TOTALS[account]
             amount, parties = found.get((currency, account), (0, 0))
             if abs(stated[name] * NANO - amount) > parties * NANO:
-                yield f"{currency}: the manifest says {name} {stated[name]}, credits add up to {amount / NANO:.2f}"
+                yield f"{currency}: the manifest says {name} {stated[name]}, credits add up to {amount // NANO}"
 
 
 def _day(manifest: Mapping[str, Any], day: Mapping[Account, int]) -> Iterator[str]:
@@ -139,7 +138,7 @@ def _day(manifest: Mapping[str, Any], day: Mapping[Account, int]) -> Iterator[st
 
 def _ledger(rows: list[dict[str, str]], ledger: Mapping[Account, int]) -> Iterator[str]:
     stated = {(row["owner_id"], row["currency"]): int(row["closing_balance_minor"]) for row in rows}
-    booked = {(a.party_id, a.currency): -amount for a, amount in ledger.items() if a.account == "payable"}
+    booked = {(a.party_id, a.currency): -amount for a, amount in ledger.items() if a.account == PAYABLE}
     for key in sorted({*stated, *booked}):
         if stated.get(key, 0) != booked.get(key, 0):
             yield f"{key[0]} {key[1]}: the file closes at {stated.get(key, 0)}, the ledger at {booked.get(key, 0)}"

@@ -47,6 +47,7 @@ def test_dags_import_only_airflow_sdk_and_tasks():
 FACTS = """
 import json
 from airflow.dag_processing.dagbag import DagBag
+from provenance.core.errors import CheckFailed, ContractError
 bag = DagBag("dags")
 assert not bag.import_errors, bag.import_errors
 facts = {}
@@ -58,9 +59,9 @@ for name, dag in bag.dags.items():
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
         "retries": sorted({t.retries for t in tasks}),
         "owners": sorted({t.owner for t in tasks}),
-        "bad_input": sorted({(t.retry_policy.evaluate(__import__("provenance.core.errors").core.errors.ContractError(
+        "bad_input": sorted({(t.retry_policy.evaluate(ContractError(
             "f", expected="a", found="b"), 1, 2).action.value) for t in tasks}),
-        "checks": sorted({t.retry_policy.evaluate(__import__("provenance.core.errors").core.errors.CheckFailed("x"), 1, 2)
+        "checks": sorted({t.retry_policy.evaluate(CheckFailed("x"), 1, 2)
             .action.value for t in tasks}),
         "passing": sorted({(t.retry_policy.evaluate(OSError("gone"), 1, 2).action.value) for t in tasks}),
     }
