@@ -8,7 +8,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
 CODE := dags tasks provenance infra tests
 
-.PHONY: help setup demo ui test check lock clean
+.PHONY: help setup demo ui test check workloads lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
@@ -31,6 +31,8 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+workloads: $(VENV)/workloads.stamp ## install what `provenance workload` needs: typefaces and scores
+
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the hash-locked requirements again
 	infra/requirements/compile.sh $(BIN)/uv
 
@@ -47,6 +49,10 @@ $(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(
 		|| { echo "No CPU build of torch here: installing the one on PyPI, with its CUDA libraries"; \
 			$(UV) -r $(LOCKS)/gpu.txt && $(UV) --no-deps -r $(LOCKS)/torch.txt; }
 	@$(UV) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
+	@$(UV) -r $(LOCKS)/workloads.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt

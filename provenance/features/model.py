@@ -21,7 +21,10 @@ from provenance.core.errors import InputError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BUILT_IN = {"CausalLM": "provenance.features.adapters.causal_lm:CausalLM"}
+BUILT_IN = {
+    name: f"provenance.features.adapters.{module}:{name}"
+    for name, module in (("CausalLM", "causal_lm"), ("Denoiser", "denoiser"), ("EventSequence", "event_sequence"))
+}
 # What torch.save writes: a zip of pickles since 1.6, a bare pickle before. Either can run code when it is read.
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 

@@ -102,7 +102,7 @@ def adapter_not_importable(folder):
 
 
 def unknown_argument(folder):
-    card(folder, "context = 256", "contxt = 256")
+    card(folder, "context = 300", "contxt = 300")
 
 
 def no_config(folder):
@@ -141,8 +141,8 @@ def test_no_folder_at_all(tmp_path):
 
 def test_too_long_a_content_is_refused_and_not_cut(tiny_model):
     adapter = read_model(tiny_model).adapter()
-    with pytest.raises(ModelError, match=r"example 1 of the batch .*at most 256 bytes, .*found 300 bytes"):
-        adapter.collate([b"x", b"y" * 300])
+    with pytest.raises(ModelError, match=r"example 1 of the batch: .*at most 300 bytes, .*found 301 bytes"):
+        adapter.collate([b"x", b"y" * 301])
 
 
 def test_tied_weights_are_stored_once_and_loaded_whole(tmp_path):
