@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,50 @@ app = typer.Typer(
 )
 console = Console()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.command()
+def attribute(
+    corpus: Annotated[Path, typer.Option(help="Folder with examples.parquet and, optionally, claims and owners.")],
+    model: Annotated[Path, typer.Option(help="Folder with model.toml and its checkpoints.")],
+    outputs: Annotated[Path, typer.Option(help="Parquet file with `output_id` and `content`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    method: Annotated[str, typer.Option(help="factored, dense, cosine, tfidf, bm25 or hybrid.")] = "factored",
+    hybrid_weight: Annotated[float | None, typer.Option(min=0, max=1, help="Part of tfidf in hybrid.")] = None,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    workers: Annotated[int | None, typer.Option(min=1, help="Dask workers; by default one for each core or GPU.")] = None,
+    day: Annotated[str | None, typer.Option(help="Day on which claims must be valid; by default today (UTC).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Influence without money: which examples and owners each output rests on.
+
+    Writes `scores.parquet` (`output_id, example_id, influence`), `owner_influence.parquet` (`output_id, owner_id,
+    influence`) and a manifest. An influence is positive where the example made the output more likely; its unit is the root
+    mean square over outputs and examples. What is computed on the way is kept in `work/` below the folder, so that the
+    same command with other outputs computes only their features.
+
+    Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
+    """
+    from tasks.attribute import Request, attribute_with
+    from tasks.screens import attribution_screen
+    from tasks.watch import watch
+
+    today = datetime.now(UTC).date() if day is None else parse_day("--day", day)
+    request = Request(corpus, model, outputs, out, today)
+    with watch(Console(stderr=True)):
+        manifest = attribute_with(request, method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
+    if as_json:
+        _print_json(manifest)
+    else:
+        console.print(*attribution_screen(out, manifest), sep="\n", soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Dask: a long-lived cluster by address, or workers inside the task.
 
-A cluster that spawns processes cannot start inside an Airflow task, so the embedded one has threads, one per worker.
+A cluster that spawns processes cannot start inside an Airflow task, so there the embedded one has threads, one per worker.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from distributed import Client, KilledWorker, LocalCluster, as_completed
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.cluster")
 SECONDS_BETWEEN_LOGS = 4.0
+PROGRESS = "%s: %d of %d"
+# Results that one task adds up.
+FAN_IN = 4
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,7 +52,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
-            processes=False,
+            processes=settings.processes,
             dashboard_address=":0",
             resources=resources,
         ) as cluster,
@@ -81,6 +84,7 @@ def compute(
     index = {key: number for number, key in enumerate(waiting)}
     early: dict[int, Result] = {}
     following = 0
+    log.info(PROGRESS, what, 0, len(items))
     told = time.monotonic()
     try:
         for done, future in enumerate(as_completed(list(waiting.values()), loop=client.loop), start=1):
@@ -93,14 +97,66 @@ def compute(
                 raise result
             early[number] = result
             del waiting[future.key]
-            if time.monotonic() - told > SECONDS_BETWEEN_LOGS:
-                log.info("%s: %d of %d", what, done, len(items))
+            if time.monotonic() - told > SECONDS_BETWEEN_LOGS or done == len(items):
+                log.info(PROGRESS, what, done, len(items))
                 told = time.monotonic()
             while following in early:
                 yield early.pop(following)
                 following += 1
     finally:
         client.cancel(list(waiting.values()), force=True)
+
+
+def compute_tree(
+    client: Client,
+    function: Callable[[Shared, Item], Result],
+    shared: Shared,
+    items: Sequence[Item],
+    combine: Callable[[Sequence[Result]], Result],
+    *,
+    settings: ClusterSettings,
+    what: str,
+    name: Callable[[Item], str] = str,
+) -> Result:
+    """`combine` of all `function(shared, item)`, added up on the workers a few at a time; only the total comes back.
+
+    Neighbours are combined in the order of the items, so the total does not depend on the number of workers.
+    """
+    resources = {"GPU": 1} if settings.device == "cuda" else {}
+    options: dict[str, Any] = {"retries": 2, "pure": False, "resources": resources}
+    leaves = client.map(_guarded, items, shared=shared, function=function, **options)
+    level = leaves
+    while len(level) > 1:
+        groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
+        level = [client.submit(_combined, group, combine=combine, **options) for group in groups]
+    index = {future.key: number for number, future in enumerate(leaves)}
+    log.info(PROGRESS, what, 0, len(items))
+    told = time.monotonic()
+    try:
+        for done, future in enumerate(as_completed(leaves, loop=client.loop), start=1):
+            if future.status == "error":
+                error = future.exception()
+                if isinstance(error, KilledWorker):
+                    raise RuntimeError(f"{what}: {name(items[index[future.key]])} killed every worker that tried it") from error
+                raise error
+            if time.monotonic() - told > SECONDS_BETWEEN_LOGS or done == len(items):
+                log.info(PROGRESS, what, done, len(items))
+                told = time.monotonic()
+        result: Result | InputError = level[0].result()
+    finally:
+        client.cancel([*leaves, *level], force=True)
+    if isinstance(result, InputError):
+        raise result
+    return result
+
+
+def _combined(parts: Sequence[Result | InputError], *, combine: Callable[[Sequence[Result]], Result]) -> Result | InputError:
+    results: list[Result] = []
+    for part in parts:
+        if isinstance(part, InputError):
+            return part
+        results.append(part)
+    return combine(results)
 
 
 def _guarded(item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result]) -> Result | InputError:

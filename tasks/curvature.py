@@ -1,80 +1,188 @@
-"""Stage `fit curvature`: one damped Cholesky factor per checkpoint, kept for as long as corpus and model stay the same."""
+"""Stage `fit curvature`: what each source of influence needs of the corpus, kept for as long as corpus and model stay the same.
+
+Sums over all shards give the row normalisers; a sample of examples, with targets sampled from the model, the curvature. Both
+are added up on the cluster, pair by pair.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace_of, to_numpy
+from provenance.core.arrays import to_numpy
+from provenance.core.rows import Rows, concatenate, move
 from provenance.core.store import digest
-from provenance.influence.curvature import Curvature, fit, from_tensors, gram, to_tensors
-from tasks.cluster import compute, open_cluster
-from tasks.featurise import read_features
+from provenance.corpus.shards import part_key
+from provenance.features.rademacher import rademacher_sampled
+from provenance.features.sampled import DATA, sampled_features
+from provenance.influence import statistics
+from provenance.influence.curvature import gram
+from provenance.influence.methods import (
+    FACTORED,
+    RADEMACHER,
+    Fitted,
+    Method,
+    Sampled,
+    fit,
+    from_tensors,
+    method,
+    to_tensors,
+)
+from tasks.cluster import compute_tree, open_cluster
+from tasks.featurise import Recipe, features_of, recipe
 from tasks.night import load_night
 from tasks.settings import load
-from tasks.shard import FeatureFile, load_plan
+from tasks.shard import load_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from provenance.core.store import Store
     from tasks.night import Night
-    from tasks.shard import Plan
+    from tasks.settings import Settings
+    from tasks.shard import FeatureFile, Plan
 
 log = logging.getLogger("provenance.curvature")
 
-# Shards whose Gram matrices one worker adds up, in order, before it hands over a sum.
-GROUP = 8
+# Examples of the sample that one task takes, and that one pass takes: fixed, so that no setting of shards, batches or workers
+# changes what is sampled.
+CHUNK, BATCH = 64, 16
+# Statistics files that one task adds up.
+GROUP = 64
 
 
-def fit_curvature(folder: str) -> str:
+@dataclass(frozen=True)
+class _Chunk:
+    """A stretch of the sample, for one source."""
+
+    part: str
+    start: int
+    kind: str
+    checkpoint: str
+    comparison: str
+    draws: int
+
+
+def fit_curvature(folder: str, settings: Settings | None = None) -> str:
     """Fit what the store lacks; returns the night's folder."""
-    settings = load()
+    settings = settings or load()
     store = settings.store.open()
     night, plan = load_night(store, folder), load_plan(store, folder)
-    missing = [c for c in night.checkpoints if not store.exists(curvature_key(night, plan, c))]
+    missing = [source for source in plan.sources if not store.exists(fitted_key(night, plan, source))]
     if missing:
+        made = recipe(store, night, settings)
         with open_cluster(settings.cluster) as client:
-            for checkpoint in missing:
-                files = [file for file in plan.corpus if file.checkpoint == checkpoint]
+            for source in missing:
+                files, _ = plan.of(source)
+                kind, checkpoint = files[0].kind, files[0].checkpoint
+                comparison = chosen_method(night).comparison[kind]
                 groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
-                total = None
-                parts = compute(
-                    client,
-                    _gram_of,
-                    (store, settings.cluster.device),
-                    groups,
-                    settings=settings.cluster,
-                    what=f"curvature of {checkpoint}",
+                sums = compute_tree(
+                    client, _gather, store, groups, _merge, settings=settings.cluster, what=f"statistics of {source}"
                 )
-                for part in parts:  # added as they come, in the order of groups: memory does not grow with the corpus
-                    total = part if total is None else np.add(total, part, out=total)
-                assert total is not None
-                curvature = fit(total, sum(file.rows for file in files), damping=night.method["damping"])
-                store.write(curvature_key(night, plan, checkpoint), save_tensors(to_tensors(curvature)))
-    log.info("curvature: %d checkpoints reused, %d computed", len(night.checkpoints) - len(missing), len(missing))
+                chunks = [
+                    _Chunk(plan.sample.sha256, start, kind, checkpoint, comparison, night.method["draws"])
+                    for start in range(0, plan.sample.rows, CHUNK)
+                ]
+                sampled = compute_tree(
+                    client, _sample, made, chunks, _join, settings=settings.cluster, what=f"curvature of {source}"
+                )
+                fitted = fit(comparison, sums, sampled)
+                store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
+                _tell(source, fitted)
+    log.info("curvature: %d sources reused, %d computed", len(plan.sources) - len(missing), len(missing))
     return folder
 
 
-def curvature_key(night: Night, plan: Plan, checkpoint: str) -> str:
-    """Where the curvature of the night's corpus at a checkpoint lies."""
-    files = sorted(file.key for file in plan.corpus if file.checkpoint == checkpoint)
-    made_of = {"features": files, "damping": night.method["damping"], "version": night.method["versions"]["curvature"]}
+def chosen_method(night: Night) -> Method:
+    """The night's method of influence."""
+    return method(night.method["name"], hybrid_weight=night.method["hybrid_weight"])
+
+
+def fitted_key(night: Night, plan: Plan, source: str) -> str:
+    """Where what was fitted for a source lies."""
+    files, _ = plan.of(source)
+    made_of = {
+        "features": sorted(file.key for file in files),
+        "sample": plan.sample.content_digest,
+        "comparison": chosen_method(night).comparison[files[0].kind],
+        "draws": night.method["draws"],
+        "version": night.method["versions"]["curvature"],
+    }
     return f"curvature/{digest(made_of)}.safetensors"
 
 
-def read_curvature(store: Store, key: str) -> Curvature:
-    """A curvature as it was fitted."""
-    return from_tensors(load_tensors(store.read(key)))
+def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:
+    """What was fitted for a source."""
+    files, _ = plan.of(source)
+    comparison = chosen_method(night).comparison[files[0].kind]
+    return from_tensors(comparison, load_tensors(store.read(fitted_key(night, plan, source))))
 
 
-def _gram_of(where: tuple[Store, str], files: tuple[FeatureFile, ...]) -> np.ndarray:
-    store, device = where
-    xp = namespace_of(device)
-    total = None
-    for file in files:
-        part = gram(xp.asarray(read_features(store, file)))
-        total = part if total is None else total + part
-    return to_numpy(total)
+def _gather(store: Store, files: tuple[FeatureFile, ...]) -> statistics.Statistics:
+    return _merge([statistics.from_tensors(load_tensors(store.read(file.statistics))) for file in files])
+
+
+def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
+    total = parts[0]
+    for part in parts[1:]:
+        total = statistics.merge(total, part)
+    return total
+
+
+def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
+    """The features of a stretch of the sample, and of targets sampled for it."""
+    frame = made.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK)
+    contents = frame["content"].to_list()
+    if chunk.comparison != "curved":
+        return Sampled(move(features_of(made, contents, frame["modality"][0], chunk.kind, chunk.checkpoint), np))
+    adapter, module = made.open(chunk.checkpoint)
+    sample = {FACTORED: sampled_features, RADEMACHER: rademacher_sampled}[chunk.kind]
+    parts = []
+    for batch in sample(
+        adapter, module, contents, projection=made.projection, checkpoint=chunk.checkpoint, batch_size=BATCH, draws=chunk.draws
+    ):
+        if batch.law == DATA:
+            log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
+        total = to_numpy(gram(batch.terms))
+        parts.append(Sampled(move(batch.data, np), move(batch.sampled, np), total, len(batch.terms)))
+    return _join(_once_each(parts, chunk.draws))
+
+
+def _once_each(parts: list[Sampled], draws: int) -> list[Sampled]:
+    """A batch's own features come with each of its draws; they are kept once."""
+    return [
+        part if at % draws == 0 else Sampled(_none_of(part.data), part.landmarks, part.total, part.terms)
+        for at, part in enumerate(parts)
+    ]
+
+
+def _none_of(rows: Rows) -> Rows:
+    sparse = {
+        name: type(part)(part.vocabulary, part.example[:0], part.token[:0], part.values[:0])
+        for name, part in rows.sparse.items()
+    }
+    return Rows(rows.dense[:0], rows.blocks, sparse)
+
+
+def _join(parts: Sequence[Sampled]) -> Sampled:
+    data = concatenate([part.data for part in parts])
+    if parts[0].total is None:
+        return Sampled(data)
+    landmarks = concatenate([part.landmarks for part in parts if part.landmarks is not None])
+    total = sum(part.total for part in parts if part.total is not None)
+    return Sampled(data, landmarks, np.asarray(total), sum(part.terms for part in parts))
+
+
+def _tell(source: str, fitted: Fitted) -> None:
+    found = [
+        f"{name} damping {half.damping:.2g} of the mean eigenvalue"
+        for name, half in (("dense", fitted.dense), ("sparse", fitted.landmarks))
+        if half is not None
+    ]
+    log.info("%s: %s", source, ", ".join(found) or "no curvature needed")

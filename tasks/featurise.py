@@ -1,4 +1,4 @@
-"""Stage `featurise`: gradient features of every shard and checkpoint that has none yet, on the cluster."""
+"""Stage `featurise`: features of every shard that has none yet, and the sums that normalise them, on the cluster."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import to_numpy
-from provenance.core.errors import StoreError
+from provenance.core.arrays import namespace_of
+from provenance.core.errors import InputError, StoreError
+from provenance.core.rows import Rows, decode, encode
 from provenance.corpus.shards import part_key
-from provenance.features.gradients import gradient_features, layout
+from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
+from provenance.features.rademacher import rademacher_features
+from provenance.features.words import word_features
+from provenance.influence import statistics
+from provenance.influence.methods import RADEMACHER, WORDS
 from tasks.cluster import compute, open_cluster
 from tasks.night import checkpoint_named, fetch_model, load_night
 from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+    import torch
+
     from provenance.core.store import Store
+    from provenance.features.model import Adapter
+    from tasks.night import Night
+    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.featurise")
 
@@ -35,40 +47,51 @@ class Recipe:
     model_files: dict[str, str]
     cache: str
     projection: Projection
+    bits: dict[str, int]
     batch_size: int
     device: str
 
+    def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
+        """The adapter, and the module at a checkpoint."""
+        model = fetch_model(self.store, self.model, self.model_files, self.cache)
+        return model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device)
 
-def featurise(folder: str) -> str:
+
+def recipe(store: Store, night: Night, settings: Settings) -> Recipe:
+    """How a night's features are made."""
+    return Recipe(
+        store,
+        night.model,
+        night.model_files,
+        settings.model.cache,
+        Projection(**night.method["projection"]),
+        night.method["bits"],
+        settings.features.batch_size,
+        settings.cluster.device,
+    )
+
+
+def featurise(folder: str, settings: Settings | None = None) -> str:
     """Compute the feature files that the plan lacks; returns the night's folder."""
-    settings = load()
+    settings = settings or load()
     store = settings.store.open()
     night, plan = load_night(store, folder), load_plan(store, folder)
-    there = set(store.list("features"))
+    there = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
     missing = {
         name: list({f.key: f for f in files if f.key not in there}.values())
         for name, files in (("corpus", plan.corpus), ("outputs", plan.outputs))
     }
     work = missing["corpus"] + missing["outputs"]
     if work:
-        recipe = Recipe(
-            store,
-            night.model,
-            night.model_files,
-            settings.model.cache,
-            Projection(**night.method["projection"]),
-            settings.features.batch_size,
-            settings.cluster.device,
-        )
         with open_cluster(settings.cluster) as client:
             for _ in compute(
                 client,
                 _featurise_one,
-                recipe,
+                recipe(store, night, settings),
                 work,
                 settings=settings.cluster,
-                what="gradient features",
-                name=lambda file: f"part {file.part} at {file.checkpoint}",
+                what="features",
+                name=lambda file: f"part {file.part} ({file.source})",
             ):
                 pass
     for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
@@ -77,31 +100,49 @@ def featurise(folder: str) -> str:
     return folder
 
 
-def read_features(store: Store, file: FeatureFile) -> np.ndarray:
-    """Features `(rows, p)` as they were written, checked to be those that were asked for."""
-    data = store.read(file.key)
-    features: np.ndarray = load_tensors(data)["features"]
-    if features.ndim != 2 or len(features) != file.rows:
-        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=f"shape {features.shape}")
-    return features
+def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
+    """Features as they were written, checked to be as many as were asked for."""
+    rows = decode(load_tensors(store.read(file.key)), namespace_of(device))
+    if rows.examples != file.rows:
+        found = f"of {rows.examples}"
+        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=found)
+    return rows
 
 
-def _featurise_one(recipe: Recipe, file: FeatureFile) -> str:
-    contents = recipe.store.read_table(part_key(file.part))["content"].to_list()
-    model = fetch_model(recipe.store, recipe.model, recipe.model_files, recipe.cache)
-    module = model.load(checkpoint_named(model, file.checkpoint), device=recipe.device)
-    features = gradient_features(
-        model.adapter(),
-        module,
-        contents,
-        projection=recipe.projection,
-        checkpoint=file.checkpoint,
-        batch_size=recipe.batch_size,
-    )
-    facts: dict[str, Any] = {
-        "checkpoint": file.checkpoint,
-        "covered": f"{layout(module, recipe.projection).covered:.6f}",
-        **{name: str(value) for name, value in recipe.projection.as_json().items()},
-    }
-    recipe.store.write(file.key, save_tensors({"features": np.ascontiguousarray(to_numpy(features))}, metadata=facts))
+def features_of(made: Recipe, contents: Sequence[bytes], modality: str, kind: str, checkpoint: str) -> Rows:
+    """Features of any kind."""
+    if kind == WORDS:
+        return word_features(contents, modality)
+    adapter, module = made.open(checkpoint)
+    common: dict[str, Any] = {"projection": made.projection, "checkpoint": checkpoint}
+    if kind == RADEMACHER:
+        return rademacher_features(adapter, module, contents, **common)
+    return gradient_features(adapter, module, contents, batch_size=made.batch_size, **common)
+
+
+def _blame(made: Recipe, frame: pl.DataFrame, modality: str, file: FeatureFile) -> None:
+    """Raise for the first example that has no features even alone, by its name; an error of a batch names a row at best."""
+    name = next(column for column in ("example_id", "output_id") if column in frame.columns)
+    for key, content in frame.select(name, "content").iter_rows():
+        try:
+            features_of(made, [content], modality, file.kind, file.checkpoint)
+        except InputError as error:
+            raise type(error)(f"{name} {key!r}", expected=error.expected, found=error.found, hint=error.hint) from error
+
+
+def _featurise_one(made: Recipe, file: FeatureFile) -> str:
+    frame = made.store.read_table(part_key(file.part))
+    modality = frame["modality"][0] if "modality" in frame.columns else "text"
+    contents = frame["content"].to_list()
+    try:
+        rows = features_of(made, contents, modality, file.kind, file.checkpoint)
+    except InputError:
+        _blame(made, frame, modality, file)
+        raise
+    exact = file.kind == WORDS  # counts are whole numbers already
+    dense_bits, sparse_bits = (32, 32) if exact else (made.bits["dense"], made.bits["sparse"])
+    facts = {"kind": file.kind, "checkpoint": file.checkpoint}
+    tensors = encode(rows, dense_bits=dense_bits, sparse_bits=sparse_bits)
+    made.store.write(file.statistics, save_tensors(statistics.to_tensors(statistics.gather(rows))))
+    made.store.write(file.key, save_tensors(tensors, metadata=facts))
     return file.key

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import CURRENT, freeze_part
 from provenance.features.model import Model, read_model
+from provenance.influence.methods import method
 from tasks.database import open_ledger
 from tasks.night import VERSIONS, Night
 from tasks.settings import load
@@ -54,17 +55,11 @@ def freeze(day: str) -> str:
         day=day,
         corpus=store.read_json(CURRENT)["digest"],
         outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, max(outputs.height, 1), size)),
-        model=_freeze_model(store, model),
+        model=freeze_model(store, model),
         model_id=model.card.model_id,
         model_files=model.files,
-        checkpoints=_chosen(model, settings),
-        method={
-            "versions": VERSIONS,
-            "projection": settings.features.projection.as_json(),
-            "damping": settings.influence.damping,
-            "evidence": settings.influence.evidence,
-            "rule": "proportional",
-        },
+        checkpoints=chosen_checkpoints(model, settings),
+        method=influence_method(settings) | {"rule": "proportional"},
         contract={"developer_ppb": settings.contract.developer_ppb},
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
@@ -72,15 +67,32 @@ def freeze(day: str) -> str:
     return night.folder
 
 
-def _chosen(model: Model, settings: Settings) -> tuple[str, ...]:
-    """Early and middle checkpoints: the first few after the base. Each is loaded once, so bad weights stop the night here."""
+def influence_method(settings: Settings) -> dict[str, Any]:
+    """All that decides influence besides the data."""
+    influence = settings.influence
+    method(influence.method, hybrid_weight=influence.hybrid_weight)  # a bad name stops here
+    return {
+        "versions": VERSIONS,
+        "name": influence.method,
+        "hybrid_weight": influence.hybrid_weight if influence.method == "hybrid" else None,
+        "projection": settings.features.projection.as_json(),
+        "bits": {"dense": settings.features.dense_bits, "sparse": settings.features.sparse_bits},
+        "sample": influence.sample,
+        "draws": influence.draws,
+        "evidence": influence.evidence,
+    }
+
+
+def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
+    """Early and middle checkpoints: the first few after the base. Each is loaded once, so bad weights stop the run here."""
     chosen = model.card.checkpoints[1 : 1 + settings.influence.checkpoints]
     for checkpoint in chosen:
         model.load(checkpoint)
     return tuple(checkpoint.file for checkpoint in chosen)
 
 
-def _freeze_model(store: Store, model: Model) -> str:
+def freeze_model(store: Store, model: Model) -> str:
+    """Copy a model folder under its digest; returns the digest."""
     name = digest(model.files)
     for file, expected in model.files.items():
         key = f"frozen/models/{name}/{file}"

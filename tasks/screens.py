@@ -21,6 +21,7 @@ from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -231,3 +232,32 @@ def _totals_table(manifest: Mapping[str, Any]) -> Table:
         difference = totals["revenue_minor"] - sum(totals[name] for name in names[1:])
         table.add_row(currency, *(format_minor(totals[name], currency, symbol=False) for name in names), str(difference))
     return table
+
+
+def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -> Iterator[RenderableType]:
+    """What `provenance attribute` found: the owners whose examples helped most, and where the tables are."""
+    owners = pl.read_parquet(out / "owner_influence.parquet")
+    helped = pl.col("influence").clip(lower_bound=0)
+    part = helped / helped.sum().over("output_id")
+    found = (
+        owners.with_columns(part=pl.when(helped.sum().over("output_id") > 0).then(part).otherwise(0.0))
+        .group_by("owner_id")
+        .agg(pl.col("influence").mean(), pl.col("part").mean())
+        .sort("part", "owner_id", descending=[True, False])
+    )
+    outputs, method = owners["output_id"].n_unique(), manifest["method"]["name"]
+    table = _table(f"Influence on {outputs} outputs, method {method}")
+    table.add_column("owner", no_wrap=True)
+    table.add_column("mean influence", justify="right")
+    table.add_column("of all that helped", justify="right")
+    for owner, influence, of_all in found.head(most).iter_rows():
+        table.add_row(escape(owner), f"{influence:+.2f}", f"{of_all:.1%}")
+    if found.height > most:
+        table.add_row(f"... and {found.height - most} more", "", "")
+    yield table
+    left_out = manifest["parameters_covered"]["left_out"]
+    yield Text(
+        f"Gradients of {manifest['parameters_covered']['share']:.2%} of the parameters were followed"
+        + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
+    )
+    yield Text(f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}; manifest.json says what they rest on.")

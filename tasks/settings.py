@@ -10,7 +10,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,7 @@ class DatabaseSettings(_Section):
 class ClusterSettings(_Section):
     address: str = ""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
+    processes: bool = False
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")] = "cpu"
 
 
@@ -70,20 +71,25 @@ class ModelSettings(_Section):
 
 
 class FeatureSettings(_Section):
-    rank: Annotated[int, Field(ge=1)] = 8
-    token_rank: Annotated[int, Field(ge=1)] = 4
+    dense: Annotated[int, Field(ge=1, le=8192)] = 2048
+    token_rank: Annotated[int, Field(ge=1)] = 32
+    dense_bits: Literal[4, 8, 32] = 8
+    sparse_bits: Literal[4, 8, 32] = 4
     seed: int = 20_261_120
     batch_size: Annotated[int, Field(ge=1)] = 32
 
     @property
     def projection(self) -> Projection:
         """The projection that these settings name."""
-        return Projection(seed=self.seed, rank=self.rank, token_rank=self.token_rank)
+        return Projection(seed=self.seed, dense=self.dense, token_rank=self.token_rank)
 
 
 class InfluenceSettings(_Section):
+    method: str = "factored"
+    hybrid_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     checkpoints: Annotated[int, Field(ge=1)] = 3
-    damping: Annotated[float, Field(gt=0)] = 1.0
+    sample: Annotated[int, Field(ge=2, le=4096)] = 768
+    draws: Annotated[int, Field(ge=1)] = 1
     evidence: Annotated[int, Field(ge=1)] = 3
 
 

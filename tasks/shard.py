@@ -2,77 +2,141 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from provenance.core.store import canonical_json, digest
+from provenance.corpus.shards import Part, freeze_part, part_key
+from provenance.influence.methods import WORDS, method
 from tasks.night import fetch_model, load_night
 from tasks.settings import load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from provenance.core.store import Store
-    from provenance.corpus.shards import Part
+    from provenance.corpus.shards import FrozenCorpus
+    from tasks.night import Night
+    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.shard")
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """The gradient features of one part at one checkpoint.
+    """The features of one part, of one kind and, for gradients, at one checkpoint.
 
     Attributes:
         part: SHA-256 of the frozen part that holds the contents.
+        checkpoint: file of the checkpoint; empty for features that need no model.
     """
 
     key: str
     part: str
     rows: int
+    kind: str
     checkpoint: str
+
+    @property
+    def source(self) -> str:
+        """What to call an influence that rests on this file: the checkpoint, or else the kind of features."""
+        return self.checkpoint or self.kind
+
+    @property
+    def statistics(self) -> str:
+        """Where the file's sums lie, gathered in the same pass."""
+        return self.key.replace("features/", "statistics/", 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All feature files of a night: of the corpus by checkpoint and shard, and of the day's outputs."""
+    """All feature files of a night: of the corpus by source and shard, and of the day's outputs by source and part.
+
+    Attributes:
+        sample: the examples whose loss terms make the curvature, frozen like a shard.
+    """
 
     corpus: tuple[FeatureFile, ...]
     outputs: tuple[FeatureFile, ...]
+    sample: Part
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What influences rest on, in order."""
+        return tuple(dict.fromkeys(file.source for file in self.corpus))
+
+    def of(self, source: str) -> tuple[list[FeatureFile], list[FeatureFile]]:
+        """The files of one source, of the corpus and of the outputs."""
+        return [f for f in self.corpus if f.source == source], [f for f in self.outputs if f.source == source]
 
 
-def shard(folder: str) -> str:
+def shard(folder: str, settings: Settings | None = None) -> str:
     """Write the plan of a night; returns the night's folder."""
-    settings = load()
+    settings = settings or load()
     store = settings.store.open()
     night = load_night(store, folder)
-    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     corpus = night.frozen_corpus(store)
-    made_of = {
-        "architecture": model.architecture(),
-        "projection": night.method["projection"],
-        "version": night.method["versions"]["features"],
-    }
+    made_of = _made_of(store, night, settings)
 
-    def file(part: Part, checkpoint: str) -> FeatureFile:
-        # The checkpoint's name, too: projections are seeded by it.
-        weights = {"checkpoint": checkpoint, "weights": night.model_files[checkpoint]}
-        key = digest({**made_of, **weights, "content": part.content_digest})
-        return FeatureFile(f"features/{key}.safetensors", part.sha256, part.rows, checkpoint)
+    def file(part: Part, kind: str, checkpoint: str) -> FeatureFile:
+        key = digest({**made_of[kind, checkpoint], "content": part.content_digest})
+        return FeatureFile(f"features/{key}.safetensors", part.sha256, part.rows, kind, checkpoint)
 
     def files(parts: tuple[Part, ...]) -> tuple[FeatureFile, ...]:
-        return tuple(file(part, checkpoint) for checkpoint in night.checkpoints for part in parts if part.rows)
+        return tuple(file(part, *source) for source in made_of for part in parts if part.rows)
 
-    plan = Plan(files(corpus.shards), files(night.outputs))
+    sample = freeze_part(store, sample_of(store, corpus, night.method["sample"]))
+    plan = Plan(files(corpus.shards), files(night.outputs), sample)
     store.write(f"{folder}/plan.json", canonical_json(asdict(plan)))
-    log.info(
-        "%d shards and %d parts of outputs at %d checkpoints",
-        len(corpus.shards),
-        len(night.outputs),
-        len(night.checkpoints),
-    )
+    log.info("%d shards and %d parts of outputs, from %s", len(corpus.shards), len(night.outputs), ", ".join(plan.sources))
     return folder
 
 
 def load_plan(store: Store, folder: str) -> Plan:
     """The plan of a night."""
     stored = store.read_json(f"{folder}/plan.json")
-    return Plan(*(tuple(FeatureFile(**file) for file in stored[name]) for name in ("corpus", "outputs")))
+    corpus, outputs = (tuple(FeatureFile(**file) for file in stored[name]) for name in ("corpus", "outputs"))
+    return Plan(corpus, outputs, Part(**stored["sample"]))
+
+
+def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
+    """The examples whose contents have the smallest digests: as good as drawn at random, and the same in whatever shards."""
+
+    def digests() -> Iterator[tuple[str, str, int]]:
+        for part in corpus.shards:
+            for row, content in enumerate(store.read_table(part.key, columns=["content_sha256"])["content_sha256"]):
+                yield content, part.sha256, row
+
+    chosen: dict[str, list[int]] = {}
+    for _, part, row in heapq.nsmallest(size, digests()):
+        chosen.setdefault(part, []).append(row)
+    columns = ["example_id", "content", "content_sha256", "modality"]
+    frames = [store.read_table(part_key(part), columns=columns)[rows] for part, rows in chosen.items()]
+    # By length, because examples of a batch are padded to the longest.
+    return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
+
+
+def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, str], dict[str, object]]:
+    """What goes into features besides contents, by kind and checkpoint."""
+    found: dict[tuple[str, str], dict[str, object]] = {}
+    version = night.method["versions"]["features"]
+    for kind in method(night.method["name"], hybrid_weight=night.method["hybrid_weight"]).kinds:
+        if kind == WORDS:
+            found[kind, ""] = {"kind": kind, "version": version}
+            continue
+        model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+        common = {
+            "kind": kind,
+            "architecture": model.architecture(),
+            "projection": night.method["projection"],
+            "bits": night.method["bits"],
+            "version": version,
+        }
+        for checkpoint in night.checkpoints:
+            # The checkpoint's name, too: projections are seeded by it.
+            found[kind, checkpoint] = {**common, "checkpoint": checkpoint, "weights": night.model_files[checkpoint]}
+    return found

@@ -37,7 +37,7 @@ def test_every_stage_of_the_night_is_documented():
 def test_local_settings_explain_every_key():
     for line in (CHECKOUT / "infra/settings/local.toml").read_text().splitlines():
         if "=" in line and not line.startswith("#"):
-            assert "#" in line or line.split(" = ")[0] in {"url", "rank", "token_rank", "seed", "batch_size", "folder"}, line
+            assert "#" in line or line.split(" = ")[0] in {"url", "sparse_bits", "seed", "batch_size", "folder"}, line
 
 
 def test_documents_leave_no_placeholder():

@@ -28,25 +28,44 @@ def namespace_of(device: str) -> ModuleType:
     """The array module of a device, `cpu` or `cuda`. There is no silent fallback from one to the other."""
     if device == "cpu":
         return np
+    if not gpu_count():
+        raise SettingsError("device", expected="a CUDA device and CuPy", found="none", hint="Use device = 'cpu'.")
+    return importlib.import_module("cupy")
+
+
+def gpu_count() -> int:
+    """CUDA devices that CuPy can use here; 0 without CuPy, a driver or a device."""
     try:
         cupy = importlib.import_module("cupy")
-        count = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:
-        raise SettingsError(
-            "device", expected="a CUDA device and CuPy", found=str(error), hint="Use device = 'cpu'."
-        ) from error
-    if count == 0:
-        raise SettingsError("device", expected="a CUDA device", found="none", hint="Use device = 'cpu'.")
-    module: ModuleType = cupy
-    return module
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except Exception:  # noqa: BLE001, CuPy raises errors of its own where there is no driver
+        return 0
 
 
-def from_torch(tensor: torch.Tensor) -> Array:
-    """A view of a torch tensor as a NumPy or CuPy array, without a copy (DLPack)."""
+def from_torch(tensor: torch.Tensor, xp: Any = None) -> Array:
+    """A view of a torch tensor as an array of its device's module, or of `xp`, without a copy (DLPack)."""
     tensor = tensor.detach()
-    return namespace_of(tensor.device.type).from_dlpack(tensor)
+    if tensor.is_floating_point() and tensor.element_size() < 4:  # NumPy knows no bfloat16, and sums need the room
+        tensor = tensor.float()
+    return (xp or namespace_of(tensor.device.type)).from_dlpack(tensor)
 
 
 def to_numpy(array: Array) -> np.ndarray:
     """The array in host memory."""
     return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def runs(ascending: Array) -> tuple[Array, Array, Array]:
+    """The distinct values of an ascending array, where each begins, and how many there are of it.
+
+    The standard's own `unique_values` promises no order.
+    """
+    xp = namespace(ascending)
+    size = ascending.shape[0]
+    if size == 0:
+        none = xp.zeros(0, dtype=xp.int64)
+        return ascending, none, none
+    begins = xp.concat([xp.ones(1, dtype=xp.bool), ascending[1:] != ascending[:-1]])
+    starts = xp.nonzero(begins)[0]
+    ends = xp.concat([starts[1:], xp.full((1,), size, dtype=starts.dtype)])
+    return xp.take(ascending, starts), starts, ends - starts

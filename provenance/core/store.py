@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from provenance.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 # What only a person can mend. Anything else that a file system raises may pass, and is left to the caller's retries.
@@ -51,10 +51,10 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(data: bytes, where: str) -> pl.DataFrame:
+def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The inverse of `to_parquet`; `where` names the file in an error."""
     try:
-        return pl.read_parquet(io.BytesIO(data))
+        return pl.read_parquet(io.BytesIO(data), columns=list(columns) if columns else None)
     except pl.exceptions.PolarsError as error:
         raise StoreError(where, expected="a Parquet file", found=str(error)) from error
 
@@ -171,9 +171,9 @@ class Store:
         except ValueError as error:
             raise StoreError(self.locate(key), expected="JSON", found=str(error)) from error
 
-    def read_table(self, key: str) -> pl.DataFrame:
-        """The Parquet table at `key`."""
-        return from_parquet(self.read(key), self.locate(key))
+    def read_table(self, key: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The Parquet table at `key`, or some of its columns."""
+        return from_parquet(self.read(key), self.locate(key), columns=columns)
 
     def write_table(self, key: str, frame: pl.DataFrame) -> str:
         """Write a table as Parquet; returns the file's SHA-256."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.contracts import OUTPUTS, conform, reject, unique_across
+from provenance.core.contracts import OUTPUTS, Contract, conform, reject, unique_across
 from provenance.core.errors import ContractError
 from provenance.core.money import currencies
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from datetime import date
 
     from provenance.core.store import Store
+
+OUTPUT_COLUMNS = ("output_id", "content")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
@@ -36,7 +38,26 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
         store.locate(key): check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files
     }
     unique_across(OUTPUTS, frames)
-    outputs = pl.concat(frames.values(), how="diagonal_relaxed")
+    return _in_order(pl.concat(frames.values(), how="diagonal_relaxed"))
+
+
+def read_output_file(store: Store, key: str) -> pl.DataFrame:
+    """Outputs whose influences alone are asked for: `output_id` and `content` will do. Otherwise as `read_outputs`.
+
+    Raises:
+        ContractError: naming file, row, column, expected and found.
+    """
+    file = store.locate(key)
+    if not store.exists(key):
+        raise ContractError(file, expected="outputs as a Parquet file", found="no such file")
+    needed = Contract("outputs", OUTPUTS.written_by, {name: OUTPUTS.columns[name] for name in OUTPUT_COLUMNS}, OUTPUTS.key)
+    frame = conform(needed, store.read_table(key), file)
+    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
+    unique_across(needed, {file: frame})
+    return _in_order(frame)
+
+
+def _in_order(outputs: pl.DataFrame) -> pl.DataFrame:
     digests = [hashlib.sha256(content).hexdigest() for content in outputs["content"]]
     return outputs.with_columns(content_sha256=pl.Series(digests, dtype=pl.String)).sort("output_id")
 

@@ -1,7 +1,7 @@
 """Per-example gradients from one forward and one backward pass per batch.
 
-Weights are frozen and only the embedding's output requires a gradient, so autograd computes activation gradients alone.
-Hooks see each layer's inputs and output gradients, and project them at once.
+Weights are frozen and only the output of the first layers that see data requires a gradient, so autograd computes
+activation gradients alone. Hooks see each layer's inputs and output gradients, and project them at once.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from provenance.core.arrays import from_torch, namespace, namespace_of
 from provenance.core.errors import ModelError
+from provenance.core.kernels import add_by_group
+from provenance.core.rows import Rows, Sparse, by_token, concatenate
+from provenance.features.layers import Layout, input_side, layout, named_blocks, output_side
 from provenance.features.model import example_losses
-from provenance.features.projection import Block, Projection, matrix, project_embedding, project_linear
+from provenance.features.projection import Block, Projection, matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,57 +26,9 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
     from provenance.features.model import Adapter
 
-
-@dataclass(frozen=True)
-class Layout:
-    """The blocks of a feature row, in order, and the part of the model's parameters that they cover."""
-
-    blocks: tuple[Block, ...]
-    covered: float
-
-    @property
-    def size(self) -> int:
-        """Numbers in a feature row."""
-        return sum(block.size for block in self.blocks)
-
-
-def layout(module: torch.nn.Module, projection: Projection) -> Layout:
-    """Which layers give which numbers.
-
-    Biases and norms are left out and show in `covered`.
-
-    Raises:
-        ModelError: a module holds a weight matrix of a kind that has no projection, or none at all is found.
-    """
-    blocks, covered = [], 0
-    head = _head(module)
-    counted: set[int] = set()
-    for name, layer in module.named_modules():
-        own = [(key, p) for key, p in layer.named_parameters(recurse=False) if p.dim() > 1]
-        if not own:
-            continue
-        sides = _sides(layer)
-        if sides is None:
-            key, weight = own[0]
-            raise ModelError(
-                f"module {name!r} ({type(layer).__name__})",
-                expected="Linear, Conv1D or Embedding",
-                found=f"a weight {key!r} of shape {tuple(weight.shape)}",
-            )
-        inputs, outputs = sides
-        if isinstance(layer, torch.nn.Embedding):
-            block = Block(name, "embedding", inputs, outputs, inputs, min(projection.token_rank, outputs))
-        elif layer is head:
-            block = Block(name, "head", inputs, outputs, min(projection.token_rank, inputs), outputs)
-        else:
-            rank = projection.rank
-            block = Block(name, "linear", inputs, outputs, min(rank, inputs), min(rank, outputs))
-        blocks.append(block)
-        covered += sum(p.numel() for _, p in own if id(p) not in counted)
-        counted |= {id(p) for _, p in own}  # tied weights are one set of parameters
-    if not blocks:
-        raise ModelError(f"module {type(module).__name__}", expected="at least one Linear or Embedding", found="none")
-    return Layout(tuple(blocks), covered / sum(p.numel() for p in module.parameters()))
+# How a batch lies in the rows that a layer sees, when there are several rows per example (noise draws, say).
+SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"
+AGREEMENT = 1e-3
 
 
 def gradient_features(
@@ -85,129 +39,268 @@ def gradient_features(
     projection: Projection,
     checkpoint: str,
     batch_size: int,
-) -> Array:
+    xp: Any = None,
+) -> Rows:
     """Projected per-example gradients of the loss at one checkpoint.
 
     Args:
         module: the checkpoint's weights, on the device to compute on.
         checkpoint: names the checkpoint in the seeds of its projections.
         batch_size: examples per pass; changes no result beyond rounding.
+        xp: the array module of the result, by default that of the device: NumPy, or CuPy without a copy.
 
     Returns:
-        `(n, p)` float32, NumPy on a CPU and CuPy on a GPU, with `p` the layout's size.
+        The examples' rows; their dense part has the layout's size, their sparse parts the names of the layers.
 
     Raises:
         ModelError: a wrong or non-finite loss, a layer that no gradient reached, or a feature that is not finite.
     """
     shape = layout(module, projection)
-    device = next(module.parameters()).device
-    xp = namespace_of(device.type)
-    matrices = {block.name: _matrices(block, projection, checkpoint, xp) for block in shape.blocks}
-    features = xp.zeros((len(contents), shape.size), dtype=xp.float32)
-    # Batches of like lengths waste no work on padding.
-    order = sorted(range(len(contents)), key=lambda row: len(contents[row]))
-    with _hooked(module, shape, matrices) as tap:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            tap.examples = len(rows)
-            losses = example_losses(adapter, module, [contents[row] for row in rows])
-            losses.sum().backward()
-            features[xp.asarray(rows)] = tap.collect()
-    if not bool(xp.isfinite(features).all()):
-        raise ModelError(f"checkpoint {checkpoint}", expected="finite gradient features", found="NaN or infinite ones")
-    if len(contents) and not bool(xp.any(features != 0)):
-        raise ModelError(f"checkpoint {checkpoint}", expected="gradient features", found="only zeros")
-    return features
+    xp = xp or namespace_of(next(module.parameters()).device.type)
+    with hooked(module, shape, projection, checkpoint, xp) as tap:
+        arrangement = arrangement_of(adapter, module, contents, tap) if contents else SIDE_BY_SIDE
+        # Batches of like lengths waste no work on padding.
+        order = sorted(range(len(contents)), key=lambda row: len(contents[row]))
+        size = 1 if arrangement == ONE_BY_ONE else batch_size
+        batches = []
+        for start in range(0, len(order), size):
+            chosen = [contents[row] for row in order[start : start + size]]
+            _batch(adapter, module, chosen, tap)
+            batches.append(tap.rows(arrangement))
+    if not batches:
+        return _empty(shape, xp)
+    rows = _reorder(concatenate(batches), order)
+    _check(rows, checkpoint)
+    return rows
 
 
 @dataclass
-class _Tap:
-    """Blocks of the batch in flight, by layer."""
+class Tap:
+    """What the layers saw of the batch in flight: by layer, one entry for each time it was used.
+
+    Attributes:
+        dense: projected gradients, `(k, size)` with k rows per batch.
+        sides: of layers over a vocabulary, inputs and output gradients by position, the hidden side projected.
+    """
 
     shape: Layout
-    matrices: dict[str, tuple[Array, Array]]
-    blocks: dict[str, Array] = field(default_factory=dict)
+    xp: Any
+    dense: dict[str, list[Array]] = field(default_factory=dict)
+    sides: dict[str, list[tuple[Array, Array]]] = field(default_factory=dict)
     examples: int = 0
 
-    def add(self, block: Block, x: torch.Tensor, d: torch.Tensor) -> None:
-        """Project what a layer saw; a layer used twice adds up, as its gradient does."""
-        a, b = self.matrices[block.name]
-        if block.kind == "embedding":
-            value = project_embedding(from_torch(x), from_torch(d), b, block.inputs)
-        else:
-            value = project_linear(_sequence(from_torch(x)), _sequence(from_torch(d)), a, b)
-        self.blocks[block.name] = self.blocks[block.name] + value if block.name in self.blocks else value
+    def clear(self, examples: int) -> None:
+        """Forget the last batch; how many examples the next has."""
+        self.dense.clear()
+        self.sides.clear()
+        self.examples = examples
 
-    def collect(self) -> Array:
-        """The batch's feature rows; the tap is empty afterwards."""
+    def add(self, block: Block, layer: torch.nn.Module, sides: tuple[torch.Tensor, torch.Tensor], a: Array, b: Array) -> None:
+        """Project what a layer saw: its inputs, and the gradients of its outputs."""
+        x, d = sides
+        xp = self.xp
+        inputs, outputs = from_torch(x, xp), from_torch(d, xp)
+        if block.kind == "dense":
+            left, right = input_side(layer, inputs, a), output_side(layer, outputs, b)
+            value = xp.reshape(xp.matrix_transpose(left) @ right, (left.shape[0], -1))
+            self.dense.setdefault(block.name, []).append(value)
+        elif block.kind == "input_tokens":
+            right = output_side(layer, outputs, b)[:, 0, ...]
+            self.sides.setdefault(block.name, []).append((xp.reshape(inputs, (inputs.shape[0], -1)), right))
+        else:
+            left = input_side(layer, inputs, a)[:, 0, ...]
+            self.sides.setdefault(block.name, []).append((left, xp.reshape(outputs, (*left.shape[:2], -1))))
+
+    def rows(self, arrangement: str) -> Rows:
+        """The batch's feature rows."""
+        xp, n = self.xp, self.examples
         for block in self.shape.blocks:
-            if block.name not in self.blocks:
+            if block.name not in self.dense and block.name not in self.sides:
                 raise ModelError(f"module {block.name!r}", expected="a gradient", found="none: the loss does not depend on it")
-        rows = [self.blocks[block.name] for block in self.shape.blocks]
-        self.blocks.clear()
-        xp = namespace(rows[0])
-        return xp.concat(rows, axis=1)
+        dense = [block for block in self.shape.blocks if block.kind == "dense"]
+        parts = [sum(xp.sum(_by_example(v, n, arrangement), axis=1) for v in self.dense[block.name]) for block in dense]
+        joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32)
+        sparse = {
+            block.name: _sparse(
+                block, [tuple(_positions(s, n, arrangement) for s in sides) for sides in self.sides[block.name]]
+            )
+            for block in self.shape.blocks
+            if block.kind != "dense"
+        }
+        return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), sparse)
+
+    def terms(self) -> Array:
+        """The dense part with one row for each of the rows that the layers saw, `(k, p)`: a batch's loss terms."""
+        dense = [self.dense[block.name] for block in self.shape.blocks if block.kind == "dense"]
+        joined = [self.xp.concat(uses, axis=0) if len(uses) > 1 else uses[0] for uses in dense]
+        return self.xp.concat(joined, axis=1)
+
+
+def _by_example(values: Array, examples: int, arrangement: str) -> Array:
+    """`(k, ...)` as `(examples, k / examples, ...)`."""
+    xp = namespace(values)
+    if arrangement == TURN_BY_TURN:
+        apart = xp.reshape(values, (-1, examples, *values.shape[1:]))
+        return xp.permute_dims(apart, (1, 0, *range(2, apart.ndim)))
+    return xp.reshape(values, (examples, -1, *values.shape[1:]))
+
+
+def _positions(side: Array, examples: int, arrangement: str) -> Array:
+    """`(k, t, ...)` as `(examples, positions, ...)`."""
+    by_example = _by_example(side, examples, arrangement)
+    return namespace(side).reshape(by_example, (examples, -1, *side.shape[2:]))
+
+
+def _sparse(block: Block, uses: list[tuple[Array, ...]]) -> Sparse:
+    """Gradient rows of a layer over a vocabulary, for the tokens that an example holds."""
+    xp = namespace(uses[0][1])
+    of_one = _input_rows if block.kind == "input_tokens" else _output_rows
+    examples, tokens, values = [], [], []
+    for example in range(uses[0][0].shape[0]):
+        for first, second in uses:
+            token, value = of_one(first[example, ...], second[example, ...])
+            examples.append(xp.full(token.shape, example, dtype=xp.int64))
+            tokens.append(token)
+            values.append(xp.astype(value, xp.float32))
+    vocabulary = block.inputs if block.kind == "input_tokens" else block.outputs
+    joined = xp.concat(examples), xp.concat(tokens), xp.concat(values)
+    return by_token(vocabulary, *(joined if len(uses) == 1 else _add_up(*joined, vocabulary)))
+
+
+def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
+    """Rows of an embedding: the sum of d `(t, columns)` over the positions of each token in ids `(t,)`."""
+    xp = namespace(d)
+    seen = xp.nonzero(xp.any(d != 0, axis=1))[0]  # padding has no gradient
+    token, inverse = xp.unique_inverse(xp.take(ids, seen))
+    where = xp.astype(xp.reshape(inverse, (1, -1)) == xp.reshape(xp.arange(token.shape[0]), (-1, 1)), d.dtype)
+    return xp.astype(token, xp.int64), where @ xp.take(d, seen, axis=0)
+
+
+def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
+    """Rows of an output head for the tokens that are targets: those whose likelihood a step would raise somewhere.
+
+    Args:
+        h: hidden states, `(t, rows)`; d: gradients of the logits, `(t, vocabulary)`, negative at targets alone.
+    """
+    xp = namespace(d)
+    token = xp.nonzero(xp.min(d, axis=0) < 0)[0]
+    return xp.astype(token, xp.int64), xp.matrix_transpose(xp.take(d, token, axis=1)) @ h
+
+
+def _add_up(example: Array, token: Array, values: Array, vocabulary: int) -> tuple[Array, Array, Array]:
+    """Vectors of the same example and token, from several uses of one layer, as one."""
+    xp = namespace(values)
+    cell, inverse = xp.unique_inverse(example * vocabulary + token)
+    return cell // vocabulary, cell % vocabulary, add_by_group(values, inverse, cell.shape[0])
+
+
+def _batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:
+    """One forward and one backward pass; the tap holds what came of it."""
+    tap.clear(len(contents))
+    example_losses(adapter, module, contents).sum().backward()
+
+
+def arrangement_of(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], tap: Tap) -> str:
+    """How batches of this adapter lie in its layers.
+
+    It is the arrangement under which three examples at once give what each gives alone. Where there is none (a loss that
+    depends on its batch, say), examples are taken one by one.
+    """
+    chosen = sorted(set(contents), key=len)
+    chosen = [chosen[at] for at in sorted({0, len(chosen) // 2, len(chosen) - 1})]
+    if len(chosen) == 1:
+        return SIDE_BY_SIDE
+    alone = []
+    for content in chosen:
+        _batch(adapter, module, [content], tap)
+        alone.append(tap.rows(ONE_BY_ONE))
+    expected = concatenate(alone)
+    _batch(adapter, module, chosen, tap)
+    for arrangement in (SIDE_BY_SIDE, TURN_BY_TURN):
+        try:
+            if _agree(tap.rows(arrangement), expected):
+                return arrangement
+        except ValueError:  # rows that no whole number of them belongs to each example
+            continue
+    return ONE_BY_ONE
+
+
+def _agree(found: Rows, expected: Rows) -> bool:
+    xp = namespace(found.dense)
+    pairs = [(found.dense, expected.dense)]
+    for name, part in expected.sparse.items():
+        pairs.append((found.sparse[name].values, part.values))
+    return all(
+        one.shape == two.shape and float(xp.linalg.vector_norm(one - two)) <= AGREEMENT * float(xp.linalg.vector_norm(two))
+        for one, two in pairs
+    )
 
 
 @contextmanager
-def _hooked(module: torch.nn.Module, shape: Layout, matrices: dict[str, tuple[Array, Array]]) -> Iterator[_Tap]:
-    tap = _Tap(shape, matrices)
-    layers = dict(module.named_modules())
-    frozen = [p for p in module.parameters() if p.requires_grad]
+def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, checkpoint: str, xp: Any) -> Iterator[Tap]:
+    """The module with frozen weights and a tap on every layer that the layout names."""
+    tap = Tap(shape, xp)
+    trainable = [p for p in module.parameters() if p.requires_grad]
     module.requires_grad_(False)
-    handles = [layers[block.name].register_forward_hook(_watch(tap, block)) for block in shape.blocks]
+    dtype = next(module.parameters()).dtype
+    handles = []
+    for block, layer in named_blocks(module, shape):
+        a, b = (from_torch(torch.from_numpy(side).to(dtype), xp) for side in matrices(block, projection, checkpoint))
+        handles.append(layer.register_forward_hook(_watch(tap, block, a, b)))
     try:
         yield tap
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in frozen:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
-def _watch(tap: _Tap, block: Block) -> Any:
-    def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+def _watch(tap: Tap, block: Block, a: Array, b: Array) -> Any:
+    def forward(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
         x, seen = inputs[0].detach(), output
-        if not output.requires_grad:  # the first layer that sees data: gradients are followed from here on
+        first = not output.requires_grad  # it sees data, not another layer's output: gradients are followed from here on
+        if first:
             seen = output.requires_grad_(True)
         if output.shape[0] == 1 < tap.examples:  # positions, say, looked up once for all examples: one gradient each
             seen = seen.expand(tap.examples, *output.shape[1:])
             x = x.expand(tap.examples, *x.shape[1:])
-        seen.register_hook(lambda d: tap.add(block, x, d))
-        return seen
+        seen.register_hook(lambda d: tap.add(block, layer, (x, d), a, b))
+        return seen.clone() if first else seen  # what follows may work in place, which a leaf does not allow
 
     return forward
 
 
-def _head(module: torch.nn.Module) -> torch.nn.Module | None:
-    """The layer whose outputs are a vocabulary: what `transformers` says, else the last Linear as wide as the largest one."""
-    ask = getattr(module, "get_output_embeddings", None)
-    if callable(ask):
-        found = ask()
-        return found if isinstance(found, torch.nn.Module) else None
-    vocabulary = max((m.num_embeddings for m in module.modules() if isinstance(m, torch.nn.Embedding)), default=0)
-    wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == vocabulary]
-    return wide[-1] if wide else None
+def _reorder(rows: Rows, order: list[int]) -> Rows:
+    """Rows that were computed in an order, back in the order of the contents."""
+    xp = namespace(rows.dense)
+    there = xp.asarray(order)
+    back = xp.argsort(there)
+    sparse = {
+        name: by_token(part.vocabulary, xp.take(there, part.example), part.token, part.values)
+        for name, part in rows.sparse.items()
+    }
+    return Rows(xp.take(rows.dense, back, axis=0), rows.blocks, sparse)
 
 
-def _sides(layer: torch.nn.Module) -> tuple[int, int] | None:
-    if isinstance(layer, torch.nn.Linear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, torch.nn.Embedding):
-        return layer.num_embeddings, layer.embedding_dim
-    if isinstance(layer, Conv1D):
-        return layer.weight.shape[0], layer.weight.shape[1]
-    return None
+def _empty(shape: Layout, xp: Any) -> Rows:
+    none = xp.zeros(0, dtype=xp.int64)
+    sparse = {}
+    blocks = []
+    for block in shape.blocks:
+        if block.kind == "dense":
+            blocks.append(block.size)
+        else:
+            tokens, columns = (block.inputs, block.columns) if block.kind == "input_tokens" else (block.outputs, block.rows)
+            sparse[block.name] = Sparse(tokens, none, none, xp.zeros((0, columns), dtype=xp.float32))
+    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(blocks), sparse)
 
 
-def _matrices(block: Block, projection: Projection, checkpoint: str, xp: Any) -> tuple[Array, Array]:
-    key = (projection.seed, checkpoint, block.name)
-    a = None if block.kind == "embedding" else xp.asarray(matrix(block.inputs, block.rows, *key, "in"))
-    b = None if block.kind == "head" else xp.asarray(matrix(block.outputs, block.columns, *key, "out"))
-    return a, b
-
-
-def _sequence(values: Array) -> Array:
-    """`(n, ..., size)` as `(n, t, size)`: a layer without a token axis has one token."""
-    xp = namespace(values)
-    return xp.reshape(values, (values.shape[0], -1, values.shape[-1]))
+def _check(rows: Rows, checkpoint: str) -> None:
+    """A projector has been known to return zeros in silence."""
+    xp = namespace(rows.dense)
+    values = [rows.dense, *(part.values for part in rows.sparse.values())]
+    if not all(bool(xp.all(xp.isfinite(value))) for value in values):
+        raise ModelError(f"checkpoint {checkpoint}", expected="finite gradient features", found="NaN or infinite ones")
+    if not any(bool(xp.any(value != 0)) for value in values):
+        raise ModelError(f"checkpoint {checkpoint}", expected="gradient features", found="only zeros")

@@ -1,99 +1,223 @@
-"""Curvature: what the training examples' gradients look like together, and its damped inverse.
+"""Curvature: the Fisher information of the loss terms, damped, and its inverse, applied to queries alone.
 
-The influence of example i on output q is `q' D (D H D + lambda I)^-1 D g_i` with `H = sum_i g_i g_i' / n` the empirical
-Fisher of the projected gradients (Koh and Liang 2017, arXiv 1703.04730, section 2; for projected gradients Park et al.
-2023, arXiv 2303.14186) and `D` a diagonal scale that keeps common coordinates from drowning rare ones.
+The influence of example i on output q is `q' (F + lambda)^-1 g_i` (Koh and Liang 2017, arXiv 1703.04730, section 2; for
+projected gradients Park et al. 2023, arXiv 2303.14186) with F a mean of outer products over sampled loss terms. A feature row
+has two parts, and each is corrected in the form that is small for it:
+
+- dense: F is a matrix over the p numbers, across all inner layers, summed over many terms and factored.
+- sparse: too wide for a matrix. With m sampled rows S as landmarks, `(S'S / m + lambda)^-1` is, by Woodbury's identity,
+  `(1 - S' (S S' + m lambda)^-1 S) / lambda`: an m x m problem, and the corrected query is the query less a combination of
+  landmarks. Tokens are weighted first by how large their rows are (`statistics.row_weights`).
+
+lambda is not chosen by hand: it is the oracle-approximating shrinkage of F towards a multiple of the identity (Chen et al.
+2010, IEEE Trans. Signal Processing 58(10), equation 23), which needs the two first moments of the eigenvalues alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
 from provenance.core.arrays import namespace, to_numpy
 from provenance.core.errors import ContractError
+from provenance.core.rows import Rows, Sparse
+from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
+from provenance.influence.statistics import Statistics, row_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from provenance.core.arrays import Array
 
-# Coordinates are scaled by the power -1/4 of their mean square: half way between raw gradients and whitened ones.
+# Coordinates of the dense part are scaled by the power -1/4 of their mean square: half way between raw and whitened ones.
 SCALE_POWER = -0.25
 SCALE_FLOOR = 0.01
+# Landmarks are corrected against one another in blocks of so many: a block's table is what has to fit into memory.
+BLOCK = 128
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """The damped curvature of one checkpoint.
+class Dense:
+    """Curvature of the dense part.
 
     Attributes:
-        factor: lower Cholesky factor of `D H D + lambda I`, `(p, p)`, float32.
+        factor: lower Cholesky factor of `D F D + lambda I`, `(p, p)`, float32.
         scale: the diagonal of D, `(p,)`.
-        damping: lambda.
-        examples: how many gradients it rests on.
+        damping: lambda, as a multiple of the mean eigenvalue.
     """
 
     factor: np.ndarray
     scale: np.ndarray
     damping: float
-    examples: int
 
-    def precondition(self, queries: Array) -> Array:
-        """Queries as the vectors whose plain products with features are influences, in standard deviations.
-
-        Dividing by the root mean square of the influence over queries and examples puts checkpoints on one scale. It
-        needs no pass over the examples: the mean square is `y' (D H D) y` with `y = (D H D + lambda I)^-1 D q`.
-
-        Args:
-            queries: gradient features of outputs, `(q, p)`.
-
-        Returns:
-            `(q, p)` float32, of the queries' kind.
-        """
-        xp = namespace(queries)
-        scaled = to_numpy(queries).astype(np.float64) * self.scale
-        solved = cho_solve((self.factor, True), scaled.T, check_finite=False).T
-        mean_square = float(np.mean(np.sum(solved * scaled, axis=1) - self.damping * np.sum(solved**2, axis=1)))
-        spread = np.sqrt(mean_square) if mean_square > 0 else 1.0
-        return xp.asarray((solved * self.scale / spread).astype(np.float32))
+    def precondition(self, queries: np.ndarray) -> np.ndarray:
+        """`D (D F D + lambda I)^-1 D q` for rows `(q, p)`, float64."""
+        scaled = queries.astype(np.float64) * self.scale
+        solved: np.ndarray = cho_solve((self.factor, True), scaled.T, check_finite=False).T * self.scale
+        return solved
 
 
-def gram(features: Array) -> Array:
-    """`sum_i g_i g_i'` of a shard, `(p, p)`, accumulated in float64."""
-    xp = namespace(features)
-    wide = xp.astype(features, xp.float64)
+@dataclass(frozen=True)
+class Weights:
+    """The metric of a sparse part: tokens, ascending, and what a product at each counts for."""
+
+    token: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Curvature of the sparse parts.
+
+    Attributes:
+        rows: the sampled rows, sparse parts alone.
+        factor: lower Cholesky factor of `S S' + m lambda I`, `(m, m)`, float32.
+        damping: lambda, as a multiple of the mean eigenvalue over the span of the landmarks.
+    """
+
+    rows: Rows
+    factor: np.ndarray
+    damping: float
+
+
+def gram(rows: Array) -> Array:
+    """`sum_i g_i g_i'` of some terms, `(p, p)`, accumulated in float64."""
+    xp = namespace(rows)
+    wide = xp.astype(rows, xp.float64)
     return xp.matmul(xp.matrix_transpose(wide), wide)
 
 
-def fit(total: np.ndarray, examples: int, *, damping: float) -> Curvature:
-    """Factor the curvature.
+def shrinkage(trace: float, trace_of_square: float, size: int, terms: int) -> float:
+    """The damping lambda of a mean of outer products S, by the oracle-approximating shrinkage.
+
+    `(1 - rho) S + rho tr(S)/p I` is, up to a factor, `S + lambda I` with `lambda = rho / (1 - rho) tr(S) / p`.
 
     Args:
-        total: the Gram matrix summed over all shards, `(p, p)`.
-        damping: lambda as a multiple of the mean eigenvalue of `D H D`.
+        trace: tr(S); trace_of_square: tr(S S); size: p; terms: how many outer products S is the mean of.
+    """
+    numerator = (1 - 2 / size) * trace_of_square + trace**2
+    denominator = (terms + 1 - 2 / size) * (trace_of_square - trace**2 / size)
+    # rho is 1 where nothing but noise is seen; the identity times a very large number says the same.
+    rho = min(numerator / denominator, 1 - 1e-6) if denominator > 0 else 1 - 1e-6
+    return rho / (1 - rho) * trace / size
+
+
+def fit_dense(total: np.ndarray, terms: int) -> Dense:
+    """Factor the curvature of the dense part.
+
+    Args:
+        total: `sum g g'` over the sampled terms, `(p, p)`.
 
     Raises:
-        ContractError: there are no examples, or their gradients are all zero.
+        ContractError: there are no terms, or their gradients are all zero.
     """
-    if examples == 0 or not np.any(np.diagonal(total)):
-        raise ContractError("curvature", expected="gradients of training examples", found=f"none in {examples} examples")
-    mean_square = np.diagonal(total) / examples
+    if terms == 0 or not np.any(np.diagonal(total)):
+        raise ContractError("curvature", expected="gradients of sampled loss terms", found=f"none in {terms} terms")
+    mean_square = np.diagonal(total) / terms
     scale = (mean_square + SCALE_FLOOR * mean_square.mean()) ** SCALE_POWER
-    scaled = total / examples * scale[:, None] * scale[None, :]
-    level = damping * float(np.trace(scaled)) / len(scaled)
-    scaled[np.diag_indices_from(scaled)] += level
+    scaled = total / terms * scale[:, None] * scale[None, :]
+    trace = float(np.trace(scaled))
+    damping = shrinkage(trace, float(np.vdot(scaled, scaled)), len(scaled), terms)
+    scaled[np.diag_indices_from(scaled)] += damping
     factor = cholesky(scaled, lower=True, overwrite_a=True, check_finite=False)
-    return Curvature(np.tril(factor).astype(np.float32), scale, level, examples)
+    return Dense(np.tril(factor).astype(np.float32), scale, damping / (trace / len(scaled)))
 
 
-def to_tensors(curvature: Curvature) -> dict[str, np.ndarray]:
-    """The arrays that are stored."""
-    facts = {"damping": np.array([curvature.damping]), "examples": np.array([curvature.examples])}
-    return {"factor": curvature.factor, "scale": curvature.scale, **facts}
+def metric(statistics: Statistics, vocabularies: Mapping[str, int]) -> dict[str, Weights]:
+    """The weights of every sparse part: each part's kernel is 1 on average between an example and itself."""
+    return {
+        name: Weights(part.token, row_weights(part, statistics.examples, vocabularies[name]))
+        for name, part in statistics.parts.items()
+        if len(part.token)
+    }
 
 
-def from_tensors(tensors: dict[str, np.ndarray]) -> Curvature:
-    """The inverse of `to_tensors`."""
-    return Curvature(tensors["factor"], tensors["scale"], float(tensors["damping"][0]), int(tensors["examples"][0]))
+def fit_landmarks(rows: Rows, weights: Mapping[str, Weights]) -> Landmarks:
+    """Factor the curvature of the sparse parts, in the metric that the weights give.
+
+    Args:
+        rows: features for sampled targets, as NumPy arrays.
+    """
+    count = rows.examples
+    products = np.zeros((count, count))
+    for start in range(0, count, BLOCK):
+        chosen = np.zeros((count, min(BLOCK, count - start)), dtype=np.float32)
+        chosen[np.arange(start, start + chosen.shape[1]), np.arange(chosen.shape[1])] = 1
+        products[:, start : start + chosen.shape[1]] = sum(
+            apply(part, _weighted(tabulate(part, chosen, tokens_of(part)), weights[name]), count)
+            for name, part in rows.sparse.items()
+            if name in weights
+        )
+    width = sum(weights[name].token.shape[0] * part.values.shape[1] for name, part in rows.sparse.items() if name in weights)
+    trace = float(np.trace(products)) / count
+    damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
+    level = max(damping * count, trace * 1e-6)
+    products[np.diag_indices_from(products)] += level
+    factor = cholesky(products, lower=True, overwrite_a=True, check_finite=False)
+    return Landmarks(Rows(rows.dense[:, :0], (), rows.sparse), np.tril(factor).astype(np.float32), level / trace)
+
+
+def sparse_queries(queries: Rows, weights: Mapping[str, Weights], landmarks: Landmarks | None, xp: Any) -> dict[str, Table]:
+    """Tables whose products with examples are influences through the sparse parts, up to a common factor.
+
+    Args:
+        queries: features of outputs, as NumPy arrays.
+        landmarks: None for the products alone, without curvature.
+        xp: where the tables shall lie.
+    """
+    own = np.eye(queries.examples, dtype=np.float32)
+    plain = {
+        name: _weighted(tabulate(part, own, tokens_of(part)), weights[name])
+        for name, part in queries.sparse.items()
+        if name in weights
+    }
+    if landmarks is None:
+        return {name: Table(xp.asarray(table.token), xp.asarray(table.values)) for name, table in plain.items()}
+    count = landmarks.rows.examples
+    products = sum(apply(landmarks.rows.sparse[name], table, count) for name, table in plain.items())
+    combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
+    tables = {}
+    for name in plain:
+        both = _stacked(queries.sparse[name], landmarks.rows.sparse[name], queries.examples)
+        coefficients = np.concatenate([own, combination.astype(np.float32)])
+        table = _weighted(tabulate(both, coefficients, tokens_of(both)), weights[name])
+        tables[name] = Table(xp.asarray(table.token), xp.asarray(table.values))
+    return tables
+
+
+def squared_norms(rows: Rows, weights: Mapping[str, Weights] | None) -> Array:
+    """`<g_i, g_i>` of each example, sparse parts in the given metric or plain: `(n,)`."""
+    xp = namespace(rows.dense)
+    total = xp.sum(rows.dense**2, axis=1)
+    for name, part in rows.sparse.items():
+        squares = xp.sum(part.values**2, axis=1)
+        if weights is not None:
+            squares = squares * _weights_at(part.token, weights[name])
+        # One number per vector is a product with a table of ones.
+        ones = Table(tokens_of(part), xp.ones((tokens_of(part).shape[0], 1, 1), dtype=xp.float32))
+        lone = Sparse(part.vocabulary, part.example, part.token, xp.reshape(squares, (-1, 1)))
+        total = total + apply(lone, ones, rows.examples)[:, 0]
+    return total
+
+
+def _weights_at(token: Array, weights: Weights) -> Array:
+    xp = namespace(token)
+    known, weight = xp.asarray(weights.token), xp.asarray(weights.weight.astype(np.float32))
+    return look_up(token, known, weight, default=0.0)  # a token that no example holds meets none
+
+
+def _weighted(table: Table, weights: Weights) -> Table:
+    xp = namespace(table.values)
+    return Table(table.token, table.values * xp.reshape(_weights_at(table.token, weights), (-1, 1, 1)))
+
+
+def _stacked(first: Sparse, second: Sparse, examples: int) -> Sparse:
+    """Two parts as one, the second's examples counted after the first's."""
+    token = np.concatenate([to_numpy(first.token), to_numpy(second.token)])
+    example = np.concatenate([to_numpy(first.example), to_numpy(second.example) + examples])
+    values = np.concatenate([to_numpy(first.values), to_numpy(second.values)])
+    order = np.lexsort((example, token))
+    return Sparse(first.vocabulary, example[order], token[order], values[order])

@@ -1,128 +1,243 @@
 """Features equal per-example autograd gradients, projected by the same matrices."""
 
+import math
+
+import array_api_strict
 import numpy as np
 import pytest
 import torch
 from samples import corpus_frames
+from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers.pytorch_utils import Conv1D
 
+from provenance.core.arrays import to_numpy
 from provenance.core.errors import ModelError
 from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.gradients import gradient_features, layout
-from provenance.features.projection import Projection, matrix, offsets
+from provenance.features.adapters.denoiser import Denoiser
+from provenance.features.gradients import gradient_features
+from provenance.features.layers import layout
+from provenance.features.projection import Projection, matrices
 
 CONTENTS = [*corpus_frames()["examples"]["content"].to_list()[:7], b"short", b"x"]
-PROJECTION = Projection(seed=3, rank=4, token_rank=3)
-CONFIGS = {
-    "llama": LlamaConfig(vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-                         max_position_embeddings=300, tie_word_embeddings=False),
-    "gpt2": GPT2Config(vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=300, resid_pdrop=0.0, embd_pdrop=0.0,
-                       attn_pdrop=0.0, tie_word_embeddings=False),
-}  # fmt: skip
+PROJECTION = Projection(seed=3, dense=200, token_rank=3)
+LLAMA = LlamaConfig(vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+                    max_position_embeddings=300, tie_word_embeddings=False)  # fmt: skip
 
 
-@pytest.fixture(params=CONFIGS)
-def language_model(request, tmp_path):
-    config = CONFIGS[request.param]
-    config.save_pretrained(tmp_path)
+def gpt2(**more):
+    return GPT2Config(vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=300, resid_pdrop=0.0, embd_pdrop=0.0,
+                      attn_pdrop=0.0, **more)  # fmt: skip
+
+
+CONFIGS = {"llama": LLAMA, "gpt2": gpt2(tie_word_embeddings=False), "gpt2 tied": gpt2(tie_word_embeddings=True)}
+
+
+class Vectors:
+    """Contents as `terms` vectors of 12 numbers, lying in the batch as `order` says, and a squared error."""
+
+    def __init__(self, network, shape, *, terms=1, order="side by side"):
+        self.network, self.shape, self.terms, self.order = network, shape, terms, order
+
+    def module(self):
+        return self.network
+
+    def collate(self, contents):
+        seeds = [sum(content) + 1000 * len(content) for content in contents]
+        return torch.stack([torch.randn(self.terms, *self.shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+    def loss(self, module, batch):
+        batch = batch.to(next(module.parameters()).dtype)
+        n = len(batch)
+        if self.order == "turn by turn":
+            errors = module(batch.transpose(0, 1).flatten(0, 1)).square().flatten(1).sum(1)
+            return errors.view(self.terms, n).sum(0)
+        if self.order == "call by call":
+            return sum(module(batch[:, term]).square().flatten(1).sum(1) for term in range(self.terms))
+        if self.order == "batch by batch":  # nothing of it belongs to one example: the first sees other weights than the second
+            scale = torch.arange(1, n + 1)
+            return (module(batch.flatten(0, 1)).square().flatten(1).sum(1).view(n, self.terms).sum(1)) * scale
+        return module(batch.flatten(0, 1)).square().flatten(1).sum(1).view(n, self.terms).sum(1)
+
+
+class Positions(nn.Module):
+    """An embedding that is no vocabulary, looked up once for all examples, before a Conv1D."""
+
+    def __init__(self):
+        super().__init__()
+        self.at, self.mix = nn.Embedding(4, 6), Conv1D(5, 6)
+
+    def forward(self, x):
+        return self.mix(torch.tanh(x + self.at(torch.arange(4)[None])))
+
+
+def network(kind):
+    torch.manual_seed(1)
+    return {
+        "linear": lambda: nn.Sequential(nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 5)),
+        "in place": lambda: nn.Sequential(nn.Linear(12, 7), nn.ReLU(inplace=True), nn.Linear(7, 5)),
+        "conv1d": lambda: nn.Sequential(nn.Conv1d(4, 6, 3, padding=1, dilation=2), nn.Tanh(), nn.Conv1d(6, 3, 2, stride=2)),
+        "conv2d": lambda: nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 4, (3, 2), stride=(2, 1))),
+        "grouped": lambda: nn.Sequential(nn.Conv2d(4, 8, 3, padding="same", groups=4), nn.Tanh(), nn.Conv2d(8, 4, 1, groups=2)),
+        "reflect": lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=2, padding_mode="reflect"), nn.Tanh(), nn.Conv2d(4, 2, 1)),
+        "circular": lambda: nn.Sequential(nn.Conv1d(4, 4, 4, padding=(2,), padding_mode="circular"), nn.Conv1d(4, 2, 1)),
+        "replicate": lambda: nn.Sequential(nn.Conv1d(4, 4, 4, padding="same", padding_mode="replicate"), nn.Conv1d(4, 2, 1)),
+        "positions": Positions,
+    }[kind]()
+
+
+SHAPES = {"linear": (12,), "in place": (12,), "conv1d": (4, 9), "circular": (4, 9), "replicate": (4, 9), "positions": (4, 6)}
+
+
+def case(name, tmp_path):
+    """An adapter and its module in double precision."""
     torch.manual_seed(0)
-    return CausalLM(tmp_path), AutoModelForCausalLM.from_config(config).eval().double()
+    if name in CONFIGS:
+        CONFIGS[name].save_pretrained(tmp_path)
+        return CausalLM(tmp_path), AutoModelForCausalLM.from_config(CONFIGS[name]).eval().double()
+    kind, _, order = name.partition(", ")
+    adapter = Vectors(network(kind), SHAPES.get(kind, (4, 7, 7)), terms=4 if order else 1, order=order or "side by side")
+    return adapter, adapter.module().double()
 
 
-def oracle(adapter, module, contents, checkpoint):
+LANGUAGE = list(CONFIGS)
+NETWORKS = ["linear", "in place", "conv1d", "conv2d", "grouped", "reflect", "circular", "replicate", "positions"]
+SEVERAL = [f"{kind}, {order}" for kind in ("linear", "conv2d") for order in ("side by side", "turn by turn", "call by call")]
+
+
+def features(adapter, module, contents=CONTENTS, *, batch_size=4, checkpoint="c", **more):
+    return gradient_features(
+        adapter, module, contents, projection=PROJECTION, checkpoint=checkpoint, batch_size=batch_size, **more
+    )
+
+
+def dense_of(adapter, module, contents, checkpoint):
     """One backward pass per example, whole gradients, then the projections. Slow and obvious."""
-    shape = layout(module, PROJECTION)
-    layers, rows = dict(module.named_modules()), []
+    shape, layers, rows = layout(module, PROJECTION), dict(module.named_modules()), []
     for content in contents:
         module.zero_grad()
         adapter.loss(module, adapter.collate([content])).sum().backward()
-        parts = []
+        parts = [np.empty(0)]
         for block in shape.blocks:
-            layer = layers[block.name]
-            gradient = layer.weight.grad.numpy()
-            if isinstance(layer, torch.nn.Linear):
-                gradient = gradient.T  # torch keeps (outputs, inputs)
-            key = (PROJECTION.seed, checkpoint, block.name)
-            if block.kind != "embedding":
-                gradient = matrix(block.inputs, block.rows, *key, "in").T @ gradient
-            if block.kind != "head":
-                gradient = gradient @ matrix(block.outputs, block.columns, *key, "out")
-            parts.append(gradient.ravel())
+            if block.kind != "dense":
+                continue
+            gradient = layers[block.name].weight.grad.numpy()
+            if isinstance(layers[block.name], Conv1D):
+                gradient = gradient.T  # now all have outputs first, but for embeddings
+            a, b = matrices(block, PROJECTION, checkpoint)
+            by_group = gradient.reshape(block.groups, -1, math.prod(gradient.shape[1:]))
+            if isinstance(layers[block.name], nn.Embedding):
+                by_group = by_group.transpose(0, 2, 1)
+            parts.append((a.T @ by_group.transpose(0, 2, 1) @ b).ravel())
         rows.append(np.concatenate(parts))
     return np.stack(rows)
 
 
-def test_features_equal_per_example_gradients(language_model):
-    adapter, module = language_model
-    expected = oracle(adapter, module, CONTENTS, "c")
-    found = gradient_features(adapter, module, CONTENTS, projection=PROJECTION, checkpoint="c", batch_size=4)
-    shape = layout(module, PROJECTION)
-    assert found.shape == (len(CONTENTS), shape.size)
-    for name, where in offsets(shape.blocks).items():
-        assert np.allclose(found[:, where], expected[:, where], rtol=1e-4, atol=1e-5 * np.abs(expected).max()), name
+@pytest.mark.parametrize("name", LANGUAGE + NETWORKS + SEVERAL)
+def test_features_equal_per_example_gradients(name, tmp_path):
+    adapter, module = case(name, tmp_path)
+    found = features(adapter, module)
+    expected = dense_of(adapter, module, CONTENTS, "c")
+    assert found.dense.shape == expected.shape
+    assert np.allclose(found.dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-def test_batch_size_changes_nothing_beyond_rounding(language_model):
-    adapter, module = language_model
-    one, all_at_once = (
-        gradient_features(adapter, module, CONTENTS, projection=PROJECTION, checkpoint="c", batch_size=size) for size in (1, 99)
-    )
-    assert np.allclose(one, all_at_once, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_token_rows_are_the_rows_of_the_gradient(name, tmp_path):
+    """The head's rows at the targets and the embedding's rows at the inputs; of tied weights the sum is the gradient."""
+    adapter, module = case(name, tmp_path)
+    found = features(adapter, module)
+    shape = {block.name: block for block in layout(module, PROJECTION).blocks}
+    (embedding,) = [block for block in shape.values() if block.kind == "input_tokens"]
+    a, b = matrices(shape["lm_head"], PROJECTION, "c")[0], matrices(embedding, PROJECTION, "c")[1]
+    tied = module.lm_head.weight is module.get_input_embeddings().weight
+    for row, content in enumerate(CONTENTS):
+        head, inputs = np.zeros((257, 16)), np.zeros((257, 16))
+        states = module(input_ids=adapter.collate([content])[:, :-1], output_hidden_states=True)
+        ids = adapter.collate([content])[0]
+        errors = states.logits.softmax(-1)[0].detach()
+        errors[torch.arange(len(ids) - 1), ids[1:]] -= 1
+        head = (errors.T @ states.hidden_states[-1][0].detach()).numpy()  # every row, targets or not
+        module.zero_grad()
+        adapter.loss(module, adapter.collate([content])).sum().backward()
+        inputs = module.get_input_embeddings().weight.grad.numpy() - (head if tied else 0)
+        for part, whole, side, tokens in (
+            (found.sparse["lm_head"], head, a, set(content)),
+            (found.sparse[embedding.name], inputs, b, {256, *content[:-1]}),
+        ):
+            mine = part.example == row
+            assert set(part.token[mine].tolist()) == tokens
+            expected = whole[part.token[mine]] @ side
+            assert np.allclose(part.values[mine], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-def test_weights_are_trainable_again_afterwards(language_model):
-    adapter, module = language_model
-    gradient_features(adapter, module, CONTENTS, projection=PROJECTION, checkpoint="c", batch_size=4)
-    assert all(parameter.requires_grad for parameter in module.parameters())
+@pytest.mark.parametrize("name", ["llama", "conv2d, turn by turn"])
+def test_batch_size_and_the_company_of_others_change_nothing_beyond_rounding(name, tmp_path):
+    adapter, module = case(name, tmp_path)
+    whole = features(adapter, module, batch_size=99)
+    for other in (features(adapter, module, batch_size=1), features(adapter, module, CONTENTS[::-1], batch_size=3)):
+        order = slice(None) if np.allclose(other.dense[0], whole.dense[0], rtol=1e-4) else slice(None, None, -1)
+        assert np.allclose(whole.dense, other.dense[order], rtol=1e-4, atol=1e-5 * np.abs(whole.dense).max())
+
+
+def test_a_loss_that_depends_on_its_batch_is_taken_one_example_at_a_time(tmp_path):
+    adapter, module = case("linear, batch by batch", tmp_path)
+    expected = dense_of(adapter, module, CONTENTS, "c")
+    assert np.allclose(features(adapter, module).dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["gpt2 tied", "conv2d, side by side"])
+def test_features_need_nothing_beyond_the_array_standard(name, tmp_path):
+    adapter, module = case(name, tmp_path)
+    plain, strict = features(adapter, module), features(adapter, module, xp=array_api_strict)
+    assert np.array_equal(plain.dense, to_numpy(strict.dense))
+    for key, part in plain.sparse.items():
+        assert np.array_equal(part.values, to_numpy(strict.sparse[key].values))
+        assert np.array_equal(part.token, to_numpy(strict.sparse[key].token))
+
+
+def test_images_give_features(tmp_path):
+    adapter = Denoiser(tmp_path, size=8, width=4, draws=3)
+    torch.manual_seed(2)
+    module = adapter.module().eval().double()
+    images = adapter.sample(module.float(), 5, seed=1)
+    module.double()
+    found = features(adapter, module, images)
+    expected = dense_of(adapter, module, images, "c")
+    assert np.allclose(found.dense, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_weights_are_trainable_again_afterwards(tmp_path):
+    adapter, module = case("llama", tmp_path)
+    module.model.norm.weight.requires_grad_(False)
+    features(adapter, module)
+    assert {name for name, p in module.named_parameters() if not p.requires_grad} == {"model.norm.weight"}
     assert all(parameter.grad is None for parameter in module.parameters())
     assert not any(m._forward_hooks for m in module.modules())
 
 
-def test_checkpoints_are_projected_differently(language_model):
-    adapter, module = language_model
-    one, two = (
-        gradient_features(adapter, module, CONTENTS, projection=PROJECTION, checkpoint=name, batch_size=4) for name in "ab"
-    )
-    assert not np.allclose(one, two)
+def test_checkpoints_are_projected_differently(tmp_path):
+    adapter, module = case("llama", tmp_path)
+    one, two = (features(adapter, module, checkpoint=name) for name in "ab")
+    assert not np.allclose(one.dense, two.dense)
 
 
-def test_layout_says_what_part_of_the_parameters_it_covers(language_model):
-    _, module = language_model
-    left_out = sum(p.numel() for p in module.parameters() if p.dim() == 1)
-    total = sum(p.numel() for p in module.parameters())
-    assert layout(module, PROJECTION).covered == pytest.approx(1 - left_out / total)
+def test_no_examples_give_no_rows_of_the_same_shape(tmp_path):
+    adapter, module = case("llama", tmp_path)
+    some, none = features(adapter, module), features(adapter, module, [])
+    assert none.examples == 0
+    assert none.dense.shape[1] == some.dense.shape[1]
+    assert none.blocks == some.blocks
+    assert {name: part.values.shape[1] for name, part in none.sparse.items()} == {
+        name: part.values.shape[1] for name, part in some.sparse.items()
+    }
 
 
-def test_a_layer_of_another_kind_is_named():
-    class Odd(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = torch.nn.Linear(2, 2)
-            self.mix = torch.nn.Bilinear(2, 2, 2)
+class Toy(Vectors):
+    """As small as an adapter can be."""
 
-    with pytest.raises(ModelError, match=r"module 'mix' \(Bilinear\): expected Linear, Conv1D or Embedding, found a weight"):
-        layout(Odd(), PROJECTION)
-
-
-class Toy:
-    """A linear regression on bytes, as small as an adapter can be."""
-
-    def module(self):
-        return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 1))
-
-    def collate(self, contents):
-        return torch.tensor([[float(b) for b in content[:4].ljust(4)] for content in contents])
-
-    def loss(self, module, batch):
-        return (module(batch / 100)[:, 0] - 1) ** 2
-
-
-def features_of(toy, module=None):
-    return gradient_features(toy, module or toy.module(), CONTENTS, projection=PROJECTION, checkpoint="c", batch_size=4)
-
-
-def test_any_module_of_linear_layers_will_do():
-    assert features_of(Toy()).shape == (len(CONTENTS), 4 * 3 + 3 * 1)
+    def __init__(self):
+        super().__init__(network("linear"), (12,))
 
 
 def test_a_loss_of_the_wrong_shape_names_the_adapter():
@@ -130,29 +245,28 @@ def test_a_loss_of_the_wrong_shape_names_the_adapter():
         def loss(self, module, batch):
             return super().loss(module, batch).mean()
 
-    with pytest.raises(ModelError, match=r"Mean: loss: expected one number per example, shape \(4,\), found shape \(\)"):
-        features_of(Mean())
+    with pytest.raises(ModelError, match=r"Mean: loss: expected one number per example, shape \(1,\), found shape \(\)"):
+        features(Mean(), network("linear"))
 
 
 def test_a_loss_that_is_not_finite_names_the_example():
     class Broken(Toy):
         def loss(self, module, batch):
-            return super().loss(module, batch) / torch.tensor([1.0, 1.0, 0.0, 1.0])[: len(batch)]
+            bad = torch.zeros(len(batch)).index_fill(0, torch.tensor([2]), math.inf) if len(batch) == 4 else 0
+            return super().loss(module, batch) + bad
 
     with pytest.raises(ModelError, match=r"Broken: loss of example 2 of the batch: expected a finite number, found inf"):
-        features_of(Broken())
+        features(Broken(), network("linear"))
 
 
 def test_a_layer_that_the_loss_does_not_reach_is_named():
     class Dangling(Toy):
-        def module(self):
-            return torch.nn.ModuleDict({"used": torch.nn.Linear(4, 1), "unused": torch.nn.Linear(4, 1)})
-
         def loss(self, module, batch):
-            return module["used"](batch)[:, 0]
+            return module["used"](batch[:, 0])[:, 0]
 
+    module = nn.ModuleDict({"used": nn.Linear(12, 1), "unused": nn.Linear(12, 1)})
     with pytest.raises(ModelError, match="module 'unused': expected a gradient, found none"):
-        features_of(Dangling())
+        features(Dangling(), module)
 
 
 def test_zero_gradients_are_refused():
@@ -161,13 +275,4 @@ def test_zero_gradients_are_refused():
             return 0.0 * super().loss(module, batch)
 
     with pytest.raises(ModelError, match="expected gradient features, found only zeros"):
-        features_of(Flat())
-
-
-def test_a_layer_as_wide_as_the_positions_is_no_head():
-    config = GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=True)
-    shape = layout(AutoModelForCausalLM.from_config(config), PROJECTION)
-    kinds = {block.name: block.kind for block in shape.blocks}
-    assert kinds["transformer.h.0.attn.c_proj"] == "linear"
-    assert [name for name, kind in kinds.items() if kind == "head"] == ["lm_head"]
-    assert shape.covered < 1, "tied weights are counted once"
+        features(Flat(), network("linear"))

@@ -1,61 +1,147 @@
+"""Curvature against its formulas written out, and against truths in closed form."""
+
+import array_api_strict
 import numpy as np
 import pytest
 
+from provenance.core.arrays import to_numpy
 from provenance.core.errors import ContractError
-from provenance.influence.curvature import fit, from_tensors, gram, to_tensors
+from provenance.core.rows import Rows, Sparse
+from provenance.influence.curvature import (
+    Weights,
+    fit_dense,
+    fit_landmarks,
+    gram,
+    metric,
+    shrinkage,
+    sparse_queries,
+    squared_norms,
+)
+from provenance.influence.index import Table, apply
+from provenance.influence.statistics import gather, merge
 
 RNG = np.random.default_rng(0)
-FEATURES = (RNG.standard_normal((50, 12)) * np.geomspace(0.1, 10, 12)).astype(np.float32)
+TERMS = (RNG.standard_normal((300, 12)) * np.geomspace(0.1, 10, 12)).astype(np.float32)
 QUERIES = RNG.standard_normal((4, 12)).astype(np.float32)
 
 
-def test_scores_are_the_formula_written_out():
-    curvature = fit(gram(FEATURES), 50, damping=0.3)
-    g, q = FEATURES.astype(float), QUERIES.astype(float)
-    h = g.T @ g / 50
-    mean_square = np.diag(h)
-    d = np.diag((mean_square + 0.01 * mean_square.mean()) ** -0.25)
-    dhd = d @ h @ d
-    inverse = np.linalg.inv(dhd + 0.3 * np.trace(dhd) / 12 * np.eye(12))
-    scores = q @ d @ inverse @ d @ g.T
-    scores /= np.sqrt(np.mean(scores**2))
-    assert np.allclose(curvature.precondition(QUERIES) @ FEATURES.T, scores, rtol=1e-4, atol=1e-4)
+def sparse_rows(examples, seed, vocabulary=9, columns=3, chance=0.4):
+    r = np.random.default_rng(seed)
+    token, example = np.nonzero(r.random((vocabulary, examples)) < chance)
+    return Rows(
+        np.zeros((examples, 0), np.float32),
+        (),
+        {"head": Sparse(vocabulary, example, token, r.standard_normal((len(token), columns)).astype(np.float32))},
+    )
 
 
-def test_influences_have_a_mean_square_of_one():
-    scores = fit(gram(FEATURES), 50, damping=1.0).precondition(QUERIES) @ FEATURES.T
-    assert np.mean(scores.astype(float) ** 2) == pytest.approx(1, rel=1e-4)
+def whole(rows):
+    part = rows.sparse["head"]
+    dense = np.zeros((rows.examples, part.vocabulary, part.values.shape[1]))
+    dense[part.example, part.token] = part.values
+    return dense
+
+
+def test_the_dense_part_is_the_formula_written_out():
+    curvature = fit_dense(gram(TERMS), len(TERMS))
+    f = TERMS.T.astype(float) @ TERMS / len(TERMS)
+    d = np.diag((np.diag(f) + 0.01 * np.diag(f).mean()) ** -0.25)
+    dfd = d @ f @ d
+    p, n, t, t2 = 12, len(TERMS), np.trace(dfd), np.trace(dfd @ dfd)
+    rho = ((1 - 2 / p) * t2 + t**2) / ((n + 1 - 2 / p) * (t2 - t**2 / p))
+    damping = rho / (1 - rho) * t / p
+    expected = QUERIES @ d @ np.linalg.inv(dfd + damping * np.eye(p)) @ d
+    assert curvature.damping == pytest.approx(rho / (1 - rho))
+    assert np.allclose(curvature.precondition(QUERIES), expected, rtol=1e-4)
 
 
 def test_gram_matrices_of_shards_add_up():
-    parts = sum(gram(FEATURES[start : start + 7]) for start in range(0, 50, 7))
-    assert np.allclose(parts, gram(FEATURES), rtol=1e-13)
+    parts = sum(gram(TERMS[start : start + 7]) for start in range(0, 300, 7))
+    assert np.allclose(parts, gram(TERMS), rtol=1e-13)
+
+
+def test_shrinkage_is_small_for_many_terms_and_total_for_noise_alone():
+    spectrum = np.geomspace(1, 1e-4, 50)
+    moments = spectrum.sum(), (spectrum**2).sum()
+    few, many = shrinkage(*moments, 50, 100), shrinkage(*moments, 50, 10_000)
+    assert 0 < many < few / 50
+    assert shrinkage(50.0, 50.0, 50, 100) > 1e4, "all eigenvalues alike: the identity is as good a guess as any"
 
 
 def test_removing_an_example_moves_a_ridge_regression_as_its_influence_says():
-    """The closed-form truth: leave-one-out of a linear regression, against influence at small damping."""
+    """The closed-form truth: leave-one-out of a linear regression, with the curvature from sampled targets."""
     x = RNG.standard_normal((400, 6))
     y = x @ RNG.standard_normal(6) + 0.5 * RNG.standard_normal(400)
     theta = np.linalg.solve(x.T @ x, x.T @ y)
     query, target = RNG.standard_normal(6), 0.0
     gradients = (x @ theta - y)[:, None] * x
-    # The Fisher of a Gaussian regression has the residual's variance as a factor of x'x.
+    sampled = np.concatenate([RNG.standard_normal((400, 1)) * x for _ in range(20)])
     asked = (query @ theta - target) * query
-    influence = fit(gram(gradients), 400, damping=1e-6).precondition(asked[None]) @ gradients.T.astype(np.float32)
+    influence = fit_dense(gram(sampled), len(sampled)).precondition(asked[None]) @ gradients.T
     effect = []
     for left_out in range(400):
         keep = np.arange(400) != left_out
         without = np.linalg.solve(x[keep].T @ x[keep], x[keep].T @ y[keep])
         effect.append(0.5 * (query @ without - target) ** 2 - 0.5 * (query @ theta - target) ** 2)
-    assert np.corrcoef(influence[0], effect)[0, 1] > 0.9
-
-
-def test_a_curvature_survives_the_store():
-    curvature = fit(gram(FEATURES), 50, damping=0.3)
-    again = from_tensors(to_tensors(curvature))
-    assert np.array_equal(again.precondition(QUERIES), curvature.precondition(QUERIES))
+    assert np.corrcoef(influence[0], effect)[0, 1] > 0.98
 
 
 def test_no_gradients_is_an_error():
-    with pytest.raises(ContractError, match="expected gradients of training examples, found none in 5 examples"):
-        fit(np.zeros((3, 3)), 5, damping=1.0)
+    with pytest.raises(ContractError, match="expected gradients of sampled loss terms, found none in 5 terms"):
+        fit_dense(np.zeros((3, 3)), 5)
+
+
+def test_the_sparse_part_is_woodburys_identity_written_out():
+    queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
+    weights = {"head": Weights(np.arange(9), RNG.random(9) + 0.5)}
+    marks = fit_landmarks(landmarks, weights)
+    tables = sparse_queries(queries, weights, marks, np)
+    found = apply(examples.sparse["head"], tables["head"], 20).T
+
+    root = np.sqrt(weights["head"].weight)[None, :, None]
+    q, s, g = ((whole(rows) * root).reshape(rows.examples, -1) for rows in (queries, landmarks, examples))
+    mean = s.T @ s / 11
+    trace = np.trace(mean)
+    damping = shrinkage(trace, np.trace(mean @ mean), 27, 11)
+    level = max(11 * damping, 1e-6 * trace) / 11
+    expected = level * q @ np.linalg.inv(mean + level * np.eye(27)) @ g.T
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_tokens_are_weighted_so_that_an_example_is_one_to_itself_on_average():
+    rows = sparse_rows(50, 4)
+    weights = metric(gather(rows), {"head": 9})
+    assert squared_norms(rows, weights).mean() == pytest.approx(1, rel=1e-5)
+    mean_square = (whole(rows) ** 2).sum(axis=2).mean(axis=0)
+    expected = 1 / (mean_square + 0.01 * mean_square.mean())
+    assert np.allclose(weights["head"].weight / weights["head"].weight[0], expected / expected[0], rtol=1e-5)
+
+
+def test_statistics_of_shards_merge_in_any_order():
+    shards = [sparse_rows(7, seed) for seed in (5, 6, 7)]
+    one = merge(merge(gather(shards[0]), gather(shards[1])), gather(shards[2]))
+    two = merge(gather(shards[2]), merge(gather(shards[1]), gather(shards[0])))
+    for first, second in ((one, two),):
+        part, other = first.parts["head"], second.parts["head"]
+        assert first.examples == second.examples == 21
+        assert np.array_equal(part.token, other.token)
+        assert np.array_equal(part.examples, other.examples)
+        assert np.allclose(part.squares, other.squares, rtol=1e-13)
+
+
+def test_plain_norms_are_norms():
+    rows = sparse_rows(6, 8)
+    rows = Rows(RNG.standard_normal((6, 5)).astype(np.float32), (5,), rows.sparse)
+    expected = (rows.dense**2).sum(1) + (whole(rows) ** 2).sum((1, 2))
+    assert np.allclose(squared_norms(rows, None), expected, rtol=1e-5)
+
+
+def test_scores_need_nothing_beyond_the_array_standard():
+    queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
+    weights = {"head": Weights(np.arange(9), np.ones(9))}
+    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights), np)["head"]
+    part = examples.sparse["head"]
+    strict = array_api_strict
+    moved = Sparse(9, strict.asarray(part.example), strict.asarray(part.token), strict.asarray(part.values))
+    found = apply(moved, Table(strict.asarray(table.token), strict.asarray(table.values)), 20)
+    assert np.allclose(to_numpy(found), apply(part, table, 20), rtol=1e-6, atol=1e-7)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.influence.scores import merge, score_shard
+from provenance.influence.scores import merge, party_influence, reduce_scores
 
 RNG = np.random.default_rng(0)
 N, Q, P = 40, 3, 8
@@ -28,13 +28,19 @@ PARTIES = pl.DataFrame(
 )
 
 
+def tables(scores):
+    return party_influence(scores, output_ids=OUTPUTS, sources=["a", "b"]), scores.evidence
+
+
 def run(cuts, top=2):
     edges = [0, *cuts, N]
     shards = [
-        score_shard(QUERIES, [f[a:b] for f in FEATURES], EXAMPLES[a:b], PARTIES, output_ids=OUTPUTS, top=top)
+        reduce_scores(
+            [q @ f[a:b].T for q, f in zip(QUERIES, FEATURES, strict=True)], EXAMPLES[a:b], PARTIES, output_ids=OUTPUTS, top=top
+        )
         for a, b in itertools.pairwise(edges)
     ]
-    return shards, merge(shards, output_ids=OUTPUTS, checkpoints=["a", "b"], top=top)
+    return shards, tables(merge(shards, top=top))
 
 
 def test_sums_are_stake_weighted_sums_of_scores():
@@ -60,7 +66,7 @@ def test_shards_and_their_order_change_nothing(cuts):
     assert parts.drop("influence").equals(whole.drop("influence"))
     assert np.allclose(parts["influence"], whole["influence"], rtol=1e-5, atol=1e-5)
     assert found.drop("influence").equals(evidence.drop("influence"))
-    backwards, _ = merge(shards[::-1], output_ids=OUTPUTS, checkpoints=["a", "b"], top=2)
+    backwards, _ = tables(merge([merge(shards[1:][::-1], top=2), shards[0]], top=2))
     assert np.allclose(backwards["influence"], whole["influence"], rtol=1e-5, atol=1e-5)
 
 

@@ -9,15 +9,15 @@ def test_the_default_file_says_what_the_code_defaults_to():
 
 
 def test_the_environment_overrides_one_key():
-    settings = load({"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__RANK": "3"})
+    settings = load({"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__DENSE": "3"})
     assert settings.store.url == "s3://b/p"
-    assert settings.features.rank == 3
+    assert settings.features.dense == 3
     assert settings.features.token_rank == Settings().features.token_rank
 
 
 def test_another_file_can_be_named(tmp_path):
-    (tmp_path / "s.toml").write_text("[influence]\ndamping = 2.5\n")
-    assert load({"PROVENANCE_SETTINGS": str(tmp_path / "s.toml")}).influence.damping == 2.5
+    (tmp_path / "s.toml").write_text("[influence]\nsample = 25\n")
+    assert load({"PROVENANCE_SETTINGS": str(tmp_path / "s.toml")}).influence.sample == 25
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ def test_another_file_can_be_named(tmp_path):
     [
         ("[store]\nurrl = 'x'", {}, r"s.toml: store.urrl: expected one of url, endpoint_url, found 'urrl'. Did you mean 'url'"),
         ("[stroe]\nurl = 'x'", {}, r"s.toml: stroe: expected one of store, .*, found 'stroe'. Did you mean 'store'\?"),
-        ("", {"PROVENANCE_FEATURES__RNAK": "3"}, r"environment: PROVENANCE_FEATURES__RNAK: .*Did you mean 'rank'"),
+        ("", {"PROVENANCE_FEATURES__DNESE": "3"}, r"environment: PROVENANCE_FEATURES__DNESE: .*Did you mean 'dense'"),
         ("", {"PROVENANCE_FEATRES__RANK": "3"}, r"environment: PROVENANCE_FEATRES__RANK: .*Did you mean 'features'"),
-        ("[features]\nrank = 0", {}, r"s.toml: features.rank: expected Input should be greater than or equal to 1, found 0"),
-        ("[features]\nrank = 'many'", {}, r"features.rank: expected .*integer.*, found 'many'"),
+        ("[features]\ndense = 0", {}, r"s.toml: features.dense: expected Input should be greater than or equal to 1, found 0"),
+        ("[features]\ndense = 'many'", {}, r"features.dense: expected .*integer.*, found 'many'"),
         (
             "",
             {"PROVENANCE_STORE_URL": "x"},

@@ -1,0 +1,129 @@
+"""CUDA kernels, for the few places where CuPy's own operations lose, each beside the plain operations that define it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csc_array
+
+from provenance.core.arrays import namespace, runs
+
+if TYPE_CHECKING:
+    from provenance.core.arrays import Array
+
+THREADS = 256
+# How many products are held before they are added up: what a core's own cache has room for.
+CELLS = 2**20
+SOURCE = r"""
+extern "C" __global__ void pack_nibbles(const signed char* codes, unsigned char* packed,
+                                        const long long rows, const long long columns) {
+    const long long half = (columns + 1) / 2;
+    const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= rows * half) return;
+    const long long row = at / half, column = 2 * (at % half);
+    const signed char* pair = codes + row * columns + column;
+    const int low = pair[0] + 8;
+    const int high = column + 1 < columns ? pair[1] + 8 : 8;
+    packed[at] = (unsigned char)(low | (high << 4));
+}
+
+// sums[i, q] = sum over the vectors r of example i of <values[r], table[place[r], :, q]>. Each thread owns one cell of the
+// result, so the order of additions, and with it the sum, is always the same.
+extern "C" __global__ void sparse_products(const float* values, const long long* place, const long long* order,
+                                           const long long* starts, const float* table, float* sums,
+                                           const long long examples, const long long columns, const long long queries) {
+    const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= examples * queries) return;
+    const long long example = at / queries, query = at % queries;
+    float sum = 0.0f;
+    for (long long i = starts[example]; i < starts[example + 1]; ++i) {
+        const float* vector = values + order[i] * columns;
+        const float* held = table + place[order[i]] * columns * queries + query;
+        for (long long d = 0; d < columns; ++d) sum += vector[d] * held[d * queries];
+    }
+    sums[at] = sum;
+}
+"""
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """Codes from -7 to 7, two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
+    xp = namespace(codes)
+    rows, columns = codes.shape
+    if xp.__name__ == "cupy":
+        packed = xp.empty((rows, (columns + 1) // 2), dtype=xp.uint8)
+        _launch("pack_nibbles", packed.size, xp.ascontiguousarray(codes), packed, rows, columns)
+        return packed
+    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
+    if columns % 2:
+        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8)], axis=1)
+    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], xp.asarray(4, dtype=xp.uint8)))
+
+
+def sparse_products(values: Array, example: Array, place: Array, table: Array, examples: int) -> Array:
+    """`sum_r <values[r], table[place[r], :, q]>` over the vectors r of each example: `(examples, q)` float32.
+
+    Args:
+        values: `(m, d)`; example: `(m,)`; place: `(m,)`, ascending; table: `(w, d, q)`.
+    """
+    xp = namespace(values)
+    columns, queries = table.shape[1], table.shape[2]
+    if xp.__name__ == "cupy":
+        order, starts = _by_group(example, examples)
+        sums = xp.empty((examples, queries), dtype=xp.float32)
+        arrays = [xp.ascontiguousarray(array) for array in (values, place, order, starts, table)]
+        _launch("sparse_products", sums.size, *arrays, sums, examples, columns, queries)
+        return sums
+    sums = xp.zeros((examples, queries), dtype=xp.float32)
+    room = max(1, CELLS // max(1, queries))
+    products: list[Array] = []
+    begin, filled = 0, 0
+    for at, start, count in zip(*(map(int, side) for side in runs(place)), strict=True):
+        products.append(values[start : start + count, :] @ table[at, ...])
+        filled += count
+        if filled >= room or start + count == place.shape[0]:
+            sums = sums + add_by_group(xp.concat(products), example[begin : begin + filled], examples)
+            products, begin, filled = [], begin + filled, 0
+    return sums
+
+
+def add_by_group(values: Array, group: Array, groups: int) -> Array:
+    """Rows added up by group, each in its order: `(m, d)` and `(m,)` give `(groups, d)`."""
+    xp = namespace(values)
+    if xp is np:
+        ones = np.ones(len(group), dtype=values.dtype)
+        members = csc_array((ones, group, np.arange(len(group) + 1)), shape=(groups, len(group)))
+        found: Array = members @ values
+        return found
+    order, starts = _by_group(group, groups)
+    lengths = starts[1:] - starts[:-1]
+    longest = int(xp.max(lengths)) if groups else 0
+    padded = xp.concat([xp.take(values, order, axis=0), xp.zeros((1, values.shape[1]), dtype=values.dtype)])
+    total = xp.zeros((groups, values.shape[1]), dtype=values.dtype)
+    for step in range(longest):
+        at = xp.where(step < lengths, starts[:-1] + step, xp.asarray(values.shape[0]))
+        total = total + xp.take(padded, at, axis=0)
+    return total
+
+
+def _by_group(group: Array, groups: int) -> tuple[Array, Array]:
+    """Where the rows of each group are: an order, and `(groups + 1,)` where in it each begins."""
+    xp = namespace(group)
+    order = xp.argsort(group, stable=True)
+    ends = xp.searchsorted(xp.take(group, order), xp.arange(groups, dtype=group.dtype), side="right")
+    return order, xp.concat([xp.zeros(1, dtype=ends.dtype), ends])
+
+
+@cache
+def _module() -> Any:
+    import cupy
+
+    return cupy.RawModule(code=SOURCE, options=("-std=c++17",))
+
+
+def _launch(name: str, threads: int, *arguments: Any) -> None:
+    plain = tuple(np.int64(a) if isinstance(a, int) else a for a in arguments)
+    if threads:
+        _module().get_function(name)(((threads + THREADS - 1) // THREADS,), (THREADS,), plain)

@@ -1,0 +1,208 @@
+"""Which layers there are gradients of, what is kept of each, and the two sides of a layer's gradient.
+
+A weight's gradient is `sum_t x_t d_t'`. For each kind of layer this module says what the positions t, the inputs x_t and the
+output gradients d_t are, already projected where a side is projected.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from provenance.core.arrays import namespace
+from provenance.core.errors import ModelError
+from provenance.features.projection import Block, Projection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provenance.core.arrays import Array
+
+RANKS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layers of a model as blocks of a feature row, and the part of its parameters that they cover.
+
+    Attributes:
+        left_out: parameters without a gradient feature (biases, norms): how many there are of each, by name.
+    """
+
+    blocks: tuple[Block, ...]
+    left_out: dict[str, int]
+    parameters: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in the dense part of a feature row."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def covered(self) -> float:
+        """The part of all parameters whose gradients are followed."""
+        return 1 - sum(self.left_out.values()) / self.parameters
+
+
+def layout(module: torch.nn.Module, projection: Projection) -> Layout:
+    """Which layers give which numbers.
+
+    Raises:
+        ModelError: a module trains a weight of more than one axis and is of a kind that cannot be followed, or nothing can.
+    """
+    head, inputs = _vocabulary_layers(module)
+    sides: list[tuple[str, str, int, int, int]] = []
+    followed: set[int] = set()
+    for name, layer in module.named_modules():
+        own = [(key, p) for key, p in layer.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1]
+        if not own:
+            continue
+        shape = _sides(layer)
+        if shape is None:
+            key, weight = own[0]
+            raise ModelError(
+                f"module {name or 'itself'!r} ({type(layer).__name__})",
+                expected=KINDS,
+                found=f"a trainable weight {key!r} of shape {tuple(weight.shape)}",
+                hint="Its gradient cannot be followed. Freeze it (requires_grad_(False)) or build it from the kinds named.",
+            )
+        kind = "output_tokens" if layer is head else "input_tokens" if layer in inputs else "dense"
+        sides.append((name, kind, *shape))
+        followed |= {id(p) for _, p in own}
+    if not sides:
+        raise ModelError(f"module {type(module).__name__}", expected=f"at least one {KINDS}", found="none")
+    parameters = dict(module.named_parameters())  # tied weights are listed once
+    left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
+    rank = _rank([side[2:] for side in sides if side[1] == "dense"], projection.dense)
+    blocks = tuple(_block(*side, rank=rank, token_rank=projection.token_rank) for side in sides)
+    return Layout(blocks, left_out, sum(p.numel() for p in parameters.values()))
+
+
+def input_side(layer: torch.nn.Module, x: Array, a: Array) -> Array:
+    """Projected inputs by position, `(n, groups, t, rows)`.
+
+    Args:
+        x: what the layer was given, batch first.
+        a: `(inputs, rows)`.
+    """
+    xp = namespace(a)
+    if isinstance(layer, torch.nn.Embedding):  # the projection of a unit vector is a row
+        return xp.reshape(xp.take(a, xp.reshape(x, (-1,)), axis=0), (x.shape[0], 1, -1, a.shape[1]))
+    if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+        return _patches(layer, x, a)
+    return xp.reshape(xp.reshape(x, (-1, x.shape[-1])) @ a, (x.shape[0], 1, -1, a.shape[1]))
+
+
+def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
+    """Projected output gradients by position, `(n, groups, t, columns)`; b is `(outputs, columns)`."""
+    xp = namespace(b)
+    if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+        by_group = xp.reshape(d, (d.shape[0], layer.groups, b.shape[0], -1))
+        return xp.matrix_transpose(xp.matrix_transpose(b) @ by_group)
+    return xp.reshape(xp.reshape(d, (-1, d.shape[-1])) @ b, (d.shape[0], 1, -1, b.shape[1]))
+
+
+def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array, a: Array) -> Array:
+    """The projection of a convolution's patches, added up over the places in the kernel: no patch is ever formed."""
+    xp = namespace(a)
+    sizes = layer.kernel_size
+    x = _pad(layer, x)
+    reach = [(x.shape[2 + k] - layer.dilation[k] * (sizes[k] - 1) - 1) // layer.stride[k] + 1 for k in range(len(sizes))]
+    filters = xp.reshape(a, (-1, math.prod(sizes), a.shape[1]))  # channels of a group, places, rows
+    total = None
+    for place, at in enumerate(itertools.product(*map(range, sizes))):
+        window = tuple(
+            slice(at[k] * layer.dilation[k], at[k] * layer.dilation[k] + layer.stride[k] * (reach[k] - 1) + 1, layer.stride[k])
+            for k in range(len(sizes))
+        )
+        seen = xp.reshape(x[(slice(None), slice(None), *window)], (x.shape[0], layer.groups, filters.shape[0], -1))
+        part = xp.matrix_transpose(filters[:, place, :]) @ seen
+        total = part if total is None else total + part
+    return xp.matrix_transpose(total)
+
+
+def _pad(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array) -> Array:
+    """Inputs with the layer's padding around them."""
+    xp = namespace(x)
+    around = layer._reversed_padding_repeated_twice  # noqa: SLF001, for it knows what "same" means; the last axis comes first
+    for k in range(len(layer.kernel_size)):
+        axis = 2 + k
+        before, after = around[2 * (len(layer.kernel_size) - 1 - k) :][:2]
+        if before or after:
+            parts = [_edge(layer, x, axis, before, first=True), x, _edge(layer, x, axis, after, first=False)]
+            x = xp.concat(parts, axis=axis)
+    return x
+
+
+def _edge(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array, axis: int, width: int, *, first: bool) -> Array:
+    xp = namespace(x)
+    size = x.shape[axis]
+    if layer.padding_mode == "zeros":
+        return xp.zeros((*x.shape[:axis], width, *x.shape[axis + 1 :]), dtype=x.dtype)
+    at = {
+        "reflect": range(width, 0, -1) if first else range(size - 2, size - 2 - width, -1),
+        "replicate": [0 if first else size - 1] * width,
+        "circular": range(size - width, size) if first else range(width),
+    }[layer.padding_mode]
+    return xp.take(x, xp.asarray(list(at), dtype=xp.int64), axis=axis)
+
+
+def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank: int, token_rank: int) -> Block:
+    if kind == "input_tokens":
+        return Block(name, kind, inputs, outputs, inputs, min(token_rank, outputs))
+    if kind == "output_tokens":
+        return Block(name, kind, inputs, outputs, min(token_rank, inputs), outputs)
+    return Block(name, kind, inputs, outputs, min(rank, inputs), min(rank, outputs), groups)
+
+
+def _rank(sides: list[tuple[int, int, int]], numbers: int) -> int:
+    """The largest rank at which all inner layers together keep at most so many numbers."""
+    for rank in RANKS:
+        if sum(groups * min(rank, i) * min(rank, o) for i, o, groups in sides) <= numbers:
+            return rank
+    return 1
+
+
+def _sides(layer: torch.nn.Module) -> tuple[int, int, int] | None:
+    """Inputs, outputs and groups of a layer that can be followed."""
+    if isinstance(layer, torch.nn.Linear):
+        return layer.in_features, layer.out_features, 1
+    if isinstance(layer, Conv1D):
+        return layer.weight.shape[0], layer.weight.shape[1], 1
+    if isinstance(layer, torch.nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim, 1
+    if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d) and not layer.transposed:
+        patch = layer.weight[0].numel()
+        return patch, layer.out_channels // layer.groups, layer.groups
+    return None
+
+
+def _vocabulary_layers(module: torch.nn.Module) -> tuple[torch.nn.Module | None, set[torch.nn.Module]]:
+    """The layer whose outputs are a vocabulary, and the embeddings of that vocabulary.
+
+    The head is what `transformers` says, else the last Linear as wide as the largest embedding. Other embeddings (positions,
+    times, classes) are inner layers.
+    """
+    embeddings = [m for m in module.modules() if isinstance(m, torch.nn.Embedding)]
+    ask = getattr(module, "get_output_embeddings", None)
+    head = ask() if callable(ask) else None
+    if head is None:
+        largest = max((m.num_embeddings for m in embeddings), default=0)
+        wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == largest]
+        head = wide[-1] if wide else None
+    if not isinstance(head, torch.nn.Linear):
+        return None, set()
+    return head, {m for m in embeddings if m.num_embeddings == head.out_features}
+
+
+def named_blocks(module: torch.nn.Module, shape: Layout) -> Iterator[tuple[Block, torch.nn.Module]]:
+    """Each block with its layer."""
+    layers = dict(module.named_modules())
+    for block in shape.blocks:
+        yield block, layers[block.name]

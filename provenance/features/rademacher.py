@@ -1,0 +1,99 @@
+"""The slow and obvious way: whole per-example gradients, one backward pass each, times a dense matrix of random signs.
+
+It projects everything, vocabularies, biases and norms included, and serves as an oracle for the factored way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from provenance.core.arrays import from_torch, namespace_of
+from provenance.core.rows import Rows
+from provenance.features.model import example_losses
+from provenance.features.sampled import Terms, cut, sample_output, seed_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from provenance.core.arrays import Array
+    from provenance.features.model import Adapter
+    from provenance.features.projection import Projection
+
+# Parameters that are projected at a time.
+STRETCH = 4096
+
+
+def rademacher_features(
+    adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, projection: Projection, checkpoint: str
+) -> Rows:
+    """Whole gradients of each example's loss, projected to `projection.dense` numbers."""
+    gradients = []
+    for content in contents:
+        module.zero_grad()
+        example_losses(adapter, module, [content]).sum().backward()
+        gradients.append(_flat(module))
+    return _project(gradients, module, projection, checkpoint)
+
+
+def rademacher_sampled(
+    adapter: Adapter,
+    module: torch.nn.Module,
+    contents: Sequence[bytes],
+    *,
+    projection: Projection,
+    checkpoint: str,
+    batch_size: int,
+    draws: int,
+) -> Iterator[Terms]:
+    """The same for the data's targets and for sampled ones, example by example; a term is an example's whole loss."""
+    del batch_size
+    for content in contents:
+        with cut(module) as cuts:
+            losses = example_losses(adapter, module, [content])
+        generator = torch.Generator().manual_seed(seed_of([content], checkpoint))
+        leaves = [leaf for _, leaf in cuts]
+        slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True) if cuts else ()
+        data = _project([_backward(module, cuts, slopes, losses)], module, projection, checkpoint)
+        for _ in range(draws):
+            found = [sample_output(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+            flat = _backward(module, cuts, [noise for noise, _ in found], losses)
+            rows = _project([flat], module, projection, checkpoint)
+            yield Terms(data, rows, rows.dense, found[0][1] if found else "")
+
+
+def _backward(module: torch.nn.Module, cuts: Any, flows: Sequence[torch.Tensor], losses: torch.Tensor) -> torch.Tensor:
+    module.zero_grad()
+    if cuts:
+        torch.autograd.backward([z for z, _ in cuts], [flow.detach() for flow in flows], retain_graph=True)
+    else:
+        losses.sum().backward(retain_graph=True)
+    return _flat(module)
+
+
+def _flat(module: torch.nn.Module) -> torch.Tensor:
+    parts = [p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in module.parameters()]
+    return torch.cat(parts).detach().clone()
+
+
+def _project(gradients: list[torch.Tensor], module: torch.nn.Module, projection: Projection, checkpoint: str) -> Rows:
+    xp = namespace_of(next(module.parameters()).device.type)
+    rows = xp.zeros((len(gradients), projection.dense), dtype=xp.float32)
+    if gradients:
+        whole = from_torch(torch.stack(gradients).float())
+        for start in range(0, whole.shape[1], STRETCH):
+            stretch = whole[:, start : start + STRETCH]
+            rows = rows + stretch @ xp.asarray(_signs(stretch.shape[1], projection, checkpoint, start))
+    return Rows(rows / projection.dense**0.5, (projection.dense,), {})
+
+
+def _signs(size: int, projection: Projection, checkpoint: str, start: int) -> Array:
+    """Random signs `(size, dense)`, drawn from a digest of seed, checkpoint and place."""
+    key = f"{projection.seed}/{checkpoint}/{start}"
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16])
+    bits = np.random.Generator(np.random.Philox(seed)).bytes((size * projection.dense + 7) // 8)
+    drawn = np.unpackbits(np.frombuffer(bits, dtype=np.uint8))[: size * projection.dense]
+    return drawn.reshape(size, projection.dense).astype(np.float32) * 2 - 1

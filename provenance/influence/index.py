@@ -1,0 +1,85 @@
+"""Products with sparse rows, token by token: a contextual inverted index.
+
+Sparse rows of examples meet a table of what the queries hold at each token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provenance.core.arrays import namespace, runs
+from provenance.core.kernels import sparse_products
+from provenance.core.rows import Sparse
+
+if TYPE_CHECKING:
+    from provenance.core.arrays import Array
+
+
+@dataclass(frozen=True)
+class Table:
+    """What queries hold at each token.
+
+    Attributes:
+        token: `(w,)`, ascending.
+        values: `(w, d, q)` float32.
+    """
+
+    token: Array
+    values: Array
+
+
+def apply(part: Sparse, table: Table, examples: int) -> Array:
+    """`sum_w <g_i[w], q[w]>` for every example and query: `(examples, q)`."""
+    kept, at = restrict(part, table.token)
+    return sparse_products(kept.values, kept.example, at, table.values, examples)
+
+
+def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
+    """The table of combinations of examples: `values[w] = sum_i g_i[w] c_i'`.
+
+    Args:
+        coefficients: `(examples, q)`.
+        token: the tokens of the table, ascending; others are left out.
+    """
+    xp = namespace(coefficients)
+    kept, at = restrict(part, token)
+    values = xp.zeros((token.shape[0], part.values.shape[1], coefficients.shape[1]), dtype=xp.float32)
+    places, starts, counts = runs(at)
+    for place, start, count in zip(*map(_integers, (places, starts, counts)), strict=True):
+        weights = xp.take(coefficients, kept.example[start : start + count], axis=0)
+        values[place, ...] = xp.matrix_transpose(kept.values[start : start + count, :]) @ weights
+    return Table(token, values)
+
+
+def tokens_of(*parts: Sparse) -> Array:
+    """All tokens that parts hold, ascending."""
+    xp = namespace(parts[0].values)
+    return runs(xp.sort(xp.concat([part.token for part in parts])))[0]
+
+
+def look_up(token: Array, known: Array, values: Array, *, default: float) -> Array:
+    """`values` at those of the `known` tokens (ascending) that are asked for; `default` for others."""
+    xp = namespace(values)
+    if known.shape[0] == 0:
+        return xp.full(token.shape, default, dtype=values.dtype)
+    at = xp.minimum(xp.searchsorted(known, token), xp.asarray(known.shape[0] - 1))
+    return xp.where(xp.take(known, at) == token, xp.take(values, at), xp.asarray(default, dtype=values.dtype))
+
+
+def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
+    """The vectors at the given tokens (ascending), and at which of these each stands."""
+    xp = namespace(part.values)
+    if token.shape[0] == 0 or part.token.shape[0] == 0:
+        none = xp.zeros(0, dtype=xp.int64)
+        return Sparse(part.vocabulary, none, none, xp.zeros((0, part.values.shape[1]), dtype=part.values.dtype)), none
+    at = xp.minimum(xp.searchsorted(token, part.token), xp.asarray(token.shape[0] - 1))
+    there = xp.nonzero(xp.take(token, at) == part.token)[0]
+    if there.shape[0] == part.token.shape[0]:
+        return part, at
+    example, values = xp.take(part.example, there), xp.take(part.values, there, axis=0)
+    return Sparse(part.vocabulary, example, xp.take(part.token, there), values), xp.take(at, there)
+
+
+def _integers(values: Array) -> list[int]:
+    return [int(value) for value in values]

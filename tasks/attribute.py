@@ -1,0 +1,174 @@
+"""Influence without money: a corpus folder, a model folder and a file of outputs in, tables out. No database, no Airflow.
+
+The stages are the night's own. What they keep on the way (frozen inputs, features, curvature) lies in `work/` below the
+result, so that the same command again, or with other outputs, computes what is new alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.arrays import gpu_count
+from provenance.core.contracts import ESCROW
+from provenance.core.errors import ContractError, SettingsError
+from provenance.core.store import Store, canonical_json, sha256
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.outputs import read_output_file
+from provenance.corpus.shards import freeze_corpus, freeze_part
+from provenance.features.layers import layout
+from provenance.features.model import read_model
+from tasks.cluster import open_cluster
+from tasks.curvature import fit_curvature
+from tasks.featurise import featurise
+from tasks.freeze import chosen_checkpoints, freeze_model, influence_method
+from tasks.night import Night, read_written
+from tasks.score import score
+from tasks.settings import CHECKOUT, Settings, load
+from tasks.shard import shard
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+log = logging.getLogger("provenance.attribute")
+
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `provenance attribute` is asked for.
+
+    Attributes:
+        day: on which claims must be valid.
+    """
+
+    corpus: Path
+    model: Path
+    outputs: Path
+    out: Path
+    day: date
+
+
+def attribute_with(
+    request: Request, *, method: str, hybrid_weight: float | None, device: str, workers: int | None
+) -> dict[str, Any]:
+    """`attribute` with the settings file's features and the method and machine that are asked for.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; the last without a GPU is an error, never a silent fallback.
+        workers: by default one for each GPU or core.
+    """
+    settings = load()
+    gpus = gpu_count() if device != "cpu" else 0
+    if device == "cuda" and not gpus:
+        raise SettingsError("--device", expected="a CUDA device and CuPy", found="none", hint="Use --device cpu or auto.")
+    influence = settings.influence.model_copy(update={"method": method, "hybrid_weight": hybrid_weight})
+    cluster = settings.cluster.model_copy(
+        update={
+            "address": "",
+            "device": "cuda" if gpus else "cpu",
+            "workers": workers or gpus or len(os.sched_getaffinity(0)),
+        }
+    )
+    return attribute(request, settings.model_copy(update={"influence": influence, "cluster": cluster}))
+
+
+def attribute(request: Request, settings: Settings) -> dict[str, Any]:
+    """Write `scores.parquet`, `owner_influence.parquet` and, last, `manifest.json`; returns the manifest.
+
+    Args:
+        settings: method, projection and cluster; their store and model are replaced by the request's.
+
+    Raises:
+        InputError: naming file, row, column, expected and found.
+    """
+    settings = _at(settings, request)
+    store = settings.store.open()
+    if not request.corpus.is_dir():
+        raise ContractError(str(request.corpus), expected="a corpus folder with examples.parquet", found="no such folder")
+    corpus = read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name)
+    model = read_model(request.model)
+    outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
+    if outputs.is_empty():
+        raise ContractError(str(request.outputs), expected="at least one output", found="none")
+    if "modality" not in outputs.columns:
+        outputs = outputs.with_columns(modality=pl.lit(corpus.examples["modality"][0]))
+    size = settings.corpus.shard_examples
+    night = Night(
+        day=str(request.day),
+        corpus=freeze_corpus(store, corpus, shard_examples=size).digest,
+        outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, outputs.height, size)),
+        model=freeze_model(store, model),
+        model_id=model.card.model_id,
+        model_files=model.files,
+        checkpoints=chosen_checkpoints(model, settings),
+        method=influence_method(settings),
+        contract={},
+    )
+    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+    keep = f"{night.folder}/scores"
+    with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
+        cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
+        settings = settings.model_copy(update={"cluster": cluster})
+        shard(night.folder, settings)
+        featurise(night.folder, settings)
+        fit_curvature(night.folder, settings)
+        score(night.folder, settings, keep=keep)
+    covered = layout(model.load(model.card.checkpoints[-1]), settings.features.projection)
+    return _write(request, store, night, keep, {"share": covered.covered, "left_out": covered.left_out})
+
+
+def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any]) -> dict[str, Any]:
+    """The tables, and the manifest that makes them real."""
+    manifest_file = request.out / "manifest.json"
+    manifest_file.unlink(missing_ok=True)
+    parts = sorted((request.out / WORK / keep).glob("*.parquet"))
+    pl.scan_parquet(parts).sink_parquet(request.out / "scores.parquet", compression="zstd")
+    influence = read_written(store, night.folder, "scores", "party_influence.parquet")
+    owners = influence.group_by("output_id", owner_id="party_id", escrow=pl.col("account") == ESCROW).agg(
+        pl.col("influence").sum()
+    )
+    owners = owners.select("output_id", "owner_id", "influence", "escrow").sort("output_id", "owner_id")
+    owners.write_parquet(request.out / "owner_influence.parquet")
+    files = ("scores.parquet", "owner_influence.parquet")
+    manifest = {
+        "reads": {
+            "corpus": night.corpus,
+            "model": night.model,
+            "model_id": night.model_id,
+            "checkpoints": list(night.checkpoints),
+            "outputs": [part.sha256 for part in night.outputs],
+            "claims_valid_on": night.day,
+        },
+        "method": night.method,
+        "parameters_covered": covered,
+        "writes": {name: _digest(request.out / name) for name in files},
+    }
+    manifest_file.write_bytes(canonical_json(manifest))
+    found: dict[str, Any] = json.loads(manifest_file.read_text())
+    return found
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes())
+
+
+def _at(settings: Settings, request: Request) -> Settings:
+    """The settings with the request's own store, and workers in processes, which no Airflow forbids here."""
+    work = (request.out / WORK).resolve()
+    return settings.model_copy(
+        update={
+            "store": settings.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
+            "model": settings.model.model_copy(
+                update={"folder": str(request.model.resolve()), "cache": str(CHECKOUT / work / "cache")}
+            ),
+            "cluster": settings.cluster.model_copy(update={"processes": settings.cluster.workers > 1}),
+        }
+    )

@@ -1,0 +1,57 @@
+"""Progress in a terminal, read off the stages' own log."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from tasks.cluster import PROGRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+
+@contextmanager
+def watch(console: Console) -> Iterator[None]:
+    """Show what the stages log: a bar for each piece of work, and warnings as they are."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    logger = logging.getLogger("provenance")
+    before = logger.level, logger.propagate
+    with Progress(*columns, console=console, transient=True) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries; ours are raised or logged
+        handler = _Bars(progress)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        for noisy in ("distributed", "distributed.nanny", "distributed.worker"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before
+
+
+class _Bars(logging.Handler):
+    """One bar for each `what: done of all`."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self.progress = progress
+        self.bars: dict[str, TaskID] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.progress.console.print(f"[yellow]{record.getMessage()}[/]")
+        if record.msg != PROGRESS or not isinstance(record.args, tuple):
+            return
+        what, done, total = record.args
+        if what not in self.bars:
+            self.bars[str(what)] = self.progress.add_task(str(what))
+        self.progress.update(self.bars[str(what)], completed=int(str(done)), total=int(str(total)))

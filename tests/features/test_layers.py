@@ -1,0 +1,60 @@
+"""What is kept of a model's layers, and what is refused."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from provenance.core.errors import ModelError
+from provenance.features.layers import layout
+from provenance.features.projection import Projection
+
+GPT2 = GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=True)
+
+
+def test_a_layer_of_another_kind_is_named():
+    with pytest.raises(ModelError, match=r"module '1' \(Bilinear\): expected Linear, .*, found a trainable weight 'weight'"):
+        layout(nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)), Projection())
+
+
+def test_a_bare_parameter_is_named():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.positions = nn.Linear(2, 2), nn.Parameter(torch.zeros(3, 2))
+
+    with pytest.raises(ModelError, match=r"module 'itself' \(Bare\): .*'positions' of shape \(3, 2\)"):
+        layout(Bare(), Projection())
+
+
+def test_a_frozen_layer_of_another_kind_is_let_be():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2).requires_grad_(False))
+    assert [block.name for block in layout(module, Projection()).blocks] == ["0"]
+
+
+def test_a_transposed_convolution_is_refused():
+    with pytest.raises(ModelError, match="ConvTranspose2d"):
+        layout(nn.ConvTranspose2d(2, 2, 2), Projection())
+
+
+def test_the_dense_part_is_as_large_as_it_may_be_and_no_larger():
+    module = AutoModelForCausalLM.from_config(GPT2)
+    for numbers in (50, 500, 5000):
+        assert numbers / 4 < layout(module, Projection(dense=numbers)).size <= numbers
+
+
+def test_kinds_of_a_language_model():
+    kinds = {block.name: block.kind for block in layout(AutoModelForCausalLM.from_config(GPT2), Projection()).blocks}
+    assert [name for name, kind in kinds.items() if kind == "output_tokens"] == ["lm_head"]
+    assert [name for name, kind in kinds.items() if kind == "input_tokens"] == ["transformer.wte"]
+    assert kinds["transformer.wpe"] == "dense", "positions are no vocabulary"
+    assert kinds["transformer.h.0.attn.c_proj"] == "dense", "as wide as the positions, but no head"
+
+
+def test_what_is_left_out_is_named_and_counted():
+    module = AutoModelForCausalLM.from_config(GPT2)
+    shape = layout(module, Projection())
+    small = {name: p.numel() for name, p in module.named_parameters() if p.dim() == 1}
+    total = sum(p.numel() for p in module.parameters())
+    assert shape.left_out == small
+    assert shape.covered == pytest.approx(1 - sum(small.values()) / total)

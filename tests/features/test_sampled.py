@@ -1,0 +1,146 @@
+"""Sampled gradients have the covariance of the Fisher information, whatever way an adapter writes its loss."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from provenance.features.projection import Projection
+from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
+
+WHOLE = Projection(dense=10**6)  # every side is kept as it is, so that features are gradients
+CONTENTS = [b"ab", b"cd", b"ef", b"gh"]
+
+
+class Classes:
+    """Three positions with five classes each, and the losses that people write."""
+
+    def __init__(self, loss):
+        self.written = loss
+
+    def collate(self, contents):
+        seeds = [sum(content) for content in contents]
+        x = torch.stack([torch.randn(3, 4, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        return x, torch.tensor([[s % 5, (s + 1) % 5, -100] for s in seeds])
+
+    def loss(self, module, batch):
+        return self.written(module, *batch)
+
+
+def flat(module, x, y):
+    z = module(x)
+    return functional.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="none").view(y.shape).sum(1)
+
+
+def turned(module, x, y):
+    return functional.cross_entropy(module(x).transpose(1, 2), y, ignore_index=-100, reduction="none").sum(1)
+
+
+def by_hand(module, x, y):
+    chosen = module(x).log_softmax(-1).gather(-1, y.clamp(min=0)[..., None])[..., 0]
+    return -(chosen * (y != -100)).sum(1)
+
+
+def weighted(module, x, y):
+    return flat(module, x, y) * 0.25
+
+
+def classes_in_the_middle(module, x, y):
+    return functional.cross_entropy(module(x).transpose(1, 2).contiguous(), y, ignore_index=-100, reduction="none").sum(1)
+
+
+def squares(module, x, y):
+    return 3 * module(x).square().sum((1, 2))
+
+
+def weighted_squares(module, x, y):
+    z = module(x)
+    variance = (1 + torch.arange(5.0)).expand_as(z)
+    return functional.gaussian_nll_loss(z, torch.ones_like(z), variance, reduction="none").sum((1, 2))
+
+
+def absolute(module, x, y):
+    return module(x).abs().sum((1, 2))
+
+
+def twice(module, x, y):
+    return flat(module, x, y) + squares(module, x / 2, y)
+
+
+def in_parts(module, x, y):
+    return module[1](module[0](x)).square().sum((1, 2))
+
+
+def fisher(module, x, y, kind):
+    """`sum_t J_t' H_t J_t` of the last layer's weights, by the book."""
+    total = np.zeros((4 * 5, 4 * 5))
+    hidden = x.flatten(0, 1).numpy()
+    z = module(x).flatten(0, 1)
+    counted = (y != -100).flatten().numpy()
+    for h, row, used in zip(hidden, z.softmax(-1).detach().numpy(), counted, strict=True):
+        block = {
+            CROSS_ENTROPY: used * (np.diag(row) - np.outer(row, row)),
+            ELEMENTWISE: 6 * np.eye(5),
+            "weights": np.diag(1 / (1 + np.arange(5.0))),
+        }[kind]
+        total += np.einsum("i,j,kl->ikjl", h, h, block).reshape(20, 20)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("loss", "law", "scale"),
+    [
+        (flat, CROSS_ENTROPY, 1), (turned, CROSS_ENTROPY, 1), (by_hand, CROSS_ENTROPY, 1), (weighted, CROSS_ENTROPY, 1 / 16),
+        (classes_in_the_middle, CROSS_ENTROPY, 1), (squares, ELEMENTWISE, 1), (weighted_squares, "weights", 1),
+    ],
+)  # fmt: skip
+def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
+    adapter = Classes(loss)
+    torch.manual_seed(0)
+    module = nn.Linear(4, 5, bias=False)
+    total, draws, laws = 0, 1500, set()
+    for batch in sampled_features(
+        adapter, module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=2, draws=draws, xp=None
+    ):
+        rows = batch.sampled.dense
+        total = total + rows.T @ rows / draws
+        laws.add(batch.law)
+    assert laws == {law if law != "weights" else ELEMENTWISE}
+    expected = scale * fisher(module, *adapter.collate(CONTENTS), law)
+    assert np.linalg.norm(total - expected) < 0.06 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("loss", [absolute, in_parts])
+def test_a_loss_without_a_known_law_falls_back_to_the_data(loss):
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
+    for batch in sampled_features(Classes(loss), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=2):
+        assert batch.law == DATA
+        assert np.allclose(batch.sampled.dense, batch.data.dense)
+
+
+def test_the_data_rows_are_the_gradient_features():
+    from provenance.features.gradients import gradient_features
+
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
+    expected = gradient_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4).dense
+    (batch,) = sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    assert np.allclose(batch.data.dense, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_called_twice_has_a_law_for_each_call():
+    module = nn.Linear(4, 5)
+    (batch,) = sampled_features(Classes(twice), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    assert batch.law == CROSS_ENTROPY
+    assert batch.terms.shape[0] == 2 * len(CONTENTS), "a row for each example and call"
+
+
+def test_the_same_batch_draws_the_same_targets():
+    module = nn.Linear(4, 5)
+    one, two = (
+        next(sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint=c, batch_size=4, draws=1)).sampled
+        for c in "cc"
+    )
+    other = next(sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="d", batch_size=4, draws=1))
+    assert np.array_equal(one.dense, two.dense)
+    assert not np.array_equal(one.dense, other.sampled.dense)

@@ -1,0 +1,73 @@
+"""Products with sparse rows equal products with the matrices that they stand for."""
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provenance.core.arrays import to_numpy
+from provenance.core.kernels import add_by_group
+from provenance.core.rows import Sparse
+from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
+
+
+@st.composite
+def parts(draw, vocabulary=8, columns=2):
+    examples = draw(st.integers(1, 6))
+    cells = draw(st.sets(st.tuples(st.integers(0, vocabulary - 1), st.integers(0, examples - 1)), max_size=30))
+    token, example = (np.array([cell[side] for cell in sorted(cells)], dtype=np.int64) for side in (0, 1))
+    seed = draw(st.integers(0, 1000))
+    values = np.random.default_rng(seed).standard_normal((len(cells), columns)).astype(np.float32)
+    return Sparse(vocabulary, example, token, values), examples
+
+
+def whole(part, examples):
+    dense = np.zeros((examples, part.vocabulary, part.values.shape[1]), np.float32)
+    dense[part.example, part.token] = part.values
+    return dense
+
+
+@given(parts(), parts())
+@settings(max_examples=150, deadline=None)
+def test_scores_are_the_dense_product(rows, queries):
+    (part, n), (asked, q) = rows, queries
+    table = tabulate(asked, np.eye(q, dtype=np.float32), tokens_of(asked))
+    expected = np.einsum("nvd,qvd->nq", whole(part, n), whole(asked, q))
+    assert np.allclose(apply(part, table, n), expected, atol=1e-5)
+
+
+@given(parts(), st.sets(st.integers(0, 7)))
+@settings(max_examples=100, deadline=None)
+def test_a_table_holds_the_combinations_at_its_tokens(rows, chosen):
+    part, n = rows
+    token = np.array(sorted(chosen), dtype=np.int64)
+    coefficients = np.random.default_rng(1).standard_normal((n, 3)).astype(np.float32)
+    expected = np.einsum("nvd,nq->vdq", whole(part, n), coefficients)[token]
+    assert np.allclose(tabulate(part, coefficients, token).values, expected, atol=1e-5)
+
+
+def test_many_products_are_added_up_in_parts(monkeypatch):
+    r = np.random.default_rng(0)
+    token, example = np.nonzero(r.random((40, 30)) < 0.5)
+    part = Sparse(40, example, token, r.standard_normal((len(token), 4)).astype(np.float32))
+    table = Table(np.arange(40), r.standard_normal((40, 4, 5)).astype(np.float32))
+    expected = apply(part, table, 30)
+    monkeypatch.setattr("provenance.core.kernels.CELLS", 60)
+    assert np.allclose(apply(part, table, 30), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 9])
+def test_rows_are_added_by_group(groups):
+    r = np.random.default_rng(groups)
+    group, values = r.integers(0, groups, 20), r.standard_normal((20, 3)).astype(np.float32)
+    expected = np.stack([values[group == g].sum(axis=0) for g in range(groups)])
+    assert np.allclose(add_by_group(values, group, groups), expected, atol=1e-5)
+    strict = add_by_group(array_api_strict.asarray(values), array_api_strict.asarray(group), groups)
+    assert np.allclose(to_numpy(strict), expected, atol=1e-5)
+
+
+def test_an_unknown_token_gets_the_default():
+    found = look_up(np.array([1, 2, 5, 9]), np.array([2, 5]), np.array([20.0, 50.0]), default=-1.0)
+    assert found.tolist() == [-1, 20, 50, -1]
+    assert look_up(np.array([1]), np.zeros(0, np.int64), np.zeros(0), default=3.0).tolist() == [3]

@@ -1,0 +1,151 @@
+"""Methods behind one interface: each against its formula, and all on one scale."""
+
+import math
+
+import numpy as np
+import pytest
+
+from provenance.core.errors import ContractError
+from provenance.core.rows import Rows, Sparse, concatenate
+from provenance.features.words import word_features
+from provenance.influence.curvature import gram
+from provenance.influence.methods import (
+    METHODS,
+    Sampled,
+    fit,
+    from_tensors,
+    method,
+    prepare,
+    queries_from_tensors,
+    queries_to_tensors,
+    score,
+    to_tensors,
+)
+from provenance.influence.statistics import gather
+
+DOCUMENTS = [b"the cat sat on the mat", b"the dog sat", b"a cat and a dog", b"quantum cats", b"the the the"]
+ASKED = [b"the cat", b"quantum dog dog"]
+
+
+def rows(examples, seed, blocks=(6,)):
+    r = np.random.default_rng(seed)
+    token, example = np.nonzero(r.random((9, examples)) < 0.5)
+    values = r.standard_normal((len(token), 3)).astype(np.float32)
+    dense = r.standard_normal((examples, sum(blocks))).astype(np.float32)
+    return Rows(dense, blocks, {"head": Sparse(9, example, token, values)})
+
+
+CORPUS, SAMPLE, TARGETS, OUTPUTS = rows(40, 1), rows(15, 2), rows(15, 3), rows(4, 4)
+SAMPLED = Sampled(SAMPLE, TARGETS, gram(TARGETS.dense), 15)
+
+
+def queries_of(comparison, weight=1.0):
+    return prepare(fit(comparison, gather(CORPUS), SAMPLED), OUTPUTS, weight, np)
+
+
+def counts(texts):
+    names = sorted({word for text in [*DOCUMENTS, *ASKED] for word in text.split()})
+    return np.array([[text.split().count(name) for name in names] for text in texts], dtype=float)
+
+
+def lexical(comparison):
+    documents, asked = word_features(DOCUMENTS, "text"), word_features(ASKED, "text")
+    queries = prepare(fit(comparison, gather(documents), Sampled(documents)), asked, 1.0, np)
+    return score(queries, documents)
+
+
+def test_tfidf_is_the_cosine_of_weighted_counts():
+    frequency = (counts(DOCUMENTS) > 0).sum(axis=0)
+    idf = np.log((1 + len(DOCUMENTS)) / (1 + frequency)) + 1
+    weigh = lambda texts: np.where(counts(texts) > 0, 1 + np.log(np.maximum(counts(texts), 1)), 0) * idf  # noqa: E731
+    documents = weigh(DOCUMENTS)
+    expected = weigh(ASKED) * (frequency > 0) @ (documents / np.linalg.norm(documents, axis=1, keepdims=True)).T
+    expected /= np.sqrt((expected**2).mean())
+    assert np.allclose(lexical("tfidf"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bm25_is_robertsons():
+    found, n = lexical("bm25"), len(DOCUMENTS)
+    mean = np.mean([len(document.split()) for document in DOCUMENTS])
+    expected = np.zeros((2, n))
+    for q, asked in enumerate(ASKED):
+        for i, document in enumerate(DOCUMENTS):
+            for word in asked.split():
+                df = sum(word in d.split() for d in DOCUMENTS)
+                tf, length = document.split().count(word), len(document.split())
+                weight = math.log(1 + (n - df + 0.5) / (df + 0.5))
+                expected[q, i] += weight * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length / mean))
+    expected /= np.sqrt((expected**2).mean())
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cosine_is_the_cosine_of_whole_rows():
+    def flat(part):
+        sparse = np.zeros((part.examples, 9, 3))
+        sparse[part.sparse["head"].example, part.sparse["head"].token] = part.sparse["head"].values
+        return np.concatenate([part.dense, sparse.reshape(part.examples, -1)], axis=1)
+
+    found = score(queries_of("cosine"), CORPUS)
+    q, g = flat(OUTPUTS), flat(CORPUS)
+    expected = q @ (g / np.linalg.norm(g, axis=1, keepdims=True)).T
+    assert np.allclose(found / expected, found[0, 0] / expected[0, 0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("comparison", ["curved", "cosine"])
+def test_influences_on_the_sample_have_the_root_mean_square_asked_for(comparison):
+    found = score(queries_of(comparison, 0.3), SAMPLE).astype(float)
+    assert np.sqrt((found**2).mean()) == pytest.approx(0.3, rel=1e-4)
+
+
+@pytest.mark.parametrize("comparison", ["curved", "cosine"])
+def test_shards_change_no_score(comparison):
+    queries = queries_of(comparison)
+    shards = [rows(size, seed) for size, seed in ((3, 7), (11, 8), (1, 9))]
+    apart = np.concatenate([score(queries, shard) for shard in shards], axis=1)
+    assert np.allclose(score(queries, concatenate(shards)), apart, rtol=1e-5, atol=1e-6)
+
+
+def test_the_parts_of_a_curved_score_add_up():
+    """Inner layers count a fifth of head and embedding, in root mean square over the sample."""
+    statistics = gather(CORPUS)
+    both = score(queries_of("curved"), CORPUS)
+    sparse_only = Sampled(Rows(SAMPLE.dense[:, :0], (), SAMPLE.sparse), TARGETS)
+    first = score(
+        prepare(fit("curved", statistics, sparse_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense[:, :0], (), CORPUS.sparse)
+    )
+    dense_only = Sampled(Rows(SAMPLE.dense, (6,)), Rows(TARGETS.dense, (6,)), gram(TARGETS.dense), 15)
+    no_words = gather(Rows(CORPUS.dense, (6,)))
+    second = score(prepare(fit("curved", no_words, dense_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense, (6,)))
+    total = first + 0.2 * second
+    assert np.allclose(both / np.linalg.norm(both), total / np.linalg.norm(total), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("comparison", ["curved", "cosine"])
+def test_what_was_fitted_survives_the_store(comparison):
+    fitted = fit(comparison, gather(CORPUS), SAMPLED)
+    again = prepare(from_tensors(comparison, to_tensors(fitted)), OUTPUTS, 1.0, np)
+    queries = prepare(fitted, OUTPUTS, 1.0, np)
+    stored = queries_from_tensors(queries_to_tensors(queries), np)
+    assert np.array_equal(score(again, CORPUS), score(queries, CORPUS))
+    assert np.array_equal(score(stored, CORPUS), score(queries, CORPUS))
+
+
+@pytest.mark.parametrize("comparison", ["tfidf", "bm25"])
+def test_queries_of_words_survive_the_store(comparison):
+    documents, asked = word_features(DOCUMENTS, "text"), word_features(ASKED, "text")
+    fitted = from_tensors(comparison, to_tensors(fit(comparison, gather(documents), Sampled(documents))))
+    queries = prepare(fitted, asked, 1.0, np)
+    stored = queries_from_tensors(queries_to_tensors(queries), np)
+    assert np.array_equal(score(stored, documents), lexical(comparison))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ContractError, match="method: expected one of factored, dense, .*, found 'magic'"):
+        method("magic")
+
+
+def test_a_hybrid_needs_its_fitted_weight():
+    with pytest.raises(ContractError, match="the weight of tfidf, between 0 and 1, found None. Fit one with"):
+        method("hybrid")
+    assert method("hybrid", hybrid_weight=0.25).kinds == {"factored": 0.75, "words": 0.25}
+    assert all(found.name == name for name, found in METHODS.items())

@@ -1,0 +1,205 @@
+"""`provenance attribute`: influence without money, on folders that anyone can lay out."""
+
+import json
+import shutil
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from samples import corpus_frames, outputs_frame
+from typer.testing import CliRunner
+
+from provenance.core.errors import ContractError, InputError, ModelError, SettingsError
+from tasks.attribute import Request, attribute, attribute_with
+from tasks.cli import app
+from tasks.settings import Settings
+
+DAY = date(2026, 11, 20)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "corpus").mkdir()
+    for name, frame in corpus_frames().items():
+        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+    outputs_frame().select("output_id", "content").write_parquet(folder / "outputs.parquet")
+    shutil.copytree(tiny_model, folder / "model")
+    return folder
+
+
+@pytest.fixture
+def request_of(inputs, tmp_path):
+    """A request on a copy of the inputs, which a test may spoil."""
+    shutil.copytree(inputs, tmp_path / "in")
+    base = tmp_path / "in"
+    return Request(base / "corpus", base / "model", base / "outputs.parquet", tmp_path / "out", DAY)
+
+
+def settings(**changes):
+    values = {"cluster": {"workers": 1}, "features": {"dense": 64, "token_rank": 4}, "influence": {"sample": 24}}
+    return Settings.model_validate({**values, **changes})
+
+
+def scores_of(request, **changes):
+    attribute(request, settings(**changes))
+    frame = pl.read_parquet(request.out / "scores.parquet").sort("output_id", "example_id")
+    return frame["influence"].to_numpy().reshape(frame["output_id"].n_unique(), -1)
+
+
+def test_the_tables_say_who_influenced_what(request_of):
+    manifest = attribute(request_of, settings())
+    scores = pl.read_parquet(request_of.out / "scores.parquet")
+    owners = pl.read_parquet(request_of.out / "owner_influence.parquet")
+    assert scores.columns == ["output_id", "example_id", "influence"]
+    assert scores.height == 8 * 60
+    assert owners.columns[:3] == ["output_id", "owner_id", "influence"]
+    assert set(owners["owner_id"]) == {"owner-0", "owner-1", "owner-2", "owner-3", "unmatched-somebody"}
+    total = scores.group_by("output_id").agg(pl.col("influence").sum()).sort("output_id")["influence"]
+    by_owner = owners.group_by("output_id").agg(pl.col("influence").sum()).sort("output_id")["influence"]
+    assert np.allclose(total, by_owner, rtol=1e-4, atol=1e-3)
+    assert 0.9 < manifest["parameters_covered"]["share"] < 1
+    assert "model.norm.weight" in manifest["parameters_covered"]["left_out"]
+    own = pl.read_parquet(request_of.corpus / "examples.parquet").with_row_index("row")
+    assert own.height * 8 == scores.height
+
+
+def test_the_owner_whose_words_an_output_uses_comes_first(request_of):
+    attribute(request_of, settings())
+    owners = pl.read_parquet(request_of.out / "owner_influence.parquet").sort("influence", descending=True)
+    best = owners.group_by("output_id", maintain_order=True).first().sort("output_id")
+    wanted = [f"owner-{n % 5}" if n % 5 < 4 else "unmatched-somebody" for n in range(8)]
+    assert sum(one == two for one, two in zip(best["owner_id"], wanted, strict=True)) >= 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corpus": {"shard_examples": 7}},
+        {"features": {"dense": 64, "token_rank": 4, "batch_size": 3}},
+        {"cluster": {"workers": 2}},
+    ],
+    ids=["shard size", "batch size", "workers"],
+)
+def test_how_the_work_is_cut_changes_no_score(request_of, tmp_path, changes):
+    expected = scores_of(request_of)
+    other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / "other", DAY)
+    # Scores that are sums of large numbers of both signs may nearly vanish: the bound is relative to their usual size.
+    assert np.abs(scores_of(other, **changes) - expected).max() <= 1e-5 * np.sqrt((expected**2).mean())
+
+
+@pytest.mark.parametrize("name", ["dense", "cosine", "tfidf", "bm25"])
+def test_every_method_gives_a_table(request_of, name):
+    scores = scores_of(request_of, influence={"method": name, "sample": 24})
+    assert scores.shape == (8, 60)
+    assert np.isfinite(scores).all()
+    assert np.abs(scores).max() > 0
+
+
+def test_a_hybrid_is_the_weighted_sum_of_its_parts(request_of, tmp_path):
+    parts = {}
+    for name in ("factored", "tfidf"):
+        other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / name, DAY)
+        parts[name] = scores_of(other, influence={"method": name, "sample": 24})
+    hybrid = scores_of(request_of, influence={"method": "hybrid", "hybrid_weight": 0.25, "sample": 24})
+    assert np.allclose(hybrid, 0.75 * parts["factored"] + 0.25 * parts["tfidf"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_second_run_with_other_outputs_reuses_the_corpus(request_of):
+    attribute(request_of, settings())
+    features = {path.name: path.stat().st_mtime_ns for path in (request_of.out / "work/features").iterdir()}
+    outputs_frame("2026-11-18").select("output_id", "content").write_parquet(request_of.outputs)
+    attribute(request_of, settings())
+    again = {path.name: path.stat().st_mtime_ns for path in (request_of.out / "work/features").iterdir()}
+    assert features.items() <= again.items()
+    assert len(again) == len(features) + 3, "one file per checkpoint, of the new outputs"
+    assert set(pl.read_parquet(request_of.out / "scores.parquet")["output_id"]) == {f"2026-11-18-{n:03d}" for n in range(8)}
+
+
+def spoil_weights(request):
+    path = request.model / "step-0006.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(4, 4)
+    save_file(tensors, path)
+
+
+def nan_weights(request):
+    path = request.model / "step-0006.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+
+
+def long_example(request):
+    path = request.corpus / "examples.parquet"
+    frame = pl.read_parquet(path).with_columns(example_id=pl.format("e{}", pl.int_range(pl.len())))
+    long = pl.when(pl.int_range(pl.len()) == 17).then(pl.lit(b"y" * 301)).otherwise(pl.col("content"))
+    frame.with_columns(content=long).write_parquet(path)
+
+
+def no_content(request):
+    path = request.corpus / "examples.parquet"
+    pl.read_parquet(path).drop("content").write_parquet(path)
+
+
+def twice(request):
+    frame = pl.read_parquet(request.outputs)
+    pl.concat([frame, frame.head(1)]).write_parquet(request.outputs)
+
+
+def no_owner(request):
+    (request.corpus / "claims.parquet").unlink()
+    path = request.corpus / "examples.parquet"
+    pl.read_parquet(path).with_columns(owner_id=pl.lit(None, pl.String)).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        (spoil_weights, ModelError, r"step-0006.*'model.layers.0.self_attn.q_proj.weight': expected shape \(16, 16\), found"),
+        (nan_weights, ModelError, r"step-0006.safetensors: tensor 'lm_head.weight': expected finite weights, found 1 NaN"),
+        (
+            long_example,
+            ModelError,
+            r"example_id 'e17': expected at most 300 bytes, the model's context, found 301 bytes. Split",
+        ),
+        (no_content, ContractError, r"examples.parquet: column 'content': expected a required column"),
+        (twice, ContractError, r"outputs.parquet: row 8: output_id: expected a key that no other row has"),
+        (no_owner, ContractError, r"column 'owner_id': expected an owner \(owner_id, or claims on the work\) or an unmatched"),
+        (
+            lambda r: r.outputs.unlink(),
+            ContractError,
+            r"outputs.parquet: expected outputs as a Parquet file, found no such file",
+        ),
+        (lambda r: shutil.rmtree(r.corpus), ContractError, r"corpus: expected a corpus folder with examples.parquet"),
+        (lambda r: (r.model / "model.toml").unlink(), ModelError, r"model.toml: expected a model folder with model.toml"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_published(request_of, spoil, kind, message):
+    spoil(request_of)
+    with pytest.raises(kind, match=message):
+        attribute(request_of, settings())
+    assert not (request_of.out / "manifest.json").exists()
+    assert not (request_of.out / "scores.parquet").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_an_error(request_of):
+    with pytest.raises(SettingsError, match=r"--device: expected a CUDA device and CuPy, found none. Use --device cpu or auto"):
+        attribute_with(request_of, method="factored", hybrid_weight=None, device="cuda", workers=1)
+
+
+def test_the_command_writes_and_shows(request_of, monkeypatch):
+    monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
+    base = ["attribute", "--corpus", str(request_of.corpus), "--model", str(request_of.model), "--workers", "1"]
+    base += ["--outputs", str(request_of.outputs), "--out", str(request_of.out), "--method", "cosine"]
+    shown = CliRunner().invoke(app, base)
+    assert shown.exit_code == 0, shown.output
+    assert "Influence on 8 outputs, method cosine" in shown.output
+    as_json = CliRunner().invoke(app, [*base, "--json"])
+    assert json.loads(as_json.stdout)["method"]["name"] == "cosine"
+    bad = CliRunner().invoke(app, [*base[:-1], "magic"])
+    assert isinstance(bad.exception, InputError)
