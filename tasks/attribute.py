@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ from tasks.featurise import featurise
 from tasks.freeze import chosen_checkpoints, freeze_model, influence_method
 from tasks.night import Night, read_written
 from tasks.score import score
-from tasks.settings import CHECKOUT, Settings, load
+from tasks.settings import Settings, load
 from tasks.shard import shard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import date
     from pathlib import Path
 
@@ -56,10 +58,8 @@ class Request:
     day: date
 
 
-def attribute_with(
-    request: Request, *, method: str, hybrid_weight: float | None, device: str, workers: int | None
-) -> dict[str, Any]:
-    """`attribute` with the settings file's features and the method and machine that are asked for.
+def local_settings(*, method: str, hybrid_weight: float | None, device: str, workers: int | None) -> Settings:
+    """The settings file's, with the method and the machine that are asked for.
 
     Args:
         device: `auto`, `cpu` or `cuda`; the last without a GPU is an error, never a silent fallback.
@@ -70,21 +70,17 @@ def attribute_with(
     if device == "cuda" and not gpus:
         raise SettingsError("--device", expected="a CUDA device and CuPy", found="none", hint="Use --device cpu or auto.")
     influence = settings.influence.model_copy(update={"method": method, "hybrid_weight": hybrid_weight})
+    count = workers or gpus or len(os.sched_getaffinity(0))
     cluster = settings.cluster.model_copy(
-        update={
-            "address": "",
-            "device": "cuda" if gpus else "cpu",
-            "workers": workers or gpus or len(os.sched_getaffinity(0)),
-        }
+        # In processes of their own, which no Airflow forbids here.
+        update={"address": "", "device": "cuda" if gpus else "cpu", "workers": count, "processes": count > 1}
     )
-    return attribute(request, settings.model_copy(update={"influence": influence, "cluster": cluster}))
+    return settings.model_copy(update={"influence": influence, "cluster": cluster})
 
 
-def attribute(request: Request, settings: Settings) -> dict[str, Any]:
-    """Write `scores.parquet`, `owner_influence.parquet` and, last, `manifest.json`; returns the manifest.
-
-    Args:
-        settings: method, projection and cluster; their store and model are replaced by the request's.
+@contextmanager
+def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Night]]:
+    """The request's inputs, checked and frozen in the work folder, and settings for its store and a cluster that runs.
 
     Raises:
         InputError: naming file, row, column, expected and found.
@@ -113,14 +109,28 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
         contract={},
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
-    keep = f"{night.folder}/scores"
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
         cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
-        settings = settings.model_copy(update={"cluster": cluster})
-        shard(night.folder, settings)
-        featurise(night.folder, settings)
-        fit_curvature(night.folder, settings)
-        score(night.folder, settings, keep=keep)
+        yield settings.model_copy(update={"cluster": cluster}), night
+
+
+def attribute(request: Request, settings: Settings) -> dict[str, Any]:
+    """Write `scores.parquet`, `owner_influence.parquet` and, last, `manifest.json`; returns the manifest.
+
+    Args:
+        settings: method, projection and cluster; their store and model are replaced by the request's.
+
+    Raises:
+        InputError: naming file, row, column, expected and found.
+    """
+    with opened(request, settings) as (here, night):
+        keep = f"{night.folder}/every"
+        shard(night.folder, here)
+        featurise(night.folder, here)
+        fit_curvature(night.folder, here)
+        score(night.folder, here, keep=keep)
+        store = here.store.open()
+    model = read_model(request.model)
     covered = layout(model.load(model.card.checkpoints[-1]), settings.features.projection)
     return _write(request, store, night, keep, {"share": covered.covered, "left_out": covered.left_out})
 
@@ -161,14 +171,12 @@ def _digest(path: Path) -> str:
 
 
 def _at(settings: Settings, request: Request) -> Settings:
-    """The settings with the request's own store, and workers in processes, which no Airflow forbids here."""
+    """The settings with the request's own store and model."""
     work = (request.out / WORK).resolve()
+    model = {"folder": str(request.model.resolve()), "cache": str(work / "cache")}
     return settings.model_copy(
         update={
             "store": settings.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
-            "model": settings.model.model_copy(
-                update={"folder": str(request.model.resolve()), "cache": str(CHECKOUT / work / "cache")}
-            ),
-            "cluster": settings.cluster.model_copy(update={"processes": settings.cluster.workers > 1}),
+            "model": settings.model.model_copy(update=model),
         }
     )

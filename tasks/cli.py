@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,8 @@ app = typer.Typer(
     "Settings come from `infra/settings/local.toml`, or the file that PROVENANCE_SETTINGS names; "
     "PROVENANCE_&lt;SECTION&gt;__&lt;KEY&gt; overrides one key. Exit codes: 0 good, 1 a check failed, 2 bad input.",
 )
+audit_app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
+app.add_typer(audit_app, name="audit")
 console = Console()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -35,17 +37,28 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+CorpusFolder = Annotated[
+    Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
+]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
+OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
+ClaimsDay = Annotated[str | None, typer.Option("--day", help="Day on which claims must be valid; by default today (UTC).")]
+
+
 @app.command()
 def attribute(
-    corpus: Annotated[Path, typer.Option(help="Folder with examples.parquet and, optionally, claims and owners.")],
-    model: Annotated[Path, typer.Option(help="Folder with model.toml and its checkpoints.")],
-    outputs: Annotated[Path, typer.Option(help="Parquet file with `output_id` and `content`.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    corpus: CorpusFolder,
+    model: ModelFolder,
+    outputs: OutputFile,
+    out: OutFolder,
     method: Annotated[str, typer.Option(help="factored, dense, cosine, tfidf, bm25 or hybrid.")] = "factored",
     hybrid_weight: Annotated[float | None, typer.Option(min=0, max=1, help="Part of tfidf in hybrid.")] = None,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
-    workers: Annotated[int | None, typer.Option(min=1, help="Dask workers; by default one for each core or GPU.")] = None,
-    day: Annotated[str | None, typer.Option(help="Day on which claims must be valid; by default today (UTC).")] = None,
+    device: OnDevice = Device.auto,
+    workers: Workers = None,
+    day: ClaimsDay = None,
     as_json: AsJson = False,
 ) -> None:
     """Influence without money: which examples and owners each output rests on.
@@ -57,14 +70,14 @@ def attribute(
 
     Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
     """
-    from tasks.attribute import Request, attribute_with
+    from tasks import attribute as task
     from tasks.screens import attribution_screen
     from tasks.watch import watch
 
-    today = datetime.now(UTC).date() if day is None else parse_day("--day", day)
-    request = Request(corpus, model, outputs, out, today)
+    request = task.Request(corpus, model, outputs, out, _claims_day(day))
     with watch(Console(stderr=True)):
-        manifest = attribute_with(request, method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
+        settings = task.local_settings(method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
+        manifest = task.attribute(request, settings)
     if as_json:
         _print_json(manifest)
     else:
@@ -148,6 +161,87 @@ def verify(
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
+
+
+@audit_app.command("lds")
+def audit_lds(
+    corpus: CorpusFolder,
+    model: ModelFolder,
+    outputs: OutputFile,
+    out: OutFolder,
+    subsets: Annotated[int, typer.Option(min=4, help="Subsets of each family to report on.")] = 48,
+    tune: Annotated[int, typer.Option(min=0, help="More subsets, to fit the hybrid's weight on.")] = 24,
+    seeds: Annotated[int, typer.Option(min=2, help="Trainings of each subset.")] = 2,
+    methods: Annotated[
+        str, typer.Option(help="Methods to compare, with commas between.")
+    ] = "factored,cosine,tfidf,bm25,hybrid",
+    workers: Workers = None,
+    day: ClaimsDay = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain on random halves of examples and of owners, and score how well each method predicts the outcome.
+
+    The model's adapter needs a method `train(contents, *, seed, folder)`. What was trained is kept below `--out` and not
+    trained again, so an audit that was stopped goes on where it was, and more subsets cost only themselves.
+
+    Example: `provenance audit lds --corpus corpus --model model --outputs outputs.parquet --out audit --subsets 48`
+    """
+    _audit("lds", (corpus, model, outputs, out), (subsets, tune, seeds, methods), workers, day, as_json=as_json)
+
+
+@audit_app.command("owners")
+def audit_owners(
+    corpus: CorpusFolder,
+    model: ModelFolder,
+    outputs: OutputFile,
+    out: OutFolder,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings without each owner.")] = 2,
+    methods: Annotated[str, typer.Option(help="Methods to compare, with commas between.")] = "factored,cosine,tfidf,bm25",
+    workers: Workers = None,
+    day: ClaimsDay = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain without each owner in turn, and compare the rise of each output's loss with the owner's influence on it.
+
+    Example: `provenance audit owners --corpus corpus --model model --outputs outputs.parquet --out audit`
+    """
+    _audit("owners", (corpus, model, outputs, out), (4, 0, seeds, methods), workers, day, as_json=as_json)
+
+
+def _audit(
+    kind: str,
+    folders: tuple[Path, Path, Path, Path],
+    options: tuple[int, int, int, str],
+    workers: int | None,
+    day: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from tasks import attribute as task
+    from tasks import audit
+    from tasks.screens import lds_screen, owner_audit_screen
+    from tasks.watch import watch
+
+    request = task.Request(*folders, _claims_day(day))
+    subsets, tune, seeds, methods = options
+    asked = audit.Options(subsets, tune, seeds, tuple(methods.split(",")))
+    with watch(Console(stderr=True)):
+        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
+        with task.opened(request, settings) as (settings, night):
+            folder = {"lds": audit.audit_lds, "owners": audit.audit_owners}[kind](settings, night, asked)
+            store = settings.store.open()
+    result = store.read_json(f"{folder}/{kind}.json")
+    for name in (f"{kind}.json", f"{kind}.png"):
+        (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
+    if as_json:
+        _print_json(result)
+    else:
+        console.print(*{"lds": lds_screen, "owners": owner_audit_screen}[kind](result), sep="\n", soft_wrap=True)
+        console.print(f"{request.out / kind}.json, {kind}.png")
+
+
+def _claims_day(text: str | None) -> date:
+    return datetime.now(UTC).date() if text is None else parse_day("--day", text)
 
 
 def _day(text: str) -> str:

@@ -261,3 +261,40 @@ def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -
         + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
     )
     yield Text(f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}; manifest.json says what they rest on.")
+
+
+def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
+    """How well each method predicts retraining, beside what noise allows."""
+    families = result["families"]
+    table = _table("Linear datamodelling score: rank correlation of predicted and actual effects of training on halves")
+    table.add_column("method", no_wrap=True)
+    for family, found in families.items():
+        table.add_column(f"halves of {family} ({found['subsets']})", justify="right")
+    first = next(iter(families.values()))
+    for name in sorted(first["methods"], key=lambda name: -first["methods"][name]["lds"]):
+        cells = ["{lds:.2f} ({low:.2f} to {high:.2f})".format(**found["methods"][name]) for found in families.values()]
+        table.add_row(name, *cells)
+    table.add_section()
+    table.add_row("another seed", *[f"{found['seed_agreement']:.2f}" for found in families.values()])
+    table.add_row("noise ceiling", *[f"{found['ceiling']:.2f}" for found in families.values()])
+    yield table
+    yield Text("Intervals are 95 %, over subsets and outputs. A perfect prediction would reach the noise ceiling.")
+    if "hybrid" in result:
+        yield Text(
+            f"Weight of tfidf in the hybrid: {result['hybrid']['weight']:.2f}, fitted on {result['hybrid']['tuning_subsets']} "
+            "other subsets of each family (--hybrid-weight)."
+        )
+
+
+def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
+    """How well each method predicts what leaving an owner out does."""
+    table = _table(f"Leave one owner out: {len(result['owners'])} owners")
+    table.add_column("method", no_wrap=True)
+    table.add_column("rank correlation over owners", justify="right")
+    for name, found in sorted(result["methods"].items(), key=lambda item: -item[1]["rank_correlation"]):
+        table.add_row(name, f"{found['rank_correlation']:.2f}")
+    if "ceiling" in result:
+        table.add_section()
+        table.add_row("another seed", f"{result['seed_agreement']:.2f}")
+        table.add_row("noise ceiling", f"{result['ceiling']:.2f}")
+    yield table

@@ -13,7 +13,7 @@ from samples import corpus_frames, outputs_frame
 from typer.testing import CliRunner
 
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError
-from tasks.attribute import Request, attribute, attribute_with
+from tasks.attribute import Request, attribute, local_settings
 from tasks.cli import app
 from tasks.settings import Settings
 
@@ -189,7 +189,7 @@ def test_bad_input_is_named_and_nothing_is_published(request_of, spoil, kind, me
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_an_error(request_of):
     with pytest.raises(SettingsError, match=r"--device: expected a CUDA device and CuPy, found none. Use --device cpu or auto"):
-        attribute_with(request_of, method="factored", hybrid_weight=None, device="cuda", workers=1)
+        attribute(request_of, local_settings(method="factored", hybrid_weight=None, device="cuda", workers=1))
 
 
 def test_the_command_writes_and_shows(request_of, monkeypatch):

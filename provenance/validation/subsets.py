@@ -1,0 +1,38 @@
+"""Which parts of a corpus an audit trains on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
+    """Random halves of the distinct units (examples, or owners): which positions of `units` each half holds.
+
+    Drawn from digests of the name and the number, so that more subsets leave the first ones as they are.
+
+    Returns:
+        `(count, len(units))` bool.
+    """
+    distinct = sorted(set(units))
+    place = {unit: at for at, unit in enumerate(distinct)}
+    member = np.array([place[unit] for unit in units])
+    chosen = np.zeros((count, len(distinct)), dtype=bool)
+    for number in range(count):
+        seed = int.from_bytes(hashlib.sha256(f"{name}/{number}".encode()).digest()[:16])
+        order = np.random.Generator(np.random.Philox(seed)).permutation(len(distinct))
+        chosen[number, order[: len(distinct) // 2]] = True
+    found: np.ndarray = chosen[:, member]
+    return found
+
+
+def all_but_one(units: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Each distinct unit, and everything without it: `(distinct, len(units))` bool."""
+    distinct = sorted(set(units))
+    without = np.array([[unit != left_out for unit in units] for left_out in distinct])
+    return distinct, without

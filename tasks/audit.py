@@ -1,0 +1,235 @@
+"""Audits: retrain on parts of the corpus, and hold what every method predicts against what came of it.
+
+audits/truth/<digest>.parquet    losses of the outputs under one retrained model; found again, it is not trained again
+audits/<digest>/lds.json         the result, with its table and figure beside it
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from provenance.core.errors import ContractError, ModelError
+from provenance.core.store import canonical_json, digest
+from provenance.corpus.examples import parties
+from provenance.features.model import example_losses, read_model
+from provenance.influence.methods import METHODS
+from provenance.validation.figures import lds_figure, owners_figure
+from provenance.validation.lds import (
+    fit_hybrid_weight,
+    linear_datamodelling_score,
+    noise_ceiling,
+    rank_correlations,
+)
+from provenance.validation.subsets import all_but_one, halves
+from tasks.cluster import compute, open_cluster
+from tasks.curvature import fit_curvature
+from tasks.featurise import featurise
+from tasks.night import Night, fetch_model
+from tasks.score import score
+from tasks.shard import shard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provenance.core.store import Store
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.audit")
+
+EXAMPLES, OWNERS = "examples", "owners"
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much an audit retrains.
+
+    Attributes:
+        subsets: of each family, on which methods are compared.
+        tune: more subsets, on which the hybrid's weight is fitted and nothing is reported.
+        seeds: trainings of each subset; two at least, for the noise ceiling.
+        methods: those to compare.
+    """
+
+    subsets: int = 48
+    tune: int = 24
+    seeds: int = 2
+    methods: tuple[str, ...] = ("factored", "cosine", "tfidf", "bm25", "hybrid")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training: which examples, in the order of the shards, and which seed."""
+
+    key: str
+    examples: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every worker needs to retrain."""
+
+    store: Store
+    night: Night
+    cache: str
+
+
+def audit_lds(settings: Settings, night: Night, options: Options) -> str:
+    """Retrain on random halves of examples and of owners; returns the folder of the result."""
+    if options.seeds < 2:
+        raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
+    store = settings.store.open()
+    examples, owners = _units(store, night)
+    masks = {
+        EXAMPLES: halves(examples, options.tune + options.subsets, name="audit examples"),
+        OWNERS: halves(owners, options.tune + options.subsets, name="audit owners"),
+    }
+    losses = {
+        family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
+        for family, chosen in masks.items()
+    }
+    scores = {name: _scores(settings, store, night, name, examples) for name in options.methods if name != "hybrid"}
+    tuned = [(masks[family][: options.tune], losses[family][:, : options.tune].mean(axis=0)) for family in masks]
+    result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "families": {}}
+    if "hybrid" in options.methods and options.tune:
+        weight, reached = fit_hybrid_weight(scores["factored"], scores["tfidf"], tuned)
+        scores["hybrid"] = (1 - weight) * scores["factored"] + weight * scores["tfidf"]
+        result["hybrid"] = {"weight": weight, "lds_on_tuning_subsets": reached, "tuning_subsets": options.tune}
+    for family, chosen in masks.items():
+        reported, outcome = chosen[options.tune :], losses[family][:, options.tune :]
+        agreement, ceiling = noise_ceiling(outcome)
+        found = {}
+        for name, matrix in scores.items():
+            estimate = linear_datamodelling_score(matrix, reported, outcome.mean(axis=0))
+            found[name] = {"lds": estimate.value, "low": estimate.low, "high": estimate.high}
+        result["families"][family] = {
+            "subsets": len(reported),
+            "seed_agreement": agreement,
+            "ceiling": ceiling,
+            "methods": found,
+        }
+    return _publish(store, "lds", result, lds_figure(result))
+
+
+def audit_owners(settings: Settings, night: Night, options: Options) -> str:
+    """Retrain without each owner in turn; returns the folder of the result."""
+    store = settings.store.open()
+    examples, owners = _units(store, night)
+    distinct, without = all_but_one(owners)
+    everything = np.ones((1, len(examples)), dtype=bool)
+    masks = np.concatenate([everything, without])
+    losses = np.stack([_retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
+    rise = losses[:, 1:] - losses[:, :1]
+    result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "owners": distinct, "methods": {}}
+    if options.seeds > 1:
+        result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
+    figure = b""
+    for name in options.methods:
+        if name == "hybrid":
+            continue
+        matrix = _scores(settings, store, night, name, examples)
+        predicted = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
+        correlation = float(rank_correlations(predicted, rise.mean(axis=0)).mean())
+        result["methods"][name] = {"rank_correlation": correlation}
+        if not figure:
+            figure = owners_figure(predicted, rise.mean(axis=0), correlation)
+    return _publish(store, "owners", result, figure)
+
+
+def _publish(store: Store, kind: str, result: dict[str, Any], figure: bytes) -> str:
+    folder = f"audits/{digest({'kind': kind, 'night': result['night'], 'options': result['options']})[:32]}"
+    store.write(f"{folder}/{kind}.png", figure)
+    store.write(f"{folder}/{kind}.json", canonical_json(result))
+    return folder
+
+
+def _seeds(options: Options) -> range:
+    return range(101, 101 + options.seeds)  # none that a model in use was trained with
+
+
+def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
+    """Example ids in the order of the shards, and whose each is: the party with the largest stake."""
+    corpus = night.frozen_corpus(store)
+    columns = ["example_id", "work_id", "owner_id"]
+    examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+    held = parties(examples, store.read_table(corpus.claims.key), night.date)
+    largest = held.sort("work_id", "stake_ppb", "party_id", descending=[False, True, False]).group_by("work_id").first()
+    whose = examples.join(largest, on="work_id", how="left", maintain_order="left")["party_id"]
+    return examples["example_id"].to_list(), whose.to_list()
+
+
+def _scores(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
+    """Influences by a method, `(outputs, examples)`, by the night's own stages."""
+    if name not in METHODS:
+        raise ContractError("audit: methods", expected=f"some of {', '.join(METHODS)}", found=repr(name))
+    mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None})
+    store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
+    shard(mine.folder, settings)
+    featurise(mine.folder, settings)
+    fit_curvature(mine.folder, settings)
+    keep = f"{mine.folder}/every"
+    if not store.list(keep):
+        score(mine.folder, settings, keep=keep)
+    parts = [store.read_table(key) for key in store.list(keep) if key.endswith(".parquet")]
+    place = pl.DataFrame({"example_id": list(examples)}).with_row_index("at")
+    ordered = pl.concat(parts).join(place, on="example_id").sort("output_id", "at")
+    return ordered["influence"].to_numpy().reshape(-1, len(examples))
+
+
+def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, family: str) -> np.ndarray:
+    """Losses of the outputs after training on each of the masks, `(masks, outputs)`; what the store has is not repeated."""
+    store, what = settings.store.open(), f"{family}, seed {seed}"
+    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    if not hasattr(model.adapter(), "train"):
+        where = f"adapter {model.card.adapter}"
+        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
+    made_of = {
+        "architecture": model.architecture(),
+        "corpus": night.corpus,
+        "outputs": [part.content_digest for part in night.outputs],
+    }
+    jobs = []
+    for mask in masks:
+        chosen = tuple(np.flatnonzero(mask).tolist())
+        jobs.append(_Job(f"audits/truth/{digest({**made_of, 'examples': chosen, 'seed': seed})}.parquet", chosen, seed))
+    there = set(store.list("audits/truth"))
+    missing = [job for job in jobs if job.key not in there]
+    if missing:
+        work = _Work(store, night, settings.model.cache)
+        with open_cluster(settings.cluster) as client:
+            for _ in compute(client, _train_one, work, missing, settings=settings.cluster, what=f"retraining on {what}"):
+                pass
+    log.info("retraining on %s: %d reused, %d trained", what, len(jobs) - len(missing), len(missing))
+    return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in jobs])
+
+
+def _train_one(work: _Work, job: _Job) -> str:
+    corpus = work.night.frozen_corpus(work.store)
+    contents = [
+        content
+        for part in corpus.shards
+        for content in work.store.read_table(part.key, columns=["content"])["content"].to_list()
+    ]
+    outputs = work.night.read_outputs(work.store).select("output_id", "content")
+    adapter: Any = fetch_model(work.store, work.night.model, work.night.model_files, work.cache).adapter()
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.train([contents[at] for at in job.examples], seed=job.seed, folder=Path(folder) / "model")
+        trained = read_model(Path(folder) / "model")
+        module = trained.load(trained.card.checkpoints[-1])
+        with torch.no_grad():
+            losses = [
+                example_losses(trained.adapter(), module, outputs["content"].to_list()[start : start + BATCH])
+                for start in range(0, outputs.height, BATCH)
+            ]
+    frame = outputs.select("output_id").with_columns(loss=torch.cat(losses).double().numpy())
+    work.store.write_table(job.key, frame)
+    return job.key

@@ -1,0 +1,92 @@
+"""Audits retrain, go on where they were stopped, and say how true each method is."""
+
+import json
+from datetime import date
+
+import pytest
+from samples import corpus_frames, outputs_frame
+from typer.testing import CliRunner
+
+from provenance.core.errors import ContractError, ModelError
+from tasks.attribute import Request, opened
+from tasks.audit import Options, audit_lds, audit_owners
+from tasks.cli import app
+from tasks.settings import Settings
+
+SETTINGS = Settings.model_validate(
+    {"cluster": {"workers": 1}, "features": {"dense": 64, "token_rank": 4}, "influence": {"sample": 24}}
+)
+
+
+@pytest.fixture(scope="module")
+def request_of(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "corpus").mkdir()
+    for name, frame in corpus_frames().items():
+        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+    outputs_frame(count=4).select("output_id", "content").write_parquet(folder / "outputs.parquet")
+    return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 20))
+
+
+def trained(request):
+    return {path.name: path.stat().st_mtime_ns for path in (request.out / "work/audits/truth").iterdir()}
+
+
+def run(request, audit, options):
+    with opened(request, SETTINGS) as (settings, night):
+        store = settings.store.open()
+        folder = audit(settings, night, options)
+        return store, folder
+
+
+def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
+    store, folder = run(request_of, audit_lds, Options(subsets=4, tune=2, seeds=2, methods=("factored", "tfidf", "hybrid")))
+    result = store.read_json(f"{folder}/lds.json")
+    assert set(result["families"]) == {"examples", "owners"}
+    for found in result["families"].values():
+        assert set(found["methods"]) == {"factored", "tfidf", "hybrid"}
+        assert found["subsets"] == 4
+        assert all(m["low"] <= m["lds"] <= m["high"] <= 1 for m in found["methods"].values())
+        assert found["seed_agreement"] <= found["ceiling"] <= 1
+    assert 0 <= result["hybrid"]["weight"] <= 1
+    assert store.read(f"{folder}/lds.png").startswith(b"\x89PNG")
+    before = trained(request_of)
+    run(request_of, audit_lds, Options(subsets=5, tune=2, seeds=2, methods=("factored", "tfidf")))
+    after = trained(request_of)
+    assert before.items() <= after.items(), "nothing is trained twice"
+    assert len(after) <= len(before) + 4, "one more subset, two families, two seeds"
+
+
+def test_leaving_owners_out_is_audited(request_of):
+    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf")))
+    result = store.read_json(f"{folder}/owners.json")
+    assert result["owners"] == ["owner-0", "owner-1", "owner-2", "owner-3", "unmatched-somebody"]
+    # Each owner has words of their own, so that leaving the owner out must show.
+    assert result["methods"]["factored"]["rank_correlation"] > 0.5
+
+
+def test_one_seed_has_no_ceiling(request_of):
+    with pytest.raises(ContractError, match="audit: seeds: expected 2 or more, for the noise ceiling, found 1"):
+        run(request_of, audit_lds, Options(seeds=1))
+
+
+def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
+    from provenance.features.adapters.causal_lm import CausalLM
+
+    monkeypatch.delattr(CausalLM, "train")
+    with pytest.raises(ModelError, match=r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\)"):
+        run(request_of, audit_owners, Options(seeds=1))
+
+
+def test_the_commands_show_a_table(request_of, monkeypatch):
+    monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
+    monkeypatch.setenv("PROVENANCE_CLUSTER__WORKERS", "1")
+    base = ["--corpus", str(request_of.corpus), "--model", str(request_of.model), "--outputs", str(request_of.outputs)]
+    base += ["--out", str(request_of.out), "--workers", "1", "--methods", "tfidf,cosine"]
+    shown = CliRunner().invoke(app, ["audit", "lds", *base, "--subsets", "4", "--tune", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert "noise ceiling" in shown.output
+    assert (request_of.out / "lds.png").exists()
+    shown = CliRunner().invoke(app, ["audit", "owners", *base, "--seeds", "1", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert set(json.loads(shown.stdout)["methods"]) == {"tfidf", "cosine"}

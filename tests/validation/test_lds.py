@@ -1,0 +1,81 @@
+"""The score on data with known answers."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from provenance.validation.lds import (
+    fit_hybrid_weight,
+    linear_datamodelling_score,
+    noise_ceiling,
+    rank_correlations,
+)
+from provenance.validation.subsets import all_but_one, halves
+
+R = np.random.default_rng(0)
+SCORES = R.standard_normal((5, 30))
+SUBSETS = R.random((60, 30)) < 0.5
+
+
+def losses(noise, seeds=1, subsets=SUBSETS):
+    clean = -(subsets @ SCORES.T)
+    return np.stack([clean + noise * R.standard_normal(clean.shape) for _ in range(seeds)])
+
+
+def test_rank_correlations_are_spearmans():
+    one, two = R.standard_normal((20, 3)), np.round(R.standard_normal((20, 3)), 1)  # with ties
+    expected = [spearmanr(one[:, column], two[:, column]).statistic for column in range(3)]
+    assert np.allclose(rank_correlations(one, two), expected)
+
+
+def test_what_does_not_vary_predicts_nothing():
+    assert rank_correlations(np.zeros((9, 2)), R.standard_normal((9, 2))).tolist() == [0, 0]
+
+
+def test_a_true_prediction_scores_one_and_a_false_one_minus_one():
+    assert linear_datamodelling_score(SCORES, SUBSETS, losses(0)[0], resamples=10).value == pytest.approx(1)
+    assert linear_datamodelling_score(-SCORES, SUBSETS, losses(0)[0], resamples=10).value == pytest.approx(-1)
+
+
+def test_the_interval_holds_the_value_and_narrows_with_subsets():
+    noisy = losses(8.0)[0]
+    few = linear_datamodelling_score(SCORES, SUBSETS[:15], noisy[:15])
+    many = linear_datamodelling_score(SCORES, SUBSETS, noisy)
+    assert many.low < many.value < many.high
+    assert many.high - many.low < few.high - few.low
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_perfect_prediction_reaches_the_noise_ceiling(seeds):
+    subsets = R.random((800, 30)) < 0.5
+    noisy = losses(4.0, seeds, subsets)
+    agreement, ceiling = noise_ceiling(noisy)
+    reached = linear_datamodelling_score(SCORES, subsets, noisy.mean(axis=0), resamples=0).value
+    assert agreement < reached
+    assert reached == pytest.approx(ceiling, abs=0.02)
+
+
+def test_the_hybrid_weight_is_found():
+    other = R.standard_normal(SCORES.shape)
+    truth = -(SUBSETS @ (0.7 * SCORES + 0.3 * other).T)
+    weight, reached = fit_hybrid_weight(SCORES, other, [(SUBSETS, truth)])
+    assert weight == pytest.approx(0.3)
+    assert reached == pytest.approx(1)
+
+
+def test_halves_are_halves_of_units_and_keep_units_whole():
+    owners = [f"o{at % 7}" for at in range(50)]
+    chosen = halves(owners, 20, name="x")
+    for mask in chosen:
+        held = {owner for owner, inside in zip(owners, mask, strict=True) if inside}
+        assert len(held) == 3
+        assert all((owner in held) == inside for owner, inside in zip(owners, mask, strict=True))
+    assert len({mask.tobytes() for mask in chosen}) > 10
+    assert np.array_equal(halves(owners, 5, name="x"), chosen[:5]), "more subsets leave the first ones alone"
+    assert not np.array_equal(halves(owners, 5, name="y"), chosen[:5])
+
+
+def test_leaving_one_out_leaves_one_out():
+    distinct, without = all_but_one(["b", "a", "b"])
+    assert distinct == ["a", "b"]
+    assert without.tolist() == [[True, False, True], [False, True, False]]
