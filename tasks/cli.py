@@ -163,6 +163,45 @@ def verify(
         raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
 
 
+class WorkloadName(StrEnum):
+    """What `workload` can make."""
+
+    code = "code"
+    subwords = "subwords"
+    large = "large"
+    glyphs = "glyphs"
+    music = "music"
+
+
+@app.command()
+def workload(
+    name: Annotated[WorkloadName, typer.Argument(help="code, subwords, large, glyphs or music.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write corpus/, model/ and outputs.parquet to.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make something to audit: a corpus with real owners, a small model trained on it, and outputs to ask about.
+
+    `code`: Python sources by their authors, a byte-level transformer. `subwords`, `large`: the same with subword tokens, and
+    with a larger model trained longer. `glyphs`: letters by their typefaces' designers, a diffusion model. `music`: melodies
+    by their composers. The last two need `make workloads`.
+
+    Example: `provenance workload music var/workloads/music`, then `provenance audit lds --corpus var/workloads/music/corpus
+    --model var/workloads/music/model --outputs var/workloads/music/outputs.parquet --out var/workloads/music/audit`
+    """
+    from tasks.watch import watch
+    from tasks.workload import make
+
+    with watch(Console(stderr=True)):
+        made = make(name.value, out)
+    if as_json:
+        _print_json(made)
+    else:
+        console.print(
+            f"{out}: {made['examples']} examples by {made['owners']} owners, {made['outputs']} outputs, "
+            f"a model of {made['parameters']:,} parameters with {len(made['checkpoints'])} checkpoints"
+        )
+
+
 @audit_app.command("lds")
 def audit_lds(
     corpus: CorpusFolder,

@@ -125,7 +125,7 @@ def _read(path: Path) -> tuple[str, str | None, list[str]]:
 
 def _draw(path: Path, letter: str, size: int) -> bytes:
     """The letter in white on black, as large as the image allows, in the middle; a PNG file."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     large = 8 * size
     font = ImageFont.truetype(str(path), 6 * size)
@@ -134,5 +134,6 @@ def _draw(path: Path, letter: str, size: int) -> bytes:
     at = ((large - (right - left)) // 2 - left, (large - (bottom - top)) // 2 - top)
     ImageDraw.Draw(canvas).text(at, letter, fill=255, font=font)
     file = io.BytesIO()
-    canvas.resize((size, size), Image.Resampling.BOX).save(file, format="PNG")
+    small = canvas.resize((size, size), Image.Resampling.BOX)
+    ImageOps.autocontrast(small).save(file, format="PNG")  # a thin stroke would be no more than a shade of grey
     return file.getvalue()

@@ -1,0 +1,222 @@
+"""Workloads to audit on: a corpus with real owners, a small model trained on it, and outputs to ask about.
+
+    OUT/corpus/      examples, claims, owners
+    OUT/model/       model.toml and checkpoints
+    OUT/outputs.parquet
+
+Half of the outputs are pieces that the model never saw, half are its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.errors import InputError
+from provenance.corpus import distributions, glyphs, scores
+from provenance.features.model import read_model
+from tasks.cluster import PROGRESS
+from tasks.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from provenance.corpus.examples import Corpus
+
+log = logging.getLogger("provenance.workload")
+
+QUERIES = 24
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How a workload is made.
+
+    Attributes:
+        collect: the corpus.
+        train: a model folder from the corpus' contents; called with them, the folder, and what to tell progress.
+        answer: outputs of the trained model for some held-out contents.
+    """
+
+    meaning: str
+    collect: Callable[[], Corpus]
+    train: Callable[[list[bytes], Path, Callable[[int, int, float], None]], None]
+    answer: Callable[[Any, Any, list[bytes]], list[bytes]]
+
+
+def make(name: str, out: Path) -> dict[str, Any]:
+    """Write a workload; returns its counts."""
+    workload = WORKLOADS[name]
+    if (out / "outputs.parquet").exists():
+        raise InputError(str(out), expected="a folder without a workload", found="one", hint="Remove it, or name another.")
+    corpus = workload.collect()
+    (out / "corpus").mkdir(parents=True, exist_ok=True)
+    train = corpus.examples.filter(pl.col("split") == "train")
+    for table, frame in (("examples", train), ("claims", corpus.claims), ("owners", corpus.owners)):
+        frame.write_parquet(out / "corpus" / f"{table}.parquet")
+    shutil.rmtree(out / "model", ignore_errors=True)
+
+    def tell(done: int, steps: int, _: float) -> None:
+        log.info(PROGRESS, "training", done, steps)
+
+    workload.train(train["content"].to_list(), out / "model", tell)
+    held_out = corpus.examples.filter(pl.col("split") == "held_out")["content"].to_list()
+    held_out.sort(key=lambda content: hashlib.sha256(content).digest())
+    model = read_model(out / "model")
+    module = model.load(model.card.checkpoints[-1])
+    own = workload.answer(model.adapter(), module, held_out[-QUERIES:])
+    contents = {"held-out": held_out[:QUERIES], "own": own}
+    rows = [
+        {"output_id": f"{kind}-{number:02d}", "content": content, "modality": train["modality"][0]}
+        for kind, found in contents.items()
+        for number, content in enumerate(found)
+    ]
+    pl.DataFrame(rows).write_parquet(out / "outputs.parquet")
+    return {
+        "examples": train.height,
+        "owners": corpus.owners.height,
+        "outputs": len(rows),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "checkpoints": [checkpoint.file for checkpoint in model.card.checkpoints],
+    }
+
+
+def _code(count: int, each: int) -> Corpus:
+    corpus = distributions.collect(CHECKOUT / "infra/requirements/run.txt", distributions=count, examples_each=each)
+    readable = pl.Series([_is_utf8(content) for content in corpus.examples["content"]])
+    return type(corpus)(corpus.examples.filter(readable), corpus.claims, corpus.owners)
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _llama(folder: Path, *, vocabulary: int, width: int, layers: int, begin: int) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=5 * width // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=begin,
+        eos_token_id=None,
+    ).save_pretrained(folder)
+
+
+def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<begin>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([content.decode() for content in contents], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _train_bytes(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+    from provenance.features.adapters.causal_lm import CausalLM
+
+    folder.mkdir(parents=True)
+    _llama(folder, vocabulary=257, width=64, layers=2, begin=256)
+    CausalLM(folder, epochs=8).train(contents, seed=SEED, folder=folder, model_id="code", progress=tell)
+
+
+def _train_subwords(vocabulary: int, width: int, layers: int, epochs: float) -> Callable[..., None]:
+    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+        from provenance.features.adapters.causal_lm import CausalLM
+
+        folder.mkdir(parents=True)
+        _tokenizer(contents, vocabulary, folder)
+        _llama(folder, vocabulary=vocabulary, width=width, layers=layers, begin=0)
+        CausalLM(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="subwords", progress=tell)
+
+    return train
+
+
+def _train_music(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+    from transformers import GPT2Config
+
+    from provenance.features.adapters.event_sequence import EventSequence
+
+    folder.mkdir(parents=True)
+    GPT2Config(
+        vocab_size=257, n_embd=64, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=256, eos_token_id=None,
+    ).save_pretrained(folder)  # fmt: skip
+    EventSequence(folder, epochs=20).train(contents, seed=SEED, folder=folder, model_id="music", progress=tell)
+
+
+def _train_glyphs(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+    from provenance.features.adapters.denoiser import Denoiser
+
+    folder.mkdir(parents=True)
+    Denoiser(folder, size=12).train(contents, seed=SEED, folder=folder, model_id="glyphs", progress=tell)
+
+
+def _complete(prompt: int, length: int, temperature: float) -> Callable[[Any, Any, list[bytes]], list[bytes]]:
+    def answer(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
+        prompts = [content[:prompt] for content in held_out]
+        found: list[bytes] = adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)
+        return found
+
+    return answer
+
+
+def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
+    found: list[bytes] = adapter.sample(module, len(held_out), seed=SEED)
+    return found
+
+
+WORKLOADS = {
+    "code": Workload(
+        "Python sources of installed distributions, by their authors; a byte-level transformer",
+        lambda: _code(32, 24),
+        _train_bytes,
+        _complete(64, 192, 0.7),
+    ),
+    "subwords": Workload(
+        "the same sources; 1,500 subword tokens",
+        lambda: _code(32, 24),
+        _train_subwords(1500, 64, 2, 12),
+        _complete(64, 60, 0.7),
+    ),
+    "large": Workload(
+        "the same sources; 3,000 subword tokens, a wider and deeper model trained three times as long",
+        lambda: _code(32, 24),
+        _train_subwords(3000, 128, 4, 36),
+        _complete(64, 60, 0.7),
+    ),
+    "glyphs": Workload(
+        "letters of typefaces, by their designers; a convolutional denoising-diffusion model",
+        lambda: glyphs.collect(owners=16, examples_each=60, held_out_each=4, size=12),
+        _train_glyphs,
+        _draw,
+    ),
+    "music": Workload(
+        "melodies from scores, by their composers; a transformer over notes and durations",
+        lambda: scores.collect(owners=24, examples_each=40, held_out_each=3),
+        _train_music,
+        _complete(16, 48, 1.0),
+    ),
+}

@@ -1,0 +1,47 @@
+"""Melodies of music21's scores, by composer."""
+
+from fractions import Fraction
+
+import pytest
+
+from provenance.corpus import scores
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.scores import DURATIONS, FIRST_DURATION, REST, Source, encode
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    patch = pytest.MonkeyPatch()
+    chosen = (
+        Source("chopin", "Frédéric Chopin"),
+        Source("oneills1850", "O'Neill's Music of Ireland", 2),
+        Source("joplin", "Scott Joplin"),
+        Source("no-such-folder", "Nobody"),
+    )
+    patch.setattr(scores, "SOURCES", chosen)
+    yield scores.collect(owners=9, examples_each=12, held_out_each=2)
+    patch.undo()
+
+
+def test_melodies_have_owners(corpus):
+    assert set(corpus.owners["name"]) <= {"Frédéric Chopin", "O'Neill's Music of Ireland", "Scott Joplin"}
+    assert corpus.owners.height >= 2
+    assert corpus.examples.filter(split="train").height >= 2 * scores.LEAST
+    for content in corpus.examples["content"]:
+        sounds, lengths = content[::2], content[1::2]
+        assert len(content) <= 2 * scores.NOTES
+        assert all(sound <= REST for sound in sounds)
+        assert all(FIRST_DURATION <= length < FIRST_DURATION + len(DURATIONS) for length in lengths)
+        assert sum(sound < REST for sound in sounds) > 0
+
+
+def test_the_corpus_passes_its_own_checks(corpus, store):
+    for name in ("examples", "claims", "owners"):
+        store.write_table(f"corpus/{name}.parquet", getattr(corpus, name))
+    assert read_corpus(store, "corpus").examples.height == corpus.examples.height
+
+
+def test_events_are_pitches_rests_and_the_nearest_durations():
+    found = encode([(60, Fraction(1)), (None, Fraction(1, 2)), (127, Fraction(100))])
+    one, half, longest = (FIRST_DURATION + DURATIONS.index(Fraction(n)) for n in ("1", "1/2", "16"))
+    assert list(found) == [60, one, REST, half, 127, longest]

@@ -1,0 +1,119 @@
+"""Built-in adapters: what they refuse, and that what they train is a model folder like any other."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import GPT2Config
+
+from provenance.core.errors import ModelError
+from provenance.features.adapters.causal_lm import CausalLM
+from provenance.features.adapters.denoiser import Denoiser
+from provenance.features.adapters.event_sequence import EventSequence
+from provenance.features.model import read_model
+
+
+def image(size=8, shade=200):
+    file = io.BytesIO()
+    Image.new("L", (size, size), shade).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=2, n_positions=20, bos_token_id=299).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def words(folder):
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(["a cat sat"], trainers.WordLevelTrainer(special_tokens=["<unk>"]))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def trained_loss(adapter, contents, folder):
+    adapter.train(contents, seed=3, folder=folder)
+    model = read_model(folder)
+    first, last = (model.load(model.card.checkpoints[at]) for at in (0, -1))
+    again = model.adapter()
+    with torch.no_grad():
+        return [again.loss(module, again.collate(list(contents))).mean().item() for module in (first, last)]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "tokens", "events", "images"])
+def test_training_lowers_the_loss_and_leaves_a_model_folder(kind, gpt2, tmp_path):
+    if kind == "tokens":
+        words(gpt2)
+    adapter, contents = {
+        "bytes": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"abab", b"babab"]),
+        "tokens": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"a cat sat", b"a cat"]),
+        "events": lambda: (EventSequence(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [bytes([60, 200] * 4)] * 2),
+        "images": lambda: (Denoiser(tmp_path, size=8, width=4, epochs=40, batch_size=2), [image(), image(shade=10)]),
+    }[kind]()
+    before, after = trained_loss(adapter, contents, tmp_path / "trained")
+    assert after < before
+
+
+def test_retraining_from_the_folder_repeats_the_run(gpt2, tmp_path):
+    """Arguments of the recipe travel with the model, so that an audit trains its like."""
+    CausalLM(gpt2, epochs=3, batch_size=2, learning_rate=1e-3).train([b"ab", b"cd"], seed=1, folder=tmp_path / "one")
+    read_model(tmp_path / "one").adapter().train([b"ab", b"cd"], seed=1, folder=tmp_path / "two")
+    one, two = (read_model(tmp_path / name).files for name in ("one", "two"))
+    assert {name: sha for name, sha in one.items() if name != "model.toml"} == {
+        name: sha for name, sha in two.items() if name != "model.toml"
+    }
+
+
+def test_tokens_begin_with_the_architectures_own(gpt2):
+    words(gpt2)
+    ids = CausalLM(gpt2).collate([b"a cat sat", b"cat"])
+    assert ids[:, 0].tolist() == [299, 299]
+    assert (ids[1] == -100).sum() == 2
+
+
+def test_padding_changes_no_loss(gpt2):
+    adapter = CausalLM(gpt2)
+    module = adapter.module().eval()
+    with torch.no_grad():
+        both = adapter.loss(module, adapter.collate([b"ab", b"a longer one"]))
+        alone = adapter.loss(module, adapter.collate([b"ab"]))
+    assert both[0].item() == pytest.approx(alone[0].item(), rel=1e-5)
+
+
+def test_the_loss_of_an_image_is_the_same_in_any_company(tmp_path):
+    adapter = Denoiser(tmp_path, size=8, width=4, draws=3)
+    module = adapter.module()
+    with torch.no_grad():
+        both = adapter.loss(module, adapter.collate([image(), image(shade=3)]))
+        alone = adapter.loss(module, adapter.collate([image(shade=3)]))
+    assert both[1].item() == pytest.approx(alone[0].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "content", "message"),
+    [
+        (CausalLM, b"x" * 21, r"example 0 of the batch: expected at most 20 bytes, the model's context, found 21"),
+        (EventSequence, bytes(21), r"expected at most 20 events, the model's context, found 21 events. Split"),
+        (lambda f: EventSequence(f, width=2), bytes(3), r"expected whole events of 2 bytes, found 3 bytes"),
+        (lambda f: EventSequence(f, events=9), bytes([9]), r"expected events below 9, found event 9"),
+        (lambda f: Denoiser(f, size=8), image(6), r"expected 8 x 8 pixels, found 6 x 6"),
+        (lambda f: Denoiser(f, size=8), b"no image", r"expected an image file, found cannot identify"),
+    ],
+)
+def test_contents_that_do_not_fit_are_refused_and_not_cut(gpt2, make, content, message):
+    with pytest.raises(ModelError, match=message):
+        make(gpt2).collate([content])
+
+
+def test_text_that_is_no_text_is_named(gpt2):
+    words(gpt2)
+    with pytest.raises(ModelError, match=r"example 1 of the batch .*expected UTF-8, which the tokenizer reads"):
+        CausalLM(gpt2).collate([b"a", b"\xff\xfe"])
+
+
+def test_a_vocabulary_that_is_too_small_is_named(gpt2):
+    with pytest.raises(ModelError, match=r"config.json: vocab_size: expected at least 301 for 300 events, found 300"):
+        EventSequence(gpt2, events=300)
