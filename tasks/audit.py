@@ -17,10 +17,11 @@ import polars as pl
 import torch
 
 from provenance.core.errors import ContractError, ModelError
-from provenance.core.store import canonical_json, digest
+from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.examples import parties
 from provenance.features.model import example_losses, read_model
 from provenance.influence.methods import METHODS
+from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation.figures import lds_figure, owners_figure
 from provenance.validation.lds import (
     fit_hybrid_weight,
@@ -32,8 +33,9 @@ from provenance.validation.subsets import all_but_one, halves
 from tasks.cluster import compute, open_cluster
 from tasks.curvature import fit_curvature
 from tasks.featurise import featurise
-from tasks.night import Night, fetch_model
+from tasks.night import Night, fetch_model, load_night
 from tasks.score import score
+from tasks.settings import load
 from tasks.shard import shard
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.audit")
 
+CURRENT = "audits/current.json"
+RUN_FIRST = "Run the DAG nightly_payouts first."
 EXAMPLES, OWNERS = "examples", "owners"
 BATCH = 64
 
@@ -120,6 +124,32 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     return _publish(store, "lds", result, lds_figure(result))
 
 
+def audit_published() -> str:
+    """Audit the night that was published last, and put the result where manifests cite it; returns its folder."""
+    settings = load()
+    store = settings.store.open()
+    days = published_days(store)
+    if not days:
+        found = "none"
+        raise ContractError(store.locate("exports/payouts"), expected="a published day to audit", found=found, hint=RUN_FIRST)
+    export = in_force(store, days[-1])["folder"]
+    night = load_night(store, store.read_json(f"{export}/{MANIFEST}")["night"])
+    if not sum(part.rows for part in night.outputs):
+        raise ContractError(f"night of {night.day}", expected="at least one output to audit with", found="none")
+    asked = settings.audit
+    methods = tuple(dict.fromkeys((night.method["name"], *asked.methods)))
+    folder = audit_lds(settings, night, Options(asked.subsets, asked.tune, asked.seeds, methods))
+    data = store.read(f"{folder}/lds.json")
+    store.write(CURRENT, canonical_json({"folder": folder, "sha256": sha256(data), "night": night.folder}))
+    log.info("audit of %s: %s", night.day, store.locate(folder))
+    return folder
+
+
+def audit_in_force(store: Store) -> dict[str, Any] | None:
+    """What a manifest cites: the latest audit's folder, the digest of its result, and the night audited."""
+    return store.read_json(CURRENT) if store.exists(CURRENT) else None
+
+
 def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     """Retrain without each owner in turn; returns the folder of the result."""
     store = settings.store.open()
@@ -171,7 +201,8 @@ def _scores(settings: Settings, store: Store, night: Night, name: str, examples:
     """Influences by a method, `(outputs, examples)`, by the night's own stages."""
     if name not in METHODS:
         raise ContractError("audit: methods", expected=f"some of {', '.join(METHODS)}", found=repr(name))
-    mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None})
+    # Without a contract it is no night that pays, and keeps every score.
+    mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None}, contract={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
     shard(mine.folder, settings)
     featurise(mine.folder, settings)

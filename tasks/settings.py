@@ -93,6 +93,13 @@ class InfluenceSettings(_Section):
     evidence: Annotated[int, Field(ge=1)] = 3
 
 
+class AuditSettings(_Section):
+    subsets: Annotated[int, Field(ge=4)] = 16
+    tune: Annotated[int, Field(ge=0)] = 8
+    seeds: Annotated[int, Field(ge=2)] = 2
+    methods: tuple[str, ...] = ("factored", "tfidf", "hybrid")
+
+
 class ContractSettings(_Section):
     developer_ppb: Annotated[int, Field(ge=0, le=1_000_000_000)] = 300_000_000
 
@@ -107,6 +114,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     features: FeatureSettings = FeatureSettings()
     influence: InfluenceSettings = InfluenceSettings()
+    audit: AuditSettings = AuditSettings()
     contract: ContractSettings = ContractSettings()
 
 

@@ -107,6 +107,7 @@ def test_a_night_is_nine_stages_in_a_row(facts):
 def test_the_night_has_a_real_interval_of_one_day_in_utc(facts):
     assert facts["nightly_payouts"]["timetable"] == "CronDataIntervalTimetable"
     assert facts["ingest_corpus"]["timetable"] == "NullTimetable"
+    assert facts["audit_attribution"]["timetable"] == "CronDataIntervalTimetable"
 
 
 def test_a_run_pays_the_day_on_which_its_interval_starts():

@@ -66,6 +66,10 @@ class Operator:
         answer = self.run("nightly_payouts", day)
         assert answer["state"] == "success", (answer, self.log[-4000:])
 
+    def audit(self, day: str) -> None:
+        answer = self.run("audit_attribution", day)
+        assert answer["state"] == "success", (answer, self.log[-4000:])
+
     def night_killed_after(self, day: str, word: str, count: int) -> None:
         """Run a night in a process that SIGKILLs itself after its n-th write to a key with `word` in it."""
         self.stop()
@@ -101,6 +105,8 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
             "MODEL__FOLDER": str(tiny_model),
             "MODEL__CACHE": str(folder / name / "cache"),
             "CORPUS__SHARD_EXAMPLES": "8",
+            "AUDIT__SUBSETS": "4",
+            "AUDIT__TUNE": "2",
         }
         environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
         operators.append(Operator(store, environment, folder / f"{name}.log"))

@@ -1,0 +1,110 @@
+"""The CUDA kernels: compiled for real GPUs by NVRTC, and run here as C++, against the plain operations that define them."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from provenance.core.arrays import to_numpy
+from provenance.core.kernels import SOURCE, pack_nibbles, sparse_products
+
+R = np.random.default_rng(0)
+NAMES = ("pack_nibbles", "sparse_products")
+# One thread after another: what a kernel may not rely on is any order among them.
+SHIM = r"""
+struct Place { unsigned x; };
+static thread_local Place blockIdx, blockDim, threadIdx;
+#define __global__
+#define __shared__ static
+"""
+LAUNCH = r"""
+extern "C" void launch_%(name)s(unsigned blocks, unsigned threads, %(parameters)s) {
+    blockDim.x = threads;
+    for (unsigned b = blocks; b-- > 0;)
+        for (unsigned t = 0; t < threads; ++t) { blockIdx.x = b; threadIdx.x = t; %(name)s(%(arguments)s); }
+}
+"""
+
+
+def signature(name):
+    """Parameters of a kernel, as its source has them."""
+    inside = SOURCE.split(f"void {name}(")[1].split(")")[0]
+    parameters = [part.strip() for part in inside.replace("\n", " ").split(",")]
+    return parameters, [part.replace("*", " ").split()[-1] for part in parameters]
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory):
+    """The kernels as functions of a shared library."""
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    command = [compiler] if compiler else [sys.executable, "-m", "ziglang", "c++"]
+    folder = tmp_path_factory.mktemp("kernels")
+    code = SHIM + SOURCE
+    for name in NAMES:
+        parameters, arguments = signature(name)
+        code += LAUNCH % {"name": name, "parameters": ", ".join(parameters), "arguments": ", ".join(arguments)}
+    (folder / "kernels.cpp").write_text(code)
+    library = folder / f"kernels{sysconfig.get_config_var('SHLIB_SUFFIX')}"
+    subprocess.run([*command, "-shared", "-fPIC", "-O1", "-o", library, folder / "kernels.cpp"], check=True, cwd=folder)
+    return ctypes.CDLL(str(library))
+
+
+def run(library, name, threads_needed, *arguments):
+    plain = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else ctypes.c_longlong(a) for a in arguments]
+    threads = 32  # small blocks, so that several are needed and the last is not full
+    getattr(library, f"launch_{name}")(ctypes.c_uint(-(-threads_needed // threads)), ctypes.c_uint(threads), *plain)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_the_source_compiles_for_gpus(architecture):
+    from cupy.cuda import compiler
+
+    program = compiler._NVRTCProgram(SOURCE, "kernels.cu")
+    binary, _ = program.compile((f"-arch={architecture}", "-std=c++17"))
+    for name in NAMES:
+        assert name.encode() in binary
+
+
+def test_a_fault_in_the_source_is_seen():
+    from cupy.cuda import compiler
+
+    with pytest.raises(compiler.CompileException, match="undefined"):
+        compiler._NVRTCProgram(SOURCE.replace("sums[at] = sum;", "sums[at] = total;"), "kernels.cu").compile(("-arch=sm_90",))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 8), (3, 33)])
+def test_packing(on_cpu, shape):
+    codes = R.integers(-7, 8, shape).astype(np.int8)
+    rows, columns = shape
+    packed = np.zeros((rows, (columns + 1) // 2), dtype=np.uint8)
+    run(on_cpu, "pack_nibbles", packed.size, codes, packed, rows, columns)
+    assert np.array_equal(packed, pack_nibbles(codes))
+    assert np.array_equal(packed, to_numpy(pack_nibbles(array_api_strict.asarray(codes))))
+    both = np.stack([packed & 15, packed >> 4], axis=2).reshape(rows, -1)[:, :columns].astype(int) - 8
+    assert np.array_equal(both, codes)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "examples", "columns", "queries", "tokens"), [(1, 1, 1, 1, 1), (50, 9, 4, 5, 6), (200, 3, 7, 33, 20)]
+)
+def test_sparse_products(on_cpu, vectors, examples, columns, queries, tokens):
+    values = R.standard_normal((vectors, columns)).astype(np.float32)
+    table = R.standard_normal((tokens, columns, queries)).astype(np.float32)
+    example, place = R.integers(0, examples, vectors), np.sort(R.integers(0, tokens, vectors))
+    order = np.argsort(example, kind="stable")
+    starts = np.searchsorted(example[order], np.arange(examples + 1))
+    sums = np.full((examples, queries), np.nan, dtype=np.float32)
+    arguments = (values, place, order, starts, table, sums, examples, columns, queries)
+    run(on_cpu, "sparse_products", sums.size, *arguments)
+    expected = np.zeros((examples, queries))
+    np.add.at(expected, example, np.einsum("rd,rdq->rq", values.astype(float), table[place].astype(float)))
+    assert np.allclose(sums, expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(sparse_products(values, example, place, table, examples), expected, rtol=1e-5, atol=1e-5)
+    strict = (array_api_strict.asarray(a) for a in (values, example, place, table))
+    assert np.allclose(to_numpy(sparse_products(*strict, examples)), expected, rtol=1e-5, atol=1e-5)
