@@ -127,7 +127,9 @@ def _blame(made: Recipe, frame: pl.DataFrame, modality: str, file: FeatureFile) 
         try:
             features_of(made, [content], modality, file.kind, file.checkpoint)
         except InputError as error:
-            raise type(error)(f"{name} {key!r}", expected=error.expected, found=error.found, hint=error.hint) from error
+            raise type(error)(
+                f"{name} {key!r}: {error.where}", expected=error.expected, found=error.found, hint=error.hint
+            ) from error
 
 
 def _featurise_one(made: Recipe, file: FeatureFile) -> str:
