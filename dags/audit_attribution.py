@@ -10,7 +10,7 @@ input: the last line of its log says which, such as an adapter that cannot train
 (`[audit]`); a run takes as long as that many trainings on half of the corpus.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
@@ -24,12 +24,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["audits"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={
-        "owner": "data",
-        "retries": 2,
-        "retry_delay": timedelta(minutes=1),
-        "retry_policy": RETRY_WHAT_MAY_PASS,
-    },
+    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS},
 )
 def audit_attribution() -> None:
     """One stage: what it has trained survives it."""

@@ -7,8 +7,6 @@ Run it by hand after a delivery. The same corpus again changes nothing. A table 
 once, with the file, the row and the column in the log; nothing is put in force and the task is not retried.
 """
 
-from datetime import timedelta
-
 from airflow.sdk import dag, task
 
 from tasks.retries import RETRY_WHAT_MAY_PASS
@@ -20,7 +18,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["corpus"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={"owner": "data", "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS},
 )
 def ingest_corpus() -> None:
     """One task: a delivery is in force whole, or not at all."""

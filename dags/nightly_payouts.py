@@ -12,7 +12,7 @@ what was published, or not what the ledger says: `provenance verify DAY` tells w
 retries are used up, the infrastructure failed: clear the task once it is back. Nothing is paid twice.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, get_current_context, task
 
@@ -26,12 +26,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["payouts"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={
-        "owner": "operations",
-        "retries": 2,
-        "retry_delay": timedelta(minutes=1),
-        "retry_policy": RETRY_WHAT_MAY_PASS,
-    },
+    default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS},
 )
 def nightly_payouts() -> None:
     """The stages of a night, in the order in which data flows."""

@@ -6,8 +6,6 @@ result, so that the same command again, or with other outputs, computes what is 
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +26,7 @@ from tasks.cluster import open_cluster
 from tasks.curvature import fit_curvature
 from tasks.featurise import featurise
 from tasks.freeze import chosen_checkpoints, freeze_model, influence_method
-from tasks.night import Night, read_written
+from tasks.night import Night, fetch_model, read_written
 from tasks.score import score
 from tasks.settings import Settings, load
 from tasks.shard import shard
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
     from pathlib import Path
-
-log = logging.getLogger("provenance.attribute")
 
 WORK = "work"
 
@@ -124,15 +120,21 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
         InputError: naming file, row, column, expected and found.
     """
     with opened(request, settings) as (here, night):
-        keep = f"{night.folder}/every"
-        shard(night.folder, here)
-        featurise(night.folder, here)
-        fit_curvature(night.folder, here)
-        score(night.folder, here, keep=keep)
-        store = here.store.open()
-    model = read_model(request.model)
-    covered = layout(model.load(model.card.checkpoints[-1]), settings.features.projection)
+        keep = score_every_example(night, here)
+    store = here.store.open()
+    model = fetch_model(store, night.model, night.model_files, here.model.cache)
+    covered = layout(model.adapter().module(), settings.features.projection)
     return _write(request, store, night, keep, {"share": covered.covered, "left_out": covered.left_out})
+
+
+def score_every_example(night: Night, settings: Settings) -> str:
+    """Run the stages of a night that pays nobody; returns the folder of the store with every example's scores."""
+    keep = f"{night.folder}/every"
+    shard(night.folder, settings)
+    featurise(night.folder, settings)
+    fit_curvature(night.folder, settings)
+    score(night.folder, settings, keep=keep)
+    return keep
 
 
 def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any]) -> dict[str, Any]:
@@ -159,15 +161,10 @@ def _write(request: Request, store: Store, night: Night, keep: str, covered: dic
         },
         "method": night.method,
         "parameters_covered": covered,
-        "writes": {name: _digest(request.out / name) for name in files},
+        "writes": {name: sha256((request.out / name).read_bytes()) for name in files},
     }
     manifest_file.write_bytes(canonical_json(manifest))
-    found: dict[str, Any] = json.loads(manifest_file.read_text())
-    return found
-
-
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes())
+    return manifest
 
 
 def _at(settings: Settings, request: Request) -> Settings:

@@ -1,7 +1,6 @@
 """Audits: retrain on parts of the corpus, and hold what every method predicts against what came of it.
 
 audits/truth/<digest>.parquet    losses of the outputs under one retrained model; found again, it is not trained again
-audits/<digest>/lds.json         the result, with its table and figure beside it
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import polars as pl
 import torch
 
 from provenance.core.errors import ContractError, ModelError
-from provenance.core.store import canonical_json, digest, sha256
+from provenance.core.store import canonical_json, digest
 from provenance.corpus.examples import parties
 from provenance.features.model import example_losses, read_model
 from provenance.influence.methods import METHODS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
+from provenance.validation import results
 from provenance.validation.figures import lds_figure, owners_figure
 from provenance.validation.lds import (
     fit_hybrid_weight,
@@ -30,13 +30,10 @@ from provenance.validation.lds import (
     rank_correlations,
 )
 from provenance.validation.subsets import all_but_one, halves
+from tasks.attribute import score_every_example
 from tasks.cluster import compute, open_cluster
-from tasks.curvature import fit_curvature
-from tasks.featurise import featurise
 from tasks.night import Night, fetch_model, load_night
-from tasks.score import score
 from tasks.settings import load
-from tasks.shard import shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.audit")
 
-CURRENT = "audits/current.json"
 RUN_FIRST = "Run the DAG nightly_payouts first."
 EXAMPLES, OWNERS = "examples", "owners"
 BATCH = 64
@@ -121,7 +117,7 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
             "ceiling": ceiling,
             "methods": found,
         }
-    return _publish(store, "lds", result, lds_figure(result))
+    return results.publish(store, "lds", result, lds_figure(result))
 
 
 def audit_published() -> str:
@@ -139,15 +135,9 @@ def audit_published() -> str:
     asked = settings.audit
     methods = tuple(dict.fromkeys((night.method["name"], *asked.methods)))
     folder = audit_lds(settings, night, Options(asked.subsets, asked.tune, asked.seeds, methods))
-    data = store.read(f"{folder}/lds.json")
-    store.write(CURRENT, canonical_json({"folder": folder, "sha256": sha256(data), "night": night.folder}))
+    results.put_in_force(store, folder, night.folder)
     log.info("audit of %s: %s", night.day, store.locate(folder))
     return folder
-
-
-def audit_in_force(store: Store) -> dict[str, Any] | None:
-    """What a manifest cites: the latest audit's folder, the digest of its result, and the night audited."""
-    return store.read_json(CURRENT) if store.exists(CURRENT) else None
 
 
 def audit_owners(settings: Settings, night: Night, options: Options) -> str:
@@ -172,14 +162,7 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
         result["methods"][name] = {"rank_correlation": correlation}
         if not figure:
             figure = owners_figure(predicted, rise.mean(axis=0), correlation)
-    return _publish(store, "owners", result, figure)
-
-
-def _publish(store: Store, kind: str, result: dict[str, Any], figure: bytes) -> str:
-    folder = f"audits/{digest({'kind': kind, 'night': result['night'], 'options': result['options']})[:32]}"
-    store.write(f"{folder}/{kind}.png", figure)
-    store.write(f"{folder}/{kind}.json", canonical_json(result))
-    return folder
+    return results.publish(store, "owners", result, figure)
 
 
 def _seeds(options: Options) -> range:
@@ -204,12 +187,7 @@ def _scores(settings: Settings, store: Store, night: Night, name: str, examples:
     # Without a contract it is no night that pays, and keeps every score.
     mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None}, contract={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
-    shard(mine.folder, settings)
-    featurise(mine.folder, settings)
-    fit_curvature(mine.folder, settings)
-    keep = f"{mine.folder}/every"
-    if not store.list(keep):
-        score(mine.folder, settings, keep=keep)
+    keep = score_every_example(mine, settings)
     parts = [store.read_table(key) for key in store.list(keep) if key.endswith(".parquet")]
     place = pl.DataFrame({"example_id": list(examples)}).with_row_index("at")
     ordered = pl.concat(parts).join(place, on="example_id").sort("output_id", "at")

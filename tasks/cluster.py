@@ -17,7 +17,9 @@ from threadpoolctl import threadpool_limits
 from provenance.core.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from distributed import Future
 
     from tasks.settings import ClusterSettings
 
@@ -47,14 +49,13 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             _check_resources(client, settings)
             yield client
         return
-    resources = {"GPU": 1} if settings.device == "cuda" else {}
     with (
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
             processes=settings.processes,
             dashboard_address=":0",
-            resources=resources,
+            resources=_resources(settings),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -76,30 +77,19 @@ def compute(
     A result is let go once it is yielded. A worker lost is retried elsewhere. Bad input is not: the first InputError ends
     the stage.
     """
-    resources = {"GPU": 1} if settings.device == "cuda" else {}
     # Not scattered: what a scheduler holds survives the loss of every worker, and Dask sends it to each worker once.
-    mapped = client.map(_guarded, items, shared=shared, function=function, retries=2, pure=False, resources=resources)
+    mapped = client.map(_guarded, items, shared=shared, function=function, **_submission(settings))
     waiting = {future.key: future for future in mapped}
     del mapped  # a future that nobody holds lets go of its result
-    index = {key: number for number, key in enumerate(waiting)}
     early: dict[int, Result] = {}
     following = 0
-    log.info(PROGRESS, what, 0, len(items))
-    told = time.monotonic()
     try:
-        for done, future in enumerate(as_completed(list(waiting.values()), loop=client.loop), start=1):
-            number = index[future.key]
-            try:
-                result = future.result()
-            except KilledWorker as error:
-                raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
+        for number, future in _as_finished(client, waiting, items, what=what, name=name):
+            result = future.result()
             if isinstance(result, InputError):
                 raise result
             early[number] = result
             del waiting[future.key]
-            if time.monotonic() - told > SECONDS_BETWEEN_LOGS or done == len(items):
-                log.info(PROGRESS, what, done, len(items))
-                told = time.monotonic()
             while following in early:
                 yield early.pop(following)
                 following += 1
@@ -122,32 +112,51 @@ def compute_tree(
 
     Neighbours are combined in the order of the items, so the total does not depend on the number of workers.
     """
-    resources = {"GPU": 1} if settings.device == "cuda" else {}
-    options: dict[str, Any] = {"retries": 2, "pure": False, "resources": resources}
-    leaves = client.map(_guarded, items, shared=shared, function=function, **options)
-    level = leaves
+    options = _submission(settings)
+    level = client.map(_guarded, items, shared=shared, function=function, **options)
+    waiting = {future.key: future for future in level}
     while len(level) > 1:
         groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
         level = [client.submit(_combined, group, combine=combine, **options) for group in groups]
-    index = {future.key: number for number, future in enumerate(leaves)}
-    log.info(PROGRESS, what, 0, len(items))
-    told = time.monotonic()
+        del groups
     try:
-        for done, future in enumerate(as_completed(leaves, loop=client.loop), start=1):
-            if future.status == "error":
-                error = future.exception()
-                if isinstance(error, KilledWorker):
-                    raise RuntimeError(f"{what}: {name(items[index[future.key]])} killed every worker that tried it") from error
-                raise error
-            if time.monotonic() - told > SECONDS_BETWEEN_LOGS or done == len(items):
-                log.info(PROGRESS, what, done, len(items))
-                told = time.monotonic()
+        for _, future in _as_finished(client, waiting, items, what=what, name=name):
+            del waiting[future.key]  # its worker keeps it until it has been combined, and no longer
         result: Result | InputError = level[0].result()
     finally:
-        client.cancel([*leaves, *level], force=True)
+        client.cancel([*waiting.values(), *level], force=True)
     if isinstance(result, InputError):
         raise result
     return result
+
+
+def _submission(settings: ClusterSettings) -> dict[str, Any]:
+    """How every task is submitted."""
+    return {"retries": 2, "pure": False, "resources": _resources(settings)}
+
+
+def _resources(settings: ClusterSettings) -> dict[str, int]:
+    return {"GPU": 1} if settings.device == "cuda" else {}
+
+
+def _as_finished(
+    client: Client, waiting: Mapping[Any, Future[Any]], items: Sequence[Item], *, what: str, name: Callable[[Item], str]
+) -> Iterator[tuple[int, Future[Any]]]:
+    """The futures of the items as they finish, each with its item's number; logs progress, and names an item that kills."""
+    index = {key: number for number, key in enumerate(waiting)}
+    log.info(PROGRESS, what, 0, len(items))
+    told = time.monotonic()
+    for done, future in enumerate(as_completed(list(waiting.values()), loop=client.loop), start=1):
+        number = index[future.key]
+        if future.status == "error":
+            error = future.exception()
+            if isinstance(error, KilledWorker):
+                raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
+            raise error
+        if time.monotonic() - told > SECONDS_BETWEEN_LOGS or done == len(items):
+            log.info(PROGRESS, what, done, len(items))
+            told = time.monotonic()
+        yield number, future
 
 
 def _combined(parts: Sequence[Result | InputError], *, combine: Callable[[Sequence[Result]], Result]) -> Result | InputError:

@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import to_numpy
-from provenance.core.rows import Rows, concatenate, move
+from provenance.core.rows import concatenate, move
 from provenance.core.store import digest
 from provenance.corpus.shards import part_key
 from provenance.features.rademacher import rademacher_sampled
@@ -26,18 +26,16 @@ from provenance.influence.methods import (
     FACTORED,
     RADEMACHER,
     Fitted,
-    Method,
     Sampled,
     fit,
     from_tensors,
-    method,
     to_tensors,
 )
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, features_of, recipe
 from tasks.night import load_night
 from tasks.settings import load
-from tasks.shard import load_plan
+from tasks.shard import chosen_method, load_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,11 +97,6 @@ def fit_curvature(folder: str, settings: Settings | None = None) -> str:
     return folder
 
 
-def chosen_method(night: Night) -> Method:
-    """The night's method of influence."""
-    return method(night.method["name"], hybrid_weight=night.method["hybrid_weight"])
-
-
 def fitted_key(night: Night, plan: Plan, source: str) -> str:
     """Where what was fitted for a source lies."""
     files, _ = plan.of(source)
@@ -143,31 +136,16 @@ def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
         return Sampled(move(features_of(made, contents, frame["modality"][0], chunk.kind, chunk.checkpoint), np))
     adapter, module = made.open(chunk.checkpoint)
     sample = {FACTORED: sampled_features, RADEMACHER: rademacher_sampled}[chunk.kind]
-    parts = []
-    for batch in sample(
-        adapter, module, contents, projection=made.projection, checkpoint=chunk.checkpoint, batch_size=BATCH, draws=chunk.draws
-    ):
-        if batch.law == DATA:
-            log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
-        total = to_numpy(gram(batch.terms))
-        parts.append(Sampled(move(batch.data, np), move(batch.sampled, np), total, len(batch.terms)))
-    return _join(_once_each(parts, chunk.draws))
-
-
-def _once_each(parts: list[Sampled], draws: int) -> list[Sampled]:
-    """A batch's own features come with each of its draws; they are kept once."""
-    return [
-        part if at % draws == 0 else Sampled(_none_of(part.data), part.landmarks, part.total, part.terms)
-        for at, part in enumerate(parts)
-    ]
-
-
-def _none_of(rows: Rows) -> Rows:
-    sparse = {
-        name: type(part)(part.vocabulary, part.example[:0], part.token[:0], part.values[:0])
-        for name, part in rows.sparse.items()
-    }
-    return Rows(rows.dense[:0], rows.blocks, sparse)
+    draws = {"batch_size": BATCH, "draws": chunk.draws}
+    batches = list(sample(adapter, module, contents, projection=made.projection, checkpoint=chunk.checkpoint, **draws))
+    if any(batch.law == DATA for batch in batches):
+        log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
+    return Sampled(
+        move(concatenate([batch.data for batch in batches[:: chunk.draws]]), np),  # it comes with each of a batch's draws
+        move(concatenate([batch.sampled for batch in batches]), np),
+        to_numpy(sum(gram(batch.terms) for batch in batches)),
+        sum(len(batch.terms) for batch in batches),
+    )
 
 
 def _join(parts: Sequence[Sampled]) -> Sampled:

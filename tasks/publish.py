@@ -13,7 +13,7 @@ from provenance.settlement import exports, ledger
 from provenance.settlement.accrual import totals
 from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
-from tasks.audit import audit_in_force
+from provenance.validation import results
 from tasks.book import credited
 from tasks.database import open_ledger
 from tasks.night import load_night, read_written
@@ -91,7 +91,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
             "scores": store.read_json(f"{night.folder}/scores.json")["writes"],
         },
         "method": night.method,
-        "audit": audit_in_force(store),
+        "audit": results.in_force(store),
         "contract": night.contract,
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
         "balances": totals(ledger.balances(engine, through=booking.booking_id)),

@@ -22,11 +22,11 @@ from provenance.influence.methods import prepare, queries_from_tensors, queries_
 from provenance.influence.methods import score as score_rows
 from provenance.influence.scores import ShardScores, merge, party_influence, reduce_scores
 from tasks.cluster import compute_tree, open_cluster
-from tasks.curvature import chosen_method, read_fitted
+from tasks.curvature import read_fitted
 from tasks.featurise import read_features
 from tasks.night import load_night
 from tasks.settings import load
-from tasks.shard import FeatureFile, load_plan
+from tasks.shard import FeatureFile, chosen_method, load_plan
 
 if TYPE_CHECKING:
     from datetime import date
@@ -45,12 +45,14 @@ class Block:
 
     Attributes:
         queries: where the prepared queries of each source lie.
+        comparison: how features of each kind are compared.
         top: pieces of evidence kept per output and party.
         keep: folder for every example's score, or empty for none.
     """
 
     store: Store
     queries: dict[str, str]
+    comparison: dict[str, str]
     output_ids: list[str]
     claims: pl.DataFrame
     day: date
@@ -80,7 +82,8 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         claims = store.read_table(corpus.claims.key)
         top = night.method["evidence"]
         queries = _write_queries(store, night, plan, folder)
-        block = Block(store, queries, output_ids, claims, night.date, top, settings.cluster.device, keep)
+        comparison = chosen_method(night).comparison
+        block = Block(store, queries, comparison, output_ids, claims, night.date, top, settings.cluster.device, keep)
         with open_cluster(settings.cluster) as client:
             scores = compute_tree(
                 client,
@@ -121,16 +124,16 @@ def _write_queries(store: Store, night: Night, plan: Plan, folder: str) -> dict[
 
 
 @lru_cache(maxsize=8)
-def _read_queries(url: str, options: tuple[tuple[str, str], ...], key: str, device: str) -> Queries:
+def _read_queries(url: str, options: tuple[tuple[str, str], ...], key: str, comparison: str, device: str) -> Queries:
     """Queries, read once by each worker."""
-    return queries_from_tensors(load_tensors(Store(url, dict(options)).read(key)), namespace_of(device))
+    return queries_from_tensors(comparison, load_tensors(Store(url, dict(options)).read(key)), namespace_of(device))
 
 
 def _score_one(block: Block, files: list[FeatureFile]) -> ShardScores:
     where = block.store.url, tuple(sorted(block.store.options.items()))
     scores = [
         score_rows(
-            _read_queries(*where, block.queries[file.source], block.device),
+            _read_queries(*where, block.queries[file.source], block.comparison[file.kind], block.device),
             read_features(block.store, file, block.device),
         )
         for file in files

@@ -11,7 +11,7 @@ import polars as pl
 
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.shards import Part, freeze_part, part_key
-from provenance.influence.methods import WORDS, method
+from provenance.influence.methods import WORDS, Method, method
 from tasks.night import fetch_model, load_night
 from tasks.settings import load
 
@@ -103,6 +103,11 @@ def load_plan(store: Store, folder: str) -> Plan:
     return Plan(corpus, outputs, Part(**stored["sample"]))
 
 
+def chosen_method(night: Night) -> Method:
+    """The night's method of influence."""
+    return method(night.method["name"], hybrid_weight=night.method["hybrid_weight"])
+
+
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
     """The examples whose contents have the smallest digests: as good as drawn at random, and the same in whatever shards."""
 
@@ -124,7 +129,7 @@ def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, 
     """What goes into features besides contents, by kind and checkpoint."""
     found: dict[tuple[str, str], dict[str, object]] = {}
     version = night.method["versions"]["features"]
-    for kind in method(night.method["name"], hybrid_weight=night.method["hybrid_weight"]).kinds:
+    for kind in chosen_method(night).kinds:
         if kind == WORDS:
             found[kind, ""] = {"kind": kind, "version": version}
             continue

@@ -45,7 +45,6 @@ class Workload:
         answer: outputs of the trained model for some held-out contents.
     """
 
-    meaning: str
     collect: Callable[[], Corpus]
     train: Callable[[list[bytes], Path, Callable[[int, int, float], None]], None]
     answer: Callable[[Any, Any, list[bytes]], list[bytes]]
@@ -190,31 +189,26 @@ def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
 
 WORKLOADS = {
     "code": Workload(
-        "Python sources of installed distributions, by their authors; a byte-level transformer",
         lambda: _code(32, 24),
         _train_bytes,
         _complete(64, 192, 0.7),
     ),
     "subwords": Workload(
-        "the same sources; 1,500 subword tokens",
         lambda: _code(32, 24),
         _train_subwords(1500, 64, 2, 12),
         _complete(64, 60, 0.7),
     ),
     "large": Workload(
-        "the same sources; 3,000 subword tokens, a wider and deeper model trained three times as long",
         lambda: _code(32, 24),
         _train_subwords(3000, 128, 4, 36),
         _complete(64, 60, 0.7),
     ),
     "glyphs": Workload(
-        "letters of typefaces, by their designers; a convolutional denoising-diffusion model",
         lambda: glyphs.collect(owners=16, examples_each=60, held_out_each=4, size=12),
         _train_glyphs,
         _draw,
     ),
     "music": Workload(
-        "melodies from scores, by their composers; a transformer over notes and durations",
         lambda: scores.collect(owners=24, examples_each=40, held_out_each=3),
         _train_music,
         _complete(16, 48, 1.0),

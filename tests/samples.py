@@ -72,6 +72,14 @@ def deliver(store: Store, frames: dict[str, pl.DataFrame], days: tuple[str, ...]
         store.write_table(f"outputs/day={day}/part.parquet", outputs_frame(day))
 
 
+def lay_out(folder, count: int = 8) -> None:
+    """The corpus as a folder, and a file of outputs beside it."""
+    (folder / "corpus").mkdir()
+    for name, frame in corpus_frames().items():
+        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+    outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
+
+
 def create_database(postgres: str) -> str:
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)

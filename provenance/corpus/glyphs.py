@@ -73,7 +73,8 @@ def collect(
     for name in chosen:
         progress(name)
         order = sorted(enough[name], key=lambda at: hashlib.sha256(f"{at['work_id']}/{at['letter']}".encode()).digest())
-        for number, at in enumerate(order[: held_out_each + examples_each]):
+        drawn = order[: held_out_each + examples_each]
+        for number, at in enumerate(drawn):
             rows.append(
                 {
                     "work_id": at["work_id"],
@@ -87,7 +88,7 @@ def collect(
             )
         claims += [
             {"work_id": work, "owner_id": owner_id(name), "stake_ppb": PPB, "evidence": f"name table: {name}"}
-            for work in sorted({at["work_id"] for at in order[: held_out_each + examples_each]})
+            for work in sorted({at["work_id"] for at in drawn})
         ]
     named = [{"owner_id": owner_id(name), "name": name} for name in chosen]
     return Corpus(

@@ -6,7 +6,7 @@ It projects everything, vocabularies, biases and norms included, and serves as a
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from provenance.core.arrays import from_torch, namespace_of
 from provenance.core.rows import Rows
 from provenance.features.model import example_losses
-from provenance.features.sampled import Terms, cut, sample_output, seed_of
+from provenance.features.sampled import Terms, backward_passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,26 +52,14 @@ def rademacher_sampled(
     """The same for the data's targets and for sampled ones, example by example; a term is an example's whole loss."""
     del batch_size
     for content in contents:
-        with cut(module) as cuts:
-            losses = example_losses(adapter, module, [content])
-        generator = torch.Generator().manual_seed(seed_of([content], checkpoint))
-        leaves = [leaf for _, leaf in cuts]
-        slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True) if cuts else ()
-        data = _project([_backward(module, cuts, slopes, losses)], module, projection, checkpoint)
-        for _ in range(draws):
-            found = [sample_output(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
-            flat = _backward(module, cuts, [noise for noise, _ in found], losses)
-            rows = _project([flat], module, projection, checkpoint)
-            yield Terms(data, rows, rows.dense, found[0][1] if found else "")
-
-
-def _backward(module: torch.nn.Module, cuts: Any, flows: Sequence[torch.Tensor], losses: torch.Tensor) -> torch.Tensor:
-    module.zero_grad()
-    if cuts:
-        torch.autograd.backward([z for z, _ in cuts], [flow.detach() for flow in flows], retain_graph=True)
-    else:
-        losses.sum().backward(retain_graph=True)
-    return _flat(module)
+        found = []
+        module.zero_grad()
+        for law in backward_passes(adapter, module, [content], checkpoint=checkpoint, draws=draws):
+            found.append((law, _project([_flat(module)], module, projection, checkpoint)))
+            module.zero_grad()
+        (_, data), *sampled = found
+        for law, rows in sampled:
+            yield Terms(data, rows, rows.dense, law)
 
 
 def _flat(module: torch.nn.Module) -> torch.Tensor:

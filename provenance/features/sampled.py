@@ -74,18 +74,34 @@ def sampled_features(
         for start in range(0, len(contents), batch_size):
             chosen = list(contents[start : start + batch_size])
             tap.clear(len(chosen))
-            with cut(module) as cuts:
-                losses = example_losses(adapter, module, chosen)
-            generator = torch.Generator().manual_seed(seed_of(chosen, checkpoint))
-            leaves = [leaf for _, leaf in cuts]
-            slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True) if cuts else ()
-            _backward(cuts, slopes, losses)
-            data = tap.rows(arrangement)
-            for _ in range(draws):
-                found = [sample_output(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+            found = []
+            for law in backward_passes(adapter, module, chosen, checkpoint=checkpoint, draws=draws):
+                found.append((law, tap.rows(arrangement), tap.terms()))
                 tap.clear(len(chosen))
-                _backward(cuts, [noise for noise, _ in found], losses)
-                yield Terms(data, tap.rows(arrangement), tap.terms(), found[0][1] if found else DATA)
+            (_, data, _), *sampled = found
+            for law, rows, terms in sampled:
+                yield Terms(data, rows, terms, law)
+
+
+def backward_passes(
+    adapter: Adapter, module: torch.nn.Module, contents: list[bytes], *, checkpoint: str, draws: int
+) -> Iterator[str]:
+    """One forward pass, a backward pass for the data's targets, and then one for each draw of sampled ones.
+
+    Yields:
+        after each backward pass, the law of its targets.
+    """
+    with cut(module) as cuts:
+        losses = example_losses(adapter, module, contents)
+    generator = torch.Generator().manual_seed(_seed(contents, checkpoint))
+    leaves = [leaf for _, leaf in cuts]
+    slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True) if cuts else ()
+    _backward(cuts, slopes, losses)
+    yield DATA
+    for _ in range(draws):
+        found = [_sample(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+        _backward(cuts, [noise for noise, _ in found], losses)
+        yield found[0][1] if found else DATA
 
 
 class cut:  # noqa: N801, a context manager, named as contextlib names its own
@@ -125,7 +141,7 @@ def _backward(cuts: list[tuple[torch.Tensor, torch.Tensor]], flows: Sequence[tor
         losses.sum().backward(retain_graph=True)
 
 
-def sample_output(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+def _sample(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of those that sampled targets would give, and the law that it follows.
 
     Args:
@@ -165,8 +181,7 @@ def _other_classes(z: torch.Tensor, weights: torch.Tensor, axis: int, generator:
     return weights * chances.scatter_add(axis, drawn, -torch.ones_like(drawn, dtype=z.dtype))
 
 
-def seed_of(contents: Sequence[bytes], checkpoint: str) -> int:
-    """A seed that is a function of a batch's contents."""
+def _seed(contents: Sequence[bytes], checkpoint: str) -> int:
     sha = hashlib.sha256(checkpoint.encode())
     for content in contents:
         sha.update(hashlib.sha256(content).digest())

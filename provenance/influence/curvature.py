@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
-from provenance.core.arrays import namespace, to_numpy
+from provenance.core.arrays import namespace
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse
+from provenance.core.kernels import add_by_group
+from provenance.core.rows import Rows, concatenate
 from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
 from provenance.influence.statistics import Statistics, row_weights
 
@@ -179,11 +180,12 @@ def sparse_queries(queries: Rows, weights: Mapping[str, Weights], landmarks: Lan
     count = landmarks.rows.examples
     products = sum(apply(landmarks.rows.sparse[name], table, count) for name, table in plain.items())
     combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
+    coefficients = np.concatenate([own, combination.astype(np.float32)])
+    both = concatenate([Rows(queries.dense[:, :0], (), queries.sparse), landmarks.rows])
     tables = {}
     for name in plain:
-        both = _stacked(queries.sparse[name], landmarks.rows.sparse[name], queries.examples)
-        coefficients = np.concatenate([own, combination.astype(np.float32)])
-        table = _weighted(tabulate(both, coefficients, tokens_of(both)), weights[name])
+        part = both.sparse[name]
+        table = _weighted(tabulate(part, coefficients, tokens_of(part)), weights[name])
         tables[name] = Table(xp.asarray(table.token), xp.asarray(table.values))
     return tables
 
@@ -196,10 +198,7 @@ def squared_norms(rows: Rows, weights: Mapping[str, Weights] | None) -> Array:
         squares = xp.sum(part.values**2, axis=1)
         if weights is not None:
             squares = squares * _weights_at(part.token, weights[name])
-        # One number per vector is a product with a table of ones.
-        ones = Table(tokens_of(part), xp.ones((tokens_of(part).shape[0], 1, 1), dtype=xp.float32))
-        lone = Sparse(part.vocabulary, part.example, part.token, xp.reshape(squares, (-1, 1)))
-        total = total + apply(lone, ones, rows.examples)[:, 0]
+        total = total + add_by_group(xp.reshape(squares, (-1, 1)), part.example, rows.examples)[:, 0]
     return total
 
 
@@ -212,12 +211,3 @@ def _weights_at(token: Array, weights: Weights) -> Array:
 def _weighted(table: Table, weights: Weights) -> Table:
     xp = namespace(table.values)
     return Table(table.token, table.values * xp.reshape(_weights_at(table.token, weights), (-1, 1, 1)))
-
-
-def _stacked(first: Sparse, second: Sparse, examples: int) -> Sparse:
-    """Two parts as one, the second's examples counted after the first's."""
-    token = np.concatenate([to_numpy(first.token), to_numpy(second.token)])
-    example = np.concatenate([to_numpy(first.example), to_numpy(second.example) + examples])
-    values = np.concatenate([to_numpy(first.values), to_numpy(second.values)])
-    order = np.lexsort((example, token))
-    return Sparse(first.vocabulary, example[order], token[order], values[order])

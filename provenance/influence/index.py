@@ -45,17 +45,15 @@ def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
     xp = namespace(coefficients)
     kept, at = restrict(part, token)
     values = xp.zeros((token.shape[0], part.values.shape[1], coefficients.shape[1]), dtype=xp.float32)
-    places, starts, counts = runs(at)
-    for place, start, count in zip(*map(_integers, (places, starts, counts)), strict=True):
+    for place, start, count in zip(*(map(int, side) for side in runs(at)), strict=True):
         weights = xp.take(coefficients, kept.example[start : start + count], axis=0)
         values[place, ...] = xp.matrix_transpose(kept.values[start : start + count, :]) @ weights
     return Table(token, values)
 
 
-def tokens_of(*parts: Sparse) -> Array:
-    """All tokens that parts hold, ascending."""
-    xp = namespace(parts[0].values)
-    return runs(xp.sort(xp.concat([part.token for part in parts])))[0]
+def tokens_of(part: Sparse) -> Array:
+    """The tokens that a part holds, ascending."""
+    return runs(part.token)[0]
 
 
 def look_up(token: Array, known: Array, values: Array, *, default: float) -> Array:
@@ -79,7 +77,3 @@ def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
         return part, at
     example, values = xp.take(part.example, there), xp.take(part.values, there, axis=0)
     return Sparse(part.vocabulary, example, xp.take(part.token, there), values), xp.take(at, there)
-
-
-def _integers(values: Array) -> list[int]:
-    return [int(value) for value in values]

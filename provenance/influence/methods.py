@@ -7,7 +7,7 @@ have a root mean square of one over outputs and a sample of examples: checkpoint
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,13 +29,14 @@ from provenance.influence.curvature import (
 from provenance.influence.index import Table, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from provenance.core.arrays import Array
     from provenance.influence.statistics import Statistics
 
 FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
-# How much the inner layers count beside the rows of head and embedding; chosen on the tuning subsets of `make workloads`.
+# How much the inner layers count beside the rows of head and embedding; chosen on subsets of the
+# workload `subwords` other than those that its audit draws.
 INNER_WEIGHT = 0.2
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
@@ -53,23 +54,17 @@ class Method:
     name: str
     kinds: dict[str, float]
     comparison: dict[str, str]
-    meaning: str
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("factored", {FACTORED: 1.0}, {FACTORED: "curved"}, "gradients of all layers, factored projection, curvature"),
-        Method("dense", {RADEMACHER: 1.0}, {RADEMACHER: "curved"}, "whole gradients, Rademacher projection, curvature; slow"),
-        Method("cosine", {FACTORED: 1.0}, {FACTORED: "cosine"}, "cosine of projected gradients, no curvature"),
-        Method("tfidf", {WORDS: 1.0}, {WORDS: "tfidf"}, "cosine of word counts, rare words weighing more; no model"),
-        Method("bm25", {WORDS: 1.0}, {WORDS: "bm25"}, "BM25 of word counts; no model"),
-        Method(
-            "hybrid",
-            {FACTORED: 0.5, WORDS: 0.5},
-            {FACTORED: "curved", WORDS: "tfidf"},
-            "factored and tfidf, by a fitted weight",
-        ),
+        Method("factored", {FACTORED: 1.0}, {FACTORED: "curved"}),  # gradients of all layers, factored projection
+        Method("dense", {RADEMACHER: 1.0}, {RADEMACHER: "curved"}),  # whole gradients, Rademacher projection; slow
+        Method("cosine", {FACTORED: 1.0}, {FACTORED: "cosine"}),
+        Method("tfidf", {WORDS: 1.0}, {WORDS: "tfidf"}),
+        Method("bm25", {WORDS: 1.0}, {WORDS: "bm25"}),
+        Method("hybrid", {FACTORED: 0.5, WORDS: 0.5}, {FACTORED: "curved", WORDS: "tfidf"}),
     )
 }
 
@@ -95,7 +90,7 @@ def method(name: str, *, hybrid_weight: float | None = None) -> Method:
             found=str(hybrid_weight),
             hint="Fit one with `provenance audit lds`, which prints it and writes it into its result.",
         )
-    return Method(found.name, {FACTORED: 1 - hybrid_weight, WORDS: hybrid_weight}, found.comparison, found.meaning)
+    return replace(found, kinds={FACTORED: 1 - hybrid_weight, WORDS: hybrid_weight})
 
 
 @dataclass(frozen=True)
@@ -134,14 +129,15 @@ class Queries:
     Attributes:
         dense: `(q, p)` float32, or None.
         tables: by sparse part.
-        unit: the metric in which examples are brought to length one first; None for none, empty for the plain one.
-        mean_length: of examples in words, for `bm25`; 0 otherwise.
+        metric: by sparse part, in which examples are brought to length one for `tfidf`.
+        mean_length: of examples in words, for `bm25`.
     """
 
+    comparison: str
     count: int
     dense: Array | None
     tables: dict[str, Table]
-    unit: dict[str, Weights] | None = None
+    metric: dict[str, Weights] = field(default_factory=dict)
     mean_length: float = 0.0
 
 
@@ -174,26 +170,25 @@ def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
         outputs: features of outputs, as NumPy arrays.
         xp: where the queries shall lie.
     """
-    if fitted.comparison == "curved":
+    comparison, count = fitted.comparison, outputs.examples
+    if comparison == "curved":
         halves = []
         if fitted.weights:
             tables = sparse_queries(outputs, fitted.weights, fitted.landmarks, xp)
-            halves.append(_scaled(Queries(outputs.examples, None, tables), fitted.sample, 1.0, xp))
+            halves.append(_scaled(Queries(comparison, count, None, tables), fitted.sample, 1.0, xp))
         if fitted.dense is not None:
             rows = xp.asarray(fitted.dense.precondition(to_numpy(outputs.dense)).astype(np.float32))
             share = INNER_WEIGHT if halves else 1.0
-            halves.append(_scaled(Queries(outputs.examples, rows, {}), fitted.sample, share, xp))
-        queries = halves[0] if len(halves) == 1 else Queries(outputs.examples, halves[1].dense, halves[0].tables)
-        return _scaled(queries, fitted.sample, weight, xp)
-    if fitted.comparison == "cosine":
+            halves.append(_scaled(Queries(comparison, count, rows, {}), fitted.sample, share, xp))
+        queries = halves[0] if len(halves) == 1 else replace(halves[0], dense=halves[1].dense)
+    elif comparison == "cosine":
         known = {name: _plain(part) for name, part in outputs.sparse.items()}
-        queries = Queries(outputs.examples, xp.asarray(outputs.dense), sparse_queries(outputs, known, None, xp), unit={})
-        return _scaled(queries, fitted.sample, weight, xp)
-    outputs = _counts(outputs, fitted.comparison, 0.0)
-    tables = sparse_queries(outputs, fitted.weights, None, xp)
-    unit = fitted.weights if fitted.comparison == "tfidf" else None
-    length = fitted.mean_length if fitted.comparison == "bm25" else 0.0
-    return _scaled(Queries(outputs.examples, None, tables, unit, length), fitted.sample, weight, xp)
+        queries = Queries(comparison, count, xp.asarray(outputs.dense), sparse_queries(outputs, known, None, xp))
+    else:
+        counts = _tfidf_counts(outputs) if comparison == "tfidf" else outputs
+        tables = sparse_queries(counts, fitted.weights, None, xp)
+        queries = Queries(comparison, count, None, tables, fitted.weights, fitted.mean_length)
+    return _scaled(queries, fitted.sample, weight, xp)
 
 
 def score(queries: Queries, rows: Rows) -> Array:
@@ -204,16 +199,17 @@ def score(queries: Queries, rows: Rows) -> Array:
     """
     xp = namespace(rows.dense)
     n = rows.examples
-    words = queries.dense is None and (queries.unit is not None or queries.mean_length)
-    if words:
-        rows = _counts(rows, "bm25" if queries.mean_length else "tfidf", queries.mean_length)
+    if queries.comparison == "tfidf":
+        rows = _tfidf_counts(rows)
+    elif queries.comparison == "bm25":
+        rows = _bm25_counts(rows, queries.mean_length)
     found = xp.zeros((n, queries.count), dtype=xp.float32)
     for name, table in queries.tables.items():
         found = found + apply(rows.sparse[name], table, n)
     if queries.dense is not None:
         found = found + rows.dense @ xp.matrix_transpose(queries.dense)
-    if queries.unit is not None:
-        norms = xp.sqrt(squared_norms(rows, queries.unit or None))
+    if queries.comparison in {"cosine", "tfidf"}:
+        norms = xp.sqrt(squared_norms(rows, queries.metric or None))
         found = found / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1))
     return xp.matrix_transpose(found)
 
@@ -226,24 +222,29 @@ def _scaled(queries: Queries, sample: Rows, to: float, xp: Any) -> Queries:
     size = float(np.sqrt(np.mean(found**2)))
     factor = to / size if size > 0 else 1.0
     tables = {name: Table(table.token, table.values * factor) for name, table in queries.tables.items()}
-    dense = None if queries.dense is None else queries.dense * factor
-    return Queries(queries.count, dense, tables, queries.unit, queries.mean_length)
+    return replace(queries, tables=tables, dense=None if queries.dense is None else queries.dense * factor)
 
 
-def _counts(rows: Rows, comparison: str, mean_length: float) -> Rows:
-    """Word counts as the comparison weighs them: logarithmic for `tfidf`, saturating for the documents of `bm25`."""
+def _tfidf_counts(rows: Rows) -> Rows:
+    """Logarithms of word counts."""
     xp = namespace(rows.dense)
-    sparse = {}
-    for name, part in rows.sparse.items():
-        counts = part.values
-        if comparison == "tfidf":
-            counts = 1 + xp.log(counts)
-        elif mean_length:
-            lengths = add_by_group(counts, part.example, rows.examples)
-            relative = xp.take(lengths, part.example, axis=0) / mean_length
-            counts = counts * (BM25_K1 + 1) / (counts + BM25_K1 * (1 - BM25_B + BM25_B * relative))
-        sparse[name] = Sparse(part.vocabulary, part.example, part.token, counts)
-    return Rows(rows.dense, rows.blocks, sparse)
+    return _with_values(rows, lambda part: 1 + xp.log(part.values))
+
+
+def _bm25_counts(rows: Rows, mean_length: float) -> Rows:
+    """A document's word counts, which saturate, sooner in a long one."""
+    xp = namespace(rows.dense)
+
+    def saturated(part: Sparse) -> Array:
+        lengths = add_by_group(part.values, part.example, rows.examples)
+        relative = xp.take(lengths, part.example, axis=0) / mean_length
+        return part.values * (BM25_K1 + 1) / (part.values + BM25_K1 * (1 - BM25_B + BM25_B * relative))
+
+    return _with_values(rows, saturated)
+
+
+def _with_values(rows: Rows, values: Callable[[Sparse], Array]) -> Rows:
+    return replace(rows, sparse={name: replace(part, values=values(part)) for name, part in rows.sparse.items()})
 
 
 def _plain(part: Sparse) -> Weights:
@@ -255,8 +256,7 @@ def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
     """The arrays that are stored. The comparison is the reader's to know: it is part of the key."""
     tensors = {f"sample/{key}": value for key, value in encode(fitted.sample, dense_bits=32, sparse_bits=32).items()}
     tensors["mean_length"] = np.asarray([fitted.mean_length])
-    for name, weights in fitted.weights.items():
-        tensors |= {f"weights/{name}:token": weights.token, f"weights/{name}:weight": weights.weight}
+    tensors |= _weights_to_tensors("weights", fitted.weights)
     if fitted.dense is not None:
         dense = fitted.dense
         tensors |= {"dense/factor": dense.factor, "dense/scale": dense.scale, "dense/damping": np.asarray([dense.damping])}
@@ -274,9 +274,7 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
     def below(prefix: str) -> dict[str, np.ndarray]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    held = below("weights/")
-    names = sorted(key.removesuffix(":token") for key in held if key.endswith(":token"))
-    weights = {name: Weights(held[f"{name}:token"], held[f"{name}:weight"]) for name in names}
+    weights = _weights_from_tensors("weights", tensors)
     dense, landmarks = None, None
     if curved := below("dense/"):
         dense = Dense(curved["factor"], curved["scale"], float(curved["damping"][0]))
@@ -287,27 +285,39 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
 
 
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
-    """The arrays that are stored."""
-    facts = [queries.count, queries.unit is not None, queries.mean_length]
-    tensors = {"facts": np.asarray(facts, dtype=np.float64)}
+    """The arrays that are stored, but for the comparison, as by `to_tensors`."""
+    tensors = {"facts": np.asarray([queries.count, queries.mean_length], dtype=np.float64)}
     if queries.dense is not None:
         tensors["dense"] = to_numpy(queries.dense)
     for name, table in queries.tables.items():
         tensors |= {f"tables/{name}:token": to_numpy(table.token), f"tables/{name}:values": to_numpy(table.values)}
-    for name, weights in (queries.unit or {}).items():
-        tensors |= {f"unit/{name}:token": weights.token, f"unit/{name}:weight": weights.weight}
+    tensors |= _weights_to_tensors("metric", queries.metric)
     return {key: np.ascontiguousarray(value) for key, value in tensors.items()}
 
 
-def queries_from_tensors(tensors: Mapping[str, np.ndarray], xp: Any) -> Queries:
+def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp: Any) -> Queries:
     """The inverse of `queries_to_tensors`, as arrays of `xp`."""
-
-    def named(prefix: str, field: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        names = [key[len(prefix) : -len(":token")] for key in tensors if key.startswith(prefix) and key.endswith(":token")]
-        return {name: (tensors[f"{prefix}{name}:token"], tensors[f"{prefix}{name}:{field}"]) for name in sorted(names)}
-
-    count, has_unit, length = tensors["facts"].tolist()
+    count, length = tensors["facts"].tolist()
     dense = xp.asarray(tensors["dense"]) if "dense" in tensors else None
-    tables = {name: Table(*map(xp.asarray, pair)) for name, pair in named("tables/", "values").items()}
-    unit = {name: Weights(*pair) for name, pair in named("unit/", "weight").items()} if has_unit else None
-    return Queries(int(count), dense, tables, unit, length)
+    tables = {
+        name: Table(xp.asarray(token), xp.asarray(values)) for name, token, values in _by_token(tensors, "tables", "values")
+    }
+    return Queries(comparison, int(count), dense, tables, _weights_from_tensors("metric", tensors), length)
+
+
+def _weights_to_tensors(prefix: str, held: Mapping[str, Weights]) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for name, weights in held.items():
+        tensors |= {f"{prefix}/{name}:token": weights.token, f"{prefix}/{name}:weight": weights.weight}
+    return tensors
+
+
+def _weights_from_tensors(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Weights]:
+    return {name: Weights(token, weight) for name, token, weight in _by_token(tensors, prefix, "weight")}
+
+
+def _by_token(tensors: Mapping[str, np.ndarray], prefix: str, field: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, tokens and what stands at them, of each part below a prefix."""
+    start, end = f"{prefix}/", ":token"
+    for name in sorted(key[len(start) : -len(end)] for key in tensors if key.startswith(start) and key.endswith(end)):
+        yield name, tensors[f"{start}{name}{end}"], tensors[f"{start}{name}:{field}"]

@@ -125,7 +125,7 @@ def test_what_was_fitted_survives_the_store(comparison):
     fitted = fit(comparison, gather(CORPUS), SAMPLED)
     again = prepare(from_tensors(comparison, to_tensors(fitted)), OUTPUTS, 1.0, np)
     queries = prepare(fitted, OUTPUTS, 1.0, np)
-    stored = queries_from_tensors(queries_to_tensors(queries), np)
+    stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
     assert np.array_equal(score(again, CORPUS), score(queries, CORPUS))
     assert np.array_equal(score(stored, CORPUS), score(queries, CORPUS))
 
@@ -135,7 +135,7 @@ def test_queries_of_words_survive_the_store(comparison):
     documents, asked = word_features(DOCUMENTS, "text"), word_features(ASKED, "text")
     fitted = from_tensors(comparison, to_tensors(fit(comparison, gather(documents), Sampled(documents))))
     queries = prepare(fitted, asked, 1.0, np)
-    stored = queries_from_tensors(queries_to_tensors(queries), np)
+    stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
     assert np.array_equal(score(stored, documents), lexical(comparison))
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import corpus_frames, outputs_frame
+from samples import lay_out, outputs_frame
 from typer.testing import CliRunner
 
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError
@@ -23,10 +23,7 @@ DAY = date(2026, 11, 20)
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("inputs")
-    (folder / "corpus").mkdir()
-    for name, frame in corpus_frames().items():
-        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
-    outputs_frame().select("output_id", "content").write_parquet(folder / "outputs.parquet")
+    lay_out(folder)
     shutil.copytree(tiny_model, folder / "model")
     return folder
 

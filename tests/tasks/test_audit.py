@@ -4,7 +4,7 @@ import json
 from datetime import date
 
 import pytest
-from samples import corpus_frames, outputs_frame
+from samples import lay_out
 from typer.testing import CliRunner
 
 from provenance.core.errors import ContractError, ModelError
@@ -21,10 +21,7 @@ SETTINGS = Settings.model_validate(
 @pytest.fixture(scope="module")
 def request_of(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("audit")
-    (folder / "corpus").mkdir()
-    for name, frame in corpus_frames().items():
-        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
-    outputs_frame(count=4).select("output_id", "content").write_parquet(folder / "outputs.parquet")
+    lay_out(folder, count=4)
     return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 20))
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from provenance.core.errors import ModelError
-from provenance.features.adapters.tokens import loss_per_token, pad, sequence_loss
+from provenance.features.adapters.tokens import (
+    TOKENIZER,
+    context_of,
+    copy_architecture,
+    fresh_module,
+    loss_per_token,
+    pad,
+    read_config,
+    sample,
+    sequence_loss,
+)
 from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from transformers import PretrainedConfig
+    import torch
 
 BEGIN = 256  # the one token of a byte-level model that is not a byte
-TOKENIZER = "tokenizer.json"
 
 
 class CausalLM:
@@ -60,12 +66,11 @@ class CausalLM:
             what = TOKENIZER if self.tokenizer else "a byte-level model"
             where = f"{folder / 'config.json'}: vocab_size"
             raise ModelError(where, expected=f"at least {wanted} for {what}", found=str(self.config.vocab_size))
-        self.context: int = context or int(getattr(self.config, "max_position_embeddings", 1024))
+        self.context: int = context or context_of(self.config)
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
-        module: torch.nn.Module = AutoModelForCausalLM.from_config(self.config)
-        return module
+        return fresh_module(self.config)
 
     def collate(self, contents: list[bytes]) -> torch.Tensor:
         """Token ids `(n, longest)`, begun by the token that begins a document and padded with -100."""
@@ -95,31 +100,23 @@ class CausalLM:
             progress: called after each step with the steps done, all steps, and the step's loss in nats per token.
         """
         copy_architecture(self.folder, folder)
-        torch.manual_seed(seed)
-        module = self.module()
-        card = {
-            "model_id": model_id or folder.name,
-            "adapter": "CausalLM",
-            "adapter_args": {"context": self.context, **recipe_args(self.recipe)},
-        }
 
-        def mean_loss(batch: list[bytes], _: torch.Generator) -> torch.Tensor:
+        def mean_loss(module: torch.nn.Module, batch: list[bytes], _: torch.Generator) -> torch.Tensor:
             return loss_per_token(module, self.collate(batch))
 
-        train_and_save(module, contents, mean_loss, self.recipe, seed=seed, folder=folder, card=card, progress=progress)
+        arguments = {"context": self.context}
+        train_and_save(
+            self, contents, mean_loss, self.recipe,
+            arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress,
+        )  # fmt: skip
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
         """Sample a continuation of `length` tokens for each prompt, all at once; prompts keep their last tokens only."""
-        encoded = self._encode(list(prompts))
-        shortest = min(map(len, encoded))
-        begin = [] if self.begin is None else [self.begin]
-        ids = torch.tensor([begin + tokens[-shortest:] for tokens in encoded])
-        return [
-            self._decode(row)
-            for row in sample(module, ids, length=length, temperature=temperature, seed=seed, never=self.begin)
-        ]
+        tokens = self._encode(list(prompts))
+        rows = sample(module, tokens, begin=self.begin, length=length, temperature=temperature, seed=seed)
+        return [self._decode(row) for row in rows]
 
     @property
     def _unit(self) -> str:
@@ -139,48 +136,3 @@ class CausalLM:
 
     def _decode(self, tokens: list[int]) -> bytes:
         return bytes(tokens) if self.tokenizer is None else self.tokenizer.decode(tokens, skip_special_tokens=False).encode()
-
-
-def read_config(folder: Path) -> PretrainedConfig:
-    """The `transformers` configuration in a folder."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(str(folder / "config.json"), expected="a transformers configuration", found="no such file")
-    config: PretrainedConfig = AutoConfig.from_pretrained(folder)
-    return config
-
-
-def copy_architecture(source: Path, folder: Path) -> None:
-    """The files that make an architecture, beside the checkpoints that are to come."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder != source:
-        for name in ("config.json", TOKENIZER):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
-
-
-def recipe_args(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as adapter arguments, so that who reads a model folder can train its like."""
-    names = ("epochs", "batch_size", "learning_rate", "warmup", "keep")
-    return {name: getattr(recipe, name) for name in names}
-
-
-def sample(
-    module: torch.nn.Module, ids: torch.Tensor, *, length: int, temperature: float, seed: int, never: int | None
-) -> list[list[int]]:
-    """`length` new tokens after each row of ids `(n, t)`; `never` is a token that no continuation may hold."""
-    torch.manual_seed(seed)
-    with torch.inference_mode():
-        sampled = module.generate(  # type: ignore[operator]
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            max_new_tokens=length,
-            min_new_tokens=length,
-            suppress_tokens=None if never is None else [never],
-            pad_token_id=0 if never is None else never,
-            use_cache=True,
-        )
-    found: list[list[int]] = sampled[:, ids.shape[1] :].tolist()
-    return found

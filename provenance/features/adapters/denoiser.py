@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional
 
 from provenance.core.errors import ModelError
-from provenance.features.adapters.causal_lm import recipe_args
 from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
@@ -130,16 +129,9 @@ class Denoiser:
 
         Arguments are those of `CausalLM.train`; progress is told the loss in nats per pixel, up to the bound's constant.
         """
-        torch.manual_seed(seed)
-        module = self.module()
         images = {content: self._image(row, content) for row, content in enumerate(contents)}
-        card = {
-            "model_id": model_id or folder.name,
-            "adapter": "Denoiser",
-            "adapter_args": {**self.shape, **recipe_args(self.recipe)},
-        }
 
-        def mean_loss(batch: list[bytes], draws: torch.Generator) -> torch.Tensor:
+        def mean_loss(module: torch.nn.Module, batch: list[bytes], draws: torch.Generator) -> torch.Tensor:
             clean = torch.stack([images[content] for content in batch])
             shape = (len(batch), self.spread)
             noise = torch.randn((*shape, *clean.shape[1:]), generator=draws)
@@ -149,7 +141,10 @@ class Denoiser:
             errors = self._errors(module, clean, noise, times) * self.weight[times]
             return errors.mean() * self.steps / clean[0].numel()
 
-        train_and_save(module, contents, mean_loss, self.recipe, seed=seed, folder=folder, card=card, progress=progress)
+        train_and_save(
+            self, contents, mean_loss, self.recipe,
+            arguments=self.shape, seed=seed, folder=folder, model_id=model_id, progress=progress,
+        )  # fmt: skip
 
     def sample(self, module: torch.nn.Module, count: int, *, seed: int) -> list[bytes]:
         """New images as PNG files, by the deterministic sampler of Song et al. 2021 (arXiv 2010.02502, eq. 12)."""

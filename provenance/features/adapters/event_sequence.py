@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM
 
 from provenance.core.errors import ModelError
-from provenance.features.adapters.causal_lm import copy_architecture, read_config, recipe_args, sample
-from provenance.features.adapters.tokens import loss_per_token, pad, sequence_loss
+from provenance.features.adapters.tokens import (
+    context_of,
+    copy_architecture,
+    fresh_module,
+    loss_per_token,
+    pad,
+    read_config,
+    sample,
+    sequence_loss,
+)
 from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import torch
 
 
 class EventSequence:
@@ -51,12 +59,11 @@ class EventSequence:
         if self.config.vocab_size <= events:
             where = f"{folder / 'config.json'}: vocab_size"
             raise ModelError(where, expected=f"at least {events + 1} for {events} events", found=str(self.config.vocab_size))
-        self.context: int = context or int(getattr(self.config, "max_position_embeddings", 1024))
+        self.context: int = context or context_of(self.config)
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
-        module: torch.nn.Module = AutoModelForCausalLM.from_config(self.config)
-        return module
+        return fresh_module(self.config)
 
     def collate(self, contents: list[bytes]) -> torch.Tensor:
         """Event ids `(n, longest)`, begun by the token after the last event and padded with -100."""
@@ -77,33 +84,23 @@ class EventSequence:
     ) -> None:
         """Train from scratch and write a model folder; arguments as for `CausalLM.train`."""
         copy_architecture(self.folder, folder)
-        torch.manual_seed(seed)
-        module = self.module()
-        card = {
-            "model_id": model_id or folder.name,
-            "adapter": "EventSequence",
-            "adapter_args": {
-                "events": self.events,
-                "width": self.width,
-                "context": self.context,
-                **recipe_args(self.recipe),
-            },
-        }
 
-        def mean_loss(batch: list[bytes], _: torch.Generator) -> torch.Tensor:
+        def mean_loss(module: torch.nn.Module, batch: list[bytes], _: torch.Generator) -> torch.Tensor:
             return loss_per_token(module, self.collate(batch))
 
-        train_and_save(module, contents, mean_loss, self.recipe, seed=seed, folder=folder, card=card, progress=progress)
+        arguments = {"events": self.events, "width": self.width, "context": self.context}
+        train_and_save(
+            self, contents, mean_loss, self.recipe,
+            arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress,
+        )  # fmt: skip
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
         """Sample a continuation of `length` events for each prompt, all at once; prompts keep their last events only."""
-        encoded = self._encode(list(prompts))
-        shortest = min(map(len, encoded))
-        ids = torch.tensor([[self.events, *events[-shortest:]] for events in encoded])
-        sampled = sample(module, ids, length=length, temperature=temperature, seed=seed, never=self.events)
-        return [b"".join(event.to_bytes(self.width) for event in row) for row in sampled]
+        events = self._encode(list(prompts))
+        rows = sample(module, events, begin=self.events, length=length, temperature=temperature, seed=seed)
+        return [b"".join(event.to_bytes(self.width) for event in row) for row in rows]
 
     def _encode(self, contents: list[bytes]) -> list[list[int]]:
         found = []

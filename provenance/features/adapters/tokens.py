@@ -1,17 +1,23 @@
-"""What models of token sequences share: batches of token ids and their likelihood."""
+"""What models of token sequences share: architecture, batches of token ids, their likelihood and their continuation."""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from provenance.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from transformers import PretrainedConfig
 
 IGNORED = -100
+TOKENIZER = "tokenizer.json"
 
 
 def pad(sequences: Sequence[Sequence[int]], *, context: int, unit: str) -> torch.Tensor:
@@ -57,3 +63,65 @@ def sequence_loss(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def loss_per_token(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """The mean over all tokens of a batch, which is what training follows."""
     return sequence_loss(module, ids).sum() / (ids[:, 1:] != IGNORED).sum()
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The `transformers` configuration in a folder."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(str(folder / "config.json"), expected="a transformers configuration", found="no such file")
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    return config
+
+
+def context_of(config: PretrainedConfig) -> int:
+    """How many tokens an architecture reads."""
+    return int(getattr(config, "max_position_embeddings", 1024))
+
+
+def fresh_module(config: PretrainedConfig) -> torch.nn.Module:
+    """The architecture with fresh weights."""
+    module: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+    return module
+
+
+def copy_architecture(source: Path, folder: Path) -> None:
+    """The files that make an architecture, beside the checkpoints that are to come."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder != source:
+        for name in ("config.json", TOKENIZER):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+
+
+def sample(
+    module: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    begin: int | None,
+    length: int,
+    temperature: float,
+    seed: int,
+) -> list[list[int]]:
+    """`length` new tokens after each prompt, all at once; prompts keep their last tokens only, as many as the shortest has.
+
+    Args:
+        begin: the token that begins a sequence, and that no continuation may hold; None for none.
+    """
+    shortest = min(map(len, prompts))
+    ids = torch.tensor([[*([] if begin is None else [begin]), *prompt[-shortest:]] for prompt in prompts])
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        sampled = module.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            max_new_tokens=length,
+            min_new_tokens=length,
+            suppress_tokens=None if begin is None else [begin],
+            pad_token_id=0 if begin is None else begin,
+            use_cache=True,
+        )
+    found: list[list[int]] = sampled[:, ids.shape[1] :].tolist()
+    return found

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from provenance.features.model import Adapter
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,28 +37,36 @@ class Recipe:
     weight_decay: float = 0.01
     keep: tuple[float, ...] = (0.2, 0.4, 0.6, 1.0)
 
+    def arguments(self) -> dict[str, Any]:
+        """The recipe as adapter arguments, so that who reads a model folder can train its like."""
+        names = ("epochs", "batch_size", "learning_rate", "warmup", "keep")
+        return {name: getattr(self, name) for name in names}
+
 
 def train_and_save(
-    module: torch.nn.Module,
+    adapter: Adapter,
     contents: Sequence[bytes],
-    mean_loss: Callable[[list[bytes], torch.Generator], torch.Tensor],
+    mean_loss: Callable[[torch.nn.Module, list[bytes], torch.Generator], torch.Tensor],
     recipe: Recipe,
     *,
+    arguments: Mapping[str, Any],
     seed: int,
     folder: Path,
-    card: Mapping[str, Any],
+    model_id: str = "",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
-    """Train a fresh module and write its checkpoints and, last, `model.toml`.
+    """Train an adapter's module from scratch and write its checkpoints and, last, `model.toml`.
 
     Args:
         mean_loss: the loss of a batch per term (token, number), with a generator for what training draws at random.
-        seed: of the order of examples and of that generator.
+        arguments: of the adapter, besides the recipe's.
+        seed: of the fresh weights, of the order of examples and of that generator.
         folder: written to; files of the architecture are the caller's.
-        card: `model_id`, `adapter` and `adapter_args`.
+        model_id: by default the folder's name.
         progress: called after each step with the steps done, all steps, and the step's loss in nats per term.
     """
-    module.train()
+    torch.manual_seed(seed)
+    module = adapter.module().train()
     draws = torch.Generator().manual_seed(seed)
     steps = max(1, round(recipe.epochs * len(contents) / recipe.batch_size))
     keep_at = {max(1, round(part * steps)) for part in recipe.keep}
@@ -72,7 +82,7 @@ def train_and_save(
         rate = recipe.learning_rate * schedule(step / steps, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = mean_loss([contents[i] for i in chosen], draws)
+        loss = mean_loss(module, [contents[i] for i in chosen], draws)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -87,6 +97,11 @@ def train_and_save(
         "weight_decay": recipe.weight_decay,
         "batch_size": recipe.batch_size,
         "epochs": float(recipe.epochs),
+    }
+    card = {
+        "model_id": model_id or folder.name,
+        "adapter": type(adapter).__name__,
+        "adapter_args": {**arguments, **recipe.arguments()},
     }
     (folder / "model.toml").write_text(_toml(card, training, checkpoints))
 
