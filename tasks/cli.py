@@ -202,6 +202,39 @@ def workload(
         )
 
 
+@app.command()
+def bench(
+    corpus: CorpusFolder,
+    model: ModelFolder,
+    outputs: OutputFile,
+    parts: Annotated[
+        str, typer.Option(help="Which of features, scoring, memory, workers and night, with commas between.")
+    ] = "features,scoring,memory,workers,night",
+    device: OnDevice = Device.auto,
+) -> None:
+    """What attribution costs on this machine, as JSON: ratios of two times that were taken turn by turn.
+
+    `features`: CPU time of gradient features against a bare forward and backward pass on the same batches, without and with
+    normalisers and writing; bytes per example. `scoring`: against a dense matrix product of as many numbers. `memory`: peak
+    of a corpus ten times larger against that of a small one. `workers`: one against two. `night`: one on which nothing is
+    new against one on which everything is. Run it on a machine that does nothing else.
+
+    Example: `provenance workload code var/workloads/code`, then `provenance bench --corpus var/workloads/code/corpus
+    --model var/workloads/code/model --outputs var/workloads/code/outputs.parquet`
+    """
+    from tasks import attribute as task
+    from tasks import bench as benchmark
+    from tasks.watch import watch
+
+    asked = parts.split(",")
+    if unknown := [name for name in asked if name not in benchmark.PARTS]:
+        raise InputError("--parts", expected=f"some of {', '.join(benchmark.PARTS)}", found=repr(unknown[0]))
+    request = task.Request(corpus, model, outputs, Path(), _claims_day(None))
+    with watch(Console(stderr=True)):
+        settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=None)
+        _print_json(benchmark.bench(request, settings, asked))
+
+
 @audit_app.command("lds")
 def audit_lds(
     corpus: CorpusFolder,

@@ -86,7 +86,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
         with open_cluster(settings.cluster) as client:
             for _ in compute(
                 client,
-                _featurise_one,
+                featurise_one,
                 recipe(store, night, settings),
                 work,
                 settings=settings.cluster,
@@ -132,7 +132,8 @@ def _blame(made: Recipe, frame: pl.DataFrame, modality: str, file: FeatureFile) 
             ) from error
 
 
-def _featurise_one(made: Recipe, file: FeatureFile) -> str:
+def featurise_one(made: Recipe, file: FeatureFile) -> str:
+    """Compute and write the features of one part, and the sums that normalise them; returns the key."""
     frame = made.store.read_table(part_key(file.part))
     modality = frame["modality"][0] if "modality" in frame.columns else "text"
     contents = frame["content"].to_list()

@@ -89,7 +89,7 @@ class InfluenceSettings(_Section):
     hybrid_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     checkpoints: Annotated[int, Field(ge=1)] = 3
     sample: Annotated[int, Field(ge=2, le=4096)] = 768
-    draws: Annotated[int, Field(ge=1)] = 1
+    draws: Annotated[int, Field(ge=1)] = 4
     evidence: Annotated[int, Field(ge=1)] = 3
 
 

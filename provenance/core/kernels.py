@@ -77,15 +77,17 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
         _launch("sparse_products", sums.size, *arrays, sums, examples, columns, queries)
         return sums
     sums = xp.zeros((examples, queries), dtype=xp.float32)
+    # Products are laid side by side until the cache is full, and then added up by example.
     room = max(1, CELLS // max(1, queries))
-    products: list[Array] = []
+    places, begins, counts = (side.tolist() if xp is np else list(map(int, side)) for side in runs(place))
+    products = xp.empty((min(place.shape[0], room + max(counts, default=0)), queries), dtype=xp.float32)
     begin, filled = 0, 0
-    for at, start, count in zip(*(map(int, side) for side in runs(place)), strict=True):
-        products.append(values[start : start + count, :] @ table[at, ...])
+    for at, start, count in zip(places, begins, counts, strict=True):
+        products[filled : filled + count, :] = values[start : start + count, :] @ table[at, ...]
         filled += count
         if filled >= room or start + count == place.shape[0]:
-            sums = sums + add_by_group(xp.concat(products), example[begin : begin + filled], examples)
-            products, begin, filled = [], begin + filled, 0
+            sums = sums + add_by_group(products[:filled, :], example[begin : begin + filled], examples)
+            begin, filled = begin + filled, 0
     return sums
 
 

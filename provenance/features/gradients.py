@@ -99,16 +99,16 @@ class Tap:
         """Project what a layer saw: its inputs, and the gradients of its outputs."""
         x, d = sides
         xp = self.xp
-        inputs, outputs = from_torch(x, xp), from_torch(d, xp)
+        outputs = from_torch(d, xp)
         if block.kind == "dense":
-            left, right = input_side(layer, inputs, a), output_side(layer, outputs, b)
+            left, right = input_side(layer, x, a), output_side(layer, outputs, b)
             value = xp.reshape(xp.matrix_transpose(left) @ right, (left.shape[0], -1))
             self.dense.setdefault(block.name, []).append(value)
         elif block.kind == "input_tokens":
             right = output_side(layer, outputs, b)[:, 0, ...]
-            self.sides.setdefault(block.name, []).append((xp.reshape(inputs, (inputs.shape[0], -1)), right))
+            self.sides.setdefault(block.name, []).append((xp.reshape(from_torch(x, xp), (x.shape[0], -1)), right))
         else:
-            left = input_side(layer, inputs, a)[:, 0, ...]
+            left = input_side(layer, x, a)[:, 0, ...]
             self.sides.setdefault(block.name, []).append((left, xp.reshape(outputs, (*left.shape[:2], -1))))
 
     def rows(self, arrangement: str) -> Rows:

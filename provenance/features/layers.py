@@ -6,15 +6,14 @@ output gradients d_t are, already projected where a side is projected.
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.dlpack import from_dlpack
 from transformers.pytorch_utils import Conv1D
 
-from provenance.core.arrays import namespace
+from provenance.core.arrays import from_torch, namespace
 from provenance.core.errors import ModelError
 from provenance.features.projection import Block, Projection
 
@@ -84,7 +83,7 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
     return Layout(blocks, left_out, sum(p.numel() for p in parameters.values()))
 
 
-def input_side(layer: torch.nn.Module, x: Array, a: Array) -> Array:
+def input_side(layer: torch.nn.Module, x: torch.Tensor, a: Array) -> Array:
     """Projected inputs by position, `(n, groups, t, rows)`.
 
     Args:
@@ -92,11 +91,13 @@ def input_side(layer: torch.nn.Module, x: Array, a: Array) -> Array:
         a: `(inputs, rows)`.
     """
     xp = namespace(a)
-    if isinstance(layer, torch.nn.Embedding):  # the projection of a unit vector is a row
-        return xp.reshape(xp.take(a, xp.reshape(x, (-1,)), axis=0), (x.shape[0], 1, -1, a.shape[1]))
     if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
-        return _patches(layer, x, a)
-    return xp.reshape(xp.reshape(x, (-1, x.shape[-1])) @ a, (x.shape[0], 1, -1, a.shape[1]))
+        seen = from_torch(_patches(layer, x, a), xp)
+        return xp.matrix_transpose(xp.reshape(seen, (x.shape[0], layer.groups, a.shape[1], -1)))
+    inputs = from_torch(x, xp)
+    if isinstance(layer, torch.nn.Embedding):  # the projection of a unit vector is a row
+        return xp.reshape(xp.take(a, xp.reshape(inputs, (-1,)), axis=0), (x.shape[0], 1, -1, a.shape[1]))
+    return xp.reshape(xp.reshape(inputs, (-1, x.shape[-1])) @ a, (x.shape[0], 1, -1, a.shape[1]))
 
 
 def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
@@ -108,49 +109,13 @@ def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
     return xp.reshape(xp.reshape(d, (-1, d.shape[-1])) @ b, (d.shape[0], 1, -1, b.shape[1]))
 
 
-def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array, a: Array) -> Array:
-    """The projection of a convolution's patches, added up over the places in the kernel: no patch is ever formed."""
-    xp = namespace(a)
-    sizes = layer.kernel_size
-    x = _pad(layer, x)
-    reach = [(x.shape[2 + k] - layer.dilation[k] * (sizes[k] - 1) - 1) // layer.stride[k] + 1 for k in range(len(sizes))]
-    filters = xp.reshape(a, (-1, math.prod(sizes), a.shape[1]))  # channels of a group, places, rows
-    total = None
-    for place, at in enumerate(itertools.product(*map(range, sizes))):
-        window = tuple(
-            slice(at[k] * layer.dilation[k], at[k] * layer.dilation[k] + layer.stride[k] * (reach[k] - 1) + 1, layer.stride[k])
-            for k in range(len(sizes))
-        )
-        seen = xp.reshape(x[(slice(None), slice(None), *window)], (x.shape[0], layer.groups, filters.shape[0], -1))
-        part = xp.matrix_transpose(filters[:, place, :]) @ seen
-        total = part if total is None else total + part
-    return xp.matrix_transpose(total)
-
-
-def _pad(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array) -> Array:
-    """Inputs with the layer's padding around them."""
-    xp = namespace(x)
-    around = layer._reversed_padding_repeated_twice  # noqa: SLF001, for it knows what "same" means; the last axis comes first
-    for k in range(len(layer.kernel_size)):
-        axis = 2 + k
-        before, after = around[2 * (len(layer.kernel_size) - 1 - k) :][:2]
-        if before or after:
-            parts = [_edge(layer, x, axis, before, first=True), x, _edge(layer, x, axis, after, first=False)]
-            x = xp.concat(parts, axis=axis)
-    return x
-
-
-def _edge(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: Array, axis: int, width: int, *, first: bool) -> Array:
-    xp = namespace(x)
-    size = x.shape[axis]
-    if layer.padding_mode == "zeros":
-        return xp.zeros((*x.shape[:axis], width, *x.shape[axis + 1 :]), dtype=x.dtype)
-    at = {
-        "reflect": range(width, 0, -1) if first else range(size - 2, size - 2 - width, -1),
-        "replicate": [0 if first else size - 1] * width,
-        "circular": range(size - width, size) if first else range(width),
-    }[layer.padding_mode]
-    return xp.take(x, xp.asarray(list(at), dtype=xp.int64), axis=axis)
+def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array) -> torch.Tensor:
+    """The projection of a convolution's patches, itself a convolution like the layer's: no patch is ever formed."""
+    matrix = from_dlpack(a).T.reshape(-1, layer.weight.shape[1], *layer.kernel_size).to(x)
+    filters = matrix.repeat(layer.groups, *[1] * (matrix.dim() - 1))
+    # The layer's own method, for it knows every kind of padding.
+    projected: torch.Tensor = layer._conv_forward(x, filters, None)  # noqa: SLF001
+    return projected
 
 
 def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank: int, token_rank: int) -> Block:

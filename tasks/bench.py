@@ -1,0 +1,224 @@
+"""What a night costs, as ratios of two times taken turn by turn on one machine: such figures mean the same everywhere."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.numpy import load as load_tensors
+from threadpoolctl import threadpool_limits
+
+from provenance.core.arrays import namespace_of
+from provenance.core.errors import CheckFailed
+from provenance.corpus.shards import part_key
+from provenance.features.gradients import gradient_features
+from provenance.features.model import example_losses
+from provenance.influence.methods import queries_from_tensors
+from provenance.influence.methods import score as score_rows
+from tasks.attribute import Request, opened, score_every_example
+from tasks.cluster import open_cluster
+from tasks.featurise import featurise, featurise_one, read_features, recipe
+from tasks.shard import load_plan, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from provenance.features.model import Adapter
+    from tasks.featurise import Recipe
+    from tasks.settings import Settings
+
+# Each side of a ratio is timed so often, turn by turn; the ratio is that of the medians.
+ROUNDS = 7
+# Examples of the memory part's smaller corpus, which fills a few shards, and how much larger the other is.
+SMALL, LARGER = 384, 10
+
+
+def bench(request: Request, settings: Settings, parts: Sequence[str]) -> dict[str, Any]:
+    """The figures of the parts that are asked for, of `PARTS`; every time is in seconds.
+
+    Args:
+        request: what to compute; its folder holds what the night part leaves.
+        settings: as for `attribute`.
+    """
+    found: dict[str, Any] = {
+        "machine": {"cores": len(os.sched_getaffinity(0)), "device": settings.cluster.device, "torch": torch.__version__}
+    }
+    for name in parts:
+        with tempfile.TemporaryDirectory(prefix="provenance-bench-") as folder:
+            found[name] = PARTS[name](replace(request, out=Path(folder)), settings)
+    return found
+
+
+def _features(request: Request, settings: Settings) -> dict[str, Any]:
+    """CPU time of a shard's features against a bare forward and backward pass on the same batches, on one thread."""
+    found: dict[str, Any] = {"checkpoints": {}}
+    with opened(request, _alone(settings)) as (here, night), threadpool_limits(limits=1):
+        store = here.store.open()
+        shard(night.folder, here)
+        plan, made = load_plan(store, night.folder), recipe(store, night, here)
+        for source in plan.sources:
+            file = plan.of(source)[0][0]
+            contents = store.read_table(part_key(file.part), columns=["content"])["content"].to_list()
+            adapter, module = made.open(source)
+            where: dict[str, Any] = {"projection": made.projection, "checkpoint": source, "batch_size": made.batch_size}
+            times = _turn_by_turn(
+                bare=partial(_forward_and_backward, adapter, module, contents, made.batch_size),
+                features=partial(gradient_features, adapter, module, contents, **where),
+                written=partial(featurise_one, made, file),
+            )
+            stored = sum(array.nbytes for array in load_tensors(store.read(file.key)).values())
+            found["checkpoints"][source] = {
+                "examples": file.rows,
+                "forward_and_backward": times["bare"],
+                "features": times["features"],
+                "features_normalisers_and_writing": times["written"],
+                "bytes_per_example": round(stored / file.rows),
+            }
+    every = found["checkpoints"].values()
+    spent = sum(each["forward_and_backward"] for each in every)
+    found["features_ratio"] = sum(each["features"] for each in every) / spent
+    found["written_ratio"] = sum(each["features_normalisers_and_writing"] for each in every) / spent
+    found["bytes_per_example"] = max(each["bytes_per_example"] for each in every)
+    return found
+
+
+def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
+    """Time of a shard's scores against a dense product of as many numbers, examples and outputs, on one thread.
+
+    The numbers are those that are stored; `width` is how many a row would have if it were not sparse.
+    """
+    with opened(request, _alone(settings)) as (here, night), threadpool_limits(limits=1):
+        score_every_example(night, here)
+        store = here.store.open()
+        plan, xp = load_plan(store, night.folder), namespace_of(here.cluster.device)
+        found = {}
+        for number, source in enumerate(plan.sources):
+            file = plan.of(source)[0][0]
+            tensors = load_tensors(store.read(f"{night.folder}/queries/{number}.safetensors"))
+            comparison = "curved" if file.checkpoint else "tfidf"
+            queries = queries_from_tensors(comparison, tensors, xp)
+            rows = read_features(store, file, here.cluster.device)
+            numbers = rows.dense.size + sum(part.values.size for part in rows.sparse.values())
+            left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
+            right = xp.asarray(np.random.default_rng(2).random((left.shape[1], queries.count), dtype=np.float32))
+            times = _turn_by_turn(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
+            width = rows.dense.shape[1] + sum(part.vocabulary * part.values.shape[1] for part in rows.sparse.values())
+            shape = {"examples": rows.examples, "outputs": queries.count, "numbers": left.shape[1], "width": width}
+            found[source] = shape | times
+    product = sum(each["product"] for each in found.values())
+    return {"checkpoints": found, "ratio": sum(each["scores"] for each in found.values()) / product}
+
+
+def _memory(request: Request, settings: Settings) -> dict[str, Any]:
+    """Peak memory of attribution, in MB, on a small corpus and on one that is larger, each in a process of its own."""
+    peaks = {}
+    for times in (1, LARGER):
+        corpus = request.out / f"corpus-{times}"
+        _copy_corpus(request.corpus, corpus, times)
+        command = [sys.executable, "-m", "tasks.cli", "attribute", "--workers", "1", "--device", settings.cluster.device]
+        for name, path in (
+            ("corpus", corpus), ("model", request.model), ("outputs", request.outputs), ("out", request.out / f"out-{times}"),
+        ):  # fmt: skip
+            command += [f"--{name}", str(path.resolve())]
+        environment = os.environ | {"PROVENANCE_INFLUENCE__CHECKPOINTS": "1"}
+        with (request.out / "log").open("w+") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if status:
+                log.seek(0)
+                raise CheckFailed(f"provenance attribute failed on the corpus of {times}: {log.read()[-2000:]}")
+        peaks[times] = usage.ru_maxrss / 1024
+    return {
+        "examples": SMALL,
+        "times": LARGER,
+        "peak": peaks[1],
+        "peak_larger": peaks[LARGER],
+        "ratio": peaks[LARGER] / peaks[1],
+    }
+
+
+def _workers(request: Request, settings: Settings) -> dict[str, Any]:
+    """Time of the whole corpus' features with one worker and with two, in processes that have begun."""
+    times = {}
+    for count in (1, 2):
+        cluster = settings.cluster.model_copy(update={"workers": count, "processes": True})
+        asked = settings.model_copy(update={"cluster": cluster})
+        with opened(replace(request, out=request.out / str(count)), asked) as (here, night):
+            shard(night.folder, here)
+            with open_cluster(here.cluster) as client:
+                client.run(_begin, recipe(here.store.open(), night, here), night.checkpoints)
+            start = time.perf_counter()
+            featurise(night.folder, here)
+            times[count] = time.perf_counter() - start
+    return {"one": times[1], "two": times[2], "ratio": times[1] / times[2]}
+
+
+def _night(request: Request, settings: Settings) -> dict[str, Any]:
+    """Time of a night on which everything is new, and of the next, on which corpus, model and outputs are the same."""
+    times = []
+    for later in (0, 1):
+        with opened(replace(request, day=request.day + timedelta(days=later)), settings) as (here, night):
+            start = time.perf_counter()
+            score_every_example(night, here)
+            times.append(time.perf_counter() - start)
+    return {"everything_new": times[0], "nothing_new": times[1], "ratio": times[1] / times[0]}
+
+
+PARTS = {"features": _features, "scoring": _scoring, "memory": _memory, "workers": _workers, "night": _night}
+
+
+def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
+    """Median CPU time of each side, timed in turns, so that what else the machine does falls on all alike."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(ROUNDS):
+        for name, side in sides.items():
+            start = time.process_time()
+            side()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
+    """What training does, but for the step: the gradient of every batch, batches of like lengths."""
+    module.requires_grad_(True)
+    order = sorted(contents, key=len)
+    for start in range(0, len(order), batch_size):
+        module.zero_grad(set_to_none=True)
+        example_losses(adapter, module, order[start : start + batch_size]).sum().backward()
+    module.zero_grad(set_to_none=True)
+
+
+def _begin(made: Recipe, checkpoints: Sequence[str]) -> None:
+    """What a fresh worker does once."""
+    for checkpoint in checkpoints:
+        made.open(checkpoint)
+
+
+def _alone(settings: Settings) -> Settings:
+    """One worker, in this process."""
+    return settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"workers": 1, "processes": False})})
+
+
+def _copy_corpus(corpus: Path, to: Path, times: int) -> None:
+    """A corpus of the first examples, repeated so many times."""
+    to.mkdir()
+    for file in corpus.glob("*.parquet"):
+        frame = pl.read_parquet(file)
+        if file.name == "examples.parquet":
+            few = frame.head(SMALL).drop("example_id", strict=False).with_row_index("row")
+            copies = [few.with_columns(example_id=pl.format("{}-{}", pl.lit(at), "row")) for at in range(times)]
+            frame = pl.concat(copies).drop("row")
+        frame.write_parquet(to / file.name)

@@ -1,0 +1,63 @@
+"""`provenance bench`: every part measures what it says."""
+
+import json
+from datetime import date
+
+import pytest
+from samples import lay_out
+from typer.testing import CliRunner
+
+from tasks import bench
+from tasks.attribute import Request
+from tasks.cli import app
+from tasks.settings import Settings
+
+SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"sample": 24}})
+
+
+@pytest.fixture(scope="module")
+def request_of(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("bench")
+    lay_out(folder)
+    return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 20))
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+
+
+def test_features_and_scores_are_held_against_what_they_cannot_be_without(request_of):
+    found = bench.bench(request_of, SETTINGS, ("features", "scoring"))
+    checkpoints = found["features"]["checkpoints"].values()
+    assert len(checkpoints) == 3
+    assert all(each["forward_and_backward"] > 0 and each["features"] > 0 for each in checkpoints)
+    ratio = sum(each["features"] for each in checkpoints) / sum(each["forward_and_backward"] for each in checkpoints)
+    assert found["features"]["features_ratio"] == pytest.approx(ratio)
+    assert 100 < found["features"]["bytes_per_example"] < 4096
+    for each in found["scoring"]["checkpoints"].values():
+        assert each["outputs"] == 8
+        assert each["numbers"] < each["width"], "rows are sparse"
+    assert not request_of.out.exists(), "a benchmark leaves nothing"
+
+
+def test_a_night_with_nothing_new_computes_no_gradients(request_of):
+    found = bench.bench(request_of, SETTINGS, ("night",))["night"]
+    assert found["nothing_new"] < found["everything_new"]
+
+
+@pytest.mark.night
+def test_memory_and_workers(request_of, monkeypatch):
+    monkeypatch.setattr(bench, "SMALL", 24)
+    found = bench.bench(request_of, SETTINGS, ("memory", "workers"))
+    assert 100 < found["memory"]["peak"] < found["memory"]["peak_larger"] * 1.2
+    assert found["memory"]["ratio"] < 1.2
+    assert found["workers"]["one"] > 0 < found["workers"]["two"]
+
+
+def test_the_command_prints_json_and_names_an_unknown_part(request_of):
+    folders = ["--corpus", str(request_of.corpus), "--model", str(request_of.model), "--outputs", str(request_of.outputs)]
+    good = CliRunner().invoke(app, ["bench", *folders, "--parts", "scoring", "--device", "cpu"])
+    assert json.loads(good.stdout)["scoring"]["ratio"] > 0
+    bad = CliRunner().invoke(app, ["bench", *folders, "--parts", "speed"])
+    assert "expected some of features, scoring, memory, workers, night, found 'speed'" in str(bad.exception)
