@@ -6,12 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
-CODE := dags tasks provenance infra tests
+CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui test check workloads lock clean
+.PHONY: help setup demo ui test check workloads bench peers gpu-check lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
 
 setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the locks
 
@@ -33,6 +33,17 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers
 
 workloads: $(VENV)/workloads.stamp ## install what `provenance workload` needs: typefaces and scores
 
+bench: setup ## what attribution costs on this machine: ratios, as JSON
+	@test -f var/workloads/code/outputs.parquet || $(BIN)/provenance workload code var/workloads/code
+	@$(BIN)/provenance bench --corpus var/workloads/code/corpus --model var/workloads/code/model \
+		--outputs var/workloads/code/outputs.parquet
+
+peers: workloads .venv-peers/stamp ## our influence beside traker, dattri and kronfluence (hours; WORKLOADS="code music")
+	@$(BIN)/python bench/peers/run.py $(or $(WORKLOADS),code subwords glyphs music)
+
+gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
+	@$(BIN)/python -m infra.gpu_check
+
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the hash-locked requirements again
 	infra/requirements/compile.sh $(BIN)/uv
 
@@ -53,6 +64,12 @@ $(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(
 
 $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
 	@$(UV) -r $(LOCKS)/workloads.txt
+	@touch $@
+
+.venv-peers/stamp: $(VENV)/run.stamp bench/peers/requirements.txt $(LOCKS)/torch-cpu.txt
+	@$(PYTHON) -m venv .venv-peers
+	@VIRTUAL_ENV=.venv-peers $(BIN)/uv pip install --quiet --no-deps -r bench/peers/requirements.txt
+	@.venv-peers/bin/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt

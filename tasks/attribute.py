@@ -69,7 +69,7 @@ def local_settings(*, method: str, hybrid_weight: float | None, device: str, wor
     count = workers or gpus or len(os.sched_getaffinity(0))
     cluster = settings.cluster.model_copy(
         # In processes of their own, which no Airflow forbids here.
-        update={"address": "", "device": "cuda" if gpus else "cpu", "workers": count, "processes": count > 1}
+        update={"address": "", "device": "cuda" if gpus else "cpu", "workers": count, "processes": count > 1 or bool(gpus)}
     )
     return settings.model_copy(update={"influence": influence, "cluster": cluster})
 

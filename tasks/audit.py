@@ -88,16 +88,8 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     if options.seeds < 2:
         raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
     store = settings.store.open()
-    examples, owners = _units(store, night)
-    masks = {
-        EXAMPLES: halves(examples, options.tune + options.subsets, name="audit examples"),
-        OWNERS: halves(owners, options.tune + options.subsets, name="audit owners"),
-    }
-    losses = {
-        family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
-        for family, chosen in masks.items()
-    }
-    scores = {name: _scores(settings, store, night, name, examples) for name in options.methods if name != "hybrid"}
+    examples, masks, losses = truth(settings, night, options)
+    scores = {name: scores_of(settings, store, night, name, examples) for name in options.methods if name != "hybrid"}
     tuned = [(masks[family][: options.tune], losses[family][:, : options.tune].mean(axis=0)) for family in masks]
     result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "families": {}}
     if "hybrid" in options.methods and options.tune:
@@ -118,6 +110,25 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
             "methods": found,
         }
     return results.publish(store, "lds", result, lds_figure(result))
+
+
+def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What retraining on random halves of examples and of owners does to the outputs.
+
+    Returns:
+        example ids; by family which of them each subset holds, `(tune + subsets, examples)`; and the losses that came of it,
+        `(seeds, tune + subsets, outputs)`.
+    """
+    examples, owners = _units(settings.store.open(), night)
+    masks = {
+        EXAMPLES: halves(examples, options.tune + options.subsets, name="audit examples"),
+        OWNERS: halves(owners, options.tune + options.subsets, name="audit owners"),
+    }
+    losses = {
+        family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
+        for family, chosen in masks.items()
+    }
+    return examples, masks, losses
 
 
 def audit_published() -> str:
@@ -156,7 +167,7 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     for name in options.methods:
         if name == "hybrid":
             continue
-        matrix = _scores(settings, store, night, name, examples)
+        matrix = scores_of(settings, store, night, name, examples)
         predicted = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
         correlation = float(rank_correlations(predicted, rise.mean(axis=0)).mean())
         result["methods"][name] = {"rank_correlation": correlation}
@@ -180,7 +191,7 @@ def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
     return examples["example_id"].to_list(), whose.to_list()
 
 
-def _scores(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
+def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
     """Influences by a method, `(outputs, examples)`, by the night's own stages."""
     if name not in METHODS:
         raise ContractError("audit: methods", expected=f"some of {', '.join(METHODS)}", found=repr(name))

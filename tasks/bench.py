@@ -64,7 +64,7 @@ def bench(request: Request, settings: Settings, parts: Sequence[str]) -> dict[st
 def _features(request: Request, settings: Settings) -> dict[str, Any]:
     """CPU time of a shard's features against a bare forward and backward pass on the same batches, on one thread."""
     found: dict[str, Any] = {"checkpoints": {}}
-    with opened(request, _alone(settings)) as (here, night), threadpool_limits(limits=1):
+    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
         store = here.store.open()
         shard(night.folder, here)
         plan, made = load_plan(store, night.folder), recipe(store, night, here)
@@ -74,7 +74,7 @@ def _features(request: Request, settings: Settings) -> dict[str, Any]:
             adapter, module = made.open(source)
             where: dict[str, Any] = {"projection": made.projection, "checkpoint": source, "batch_size": made.batch_size}
             times = _turn_by_turn(
-                bare=partial(_forward_and_backward, adapter, module, contents, made.batch_size),
+                bare=partial(forward_and_backward, adapter, module, contents, made.batch_size),
                 features=partial(gradient_features, adapter, module, contents, **where),
                 written=partial(featurise_one, made, file),
             )
@@ -99,7 +99,7 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
 
     The numbers are those that are stored; `width` is how many a row would have if it were not sparse.
     """
-    with opened(request, _alone(settings)) as (here, night), threadpool_limits(limits=1):
+    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
         score_every_example(night, here)
         store = here.store.open()
         plan, xp = load_plan(store, night.folder), namespace_of(here.cluster.device)
@@ -191,7 +191,7 @@ def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def _forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
+def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
     """What training does, but for the step: the gradient of every batch, batches of like lengths."""
     module.requires_grad_(True)
     order = sorted(contents, key=len)
@@ -207,7 +207,7 @@ def _begin(made: Recipe, checkpoints: Sequence[str]) -> None:
         made.open(checkpoint)
 
 
-def _alone(settings: Settings) -> Settings:
+def alone(settings: Settings) -> Settings:
     """One worker, in this process."""
     return settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"workers": 1, "processes": False})})
 

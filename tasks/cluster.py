@@ -14,6 +14,7 @@ import torch
 from distributed import Client, KilledWorker, LocalCluster, as_completed
 from threadpoolctl import threadpool_limits
 
+from provenance.core.arrays import gpu_count
 from provenance.core.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -49,17 +50,27 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             _check_resources(client, settings)
             yield client
         return
-    with (
-        LocalCluster(
-            n_workers=settings.workers,
-            threads_per_worker=1,
-            processes=settings.processes,
-            dashboard_address=":0",
-            resources=_resources(settings),
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with _local_cluster(settings) as cluster, Client(cluster, set_as_default=False) as client:
+        _check_resources(client, settings)
         yield client
+
+
+def _local_cluster(settings: ClusterSettings) -> LocalCluster:
+    """Workers on this machine; where they are processes and compute on GPUs, each has one of its own."""
+    shared: dict[str, Any] = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+    if settings.device == "cuda":
+        if settings.workers > gpu_count():
+            raise SettingsError(
+                "settings: cluster.workers",
+                expected=f"at most {gpu_count()}, the GPUs of this machine",
+                found=str(settings.workers),
+            )
+        if settings.processes:
+            from dask_cuda import LocalCUDACluster
+
+            cluster: LocalCluster = LocalCUDACluster(**shared, resources=_resources(settings))
+            return cluster
+    return LocalCluster(**shared, processes=settings.processes, resources=_resources(settings))
 
 
 def compute(

@@ -12,4 +12,7 @@ uv compile pyproject.toml --no-emit-package torch --extra workloads -c $locks/ru
 # Without uv's table in pyproject.toml: with the CUDA libraries that torch on PyPI needs.
 uv compile pyproject.toml --no-emit-package torch --extra gpu --no-config -c $locks/run.txt -o $locks/gpu.txt
 uv compile --no-config --no-deps --no-annotate -o $locks/torch.txt - <<< "torch==$(sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml | head -1)"
+# traker asks for torchvision, and never needs it; the one on PyPI does not work beside the CPU build of torch.
+uv compile bench/peers/requirements.in --no-emit-package torch --no-emit-package torchvision -c $locks/run.txt \
+    -o bench/peers/requirements.txt
 uv compile --no-annotate -o $locks/uv.txt - <<< "uv==$("$UV" --version | cut -d' ' -f2)"

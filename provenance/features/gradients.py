@@ -242,10 +242,10 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
     tap = Tap(shape, xp)
     trainable = [p for p in module.parameters() if p.requires_grad]
     module.requires_grad_(False)
-    dtype = next(module.parameters()).dtype
+    wide = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
     handles = []
     for block, layer in named_blocks(module, shape):
-        a, b = (from_torch(torch.from_numpy(side).to(dtype), xp) for side in matrices(block, projection, checkpoint))
+        a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
         handles.append(layer.register_forward_hook(_watch(tap, block, a, b)))
     try:
         yield tap

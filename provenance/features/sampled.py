@@ -99,7 +99,7 @@ def backward_passes(
     _backward(cuts, slopes, losses)
     yield DATA
     for _ in range(draws):
-        found = [_sample(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+        found = [sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
         _backward(cuts, [noise for noise, _ in found], losses)
         yield found[0][1] if found else DATA
 
@@ -141,7 +141,7 @@ def _backward(cuts: list[tuple[torch.Tensor, torch.Tensor]], flows: Sequence[tor
         losses.sum().backward(retain_graph=True)
 
 
-def _sample(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of those that sampled targets would give, and the law that it follows.
 
     Args:

@@ -45,6 +45,12 @@ def test_a_cluster_that_cannot_give_a_gpu_is_an_error_at_once(cluster):
         open_cluster(settings).__enter__()
 
 
+def test_more_workers_than_gpus_on_this_machine_is_an_error_at_once():
+    settings = ClusterSettings(workers=99, device="cuda", processes=True)
+    with pytest.raises(SettingsError, match=r"cluster.workers: expected at most \d+, the GPUs of this machine, found 99"):
+        open_cluster(settings).__enter__()
+
+
 def test_no_cluster_at_the_address_is_an_error():
     with pytest.raises(SettingsError, match=r"cluster.address: expected a Dask scheduler"):
         open_cluster(ClusterSettings(address="tcp://127.0.0.1:9")).__enter__()

@@ -1,0 +1,64 @@
+"""Scores of one of our methods, in a process of its own: `ours.py METHOD FOLDER WORKLOAD`; writes what `peer.py` writes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from run import request_of
+from threadpoolctl import threadpool_limits
+
+from tasks.attribute import local_settings, opened
+from tasks.audit import scores_of
+from tasks.bench import alone, forward_and_backward
+from tasks.featurise import recipe
+from tasks.shard import load_plan
+
+
+def main() -> None:
+    """Run one method and write what came of it."""
+    method, folder, workload = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    examples = json.loads((folder / "examples.json").read_text())
+    settings = alone(local_settings(method=method, hybrid_weight=None, device="cpu", workers=1))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        opened(replace(request_of(workload), out=Path(scratch)), settings) as (here, night),
+        threadpool_limits(limits=1),
+    ):
+        store = here.store.open()
+        start = time.process_time()
+        scores = scores_of(here, store, night, method, examples)
+        seconds = time.process_time() - start
+        made, bare = recipe(store, night, here), 0.0
+        contents = [
+            content
+            for part in night.frozen_corpus(store).shards
+            for content in store.read_table(part.key, columns=["content"])["content"].to_list()
+        ]
+        for checkpoint in night.checkpoints:
+            adapter, module = made.open(checkpoint)
+            start = time.process_time()
+            forward_and_backward(adapter, module, contents, made.batch_size)
+            bare += time.process_time() - start
+        plans = [load_plan(store, key.rpartition("/")[0]) for key in store.list("nights") if key.endswith("plan.json")]
+        files = {file.key for plan in plans for file in plan.corpus}
+        kept = sum(len(store.read(key)) for key in files) / len(examples) / max(1, len(night.checkpoints))
+    np.save(folder / f"{method}.npy", scores)
+    found = {
+        "seconds": seconds,
+        "forward_and_backward": bare,
+        "ratio": seconds / bare,
+        "bytes_per_example": round(kept),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    (folder / f"{method}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a GPU computes is what a CPU computes. Run by `make gpu-check`; skipped, never passed, where there is no GPU."""
+
+import numpy as np
+import polars as pl
+import pytest
+from samples import corpus_frames, lay_out
+
+from provenance.core.arrays import gpu_count, to_numpy
+from provenance.core.rows import decode, encode, move
+from provenance.features.gradients import gradient_features
+from provenance.features.model import read_model
+from provenance.features.projection import Projection
+from provenance.features.sampled import sampled_features
+from provenance.influence.methods import Sampled, fit, prepare, score
+from provenance.influence.statistics import gather
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no CUDA device and CuPy")]
+PROJECTION = Projection(dense=256, token_rank=8)
+
+
+def features_on(device, folder):
+    model = read_model(folder)
+    contents = corpus_frames()["examples"]["content"].to_list()
+    checkpoint = model.card.checkpoints[1]
+    module = model.load(checkpoint, device=device)
+    where = {"projection": PROJECTION, "checkpoint": checkpoint.file, "batch_size": 16}
+    rows = gradient_features(model.adapter(), module, contents, **where)
+    sampled = list(sampled_features(model.adapter(), module, contents, draws=1, **where))
+    return rows, sampled
+
+
+def on_cpu(rows):
+    return move(rows, np) if rows.dense.__class__ is np.ndarray else decode(encode(rows, dense_bits=32, sparse_bits=32), np)
+
+
+def close(one, two):
+    one, two = on_cpu(one), on_cpu(two)
+    assert np.allclose(one.dense, two.dense, rtol=1e-3, atol=1e-4 * np.abs(two.dense).max())
+    for name, part in two.sparse.items():
+        assert np.array_equal(one.sparse[name].token, part.token)
+        assert np.array_equal(one.sparse[name].example, part.example)
+        assert np.allclose(one.sparse[name].values, part.values, rtol=1e-3, atol=1e-4 * np.abs(part.values).max())
+
+
+def test_features(tiny_model):
+    here, there = features_on("cpu", tiny_model)[0], features_on("cuda", tiny_model)[0]
+    assert there.dense.__class__.__module__.startswith("cupy")
+    close(there, here)
+
+
+def test_codes_of_a_file(tiny_model):
+    import cupy
+
+    rows = features_on("cpu", tiny_model)[0]
+    here, there = (encode(each, dense_bits=8, sparse_bits=4) for each in (rows, move(rows, cupy)))
+    for name, array in here.items():
+        assert np.abs(array.astype(np.int64) - there[name].astype(np.int64)).max(initial=0) <= 1, name
+
+
+def test_scores(tiny_model):
+    import cupy
+
+    rows, sampled = features_on("cpu", tiny_model)
+    first = sampled[0]
+    found = Sampled(first.data, first.sampled, np.asarray(first.terms.T @ first.terms, dtype=np.float64), len(first.terms))
+    fitted = fit("curved", gather(rows), found)
+    here = score(prepare(fitted, first.data, 1.0, np), rows)
+    there = score(prepare(fitted, first.data, 1.0, cupy), move(rows, cupy))
+    assert np.allclose(here, to_numpy(there), rtol=1e-3, atol=1e-3)
+
+
+def test_a_night_on_a_cuda_cluster(tmp_path, tiny_model):
+    """The same command on a LocalCUDACluster and on the CPU."""
+    from datetime import date
+
+    from tasks.attribute import Request, attribute, local_settings
+
+    lay_out(tmp_path)
+    tables = {}
+    for device in ("cpu", "cuda"):
+        request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / device, date(2026, 11, 20))
+        attribute(request, local_settings(method="factored", hybrid_weight=None, device=device, workers=1))
+        tables[device] = pl.read_parquet(request.out / "scores.parquet").sort("output_id", "example_id")
+    one, two = (tables[device]["influence"].to_numpy() for device in ("cpu", "cuda"))
+    assert np.corrcoef(one, two)[0, 1] > 0.999
