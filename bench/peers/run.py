@@ -106,7 +106,7 @@ def _run(name: str, folder: Path, workload: Path) -> None:
     if name in OURS:
         command = [sys.executable, str(here / "ours.py"), name, str(folder), str(workload)]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
 
