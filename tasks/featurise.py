@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
@@ -25,7 +26,7 @@ from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import polars as pl
     import torch
@@ -109,23 +110,23 @@ def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
     return rows
 
 
-def features_of(made: Recipe, contents: Sequence[bytes], modality: str, kind: str, checkpoint: str) -> Rows:
-    """Features of any kind."""
+def features_of(made: Recipe, modality: str, kind: str, checkpoint: str) -> Callable[[Sequence[bytes]], Rows]:
+    """What turns contents into features of a kind; the model is opened once."""
     if kind == WORDS:
-        return word_features(contents, modality)
+        return partial(word_features, modality=modality)
     adapter, module = made.open(checkpoint)
     common: dict[str, Any] = {"projection": made.projection, "checkpoint": checkpoint}
     if kind == RADEMACHER:
-        return rademacher_features(adapter, module, contents, **common)
-    return gradient_features(adapter, module, contents, batch_size=made.batch_size, **common)
+        return partial(rademacher_features, adapter, module, **common)
+    return partial(gradient_features, adapter, module, batch_size=made.batch_size, **common)
 
 
-def _blame(made: Recipe, frame: pl.DataFrame, modality: str, file: FeatureFile) -> None:
+def _blame(features: Callable[[Sequence[bytes]], Rows], frame: pl.DataFrame) -> None:
     """Raise for the first example that has no features even alone, by its name; an error of a batch names a row at best."""
     name = next(column for column in ("example_id", "output_id") if column in frame.columns)
     for key, content in frame.select(name, "content").iter_rows():
         try:
-            features_of(made, [content], modality, file.kind, file.checkpoint)
+            features([content])
         except InputError as error:
             raise type(error)(
                 f"{name} {key!r}: {error.where}", expected=error.expected, found=error.found, hint=error.hint
@@ -136,11 +137,11 @@ def featurise_one(made: Recipe, file: FeatureFile) -> str:
     """Compute and write the features of one part, and the sums that normalise them; returns the key."""
     frame = made.store.read_table(part_key(file.part))
     modality = frame["modality"][0] if "modality" in frame.columns else "text"
-    contents = frame["content"].to_list()
+    features = features_of(made, modality, file.kind, file.checkpoint)
     try:
-        rows = features_of(made, contents, modality, file.kind, file.checkpoint)
+        rows = features(frame["content"].to_list())
     except InputError:
-        _blame(made, frame, modality, file)
+        _blame(features, frame)
         raise
     exact = file.kind == WORDS  # counts are whole numbers already
     dense_bits, sparse_bits = (32, 32) if exact else (made.bits["dense"], made.bits["sparse"])

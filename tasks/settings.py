@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from provenance.core.errors import SettingsError
 from provenance.core.store import Store
@@ -71,10 +71,10 @@ class ModelSettings(_Section):
 
 
 class FeatureSettings(_Section):
-    dense: Annotated[int, Field(ge=1, le=8192)] = 2048
+    dense: Annotated[int, Field(ge=1, le=8192)] = 1536
     token_rank: Annotated[int, Field(ge=1)] = 32
-    dense_bits: Literal[4, 8, 32] = 8
-    sparse_bits: Literal[4, 8, 32] = 4
+    dense_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 8
+    sparse_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 4
     seed: int = 20_261_120
     batch_size: Annotated[int, Field(ge=1)] = 32
 

@@ -129,11 +129,16 @@ class Tap:
         }
         return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), sparse)
 
-    def terms(self) -> Array:
-        """The dense part with one row for each of the rows that the layers saw, `(k, p)`: a batch's loss terms."""
+    def terms(self, rows: Rows) -> Array:
+        """The dense part with one row for each of the rows that the layers saw, `(k, p)`: a batch's loss terms.
+
+        Args:
+            rows: the batch's feature rows, which are the terms where layers saw different numbers of rows.
+        """
         dense = [self.dense[block.name] for block in self.shape.blocks if block.kind == "dense"]
         joined = [self.xp.concat(uses, axis=0) if len(uses) > 1 else uses[0] for uses in dense]
-        return self.xp.concat(joined, axis=1)
+        alike = len({values.shape[0] for values in joined}) == 1
+        return self.xp.concat(joined, axis=1) if alike else rows.dense
 
 
 def _by_example(values: Array, examples: int, arrangement: str) -> Array:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from provenance.core.arrays import Array
 
-RANKS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+LARGEST_RANK = 64
 KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"
 
 
@@ -128,7 +128,7 @@ def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank
 
 def _rank(sides: list[tuple[int, int, int]], numbers: int) -> int:
     """The largest rank at which all inner layers together keep at most so many numbers."""
-    for rank in RANKS:
+    for rank in range(LARGEST_RANK, 1, -1):
         if sum(groups * min(rank, i) * min(rank, o) for i, o, groups in sides) <= numbers:
             return rank
     return 1

@@ -25,7 +25,7 @@ class Projection:
     """
 
     seed: int = 20_261_120
-    dense: int = 2048
+    dense: int = 1536
     token_rank: int = 32
 
     def as_json(self) -> dict[str, Any]:

@@ -76,7 +76,8 @@ def sampled_features(
             tap.clear(len(chosen))
             found = []
             for law in backward_passes(adapter, module, chosen, checkpoint=checkpoint, draws=draws):
-                found.append((law, tap.rows(arrangement), tap.terms()))
+                rows = tap.rows(arrangement)
+                found.append((law, rows, tap.terms(rows)))
                 tap.clear(len(chosen))
             (_, data, _), *sampled = found
             for law, rows, terms in sampled:

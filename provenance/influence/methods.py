@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from provenance.influence.statistics import Statistics
 
 FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
-# How much the inner layers count beside the rows of head and embedding; chosen on subsets of the
-# workload `subwords` other than those that its audit draws.
-INNER_WEIGHT = 0.5
+# How much the inner layers count beside the rows of head and embedding; chosen on subsets of the workloads
+# `subwords` and `music` other than those that their audits draw.
+INNER_WEIGHT = 0.3
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
 

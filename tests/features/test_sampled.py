@@ -144,3 +144,39 @@ def test_the_same_batch_draws_the_same_targets():
     other = next(sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="d", batch_size=4, draws=1))
     assert np.array_equal(one.dense, two.dense)
     assert not np.array_equal(one.dense, other.sampled.dense)
+
+
+class Words:
+    """A vocabulary of five, and nothing but its embedding and its head."""
+
+    def collate(self, contents):
+        return torch.tensor([[byte % 5 for byte in content] for content in contents])
+
+    def loss(self, module, batch):
+        return functional.cross_entropy(module(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+
+
+def test_a_model_of_a_vocabulary_alone_has_terms_without_numbers():
+    module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    (batch,) = sampled_features(Words(), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    assert batch.terms.shape == (4, 0)
+    assert set(batch.sampled.sparse) == {"0", "1"}
+
+
+class Uneven(nn.Module):
+    """One layer sees each of three positions, the other an example as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.each, self.whole = nn.Linear(4, 3), nn.Linear(3, 5)
+
+    def forward(self, x):
+        return self.whole(self.each(x.flatten(0, 1)).view(len(x), 3, 3).sum(1))
+
+
+def test_layers_that_see_different_numbers_of_rows_have_examples_as_terms():
+    def loss(module, x, y):
+        return functional.cross_entropy(module(x), y[:, 0], reduction="none")
+
+    (batch,) = sampled_features(Classes(loss), Uneven(), CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    assert np.array_equal(batch.terms, batch.sampled.dense)

@@ -9,9 +9,11 @@ def test_the_default_file_says_what_the_code_defaults_to():
 
 
 def test_the_environment_overrides_one_key():
-    settings = load({"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__DENSE": "3"})
+    settings = load(
+        {"PROVENANCE_STORE__URL": "s3://b/p", "PROVENANCE_FEATURES__DENSE": "3", "PROVENANCE_FEATURES__DENSE_BITS": "4"}
+    )
     assert settings.store.url == "s3://b/p"
-    assert settings.features.dense == 3
+    assert (settings.features.dense, settings.features.dense_bits) == (3, 4)
     assert settings.features.token_rank == Settings().features.token_rank
 
 
