@@ -10,6 +10,7 @@ from provenance.core.rows import Rows, Sparse, concatenate
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import (
+    INNER_WEIGHT,
     METHODS,
     Sampled,
     fit,
@@ -106,7 +107,7 @@ def test_shards_change_no_score(comparison):
 
 
 def test_the_parts_of_a_curved_score_add_up():
-    """Inner layers count a fifth of head and embedding, in root mean square over the sample."""
+    """Inner layers count `INNER_WEIGHT` times head and embedding, in root mean square over the sample."""
     statistics = gather(CORPUS)
     both = score(queries_of("curved"), CORPUS)
     sparse_only = Sampled(Rows(SAMPLE.dense[:, :0], (), SAMPLE.sparse), TARGETS)
@@ -116,7 +117,7 @@ def test_the_parts_of_a_curved_score_add_up():
     dense_only = Sampled(Rows(SAMPLE.dense, (6,)), Rows(TARGETS.dense, (6,)), gram(TARGETS.dense), 15)
     no_words = gather(Rows(CORPUS.dense, (6,)))
     second = score(prepare(fit("curved", no_words, dense_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense, (6,)))
-    total = first + 0.2 * second
+    total = first + INNER_WEIGHT * second
     assert np.allclose(both / np.linalg.norm(both), total / np.linalg.norm(total), rtol=1e-3, atol=1e-4)
 
 

@@ -1,0 +1,46 @@
+"""A whole attribution needs nothing beyond the array standard: what runs on NumPy runs under a strict stand-in for CuPy."""
+
+import array_api_strict
+import numpy as np
+import pytest
+from samples import corpus_frames, outputs_frame
+
+from provenance.core.arrays import to_numpy
+from provenance.core.rows import concatenate, decode, encode, move
+from provenance.features.gradients import gradient_features
+from provenance.features.model import read_model
+from provenance.features.projection import Projection
+from provenance.features.sampled import sampled_features
+from provenance.influence.curvature import gram
+from provenance.influence.methods import Sampled, fit, prepare, score
+from provenance.influence.statistics import gather
+
+WHERE = {"projection": Projection(dense=64, token_rank=4), "batch_size": 8}
+
+
+def run(folder, xp, comparison):
+    """Influences of a corpus on outputs, every array on the way being one of xp."""
+    model = read_model(folder)
+    checkpoint = model.card.checkpoints[1]
+    adapter, module = model.adapter(), model.load(checkpoint)
+    where = {**WHERE, "checkpoint": checkpoint.file, "xp": xp}
+    contents = corpus_frames()["examples"]["content"].to_list()[:24]
+    rows = gradient_features(adapter, module, contents, **where)
+    stored = decode(encode(rows, dense_bits=8, sparse_bits=4), xp)
+    batches = list(sampled_features(adapter, module, contents[:8], draws=2, **where))
+    found = Sampled(
+        move(concatenate([batch.data for batch in batches[::2]]), np),
+        move(concatenate([batch.sampled for batch in batches]), np),
+        to_numpy(sum(gram(batch.terms) for batch in batches)),
+        sum(batch.terms.shape[0] for batch in batches),
+    )
+    outputs = move(gradient_features(adapter, module, outputs_frame()["content"].to_list(), **where), np)
+    queries = prepare(fit(comparison, gather(stored), found), outputs, 1.0, xp)
+    return to_numpy(score(queries, stored))
+
+
+@pytest.mark.parametrize("comparison", ["curved", "cosine"])
+def test_a_run_is_the_same_under_the_strict_standard(tiny_model, comparison):
+    plain, strict = run(tiny_model, np, comparison), run(tiny_model, array_api_strict, comparison)
+    assert plain.shape == (8, 24)
+    assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6 * np.abs(plain).max())
