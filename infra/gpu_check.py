@@ -18,7 +18,7 @@ from provenance.core.arrays import gpu_count
 NOTHING_RUN = 3
 CHECKOUT = Path(__file__).parents[1]
 WORKLOAD = CHECKOUT / "var/workloads/code"
-PARTS = "features,scoring,memory,night"
+PARTS = "features,scoring,night"
 
 
 def main() -> int:

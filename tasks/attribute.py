@@ -22,14 +22,15 @@ from provenance.corpus.outputs import read_output_file
 from provenance.corpus.shards import freeze_corpus, freeze_part
 from provenance.features.layers import layout
 from provenance.features.model import read_model
+from provenance.influence.methods import FACTORED, RADEMACHER
 from tasks.cluster import open_cluster
 from tasks.curvature import fit_curvature
 from tasks.featurise import featurise
-from tasks.freeze import chosen_checkpoints, freeze_model, influence_method
+from tasks.freeze import chosen_checkpoints, freeze_model, influence_method, with_modality
 from tasks.night import Night, fetch_model, read_written
 from tasks.score import score
 from tasks.settings import Settings, load
-from tasks.shard import shard
+from tasks.shard import chosen_method, shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,12 +91,12 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
     if outputs.is_empty():
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
-    if "modality" not in outputs.columns:
-        outputs = outputs.with_columns(modality=pl.lit(corpus.examples["modality"][0]))
     size = settings.corpus.shard_examples
+    frozen = freeze_corpus(store, corpus, shard_examples=size)
+    outputs = with_modality(store, frozen, outputs)
     night = Night(
         day=str(request.day),
-        corpus=freeze_corpus(store, corpus, shard_examples=size).digest,
+        corpus=frozen.digest,
         outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, outputs.height, size)),
         model=freeze_model(store, model),
         model_id=model.card.model_id,
@@ -122,9 +123,7 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
     with opened(request, settings) as (here, night):
         keep = score_every_example(night, here)
     store = here.store.open()
-    model = fetch_model(store, night.model, night.model_files, here.model.cache)
-    covered = layout(model.adapter().module(), settings.features.projection)
-    return _write(request, store, night, keep, {"share": covered.covered, "left_out": covered.left_out})
+    return _write(request, store, night, keep, _covered(night, here))
 
 
 def score_every_example(night: Night, settings: Settings) -> str:
@@ -137,7 +136,17 @@ def score_every_example(night: Night, settings: Settings) -> str:
     return keep
 
 
-def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any]) -> dict[str, Any]:
+def _covered(night: Night, settings: Settings) -> dict[str, Any] | None:
+    """The part of the parameters whose gradients are followed, and what is left out; None where no gradient is."""
+    kinds = chosen_method(night).kinds
+    if FACTORED in kinds:
+        model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
+        shape = layout(model.adapter().module(), settings.features.projection)
+        return {"share": shape.covered, "left_out": shape.left_out}
+    return {"share": 1.0, "left_out": {}} if RADEMACHER in kinds else None
+
+
+def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any] | None) -> dict[str, Any]:
     """The tables, and the manifest that makes them real."""
     manifest_file = request.out / "manifest.json"
     manifest_file.unlink(missing_ok=True)

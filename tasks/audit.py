@@ -46,6 +46,8 @@ log = logging.getLogger("provenance.audit")
 RUN_FIRST = "Run the DAG nightly_payouts first."
 EXAMPLES, OWNERS = "examples", "owners"
 BATCH = 64
+# Raised when a built-in adapter trains otherwise: what was trained before is not the truth of what is trained now.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,18 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     """Retrain on random halves of examples and of owners; returns the folder of the result."""
     if options.seeds < 2:
         raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
+    _check_methods(options.methods)
+    hybrid = "hybrid" in options.methods
+    if hybrid and options.tune < 2:
+        expected = "2 tuning subsets or more, to fit the hybrid's weight on"
+        raise ContractError("audit: tune", expected=expected, found=str(options.tune))
+    names = dict.fromkeys((*(name for name in options.methods if name != "hybrid"), *(("factored", "tfidf") if hybrid else ())))
     store = settings.store.open()
     examples, masks, losses = truth(settings, night, options)
-    scores = {name: scores_of(settings, store, night, name, examples) for name in options.methods if name != "hybrid"}
+    scores = {name: scores_of(settings, store, night, name, examples) for name in names}
     tuned = [(masks[family][: options.tune], losses[family][:, : options.tune].mean(axis=0)) for family in masks]
     result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "families": {}}
-    if "hybrid" in options.methods and options.tune:
+    if hybrid:
         weight, reached = fit_hybrid_weight(scores["factored"], scores["tfidf"], tuned)
         scores["hybrid"] = (1 - weight) * scores["factored"] + weight * scores["tfidf"]
         result["hybrid"] = {"weight": weight, "lds_on_tuning_subsets": reached, "tuning_subsets": options.tune}
@@ -132,7 +140,7 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
 
 
 def audit_published() -> str:
-    """Audit the night that was published last, and put the result where manifests cite it; returns its folder."""
+    """Audit the night of the latest day that is published, and put the result where manifests cite it; returns its folder."""
     settings = load()
     store = settings.store.open()
     days = published_days(store)
@@ -153,6 +161,7 @@ def audit_published() -> str:
 
 def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     """Retrain without each owner in turn; returns the folder of the result."""
+    _check_methods(options.methods, without="hybrid")
     store = settings.store.open()
     examples, owners = _units(store, night)
     distinct, without = all_but_one(owners)
@@ -165,8 +174,6 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
         result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
     figure = b""
     for name in options.methods:
-        if name == "hybrid":
-            continue
         matrix = scores_of(settings, store, night, name, examples)
         predicted = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
         correlation = float(rank_correlations(predicted, rise.mean(axis=0)).mean())
@@ -174,6 +181,16 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
         if not figure:
             figure = owners_figure(predicted, rise.mean(axis=0), correlation)
     return results.publish(store, "owners", result, figure)
+
+
+def _check_methods(methods: Sequence[str], *, without: str = "") -> None:
+    """Before anything is trained: the names, all of them known."""
+    known = [name for name in METHODS if name != without]
+    for name in methods:
+        if name not in known:
+            raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found=repr(name))
+    if not methods:
+        raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found="none")
 
 
 def _seeds(options: Options) -> range:
@@ -187,14 +204,15 @@ def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
     examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
     held = parties(examples, store.read_table(corpus.claims.key), night.date)
     largest = held.sort("work_id", "stake_ppb", "party_id", descending=[False, True, False]).group_by("work_id").first()
+    if examples.height < 2 or largest["party_id"].n_unique() < 2:
+        found = f"{examples.height} examples of {largest['party_id'].n_unique()} owners"
+        raise ContractError("audit: corpus", expected="at least 2 examples and 2 owners, to leave some out", found=found)
     whose = examples.join(largest, on="work_id", how="left", maintain_order="left")["party_id"]
     return examples["example_id"].to_list(), whose.to_list()
 
 
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
     """Influences by a method, `(outputs, examples)`, by the night's own stages."""
-    if name not in METHODS:
-        raise ContractError("audit: methods", expected=f"some of {', '.join(METHODS)}", found=repr(name))
     # Without a contract it is no night that pays, and keeps every score.
     mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None}, contract={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
@@ -213,6 +231,7 @@ def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, fam
         where = f"adapter {model.card.adapter}"
         raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
     made_of = {
+        "version": VERSION,
         "architecture": model.architecture(),
         "corpus": night.corpus,
         "outputs": [part.content_digest for part in night.outputs],

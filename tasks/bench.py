@@ -131,15 +131,15 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
     return {"checkpoints": found, "ratio": sum(each["scores"] for each in found.values()) / product}
 
 
-def _memory(request: Request, settings: Settings) -> dict[str, Any]:
-    """Peak memory of attribution, in MB, on a small corpus and on one that is larger, each in a process of its own."""
+def _memory(request: Request, _settings: Settings) -> dict[str, Any]:
+    """Peak memory of attribution on the CPU, in MB, for a small corpus and a larger one, each in a process of its own."""
     peaks = {}
     for times in (1, LARGER):
         corpus = request.out / f"corpus-{times}"
         _copy_corpus(request.corpus, corpus, times)
         peak = request.out / f"peak-{times}"
         command = [sys.executable, "-c", TELLING_ITS_PEAK, str(peak), "attribute", "--workers", "1"]
-        command += ["--device", settings.cluster.device]
+        command += ["--device", "cpu"]
         for name, path in (
             ("corpus", corpus), ("model", request.model), ("outputs", request.outputs), ("out", request.out / f"out-{times}"),
         ):  # fmt: skip
@@ -189,13 +189,20 @@ PARTS = {"features": _features, "scoring": _scoring, "memory": _memory, "workers
 
 
 def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
-    """Median CPU time of each side, timed in turns, so that what else the machine does falls on all alike."""
+    """Median time of each side, timed in turns, so that what else the machine does falls on all alike.
+
+    On a GPU it is the time until the GPU is done; without one the CPU's own time.
+    """
+    gpu = torch.cuda.is_available()
+    clock = time.perf_counter if gpu else time.process_time
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(ROUNDS):
         for name, side in sides.items():
-            start = time.process_time()
+            start = clock()
             side()
-            times[name].append(time.process_time() - start)
+            if gpu:
+                torch.cuda.synchronize()
+            times[name].append(clock() - start)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 

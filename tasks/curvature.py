@@ -133,7 +133,7 @@ def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
     frame = made.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK)
     contents = frame["content"].to_list()
     if chunk.comparison != "curved":
-        return Sampled(move(features_of(made, frame["modality"][0], chunk.kind, chunk.checkpoint)(contents), np))
+        return Sampled(move(features_of(made, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = made.open(chunk.checkpoint)
     sample = {FACTORED: sampled_features, RADEMACHER: rademacher_sampled}[chunk.kind]
     draws = {"batch_size": BATCH, "draws": chunk.draws}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
@@ -26,7 +25,7 @@ from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import polars as pl
     import torch
@@ -110,36 +109,36 @@ def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
     return rows
 
 
-def features_of(made: Recipe, modality: str, kind: str, checkpoint: str) -> Callable[[Sequence[bytes]], Rows]:
-    """What turns contents into features of a kind; the model is opened once."""
+def features_of(made: Recipe, kind: str, checkpoint: str) -> Callable[[pl.DataFrame], Rows]:
+    """What turns a table with `content` and `modality` into features of a kind; the model is opened once."""
     if kind == WORDS:
-        return partial(word_features, modality=modality)
+        return lambda frame: word_features(frame["content"].to_list(), frame["modality"].to_list())
     adapter, module = made.open(checkpoint)
     common: dict[str, Any] = {"projection": made.projection, "checkpoint": checkpoint}
     if kind == RADEMACHER:
-        return partial(rademacher_features, adapter, module, **common)
-    return partial(gradient_features, adapter, module, batch_size=made.batch_size, **common)
+        return lambda frame: rademacher_features(adapter, module, frame["content"].to_list(), **common)
+    common["batch_size"] = made.batch_size
+    return lambda frame: gradient_features(adapter, module, frame["content"].to_list(), **common)
 
 
-def _blame(features: Callable[[Sequence[bytes]], Rows], frame: pl.DataFrame) -> None:
+def _blame(features: Callable[[pl.DataFrame], Rows], frame: pl.DataFrame) -> None:
     """Raise for the first example that has no features even alone, by its name; an error of a batch names a row at best."""
     name = next(column for column in ("example_id", "output_id") if column in frame.columns)
-    for key, content in frame.select(name, "content").iter_rows():
+    for one in frame.iter_slices(1):
         try:
-            features([content])
+            features(one)
         except InputError as error:
             raise type(error)(
-                f"{name} {key!r}: {error.where}", expected=error.expected, found=error.found, hint=error.hint
+                f"{name} {one[name][0]!r}: {error.where}", expected=error.expected, found=error.found, hint=error.hint
             ) from error
 
 
 def featurise_one(made: Recipe, file: FeatureFile) -> str:
     """Compute and write the features of one part, and the sums that normalise them; returns the key."""
     frame = made.store.read_table(part_key(file.part))
-    modality = frame["modality"][0] if "modality" in frame.columns else "text"
-    features = features_of(made, modality, file.kind, file.checkpoint)
+    features = features_of(made, file.kind, file.checkpoint)
     try:
-        rows = features(frame["content"].to_list())
+        rows = features(frame)
     except InputError:
         _blame(features, frame)
         raise

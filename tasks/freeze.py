@@ -7,10 +7,12 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
-from provenance.corpus.shards import CURRENT, freeze_part
+from provenance.corpus.shards import CURRENT, FrozenCorpus, freeze_part, load_frozen
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from tasks.database import open_ledger
@@ -49,11 +51,13 @@ def freeze(day: str) -> str:
             store.locate(CURRENT), expected="a corpus in force", found="none", hint="Run the DAG ingest_corpus first."
         )
     model = read_model(settings.model.path)
+    corpus = store.read_json(CURRENT)["digest"]
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
+    outputs = with_modality(store, load_frozen(store, corpus), outputs)
     size = settings.corpus.shard_examples
     night = Night(
         day=day,
-        corpus=store.read_json(CURRENT)["digest"],
+        corpus=corpus,
         outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, max(outputs.height, 1), size)),
         model=freeze_model(store, model),
         model_id=model.card.model_id,
@@ -65,6 +69,13 @@ def freeze(day: str) -> str:
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
     return night.folder
+
+
+def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The outputs with a modality each: their own, or that of the corpus's first example."""
+    first = store.read_table(corpus.shards[0].key, columns=["modality"])["modality"][0]
+    own = pl.col("modality") if "modality" in outputs.columns else pl.lit(None, dtype=pl.String)
+    return outputs.with_columns(modality=own.fill_null(first))
 
 
 def influence_method(settings: Settings) -> dict[str, Any]:

@@ -255,11 +255,12 @@ def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -
     if found.height > most:
         table.add_row(f"... and {found.height - most} more", "", "")
     yield table
-    left_out = manifest["parameters_covered"]["left_out"]
-    yield Text(
-        f"Gradients of {manifest['parameters_covered']['share']:.2%} of the parameters were followed"
-        + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
-    )
+    if covered := manifest["parameters_covered"]:
+        left_out = covered["left_out"]
+        yield Text(
+            f"Gradients of {covered['share']:.2%} of the parameters were followed"
+            + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
+        )
     yield Text(f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}; manifest.json says what they rest on.")
 
 

@@ -83,7 +83,8 @@ def shard(folder: str, settings: Settings | None = None) -> str:
     made_of = _made_of(store, night, settings)
 
     def file(part: Part, kind: str, checkpoint: str) -> FeatureFile:
-        key = digest({**made_of[kind, checkpoint], "content": part.content_digest})
+        content = part.sha256 if kind == WORDS else part.content_digest  # words depend on the modality, too
+        key = digest({**made_of[kind, checkpoint], "content": content})
         return FeatureFile(f"features/{key}.safetensors", part.sha256, part.rows, kind, checkpoint)
 
     def files(parts: tuple[Part, ...]) -> tuple[FeatureFile, ...]:

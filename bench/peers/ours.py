@@ -48,7 +48,8 @@ def main() -> None:
             bare += time.process_time() - start
         plans = [load_plan(store, key.rpartition("/")[0]) for key in store.list("nights") if key.endswith("plan.json")]
         files = {file.key for plan in plans for file in plan.corpus}
-        kept = sum(len(store.read(key)) for key in files) / len(examples) / max(1, len(night.checkpoints))
+        sources = {source for plan in plans for source in plan.sources}
+        kept = sum(len(store.read(key)) for key in files) / len(examples) / len(sources)
     np.save(folder / f"{method}.npy", scores)
     found = {
         "seconds": seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat
 import numpy as np
 
 from provenance.core.errors import SettingsError
@@ -20,8 +21,16 @@ Array = Any
 
 def namespace(array: Array) -> ModuleType:
     """The module whose functions work on `array`: `numpy`, `cupy`, or a strict stand-in in tests."""
-    module: ModuleType = array.__array_namespace__()
-    return module
+    if hasattr(array, "__array_namespace__"):
+        module: ModuleType = array.__array_namespace__()
+        return module
+    found: ModuleType = array_api_compat.array_namespace(array)  # CuPy's arrays do not say it themselves
+    return found
+
+
+def on_gpu(xp: ModuleType) -> bool:
+    """Whether a namespace is CuPy's."""
+    return xp.__name__.endswith("cupy")
 
 
 def namespace_of(device: str) -> ModuleType:
@@ -30,12 +39,14 @@ def namespace_of(device: str) -> ModuleType:
         return np
     if not gpu_count():
         raise SettingsError("device", expected="a CUDA device and CuPy", found="none", hint="Use device = 'cpu'.")
-    return importlib.import_module("cupy")
+    return importlib.import_module("array_api_compat.cupy")
 
 
 def gpu_count() -> int:
-    """CUDA devices that CuPy can use here; 0 without CuPy, a driver or a device."""
+    """CUDA devices that CuPy and torch can use here; 0 without either, a driver or a device."""
     try:
+        if not importlib.import_module("torch").cuda.is_available():
+            return 0
         cupy = importlib.import_module("cupy")
         return int(cupy.cuda.runtime.getDeviceCount())
     except Exception:  # noqa: BLE001, CuPy raises errors of its own where there is no driver

@@ -112,6 +112,7 @@ OUTPUTS = Contract(
         "revenue_minor": _needed(pl.Int64, "what the output earned, in minor units of the currency"),
         "currency": _needed(pl.String, "ISO 4217"),
         "served_at": _needed(UTC_TIME, "when it was served; on the day of its folder, UTC"),
+        "modality": _optional(pl.String, "text, code, image or music; by default that of the corpus's first example"),
         "notice": _optional(pl.String, "what whoever reads the amounts must know, such as that they are invented"),
     },
     key=("output_id",),

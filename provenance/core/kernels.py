@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csc_array
 
-from provenance.core.arrays import namespace, runs
+from provenance.core.arrays import namespace, on_gpu, runs
 
 if TYPE_CHECKING:
     from provenance.core.arrays import Array
@@ -52,7 +52,7 @@ def pack_nibbles(codes: Array) -> Array:
     """Codes from -7 to 7, two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
     xp = namespace(codes)
     rows, columns = codes.shape
-    if xp.__name__ == "cupy":
+    if on_gpu(xp):
         packed = xp.empty((rows, (columns + 1) // 2), dtype=xp.uint8)
         _launch("pack_nibbles", packed.size, xp.ascontiguousarray(codes), packed, rows, columns)
         return packed
@@ -70,7 +70,7 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
     """
     xp = namespace(values)
     columns, queries = table.shape[1], table.shape[2]
-    if xp.__name__ == "cupy":
+    if on_gpu(xp):
         order, starts = _by_group(example, examples)
         sums = xp.empty((examples, queries), dtype=xp.float32)
         arrays = [xp.ascontiguousarray(array) for array in (values, place, order, starts, table)]

@@ -120,12 +120,12 @@ def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.nda
         token = to_numpy(part.token)
         present, counts = np.unique(token, return_counts=True)
         tensors |= {
-            f"{name}.shape": np.asarray([part.vocabulary, part.values.shape[1]], dtype=np.int64),
-            f"{name}.tokens": present.astype(np.uint32),
-            f"{name}.counts": counts.astype(np.uint32),
-            f"{name}.examples": to_numpy(part.example).astype(np.uint16 if rows.examples < 2**16 else np.uint32),
-            f"{name}.codes": to_numpy(pack_nibbles(code) if sparse_bits == 4 else code),
-            f"{name}.scales": to_numpy(scale[:, 0]),
+            f"sparse/{name}.shape": np.asarray([part.vocabulary, part.values.shape[1]], dtype=np.int64),
+            f"sparse/{name}.tokens": present.astype(np.uint32),
+            f"sparse/{name}.counts": counts.astype(np.uint32),
+            f"sparse/{name}.examples": to_numpy(part.example).astype(np.uint16 if rows.examples < 2**16 else np.uint32),
+            f"sparse/{name}.codes": to_numpy(pack_nibbles(code) if sparse_bits == 4 else code),
+            f"sparse/{name}.scales": to_numpy(scale[:, 0]),
         }
     return tensors
 
@@ -141,12 +141,12 @@ def decode(tensors: Mapping[str, np.ndarray], xp: Any) -> Rows:
         wide = [xp.broadcast_to(scales[:, b : b + 1], (n, size)) for b, size in enumerate(blocks)]
         dense = values * xp.concat(wide, axis=1)
     sparse = {}
-    for name in sorted({key.removesuffix(".tokens") for key in tensors if key.endswith(".tokens")}):
-        vocabulary, columns = tensors[f"{name}.shape"].tolist()
-        token = np.repeat(tensors[f"{name}.tokens"].astype(np.int64), tensors[f"{name}.counts"])
-        values = _values(xp.asarray(tensors[f"{name}.codes"]), columns, sparse_bits)
-        scale = _scale(xp.asarray(tensors[f"{name}.scales"]))
-        example = xp.asarray(tensors[f"{name}.examples"].astype(np.int64))
+    for name in sorted(key[len("sparse/") : -len(".tokens")] for key in tensors if key.endswith(".tokens")):
+        vocabulary, columns = tensors[f"sparse/{name}.shape"].tolist()
+        token = np.repeat(tensors[f"sparse/{name}.tokens"].astype(np.int64), tensors[f"sparse/{name}.counts"])
+        values = _values(xp.asarray(tensors[f"sparse/{name}.codes"]), columns, sparse_bits)
+        scale = _scale(xp.asarray(tensors[f"sparse/{name}.scales"]))
+        example = xp.asarray(tensors[f"sparse/{name}.examples"].astype(np.int64))
         sparse[name] = Sparse(vocabulary, example, xp.asarray(token), values * scale[:, None])
     return Rows(dense, blocks, sparse)
 

@@ -117,11 +117,12 @@ def _pieces(root: Path, source: Source, wanted: int) -> list[dict[str, object]]:
     endings = {".mxl", ".xml", ".krn", ".abc", ".musicxml"}
     files = [file for file in (root / source.folder).rglob("*") if file.suffix in endings]
     found: list[dict[str, object]] = []
-    for file in sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest()):
+    names = {file: str(file.relative_to(root)) for file in files}
+    for file in sorted(files, key=lambda file: hashlib.sha256(names[file].encode()).digest()):
         for tune in range(1, source.tunes + 1):
             if len(found) >= 2 * wanted:
                 return found
-            name = f"{source.folder}/{file.name}" + (f"#{tune}" if source.tunes > 1 else "")
+            name = names[file] + (f"#{tune}" if source.tunes > 1 else "")
             for part, notes in enumerate(_parts(file, tune if source.tunes > 1 else None)):
                 if part == 4:
                     break

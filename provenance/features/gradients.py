@@ -70,7 +70,7 @@ def gradient_features(
     if not batches:
         return _empty(shape, xp)
     rows = _reorder(concatenate(batches), order)
-    _check(rows, checkpoint)
+    check_rows(rows, checkpoint)
     return rows
 
 
@@ -99,6 +99,8 @@ class Tap:
         """Project what a layer saw: its inputs, and the gradients of its outputs."""
         x, d = sides
         xp = self.xp
+        if isinstance(layer, torch.nn.Embedding) and layer.padding_idx is not None:  # a row that is never trained
+            d = d.masked_fill((x == layer.padding_idx)[..., None], 0.0)
         outputs = from_torch(d, xp)
         if block.kind == "dense":
             left, right = input_side(layer, x, a), output_side(layer, outputs, b)
@@ -213,14 +215,18 @@ def arrangement_of(adapter: Adapter, module: torch.nn.Module, contents: Sequence
     """
     chosen = sorted(set(contents), key=len)
     chosen = [chosen[at] for at in sorted({0, len(chosen) // 2, len(chosen) - 1})]
-    if len(chosen) == 1:
-        return SIDE_BY_SIDE
+    if len(contents) == 1:
+        return SIDE_BY_SIDE  # there is no other batch
+    chosen = chosen if len(chosen) > 1 else chosen * 2
     alone = []
     for content in chosen:
         _batch(adapter, module, [content], tap)
         alone.append(tap.rows(ONE_BY_ONE))
     expected = concatenate(alone)
-    _batch(adapter, module, chosen, tap)
+    try:
+        _batch(adapter, module, chosen, tap)
+    except RuntimeError:  # a lookup for all rows at once cannot be told apart by example
+        return ONE_BY_ONE
     for arrangement in (SIDE_BY_SIDE, TURN_BY_TURN):
         try:
             if _agree(tap.rows(arrangement), expected):
@@ -251,7 +257,7 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
     handles = []
     for block, layer in named_blocks(module, shape):
         a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
-        handles.append(layer.register_forward_hook(_watch(tap, block, a, b)))
+        handles.append(layer.register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
     try:
         yield tap
     finally:
@@ -262,8 +268,10 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
 
 
 def _watch(tap: Tap, block: Block, a: Array, b: Array) -> Any:
-    def forward(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-        x, seen = inputs[0].detach(), output
+    def forward(
+        layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
+        x, seen = next(iter((*inputs, *named.values()))).detach(), output
         first = not output.requires_grad  # it sees data, not another layer's output: gradients are followed from here on
         if first:
             seen = output.requires_grad_(True)
@@ -301,8 +309,8 @@ def _empty(shape: Layout, xp: Any) -> Rows:
     return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(blocks), sparse)
 
 
-def _check(rows: Rows, checkpoint: str) -> None:
-    """A projector has been known to return zeros in silence."""
+def check_rows(rows: Rows, checkpoint: str) -> None:
+    """Refuse features that are not finite, or all zero: a projector has been known to return zeros in silence."""
     xp = namespace(rows.dense)
     values = [rows.dense, *(part.values for part in rows.sparse.values())]
     if not all(bool(xp.all(xp.isfinite(value))) for value in values):

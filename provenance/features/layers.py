@@ -151,15 +151,15 @@ def _sides(layer: torch.nn.Module) -> tuple[int, int, int] | None:
 def _vocabulary_layers(module: torch.nn.Module) -> tuple[torch.nn.Module | None, set[torch.nn.Module]]:
     """The layer whose outputs are a vocabulary, and the embeddings of that vocabulary.
 
-    The head is what `transformers` says, else the last Linear as wide as the largest embedding. Other embeddings (positions,
-    times, classes) are inner layers.
+    The head is what `transformers` says, else the last Linear that is as wide as some embedding is large. Other
+    embeddings (positions, times, classes) are inner layers.
     """
     embeddings = [m for m in module.modules() if isinstance(m, torch.nn.Embedding)]
     ask = getattr(module, "get_output_embeddings", None)
     head = ask() if callable(ask) else None
     if head is None:
-        largest = max((m.num_embeddings for m in embeddings), default=0)
-        wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features == largest]
+        sizes = {m.num_embeddings for m in embeddings}
+        wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features in sizes]
         head = wide[-1] if wide else None
     if not isinstance(head, torch.nn.Linear):
         return None, set()

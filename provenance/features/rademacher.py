@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from provenance.core.arrays import from_torch, namespace_of
-from provenance.core.rows import Rows
+from provenance.core.rows import Rows, concatenate
+from provenance.features.gradients import check_rows
 from provenance.features.model import example_losses
 from provenance.features.sampled import Terms, backward_passes
 
@@ -25,18 +26,27 @@ if TYPE_CHECKING:
 
 # Parameters that are projected at a time.
 STRETCH = 4096
+# Whole gradients in memory at a time.
+TOGETHER = 16
 
 
 def rademacher_features(
     adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, projection: Projection, checkpoint: str
 ) -> Rows:
     """Whole gradients of each example's loss, projected to `projection.dense` numbers."""
-    gradients = []
-    for content in contents:
-        module.zero_grad()
-        example_losses(adapter, module, [content]).sum().backward()
-        gradients.append(_flat(module))
-    return _project(gradients, module, projection, checkpoint)
+    projected = []
+    for start in range(0, len(contents), TOGETHER):
+        gradients = []
+        for content in contents[start : start + TOGETHER]:
+            module.zero_grad()
+            example_losses(adapter, module, [content]).sum().backward()
+            gradients.append(_flat(module))
+        projected.append(_project(gradients, module, projection, checkpoint))
+    if not projected:
+        return _project([], module, projection, checkpoint)
+    rows = concatenate(projected)
+    check_rows(rows, checkpoint)
+    return rows
 
 
 def rademacher_sampled(

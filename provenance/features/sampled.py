@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from provenance.core.arrays import namespace_of
-from provenance.features.gradients import arrangement_of, hooked
+from provenance.features.gradients import ONE_BY_ONE, arrangement_of, check_rows, hooked
 from provenance.features.layers import layout
 from provenance.features.model import example_losses
 
@@ -71,12 +71,14 @@ def sampled_features(
     shape = layout(module, projection)
     with hooked(module, shape, projection, checkpoint, xp) as tap:
         arrangement = arrangement_of(adapter, module, contents, tap) if contents else ""
-        for start in range(0, len(contents), batch_size):
-            chosen = list(contents[start : start + batch_size])
+        size = 1 if arrangement == ONE_BY_ONE else batch_size
+        for start in range(0, len(contents), size):
+            chosen = list(contents[start : start + size])
             tap.clear(len(chosen))
             found = []
             for law in backward_passes(adapter, module, chosen, checkpoint=checkpoint, draws=draws):
                 rows = tap.rows(arrangement)
+                check_rows(rows, checkpoint)
                 found.append((law, rows, tap.terms(rows)))
                 tap.clear(len(chosen))
             (_, data, _), *sampled = found
@@ -95,14 +97,16 @@ def backward_passes(
     with cut(module) as cuts:
         losses = example_losses(adapter, module, contents)
     generator = torch.Generator().manual_seed(_seed(contents, checkpoint))
+    found = torch.autograd.grad(losses.sum(), [leaf for _, leaf in cuts], create_graph=True, allow_unused=True) if cuts else ()
+    used = [(pair, slope) for pair, slope in zip(cuts, found, strict=True) if slope is not None]
+    cuts, slopes = [pair for pair, _ in used], [slope for _, slope in used]
     leaves = [leaf for _, leaf in cuts]
-    slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True) if cuts else ()
     _backward(cuts, slopes, losses)
     yield DATA
     for _ in range(draws):
-        found = [sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
-        _backward(cuts, [noise for noise, _ in found], losses)
-        yield found[0][1] if found else DATA
+        drawn = [sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+        _backward(cuts, [noise for noise, _ in drawn], losses)
+        yield drawn[0][1] if drawn else DATA
 
 
 class cut:  # noqa: N801, a context manager, named as contextlib names its own
@@ -129,8 +133,8 @@ class cut:  # noqa: N801, a context manager, named as contextlib names its own
         if isinstance(getattr(output, "logits", None), torch.Tensor):
             output["logits"] = leaf_of(output.logits)
             return output
-        if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
-            return (leaf_of(output[0]), *output[1:])
+        if isinstance(output, tuple):
+            return tuple(leaf_of(z) if isinstance(z, torch.Tensor) and z.is_floating_point() else z for z in output)
         return output
 
 

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 VOCABULARY = 2**32
 PART = "words"
-SIGNS = re.compile(rb"\w+|[^\w\s]")
+SIGNS = re.compile(r"\w+|[^\w\s]")
 EVENTS = (1, 2, 3)
 PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
 
-def word_features(contents: Sequence[bytes], modality: str) -> Rows:
-    """Counts of each content's words, as rows with one number per word."""
+def word_features(contents: Sequence[bytes], modalities: Sequence[str]) -> Rows:
+    """Counts of each content's words, cut as its modality says, as rows with one number per word."""
     examples, tokens, counts = [], [], []
-    for row, content in enumerate(contents):
+    for row, (content, modality) in enumerate(zip(contents, modalities, strict=True)):
         for word, count in Counter(_words(content, modality, row)).items():
             examples.append(row)
             tokens.append(int.from_bytes(hashlib.blake2b(word, digest_size=4).digest()))
@@ -47,7 +47,7 @@ def _words(content: bytes, modality: str, row: int) -> Iterator[bytes]:
         for size in EVENTS:
             yield from (content[at : at + size] for at in range(len(content) - size + 1))
     else:
-        yield from SIGNS.findall(content.lower())
+        yield from (word.encode() for word in SIGNS.findall(content.decode(errors="replace").lower()))
 
 
 def _patches(content: bytes, row: int) -> Iterator[bytes]:

@@ -81,7 +81,7 @@ def fit_hybrid_weight(
     """The weight of the second scores in a mixture that predicts best, over several families of subsets.
 
     Args:
-        first, second: `(outputs, examples)`, of the same root mean square.
+        first, second: `(outputs, examples)`.
         subsets: pairs of subsets and losses, as `linear_datamodelling_score` takes them; each family counts alike.
 
     Returns:

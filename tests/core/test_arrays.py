@@ -1,3 +1,5 @@
+import re
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from provenance.core.arrays import from_torch, namespace, namespace_of, to_numpy
 from provenance.core.errors import SettingsError
+from tasks.settings import CHECKOUT
 
 
 def test_an_array_names_its_own_library():
@@ -24,3 +27,21 @@ def test_torch_tensors_are_viewed_and_not_copied():
 def test_cuda_without_a_gpu_is_an_error_and_never_a_fallback():
     with pytest.raises(SettingsError, match="device: expected a CUDA device"):
         namespace_of("cuda")
+
+
+def test_cupy_has_all_that_the_code_asks_of_a_namespace():
+    """Without a GPU: the names alone, in the namespace that CuPy's arrays get."""
+    cupy = pytest.importorskip("array_api_compat.cupy")
+    asked = set()
+    for folder in ("provenance", "tasks"):
+        for file in (CHECKOUT / folder).rglob("*.py"):
+            asked |= set(re.findall(r"\bxp\.([a-z_0-9]+(?:\.[a-z_]+)?)", file.read_text()))
+    assert len(asked) > 40
+    missing = []
+    for name in sorted(asked - {"__name__"}):
+        found = cupy
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is None:
+            missing.append(name)
+    assert not missing

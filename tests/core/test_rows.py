@@ -82,3 +82,11 @@ def test_only_the_array_standard_is_needed():
     one, two = encode(rows(), dense_bits=8, sparse_bits=4), encode(strict, dense_bits=8, sparse_bits=4)
     assert all(np.array_equal(one[key], two[key]) for key in one)
     assert np.array_equal(to_numpy(decode(one, array_api_strict).dense), decode(one, np).dense)
+
+
+def test_a_layer_may_have_any_name():
+    original = rows()
+    odd = Rows(original.dense, original.blocks, {"dense": original.sparse["head"], "a.tokens": original.sparse["head"]})
+    found = read_back(odd)
+    assert sorted(found.sparse) == ["a.tokens", "dense"]
+    assert np.array_equal(found.dense, read_back(original).dense)

@@ -117,3 +117,8 @@ def test_text_that_is_no_text_is_named(gpt2):
 def test_a_vocabulary_that_is_too_small_is_named(gpt2):
     with pytest.raises(ModelError, match=r"config.json: vocab_size: expected at least 301 for 300 events, found 300"):
         EventSequence(gpt2, events=300)
+
+
+def test_nothing_to_train_on_is_an_error_and_not_a_wait(gpt2, tmp_path):
+    with pytest.raises(ModelError, match="training: expected at least one content, found none"):
+        CausalLM(gpt2).train([], seed=1, folder=tmp_path)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from samples import corpus_frames, lay_out
 
-from provenance.core.arrays import gpu_count, to_numpy
+from provenance.core.arrays import gpu_count, namespace_of, to_numpy
 from provenance.core.rows import decode, encode, move
 from provenance.features.gradients import gradient_features
 from provenance.features.model import read_model
@@ -49,8 +49,7 @@ def test_features(tiny_model):
 
 
 def test_codes_of_a_file(tiny_model):
-    import cupy
-
+    cupy = namespace_of("cuda")
     rows = features_on("cpu", tiny_model)[0]
     here, there = (encode(each, dense_bits=8, sparse_bits=4) for each in (rows, move(rows, cupy)))
     for name, array in here.items():
@@ -58,8 +57,7 @@ def test_codes_of_a_file(tiny_model):
 
 
 def test_scores(tiny_model):
-    import cupy
-
+    cupy = namespace_of("cuda")
     rows, sampled = features_on("cpu", tiny_model)
     first = sampled[0]
     found = Sampled(first.data, first.sampled, np.asarray(first.terms.T @ first.terms, dtype=np.float64), len(first.terms))

@@ -276,3 +276,46 @@ def test_zero_gradients_are_refused():
 
     with pytest.raises(ModelError, match="expected gradient features, found only zeros"):
         features(Flat(), network("linear"))
+
+
+@pytest.mark.parametrize("order", ["side by side", "turn by turn"])
+def test_copies_of_one_content_have_the_features_of_one(order, tmp_path):
+    adapter, module = case(f"linear, {order}", tmp_path)
+    alone = features(adapter, module, [b"same"]).dense
+    assert np.allclose(features(adapter, module, [b"same"] * 6).dense, np.repeat(alone, 6, axis=0), rtol=1e-4)
+
+
+def test_positions_looked_up_once_for_several_draws_are_taken_one_example_at_a_time():
+    adapter = Vectors(Positions(), (4, 6), terms=3)
+    module = adapter.module().double()
+    expected = dense_of(adapter, module, CONTENTS, "c")
+    assert np.allclose(features(adapter, module).dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+class Padded(nn.Module):
+    """A padding row, which is never trained, and a layer that is called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.mix = nn.Embedding(300, 6, padding_idx=97), nn.Linear(6, 2)
+
+    def forward(self, ids):
+        return self.mix(input=self.words(ids))
+
+
+class Ids:
+    """Contents as numbers."""
+
+    def collate(self, contents):
+        return torch.tensor([list(content) for content in contents])
+
+    def loss(self, module, batch):
+        return module(batch).square().sum((1, 2))
+
+
+def test_a_padding_row_has_no_gradient_and_keywords_are_followed():
+    torch.manual_seed(0)
+    contents = [b"abca", b"aaab", b"bcda"]
+    module = Padded().double()
+    expected = dense_of(Ids(), module, contents, "c")
+    assert np.allclose(features(Ids(), module, contents).dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

@@ -58,3 +58,14 @@ def test_what_is_left_out_is_named_and_counted():
     total = sum(p.numel() for p in module.parameters())
     assert shape.left_out == small
     assert shape.covered == pytest.approx(1 - sum(small.values()) / total)
+
+
+def test_an_inner_layer_as_wide_as_there_are_positions_is_no_head():
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.wpe = nn.Embedding(257, 16), nn.Embedding(512, 16)
+            self.wide, self.narrow, self.head = nn.Linear(16, 512), nn.Linear(512, 16), nn.Linear(16, 257)
+
+    kinds = {block.name: block.kind for block in layout(Small(), Projection()).blocks}
+    assert kinds == {"wte": "input_tokens", "wpe": "dense", "wide": "dense", "narrow": "dense", "head": "output_tokens"}

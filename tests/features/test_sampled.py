@@ -180,3 +180,33 @@ def test_layers_that_see_different_numbers_of_rows_have_examples_as_terms():
 
     (batch,) = sampled_features(Classes(loss), Uneven(), CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
     assert np.array_equal(batch.terms, batch.sampled.dense)
+
+
+def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
+    def loss(module, x, y):
+        return flat(module, x, y) * torch.arange(1, len(x) + 1)
+
+    module = nn.Linear(4, 5)
+    batches = list(sampled_features(Classes(loss), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1))
+    assert [batch.data.examples for batch in batches] == [1] * len(CONTENTS)
+
+
+class Pair(nn.Module):
+    """Hidden states beside the answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 5)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return hidden, self.second(hidden)
+
+
+def test_the_output_that_the_loss_uses_is_the_one_that_is_sampled():
+    def loss(module, x, y):
+        return flat(lambda x: module(x)[1], x, y)
+
+    (batch,) = sampled_features(Classes(loss), Pair(), CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    assert batch.law == CROSS_ENTROPY
+    assert not np.allclose(batch.data.dense, batch.sampled.dense)

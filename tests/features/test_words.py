@@ -20,13 +20,14 @@ def counts(rows, example):
 @pytest.mark.parametrize(
     ("modality", "content", "words"),
     [
-        ("code", b"def f(x): return x", re.findall(rb"\w+|[^\w\s]", b"def f(x): return x")),
+        ("code", b"def f(x): return x", re.findall(r"\w+|[^\w\s]", "def f(x): return x")),
         ("text", b"The cat, the CAT", [b"the", b"cat", b",", b"the", b"cat"]),
+        ("text", "Müller, größe Müller".encode(), ["müller", ",", "größe", "müller"]),
         ("music", bytes([1, 2, 1, 2]), [b"1", b"2", b"1", b"2", b"12", b"21", b"12", b"121", b"212"]),
     ],
 )
 def test_a_content_is_counted_word_by_word(modality, content, words):
-    rows = word_features([b"other", content], modality)
+    rows = word_features([b"other", content], ["text", modality])
     assert counts(rows, 1) == sorted(map(float, Counter(words).values()))
 
 
@@ -40,13 +41,13 @@ def test_images_share_the_patches_that_look_alike_in_one_place():
     one = np.zeros((8, 8), dtype=np.uint8)
     two = one.copy()
     two[6:, 6:] = 255
-    part = word_features([png(one), png(two)], "image").sparse["words"]
+    part = word_features([png(one), png(two)], ["image"] * 2).sparse["words"]
     tokens = [set(part.token[part.example == row].tolist()) for row in (0, 1)]
     assert tokens[0] & tokens[1]
     assert tokens[1] - tokens[0]
-    assert sum(counts(word_features([png(one)], "image"), 0)) == 9, "patches of 4 every 2 pixels"
+    assert sum(counts(word_features([png(one)], ["image"]), 0)) == 9, "patches of 4 every 2 pixels"
 
 
 def test_what_is_no_image_is_named():
     with pytest.raises(ContractError, match="example 1: content: expected an image file"):
-        word_features([png(np.zeros((8, 8), dtype=np.uint8)), b"text"], "image")
+        word_features([png(np.zeros((8, 8), dtype=np.uint8)), b"text"], ["image"] * 2)

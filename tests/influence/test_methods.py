@@ -50,7 +50,7 @@ def counts(texts):
 
 
 def lexical(comparison):
-    documents, asked = word_features(DOCUMENTS, "text"), word_features(ASKED, "text")
+    documents, asked = word_features(DOCUMENTS, ["text"] * len(DOCUMENTS)), word_features(ASKED, ["text"] * len(ASKED))
     queries = prepare(fit(comparison, gather(documents), Sampled(documents)), asked, 1.0, np)
     return score(queries, documents)
 
@@ -133,7 +133,7 @@ def test_what_was_fitted_survives_the_store(comparison):
 
 @pytest.mark.parametrize("comparison", ["tfidf", "bm25"])
 def test_queries_of_words_survive_the_store(comparison):
-    documents, asked = word_features(DOCUMENTS, "text"), word_features(ASKED, "text")
+    documents, asked = word_features(DOCUMENTS, ["text"] * len(DOCUMENTS)), word_features(ASKED, ["text"] * len(ASKED))
     fitted = from_tensors(comparison, to_tensors(fit(comparison, gather(documents), Sampled(documents))))
     queries = prepare(fitted, asked, 1.0, np)
     stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)

@@ -72,7 +72,7 @@ def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
 
     monkeypatch.delattr(CausalLM, "train")
     with pytest.raises(ModelError, match=r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\)"):
-        run(request_of, audit_owners, Options(seeds=1))
+        run(request_of, audit_owners, Options(seeds=1, methods=("factored",)))
 
 
 def test_the_commands_show_a_table(request_of, monkeypatch):
@@ -87,3 +87,31 @@ def test_the_commands_show_a_table(request_of, monkeypatch):
     shown = CliRunner().invoke(app, ["audit", "owners", *base, "--seeds", "1", "--json"])
     assert shown.exit_code == 0, shown.output
     assert set(json.loads(shown.stdout)["methods"]) == {"tfidf", "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(methods=("factored", "magic")), r"audit: methods: expected some of factored, .*, found 'magic'"),
+        (Options(tune=0, methods=("hybrid",)), r"audit: tune: expected 2 tuning subsets or more, .*, found 0"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(request_of, options, message):
+    with pytest.raises(ContractError, match=message):
+        run(request_of, audit_lds, options)
+
+
+def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
+    import polars as pl
+
+    lay_out(tmp_path, count=2)
+    claims = pl.read_parquet(tmp_path / "corpus/claims.parquet")
+    claims.with_columns(owner_id=pl.lit("owner-0"), stake_ppb=pl.lit(10**9)).unique("work_id").write_parquet(
+        tmp_path / "corpus/claims.parquet"
+    )
+    examples = pl.read_parquet(tmp_path / "corpus/examples.parquet")
+    known = pl.read_parquet(tmp_path / "corpus/claims.parquet")["work_id"].implode()
+    examples.filter(pl.col("work_id").is_in(known)).write_parquet(tmp_path / "corpus/examples.parquet")
+    request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
+    with pytest.raises(ContractError, match=r"expected at least 2 examples and 2 owners, .* of 1 owners"):
+        run(request, audit_owners, Options(seeds=1, methods=("factored",)))

@@ -8,16 +8,23 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+
+from provenance.core.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from provenance.features.model import Adapter
+
+
+# Fresh weights are drawn from the process's one generator; workers may be threads of one process.
+SEEDING = Lock()
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,11 @@ def train_and_save(
         model_id: by default the folder's name.
         progress: called after each step with the steps done, all steps, and the step's loss in nats per term.
     """
-    torch.manual_seed(seed)
-    module = adapter.module().train()
+    if not contents:
+        raise ModelError("training", expected="at least one content", found="none")
+    with SEEDING:
+        torch.manual_seed(seed)
+        module = adapter.module().train()
     draws = torch.Generator().manual_seed(seed)
     steps = max(1, round(recipe.epochs * len(contents) / recipe.batch_size))
     keep_at = {max(1, round(part * steps)) for part in recipe.keep}
