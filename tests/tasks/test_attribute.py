@@ -200,3 +200,12 @@ def test_the_command_writes_and_shows(request_of, monkeypatch):
     assert json.loads(as_json.stdout)["method"]["name"] == "cosine"
     bad = CliRunner().invoke(app, [*base[:-1], "magic"])
     assert isinstance(bad.exception, InputError)
+
+
+def test_words_are_cut_as_the_modality_says_and_again_when_it_changes(request_of):
+    as_text = scores_of(request_of, influence={"method": "tfidf"})
+    examples = request_of.corpus / "examples.parquet"
+    pl.read_parquet(examples).with_columns(modality=pl.lit("music")).write_parquet(examples)
+    as_music = scores_of(request_of, influence={"method": "tfidf"})
+    assert not np.allclose(as_text, as_music)
+    assert (as_music > 0).mean() > 0.9, "runs of events are shared, by outputs that say no modality, too"
