@@ -1,6 +1,6 @@
 """Is the attribution true? Retrain the model without what it says matters, and compare.
 
-The night that was published last is audited: the model's own training is repeated on random halves of the examples and of the
+The latest day that is published is audited: the model's own training is repeated on random halves of the examples and of the
 owners, with two seeds each, and every method's prediction of the outcome is scored (the linear datamodelling score) beside
 what training noise allows. The result lies in the store under `audits/`, as JSON and as a figure, and manifests published from
 then on cite it.

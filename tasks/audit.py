@@ -252,12 +252,7 @@ def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, fam
 
 
 def _train_one(work: _Work, job: _Job) -> str:
-    corpus = work.night.frozen_corpus(work.store)
-    contents = [
-        content
-        for part in corpus.shards
-        for content in work.store.read_table(part.key, columns=["content"])["content"].to_list()
-    ]
+    contents = work.night.read_contents(work.store)
     outputs = work.night.read_outputs(work.store).select("output_id", "content")
     adapter: Any = fetch_model(work.store, work.night.model, work.night.model_files, work.cache).adapter()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,18 +24,17 @@ from provenance.core.arrays import namespace_of
 from provenance.core.errors import CheckFailed
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
-from provenance.features.model import example_losses
+from provenance.features.model import forward_and_backward
 from provenance.influence.methods import queries_from_tensors
 from provenance.influence.methods import score as score_rows
 from tasks.attribute import Request, opened, score_every_example
 from tasks.cluster import open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
-from tasks.shard import load_plan, shard
+from tasks.shard import chosen_method, load_plan, shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from provenance.features.model import Adapter
     from tasks.featurise import Recipe
     from tasks.settings import Settings
 
@@ -59,7 +58,7 @@ def bench(request: Request, settings: Settings, parts: Sequence[str]) -> dict[st
     """The figures of the parts that are asked for, of `PARTS`; every time is in seconds.
 
     Args:
-        request: what to compute; its folder holds what the night part leaves.
+        request: what to compute; nothing is left in its folder.
         settings: as for `attribute`.
     """
     found: dict[str, Any] = {
@@ -117,8 +116,7 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
         for number, source in enumerate(plan.sources):
             file = plan.of(source)[0][0]
             tensors = load_tensors(store.read(f"{night.folder}/queries/{number}.safetensors"))
-            comparison = "curved" if file.checkpoint else "tfidf"
-            queries = queries_from_tensors(comparison, tensors, xp)
+            queries = queries_from_tensors(chosen_method(night).comparison[file.kind], tensors, xp)
             rows = read_features(store, file, here.cluster.device)
             numbers = rows.dense.size + sum(part.values.size for part in rows.sparse.values())
             left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
@@ -138,8 +136,7 @@ def _memory(request: Request, _settings: Settings) -> dict[str, Any]:
         corpus = request.out / f"corpus-{times}"
         _copy_corpus(request.corpus, corpus, times)
         peak = request.out / f"peak-{times}"
-        command = [sys.executable, "-c", TELLING_ITS_PEAK, str(peak), "attribute", "--workers", "1"]
-        command += ["--device", "cpu"]
+        command = [sys.executable, "-c", TELLING_ITS_PEAK, str(peak), "attribute", "--workers", "1", "--device", "cpu"]
         for name, path in (
             ("corpus", corpus), ("model", request.model), ("outputs", request.outputs), ("out", request.out / f"out-{times}"),
         ):  # fmt: skip
@@ -204,16 +201,6 @@ def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
                 torch.cuda.synchronize()
             times[name].append(clock() - start)
     return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
-    """What training does, but for the step: the gradient of every batch, batches of like lengths."""
-    module.requires_grad_(True)
-    order = sorted(contents, key=len)
-    for start in range(0, len(order), batch_size):
-        module.zero_grad(set_to_none=True)
-        example_losses(adapter, module, order[start : start + batch_size]).sum().backward()
-    module.zero_grad(set_to_none=True)
 
 
 def _begin(made: Recipe, checkpoints: Sequence[str]) -> None:

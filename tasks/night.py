@@ -67,6 +67,11 @@ class Night:
         """The manifest of the night's corpus."""
         return load_frozen(store, self.corpus)
 
+    def read_contents(self, store: Store) -> list[bytes]:
+        """All contents of the corpus, in the order of the shards."""
+        shards = self.frozen_corpus(store).shards
+        return [content for part in shards for content in store.read_table(part.key, columns=["content"])["content"]]
+
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""
         return pl.concat([store.read_table(part.key) for part in self.outputs])

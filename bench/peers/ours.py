@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import measured
 from run import request_of
 from threadpoolctl import threadpool_limits
 
+from provenance.features.model import forward_and_backward
 from tasks.attribute import local_settings, opened
 from tasks.audit import scores_of
-from tasks.bench import alone, forward_and_backward
+from tasks.bench import alone
 from tasks.featurise import recipe
 from tasks.shard import load_plan
 
@@ -36,11 +36,7 @@ def main() -> None:
         scores = scores_of(here, store, night, method, examples)
         seconds = time.process_time() - start
         made, bare = recipe(store, night, here), 0.0
-        contents = [
-            content
-            for part in night.frozen_corpus(store).shards
-            for content in store.read_table(part.key, columns=["content"])["content"].to_list()
-        ]
+        contents = night.read_contents(store)
         for checkpoint in night.checkpoints:
             adapter, module = made.open(checkpoint)
             start = time.process_time()
@@ -50,15 +46,7 @@ def main() -> None:
         files = {file.key for plan in plans for file in plan.corpus}
         sources = {source for plan in plans for source in plan.sources}
         kept = sum(len(store.read(key)) for key in files) / len(examples) / len(sources)
-    np.save(folder / f"{method}.npy", scores)
-    found = {
-        "seconds": seconds,
-        "forward_and_backward": bare,
-        "ratio": seconds / bare,
-        "bytes_per_example": round(kept),
-        "peak_mb": int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024,
-    }
-    (folder / f"{method}.json").write_text(json.dumps(found))
+    measured.write(folder, method, scores, seconds=seconds, bare=bare, kept=round(kept))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import re
 import sys
 import tempfile
 import time
@@ -17,13 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import measured
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
-from provenance.features.model import example_losses, read_model
+from provenance.features.model import forward_and_backward, read_model
 from provenance.features.sampled import cut, sample_flow
 
 if TYPE_CHECKING:
@@ -210,25 +210,14 @@ def main() -> None:
             continue
         module = model.load(checkpoint)
         start = time.process_time()
-        for at in range(0, len(examples), BATCH):
-            module.zero_grad(set_to_none=True)
-            example_losses(adapter, module, examples[at : at + BATCH]).sum().backward()
-        module.zero_grad(set_to_none=True)
+        forward_and_backward(adapter, module, examples, BATCH)
         bare += time.process_time() - start
         start = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             scores, kept = METHODS[method](adapter, module, examples, outputs, Path(scratch))
         seconds += time.process_time() - start
         total += scores / scores.std()
-    np.save(folder / f"{method}.npy", total)
-    found = {
-        "seconds": seconds,
-        "forward_and_backward": bare,
-        "ratio": seconds / bare,
-        "bytes_per_example": kept,
-        "peak_mb": int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024,
-    }
-    (folder / f"{method}.json").write_text(json.dumps(found))
+    measured.write(folder, method, total, seconds=seconds, bare=bare, kept=kept)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,7 @@ def compare(workload: Path, options: Options, console: Console) -> dict[str, Any
     with watch(console), opened(request_of(workload), settings) as (here, night):
         store = here.store.open()
         examples, masks, losses = truth(here, night, options)
-        contents = [
-            content
-            for part in night.frozen_corpus(store).shards
-            for content in store.read_table(part.key, columns=["content"])["content"].to_list()
-        ]
+        contents = night.read_contents(store)
         outputs = night.read_outputs(store)["content"].to_list()
     result: dict[str, Any] = {"options": vars(options), "ceiling": {}, "methods": {}}
     for family in masks:

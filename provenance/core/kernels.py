@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csc_array
 
-from provenance.core.arrays import namespace, on_gpu, runs
+from provenance.core.arrays import namespace, on_gpu, runs, to_numpy
 
 if TYPE_CHECKING:
     from provenance.core.arrays import Array
@@ -79,7 +79,7 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
     sums = xp.zeros((examples, queries), dtype=xp.float32)
     # Products are laid side by side until the cache is full, and then added up by example.
     room = max(1, CELLS // max(1, queries))
-    places, begins, counts = (side.tolist() if xp is np else list(map(int, side)) for side in runs(place))
+    places, begins, counts = (to_numpy(side).tolist() for side in runs(place))
     products = xp.empty((min(place.shape[0], room + max(counts, default=0)), queries), dtype=xp.float32)
     begin, filled = 0, 0
     for at, start, count in zip(places, begins, counts, strict=True):

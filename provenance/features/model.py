@@ -201,6 +201,16 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence
     return losses
 
 
+def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
+    """What training does, but for the step: the gradient of every batch, batches of like lengths."""
+    module.requires_grad_(True)
+    order = sorted(contents, key=len)
+    for start in range(0, len(order), batch_size):
+        module.zero_grad(set_to_none=True)
+        example_losses(adapter, module, order[start : start + batch_size]).sum().backward()
+    module.zero_grad(set_to_none=True)
+
+
 def _check_file(card: Path, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")

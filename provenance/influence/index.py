@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provenance.core.arrays import namespace, runs
+from provenance.core.arrays import namespace, runs, to_numpy
 from provenance.core.kernels import sparse_products
 from provenance.core.rows import Sparse
 
@@ -45,7 +45,7 @@ def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
     xp = namespace(coefficients)
     kept, at = restrict(part, token)
     values = xp.zeros((token.shape[0], part.values.shape[1], coefficients.shape[1]), dtype=xp.float32)
-    for place, start, count in zip(*(map(int, side) for side in runs(at)), strict=True):
+    for place, start, count in zip(*(to_numpy(side).tolist() for side in runs(at)), strict=True):
         weights = xp.take(coefficients, kept.example[start : start + count], axis=0)
         values[place, ...] = xp.matrix_transpose(kept.values[start : start + count, :]) @ weights
     return Table(token, values)
