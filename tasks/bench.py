@@ -118,11 +118,11 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
             tensors = load_tensors(store.read(f"{night.folder}/queries/{number}.safetensors"))
             queries = queries_from_tensors(chosen_method(night).comparison[file.kind], tensors, xp)
             rows = read_features(store, file, here.cluster.device)
-            numbers = rows.dense.size + sum(part.values.size for part in rows.sparse.values())
+            numbers = rows.dense.size + rows.sparse.values.size
             left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
             right = xp.asarray(np.random.default_rng(2).random((left.shape[1], queries.count), dtype=np.float32))
             times = _turn_by_turn(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
-            width = rows.dense.shape[1] + sum(part.vocabulary * part.values.shape[1] for part in rows.sparse.values())
+            width = rows.dense.shape[1] + rows.sparse.vocabulary * rows.sparse.values.shape[1]
             shape = {"examples": rows.examples, "outputs": queries.count, "numbers": left.shape[1], "width": width}
             found[source] = shape | times
     product = sum(each["product"] for each in found.values())

@@ -57,7 +57,7 @@ class ClusterSettings(_Section):
 
 class CorpusSettings(_Section):
     folder: str = "corpus"
-    shard_examples: Annotated[int, Field(ge=1)] = 192
+    shard_examples: Annotated[int, Field(ge=1)] = 384
 
 
 class ModelSettings(_Section):

@@ -83,12 +83,20 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
     products = xp.empty((min(place.shape[0], room + max(counts, default=0)), queries), dtype=xp.float32)
     begin, filled = 0, 0
     for at, start, count in zip(places, begins, counts, strict=True):
-        products[filled : filled + count, :] = values[start : start + count, :] @ table[at, ...]
+        _product(values[start : start + count, :], table[at, ...], products[filled : filled + count, :])
         filled += count
         if filled >= room or start + count == place.shape[0]:
             sums = sums + add_by_group(products[:filled, :], example[begin : begin + filled], examples)
             begin, filled = begin + filled, 0
     return sums
+
+
+def _product(one: Array, two: Array, into: Array) -> None:
+    xp = namespace(one)
+    if xp is np:
+        np.matmul(one, two, out=into)
+    else:  # the standard has no `out`
+        into[...] = one @ two
 
 
 def add_by_group(values: Array, group: Array, groups: int) -> Array:

@@ -1,13 +1,13 @@
 """Feature rows: what is kept of each example, in memory as floats and in a file as 4- or 8-bit numbers.
 
-A row has a dense part, blocks of a few numbers per inner layer, and sparse parts: for a layer as wide as a vocabulary, one
-short vector for each token that the example holds, the rest being zero. Sparse parts lie token by token, not example by
-example, because a score is one matrix product per token.
+A row has a dense part, blocks of a few numbers per inner layer, and a sparse part: for layers as wide as a vocabulary, one
+short vector for each token that the example holds, the rest being zero. The sparse part lies token by token, not example by
+example, because a score is one matrix product per token; what several layers know of a token lies side by side in its vector.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,16 +29,18 @@ TINY = 2.0**-120
 
 @dataclass(frozen=True)
 class Sparse:
-    """A part of the rows over a vocabulary.
+    """The part of the rows over a vocabulary.
 
     Attributes:
         vocabulary: number of tokens.
+        blocks: how many of a vector's d numbers belong to each layer, in order; each has its own scale in a file.
         example: `(m,)`, which example of the shard a vector belongs to.
         token: `(m,)`, ascending; within a token examples ascend.
         values: `(m, d)` float32.
     """
 
     vocabulary: int
+    blocks: tuple[int, ...]
     example: Array
     token: Array
     values: Array
@@ -51,12 +53,12 @@ class Rows:
     Attributes:
         dense: `(n, p)` float32; p may be 0.
         blocks: how many of the p numbers belong to each layer, in order; each has its own scale in a file.
-        sparse: parts over a vocabulary, by name.
+        sparse: the part over a vocabulary; `no_tokens` where there is none.
     """
 
     dense: Array
     blocks: tuple[int, ...]
-    sparse: dict[str, Sparse] = field(default_factory=dict)
+    sparse: Sparse
 
     @property
     def examples(self) -> int:
@@ -64,91 +66,96 @@ class Rows:
         return int(self.dense.shape[0])
 
 
+def no_tokens(xp: Any) -> Sparse:
+    """The sparse part of rows that have none."""
+    none = xp.zeros(0, dtype=xp.int64)
+    return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32))
+
+
 def concatenate(parts: Sequence[Rows]) -> Rows:
     """Shards one after another as one."""
     first = parts[0]
     xp = namespace(first.dense)
     starts = np.cumsum([0, *(part.examples for part in parts)]).tolist()
-    sparse = {}
-    for name in first.sparse:
-        pieces = [part.sparse[name] for part in parts]
-        example = xp.concat([piece.example + start for piece, start in zip(pieces, starts, strict=False)])
-        token = xp.concat([piece.token for piece in pieces])
-        values = xp.concat([piece.values for piece in pieces])
-        sparse[name] = by_token(first.sparse[name].vocabulary, example, token, values)
+    example = xp.concat([part.sparse.example + start for part, start in zip(parts, starts, strict=False)])
+    token = xp.concat([part.sparse.token for part in parts])
+    values = xp.concat([part.sparse.values for part in parts])
+    sparse = by_token(first.sparse.vocabulary, first.sparse.blocks, example, token, values)
     return Rows(xp.concat([part.dense for part in parts]), first.blocks, sparse)
 
 
-def by_token(vocabulary: int, example: Array, token: Array, values: Array) -> Sparse:
+def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Array, values: Array) -> Sparse:
     """A sparse part in its order: by token, then by example."""
     xp = namespace(values)
     order = xp.argsort(token * (int(xp.max(example)) + 1 if example.shape[0] else 1) + example)
-    return Sparse(vocabulary, xp.take(example, order), xp.take(token, order), xp.take(values, order, axis=0))
+    return Sparse(vocabulary, blocks, xp.take(example, order), xp.take(token, order), xp.take(values, order, axis=0))
+
+
+def spread(values: Array, blocks: Sequence[int]) -> Array:
+    """One number for each block, `(n, blocks)`, at each of the block's columns: `(n, sum of blocks)`."""
+    xp = namespace(values)
+    wide = [xp.broadcast_to(values[:, at : at + 1], (values.shape[0], size)) for at, size in enumerate(blocks)]
+    return xp.concat(wide, axis=1) if wide else values[:, :0]
 
 
 def move(rows: Rows, xp: Any) -> Rows:
     """The rows as arrays of another namespace, such as CuPy's."""
-    sparse = {
-        name: Sparse(part.vocabulary, xp.asarray(part.example), xp.asarray(part.token), xp.asarray(part.values))
-        for name, part in rows.sparse.items()
-    }
-    return Rows(xp.asarray(rows.dense), rows.blocks, sparse)
+    part = rows.sparse
+    moved = (xp.asarray(side) for side in (part.example, part.token, part.values))
+    return Rows(xp.asarray(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:
-    """The arrays of a file: codes, the scale of each block or vector, and where sparse vectors belong.
+    """The arrays of a file: codes, the scale of each block, and where sparse vectors belong.
 
     Args:
         dense_bits, sparse_bits: 4, 8, or 32 for no rounding at all.
     """
-    xp = namespace(rows.dense)
-    facts = np.asarray([rows.examples, rows.dense.shape[1], dense_bits, sparse_bits], dtype=np.int64)
-    tensors: dict[str, np.ndarray] = {"facts": facts, "dense.blocks": np.asarray(rows.blocks, dtype=np.int64)}
-    codes, scales = [], []
-    at = 0
-    for size in rows.blocks:
-        code, scale = _quantise(rows.dense[:, at : at + size], dense_bits)
-        codes.append(code)
-        scales.append(scale)
-        at += size
-    if codes:
-        joined = xp.concat(codes, axis=1)
-        tensors["dense.codes"] = to_numpy(pack_nibbles(joined) if dense_bits == 4 else joined)
-        tensors["dense.scales"] = to_numpy(xp.concat(scales, axis=1))
-    for name, part in rows.sparse.items():
-        code, scale = _quantise(part.values, sparse_bits)
-        token = to_numpy(part.token)
-        present, counts = np.unique(token, return_counts=True)
-        tensors |= {
-            f"sparse/{name}.shape": np.asarray([part.vocabulary, part.values.shape[1]], dtype=np.int64),
-            f"sparse/{name}.tokens": present.astype(np.uint32),
-            f"sparse/{name}.counts": counts.astype(np.uint32),
-            f"sparse/{name}.examples": to_numpy(part.example).astype(np.uint16 if rows.examples < 2**16 else np.uint32),
-            f"sparse/{name}.codes": to_numpy(pack_nibbles(code) if sparse_bits == 4 else code),
-            f"sparse/{name}.scales": to_numpy(scale[:, 0]),
-        }
-    return tensors
+    part = rows.sparse
+    present, counts = np.unique(to_numpy(part.token), return_counts=True)
+    facts = [rows.examples, dense_bits, sparse_bits, part.vocabulary]
+    return {
+        "facts": np.asarray(facts, dtype=np.int64),
+        **_encode_blocks("dense", rows.dense, rows.blocks, dense_bits),
+        **_encode_blocks("sparse", part.values, part.blocks, sparse_bits),
+        "sparse.tokens": present.astype(np.uint32),
+        "sparse.counts": counts.astype(np.uint32),
+        "sparse.examples": to_numpy(part.example).astype(np.uint16 if rows.examples < 2**16 else np.uint32),
+    }
 
 
 def decode(tensors: Mapping[str, np.ndarray], xp: Any) -> Rows:
     """The inverse of `encode`, up to rounding, as arrays of `xp`."""
-    n, p, dense_bits, sparse_bits = tensors["facts"].tolist()
-    blocks = tuple(tensors["dense.blocks"].tolist())
-    dense = xp.zeros((n, p), dtype=xp.float32)
-    if blocks:
-        values = _values(xp.asarray(tensors["dense.codes"]), p, dense_bits)
-        scales = _scale(xp.asarray(tensors["dense.scales"]))
-        wide = [xp.broadcast_to(scales[:, b : b + 1], (n, size)) for b, size in enumerate(blocks)]
-        dense = values * xp.concat(wide, axis=1)
-    sparse = {}
-    for name in sorted(key[len("sparse/") : -len(".tokens")] for key in tensors if key.endswith(".tokens")):
-        vocabulary, columns = tensors[f"sparse/{name}.shape"].tolist()
-        token = np.repeat(tensors[f"sparse/{name}.tokens"].astype(np.int64), tensors[f"sparse/{name}.counts"])
-        values = _values(xp.asarray(tensors[f"sparse/{name}.codes"]), columns, sparse_bits)
-        scale = _scale(xp.asarray(tensors[f"sparse/{name}.scales"]))
-        example = xp.asarray(tensors[f"sparse/{name}.examples"].astype(np.int64))
-        sparse[name] = Sparse(vocabulary, example, xp.asarray(token), values * scale[:, None])
-    return Rows(dense, blocks, sparse)
+    examples, dense_bits, sparse_bits, vocabulary = tensors["facts"].tolist()
+    dense, blocks = _decode_blocks("dense", tensors, examples, dense_bits, xp)
+    example = xp.asarray(tensors["sparse.examples"].astype(np.int64))
+    token = np.repeat(tensors["sparse.tokens"].astype(np.int64), tensors["sparse.counts"])
+    values, widths = _decode_blocks("sparse", tensors, len(token), sparse_bits, xp)
+    return Rows(dense, blocks, Sparse(vocabulary, widths, example, xp.asarray(token), values))
+
+
+def _encode_blocks(name: str, values: Array, blocks: tuple[int, ...], bits: int) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {f"{name}.blocks": np.asarray(blocks, dtype=np.int64)}
+    if not blocks:
+        return tensors
+    xp = namespace(values)
+    ends = np.cumsum(blocks).tolist()
+    parts = [_quantise(values[:, end - size : end], bits) for size, end in zip(blocks, ends, strict=True)]
+    codes = xp.concat([code for code, _ in parts], axis=1)
+    tensors[f"{name}.codes"] = to_numpy(pack_nibbles(codes) if bits == 4 else codes)
+    if bits != 32:
+        tensors[f"{name}.scales"] = to_numpy(xp.concat([scale for _, scale in parts], axis=1))
+    return tensors
+
+
+def _decode_blocks(
+    name: str, tensors: Mapping[str, np.ndarray], rows: int, bits: int, xp: Any
+) -> tuple[Array, tuple[int, ...]]:
+    blocks = tuple(tensors[f"{name}.blocks"].tolist())
+    if not blocks:
+        return xp.zeros((rows, 0), dtype=xp.float32), ()
+    values = _values(xp.asarray(tensors[f"{name}.codes"]), sum(blocks), bits)
+    return values if bits == 32 else values * spread(_scale(xp.asarray(tensors[f"{name}.scales"])), blocks), blocks
 
 
 def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
@@ -158,7 +165,7 @@ def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
     """
     xp = namespace(values)
     if bits == 32:
-        return values, xp.zeros((values.shape[0], 1), dtype=xp.int16)
+        return values, values[:, :0]
     largest = xp.max(xp.abs(values), axis=1, keepdims=True) / LARGEST[bits]
     tiny = xp.asarray(TINY, dtype=xp.float32)
     exponent = xp.astype(xp.ceil(xp.log2(xp.maximum(largest, tiny)) * STEPS), xp.int16)

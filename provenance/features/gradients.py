@@ -7,15 +7,15 @@ activation gradients alone. Hooks see each layer's inputs and output gradients, 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from provenance.core.arrays import from_torch, namespace, namespace_of
+from provenance.core.arrays import from_torch, namespace, namespace_of, runs
 from provenance.core.errors import ModelError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, Sparse, by_token, concatenate
+from provenance.core.rows import Rows, Sparse, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, named_blocks, output_side
 from provenance.features.model import example_losses
 from provenance.features.projection import Block, Projection, matrices
@@ -50,7 +50,7 @@ def gradient_features(
         xp: the array module of the result, by default that of the device: NumPy, or CuPy without a copy.
 
     Returns:
-        The examples' rows; their dense part has the layout's size, their sparse parts the names of the layers.
+        The examples' rows; their dense part has the layout's size.
 
     Raises:
         ModelError: a wrong or non-finite loss, a layer that no gradient reached, or a feature that is not finite.
@@ -122,14 +122,20 @@ class Tap:
         dense = [block for block in self.shape.blocks if block.kind == "dense"]
         parts = [sum(xp.sum(_by_example(v, n, arrangement), axis=1) for v in self.dense[block.name]) for block in dense]
         joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32)
-        sparse = {
-            block.name: _sparse(
-                block, [tuple(_positions(s, n, arrangement) for s in sides) for sides in self.sides[block.name]]
-            )
-            for block in self.shape.blocks
-            if block.kind != "dense"
-        }
-        return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), sparse)
+        return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), self._sparse(arrangement))
+
+    def _sparse(self, arrangement: str) -> Sparse:
+        """The vectors of all layers over the vocabulary, side by side at each token of each example."""
+        blocks = [block for block in self.shape.blocks if block.kind != "dense"]
+        if not blocks:
+            return no_tokens(self.xp)
+        parts = []
+        for block in blocks:
+            uses = [tuple(_positions(s, self.examples, arrangement) for s in sides) for sides in self.sides[block.name]]
+            parts.append(_token_rows(block, uses, self.examples))
+        cells, values = side_by_side(parts)
+        widths = tuple(part.shape[1] for _, part in parts)
+        return Sparse(blocks[0].vocabulary, widths, cells % self.examples, cells // self.examples, values)
 
     def terms(self, rows: Rows) -> Array:
         """The dense part with one row for each of the rows that the layers saw, `(k, p)`: a batch's loss terms.
@@ -158,20 +164,46 @@ def _positions(side: Array, examples: int, arrangement: str) -> Array:
     return namespace(side).reshape(by_example, (examples, -1, *side.shape[2:]))
 
 
-def _sparse(block: Block, uses: list[tuple[Array, ...]]) -> Sparse:
-    """Gradient rows of a layer over a vocabulary, for the tokens that an example holds."""
+def _token_rows(block: Block, uses: list[tuple[Array, ...]], count: int) -> tuple[Array, Array]:
+    """Gradient rows of a layer over a vocabulary, for the tokens that an example holds.
+
+    Returns:
+        cells, `token * count + example`, distinct; and the row at each.
+    """
     xp = namespace(uses[0][1])
     of_one = _input_rows if block.kind == "input_tokens" else _output_rows
-    examples, tokens, values = [], [], []
-    for example in range(uses[0][0].shape[0]):
+    cells, values = [], []
+    for example in range(count):
         for first, second in uses:
             token, value = of_one(first[example, ...], second[example, ...])
-            examples.append(xp.full(token.shape, example, dtype=xp.int64))
-            tokens.append(token)
+            cells.append(token * count + example)
             values.append(xp.astype(value, xp.float32))
-    vocabulary = block.inputs if block.kind == "input_tokens" else block.outputs
-    joined = xp.concat(examples), xp.concat(tokens), xp.concat(values)
-    return by_token(vocabulary, *(joined if len(uses) == 1 else _add_up(*joined, vocabulary)))
+    cell, value = xp.concat(cells), xp.concat(values)
+    if len(uses) == 1:
+        return cell, value
+    cell, inverse = xp.unique_inverse(cell)
+    return cell, add_by_group(value, inverse, cell.shape[0])
+
+
+def side_by_side(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The rows of several tables over cells as one table: cells, ascending, and zeros where a table lacks one.
+
+    Args:
+        parts: of each table, its cells `(m,)`, distinct, and its rows `(m, d)`.
+    """
+    xp = namespace(parts[0][1])
+    cells = runs(xp.sort(xp.concat([cell for cell, _ in parts])))[0]
+    columns = []
+    for cell, value in parts:
+        if cell.shape[0] == 0:
+            columns.append(xp.zeros((cells.shape[0], value.shape[1]), dtype=value.dtype))
+            continue
+        order = xp.argsort(cell)
+        at = xp.minimum(xp.searchsorted(xp.take(cell, order), cells), xp.asarray(cell.shape[0] - 1))
+        place = xp.take(order, at)
+        there = xp.astype(xp.take(cell, place) == cells, value.dtype)
+        columns.append(xp.take(value, place, axis=0) * there[:, None])
+    return cells, xp.concat(columns, axis=1)
 
 
 def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
@@ -192,13 +224,6 @@ def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
     xp = namespace(d)
     token = xp.nonzero(xp.min(d, axis=0) < 0)[0]
     return xp.astype(token, xp.int64), xp.matrix_transpose(xp.take(d, token, axis=1)) @ h
-
-
-def _add_up(example: Array, token: Array, values: Array, vocabulary: int) -> tuple[Array, Array, Array]:
-    """Vectors of the same example and token, from several uses of one layer, as one."""
-    xp = namespace(values)
-    cell, inverse = xp.unique_inverse(example * vocabulary + token)
-    return cell // vocabulary, cell % vocabulary, add_by_group(values, inverse, cell.shape[0])
 
 
 def _batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:
@@ -238,9 +263,7 @@ def arrangement_of(adapter: Adapter, module: torch.nn.Module, contents: Sequence
 
 def _agree(found: Rows, expected: Rows) -> bool:
     xp = namespace(found.dense)
-    pairs = [(found.dense, expected.dense)]
-    for name, part in expected.sparse.items():
-        pairs.append((found.sparse[name].values, part.values))
+    pairs = (found.dense, expected.dense), (found.sparse.values, expected.sparse.values)
     return all(
         one.shape == two.shape and float(xp.linalg.vector_norm(one - two)) <= AGREEMENT * float(xp.linalg.vector_norm(two))
         for one, two in pairs
@@ -286,33 +309,27 @@ def _watch(tap: Tap, block: Block, a: Array, b: Array) -> Any:
 
 def _reorder(rows: Rows, order: list[int]) -> Rows:
     """Rows that were computed in an order, back in the order of the contents."""
-    xp = namespace(rows.dense)
+    xp, part = namespace(rows.dense), rows.sparse
     there = xp.asarray(order)
-    back = xp.argsort(there)
-    sparse = {
-        name: by_token(part.vocabulary, xp.take(there, part.example), part.token, part.values)
-        for name, part in rows.sparse.items()
-    }
-    return Rows(xp.take(rows.dense, back, axis=0), rows.blocks, sparse)
+    sparse = by_token(part.vocabulary, part.blocks, xp.take(there, part.example), part.token, part.values)
+    return Rows(xp.take(rows.dense, xp.argsort(there), axis=0), rows.blocks, sparse)
 
 
 def _empty(shape: Layout, xp: Any) -> Rows:
-    none = xp.zeros(0, dtype=xp.int64)
-    sparse = {}
-    blocks = []
-    for block in shape.blocks:
-        if block.kind == "dense":
-            blocks.append(block.size)
-        else:
-            tokens, columns = (block.inputs, block.columns) if block.kind == "input_tokens" else (block.outputs, block.rows)
-            sparse[block.name] = Sparse(tokens, none, none, xp.zeros((0, columns), dtype=xp.float32))
-    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(blocks), sparse)
+    dense = [block for block in shape.blocks if block.kind == "dense"]
+    tokens = [block for block in shape.blocks if block.kind != "dense"]
+    sparse = no_tokens(xp)
+    if tokens:
+        widths = tuple(block.width for block in tokens)
+        values = xp.zeros((0, sum(widths)), dtype=xp.float32)
+        sparse = replace(sparse, vocabulary=tokens[0].vocabulary, blocks=widths, values=values)
+    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(block.size for block in dense), sparse)
 
 
 def check_rows(rows: Rows, checkpoint: str) -> None:
     """Refuse features that are not finite, or all zero: a projector has been known to return zeros in silence."""
     xp = namespace(rows.dense)
-    values = [rows.dense, *(part.values for part in rows.sparse.values())]
+    values = rows.dense, rows.sparse.values
     if not all(bool(xp.all(xp.isfinite(value))) for value in values):
         raise ModelError(f"checkpoint {checkpoint}", expected="finite gradient features", found="NaN or infinite ones")
     if not any(bool(xp.any(value != 0)) for value in values):

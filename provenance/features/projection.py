@@ -57,6 +57,16 @@ class Block:
         """Numbers in the dense part of a feature row."""
         return self.groups * self.rows * self.columns if self.kind == "dense" else 0
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens on the side that is a vocabulary."""
+        return self.inputs if self.kind == "input_tokens" else self.outputs
+
+    @property
+    def width(self) -> int:
+        """Numbers kept of each token."""
+        return self.columns if self.kind == "input_tokens" else self.rows
+
 
 def matrix(size: int, rank: int, *key: object) -> np.ndarray:
     """A `(size, rank)` matrix with orthogonal columns, scaled so that inner products keep their mean; float32.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from provenance.core.arrays import from_torch, namespace_of
-from provenance.core.rows import Rows, concatenate
+from provenance.core.rows import Rows, concatenate, no_tokens
 from provenance.features.gradients import check_rows
 from provenance.features.model import example_losses
 from provenance.features.sampled import Terms, backward_passes
@@ -85,7 +85,7 @@ def _project(gradients: list[torch.Tensor], module: torch.nn.Module, projection:
         for start in range(0, whole.shape[1], STRETCH):
             stretch = whole[:, start : start + STRETCH]
             rows = rows + stretch @ xp.asarray(_signs(stretch.shape[1], projection, checkpoint, start))
-    return Rows(rows / projection.dense**0.5, (projection.dense,), {})
+    return Rows(rows / projection.dense**0.5, (projection.dense,), no_tokens(xp))
 
 
 def _signs(size: int, projection: Projection, checkpoint: str, start: int) -> Array:

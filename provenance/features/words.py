@@ -10,18 +10,20 @@ import hashlib
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, by_token
+from provenance.core.rows import Rows, by_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from provenance.core.rows import Sparse
+
 VOCABULARY = 2**32
-PART = "words"
 SIGNS = re.compile(r"\w+|[^\w\s]")
 EVENTS = (1, 2, 3)
 PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
@@ -36,8 +38,8 @@ def word_features(contents: Sequence[bytes], modalities: Sequence[str]) -> Rows:
             tokens.append(int.from_bytes(hashlib.blake2b(word, digest_size=4).digest()))
             counts.append(float(count))
     index = np.asarray(examples, dtype=np.int64), np.asarray(tokens, dtype=np.int64)
-    part = by_token(VOCABULARY, *index, np.asarray(counts, dtype=np.float32).reshape(-1, 1))
-    return Rows(np.zeros((len(contents), 0), dtype=np.float32), (), {PART: _distinct(part)})
+    part = by_token(VOCABULARY, (1,), *index, np.asarray(counts, dtype=np.float32).reshape(-1, 1))
+    return Rows(np.zeros((len(contents), 0), dtype=np.float32), (), _distinct(part))
 
 
 def _words(content: bytes, modality: str, row: int) -> Iterator[bytes]:
@@ -74,4 +76,4 @@ def _distinct(part: Sparse) -> Sparse:
         return part
     starts = np.setdiff1d(np.arange(len(part.token)), same)
     values = np.add.reduceat(part.values, starts, axis=0)
-    return Sparse(part.vocabulary, part.example[starts], part.token[starts], values)
+    return replace(part, example=part.example[starts], token=part.token[starts], values=values)

@@ -24,14 +24,13 @@ from scipy.linalg import cho_solve, cholesky
 from provenance.core.arrays import namespace
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, concatenate
+from provenance.core.rows import Rows, concatenate, spread
 from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
-from provenance.influence.statistics import Statistics, row_weights
+from provenance.influence.statistics import row_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from provenance.core.arrays import Array
+    from provenance.influence.statistics import Statistics
 
 # Coordinates of the dense part are scaled by the power -1/4 of their mean square: half way between raw and whitened ones.
 SCALE_POWER = -0.25
@@ -63,7 +62,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Weights:
-    """The metric of a sparse part: tokens, ascending, and what a product at each counts for."""
+    """The metric of the sparse part: tokens, ascending, and what a product at each counts for, `(w, blocks)`."""
 
     token: np.ndarray
     weight: np.ndarray
@@ -71,10 +70,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Curvature of the sparse parts.
+    """Curvature of the sparse part.
 
     Attributes:
-        rows: the sampled rows, sparse parts alone.
+        rows: the sampled rows, the sparse part alone.
         factor: lower Cholesky factor of `S S' + m lambda I`, `(m, m)`, float32.
         damping: lambda, as a multiple of the mean eigenvalue over the span of the landmarks.
     """
@@ -127,87 +126,70 @@ def fit_dense(total: np.ndarray, terms: int) -> Dense:
     return Dense(np.tril(factor).astype(np.float32), scale, damping / (trace / len(scaled)))
 
 
-def metric(statistics: Statistics, vocabularies: Mapping[str, int]) -> dict[str, Weights]:
-    """The weights of every sparse part: each part's kernel is 1 on average between an example and itself."""
-    return {
-        name: Weights(part.token, row_weights(part, statistics.examples, vocabularies[name]))
-        for name, part in statistics.parts.items()
-        if len(part.token)
-    }
+def metric(statistics: Statistics, vocabulary: int) -> Weights:
+    """The weights of the sparse part: each block's kernel is 1 on average between an example and itself."""
+    return Weights(statistics.tokens.token, row_weights(statistics.tokens, statistics.examples, vocabulary))
 
 
-def fit_landmarks(rows: Rows, weights: Mapping[str, Weights]) -> Landmarks:
-    """Factor the curvature of the sparse parts, in the metric that the weights give.
+def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks:
+    """Factor the curvature of the sparse part, in the metric that the weights give.
 
     Args:
         rows: features for sampled targets, as NumPy arrays.
     """
-    count = rows.examples
+    count, part = rows.examples, rows.sparse
     products = np.zeros((count, count))
+    tokens = tokens_of(part)
     for start in range(0, count, BLOCK):
         chosen = np.zeros((count, min(BLOCK, count - start)), dtype=np.float32)
         chosen[np.arange(start, start + chosen.shape[1]), np.arange(chosen.shape[1])] = 1
-        products[:, start : start + chosen.shape[1]] = sum(
-            apply(part, _weighted(tabulate(part, chosen, tokens_of(part)), weights[name]), count)
-            for name, part in rows.sparse.items()
-            if name in weights
-        )
-    width = sum(weights[name].token.shape[0] * part.values.shape[1] for name, part in rows.sparse.items() if name in weights)
+        table = _weighted(tabulate(part, chosen, tokens), weights, part.blocks)
+        products[:, start : start + chosen.shape[1]] = apply(part, table, count)
+    width = len(weights.token) * part.values.shape[1]
     trace = float(np.trace(products)) / count
     damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
     level = max(damping * count, trace * 1e-6)
     products[np.diag_indices_from(products)] += level
     factor = cholesky(products, lower=True, overwrite_a=True, check_finite=False)
-    return Landmarks(Rows(rows.dense[:, :0], (), rows.sparse), np.tril(factor).astype(np.float32), level / trace)
+    return Landmarks(Rows(rows.dense[:, :0], (), part), np.tril(factor).astype(np.float32), level / trace)
 
 
-def sparse_queries(queries: Rows, weights: Mapping[str, Weights], landmarks: Landmarks | None, xp: Any) -> dict[str, Table]:
-    """Tables whose products with examples are influences through the sparse parts, up to a common factor.
+def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None, xp: Any) -> Table:
+    """A table whose products with examples are influences through the sparse part, up to a common factor.
 
     Args:
         queries: features of outputs, as NumPy arrays.
         landmarks: None for the products alone, without curvature.
-        xp: where the tables shall lie.
+        xp: where the table shall lie.
     """
-    own = np.eye(queries.examples, dtype=np.float32)
-    plain = {
-        name: _weighted(tabulate(part, own, tokens_of(part)), weights[name])
-        for name, part in queries.sparse.items()
-        if name in weights
-    }
-    if landmarks is None:
-        return {name: Table(xp.asarray(table.token), xp.asarray(table.values)) for name, table in plain.items()}
-    count = landmarks.rows.examples
-    products = sum(apply(landmarks.rows.sparse[name], table, count) for name, table in plain.items())
-    combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
-    coefficients = np.concatenate([own, combination.astype(np.float32)])
-    both = concatenate([Rows(queries.dense[:, :0], (), queries.sparse), landmarks.rows])
-    tables = {}
-    for name in plain:
-        part = both.sparse[name]
-        table = _weighted(tabulate(part, coefficients, tokens_of(part)), weights[name])
-        tables[name] = Table(xp.asarray(table.token), xp.asarray(table.values))
-    return tables
+    part, coefficients = queries.sparse, np.eye(queries.examples, dtype=np.float32)
+    if landmarks is not None:
+        plain = _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
+        products = apply(landmarks.rows.sparse, plain, landmarks.rows.examples)
+        combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
+        coefficients = np.concatenate([coefficients, combination.astype(np.float32)])
+        part = concatenate([Rows(queries.dense[:, :0], (), part), landmarks.rows]).sparse
+    table = _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
+    return Table(xp.asarray(table.token), xp.asarray(table.values))
 
 
-def squared_norms(rows: Rows, weights: Mapping[str, Weights] | None) -> Array:
-    """`<g_i, g_i>` of each example, sparse parts in the given metric or plain: `(n,)`."""
+def squared_norms(rows: Rows, weights: Weights | None) -> Array:
+    """`<g_i, g_i>` of each example, the sparse part in the given metric or plain: `(n,)`."""
     xp = namespace(rows.dense)
-    total = xp.sum(rows.dense**2, axis=1)
-    for name, part in rows.sparse.items():
-        squares = xp.sum(part.values**2, axis=1)
-        if weights is not None:
-            squares = squares * _weights_at(part.token, weights[name])
-        total = total + add_by_group(xp.reshape(squares, (-1, 1)), part.example, rows.examples)[:, 0]
-    return total
+    part = rows.sparse
+    squares = part.values**2
+    if weights is not None:
+        squares = squares * _weights_at(part.token, weights, part.blocks)
+    of_vectors = xp.sum(squares, axis=1, keepdims=True)
+    return xp.sum(rows.dense**2, axis=1) + add_by_group(of_vectors, part.example, rows.examples)[:, 0]
 
 
-def _weights_at(token: Array, weights: Weights) -> Array:
+def _weighted(table: Table, weights: Weights, blocks: tuple[int, ...]) -> Table:
+    return Table(table.token, table.values * _weights_at(table.token, weights, blocks)[:, :, None])
+
+
+def _weights_at(token: Array, weights: Weights, blocks: tuple[int, ...]) -> Array:
+    """What each number of the vectors at some tokens counts for: `(m, d)`; nothing at a token that no example holds."""
     xp = namespace(token)
     known, weight = xp.asarray(weights.token), xp.asarray(weights.weight.astype(np.float32))
-    return look_up(token, known, weight, default=0.0)  # a token that no example holds meets none
-
-
-def _weighted(table: Table, weights: Weights) -> Table:
-    xp = namespace(table.values)
-    return Table(table.token, table.values * xp.reshape(_weights_at(table.token, weights), (-1, 1, 1)))
+    return spread(look_up(token, known, weight), blocks)

@@ -5,15 +5,15 @@ Sparse rows of examples meet a table of what the queries hold at each token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from provenance.core.arrays import namespace, runs, to_numpy
 from provenance.core.kernels import sparse_products
-from provenance.core.rows import Sparse
 
 if TYPE_CHECKING:
     from provenance.core.arrays import Array
+    from provenance.core.rows import Sparse
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ def tokens_of(part: Sparse) -> Array:
     return runs(part.token)[0]
 
 
-def look_up(token: Array, known: Array, values: Array, *, default: float) -> Array:
-    """`values` at those of the `known` tokens (ascending) that are asked for; `default` for others."""
+def look_up(token: Array, known: Array, values: Array) -> Array:
+    """The rows of `values` at those of the `known` tokens (ascending) that are asked for; zeros for others."""
     xp = namespace(values)
     if known.shape[0] == 0:
-        return xp.full(token.shape, default, dtype=values.dtype)
+        return xp.zeros((token.shape[0], values.shape[1]), dtype=values.dtype)
     at = xp.minimum(xp.searchsorted(known, token), xp.asarray(known.shape[0] - 1))
-    return xp.where(xp.take(known, at) == token, xp.take(values, at), xp.asarray(default, dtype=values.dtype))
+    there = xp.astype(xp.take(known, at) == token, values.dtype)
+    return xp.take(values, at, axis=0) * there[:, None]
 
 
 def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
@@ -70,10 +71,10 @@ def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
     xp = namespace(part.values)
     if token.shape[0] == 0 or part.token.shape[0] == 0:
         none = xp.zeros(0, dtype=xp.int64)
-        return Sparse(part.vocabulary, none, none, xp.zeros((0, part.values.shape[1]), dtype=part.values.dtype)), none
+        return replace(part, example=none, token=none, values=part.values[:0, :]), none
     at = xp.minimum(xp.searchsorted(token, part.token), xp.asarray(token.shape[0] - 1))
     there = xp.nonzero(xp.take(token, at) == part.token)[0]
     if there.shape[0] == part.token.shape[0]:
         return part, at
     example, values = xp.take(part.example, there), xp.take(part.values, there, axis=0)
-    return Sparse(part.vocabulary, example, xp.take(part.token, there), values), xp.take(at, there)
+    return replace(part, example=example, token=xp.take(part.token, there), values=values), xp.take(at, there)

@@ -7,7 +7,7 @@ have a root mean square of one over outputs and a sample of examples: checkpoint
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from provenance.core.arrays import namespace, to_numpy
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, Sparse, decode, encode, move
+from provenance.core.rows import Rows, decode, encode, move
 from provenance.influence.curvature import (
     Dense,
     Landmarks,
@@ -29,7 +29,7 @@ from provenance.influence.curvature import (
 from provenance.influence.index import Table, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from provenance.core.arrays import Array
     from provenance.influence.statistics import Statistics
@@ -116,7 +116,7 @@ class Fitted:
 
     comparison: str
     sample: Rows
-    weights: dict[str, Weights] = field(default_factory=dict)
+    weights: Weights
     dense: Dense | None = None
     landmarks: Landmarks | None = None
     mean_length: float = 0.0
@@ -128,39 +128,36 @@ class Queries:
 
     Attributes:
         dense: `(q, p)` float32, or None.
-        tables: by sparse part.
-        metric: by sparse part, in which examples are brought to length one for `tfidf`.
+        table: of the sparse part.
+        metric: of the sparse part, in which examples are brought to length one for `tfidf`; None for the plain one.
         mean_length: of examples in words, for `bm25`.
     """
 
     comparison: str
     count: int
     dense: Array | None
-    tables: dict[str, Table]
-    metric: dict[str, Weights] = field(default_factory=dict)
+    table: Table
+    metric: Weights | None = None
     mean_length: float = 0.0
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
     """What a comparison needs of the corpus."""
-    vocabularies = {name: part.vocabulary for name, part in sampled.data.sparse.items()}
+    tokens, count, sample = statistics.tokens, statistics.examples, sampled.data
     if comparison == "curved":
-        weights = metric(statistics, vocabularies)
+        weights = metric(statistics, sample.sparse.vocabulary)
         dense = None if sampled.total is None or not len(sampled.total) else fit_dense(sampled.total, sampled.terms)
-        landmarks = fit_landmarks(sampled.landmarks, weights) if weights and sampled.landmarks is not None else None
-        return Fitted(comparison, sampled.data, weights, dense, landmarks)
+        marks = sampled.landmarks
+        landmarks = None if marks is None or not len(weights.token) else fit_landmarks(marks, weights)
+        return Fitted(comparison, sample, weights, dense, landmarks)
     if comparison == "cosine":
-        return Fitted(comparison, sampled.data)
-    weights = {}
-    for name, part in statistics.parts.items():
-        seen, count = part.examples, statistics.examples
-        if comparison == "bm25":
-            weight = np.log1p((count - seen + 0.5) / (seen + 0.5))
-        else:  # both sides are weighted by the inverse document frequency
-            weight = (np.log((1 + count) / (1 + seen)) + 1) ** 2
-        weights[name] = Weights(part.token, weight)
-    mass = sum(float(part.mass.sum()) for part in statistics.parts.values())
-    return Fitted(comparison, sampled.data, weights, mean_length=mass / max(1, statistics.examples))
+        return Fitted(comparison, sample, Weights(tokens.token, np.ones((len(tokens.token), len(sample.sparse.blocks)))))
+    if comparison == "bm25":
+        weight = np.log1p((count - tokens.examples + 0.5) / (tokens.examples + 0.5))
+    else:  # both sides are weighted by the inverse document frequency
+        weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
+    mean_length = float(tokens.mass.sum()) / max(1, count)
+    return Fitted(comparison, sample, Weights(tokens.token, weight.reshape(-1, 1)), mean_length=mean_length)
 
 
 def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
@@ -172,22 +169,20 @@ def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
     """
     comparison, count = fitted.comparison, outputs.examples
     if comparison == "curved":
-        halves = []
-        if fitted.weights:
-            tables = sparse_queries(outputs, fitted.weights, fitted.landmarks, xp)
-            halves.append(_scaled(Queries(comparison, count, None, tables), fitted.sample, 1.0, xp))
+        table = sparse_queries(outputs, fitted.weights, fitted.landmarks, xp)
+        queries = _scaled(Queries(comparison, count, None, table), fitted.sample, 1.0, xp)
         if fitted.dense is not None:
             rows = xp.asarray(fitted.dense.precondition(to_numpy(outputs.dense)).astype(np.float32))
-            share = INNER_WEIGHT if halves else 1.0
-            halves.append(_scaled(Queries(comparison, count, rows, {}), fitted.sample, share, xp))
-        queries = halves[0] if len(halves) == 1 else replace(halves[0], dense=halves[1].dense)
+            share = INNER_WEIGHT if len(fitted.weights.token) else 1.0
+            inner = _scaled(Queries(comparison, count, rows, _nothing(count, xp)), fitted.sample, share, xp)
+            queries = replace(queries, dense=inner.dense)
     elif comparison == "cosine":
-        known = {name: _plain(part) for name, part in outputs.sparse.items()}
-        queries = Queries(comparison, count, xp.asarray(outputs.dense), sparse_queries(outputs, known, None, xp))
+        table = sparse_queries(outputs, fitted.weights, None, xp)
+        queries = Queries(comparison, count, xp.asarray(outputs.dense), table)
     else:
         counts = _tfidf_counts(outputs) if comparison == "tfidf" else outputs
-        tables = sparse_queries(counts, fitted.weights, None, xp)
-        queries = Queries(comparison, count, None, tables, fitted.weights, fitted.mean_length)
+        table = sparse_queries(counts, fitted.weights, None, xp)
+        queries = Queries(comparison, count, None, table, fitted.weights, fitted.mean_length)
     return _scaled(queries, fitted.sample, weight, xp)
 
 
@@ -198,18 +193,15 @@ def score(queries: Queries, rows: Rows) -> Array:
         rows: in the namespace of the queries.
     """
     xp = namespace(rows.dense)
-    n = rows.examples
     if queries.comparison == "tfidf":
         rows = _tfidf_counts(rows)
     elif queries.comparison == "bm25":
         rows = _bm25_counts(rows, queries.mean_length)
-    found = xp.zeros((n, queries.count), dtype=xp.float32)
-    for name, table in queries.tables.items():
-        found = found + apply(rows.sparse[name], table, n)
+    found = apply(rows.sparse, queries.table, rows.examples)
     if queries.dense is not None:
         found = found + rows.dense @ xp.matrix_transpose(queries.dense)
     if queries.comparison in {"cosine", "tfidf"}:
-        norms = xp.sqrt(squared_norms(rows, queries.metric or None))
+        norms = xp.sqrt(squared_norms(rows, queries.metric))
         found = found / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1))
     return xp.matrix_transpose(found)
 
@@ -221,35 +213,27 @@ def _scaled(queries: Queries, sample: Rows, to: float, xp: Any) -> Queries:
     found = to_numpy(score(queries, move(sample, xp))).astype(np.float64)
     size = float(np.sqrt(np.mean(found**2)))
     factor = to / size if size > 0 else 1.0
-    tables = {name: Table(table.token, table.values * factor) for name, table in queries.tables.items()}
-    return replace(queries, tables=tables, dense=None if queries.dense is None else queries.dense * factor)
+    table = Table(queries.table.token, queries.table.values * factor)
+    return replace(queries, table=table, dense=None if queries.dense is None else queries.dense * factor)
+
+
+def _nothing(count: int, xp: Any) -> Table:
+    return Table(xp.zeros(0, dtype=xp.int64), xp.zeros((0, 0, count), dtype=xp.float32))
 
 
 def _tfidf_counts(rows: Rows) -> Rows:
     """Logarithms of word counts."""
-    xp = namespace(rows.dense)
-    return _with_values(rows, lambda part: 1 + xp.log(part.values))
+    part = rows.sparse
+    return replace(rows, sparse=replace(part, values=1 + namespace(part.values).log(part.values)))
 
 
 def _bm25_counts(rows: Rows, mean_length: float) -> Rows:
     """A document's word counts, which saturate, sooner in a long one."""
-    xp = namespace(rows.dense)
-
-    def saturated(part: Sparse) -> Array:
-        lengths = add_by_group(part.values, part.example, rows.examples)
-        relative = xp.take(lengths, part.example, axis=0) / mean_length
-        return part.values * (BM25_K1 + 1) / (part.values + BM25_K1 * (1 - BM25_B + BM25_B * relative))
-
-    return _with_values(rows, saturated)
-
-
-def _with_values(rows: Rows, values: Callable[[Sparse], Array]) -> Rows:
-    return replace(rows, sparse={name: replace(part, values=values(part)) for name, part in rows.sparse.items()})
-
-
-def _plain(part: Sparse) -> Weights:
-    token = np.unique(to_numpy(part.token))
-    return Weights(token, np.ones(len(token)))
+    part = rows.sparse
+    lengths = add_by_group(part.values, part.example, rows.examples)
+    relative = namespace(part.values).take(lengths, part.example, axis=0) / mean_length
+    saturated = part.values * (BM25_K1 + 1) / (part.values + BM25_K1 * (1 - BM25_B + BM25_B * relative))
+    return replace(rows, sparse=replace(part, values=saturated))
 
 
 def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
@@ -274,24 +258,26 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
     def below(prefix: str) -> dict[str, np.ndarray]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    weights = _weights_from_tensors("weights", tensors)
     dense, landmarks = None, None
     if curved := below("dense/"):
         dense = Dense(curved["factor"], curved["scale"], float(curved["damping"][0]))
     if marks := below("landmarks/"):
         landmarks = Landmarks(decode(marks, np), tensors["landmark_factor"], float(tensors["landmark_damping"][0]))
-    length = float(tensors["mean_length"][0])
+    weights, length = _weights_from_tensors("weights", tensors), float(tensors["mean_length"][0])
     return Fitted(comparison, decode(below("sample/"), np), weights, dense, landmarks, length)
 
 
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
     """The arrays that are stored, but for the comparison, as by `to_tensors`."""
-    tensors = {"facts": np.asarray([queries.count, queries.mean_length], dtype=np.float64)}
+    tensors = {
+        "facts": np.asarray([queries.count, queries.mean_length], dtype=np.float64),
+        "table/token": to_numpy(queries.table.token),
+        "table/values": to_numpy(queries.table.values),
+    }
     if queries.dense is not None:
         tensors["dense"] = to_numpy(queries.dense)
-    for name, table in queries.tables.items():
-        tensors |= {f"tables/{name}:token": to_numpy(table.token), f"tables/{name}:values": to_numpy(table.values)}
-    tensors |= _weights_to_tensors("metric", queries.metric)
+    if queries.metric is not None:
+        tensors |= _weights_to_tensors("metric", queries.metric)
     return {key: np.ascontiguousarray(value) for key, value in tensors.items()}
 
 
@@ -299,25 +285,14 @@ def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp:
     """The inverse of `queries_to_tensors`, as arrays of `xp`."""
     count, length = tensors["facts"].tolist()
     dense = xp.asarray(tensors["dense"]) if "dense" in tensors else None
-    tables = {
-        name: Table(xp.asarray(token), xp.asarray(values)) for name, token, values in _by_token(tensors, "tables", "values")
-    }
-    return Queries(comparison, int(count), dense, tables, _weights_from_tensors("metric", tensors), length)
+    table = Table(xp.asarray(tensors["table/token"]), xp.asarray(tensors["table/values"]))
+    known = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
+    return Queries(comparison, int(count), dense, table, known, length)
 
 
-def _weights_to_tensors(prefix: str, held: Mapping[str, Weights]) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for name, weights in held.items():
-        tensors |= {f"{prefix}/{name}:token": weights.token, f"{prefix}/{name}:weight": weights.weight}
-    return tensors
+def _weights_to_tensors(prefix: str, weights: Weights) -> dict[str, np.ndarray]:
+    return {f"{prefix}/token": weights.token, f"{prefix}/weight": weights.weight}
 
 
-def _weights_from_tensors(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Weights]:
-    return {name: Weights(token, weight) for name, token, weight in _by_token(tensors, prefix, "weight")}
-
-
-def _by_token(tensors: Mapping[str, np.ndarray], prefix: str, field: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, tokens and what stands at them, of each part below a prefix."""
-    start, end = f"{prefix}/", ":token"
-    for name in sorted(key[len(start) : -len(end)] for key in tensors if key.startswith(start) and key.endswith(end)):
-        yield name, tensors[f"{start}{name}{end}"], tensors[f"{start}{name}:{field}"]
+def _weights_from_tensors(prefix: str, tensors: Mapping[str, np.ndarray]) -> Weights:
+    return Weights(tensors[f"{prefix}/token"], tensors[f"{prefix}/weight"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from provenance.core.arrays import runs, to_numpy
+from provenance.core.kernels import add_by_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 
 # Rare tokens weigh no more than if their mean squared row norm were this part of the average token's.
 FLOOR = 0.01
+FIELDS = ("squares", "examples", "mass")
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """Sums for the tokens that occur in a sparse part.
+    """Sums for the tokens that occur in the sparse part.
 
     Attributes:
         token: `(w,)`, ascending.
-        squares: squared norms of the token's vectors, summed over examples, `(w,)` float64.
+        squares: squared norms of each block of the token's vectors, summed over examples, `(w, blocks)` float64.
         examples: how many examples hold the token, `(w,)`.
         mass: the vectors' first numbers, summed over examples: of counts, the counts, `(w,)` float64.
     """
@@ -43,59 +45,53 @@ class Statistics:
     """Sums over the examples of shards."""
 
     examples: int
-    parts: dict[str, Occurrence]
+    tokens: Occurrence
 
 
 def gather(rows: Rows) -> Statistics:
     """The sums of one shard."""
-    parts = {}
-    for name, part in rows.sparse.items():
-        token, start, count = (to_numpy(side) for side in runs(part.token))
-        values = to_numpy(part.values).astype(np.float64)
-        squares = np.add.reduceat((values**2).sum(axis=1), start) if len(start) else np.zeros(0)
-        mass = np.add.reduceat(values[:, 0], start) if len(start) else np.zeros(0)
-        parts[name] = Occurrence(token.astype(np.int64), squares, count.astype(np.int64), mass)
-    return Statistics(rows.examples, parts)
+    part = rows.sparse
+    token, start, count = (to_numpy(side) for side in runs(part.token))
+    values = to_numpy(part.values).astype(np.float64)
+    if not len(token):
+        return Statistics(rows.examples, Occurrence(token, np.zeros((0, len(part.blocks))), count, np.zeros(0)))
+    squares = np.add.reduceat(values**2, np.cumsum([0, *part.blocks[:-1]]), axis=1)
+    sums = np.add.reduceat(squares, start), count, np.add.reduceat(values[:, 0], start)
+    return Statistics(rows.examples, Occurrence(token, *sums))
 
 
 def merge(one: Statistics, two: Statistics) -> Statistics:
     """The sums of both."""
-    parts = {}
-    for name in one.parts | two.parts:
-        found = [statistics.parts[name] for statistics in (one, two) if name in statistics.parts]
-        token, inverse = np.unique(np.concatenate([part.token for part in found]), return_inverse=True)
-        sums = []
-        for field in ("squares", "examples", "mass"):
-            values = np.concatenate([getattr(part, field) for part in found])
-            sums.append(np.bincount(inverse, weights=values, minlength=len(token)).astype(values.dtype))
-        parts[name] = Occurrence(token, *sums)
-    return Statistics(one.examples + two.examples, parts)
+    token, inverse = np.unique(np.concatenate([one.tokens.token, two.tokens.token]), return_inverse=True)
+    sums = []
+    for field in FIELDS:
+        values = np.concatenate([getattr(part.tokens, field) for part in (one, two)])
+        total = add_by_group(values.reshape(len(inverse), -1), inverse, len(token))
+        sums.append(total.reshape(len(token), *values.shape[1:]))
+    return Statistics(one.examples + two.examples, Occurrence(token, *sums))
 
 
 def row_weights(occurrence: Occurrence, examples: int, vocabulary: int) -> np.ndarray:
-    """`1 / (r_w + 0.01 mean r)` for each token that occurs, with r_w its mean squared row norm; mean over the vocabulary.
+    """`1 / (r_w + 0.01 mean r)` for each token and block, with r_w its mean squared row norm; mean over the vocabulary.
 
-    Scaled so that the kernel `sum_w weight_w <a_w, b_w>` of an example with itself is 1 on average.
+    Scaled so that the kernel `sum_w weight_w <a_w, b_w>` of an example with itself is 1 on average, in each block. A token
+    that no example holds in a block meets none there: its weight is 0.
     """
     mean_squares = occurrence.squares / examples
-    weights = 1 / (mean_squares + FLOOR * mean_squares.sum() / vocabulary)
-    diagonal = float((weights * mean_squares).sum())
-    found: np.ndarray = weights / diagonal if diagonal > 0 else weights
+    floor = FLOOR * mean_squares.sum(axis=0) / vocabulary
+    weights = np.divide(1, mean_squares + floor, out=np.zeros_like(mean_squares), where=mean_squares > 0)
+    diagonal = (weights * mean_squares).sum(axis=0)
+    found: np.ndarray = weights / np.where(diagonal > 0, diagonal, 1)
     return found
 
 
 def to_tensors(statistics: Statistics) -> dict[str, np.ndarray]:
     """The arrays that are stored."""
-    tensors = {"examples": np.asarray([statistics.examples], dtype=np.int64)}
-    for name, part in statistics.parts.items():
-        for field in ("token", "squares", "examples", "mass"):
-            tensors[f"{name}:{field}"] = getattr(part, field)
-    return tensors
+    tensors = {"corpus": np.asarray([statistics.examples], dtype=np.int64)}
+    return tensors | {field: getattr(statistics.tokens, field) for field in ("token", *FIELDS)}
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray]) -> Statistics:
     """The inverse of `to_tensors`."""
-    names = sorted({key.rpartition(":")[0] for key in tensors if key.endswith(":token")})
-    fields = ("token", "squares", "examples", "mass")
-    parts = {name: Occurrence(*(tensors[f"{name}:{field}"] for field in fields)) for name in names}
-    return Statistics(int(tensors["examples"][0]), parts)
+    tokens = Occurrence(*(tensors[field] for field in ("token", *FIELDS)))
+    return Statistics(int(tensors["corpus"][0]), tokens)

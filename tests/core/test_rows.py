@@ -8,16 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from provenance.core.arrays import to_numpy
-from provenance.core.rows import Rows, Sparse, by_token, concatenate, decode, encode, move
+from provenance.core.rows import Rows, Sparse, by_token, concatenate, decode, encode, move, no_tokens
 
 
-def rows(seed=0, examples=6, blocks=(5, 3), columns=7, scale=1.0):
+def rows(seed=0, examples=6, blocks=(5, 3), widths=(4, 3), scale=1.0):
     r = np.random.default_rng(seed)
     cells = sorted({(int(r.integers(9)), int(r.integers(examples))) for _ in range(20)})
     token, example = (np.array(side) for side in zip(*cells, strict=True))
-    values = r.standard_normal((len(cells), columns)).astype(np.float32) * np.float32(scale)
+    values = r.standard_normal((len(cells), sum(widths))).astype(np.float32) * np.float32(scale)
     dense = r.standard_normal((examples, sum(blocks))).astype(np.float32) * np.float32(scale)
-    return Rows(dense, blocks, {"head": Sparse(9, example, token, values)})
+    return Rows(dense, blocks, Sparse(9, widths, example, token, values))
+
+
+def dense_only(values, blocks):
+    return Rows(values, blocks, no_tokens(np))
 
 
 def read_back(original, dense_bits=8, sparse_bits=4, xp=np):
@@ -31,20 +35,20 @@ def test_rounding_is_bounded_by_half_a_step_of_the_largest_number(bits, worst, s
     found = read_back(original, bits, bits)
     for one, two, blocks in (
         (original.dense, found.dense, (slice(0, 5), slice(5, 8))),
-        (original.sparse["head"].values, found.sparse["head"].values, (slice(None),)),
+        (original.sparse.values, found.sparse.values, (slice(0, 4), slice(4, 7))),
     ):
         for block in blocks:
             bound = 0.51 * worst * np.abs(one[:, block]).max(axis=1, keepdims=True)
             assert (np.abs(one[:, block] - two[:, block]) <= bound).all()
-    assert np.array_equal(found.sparse["head"].token, original.sparse["head"].token)
-    assert np.array_equal(found.sparse["head"].example, original.sparse["head"].example)
+    assert np.array_equal(found.sparse.token, original.sparse.token)
+    assert np.array_equal(found.sparse.example, original.sparse.example)
 
 
 @given(arrays(np.float32, (3, 4), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 @settings(max_examples=200, deadline=None)
 def test_a_row_is_rounded_alike_whatever_stands_beside_it(values):
-    together = read_back(Rows(values, (4,)), 4)
-    alone = np.concatenate([read_back(Rows(values[row : row + 1], (4,)), 4).dense for row in range(3)])
+    together = read_back(dense_only(values, (4,)), 4)
+    alone = np.concatenate([read_back(dense_only(values[row : row + 1], (4,)), 4).dense for row in range(3)])
     assert np.array_equal(together.dense, alone)
 
 
@@ -52,41 +56,35 @@ def test_concatenated_shards_equal_one_shard():
     first, second = rows(1), rows(2)
     both = concatenate([first, second])
     assert both.examples == 12
-    part = both.sparse["head"]
+    part = both.sparse
     assert np.array_equal(part.token, np.sort(part.token))
     for number, shard in enumerate((first, second)):
         mine = part.example // 6 == number
-        order = np.lexsort((shard.sparse["head"].example, shard.sparse["head"].token))
-        assert np.array_equal(part.values[mine], shard.sparse["head"].values[order])
+        order = np.lexsort((shard.sparse.example, shard.sparse.token))
+        assert np.array_equal(part.values[mine], shard.sparse.values[order])
 
 
 def test_rows_may_lack_either_part():
     lexical = Rows(np.zeros((3, 0), np.float32), (), rows(examples=3).sparse)
     assert read_back(lexical, 32, 32).dense.shape == (3, 0)
-    assert read_back(Rows(rows().dense, (5, 3))).sparse == {}
+    found = read_back(dense_only(rows().dense, (5, 3)))
+    assert found.sparse.vocabulary == 0
+    assert found.sparse.values.shape == (0, 0)
 
 
 def test_a_shard_without_examples_survives():
     none = np.zeros(0, np.int64)
-    empty = Rows(np.zeros((0, 8), np.float32), (5, 3), {"head": Sparse(9, none, none, np.zeros((0, 7), np.float32))})
+    empty = Rows(np.zeros((0, 8), np.float32), (5, 3), Sparse(9, (4, 3), none, none, np.zeros((0, 7), np.float32)))
     found = read_back(empty)
     assert found.dense.shape == (0, 8)
-    assert found.sparse["head"].values.shape == (0, 7)
+    assert found.sparse.values.shape == (0, 7)
 
 
 def test_only_the_array_standard_is_needed():
     strict = move(rows(), array_api_strict)
-    part = strict.sparse["head"]
-    again = by_token(9, part.example, part.token, part.values)
+    part = strict.sparse
+    again = by_token(9, part.blocks, part.example, part.token, part.values)
     assert np.array_equal(to_numpy(again.values), to_numpy(part.values))
     one, two = encode(rows(), dense_bits=8, sparse_bits=4), encode(strict, dense_bits=8, sparse_bits=4)
     assert all(np.array_equal(one[key], two[key]) for key in one)
     assert np.array_equal(to_numpy(decode(one, array_api_strict).dense), decode(one, np).dense)
-
-
-def test_a_layer_may_have_any_name():
-    original = rows()
-    odd = Rows(original.dense, original.blocks, {"dense": original.sparse["head"], "a.tokens": original.sparse["head"]})
-    found = read_back(odd)
-    assert sorted(found.sparse) == ["a.tokens", "dense"]
-    assert np.array_equal(found.dense, read_back(original).dense)

@@ -36,10 +36,10 @@ def on_cpu(rows):
 def close(one, two):
     one, two = on_cpu(one), on_cpu(two)
     assert np.allclose(one.dense, two.dense, rtol=1e-3, atol=1e-4 * np.abs(two.dense).max())
-    for name, part in two.sparse.items():
-        assert np.array_equal(one.sparse[name].token, part.token)
-        assert np.array_equal(one.sparse[name].example, part.example)
-        assert np.allclose(one.sparse[name].values, part.values, rtol=1e-3, atol=1e-4 * np.abs(part.values).max())
+    part, other = two.sparse, one.sparse
+    assert np.array_equal(other.token, part.token)
+    assert np.array_equal(other.example, part.example)
+    assert np.allclose(other.values, part.values, rtol=1e-3, atol=1e-4 * np.abs(part.values).max())
 
 
 def test_features(tiny_model):

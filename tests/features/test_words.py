@@ -13,7 +13,7 @@ from provenance.features.words import word_features
 
 
 def counts(rows, example):
-    part = rows.sparse["words"]
+    part = rows.sparse
     return sorted(part.values[part.example == example, 0].tolist())
 
 
@@ -41,7 +41,7 @@ def test_images_share_the_patches_that_look_alike_in_one_place():
     one = np.zeros((8, 8), dtype=np.uint8)
     two = one.copy()
     two[6:, 6:] = 255
-    part = word_features([png(one), png(two)], ["image"] * 2).sparse["words"]
+    part = word_features([png(one), png(two)], ["image"] * 2).sparse
     tokens = [set(part.token[part.example == row].tolist()) for row in (0, 1)]
     assert tokens[0] & tokens[1]
     assert tokens[1] - tokens[0]

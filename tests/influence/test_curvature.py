@@ -1,12 +1,14 @@
 """Curvature against its formulas written out, and against truths in closed form."""
 
+from dataclasses import replace
+
 import array_api_strict
 import numpy as np
 import pytest
 
 from provenance.core.arrays import to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse
+from provenance.core.rows import Rows, Sparse, move
 from provenance.influence.curvature import (
     Weights,
     fit_dense,
@@ -25,18 +27,15 @@ TERMS = (RNG.standard_normal((300, 12)) * np.geomspace(0.1, 10, 12)).astype(np.f
 QUERIES = RNG.standard_normal((4, 12)).astype(np.float32)
 
 
-def sparse_rows(examples, seed, vocabulary=9, columns=3, chance=0.4):
+def sparse_rows(examples, seed, vocabulary=9, widths=(2, 1), chance=0.4):
     r = np.random.default_rng(seed)
     token, example = np.nonzero(r.random((vocabulary, examples)) < chance)
-    return Rows(
-        np.zeros((examples, 0), np.float32),
-        (),
-        {"head": Sparse(vocabulary, example, token, r.standard_normal((len(token), columns)).astype(np.float32))},
-    )
+    values = r.standard_normal((len(token), sum(widths))).astype(np.float32)
+    return Rows(np.zeros((examples, 0), np.float32), (), Sparse(vocabulary, widths, example, token, values))
 
 
 def whole(rows):
-    part = rows.sparse["head"]
+    part = rows.sparse
     dense = np.zeros((rows.examples, part.vocabulary, part.values.shape[1]))
     dense[part.example, part.token] = part.values
     return dense
@@ -93,12 +92,11 @@ def test_no_gradients_is_an_error():
 
 def test_the_sparse_part_is_woodburys_identity_written_out():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
-    weights = {"head": Weights(np.arange(9), RNG.random(9) + 0.5)}
+    weights = Weights(np.arange(9), RNG.random((9, 2)) + 0.5)
     marks = fit_landmarks(landmarks, weights)
-    tables = sparse_queries(queries, weights, marks, np)
-    found = apply(examples.sparse["head"], tables["head"], 20).T
+    found = apply(examples.sparse, sparse_queries(queries, weights, marks, np), 20).T
 
-    root = np.sqrt(weights["head"].weight)[None, :, None]
+    root = np.sqrt(weights.weight)[None, :, [0, 0, 1]]
     q, s, g = ((whole(rows) * root).reshape(rows.examples, -1) for rows in (queries, landmarks, examples))
     mean = s.T @ s / 11
     trace = np.trace(mean)
@@ -110,23 +108,29 @@ def test_the_sparse_part_is_woodburys_identity_written_out():
 
 def test_tokens_are_weighted_so_that_an_example_is_one_to_itself_on_average():
     rows = sparse_rows(50, 4)
-    weights = metric(gather(rows), {"head": 9})
-    assert squared_norms(rows, weights).mean() == pytest.approx(1, rel=1e-5)
-    mean_square = (whole(rows) ** 2).sum(axis=2).mean(axis=0)
-    expected = 1 / (mean_square + 0.01 * mean_square.mean())
-    assert np.allclose(weights["head"].weight / weights["head"].weight[0], expected / expected[0], rtol=1e-5)
+    weights = metric(gather(rows), 9)
+    assert squared_norms(rows, weights).mean() == pytest.approx(2, rel=1e-5), "one of each block"
+    mean_square = np.stack([(whole(rows)[:, :, of] ** 2).sum(axis=2).mean(axis=0) for of in ([0, 1], [2])], axis=1)
+    expected = 1 / (mean_square + 0.01 * mean_square.mean(axis=0))
+    assert np.allclose(weights.weight / weights.weight[0], expected / expected[0], rtol=1e-5)
+
+
+def test_a_token_that_a_block_never_holds_counts_for_nothing_there():
+    rows = sparse_rows(10, 12)
+    values = np.where((rows.sparse.token == 4)[:, None], [1, 1, 0], rows.sparse.values).astype(np.float32)
+    weights = metric(gather(replace(rows, sparse=replace(rows.sparse, values=values))), 9)
+    assert weights.weight[4, 0] > 0
+    assert weights.weight[4, 1] == 0
 
 
 def test_statistics_of_shards_merge_in_any_order():
     shards = [sparse_rows(7, seed) for seed in (5, 6, 7)]
     one = merge(merge(gather(shards[0]), gather(shards[1])), gather(shards[2]))
     two = merge(gather(shards[2]), merge(gather(shards[1]), gather(shards[0])))
-    for first, second in ((one, two),):
-        part, other = first.parts["head"], second.parts["head"]
-        assert first.examples == second.examples == 21
-        assert np.array_equal(part.token, other.token)
-        assert np.array_equal(part.examples, other.examples)
-        assert np.allclose(part.squares, other.squares, rtol=1e-13)
+    assert one.examples == two.examples == 21
+    assert np.array_equal(one.tokens.token, two.tokens.token)
+    assert np.array_equal(one.tokens.examples, two.tokens.examples)
+    assert np.allclose(one.tokens.squares, two.tokens.squares, rtol=1e-13)
 
 
 def test_plain_norms_are_norms():
@@ -138,10 +142,9 @@ def test_plain_norms_are_norms():
 
 def test_scores_need_nothing_beyond_the_array_standard():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
-    weights = {"head": Weights(np.arange(9), np.ones(9))}
-    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights), np)["head"]
-    part = examples.sparse["head"]
+    weights = Weights(np.arange(9), np.ones((9, 2)))
+    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights), np)
     strict = array_api_strict
-    moved = Sparse(9, strict.asarray(part.example), strict.asarray(part.token), strict.asarray(part.values))
-    found = apply(moved, Table(strict.asarray(table.token), strict.asarray(table.values)), 20)
-    assert np.allclose(to_numpy(found), apply(part, table, 20), rtol=1e-6, atol=1e-7)
+    moved = Table(strict.asarray(table.token), strict.asarray(table.values))
+    found = apply(move(examples, strict).sparse, moved, 20)
+    assert np.allclose(to_numpy(found), apply(examples.sparse, table, 20), rtol=1e-6, atol=1e-7)

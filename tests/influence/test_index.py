@@ -19,7 +19,7 @@ def parts(draw, vocabulary=8, columns=2):
     token, example = (np.array([cell[side] for cell in sorted(cells)], dtype=np.int64) for side in (0, 1))
     seed = draw(st.integers(0, 1000))
     values = np.random.default_rng(seed).standard_normal((len(cells), columns)).astype(np.float32)
-    return Sparse(vocabulary, example, token, values), examples
+    return Sparse(vocabulary, (columns,), example, token, values), examples
 
 
 def whole(part, examples):
@@ -50,7 +50,7 @@ def test_a_table_holds_the_combinations_at_its_tokens(rows, chosen):
 def test_many_products_are_added_up_in_parts(monkeypatch):
     r = np.random.default_rng(0)
     token, example = np.nonzero(r.random((40, 30)) < 0.5)
-    part = Sparse(40, example, token, r.standard_normal((len(token), 4)).astype(np.float32))
+    part = Sparse(40, (4,), example, token, r.standard_normal((len(token), 4)).astype(np.float32))
     table = Table(np.arange(40), r.standard_normal((40, 4, 5)).astype(np.float32))
     expected = apply(part, table, 30)
     monkeypatch.setattr("provenance.core.kernels.CELLS", 60)
@@ -67,7 +67,7 @@ def test_rows_are_added_by_group(groups):
     assert np.allclose(to_numpy(strict), expected, atol=1e-5)
 
 
-def test_an_unknown_token_gets_the_default():
-    found = look_up(np.array([1, 2, 5, 9]), np.array([2, 5]), np.array([20.0, 50.0]), default=-1.0)
-    assert found.tolist() == [-1, 20, 50, -1]
-    assert look_up(np.array([1]), np.zeros(0, np.int64), np.zeros(0), default=3.0).tolist() == [3]
+def test_an_unknown_token_gets_zeros():
+    found = look_up(np.array([1, 2, 5, 9]), np.array([2, 5]), np.array([[20.0, 2], [50, 5]]))
+    assert found.tolist() == [[0, 0], [20, 2], [50, 5], [0, 0]]
+    assert look_up(np.array([1]), np.zeros(0, np.int64), np.zeros((0, 2))).tolist() == [[0, 0]]

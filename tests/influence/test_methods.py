@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, concatenate
+from provenance.core.rows import Rows, Sparse, concatenate, no_tokens
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import (
@@ -33,7 +33,11 @@ def rows(examples, seed, blocks=(6,)):
     token, example = np.nonzero(r.random((9, examples)) < 0.5)
     values = r.standard_normal((len(token), 3)).astype(np.float32)
     dense = r.standard_normal((examples, sum(blocks))).astype(np.float32)
-    return Rows(dense, blocks, {"head": Sparse(9, example, token, values)})
+    return Rows(dense, blocks, Sparse(9, (2, 1), example, token, values))
+
+
+def dense_part(of):
+    return Rows(of.dense, of.blocks, no_tokens(np))
 
 
 CORPUS, SAMPLE, TARGETS, OUTPUTS = rows(40, 1), rows(15, 2), rows(15, 3), rows(4, 4)
@@ -83,7 +87,7 @@ def test_bm25_is_robertsons():
 def test_cosine_is_the_cosine_of_whole_rows():
     def flat(part):
         sparse = np.zeros((part.examples, 9, 3))
-        sparse[part.sparse["head"].example, part.sparse["head"].token] = part.sparse["head"].values
+        sparse[part.sparse.example, part.sparse.token] = part.sparse.values
         return np.concatenate([part.dense, sparse.reshape(part.examples, -1)], axis=1)
 
     found = score(queries_of("cosine"), CORPUS)
@@ -114,9 +118,9 @@ def test_the_parts_of_a_curved_score_add_up():
     first = score(
         prepare(fit("curved", statistics, sparse_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense[:, :0], (), CORPUS.sparse)
     )
-    dense_only = Sampled(Rows(SAMPLE.dense, (6,)), Rows(TARGETS.dense, (6,)), gram(TARGETS.dense), 15)
-    no_words = gather(Rows(CORPUS.dense, (6,)))
-    second = score(prepare(fit("curved", no_words, dense_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense, (6,)))
+    dense_only = Sampled(dense_part(SAMPLE), dense_part(TARGETS), gram(TARGETS.dense), 15)
+    fitted = fit("curved", gather(dense_part(CORPUS)), dense_only)
+    second = score(prepare(fitted, dense_part(OUTPUTS), 1.0, np), dense_part(CORPUS))
     total = first + INNER_WEIGHT * second
     assert np.allclose(both / np.linalg.norm(both), total / np.linalg.norm(total), rtol=1e-3, atol=1e-4)
 
