@@ -74,8 +74,7 @@ def freeze(day: str) -> str:
 def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
     """The outputs with a modality each: their own, or that of the corpus's first example."""
     first = store.read_table(corpus.shards[0].key, columns=["modality"])["modality"][0]
-    own = pl.col("modality") if "modality" in outputs.columns else pl.lit(None, dtype=pl.String)
-    return outputs.with_columns(modality=own.fill_null(first))
+    return outputs.with_columns(pl.col("modality").fill_null(first))
 
 
 def influence_method(settings: Settings) -> dict[str, Any]:
