@@ -26,6 +26,12 @@ def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
         list(compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums"))
 
 
+def test_workers_keep_the_memory_that_they_will_need_again():
+    with open_cluster(ClusterSettings(workers=1, processes=True)) as client:
+        assert client.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+        assert client.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() is None
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp") as cluster:
