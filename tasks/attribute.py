@@ -19,14 +19,14 @@ from provenance.core.errors import ContractError, SettingsError
 from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.outputs import read_output_file
-from provenance.corpus.shards import freeze_corpus, freeze_part
+from provenance.corpus.shards import freeze_corpus
 from provenance.features.layers import layout
 from provenance.features.model import read_model
 from provenance.influence.methods import FACTORED, RADEMACHER
 from tasks.cluster import open_cluster
 from tasks.curvature import fit_curvature
 from tasks.featurise import featurise
-from tasks.freeze import chosen_checkpoints, freeze_model, influence_method, with_modality
+from tasks.freeze import chosen_checkpoints, freeze_model, freeze_outputs, influence_method, with_modality
 from tasks.night import Night, fetch_model, read_written
 from tasks.score import score
 from tasks.settings import Settings, load
@@ -91,13 +91,12 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
     if outputs.is_empty():
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
-    size = settings.corpus.shard_examples
-    frozen = freeze_corpus(store, corpus, shard_examples=size)
+    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
     outputs = with_modality(store, frozen, outputs)
     night = Night(
         day=str(request.day),
         corpus=frozen.digest,
-        outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, outputs.height, size)),
+        outputs=freeze_outputs(store, outputs),
         model=freeze_model(store, model),
         model_id=model.card.model_id,
         model_files=model.files,

@@ -30,6 +30,7 @@ from provenance.influence.methods import score as score_rows
 from tasks.attribute import Request, opened, score_every_example
 from tasks.cluster import open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
+from tasks.score import query_key
 from tasks.shard import chosen_method, load_plan, shard
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 # Each side of a ratio is timed so often, turn by turn; the ratio is that of the medians.
 ROUNDS = 7
-# Examples of the memory part's smaller corpus, which fills a few shards, and how much larger the other is.
-SMALL, LARGER = 384, 10
+# Examples of the memory part's smaller corpus, enough for the whole sample of the curvature, and how much larger the other is.
+SMALL, LARGER = 768, 10
 
 # The command line, leaving its own peak memory (kB) in a file; what a parent is told of a child's is never less than the
 # parent's own.
@@ -115,7 +116,7 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
         found = {}
         for number, source in enumerate(plan.sources):
             file = plan.of(source)[0][0]
-            tensors = load_tensors(store.read(f"{night.folder}/queries/{number}.safetensors"))
+            tensors = load_tensors(store.read(query_key(night.folder, 0, number)))
             queries = queries_from_tensors(chosen_method(night).comparison[file.kind], tensors, xp)
             rows = read_features(store, file, here.cluster.device)
             numbers = rows.dense.size + rows.sparse.values.size

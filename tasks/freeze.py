@@ -12,7 +12,7 @@ import polars as pl
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
-from provenance.corpus.shards import CURRENT, FrozenCorpus, freeze_part, load_frozen
+from provenance.corpus.shards import CURRENT, FrozenCorpus, Part, freeze_part, load_frozen
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from tasks.database import open_ledger
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.freeze")
+
+# Outputs that are asked about at a time: what they hold at each token of a vocabulary has to fit into memory.
+AT_A_TIME = 128
 
 
 def paid_day(interval_start: datetime | None) -> str:
@@ -54,11 +57,10 @@ def freeze(day: str) -> str:
     corpus = store.read_json(CURRENT)["digest"]
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
     outputs = with_modality(store, load_frozen(store, corpus), outputs)
-    size = settings.corpus.shard_examples
     night = Night(
         day=day,
         corpus=corpus,
-        outputs=tuple(freeze_part(store, outputs[start : start + size]) for start in range(0, max(outputs.height, 1), size)),
+        outputs=freeze_outputs(store, outputs),
         model=freeze_model(store, model),
         model_id=model.card.model_id,
         model_files=model.files,
@@ -69,6 +71,12 @@ def freeze(day: str) -> str:
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
     return night.folder
+
+
+def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
+    """The outputs in parts; a day without any has an empty one."""
+    starts = range(0, max(outputs.height, 1), AT_A_TIME)
+    return tuple(freeze_part(store, outputs[start : start + AT_A_TIME]) for start in starts)
 
 
 def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,6 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of, to_numpy
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.core.rows import concatenate
 from provenance.core.store import Store, canonical_json
 from provenance.corpus.examples import parties
 from provenance.corpus.shards import part_key
@@ -41,13 +40,13 @@ log = logging.getLogger("provenance.score")
 
 @dataclass(frozen=True)
 class Block:
-    """What every worker needs to score one shard.
+    """What every worker needs to score one shard against one part of the outputs.
 
     Attributes:
-        queries: where the prepared queries of each source lie.
+        queries: where the part's prepared queries of each source lie.
         comparison: how features of each kind are compared.
         top: pieces of evidence kept per output and party.
-        keep: folder for every example's score, or empty for none.
+        keep: how the files with every example's score begin, or empty for none.
     """
 
     store: Store
@@ -65,7 +64,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
     """Write `party_influence.parquet` and `evidence.parquet`, and the manifest that makes them real.
 
     Args:
-        keep: a folder of the store for the scores of every example, one file per shard.
+        keep: a folder of the store for the scores of every example, one file per shard and part of the outputs.
     """
     settings = settings or load()
     store = settings.store.open()
@@ -74,30 +73,37 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         return folder
     night, plan = load_night(store, folder), load_plan(store, folder)
     corpus = night.frozen_corpus(store)
-    output_ids = night.read_outputs(store)["output_id"].to_list()
-    if output_ids:
-        by_part: dict[str, list[FeatureFile]] = {}
-        for file in plan.corpus:
-            by_part.setdefault(file.part, []).append(file)
-        claims = store.read_table(corpus.claims.key)
-        top = night.method["evidence"]
-        queries = _write_queries(store, night, plan, folder)
-        comparison = chosen_method(night).comparison
-        block = Block(store, queries, comparison, output_ids, claims, night.date, top, settings.cluster.device, keep)
+    by_part: dict[str, list[FeatureFile]] = {}
+    for file in plan.corpus:
+        by_part.setdefault(file.part, []).append(file)
+    shared: dict[str, Any] = {
+        "store": store,
+        "comparison": chosen_method(night).comparison,
+        "claims": store.read_table(corpus.claims.key),
+        "day": night.date,
+        "top": night.method["evidence"],
+        "device": settings.cluster.device,
+    }
+    tables = [(pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema))]
+    parts = [part for part in night.outputs if part.rows]
+    if parts:
+        queries = _write_queries(store, night, plan)
         with open_cluster(settings.cluster) as client:
-            scores = compute_tree(
-                client,
-                _score_one,
-                block,
-                list(by_part.values()),
-                partial(merge, top=top),
-                settings=settings.cluster,
-                what="scores",
-            )
-        influence = party_influence(scores, output_ids=output_ids, sources=plan.sources)
-        evidence = scores.evidence
-    else:
-        influence, evidence = pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema)
+            for number, part in enumerate(parts):
+                output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
+                prefix = keep and f"{keep}/{number:06d}-"
+                block = Block(queries=queries[part.sha256], output_ids=output_ids, keep=prefix, **shared)
+                scores = compute_tree(
+                    client,
+                    _score_one,
+                    block,
+                    list(by_part.values()),
+                    partial(merge, top=block.top),
+                    settings=settings.cluster,
+                    what="scores" if len(parts) == 1 else f"scores of outputs, part {number + 1} of {len(parts)}",
+                )
+                tables.append((party_influence(scores, output_ids=output_ids, sources=plan.sources), scores.evidence))
+    influence, evidence = (pl.concat(pieces) for pieces in zip(*tables, strict=True))
     manifest = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
         "writes": {
@@ -106,21 +112,27 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         },
     }
     store.write(f"{folder}/scores.json", canonical_json(manifest))
-    log.info("scores: %d outputs against %d examples, from %s", len(output_ids), corpus.examples, ", ".join(plan.sources))
+    outputs = sum(part.rows for part in parts)
+    log.info("scores: %d outputs against %d examples, from %s", outputs, corpus.examples, ", ".join(plan.sources))
     return folder
 
 
-def _write_queries(store: Store, night: Night, plan: Plan, folder: str) -> dict[str, str]:
-    """The outputs as queries, prepared once for all workers: a key for each source."""
-    keys = {}
-    for number, source in enumerate(plan.sources):
-        _, files = plan.of(source)
-        outputs = concatenate([read_features(store, file) for file in files])
-        weight = chosen_method(night).kinds[files[0].kind]
-        queries = prepare(read_fitted(store, night, plan, source), outputs, weight, np)
-        keys[source] = f"{folder}/queries/{number}.safetensors"
-        store.write(keys[source], save_tensors(queries_to_tensors(queries)))
+def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
+    """The outputs as queries, prepared once for all workers: by part, a key for each source."""
+    keys: dict[str, dict[str, str]] = {}
+    for source in plan.sources:
+        fitted = read_fitted(store, night, plan, source)
+        for number, file in enumerate(plan.of(source)[1]):
+            queries = prepare(fitted, read_features(store, file), chosen_method(night).kinds[file.kind], np)
+            key = query_key(night.folder, number, plan.sources.index(source))
+            keys.setdefault(file.part, {})[source] = key
+            store.write(key, save_tensors(queries_to_tensors(queries)))
     return keys
+
+
+def query_key(folder: str, part: int, source: int) -> str:
+    """Where a part of the outputs lies, as queries of a source."""
+    return f"{folder}/queries/{part:06d}-{source}.safetensors"
 
 
 @lru_cache(maxsize=8)
@@ -160,4 +172,4 @@ def _keep(block: Block, part: str, examples: pl.DataFrame, influence: np.ndarray
             "influence": influence.astype(np.float64).ravel(),
         }
     )
-    block.store.write_table(f"{block.keep}/{part}.parquet", frame)
+    block.store.write_table(f"{block.keep}{part}.parquet", frame)

@@ -7,7 +7,7 @@ example, because a score is one matrix product per token; what several layers kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +82,15 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     values = xp.concat([part.sparse.values for part in parts])
     sparse = by_token(first.sparse.vocabulary, first.sparse.blocks, example, token, values)
     return Rows(xp.concat([part.dense for part in parts]), first.blocks, sparse)
+
+
+def some(rows: Rows, start: int, stop: int) -> Rows:
+    """The rows of a stretch of examples."""
+    xp, part = namespace(rows.dense), rows.sparse
+    there = xp.nonzero((part.example >= start) & (part.example < stop))[0]
+    example, token = xp.take(part.example, there) - start, xp.take(part.token, there)
+    sparse = replace(part, example=example, token=token, values=xp.take(part.values, there, axis=0))
+    return Rows(rows.dense[start:stop, :], rows.blocks, sparse)
 
 
 def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Array, values: Array) -> Sparse:

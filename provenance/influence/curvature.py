@@ -16,7 +16,7 @@ lambda is not chosen by hand: it is the oracle-approximating shrinkage of F towa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -154,13 +154,12 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks:
     return Landmarks(Rows(rows.dense[:, :0], (), part), np.tril(factor).astype(np.float32), level / trace)
 
 
-def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None, xp: Any) -> Table:
+def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None) -> Table:
     """A table whose products with examples are influences through the sparse part, up to a common factor.
 
     Args:
         queries: features of outputs, as NumPy arrays.
         landmarks: None for the products alone, without curvature.
-        xp: where the table shall lie.
     """
     part, coefficients = queries.sparse, np.eye(queries.examples, dtype=np.float32)
     if landmarks is not None:
@@ -169,8 +168,7 @@ def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None,
         combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
         coefficients = np.concatenate([coefficients, combination.astype(np.float32)])
         part = concatenate([Rows(queries.dense[:, :0], (), part), landmarks.rows]).sparse
-    table = _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
-    return Table(xp.asarray(table.token), xp.asarray(table.values))
+    return _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
 
 
 def squared_norms(rows: Rows, weights: Weights | None) -> Array:

@@ -1,8 +1,9 @@
 """Methods of influence behind one interface, so that they can be compared and combined.
 
 A method names the kinds of features it reads. For each kind (and, for gradients, each checkpoint) it fits what it needs from
-the corpus, turns the day's outputs into queries once, and scores shards by one product. Queries are scaled so that influences
-have a root mean square of one over outputs and a sample of examples: checkpoints and kinds add up on one scale.
+the corpus, turns the day's outputs into queries once, and scores shards by one product. Queries are scaled as it takes for
+influences between examples of a sample to have a root mean square of one: checkpoints and kinds add up on one scale, and what
+else was served that day changes no output's influences.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from provenance.core.arrays import namespace, to_numpy
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, decode, encode, move
+from provenance.core.rows import Rows, decode, encode, some
 from provenance.influence.curvature import (
     Dense,
     Landmarks,
@@ -40,6 +41,8 @@ FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
 INNER_WEIGHT = 0.3
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
+# Examples of the sample whose influence on the others says how large influences are.
+YARDSTICK = 64
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,18 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Fitted:
-    """All that a kind of features needs of the corpus to turn outputs into queries."""
+    """All that a kind of features needs of the corpus to turn outputs into queries.
+
+    Attributes:
+        factors: of the sparse and of the dense part of a query, for influences with a root mean square of one.
+    """
 
     comparison: str
-    sample: Rows
     weights: Weights
     dense: Dense | None = None
     landmarks: Landmarks | None = None
     mean_length: float = 0.0
+    factors: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -143,47 +150,66 @@ class Queries:
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
     """What a comparison needs of the corpus."""
-    tokens, count, sample = statistics.tokens, statistics.examples, sampled.data
+    fitted = _unscaled(comparison, statistics, sampled)
+    return replace(fitted, factors=_factors(fitted, sampled.data))
+
+
+def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
+    tokens, count, part = statistics.tokens, statistics.examples, sampled.data.sparse
     if comparison == "curved":
-        weights = metric(statistics, sample.sparse.vocabulary)
+        weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
         dense = None if sampled.total is None or not len(sampled.total) else fit_dense(sampled.total, sampled.terms)
-        marks = sampled.landmarks
-        landmarks = None if marks is None or not len(weights.token) else fit_landmarks(marks, weights)
-        return Fitted(comparison, sample, weights, dense, landmarks)
+        return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks and len(weights.token) else None)
     if comparison == "cosine":
-        return Fitted(comparison, sample, Weights(tokens.token, np.ones((len(tokens.token), len(sample.sparse.blocks)))))
+        return Fitted(comparison, Weights(tokens.token, np.ones((len(tokens.token), len(part.blocks)))))
     if comparison == "bm25":
         weight = np.log1p((count - tokens.examples + 0.5) / (tokens.examples + 0.5))
     else:  # both sides are weighted by the inverse document frequency
         weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
     mean_length = float(tokens.mass.sum()) / max(1, count)
-    return Fitted(comparison, sample, Weights(tokens.token, weight.reshape(-1, 1)), mean_length=mean_length)
+    return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)), mean_length=mean_length)
+
+
+def _factors(fitted: Fitted, sample: Rows) -> tuple[float, float]:
+    """Factors under which some examples of the sample influence the others with a root mean square of one."""
+    count = min(YARDSTICK, sample.examples // 2)
+    queries = prepare(fitted, some(sample, 0, count), 1.0, np)
+    others = some(sample, count, sample.examples)
+    nothing = Table(queries.table.token[:0], queries.table.values[:0])
+    sparse = score(replace(queries, dense=None), others).astype(np.float64)
+    dense = score(replace(queries, table=nothing), others).astype(np.float64)
+    if fitted.comparison != "curved":
+        return (_inverse_size(sparse + dense),) * 2
+    factors = _inverse_size(sparse), _inverse_size(dense) * (INNER_WEIGHT if sparse.any() else 1.0)
+    both = _inverse_size(factors[0] * sparse + factors[1] * dense)
+    return factors[0] * both, factors[1] * both
+
+
+def _inverse_size(influences: np.ndarray) -> float:
+    size = float(np.sqrt(np.mean(influences**2))) if influences.size else 0.0
+    return 1 / size if size > 0 else 1.0
 
 
 def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
-    """The outputs as queries whose influences have a root mean square of `weight` over the sample.
+    """The outputs as queries whose influences have a root mean square of about `weight`.
 
     Args:
         outputs: features of outputs, as NumPy arrays.
         xp: where the queries shall lie.
     """
-    comparison, count = fitted.comparison, outputs.examples
-    if comparison == "curved":
-        table = sparse_queries(outputs, fitted.weights, fitted.landmarks, xp)
-        queries = _scaled(Queries(comparison, count, None, table), fitted.sample, 1.0, xp)
-        if fitted.dense is not None:
-            rows = xp.asarray(fitted.dense.precondition(to_numpy(outputs.dense)).astype(np.float32))
-            share = INNER_WEIGHT if len(fitted.weights.token) else 1.0
-            inner = _scaled(Queries(comparison, count, rows, _nothing(count, xp)), fitted.sample, share, xp)
-            queries = replace(queries, dense=inner.dense)
-    elif comparison == "cosine":
-        table = sparse_queries(outputs, fitted.weights, None, xp)
-        queries = Queries(comparison, count, xp.asarray(outputs.dense), table)
-    else:
-        counts = _tfidf_counts(outputs) if comparison == "tfidf" else outputs
-        table = sparse_queries(counts, fitted.weights, None, xp)
-        queries = Queries(comparison, count, None, table, fitted.weights, fitted.mean_length)
-    return _scaled(queries, fitted.sample, weight, xp)
+    comparison, of_sparse, of_dense = fitted.comparison, *fitted.factors
+    if comparison == "tfidf":
+        outputs = _tfidf_counts(outputs)
+    table = sparse_queries(outputs, fitted.weights, fitted.landmarks)
+    table = Table(xp.asarray(table.token), xp.asarray(table.values * (weight * of_sparse)))
+    rows = None
+    if comparison == "cosine":
+        rows = outputs.dense
+    elif fitted.dense is not None:
+        rows = fitted.dense.precondition(outputs.dense).astype(np.float32)
+    dense = None if rows is None else xp.asarray(rows * (weight * of_dense))
+    held = fitted.weights if comparison == "tfidf" else None
+    return Queries(comparison, outputs.examples, dense, table, held, fitted.mean_length)
 
 
 def score(queries: Queries, rows: Rows) -> Array:
@@ -206,21 +232,6 @@ def score(queries: Queries, rows: Rows) -> Array:
     return xp.matrix_transpose(found)
 
 
-def _scaled(queries: Queries, sample: Rows, to: float, xp: Any) -> Queries:
-    """The queries such that influences have the root mean square `to` over all outputs and the sample."""
-    if not queries.count or not sample.examples:
-        return queries
-    found = to_numpy(score(queries, move(sample, xp))).astype(np.float64)
-    size = float(np.sqrt(np.mean(found**2)))
-    factor = to / size if size > 0 else 1.0
-    table = Table(queries.table.token, queries.table.values * factor)
-    return replace(queries, table=table, dense=None if queries.dense is None else queries.dense * factor)
-
-
-def _nothing(count: int, xp: Any) -> Table:
-    return Table(xp.zeros(0, dtype=xp.int64), xp.zeros((0, 0, count), dtype=xp.float32))
-
-
 def _tfidf_counts(rows: Rows) -> Rows:
     """Logarithms of word counts."""
     part = rows.sparse
@@ -238,8 +249,7 @@ def _bm25_counts(rows: Rows, mean_length: float) -> Rows:
 
 def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
     """The arrays that are stored. The comparison is the reader's to know: it is part of the key."""
-    tensors = {f"sample/{key}": value for key, value in encode(fitted.sample, dense_bits=32, sparse_bits=32).items()}
-    tensors["mean_length"] = np.asarray([fitted.mean_length])
+    tensors = {"facts": np.asarray([fitted.mean_length, *fitted.factors])}
     tensors |= _weights_to_tensors("weights", fitted.weights)
     if fitted.dense is not None:
         dense = fitted.dense
@@ -263,8 +273,8 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
         dense = Dense(curved["factor"], curved["scale"], float(curved["damping"][0]))
     if marks := below("landmarks/"):
         landmarks = Landmarks(decode(marks, np), tensors["landmark_factor"], float(tensors["landmark_damping"][0]))
-    weights, length = _weights_from_tensors("weights", tensors), float(tensors["mean_length"][0])
-    return Fitted(comparison, decode(below("sample/"), np), weights, dense, landmarks, length)
+    length, *factors = tensors["facts"].tolist()
+    return Fitted(comparison, _weights_from_tensors("weights", tensors), dense, landmarks, length, tuple(factors))
 
 
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:

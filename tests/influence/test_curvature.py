@@ -94,7 +94,7 @@ def test_the_sparse_part_is_woodburys_identity_written_out():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
     weights = Weights(np.arange(9), RNG.random((9, 2)) + 0.5)
     marks = fit_landmarks(landmarks, weights)
-    found = apply(examples.sparse, sparse_queries(queries, weights, marks, np), 20).T
+    found = apply(examples.sparse, sparse_queries(queries, weights, marks), 20).T
 
     root = np.sqrt(weights.weight)[None, :, [0, 0, 1]]
     q, s, g = ((whole(rows) * root).reshape(rows.examples, -1) for rows in (queries, landmarks, examples))
@@ -143,7 +143,7 @@ def test_plain_norms_are_norms():
 def test_scores_need_nothing_beyond_the_array_standard():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
     weights = Weights(np.arange(9), np.ones((9, 2)))
-    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights), np)
+    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights))
     strict = array_api_strict
     moved = Table(strict.asarray(table.token), strict.asarray(table.values))
     found = apply(move(examples, strict).sparse, moved, 20)

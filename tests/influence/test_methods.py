@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, concatenate, no_tokens
+from provenance.core.rows import Rows, Sparse, concatenate, no_tokens, some
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import (
@@ -65,8 +65,8 @@ def test_tfidf_is_the_cosine_of_weighted_counts():
     weigh = lambda texts: np.where(counts(texts) > 0, 1 + np.log(np.maximum(counts(texts), 1)), 0) * idf  # noqa: E731
     documents = weigh(DOCUMENTS)
     expected = weigh(ASKED) * (frequency > 0) @ (documents / np.linalg.norm(documents, axis=1, keepdims=True)).T
-    expected /= np.sqrt((expected**2).mean())
-    assert np.allclose(lexical("tfidf"), expected, rtol=1e-4, atol=1e-5)
+    found = lexical("tfidf")
+    assert np.allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_bm25_is_robertsons():
@@ -80,8 +80,7 @@ def test_bm25_is_robertsons():
                 tf, length = document.split().count(word), len(document.split())
                 weight = math.log(1 + (n - df + 0.5) / (df + 0.5))
                 expected[q, i] += weight * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length / mean))
-    expected /= np.sqrt((expected**2).mean())
-    assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_cosine_is_the_cosine_of_whole_rows():
@@ -97,9 +96,17 @@ def test_cosine_is_the_cosine_of_whole_rows():
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_influences_on_the_sample_have_the_root_mean_square_asked_for(comparison):
-    found = score(queries_of(comparison, 0.3), SAMPLE).astype(float)
+def test_one_half_of_the_sample_influences_the_other_with_the_root_mean_square_asked_for(comparison):
+    queries = prepare(fit(comparison, gather(CORPUS), SAMPLED), some(SAMPLE, 0, 7), 0.3, np)
+    found = score(queries, some(SAMPLE, 7, 15)).astype(float)
     assert np.sqrt((found**2).mean()) == pytest.approx(0.3, rel=1e-4)
+
+
+@pytest.mark.parametrize("comparison", ["curved", "cosine"])
+def test_an_outputs_company_changes_no_influence(comparison):
+    fitted = fit(comparison, gather(CORPUS), SAMPLED)
+    alone = score(prepare(fitted, some(OUTPUTS, 2, 3), 1.0, np), CORPUS)
+    assert np.allclose(score(prepare(fitted, OUTPUTS, 1.0, np), CORPUS)[2:3], alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
