@@ -72,6 +72,7 @@ class ModelSettings(_Section):
 
 class FeatureSettings(_Section):
     dense: Annotated[int, Field(ge=1, le=8192)] = 1536
+    dense_alone: Annotated[int, Field(ge=1, le=8192)] = 4096
     token_rank: Annotated[int, Field(ge=1)] = 32
     dense_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 8
     sparse_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 4
@@ -81,7 +82,7 @@ class FeatureSettings(_Section):
     @property
     def projection(self) -> Projection:
         """The projection that these settings name."""
-        return Projection(seed=self.seed, dense=self.dense, token_rank=self.token_rank)
+        return Projection(self.seed, self.dense, self.dense_alone, self.token_rank)
 
 
 class InfluenceSettings(_Section):

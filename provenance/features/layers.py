@@ -78,7 +78,8 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         raise ModelError(f"module {type(module).__name__}", expected=f"at least one {KINDS}", found="none")
     parameters = dict(module.named_parameters())  # tied weights are listed once
     left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
-    rank = _rank([side[2:] for side in sides if side[1] == "dense"], projection.dense)
+    numbers = projection.dense_alone if head is None else projection.dense
+    rank = _rank([side[2:] for side in sides if side[1] == "dense"], numbers)
     blocks = tuple(_block(*side, rank=rank, token_rank=projection.token_rank) for side in sides)
     return Layout(blocks, left_out, sum(p.numel() for p in parameters.values()))
 

@@ -21,11 +21,13 @@ class Projection:
 
     Attributes:
         dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it.
+        dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
         token_rank: numbers kept of the hidden side of an embedding or output head.
     """
 
     seed: int = 20_261_120
     dense: int = 1536
+    dense_alone: int = 4096
     token_rank: int = 32
 
     def as_json(self) -> dict[str, Any]:

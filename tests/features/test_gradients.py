@@ -20,7 +20,7 @@ from provenance.features.layers import layout
 from provenance.features.projection import Projection, matrices
 
 CONTENTS = [*corpus_frames()["examples"]["content"].to_list()[:7], b"short", b"x"]
-PROJECTION = Projection(seed=3, dense=200, token_rank=3)
+PROJECTION = Projection(seed=3, dense=200, dense_alone=200, token_rank=3)
 LLAMA = LlamaConfig(vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
                     max_position_embeddings=300, tie_word_embeddings=False)  # fmt: skip
 

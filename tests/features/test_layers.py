@@ -41,6 +41,8 @@ def test_the_dense_part_is_as_large_as_it_may_be_and_no_larger():
     module = AutoModelForCausalLM.from_config(GPT2)
     for numbers in (50, 500, 5000):
         assert numbers / 4 < layout(module, Projection(dense=numbers)).size <= numbers
+    images = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))
+    assert 100 < layout(images, Projection(dense=10, dense_alone=200)).size <= 200, "without a vocabulary it is all there is"
 
 
 def test_kinds_of_a_language_model():

@@ -9,7 +9,7 @@ from torch.nn import functional
 from provenance.features.projection import Projection
 from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
 
-WHOLE = Projection(dense=10**6)  # every side is kept as it is, so that features are gradients
+WHOLE = Projection(dense=10**6, dense_alone=10**6)  # every side is kept as it is, so that features are gradients
 CONTENTS = [b"ab", b"cd", b"ef", b"gh"]
 
 
