@@ -17,8 +17,8 @@ CURRENT = "audits/current.json"
 
 
 def publish(store: Store, kind: str, result: dict[str, Any], figure: bytes) -> str:
-    """Write a result and its figure; returns their folder, which the audited night and the options name."""
-    folder = f"audits/{digest({'kind': kind, 'night': result['night'], 'options': result['options']})[:32]}"
+    """Write a result and its figure; returns their folder, named by the result, so that no other ever takes its place."""
+    folder = f"audits/{digest({'kind': kind, 'result': result})[:32]}"
     store.write(f"{folder}/{kind}.png", figure)
     store.write(f"{folder}/{kind}.json", canonical_json(result))
     return folder
