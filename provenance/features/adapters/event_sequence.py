@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from provenance.core.errors import ModelError
 from provenance.features.adapters.tokens import (
     context_of,
-    copy_architecture,
     fresh_module,
-    loss_per_token,
     pad,
     read_config,
     sample,
     sequence_loss,
+    train_sequences,
 )
-from provenance.features.adapters.training import Recipe, train_and_save
+from provenance.features.adapters.training import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,16 +82,9 @@ class EventSequence:
         progress: Callable[[int, int, float], None] | None = None,
     ) -> None:
         """Train from scratch and write a model folder; arguments as for `CausalLM.train`."""
-        copy_architecture(self.folder, folder)
-
-        def mean_loss(module: torch.nn.Module, batch: list[bytes], _: torch.Generator) -> torch.Tensor:
-            return loss_per_token(module, self.collate(batch))
-
         arguments = {"events": self.events, "width": self.width, "context": self.context}
-        train_and_save(
-            self, contents, mean_loss, self.recipe,
-            arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress,
-        )  # fmt: skip
+        run: dict[str, Any] = {"seed": seed, "model_id": model_id, "progress": progress}
+        train_sequences(self, contents, arguments=arguments, folder=folder, **run)
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int

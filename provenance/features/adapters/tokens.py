@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from provenance.core.errors import ModelError
+from provenance.features.adapters.training import train_and_save
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from transformers import PretrainedConfig
@@ -60,11 +61,6 @@ def sequence_loss(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return losses.view(len(ids), -1).sum(dim=1)
 
 
-def loss_per_token(module: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """The mean over all tokens of a batch, which is what training follows."""
-    return sequence_loss(module, ids).sum() / (ids[:, 1:] != IGNORED).sum()
-
-
 def read_config(folder: Path) -> PretrainedConfig:
     """The `transformers` configuration in a folder."""
     if not (folder / "config.json").is_file():
@@ -84,13 +80,19 @@ def fresh_module(config: PretrainedConfig) -> torch.nn.Module:
     return module
 
 
-def copy_architecture(source: Path, folder: Path) -> None:
-    """The files that make an architecture, beside the checkpoints that are to come."""
+def train_sequences(adapter: Any, contents: Sequence[bytes], *, arguments: Mapping[str, Any], folder: Path, **run: Any) -> None:
+    """Train an adapter of token sequences from scratch; arguments as for `training.train_and_save`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if folder != source:
-        for name in ("config.json", TOKENIZER):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+    for name in ("config.json", TOKENIZER):
+        if folder != adapter.folder and (adapter.folder / name).is_file():
+            shutil.copyfile(adapter.folder / name, folder / name)
+
+    def mean_loss(module: torch.nn.Module, batch: list[bytes], _: torch.Generator) -> torch.Tensor:
+        ids = adapter.collate(batch)
+        mean: torch.Tensor = sequence_loss(module, ids).sum() / (ids[:, 1:] != IGNORED).sum()
+        return mean
+
+    train_and_save(adapter, contents, mean_loss, adapter.recipe, arguments=arguments, folder=folder, **run)
 
 
 def sample(
