@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("provenance.freeze")
 
 # Outputs that are asked about at a time: what they hold at each token of a vocabulary has to fit into memory.
-AT_A_TIME = 128
+AT_A_TIME = 64
 
 
 def paid_day(interval_start: datetime | None) -> str:

@@ -135,21 +135,19 @@ def query_key(folder: str, part: int, source: int) -> str:
     return f"{folder}/queries/{part:06d}-{source}.safetensors"
 
 
-@lru_cache(maxsize=8)
-def _read_queries(url: str, options: tuple[tuple[str, str], ...], key: str, comparison: str, device: str) -> Queries:
-    """Queries, read once by each worker."""
-    return queries_from_tensors(comparison, load_tensors(Store(url, dict(options)).read(key)), namespace_of(device))
+@lru_cache(maxsize=1)
+def _read_queries(
+    url: str, options: tuple[tuple[str, str], ...], keys: tuple[tuple[str, str, str], ...], device: str
+) -> dict[str, Queries]:
+    """One part of the outputs as queries, by source; read once by each worker, and let go when the next part comes."""
+    store, xp = Store(url, dict(options)), namespace_of(device)
+    return {source: queries_from_tensors(comparison, load_tensors(store.read(key)), xp) for source, key, comparison in keys}
 
 
 def _score_one(block: Block, files: list[FeatureFile]) -> ShardScores:
-    where = block.store.url, tuple(sorted(block.store.options.items()))
-    scores = [
-        score_rows(
-            _read_queries(*where, block.queries[file.source], block.comparison[file.kind], block.device),
-            read_features(block.store, file, block.device),
-        )
-        for file in files
-    ]
+    keys = tuple((file.source, block.queries[file.source], block.comparison[file.kind]) for file in files)
+    queries = _read_queries(block.store.url, tuple(sorted(block.store.options.items())), keys, block.device)
+    scores = [score_rows(queries[file.source], read_features(block.store, file, block.device)) for file in files]
     examples = block.store.read_table(part_key(files[0].part))
     if block.keep:
         _keep(block, files[0].part, examples, to_numpy(sum(scores)))

@@ -15,7 +15,7 @@ lambda is not chosen by hand: it is the oracle-approximating shrinkage of F towa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,11 +25,13 @@ from provenance.core.arrays import namespace
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, concatenate, spread
-from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
+from provenance.influence.index import apply, look_up, tabulate, tokens_of
 from provenance.influence.statistics import row_weights
 
 if TYPE_CHECKING:
     from provenance.core.arrays import Array
+    from provenance.core.rows import Sparse
+    from provenance.influence.index import Table
     from provenance.influence.statistics import Statistics
 
 # Coordinates of the dense part are scaled by the power -1/4 of their mean square: half way between raw and whitened ones.
@@ -139,12 +141,11 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks:
     """
     count, part = rows.examples, rows.sparse
     products = np.zeros((count, count))
-    tokens = tokens_of(part)
+    heavy, tokens = _weighted(part, weights), tokens_of(part)
     for start in range(0, count, BLOCK):
         chosen = np.zeros((count, min(BLOCK, count - start)), dtype=np.float32)
         chosen[np.arange(start, start + chosen.shape[1]), np.arange(chosen.shape[1])] = 1
-        table = _weighted(tabulate(part, chosen, tokens), weights, part.blocks)
-        products[:, start : start + chosen.shape[1]] = apply(part, table, count)
+        products[:, start : start + chosen.shape[1]] = apply(part, tabulate(heavy, chosen, tokens), count)
     width = len(weights.token) * part.values.shape[1]
     trace = float(np.trace(products)) / count
     damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
@@ -163,12 +164,12 @@ def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None)
     """
     part, coefficients = queries.sparse, np.eye(queries.examples, dtype=np.float32)
     if landmarks is not None:
-        plain = _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
+        plain = tabulate(_weighted(part, weights), coefficients, tokens_of(part))
         products = apply(landmarks.rows.sparse, plain, landmarks.rows.examples)
         combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
         coefficients = np.concatenate([coefficients, combination.astype(np.float32)])
         part = concatenate([Rows(queries.dense[:, :0], (), part), landmarks.rows]).sparse
-    return _weighted(tabulate(part, coefficients, tokens_of(part)), weights, part.blocks)
+    return tabulate(_weighted(part, weights), coefficients, tokens_of(part))
 
 
 def squared_norms(rows: Rows, weights: Weights | None) -> Array:
@@ -177,17 +178,17 @@ def squared_norms(rows: Rows, weights: Weights | None) -> Array:
     part = rows.sparse
     squares = part.values**2
     if weights is not None:
-        squares = squares * _weights_at(part.token, weights, part.blocks)
+        squares = squares * _weights_at(part, weights)
     of_vectors = xp.sum(squares, axis=1, keepdims=True)
     return xp.sum(rows.dense**2, axis=1) + add_by_group(of_vectors, part.example, rows.examples)[:, 0]
 
 
-def _weighted(table: Table, weights: Weights, blocks: tuple[int, ...]) -> Table:
-    return Table(table.token, table.values * _weights_at(table.token, weights, blocks)[:, :, None])
+def _weighted(part: Sparse, weights: Weights) -> Sparse:
+    return replace(part, values=part.values * _weights_at(part, weights))
 
 
-def _weights_at(token: Array, weights: Weights, blocks: tuple[int, ...]) -> Array:
-    """What each number of the vectors at some tokens counts for: `(m, d)`; nothing at a token that no example holds."""
-    xp = namespace(token)
+def _weights_at(part: Sparse, weights: Weights) -> Array:
+    """What each number of the vectors counts for: `(m, d)`; nothing at a token that no example holds."""
+    xp = namespace(part.values)
     known, weight = xp.asarray(weights.token), xp.asarray(weights.weight.astype(np.float32))
-    return spread(look_up(token, known, weight), blocks)
+    return spread(look_up(part.token, known, weight), part.blocks)
