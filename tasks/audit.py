@@ -32,7 +32,7 @@ from provenance.validation.lds import (
 from provenance.validation.subsets import all_but_one, halves
 from tasks.attribute import score_every_example
 from tasks.cluster import compute, open_cluster
-from tasks.night import Night, fetch_model, load_night
+from tasks.night import VERSIONS, Night, fetch_model, load_night
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -213,8 +213,9 @@ def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
 
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
     """Influences by a method, `(outputs, examples)`, by the night's own stages."""
-    # Without a contract it is no night that pays, and keeps every score.
-    mine = replace(night, method=night.method | {"name": name, "hybrid_weight": None}, contract={})
+    # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
+    method = night.method | {"name": name, "hybrid_weight": None, "versions": VERSIONS}
+    mine = replace(night, method=method, contract={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
     keep = score_every_example(mine, settings)
     parts = [store.read_table(key) for key in store.list(keep) if key.endswith(".parquet")]
@@ -233,13 +234,15 @@ def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, fam
     made_of = {
         "version": VERSION,
         "architecture": model.architecture(),
-        "corpus": night.corpus,
-        "outputs": [part.content_digest for part in night.outputs],
+        "outputs": night.read_outputs(store).select("output_id", "content_sha256").rows(),
     }
+    corpus = [store.read_table(part.key, columns=["content_sha256"]) for part in night.frozen_corpus(store).shards]
+    contents = pl.concat(corpus)["content_sha256"]
     jobs = []
     for mask in masks:
         chosen = tuple(np.flatnonzero(mask).tolist())
-        jobs.append(_Job(f"audits/truth/{digest({**made_of, 'examples': chosen, 'seed': seed})}.parquet", chosen, seed))
+        name = digest({**made_of, "examples": contents.filter(mask).to_list(), "seed": seed})
+        jobs.append(_Job(f"audits/truth/{name}.parquet", chosen, seed))
     there = set(store.list("audits/truth"))
     missing = [job for job in jobs if job.key not in there]
     if missing:

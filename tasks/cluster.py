@@ -61,19 +61,18 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
 def _local_cluster(settings: ClusterSettings) -> LocalCluster:
     """Workers on this machine; where they are processes and compute on GPUs, each has one of its own."""
     shared: dict[str, Any] = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-    if settings.device == "cuda":
-        if settings.workers > gpu_count():
-            raise SettingsError(
-                "settings: cluster.workers",
-                expected=f"at most {gpu_count()}, the GPUs of this machine",
-                found=str(settings.workers),
-            )
-        if settings.processes:
+    if settings.device == "cuda" and settings.workers > gpu_count():
+        raise SettingsError(
+            "settings: cluster.workers",
+            expected=f"at most {gpu_count()}, the GPUs of this machine",
+            found=str(settings.workers),
+        )
+    with dask.config.set(UNTRIMMED):
+        if settings.device == "cuda" and settings.processes:
             from dask_cuda import LocalCUDACluster
 
             cluster: LocalCluster = LocalCUDACluster(**shared, resources=_resources(settings))
             return cluster
-    with dask.config.set(UNTRIMMED):
         return LocalCluster(**shared, processes=settings.processes, resources=_resources(settings))
 
 

@@ -33,7 +33,7 @@ from provenance.influence.methods import (
 )
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, features_of, recipe
-from tasks.night import load_night
+from tasks.night import night_to_compute
 from tasks.settings import load
 from tasks.shard import chosen_method, load_plan
 
@@ -70,7 +70,7 @@ def fit_curvature(folder: str, settings: Settings | None = None) -> str:
     """Fit what the store lacks; returns the night's folder."""
     settings = settings or load()
     store = settings.store.open()
-    night, plan = load_night(store, folder), load_plan(store, folder)
+    night, plan = night_to_compute(store, folder), load_plan(store, folder)
     missing = [source for source in plan.sources if not store.exists(fitted_key(night, plan, source))]
     if missing:
         made = recipe(store, night, settings)

@@ -20,7 +20,7 @@ from provenance.features.words import word_features
 from provenance.influence import statistics
 from provenance.influence.methods import RADEMACHER, WORDS
 from tasks.cluster import compute, open_cluster
-from tasks.night import checkpoint_named, fetch_model, load_night
+from tasks.night import checkpoint_named, fetch_model, night_to_compute
 from tasks.settings import load
 from tasks.shard import FeatureFile, load_plan
 
@@ -75,7 +75,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
     """Compute the feature files that the plan lacks; returns the night's folder."""
     settings = settings or load()
     store = settings.store.open()
-    night, plan = load_night(store, folder), load_plan(store, folder)
+    night, plan = night_to_compute(store, folder), load_plan(store, folder)
     there = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
     missing = {
         name: list({f.key: f for f in files if f.key not in there}.values())

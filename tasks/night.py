@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.errors import StoreError
+from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import digest, from_parquet, sha256
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.features.model import Checkpoint, Model, read_model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 5, "scores": 5, "shares": 1}
+VERSIONS = {"features": 4, "curvature": 6, "scores": 6, "shares": 1}
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,23 @@ def load_night(store: Store, folder: str) -> Night:
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
     return Night(outputs=outputs, checkpoints=checkpoints, **stored)
+
+
+def night_to_compute(store: Store, folder: str) -> Night:
+    """A night by its folder, of which something is about to be computed.
+
+    Raises:
+        ContractError: it was frozen by other versions of the stages, whose files would be taken for ours.
+    """
+    night = load_night(store, folder)
+    if night.method["versions"] != VERSIONS:
+        raise ContractError(
+            f"night of {night.day}: versions of its stages",
+            expected=str(VERSIONS),
+            found=str(night.method["versions"]),
+            hint="Trigger the day again instead of clearing a task: it becomes a night of its own, booked by difference.",
+        )
+    return night
 
 
 def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:

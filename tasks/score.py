@@ -23,7 +23,7 @@ from provenance.influence.scores import ShardScores, merge, party_influence, red
 from tasks.cluster import compute_tree, open_cluster
 from tasks.curvature import read_fitted
 from tasks.featurise import read_features
-from tasks.night import load_night
+from tasks.night import night_to_compute
 from tasks.settings import load
 from tasks.shard import FeatureFile, chosen_method, load_plan
 
@@ -71,7 +71,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
     if store.exists(f"{folder}/scores.json"):
         log.info("scores: reused")
         return folder
-    night, plan = load_night(store, folder), load_plan(store, folder)
+    night, plan = night_to_compute(store, folder), load_plan(store, folder)
     corpus = night.frozen_corpus(store)
     by_part: dict[str, list[FeatureFile]] = {}
     for file in plan.corpus:

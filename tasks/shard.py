@@ -12,7 +12,7 @@ import polars as pl
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.shards import Part, freeze_part, part_key
 from provenance.influence.methods import WORDS, Method, method
-from tasks.night import fetch_model, load_night
+from tasks.night import fetch_model, night_to_compute
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def shard(folder: str, settings: Settings | None = None) -> str:
     """Write the plan of a night; returns the night's folder."""
     settings = settings or load()
     store = settings.store.open()
-    night = load_night(store, folder)
+    night = night_to_compute(store, folder)
     corpus = night.frozen_corpus(store)
     made_of = _made_of(store, night, settings)
 

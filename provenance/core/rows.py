@@ -84,19 +84,21 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(xp.concat([part.dense for part in parts]), first.blocks, sparse)
 
 
-def some(rows: Rows, start: int, stop: int) -> Rows:
-    """The rows of a stretch of examples."""
-    xp, part = namespace(rows.dense), rows.sparse
-    there = xp.nonzero((part.example >= start) & (part.example < stop))[0]
-    example, token = xp.take(part.example, there) - start, xp.take(part.token, there)
-    sparse = replace(part, example=example, token=token, values=xp.take(part.values, there, axis=0))
-    return Rows(rows.dense[start:stop, :], rows.blocks, sparse)
+def some(rows: Rows, chosen: np.ndarray) -> Rows:
+    """The rows of some examples of NumPy rows, ascending: `chosen` says which."""
+    part, place = rows.sparse, np.full(rows.examples, -1)
+    place[chosen] = np.arange(len(chosen))
+    there = place[part.example] >= 0
+    sparse = replace(part, example=place[part.example[there]], token=part.token[there], values=part.values[there])
+    return Rows(rows.dense[chosen], rows.blocks, sparse)
 
 
 def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Array, values: Array) -> Sparse:
     """A sparse part in its order: by token, then by example."""
+    if example.shape[0] == 0:
+        return Sparse(vocabulary, blocks, example, token, values)
     xp = namespace(values)
-    order = xp.argsort(token * (int(xp.max(example)) + 1 if example.shape[0] else 1) + example)
+    order = xp.argsort(token * (int(xp.max(example)) + 1) + example)
     return Sparse(vocabulary, blocks, xp.take(example, order), xp.take(token, order), xp.take(values, order, axis=0))
 
 
@@ -110,8 +112,9 @@ def spread(values: Array, blocks: Sequence[int]) -> Array:
 def move(rows: Rows, xp: Any) -> Rows:
     """The rows as arrays of another namespace, such as CuPy's."""
     part = rows.sparse
-    moved = (xp.asarray(side) for side in (part.example, part.token, part.values))
-    return Rows(xp.asarray(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
+    there = to_numpy if xp is np else xp.asarray  # CuPy's arrays become NumPy's only where that is said
+    moved = (there(side) for side in (part.example, part.token, part.values))
+    return Rows(there(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:

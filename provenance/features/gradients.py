@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -262,8 +263,14 @@ def arrangement_of(adapter: Adapter, module: torch.nn.Module, contents: Sequence
 
 
 def _agree(found: Rows, expected: Rows) -> bool:
-    xp = namespace(found.dense)
-    pairs = (found.dense, expected.dense), (found.sparse.values, expected.sparse.values)
+    xp, part, other = namespace(found.dense), found.sparse, expected.sparse
+    if part.values.shape != other.values.shape or not bool(
+        xp.all((part.token == other.token) & (part.example == other.example))
+    ):
+        return False
+    ends = list(accumulate(part.blocks))
+    pairs = [(found.dense, expected.dense)]
+    pairs += [(part.values[:, a:b], other.values[:, a:b]) for a, b in pairwise([0, *ends])]
     return all(
         one.shape == two.shape and float(xp.linalg.vector_norm(one - two)) <= AGREEMENT * float(xp.linalg.vector_norm(two))
         for one, two in pairs

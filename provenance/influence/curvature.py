@@ -133,8 +133,8 @@ def metric(statistics: Statistics, vocabulary: int) -> Weights:
     return Weights(statistics.tokens.token, row_weights(statistics.tokens, statistics.examples, vocabulary))
 
 
-def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks:
-    """Factor the curvature of the sparse part, in the metric that the weights give.
+def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
+    """Factor the curvature of the sparse part, in the metric that the weights give; None where there is none.
 
     Args:
         rows: features for sampled targets, as NumPy arrays.
@@ -146,8 +146,10 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks:
         chosen = np.zeros((count, min(BLOCK, count - start)), dtype=np.float32)
         chosen[np.arange(start, start + chosen.shape[1]), np.arange(chosen.shape[1])] = 1
         products[:, start : start + chosen.shape[1]] = apply(part, tabulate(heavy, chosen, tokens), count)
-    width = len(weights.token) * part.values.shape[1]
-    trace = float(np.trace(products)) / count
+    width = int(np.count_nonzero(weights.weight, axis=0) @ np.asarray(part.blocks, dtype=np.int64))
+    trace = float(np.trace(products)) / max(1, count)
+    if trace == 0:  # no sampled target meets a token that the corpus holds
+        return None
     damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
     level = max(damping * count, trace * 1e-6)
     products[np.diag_indices_from(products)] += level

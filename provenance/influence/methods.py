@@ -41,7 +41,7 @@ FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
 INNER_WEIGHT = 0.3
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
-# Examples of the sample whose influence on the others says how large influences are.
+# Examples of the sample whose influences on all others say how large influences are.
 YARDSTICK = 64
 
 
@@ -159,7 +159,7 @@ def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitt
     if comparison == "curved":
         weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
         dense = None if sampled.total is None or not len(sampled.total) else fit_dense(sampled.total, sampled.terms)
-        return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks and len(weights.token) else None)
+        return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks else None)
     if comparison == "cosine":
         return Fitted(comparison, Weights(tokens.token, np.ones((len(tokens.token), len(part.blocks)))))
     if comparison == "bm25":
@@ -171,16 +171,17 @@ def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitt
 
 
 def _factors(fitted: Fitted, sample: Rows) -> tuple[float, float]:
-    """Factors under which some examples of the sample influence the others with a root mean square of one."""
-    count = min(YARDSTICK, sample.examples // 2)
-    queries = prepare(fitted, some(sample, 0, count), 1.0, np)
-    others = some(sample, count, sample.examples)
+    """Factors under which some examples of the sample influence all others with a root mean square of one."""
+    count = sample.examples
+    chosen = np.unique(np.linspace(0, count - 1, min(YARDSTICK, count)).astype(np.int64))  # spread, for a sample is sorted
+    queries = prepare(fitted, some(sample, chosen), 1.0, np)
     nothing = Table(queries.table.token[:0], queries.table.values[:0])
-    sparse = score(replace(queries, dense=None), others).astype(np.float64)
-    dense = score(replace(queries, table=nothing), others).astype(np.float64)
+    others = np.arange(count)[None, :] != chosen[:, None]
+    sparse = score(replace(queries, dense=None), sample)[others].astype(np.float64)
+    dense = score(replace(queries, table=nothing), sample)[others].astype(np.float64)
     if fitted.comparison != "curved":
         return (_inverse_size(sparse + dense),) * 2
-    factors = _inverse_size(sparse), _inverse_size(dense) * (INNER_WEIGHT if sparse.any() else 1.0)
+    factors = _inverse_size(sparse), _inverse_size(dense) * (1.0 if fitted.landmarks is None else INNER_WEIGHT)
     both = _inverse_size(factors[0] * sparse + factors[1] * dense)
     return factors[0] * both, factors[1] * both
 

@@ -5,12 +5,13 @@ Sums over examples, which merge in any order; from them come the row normalisers
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.arrays import runs, to_numpy
+from provenance.core.arrays import namespace, runs, to_numpy
 from provenance.core.kernels import add_by_group
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ class Statistics:
 def gather(rows: Rows) -> Statistics:
     """The sums of one shard."""
     part = rows.sparse
+    xp = namespace(part.values)
     token, start, count = (to_numpy(side) for side in runs(part.token))
-    values = to_numpy(part.values).astype(np.float64)
     if not len(token):
         return Statistics(rows.examples, Occurrence(token, np.zeros((0, len(part.blocks))), count, np.zeros(0)))
-    squares = np.add.reduceat(values**2, np.cumsum([0, *part.blocks[:-1]]), axis=1)
-    sums = np.add.reduceat(squares, start), count, np.add.reduceat(values[:, 0], start)
-    return Statistics(rows.examples, Occurrence(token, *sums))
+    ends = np.cumsum(part.blocks).tolist()
+    wide = (xp.astype(part.values[:, end - size : end], xp.float64) for size, end in zip(part.blocks, ends, strict=True))
+    squares = np.stack([to_numpy(xp.sum(block**2, axis=1)) for block in wide], axis=1)
+    mass = to_numpy(part.values[:, 0]).astype(np.float64)
+    return Statistics(rows.examples, Occurrence(token, np.add.reduceat(squares, start), count, np.add.reduceat(mass, start)))
 
 
 def merge(one: Statistics, two: Statistics) -> Statistics:
@@ -66,7 +69,7 @@ def merge(one: Statistics, two: Statistics) -> Statistics:
     sums = []
     for field in FIELDS:
         values = np.concatenate([getattr(part.tokens, field) for part in (one, two)])
-        total = add_by_group(values.reshape(len(inverse), -1), inverse, len(token))
+        total = add_by_group(values.reshape(len(inverse), math.prod(values.shape[1:])), inverse, len(token))
         sums.append(total.reshape(len(token), *values.shape[1:]))
     return Statistics(one.examples + two.examples, Occurrence(token, *sums))
 
@@ -87,11 +90,11 @@ def row_weights(occurrence: Occurrence, examples: int, vocabulary: int) -> np.nd
 
 def to_tensors(statistics: Statistics) -> dict[str, np.ndarray]:
     """The arrays that are stored."""
-    tensors = {"corpus": np.asarray([statistics.examples], dtype=np.int64)}
+    tensors = {"count": np.asarray([statistics.examples], dtype=np.int64)}
     return tensors | {field: getattr(statistics.tokens, field) for field in ("token", *FIELDS)}
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray]) -> Statistics:
     """The inverse of `to_tensors`."""
     tokens = Occurrence(*(tensors[field] for field in ("token", *FIELDS)))
-    return Statistics(int(tensors["corpus"][0]), tokens)
+    return Statistics(int(tensors["count"][0]), tokens)

@@ -1,5 +1,7 @@
 """Feature rows survive their file up to rounding, whatever shard they stand in."""
 
+from dataclasses import replace
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from provenance.core.arrays import to_numpy
-from provenance.core.rows import Rows, Sparse, by_token, concatenate, decode, encode, move, no_tokens
+from provenance.core.rows import Rows, Sparse, by_token, concatenate, decode, encode, move, no_tokens, some
 
 
 def rows(seed=0, examples=6, blocks=(5, 3), widths=(4, 3), scale=1.0):
@@ -78,6 +80,37 @@ def test_a_shard_without_examples_survives():
     found = read_back(empty)
     assert found.dense.shape == (0, 8)
     assert found.sparse.values.shape == (0, 7)
+
+
+class Elsewhere:
+    """An array like CuPy's: it comes to the host where it is asked to, and only there."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def get(self):
+        return self.array
+
+    def __array__(self, *_args, **_more):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+
+def test_rows_come_back_from_where_numpy_cannot_reach():
+    here, part = rows(), rows().sparse
+    there = replace(part, **{side: Elsewhere(getattr(part, side)) for side in ("example", "token", "values")})
+    back = move(Rows(Elsewhere(here.dense), here.blocks, there), np)
+    assert np.array_equal(back.dense, here.dense)
+    assert np.array_equal(back.sparse.values, part.values)
+
+
+def test_some_rows_are_those_asked_for():
+    here = rows()
+    found = some(here, np.array([1, 4]))
+    assert np.array_equal(found.dense, here.dense[[1, 4]])
+    for new, old in ((0, 1), (1, 4)):
+        mine, theirs = found.sparse.example == new, here.sparse.example == old
+        assert np.array_equal(found.sparse.token[mine], here.sparse.token[theirs])
+        assert np.array_equal(found.sparse.values[mine], here.sparse.values[theirs])
 
 
 def test_only_the_array_standard_is_needed():

@@ -6,7 +6,7 @@ import pytest
 from samples import corpus_frames, lay_out
 
 from provenance.core.arrays import gpu_count, namespace_of, to_numpy
-from provenance.core.rows import decode, encode, move
+from provenance.core.rows import encode, move
 from provenance.features.gradients import gradient_features
 from provenance.features.model import read_model
 from provenance.features.projection import Projection
@@ -29,12 +29,8 @@ def features_on(device, folder):
     return rows, sampled
 
 
-def on_cpu(rows):
-    return move(rows, np) if rows.dense.__class__ is np.ndarray else decode(encode(rows, dense_bits=32, sparse_bits=32), np)
-
-
 def close(one, two):
-    one, two = on_cpu(one), on_cpu(two)
+    one, two = move(one, np), move(two, np)
     assert np.allclose(one.dense, two.dense, rtol=1e-3, atol=1e-4 * np.abs(two.dense).max())
     part, other = two.sparse, one.sparse
     assert np.array_equal(other.token, part.token)

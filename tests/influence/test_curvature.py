@@ -8,7 +8,7 @@ import pytest
 
 from provenance.core.arrays import to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, move
+from provenance.core.rows import Rows, Sparse, move, no_tokens
 from provenance.influence.curvature import (
     Weights,
     fit_dense,
@@ -131,6 +131,13 @@ def test_statistics_of_shards_merge_in_any_order():
     assert np.array_equal(one.tokens.token, two.tokens.token)
     assert np.array_equal(one.tokens.examples, two.tokens.examples)
     assert np.allclose(one.tokens.squares, two.tokens.squares, rtol=1e-13)
+
+
+def test_statistics_merge_where_no_token_occurs():
+    for rows in (Rows(TERMS, (12,), no_tokens(np)), sparse_rows(5, 1, chance=0)):
+        both = merge(gather(rows), gather(rows))
+        assert both.examples == 2 * rows.examples
+        assert both.tokens.squares.shape == (0, len(rows.sparse.blocks))
 
 
 def test_plain_norms_are_norms():

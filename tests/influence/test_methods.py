@@ -1,6 +1,7 @@
 """Methods behind one interface: each against its formula, and all on one scale."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,16 +97,43 @@ def test_cosine_is_the_cosine_of_whole_rows():
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_one_half_of_the_sample_influences_the_other_with_the_root_mean_square_asked_for(comparison):
-    queries = prepare(fit(comparison, gather(CORPUS), SAMPLED), some(SAMPLE, 0, 7), 0.3, np)
-    found = score(queries, some(SAMPLE, 7, 15)).astype(float)
-    assert np.sqrt((found**2).mean()) == pytest.approx(0.3, rel=1e-4)
+def test_examples_of_the_sample_influence_one_another_with_the_root_mean_square_asked_for(comparison):
+    found = score(prepare(fit(comparison, gather(CORPUS), SAMPLED), SAMPLE, 0.3, np), SAMPLE).astype(float)
+    others = found[~np.eye(SAMPLE.examples, dtype=bool)]
+    assert np.sqrt((others**2).mean()) == pytest.approx(0.3, rel=1e-4)
+
+
+def test_the_order_of_the_sample_hardly_changes_the_scale():
+    """It comes sorted by length, and a part of it is the yardstick."""
+    r = np.random.default_rng(0)
+    texts = sorted((b" ".join(r.choice([b"a", b"b", b"c", b"d", b"e"], r.integers(1, 60))) for _ in range(300)), key=len)
+    sizes = []
+    for order in (texts, [texts[at] for at in r.permutation(300)]):
+        documents = word_features(order, ["text"] * 300)
+        sizes.append(fit("tfidf", gather(documents), Sampled(documents)).factors[0])
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_sample_may_be_very_small(count):
+    few = np.arange(count)
+    sampled = Sampled(some(SAMPLE, few), some(TARGETS, few), gram(TARGETS.dense), 15)
+    found = score(prepare(fit("curved", gather(CORPUS), sampled), OUTPUTS, 1.0, np), CORPUS)
+    assert np.isfinite(found).all()
+    assert found.any()
+
+
+def test_landmarks_that_meet_no_token_of_the_corpus_correct_nothing():
+    strangers = replace(TARGETS, sparse=replace(TARGETS.sparse, token=TARGETS.sparse.token + 9))
+    fitted = fit("curved", gather(CORPUS), Sampled(SAMPLE, strangers, gram(TARGETS.dense), 15))
+    assert fitted.landmarks is None
+    assert np.isfinite(score(prepare(fitted, OUTPUTS, 1.0, np), CORPUS)).all()
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
 def test_an_outputs_company_changes_no_influence(comparison):
     fitted = fit(comparison, gather(CORPUS), SAMPLED)
-    alone = score(prepare(fitted, some(OUTPUTS, 2, 3), 1.0, np), CORPUS)
+    alone = score(prepare(fitted, some(OUTPUTS, np.array([2])), 1.0, np), CORPUS)
     assert np.allclose(score(prepare(fitted, OUTPUTS, 1.0, np), CORPUS)[2:3], alone, rtol=1e-4, atol=1e-6)
 
 

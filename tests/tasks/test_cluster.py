@@ -26,7 +26,9 @@ def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
         list(compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums"))
 
 
-def test_workers_keep_the_memory_that_they_will_need_again():
+def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
     with open_cluster(ClusterSettings(workers=1, processes=True)) as client:
         assert client.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         assert client.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() is None
