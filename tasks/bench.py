@@ -105,7 +105,7 @@ def _features(request: Request, settings: Settings) -> dict[str, Any]:
 
 
 def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
-    """Time of a shard's scores against a dense product of as many numbers, examples and outputs, on one thread.
+    """Time of a shard's scores against a dense product of as many numbers, examples and outputs (64 at most), on one thread.
 
     The numbers are those that are stored; `width` is how many a row would have if it were not sparse.
     """

@@ -96,9 +96,8 @@ def read_corpus(store: Store, folder: str) -> Corpus:
 def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     """Check the examples of a corpus and fill in what may be left out."""
     frame = conform(EXAMPLES, frame, file)
-    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
-    for column, allowed in (("modality", MODALITIES), ("split", SPLITS)):
-        reject(frame, ~pl.col(column).is_in(allowed), file, column, expected=f"one of {', '.join(allowed)}")
+    check_contents(frame, file)
+    reject(frame, ~pl.col("split").is_in(SPLITS), file, "split", expected=f"one of {', '.join(SPLITS)}")
     computed = pl.Series("content_sha256", [hashlib.sha256(content).hexdigest() for content in frame["content"]])
     stated = pl.col("content_sha256")
     reject(frame, stated.is_not_null() & (stated != computed), file, "content_sha256", expected="the content's SHA-256")
@@ -113,6 +112,13 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     several = pl.col("owner_id").drop_nulls().n_unique().over("work_id") > 1
     reject(frame, several, file, "owner_id", expected="one owner per work (more take a claims file)")
     return frame
+
+
+def check_contents(frame: pl.DataFrame, file: str) -> None:
+    """Check contents and, where it is said, their modality, of examples as of outputs."""
+    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
+    unknown = ~pl.col("modality").is_in(MODALITIES)
+    reject(frame, unknown, file, "modality", expected=f"one of {', '.join(MODALITIES)}")
 
 
 def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import polars as pl
 from provenance.core.contracts import OUTPUTS, Contract, conform, reject, unique_across
 from provenance.core.errors import ContractError
 from provenance.core.money import currencies
-from provenance.corpus.examples import MODALITIES
+from provenance.corpus.examples import check_contents
 
 if TYPE_CHECKING:
     from datetime import date
@@ -53,7 +53,7 @@ def read_output_file(store: Store, key: str) -> pl.DataFrame:
         raise ContractError(file, expected="outputs as a Parquet file", found="no such file")
     needed = Contract("outputs", OUTPUTS.written_by, {name: OUTPUTS.columns[name] for name in OUTPUT_COLUMNS}, OUTPUTS.key)
     frame = conform(needed, store.read_table(key), file)
-    _check_contents(frame, file)
+    check_contents(frame, file)
     unique_across(needed, {file: frame})
     return _in_order(frame)
 
@@ -63,16 +63,10 @@ def _in_order(outputs: pl.DataFrame) -> pl.DataFrame:
     return outputs.with_columns(content_sha256=pl.Series(digests, dtype=pl.String)).sort("output_id")
 
 
-def _check_contents(frame: pl.DataFrame, file: str) -> None:
-    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
-    unknown = ~pl.col("modality").is_in(MODALITIES)
-    reject(frame, unknown, file, "modality", expected=f"one of {', '.join(MODALITIES)}, or nothing")
-
-
 def check_outputs(frame: pl.DataFrame, file: str, day: date, *, model_id: str) -> pl.DataFrame:
     """Check one file of a day's outputs."""
     frame = conform(OUTPUTS, frame, file)
-    _check_contents(frame, file)
+    check_contents(frame, file)
     reject(frame, pl.col("model_id") != model_id, file, "model_id", expected=f"the night's model, {model_id!r}")
     reject(frame, pl.col("revenue_minor") < 0, file, "revenue_minor", expected="0 or more minor units")
     known = pl.Series(sorted(currencies())).implode()

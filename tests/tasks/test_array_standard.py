@@ -11,6 +11,7 @@ from provenance.features.gradients import gradient_features
 from provenance.features.model import read_model
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
+from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Sampled, fit, prepare, score
 from provenance.influence.statistics import gather
@@ -44,3 +45,12 @@ def test_a_run_is_the_same_under_the_strict_standard(tiny_model, comparison):
     plain, strict = run(tiny_model, np, comparison), run(tiny_model, array_api_strict, comparison)
     assert plain.shape == (8, 24)
     assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("comparison", ["tfidf", "bm25"])
+def test_words_are_compared_alike_under_the_strict_standard(comparison):
+    texts, asked = (frame["content"].to_list() for frame in (corpus_frames()["examples"], outputs_frame()))
+    documents, outputs = (word_features(contents, ["code"] * len(contents)) for contents in (texts, asked))
+    fitted = fit(comparison, gather(documents), Sampled(documents))
+    plain, strict = (to_numpy(score(prepare(fitted, outputs, 1.0, xp), move(documents, xp))) for xp in (np, array_api_strict))
+    assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6)
