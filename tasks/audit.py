@@ -199,10 +199,8 @@ def _seeds(options: Options) -> range:
 
 def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
     """Example ids in the order of the shards, and whose each is: the party with the largest stake."""
-    corpus = night.frozen_corpus(store)
-    columns = ["example_id", "work_id", "owner_id"]
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
-    held = parties(examples, store.read_table(corpus.claims.key), night.date)
+    examples = night.read_corpus(store, "example_id", "work_id", "owner_id")
+    held = parties(examples, store.read_table(night.frozen_corpus(store).claims.key), night.date)
     largest = held.sort("work_id", "stake_ppb", "party_id", descending=[False, True, False]).group_by("work_id").first()
     if examples.height < 2 or largest["party_id"].n_unique() < 2:
         found = f"{examples.height} examples of {largest['party_id'].n_unique()} owners"
@@ -236,8 +234,7 @@ def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, fam
         "architecture": model.architecture(),
         "outputs": night.read_outputs(store).select("output_id", "content_sha256").rows(),
     }
-    corpus = [store.read_table(part.key, columns=["content_sha256"]) for part in night.frozen_corpus(store).shards]
-    contents = pl.concat(corpus)["content_sha256"]
+    contents = night.read_corpus(store, "content_sha256")["content_sha256"]
     jobs = []
     for mask in masks:
         chosen = tuple(np.flatnonzero(mask).tolist())
@@ -255,7 +252,7 @@ def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, fam
 
 
 def _train_one(work: _Work, job: _Job) -> str:
-    contents = work.night.read_contents(work.store)
+    contents = work.night.read_corpus(work.store, "content")["content"]
     outputs = work.night.read_outputs(work.store).select("output_id", "content")
     adapter: Any = fetch_model(work.store, work.night.model, work.night.model_files, work.cache).adapter()
     with tempfile.TemporaryDirectory() as folder:

@@ -67,10 +67,9 @@ class Night:
         """The manifest of the night's corpus."""
         return load_frozen(store, self.corpus)
 
-    def read_contents(self, store: Store) -> list[bytes]:
-        """All contents of the corpus, in the order of the shards."""
-        shards = self.frozen_corpus(store).shards
-        return [content for part in shards for content in store.read_table(part.key, columns=["content"])["content"]]
+    def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
+        """Some columns of all examples, in the order of the shards."""
+        return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
 
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -76,14 +76,17 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
     by_part: dict[str, list[FeatureFile]] = {}
     for file in plan.corpus:
         by_part.setdefault(file.part, []).append(file)
-    shared: dict[str, Any] = {
-        "store": store,
-        "comparison": chosen_method(night).comparison,
-        "claims": store.read_table(corpus.claims.key),
-        "day": night.date,
-        "top": night.method["evidence"],
-        "device": settings.cluster.device,
-    }
+    block = Block(
+        store=store,
+        queries={},
+        comparison=chosen_method(night).comparison,
+        output_ids=[],
+        claims=store.read_table(corpus.claims.key),
+        day=night.date,
+        top=night.method["evidence"],
+        device=settings.cluster.device,
+        keep="",
+    )
     tables = [(pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema))]
     parts = [part for part in night.outputs if part.rows]
     if parts:
@@ -92,7 +95,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
             for number, part in enumerate(parts):
                 output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
                 prefix = keep and f"{keep}/{number:06d}-"
-                block = Block(queries=queries[part.sha256], output_ids=output_ids, keep=prefix, **shared)
+                block = replace(block, queries=queries[part.sha256], output_ids=output_ids, keep=prefix)
                 scores = compute_tree(
                     client,
                     _score_one,
@@ -120,11 +123,11 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
 def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
     """The outputs as queries, prepared once for all workers: by part, a key for each source."""
     keys: dict[str, dict[str, str]] = {}
-    for source in plan.sources:
+    for at, source in enumerate(plan.sources):
         fitted = read_fitted(store, night, plan, source)
         for number, file in enumerate(plan.of(source)[1]):
             queries = prepare(fitted, read_features(store, file), chosen_method(night).kinds[file.kind], np)
-            key = query_key(night.folder, number, plan.sources.index(source))
+            key = query_key(night.folder, number, at)
             keys.setdefault(file.part, {})[source] = key
             store.write(key, save_tensors(queries_to_tensors(queries)))
     return keys

@@ -82,7 +82,7 @@ class FeatureSettings(_Section):
     @property
     def projection(self) -> Projection:
         """The projection that these settings name."""
-        return Projection(self.seed, self.dense, self.dense_alone, self.token_rank)
+        return Projection(seed=self.seed, dense=self.dense, dense_alone=self.dense_alone, token_rank=self.token_rank)
 
 
 class InfluenceSettings(_Section):

@@ -36,7 +36,7 @@ def main() -> None:
         scores = scores_of(here, store, night, method, examples)
         seconds = time.process_time() - start
         made, bare = recipe(store, night, here), 0.0
-        contents = night.read_contents(store)
+        contents = night.read_corpus(store, "content")["content"].to_list()
         for checkpoint in night.checkpoints:
             adapter, module = made.open(checkpoint)
             start = time.process_time()

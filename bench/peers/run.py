@@ -49,7 +49,7 @@ def compare(workload: Path, options: Options, console: Console) -> dict[str, Any
     with watch(console), opened(request_of(workload), settings) as (here, night):
         store = here.store.open()
         examples, masks, losses = truth(here, night, options)
-        contents = night.read_contents(store)
+        contents = night.read_corpus(store, "content")["content"].to_list()
         outputs = night.read_outputs(store)["content"].to_list()
     result: dict[str, Any] = {"options": vars(options), "ceiling": {}, "methods": {}}
     for family in masks:

@@ -80,3 +80,13 @@ def runs(ascending: Array) -> tuple[Array, Array, Array]:
     starts = xp.nonzero(begins)[0]
     ends = xp.concat([starts[1:], xp.full((1,), size, dtype=starts.dtype)])
     return xp.take(ascending, starts), starts, ends - starts
+
+
+def look_up(keys: Array, known: Array, values: Array) -> Array:
+    """The rows of `values`, one for each of the `known` keys (ascending), at the keys asked for; zeros for others."""
+    xp = namespace(values)
+    if known.shape[0] == 0:
+        return xp.zeros((keys.shape[0], values.shape[1]), dtype=values.dtype)
+    at = xp.minimum(xp.searchsorted(known, keys), xp.asarray(known.shape[0] - 1))
+    there = xp.astype(xp.take(known, at) == keys, values.dtype)
+    return xp.take(values, at, axis=0) * there[:, None]

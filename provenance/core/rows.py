@@ -102,6 +102,12 @@ def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Ar
     return Sparse(vocabulary, blocks, xp.take(example, order), xp.take(token, order), xp.take(values, order, axis=0))
 
 
+def by_block(values: Array, blocks: Sequence[int]) -> list[Array]:
+    """The columns of each block: views of `values`, `(n, sum of blocks)`."""
+    ends = np.cumsum(blocks, dtype=np.int64).tolist()
+    return [values[:, end - size : end] for size, end in zip(blocks, ends, strict=True)]
+
+
 def spread(values: Array, blocks: Sequence[int]) -> Array:
     """One number for each block, `(n, blocks)`, at each of the block's columns: `(n, sum of blocks)`."""
     xp = namespace(values)
@@ -151,8 +157,7 @@ def _encode_blocks(name: str, values: Array, blocks: tuple[int, ...], bits: int)
     if not blocks:
         return tensors
     xp = namespace(values)
-    ends = np.cumsum(blocks).tolist()
-    parts = [_quantise(values[:, end - size : end], bits) for size, end in zip(blocks, ends, strict=True)]
+    parts = [_quantise(block, bits) for block in by_block(values, blocks)]
     codes = xp.concat([code for code, _ in parts], axis=1)
     tensors[f"{name}.codes"] = to_numpy(pack_nibbles(codes) if bits == 4 else codes)
     if bits != 32:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from provenance.core.arrays import from_torch, namespace, namespace_of, runs
+from provenance.core.arrays import from_torch, look_up, namespace, namespace_of, runs
 from provenance.core.errors import ModelError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, Sparse, by_token, concatenate, no_tokens
+from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, named_blocks, output_side
 from provenance.features.model import example_losses
 from provenance.features.projection import Block, Projection, matrices
@@ -120,14 +119,14 @@ class Tap:
         for block in self.shape.blocks:
             if block.name not in self.dense and block.name not in self.sides:
                 raise ModelError(f"module {block.name!r}", expected="a gradient", found="none: the loss does not depend on it")
-        dense = [block for block in self.shape.blocks if block.kind == "dense"]
+        dense = self.shape.dense
         parts = [sum(xp.sum(_by_example(v, n, arrangement), axis=1) for v in self.dense[block.name]) for block in dense]
         joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32)
         return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), self._sparse(arrangement))
 
     def _sparse(self, arrangement: str) -> Sparse:
         """The vectors of all layers over the vocabulary, side by side at each token of each example."""
-        blocks = [block for block in self.shape.blocks if block.kind != "dense"]
+        blocks = self.shape.tokens
         if not blocks:
             return no_tokens(self.xp)
         parts = []
@@ -144,7 +143,7 @@ class Tap:
         Args:
             rows: the batch's feature rows, which are the terms where layers saw different numbers of rows.
         """
-        dense = [self.dense[block.name] for block in self.shape.blocks if block.kind == "dense"]
+        dense = [self.dense[block.name] for block in self.shape.dense]
         joined = [self.xp.concat(uses, axis=0) if len(uses) > 1 else uses[0] for uses in dense]
         alike = len({values.shape[0] for values in joined}) == 1
         return self.xp.concat(joined, axis=1) if alike else rows.dense
@@ -196,14 +195,8 @@ def side_by_side(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     cells = runs(xp.sort(xp.concat([cell for cell, _ in parts])))[0]
     columns = []
     for cell, value in parts:
-        if cell.shape[0] == 0:
-            columns.append(xp.zeros((cells.shape[0], value.shape[1]), dtype=value.dtype))
-            continue
         order = xp.argsort(cell)
-        at = xp.minimum(xp.searchsorted(xp.take(cell, order), cells), xp.asarray(cell.shape[0] - 1))
-        place = xp.take(order, at)
-        there = xp.astype(xp.take(cell, place) == cells, value.dtype)
-        columns.append(xp.take(value, place, axis=0) * there[:, None])
+        columns.append(look_up(cells, xp.take(cell, order), xp.take(value, order, axis=0)))
     return cells, xp.concat(columns, axis=1)
 
 
@@ -268,9 +261,8 @@ def _agree(found: Rows, expected: Rows) -> bool:
         xp.all((part.token == other.token) & (part.example == other.example))
     ):
         return False
-    ends = list(accumulate(part.blocks))
-    pairs = [(found.dense, expected.dense)]
-    pairs += [(part.values[:, a:b], other.values[:, a:b]) for a, b in pairwise([0, *ends])]
+    blocks = (by_block(side.values, side.blocks) for side in (part, other))
+    pairs = [(found.dense, expected.dense), *zip(*blocks, strict=True)]
     return all(
         one.shape == two.shape and float(xp.linalg.vector_norm(one - two)) <= AGREEMENT * float(xp.linalg.vector_norm(two))
         for one, two in pairs
@@ -323,14 +315,12 @@ def _reorder(rows: Rows, order: list[int]) -> Rows:
 
 
 def _empty(shape: Layout, xp: Any) -> Rows:
-    dense = [block for block in shape.blocks if block.kind == "dense"]
-    tokens = [block for block in shape.blocks if block.kind != "dense"]
     sparse = no_tokens(xp)
-    if tokens:
-        widths = tuple(block.width for block in tokens)
+    if shape.tokens:
+        widths = tuple(block.width for block in shape.tokens)
         values = xp.zeros((0, sum(widths)), dtype=xp.float32)
-        sparse = replace(sparse, vocabulary=tokens[0].vocabulary, blocks=widths, values=values)
-    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(block.size for block in dense), sparse)
+        sparse = replace(sparse, vocabulary=shape.tokens[0].vocabulary, blocks=widths, values=values)
+    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(block.size for block in shape.dense), sparse)
 
 
 def check_rows(rows: Rows, checkpoint: str) -> None:

@@ -39,6 +39,16 @@ class Layout:
     parameters: int
 
     @property
+    def dense(self) -> list[Block]:
+        """The inner layers."""
+        return [block for block in self.blocks if block.kind == "dense"]
+
+    @property
+    def tokens(self) -> list[Block]:
+        """The layers over the vocabulary."""
+        return [block for block in self.blocks if block.kind != "dense"]
+
+    @property
     def size(self) -> int:
         """Numbers in the dense part of a feature row."""
         return sum(block.size for block in self.blocks)

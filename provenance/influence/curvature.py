@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
-from provenance.core.arrays import namespace
+from provenance.core.arrays import look_up, namespace
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, concatenate, spread
-from provenance.influence.index import apply, look_up, tabulate, tokens_of
+from provenance.influence.index import apply, tabulate, tokens_of
 from provenance.influence.statistics import row_weights
 
 if TYPE_CHECKING:

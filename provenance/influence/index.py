@@ -56,16 +56,6 @@ def tokens_of(part: Sparse) -> Array:
     return runs(part.token)[0]
 
 
-def look_up(token: Array, known: Array, values: Array) -> Array:
-    """The rows of `values` at those of the `known` tokens (ascending) that are asked for; zeros for others."""
-    xp = namespace(values)
-    if known.shape[0] == 0:
-        return xp.zeros((token.shape[0], values.shape[1]), dtype=values.dtype)
-    at = xp.minimum(xp.searchsorted(known, token), xp.asarray(known.shape[0] - 1))
-    there = xp.astype(xp.take(known, at) == token, values.dtype)
-    return xp.take(values, at, axis=0) * there[:, None]
-
-
 def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
     """The vectors at the given tokens (ascending), and at which of these each stands."""
     xp = namespace(part.values)

@@ -141,11 +141,15 @@ class Queries:
     """
 
     comparison: str
-    count: int
     dense: Array | None
     table: Table
     metric: Weights | None = None
     mean_length: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many outputs there are."""
+        return int(self.table.values.shape[2])
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
@@ -175,12 +179,12 @@ def _factors(fitted: Fitted, sample: Rows) -> tuple[float, float]:
     count = sample.examples
     chosen = np.unique(np.linspace(0, count - 1, min(YARDSTICK, count)).astype(np.int64))  # spread, for a sample is sorted
     queries = prepare(fitted, some(sample, chosen), 1.0, np)
-    nothing = Table(queries.table.token[:0], queries.table.values[:0])
     others = np.arange(count)[None, :] != chosen[:, None]
+    if fitted.comparison != "curved":
+        return (_inverse_size(score(queries, sample)[others].astype(np.float64)),) * 2
+    nothing = Table(queries.table.token[:0], queries.table.values[:0])
     sparse = score(replace(queries, dense=None), sample)[others].astype(np.float64)
     dense = score(replace(queries, table=nothing), sample)[others].astype(np.float64)
-    if fitted.comparison != "curved":
-        return (_inverse_size(sparse + dense),) * 2
     factors = _inverse_size(sparse), _inverse_size(dense) * (1.0 if fitted.landmarks is None else INNER_WEIGHT)
     both = _inverse_size(factors[0] * sparse + factors[1] * dense)
     return factors[0] * both, factors[1] * both
@@ -210,7 +214,7 @@ def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
         rows = fitted.dense.precondition(outputs.dense).astype(np.float32)
     dense = None if rows is None else xp.asarray(rows * (weight * of_dense))
     held = fitted.weights if comparison == "tfidf" else None
-    return Queries(comparison, outputs.examples, dense, table, held, fitted.mean_length)
+    return Queries(comparison, dense, table, held, fitted.mean_length)
 
 
 def score(queries: Queries, rows: Rows) -> Array:
@@ -281,7 +285,7 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
     """The arrays that are stored, but for the comparison, as by `to_tensors`."""
     tensors = {
-        "facts": np.asarray([queries.count, queries.mean_length], dtype=np.float64),
+        "mean_length": np.asarray([queries.mean_length]),
         "table/token": to_numpy(queries.table.token),
         "table/values": to_numpy(queries.table.values),
     }
@@ -294,11 +298,10 @@ def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
 
 def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp: Any) -> Queries:
     """The inverse of `queries_to_tensors`, as arrays of `xp`."""
-    count, length = tensors["facts"].tolist()
     dense = xp.asarray(tensors["dense"]) if "dense" in tensors else None
     table = Table(xp.asarray(tensors["table/token"]), xp.asarray(tensors["table/values"]))
     known = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
-    return Queries(comparison, int(count), dense, table, known, length)
+    return Queries(comparison, dense, table, known, float(tensors["mean_length"][0]))
 
 
 def _weights_to_tensors(prefix: str, weights: Weights) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from provenance.core.arrays import namespace, runs, to_numpy
 from provenance.core.kernels import add_by_group
+from provenance.core.rows import by_block
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,8 +57,7 @@ def gather(rows: Rows) -> Statistics:
     token, start, count = (to_numpy(side) for side in runs(part.token))
     if not len(token):
         return Statistics(rows.examples, Occurrence(token, np.zeros((0, len(part.blocks))), count, np.zeros(0)))
-    ends = np.cumsum(part.blocks).tolist()
-    wide = (xp.astype(part.values[:, end - size : end], xp.float64) for size, end in zip(part.blocks, ends, strict=True))
+    wide = (xp.astype(block, xp.float64) for block in by_block(part.values, part.blocks))
     squares = np.stack([to_numpy(xp.sum(block**2, axis=1)) for block in wide], axis=1)
     mass = to_numpy(part.values[:, 0]).astype(np.float64)
     return Statistics(rows.examples, Occurrence(token, np.add.reduceat(squares, start), count, np.add.reduceat(mass, start)))

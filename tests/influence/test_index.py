@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provenance.core.arrays import to_numpy
+from provenance.core.arrays import look_up, to_numpy
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Sparse
-from provenance.influence.index import Table, apply, look_up, tabulate, tokens_of
+from provenance.influence.index import Table, apply, tabulate, tokens_of
 
 
 @st.composite

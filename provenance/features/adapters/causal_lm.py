@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
@@ -99,8 +99,7 @@ class CausalLM:
             progress: called after each step with the steps done, all steps, and the step's loss in nats per token.
         """
         arguments = {"context": self.context}
-        run: dict[str, Any] = {"seed": seed, "model_id": model_id, "progress": progress}
-        train_sequences(self, contents, arguments=arguments, folder=folder, **run)
+        train_sequences(self, contents, arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress)
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -83,8 +83,7 @@ class EventSequence:
     ) -> None:
         """Train from scratch and write a model folder; arguments as for `CausalLM.train`."""
         arguments = {"events": self.events, "width": self.width, "context": self.context}
-        run: dict[str, Any] = {"seed": seed, "model_id": model_id, "progress": progress}
-        train_sequences(self, contents, arguments=arguments, folder=folder, **run)
+        train_sequences(self, contents, arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress)
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
