@@ -10,7 +10,9 @@ has two parts, and each is corrected in the form that is small for it:
   landmarks. Tokens are weighted first by how large their rows are (`statistics.row_weights`).
 
 lambda is not chosen by hand: it is the oracle-approximating shrinkage of F towards a multiple of the identity (Chen et al.
-2010, IEEE Trans. Signal Processing 58(10), equation 23), which needs the two first moments of the eigenvalues alone.
+2010, IEEE Trans. Signal Processing 58(10), equation 23), which needs the two first moments of the eigenvalues and how many
+independent observations F is the mean of. For the dense part these are examples: an example's terms share its inputs, most of
+all the noise draws of an image. For the sparse part, where rows are fewer than dimensions, they are rows.
 """
 
 from __future__ import annotations
@@ -92,26 +94,26 @@ def gram(rows: Array) -> Array:
     return xp.matmul(xp.matrix_transpose(wide), wide)
 
 
-def shrinkage(trace: float, trace_of_square: float, size: int, terms: int) -> float:
+def shrinkage(trace: float, trace_of_square: float, size: int, count: int) -> float:
     """The damping lambda of a mean of outer products S, by the oracle-approximating shrinkage.
 
     `(1 - rho) S + rho tr(S)/p I` is, up to a factor, `S + lambda I` with `lambda = rho / (1 - rho) tr(S) / p`.
 
     Args:
-        trace: tr(S); trace_of_square: tr(S S); size: p; terms: how many outer products S is the mean of.
+        trace: tr(S); trace_of_square: tr(S S); size: p; count: how many independent outer products S is the mean of.
     """
     numerator = (1 - 2 / size) * trace_of_square + trace**2
-    denominator = (terms + 1 - 2 / size) * (trace_of_square - trace**2 / size)
+    denominator = (count + 1 - 2 / size) * (trace_of_square - trace**2 / size)
     # rho is 1 where nothing but noise is seen; the identity times a very large number says the same.
     rho = min(numerator / denominator, 1 - 1e-6) if denominator > 0 else 1 - 1e-6
     return rho / (1 - rho) * trace / size
 
 
-def fit_dense(total: np.ndarray, terms: int) -> Dense:
+def fit_dense(total: np.ndarray, terms: int, examples: int) -> Dense:
     """Factor the curvature of the dense part.
 
     Args:
-        total: `sum g g'` over the sampled terms, `(p, p)`.
+        total: `sum g g'` over the sampled terms of so many examples, `(p, p)`.
 
     Raises:
         ContractError: there are no terms, or their gradients are all zero.
@@ -122,7 +124,7 @@ def fit_dense(total: np.ndarray, terms: int) -> Dense:
     scale = (mean_square + SCALE_FLOOR * mean_square.mean()) ** SCALE_POWER
     scaled = total / terms * scale[:, None] * scale[None, :]
     trace = float(np.trace(scaled))
-    damping = shrinkage(trace, float(np.vdot(scaled, scaled)), len(scaled), terms)
+    damping = shrinkage(trace, float(np.vdot(scaled, scaled)), len(scaled), examples)
     scaled[np.diag_indices_from(scaled)] += damping
     factor = cholesky(scaled, lower=True, overwrite_a=True, check_finite=False)
     return Dense(np.tril(factor).astype(np.float32), scale, damping / (trace / len(scaled)))

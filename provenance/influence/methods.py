@@ -162,7 +162,8 @@ def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitt
     tokens, count, part = statistics.tokens, statistics.examples, sampled.data.sparse
     if comparison == "curved":
         weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
-        dense = None if sampled.total is None or not len(sampled.total) else fit_dense(sampled.total, sampled.terms)
+        total, examples = sampled.total, sampled.data.examples
+        dense = None if total is None or not len(total) else fit_dense(total, sampled.terms, examples)
         return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks else None)
     if comparison == "cosine":
         return Fitted(comparison, Weights(tokens.token, np.ones((len(tokens.token), len(part.blocks)))))

@@ -42,11 +42,12 @@ def whole(rows):
 
 
 def test_the_dense_part_is_the_formula_written_out():
-    curvature = fit_dense(gram(TERMS), len(TERMS))
+    examples = len(TERMS) // 4
+    curvature = fit_dense(gram(TERMS), len(TERMS), examples)
     f = TERMS.T.astype(float) @ TERMS / len(TERMS)
     d = np.diag((np.diag(f) + 0.01 * np.diag(f).mean()) ** -0.25)
     dfd = d @ f @ d
-    p, n, t, t2 = 12, len(TERMS), np.trace(dfd), np.trace(dfd @ dfd)
+    p, n, t, t2 = 12, examples, np.trace(dfd), np.trace(dfd @ dfd)
     rho = ((1 - 2 / p) * t2 + t**2) / ((n + 1 - 2 / p) * (t2 - t**2 / p))
     damping = rho / (1 - rho) * t / p
     expected = QUERIES @ d @ np.linalg.inv(dfd + damping * np.eye(p)) @ d
@@ -59,7 +60,7 @@ def test_gram_matrices_of_shards_add_up():
     assert np.allclose(parts, gram(TERMS), rtol=1e-13)
 
 
-def test_shrinkage_is_small_for_many_terms_and_total_for_noise_alone():
+def test_shrinkage_is_small_for_many_examples_and_total_for_noise_alone():
     spectrum = np.geomspace(1, 1e-4, 50)
     moments = spectrum.sum(), (spectrum**2).sum()
     few, many = shrinkage(*moments, 50, 100), shrinkage(*moments, 50, 10_000)
@@ -76,7 +77,7 @@ def test_removing_an_example_moves_a_ridge_regression_as_its_influence_says():
     gradients = (x @ theta - y)[:, None] * x
     sampled = np.concatenate([RNG.standard_normal((400, 1)) * x for _ in range(20)])
     asked = (query @ theta - target) * query
-    influence = fit_dense(gram(sampled), len(sampled)).precondition(asked[None]) @ gradients.T
+    influence = fit_dense(gram(sampled), len(sampled), 400).precondition(asked[None]) @ gradients.T
     effect = []
     for left_out in range(400):
         keep = np.arange(400) != left_out
@@ -87,7 +88,7 @@ def test_removing_an_example_moves_a_ridge_regression_as_its_influence_says():
 
 def test_no_gradients_is_an_error():
     with pytest.raises(ContractError, match="expected gradients of sampled loss terms, found none in 5 terms"):
-        fit_dense(np.zeros((3, 3)), 5)
+        fit_dense(np.zeros((3, 3)), 5, 5)
 
 
 def test_the_sparse_part_is_woodburys_identity_written_out():
