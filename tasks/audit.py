@@ -98,14 +98,16 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     store = settings.store.open()
     examples, masks, losses = truth(settings, night, options)
     scores = {name: scores_of(settings, store, night, name, examples) for name in names}
-    tuned = [(masks[family][: options.tune], losses[family][:, : options.tune].mean(axis=0)) for family in masks]
     result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "families": {}}
+    # Few owners have few halves; both uses then have fewer, in the same proportion.
+    tune = {family: options.tune * len(chosen) // (options.tune + options.subsets) for family, chosen in masks.items()}
     if hybrid:
+        tuned = [(masks[family][:count], losses[family][:, :count].mean(axis=0)) for family, count in tune.items() if count]
         weight, reached = fit_hybrid_weight(scores["factored"], scores["tfidf"], tuned)
         scores["hybrid"] = (1 - weight) * scores["factored"] + weight * scores["tfidf"]
-        result["hybrid"] = {"weight": weight, "lds_on_tuning_subsets": reached, "tuning_subsets": options.tune}
+        result["hybrid"] = {"weight": weight, "lds_on_tuning_subsets": reached, "tuning_subsets": tune}
     for family, chosen in masks.items():
-        reported, outcome = chosen[options.tune :], losses[family][:, options.tune :]
+        reported, outcome = chosen[tune[family] :], losses[family][:, tune[family] :]
         agreement, ceiling = noise_ceiling(outcome)
         found = {}
         for name, matrix in scores.items():
@@ -125,13 +127,16 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
 
     Returns:
         example ids; by family which of them each subset holds, `(tune + subsets, examples)`; and the losses that came of it,
-        `(seeds, tune + subsets, outputs)`.
+        `(seeds, tune + subsets, outputs)`. Few owners have fewer halves than that.
     """
     examples, owners = _units(settings.store.open(), night)
     masks = {
         EXAMPLES: halves(examples, options.tune + options.subsets, name="audit examples"),
         OWNERS: halves(owners, options.tune + options.subsets, name="audit owners"),
     }
+    for family, chosen in masks.items():
+        if len(chosen) < options.tune + options.subsets:
+            log.warning("%s: there are only %d halves of them, and no more subsets", family, len(chosen))
     losses = {
         family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
         for family, chosen in masks.items()
@@ -172,15 +177,16 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "owners": distinct, "methods": {}}
     if options.seeds > 1:
         result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
-    figure = b""
+    actual, predicted = rise.mean(axis=0), {}
+    result["mean_rise"] = dict(zip(distinct, actual.mean(axis=1).tolist(), strict=True))
     for name in options.methods:
         matrix = scores_of(settings, store, night, name, examples)
-        predicted = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
-        correlation = float(rank_correlations(predicted, rise.mean(axis=0)).mean())
-        result["methods"][name] = {"rank_correlation": correlation}
-        if not figure:
-            figure = owners_figure(predicted, rise.mean(axis=0), correlation)
-    return results.publish(store, "owners", result, figure)
+        predicted[name] = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
+        result["methods"][name] = {
+            "rank_correlation": float(rank_correlations(predicted[name], actual).mean()),
+            "mean_influence": dict(zip(distinct, predicted[name].mean(axis=1).tolist(), strict=True)),
+        }
+    return results.publish(store, "owners", result, owners_figure(result, predicted, actual))
 
 
 def _check_methods(methods: Sequence[str], *, without: str = "") -> None:

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# With more owners than this a legend hides the points.
+LEGEND = 10
+
+
 def lds_figure(result: dict[str, Any]) -> bytes:
     """Each method's score with its interval, beside the ceiling that training noise sets; a PNG file."""
     figure, axes = _figure(len(result["families"]))
@@ -20,22 +24,33 @@ def lds_figure(result: dict[str, Any]) -> bytes:
         axis.barh(names, values, xerr=[low, high], color="#4878a8", ecolor="#222222", capsize=3)
         ceiling = found["ceiling"]
         axis.axvline(ceiling, color="#a84848", linestyle="--")
-        axis.text(ceiling, len(names) - 0.4, f" ceiling {ceiling:.2f}", color="#a84848", va="bottom", ha="right")
-        axis.set_title(f"random halves of {family} ({found['subsets']})")
+        axis.text(ceiling, -0.45, f"ceiling {ceiling:.2f} ", color="#a84848", va="bottom", ha="right")
+        axis.set_title(f"{found['subsets']} random halves of {family}")
         axis.set_xlabel("linear datamodelling score")
-        axis.set_xlim(min(0, *values), 1)
+        axis.set_xlim(min(0.0, *(found["methods"][name]["low"] - 0.05 for name in names)), 1)
+        axis.axvline(0, color="#888888", linewidth=0.6)
+    figure.suptitle(f"{result['night']['model_id']}: predicted and actual effects of training on halves of the corpus")
     return _png(figure)
 
 
-def owners_figure(predicted: np.ndarray, actual: np.ndarray, correlation: float) -> bytes:
-    """What leaving an owner out did to an output, against the owner's influence on it; a PNG file."""
-    figure, (axis,) = _figure(1)
-    axis.scatter(predicted.ravel(), actual.ravel(), s=6, alpha=0.4, color="#4878a8", linewidths=0)
-    axis.axhline(0, color="#888888", linewidth=0.6)
-    axis.axvline(0, color="#888888", linewidth=0.6)
-    axis.set_xlabel("influence of the owner on the output")
-    axis.set_ylabel("rise of the output's loss without the owner (nats)")
-    axis.set_title(f"leave one owner out: mean rank correlation {correlation:.2f}")
+def owners_figure(result: dict[str, Any], predicted: dict[str, np.ndarray], actual: np.ndarray) -> bytes:
+    """What leaving an owner out did to an output, against the owner's influence on it, by each method; a PNG file.
+
+    Args:
+        predicted: by method, `(owners, outputs)`; actual: `(owners, outputs)`, in nats.
+    """
+    figure, axes = _figure(len(predicted))
+    for axis, (name, influence) in zip(axes, predicted.items(), strict=True):
+        for owner, x, y in zip(result["owners"], influence, actual, strict=True):
+            axis.scatter(x, y, s=16, alpha=0.7, linewidths=0, label=owner)
+        axis.axhline(0, color="#888888", linewidth=0.6)
+        axis.axvline(0, color="#888888", linewidth=0.6)
+        axis.set_xlabel("influence of the owner on the output")
+        axis.set_title(f"{name}: mean rank correlation {result['methods'][name]['rank_correlation']:.2f}")
+    axes[0].set_ylabel("rise of the output's loss without the owner (nats)")
+    if len(result["owners"]) <= LEGEND:
+        axes[-1].legend(title="owner left out", fontsize="small")
+    figure.suptitle(f"{result['night']['model_id']}: one owner left out, a point for each output")
     return _png(figure)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,20 +16,25 @@ if TYPE_CHECKING:
 def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     """Random halves of the distinct units (examples, or owners): which positions of `units` each half holds.
 
-    Drawn from digests of the name and the number, so that more subsets leave the first ones as they are.
+    Drawn from digests of the name and a number, so that more subsets leave the first ones as they are. No half comes twice;
+    few units have few halves (four have six), and then these are all.
 
     Returns:
-        `(count, len(units))` bool.
+        `(count or fewer, len(units))` bool.
     """
     distinct = sorted(set(units))
     place = {unit: at for at, unit in enumerate(distinct)}
     member = np.array([place[unit] for unit in units])
-    chosen = np.zeros((count, len(distinct)), dtype=bool)
-    for number in range(count):
+    drawn: dict[bytes, np.ndarray] = {}
+    for number in itertools.count():
+        if len(drawn) == min(count, math.comb(len(distinct), len(distinct) // 2)):
+            break
         seed = int.from_bytes(hashlib.sha256(f"{name}/{number}".encode()).digest()[:16])
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(distinct))
-        chosen[number, order[: len(distinct) // 2]] = True
-    found: np.ndarray = chosen[:, member]
+        half = np.zeros(len(distinct), dtype=bool)
+        half[order[: len(distinct) // 2]] = True
+        drawn.setdefault(half.tobytes(), half)
+    found: np.ndarray = np.stack(list(drawn.values()))[:, member]
     return found
 
 

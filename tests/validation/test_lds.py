@@ -70,9 +70,14 @@ def test_halves_are_halves_of_units_and_keep_units_whole():
         held = {owner for owner, inside in zip(owners, mask, strict=True) if inside}
         assert len(held) == 3
         assert all((owner in held) == inside for owner, inside in zip(owners, mask, strict=True))
-    assert len({mask.tobytes() for mask in chosen}) > 10
+    assert len({mask.tobytes() for mask in chosen}) == 20, "none comes twice"
     assert np.array_equal(halves(owners, 5, name="x"), chosen[:5]), "more subsets leave the first ones alone"
     assert not np.array_equal(halves(owners, 5, name="y"), chosen[:5])
+
+
+def test_few_units_have_few_halves():
+    assert halves(["a", "b", "c", "d", "a"], 24, name="x").shape == (6, 5)
+    assert halves(["a", "b"], 24, name="x").sum(axis=0).tolist() == [1, 1]
 
 
 def test_leaving_one_out_leaves_one_out():
