@@ -10,7 +10,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import InputError, StoreError
+from provenance.core.errors import ExampleError, ModelError, StoreError
 from provenance.core.rows import Rows, decode, encode
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
@@ -127,10 +127,10 @@ def _blame(features: Callable[[pl.DataFrame], Rows], frame: pl.DataFrame) -> Non
     for one in frame.iter_slices(1):
         try:
             features(one)
-        except InputError as error:
-            raise type(error)(
-                f"{name} {one[name][0]!r}: {error.where}", expected=error.expected, found=error.found, hint=error.hint
-            ) from error
+        except ExampleError as error:
+            where = f"{name} {one[name][0]!r}"
+            where += "" if error.where == "example 0 of the batch" else f": {error.where}"
+            raise ModelError(where, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 def featurise_one(made: Recipe, file: FeatureFile) -> str:
@@ -139,7 +139,7 @@ def featurise_one(made: Recipe, file: FeatureFile) -> str:
     features = features_of(made, file.kind, file.checkpoint)
     try:
         rows = features(frame)
-    except InputError:
+    except ExampleError:
         _blame(features, frame)
         raise
     exact = file.kind == WORDS  # counts are whole numbers already

@@ -226,7 +226,8 @@ def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:
             continue
         found = frame.schema[name]
         if not _widens(found, column.dtype):
-            raise ContractError(f"{file}: column {name!r}", expected=f"type {column.dtype}", found=f"type {found}")
+            hint = f"Text is bytes once it is cast: pl.col({name!r}).cast(pl.Binary)." if column.dtype == pl.Binary else ""
+            raise ContractError(f"{file}: column {name!r}", expected=f"type {column.dtype}", found=f"type {found}", hint=hint)
         values = pl.col(name).cast(column.dtype) if found != column.dtype else pl.col(name)
         columns.append(values if column.default is None else values.fill_null(column.default))
     extra = [name for name in frame.columns if name not in contract.columns]

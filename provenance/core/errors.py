@@ -30,6 +30,10 @@ class ModelError(InputError):
     """A model folder, its weights or its adapter cannot be used."""
 
 
+class ExampleError(ModelError):
+    """One example of a batch cannot be used; whoever knows the examples' names says which."""
+
+
 class SettingsError(InputError):
     """A setting is unknown or out of range."""
 

@@ -109,6 +109,9 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     ]
     frame = frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
     unique(EXAMPLES, frame, file)
+    if "train" not in frame["split"]:
+        found = f"none among {frame.height} rows"
+        raise ContractError(file, expected="at least one example that the model was trained on (split = train)", found=found)
     several = pl.col("owner_id").drop_nulls().n_unique().over("work_id") > 1
     reject(frame, several, file, "owner_id", expected="one owner per work (more take a claims file)")
     return frame

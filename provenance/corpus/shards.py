@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json, digest, sha256, to_parquet
 
 if TYPE_CHECKING:
@@ -95,8 +94,6 @@ def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
 def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int) -> FrozenCorpus:
     """Freeze a checked corpus and put it in force; the same corpus again changes nothing."""
     train = corpus.examples.filter(pl.col("split") == "train")
-    if train.is_empty():
-        raise ContractError("examples: column 'split'", expected="at least one example to train on", found="none")
     unmatched = (
         train.filter(pl.col("unmatched_reason").is_not_null())
         .group_by(escrow_id=pl.coalesce("owner_id", "work_id"))

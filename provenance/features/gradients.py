@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from provenance.core.arrays import from_torch, look_up, namespace, namespace_of, runs
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, named_blocks, output_side
@@ -328,6 +328,6 @@ def check_rows(rows: Rows, checkpoint: str) -> None:
     xp = namespace(rows.dense)
     values = rows.dense, rows.sparse.values
     if not all(bool(xp.all(xp.isfinite(value))) for value in values):
-        raise ModelError(f"checkpoint {checkpoint}", expected="finite gradient features", found="NaN or infinite ones")
+        raise ExampleError(f"checkpoint {checkpoint}", expected="finite gradient features", found="NaN or infinite ones")
     if not any(bool(xp.any(value != 0)) for value in values):
         raise ModelError(f"checkpoint {checkpoint}", expected="gradient features", found="only zeros")

@@ -76,7 +76,7 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         if shape is None:
             key, weight = own[0]
             raise ModelError(
-                f"module {name or 'itself'!r} ({type(layer).__name__})",
+                f"module {name!r} ({type(layer).__name__})" if name else f"module {type(layer).__name__}",
                 expected=KINDS,
                 found=f"a trainable weight {key!r} of shape {tuple(weight.shape)}",
                 hint="Its gradient cannot be followed. Freeze it (requires_grad_(False)) or build it from the kinds named.",

@@ -9,6 +9,7 @@ import inspect
 import json
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from provenance.core.errors import InputError, ModelError
+from provenance.core.errors import ExampleError, InputError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,9 +148,18 @@ def read_model(folder: Path) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise ModelError(f"{path}: key {key!r}", expected="a value", found="no such key") from error
         raise ModelError(f"{path}: key {key!r}", expected=first["msg"], found=repr(first["input"])) from error
     if len(card.checkpoints) < 2:
         raise ModelError(f"{path}: checkpoints", expected="the base and at least one more", found=f"{len(card.checkpoints)}")
+    for before, after in pairwise(card.checkpoints):
+        if after.step <= before.step or after.learning_rate_sum < before.learning_rate_sum:
+            raise ModelError(
+                f"{path}: checkpoint {after.file!r}",
+                expected=f"training order: beyond step {before.step}, learning_rate_sum {before.learning_rate_sum}",
+                found=f"step {after.step}, learning_rate_sum {after.learning_rate_sum}",
+            )
     for checkpoint in card.checkpoints:
         _check_file(path, folder / checkpoint.file)
     names = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -175,8 +185,15 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
         adapter: Adapter = kind(folder, **card.adapter_args)
     except InputError:
         raise
-    except (ImportError, AttributeError, TypeError) as error:
+    except ImportError as error:
+        hint = "The module must be installed, or lie on PYTHONPATH; the model's folder is not searched."
+        raise ModelError(where, expected="a module to import", found=f"{target}: {error}", hint=hint) from error
+    except (AttributeError, TypeError) as error:
         raise ModelError(where, expected="an adapter that can be constructed", found=f"{target}: {error}") from error
+    lacking = [method for method in ("module", "collate", "loss") if not callable(getattr(adapter, method, None))]
+    if lacking:
+        expected = "an adapter with the methods module, collate and loss"
+        raise ModelError(where, expected=expected, found=f"{target} without {' and '.join(lacking)}")
     return adapter
 
 
@@ -188,14 +205,20 @@ def _source(adapter: Adapter) -> str:
 
 def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes]) -> torch.Tensor:
     """The adapter's losses, checked: shape `(n,)` and finite."""
-    losses = adapter.loss(module, adapter.collate(list(contents)))
-    who = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}: loss"
+    name = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}"
+    try:
+        batch = adapter.collate(list(contents))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Somebody else's code has met a content that it did not think of.
+        found = f"{type(error).__name__}: {error}"
+        raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
+    losses, who = adapter.loss(module, batch), f"{name}: loss"
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(contents),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
         raise ModelError(who, expected=f"one number per example, shape ({len(contents)},)", found=found)
     if not bool(torch.isfinite(losses).all()):
         row = int((~torch.isfinite(losses)).nonzero()[0])
-        raise ModelError(
+        raise ExampleError(
             f"{who} of example {row} of the batch", expected="a finite number", found=str(losses.detach()[row].item())
         )
     return losses

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.errors import ContractError
+from provenance.core.errors import ExampleError
 from provenance.core.rows import Rows, by_token
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _patches(content: bytes, row: int) -> Iterator[bytes]:
     try:
         grey = np.asarray(Image.open(io.BytesIO(content)).convert("L"), dtype=np.float32) / 256
     except (UnidentifiedImageError, OSError) as error:
-        raise ContractError(f"example {row}: content", expected="an image file", found=str(error)) from error
+        raise ExampleError(f"example {row} of the batch", expected="an image file", found=f"{content[:16]!r}...") from error
     height, width = grey.shape
     for top in range(0, height - PATCH + 1, STRIDE):
         for left in range(0, width - PATCH + 1, STRIDE):

@@ -100,7 +100,7 @@ def test_the_loss_of_an_image_is_the_same_in_any_company(tmp_path):
         (lambda f: EventSequence(f, width=2), bytes(3), r"expected whole events of 2 bytes, found 3 bytes"),
         (lambda f: EventSequence(f, events=9), bytes([9]), r"expected events below 9, found event 9"),
         (lambda f: Denoiser(f, size=8), image(6), r"expected 8 x 8 pixels, found 6 x 6"),
-        (lambda f: Denoiser(f, size=8), b"no image", r"expected an image file, found cannot identify"),
+        (lambda f: Denoiser(f, size=8), b"no image", r"expected an image file, found b'no image'"),
     ],
 )
 def test_contents_that_do_not_fit_are_refused_and_not_cut(gpt2, make, content, message):
@@ -110,8 +110,30 @@ def test_contents_that_do_not_fit_are_refused_and_not_cut(gpt2, make, content, m
 
 def test_text_that_is_no_text_is_named(gpt2):
     words(gpt2)
-    with pytest.raises(ModelError, match=r"example 1 of the batch .*expected UTF-8, which the tokenizer reads"):
+    with pytest.raises(ModelError, match=r"example 1 of the batch: expected UTF-8, which the tokenizer reads"):
         CausalLM(gpt2).collate([b"a", b"\xff\xfe"])
+
+
+def test_colours_that_would_be_lost_are_refused(tmp_path):
+    def png(mode, colour):
+        file = io.BytesIO()
+        Image.new(mode, (8, 8), colour).save(file, format="PNG")
+        return file.getvalue()
+
+    grey, colour = Denoiser(tmp_path, size=8), Denoiser(tmp_path, size=8, channels=3)
+    assert torch.equal(grey.collate([png("RGB", (9, 9, 9))])[0], grey.collate([png("L", 9)])[0]), "grey is grey in any mode"
+    colour.collate([png("RGB", (9, 0, 0)), png("RGBA", (9, 0, 0, 255))])
+    with pytest.raises(ModelError, match=r"expected an opaque grey image, for channels = 1, found one of mode RGB"):
+        grey.collate([png("RGB", (9, 0, 0))])
+    with pytest.raises(ModelError, match=r"expected an opaque colour image, for channels = 3, found one of mode RGBA"):
+        colour.collate([png("RGBA", (9, 0, 0, 100))])
+
+
+@pytest.mark.parametrize("kind", [CausalLM, EventSequence])
+def test_a_context_beyond_the_architecture_is_named(gpt2, kind):
+    assert kind(gpt2, context=20).context == kind(gpt2).context == 20
+    with pytest.raises(ModelError, match=r"context: expected 1 to 20, the positions in config.json, found 21"):
+        kind(gpt2, context=21)
 
 
 def test_a_vocabulary_that_is_too_small_is_named(gpt2):

@@ -23,7 +23,7 @@ def test_a_bare_parameter_is_named():
             super().__init__()
             self.first, self.positions = nn.Linear(2, 2), nn.Parameter(torch.zeros(3, 2))
 
-    with pytest.raises(ModelError, match=r"module 'itself' \(Bare\): .*'positions' of shape \(3, 2\)"):
+    with pytest.raises(ModelError, match=r"module Bare: .*'positions' of shape \(3, 2\)"):
         layout(Bare(), Projection())
 
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from provenance.core.errors import ModelError
+from provenance.features.adapters.causal_lm import CausalLM
 from provenance.features.model import read_model
 
 
@@ -105,6 +106,16 @@ def unknown_argument(folder):
     card(folder, "context = 300", "contxt = 300")
 
 
+def adapter_without_methods(folder):
+    text = (folder / "model.toml").read_text().replace('"CausalLM"', '"contextlib:nullcontext"')
+    lines = [line for line in text.splitlines() if line.partition(" =")[0] not in CausalLM.__init__.__kwdefaults__]
+    (folder / "model.toml").write_text("\n".join(lines))
+
+
+def out_of_order(folder):
+    card(folder, "step = 12", "step = 20")
+
+
 def no_config(folder):
     (folder / "config.json").unlink()
 
@@ -114,7 +125,7 @@ def no_config(folder):
     [
         (missing_file, r"model.toml: checkpoints: expected a file step-0012.safetensors, found no such file"),
         (not_toml, r"model.toml: expected TOML, found"),
-        (no_model_id, r"model.toml: key 'model_id': expected Field required"),
+        (no_model_id, r"model.toml: key 'model_id': expected a value, found no such key"),
         (unknown_key, r"model.toml: key 'modle': expected Extra inputs are not permitted"),
         (pickled, r"step-0012.safetensors: expected safetensors, found a pickle.*Convert it"),
         (truncated, r"step-0012.safetensors: expected a whole safetensors file, found"),
@@ -123,8 +134,13 @@ def no_config(folder):
         (tensor_missing, r"tensor 'lm_head.weight': expected shape \(257, 16\), found no such tensor"),
         (tensor_left_over, r"tensor 'extra': expected a tensor of the adapter's module, found none"),
         (unknown_adapter, r"key 'adapter': expected package.module:Class or one of CausalLM, .*Did you mean 'CausalLM'"),
-        (adapter_not_importable, r"key 'adapter': expected an adapter that can be constructed, found no.such.module:Class"),
+        (adapter_not_importable, r"key 'adapter': expected a module to import, found no.such.module:Class.*PYTHONPATH"),
         (unknown_argument, r"an adapter that can be constructed, found .*unexpected keyword argument 'contxt'"),
+        (
+            adapter_without_methods,
+            r"expected an adapter with the methods module, collate and loss, found contextlib:nullcontext",
+        ),
+        (out_of_order, r"checkpoint 'step-0018.safetensors': expected training order: beyond step 20, .*found step 18"),
         (no_config, r"config.json: expected a transformers configuration, found no such file"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from provenance.core.errors import ContractError
+from provenance.core.errors import ModelError
 from provenance.features.words import word_features
 
 
@@ -49,5 +49,5 @@ def test_images_share_the_patches_that_look_alike_in_one_place():
 
 
 def test_what_is_no_image_is_named():
-    with pytest.raises(ContractError, match="example 1: content: expected an image file"):
+    with pytest.raises(ModelError, match="example 1 of the batch: expected an image file"):
         word_features([png(np.zeros((8, 8), dtype=np.uint8)), b"text"], ["image"] * 2)

@@ -25,6 +25,13 @@ class WrongShape(CausalLM):
         return super().loss(module, batch)[:, None]
 
 
+class Raises(CausalLM):
+    def collate(self, contents):
+        if any(len(content) > 40 for content in contents):
+            raise KeyError("boom")
+        return super().collate(contents)
+
+
 class NotFinite(CausalLM):
     def loss(self, module, batch):
         return super().loss(module, batch) * float("nan")
@@ -105,6 +112,7 @@ def test_bad_models(ready, store, breakage, message):
     ("kind", "message"),
     [
         ("WrongShape", r"WrongShape: loss: expected one number per example, shape \(\d+,\), found shape \(\d+, 1\)"),
+        ("Raises", r"^example_id '.+': adapter odd_adapters:Raises: collate: expected a batch .*, found KeyError: 'boom'"),
         ("NotFinite", r"NotFinite: loss of example 0 of the batch: expected a finite number, found nan"),
     ],
 )

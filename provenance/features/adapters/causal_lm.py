@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.features.adapters.tokens import (
     TOKENIZER,
     context_of,
@@ -65,7 +65,7 @@ class CausalLM:
             what = TOKENIZER if self.tokenizer else "a byte-level model"
             where = f"{folder / 'config.json'}: vocab_size"
             raise ModelError(where, expected=f"at least {wanted} for {what}", found=str(self.config.vocab_size))
-        self.context: int = context or context_of(self.config)
+        self.context = context_of(self.config, context)
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
@@ -121,8 +121,8 @@ class CausalLM:
             try:
                 texts.append(content.decode())
             except UnicodeDecodeError as error:
-                where = f"example {row} of the batch ({content[:24]!r}...)"
-                raise ModelError(where, expected="UTF-8, which the tokenizer reads", found=str(error)) from error
+                where, found = f"example {row} of the batch", f"{content[:24]!r}..., {error}"
+                raise ExampleError(where, expected="UTF-8, which the tokenizer reads", found=found) from error
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _decode(self, tokens: list[int]) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError
 from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
@@ -178,14 +178,20 @@ class Denoiser:
         return errors
 
     def _image(self, row: int, content: bytes) -> torch.Tensor:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageChops, UnidentifiedImageError
 
         where = f"example {row} of the batch"
         try:
-            image: Any = Image.open(io.BytesIO(content)).convert("L" if self.channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise ModelError(where, expected="an image file", found=str(error)) from error
+            stored: Any = Image.open(io.BytesIO(content))
+            image: Any = stored.convert("L" if self.channels == 1 else "RGB")
+        except UnidentifiedImageError as error:
+            raise ExampleError(where, expected="an image file", found=f"{content[:16]!r}...") from error
+        except OSError as error:
+            raise ExampleError(where, expected="a whole image file", found=str(error)) from error
         if image.size != (self.size, self.size):
-            raise ModelError(where, expected=f"{self.size} x {self.size} pixels", found=f"{image.width} x {image.height}")
+            raise ExampleError(where, expected=f"{self.size} x {self.size} pixels", found=f"{image.width} x {image.height}")
+        if ImageChops.difference(image.convert("RGBA"), stored.convert("RGBA")).getbbox(alpha_only=False):
+            expected = f"an opaque {'grey' if self.channels == 1 else 'colour'} image, for channels = {self.channels}"
+            raise ExampleError(where, expected=expected, found=f"one of mode {stored.mode} that would lose by it")
         pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1)
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)

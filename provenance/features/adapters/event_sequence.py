@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.features.adapters.tokens import (
     context_of,
     fresh_module,
@@ -58,7 +58,7 @@ class EventSequence:
         if self.config.vocab_size <= events:
             where = f"{folder / 'config.json'}: vocab_size"
             raise ModelError(where, expected=f"at least {events + 1} for {events} events", found=str(self.config.vocab_size))
-        self.context: int = context or context_of(self.config)
+        self.context = context_of(self.config, context)
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
@@ -98,9 +98,9 @@ class EventSequence:
         for row, content in enumerate(contents):
             where = f"example {row} of the batch"
             if len(content) % self.width:
-                raise ModelError(where, expected=f"whole events of {self.width} bytes", found=f"{len(content)} bytes")
+                raise ExampleError(where, expected=f"whole events of {self.width} bytes", found=f"{len(content)} bytes")
             events = np.frombuffer(content, dtype=f">u{self.width}").astype(np.int64)
             if len(events) and events.max() >= self.events:
-                raise ModelError(where, expected=f"events below {self.events}", found=f"event {events.max()}")
+                raise ExampleError(where, expected=f"events below {self.events}", found=f"event {events.max()}")
             found.append(events.tolist())
         return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.features.adapters.training import train_and_save
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def pad(sequences: Sequence[Sequence[int]], *, context: int, unit: str) -> torch
         unit: what to call tokens in an error.
 
     Raises:
-        ModelError: a sequence is longer than the context, or too short to have a likelihood. Nothing is cut.
+        ExampleError: a sequence is longer than the context, or too short to have a likelihood. Nothing is cut.
     """
     longest = max(map(len, sequences))
     if longest > context + 1:  # the last token is predicted, never read
         row = max(range(len(sequences)), key=lambda i: len(sequences[i]))
-        raise ModelError(
+        raise ExampleError(
             f"example {row} of the batch",
             expected=f"at most {context} {unit}, the model's context",
             found=f"{longest - 1} {unit}",
@@ -43,7 +43,7 @@ def pad(sequences: Sequence[Sequence[int]], *, context: int, unit: str) -> torch
     shortest = min(range(len(sequences)), key=lambda i: len(sequences[i]))
     if len(sequences[shortest]) < 2:
         found = f"{len(sequences[shortest])} tokens"
-        raise ModelError(f"example {shortest} of the batch", expected="at least one token to predict", found=found)
+        raise ExampleError(f"example {shortest} of the batch", expected="at least one token to predict", found=found)
     ids = torch.full((len(sequences), longest), IGNORED)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.as_tensor(sequence)
@@ -69,9 +69,12 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def context_of(config: PretrainedConfig) -> int:
-    """How many tokens an architecture reads."""
-    return int(getattr(config, "max_position_embeddings", 1024))
+def context_of(config: PretrainedConfig, asked: int | None) -> int:
+    """How many tokens a model reads: as many as were asked for, or all that its architecture can."""
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    if asked is not None and most is not None and not 0 < asked <= most:
+        raise ModelError("adapter_args: context", expected=f"1 to {most}, the positions in config.json", found=str(asked))
+    return asked or most or 1024
 
 
 def fresh_module(config: PretrainedConfig) -> torch.nn.Module:
