@@ -83,6 +83,11 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         InputError: naming file, row, column, expected and found.
     """
     settings = _at(settings, request)
+    method = influence_method(settings)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ContractError(f"--out {request.out}", expected="a folder to write to", found=str(error)) from error
     store = settings.store.open()
     if not request.corpus.is_dir():
         raise ContractError(str(request.corpus), expected="a corpus folder with examples.parquet", found="no such folder")
@@ -101,7 +106,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
-        method=influence_method(settings),
+        method=method,
         contract={},
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
@@ -111,7 +116,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
 
 
 def attribute(request: Request, settings: Settings) -> dict[str, Any]:
-    """Write `scores.parquet`, `owner_influence.parquet` and, last, `manifest.json`; returns the manifest.
+    """Write `scores.parquet`, `owner_influence.parquet`, `examples.parquet` and, last, `manifest.json`; returns the manifest.
 
     Args:
         settings: method, projection and cluster; their store and model are replaced by the request's.
@@ -157,7 +162,8 @@ def _write(request: Request, store: Store, night: Night, keep: str, covered: dic
     )
     owners = owners.select("output_id", "owner_id", "influence", "escrow").sort("output_id", "owner_id")
     owners.write_parquet(request.out / "owner_influence.parquet")
-    files = ("scores.parquet", "owner_influence.parquet")
+    night.read_corpus(store, "example_id", "work_id", "position").write_parquet(request.out / "examples.parquet")
+    files = ("scores.parquet", "owner_influence.parquet", "examples.parquet")
     manifest = {
         "reads": {
             "corpus": night.corpus,

@@ -42,10 +42,12 @@ CorpusFolder = Annotated[
 ]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
 OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
 OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
-ClaimsDay = Annotated[str | None, typer.Option("--day", help="Day on which claims must be valid; by default today (UTC).")]
+ClaimsDay = Annotated[
+    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
+]
 
 
 @app.command()
@@ -55,7 +57,9 @@ def attribute(
     outputs: OutputFile,
     out: OutFolder,
     method: Annotated[str, typer.Option(help="factored, dense, cosine, tfidf, bm25 or hybrid.")] = "factored",
-    hybrid_weight: Annotated[float | None, typer.Option(min=0, max=1, help="Part of tfidf in hybrid.")] = None,
+    hybrid_weight: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Part of tfidf; for --method hybrid, which needs it, and for no other.")
+    ] = None,
     device: OnDevice = Device.auto,
     workers: Workers = None,
     day: ClaimsDay = None,
@@ -63,25 +67,33 @@ def attribute(
 ) -> None:
     """Influence without money: which examples and owners each output rests on.
 
-    Writes `scores.parquet` (`output_id, example_id, influence`), `owner_influence.parquet` (`output_id, owner_id,
-    influence`) and a manifest. An influence is positive where the example made the output more likely; its unit is the root
-    mean square over outputs and examples. What is computed on the way is kept in `work/` below the folder, so that the
-    same command with other outputs computes only their features.
+    Writes `scores.parquet` (`output_id, example_id, influence`), `owner_influence.parquet` (`output_id, owner_id, influence,
+    escrow`), `examples.parquet` (which work each `example_id` is a piece of) and a manifest. An influence is positive where
+    the example made the output more likely; its unit is the root mean square of what some examples of the corpus have on the
+    others. What is computed on the way is kept in `work/` below the folder, so that the same command with other outputs
+    computes only their features.
 
     Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
     """
+    valid_on = _claims_day(day)
+    if hybrid_weight is not None and method != "hybrid":
+        raise InputError("--hybrid-weight", expected="--method hybrid with it", found=f"--method {method}")
+    if hybrid_weight is None and method == "hybrid":
+        hint = "`provenance audit lds` fits one and prints it."
+        raise InputError("--method hybrid", expected="--hybrid-weight, between 0 and 1", found="none", hint=hint)
+
     from tasks import attribute as task
     from tasks.screens import attribution_screen
     from tasks.watch import watch
 
-    request = task.Request(corpus, model, outputs, out, _claims_day(day))
+    request = task.Request(corpus, model, outputs, out, valid_on)
     with watch(Console(stderr=True)):
         settings = task.local_settings(method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
         manifest = task.attribute(request, settings)
     if as_json:
         _print_json(manifest)
     else:
-        console.print(*attribution_screen(out, manifest), sep="\n", soft_wrap=True)
+        console.print(*attribution_screen(request, manifest), sep="\n", soft_wrap=True)
 
 
 @app.command()
@@ -254,7 +266,8 @@ def audit_lds(
     """Retrain on random halves of examples and of owners, and score how well each method predicts the outcome.
 
     The model's adapter needs a method `train(contents, *, seed, folder)`. What was trained is kept below `--out` and not
-    trained again, so an audit that was stopped goes on where it was, and more subsets cost only themselves.
+    trained again, so an audit that was stopped goes on where it was, and more subsets cost only themselves. Writes `lds.json`
+    and a figure, `lds.png`. It runs on the CPU.
 
     Example: `provenance audit lds --corpus corpus --model model --outputs outputs.parquet --out audit --subsets 48`
     """
@@ -274,6 +287,9 @@ def audit_owners(
     as_json: AsJson = False,
 ) -> None:
     """Retrain without each owner in turn, and compare the rise of each output's loss with the owner's influence on it.
+
+    A work of several owners leaves with the one who has the largest stake. Writes `owners.json` and a figure, `owners.png`.
+    It runs on the CPU.
 
     Example: `provenance audit owners --corpus corpus --model model --outputs outputs.parquet --out audit`
     """

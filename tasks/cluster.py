@@ -6,6 +6,8 @@ A cluster that spawns processes cannot start inside an Airflow task, so there th
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,8 +32,12 @@ SECONDS_BETWEEN_LOGS = 4.0
 PROGRESS = "%s: %d of %d"
 # Results that one task adds up.
 FAN_IN = 4
-# Dask has workers hand memory back at once; to take it anew at every step of a small model costs a third of the time.
-UNTRIMMED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+WORKERS = {
+    # Dask has workers hand memory back at once; to take it anew at every step of a small model costs a third of the time.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # What goes wrong in a task comes back as its error; how workers feel when they are closed is nobody's business.
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+}
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,13 +73,26 @@ def _local_cluster(settings: ClusterSettings) -> LocalCluster:
             expected=f"at most {gpu_count()}, the GPUs of this machine",
             found=str(settings.workers),
         )
-    with dask.config.set(UNTRIMMED):
+    with dask.config.set(WORKERS), _deaf_to_interrupts():
         if settings.device == "cuda" and settings.processes:
             from dask_cuda import LocalCUDACluster
 
             cluster: LocalCluster = LocalCUDACluster(**shared, resources=_resources(settings))
             return cluster
         return LocalCluster(**shared, processes=settings.processes, resources=_resources(settings))
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal; those begun in here leave it to the one that began them."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives, and none may be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def compute(

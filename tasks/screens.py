@@ -21,12 +21,12 @@ from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from rich.console import RenderableType
 
     from provenance.core.store import Store
     from provenance.settlement.verification import Check
+    from tasks.attribute import Request
 
 BAR = 16
 NAME = 20
@@ -234,8 +234,10 @@ def _totals_table(manifest: Mapping[str, Any]) -> Table:
     return table
 
 
-def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -> Iterator[RenderableType]:
+def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int = 12) -> Iterator[RenderableType]:
     """What `provenance attribute` found: the owners whose examples helped most, and where the tables are."""
+    out, known = request.out, request.corpus / "owners.parquet"
+    names = dict(pl.read_parquet(known, columns=["owner_id", "name"]).iter_rows()) if known.exists() else {}
     owners = pl.read_parquet(out / "owner_influence.parquet")
     helped = pl.col("influence").clip(lower_bound=0)
     part = helped / helped.sum().over("output_id")
@@ -248,10 +250,10 @@ def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -
     outputs, method = owners["output_id"].n_unique(), manifest["method"]["name"]
     table = _table(f"Influence on {outputs} outputs, method {method}")
     table.add_column("owner", no_wrap=True)
-    table.add_column("mean influence", justify="right")
     table.add_column("of all that helped", justify="right")
+    table.add_column("mean influence", justify="right")
     for owner, influence, of_all in found.head(most).iter_rows():
-        table.add_row(escape(owner), f"{influence:+.2f}", f"{of_all:.1%}")
+        table.add_row(escape(names.get(owner, owner)), f"{of_all:.1%}", f"{influence:+.2f}")
     if found.height > most:
         table.add_row(f"... and {found.height - most} more", "", "")
     yield table
@@ -261,7 +263,10 @@ def attribution_screen(out: Path, manifest: dict[str, Any], *, most: int = 12) -
             f"Gradients of {covered['share']:.2%} of the parameters were followed"
             + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
         )
-    yield Text(f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}; manifest.json says what they rest on.")
+    yield Text(
+        f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}, and {out / 'examples.parquet'} with each "
+        "example's work; manifest.json says what they rest on."
+    )
 
 
 def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
@@ -282,8 +287,9 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text("Intervals are 95 %, over subsets and outputs. A perfect prediction would reach the noise ceiling.")
     if "hybrid" in result:
         yield Text(
-            f"Weight of tfidf in the hybrid: {result['hybrid']['weight']:.2f}, fitted on {result['hybrid']['tuning_subsets']} "
-            "other subsets of each family (--hybrid-weight)."
+            f"Weight of tfidf in the hybrid: {result['hybrid']['weight']:.2f}, fitted on "
+            + " and ".join(f"{count} other halves of {family}" for family, count in result["hybrid"]["tuning_subsets"].items())
+            + " (--hybrid-weight)."
         )
 
 

@@ -33,6 +33,9 @@ def watch(console: Console) -> Iterator[None]:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         try:
             yield
+        except KeyboardInterrupt:
+            progress.console.print("Stopped. What was finished is kept: the same command goes on from there.")
+            raise
         finally:
             logger.removeHandler(handler)
             logger.level, logger.propagate = before

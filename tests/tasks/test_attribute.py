@@ -1,6 +1,7 @@
 """`provenance attribute`: influence without money, on folders that anyone can lay out."""
 
 import json
+import re
 import shutil
 from datetime import date
 
@@ -210,8 +211,27 @@ def test_the_command_writes_and_shows(request_of, monkeypatch):
     assert "Influence on 8 outputs, method cosine" in shown.output
     as_json = CliRunner().invoke(app, [*base, "--json"])
     assert json.loads(as_json.stdout)["method"]["name"] == "cosine"
-    bad = CliRunner().invoke(app, [*base[:-1], "magic"])
+    works = pl.read_parquet(request_of.out / "examples.parquet")
+    scored = pl.read_parquet(request_of.out / "scores.parquet")["example_id"].unique()
+    assert set(works["example_id"]) == set(scored)
+    assert set(works["work_id"]) == set(pl.read_parquet(request_of.corpus / "examples.parquet")["work_id"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "magic"], "method: expected one of factored, .*found 'magic'"),
+        (["--method", "hybrid"], "--method hybrid: expected --hybrid-weight, between 0 and 1, found none"),
+        (["--method", "tfidf", "--hybrid-weight", "0.5"], "--hybrid-weight: expected --method hybrid with it"),
+        (["--out", "/dev/null/x"], "--out /dev/null/x: expected a folder to write to"),
+    ],
+)
+def test_bad_arguments_are_named(request_of, arguments, message):
+    base = ["attribute", "--corpus", str(request_of.corpus), "--model", str(request_of.model), "--workers", "1"]
+    bad = CliRunner().invoke(app, [*base, "--outputs", str(request_of.outputs), "--out", str(request_of.out), *arguments])
     assert isinstance(bad.exception, InputError)
+    assert re.search(message, str(bad.exception)), bad.exception
+    assert not (request_of.out / "work").exists()
 
 
 def test_words_are_cut_as_the_modality_says_and_again_when_it_changes(request_of):

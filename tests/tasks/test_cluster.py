@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 from distributed import LocalCluster
@@ -32,6 +33,9 @@ def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
     with open_cluster(ClusterSettings(workers=1, processes=True)) as client:
         assert client.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         assert client.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() is None
+        # Ctrl-C in a terminal is the command's to answer, not its workers'.
+        assert client.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.fixture(scope="module")
