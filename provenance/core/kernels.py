@@ -81,9 +81,10 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
     room = max(1, CELLS // max(1, queries))
     places, begins, counts = (to_numpy(side).tolist() for side in runs(place))
     products = xp.empty((min(place.shape[0], room + max(counts, default=0)), queries), dtype=xp.float32)
+    product = np.matmul if xp is np else _product
     begin, filled = 0, 0
     for at, start, count in zip(places, begins, counts, strict=True):
-        _product(values[start : start + count, :], table[at, ...], products[filled : filled + count, :])
+        product(values[start : start + count, :], table[at, ...], products[filled : filled + count, :])
         filled += count
         if filled >= room or start + count == place.shape[0]:
             sums = sums + add_by_group(products[:filled, :], example[begin : begin + filled], examples)
@@ -92,11 +93,7 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
 
 
 def _product(one: Array, two: Array, into: Array) -> None:
-    xp = namespace(one)
-    if xp is np:
-        np.matmul(one, two, out=into)
-    else:  # the standard has no `out`
-        into[...] = one @ two
+    into[...] = one @ two  # the standard's `matmul` has no `out`
 
 
 def add_by_group(values: Array, group: Array, groups: int) -> Array:
