@@ -130,12 +130,13 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
         `(seeds, tune + subsets, outputs)`. Few owners have fewer halves than that.
     """
     examples, owners = _units(settings.store.open(), night)
+    count = options.tune + options.subsets
     masks = {
-        EXAMPLES: halves(examples, options.tune + options.subsets, name="audit examples"),
-        OWNERS: halves(owners, options.tune + options.subsets, name="audit owners"),
+        EXAMPLES: halves(examples, count, name="audit examples"),
+        OWNERS: halves(owners, count, name="audit owners"),
     }
     for family, chosen in masks.items():
-        if len(chosen) < options.tune + options.subsets:
+        if len(chosen) < count:
             log.warning("%s: there are only %d halves of them, and no more subsets", family, len(chosen))
     losses = {
         family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])

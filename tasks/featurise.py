@@ -10,7 +10,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, ModelError, StoreError
+from provenance.core.errors import ExampleError, ModelError, StoreError, in_batch
 from provenance.core.rows import Rows, decode, encode
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
@@ -129,7 +129,7 @@ def _blame(features: Callable[[pl.DataFrame], Rows], frame: pl.DataFrame) -> Non
             features(one)
         except ExampleError as error:
             where = f"{name} {one[name][0]!r}"
-            where += "" if error.where == "example 0 of the batch" else f": {error.where}"
+            where += "" if error.where == in_batch(0) else f": {error.where}"
             raise ModelError(where, expected=error.expected, found=error.found, hint=error.hint) from error
 
 

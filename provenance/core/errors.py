@@ -34,6 +34,11 @@ class ExampleError(ModelError):
     """One example of a batch cannot be used; whoever knows the examples' names says which."""
 
 
+def in_batch(row: int) -> str:
+    """Where an ExampleError is, to whoever knows no more than the batch."""
+    return f"example {row} of the batch"
+
+
 class SettingsError(InputError):
     """A setting is unknown or out of range."""
 

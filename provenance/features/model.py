@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from provenance.core.errors import ExampleError, InputError, ModelError
+from provenance.core.errors import ExampleError, InputError, ModelError, in_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,9 +218,7 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence
         raise ModelError(who, expected=f"one number per example, shape ({len(contents)},)", found=found)
     if not bool(torch.isfinite(losses).all()):
         row = int((~torch.isfinite(losses)).nonzero()[0])
-        raise ExampleError(
-            f"{who} of example {row} of the batch", expected="a finite number", found=str(losses.detach()[row].item())
-        )
+        raise ExampleError(f"{who} of {in_batch(row)}", expected="a finite number", found=str(losses.detach()[row].item()))
     return losses
 
 

@@ -7,7 +7,6 @@ graded, with where they stand. Words are known by a hash of 32 bits, so no vocab
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import Counter
 from dataclasses import replace
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.errors import ExampleError
 from provenance.core.rows import Rows, by_token
+from provenance.features.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,12 +53,7 @@ def _words(content: bytes, modality: str, row: int) -> Iterator[bytes]:
 
 def _patches(content: bytes, row: int) -> Iterator[bytes]:
     """Patches of 4 x 4 pixels every 2 pixels, each of its quarters in four grades of grey, and where in a 4 x 4 grid it is."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        grey = np.asarray(Image.open(io.BytesIO(content)).convert("L"), dtype=np.float32) / 256
-    except (UnidentifiedImageError, OSError) as error:
-        raise ExampleError(f"example {row} of the batch", expected="an image file", found=f"{content[:16]!r}...") from error
+    grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256
     height, width = grey.shape
     for top in range(0, height - PATCH + 1, STRIDE):
         for left in range(0, width - PATCH + 1, STRIDE):

@@ -26,10 +26,9 @@ def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     place = {unit: at for at, unit in enumerate(distinct)}
     member = np.array([place[unit] for unit in units])
     drawn: dict[bytes, np.ndarray] = {}
-    for number in itertools.count():
-        if len(drawn) == min(count, math.comb(len(distinct), len(distinct) // 2)):
-            break
-        seed = int.from_bytes(hashlib.sha256(f"{name}/{number}".encode()).digest()[:16])
+    wanted, numbers = min(count, math.comb(len(distinct), len(distinct) // 2)), itertools.count()
+    while len(drawn) < wanted:
+        seed = int.from_bytes(hashlib.sha256(f"{name}/{next(numbers)}".encode()).digest()[:16])
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(distinct))
         half = np.zeros(len(distinct), dtype=bool)
         half[order[: len(distinct) // 2]] = True

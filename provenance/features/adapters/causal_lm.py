@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from provenance.core.errors import ExampleError, ModelError
+from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.features.adapters.tokens import (
     TOKENIZER,
     context_of,
@@ -121,8 +121,8 @@ class CausalLM:
             try:
                 texts.append(content.decode())
             except UnicodeDecodeError as error:
-                where, found = f"example {row} of the batch", f"{content[:24]!r}..., {error}"
-                raise ExampleError(where, expected="UTF-8, which the tokenizer reads", found=found) from error
+                found = f"{content[:24]!r}..., {error}"
+                raise ExampleError(in_batch(row), expected="UTF-8, which the tokenizer reads", found=found) from error
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _decode(self, tokens: list[int]) -> bytes:

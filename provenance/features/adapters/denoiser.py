@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from provenance.core.errors import ExampleError
+from provenance.core.errors import ExampleError, in_batch
 from provenance.features.adapters.training import Recipe, train_and_save
+from provenance.features.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,16 +179,10 @@ class Denoiser:
         return errors
 
     def _image(self, row: int, content: bytes) -> torch.Tensor:
-        from PIL import Image, ImageChops, UnidentifiedImageError
+        from PIL import ImageChops
 
-        where = f"example {row} of the batch"
-        try:
-            stored: Any = Image.open(io.BytesIO(content))
-            image: Any = stored.convert("L" if self.channels == 1 else "RGB")
-        except UnidentifiedImageError as error:
-            raise ExampleError(where, expected="an image file", found=f"{content[:16]!r}...") from error
-        except OSError as error:
-            raise ExampleError(where, expected="a whole image file", found=str(error)) from error
+        where, stored = in_batch(row), open_image(row, content)
+        image = stored.convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.size, self.size):
             raise ExampleError(where, expected=f"{self.size} x {self.size} pixels", found=f"{image.width} x {image.height}")
         if ImageChops.difference(image.convert("RGBA"), stored.convert("RGBA")).getbbox(alpha_only=False):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.errors import ExampleError, ModelError
+from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.features.adapters.tokens import (
     context_of,
     fresh_module,
@@ -96,7 +96,7 @@ class EventSequence:
     def _encode(self, contents: list[bytes]) -> list[list[int]]:
         found = []
         for row, content in enumerate(contents):
-            where = f"example {row} of the batch"
+            where = in_batch(row)
             if len(content) % self.width:
                 raise ExampleError(where, expected=f"whole events of {self.width} bytes", found=f"{len(content)} bytes")
             events = np.frombuffer(content, dtype=f">u{self.width}").astype(np.int64)

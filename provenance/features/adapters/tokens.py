@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from provenance.core.errors import ExampleError, ModelError
+from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.features.adapters.training import train_and_save
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def pad(sequences: Sequence[Sequence[int]], *, context: int, unit: str) -> torch
     if longest > context + 1:  # the last token is predicted, never read
         row = max(range(len(sequences)), key=lambda i: len(sequences[i]))
         raise ExampleError(
-            f"example {row} of the batch",
+            in_batch(row),
             expected=f"at most {context} {unit}, the model's context",
             found=f"{longest - 1} {unit}",
             hint="Split longer works into examples.",
@@ -43,7 +43,7 @@ def pad(sequences: Sequence[Sequence[int]], *, context: int, unit: str) -> torch
     shortest = min(range(len(sequences)), key=lambda i: len(sequences[i]))
     if len(sequences[shortest]) < 2:
         found = f"{len(sequences[shortest])} tokens"
-        raise ExampleError(f"example {shortest} of the batch", expected="at least one token to predict", found=found)
+        raise ExampleError(in_batch(shortest), expected="at least one token to predict", found=found)
     ids = torch.full((len(sequences), longest), IGNORED)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.as_tensor(sequence)
