@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
 
 THREADS = 256
-# How many products are held before they are added up: what a core's own cache has room for.
+# How many products are held before they are added up: what a core's own cache has room for, and a gigabyte of a GPU's memory.
 CELLS = 2**20
+GPU_CELLS = 2**28
 SOURCE = r"""
 extern "C" __global__ void pack_nibbles(const signed char* codes, unsigned char* packed,
                                         const long long rows, const long long columns) {
@@ -29,20 +30,29 @@ extern "C" __global__ void pack_nibbles(const signed char* codes, unsigned char*
     packed[at] = (unsigned char)(low | (high << 4));
 }
 
-// sums[i, q] = sum over the vectors r of example i of <values[r], table[place[r], :, q]>. Each thread owns one cell of the
-// result, so the order of additions, and with it the sum, is always the same.
-extern "C" __global__ void sparse_products(const float* values, const long long* place, const long long* order,
-                                           const long long* starts, const float* table, float* sums,
-                                           const long long examples, const long long columns, const long long queries) {
+// products[r, q] = <values[r], table[place[r], :, q]>. Vectors at one place follow one another, so its numbers are read from
+// memory once and from the cache after that; neighbouring threads have neighbouring queries.
+extern "C" __global__ void token_products(const float* values, const long long* place, const float* table, float* products,
+                                          const long long vectors, const long long columns, const long long queries) {
     const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= examples * queries) return;
-    const long long example = at / queries, query = at % queries;
+    if (at >= vectors * queries) return;
+    const long long row = at / queries, query = at % queries;
+    const float* vector = values + row * columns;
+    const float* held = table + place[row] * columns * queries + query;
     float sum = 0.0f;
-    for (long long i = starts[example]; i < starts[example + 1]; ++i) {
-        const float* vector = values + order[i] * columns;
-        const float* held = table + place[order[i]] * columns * queries + query;
-        for (long long d = 0; d < columns; ++d) sum += vector[d] * held[d * queries];
-    }
+    for (long long d = 0; d < columns; ++d) sum += vector[d] * held[d * queries];
+    products[at] = sum;
+}
+
+// sums[g, c] = sum over i in [starts[g], starts[g + 1]) of values[order[i], c]. Each thread owns one cell of the result, so
+// the order of additions, and with it the sum, is always the same.
+extern "C" __global__ void add_by_group(const float* values, const long long* order, const long long* starts, float* sums,
+                                        const long long groups, const long long columns) {
+    const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= groups * columns) return;
+    const long long group = at / columns, column = at % columns;
+    float sum = 0.0f;
+    for (long long i = starts[group]; i < starts[group + 1]; ++i) sum += values[order[i] * columns + column];
     sums[at] = sum;
 }
 """
@@ -69,27 +79,28 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
         values: `(m, d)`; example: `(m,)`; place: `(m,)`, ascending; table: `(w, d, q)`.
     """
     xp = namespace(values)
-    columns, queries = table.shape[1], table.shape[2]
-    if on_gpu(xp):
-        order, starts = _by_group(example, examples)
-        sums = xp.empty((examples, queries), dtype=xp.float32)
-        arrays = [xp.ascontiguousarray(array) for array in (values, place, order, starts, table)]
-        _launch("sparse_products", sums.size, *arrays, sums, examples, columns, queries)
-        return sums
+    queries = table.shape[2]
     sums = xp.zeros((examples, queries), dtype=xp.float32)
-    # Products are laid side by side until the cache is full, and then added up by example.
-    room = max(1, CELLS // max(1, queries))
-    places, begins, counts = (to_numpy(side).tolist() for side in runs(place))
-    products = xp.empty((min(place.shape[0], room + max(counts, default=0)), queries), dtype=xp.float32)
-    product = np.matmul if xp is np else _product
-    begin, filled = 0, 0
-    for at, start, count in zip(places, begins, counts, strict=True):
-        product(values[start : start + count, :], table[at, ...], products[filled : filled + count, :])
-        filled += count
-        if filled >= room or start + count == place.shape[0]:
-            sums = sums + add_by_group(products[:filled, :], example[begin : begin + filled], examples)
-            begin, filled = begin + filled, 0
+    room = max(1, (GPU_CELLS if on_gpu(xp) else CELLS) // max(1, queries))
+    for start in range(0, place.shape[0], room):
+        some = slice(start, min(start + room, place.shape[0]))
+        sums = sums + add_by_group(_products(values[some, :], place[some], table), example[some], examples)
     return sums
+
+
+def _products(values: Array, place: Array, table: Array) -> Array:
+    """`<values[r], table[place[r], :, q]>`, `(m, q)`: one matrix product for each place."""
+    xp = namespace(values)
+    columns, queries = table.shape[1], table.shape[2]
+    products = xp.empty((place.shape[0], queries), dtype=xp.float32)
+    if on_gpu(xp):
+        arrays = [xp.ascontiguousarray(array) for array in (values, place, table)]
+        _launch("token_products", products.size, *arrays, products, place.shape[0], columns, queries)
+        return products
+    product = np.matmul if xp is np else _product
+    for at, start, count in zip(*(to_numpy(side).tolist() for side in runs(place)), strict=True):
+        product(values[start : start + count, :], table[at, ...], products[start : start + count, :])
+    return products
 
 
 def _product(one: Array, two: Array, into: Array) -> None:
@@ -105,6 +116,10 @@ def add_by_group(values: Array, group: Array, groups: int) -> Array:
         found: Array = members @ values
         return found
     order, starts = _by_group(group, groups)
+    if on_gpu(xp) and values.dtype == xp.float32:
+        sums = xp.empty((groups, values.shape[1]), dtype=xp.float32)
+        _launch("add_by_group", sums.size, xp.ascontiguousarray(values), order, starts, sums, groups, values.shape[1])
+        return sums
     lengths = starts[1:] - starts[:-1]
     longest = int(xp.max(lengths)) if groups else 0
     padded = xp.concat([xp.take(values, order, axis=0), xp.zeros((1, values.shape[1]), dtype=values.dtype)])

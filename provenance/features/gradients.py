@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from provenance.core.arrays import from_torch, look_up, namespace, namespace_of, runs
+from provenance.core.arrays import from_torch, look_up, namespace, namespace_of, runs, to_numpy
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
@@ -132,7 +133,7 @@ class Tap:
         parts = []
         for block in blocks:
             uses = [tuple(_positions(s, self.examples, arrangement) for s in sides) for sides in self.sides[block.name]]
-            parts.append(_token_rows(block, uses, self.examples))
+            parts.append(_token_rows(block, uses))
         cells, values = side_by_side(parts)
         widths = tuple(part.shape[1] for _, part in parts)
         return Sparse(blocks[0].vocabulary, widths, cells % self.examples, cells // self.examples, values)
@@ -164,24 +165,23 @@ def _positions(side: Array, examples: int, arrangement: str) -> Array:
     return namespace(side).reshape(by_example, (examples, -1, *side.shape[2:]))
 
 
-def _token_rows(block: Block, uses: list[tuple[Array, ...]], count: int) -> tuple[Array, Array]:
+def _token_rows(block: Block, uses: list[tuple[Array, ...]]) -> tuple[Array, Array]:
     """Gradient rows of a layer over a vocabulary, for the tokens that an example holds.
 
     Returns:
         cells, `token * count + example`, distinct; and the row at each.
     """
-    xp = namespace(uses[0][1])
-    of_one = _input_rows if block.kind == "input_tokens" else _output_rows
-    cells, values = [], []
-    for example in range(count):
-        for first, second in uses:
-            token, value = of_one(first[example, ...], second[example, ...])
-            cells.append(token * count + example)
-            values.append(xp.astype(value, xp.float32))
-    cell, value = xp.concat(cells), xp.concat(values)
-    if len(uses) == 1:
-        return cell, value
-    cell, inverse = xp.unique_inverse(cell)
+    of_batch = _input_rows if block.kind == "input_tokens" else _output_rows
+    found = [of_batch(first, second) for first, second in uses]
+    if len(found) == 1:
+        return found[0]
+    xp = namespace(found[0][1])
+    return _add_up(xp.concat([cell for cell, _ in found]), xp.concat([value for _, value in found]))
+
+
+def _add_up(cell: Array, value: Array) -> tuple[Array, Array]:
+    """Distinct cells, and the sum of the rows at each."""
+    cell, inverse = namespace(value).unique_inverse(cell)
     return cell, add_by_group(value, inverse, cell.shape[0])
 
 
@@ -201,23 +201,28 @@ def side_by_side(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
-    """Rows of an embedding: the sum of d `(t, columns)` over the positions of each token in ids `(t,)`."""
-    xp = namespace(d)
-    seen = xp.nonzero(xp.any(d != 0, axis=1))[0]  # padding has no gradient
-    token, inverse = xp.unique_inverse(xp.take(ids, seen))
-    where = xp.astype(xp.reshape(inverse, (1, -1)) == xp.reshape(xp.arange(token.shape[0]), (-1, 1)), d.dtype)
-    return xp.astype(token, xp.int64), where @ xp.take(d, seen, axis=0)
+    """Cells and rows of an embedding: the sum of d `(n, t, columns)` over the positions of each token in ids `(n, t)`."""
+    xp, count = namespace(d), d.shape[0]
+    cell = xp.reshape(xp.astype(ids, xp.int64) * count + xp.reshape(xp.arange(count), (-1, 1)), (-1,))
+    rows = xp.reshape(xp.astype(d, xp.float32), (-1, d.shape[2]))
+    seen = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
+    return _add_up(xp.take(cell, seen), xp.take(rows, seen, axis=0))
 
 
 def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
-    """Rows of an output head for the tokens that are targets: those whose likelihood a step would raise somewhere.
+    """Cells and rows of an output head for the tokens that are targets: whose likelihood a step would raise somewhere.
 
     Args:
-        h: hidden states, `(t, rows)`; d: gradients of the logits, `(t, vocabulary)`, negative at targets alone.
+        h: hidden states, `(n, t, rows)`; d: gradients of the logits, `(n, t, vocabulary)`, negative at targets alone.
     """
-    xp = namespace(d)
-    token = xp.nonzero(xp.min(d, axis=0) < 0)[0]
-    return xp.astype(token, xp.int64), xp.matrix_transpose(xp.take(d, token, axis=1)) @ h
+    xp, count = namespace(d), d.shape[0]
+    example, token = xp.nonzero(xp.min(d, axis=1) < 0)
+    ends = to_numpy(xp.searchsorted(example, xp.arange(count), side="right")).tolist()
+    rows = [
+        xp.matrix_transpose(xp.take(d[at, ...], token[start:end], axis=1)) @ h[at, ...]
+        for at, (start, end) in enumerate(pairwise([0, *ends]))
+    ]
+    return token * count + example, xp.astype(xp.concat(rows), xp.float32)
 
 
 def _batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:

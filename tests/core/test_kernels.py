@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from provenance.core.arrays import to_numpy
-from provenance.core.kernels import SOURCE, pack_nibbles, sparse_products
+from provenance.core.kernels import SOURCE, add_by_group, pack_nibbles, sparse_products
 
 R = np.random.default_rng(0)
-NAMES = ("pack_nibbles", "sparse_products")
+NAMES = ("pack_nibbles", "token_products", "add_by_group")
 # One thread after another: what a kernel may not rely on is any order among them.
 SHIM = r"""
 struct Place { unsigned x; };
@@ -90,6 +90,19 @@ def test_packing(on_cpu, shape):
     assert np.array_equal(both, codes)
 
 
+def grouped_on_cpu(library, values, group, groups):
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(groups + 1))
+    sums = np.full((groups, values.shape[1]), np.nan, dtype=np.float32)
+    run(library, "add_by_group", sums.size, values, order, starts, sums, groups, values.shape[1])
+    return sums
+
+
+def test_adding_by_group(on_cpu):
+    values, group = R.standard_normal((60, 7)).astype(np.float32), R.integers(0, 9, 60) * 2  # every other group is empty
+    assert np.allclose(grouped_on_cpu(on_cpu, values, group, 18), add_by_group(values, group, 18), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("vectors", "examples", "columns", "queries", "tokens"), [(1, 1, 1, 1, 1), (50, 9, 4, 5, 6), (200, 3, 7, 33, 20)]
 )
@@ -97,11 +110,9 @@ def test_sparse_products(on_cpu, vectors, examples, columns, queries, tokens):
     values = R.standard_normal((vectors, columns)).astype(np.float32)
     table = R.standard_normal((tokens, columns, queries)).astype(np.float32)
     example, place = R.integers(0, examples, vectors), np.sort(R.integers(0, tokens, vectors))
-    order = np.argsort(example, kind="stable")
-    starts = np.searchsorted(example[order], np.arange(examples + 1))
-    sums = np.full((examples, queries), np.nan, dtype=np.float32)
-    arguments = (values, place, order, starts, table, sums, examples, columns, queries)
-    run(on_cpu, "sparse_products", sums.size, *arguments)
+    products = np.full((vectors, queries), np.nan, dtype=np.float32)
+    run(on_cpu, "token_products", products.size, values, place, table, products, vectors, columns, queries)
+    sums = grouped_on_cpu(on_cpu, products, example, examples)
     expected = np.zeros((examples, queries))
     np.add.at(expected, example, np.einsum("rd,rdq->rq", values.astype(float), table[place].astype(float)))
     assert np.allclose(sums, expected, rtol=1e-5, atol=1e-5)
