@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.featurise")
+# The module that each thread has open: workers may be threads of one process, and a module in use has hooks of its own.
+_LAST = threading.local()
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,15 @@ class Recipe:
     device: str
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
-        """The adapter, and the module at a checkpoint."""
-        model = fetch_model(self.store, self.model, self.model_files, self.cache)
-        return model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device)
+        """The adapter, and the module at a checkpoint; the last one is kept, for the next shard mostly needs the same."""
+        name = (self.model, checkpoint, self.device)
+        if getattr(_LAST, "name", None) != name:
+            model = fetch_model(self.store, self.model, self.model_files, self.cache)
+            _LAST.name, _LAST.opened = None, None  # two would need twice the memory
+            _LAST.opened = model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device)
+            _LAST.name = name
+        opened: tuple[Adapter, torch.nn.Module] = _LAST.opened
+        return opened
 
 
 def recipe(store: Store, night: Night, settings: Settings) -> Recipe:
@@ -81,7 +90,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
         name: list({f.key: f for f in files if f.key not in there}.values())
         for name, files in (("corpus", plan.corpus), ("outputs", plan.outputs))
     }
-    work = missing["corpus"] + missing["outputs"]
+    work = sorted(missing["corpus"] + missing["outputs"], key=lambda file: file.source)  # a worker keeps its model open
     if work:
         with open_cluster(settings.cluster) as client:
             for _ in compute(
