@@ -189,7 +189,9 @@ def ekfac(
         "scores", "factors", query, train, per_device_query_batch_size=BATCH, per_device_train_batch_size=BATCH,
         score_args=ScoreArguments(), overwrite_output_dir=True,
     )  # fmt: skip
-    return analyzer.load_pairwise_scores("scores")["all_modules"].numpy(), 0
+    scores = analyzer.load_pairwise_scores("scores")["all_modules"].numpy()
+    # It takes the noise draws of an image, side by side in a batch, for as many examples.
+    return scores.reshape(len(outputs), -1, len(examples), scores.shape[1] // len(examples)).sum(axis=(1, 3)), 0
 
 
 METHODS = {"trak": trak, "logra": logra, "ekfac": ekfac}
