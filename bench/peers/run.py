@@ -124,7 +124,7 @@ def main() -> None:
                 make(name, workload)
         result = compare(workload, Options(subsets=asked.subsets, tune=0, seeds=asked.seeds), console)
         (workload / "peers.json").write_text(json.dumps(result, indent=2))
-        Console().print(table(name, result))
+        Console(width=110).print(table(name, result))
 
 
 if __name__ == "__main__":
