@@ -24,7 +24,7 @@ LARGE = CHECKOUT / "var/gpu-check/model"
 
 
 def main() -> int:
-    """Run the tests marked `gpu`, a night's stages on a LocalCUDACluster among them, and the bench on the GPU."""
+    """Run the tests that need a GPU, a night's stages on a LocalCUDACluster among them, and the bench on the GPU."""
     tell = Console(soft_wrap=True).print
     if missing := _missing():
         tell(f"gpu-check: {missing} Nothing was run, and nothing is known about the GPU path here.")
@@ -47,9 +47,9 @@ def main() -> int:
 
 
 def write_large_model() -> None:
-    """A transformer of GPT-2's size after one step of training: what it costs does not depend on what it knows.
+    """A transformer of GPT-2's size, reading bytes, after one step of training: its cost does not depend on what it knows.
 
-    The workload's own model is so small that a GPU mostly waits for Python.
+    The workload's own model is a thousand times smaller, and says little of what a GPU is bought for.
     """
     from transformers import LlamaConfig
 

@@ -165,7 +165,9 @@ def _workers(request: Request, settings: Settings) -> dict[str, Any]:
         with opened(replace(request, out=request.out / str(count)), asked) as (here, night):
             shard(night.folder, here)
             with open_cluster(here.cluster) as client:
-                client.run(_begin, recipe(here.store.open(), night, here), night.checkpoints)
+                made, workers = recipe(here.store.open(), night, here), client.scheduler_info()["workers"]
+                begun = [client.submit(_begin, made, night.checkpoints, workers=[worker], pure=False) for worker in workers]
+                client.gather(begun)
             start = time.perf_counter()
             featurise(night.folder, here)
             times[count] = time.perf_counter() - start

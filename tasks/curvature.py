@@ -32,7 +32,7 @@ from provenance.influence.methods import (
     to_tensors,
 )
 from tasks.cluster import compute_tree, open_cluster
-from tasks.featurise import Recipe, features_of, recipe
+from tasks.featurise import Recipe, close_models, features_of, recipe
 from tasks.night import night_to_compute
 from tasks.settings import load
 from tasks.shard import chosen_method, load_plan
@@ -93,6 +93,7 @@ def fit_curvature(folder: str, settings: Settings | None = None) -> str:
                 fitted = fit(comparison, sums, sampled)
                 store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
                 _tell(source, fitted)
+            client.run(close_models)
     log.info("curvature: %d sources reused, %d computed", len(plan.sources) - len(missing), len(missing))
     return folder
 

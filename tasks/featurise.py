@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.featurise")
-# The module that each thread has open: workers may be threads of one process, and a module in use has hooks of its own.
-_LAST = threading.local()
+# By thread, the name of the module that it has open, and the module: workers may be threads of one process, and a module in
+# use has hooks of its own.
+_OPEN: dict[int, tuple[tuple[str, ...], tuple[Adapter, torch.nn.Module]]] = {}
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,21 @@ class Recipe:
     device: str
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
-        """The adapter, and the module at a checkpoint; the last one is kept, for the next shard mostly needs the same."""
-        name = (self.model, checkpoint, self.device)
-        if getattr(_LAST, "name", None) != name:
+        """The adapter, and the module at a checkpoint.
+
+        A worker keeps the last one until `close_models`: the next shard mostly needs the same.
+        """
+        thread, name = threading.get_ident(), (self.model, checkpoint, self.device, self.cache)
+        if thread not in _OPEN or _OPEN[thread][0] != name:
+            _OPEN.pop(thread, None)  # two would need twice the memory
             model = fetch_model(self.store, self.model, self.model_files, self.cache)
-            _LAST.name, _LAST.opened = None, None  # two would need twice the memory
-            _LAST.opened = model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device)
-            _LAST.name = name
-        opened: tuple[Adapter, torch.nn.Module] = _LAST.opened
-        return opened
+            _OPEN[thread] = name, (model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device))
+        return _OPEN[thread][1]
+
+
+def close_models() -> None:
+    """Let go of the modules that this process' workers have open; a stage runs it on each worker when it is done."""
+    _OPEN.clear()
 
 
 def recipe(store: Store, night: Night, settings: Settings) -> Recipe:
@@ -103,6 +110,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
                 name=lambda file: f"part {file.part} ({file.source})",
             ):
                 pass
+            client.run(close_models)
     for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
         computed = len(missing[name.split()[0]])
         log.info("features of %s: %d reused, %d computed", name, len(files) - computed, computed)

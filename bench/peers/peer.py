@@ -191,7 +191,8 @@ def ekfac(
     )  # fmt: skip
     scores = analyzer.load_pairwise_scores("scores")["all_modules"].numpy()
     # It takes the noise draws of an image, side by side in a batch, for as many examples.
-    return scores.reshape(len(outputs), -1, len(examples), scores.shape[1] // len(examples)).sum(axis=(1, 3)), 0
+    draws = scores.shape[1] // len(examples)
+    return scores.reshape(len(outputs), draws, len(examples), draws).sum(axis=(1, 3)), 0
 
 
 METHODS = {"trak": trak, "logra": logra, "ekfac": ekfac}

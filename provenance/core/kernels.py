@@ -89,7 +89,7 @@ def sparse_products(values: Array, example: Array, place: Array, table: Array, e
 
 
 def _products(values: Array, place: Array, table: Array) -> Array:
-    """`<values[r], table[place[r], :, q]>`, `(m, q)`: one matrix product for each place."""
+    """`<values[r], table[place[r], :, q]>`, `(m, q)`: on a CPU one matrix product for each place."""
     xp = namespace(values)
     columns, queries = table.shape[1], table.shape[2]
     products = xp.empty((place.shape[0], queries), dtype=xp.float32)

@@ -204,9 +204,10 @@ def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
     """Cells and rows of an embedding: the sum of d `(n, t, columns)` over the positions of each token in ids `(n, t)`."""
     xp, count = namespace(d), d.shape[0]
     cell = xp.reshape(xp.astype(ids, xp.int64) * count + xp.reshape(xp.arange(count), (-1, 1)), (-1,))
-    rows = xp.reshape(xp.astype(d, xp.float32), (-1, d.shape[2]))
+    rows = xp.reshape(d, (-1, d.shape[2]))
     seen = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
-    return _add_up(xp.take(cell, seen), xp.take(rows, seen, axis=0))
+    cell, value = _add_up(xp.take(cell, seen), xp.take(rows, seen, axis=0))
+    return cell, xp.astype(value, xp.float32)
 
 
 def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
@@ -279,13 +280,13 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
     """The module with frozen weights and a tap on every layer that the layout names."""
     tap = Tap(shape, xp)
     trainable = [p for p in module.parameters() if p.requires_grad]
-    module.requires_grad_(False)
     wide = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
     handles = []
-    for block, layer in named_blocks(module, shape):
-        a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
-        handles.append(layer.register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
     try:
+        module.requires_grad_(False)
+        for block, layer in named_blocks(module, shape):
+            a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
+            handles.append(layer.register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
         yield tap
     finally:
         for handle in handles:

@@ -224,7 +224,6 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence
 
 def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
     """What training does, but for the step: the gradient of every batch, batches of like lengths."""
-    module.requires_grad_(True)
     order = sorted(contents, key=len)
     for start in range(0, len(order), batch_size):
         module.zero_grad(set_to_none=True)

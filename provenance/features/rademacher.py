@@ -40,7 +40,7 @@ def rademacher_features(
         for content in contents[start : start + TOGETHER]:
             module.zero_grad()
             example_losses(adapter, module, [content]).sum().backward()
-            gradients.append(_flat(module))
+            gradients.append(_take_gradient(module))
         projected.append(_project(gradients, module, projection, checkpoint))
     if not projected:
         return _project([], module, projection, checkpoint)
@@ -62,19 +62,19 @@ def rademacher_sampled(
     """The same for the data's targets and for sampled ones, example by example; a term is an example's whole loss."""
     del batch_size
     for content in contents:
-        found = []
         module.zero_grad()
-        for law in backward_passes(adapter, module, [content], checkpoint=checkpoint, draws=draws):
-            found.append((law, _project([_flat(module)], module, projection, checkpoint)))
-            module.zero_grad()
+        passes = backward_passes(adapter, module, [content], checkpoint=checkpoint, draws=draws)
+        found = [(law, _project([_take_gradient(module)], module, projection, checkpoint)) for law in passes]
         (_, data), *sampled = found
         for law, rows in sampled:
             yield Terms(data, rows, rows.dense, law)
 
 
-def _flat(module: torch.nn.Module) -> torch.Tensor:
+def _take_gradient(module: torch.nn.Module) -> torch.Tensor:
+    """The whole gradient, which the module then has no more."""
     parts = [p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in module.parameters()]
-    return torch.cat(parts).detach().clone()
+    module.zero_grad()
+    return torch.cat(parts).detach()
 
 
 def _project(gradients: list[torch.Tensor], module: torch.nn.Module, projection: Projection, checkpoint: str) -> Rows:

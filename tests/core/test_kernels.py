@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from provenance.core.arrays import to_numpy
-from provenance.core.kernels import SOURCE, add_by_group, pack_nibbles, sparse_products
+from provenance.core.kernels import SOURCE, _by_group, add_by_group, pack_nibbles, sparse_products
 
 R = np.random.default_rng(0)
 NAMES = ("pack_nibbles", "token_products", "add_by_group")
@@ -91,8 +91,7 @@ def test_packing(on_cpu, shape):
 
 
 def grouped_on_cpu(library, values, group, groups):
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(groups + 1))
+    order, starts = _by_group(group, groups)
     sums = np.full((groups, values.shape[1]), np.nan, dtype=np.float32)
     run(library, "add_by_group", sums.size, values, order, starts, sums, groups, values.shape[1])
     return sums

@@ -52,7 +52,9 @@ def test_codes_of_a_file(tiny_model):
         assert np.abs(array.astype(np.int64) - there[name].astype(np.int64)).max(initial=0) <= 1, name
 
 
-def test_scores(tiny_model):
+@pytest.mark.parametrize("cells", [2**28, 500])
+def test_scores(tiny_model, monkeypatch, cells):
+    monkeypatch.setattr("provenance.core.kernels.GPU_CELLS", cells)
     cupy = namespace_of("cuda")
     rows, sampled = features_on("cpu", tiny_model)
     first = sampled[0]

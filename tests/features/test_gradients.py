@@ -217,6 +217,21 @@ def test_weights_are_trainable_again_afterwards(tmp_path):
     assert not any(m._forward_hooks for m in module.modules())
 
 
+def test_a_module_is_as_it_was_after_a_failure_while_it_was_prepared(tmp_path, monkeypatch):
+    """Memory may run out, and the next shard is given the same module."""
+    adapter, module = case("llama", tmp_path)
+    expected = features(adapter, module)
+
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("provenance.features.gradients.matrices", exhausted)
+    with pytest.raises(MemoryError):
+        features(adapter, module)
+    monkeypatch.undo()
+    assert np.array_equal(features(adapter, module).dense, expected.dense)
+
+
 def test_checkpoints_are_projected_differently(tmp_path):
     adapter, module = case("llama", tmp_path)
     one, two = (features(adapter, module, checkpoint=name) for name in "ab")

@@ -7,7 +7,7 @@ import pytest
 from samples import lay_out
 
 from tasks.attribute import Request, local_settings, opened
-from tasks.featurise import recipe
+from tasks.featurise import close_models, recipe
 
 
 @pytest.fixture
@@ -17,6 +17,7 @@ def made(tmp_path, tiny_model):
     settings = local_settings(method="factored", hybrid_weight=None, device="cpu", workers=1)
     with opened(request, settings) as (here, night):
         yield recipe(here.store.open(), night, here), night.checkpoints
+    close_models()
 
 
 def test_a_worker_opens_a_checkpoint_once_and_keeps_one(made):
@@ -28,6 +29,8 @@ def test_a_worker_opens_a_checkpoint_once_and_keeps_one(made):
     again = recipe_of_night.open(first)[1]
     assert again is not one[1]
     assert all((a == b).all() for a, b in zip(one[1].parameters(), again.parameters(), strict=True))
+    close_models()
+    assert recipe_of_night.open(first)[1] is not again
 
 
 def test_workers_that_share_a_process_share_no_module(made):
