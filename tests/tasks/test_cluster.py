@@ -30,12 +30,13 @@ def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
 def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
+    before = signal.getsignal(signal.SIGINT)
     with open_cluster(ClusterSettings(workers=1, processes=True)) as client:
         assert client.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         assert client.submit(os.getenv, "MALLOC_TRIM_THRESHOLD_").result() is None
         # Ctrl-C in a terminal is the command's to answer, not its workers'.
         assert client.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture(scope="module")
