@@ -61,11 +61,13 @@ class Recipe:
         A worker keeps the last one until `close_models`: the next shard mostly needs the same.
         """
         thread, name = threading.get_ident(), (self.model, checkpoint, self.device, self.cache)
-        if thread not in _OPEN or _OPEN[thread][0] != name:
-            _OPEN.pop(thread, None)  # two would need twice the memory
+        kept = _OPEN.pop(thread, None)  # out of reach of who closes models meanwhile
+        if kept is None or kept[0] != name:
+            kept = None  # two would need twice the memory
             model = fetch_model(self.store, self.model, self.model_files, self.cache)
-            _OPEN[thread] = name, (model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device))
-        return _OPEN[thread][1]
+            kept = name, (model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device))
+        _OPEN[thread] = kept
+        return kept[1]
 
 
 def close_models() -> None:
