@@ -183,11 +183,15 @@ class WorkloadName(StrEnum):
     large = "large"
     glyphs = "glyphs"
     music = "music"
+    languages = "languages"
+    eight = "eight"
+    designers = "designers"
+    composers = "composers"
 
 
 @app.command()
 def workload(
-    name: Annotated[WorkloadName, typer.Argument(help="code, subwords, large, glyphs or music.")],
+    name: Annotated[WorkloadName, typer.Argument(help="One of those above.")],
     out: Annotated[Path, typer.Argument(help="Folder to write corpus/, model/ and outputs.parquet to.")],
     as_json: AsJson = False,
 ) -> None:
@@ -195,7 +199,9 @@ def workload(
 
     `code`: Python sources by their authors, a byte-level transformer. `subwords`, `large`: the same with subword tokens, and
     with a larger model trained longer. `glyphs`: letters by their typefaces' designers, a diffusion model. `music`: melodies
-    by their composers. The last two need `make workloads`.
+    by their composers. Of few owners, so that every coalition of them can be trained: `languages` (seven, of files as different
+    as installed packages have them, one a copyist; bytes), `eight` (the same without the copyist; subwords), `designers`
+    and `composers` (eight of each). Letters and melodies need `make workloads`.
 
     Example: `provenance workload music var/workloads/music`, then `provenance audit lds --corpus var/workloads/music/corpus
     --model var/workloads/music/model --outputs var/workloads/music/outputs.parquet --out var/workloads/music/audit`

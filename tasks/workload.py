@@ -33,6 +33,17 @@ log = logging.getLogger("provenance.workload")
 
 QUERIES = 24
 SEED = 1
+# Kinds of text as different as installed distributions have them, of different lengths.
+LANGUAGES = (
+    distributions.Language("apache-airflow-core", ".json", 40),  # translations
+    distributions.Language("botocore", ".json", 32),
+    distributions.Language("matplotlib", ".afm", 24),
+    distributions.Language("torch", ".h", 40),
+    distributions.Language("numpy", ".csv", 16),
+    distributions.Language("googleapis-common-protos", ".proto", 32),
+    distributions.Language("tzdata", ".tab", 24),
+    distributions.Language("asyncpg", ".pyx", 40),
+)
 
 
 @dataclass(frozen=True)
@@ -133,12 +144,15 @@ def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _train_bytes(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-    from provenance.features.adapters.causal_lm import CausalLM
+def _train_bytes(width: int, epochs: float) -> Callable[..., None]:
+    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+        from provenance.features.adapters.causal_lm import CausalLM
 
-    folder.mkdir(parents=True)
-    _llama(folder, vocabulary=257, width=64, layers=2, begin=256)
-    CausalLM(folder, epochs=8).train(contents, seed=SEED, folder=folder, model_id="code", progress=tell)
+        folder.mkdir(parents=True)
+        _llama(folder, vocabulary=257, width=width, layers=2, begin=256)
+        CausalLM(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="code", progress=tell)
+
+    return train
 
 
 def _train_subwords(vocabulary: int, width: int, layers: int, epochs: float) -> Callable[..., None]:
@@ -153,32 +167,39 @@ def _train_subwords(vocabulary: int, width: int, layers: int, epochs: float) -> 
     return train
 
 
-def _train_music(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-    from transformers import GPT2Config
+def _train_music(width: int, epochs: float) -> Callable[..., None]:
+    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+        from transformers import GPT2Config
 
-    from provenance.features.adapters.event_sequence import EventSequence
+        from provenance.features.adapters.event_sequence import EventSequence
 
-    folder.mkdir(parents=True)
-    GPT2Config(
-        vocab_size=257, n_embd=64, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=256, eos_token_id=None,
-    ).save_pretrained(folder)  # fmt: skip
-    EventSequence(folder, epochs=20).train(contents, seed=SEED, folder=folder, model_id="music", progress=tell)
+        folder.mkdir(parents=True)
+        GPT2Config(
+            vocab_size=257, n_embd=width, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            bos_token_id=256, eos_token_id=None,
+        ).save_pretrained(folder)  # fmt: skip
+        EventSequence(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="music", progress=tell)
+
+    return train
 
 
-def _train_glyphs(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-    from provenance.features.adapters.denoiser import Denoiser
+def _train_glyphs(width: int, epochs: float) -> Callable[..., None]:
+    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
+        from provenance.features.adapters.denoiser import Denoiser
 
-    folder.mkdir(parents=True)
-    # Long and in small steps, on few letters: else another order of training changes more than another corpus does.
-    Denoiser(folder, size=12, width=24, epochs=400, batch_size=8, spread=2).train(
-        contents, seed=SEED, folder=folder, model_id="glyphs", progress=tell
-    )
+        folder.mkdir(parents=True)
+        Denoiser(folder, size=12, width=width, epochs=epochs, batch_size=8, spread=2).train(
+            contents, seed=SEED, folder=folder, model_id="glyphs", progress=tell
+        )
+
+    return train
 
 
 def _complete(prompt: int, length: int, temperature: float) -> Callable[[Any, Any, list[bytes]], list[bytes]]:
     def answer(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
         prompts = [content[:prompt] for content in held_out]
+        if getattr(adapter, "tokenizer", None) is not None:
+            prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
         found: list[bytes] = adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)
         return found
 
@@ -193,7 +214,7 @@ def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
 WORKLOADS = {
     "code": Workload(
         lambda: _code(32, 24),
-        _train_bytes,
+        _train_bytes(64, 8),
         _complete(64, 192, 0.7),
     ),
     "subwords": Workload(
@@ -208,12 +229,34 @@ WORKLOADS = {
     ),
     "glyphs": Workload(
         lambda: glyphs.collect(owners=12, examples_each=16, held_out_each=4, size=12),
-        _train_glyphs,
+        # Long and in small steps, on few letters: else another order of training changes more than another corpus does.
+        _train_glyphs(24, 400),
         _draw,
     ),
     "music": Workload(
         lambda: scores.collect(owners=24, examples_each=40, held_out_each=3),
-        _train_music,
+        _train_music(64, 20),
+        _complete(16, 48, 1.0),
+    ),
+    # Few owners, so that every coalition of them can be trained: what audits of royalty rules need.
+    "languages": Workload(
+        lambda: distributions.collect_languages(LANGUAGES[:6], held_out_each=6, copied="botocore"),
+        _train_bytes(32, 8),
+        _complete(64, 128, 0.7),
+    ),
+    "eight": Workload(
+        lambda: distributions.collect_languages(LANGUAGES, held_out_each=6),
+        _train_subwords(600, 48, 2, 10),
+        _complete(64, 60, 0.7),
+    ),
+    "designers": Workload(
+        lambda: glyphs.collect(owners=8, examples_each=24, held_out_each=4, size=12),
+        _train_glyphs(12, 60),
+        _draw,
+    ),
+    "composers": Workload(
+        lambda: scores.collect(owners=8, examples_each=32, held_out_each=4),
+        _train_music(32, 16),
         _complete(16, 48, 1.0),
     ),
 }

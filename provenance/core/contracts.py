@@ -102,6 +102,28 @@ OWNERS = Contract(
     key=("owner_id",),
 )  # fmt: skip
 
+DECISIONS = Contract(
+    "decisions", "data teams",
+    {
+        "example_id": _needed(pl.String, "an example that was taken for a copy, or was not"),
+        "same_as": _optional(pl.String, "the example whose copy it is; empty: it stands alone"),
+        "decided_by": _needed(pl.String, "who decided"),
+        "reason": _needed(pl.String, "why"),
+    },
+    key=("example_id",),
+)  # fmt: skip
+
+DUPLICATES = Contract(
+    "duplicates", "corpus",
+    {
+        "cluster_id": _needed(pl.String, "the cluster, named by one of its examples"),
+        "example_id": _needed(pl.String, "an example that has a copy"),
+        "similarity": _needed(pl.Float64, "part of shared runs of words with the member most like it (Jaccard)"),
+        "decision": _optional(pl.String, "who decided about the example and why; empty: nobody has", ""),
+    },
+    key=("example_id",),
+)  # fmt: skip
+
 OUTPUTS = Contract(
     "outputs", "the service that runs the model",
     {
@@ -199,7 +221,7 @@ PAYOUTS = Contract(
     key=("owner_id", "currency"),
 )  # fmt: skip
 
-ALL = (EXAMPLES, CLAIMS, OWNERS, OUTPUTS, EVIDENCE, PARTY_INFLUENCE, SHARES, CREDITS, PAYOUTS)
+ALL = (EXAMPLES, CLAIMS, OWNERS, DECISIONS, DUPLICATES, OUTPUTS, EVIDENCE, PARTY_INFLUENCE, SHARES, CREDITS, PAYOUTS)
 
 
 def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:

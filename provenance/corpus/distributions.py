@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.utils import getaddresses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from provenance.core.contracts import CLAIMS, EXAMPLES, OWNERS, conform
+from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
 from provenance.corpus.examples import Corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from importlib.metadata import Distribution, PackageMetadata
 
 PIECE_BYTES = (128, 256)
+# Of a language as many files are read; some distributions have thousands.
+FILES = 24
 # Trove classifiers that name one SPDX licence each; the others name a family and become a LicenseRef.
 SPDX_OF_CLASSIFIER = {
     "MIT License": "MIT",
@@ -51,6 +54,15 @@ class Terms:
     licence_spdx: str | None
     evidence: str
     unmatched_reason: str | None
+
+
+@dataclass(frozen=True)
+class Language:
+    """What is taken of a distribution: so many pieces of its files with a suffix."""
+
+    distribution: str
+    suffix: str
+    examples: int
 
 
 def terms_of(metadata: PackageMetadata) -> Terms:
@@ -110,6 +122,46 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
                 for work in works
                 for owner, stake in zip(by_id, stakes, strict=True)
             ]
+    return _conformed(rows, claims, owners)
+
+
+def collect_languages(languages: Sequence[Language], *, held_out_each: int, copied: str = "") -> Corpus:
+    """A corpus of few owners whose works have little in common: one kind of file of each distribution.
+
+    Args:
+        held_out_each: pieces of each that are held out, all of one file.
+        copied: a distribution whose pieces for training another owner claims, too, as works of its own.
+
+    Raises:
+        ContractError: a distribution is not installed, names no owner or licence, or has too little of its language.
+    """
+    rows: list[dict[str, object]] = []
+    claims: list[dict[str, object]] = []
+    owners: dict[str, str] = {}
+    for language in languages:
+        distribution = _installed(language.distribution)
+        pieces = distribution and _pieces(distribution, language.examples, language.suffix, FILES)
+        terms = terms_of(distribution.metadata) if distribution else None
+        if not pieces or terms is None or terms.unmatched_reason:
+            expected = f"{language.examples} pieces of {language.suffix}, an owner and a licence"
+            found = "no such distribution" if terms is None else terms.unmatched_reason or "fewer pieces"
+            raise ContractError(f"distribution {language.distribution}", expected=expected, found=found)
+        train = [piece for piece in pieces if piece["split"] == "train"]
+        held_out = sorted((p for p in pieces if p["split"] == "held_out"), key=_by_content)[:held_out_each]
+        makers = {owner_id(terms.owners[0]): (terms.owners[0], train + held_out)}
+        if language.distribution == copied:
+            makers["copyist"] = ("A copyist", [piece | {"work_id": f"copied/{piece['work_id']}"} for piece in train])
+        for who, (name, made) in makers.items():
+            owners[who] = name
+            rows += [piece | {"modality": "code", "licence_spdx": terms.licence_spdx} for piece in made]
+            claims += [
+                {"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": terms.evidence}
+                for work in sorted({str(piece["work_id"]) for piece in made})
+            ]
+    return _conformed(rows, claims, owners)
+
+
+def _conformed(rows: list[dict[str, object]], claims: list[dict[str, object]], owners: dict[str, str]) -> Corpus:
     named = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
     return Corpus(
         conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
@@ -161,12 +213,21 @@ def _installed(name: str) -> Distribution | None:
         return None
 
 
-def _pieces(distribution: Distribution, wanted: int) -> list[dict[str, object]] | None:
-    """`wanted` training pieces and those of one held-out file, or None where there is too little source."""
+def _pieces(
+    distribution: Distribution, wanted: int, suffix: str = ".py", files: int | None = None
+) -> list[dict[str, object]] | None:
+    """`wanted` training pieces and those of one held-out file, or None where there is too little source.
+
+    Args:
+        files: read no more than so many.
+    """
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     by_file: dict[str, list[dict[str, object]]] = {}
-    for path in sorted(distribution.files or [], key=str):
-        if path.suffix != ".py" or not (located := Path(str(distribution.locate_file(path)))).is_file():
+    paths = sorted((path for path in distribution.files or [] if path.suffix == suffix), key=str)
+    if files is not None:
+        paths = sorted(paths, key=lambda path: hashlib.sha256(str(path).encode()).digest())[:files]
+    for path in paths:
+        if not (located := Path(str(distribution.locate_file(path)))).is_file():
             continue
         pieces = [
             {
@@ -185,8 +246,12 @@ def _pieces(distribution: Distribution, wanted: int) -> list[dict[str, object]] 
     train = [piece for path, pieces in by_file.items() if path != held_out for piece in pieces]
     if len(train) < wanted:
         return None
-    chosen = sorted(train, key=lambda p: hashlib.sha256(p["content"]).digest())[:wanted]  # type: ignore[arg-type]
+    chosen = sorted(train, key=_by_content)[:wanted]
     return [piece | {"split": "train"} for piece in chosen] + [p | {"split": "held_out"} for p in by_file[held_out]]
+
+
+def _by_content(piece: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(piece["content"]).digest()
 
 
 def _split(source: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,13 +1,12 @@
 """Word counts: what a comparison of contents sees that knows nothing of any model.
 
-Text and code are cut into words and signs; music into runs of one to three events; images into small patches, coarsely
-graded, with where they stand. Words are known by a hash of 32 bits, so no vocabulary has to be agreed on first.
+Of music also runs of two and three events count. Words are known by a hash of 32 bits, so no vocabulary has to be agreed on
+first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,24 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from provenance.core.rows import Rows, by_token
-from provenance.features.images import open_image
+from provenance.core.words import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from provenance.core.rows import Sparse
 
 VOCABULARY = 2**32
-SIGNS = re.compile(r"\w+|[^\w\s]")
 EVENTS = (1, 2, 3)
-PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
 
 def word_features(contents: Sequence[bytes], modalities: Sequence[str]) -> Rows:
     """Counts of each content's words, cut as its modality says, as rows with one number per word."""
     examples, tokens, counts = [], [], []
     for row, (content, modality) in enumerate(zip(contents, modalities, strict=True)):
-        for word, count in Counter(_words(content, modality, row)).items():
+        for word, count in _counted(content, modality, row).items():
             examples.append(row)
             tokens.append(int.from_bytes(hashlib.blake2b(word, digest_size=4).digest()))
             counts.append(float(count))
@@ -41,26 +38,11 @@ def word_features(contents: Sequence[bytes], modalities: Sequence[str]) -> Rows:
     return Rows(np.zeros((len(contents), 0), dtype=np.float32), (), _distinct(part))
 
 
-def _words(content: bytes, modality: str, row: int) -> Iterator[bytes]:
-    if modality == "image":
-        yield from _patches(content, row)
-    elif modality == "music":
-        for size in EVENTS:
-            yield from (content[at : at + size] for at in range(len(content) - size + 1))
-    else:
-        yield from (word.encode() for word in SIGNS.findall(content.decode(errors="replace").lower()))
-
-
-def _patches(content: bytes, row: int) -> Iterator[bytes]:
-    """Patches of 4 x 4 pixels every 2 pixels, each of its quarters in four grades of grey, and where in a 4 x 4 grid it is."""
-    grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256
-    height, width = grey.shape
-    for top in range(0, height - PATCH + 1, STRIDE):
-        for left in range(0, width - PATCH + 1, STRIDE):
-            patch = grey[top : top + PATCH, left : left + PATCH]
-            quarters = patch.reshape(2, PATCH // 2, 2, PATCH // 2).mean(axis=(1, 3))
-            place = (top * GRID // height, left * GRID // width)
-            yield bytes((*place, *(quarters * GRADES).astype(np.uint8).ravel()))
+def _counted(content: bytes, modality: str, row: int) -> Counter[bytes]:
+    found = words(content, modality, row)
+    if modality == "music":
+        return Counter(b"".join(found[at : at + size]) for size in EVENTS for at in range(len(found) - size + 1))
+    return Counter(found)
 
 
 def _distinct(part: Sparse) -> Sparse:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from provenance.core.errors import ExampleError, in_batch
 from provenance.features.adapters.training import Recipe, train_and_save
-from provenance.features.images import open_image
+from provenance.core.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

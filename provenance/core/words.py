@@ -1,0 +1,43 @@
+"""Contents cut into words, by modality: what a comparison sees that knows nothing of any model.
+
+Text and code are cut into words and signs; music into its events; images into small patches, coarsely graded, with where they
+stand.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from provenance.core.images import open_image
+
+SIGNS = re.compile(r"\w+|[^\w\s]")
+PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
+
+
+def words(content: bytes, modality: str, row: int) -> list[bytes]:
+    """The words of a content, in order.
+
+    Args:
+        row: of the batch, for errors.
+    """
+    if modality == "image":
+        return _patches(content, row)
+    if modality == "music":
+        return [content[at : at + 1] for at in range(len(content))]
+    return [word.encode() for word in SIGNS.findall(content.decode(errors="replace").lower())]
+
+
+def _patches(content: bytes, row: int) -> list[bytes]:
+    """Patches of 4 x 4 pixels every 2 pixels, each of its quarters in four grades of grey, and where in a 4 x 4 grid it is."""
+    grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256
+    height, width = grey.shape
+    found = []
+    for top in range(0, height - PATCH + 1, STRIDE):
+        for left in range(0, width - PATCH + 1, STRIDE):
+            patch = grey[top : top + PATCH, left : left + PATCH]
+            quarters = patch.reshape(2, PATCH // 2, 2, PATCH // 2).mean(axis=(1, 3))
+            place = (top * GRID // height, left * GRID // width)
+            found.append(bytes((*place, *(quarters * GRADES).astype(np.uint8).ravel())))
+    return found

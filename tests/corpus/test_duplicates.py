@@ -1,0 +1,119 @@
+"""Copies are found whoever claims them, a person may overrule what was found, and a cluster pays those who came first."""
+
+from datetime import date
+
+import polars as pl
+import pytest
+
+from provenance.core.errors import ContractError
+from provenance.core.store import sha256
+from provenance.corpus.duplicates import check_decisions, claimants, find_duplicates
+
+SOURCE = b"""def settle(day, rate, owners):
+    total = sum(amount for amount, _ in owners)
+    for amount, owner in owners:
+        owner.credit(day, amount * rate // total)
+    return total - sum(owner.balance for _, owner in owners)
+"""
+OTHER = b"""class Queue:
+    def __init__(self, limit): self.items, self.limit = [], limit
+    def push(self, item):
+        if len(self.items) == self.limit: raise OverflowError(item)
+        self.items.append(item)
+"""
+
+
+def table(*contents, modality="code"):
+    rows = [
+        {"example_id": f"e{at}", "content": content, "content_sha256": sha256(content), "modality": modality}
+        for at, content in enumerate(contents)
+    ]
+    return pl.DataFrame(rows)
+
+
+def decisions(*rows):
+    columns = ("example_id", "same_as", "decided_by", "reason")
+    return pl.DataFrame(list(rows), schema=dict.fromkeys(columns, pl.String), orient="row")
+
+
+def clusters(found):
+    return found.group_by("cluster_id").agg(pl.col("example_id").sort())["example_id"].sort().to_list()
+
+
+def test_exact_and_near_copies_are_one_cluster():
+    renamed = SOURCE.replace(b"rate", b"quota", 1).replace(b"    return", b"\n    return")
+    found = find_duplicates(table(SOURCE, OTHER, SOURCE, renamed))
+    assert clusters(found) == [["e0", "e2", "e3"]]
+    assert found["cluster_id"].unique().to_list() == ["e0"]
+    assert dict(found.select("example_id", "similarity").iter_rows())["e2"] == 1
+    assert 0.5 <= dict(found.select("example_id", "similarity").iter_rows())["e3"] < 1
+
+
+def test_what_is_short_is_a_copy_only_of_its_equal():
+    assert clusters(find_duplicates(table(b"return x", b"return x", b"return y"))) == [["e0", "e1"]]
+    assert find_duplicates(table(SOURCE, OTHER)).is_empty()
+
+
+def test_melodies_are_compared_by_events():
+    tune = bytes(range(60, 90)) * 2
+    assert clusters(find_duplicates(table(tune, tune[:-2] + b"\x01\x02", tune[::-1], modality="music"))) == [["e0", "e1"]]
+
+
+def test_the_order_of_examples_changes_nothing():
+    forward = table(SOURCE, OTHER, SOURCE + b"# end\n", OTHER)
+    assert find_duplicates(forward).equals(find_duplicates(forward.reverse()))
+
+
+def test_a_person_may_overrule_what_was_found():
+    examples = table(SOURCE, SOURCE, OTHER)
+    apart = decisions(("e1", None, "ann", "written first, see the letter of 3 May"))
+    assert find_duplicates(examples, apart).is_empty()
+    joined = find_duplicates(examples, decisions(("e2", "e0", "bo", "a translation")))
+    assert clusters(joined) == [["e0", "e1", "e2"]]
+    assert dict(joined.select("example_id", "decision").iter_rows())["e2"] == "bo: a translation"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("e9", None, "a", "b"), r"row 0: column 'example_id': expected an example that the model was trained on, found 'e9'"),
+        (("e0", "e9", "a", "b"), r"column 'same_as': .* found 'e9'"),
+        (("e0", "e0", "a", "b"), r"column 'same_as': expected another example"),
+    ],
+)
+def test_a_decision_about_nothing_is_an_error(row, message):
+    with pytest.raises(ContractError, match=message):
+        check_decisions(decisions(row), table(SOURCE), "decisions.parquet")
+
+
+def held(*rows):
+    columns = {"cluster_id": pl.String, "work_id": pl.String, "account": pl.String, "party_id": pl.String,
+               "stake_ppb": pl.Int64, "since": pl.Date}  # fmt: skip
+    return pl.DataFrame([("c", f"w{at}", *row) for at, row in enumerate(rows)], schema=columns, orient="row")
+
+
+def paid(frame, rule):
+    return dict(claimants(frame, rule=rule).select("party_id", "stake_ppb").iter_rows())
+
+
+def test_a_cluster_pays_the_earliest_claim_or_all_in_equal_parts():
+    first = ("payable", "ann", 10**9, date(2020, 1, 1))
+    copy = ("payable", "mallory", 10**9, date(2024, 1, 1))
+    assert paid(held(copy, first), "earliest") == {"ann": 10**9}
+    assert paid(held(copy, first), "equal") == {"ann": 5 * 10**8, "mallory": 5 * 10**8}
+
+
+def test_an_undated_claim_does_not_come_first():
+    first = ("payable", "ann", 10**9, date(2020, 1, 1))
+    assert paid(held(("payable", "mallory", 10**9, None), first), "earliest") == {"ann": 10**9}
+
+
+def test_who_came_at_the_same_time_shares_by_stake_and_exactly():
+    rows = [("payable", name, 10**9, date(2020, 1, 1)) for name in "abc"]
+    found = paid(held(*rows), "earliest")
+    assert sorted(found.values()) == [333_333_333, 333_333_333, 333_333_334]
+
+
+def test_escrow_comes_after_those_who_claim():
+    unknown = ("escrow", "unmatched-x", 10**9, date(2019, 1, 1))
+    assert paid(held(unknown, ("payable", "ann", 10**9, None)), "earliest") == {"ann": 10**9}
