@@ -1,0 +1,145 @@
+"""Royalty contracts: by which rule an output's revenue is divided, fixed before the night that applies it.
+
+    [[contract]]
+    name = "assistant"
+    models = ["demo-*"]             # model ids that it covers; * and ? stand for anything
+    products = ["*"]
+    developer_ppb = 300_000_000
+    rule = "faithful"
+
+Of several contracts that cover an output, the first in the file counts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from provenance.core.errors import ContractError
+from provenance.core.money import PPB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Ppb = Annotated[int, Field(ge=0, le=PPB, strict=True)]
+Rule = Literal["faithful", "srs", "flat", "proportional"]
+
+
+class Contract(BaseModel):
+    """One contract.
+
+    Attributes:
+        models, products: patterns of what it covers.
+        developer_ppb: the developer's part of the revenue.
+        rule: how the rest, the pool, is divided.
+        fallback: how it is divided as far as the rule's values are noise.
+        signal_to_noise: below this, audited, the fallback alone decides; 0 asks for no audit.
+        floor_ppb: an owner's smaller share goes to the others.
+        cap_ppb: what an owner's share has beyond this goes to the others.
+        unmatched: what works that nobody claims earn is kept in `escrow`, or goes to the `others`.
+        duplicates: who is paid for copies of one another: the `earliest` claim, all in `equal` parts, or each for its own (`off`).
+        flat_by: what `flat` counts: `tokens` (words, events, patches), `examples` or `works`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    products: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    developer_ppb: Ppb
+    rule: Rule = "faithful"
+    fallback: Literal["flat", "proportional"] = "flat"
+    signal_to_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    floor_ppb: Ppb = 0
+    cap_ppb: Annotated[int, Field(gt=0, le=PPB, strict=True)] = PPB
+    unmatched: Literal["escrow", "others"] = "escrow"
+    duplicates: Literal["earliest", "equal", "off"] = "earliest"
+    flat_by: Literal["tokens", "examples", "works"] = "tokens"
+
+    @model_validator(mode="after")
+    def _floor_below_cap(self) -> Self:
+        if self.floor_ppb > self.cap_ppb:
+            raise ValueError(f"floor_ppb at most cap_ppb, {self.cap_ppb:,}")
+        return self
+
+    def covers(self, model: str, product: str) -> bool:
+        """Whether an output of a model and a product falls under it."""
+        pairs = ((model, self.models), (product, self.products))
+        return all(any(fnmatchcase(value, pattern) for pattern in patterns) for value, patterns in pairs)
+
+
+def read_contracts(path: Path) -> tuple[Contract, ...]:
+    """The contracts of a TOML file, in its order.
+
+    Raises:
+        ContractError: naming the file, the contract, the key, what was expected and what was found.
+    """
+    if not path.is_file():
+        raise ContractError(str(path), expected="a file of royalty contracts", found="no such file")
+    try:
+        stored = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ContractError(str(path), expected="TOML", found=str(error)) from error
+    listed = stored.pop("contract", None)
+    if stored or not isinstance(listed, list) or not listed:
+        found = ", ".join(map(repr, stored)) or ("none" if not listed else "one that is no list")
+        raise ContractError(str(path), expected="one or more [[contract]] tables and nothing else", found=found)
+    return parse_contracts(listed, str(path))
+
+
+def parse_contracts(listed: Sequence[dict[str, Any]], file: str) -> tuple[Contract, ...]:
+    """Contracts from plain values, as they stand in a file or a manifest."""
+    contracts: list[Contract] = []
+    for number, values in enumerate(listed, 1):
+        try:
+            contract = Contract.model_validate(values)
+        except ValidationError as error:
+            raise _explain(error, f"{file}: contract {number} ({values.get('name', 'without a name')})") from error
+        if any(contract.name == other.name for other in contracts):
+            where = f"{file}: contract {number}: name"
+            raise ContractError(where, expected="a name that no other contract has", found=repr(contract.name))
+        contracts.append(contract)
+    return tuple(contracts)
+
+
+def assign(outputs: pl.DataFrame, contracts: Sequence[Contract], file: str) -> pl.Series:
+    """The name of the contract that each output falls under.
+
+    Args:
+        outputs: `output_id, model_id, product`.
+
+    Raises:
+        ContractError: an output falls under none.
+    """
+    kinds = outputs.select("model_id", "product").unique().sort("model_id", "product")
+    names: dict[tuple[str, str], str | None] = {
+        (model, product): next((c.name for c in contracts if c.covers(model, product)), None)
+        for model, product in kinds.iter_rows()
+    }
+    found = [names[model, product] for model, product in outputs.select("model_id", "product").iter_rows()]
+    if None in found:
+        row = outputs.row(found.index(None), named=True)
+        raise ContractError(
+            f"{file}: output {row['output_id']!r}",
+            expected=f"a contract that covers it ({', '.join(contract.name for contract in contracts)})",
+            found=f"none for model {row['model_id']!r} and product {row['product']!r}",
+        )
+    return pl.Series("contract", found, dtype=pl.String)
+
+
+def _explain(error: ValidationError, where: str) -> ContractError:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    at = f"{where}: {key}" if key else where
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Contract.model_fields, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]!r}?" if near else ""
+        return ContractError(at, expected=f"one of {', '.join(Contract.model_fields)}", found=repr(key), hint=hint)
+    expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return ContractError(at, expected=expected, found="none" if first["type"] == "missing" else repr(first["input"]))
