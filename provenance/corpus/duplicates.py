@@ -1,8 +1,8 @@
 """Copies: examples that hold the same content, or nearly, whoever claims them.
 
-Whoever copies a work into the corpus would be paid for it once more, so a cluster of copies counts as one item. Contents are
-compared by the runs of words that they share (MinHash and locality-sensitive hashing: Broder 1997; datasketch). What comes of it
-is data: a person may say that an example stands alone, or is the same as another, and the next corpus is frozen with that.
+Whoever copies a work into the corpus would be paid for it once more. Contents are compared by the runs of words that they
+share (MinHash and locality-sensitive hashing: Broder 1997; datasketch). What comes of it is data: a person may decide that an
+example stands alone, or is the same as another.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
             "cluster_id": first[int(label[at])],
             "example_id": ids[at],
             "similarity": float(alike[at]),
-            "decision": decided.get(at, ""),
+            "decision": decided.get(int(at), ""),
         }
         for at in np.flatnonzero(size[label] > 1)
     ]
@@ -85,7 +85,9 @@ def check_decisions(decisions: pl.DataFrame, examples: pl.DataFrame, file: str) 
             value = decision[column]
             if value is not None and value not in known:
                 raise ContractError(
-                    f"{file}: row {row}: column {column!r}", expected="an example that the model was trained on", found=repr(value)
+                    f"{file}: row {row}: column {column!r}",
+                    expected="an example that the model was trained on",
+                    found=repr(value),
                 )
         if decision["same_as"] == decision["example_id"]:
             raise ContractError(f"{file}: row {row}: column 'same_as'", expected="another example", found="the same one")

@@ -43,7 +43,8 @@ class Contract(BaseModel):
         floor_ppb: an owner's smaller share goes to the others.
         cap_ppb: what an owner's share has beyond this goes to the others.
         unmatched: what works that nobody claims earn is kept in `escrow`, or goes to the `others`.
-        duplicates: who is paid for copies of one another: the `earliest` claim, all in `equal` parts, or each for its own (`off`).
+        duplicates: who is paid for copies of one another: the `earliest` claim, all in `equal` parts, or each for its
+            own (`off`).
         flat_by: what `flat` counts: `tokens` (words, events, patches), `examples` or `works`.
     """
 

@@ -117,7 +117,8 @@ def shares(value: np.ndarray) -> np.ndarray:
     """`max(0, value) / sum max(0, value)` of each output (Wang et al. 2024, section 4); zeros where nobody adds anything."""
     positive = np.maximum(value, 0)
     whole = positive.sum(axis=0, keepdims=True)
-    return np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
+    found: np.ndarray = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
+    return found
 
 
 def _rounds(players: int, seed: int) -> Iterator[list[np.ndarray]]:

@@ -51,7 +51,10 @@ def test_an_output_under_no_contract_is_an_error(tmp_path):
         ('[[contract]]\nname = "a"\n', r"contract 1 \(a\): developer_ppb: expected Field required, found none"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1_000_000_001\n', "less than or equal to 1000000000, found 1000000001"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 0.3\n', "developer_ppb: expected a valid integer, found 0.3"),
-        ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrule = "shapley"\n', "rule: expected 'faithful', 'srs', .*found 'shapley'"),
+        (
+            '[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrule = "shapley"\n',
+            "rule: expected 'faithful', 'srs', .*found 'shapley'",
+        ),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrul = "srs"\n', "found 'rul'. Did you mean 'rule'?"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nfloor_ppb = 9\ncap_ppb = 8\n', "floor_ppb at most cap_ppb, 8"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nmodels = []\n', "models: expected .*at least 1 item"),

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from provenance.core.errors import ExampleError, in_batch
-from provenance.features.adapters.training import Recipe, train_and_save
 from provenance.core.images import open_image
+from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
