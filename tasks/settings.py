@@ -6,7 +6,6 @@ overrides one key. An unknown key is an error that names the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from provenance.core.errors import SettingsError
+from provenance.core.errors import SettingsError, did_you_mean
 from provenance.core.store import Store
 from provenance.features.projection import Projection
 
@@ -161,10 +160,9 @@ def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str],
         return SettingsError(f"{source}: {dotted}", expected=first["msg"], found=repr(first["input"]))
     fields = Settings.model_fields
     known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
-    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
     return SettingsError(
         f"{source}: {dotted}",
         expected=f"one of {', '.join(known)}",
         found=repr(where[-1]),
-        hint=f"Did you mean {near[0]!r}?" if near else "",
+        hint=did_you_mean(where[-1], known),
     )

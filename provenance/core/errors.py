@@ -1,5 +1,7 @@
 """Errors that a person can act on. Import-light: Airflow loads this module while it parses DAGs."""
 
+import difflib
+from collections.abc import Iterable
 from datetime import date
 
 
@@ -45,6 +47,12 @@ class SettingsError(InputError):
 
 class StoreError(InputError):
     """The store cannot be reached, read or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known name, if one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def parse_day(where: str, text: str) -> date:

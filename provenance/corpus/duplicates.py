@@ -15,8 +15,7 @@ from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from provenance.core.contracts import DUPLICATES, ESCROW
-from provenance.core.errors import ContractError
+from provenance.core.contracts import DECISIONS, DUPLICATES, ESCROW, reject, unique
 from provenance.core.money import PPB, allocate
 from provenance.core.words import words
 
@@ -46,51 +45,32 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
     place = {example: at for at, example in enumerate(ids)}
     links = dict(_exact(examples["content_sha256"].to_list()))
     links |= dict(_near(examples["content"].to_list(), examples["modality"].to_list()))
-    decided: dict[int, str] = {}
-    for row in () if decisions is None else decisions.iter_rows(named=True):
-        at = place[row["example_id"]]
-        decided[at] = f"{row['decided_by']}: {row['reason']}"
-        if row["same_as"] is None:
-            links = {pair: alike for pair, alike in links.items() if at not in pair}
-        else:
-            links[_pair(at, place[row["same_as"]])] = 1.0
+    decided = [] if decisions is None else decisions.to_dicts()
+    alone = {place[row["example_id"]] for row in decided if row["same_as"] is None}
+    links = {pair: alike for pair, alike in links.items() if alone.isdisjoint(pair)}
+    links |= {(place[row["example_id"]], place[row["same_as"]]): 1.0 for row in decided if row["same_as"] is not None}
     if not links:
         return pl.DataFrame(schema=DUPLICATES.schema)
     pairs = np.asarray(list(links))
-    count, label = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(len(ids),) * 2), directed=False)
-    size = np.bincount(label, minlength=count)
-    first: dict[int, str] = {}
-    for at in np.argsort(ids, kind="stable"):
-        first.setdefault(int(label[at]), ids[at])
+    _, label = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(len(ids),) * 2), directed=False)
     alike = np.zeros(len(ids))
-    for (one, two), value in links.items():
-        alike[[one, two]] = np.maximum(alike[[one, two]], value)
-    rows = [
-        {
-            "cluster_id": first[int(label[at])],
-            "example_id": ids[at],
-            "similarity": float(alike[at]),
-            "decision": decided.get(int(at), ""),
-        }
-        for at in np.flatnonzero(size[label] > 1)
-    ]
-    return pl.DataFrame(rows, schema=DUPLICATES.schema).sort("cluster_id", "example_id")
+    np.maximum.at(alike, pairs, np.asarray(list(links.values()))[:, None])
+    reasons = {row["example_id"]: f"{row['decided_by']}: {row['reason']}" for row in decided}
+    table = pl.DataFrame(
+        {"example_id": ids, "similarity": alike, "decision": [reasons.get(i, "") for i in ids], "label": label}
+    )
+    clusters = table.filter(pl.len().over("label") > 1).with_columns(cluster_id=pl.col("example_id").min().over("label"))
+    return clusters.select(*DUPLICATES.columns).sort("cluster_id", "example_id")
 
 
 def check_decisions(decisions: pl.DataFrame, examples: pl.DataFrame, file: str) -> None:
     """Raise ContractError where a decision names no example, itself, or the same example twice."""
-    known = set(examples["example_id"])
-    for row, decision in enumerate(decisions.iter_rows(named=True)):
-        for column in ("example_id", "same_as"):
-            value = decision[column]
-            if value is not None and value not in known:
-                raise ContractError(
-                    f"{file}: row {row}: column {column!r}",
-                    expected="an example that the model was trained on",
-                    found=repr(value),
-                )
-        if decision["same_as"] == decision["example_id"]:
-            raise ContractError(f"{file}: row {row}: column 'same_as'", expected="another example", found="the same one")
+    unique(DECISIONS, decisions, file)
+    for column in ("example_id", "same_as"):
+        unknown = ~pl.col(column).is_in(examples["example_id"].implode())
+        reject(decisions, unknown, file, column, expected="an example that the model was trained on")
+    same = pl.col("same_as") == pl.col("example_id")
+    reject(decisions, same, file, "same_as", expected="another example", found="the same one")
 
 
 def claimants(held: pl.DataFrame, *, rule: str) -> pl.DataFrame:
@@ -142,7 +122,3 @@ def _near(contents: Sequence[bytes], modalities: Sequence[str]) -> Iterator[tupl
 
 def _runs(found: Sequence[bytes], size: int) -> set[bytes]:
     return {b"\x00".join(found[at : at + size]) for at in range(len(found) - size + 1)}
-
-
-def _pair(one: int, two: int) -> tuple[int, int]:
-    return min(one, two), max(one, two)

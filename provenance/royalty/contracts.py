@@ -12,7 +12,6 @@ Of several contracts that cover an output, the first in the file counts.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from provenance.core.errors import ContractError
+from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB
 
 if TYPE_CHECKING:
@@ -139,8 +138,7 @@ def _explain(error: ValidationError, where: str) -> ContractError:
     key = str(first["loc"][0]) if first["loc"] else ""
     at = f"{where}: {key}" if key else where
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Contract.model_fields, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]!r}?" if near else ""
-        return ContractError(at, expected=f"one of {', '.join(Contract.model_fields)}", found=repr(key), hint=hint)
+        known = Contract.model_fields
+        return ContractError(at, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
     expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return ContractError(at, expected=expected, found="none" if first["type"] == "missing" else repr(first["input"]))

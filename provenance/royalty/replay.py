@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.arrays import namespace
-
 if TYPE_CHECKING:
-    from provenance.core.arrays import Array
+    from collections.abc import Iterator
 
 # Coalitions replayed at a time.
 AT_A_TIME = 64
@@ -59,15 +57,15 @@ class Snapshot:
 
     step: int
     clock: float
-    position: Array
-    gradient: Array
-    square: Array
-    curvature: Array
-    slope: Array
-    loss: Array
+    position: np.ndarray
+    gradient: np.ndarray
+    square: np.ndarray
+    curvature: np.ndarray
+    slope: np.ndarray
+    loss: np.ndarray
 
 
-def coalition_losses(snapshots: list[Snapshot], counts: Array, optimiser: Optimiser, coalitions: Array) -> Array:
+def coalition_losses(snapshots: list[Snapshot], counts: np.ndarray, optimiser: Optimiser, coalitions: np.ndarray) -> np.ndarray:
     """Losses of the outputs under the models of coalitions, `(m, Q)`.
 
     Args:
@@ -75,14 +73,13 @@ def coalition_losses(snapshots: list[Snapshot], counts: Array, optimiser: Optimi
         counts: examples of each owner, `(O,)`.
         coalitions: parts of each owner's works that are in, `(m, O)`.
     """
-    xp = namespace(snapshots[0].position)
     run = _Run(snapshots, counts, optimiser)
     everybody, clocks = run.everybody()
-    found = xp.empty((coalitions.shape[0], snapshots[0].loss.shape[0]))
+    found = np.empty((coalitions.shape[0], snapshots[0].loss.shape[0]))
     order = np.argsort(coalitions @ counts, kind="stable")
     for start in range(0, len(order), AT_A_TIME):
         chosen = order[start : start + AT_A_TIME]
-        ends, at = run.replay(coalitions[chosen])
+        ends, at = run.ends(coalitions[chosen])
         for row, end, clock in zip(chosen, ends, at, strict=True):
             low, part = _between(clock, run.clocks)
             beside = _mix(everybody, *_between(clock, clocks))
@@ -95,7 +92,7 @@ def coalition_losses(snapshots: list[Snapshot], counts: Array, optimiser: Optimi
 class _Run:
     """The real run, ready to be replayed."""
 
-    def __init__(self, snapshots: list[Snapshot], counts: Array, optimiser: Optimiser) -> None:
+    def __init__(self, snapshots: list[Snapshot], counts: np.ndarray, optimiser: Optimiser) -> None:
         self.snapshots, self.counts, self.optimiser = snapshots, counts, optimiser
         self.clocks = np.array([snapshot.clock for snapshot in snapshots])
         self.steps = np.array([snapshot.step for snapshot in snapshots], dtype=float)
@@ -104,52 +101,54 @@ class _Run:
         self.offset = [rows @ s.position for rows, s in zip(self.rows, snapshots, strict=True)]
         self.per_owner = snapshots[0].curvature.shape[1]
 
-    def rates(self, steps: float) -> np.ndarray:
-        """Learning rates of a run of so many steps: the real run's, as far as its checkpoints tell, at the same parts."""
-        edges = np.minimum(np.arange(np.ceil(steps) + 1) / steps, 1) * self.steps[-1]
-        passed = np.interp(edges, self.steps, self.clocks)
-        rates: np.ndarray = np.diff(passed) * steps / self.steps[-1]
+    def rates(self, length: float, steps: int) -> np.ndarray:
+        """Learning rates of the steps of a run of some length: the real run's at the same parts, as far as checkpoints tell."""
+        edges = np.minimum(np.arange(steps + 1) / length, 1) * self.steps[-1]
+        rates: np.ndarray = np.diff(np.interp(edges, self.steps, self.clocks)) * length / self.steps[-1]
         return rates
 
-    def replay(self, weights: Array, *, trace: bool = False) -> tuple[Array, np.ndarray]:
-        """Where coalitions end, `(b, P)`, and at what clock; with `trace`, where the first is after each of its steps."""
-        how, size = self.optimiser, len(self.snapshots[0].position)
+    def replay(self, weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Where coalitions stand, `(b, P)`, and at what clock: at first, and after each step; the same arrays, changed."""
+        how = self.optimiser
         examples = weights @ self.counts
         # Not rounded, so that what an example adds is smooth: the last step is as long as what is left.
         length = np.asarray(self.steps[-1] * examples / self.counts.sum(), dtype=np.float64)
         steps = np.ceil(length - 1e-9).astype(int)
         rates = np.zeros((len(weights), steps.max(initial=0)), dtype=np.float32)
         for row in np.flatnonzero(steps):
-            rates[row, : steps[row]] = self.rates(length[row])[: steps[row]]
-        x, first, second = (np.zeros((len(weights), size), dtype=np.float32) for _ in range(3))
-        clock, path = np.zeros(len(weights)), [np.zeros(size, dtype=np.float32)]
-        clocks = [0.0]
+            rates[row, : steps[row]] = self.rates(length[row], steps[row])
+        x, first, second = (np.zeros((len(weights), len(self.snapshots[0].position)), dtype=np.float32) for _ in range(3))
+        clock = np.zeros(len(weights))
+        yield x, clock
         for step in range(rates.shape[1]):
             live = np.flatnonzero(steps > step)
             rate = rates[live, step]
             gradient, variance = self._gradient(x[live], weights[live], examples[live], clock[live] + rate / 2)
-            moment = how.momentum * first[live] + (1 - how.momentum) * gradient
             if how.kind == "sgd":
-                moment = how.momentum * first[live] + gradient
-                move = moment
+                first[live] = move = how.momentum * first[live] + gradient
             else:
-                square = how.decay * second[live] + (1 - how.decay) * (gradient**2 + variance / how.batch_size)
-                second[live] = square
+                first[live] = moment = how.momentum * first[live] + (1 - how.momentum) * gradient
+                second[live] = square = how.decay * second[live] + (1 - how.decay) * (gradient**2 + variance / how.batch_size)
                 scale = np.sqrt(square / (1 - how.decay ** (step + 1))) + how.epsilon
                 move = moment / (1 - how.momentum ** (step + 1)) / scale
-            first[live] = moment
             x[live] -= rate[:, None] * move
             clock[live] += rate
-            if trace:
-                path.append(x[0].copy())
-                clocks.append(float(clock[0]))
-        return (np.stack(path), np.array(clocks)) if trace else (x, clock)
+            yield x, clock
 
-    def everybody(self) -> tuple[Array, np.ndarray]:
-        """The replay of the whole corpus: where it is at which clock."""
-        return self.replay(np.ones((1, len(self.counts)), dtype=np.float32), trace=True)
+    def ends(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where coalitions end, `(b, P)`, and at what clock."""
+        *_, last = self.replay(weights)
+        return last
 
-    def _gradient(self, x: Array, weights: Array, examples: Array, clock: np.ndarray) -> tuple[Array, Array]:
+    def everybody(self) -> tuple[np.ndarray, np.ndarray]:
+        """The replay of the whole corpus: where it stands, `(steps + 1, P)`, and at what clock."""
+        whole = np.ones((1, len(self.counts)), dtype=np.float32)
+        path = [(x[0].copy(), float(clock[0])) for x, clock in self.replay(whole)]
+        return np.stack([x for x, _ in path]), np.array([clock for _, clock in path])
+
+    def _gradient(
+        self, x: np.ndarray, weights: np.ndarray, examples: np.ndarray, clock: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean gradients of coalitions where they stand, and the variance of one example's, both `(b, P)`."""
         here, moved, squares = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
         low, part = _between(clock, self.clocks)
@@ -173,5 +172,6 @@ def _between(clock: np.ndarray, clocks: np.ndarray) -> tuple[np.ndarray, np.ndar
     return low, np.clip((clock - clocks[low]) / (clocks[low + 1] - clocks[low]), 0, 1)
 
 
-def _mix(values: Array, low: np.ndarray, part: np.ndarray) -> Array:
-    return (1 - part) * values[low] + part * values[low + 1]
+def _mix(values: np.ndarray, low: np.ndarray, part: np.ndarray) -> np.ndarray:
+    mixed: np.ndarray = (1 - part) * values[low] + part * values[low + 1]
+    return mixed

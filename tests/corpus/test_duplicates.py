@@ -76,7 +76,10 @@ def test_a_person_may_overrule_what_was_found():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("e9", None, "a", "b"), r"row 0: column 'example_id': expected an example that the model was trained on, found 'e9'"),
+        (
+            ("e9", None, "a", "b"),
+            r"row 0 \(example_id 'e9'\): column 'example_id': expected an example that the model was trained on, found 'e9'",
+        ),
         (("e0", "e9", "a", "b"), r"column 'same_as': .* found 'e9'"),
         (("e0", "e0", "a", "b"), r"column 'same_as': expected another example"),
     ],
@@ -84,6 +87,12 @@ def test_a_person_may_overrule_what_was_found():
 def test_a_decision_about_nothing_is_an_error(row, message):
     with pytest.raises(ContractError, match=message):
         check_decisions(decisions(row), table(SOURCE), "decisions.parquet")
+
+
+def test_two_decisions_about_one_example_are_an_error():
+    twice = decisions(("e0", None, "a", "b"), ("e0", None, "c", "d"))
+    with pytest.raises(ContractError, match="row 1: example_id: expected a key that no other row has"):
+        check_decisions(twice, table(SOURCE), "decisions.parquet")
 
 
 def held(*rows):

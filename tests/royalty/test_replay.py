@@ -55,7 +55,7 @@ def test_where_gradients_are_linear_a_replay_is_the_run(optimiser):
     assert np.allclose(path, trained(optimiser.kind, x, y, STEPS), atol=1e-5)
     assert np.allclose(clocks, RATE * np.arange(STEPS + 1))
     # One owner of three has a third of the steps.
-    ends, clock = run.replay(np.eye(OWNERS, dtype="f4"))
+    ends, clock = run.ends(np.eye(OWNERS, dtype="f4"))
     for owner, end in enumerate(ends):
         assert np.allclose(end, trained(optimiser.kind, x[owner], y[owner], STEPS // OWNERS)[-1], atol=1e-5)
     assert np.allclose(clock, RATE * STEPS / OWNERS)
