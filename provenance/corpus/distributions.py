@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from provenance.core.contracts import CLAIMS, EXAMPLES, OWNERS, conform
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
-from provenance.corpus.examples import Corpus
+from provenance.corpus.examples import Corpus, collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,7 +121,7 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
                 for work in works
                 for owner, stake in zip(by_id, stakes, strict=True)
             ]
-    return _conformed(rows, claims, owners)
+    return collected(rows, claims, owners)
 
 
 def collect_languages(languages: Sequence[Language], *, held_out_each: int, copied: str = "") -> Corpus:
@@ -158,16 +157,7 @@ def collect_languages(languages: Sequence[Language], *, held_out_each: int, copi
                 {"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": terms.evidence}
                 for work in sorted({str(piece["work_id"]) for piece in made})
             ]
-    return _conformed(rows, claims, owners)
-
-
-def _conformed(rows: list[dict[str, object]], claims: list[dict[str, object]], owners: dict[str, str]) -> Corpus:
-    named = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
-    return Corpus(
-        conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
-        conform(CLAIMS, pl.DataFrame(claims), "claims"),
-        conform(OWNERS, pl.DataFrame(named), "owners"),
-    )
+    return collected(rows, claims, owners)
 
 
 def owner_id(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
     from provenance.core.store import Store
@@ -91,6 +92,16 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         expected="nothing, since the work has an owner",
     )
     return Corpus(examples, claims, owners.sort("owner_id"))
+
+
+def collected(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], owners: Mapping[str, str]) -> Corpus:
+    """A corpus from rows that a collector made, and owners' names by id."""
+    named = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
+    return Corpus(
+        conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
+        conform(CLAIMS, pl.DataFrame(claims), "claims"),
+        conform(OWNERS, pl.DataFrame(named), "owners"),
+    )
 
 
 def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:

@@ -13,13 +13,10 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from provenance.core.contracts import CLAIMS, EXAMPLES, OWNERS, conform
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus
+from provenance.corpus.examples import Corpus, collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,12 +87,7 @@ def collect(
             {"work_id": work, "owner_id": owner_id(name), "stake_ppb": PPB, "evidence": f"name table: {name}"}
             for work in sorted({at["work_id"] for at in drawn})
         ]
-    named = [{"owner_id": owner_id(name), "name": name} for name in chosen]
-    return Corpus(
-        conform(EXAMPLES, pl.DataFrame(rows), "examples"),
-        conform(CLAIMS, pl.DataFrame(claims), "claims"),
-        conform(OWNERS, pl.DataFrame(named).sort("owner_id"), "owners"),
-    )
+    return collected(rows, claims, {owner_id(name): name for name in chosen})
 
 
 def _fonts(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:

@@ -15,13 +15,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from provenance.core.contracts import CLAIMS, EXAMPLES, OWNERS, conform
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus
+from provenance.corpus.examples import Corpus, collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +76,7 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
     root = Path(spec.origin).parent / "corpus"
     rows: list[dict[str, object]] = []
     claims: list[dict[str, object]] = []
-    named: list[dict[str, object]] = []
+    named: dict[str, str] = {}
     wanted = examples_each + held_out_each
     for source in SOURCES:
         if len(named) == owners:
@@ -92,15 +89,11 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
         common = {"modality": "music", "licence_spdx": None}
         rows += [p | common | {"split": "held_out" if n < held_out_each else "train"} for n, p in enumerate(order[:wanted])]
         who = owner_id(source.owner)
-        named.append({"owner_id": who, "name": source.owner})
+        named[who] = source.owner
         evidence = f"music21 corpus folder {source.folder}"
         works = sorted({str(piece["work_id"]) for piece in order[:wanted]})
         claims += [{"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": evidence} for work in works]
-    return Corpus(
-        conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
-        conform(CLAIMS, pl.DataFrame(claims), "claims"),
-        conform(OWNERS, pl.DataFrame(named).sort("owner_id"), "owners"),
-    )
+    return collected(rows, claims, named)
 
 
 def encode(notes: list[tuple[int | None, Fraction]]) -> bytes:
