@@ -1,24 +1,17 @@
-"""Audits: retrain on parts of the corpus, and hold what every method predicts against what came of it.
-
-audits/truth/<digest>.parquet    losses of the outputs under one retrained model; found again, it is not trained again
-"""
+"""Audits of influence: retrain on parts of the corpus, and hold what every method predicts against what came of it."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from provenance.core.errors import ContractError, ModelError
-from provenance.core.store import canonical_json, digest
+from provenance.core.errors import ContractError
+from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
-from provenance.features.model import example_losses, read_model
 from provenance.influence.methods import METHODS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation import results
@@ -31,8 +24,8 @@ from provenance.validation.lds import (
 )
 from provenance.validation.subsets import all_but_one, halves
 from tasks.attribute import score_every_example
-from tasks.cluster import compute, open_cluster
-from tasks.night import VERSIONS, Night, fetch_model, load_night
+from tasks.night import VERSIONS, Night, load_night
+from tasks.retrain import retrain
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -45,9 +38,6 @@ log = logging.getLogger("provenance.audit")
 
 RUN_FIRST = "Run the DAG nightly_payouts first."
 EXAMPLES, OWNERS = "examples", "owners"
-BATCH = 64
-# Raised when a built-in adapter trains otherwise: what was trained before is not the truth of what is trained now.
-VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -65,24 +55,6 @@ class Options:
     tune: int = 24
     seeds: int = 2
     methods: tuple[str, ...] = ("factored", "cosine", "tfidf", "bm25", "hybrid")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One training: which examples, in the order of the shards, and which seed."""
-
-    key: str
-    examples: tuple[int, ...]
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every worker needs to retrain."""
-
-    store: Store
-    night: Night
-    cache: str
 
 
 def audit_lds(settings: Settings, night: Night, options: Options) -> str:
@@ -129,7 +101,7 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
         example ids; by family which of them each subset holds, `(tune + subsets, examples)`; and the losses that came of it,
         `(seeds, tune + subsets, outputs)`. Few owners have fewer halves than that.
     """
-    examples, owners = _units(settings.store.open(), night)
+    examples, owners = units(settings.store.open(), night)
     count = options.tune + options.subsets
     masks = {
         EXAMPLES: halves(examples, count, name="audit examples"),
@@ -139,7 +111,7 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
         if len(chosen) < count:
             log.warning("%s: there are only %d halves of them, and no more subsets", family, len(chosen))
     losses = {
-        family: np.stack([_retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
+        family: np.stack([retrain(settings, night, chosen, seed, family) for seed in _seeds(options)])
         for family, chosen in masks.items()
     }
     return examples, masks, losses
@@ -169,11 +141,11 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     """Retrain without each owner in turn; returns the folder of the result."""
     _check_methods(options.methods, without="hybrid")
     store = settings.store.open()
-    examples, owners = _units(store, night)
+    examples, owners = units(store, night)
     distinct, without = all_but_one(owners)
     everything = np.ones((1, len(examples)), dtype=bool)
     masks = np.concatenate([everything, without])
-    losses = np.stack([_retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
+    losses = np.stack([retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
     rise = losses[:, 1:] - losses[:, :1]
     result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "owners": distinct, "methods": {}}
     if options.seeds > 1:
@@ -204,7 +176,7 @@ def _seeds(options: Options) -> range:
     return range(101, 101 + options.seeds)  # none that a model in use was trained with
 
 
-def _units(store: Store, night: Night) -> tuple[list[str], list[str]]:
+def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
     """Example ids in the order of the shards, and whose each is: the party with the largest stake."""
     examples = night.read_corpus(store, "example_id", "work_id", "owner_id")
     held = parties(examples, store.read_table(night.frozen_corpus(store).claims.key), night.date)
@@ -227,50 +199,3 @@ def scores_of(settings: Settings, store: Store, night: Night, name: str, example
     place = pl.DataFrame({"example_id": list(examples)}).with_row_index("at")
     ordered = pl.concat(parts).join(place, on="example_id").sort("output_id", "at")
     return ordered["influence"].to_numpy().reshape(-1, len(examples))
-
-
-def _retrain(settings: Settings, night: Night, masks: np.ndarray, seed: int, family: str) -> np.ndarray:
-    """Losses of the outputs after training on each of the masks, `(masks, outputs)`; what the store has is not repeated."""
-    store, what = settings.store.open(), f"{family}, seed {seed}"
-    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-    if not hasattr(model.adapter(), "train"):
-        where = f"adapter {model.card.adapter}"
-        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
-    made_of = {
-        "version": VERSION,
-        "architecture": model.architecture(),
-        "outputs": night.read_outputs(store).select("output_id", "content_sha256").rows(),
-    }
-    contents = night.read_corpus(store, "content_sha256")["content_sha256"]
-    jobs = []
-    for mask in masks:
-        chosen = tuple(np.flatnonzero(mask).tolist())
-        name = digest({**made_of, "examples": contents.filter(mask).to_list(), "seed": seed})
-        jobs.append(_Job(f"audits/truth/{name}.parquet", chosen, seed))
-    there = set(store.list("audits/truth"))
-    missing = [job for job in jobs if job.key not in there]
-    if missing:
-        work = _Work(store, night, settings.model.cache)
-        with open_cluster(settings.cluster) as client:
-            for _ in compute(client, _train_one, work, missing, settings=settings.cluster, what=f"retraining on {what}"):
-                pass
-    log.info("retraining on %s: %d reused, %d trained", what, len(jobs) - len(missing), len(missing))
-    return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in jobs])
-
-
-def _train_one(work: _Work, job: _Job) -> str:
-    contents = work.night.read_corpus(work.store, "content")["content"]
-    outputs = work.night.read_outputs(work.store).select("output_id", "content")
-    adapter: Any = fetch_model(work.store, work.night.model, work.night.model_files, work.cache).adapter()
-    with tempfile.TemporaryDirectory() as folder:
-        adapter.train([contents[at] for at in job.examples], seed=job.seed, folder=Path(folder) / "model")
-        trained = read_model(Path(folder) / "model")
-        module = trained.load(trained.card.checkpoints[-1])
-        with torch.no_grad():
-            losses = [
-                example_losses(trained.adapter(), module, outputs["content"].to_list()[start : start + BATCH])
-                for start in range(0, outputs.height, BATCH)
-            ]
-    frame = outputs.select("output_id").with_columns(loss=torch.cat(losses).double().numpy())
-    work.store.write_table(job.key, frame)
-    return job.key

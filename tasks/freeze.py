@@ -27,6 +27,8 @@ log = logging.getLogger("provenance.freeze")
 
 # Outputs that are asked about at a time: what they hold at each token of a vocabulary has to fit into memory.
 AT_A_TIME = 64
+# The part of a training run after which checkpoints count less: a model then learns little that it will not forget.
+MIDDLE = 0.6
 
 
 def paid_day(interval_start: datetime | None) -> str:
@@ -102,8 +104,10 @@ def influence_method(settings: Settings) -> dict[str, Any]:
 
 
 def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
-    """Early and middle checkpoints: the first few after the base. Each is loaded once, so bad weights stop the run here."""
-    chosen = model.card.checkpoints[1 : 1 + settings.influence.checkpoints]
+    """Early and middle checkpoints: the last few of the first three fifths. Each is loaded once, so bad weights stop the run here."""
+    others = model.card.checkpoints[1:]
+    early = [checkpoint for checkpoint in others if checkpoint.step <= round(MIDDLE * others[-1].step)]
+    chosen = (early or others[:1])[-settings.influence.checkpoints :]
     for checkpoint in chosen:
         model.load(checkpoint)
     return tuple(checkpoint.file for checkpoint in chosen)

@@ -88,6 +88,9 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         raise ModelError(f"module {type(module).__name__}", expected=f"at least one {KINDS}", found="none")
     parameters = dict(module.named_parameters())  # tied weights are listed once
     left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
+    if projection.whole:
+        inner = tuple(Block(name, "dense", i, o, i, o, groups) for name, _, i, o, groups in sides)
+        return Layout(inner, left_out, sum(p.numel() for p in parameters.values()))
     numbers = projection.dense if any(kind != "dense" for _, kind, *_ in sides) else projection.dense_alone
     rank = _rank([side[2:] for side in sides if side[1] == "dense"], numbers)
     blocks = tuple(_block(*side, rank=rank, token_rank=projection.token_rank) for side in sides)

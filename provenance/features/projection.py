@@ -24,12 +24,14 @@ class Projection:
             gradients (method `dense`) it is how many numbers are kept.
         dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
         token_rank: numbers kept of the hidden side of an embedding or output head.
+        whole: everything is kept as it is, vocabularies too; for models small enough.
     """
 
     seed: int = 20_261_120
     dense: int = 1536
     dense_alone: int = 4096
     token_rank: int = 32
+    whole: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For digests and manifests."""

@@ -12,6 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# How much more or less of its units an owner has, around the diagonal, as a part of what it could have.
+SPREAD = 0.75
+
 
 def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     """Random halves of the distinct units (examples, or owners): which positions of `units` each half holds.
@@ -42,3 +45,34 @@ def all_but_one(units: Sequence[str]) -> tuple[list[str], np.ndarray]:
     distinct = sorted(set(units))
     without = np.array([[unit != left_out for unit in units] for left_out in distinct])
     return distinct, without
+
+
+def coalitions(units: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct units, every coalition of them `(2^k, k)`, and which positions of `units` each holds `(2^k, len(units))`."""
+    distinct = sorted(set(units))
+    inside = (np.arange(2 ** len(distinct))[:, None] >> np.arange(len(distinct))) & 1 == 1
+    place = {unit: at for at, unit in enumerate(distinct)}
+    return distinct, inside, inside[:, [place[unit] for unit in units]]
+
+
+def around_the_diagonal(units: Sequence[str], rate: float, count: int, *, name: str) -> np.ndarray:
+    """Random parts of about `rate` of everybody's units, of which some have a little more and others a little less.
+
+    They come in pairs: who has more in one has less in the other, by as much. Drawn like `halves`.
+
+    Returns:
+        `(count, len(units))` bool; an even count.
+    """
+    distinct = sorted(set(units))
+    rows = [np.flatnonzero([other == unit for other in units]) for unit in distinct]
+    step = SPREAD * min(rate, 1 - rate)
+    found = np.zeros((count, len(units)), dtype=bool)
+    for number in range(count):
+        seed = int.from_bytes(hashlib.sha256(f"{name}/{rate:.6f}/{number // 2}".encode()).digest()[:16])
+        draws = np.random.Generator(np.random.Philox(seed))
+        signs = draws.choice([-1, 1], size=len(distinct)) * (1 if number % 2 else -1)
+        for own, sign in zip(rows, signs, strict=True):
+            wanted = (rate + sign * step) * len(own)
+            size = int(wanted) + int(draws.random() < wanted - int(wanted))
+            found[number, draws.permutation(own)[:size]] = True
+    return found

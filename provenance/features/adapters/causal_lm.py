@@ -49,7 +49,7 @@ class CausalLM:
         batch_size: int = 32,
         learning_rate: float = 3e-3,
         warmup: float = 0.05,
-        keep: Sequence[float] = (0.2, 0.4, 0.6, 1.0),
+        keep: Sequence[float] = (0.1, 0.2, 0.4, 0.6, 1.0),
     ) -> None:
         self.folder = folder
         self.recipe = Recipe(epochs, batch_size, learning_rate, warmup, keep=tuple(keep))

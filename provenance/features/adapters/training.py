@@ -42,7 +42,7 @@ class Recipe:
     learning_rate: float
     warmup: float = 0.05
     weight_decay: float = 0.01
-    keep: tuple[float, ...] = (0.2, 0.4, 0.6, 1.0)
+    keep: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 1.0)
 
     def arguments(self) -> dict[str, Any]:
         """The recipe as adapter arguments, so that who reads a model folder can train its like."""

@@ -1,0 +1,166 @@
+"""Whole gradients, nothing projected: what a replay of the training run takes its steps on, where a model is small enough.
+
+Coordinates are the weights of the layers that `layers.layout` follows, layer by layer, inputs before outputs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from provenance.core.arrays import namespace
+from provenance.core.errors import ExampleError, ModelError
+from provenance.features.gradients import gradient_features
+from provenance.features.layers import layout, named_blocks
+from provenance.features.model import example_losses
+from provenance.features.projection import Projection, matrices
+from provenance.features.sampled import sampled_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from provenance.core.arrays import Array
+    from provenance.features.model import Adapter
+
+WHOLE = Projection(whole=True)
+
+
+def whole_size(module: torch.nn.Module) -> int:
+    """How many coordinates there are."""
+    return sum(stop - start for start, stop, other in _columns(module) if other is None)
+
+
+def whole_sum(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, batch_size: int) -> np.ndarray:
+    """The sum of the gradients of the examples' losses, `(P,)` float32, by ordinary backward passes."""
+    wanted = [p.requires_grad for p in module.parameters()]
+    module.requires_grad_(True)
+    try:
+        forward_and_add(adapter, module, contents, batch_size)
+        found = _flat(module, lambda layer: layer.weight.grad)
+    finally:
+        module.zero_grad(set_to_none=True)
+        for parameter, before in zip(module.parameters(), wanted, strict=True):
+            parameter.requires_grad_(before)
+    if not np.isfinite(found).all():
+        raise ExampleError("sum of gradients", expected="finite numbers", found="NaN or infinite ones")
+    return found
+
+
+def forward_and_add(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
+    """Add the gradients of the examples' losses up in the module, batches of like lengths."""
+    module.zero_grad(set_to_none=True)
+    order = sorted(contents, key=len)
+    for start in range(0, len(order), batch_size):
+        example_losses(adapter, module, order[start : start + batch_size]).sum().backward()
+
+
+def whole_gradients(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], **how: Any) -> Array:
+    """Gradients of the examples' losses, `(n, P)` float32.
+
+    Args:
+        how: `checkpoint` and `batch_size`, as of `gradient_features`.
+    """
+    rows = gradient_features(adapter, module, contents, projection=WHOLE, **how).dense
+    return _together(rows, _columns(module))
+
+
+def whole_sampled(
+    adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], **how: Any
+) -> Iterator[tuple[Array, Array]]:
+    """Batch by batch, gradients for the data's targets and for targets sampled from the model, each `(n, P)` float32."""
+    columns = _columns(module)
+    for terms in sampled_features(adapter, module, contents, projection=WHOLE, draws=1, **how):
+        yield _together(terms.data.dense, columns), _together(terms.sampled.dense, columns)
+
+
+def whole_position(module: torch.nn.Module) -> np.ndarray:
+    """Where a module stands, `(P,)` float32."""
+    return _flat(module, lambda layer: layer.weight)
+
+
+def project_whole(
+    module: torch.nn.Module, rows: np.ndarray, *, projection: Projection, checkpoint: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows over all coordinates, projected as `gradient_features` projects: their products with features are products with
+    gradients, on average over projections.
+
+    Args:
+        rows: `(q, P)`.
+
+    Returns:
+        the dense part `(q, p)`, and of the vocabulary's layers what each token holds, `(vocabulary, d, q)`.
+    """
+    whole, columns = named_blocks(module, layout(module, WHOLE)), _columns(module)
+    shape, kept = layout(module, projection), np.cumsum([0, *(b - a if other is None else 0 for a, b, other in columns)])
+    dense, tokens = [], []
+    for at, (block, (plain, _)) in enumerate(zip(shape.blocks, whole, strict=True)):
+        other = columns[at][2]
+        place = at if other is None else other[0]
+        held = rows[:, kept[place] : kept[place + 1]]
+        sizes = (plain.groups, plain.inputs, plain.outputs)
+        held = held.reshape(-1, *sizes) if other is None else held.reshape(-1, 1, *sizes[:0:-1]).swapaxes(2, 3)
+        a, b = matrices(block, projection, checkpoint)
+        if block.kind == "dense":
+            dense.append((a.T @ held @ b).reshape(len(rows), -1))
+        elif block.kind == "input_tokens":
+            tokens.append(held[:, 0] @ b)
+        else:
+            tokens.append((a.T @ held[:, 0]).swapaxes(1, 2))
+    of_tokens = np.concatenate(tokens, axis=2).transpose(1, 2, 0) if tokens else np.zeros((0, 0, len(rows)), np.float32)
+    of_layers = np.concatenate(dense, axis=1) if dense else np.zeros((len(rows), 0), np.float32)
+    return of_layers.astype(np.float32), np.ascontiguousarray(of_tokens, dtype=np.float32)
+
+
+def _flat(module: torch.nn.Module, of_layer: Callable[[Any], torch.Tensor | None]) -> np.ndarray:
+    """What there is of every followed weight, as one row."""
+    found = []
+    for (_, layer), (_, _, other) in zip(named_blocks(module, layout(module, WHOLE)), _columns(module), strict=True):
+        if other is None:
+            value = of_layer(layer)
+            value = torch.zeros_like(layer.weight) if value is None else value
+            found.append(_inputs_first(layer, value).detach().cpu().float().reshape(-1).numpy())
+    return np.concatenate(found)
+
+
+def _columns(module: torch.nn.Module) -> list[tuple[int, int, tuple[int, tuple[int, int]] | None]]:
+    """Of each block its columns in a row as it comes; and, of a weight that an earlier one shares, where and what shape."""
+    found: list[tuple[int, int, tuple[int, tuple[int, int]] | None]] = []
+    first: dict[int, int] = {}
+    start = 0
+    for block, layer in named_blocks(module, layout(module, WHOLE)):
+        weight, size = layer.weight, block.size
+        shared = first.setdefault(id(weight), len(found))
+        if shared == len(found):
+            found.append((start, start + size, None))
+        elif isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            found.append((start, start + size, (shared, (block.inputs, block.outputs))))
+        else:
+            raise ModelError(f"module {block.name!r}", expected="a weight of its own", found="one that another module has, too")
+        start += size
+    return found
+
+
+def _together(rows: Array, columns: list[tuple[int, int, tuple[int, tuple[int, int]] | None]]) -> Array:
+    """Rows with the gradients of a shared weight added up."""
+    xp = namespace(rows)
+    parts = [rows[:, start:stop] for start, stop, _ in columns]
+    for at, (_, _, other) in enumerate(columns):
+        if other is not None:
+            shared, shape = other
+            turned = xp.matrix_transpose(xp.reshape(parts[at], (rows.shape[0], *shape)))
+            parts[shared] = parts[shared] + xp.reshape(turned, (rows.shape[0], -1))
+    kept = [part for part, (_, _, other) in zip(parts, columns, strict=True) if other is None]
+    return xp.concat(kept, axis=1) if len(kept) < len(parts) else rows
+
+
+def _inputs_first(layer: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A weight with the axes of its gradient: `(groups,) inputs, outputs`."""
+    if isinstance(layer, torch.nn.Embedding | Conv1D):
+        return weight
+    if isinstance(layer, torch.nn.Linear):
+        return weight.T
+    by_group = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
+    return by_group.transpose(1, 2)
