@@ -1,6 +1,7 @@
 """Pay a day of model outputs: who influenced each of them, and what each owner earned.
 
-    freeze inputs -> shard -> featurise -> fit curvature -> score -> owner shares -> book -> publish -> reconcile
+    freeze inputs -> shard -> featurise -> fit curvature -> score -> replay -> value -> owner shares
+    -> book -> publish -> reconcile
 
 The run of the data interval that starts on a day pays that day (UTC): the scheduled run at midnight pays the day that
 just ended. Every stage is a transaction: it reads the manifests it is handed and writes one, so a run that was killed is
@@ -61,6 +62,18 @@ def nightly_payouts() -> None:
 
         return score(night)
 
+    @task(task_id="royalty.replay")
+    def replay(night: str) -> str:
+        from tasks.replay import replay
+
+        return replay(night)
+
+    @task(task_id="royalty.value")
+    def value(night: str) -> str:
+        from tasks.values import values
+
+        return values(night)
+
     @task(task_id="royalty.share")
     def share(night: str) -> str:
         from tasks.share import share
@@ -85,7 +98,7 @@ def nightly_payouts() -> None:
 
         return reconcile(day)
 
-    day = book(share(score(fit_curvature(featurise(shard(freeze()))))))
+    day = book(share(value(replay(score(fit_curvature(featurise(shard(freeze()))))))))
     reconcile(day, publish(day))
 
 

@@ -83,7 +83,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         InputError: naming file, row, column, expected and found.
     """
     settings = _at(settings, request)
-    method = influence_method(settings)
+    method = influence_method(settings) | {"values": None}
     try:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,6 +174,7 @@ def _write(request: Request, store: Store, night: Night, keep: str, covered: dic
             "claims_valid_on": night.day,
         },
         "method": night.method,
+        "night": night.folder,
         "parameters_covered": covered,
         "writes": {name: sha256((request.out / name).read_bytes()) for name in files},
     }

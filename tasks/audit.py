@@ -191,7 +191,7 @@ def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
     """Influences by a method, `(outputs, examples)`, by the night's own stages."""
     # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
-    method = night.method | {"name": name, "hybrid_weight": None, "versions": VERSIONS}
+    method = night.method | {"name": name, "hybrid_weight": None, "values": None, "versions": VERSIONS}
     mine = replace(night, method=method, contract={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
     keep = score_every_example(mine, settings)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.night import load_night, read_written
 from tasks.settings import load
+from tasks.values import contracts_of
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from provenance.core.store import Store
     from tasks.night import Night
 
@@ -27,7 +28,7 @@ def book(folder: str) -> str:
     store = settings.store.open()
     night = load_night(store, folder)
     outputs = night.read_outputs(store)
-    amounts = accrue(outputs, credited(store, night, outputs), developer_ppb=night.contract["developer_ppb"])
+    amounts = accrue(with_terms(store, night, outputs), credited(store, night, outputs))
     cause = digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
     before = len(ledger.bookings(engine := open_ledger(settings.database, store), night.date))
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
@@ -45,4 +46,12 @@ def book(folder: str) -> str:
 def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
     """The amounts of every output of a night and party."""
     shares = read_written(store, night.folder, "shares", "shares.parquet")
-    return credit_outputs(outputs, shares, developer_ppb=night.contract["developer_ppb"])
+    return credit_outputs(with_terms(store, night, outputs), shares)
+
+
+def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The outputs with `developer_ppb`, as the contract of each says."""
+    terms = {contract.name: contract.developer_ppb for contract in contracts_of(night)}
+    names = store.read_json(f"{night.folder}/values.json")["contracts"]
+    parts = [terms[names[output]] for output in outputs["output_id"]]
+    return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))

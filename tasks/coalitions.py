@@ -53,7 +53,7 @@ def coalition_truth(settings: Settings, night: Night, options: Options) -> tuple
 
 
 def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
-    """At each node, the parts of each owner's examples `(trainings, k)`, and the losses that came of it, `(trainings, outputs)`."""
+    """At each node, what part of each owner's examples was in `(trainings, k)`, and the losses after it `(trainings, outputs)`."""
     _, whose = units(settings.store.open(), night)
     owners = sorted(set(_few(whose)))
     member = np.array([[own == owner for own in whose] for owner in owners], dtype=float)
@@ -68,5 +68,7 @@ def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[t
 def _few(whose: list[str]) -> list[str]:
     count = len(set(whose))
     if count > EXACT:
-        raise ContractError("audit srs: corpus", expected=f"at most {EXACT} owners, to train on every coalition", found=str(count))
+        raise ContractError(
+            "audit srs: corpus", expected=f"at most {EXACT} owners, to train on every coalition", found=str(count)
+        )
     return whose

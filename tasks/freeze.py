@@ -13,14 +13,22 @@ from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import CURRENT, FrozenCorpus, Part, freeze_part, load_frozen
+from provenance.features.exact import whole_size
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
+from provenance.royalty.contracts import assign, read_contracts
+from provenance.royalty.shares import BY_VALUE
+from provenance.validation.lds import signal_to_noise
+from provenance.validation.results import in_force
 from tasks.database import open_ledger
 from tasks.night import VERSIONS, Night
 from tasks.settings import load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from provenance.core.store import Store
+    from provenance.royalty.contracts import Contract
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.freeze")
@@ -59,6 +67,8 @@ def freeze(day: str) -> str:
     corpus = store.read_json(CURRENT)["digest"]
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
     outputs = with_modality(store, load_frozen(store, corpus), outputs)
+    contracts = read_contracts(settings.royalty.path)
+    assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     night = Night(
         day=day,
         corpus=corpus,
@@ -67,12 +77,49 @@ def freeze(day: str) -> str:
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
-        method=influence_method(settings) | {"rule": "proportional"},
-        contract={"developer_ppb": settings.contract.developer_ppb},
+        method=influence_method(settings) | {"values": values_method(settings, model, contracts)},
+        contract=royalty_terms(store, contracts),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
     return night.folder
+
+
+def values_method(settings: Settings, model: Model, contracts: Sequence[Contract]) -> dict[str, Any] | None:
+    """All that decides what works add, besides the data; None where no contract asks.
+
+    Raises:
+        ContractError: a contract asks for what cannot be known of this model.
+    """
+    asking = [contract for contract in contracts if contract.rule in BY_VALUE]
+    if not asking:
+        return None
+    royalty, size = settings.royalty, whole_size(model.adapter().module())
+    if size > royalty.parameters:
+        raise ContractError(
+            f"{settings.royalty.path}: contract {asking[0].name!r}: rule {asking[0].rule!r}",
+            expected=f"a model of at most {royalty.parameters:,} parameters, whose training run can be replayed",
+            found=f"{size:,}",
+            hint="Raise royalty.parameters (memory and time grow with it), or pay by the rule 'proportional' or 'flat'.",
+        )
+    between = model.card.checkpoints[1:-1] or model.card.checkpoints[1:]
+    return {
+        "checkpoints": [checkpoint.file for checkpoint in between],
+        "rows": royalty.rows,
+        "nodes": royalty.nodes,
+        "width": royalty.width,
+    }
+
+
+def royalty_terms(store: Store, contracts: Sequence[Contract]) -> dict[str, Any]:
+    """The contracts as they are now, and what the audit in force says that their rules' values are worth."""
+    audit = in_force(store) if any(contract.signal_to_noise for contract in contracts) else None
+    found = signal_to_noise(store.read_json(f"{audit['folder']}/lds.json")) if audit else None
+    return {
+        "contracts": [contract.model_dump(mode="json") for contract in contracts],
+        "audit": audit and audit["folder"],
+        "signal_to_noise": found,
+    }
 
 
 def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
@@ -104,7 +151,10 @@ def influence_method(settings: Settings) -> dict[str, Any]:
 
 
 def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
-    """Early and middle checkpoints: the last few of the first three fifths. Each is loaded once, so bad weights stop the run here."""
+    """Early and middle checkpoints: the last few of the first three fifths.
+
+    Each is loaded once, so bad weights stop the run here.
+    """
     others = model.card.checkpoints[1:]
     early = [checkpoint for checkpoint in others if checkpoint.step <= round(MIDDLE * others[-1].step)]
     chosen = (early or others[:1])[-settings.influence.checkpoints :]

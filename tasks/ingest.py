@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 
+import polars as pl
+
+from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.shards import freeze_corpus
 from tasks.settings import load
@@ -17,14 +20,17 @@ def ingest() -> str:
     store = settings.store.open()
     store.check_writable()
     corpus = read_corpus(store, settings.corpus.folder)
-    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
+    train = corpus.examples.filter(pl.col("split") == "train")
+    duplicates = find_duplicates(train, read_decisions(store, settings.corpus.folder, train))
+    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates)
     log.info(
-        "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched",
+        "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],
         frozen.examples,
         len(frozen.shards),
         frozen.held_out,
         corpus.owners.height,
         frozen.unmatched.rows,
+        duplicates.height,
     )
     return frozen.digest

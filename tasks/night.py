@@ -3,7 +3,8 @@
     nights/day=2026-11-20/<digest of the inputs>/inputs.json    what was frozen
                                                  plan.json      which features that takes
                                                  scores.json    influence per party, evidence
-                                                 shares.json    shares in parts per billion
+                                                 values.json    what works add, shares under every rule
+                                                 shares.json    shares in parts per billion, by contract
 
 A night with the same inputs is the same night: its stages find their manifests and have nothing to do.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "shares": 1}
+VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "values": 1, "shares": 2}
 
 
 @dataclass(frozen=True)

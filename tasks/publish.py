@@ -64,7 +64,10 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
     before = previous.booking_id if previous else 0
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
     credits = credits_table(
-        night.date, credited(store, night, outputs), read_written(store, night.folder, "scores", "evidence.parquet")
+        night.date,
+        credited(store, night, outputs),
+        read_written(store, night.folder, "values", "works.parquet"),
+        read_written(store, night.folder, "values", "rule_shares.parquet"),
     )
     day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
     payouts = payouts_table(
@@ -89,10 +92,11 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
             "outputs": [part.sha256 for part in night.outputs],
             "shares": store.read_json(f"{night.folder}/shares.json")["writes"]["shares.parquet"],
             "scores": store.read_json(f"{night.folder}/scores.json")["writes"],
+            "values": store.read_json(f"{night.folder}/values.json")["writes"],
         },
         "method": night.method,
         "audit": results.in_force(store),
-        "contract": night.contract,
+        "contract": night.contract | {"weights": store.read_json(f"{night.folder}/shares.json")["weights"]},
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
         "balances": totals(ledger.balances(engine, through=booking.booking_id)),
         "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),

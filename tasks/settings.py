@@ -100,8 +100,17 @@ class AuditSettings(_Section):
     methods: tuple[str, ...] = ("factored", "tfidf", "hybrid")
 
 
-class ContractSettings(_Section):
-    developer_ppb: Annotated[int, Field(ge=0, le=1_000_000_000)] = 300_000_000
+class RoyaltySettings(_Section):
+    contracts: str = "infra/settings/contracts.toml"
+    rows: Annotated[int, Field(ge=8, le=4096)] = 64
+    nodes: Annotated[int, Field(ge=2, le=9)] = 3
+    parameters: Annotated[int, Field(ge=0)] = 500_000
+    width: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    @property
+    def path(self) -> Path:
+        """The file of contracts."""
+        return CHECKOUT / self.contracts
 
 
 class Settings(_Section):
@@ -115,7 +124,7 @@ class Settings(_Section):
     features: FeatureSettings = FeatureSettings()
     influence: InfluenceSettings = InfluenceSettings()
     audit: AuditSettings = AuditSettings()
-    contract: ContractSettings = ContractSettings()
+    royalty: RoyaltySettings = RoyaltySettings()
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

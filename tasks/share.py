@@ -1,4 +1,4 @@
-"""Stage `owner shares`: influence becomes parts per billion."""
+"""Stage `owner shares`: shares under every rule become parts per billion, as each output's contract says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.store import canonical_json
-from provenance.royalty.shares import proportional
-from tasks.night import read_written
+from provenance.royalty.shares import by_contract, rule_weight
+from tasks.night import night_to_compute, read_written
 from tasks.settings import load
+from tasks.values import contracts_of
 
 log = logging.getLogger("provenance.share")
 
@@ -21,12 +22,25 @@ def share(folder: str) -> str:
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
         return folder
-    shares = proportional(read_written(store, folder, "scores", "party_influence.parquet"))
+    night, values = night_to_compute(store, folder), store.read_json(f"{folder}/values.json")
+    contracts = {contract.name: contract for contract in contracts_of(night)}
+    signal = night.contract["signal_to_noise"]
+    weights = {name: rule_weight(signal, contract.signal_to_noise) for name, contract in contracts.items()}
+    outputs = pl.DataFrame(
+        list(values["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
+    )
+    shares = by_contract(read_written(store, folder, "values", "rule_shares.parquet"), outputs, contracts, weights)
     manifest = {
-        "reads": store.read_json(f"{folder}/scores.json")["writes"],
+        "reads": values["writes"],
         "writes": {"shares.parquet": store.write_table(f"{folder}/shares.parquet", shares)},
+        "weights": weights,
     }
     store.write(f"{folder}/shares.json", canonical_json(manifest))
+    for name, contract in contracts.items():
+        if weights[name] < 1:
+            heard = "no audit says how true it is" if signal is None else f"the audited signal is {signal:.2f} times the noise"
+            rest = 1 - weights[name]
+            log.warning("contract %r: %s; %.0f %% by %s", name, heard, 100 * rest, contract.fallback)
     counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
     log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
     return folder

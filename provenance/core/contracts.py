@@ -135,6 +135,7 @@ OUTPUTS = Contract(
         "currency": _needed(pl.String, "ISO 4217"),
         "served_at": _needed(UTC_TIME, "when it was served; on the day of its folder, UTC"),
         "modality": _optional(pl.String, "text, code, image or music; by default that of the corpus's first example"),
+        "product": _optional(pl.String, "what was sold with it; royalty contracts may ask", ""),
         "notice": _optional(pl.String, "what whoever reads the amounts must know, such as that they are invented"),
     },
     key=("output_id",),
@@ -164,6 +165,19 @@ PARTY_INFLUENCE = Contract(
     key=("output_id", "account", "party_id", "checkpoint"),
 )  # fmt: skip
 
+RULE_SHARES = Contract(
+    "rule_shares", "royalty",
+    {
+        "rule": _needed(pl.String, "the royalty rule: faithful, srs, proportional or flat"),
+        "output_id": _needed(pl.String, "the output"),
+        **PARTY,
+        "share": _needed(pl.Float64, "the party's part under the rule; they sum to one, or nobody has any"),
+        "low": _needed(pl.Float64, "lower end of the share's interval"),
+        "high": _needed(pl.Float64, "upper end of the share's interval"),
+    },
+    key=("rule", "output_id", "account", "party_id"),
+)  # fmt: skip
+
 SHARES = Contract(
     "shares", "royalty",
     {
@@ -180,6 +194,8 @@ TOP_WORKS = pl.List(
     pl.Struct({"work_id": pl.String, "example_id": pl.String, "source_uri": pl.String, "influence": pl.Float64})
 )
 
+BY_RULE = pl.List(pl.Struct({"rule": pl.String, "share_ppb": pl.Int64}))
+
 CREDITS = Contract(
     "credits", "settlement",
     {
@@ -194,6 +210,7 @@ CREDITS = Contract(
         "high_ppb": _needed(pl.Int64, "upper end of the share's interval"),
         "amount_nanominor": _needed(pl.Int64, "the amount before rounding to minor units per owner and day"),
         "top_works": _needed(TOP_WORKS, "the works behind it, most influential first"),
+        "rules": _needed(BY_RULE, "what the share would be under each royalty rule that could be computed"),
     },
     key=("output_id", "account", "owner_id", "escrow_id"),
 )  # fmt: skip
@@ -221,7 +238,20 @@ PAYOUTS = Contract(
     key=("owner_id", "currency"),
 )  # fmt: skip
 
-ALL = (EXAMPLES, CLAIMS, OWNERS, DECISIONS, DUPLICATES, OUTPUTS, EVIDENCE, PARTY_INFLUENCE, SHARES, CREDITS, PAYOUTS)
+ALL = (
+    EXAMPLES,
+    CLAIMS,
+    OWNERS,
+    DECISIONS,
+    DUPLICATES,
+    OUTPUTS,
+    EVIDENCE,
+    PARTY_INFLUENCE,
+    RULE_SHARES,
+    SHARES,
+    CREDITS,
+    PAYOUTS,
+)
 
 
 def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:

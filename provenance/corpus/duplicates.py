@@ -15,12 +15,14 @@ from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from provenance.core.contracts import DECISIONS, DUPLICATES, ESCROW, reject, unique
+from provenance.core.contracts import DECISIONS, DUPLICATES, ESCROW, conform, reject, unique
 from provenance.core.money import PPB, allocate
 from provenance.core.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from provenance.core.store import Store
 
 # From this part of shared runs on (Jaccard), two contents are copies.
 ALIKE = 0.5
@@ -61,6 +63,16 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
     )
     clusters = table.filter(pl.len().over("label") > 1).with_columns(cluster_id=pl.col("example_id").min().over("label"))
     return clusters.select(*DUPLICATES.columns).sort("cluster_id", "example_id")
+
+
+def read_decisions(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
+    """What people have decided about copies, checked; None where nothing is delivered."""
+    key = f"{folder}/decisions.parquet"
+    if not store.exists(key):
+        return None
+    decisions = conform(DECISIONS, store.read_table(key), store.locate(key))
+    check_decisions(decisions, examples, store.locate(key))
+    return decisions
 
 
 def check_decisions(decisions: pl.DataFrame, examples: pl.DataFrame, file: str) -> None:

@@ -180,6 +180,15 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
     return held.group_by("work_id", "account", "party_id").agg(pl.col("stake_ppb").sum()).sort("work_id", "account", "party_id")
 
 
+def held_since(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The parties with `since`: the first day of their claim, or else the day on which the work was collected, if known."""
+    dated = valid_on(claims, day).group_by("work_id", party_id="owner_id").agg(claimed=pl.col("valid_from").min())
+    collected = examples.group_by("work_id").agg(collected=pl.col("acquired_at").min().dt.date())
+    found = parties(examples, claims, day).join(dated, on=["work_id", "party_id"], how="left", maintain_order="left")
+    found = found.join(collected, on="work_id", how="left", maintain_order="left")
+    return found.with_columns(since=pl.coalesce("claimed", "collected")).drop("claimed", "collected")
+
+
 def _totals(claims: pl.DataFrame) -> pl.DataFrame:
     """`work_id, day, total`: each work's stakes on each day on which they change (no day: they never do)."""
     dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null()).any().over("work_id")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
 
-OUTPUT_COLUMNS = ("output_id", "content", "modality")
+OUTPUT_COLUMNS = ("output_id", "content", "modality", "product")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from provenance.core.errors import ContractError, ExampleError
 from provenance.core.store import canonical_json, digest, sha256, to_parquet
+from provenance.core.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +54,7 @@ class FrozenCorpus:
 
     Attributes:
         unmatched: `escrow_id, reason, works, examples` of what has no owner yet.
+        duplicates: clusters of copies among the examples; None where nobody has looked for any.
     """
 
     shards: tuple[Part, ...]
@@ -60,6 +63,7 @@ class FrozenCorpus:
     unmatched: Part
     examples: int
     held_out: int
+    duplicates: Part | None = None
 
     @property
     def digest(self) -> str:
@@ -91,9 +95,14 @@ def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
         yield ordered.slice(start)
 
 
-def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int) -> FrozenCorpus:
-    """Freeze a checked corpus and put it in force; the same corpus again changes nothing."""
+def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int, duplicates: pl.DataFrame | None = None) -> FrozenCorpus:
+    """Freeze a checked corpus and put it in force; the same corpus again changes nothing.
+
+    Args:
+        duplicates: the duplicates table, where copies have been looked for.
+    """
     train = corpus.examples.filter(pl.col("split") == "train")
+    train = train.with_columns(tokens=count_words(train))
     unmatched = (
         train.filter(pl.col("unmatched_reason").is_not_null())
         .group_by(escrow_id=pl.coalesce("owner_id", "work_id"))
@@ -107,11 +116,28 @@ def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int) -> Froze
         unmatched=freeze_part(store, unmatched),
         examples=train.height,
         held_out=corpus.examples.height - train.height,
+        duplicates=None if duplicates is None else freeze_part(store, duplicates),
     )
     store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
         store.write(CURRENT, canonical_json({"digest": frozen.digest}))
     return frozen
+
+
+def count_words(examples: pl.DataFrame) -> pl.Series:
+    """How many words, events or patches each example holds.
+
+    Raises:
+        ContractError: naming the example that cannot be cut.
+    """
+    counts = []
+    for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
+        try:
+            counts.append(len(words(content, modality, 0)))
+        except ExampleError as error:
+            where = f"example_id {name!r}"
+            raise ContractError(where, expected=error.expected, found=error.found, hint=error.hint) from error
+    return pl.Series("tokens", counts, dtype=pl.Int64)
 
 
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
@@ -124,4 +150,5 @@ def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
         unmatched=Part(**stored["unmatched"]),
         examples=stored["examples"],
         held_out=stored["held_out"],
+        duplicates=Part(**stored["duplicates"]) if stored.get("duplicates") else None,
     )

@@ -39,7 +39,7 @@ def whole_sum(adapter: Adapter, module: torch.nn.Module, contents: Sequence[byte
     module.requires_grad_(True)
     try:
         forward_and_add(adapter, module, contents, batch_size)
-        found = _flat(module, lambda layer: layer.weight.grad)
+        found = _flat(module, lambda weight: weight.grad)
     finally:
         module.zero_grad(set_to_none=True)
         for parameter, before in zip(module.parameters(), wanted, strict=True):
@@ -78,14 +78,15 @@ def whole_sampled(
 
 def whole_position(module: torch.nn.Module) -> np.ndarray:
     """Where a module stands, `(P,)` float32."""
-    return _flat(module, lambda layer: layer.weight)
+    return _flat(module, lambda weight: weight)
 
 
 def project_whole(
     module: torch.nn.Module, rows: np.ndarray, *, projection: Projection, checkpoint: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows over all coordinates, projected as `gradient_features` projects: their products with features are products with
-    gradients, on average over projections.
+    """Rows over all coordinates, projected as `gradient_features` projects.
+
+    Their products with features are products with gradients, on average over projections.
 
     Args:
         rows: `(q, P)`.
@@ -114,13 +115,14 @@ def project_whole(
     return of_layers.astype(np.float32), np.ascontiguousarray(of_tokens, dtype=np.float32)
 
 
-def _flat(module: torch.nn.Module, of_layer: Callable[[Any], torch.Tensor | None]) -> np.ndarray:
-    """What there is of every followed weight, as one row."""
+def _flat(module: torch.nn.Module, of_weight: Callable[[torch.Tensor], torch.Tensor | None]) -> np.ndarray:
+    """What there is of every followed weight, as one row; zeros where there is nothing."""
     found = []
     for (_, layer), (_, _, other) in zip(named_blocks(module, layout(module, WHOLE)), _columns(module), strict=True):
         if other is None:
-            value = of_layer(layer)
-            value = torch.zeros_like(layer.weight) if value is None else value
+            weight: Any = layer.weight
+            value = of_weight(weight)
+            value = torch.zeros_like(weight) if value is None else value
             found.append(_inputs_first(layer, value).detach().cpu().float().reshape(-1).numpy())
     return np.concatenate(found)
 
@@ -161,6 +163,6 @@ def _inputs_first(layer: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, torch.nn.Embedding | Conv1D):
         return weight
     if isinstance(layer, torch.nn.Linear):
-        return weight.T
-    by_group = weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
-    return by_group.transpose(1, 2)
+        return weight.transpose(0, 1)
+    groups: Any = layer.groups
+    return weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)

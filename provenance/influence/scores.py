@@ -34,7 +34,13 @@ class ShardScores:
 
 
 def reduce_scores(
-    scores: Sequence[Array], examples: pl.DataFrame, parties: pl.DataFrame, *, output_ids: Sequence[str], top: int
+    scores: Sequence[Array],
+    examples: pl.DataFrame,
+    parties: pl.DataFrame,
+    *,
+    output_ids: Sequence[str],
+    top: int,
+    ranked: np.ndarray | None = None,
 ) -> ShardScores:
     """A shard's scores against all outputs, summed by party with one product per source.
 
@@ -43,6 +49,7 @@ def reduce_scores(
         examples: `example_id, work_id, source_uri` of the shard's rows.
         parties: `work_id, account, party_id, stake_ppb` for at least the shard's works.
         top: pieces of evidence kept per output and party.
+        ranked: what evidence is strong by, `(q, n)`; the sum of the scores by default.
     """
     xp = namespace(scores[0])
     held = examples.select("example_id", "work_id", "source_uri").with_row_index("row").join(parties, on="work_id")
@@ -52,7 +59,7 @@ def reduce_scores(
     stakes[held["row"], held["column"]] = held["stake_ppb"].to_numpy() / PPB
     weights = xp.asarray(stakes)
     sums = np.stack([to_numpy(xp.matmul(block, weights)) for block in scores]).astype(np.float64)
-    influence = to_numpy(sum(scores)).astype(np.float64)
+    influence = to_numpy(sum(scores) if ranked is None else ranked).astype(np.float64)
 
     long = held.drop("column", "stake_ppb").join(
         pl.DataFrame({"output_id": list(output_ids)}).with_row_index("output"), how="cross"

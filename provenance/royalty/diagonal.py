@@ -71,7 +71,7 @@ def differentiate(run: Run, rate: float, weight: float, path: tuple[Array, np.nd
     xp = run.xp
     strides = run.replay(rate)
     clock = strides[-1].clock
-    (low,), (part,) = between(np.array([clock]), run.clocks)
+    low, part = (side[0].item() for side in between(np.array([clock]), run.clocks))
     # Backwards: derivatives of minus the loss with respect to where the run stands, and to the optimiser's moments.
     of_x = -((1 - part) * run.snapshots[low].slope + part * run.snapshots[low + 1].slope)
     of_first, of_second = xp.zeros_like(of_x), xp.zeros_like(of_x)
@@ -89,13 +89,13 @@ def differentiate(run: Run, rate: float, weight: float, path: tuple[Array, np.nd
 
 def _stride_back(run: Run, stride: Stride, of_end: Array, of_first: Array, of_second: Array) -> tuple[Array, ...]:
     """From derivatives after a stride to those before it: of place and moments, and of its mean gradient and mean square."""
-    how, rows = run.optimiser, run.rows(stride.near)
+    how = run.optimiser
     root, by_first, by_own = run.scales(stride)
     scale = by_own / root
     gain = run.gain(stride.steps)
     of_end = of_end + run.curve(gain * of_first, stride.near)  # the moment after it takes the gradient at its end
-    pulled = (of_end * scale) @ run.xp.matrix_transpose(rows)
-    of_before = of_end - (pulled @ run.solve(rows, scale)) @ rows
+    pulled = run.along(of_end * scale, stride.near)
+    of_before = of_end - run.back(pulled @ stride.inverse, stride.near)
     of_mean = gain * of_first - scale * of_before
     of_first = how.momentum**stride.steps * of_first - by_first / root * of_before
     if how.kind == "sgd":

@@ -22,6 +22,8 @@ from provenance.core.arrays import namespace, to_numpy
 if TYPE_CHECKING:
     from provenance.core.arrays import Array
 
+# Checkpoints on either side of a place in the run, and what each counts.
+Near = tuple[tuple[int, float], ...]
 # Strides of a replay of everybody.
 STRIDES = 16
 
@@ -79,6 +81,7 @@ class Stride:
         first: the first moment before; second: the second moment after.
         near: checkpoints on either side, and what each counts.
         done: steps of the run so far.
+        inverse: of what the implicit step solved, in the rows of the curvature, `(m, m)`.
     """
 
     start: Array
@@ -90,8 +93,9 @@ class Stride:
     at_end: Array
     first: Array
     second: Array
-    near: tuple[tuple[int, float], ...]
+    near: Near
     done: float
+    inverse: Array = None
 
 
 class Run:
@@ -114,11 +118,12 @@ class Run:
         length = part * float(self.steps[-1])
         count = int(max(1, min(np.ceil(strides * part), np.ceil(length - 1e-9))))
         # The learning rate is the real run's at the same part of the run, as far as checkpoints tell.
-        edges = np.interp(np.linspace(0, 1, count + 1) * self.steps[-1], self.steps, self.clocks) * part
+        # Plain numbers: NumPy's own would make arrays of 32 bits ones of 64.
+        edges = (np.interp(np.linspace(0, 1, count + 1) * self.steps[-1], self.steps, self.clocks) * part).tolist()
         x = first = second = self.xp.zeros_like(self.snapshots[0].position)
         found = []
         for number in range(count):
-            stride = self._stride(x, first, second, (edges[number], edges[number + 1]), length / count, number)
+            stride = self._stride((x, first, second), (edges[number], edges[number + 1]), length / count, number)
             keep = self.optimiser.momentum**stride.steps
             x, second = stride.end, stride.second
             first = keep * first + self.gain(stride.steps) * stride.at_end
@@ -131,22 +136,31 @@ class Run:
         stands = [self.xp.zeros_like(self.snapshots[0].position), *(stride.end for stride in strides)]
         return self.xp.stack(stands), np.array([0.0, *(stride.clock for stride in strides)])
 
-    def curve(self, moved: Array, near: tuple[tuple[int, float], ...]) -> Array:
-        """`K moved`, with K the mean Fisher information between two checkpoints; `(P,)` or `(Q, P)`."""
-        rows = self.rows(near)
-        product: Array = (moved @ self.xp.matrix_transpose(rows)) @ rows
-        return product
+    def curve(self, moved: Array, near: Near) -> Array:
+        """`K moved`, with K the mean Fisher information between two checkpoints; `(Q, P)`."""
+        return self.back(self.along(moved, near), near)
 
-    def rows(self, near: tuple[tuple[int, float], ...]) -> Array:
-        """Rows of the Fisher information between two checkpoints, `(m, P)`."""
-        return self.xp.concat([self.snapshots[at].curvature * share**0.5 for at, share in near])
+    def along(self, moved: Array, near: Near) -> Array:
+        """Products with the rows r of `K = sum r r'` between two checkpoints: `(Q, P)` to `(Q, m)`."""
+        turned = [share**0.5 * (moved @ self.xp.matrix_transpose(self.snapshots[at].curvature)) for at, share in near]
+        return self.xp.concat(turned, axis=1)
 
-    def gradient(self, x: Array, near: tuple[tuple[int, float], ...]) -> Array:
+    def back(self, along: Array, near: Near) -> Array:
+        """Combinations of the rows: `(Q, m)` to `(Q, P)`."""
+        size = along.shape[1] // len(near)
+        parts = [
+            share**0.5 * along[:, number * size : (number + 1) * size] @ self.snapshots[at].curvature
+            for number, (at, share) in enumerate(near)
+        ]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def gradient(self, x: Array, near: Near) -> Array:
         """The mean gradient at x."""
-        found = self._level(near)
+        found = None
         for at, share in near:
-            rows = self.snapshots[at].curvature
-            found = found + share * ((rows @ x) @ rows)
+            snapshot = self.snapshots[at]
+            turned = (snapshot.curvature @ (x - snapshot.position)) @ snapshot.curvature
+            found = share * (snapshot.gradient + turned) + (0.0 if found is None else found)
         return found
 
     def scales(self, stride: Stride) -> tuple[Array, float, float]:
@@ -160,16 +174,20 @@ class Run:
         root = self.xp.sqrt(stride.second / (1 - how.decay**stride.done)) + how.epsilon
         return root, stride.rate * lag / whole, stride.rate * (1 - lag) / whole
 
-    def solve(self, rows: Array, scale: Array) -> Array:
-        """`(1 + rows scale rows')^-1`, `(m, m)`."""
-        inner = (rows * scale) @ self.xp.matrix_transpose(rows)
-        found: Array = self.xp.linalg.inv(inner + self.xp.eye(rows.shape[0], dtype=inner.dtype))
+    def _solve(self, scale: Array, near: Near) -> Array:
+        """`(1 + r scale r')^-1` for the rows r between two checkpoints, `(m, m)`."""
+        xp = self.xp
+        blocks = []
+        for at, share in near:
+            scaled = xp.matrix_transpose(self.snapshots[at].curvature * (share**0.5 * scale))
+            others = [part**0.5 * (self.snapshots[other].curvature @ scaled) for other, part in near]
+            blocks.append(xp.concat(others, axis=0))
+        inner = xp.concat(blocks, axis=1)
+        found: Array = xp.linalg.inv(inner + xp.eye(inner.shape[0], dtype=inner.dtype))
         return found
 
-    def _stride(
-        self, x: Array, first: Array, second: Array, clocks: tuple[float, float], steps: float, number: int
-    ) -> Stride:
-        how = self.optimiser
+    def _stride(self, state: tuple[Array, Array, Array], clocks: tuple[float, float], steps: float, number: int) -> Stride:
+        how, (x, first, second) = self.optimiser, state
         (low,), (part,) = between(np.array([sum(clocks) / 2]), self.clocks)
         near = tuple((at, share) for at, share in ((int(low), 1 - float(part)), (int(low) + 1, float(part))) if share)
         here = self.gradient(x, near)
@@ -179,39 +197,31 @@ class Run:
         made = Stride(x, x, clocks[1], steps, clocks[1] - clocks[0], here, here, first, second, near, steps * (number + 1))
         root, of_first, of_own = self.scales(made)
         scale = of_own / root
-        before = x - of_first / root * first - scale * self._level(near)
-        rows = self.rows(near)
-        end = before - scale * ((self.solve(rows, scale) @ (rows @ before)) @ rows)
-        return replace(made, end=end, at_end=self.gradient(end, near))
-
-    def _level(self, near: tuple[tuple[int, float], ...]) -> Array:
-        """The mean gradient at the first checkpoint's place, if it changed as it does between two checkpoints."""
-        found = 0.0
-        for at, share in near:
-            snapshot = self.snapshots[at]
-            rows = snapshot.curvature
-            found = found + share * (snapshot.gradient - (rows @ snapshot.position) @ rows)
-        return found
+        level = self.gradient(self.xp.zeros_like(x), near)  # if it changed from the first place on as it does here
+        before = x - of_first / root * first - scale * level
+        inverse = self._solve(scale, near)
+        end = before - scale * self.back(self.along(before[None, :], near) @ inverse, near)[0, :]
+        return replace(made, end=end, at_end=self.gradient(end, near), inverse=inverse)
 
     def gain(self, steps: float) -> float:
         """What a stride's gradient adds to the first moment."""
         how = self.optimiser
-        return (1 - how.momentum**steps) / (1.0 if how.kind == "adam" else 1 - how.momentum)
+        return float((1 - how.momentum**steps) / (1.0 if how.kind == "adam" else 1 - how.momentum))
 
     def _lag(self, steps: float) -> float:
         """The mean of the powers of momentum from 0 on over a stride's steps."""
         steps = max(1.0, steps)
-        return (1 - self.optimiser.momentum**steps) / (steps * (1 - self.optimiser.momentum))
+        return float((1 - self.optimiser.momentum**steps) / (steps * (1 - self.optimiser.momentum)))
 
     def _started(self, beta: float, stride: Stride) -> float:
         """The mean over a stride of what a moment that began at zero holds of a gradient that stays as it is."""
-        return 1 - beta ** (stride.done - stride.steps) * beta * self._lag(stride.steps)
+        return float(1 - beta ** (stride.done - stride.steps) * beta * self._lag(stride.steps))
 
 
 def loss_at(run: Run, end: Array, clock: float, path: tuple[Array, np.ndarray]) -> np.ndarray:
     """Losses of the outputs where a replay ends: the real run's at that clock, and what the difference to it makes, `(Q,)`."""
-    (low,), (part,) = between(np.array([clock]), run.clocks)
-    (before,), (on,) = between(np.array([clock]), path[1])
+    low, part = (side[0].item() for side in between(np.array([clock]), run.clocks))
+    before, on = (side[0].item() for side in between(np.array([clock]), path[1]))
     moved = end - ((1 - on) * path[0][before, :] + on * path[0][before + 1, :])
     first, second = run.snapshots[low], run.snapshots[low + 1]
     rise = (1 - part) * (first.slope @ moved) + part * (second.slope @ moved)

@@ -1,55 +1,123 @@
-"""Owner shares of each output, in parts per billion."""
+"""Owner shares of each output: by each rule as fractions, and by contract in parts per billion."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from provenance.core.contracts import SHARES, UNATTRIBUTED
+from provenance.core.contracts import ESCROW, RULE_SHARES, SHARES, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
+from provenance.royalty.values import resampled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from provenance.royalty.contracts import Contract
+
+FAITHFUL, SRS, PROPORTIONAL, FLAT = "faithful", "srs", "proportional", "flat"
+# Rules that need to know what the model would have become on a part of the corpus.
+BY_VALUE = (FAITHFUL, SRS)
+DRAWS, CONFIDENCE, SEED = 200, 0.9, 1
 
 
-def proportional(influence: pl.DataFrame) -> pl.DataFrame:
-    """Each party's part of an output's positive influence: `max(0, I) / sum max(0, I)`, with `I` summed over checkpoints.
-
-    The interval of a share is its range over the checkpoints, each deciding alone. An output on which no party has a
-    positive influence is unattributed.
+def shares_from_sources(rule: str, table: pl.DataFrame) -> pl.DataFrame:
+    """Shares `max(0, v) / sum max(0, v)` with v summed over sources, and intervals by drawing the sources again.
 
     Args:
-        influence: the party influence table.
+        table: `output_id, account, party_id, source, value`.
 
     Returns:
-        The shares table, without rows of no share.
+        The rule shares table; an output on which nobody has a positive value has no rows.
 
     Raises:
-        ContractError: an influence is not finite.
+        ContractError: a value is not finite.
     """
-    parts = []
-    for (output,), group in influence.sort("output_id").group_by("output_id", maintain_order=True):
+    parts = [pl.DataFrame(schema=RULE_SHARES.schema)]
+    for (output,), group in table.sort("output_id").group_by("output_id", maintain_order=True):
         # The order of keys decides ties of rounding, so it must not depend on who computed first.
-        table = group.pivot("checkpoint", index=["account", "party_id"], values="influence", sort_columns=True)
-        table = table.sort("account", "party_id")
-        by_checkpoint = table.drop("account", "party_id").to_numpy()
-        if not np.isfinite(by_checkpoint).all():
+        wide = group.pivot("source", index=["account", "party_id"], values="value", sort_columns=True)
+        wide = wide.sort("account", "party_id")
+        by_source = wide.drop("account", "party_id").fill_null(0.0).to_numpy()
+        if not np.isfinite(by_source).all():
             raise ContractError(f"influence on output {output!r}", expected="finite numbers", found="NaN or infinite ones")
-        share = to_ppb(by_checkpoint.sum(axis=1))
-        if share is None:
-            parts.append(_unattributed(str(output)))
+        positive = np.maximum(by_source.sum(axis=1), 0)
+        if not positive.sum() > 0:
             continue
-        alone = [part for part in (to_ppb(column) for column in by_checkpoint.T) if part is not None]
-        ends = np.stack([share, *alone])
+        share = positive / positive.sum()
+        low, high = resampled(by_source.T, DRAWS, CONFIDENCE, SEED)
         parts.append(
-            table.select(
+            wide.select(
+                pl.lit(rule).alias("rule"),
+                pl.lit(output).alias("output_id"),
+                "account",
+                "party_id",
+                pl.Series("share", share),
+                pl.Series("low", np.minimum(low, share)),
+                pl.Series("high", np.maximum(high, share)),
+            )
+        )
+    return pl.concat(parts)
+
+
+def flat(parties: pl.DataFrame, output_ids: Sequence[str]) -> pl.DataFrame:
+    """The same shares of every output, pro rata by weight.
+
+    Args:
+        parties: `account, party_id, weight`.
+    """
+    whole = parties["weight"].sum()
+    share = (pl.col("weight") / whole).alias("share") if whole else pl.lit(0.0).alias("share")
+    held = parties.sort("account", "party_id").select("account", "party_id", share).with_columns(low="share", high="share")
+    outputs = pl.DataFrame({"output_id": pl.Series(list(output_ids), dtype=pl.String)})
+    rows = outputs.join(held, how="cross").with_columns(rule=pl.lit(FLAT))
+    return rows.select(*RULE_SHARES.columns)
+
+
+def by_contract(
+    rules: pl.DataFrame, outputs: pl.DataFrame, contracts: Mapping[str, Contract], weights: Mapping[str, float]
+) -> pl.DataFrame:
+    """What each party gets of each output's pool.
+
+    The contract's rule and its fallback are mixed by weight; then works that nobody claims, floors and caps are seen to.
+
+    Args:
+        rules: the rule shares table.
+        outputs: `output_id, contract`, the contract by name.
+        weights: by contract, the part that the rule decides; the fallback decides the rest.
+
+    Returns:
+        The shares table, without rows of no share: integers that sum to exactly 1,000,000,000 per output.
+    """
+    held: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
+    parts = [pl.DataFrame(schema=SHARES.schema)]
+    for output, name in outputs.sort("output_id").select("output_id", "contract").iter_rows():
+        contract, weight = contracts[name], weights[name]
+        chosen = _mixed(held.get((contract.rule, output)), held.get((contract.fallback, output)), weight)
+        if contract.unmatched == "others":
+            chosen = _to_others(chosen)
+        share = None if chosen.is_empty() else to_ppb(_bounded(chosen["share"].to_numpy(), contract))
+        if share is None:
+            parts.append(_unattributed(output))
+            continue
+        # What the floor, the cap or escrow's part has moved, moves the interval by as much.
+        scale = np.divide(
+            share / PPB, chosen["share"].to_numpy(), out=np.ones(len(share)), where=chosen["share"].to_numpy() > 0
+        )
+        low, high = (np.rint(np.clip(chosen[end].to_numpy() * scale, 0, 1) * PPB).astype(np.int64) for end in ("low", "high"))
+        parts.append(
+            chosen.select(
                 pl.lit(output).alias("output_id"),
                 "account",
                 "party_id",
                 pl.Series("share_ppb", share),
-                pl.Series("low_ppb", ends.min(axis=0)),
-                pl.Series("high_ppb", ends.max(axis=0)),
+                pl.Series("low_ppb", np.minimum(low, share)),
+                pl.Series("high_ppb", np.maximum(high, share)),
             ).filter(pl.col("share_ppb") > 0)
         )
-    return pl.concat(parts).sort(*SHARES.key) if parts else pl.DataFrame(schema=SHARES.schema)
+    return pl.concat(parts).sort(*SHARES.key)
 
 
 def to_ppb(values: np.ndarray) -> np.ndarray | None:
@@ -63,6 +131,58 @@ def to_ppb(values: np.ndarray) -> np.ndarray | None:
     rest = PPB - int(parts.sum())
     parts[np.argsort(-(exact - parts), kind="stable")[:rest]] += 1
     return parts
+
+
+def rule_weight(signal_to_noise: float | None, threshold: float) -> float:
+    """The part that a rule decides, beside its fallback: nothing below the threshold, and more the stronger the signal.
+
+    Args:
+        signal_to_noise: as the latest audit found it; None without an audit.
+        threshold: the contract's; without one the rule decides alone.
+    """
+    if threshold == 0:
+        return 1.0
+    if signal_to_noise is None or signal_to_noise <= threshold:
+        return 0.0
+    return 1 - threshold / signal_to_noise
+
+
+def _mixed(rule: pl.DataFrame | None, fallback: pl.DataFrame | None, weight: float) -> pl.DataFrame:
+    """Both tables by party, weighted; where the rule knows no answer, the fallback alone."""
+    empty = pl.DataFrame(schema=RULE_SHARES.schema)
+    rule, fallback = (empty if table is None else table for table in (rule, fallback))
+    if rule["share"].sum() == 0:
+        weight = 0.0
+    numbers = ("share", "low", "high")
+    parts = [table.with_columns(pl.col(*numbers) * part) for table, part in ((rule, weight), (fallback, 1 - weight)) if part]
+    if not parts:
+        return empty
+    return pl.concat(parts).group_by("account", "party_id").agg(pl.col(*numbers).sum()).sort("account", "party_id")
+
+
+def _to_others(shares: pl.DataFrame) -> pl.DataFrame:
+    """Without escrow, what it had going to the others in proportion; all of it stays in escrow where there are no others."""
+    others = shares.filter((pl.col("account") != ESCROW) & (pl.col("share") > 0))
+    if others.is_empty():
+        return shares
+    return others.with_columns(pl.col("share", "low", "high") / others["share"].sum())
+
+
+def _bounded(share: np.ndarray, contract: Contract) -> np.ndarray:
+    """Shares of which those below the floor go to the others, and what is beyond the cap, too, as far as it can."""
+    floor, cap = contract.floor_ppb / PPB, contract.cap_ppb / PPB
+    kept = np.where(share >= floor, share, 0.0)
+    if not kept.any():
+        kept = np.where(share == share.max(), share, 0.0)  # all are small: the largest stay
+    kept = kept / kept.sum()
+    if cap * np.count_nonzero(kept) <= 1:
+        return np.where(kept > 0, 1.0, 0.0)
+    over = np.zeros(len(kept), dtype=bool)
+    while (kept > cap + 1e-12).any():
+        over |= kept > cap + 1e-12
+        free = kept[~over].sum()
+        kept = np.where(over, cap, kept * ((1 - cap * over.sum()) / free if free else 0))
+    return kept
 
 
 def _unattributed(output: str) -> pl.DataFrame:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # A work is paid for what it adds over the night, less so many times the error that its own negative values show.
 MARGIN = 2.0
@@ -102,11 +98,3 @@ def resampled(parts: np.ndarray, draws: int, confidence: float, seed: int) -> tu
     shares = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
     low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
-
-
-def by_party(values: np.ndarray, rows: Sequence[int], columns: Sequence[int], stakes: np.ndarray, parties: int) -> np.ndarray:
-    """Sums over works `(..., n)` by party `(..., parties)`: work `rows[k]` is held by party `columns[k]` for a part `stakes[k]`."""
-    held = np.zeros((values.shape[-1], parties))
-    np.add.at(held, (np.asarray(rows), np.asarray(columns)), stakes)
-    found: np.ndarray = values @ held
-    return found

@@ -37,31 +37,34 @@ class Account:
     currency: str
 
 
-def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame, *, developer_ppb: int) -> pl.DataFrame:
+def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
     """What each party gets of each output, exact to a billionth of a minor unit.
+
+    Args:
+        outputs: `output_id, currency, revenue_minor, developer_ppb`.
 
     Returns:
         The shares with `currency` and `amount_nanominor`. An output's amounts and the developer's share of it
         (`revenue_minor * developer_ppb`) sum to its revenue exactly.
     """
-    joined = shares.join(outputs.select("output_id", "currency", "revenue_minor"), on="output_id").sort(
+    joined = shares.join(outputs.select("output_id", "currency", "revenue_minor", "developer_ppb"), on="output_id").sort(
         "output_id", "account", "party_id"
     )
     amounts: list[int] = []
     for _, group in joined.group_by("output_id", maintain_order=True):
-        pool = group["revenue_minor"][0] * (PPB - developer_ppb)
+        pool = group["revenue_minor"][0] * (PPB - group["developer_ppb"][0])
         amounts += allocate(pool, group["share_ppb"].to_list())
-    return joined.drop("revenue_minor").with_columns(pl.Series("amount_nanominor", amounts, dtype=pl.Int64))
+    return joined.drop("revenue_minor", "developer_ppb").with_columns(pl.Series("amount_nanominor", amounts, dtype=pl.Int64))
 
 
-def accrue(outputs: pl.DataFrame, credits: pl.DataFrame, *, developer_ppb: int) -> dict[Account, int]:
+def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
     """The day's amounts per account in minor units: debits positive, credits negative, summing to zero per currency.
 
     Rounding happens once per account and day (largest remainder), not once per output, so nobody loses cents to it.
     """
     exact: dict[str, dict[Account, int]] = defaultdict(lambda: defaultdict(int))
     revenue: dict[str, int] = defaultdict(int)
-    for currency, amount in outputs.select("currency", "revenue_minor").iter_rows():
+    for currency, amount, developer_ppb in outputs.select("currency", "revenue_minor", "developer_ppb").iter_rows():
         revenue[currency] += amount
         exact[currency][Account(DEVELOPER, "", currency)] += amount * developer_ppb
     for account, party, currency, amount in credits.select("account", "party_id", "currency", "amount_nanominor").iter_rows():

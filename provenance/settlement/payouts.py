@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from provenance.core.contracts import CREDITS, ESCROW, PAYABLE, PAYOUTS
+from provenance.core.money import PPB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,18 +68,27 @@ def payouts(
     return pl.DataFrame(rows, schema=PAYOUTS.schema).sort(*PAYOUTS.key)
 
 
-def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame) -> pl.DataFrame:
-    """Who is credited for each output, with the works behind it, most influential first."""
+def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: pl.DataFrame) -> pl.DataFrame:
+    """Who is credited for each output, with the works behind it, most influential first, and what other rules would say.
+
+    Args:
+        by_rule: the rule shares table.
+    """
+    keys = ["output_id", "account", "party_id"]
+    parts = pl.struct("rule", share_ppb=(pl.col("share") * PPB).round().cast(pl.Int64))
+    ruled = by_rule.filter(pl.col("share") > 0).sort("rule").group_by(keys, maintain_order=True).agg(rules=parts)
     works = (
         evidence.sort("influence", "example_id", descending=[True, False])
-        .group_by("output_id", "account", "party_id", maintain_order=True)
+        .group_by(keys, maintain_order=True)
         .agg(pl.struct("work_id", "example_id", "source_uri", "influence").alias("top_works"))
     )
-    named = credited.join(works, on=["output_id", "account", "party_id"], how="left", maintain_order="left")
+    named = credited.join(works, on=keys, how="left", maintain_order="left")
+    named = named.join(ruled, on=keys, how="left", maintain_order="left")
     is_owner, is_escrow = pl.col("account") == PAYABLE, pl.col("account") == ESCROW
     return named.with_columns(
         pl.lit(str(day)).alias("day"),
         pl.when(is_owner).then("party_id").alias("owner_id"),
         pl.when(is_escrow).then("party_id").alias("escrow_id"),
+        pl.col("rules").fill_null([]).cast(CREDITS.columns["rules"].dtype),
         pl.col("top_works").fill_null([]).cast(CREDITS.columns["top_works"].dtype),
     ).select(*CREDITS.columns)

@@ -7,9 +7,13 @@ examples; the score is the mean rank correlation (Park et al. 2023, arXiv 2303.1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,17 @@ def fit_hybrid_weight(
         reached = [rank_correlations(chosen @ mixed.T.astype(np.float64), -losses).mean() for chosen, losses in subsets]
         best = max(best, (weight, float(np.mean(reached))), key=lambda pair: pair[1])
     return best
+
+
+def signal_to_noise(result: Mapping[str, Any]) -> float | None:
+    """Of an audit's result, how much of what owners' works do is predicted, against what is not: `r^2 / (1 - r^2)`.
+
+    r is the score of owners by the method in use, over what noise lets a perfect prediction reach; None where the audit could
+    not tell.
+    """
+    family = result["families"].get("owners")
+    name = result["night"]["method"]["name"]
+    if family is None or name not in family["methods"] or not family["ceiling"]:
+        return None
+    r = min(max(family["methods"][name]["lds"] / family["ceiling"], 0.0), 0.999)
+    return float(r**2 / (1 - r**2))

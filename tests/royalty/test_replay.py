@@ -68,7 +68,9 @@ def test_a_part_of_the_corpus_has_a_part_of_the_steps():
 
 def test_a_stride_may_be_much_longer_than_a_step_that_would_explode():
     run = run_of(Optimiser("sgd", batch_size=1, momentum=0.0))
-    steep = [Snapshot(s.step, 1e4 * s.clock, s.position, s.gradient, s.square, s.curvature, s.slope, s.loss) for s in run.snapshots]
+    steep = [
+        Snapshot(s.step, 1e4 * s.clock, s.position, s.gradient, s.square, s.curvature, s.slope, s.loss) for s in run.snapshots
+    ]
     ends = [stride.end for stride in Run(steep, run.optimiser).replay(1.0)]
     assert np.abs(ends).max() < 10 * np.abs(trained("sgd")).max()
 

@@ -1,0 +1,398 @@
+"""Stage `replay`: what every work adds to every output, by replaying the training run, shard by shard over the feature store.
+
+snapshots/<digest>.safetensors  one checkpoint as a replay sees it: computed once for a model and a corpus
+nights/.../values/              derivatives of outputs as queries, and every example's values, by shard
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from provenance.core.arrays import namespace_of, to_numpy
+from provenance.core.store import Store, canonical_json, digest
+from provenance.corpus.shards import part_key
+from provenance.features.exact import project_whole, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
+from provenance.features.model import example_losses
+from provenance.influence.index import Table, apply
+from provenance.royalty.diagonal import differentiate, nodes
+from provenance.royalty.replay import Optimiser, Run, Snapshot, between
+from tasks.cluster import compute, compute_tree, open_cluster
+from tasks.featurise import close_models, read_features, recipe
+from tasks.night import fetch_model, night_to_compute
+from tasks.settings import load
+from tasks.shard import load_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distributed import Client
+
+    from provenance.core.arrays import Array
+    from provenance.features.model import Model
+    from tasks.featurise import Recipe
+    from tasks.night import Night
+    from tasks.settings import Settings
+    from tasks.shard import FeatureFile, Plan
+
+log = logging.getLogger("provenance.replay")
+
+# Examples of the sample whose gradients are looked at one by one, and how many at a time.
+FISHER, BATCH = 256, 16
+# Numbers of outputs' derivatives in memory at a time.
+NUMBERS = 8_000_000
+# A replay of everybody that stands at a smaller cosine with the real run than this does not follow it.
+FOLLOWS = 0.5
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The night in hand, and where it is computed."""
+
+    store: Store
+    night: Night
+    plan: Plan
+    settings: Settings
+    client: Client
+    made: Recipe
+    model: Model
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The snapshot of a checkpoint: on which part of the store, and where it shall lie."""
+
+    checkpoint: str
+    part: str
+    key: str
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Some outputs at a node of the diagonal.
+
+    Attributes:
+        start: where in their part they begin; begin: where among all outputs.
+    """
+
+    part: str
+    start: int
+    begin: int
+    count: int
+    node: int
+    key: str
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """What workers need to replay a run.
+
+    Attributes:
+        snapshots: by checkpoint, where each lies.
+        kept: checkpoints at which every example's features are known.
+    """
+
+    made: Recipe
+    snapshots: dict[str, str]
+    optimiser: Optimiser
+    examples: int
+    rates: tuple[float, ...]
+    weights: tuple[float, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What workers need to give every example of a shard its values."""
+
+    store: Store
+    device: str
+    folder: str
+    kept: tuple[str, ...]
+    weights: tuple[float, ...]
+    slices: tuple[tuple[int, int, tuple[str, ...]], ...]
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What was found of a night's outputs, `(..., Q)`.
+
+    Attributes:
+        ends: what the outputs are worth to nobody's model and to everybody's: minus their losses, `(2, Q)`.
+        at_nodes: and to models of a part of everything, `(F, Q)`.
+        mean: over all examples of their values by checkpoint `(C, Q)` and by node `(F, Q)`.
+        cosines: by checkpoint, between where everybody's replay stands and where the real run did.
+    """
+
+    ends: np.ndarray
+    at_nodes: np.ndarray
+    mean: tuple[np.ndarray, np.ndarray]
+    examples: int
+    cosines: dict[str, float]
+
+
+def replay(folder: str, settings: Settings | None = None) -> str:
+    """Write every example's values, and `worth.safetensors` of the outputs; returns the night's folder."""
+    settings = settings or load()
+    store = settings.store.open()
+    night = night_to_compute(store, folder)
+    how = night.method["values"]
+    if not how or not sum(part.rows for part in night.outputs) or store.exists(f"{folder}/replay.json"):
+        log.info("replay: %s", "reused" if store.exists(f"{folder}/replay.json") else "nothing asks for it")
+        return folder
+    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    with open_cluster(settings.cluster) as client:
+        here = _Here(store, night, load_plan(store, folder), settings, client, recipe(store, night, settings), model)
+        rates, weights = nodes(how["nodes"])
+        shared = _Replay(
+            made=here.made,
+            snapshots=_snapshots(here),
+            optimiser=optimiser_of(model),
+            examples=night.frozen_corpus(store).examples,
+            rates=tuple(rates.tolist()),
+            weights=tuple(weights.tolist()),
+            kept=tuple(how["checkpoints"]),
+        )
+        worth = _stream_values(here, shared)
+    tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
+    store.write(f"{folder}/worth.safetensors", save_tensors(tensors))
+    low, high = min(worth.cosines.values()), max(worth.cosines.values())
+    log.info("replay: everybody's stands at a cosine of %.2f to %.2f with the real run", low, high)
+    if low < FOLLOWS:
+        log.warning("replay: it does not follow the real run, and what it says of works may be wrong; audit it")
+    store.write(f"{folder}/replay.json", canonical_json({"examples": worth.examples, "cosines": worth.cosines}))
+    return folder
+
+
+def read_worth(store: Store, folder: str) -> Worth:
+    """What the replay of a night has found of its outputs."""
+    tensors, facts = load_tensors(store.read(f"{folder}/worth.safetensors")), store.read_json(f"{folder}/replay.json")
+    mean = (tensors["by_checkpoint"], tensors["by_node"])
+    return Worth(tensors["ends"], tensors["at_nodes"], mean, facts["examples"], facts["cosines"])
+
+
+def _stream_values(here: _Here, shared: _Replay) -> Worth:
+    """The outputs' derivatives, and with them every example's values."""
+    store, cluster = here.store, here.settings.cluster
+    size = max(1, min(64, NUMBERS // sum(p.numel() for p in here.model.adapter().module().parameters())))
+    slices: list[_Slice] = []
+    places: list[tuple[int, int, tuple[str, ...]]] = []
+    start = 0
+    for number, part in enumerate(part for part in here.night.outputs if part.rows):
+        for at in range(0, part.rows, size):
+            keys = tuple(f"{here.night.folder}/values/{number:06d}-{at:02d}-{n}.safetensors" for n in range(len(shared.rates)))
+            count = min(size, part.rows - at)
+            slices += [_Slice(part.sha256, at, start, count, node, key) for node, key in enumerate(keys)]
+            places.append((start, count, keys))
+            start += count
+    slices.sort(key=lambda item: -item.node)  # the longest first
+    at_nodes, ends = np.zeros((len(shared.rates), start)), np.zeros((2, start))
+    cosines: dict[str, float] = {}
+    found = compute(here.client, _differentiate, shared, slices, settings=cluster, what="derivatives of outputs")
+    for item, (loss, at_ends, seen) in zip(slices, found, strict=True):
+        at_nodes[item.node, item.begin : item.begin + item.count] = -loss
+        ends[:, item.begin : item.begin + item.count] = -at_ends
+        cosines = seen
+    here.client.run(close_models)
+    by_part: dict[str, list[FeatureFile]] = {}
+    for file in here.plan.values:
+        by_part.setdefault(file.part, []).append(file)
+    stream = _Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
+    sums = compute_tree(here.client, _stream, stream, list(by_part.values()), _add, settings=cluster, what="values of examples")
+    return Worth(ends, at_nodes, (sums[0] / shared.examples, sums[1] / shared.examples), shared.examples, cosines)
+
+
+def optimiser_of(model: Model) -> Optimiser:
+    """What took the steps of a model's run, as its card says; what it does not say is what is most common."""
+    said = model.card.training
+    kind = "sgd" if (said.optimizer or "adam").lower() == "sgd" else "adam"
+    if said.optimizer is None or said.batch_size is None:
+        log.warning("model.toml does not say the optimizer or its batch_size: taken for Adam, in batches of 32")
+    betas = said.betas or (0.9, 0.999)
+    return Optimiser(kind, said.batch_size or 32, betas[0], betas[1], said.eps or 1e-8)
+
+
+def _snapshots(here: _Here) -> dict[str, str]:
+    """By checkpoint, where what a replay needs of it lies; computed where the store lacks it."""
+    store, night, plan, made, model = here.store, here.night, here.plan, here.made, here.model
+    rows = night.method["values"]["rows"]
+    keys = {}
+    for checkpoint in model.card.checkpoints:
+        made_of = {
+            "version": night.method["versions"]["values"],
+            "architecture": model.architecture(),
+            "weights": night.model_files[checkpoint.file],
+            "sample": plan.sample.content_digest,
+            "rows": rows,
+        }
+        keys[checkpoint.file] = f"snapshots/{digest(made_of)}.safetensors"
+    missing = [_Task(file, plan.sample.sha256, key) for file, key in keys.items() if not store.exists(key)]
+    work = partial(_snapshot, rows=rows)
+    for _ in compute(here.client, work, made, missing, settings=here.settings.cluster, what="snapshots of the run"):
+        pass
+    here.client.run(close_models)
+    log.info("snapshots of the run: %d reused, %d computed", len(keys) - len(missing), len(missing))
+    return keys
+
+
+def _snapshot(made: Recipe, task: _Task, *, rows: int) -> str:
+    """Write what a replay needs of a checkpoint: the mean gradient of the sample, and of some of it more; returns the key.
+
+    Of those some, the mean squared gradient, and random combinations of gradients for sampled targets.
+    """
+    adapter, module = made.open(task.checkpoint)
+    frame = made.store.read_table(part_key(task.part), columns=["example_id", "content"])
+    chosen = np.unique(np.linspace(0, frame.height - 1, min(FISHER, frame.height)).astype(np.int64))
+    others = np.setdiff1d(np.arange(frame.height), chosen)
+    few = frame[chosen]
+    signs = np.stack([_signs(example, rows) for example in few["example_id"]], axis=1)
+    size = whole_size(module)
+    gradient, square = np.zeros(size), np.zeros(size)
+    held = np.zeros((rows, size), dtype=np.float32)
+    start = 0
+    batches = whole_sampled(adapter, module, few["content"].to_list(), checkpoint=task.checkpoint, batch_size=BATCH)
+    for data, sampled in batches:
+        gradient += to_numpy(data.sum(axis=0))
+        square += to_numpy((data**2).sum(axis=0))
+        held += signs[:, start : start + data.shape[0]] @ to_numpy(sampled)
+        start += data.shape[0]
+    if len(others):
+        gradient += whole_sum(adapter, module, frame[others]["content"].to_list(), batch_size=made.batch_size)
+    scale = float(np.abs(held).max()) or 1.0
+    tensors = {
+        "gradient": (gradient / frame.height).astype(np.float32),
+        "square": (square / few.height).astype(np.float32),
+        "curvature": (held / scale).astype(np.float16),
+        "scale": np.asarray([scale / few.height**0.5]),
+    }
+    made.store.write(task.key, save_tensors(tensors))
+    return task.key
+
+
+def _signs(example: str, rows: int) -> np.ndarray:
+    """Random signs of an example, so that combinations of examples have the sum of their outer products on average."""
+    seed = int.from_bytes(hashlib.sha256(example.encode()).digest()[:16])
+    drawn = np.random.Generator(np.random.Philox(seed)).integers(0, 2, rows)
+    return ((2 * drawn - 1) / rows**0.5).astype(np.float32)
+
+
+def _add(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.sum(np.stack(side), axis=0) for side in zip(*parts, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _read_snapshots(url: str, options: tuple[tuple[str, str], ...], keys: tuple[str, ...]) -> list[dict[str, np.ndarray]]:
+    """Read once by each worker's process."""
+    store = Store(url, dict(options))
+    found = []
+    for key in keys:
+        tensors = load_tensors(store.read(key))
+        tensors["curvature"] = tensors["curvature"].astype(np.float32) * np.float32(tensors.pop("scale")[0])
+        found.append(tensors)
+    return found
+
+
+def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Write queries for every checkpoint kept.
+
+    Returns:
+        losses at the node, losses at both ends of the run, and the cosine with the real run by checkpoint.
+    """
+    made, store = replay.made, replay.made.store
+    xp = namespace_of(made.device)
+    contents = store.read_table(part_key(item.part))["content"].slice(item.start, item.count).to_list()
+    model = fetch_model(store, made.model, made.model_files, made.cache)
+    card = model.card.checkpoints
+    rate, last = replay.rates[item.node], len(card) - 1
+    (low,), _ = between(np.array([rate * card[-1].learning_rate_sum]), np.array([c.learning_rate_sum for c in card]))
+    options = tuple(sorted(store.options.items()))
+    stored = _read_snapshots(store.url, options, tuple(replay.snapshots[checkpoint.file] for checkpoint in card))
+    base: np.ndarray | None = None
+    marks, ends = [], []
+    for at, checkpoint in enumerate(card):
+        adapter, module = made.open(checkpoint.file)
+        stands = whole_position(module)
+        base = stands if base is None else base
+        loss, slope = np.zeros(item.count), xp.zeros((item.count, len(stands)), dtype=xp.float32)[:0, :]
+        if at in {0, low, low + 1, last}:
+            loss = _losses(adapter, module, contents)
+        if at in {low, low + 1}:
+            how = {"checkpoint": checkpoint.file, "batch_size": made.batch_size}
+            slope = xp.asarray(whole_gradients(adapter, module, contents, **how))
+        if at in {0, last}:
+            ends.append(loss)
+        known = {name: xp.asarray(tensor) for name, tensor in stored[at].items()}
+        marks.append(
+            Snapshot(checkpoint.step, checkpoint.learning_rate_sum, xp.asarray(stands - base), slope=slope, loss=loss, **known)
+        )
+    run = Run(marks, replay.optimiser)
+    path = run.path()
+    node = differentiate(run, rate, replay.weights[item.node], path)
+    tensors: dict[str, np.ndarray] = {}
+    for at, checkpoint in enumerate(card):
+        of_gradient = node.slopes.of_gradient[at]
+        if checkpoint.file in replay.kept and of_gradient is not None:
+            _, module = made.open(checkpoint.file)
+            rows = to_numpy(of_gradient) / replay.examples
+            dense, tokens = project_whole(module, rows, projection=made.projection, checkpoint=checkpoint.file)
+            tensors |= {f"{checkpoint.file}/dense": dense, f"{checkpoint.file}/tokens": tokens}
+    store.write(item.key, save_tensors(tensors or {"nothing": np.zeros(1)}))
+    return (
+        node.loss,
+        np.stack(ends),
+        {checkpoint.file: _cosine(path, mark) for checkpoint, mark in zip(card[1:], marks[1:], strict=True)},
+    )
+
+
+def _losses(adapter: Any, module: torch.nn.Module, contents: list[bytes]) -> np.ndarray:
+    with torch.no_grad():
+        found = [example_losses(adapter, module, contents[at : at + BATCH]) for at in range(0, len(contents), BATCH)]
+    losses: np.ndarray = torch.cat(found).double().cpu().numpy()
+    return losses
+
+
+def _cosine(path: tuple[Array, np.ndarray], mark: Snapshot) -> float:
+    """Between where everybody's replay stands and where the real run did."""
+    stands = path[0][int(np.argmin(np.abs(path[1] - mark.clock))), :]
+    one, two = to_numpy(stands).astype(np.float64), to_numpy(mark.position).astype(np.float64)
+    return float(one @ two / max(np.linalg.norm(one) * np.linalg.norm(two), 1e-30))
+
+
+def _stream(stream: _Stream, files: list[FeatureFile]) -> tuple[np.ndarray, ...]:
+    """Write every example's values; returns their sums."""
+    xp = namespace_of(stream.device)
+    count = files[0].rows
+    by_checkpoint = np.zeros((len(stream.kept), stream.outputs, count), dtype=np.float32)
+    by_node = np.zeros((len(stream.weights), stream.outputs, count), dtype=np.float32)
+    for file in files:
+        rows = read_features(stream.store, file, stream.device)
+        at = stream.kept.index(file.checkpoint)
+        for begin, size, keys in stream.slices:
+            for node, key in enumerate(keys):
+                query = load_tensors(stream.store.read(key))
+                if f"{file.checkpoint}/dense" not in query:
+                    continue
+                dense, tokens = (xp.asarray(query[f"{file.checkpoint}/{name}"]) for name in ("dense", "tokens"))
+                found = rows.dense @ xp.matrix_transpose(dense)
+                if tokens.shape[0]:
+                    found = found + apply(rows.sparse, Table(xp.arange(tokens.shape[0]), tokens), count)
+                added = to_numpy(found).T
+                by_checkpoint[at, begin : begin + size] += stream.weights[node] * added
+                by_node[node, begin : begin + size] += added
+    tensors = {"by_checkpoint": by_checkpoint, "by_node": by_node}
+    stream.store.write(values_key(stream.folder, files[0].part), save_tensors(tensors))
+    return by_checkpoint.sum(axis=2, dtype=np.float64), by_node.sum(axis=2, dtype=np.float64)
+
+
+def values_key(folder: str, part: str) -> str:
+    """Where every example's values of a shard lie."""
+    return f"{folder}/values/{part}.safetensors"

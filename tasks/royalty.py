@@ -1,0 +1,111 @@
+"""Owner shares of outputs whose influences `provenance attribute` has found, by any rule."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.contracts import ESCROW, UNATTRIBUTED
+from provenance.core.errors import ContractError
+from provenance.core.store import canonical_json
+from provenance.corpus.duplicates import find_duplicates
+from provenance.corpus.shards import freeze_part
+from provenance.royalty.contracts import Contract
+from provenance.royalty.shares import by_contract
+from tasks.attribute import WORK
+from tasks.curvature import fit_curvature
+from tasks.featurise import featurise
+from tasks.freeze import values_method
+from tasks.night import VERSIONS, fetch_model, load_night, read_written
+from tasks.replay import replay
+from tasks.score import score
+from tasks.shard import shard
+from tasks.values import values
+
+if TYPE_CHECKING:
+    from provenance.core.store import Store
+    from tasks.night import Night
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.royalty")
+
+
+def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings: Settings) -> dict[str, Any]:
+    """Write owner shares under a rule: `output_id, owner_id, account, share_ppb, low_ppb, high_ppb`; returns counts.
+
+    Args:
+        influence: what `provenance attribute` wrote.
+        duplicates: whether copies count once.
+        settings: of the cluster and of royalties; their store and model are the folder's.
+
+    Raises:
+        InputError: naming what was expected and what was found.
+    """
+    import json
+
+    manifest = influence / "manifest.json"
+    if not manifest.is_file() or not (influence / WORK).is_dir():
+        hint = "Run `provenance attribute --out` with it first."
+        raise ContractError(str(influence), expected="a folder that `attribute` wrote, with its work", found="none", hint=hint)
+    settings = work_of(influence, settings)
+    store = settings.store.open()
+    contract = Contract(
+        name="asked", developer_ppb=0, rule=rule, duplicates="earliest" if duplicates else "off", fallback="proportional"
+    )
+    night = value_night(store, load_night(store, json.loads(manifest.read_text())["night"]), contract, settings)
+    table = read_written(store, night.folder, "values", "rule_shares.parquet")
+    asked = night.read_outputs(store).select("output_id").with_columns(contract=pl.lit("asked"))
+    shares = by_contract(table, asked, {"asked": contract}, {"asked": 1.0})
+    frame = shares.select("output_id", pl.col("party_id").alias("owner_id"), "account", "share_ppb", "low_ppb", "high_ppb")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(out)
+    paid = frame.filter(~pl.col("account").is_in([ESCROW, UNATTRIBUTED]))
+    return {
+        "rule": rule,
+        "outputs": asked.height,
+        "owners": paid["owner_id"].n_unique(),
+        "unattributed": frame.filter(pl.col("account") == UNATTRIBUTED).height,
+        "mean_share": {
+            owner: share / asked.height / 1e9
+            for owner, share in paid.group_by("owner_id")
+            .agg(pl.col("share_ppb").sum())
+            .sort("share_ppb", descending=True)
+            .iter_rows()
+        },
+        "folder": night.folder,
+    }
+
+
+def work_of(influence: Path, settings: Settings) -> Settings:
+    """The settings with the store that `attribute` left in a folder."""
+    work = (influence / WORK).resolve()
+    return settings.model_copy(
+        update={
+            "store": settings.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
+            "model": settings.model.model_copy(update={"cache": str(work / "cache")}),
+        }
+    )
+
+
+def value_night(store: Store, night: Night, contract: Contract, settings: Settings) -> Night:
+    """Run the stages of a night that pays nobody, up to the shares under every rule that the contract needs."""
+    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    frozen = night.frozen_corpus(store)
+    if contract.duplicates != "off" and frozen.duplicates is None:
+        columns = ("example_id", "content", "content_sha256", "modality")
+        frozen = replace(frozen, duplicates=freeze_part(store, find_duplicates(night.read_corpus(store, *columns))))
+        store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
+    mine = replace(
+        night,
+        corpus=frozen.digest,
+        method=night.method | {"values": values_method(settings, model, [contract]), "versions": VERSIONS},
+        contract={"contracts": [contract.model_dump(mode="json")], "audit": None, "signal_to_noise": None},
+    )
+    store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
+    for stage in (shard, featurise, fit_curvature, score, replay, values):
+        stage(mine.folder, settings)
+    return mine
