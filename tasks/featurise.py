@@ -97,7 +97,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
     there = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
     missing = {
         name: list({f.key: f for f in files if f.key not in there}.values())
-        for name, files in (("corpus", plan.corpus + plan.values), ("outputs", plan.outputs))
+        for name, files in (("corpus", plan.corpus), ("outputs", plan.outputs))
     }
     work = sorted(missing["corpus"] + missing["outputs"], key=lambda file: file.source)  # a worker keeps its model open
     if work:
@@ -113,9 +113,9 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
             ):
                 pass
             client.run(close_models)
-    for name, files in (("corpus shards", plan.corpus + plan.values), ("outputs", plan.outputs)):
+    for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
         computed = len(missing[name.split()[0]])
-        log.info("features of %s: %d reused, %d computed", name, len({file.key for file in files}) - computed, computed)
+        log.info("features of %s: %d reused, %d computed", name, len(files) - computed, computed)
     return folder
 
 

@@ -106,6 +106,8 @@ def values_method(settings: Settings, model: Model, contracts: Sequence[Contract
     return {
         "checkpoints": [checkpoint.file for checkpoint in between],
         "rows": royalty.rows,
+        "numbers": royalty.numbers,
+        "seed": settings.features.seed,
         "nodes": royalty.nodes,
         "width": royalty.width,
     }

@@ -1,6 +1,7 @@
 """Stage `replay`: what every work adds to every output, by replaying the training run, shard by shard over the feature store.
 
 snapshots/<digest>.safetensors  one checkpoint as a replay sees it: computed once for a model and a corpus
+sketches/<digest>.safetensors   a shard's whole gradients at a checkpoint, projected: computed once, too
 nights/.../values/              derivatives of outputs as queries, and every example's values, by shard
 """
 
@@ -17,16 +18,15 @@ import torch
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace_of, to_numpy
+from provenance.core.arrays import namespace, namespace_of, to_numpy
 from provenance.core.store import Store, canonical_json, digest
 from provenance.corpus.shards import part_key
-from provenance.features.exact import project_whole, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
+from provenance.features.exact import sketch, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
 from provenance.features.model import example_losses
-from provenance.influence.index import Table, apply
 from provenance.royalty.diagonal import differentiate, nodes
 from provenance.royalty.replay import Optimiser, Run, Snapshot, between
 from tasks.cluster import compute, compute_tree, open_cluster
-from tasks.featurise import close_models, read_features, recipe
+from tasks.featurise import close_models, recipe
 from tasks.night import fetch_model, night_to_compute
 from tasks.settings import load
 from tasks.shard import load_plan
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tasks.featurise import Recipe
     from tasks.night import Night
     from tasks.settings import Settings
-    from tasks.shard import FeatureFile, Plan
+    from tasks.shard import Plan
 
 log = logging.getLogger("provenance.replay")
 
@@ -49,6 +49,7 @@ log = logging.getLogger("provenance.replay")
 FISHER, BATCH = 256, 16
 # Numbers of outputs' derivatives in memory at a time.
 NUMBERS = 8_000_000
+LARGEST, TINY = 127, 1e-9
 # A replay of everybody that stands at a smaller cosine with the real run than this does not follow it.
 FOLLOWS = 0.5
 
@@ -97,7 +98,7 @@ class _Replay:
 
     Attributes:
         snapshots: by checkpoint, where each lies.
-        kept: checkpoints at which every example's features are known.
+        kept: checkpoints at which every example's gradient is known, projected to so many numbers.
     """
 
     made: Recipe
@@ -107,6 +108,8 @@ class _Replay:
     rates: tuple[float, ...]
     weights: tuple[float, ...]
     kept: tuple[str, ...]
+    numbers: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def replay(folder: str, settings: Settings | None = None) -> str:
             rates=tuple(rates.tolist()),
             weights=tuple(weights.tolist()),
             kept=tuple(how["checkpoints"]),
+            numbers=how["numbers"],
+            seed=how["seed"],
         )
         worth = _stream_values(here, shared)
     tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
@@ -202,12 +207,11 @@ def _stream_values(here: _Here, shared: _Replay) -> Worth:
         at_nodes[item.node, item.begin : item.begin + item.count] = -loss
         ends[:, item.begin : item.begin + item.count] = -at_ends
         cosines = seen
-    here.client.run(close_models)
-    by_part: dict[str, list[FeatureFile]] = {}
-    for file in here.plan.values:
-        by_part.setdefault(file.part, []).append(file)
+    sketched = _sketches(here, shared)
     stream = _Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
-    sums = compute_tree(here.client, _stream, stream, list(by_part.values()), _add, settings=cluster, what="values of examples")
+    parts = [part.sha256 for part in here.night.frozen_corpus(store).shards if part.rows]
+    items = [(part, tuple(sketched[part, checkpoint] for checkpoint in shared.kept)) for part in parts]
+    sums = compute_tree(here.client, _stream, stream, items, _add, settings=cluster, what="values of examples")
     return Worth(ends, at_nodes, (sums[0] / shared.examples, sums[1] / shared.examples), shared.examples, cosines)
 
 
@@ -256,7 +260,8 @@ def _snapshot(made: Recipe, task: _Task, *, rows: int) -> str:
     few = frame[chosen]
     signs = np.stack([_signs(example, rows) for example in few["example_id"]], axis=1)
     size = whole_size(module)
-    gradient, square = np.zeros(size), np.zeros(size)
+    gradient: np.ndarray = np.zeros(size)
+    square: np.ndarray = np.zeros(size)
     held = np.zeros((rows, size), dtype=np.float32)
     start = 0
     batches = whole_sampled(adapter, module, few["content"].to_list(), checkpoint=task.checkpoint, batch_size=BATCH)
@@ -268,7 +273,7 @@ def _snapshot(made: Recipe, task: _Task, *, rows: int) -> str:
     if len(others):
         gradient += whole_sum(adapter, module, frame[others]["content"].to_list(), batch_size=made.batch_size)
     scale = float(np.abs(held).max()) or 1.0
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "gradient": (gradient / frame.height).astype(np.float32),
         "square": (square / few.height).astype(np.float32),
         "curvature": (held / scale).astype(np.float16),
@@ -282,7 +287,8 @@ def _signs(example: str, rows: int) -> np.ndarray:
     """Random signs of an example, so that combinations of examples have the sum of their outer products on average."""
     seed = int.from_bytes(hashlib.sha256(example.encode()).digest()[:16])
     drawn = np.random.Generator(np.random.Philox(seed)).integers(0, 2, rows)
-    return ((2 * drawn - 1) / rows**0.5).astype(np.float32)
+    signs: np.ndarray = ((2 * drawn - 1) / rows**0.5).astype(np.float32)
+    return signs
 
 
 def _add(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
@@ -341,10 +347,10 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
     for at, checkpoint in enumerate(card):
         of_gradient = node.slopes.of_gradient[at]
         if checkpoint.file in replay.kept and of_gradient is not None:
-            _, module = made.open(checkpoint.file)
-            rows = to_numpy(of_gradient) / replay.examples
-            dense, tokens = project_whole(module, rows, projection=made.projection, checkpoint=checkpoint.file)
-            tensors |= {f"{checkpoint.file}/dense": dense, f"{checkpoint.file}/tokens": tokens}
+            scale = metric(marks[at].square)
+            rows = xp.where(scale > 0, of_gradient / xp.where(scale > 0, scale, 1 + 0 * scale), 0 * of_gradient)
+            kept = sketch(rows, replay.numbers, seed=replay.seed, checkpoint=checkpoint.file)
+            tensors[checkpoint.file] = np.ascontiguousarray(to_numpy(kept)) / np.float32(replay.examples)
     store.write(item.key, save_tensors(tensors or {"nothing": np.zeros(1)}))
     return (
         node.loss,
@@ -364,33 +370,97 @@ def _cosine(path: tuple[Array, np.ndarray], mark: Snapshot) -> float:
     """Between where everybody's replay stands and where the real run did."""
     stands = path[0][int(np.argmin(np.abs(path[1] - mark.clock))), :]
     one, two = to_numpy(stands).astype(np.float64), to_numpy(mark.position).astype(np.float64)
-    return float(one @ two / max(np.linalg.norm(one) * np.linalg.norm(two), 1e-30))
+    sizes = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return float(one @ two) / sizes if sizes else 0.0
 
 
-def _stream(stream: _Stream, files: list[FeatureFile]) -> tuple[np.ndarray, ...]:
-    """Write every example's values; returns their sums."""
+def metric(square: Array) -> Array:
+    """By how much coordinates are scaled before they are projected: by their mean square to the power -3/8.
+
+    Between the optimiser's own metric (-1/4 on either side) and whitening (-1/2), which both lose more. A coordinate that no
+    example of the sample moves is left out: derivatives there are large, and mean nothing.
+    """
+    xp = namespace(square)
+    alive = square > 0
+    found: Array = xp.where(alive, xp.maximum(square, TINY * xp.mean(square)) ** -0.375, 0 * square)
+    return found
+
+
+def _sketches(here: _Here, shared: _Replay) -> dict[tuple[str, str], str]:
+    """By shard and checkpoint kept, where every example's gradient lies, projected; computed where the store lacks it."""
+    store, corpus = here.store, here.night.frozen_corpus(here.store)
+    keys: dict[tuple[str, str], str] = {}
+    for checkpoint in shared.kept:
+        for part in corpus.shards:
+            made_of = {
+                "version": here.night.method["versions"]["values"],
+                "snapshot": shared.snapshots[checkpoint],
+                "checkpoint": checkpoint,
+                "content": part.content_digest,
+                "numbers": shared.numbers,
+                "seed": shared.seed,
+            }
+            keys[part.sha256, checkpoint] = f"sketches/{digest(made_of)}.safetensors"
+    there = set(store.list("sketches"))
+    missing = [_Task(checkpoint, part, key) for (part, checkpoint), key in keys.items() if key not in there]
+    name = "whole gradients of examples"
+    for _ in compute(
+        here.client, _sketch_one, shared, missing, settings=here.settings.cluster, what=name, name=lambda task: task.part
+    ):
+        pass
+    here.client.run(close_models)
+    log.info("whole gradients of examples: %d shards reused, %d computed", len(keys) - len(missing), len(missing))
+    return keys
+
+
+def _sketch_one(shared: _Replay, task: _Task) -> str:
+    """Write a shard's projected gradients as 8-bit numbers, a scale for each example; returns the key."""
+    made = shared.made
+    adapter, module = made.open(task.checkpoint)
+    contents = made.store.read_table(part_key(task.part), columns=["content"])["content"].to_list()
+    snapshot = load_tensors(made.store.read(shared.snapshots[task.checkpoint]))
+    scale = metric(namespace_of(made.device).asarray(snapshot["square"]))
+    order = sorted(range(len(contents)), key=lambda row: len(contents[row]))
+    found = np.zeros((len(contents), shared.numbers), dtype=np.float32)
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        how = {"checkpoint": task.checkpoint, "batch_size": BATCH}
+        rows = whole_gradients(adapter, module, [contents[row] for row in chosen], **how) * scale
+        found[chosen] = to_numpy(sketch(rows, shared.numbers, seed=shared.seed, checkpoint=task.checkpoint))
+    largest = np.maximum(np.abs(found).max(axis=1, keepdims=True), np.float32(1e-30))
+    codes = np.rint(found / largest * LARGEST).astype(np.int8)
+    made.store.write(task.key, save_tensors({"codes": codes, "scale": (largest / LARGEST).astype(np.float32)}))
+    return task.key
+
+
+def _stream(stream: _Stream, item: tuple[str, tuple[str, ...]]) -> tuple[np.ndarray, ...]:
+    """Write the values of every example of a shard; returns their sums."""
+    part, keys = item
     xp = namespace_of(stream.device)
-    count = files[0].rows
-    by_checkpoint = np.zeros((len(stream.kept), stream.outputs, count), dtype=np.float32)
-    by_node = np.zeros((len(stream.weights), stream.outputs, count), dtype=np.float32)
-    for file in files:
-        rows = read_features(stream.store, file, stream.device)
-        at = stream.kept.index(file.checkpoint)
-        for begin, size, keys in stream.slices:
-            for node, key in enumerate(keys):
-                query = load_tensors(stream.store.read(key))
-                if f"{file.checkpoint}/dense" not in query:
-                    continue
-                dense, tokens = (xp.asarray(query[f"{file.checkpoint}/{name}"]) for name in ("dense", "tokens"))
-                found = rows.dense @ xp.matrix_transpose(dense)
-                if tokens.shape[0]:
-                    found = found + apply(rows.sparse, Table(xp.arange(tokens.shape[0]), tokens), count)
-                added = to_numpy(found).T
-                by_checkpoint[at, begin : begin + size] += stream.weights[node] * added
-                by_node[node, begin : begin + size] += added
-    tensors = {"by_checkpoint": by_checkpoint, "by_node": by_node}
-    stream.store.write(values_key(stream.folder, files[0].part), save_tensors(tensors))
+    turned: list[Array] = []
+    by_node: Any = 0.0
+    for checkpoint, key in zip(stream.kept, keys, strict=True):
+        stored = load_tensors(stream.store.read(key))
+        rows = xp.asarray(stored["codes"].astype(np.float32) * stored["scale"])
+        at_nodes = np.zeros((len(stream.weights), stream.outputs, rows.shape[0]), dtype=np.float32)
+        for begin, size, queries in stream.slices:
+            for node, query in enumerate(queries):
+                known = _read_query(stream.store.url, tuple(sorted(stream.store.options.items())), query)
+                if checkpoint in known:
+                    found = xp.asarray(known[checkpoint]) @ xp.matrix_transpose(rows)
+                    at_nodes[node, begin : begin + size] = to_numpy(found)
+        turned.append(np.tensordot(np.asarray(stream.weights, dtype=np.float32), at_nodes, 1))
+        by_node = by_node + at_nodes
+    by_checkpoint = np.stack(turned)
+    stream.store.write(values_key(stream.folder, part), save_tensors({"by_checkpoint": by_checkpoint, "by_node": by_node}))
     return by_checkpoint.sum(axis=2, dtype=np.float64), by_node.sum(axis=2, dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
+def _read_query(url: str, options: tuple[tuple[str, str], ...], key: str) -> dict[str, np.ndarray]:
+    """Read once by each worker's process."""
+    found: dict[str, np.ndarray] = load_tensors(Store(url, dict(options)).read(key))
+    return found
 
 
 def values_key(folder: str, part: str) -> str:

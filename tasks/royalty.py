@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -27,6 +27,8 @@ from tasks.shard import shard
 from tasks.values import values
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from provenance.core.store import Store
     from tasks.night import Night
     from tasks.settings import Settings
@@ -45,8 +47,6 @@ def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings
     Raises:
         InputError: naming what was expected and what was found.
     """
-    import json
-
     manifest = influence / "manifest.json"
     if not manifest.is_file() or not (influence / WORK).is_dir():
         hint = "Run `provenance attribute --out` with it first."

@@ -293,6 +293,39 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
         )
 
 
+def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
+    """Mean shares of owners over the outputs asked about."""
+    table = _table(f"Mean shares of {made['outputs']} outputs, rule {made['rule']}")
+    table.add_column("owner", no_wrap=True)
+    table.add_column("share", justify="right")
+    for owner, share in list(made["mean_share"].items())[:20]:
+        table.add_row(_name(owner), f"{share:.2%}")
+    if made["owners"] > 20:
+        table.add_row(f"and {made['owners'] - 20} others", f"{sum(list(made['mean_share'].values())[20:]):.2%}", style="dim")
+    yield table
+    yield Text(f"{file}: a row for each output and owner. Outputs that nobody is credited for: {made['unattributed']}.")
+
+
+def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
+    """How far rules and baselines are from what retraining on coalitions gives."""
+    truths = list(next(iter(result["methods"].values())))
+    table = _table(f"Shares of {len(result['owners'])} owners in {result['outputs']} outputs, against retraining")
+    table.add_column("estimate", no_wrap=True)
+    for truth in truths:
+        for heading in ("L1 error", "Spearman", "Pearson"):
+            table.add_column(f"{truth}\n{heading}", justify="right")
+    for name, found in sorted(result["methods"].items(), key=lambda item: item[1][truths[0]]["l1"]):
+        table.add_row(name, *(f"{found[truth][key]:.2f}" for truth in truths for key in ("l1", "spearman", "pearson")))
+    table.add_section()
+    seeds = result["seeds_agree"]
+    rest = [""] * 3 * (len(truths) - 1)
+    table.add_row("one seed, against the others", *(f"{seeds[key]:.2f}" for key in ("l1", "spearman", "pearson")), *rest)
+    yield table
+    yield Text(
+        "L1 is the sum over owners of how far shares are off; 2 would be all wrong. No estimate can beat the seeds' noise."
+    )
+
+
 def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How well each method predicts what leaving an owner out does."""
     table = _table(f"Leave one owner out: {len(result['owners'])} owners")

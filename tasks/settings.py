@@ -103,6 +103,7 @@ class AuditSettings(_Section):
 class RoyaltySettings(_Section):
     contracts: str = "infra/settings/contracts.toml"
     rows: Annotated[int, Field(ge=8, le=4096)] = 64
+    numbers: Annotated[int, Field(ge=64, le=65536)] = 4096
     nodes: Annotated[int, Field(ge=2, le=9)] = 3
     parameters: Annotated[int, Field(ge=0)] = 500_000
     width: Annotated[float, Field(gt=0, lt=1)] = 0.02

@@ -11,12 +11,12 @@ import polars as pl
 
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.shards import Part, freeze_part, part_key
-from provenance.influence.methods import FACTORED, WORDS, Method, method
+from provenance.influence.methods import WORDS, Method, method
 from tasks.night import fetch_model, night_to_compute
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from provenance.core.store import Store
     from provenance.corpus.shards import FrozenCorpus
@@ -57,14 +57,12 @@ class Plan:
     """All feature files of a night: of the corpus by source and shard, and of the day's outputs by source and part.
 
     Attributes:
-        values: of the corpus, at the checkpoints at which values of examples are taken; some may stand in `corpus`, too.
         sample: the examples whose loss terms make the curvature, frozen like a shard.
     """
 
     corpus: tuple[FeatureFile, ...]
     outputs: tuple[FeatureFile, ...]
     sample: Part
-    values: tuple[FeatureFile, ...] = ()
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -82,21 +80,18 @@ def shard(folder: str, settings: Settings | None = None) -> str:
     store = settings.store.open()
     night = night_to_compute(store, folder)
     corpus = night.frozen_corpus(store)
-    at = night.method["values"]["checkpoints"] if night.method["values"] else ()
-    influence = [(kind, night.checkpoints if kind != WORDS else ("",)) for kind in chosen_method(night).kinds]
-    made_of = _made_of(store, night, settings, influence)
-    of_values = _made_of(store, night, settings, [(FACTORED, at)])
+    made_of = _made_of(store, night, settings)
 
     def file(part: Part, kind: str, checkpoint: str) -> FeatureFile:
         content = part.sha256 if kind == WORDS else part.content_digest  # words depend on the modality, too
-        key = digest({**(made_of | of_values)[kind, checkpoint], "content": content})
+        key = digest({**made_of[kind, checkpoint], "content": content})
         return FeatureFile(f"features/{key}.safetensors", part.sha256, part.rows, kind, checkpoint)
 
-    def files(parts: tuple[Part, ...], sources: Iterable[tuple[str, str]] = made_of) -> tuple[FeatureFile, ...]:
-        return tuple(file(part, *source) for source in sources for part in parts if part.rows)
+    def files(parts: tuple[Part, ...]) -> tuple[FeatureFile, ...]:
+        return tuple(file(part, *source) for source in made_of for part in parts if part.rows)
 
     sample = freeze_part(store, sample_of(store, corpus, night.method["sample"]))
-    plan = Plan(files(corpus.shards), files(night.outputs), sample, files(corpus.shards, of_values))
+    plan = Plan(files(corpus.shards), files(night.outputs), sample)
     store.write(f"{folder}/plan.json", canonical_json(asdict(plan)))
     log.info("%d shards and %d parts of outputs, from %s", len(corpus.shards), len(night.outputs), ", ".join(plan.sources))
     return folder
@@ -105,10 +100,8 @@ def shard(folder: str, settings: Settings | None = None) -> str:
 def load_plan(store: Store, folder: str) -> Plan:
     """The plan of a night."""
     stored = store.read_json(f"{folder}/plan.json")
-    corpus, outputs, values = (
-        tuple(FeatureFile(**file) for file in stored.get(name, ())) for name in ("corpus", "outputs", "values")
-    )
-    return Plan(corpus, outputs, Part(**stored["sample"]), values)
+    corpus, outputs = (tuple(FeatureFile(**file) for file in stored[name]) for name in ("corpus", "outputs"))
+    return Plan(corpus, outputs, Part(**stored["sample"]))
 
 
 def chosen_method(night: Night) -> Method:
@@ -133,13 +126,11 @@ def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
     return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
 
 
-def _made_of(
-    store: Store, night: Night, settings: Settings, wanted: Iterable[tuple[str, Iterable[str]]]
-) -> dict[tuple[str, str], dict[str, object]]:
+def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, str], dict[str, object]]:
     """What goes into features besides contents, by kind and checkpoint."""
     found: dict[tuple[str, str], dict[str, object]] = {}
     version = night.method["versions"]["features"]
-    for kind, checkpoints in wanted:
+    for kind in chosen_method(night).kinds:
         if kind == WORDS:
             found[kind, ""] = {"kind": kind, "version": version}
             continue
@@ -151,7 +142,7 @@ def _made_of(
             "bits": night.method["bits"],
             "version": version,
         }
-        for checkpoint in checkpoints:
+        for checkpoint in night.checkpoints:
             # The checkpoint's name, too: projections are seeded by it.
             found[kind, checkpoint] = {**common, "checkpoint": checkpoint, "weights": night.model_files[checkpoint]}
     return found

@@ -90,11 +90,10 @@ def values(folder: str, settings: Settings | None = None) -> str:
         mine = assigned.filter(pl.col("contract") == contract.name)["output_id"].to_list()
         if not mine:
             continue
-        clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
-        tables.append(rules.flat(_flat_weights(store, night, contract, clusters, claims), mine))
+        tables.append(rules.flat(_flat_weights(store, night, contract), mine))
         if store.exists(f"{folder}/replay.json"):
             with open_cluster(settings.cluster) as client:
-                found = _sums(store, night, contract, mine, (clusters, claims), (client, settings.cluster))
+                found = _sums(store, night, contract, mine, (client, settings.cluster))
             tables += _by_value(store, night, mine, found)
             behind.append(found.evidence)
     manifest = {
@@ -115,15 +114,11 @@ def contracts_of(night: Night) -> tuple[Contract, ...]:
 
 
 def _sums(
-    store: Store,
-    night: Night,
-    contract: Contract,
-    output_ids: list[str],
-    labels: tuple[pl.DataFrame, pl.DataFrame],
-    where: tuple[Client, ClusterSettings],
+    store: Store, night: Night, contract: Contract, output_ids: list[str], where: tuple[Client, ClusterSettings]
 ) -> ShardScores:
     """A contract's outputs: values summed by party, copies together, and the works behind them."""
-    (clusters, claims), (client, cluster) = labels, where
+    client, cluster = where
+    clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
     worth = read_worth(store, night.folder)
     place = {output: at for at, output in enumerate(night.read_outputs(store)["output_id"])}
     chosen = [place[output] for output in output_ids]
@@ -241,7 +236,8 @@ def _reduce_clusters(job: _Reduce, clusters: pl.DataFrame, contract: Contract, p
         np.add.at(size, at, 1)
         for name, tensor in tensors.items():
             total = sums.setdefault(name, np.zeros((*tensor.shape[:2], len(names))))
-            np.add.at(total, (slice(None), slice(None), at), tensor[:, :, examples["row"].to_numpy()])
+            for place, row in zip(at, examples["row"], strict=True):
+                total[:, :, place] += tensor[:, :, row]
     found = pl.concat(members, how="diagonal_relaxed")
     held = _held_clusters(found, job.claims, job.day, contract)
     first = found.sort("cluster_id", "example_id").unique("cluster_id", keep="first").sort("cluster_id")
@@ -268,8 +264,9 @@ def _held_clusters(found: pl.DataFrame, claims: pl.DataFrame, day: date, contrac
     return claimants(held, rule=rule).rename({"cluster_id": "work_id"})
 
 
-def _flat_weights(store: Store, night: Night, contract: Contract, clusters: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:
-    """`account, party_id, weight`: what each party has by the contract's count: tokens, examples or works, by stake; copies count once."""
+def _flat_weights(store: Store, night: Night, contract: Contract) -> pl.DataFrame:
+    """`account, party_id, weight`: what each party has by the contract's count, by stake; copies count once."""
+    clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
     columns = ["example_id", "work_id", "owner_id", "acquired_at", "tokens"]
     examples = night.read_corpus(store, *columns).join(clusters, on="example_id", how="left", maintain_order="left")
     each = {"tokens": pl.col("tokens"), "examples": pl.lit(1), "works": 1 / pl.len().over("work_id")}[contract.flat_by]

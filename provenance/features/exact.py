@@ -5,6 +5,7 @@ Coordinates are the weights of the layers that `layers.layout` follows, layer by
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from provenance.core.arrays import namespace
 from provenance.core.errors import ExampleError, ModelError
+from provenance.core.kernels import add_by_group
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout, named_blocks
 from provenance.features.model import example_losses
-from provenance.features.projection import Projection, matrices
+from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 
 if TYPE_CHECKING:
@@ -81,38 +83,19 @@ def whole_position(module: torch.nn.Module) -> np.ndarray:
     return _flat(module, lambda weight: weight)
 
 
-def project_whole(
-    module: torch.nn.Module, rows: np.ndarray, *, projection: Projection, checkpoint: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows over all coordinates, projected as `gradient_features` projects.
+def sketch(rows: Array, numbers: int, *, seed: int, checkpoint: str) -> Array:
+    """Rows `(n, P)` projected at random to `(n, numbers)`; inner products keep their mean.
 
-    Their products with features are products with gradients, on average over projections.
-
-    Args:
-        rows: `(q, P)`.
-
-    Returns:
-        the dense part `(q, p)`, and of the vocabulary's layers what each token holds, `(vocabulary, d, q)`.
+    Every coordinate is added, with a random sign, to one of the numbers (count sketch: Charikar et al. 2004; as a feature hash
+    Weinberger et al. 2009), drawn from a digest of seed and checkpoint.
     """
-    whole, columns = named_blocks(module, layout(module, WHOLE)), _columns(module)
-    shape, kept = layout(module, projection), np.cumsum([0, *(b - a if other is None else 0 for a, b, other in columns)])
-    dense, tokens = [], []
-    for at, (block, (plain, _)) in enumerate(zip(shape.blocks, whole, strict=True)):
-        other = columns[at][2]
-        place = at if other is None else other[0]
-        held = rows[:, kept[place] : kept[place + 1]]
-        sizes = (plain.groups, plain.inputs, plain.outputs)
-        held = held.reshape(-1, *sizes) if other is None else held.reshape(-1, 1, *sizes[:0:-1]).swapaxes(2, 3)
-        a, b = matrices(block, projection, checkpoint)
-        if block.kind == "dense":
-            dense.append((a.T @ held @ b).reshape(len(rows), -1))
-        elif block.kind == "input_tokens":
-            tokens.append(held[:, 0] @ b)
-        else:
-            tokens.append((a.T @ held[:, 0]).swapaxes(1, 2))
-    of_tokens = np.concatenate(tokens, axis=2).transpose(1, 2, 0) if tokens else np.zeros((0, 0, len(rows)), np.float32)
-    of_layers = np.concatenate(dense, axis=1) if dense else np.zeros((len(rows), 0), np.float32)
-    return of_layers.astype(np.float32), np.ascontiguousarray(of_tokens, dtype=np.float32)
+    xp = namespace(rows)
+    name = hashlib.sha256(f"{seed}/{checkpoint}/sketch".encode()).digest()
+    draws = np.random.Generator(np.random.Philox(int.from_bytes(name[:16])))
+    place = xp.asarray(draws.integers(0, numbers, rows.shape[1]))
+    signs = xp.asarray((2 * draws.integers(0, 2, rows.shape[1]) - 1).astype(np.float32))
+    summed = add_by_group(xp.matrix_transpose(rows * signs), place, numbers)
+    return xp.matrix_transpose(summed)
 
 
 def _flat(module: torch.nn.Module, of_weight: Callable[[torch.Tensor], torch.Tensor | None]) -> np.ndarray:

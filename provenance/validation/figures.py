@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from provenance.validation.coalitions import shares
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -51,6 +53,25 @@ def owners_figure(result: dict[str, Any], predicted: dict[str, np.ndarray], actu
     if len(result["owners"]) <= LEGEND:
         axes[-1].legend(title="owner left out", fontsize="small")
     figure.suptitle(f"{result['night']['model_id']}: one owner left out, a point for each output")
+    return _png(figure)
+
+
+def shares_figure(result: dict[str, Any], truths: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> bytes:
+    """Estimated shares against those that retraining gives, a point for each owner and output; a PNG file.
+
+    Args:
+        truths: values by rule, `(owners, outputs)`; found: by method.
+    """
+    pairs = [(rule, name) for rule in truths for name in (rule, "sum of factored")]
+    figure, axes = _figure(len(pairs))
+    for axis, (rule, name) in zip(axes, pairs, strict=True):
+        for owner, x, y in zip(result["owners"], shares(found[name]), shares(truths[rule]), strict=True):
+            axis.scatter(x, y, s=16, alpha=0.7, linewidths=0, label=owner)
+        axis.axline((0, 0), slope=1, color="#888888", linewidth=0.6)
+        axis.set_xlabel(f"share: {name}")
+        axis.set_ylabel(f"share: {rule}, retrained")
+        axis.set_title("L1 error {l1:.2f}, rank correlation {spearman:.2f}".format(**result["methods"][name][rule]))
+    figure.suptitle(f"{result['night']['model_id']}: owners' shares of each output, estimated and by retraining")
     return _png(figure)
 
 

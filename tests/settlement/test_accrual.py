@@ -36,7 +36,7 @@ nights = st.integers(1, 12).flatmap(
 @given(nights, st.integers(0, PPB))
 def test_every_output_is_split_exactly(case, developer_ppb):
     outputs, shares = night(*case)
-    credits = credit_outputs(outputs, shares, developer_ppb=developer_ppb)
+    credits = credit_outputs(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), shares)
     sums = dict(credits.group_by("output_id").agg(pl.col("amount_nanominor").sum()).iter_rows())
     for output, revenue, _ in outputs.iter_rows():
         assert sums[output] + revenue * developer_ppb == revenue * NANO
@@ -45,8 +45,8 @@ def test_every_output_is_split_exactly(case, developer_ppb):
 @given(nights, st.integers(0, PPB))
 def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
     outputs, shares = night(*case)
-    credits = credit_outputs(outputs, shares, developer_ppb=developer_ppb)
-    amounts = accrue(outputs, credits, developer_ppb=developer_ppb)
+    credits = credit_outputs(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), shares)
+    amounts = accrue(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), credits)
     for currency in outputs["currency"].unique():
         assert sum(amount for account, amount in amounts.items() if account.currency == currency) == 0
     exact = credits.group_by("account", "party_id", "currency").agg(pl.col("amount_nanominor").cast(pl.Int128).sum())
@@ -59,5 +59,5 @@ def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
 
 def test_cents_of_many_outputs_add_up_before_they_are_rounded():
     outputs, shares = night([(1, "EUR")] * 1000, [[1, 1, 1]] * 1000)
-    amounts = accrue(outputs, credit_outputs(outputs, shares, developer_ppb=0), developer_ppb=0)
+    amounts = accrue(outputs.with_columns(developer_ppb=pl.lit(0)), credit_outputs(outputs.with_columns(developer_ppb=pl.lit(0)), shares))
     assert sorted(-a for k, a in amounts.items() if k.account != "receivable") == [333, 333, 334]

@@ -37,7 +37,7 @@ def test_another_file_can_be_named(tmp_path):
             r"environment: PROVENANCE_STORE_URL: expected PROVENANCE_SETTINGS or .*Two underscores",
         ),
         ("[features\n", {}, r"s.toml: expected TOML"),
-        ("[contract]\ndeveloper_ppb = 1000000001", {}, r"contract.developer_ppb: expected .*less than or equal to 1000000000"),
+        ("[royalty]\nrows = 1", {}, r"royalty.rows: expected .*greater than or equal to 8"),
     ],
 )
 def test_a_wrong_key_is_named_with_the_nearest_known_one(tmp_path, text, environment, message):
