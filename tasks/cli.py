@@ -169,6 +169,28 @@ def explain(
 
 
 @app.command()
+def duplicates(
+    most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Copies among the works of the corpus in force, exact and near, and who is paid for them.
+
+    A cluster counts as one work. To contest one, deliver `decisions.parquet` with the corpus (`example_id, same_as, decided_by,
+    reason`): without `same_as` the example stands alone, with it it is a copy of the one named.
+
+    Example: `provenance duplicates --most 50`
+    """
+    from tasks.screens import duplicates_screen, read_duplicates
+    from tasks.settings import load
+
+    table = read_duplicates(load().store.open())
+    if as_json:
+        _print_json(table.to_dicts())
+    else:
+        console.print(*duplicates_screen(table, most=most), sep="\n", soft_wrap=True)
+
+
+@app.command()
 def payouts(
     day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
     most: Annotated[int, typer.Option(min=1, help="Owners listed by name.")] = 20,

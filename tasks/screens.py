@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,7 +16,8 @@ from rich.text import Text
 from provenance.core.contracts import PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
-from provenance.corpus.shards import part_key
+from provenance.corpus.examples import held_since
+from provenance.corpus.shards import CURRENT, load_frozen, part_key
 from provenance.settlement.accrual import TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
@@ -166,6 +168,9 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
         bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
         amount = _fractional(credit["amount_nanominor"], currency)
         yield Text(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>7}{amount:>11}")
+        if credit["rules"]:
+            other = ", ".join(f"{ruled['rule']} {ruled['share_ppb'] / PPB:.1%}" for ruled in credit["rules"])
+            yield Text(f"    under each rule: {other}", style="dim")
         for work in dict.fromkeys(work["work_id"] for work in credit["top_works"]):
             yield Text(f"    {work}", style="dim")
     rest = data["credits"][most:]
@@ -291,6 +296,43 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
             + " and ".join(f"{count} other halves of {family}" for family, count in result["hybrid"]["tuning_subsets"].items())
             + " (--hybrid-weight)."
         )
+
+
+def read_duplicates(store: Store) -> pl.DataFrame:
+    """The members of every cluster of copies in the corpus in force, with their works and since when they are claimed."""
+    if not store.exists(CURRENT):
+        hint = "Run the DAG ingest_corpus first, or make demo."
+        raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
+    frozen = load_frozen(store, store.read_json(CURRENT)["digest"])
+    if frozen.duplicates is None:
+        hint = "Ingest it again."
+        raise ContractError(
+            f"corpus {frozen.digest[:12]}", expected="one in which copies were looked for", found="none", hint=hint
+        )
+    columns = ["example_id", "work_id", "owner_id", "acquired_at", "source_uri"]
+    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    found = store.read_table(frozen.duplicates.key).join(examples, on="example_id", maintain_order="left")
+    held = held_since(found, store.read_table(frozen.claims.key), datetime.now(UTC).date())
+    owners = held.group_by("work_id").agg(owners=pl.col("party_id"), since=pl.col("since").min())
+    return found.drop("owner_id", "acquired_at").join(owners, on="work_id", maintain_order="left")
+
+
+def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Clusters of copies, the largest first."""
+    shown = _table(f"{table['cluster_id'].n_unique()} works that there are copies of, {table.height} examples in all")
+    for heading in ("cluster", "work", "owners", "since", "alike", "decided by"):
+        shown.add_column(heading)
+    sizes = table.group_by("cluster_id").len().sort("len", "cluster_id", descending=[True, False])
+    for cluster in sizes["cluster_id"].head(most):
+        for number, row in enumerate(table.filter(pl.col("cluster_id") == cluster).iter_rows(named=True)):
+            name = str(cluster)[:12] if not number else ""
+            owners, since = ", ".join(row["owners"]), str(row["since"] or "-")
+            shown.add_row(
+                name, escape(row["work_id"]), escape(owners), since, f"{row['similarity']:.2f}", escape(row["decision"])
+            )
+    yield shown
+    if sizes.height > most:
+        yield Text(f"and {sizes.height - most} more (--most {sizes.height} lists them)", style="dim")
 
 
 def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:

@@ -13,7 +13,9 @@ from tasks.settings import CHECKOUT
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
 HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers")
 STAGES = [
-    "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score", "royalty.share",
+    "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay",
+    "royalty.value",
+    "royalty.share",
     "settlement.book", "settlement.publish", "settlement.reconcile",
 ]  # fmt: skip
 
@@ -96,7 +98,7 @@ def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts)
         assert dag["passing"] == ["default"]
 
 
-def test_a_night_is_nine_stages_in_a_row(facts):
+def test_a_night_is_eleven_stages_in_a_row(facts):
     night = facts["nightly_payouts"]["tasks"]
     assert list(night) == STAGES
     chain = {stage: [following] for stage, following in itertools.pairwise(STAGES)} | {STAGES[-1]: []}

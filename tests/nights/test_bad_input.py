@@ -168,16 +168,26 @@ def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready,
     assert nothing_published(other)
 
 
-def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
-    from tasks.book import book
+def compute(night):
+    """The stages between freezing and booking."""
     from tasks.curvature import fit_curvature
-    from tasks.publish import publish
-    from tasks.reconcile import reconcile
+    from tasks.replay import replay
     from tasks.score import score
     from tasks.share import share
+    from tasks.values import values
+
+    for stage in (shard, featurise, fit_curvature, score, replay, values, share):
+        stage(night)
+    return night
+
+
+def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
+    from tasks.book import book
+    from tasks.publish import publish
+    from tasks.reconcile import reconcile
 
     store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().head(0))
-    night = share(score(fit_curvature(featurise(shard(freeze(DAY))))))
+    night = compute(freeze(DAY))
     folder = publish(book(night))
     assert reconcile(DAY) == folder
     assert store.read_json(f"{folder}/manifest.json")["rows"] == {"payouts": 0, "credits": 0}
@@ -185,14 +195,11 @@ def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
 
 def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, store):
     from tasks.book import book
-    from tasks.curvature import fit_curvature
     from tasks.publish import publish
-    from tasks.score import score
-    from tasks.share import share
 
     following = "2026-11-20"
     store.write_table(f"outputs/day={following}/part.parquet", outputs_frame(following))
-    nights = [share(score(fit_curvature(featurise(shard(freeze(day)))))) for day in (DAY, following)]
+    nights = [compute(freeze(day)) for day in (DAY, following)]
     publish(book(nights[0]))
     store.remove(f"exports/payouts/day={DAY}/current.json")
     publish(book(nights[1]))
@@ -201,11 +208,8 @@ def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, st
 
 def test_a_table_changed_after_its_stage_is_not_booked(ready, store):
     from tasks.book import book
-    from tasks.curvature import fit_curvature
-    from tasks.score import score
-    from tasks.share import share
 
-    night = share(score(fit_curvature(featurise(shard(freeze(DAY))))))
+    night = compute(freeze(DAY))
     shares = store.read_table(f"{night}/shares.parquet")
     store.write_table(f"{night}/shares.parquet", shares.reverse())
     with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):

@@ -4,60 +4,124 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.core.contracts import PARTY_INFLUENCE, SHARES
+from provenance.core.contracts import RULE_SHARES, SHARES
 from provenance.core.errors import ContractError
-from provenance.royalty.shares import proportional, to_ppb
+from provenance.core.money import PPB
+from provenance.royalty.contracts import Contract
+from provenance.royalty.shares import by_contract, flat, rule_weight, shares_from_sources, to_ppb
 
-influences = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)
+values = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)
+parts = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12)
+SOURCES = {"output_id": pl.String, "account": pl.String, "party_id": pl.String, "source": pl.String, "value": pl.Float64}
 
 
-def table(values):
-    """`values[checkpoint][party]` of one output."""
-    rows = [
-        ("out", "payable", f"p{party:02d}", f"c{checkpoint}", value)
-        for checkpoint, row in enumerate(values)
+def sources(rows):
+    """`rows[source][party]` of one output."""
+    table = [
+        ("out", "payable", f"p{party:02d}", f"c{source}", value)
+        for source, row in enumerate(rows)
         for party, value in enumerate(row)
     ]
-    return pl.DataFrame(rows, schema=PARTY_INFLUENCE.schema, orient="row")
+    return pl.DataFrame(table, schema=SOURCES, orient="row")
 
 
-@given(influences)
-def test_shares_are_integers_that_sum_to_exactly_one_billion(values):
-    parts = to_ppb(np.array(values))
-    if not any(v > 0 for v in values):
-        assert parts is None
+def ruled(rule, shares, account="payable", output="out"):
+    rows = [(rule, output, account, f"p{party:02d}", share, share / 2, share) for party, share in enumerate(shares)]
+    return pl.DataFrame(rows, schema=RULE_SHARES.schema, orient="row")
+
+
+def paid(rules, weight=1.0, **terms):
+    contract = Contract(**{"name": "c", "developer_ppb": 0, "rule": "faithful", **terms})
+    outputs = pl.DataFrame({"output_id": ["out"], "contract": ["c"]})
+    return by_contract(rules, outputs, {"c": contract}, {"c": weight})
+
+
+@given(values)
+def test_shares_are_integers_that_sum_to_exactly_one_billion(given_values):
+    found = to_ppb(np.array(given_values))
+    if not any(v > 0 for v in given_values):
+        assert found is None
         return
-    assert parts.dtype == np.int64
-    assert parts.sum() == 1_000_000_000
-    positive = np.maximum(values, 0)
-    assert np.abs(parts - positive / positive.sum() * 1e9).max() < 1.001
+    assert found.dtype == np.int64
+    assert found.sum() == PPB
+    positive = np.maximum(given_values, 0)
+    assert np.abs(found - positive / positive.sum() * 1e9).max() < 1.001
 
 
-@given(st.lists(influences, min_size=2, max_size=2).filter(lambda v: len(v[0]) == len(v[1])), st.randoms())
-def test_the_order_of_rows_changes_nothing(values, chance):
-    frame = table(values)
+@given(st.lists(values, min_size=2, max_size=2).filter(lambda v: len(v[0]) == len(v[1])), st.randoms())
+def test_the_order_of_rows_changes_nothing(rows, chance):
+    frame = sources(rows)
     order = list(range(frame.height))
     chance.shuffle(order)
-    assert proportional(frame[order]).equals(proportional(frame))
+    assert shares_from_sources("faithful", frame[order]).equals(shares_from_sources("faithful", frame))
 
 
-def test_an_interval_is_the_range_over_checkpoints_and_holds_the_share():
-    shares = proportional(table([[3.0, 1.0], [1.0, 1.0]]))
-    assert shares.schema == SHARES.schema
-    assert shares["share_ppb"].to_list() == [666_666_667, 333_333_333]
-    assert shares["low_ppb"].to_list() == [500_000_000, 250_000_000]
-    assert shares["high_ppb"].to_list() == [750_000_000, 500_000_000]
+def test_an_interval_comes_of_drawing_sources_again_and_holds_the_share():
+    shares = shares_from_sources("faithful", sources([[3.0, 1.0], [1.0, 1.0]]))
+    assert shares.schema == RULE_SHARES.schema
+    assert np.allclose(shares["share"], [2 / 3, 1 / 3])
+    assert (shares["low"] <= shares["share"]).all()
+    assert (shares["high"] >= shares["share"]).all()
+    low, high = shares.row(0, named=True)["low"], shares.row(0, named=True)["high"]
+    assert 0.5 < low < 0.6 < 0.7 < high < 0.75
+    alike = shares_from_sources("faithful", sources([[3.0, 1.0], [3.0, 1.0]]))
+    assert np.allclose(alike["high"] - alike["low"], 0)
 
 
-def test_without_positive_influence_an_output_is_unattributed():
-    shares = proportional(table([[-1.0, 0.0]]))
-    assert shares.rows() == [("out", "unattributed", "", 10**9, 10**9, 10**9)]
+def test_without_positive_values_an_output_is_unattributed():
+    assert shares_from_sources("faithful", sources([[-1.0, 0.0]])).is_empty()
+    assert paid(ruled("srs", [1.0])).rows() == [("out", "unattributed", "", PPB, PPB, PPB)]
 
 
 def test_no_outputs_have_no_shares():
-    assert proportional(pl.DataFrame(schema=PARTY_INFLUENCE.schema)).schema == SHARES.schema
+    assert shares_from_sources("faithful", pl.DataFrame(schema=SOURCES)).schema == RULE_SHARES.schema
 
 
-def test_influence_that_is_not_finite_is_refused():
+def test_a_value_that_is_not_finite_is_refused():
     with pytest.raises(ContractError, match="influence on output 'out': expected finite numbers, found NaN"):
-        proportional(table([[1.0, float("nan")]]))
+        shares_from_sources("faithful", sources([[1.0, float("nan")]]))
+
+
+@given(parts.filter(any), parts.filter(any), st.floats(0, 1), st.integers(0, PPB), st.integers(1, PPB))
+def test_whatever_the_contract_says_shares_sum_to_one_billion(rule, fallback, weight, one, two):
+    tables = pl.concat([ruled("faithful", np.array(rule) / sum(rule)), ruled("flat", np.array(fallback) / sum(fallback))])
+    shares = paid(tables, weight, floor_ppb=min(one, two), cap_ppb=max(one, two), fallback="flat")
+    assert shares.schema == SHARES.schema
+    assert shares["share_ppb"].sum() == PPB
+    assert (shares["low_ppb"] <= shares["share_ppb"]).all()
+    assert (shares["high_ppb"] >= shares["share_ppb"]).all()
+
+
+def test_the_fallback_decides_what_the_rule_does_not():
+    tables = pl.concat([ruled("faithful", [1.0, 0.0]), ruled("flat", [0.5, 0.5])])
+    assert paid(tables, 0.6)["share_ppb"].to_list() == [800_000_000, 200_000_000]
+    assert paid(ruled("flat", [0.25, 0.75]))["share_ppb"].to_list() == [250_000_000, 750_000_000]
+
+
+def test_floors_and_caps_move_shares_to_the_others():
+    shares = ruled("faithful", [0.7, 0.2, 0.08, 0.02])
+    assert paid(shares, floor_ppb=50_000_000)["share_ppb"].to_list() == [714_285_714, 204_081_633, 81_632_653]
+    assert paid(shares, cap_ppb=400_000_000)["share_ppb"].to_list() == [400_000_000, 400_000_000, 160_000_000, 40_000_000]
+
+
+def test_works_that_nobody_claims_wait_in_escrow_or_leave_it_to_the_others():
+    shares = pl.concat([ruled("faithful", [0.3, 0.3]), ruled("faithful", [0.4], account="escrow")])
+    assert paid(shares)["account"].to_list() == ["escrow", "payable", "payable"]
+    others = paid(shares, unmatched="others")
+    assert others["account"].to_list() == ["payable", "payable"]
+    assert others["share_ppb"].to_list() == [500_000_000, 500_000_000]
+    alone = ruled("faithful", [1.0], account="escrow")
+    assert paid(alone, unmatched="others")["account"].to_list() == ["escrow"]
+
+
+def test_flat_shares_are_pro_rata_and_the_same_for_every_output():
+    parties = pl.DataFrame({"account": ["payable"] * 2, "party_id": ["b", "a"], "weight": [3.0, 1.0]})
+    shares = flat(parties, ["x", "y"])
+    assert shares.sort("output_id", "party_id")["share"].to_list() == [0.25, 0.75] * 2
+
+
+@pytest.mark.parametrize(
+    ("signal", "threshold", "weight"), [(None, 0, 1), (9.0, 0, 1), (None, 1, 0), (0.5, 1, 0), (1, 1, 0), (4.0, 1, 0.75)]
+)
+def test_a_rule_decides_the_more_the_stronger_its_audited_signal(signal, threshold, weight):
+    assert rule_weight(signal, threshold) == weight

@@ -59,5 +59,7 @@ def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
 
 def test_cents_of_many_outputs_add_up_before_they_are_rounded():
     outputs, shares = night([(1, "EUR")] * 1000, [[1, 1, 1]] * 1000)
-    amounts = accrue(outputs.with_columns(developer_ppb=pl.lit(0)), credit_outputs(outputs.with_columns(developer_ppb=pl.lit(0)), shares))
+    amounts = accrue(
+        outputs.with_columns(developer_ppb=pl.lit(0)), credit_outputs(outputs.with_columns(developer_ppb=pl.lit(0)), shares)
+    )
     assert sorted(-a for k, a in amounts.items() if k.account != "receivable") == [333, 333, 334]

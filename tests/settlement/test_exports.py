@@ -9,7 +9,7 @@ import openpyxl
 import polars as pl
 import pytest
 
-from provenance.core.contracts import CREDITS, EVIDENCE, PAYOUTS
+from provenance.core.contracts import CREDITS, EVIDENCE, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
 from provenance.settlement.accrual import Account, totals
 from provenance.settlement.exports import build, current_key, point_to, write
@@ -37,7 +37,12 @@ def tables(revision=1, day_before=None):
         schema=EVIDENCE.schema,
         orient="row",
     )
-    credit = credits(DAY, credited, evidence)
+    by_rule = pl.DataFrame(
+        [(rule, "o1", "payable", "ann", share, share, share) for rule, share in (("srs", 0.55), ("flat", 0.25))],
+        schema=RULE_SHARES.schema,
+        orient="row",
+    )
+    credit = credits(DAY, credited, evidence, by_rule)
     opening = BEFORE if day_before is None else {**BEFORE, **{k: BEFORE.get(k, 0) + v for k, v in day_before.items()}}
     pay = payouts(
         DAY, revision, opening=opening, day_before=day_before or {}, day_after=AFTER, credits=credit, names=NAMES
@@ -73,6 +78,13 @@ def test_a_later_revision_takes_back_what_was_booked_before():
     ann = pay.row(by_predicate=pl.col("owner_id") == "ann", named=True)
     assert (ann["opening_balance_minor"], ann["earned_minor"], ann["adjustment_minor"]) == (545, 40, -45)
     assert ann["closing_balance_minor"] == 540
+
+
+def test_a_credit_says_what_each_rule_would_give():
+    _, credit = tables()
+    rules = dict(zip(credit["owner_id"], credit["rules"].to_list(), strict=True))
+    assert rules["ann"] == [{"rule": "flat", "share_ppb": 250_000_000}, {"rule": "srs", "share_ppb": 550_000_000}]
+    assert rules["bob"] == []
 
 
 def test_works_behind_a_credit_come_most_influential_first():

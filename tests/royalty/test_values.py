@@ -1,0 +1,78 @@
+"""What works are paid for, and what coalitions are worth to first order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provenance.royalty.shapley import exact, shapley
+from provenance.royalty.values import Expanded, kept_part
+
+OUTPUTS, EACH = 48, 12
+
+
+def game(owners=6, outputs=3, seed=0):
+    draws = np.random.default_rng(seed)
+    slopes = draws.standard_normal((3, owners, outputs))
+    slopes -= slopes.mean(axis=1, keepdims=True)
+    worth = np.cumsum(draws.random((5, outputs)), axis=0)
+    return Expanded(draws.integers(1, 9, owners).astype(float), np.array([0.1, 0.5, 0.9]), worth, slopes)
+
+
+def test_shapley_values_of_the_expansion_sum_to_what_everybody_adds():
+    played = game()
+    assert np.allclose(exact(played).sum(axis=0), played.worth[-1] - played.worth[0])
+
+
+def test_walking_an_order_values_its_coalitions():
+    played, order = game(), np.array([3, 0, 5, 1, 4, 2])
+    coalitions = np.tri(7, 6, -1, dtype=bool)[:, np.argsort(order)]
+    assert np.allclose(played.walk(order), played.values(coalitions))
+
+
+def test_sampled_values_agree_with_exact_ones():
+    played = game(owners=12)
+    many = shapley(game(owners=14, seed=1), width=0.05, most=4000, seed=1)
+    assert np.allclose(many.value.sum(axis=0), (lambda g: g.worth[-1] - g.worth[0])(game(owners=14, seed=1)))
+    from provenance.royalty.shapley import sampled
+
+    found = sampled(played, width=0.01, most=4000, seed=1)
+    assert np.abs(found.value - exact(played)).max() < 0.05 * np.abs(exact(played)).max()
+
+
+def noisy(seed, real=5, nothing=20, signal_to_noise=5.0):
+    """Values of works of owners, some of whom contribute and some of whom do not; the noise of an owner's sum is a fifth."""
+    draws = np.random.default_rng(seed)
+    mean = np.concatenate([np.full(real * EACH, 1 / EACH), np.zeros(nothing * EACH)])
+    noise = draws.standard_normal((OUTPUTS, len(mean))) / np.sqrt(EACH) / signal_to_noise
+    return mean + noise, real * EACH
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_twenty_owners_who_contributed_nothing_get_next_to_nothing(seed):
+    values, real = noisy(seed)
+    paid = np.maximum(values, 0) * kept_part(values)
+    share = paid[:, real:].sum() / paid.sum()
+    assert share <= 0.02
+    clipped = np.maximum(values, 0)
+    assert clipped[:, real:].sum() / clipped.sum() > 0.25  # what clipping alone hands them
+
+
+@given(st.integers(0, 1000), st.randoms())
+def test_splitting_oneself_changes_nothing(seed, chance):
+    values, _ = noisy(seed, real=2, nothing=1)
+    paid = np.maximum(values, 0) * kept_part(values)
+    mine = list(range(EACH))
+    chance.shuffle(mine)
+    by_sign = sorted(mine, key=lambda work: values[:, work].sum())
+    for order in (mine, by_sign):
+        cut = chance.randrange(EACH)
+        assert np.isclose(paid[:, order[:cut]].sum() + paid[:, order[cut:]].sum(), paid[:, :EACH].sum())
+
+
+def test_a_work_that_one_output_rests_on_is_paid_though_the_others_do_not():
+    values = np.zeros((OUTPUTS, 1))
+    values[3] = 1.0
+    assert kept_part(values)[0] == 1.0
+    values[4:] = -1.0
+    assert kept_part(values)[0] == 0.0
