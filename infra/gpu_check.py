@@ -18,7 +18,7 @@ from provenance.core.arrays import gpu_count
 
 NOTHING_RUN = 3
 CHECKOUT = Path(__file__).parents[1]
-TESTS = CHECKOUT / "tests/features/test_gpu.py"
+TESTS = [CHECKOUT / "tests/features/test_gpu.py", CHECKOUT / "tests/royalty/test_replay_gpu.py"]
 WORKLOAD = CHECKOUT / "var/workloads/code"
 LARGE = CHECKOUT / "var/gpu-check/model"
 
@@ -30,7 +30,7 @@ def main() -> int:
         tell(f"gpu-check: {missing} Nothing was run, and nothing is known about the GPU path here.")
         return NOTHING_RUN
     steps = [
-        ["pytest", "-m", "gpu", "-v", str(TESTS)],
+        ["pytest", "-m", "gpu", "-v", *map(str, TESTS)],
         *([] if (WORKLOAD / "outputs.parquet").exists() else [["tasks.cli", "workload", "code", str(WORKLOAD)]]),
         _bench(WORKLOAD / "model", "features,scoring,night"),
         _bench(LARGE, "features"),

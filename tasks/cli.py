@@ -419,6 +419,44 @@ def audit_srs(
     _audit("srs", (corpus, model, outputs, out), coalitions.Options(seeds, diagonal), workers, day, as_json=as_json)
 
 
+@audit_app.command("attacks")
+def audit_attacks(
+    corpus: CorpusFolder,
+    model: ModelFolder,
+    outputs: OutputFile,
+    out: OutFolder,
+    attacker: Annotated[str, typer.Option(help="The owner that attacks; by default the one with the median share.")] = "",
+    workers: Workers = None,
+    day: ClaimsDay = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have an owner split, copy, pad and pretend, and see what that gains under every royalty rule.
+
+    Splitting parts the owner's works among six identities, at random and sorted by what they add. The other attacks add works
+    to the corpus, and a model is trained on what comes of it: copies of the others' best works, exact and altered, with and
+    without copies being looked for; nonsense; works unlike any other; and twenty owners of nonsense alone. Writes
+    `attacks.json` and a figure, `attacks.png`. It runs on the CPU.
+
+    Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
+    """
+    from tasks import attacks
+    from tasks import attribute as task
+    from tasks.screens import attacks_screen
+    from tasks.watch import watch
+
+    request = task.Request(corpus, model, outputs, out, _claims_day(day))
+    with watch(Console(stderr=True)):
+        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
+        folder, result, store = attacks.audit_attacks(request, settings, attacker)
+    for name in ("attacks.json", "attacks.png"):
+        (out / name).write_bytes(store.read(f"{folder}/{name}"))
+    if as_json:
+        _print_json(result)
+    else:
+        console.print(*attacks_screen(result), sep="\n", soft_wrap=True)
+        console.print(f"{out / 'attacks'}.json, attacks.png")
+
+
 def _audit(
     kind: str,
     folders: tuple[Path, Path, Path, Path],

@@ -348,6 +348,20 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
     yield Text(f"{file}: a row for each output and owner. Outputs that nobody is credited for: {made['unattributed']}.")
 
 
+def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
+    """What each attack gains under every rule."""
+    table = _table(f"Attacks by {result['attacker']}: mean share before and after, by rule")
+    table.add_column("attack")
+    for rule in result["rules"]:
+        table.add_column(rule, justify="right", no_wrap=True)
+    for row in result["attacks"]:
+        cells = [f"{row['had'][rule]:.1%} {row['gain'][rule] * 100:+.1f}" for rule in result["rules"]]
+        table.add_row(row["attack"], *cells)
+    yield table
+    for row in result["attacks"][1:]:
+        yield Text(f"{row['attack']}: {row['says']}", style="dim")
+
+
 def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How far rules and baselines are from what retraining on coalitions gives."""
     truths = list(next(iter(result["methods"].values())))

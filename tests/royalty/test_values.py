@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provenance.royalty.shapley import exact, shapley
+from provenance.royalty.shapley import exact, sampled, shapley
 from provenance.royalty.values import Expanded, kept_part
 
 OUTPUTS, EACH = 48, 12
@@ -32,10 +32,9 @@ def test_walking_an_order_values_its_coalitions():
 
 def test_sampled_values_agree_with_exact_ones():
     played = game(owners=12)
-    many = shapley(game(owners=14, seed=1), width=0.05, most=4000, seed=1)
-    assert np.allclose(many.value.sum(axis=0), (lambda g: g.worth[-1] - g.worth[0])(game(owners=14, seed=1)))
-    from provenance.royalty.shapley import sampled
-
+    larger = game(owners=14, seed=1)
+    many = shapley(larger, width=0.05, most=4000, seed=1)
+    assert np.allclose(many.value.sum(axis=0), larger.worth[-1] - larger.worth[0])
     found = sampled(played, width=0.01, most=4000, seed=1)
     assert np.abs(found.value - exact(played)).max() < 0.05 * np.abs(exact(played)).max()
 
@@ -76,3 +75,16 @@ def test_a_work_that_one_output_rests_on_is_paid_though_the_others_do_not():
     assert kept_part(values)[0] == 1.0
     values[4:] = -1.0
     assert kept_part(values)[0] == 0.0
+
+
+def test_a_sketch_keeps_inner_products_on_average():
+    from provenance.features.exact import sketch
+
+    draws = np.random.default_rng(0)
+    rows = draws.standard_normal((2, 20_000)).astype(np.float32)
+    rows[1] += rows[0]
+    found = [sketch(rows, 512, seed=seed, checkpoint="c") for seed in range(200)]
+    products = np.array([each[0] @ each[1] for each in found])
+    error = np.linalg.norm(rows[0]) * np.linalg.norm(rows[1]) / np.sqrt(512)
+    assert abs(products.mean() - rows[0] @ rows[1]) < 4 * error / np.sqrt(200)
+    assert 0.5 * error < products.std() < 2 * error

@@ -1,0 +1,228 @@
+"""Audit `attacks`: somebody splits, copies, pads or pretends; what does that bring under every royalty rule?
+
+OUT/attacks/<attack>/corpus, model    the corpus that the attacker has changed, and the model trained on it
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load as load_tensors
+
+from provenance.core.errors import ContractError, ModelError
+from provenance.core.money import PPB
+from provenance.core.store import Store
+from provenance.corpus.examples import Corpus, parties, read_corpus
+from provenance.features.model import read_model
+from provenance.royalty.contracts import Contract
+from provenance.validation import results
+from provenance.validation.figures import attacks_figure
+from tasks import attribute as task
+from tasks.night import read_written
+from tasks.replay import read_worth, values_key
+from tasks.royalty import value_night
+
+if TYPE_CHECKING:
+    from tasks.attribute import Request
+    from tasks.night import Night
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.attacks")
+
+SEED = 101
+IDENTITIES, NOBODIES = 6, 20
+# Contents of fewer words are altered byte by byte.
+FEW_WORDS = 12
+LONG_AGO, NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+RULES = ("faithful", "srs", "proportional", "flat")
+# Bytes of somebody who pretends to have written something: letters without sense.
+LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz    \n", dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A corpus that an attacker has changed.
+
+    Attributes:
+        says: what the attacker did.
+        mine: whose shares are the attacker's.
+        trained: whether it takes another model.
+    """
+
+    name: str
+    says: str
+    corpus: Corpus
+    mine: frozenset[str]
+    trained: bool
+
+
+def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> tuple[str, dict[str, Any], Store]:
+    """Run every attack; returns the folder of the result, the result, and the store that has them.
+
+    Args:
+        attacker: an owner; by default the one with the median share under `faithful`.
+    """
+    corpus = _dated(read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name))
+    model = read_model(request.model)
+    trainer: Any = model.adapter()
+    if not hasattr(trainer, "train"):
+        where = f"adapter {model.card.adapter}"
+        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
+    with task.opened(request, settings) as (opened, night):
+        store = opened.store.open()
+
+        honest = Attack("honest", "nobody attacks", corpus, frozenset(), trained=True)
+        before, mine, kept = _shares(honest, request, trainer, opened, "earliest")
+        attacker = attacker or sorted(before["faithful"], key=before["faithful"].__getitem__)[len(before["faithful"]) // 2]
+        if attacker not in before["faithful"]:
+            raise ContractError("--attacker", expected=f"one of {', '.join(sorted(before['faithful']))}", found=repr(attacker))
+        values = _values_of(kept, mine)
+        rows = [_row(honest, attacker, before, before)]
+        for attack in _attacks(corpus, attacker, values):
+            rows.append(_row(attack, attacker, before, _shares(attack, request, trainer, opened, "earliest")[0]))
+            if "copies" in attack.name:
+                without = replace(attack, name=f"{attack.name}, not looked for")
+                rows.append(_row(without, attacker, before, _shares(attack, request, trainer, opened, "off")[0]))
+        result = {"night": {"model_id": night.model_id}, "attacker": attacker, "rules": list(RULES), "attacks": rows}
+        return results.publish(store, "attacks", result, attacks_figure(result)), result, store
+
+
+def _attacks(corpus: Corpus, attacker: str, values: dict[str, float]) -> list[Attack]:
+    """Every attack on a corpus.
+
+    Args:
+        values: of examples, summed over outputs.
+    """
+    draws = np.random.default_rng(SEED)
+    held = parties(corpus.examples, corpus.claims, NOW.date())
+    works = held.filter((pl.col("party_id") == attacker) & (pl.col("stake_ppb") == PPB))["work_id"].to_list()
+    of_works = corpus.examples.filter(pl.col("work_id").is_in(works)).select("work_id", "example_id")
+    worth = dict.fromkeys(works, 0.0)
+    for work, example in of_works.iter_rows():
+        worth[work] += values[example]
+    by_value = sorted(works, key=worth.__getitem__)
+    others = corpus.examples.filter(~pl.col("work_id").is_in(works))
+    best = others.sort(pl.col("example_id").replace_strict(values), descending=True).head(max(1, len(of_works)))
+    alike = others.head(len(of_works))["content"].to_list()
+    copied = best["content"].to_list()
+    nobodies = [f"nobody-{number:02d}" for number in range(NOBODIES)]
+    nonsense = [_nonsense(draws, len(content)) for content in others.head(2 * NOBODIES)["content"]]
+    strange = [bytes([ord("A") + at % 26]) * len(content) for at, content in enumerate(alike)]
+    return [
+        _split("split at random", corpus, attacker, draws.permutation(works).tolist()),
+        _split("split by value", corpus, attacker, by_value),
+        _added("exact copies", "copies as many of the others' best works as it has", corpus, copied, [attacker]),
+        _added("near copies", "the same, every twelfth word changed", corpus, [_altered(c) for c in copied], [attacker]),
+        _added(
+            "padding", "adds as much nonsense as it has works", corpus, [_nonsense(draws, len(c)) for c in alike], [attacker]
+        ),
+        _added("outliers", "adds as many works unlike any other", corpus, strange, [attacker]),
+        _added("nobodies", f"{NOBODIES} owners of nonsense alone, together", corpus, nonsense, nobodies),
+    ]
+
+
+def _split(name: str, corpus: Corpus, attacker: str, works: list[str]) -> Attack:
+    """The attacker's works parted among identities, in the order given."""
+    whose = {work: f"{attacker}-{at * IDENTITIES // len(works)}" for at, work in enumerate(works)}
+    mine = pl.col("work_id").is_in(works) & (pl.col("owner_id") == attacker)
+    owner = pl.when(mine).then(pl.col("work_id").replace_strict(whose, default=None)).otherwise("owner_id")
+    claims = corpus.claims.with_columns(owner_id=owner)
+    identities = sorted(set(whose.values()))
+    owners = pl.concat([corpus.owners, _owners(identities)], how="diagonal_relaxed")
+    says = f"the attacker is {IDENTITIES} people"
+    return Attack(name, says, Corpus(corpus.examples, claims, owners), frozenset({attacker, *identities}), trained=False)
+
+
+def _added(name: str, says: str, corpus: Corpus, contents: list[bytes], whose: list[str]) -> Attack:
+    """A corpus with works more, collected later than all others."""
+    works = [f"{name}/{number:04d}" for number in range(len(contents))]
+    more = pl.DataFrame({"work_id": works, "example_id": works, "content": contents})
+    more = more.with_columns(modality=pl.lit(corpus.examples["modality"][0]), acquired_at=pl.lit(NOW, pl.Datetime("us", "UTC")))
+    claims = [{"work_id": work, "owner_id": whose[at % len(whose)], "stake_ppb": PPB} for at, work in enumerate(works)]
+    new = [owner for owner in whose if owner not in set(corpus.owners["owner_id"])]
+    changed = Corpus(
+        pl.concat([corpus.examples, more], how="diagonal_relaxed").with_columns(pl.col("split").fill_null("train")),
+        pl.concat([corpus.claims, pl.DataFrame(claims)], how="diagonal_relaxed"),
+        pl.concat([corpus.owners, _owners(new)], how="diagonal_relaxed"),
+    )
+    return Attack(name, says, changed, frozenset(whose), trained=True)
+
+
+def _owners(names: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"owner_id": names, "name": names}, schema={"owner_id": pl.String, "name": pl.String})
+
+
+def _nonsense(draws: np.random.Generator, size: int) -> bytes:
+    return LETTERS[draws.integers(0, len(LETTERS), size)].tobytes()
+
+
+def _altered(content: bytes) -> bytes:
+    """The same with every twelfth word turned round, or, where there are no words, every 24th byte raised by one."""
+    words = content.split(b" ")
+    if len(words) >= FEW_WORDS:
+        return b" ".join(word[::-1] if at % 12 == 11 else word for at, word in enumerate(words))
+    return bytes((byte + 1) % 256 if at % 24 == 23 else byte for at, byte in enumerate(content))
+
+
+def _dated(corpus: Corpus) -> Corpus:
+    """What the model was trained on, collected long before the attacker comes, unless it says otherwise."""
+    examples = corpus.examples.filter(pl.col("split") == "train").drop("content_sha256")
+    if examples["modality"][0] == "image":
+        raise ContractError("audit attacks: corpus", expected="text, code or music, to copy and to alter", found="images")
+    long_ago = pl.lit(LONG_AGO, pl.Datetime("us", "UTC"))
+    return Corpus(examples.with_columns(pl.col("acquired_at").fill_null(long_ago)), corpus.claims, corpus.owners)
+
+
+def _shares(
+    attack: Attack, request: Request, trainer: Any, settings: Settings, duplicates: Literal["earliest", "off"]
+) -> tuple[dict[str, dict[str, float]], Night, Store]:
+    """Mean shares of parties by rule, on the model that the corpus makes; and the night in which they were found."""
+    folder = request.out / "attacks" / attack.name.replace(" ", "-")
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    for name in ("examples", "claims", "owners"):
+        getattr(attack.corpus, name).write_parquet(folder / "corpus" / f"{name}.parquet")
+    model = folder / "model" if attack.trained else request.out / "attacks/honest/model"
+    if not (model / "model.toml").exists():
+        log.info("attacks: training with %s", attack.name)
+        contents = attack.corpus.examples["content"].to_list()
+        shutil.copytree(request.model, model, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
+        trainer.train(contents, seed=SEED, folder=model)
+    asked = replace(request, corpus=folder / "corpus", model=model, out=folder)
+    contract = Contract(name="attacked", developer_ppb=0, duplicates=duplicates)
+    with task.opened(asked, settings) as (opened, plain):
+        store = opened.store.open()
+        night = value_night(store, plain, contract, opened)
+    table = read_written(store, night.folder, "values", "rule_shares.parquet")
+    outputs = night.read_outputs(store).height
+    means: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
+    for rule, party, share in table.group_by("rule", "party_id").agg(pl.col("share").sum() / outputs).iter_rows():
+        means[rule][party] = share
+    return means, night, store
+
+
+def _values_of(store: Store, night: Night) -> dict[str, float]:
+    """What every example adds to the night's outputs together."""
+    worth = read_worth(store, night.folder)
+    found: dict[str, float] = {}
+    longer = float((worth.ends[1] - worth.ends[0]).sum()) / worth.examples
+    for part in night.frozen_corpus(store).shards:
+        examples = store.read_table(part.key, columns=["example_id"])["example_id"]
+        turned = load_tensors(store.read(values_key(night.folder, part.sha256)))["by_checkpoint"].sum(axis=(0, 1))
+        found |= dict(zip(examples, (turned - worth.mean[0].sum() + longer).tolist(), strict=True))
+    return found
+
+
+def _row(
+    attack: Attack, attacker: str, before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """What the attacker had and has, under every rule; nobodies had nothing."""
+    mine = attack.mine or {attacker}
+    had = {rule: sum(before[rule].get(owner, 0.0) for owner in mine) for rule in RULES}
+    has = {rule: sum(after[rule].get(owner, 0.0) for owner in mine) for rule in RULES}
+    return {"attack": attack.name, "says": attack.says, "had": had, "has": has, "gain": {r: has[r] - had[r] for r in RULES}}
