@@ -41,8 +41,8 @@ IDENTITIES, NOBODIES = 6, 20
 FEW_WORDS = 12
 LONG_AGO, NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
 RULES = ("faithful", "srs", "proportional", "flat")
-# Bytes of somebody who pretends to have written something: letters without sense.
-LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz    \n", dtype=np.uint8)
+# What somebody writes who pretends to have written something: signs of scripts that no work is written in.
+NONSENSE = (0x0080, 0x0800)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _owners(names: list[str]) -> pl.DataFrame:
 
 
 def _nonsense(draws: np.random.Generator, size: int) -> bytes:
-    return LETTERS[draws.integers(0, len(LETTERS), size)].tobytes()
+    return "".join(map(chr, draws.integers(*NONSENSE, max(1, size // 2)))).encode()
 
 
 def _altered(content: bytes) -> bytes:
