@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NOTICE = "The revenue of this demo is invented, and no money moves."
 # The invented price list: what an output of each plan earns, in minor units.
 PRICES = (("EUR", 149), ("USD", 199), ("EUR", 499), ("USD", 89))
-ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score")
+ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay", "royalty.value")
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def _run(day: date, console: Console) -> None:
                 break
     local_airflow.stop_unless_good(dag_id, run, log, console)
     attribution = sum(run.seconds[task] for task in ATTRIBUTION)
-    console.print(f"[dim]Attribution (features, curvature, scores) took {attribution:.0f} s.[/]\n")
+    console.print(f"[dim]Attribution (features, curvature, scores, replay, values) took {attribution:.0f} s.[/]\n")
 
     console.print(*owners_screen(store, str(day)), sep="\n")
     first = f"{day}-000"
@@ -161,7 +161,9 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
             progress.update(bar, completed=done, total=steps, loss=f"{loss:.2f} nats/byte")
 
         started = time.monotonic()
-        CausalLM(aside, epochs=4.5).train(contents, seed=1, folder=aside, model_id=folder.name, progress=step)
+        CausalLM(aside, epochs=4.5, keep=(0.2, 0.4, 0.6, 1.0)).train(
+            contents, seed=1, folder=aside, model_id=folder.name, progress=step
+        )
     (aside / note.name).write_text(json.dumps({"contents": fingerprint}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
