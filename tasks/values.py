@@ -21,6 +21,7 @@ from provenance.royalty import shares as rules
 from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import shapley
+from provenance.royalty.shapley import shares as in_shares
 from provenance.royalty.values import Expanded, kept_part
 from tasks.cluster import compute_tree, open_cluster
 from tasks.night import night_to_compute, read_written
@@ -120,8 +121,7 @@ def _sums(
     client, cluster = where
     clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
     worth = read_worth(store, night.folder)
-    place = {output: at for at, output in enumerate(night.read_outputs(store)["output_id"])}
-    chosen = [place[output] for output in output_ids]
+    chosen = _places(store, night, output_ids)
     job = _Reduce(
         store=store,
         folder=night.folder,
@@ -140,6 +140,12 @@ def _sums(
     return combine([found, _reduce_clusters(job, clusters, contract, parts)]) if clusters.height else found
 
 
+def _places(store: Store, night: Night, output_ids: list[str]) -> list[int]:
+    """Where some outputs stand among the night's."""
+    place = {output: at for at, output in enumerate(night.read_outputs(store)["output_id"])}
+    return [place[output] for output in output_ids]
+
+
 def _by_value(store: Store, night: Night, output_ids: list[str], found: ShardScores) -> list[pl.DataFrame]:
     """Shares under the rules `faithful` and `srs`."""
     how, worth = night.method["values"], read_worth(store, night.folder)
@@ -149,8 +155,7 @@ def _by_value(store: Store, night: Night, output_ids: list[str], found: ShardSco
         for source, of_outputs in enumerate(found.sums[:paid])
         for output, row in zip(output_ids, of_outputs, strict=True)
     ]
-    place = {output: at for at, output in enumerate(night.read_outputs(store)["output_id"])}
-    chosen = [place[output] for output in output_ids]
+    chosen = _places(store, night, output_ids)
     game = Expanded(
         counts=found.sums[-1][0],
         rates=nodes(how["nodes"])[0],
@@ -170,8 +175,7 @@ def _srs(game: Expanded, held: pl.DataFrame, output_ids: list[str], width: float
         log.info("srs: %d orders of %d owners, widest interval %.3f", orders, game.players, widest)
 
     found = shapley(game, width=width, most=ORDERS, seed=SEED, progress=tell)
-    positive = np.maximum(found.value, 0)
-    share = np.divide(positive, positive.sum(axis=0), out=np.zeros_like(positive), where=positive.sum(axis=0) > 0)
+    share = in_shares(found.value)
     rows = [
         held.with_columns(
             rule=pl.lit(rules.SRS),
