@@ -25,6 +25,7 @@ from provenance.features.exact import sketch, whole_gradients, whole_position, w
 from provenance.features.model import example_losses
 from provenance.royalty.diagonal import differentiate, nodes
 from provenance.royalty.replay import Optimiser, Run, Snapshot, between
+from provenance.royalty.values import common_push
 from tasks.cluster import compute, compute_tree, open_cluster
 from tasks.featurise import close_models, recipe
 from tasks.night import fetch_model, night_to_compute
@@ -133,12 +134,14 @@ class Worth:
         ends: what the outputs are worth to nobody's model and to everybody's: minus their losses, `(2, Q)`.
         at_nodes: and to models of a part of everything, `(F, Q)`.
         mean: over all examples of their values by checkpoint `(C, Q)` and by node `(F, Q)`.
+        push: what works commonly push all outputs together.
         cosines: by checkpoint, between where everybody's replay stands and where the real run did.
     """
 
     ends: np.ndarray
     at_nodes: np.ndarray
     mean: tuple[np.ndarray, np.ndarray]
+    push: float
     examples: int
     cosines: dict[str, float]
 
@@ -174,7 +177,8 @@ def replay(folder: str, settings: Settings | None = None) -> str:
     log.info("replay: everybody's stands at a cosine of %.2f to %.2f with the real run", low, high)
     if low < FOLLOWS:
         log.warning("replay: it does not follow the real run, and what it says of works may be wrong; audit it")
-    store.write(f"{folder}/replay.json", canonical_json({"examples": worth.examples, "cosines": worth.cosines}))
+    facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push}
+    store.write(f"{folder}/replay.json", canonical_json(facts))
     return folder
 
 
@@ -182,7 +186,7 @@ def read_worth(store: Store, folder: str) -> Worth:
     """What the replay of a night has found of its outputs."""
     tensors, facts = load_tensors(store.read(f"{folder}/worth.safetensors")), store.read_json(f"{folder}/replay.json")
     mean = (tensors["by_checkpoint"], tensors["by_node"])
-    return Worth(tensors["ends"], tensors["at_nodes"], mean, facts["examples"], facts["cosines"])
+    return Worth(tensors["ends"], tensors["at_nodes"], mean, facts["push"], facts["examples"], facts["cosines"])
 
 
 def _stream_values(here: _Here, shared: _Replay) -> Worth:
@@ -211,8 +215,9 @@ def _stream_values(here: _Here, shared: _Replay) -> Worth:
     stream = _Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
     parts = [part.sha256 for part in here.night.frozen_corpus(store).shards if part.rows]
     items = [(part, tuple(sketched[part, checkpoint] for checkpoint in shared.kept)) for part in parts]
-    sums = compute_tree(here.client, _stream, stream, items, _add, settings=cluster, what="values of examples")
-    return Worth(ends, at_nodes, (sums[0] / shared.examples, sums[1] / shared.examples), shared.examples, cosines)
+    *sums, push = compute_tree(here.client, _stream, stream, items, _add, settings=cluster, what="values of examples")
+    mean = (sums[0] / shared.examples, sums[1] / shared.examples)
+    return Worth(ends, at_nodes, mean, common_push(push), shared.examples, cosines)
 
 
 def optimiser_of(model: Model) -> Optimiser:
@@ -292,7 +297,8 @@ def _signs(example: str, rows: int) -> np.ndarray:
 
 
 def _add(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    return tuple(np.sum(np.stack(side), axis=0) for side in zip(*parts, strict=True))
+    *sums, push = zip(*parts, strict=True)
+    return (*(np.sum(np.stack(side), axis=0) for side in sums), np.concatenate(push))
 
 
 @lru_cache(maxsize=1)
@@ -308,7 +314,7 @@ def _read_snapshots(url: str, options: tuple[tuple[str, str], ...], keys: tuple[
 
 
 def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Write queries for every checkpoint kept.
+    """Write queries for every checkpoint kept: a row for each output, and one for what works push all of them.
 
     Returns:
         losses at the node, losses at both ends of the run, and the cosine with the real run by checkpoint.
@@ -345,10 +351,11 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
     node = differentiate(run, rate, replay.weights[item.node], path)
     tensors: dict[str, np.ndarray] = {}
     for at, checkpoint in enumerate(card):
-        of_gradient = node.slopes.of_gradient[at]
+        of_gradient, push = node.slopes.of_gradient[at], node.push.of_gradient[at]
         if checkpoint.file in replay.kept and of_gradient is not None:
             scale = metric(marks[at].square)
-            rows = xp.where(scale > 0, of_gradient / xp.where(scale > 0, scale, 1 + 0 * scale), 0 * of_gradient)
+            rows = xp.concat([of_gradient, push], axis=0)
+            rows = xp.where(scale > 0, rows / xp.where(scale > 0, scale, 1 + 0 * scale), 0 * rows)
             kept = sketch(rows, replay.numbers, seed=replay.seed, checkpoint=checkpoint.file)
             tensors[checkpoint.file] = np.ascontiguousarray(to_numpy(kept)) / np.float32(replay.examples)
     store.write(item.key, save_tensors(tensors or {"nothing": np.zeros(1)}))
@@ -434,11 +441,12 @@ def _sketch_one(shared: _Replay, task: _Task) -> str:
 
 
 def _stream(stream: _Stream, item: tuple[str, tuple[str, ...]]) -> tuple[np.ndarray, ...]:
-    """Write the values of every example of a shard; returns their sums."""
+    """Write the values of every example of a shard, and what it pushes; returns the sums of the values, and the pushes."""
     part, keys = item
     xp = namespace_of(stream.device)
     turned: list[Array] = []
     by_node: Any = 0.0
+    push: Any = 0.0
     for checkpoint, key in zip(stream.kept, keys, strict=True):
         stored = load_tensors(stream.store.read(key))
         rows = xp.asarray(stored["codes"].astype(np.float32) * stored["scale"])
@@ -447,13 +455,15 @@ def _stream(stream: _Stream, item: tuple[str, tuple[str, ...]]) -> tuple[np.ndar
             for node, query in enumerate(queries):
                 known = _read_query(stream.store.url, tuple(sorted(stream.store.options.items())), query)
                 if checkpoint in known:
-                    found = xp.asarray(known[checkpoint]) @ xp.matrix_transpose(rows)
-                    at_nodes[node, begin : begin + size] = to_numpy(found)
+                    found = to_numpy(xp.asarray(known[checkpoint]) @ xp.matrix_transpose(rows))
+                    at_nodes[node, begin : begin + size] = found[:size]
+                    push = push + stream.weights[node] * found[size]
         turned.append(np.tensordot(np.asarray(stream.weights, dtype=np.float32), at_nodes, 1))
         by_node = by_node + at_nodes
     by_checkpoint = np.stack(turned)
-    stream.store.write(values_key(stream.folder, part), save_tensors({"by_checkpoint": by_checkpoint, "by_node": by_node}))
-    return by_checkpoint.sum(axis=2, dtype=np.float64), by_node.sum(axis=2, dtype=np.float64)
+    tensors = {"by_checkpoint": by_checkpoint, "by_node": by_node, "push": push}
+    stream.store.write(values_key(stream.folder, part), save_tensors(tensors))
+    return by_checkpoint.sum(axis=2, dtype=np.float64), by_node.sum(axis=2, dtype=np.float64), push
 
 
 @lru_cache(maxsize=64)

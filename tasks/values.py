@@ -22,7 +22,7 @@ from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import shapley
 from provenance.royalty.shapley import shares as in_shares
-from provenance.royalty.values import Expanded, kept_part
+from provenance.royalty.values import Expanded, kept_part, lengthening
 from tasks.cluster import compute_tree, open_cluster
 from tasks.night import night_to_compute, read_written
 from tasks.replay import read_worth, values_key
@@ -52,6 +52,7 @@ class _Reduce:
         chosen: the contract's outputs, as places among the night's.
         mean: of `by_checkpoint` and `by_node` over all examples.
         added: what an example adds by making the run longer, by output.
+        push: what examples commonly push.
     """
 
     store: Store
@@ -63,6 +64,7 @@ class _Reduce:
     output_ids: tuple[str, ...]
     mean: tuple[np.ndarray, np.ndarray]
     added: np.ndarray
+    push: float
     top: int
 
 
@@ -132,6 +134,7 @@ def _sums(
         output_ids=tuple(output_ids),
         mean=(worth.mean[0][:, chosen], worth.mean[1][:, chosen]),
         added=(worth.ends[1] - worth.ends[0])[chosen] / worth.examples,
+        push=worth.push,
         top=night.method["evidence"],
     )
     parts = [part.sha256 for part in night.frozen_corpus(store).shards if part.rows]
@@ -214,7 +217,7 @@ def _summed(
     outputs = list(job.chosen)
     turned = [tensors["by_checkpoint"][:, outputs][:, :, rows].astype(np.float64) - job.mean[0][:, :, None]]
     at_nodes = tensors["by_node"][:, outputs][:, :, rows].astype(np.float64) - job.mean[1][:, :, None]
-    longer = np.broadcast_to(job.added[:, None], turned[0].shape[1:])
+    longer = job.added[:, None] * lengthening(tensors["push"][rows].astype(np.float64), job.push)
     value = turned[0].sum(axis=0) + longer
     paid = (value > 0) * kept_part(value)
     blocks = [*(block * paid for block in turned[0]), longer * paid, *at_nodes, np.ones_like(value)]
@@ -239,9 +242,9 @@ def _reduce_clusters(job: _Reduce, clusters: pl.DataFrame, contract: Contract, p
         at = np.array([column[name] for name in examples["cluster_id"]])
         np.add.at(size, at, 1)
         for name, tensor in tensors.items():
-            total = sums.setdefault(name, np.zeros((*tensor.shape[:2], len(names))))
+            total = sums.setdefault(name, np.zeros((*tensor.shape[:-1], len(names))))
             for place, row in zip(at, examples["row"], strict=True):
-                total[:, :, place] += tensor[:, :, row]
+                total[..., place] += tensor[..., row]
     found = pl.concat(members, how="diagonal_relaxed")
     held = _held_clusters(found, job.claims, job.day, contract)
     first = found.sort("cluster_id", "example_id").unique("cluster_id", keep="first").sort("cluster_id")

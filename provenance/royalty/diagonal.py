@@ -7,6 +7,9 @@ works; it is a linear function of a work's gradients at the checkpoints, which a
 
 A work adds in two ways. It turns the gradient, which is its own less everybody's mean, and it makes the run longer, which is
 what any work does. The values of all works sum to v(1) - v(0), the fall of the real run's losses.
+
+What a work itself pushes is another derivative: with the optimiser's second moments held as they are, the place where a run
+ends is moved by each work's own gradients, and by nothing else. Nonsense makes a run longer, but it pushes nowhere good.
 """
 
 from __future__ import annotations
@@ -48,12 +51,14 @@ class Node:
         rate, weight: of the quadrature.
         loss: of the outputs with a part t of everything, `(Q,)`.
         slopes: derivatives with respect to a work's weight, but for what a longer run makes.
+        push: of the sum of all outputs, with second moments held, `(1, P)` each: not less its mean.
     """
 
     rate: float
     weight: float
     loss: np.ndarray
     slopes: Functional
+    push: Functional
 
 
 def nodes(count: int = NODES) -> tuple[np.ndarray, np.ndarray]:
@@ -68,28 +73,36 @@ def differentiate(run: Run, rate: float, weight: float, path: tuple[Array, np.nd
     Args:
         path: everybody's replay, where it is known already.
     """
-    xp = run.xp
     strides = run.replay(rate)
     clock = strides[-1].clock
     low, part = (side[0].item() for side in between(np.array([clock]), run.clocks))
-    # Backwards: derivatives of minus the loss with respect to where the run stands, and to the optimiser's moments.
-    of_x = -((1 - part) * run.snapshots[low].slope + part * run.snapshots[low + 1].slope)
-    of_first, of_second = xp.zeros_like(of_x), xp.zeros_like(of_x)
+    of_end = -((1 - part) * run.snapshots[low].slope + part * run.snapshots[low + 1].slope)
+    slopes = _backwards(run, strides, of_end, rate, held=False)
+    push = _backwards(run, strides, run.xp.sum(of_end, axis=0, keepdims=True), rate, held=True)
+    return Node(rate, weight, loss_at(run, strides[-1].end, clock, path or run.path()), slopes, push)
+
+
+def _backwards(run: Run, strides: list[Stride], of_x: Array, rate: float, *, held: bool) -> Functional:
+    """From derivatives with respect to where a replay ends to those with respect to a work's gradients.
+
+    Args:
+        held: second moments stay as they are, whatever works do.
+    """
+    of_first, of_second = run.xp.zeros_like(of_x), run.xp.zeros_like(of_x)
     gradients: list[Array] = [None for _ in run.snapshots]
     squares: list[Array] = [None for _ in run.snapshots]
     for stride in reversed(strides):
-        of_x, of_first, of_second, of_mean, of_square = _stride_back(run, stride, of_x, of_first, of_second)
+        of_x, of_first, of_second, of_mean, of_square = _stride_back(run, stride, (of_x, of_first, of_second), held=held)
         for at, share in stride.near:
             turned = share * (of_mean - 2 * of_square * run.snapshots[at].gradient)
             gradients[at] = turned if gradients[at] is None else gradients[at] + turned
             squares[at] = share * of_square if squares[at] is None else squares[at] + share * of_square
-    slopes = Functional(*([each if each is None else each / rate for each in side] for side in (gradients, squares)))
-    return Node(rate, weight, loss_at(run, strides[-1].end, clock, path or run.path()), slopes)
+    return Functional(*([each if each is None else each / rate for each in side] for side in (gradients, squares)))
 
 
-def _stride_back(run: Run, stride: Stride, of_end: Array, of_first: Array, of_second: Array) -> tuple[Array, ...]:
+def _stride_back(run: Run, stride: Stride, after: tuple[Array, Array, Array], *, held: bool) -> tuple[Array, ...]:
     """From derivatives after a stride to those before it: of place and moments, and of its mean gradient and mean square."""
-    how = run.optimiser
+    how, (of_end, of_first, of_second) = run.optimiser, after
     root, by_first, by_own = run.scales(stride)
     scale = by_own / root
     gain = run.gain(stride.steps)
@@ -98,7 +111,7 @@ def _stride_back(run: Run, stride: Stride, of_end: Array, of_first: Array, of_se
     of_before = of_end - run.back(pulled @ stride.inverse, stride.near)
     of_mean = gain * of_first - scale * of_before
     of_first = how.momentum**stride.steps * of_first - by_first / root * of_before
-    if how.kind == "sgd":
+    if held or how.kind == "sgd":
         return of_before, of_first, of_second, of_mean, 0 * of_mean
     # The root of the second moment divides the whole stride.
     of_root = of_before * ((by_first * stride.first + by_own * stride.at_end) / root**2)

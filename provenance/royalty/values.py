@@ -9,6 +9,8 @@ from scipy.interpolate import PchipInterpolator
 
 # A work is paid for what it adds over the night, less so many times the error that its own negative values show.
 MARGIN = 2.0
+# A work that pushes this part of what works commonly push is paid fully for the longer run.
+PUSH = 0.25
 
 
 def kept_part(values: np.ndarray) -> np.ndarray:
@@ -29,6 +31,27 @@ def kept_part(values: np.ndarray) -> np.ndarray:
     earned = np.maximum(0, gained + negative.sum(axis=0) - MARGIN * error)
     found: np.ndarray = np.divide(earned, gained, out=np.zeros_like(gained), where=gained > 0)
     return found
+
+
+def lengthening(push: np.ndarray, common: float) -> np.ndarray:
+    """What part of a longer run's worth each work is paid for, `(n,)` from 0 to 1.
+
+    A run of so many passes is the longer the more works there are, and a longer run serves every output, whatever the works
+    that lengthen it say. Who pads a corpus with nonsense would be paid for that. So a work is paid for it only as far as its
+    own gradients push the night's outputs the right way.
+
+    Args:
+        push: of each work, over all outputs of the night, `(n,)`.
+        common: `common_push` of all works.
+    """
+    found: np.ndarray = np.clip(push / (PUSH * common), 0, 1) if common > 0 else np.ones_like(push)
+    return found
+
+
+def common_push(push: np.ndarray) -> float:
+    """The median of those works that push the right way: nonsense, however much, cannot make it small at will."""
+    right = push[push > 0]
+    return float(np.median(right)) if len(right) else 0.0
 
 
 @dataclass(frozen=True)

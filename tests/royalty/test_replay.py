@@ -1,5 +1,7 @@
 """A replay is the real run where gradients are linear; its derivative is what finite differences say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,39 @@ def test_the_derivative_backwards_is_the_derivative_by_differences(kind, rate):
         up[work], down[work] = 1 + 1e-5, 1 - 1e-5
         differences = (worth(up) - worth(down)) / 2e-5
         assert np.allclose(backwards[work] * rate / WORKS, differences, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_push_is_the_derivative_with_second_moments_held(kind, monkeypatch):
+    how = Optimiser(kind, batch_size=2)
+    plain = run_of(how)
+    node = differentiate(plain, 1.0, 1.0)
+    held = [stride.second for stride in plain.replay(1.0)]
+    stride_of = Run._stride
+    x, y = problem()
+
+    def stride_with_moments_held(run, state, clocks, steps, number):
+        scales = run.scales
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "scales", lambda stride: scales(replace(stride, second=held[number])), raising=False)
+            return stride_of(run, state, clocks, steps, number)
+
+    monkeypatch.setattr(Run, "_stride", stride_with_moments_held)
+    path = plain.path()
+
+    def worth(gradients):
+        marks = [replace(s, gradient=g) for s, g in zip(plain.snapshots, gradients, strict=True)]
+        end = Run(marks, how).replay(1.0)[-1]
+        return -loss_at(plain, end.end, end.clock, path).sum()
+
+    means = [snapshot.gradient for snapshot in plain.snapshots]
+    of_works = [(x @ trained(kind)[mark] - y)[:, None] * x for mark in MARKS]
+    for work in range(WORKS):
+        push = sum(
+            (g[work] @ part.T).item() for g, part in zip(of_works, node.push.of_gradient, strict=True) if part is not None
+        )
+        up, down = ([mean + sign * 1e-5 * g[work] for mean, g in zip(means, of_works, strict=True)] for sign in (1, -1))
+        assert np.isclose(push, (worth(up) - worth(down)) / 2e-5, rtol=1e-4, atol=1e-8)
 
 
 def test_nodes_integrate_a_polynomial():

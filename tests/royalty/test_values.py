@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.royalty.shapley import exact, sampled, shapley
-from provenance.royalty.values import Expanded, kept_part
+from provenance.royalty.values import PUSH, Expanded, common_push, kept_part, lengthening
 
 OUTPUTS, EACH = 48, 12
 
@@ -75,6 +75,16 @@ def test_a_work_that_one_output_rests_on_is_paid_though_the_others_do_not():
     assert kept_part(values)[0] == 1.0
     values[4:] = -1.0
     assert kept_part(values)[0] == 0.0
+
+
+def test_only_works_that_push_the_right_way_are_paid_for_a_longer_run():
+    push = np.array([1.0, 3.0, 2.0, PUSH, -4.0, 0.0])
+    common = common_push(push)
+    assert common == 1.5
+    assert lengthening(push, common).tolist() == [1, 1, 1, 1 / 1.5, 0, 0]
+    # However much pushes nowhere, what works commonly push stays what it is.
+    assert common_push(np.concatenate([push, -np.ones(1000)])) == common
+    assert lengthening(-push[:3], common_push(-push[:3])).tolist() == [1, 1, 1]
 
 
 def test_a_sketch_keeps_inner_products_on_average():
