@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import load as load_tensors
 
-from provenance.core.errors import ContractError, ModelError
+from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.core.store import Store
 from provenance.corpus.examples import Corpus, parties, read_corpus
@@ -25,7 +24,8 @@ from provenance.validation import results
 from provenance.validation.figures import attacks_figure
 from tasks import attribute as task
 from tasks.night import read_written
-from tasks.replay import read_worth, values_key
+from tasks.replay import every_value
+from tasks.retrain import trainer_of
 from tasks.royalty import value_night
 
 if TYPE_CHECKING:
@@ -69,11 +69,7 @@ def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> t
         attacker: an owner; by default the one with the median share under `faithful`.
     """
     corpus = _dated(read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name))
-    model = read_model(request.model)
-    trainer: Any = model.adapter()
-    if not hasattr(trainer, "train"):
-        where = f"adapter {model.card.adapter}"
-        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
+    trainer = trainer_of(read_model(request.model))
     with task.opened(request, settings) as (opened, night):
         store = opened.store.open()
 
@@ -82,7 +78,8 @@ def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> t
         attacker = attacker or sorted(before["faithful"], key=before["faithful"].__getitem__)[len(before["faithful"]) // 2]
         if attacker not in before["faithful"]:
             raise ContractError("--attacker", expected=f"one of {', '.join(sorted(before['faithful']))}", found=repr(attacker))
-        values = _values_of(kept, mine)
+        examples, added = every_value(kept, mine)
+        values = dict(zip(examples, added.sum(axis=0).tolist(), strict=True))
         rows = [_row(honest, attacker, before, before)]
         for attack in _attacks(corpus, attacker, values):
             rows.append(_row(attack, attacker, before, _shares(attack, request, trainer, opened, "earliest")[0]))
@@ -204,18 +201,6 @@ def _shares(
     for rule, party, share in table.group_by("rule", "party_id").agg(pl.col("share").sum() / outputs).iter_rows():
         means[rule][party] = share
     return means, night, store
-
-
-def _values_of(store: Store, night: Night) -> dict[str, float]:
-    """What every example adds to the night's outputs together."""
-    worth = read_worth(store, night.folder)
-    found: dict[str, float] = {}
-    longer = float((worth.ends[1] - worth.ends[0]).sum()) / worth.examples
-    for part in night.frozen_corpus(store).shards:
-        examples = store.read_table(part.key, columns=["example_id"])["example_id"]
-        turned = load_tensors(store.read(values_key(night.folder, part.sha256)))["by_checkpoint"].sum(axis=(0, 1))
-        found |= dict(zip(examples, (turned - worth.mean[0].sum() + longer).tolist(), strict=True))
-    return found
 
 
 def _row(

@@ -82,7 +82,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     Raises:
         InputError: naming file, row, column, expected and found.
     """
-    settings = _at(settings, request)
+    settings = settings.at(request.out / WORK, request.model.resolve())
     method = influence_method(settings) | {"values": None}
     try:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -180,15 +180,3 @@ def _write(request: Request, store: Store, night: Night, keep: str, covered: dic
     }
     manifest_file.write_bytes(canonical_json(manifest))
     return manifest
-
-
-def _at(settings: Settings, request: Request) -> Settings:
-    """The settings with the request's own store and model."""
-    work = (request.out / WORK).resolve()
-    model = {"folder": str(request.model.resolve()), "cache": str(work / "cache")}
-    return settings.model_copy(
-        update={
-            "store": settings.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
-            "model": settings.model.model_copy(update=model),
-        }
-    )

@@ -13,6 +13,8 @@ from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
 from provenance.influence.methods import METHODS
+from provenance.royalty.contracts import Contract
+from provenance.royalty.shares import FAITHFUL
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation import results
 from provenance.validation.figures import lds_figure, owners_figure
@@ -25,7 +27,9 @@ from provenance.validation.lds import (
 from provenance.validation.subsets import all_but_one, halves
 from tasks.attribute import score_every_example
 from tasks.night import VERSIONS, Night, load_night
+from tasks.replay import every_value
 from tasks.retrain import retrain
+from tasks.royalty import value_night
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ class Options:
         subsets: of each family, on which methods are compared.
         tune: more subsets, on which the hybrid's weight is fitted and nothing is reported.
         seeds: trainings of each subset; two at least, for the noise ceiling.
-        methods: those to compare.
+        methods: those to compare: of influence, and `faithful` for the values that the rule of this name pays for.
     """
 
     subsets: int = 48
@@ -130,7 +134,8 @@ def audit_published() -> str:
     if not sum(part.rows for part in night.outputs):
         raise ContractError(f"night of {night.day}", expected="at least one output to audit with", found="none")
     asked = settings.audit
-    methods = tuple(dict.fromkeys((night.method["name"], *asked.methods)))
+    rules = (FAITHFUL,) if night.method["values"] else ()
+    methods = tuple(dict.fromkeys((night.method["name"], *rules, *asked.methods)))
     folder = audit_lds(settings, night, Options(asked.subsets, asked.tune, asked.seeds, methods))
     results.put_in_force(store, folder, night.folder)
     log.info("audit of %s: %s", night.day, store.locate(folder))
@@ -165,6 +170,7 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
 def _check_methods(methods: Sequence[str], *, without: str = "") -> None:
     """Before anything is trained: the names, all of them known."""
     known = [name for name in METHODS if name != without]
+    known.append(FAITHFUL)
     for name in methods:
         if name not in known:
             raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found=repr(name))
@@ -189,7 +195,13 @@ def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
 
 
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
-    """Influences by a method, `(outputs, examples)`, by the night's own stages."""
+    """Influences by a method, or what `faithful` pays for, `(outputs, examples)`, by the night's own stages."""
+    if name == FAITHFUL:
+        replayed = store.exists(f"{night.folder}/replay.json")
+        valued = night if replayed else value_night(store, night, Contract(name="audited", developer_ppb=0), settings)
+        ids, added = every_value(store, valued)
+        place_of = {example: at for at, example in enumerate(ids)}
+        return added[:, [place_of[example] for example in examples]]
     # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
     method = night.method | {"name": name, "hybrid_weight": None, "values": None, "versions": VERSIONS}
     mine = replace(night, method=method, contract={})

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from provenance.core.arrays import positive_shares
 from provenance.core.errors import ContractError
 from provenance.royalty.contracts import Contract
 from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import EXACT, exact
 from provenance.validation import results
-from provenance.validation.coalitions import Known, compare, shares, slopes_on_diagonal
+from provenance.validation.coalitions import Known, compare, slopes_on_diagonal
 from provenance.validation.figures import shares_figure
 from provenance.validation.subsets import around_the_diagonal, coalitions
 from tasks.audit import scores_of, units
@@ -65,7 +66,7 @@ def audit_srs(settings: Settings, night: Night, options: Options) -> str:
         "seeds_agree": {key: float(np.mean([each[key] for each in noise])) for key in noise[0]},
         "methods": {name: {truth: compare(values, true) for truth, true in truths.items()} for name, values in found.items()},
         "mean_shares": {
-            name: dict(zip(owners, shares(values).mean(axis=1).tolist(), strict=True))
+            name: dict(zip(owners, positive_shares(values).mean(axis=1).tolist(), strict=True))
             for name, values in {**{f"{name}, retrained": true for name, true in truths.items()}, **found}.items()
         },
     }

@@ -17,7 +17,7 @@ from provenance.features.exact import whole_size
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from provenance.royalty.contracts import assign, read_contracts
-from provenance.royalty.shares import BY_VALUE
+from provenance.royalty.shares import BY_VALUE, FAITHFUL, PROPORTIONAL
 from provenance.validation.lds import signal_to_noise
 from provenance.validation.results import in_force
 from tasks.database import open_ledger
@@ -78,7 +78,7 @@ def freeze(day: str) -> str:
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
         method=influence_method(settings) | {"values": values_method(settings, model, contracts)},
-        contract=royalty_terms(store, contracts),
+        contract=royalty_terms(store, contracts, settings.influence.method),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
@@ -113,10 +113,16 @@ def values_method(settings: Settings, model: Model, contracts: Sequence[Contract
     }
 
 
-def royalty_terms(store: Store, contracts: Sequence[Contract]) -> dict[str, Any]:
-    """The contracts as they are now, and what the audit in force says that their rules' values are worth."""
+def royalty_terms(store: Store, contracts: Sequence[Contract], method: str) -> dict[str, Any]:
+    """The contracts as they are now, and what the audit in force says that their rules' values are worth.
+
+    Args:
+        method: by which influences are found, for rules that divide by them.
+    """
     audit = in_force(store) if any(contract.signal_to_noise for contract in contracts) else None
-    found = signal_to_noise(store.read_json(f"{audit['folder']}/lds.json")) if audit else None
+    result = store.read_json(f"{audit['folder']}/lds.json") if audit else {"families": {}}
+    method_of = {PROPORTIONAL: method, **dict.fromkeys(BY_VALUE, FAITHFUL)}
+    found = {c.name: signal_to_noise(result, method_of.get(c.rule, "")) for c in contracts}
     return {
         "contracts": [contract.model_dump(mode="json") for contract in contracts],
         "audit": audit and audit["folder"],

@@ -14,7 +14,6 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -22,7 +21,7 @@ from provenance.core.arrays import namespace, namespace_of, to_numpy
 from provenance.core.store import Store, canonical_json, digest
 from provenance.corpus.shards import part_key
 from provenance.features.exact import sketch, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
-from provenance.features.model import example_losses
+from provenance.features.model import all_losses
 from provenance.royalty.diagonal import differentiate, nodes
 from provenance.royalty.replay import Optimiser, Run, Snapshot, between
 from provenance.royalty.values import common_push
@@ -336,7 +335,7 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
         base = stands if base is None else base
         loss, slope = np.zeros(item.count), xp.zeros((item.count, len(stands)), dtype=xp.float32)[:0, :]
         if at in {0, low, low + 1, last}:
-            loss = _losses(adapter, module, contents)
+            loss = all_losses(adapter, module, contents, batch_size=BATCH)
         if at in {low, low + 1}:
             how = {"checkpoint": checkpoint.file, "batch_size": made.batch_size}
             slope = xp.asarray(whole_gradients(adapter, module, contents, **how))
@@ -364,13 +363,6 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
         np.stack(ends),
         {checkpoint.file: _cosine(path, mark) for checkpoint, mark in zip(card[1:], marks[1:], strict=True)},
     )
-
-
-def _losses(adapter: Any, module: torch.nn.Module, contents: list[bytes]) -> np.ndarray:
-    with torch.no_grad():
-        found = [example_losses(adapter, module, contents[at : at + BATCH]) for at in range(0, len(contents), BATCH)]
-    losses: np.ndarray = torch.cat(found).double().cpu().numpy()
-    return losses
 
 
 def _cosine(path: tuple[Array, np.ndarray], mark: Snapshot) -> float:
@@ -471,6 +463,24 @@ def _read_query(url: str, options: tuple[tuple[str, str], ...], key: str) -> dic
     """Read once by each worker's process."""
     found: dict[str, np.ndarray] = load_tensors(Store(url, dict(options)).read(key))
     return found
+
+
+def every_value(store: Store, night: Night) -> tuple[list[str], np.ndarray]:
+    """What every example adds to every output, by the derivative alone: nothing is kept back yet.
+
+    Returns:
+        example ids in the order of the shards, and `(outputs, examples)`.
+    """
+    worth = read_worth(store, night.folder)
+    longer = (worth.ends[1] - worth.ends[0]) / worth.examples - worth.mean[0].sum(axis=0)
+    examples: list[str] = []
+    found = []
+    for part in night.frozen_corpus(store).shards:
+        if part.rows:
+            examples += store.read_table(part.key, columns=["example_id"])["example_id"].to_list()
+            turned = load_tensors(store.read(values_key(night.folder, part.sha256)))["by_checkpoint"].astype(np.float64)
+            found.append(turned.sum(axis=0) + longer[:, None])
+    return examples, np.concatenate(found, axis=1)
 
 
 def values_key(folder: str, part: str) -> str:

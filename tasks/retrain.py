@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from provenance.core.errors import ModelError
 from provenance.core.store import digest
-from provenance.features.model import example_losses, read_model
+from provenance.features.model import all_losses, read_model
 from tasks.cluster import compute, open_cluster
 from tasks.night import fetch_model
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.core.store import Store
+    from provenance.features.model import Model
     from tasks.night import Night
     from tasks.settings import Settings
 
@@ -61,9 +61,7 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
     """
     store = settings.store.open()
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-    if not hasattr(model.adapter(), "train"):
-        where = f"adapter {model.card.adapter}"
-        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
+    trainer_of(model)
     made_of = {
         "version": VERSION,
         "architecture": model.architecture(),
@@ -87,20 +85,29 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
     return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in jobs])
 
 
+def trainer_of(model: Model) -> Any:
+    """A model's adapter, which can train.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    adapter = model.adapter()
+    if not hasattr(adapter, "train"):
+        where = f"adapter {model.card.adapter}"
+        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
+    return adapter
+
+
 def _train_one(work: _Work, job: _Job) -> str:
     contents = work.night.read_corpus(work.store, "content")["content"]
     outputs = work.night.read_outputs(work.store).select("output_id", "content")
-    adapter: Any = fetch_model(work.store, work.night.model, work.night.model_files, work.cache).adapter()
+    adapter = trainer_of(fetch_model(work.store, work.night.model, work.night.model_files, work.cache))
     chosen = [contents[at] for at in job.examples] or contents[:1].to_list()
     with tempfile.TemporaryDirectory() as folder:
         adapter.train(chosen, seed=job.seed, folder=Path(folder) / "model")
         trained = read_model(Path(folder) / "model")
         module = trained.load(trained.card.checkpoints[-1 if job.examples else 0])
-        with torch.no_grad():
-            losses = [
-                example_losses(trained.adapter(), module, outputs["content"].to_list()[start : start + BATCH])
-                for start in range(0, outputs.height, BATCH)
-            ]
-    frame = outputs.select("output_id").with_columns(loss=torch.cat(losses).double().numpy())
+        losses = all_losses(trained.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
+    frame = outputs.select("output_id").with_columns(loss=losses)
     work.store.write_table(job.key, frame)
     return job.key

@@ -51,7 +51,7 @@ def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings
     if not manifest.is_file() or not (influence / WORK).is_dir():
         hint = "Run `provenance attribute --out` with it first."
         raise ContractError(str(influence), expected="a folder that `attribute` wrote, with its work", found="none", hint=hint)
-    settings = work_of(influence, settings)
+    settings = settings.at(influence / WORK)
     store = settings.store.open()
     contract = Contract(
         name="asked", developer_ppb=0, rule=rule, duplicates="earliest" if duplicates else "off", fallback="proportional"
@@ -80,17 +80,6 @@ def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings
     }
 
 
-def work_of(influence: Path, settings: Settings) -> Settings:
-    """The settings with the store that `attribute` left in a folder."""
-    work = (influence / WORK).resolve()
-    return settings.model_copy(
-        update={
-            "store": settings.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
-            "model": settings.model.model_copy(update={"cache": str(work / "cache")}),
-        }
-    )
-
-
 def value_night(store: Store, night: Night, contract: Contract, settings: Settings) -> Night:
     """Run the stages of a night that pays nobody, up to the shares under every rule that the contract needs."""
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
@@ -103,7 +92,7 @@ def value_night(store: Store, night: Night, contract: Contract, settings: Settin
         night,
         corpus=frozen.digest,
         method=night.method | {"values": values_method(settings, model, [contract]), "versions": VERSIONS},
-        contract={"contracts": [contract.model_dump(mode="json")], "audit": None, "signal_to_noise": None},
+        contract={"contracts": [contract.model_dump(mode="json")], "audit": None, "signal_to_noise": {}},
     )
     store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
     for stage in (shard, featurise, fit_curvature, score, replay, values):

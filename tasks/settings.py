@@ -127,6 +127,17 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
 
+    def at(self, work: Path, model: Path | None = None) -> Settings:
+        """The same with a store of their own in a folder, and perhaps another model."""
+        work = work.resolve()
+        where = {"cache": str(work / "cache")} | ({"folder": str(model)} if model else {})
+        return self.model_copy(
+            update={
+                "store": self.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
+                "model": self.model.model_copy(update=where),
+            }
+        )
+
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings in force.

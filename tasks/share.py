@@ -25,7 +25,7 @@ def share(folder: str) -> str:
     night, values = night_to_compute(store, folder), store.read_json(f"{folder}/values.json")
     contracts = {contract.name: contract for contract in contracts_of(night)}
     signal = night.contract["signal_to_noise"]
-    weights = {name: rule_weight(signal, contract.signal_to_noise) for name, contract in contracts.items()}
+    weights = {name: rule_weight(signal.get(name), contract.signal_to_noise) for name, contract in contracts.items()}
     outputs = pl.DataFrame(
         list(values["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
     )
@@ -38,7 +38,8 @@ def share(folder: str) -> str:
     store.write(f"{folder}/shares.json", canonical_json(manifest))
     for name, contract in contracts.items():
         if weights[name] < 1:
-            heard = "no audit says how true it is" if signal is None else f"the audited signal is {signal:.2f} times the noise"
+            audited = signal.get(name)
+            heard = "no audit tells its signal" if audited is None else f"the audited signal is {audited:.2f} times the noise"
             rest = 1 - weights[name]
             log.warning("contract %r: %s; %.0f %% by %s", name, heard, 100 * rest, contract.fallback)
     counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load as load_tensors
 
+from provenance.core.arrays import positive_shares
 from provenance.core.contracts import EVIDENCE, RULE_SHARES
 from provenance.core.store import canonical_json
 from provenance.corpus.duplicates import claimants
@@ -21,7 +22,6 @@ from provenance.royalty import shares as rules
 from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import shapley
-from provenance.royalty.shapley import shares as in_shares
 from provenance.royalty.values import Expanded, kept_part, lengthening
 from tasks.cluster import compute_tree, open_cluster
 from tasks.night import night_to_compute, read_written
@@ -178,7 +178,7 @@ def _srs(game: Expanded, held: pl.DataFrame, output_ids: list[str], width: float
         log.info("srs: %d orders of %d owners, widest interval %.3f", orders, game.players, widest)
 
     found = shapley(game, width=width, most=ORDERS, seed=SEED, progress=tell)
-    share = in_shares(found.value)
+    share = positive_shares(found.value)
     rows = [
         held.with_columns(
             rule=pl.lit(rules.SRS),

@@ -90,3 +90,11 @@ def look_up(keys: Array, known: Array, values: Array) -> Array:
     at = xp.minimum(xp.searchsorted(known, keys), xp.asarray(known.shape[0] - 1))
     there = xp.astype(xp.take(known, at) == keys, values.dtype)
     return xp.take(values, at, axis=0) * there[:, None]
+
+
+def positive_shares(values: np.ndarray) -> np.ndarray:
+    """`max(0, v) / sum max(0, v)` of each column of `(n, m)`; zeros where nothing is positive."""
+    positive = np.maximum(values, 0)
+    whole = positive.sum(axis=0, keepdims=True)
+    found: np.ndarray = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
+    return found

@@ -22,6 +22,8 @@ from provenance.core.errors import ExampleError, InputError, ModelError, in_batc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
 BUILT_IN = {
     name: f"provenance.features.adapters.{module}:{name}"
     for name, module in (("CausalLM", "causal_lm"), ("Denoiser", "denoiser"), ("EventSequence", "event_sequence"))
@@ -220,6 +222,15 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence
         row = int((~torch.isfinite(losses)).nonzero()[0])
         raise ExampleError(f"{who} of {in_batch(row)}", expected="a finite number", found=str(losses.detach()[row].item()))
     return losses
+
+
+def all_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, batch_size: int) -> np.ndarray:
+    """The losses of any number of examples, `(n,)`, nothing differentiated."""
+    with torch.no_grad():
+        starts = range(0, len(contents), batch_size)
+        losses = [example_losses(adapter, module, contents[start : start + batch_size]) for start in starts]
+    found: np.ndarray = torch.cat(losses).double().cpu().numpy()
+    return found
 
 
 def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy.stats import t as student
 
+from provenance.core.arrays import positive_shares
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -70,7 +72,7 @@ def shapley(game: Game, *, width: float, most: int, seed: int, progress: Callabl
     """
     if game.players <= EXACT:
         value = exact(game)
-        share = shares(value)
+        share = positive_shares(value)
         return Values(value, share, share, 0)
     return sampled(game, width=width, most=most, seed=seed, progress=progress)
 
@@ -113,14 +115,6 @@ def sampled(game: Game, *, width: float, most: int, seed: int, progress: Callabl
     raise AssertionError  # the rounds never end
 
 
-def shares(value: np.ndarray) -> np.ndarray:
-    """`max(0, value) / sum max(0, value)` of each output (Wang et al. 2024, section 4); zeros where nobody adds anything."""
-    positive = np.maximum(value, 0)
-    whole = positive.sum(axis=0, keepdims=True)
-    found: np.ndarray = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
-    return found
-
-
 def _rounds(players: int, seed: int) -> Iterator[list[np.ndarray]]:
     draws = np.random.default_rng(seed)
     while True:
@@ -139,7 +133,7 @@ def _added(game: Game, order: np.ndarray) -> np.ndarray:
 def _interval(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The jackknife over groups of as many rounds each (Efron and Stein 1981), for the shares."""
     count, whole = len(groups), np.sum(groups, axis=0)
-    point = shares(whole)
-    spread = sum((shares(whole - group) - point) ** 2 for group in groups)
+    point = positive_shares(whole)
+    spread = sum((positive_shares(whole - group) - point) ** 2 for group in groups)
     half = student.ppf((1 + CONFIDENCE) / 2, count - 1) * np.sqrt((count - 1) / count * spread)
     return np.maximum(point - half, 0), np.minimum(point + half, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from provenance.core.arrays import positive_shares
 from provenance.validation.lds import rank_correlations
 
 if TYPE_CHECKING:
@@ -57,18 +58,10 @@ def compare(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     Args:
         estimate, truth: values, `(owners, outputs)`.
     """
-    one, two = (shares(values) for values in (estimate, truth))
+    one, two = (positive_shares(values) for values in (estimate, truth))
     inner = [np.corrcoef(a, b)[0, 1] if a.std() > 0 and b.std() > 0 else 0.0 for a, b in zip(one.T, two.T, strict=True)]
     return {
         "l1": float(np.abs(one - two).sum(axis=0).mean()),
         "spearman": float(rank_correlations(estimate, truth).mean()),
         "pearson": float(np.mean(inner)),
     }
-
-
-def shares(values: np.ndarray) -> np.ndarray:
-    """`max(0, v) / sum max(0, v)` of each output, for values `(owners, outputs)`."""
-    positive = np.maximum(values, 0)
-    whole = positive.sum(axis=0, keepdims=True)
-    found: np.ndarray = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from provenance.validation.coalitions import shares
+from provenance.core.arrays import positive_shares
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def shares_figure(result: dict[str, Any], truths: dict[str, np.ndarray], found: 
     pairs = [(rule, name) for rule in truths for name in (rule, "sum of factored")]
     figure, axes = _figure(len(pairs))
     for axis, (rule, name) in zip(axes, pairs, strict=True):
-        for owner, x, y in zip(result["owners"], shares(found[name]), shares(truths[rule]), strict=True):
+        for owner, x, y in zip(result["owners"], positive_shares(found[name]), positive_shares(truths[rule]), strict=True):
             axis.scatter(x, y, s=16, alpha=0.7, linewidths=0, label=owner)
         axis.axline((0, 0), slope=1, color="#888888", linewidth=0.6)
         axis.set_xlabel(f"share: {name}")

@@ -100,14 +100,13 @@ def fit_hybrid_weight(
     return best
 
 
-def signal_to_noise(result: Mapping[str, Any]) -> float | None:
+def signal_to_noise(result: Mapping[str, Any], name: str) -> float | None:
     """Of an audit's result, how much of what owners' works do is predicted, against what is not: `r^2 / (1 - r^2)`.
 
-    r is the score of owners by the method in use, over what noise lets a perfect prediction reach; None where the audit could
+    r is the score of owners by a method, over what noise lets a perfect prediction reach; None where the audit could
     not tell.
     """
     family = result["families"].get("owners")
-    name = result["night"]["method"]["name"]
     if family is None or name not in family["methods"] or not family["ceiling"]:
         return None
     r = min(max(family["methods"][name]["lds"] / family["ceiling"], 0.0), 0.999)

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from provenance.royalty.shapley import EXACT, exact, sampled, shapley, shares
+from provenance.core.arrays import positive_shares
+from provenance.royalty.shapley import EXACT, exact, sampled, shapley
 
 
 class Table:
@@ -53,10 +54,10 @@ def test_values_sum_to_what_everybody_adds_and_who_adds_nothing_gets_nothing():
 
 def test_sampled_values_come_to_the_exact_ones_and_intervals_hold_them():
     game = saturating(9, 2)
-    truth = shares(exact(game))
+    truth = positive_shares(exact(game))
     found = sampled(game, width=0.01, most=100_000, seed=1)
     assert (found.high - found.low).max() <= 0.01
-    assert np.abs(shares(found.value) - truth).max() < 0.01
+    assert np.abs(positive_shares(found.value) - truth).max() < 0.01
     assert np.mean((found.low <= truth) & (truth <= found.high)) > 0.85
     assert np.allclose(found.value.sum(axis=0), game.worth(np.arange(9)))  # in every order, so in their mean
 
@@ -78,4 +79,4 @@ def test_the_seed_alone_decides_the_orders():
 
 
 def test_nobody_who_adds_nothing_is_paid_and_losses_are_not_carried():
-    assert shares(np.array([[1.0, -1.0], [3.0, -2.0], [-2.0, 0.0]])).tolist() == [[0.25, 0.0], [0.75, 0.0], [0.0, 0.0]]
+    assert positive_shares(np.array([[1.0, -1.0], [3.0, -2.0], [-2.0, 0.0]])).tolist() == [[0.25, 0.0], [0.75, 0.0], [0.0, 0.0]]

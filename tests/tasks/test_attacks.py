@@ -13,7 +13,7 @@ from provenance.core.store import Store
 from tasks.attribute import Request, attribute, local_settings
 from tasks.cli import app
 from tasks.night import load_night
-from tasks.replay import read_worth, values_key
+from tasks.replay import every_value, read_worth
 from tasks.royalty import royalty
 from tasks.settings import load
 
@@ -54,16 +54,7 @@ def test_the_values_of_all_works_sum_to_what_the_run_has_gained(asked):
     made, _ = divided(asked, duplicates=False)
     store = Store(f"file://{(asked.out / 'work').resolve()}", {})
     worth, night = read_worth(store, made["folder"]), load_night(store, made["folder"])
-    from safetensors.numpy import load as load_tensors
-
-    total = 0
-    for part in night.frozen_corpus(store).shards:
-        turned = (
-            load_tensors(store.read(values_key(made["folder"], part.sha256)))["by_checkpoint"].astype(np.float64).sum(axis=0)
-        )
-        total = total + (turned - worth.mean[0].sum(axis=0)[:, None] + (worth.ends[1] - worth.ends[0])[:, None] / 60).sum(
-            axis=1
-        )
+    total = every_value(store, night)[1].sum(axis=1)
     assert np.allclose(total, worth.ends[1] - worth.ends[0], rtol=1e-4)
     assert (worth.ends[1] > worth.ends[0]).all()
 

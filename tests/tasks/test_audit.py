@@ -55,11 +55,12 @@ def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
 
 
 def test_leaving_owners_out_is_audited(request_of):
-    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf")))
+    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf", "faithful")))
     result = store.read_json(f"{folder}/owners.json")
     assert result["owners"] == ["owner-0", "owner-1", "owner-2", "owner-3", "unmatched-somebody"]
     # Each owner has words of their own, so that leaving the owner out must show.
-    assert result["methods"]["factored"]["rank_correlation"] > 0.5
+    for method in ("factored", "faithful"):
+        assert result["methods"][method]["rank_correlation"] > 0.5
 
 
 def test_one_seed_has_no_ceiling(request_of):
