@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.night import load_night, read_written
 from tasks.settings import load
-from tasks.values import contracts_of
+from tasks.values import with_terms
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from provenance.core.store import Store
     from tasks.night import Night
 
@@ -47,11 +47,3 @@ def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
     """The amounts of every output of a night and party."""
     shares = read_written(store, night.folder, "shares", "shares.parquet")
     return credit_outputs(with_terms(store, night, outputs), shares)
-
-
-def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
-    """The outputs with `developer_ppb`, as the contract of each says."""
-    terms = {contract.name: contract.developer_ppb for contract in contracts_of(night)}
-    names = store.read_json(f"{night.folder}/values.json")["contracts"]
-    parts = [terms[names[output]] for output in outputs["output_id"]]
-    return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))

@@ -12,6 +12,7 @@ from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accrual import totals
 from provenance.settlement.payouts import credits as credits_table
+from provenance.settlement.payouts import intervals
 from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
 from tasks.book import credited
@@ -106,6 +107,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         booking.day,
         booking.revision,
         payouts=payouts,
+        intervals=intervals(payouts, read_written(store, night.folder, "shares", "night_shares.parquet")),
         credits=credits,
         entries=ledger.entries(engine, booking.booking_id),
         totals=totals(day_after),

@@ -18,6 +18,7 @@ from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import CURRENT, load_frozen, part_key
+from provenance.royalty.shares import over_night
 from provenance.settlement.accrual import TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tasks.attribute import Request
 
 BAR = 16
+ENDS = pl.col("share_ppb", "low_ppb", "high_ppb")
 NAME = 20
 
 
@@ -49,7 +51,9 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     owners = (
         credits.filter(pl.col("account") == PAYABLE)
         .group_by("owner_id")
-        .agg(pl.col("share_ppb", "low_ppb", "high_ppb").sum() / max(count, 1) / PPB, outputs=pl.len())
+        .agg(outputs=pl.len())
+        .join(_means(credits), on="owner_id")
+        .select("owner_id", ENDS / PPB, "outputs")
         .sort("share_ppb", "owner_id", descending=[True, False])
     )
     money = {
@@ -138,6 +142,13 @@ def output_screen(
         ],
     }
     return data, list(_output_tables(data, most))
+
+
+def _means(credits: pl.DataFrame) -> pl.DataFrame:
+    """Owners' mean shares of the day's outputs, whatever each earned, with intervals."""
+    shares = credits.select("output_id", "account", pl.coalesce("owner_id", "escrow_id", pl.lit("")).alias("party_id"), ENDS)
+    pools = shares.select("output_id", currency=pl.lit(""), pool=1).unique()
+    return over_night(shares, pools).filter(pl.col("account") == PAYABLE).select(pl.col("party_id").alias("owner_id"), ENDS)
 
 
 def checks_screen(checks: list[Check]) -> Table:

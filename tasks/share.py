@@ -7,17 +7,18 @@ import logging
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE
+from provenance.core.money import PPB
 from provenance.core.store import canonical_json
-from provenance.royalty.shares import by_contract, rule_weight
+from provenance.royalty.shares import by_contract, over_night, rule_weight
 from tasks.night import night_to_compute, read_written
 from tasks.settings import load
-from tasks.values import contracts_of
+from tasks.values import contracts_of, with_terms
 
 log = logging.getLogger("provenance.share")
 
 
 def share(folder: str) -> str:
-    """Write `shares.parquet` and its manifest; returns the night's folder."""
+    """Write `shares.parquet`, `night_shares.parquet` and their manifest; returns the night's folder."""
     store = load().store.open()
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
@@ -30,9 +31,15 @@ def share(folder: str) -> str:
         list(values["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
     )
     shares = by_contract(read_written(store, folder, "values", "rule_shares.parquet"), outputs, contracts, weights)
+    pools = with_terms(store, night, night.read_outputs(store)).select(
+        "output_id", "currency", pool=pl.col("revenue_minor") * (PPB - pl.col("developer_ppb"))
+    )
     manifest = {
         "reads": values["writes"],
-        "writes": {"shares.parquet": store.write_table(f"{folder}/shares.parquet", shares)},
+        "writes": {
+            "shares.parquet": store.write_table(f"{folder}/shares.parquet", shares),
+            "night_shares.parquet": store.write_table(f"{folder}/night_shares.parquet", over_night(shares, pools)),
+        },
         "weights": weights,
     }
     store.write(f"{folder}/shares.json", canonical_json(manifest))

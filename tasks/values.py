@@ -116,6 +116,14 @@ def contracts_of(night: Night) -> tuple[Contract, ...]:
     return parse_contracts(night.contract["contracts"], f"night of {night.day}")
 
 
+def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The outputs with `developer_ppb`, as the contract of each says."""
+    terms = {contract.name: contract.developer_ppb for contract in contracts_of(night)}
+    names = store.read_json(f"{night.folder}/values.json")["contracts"]
+    parts = [terms[names[output]] for output in outputs["output_id"]]
+    return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))
+
+
 def _sums(
     store: Store, night: Night, contract: Contract, output_ids: list[str], where: tuple[Client, ClusterSettings]
 ) -> ShardScores:

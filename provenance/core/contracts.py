@@ -190,6 +190,18 @@ SHARES = Contract(
     key=("output_id", "account", "party_id"),
 )  # fmt: skip
 
+NIGHT_SHARES = Contract(
+    "night_shares", "royalty",
+    {
+        "currency": _needed(pl.String, "ISO 4217"),
+        **PARTY,
+        "share_ppb": _needed(pl.Int64, "part of the day's pools in the currency"),
+        "low_ppb": _needed(pl.Int64, "lower end of its interval, over outputs drawn again, too"),
+        "high_ppb": _needed(pl.Int64, "upper end of its interval"),
+    },
+    key=("currency", "account", "party_id"),
+)  # fmt: skip
+
 TOP_WORKS = pl.List(
     pl.Struct({"work_id": pl.String, "example_id": pl.String, "source_uri": pl.String, "influence": pl.Float64})
 )
@@ -238,6 +250,20 @@ PAYOUTS = Contract(
     key=("owner_id", "currency"),
 )  # fmt: skip
 
+INTERVALS = Contract(
+    "intervals", "settlement",
+    {
+        "day": _needed(pl.String, "the day paid for"),
+        "revision": _needed(pl.Int64, "1 for the first export of the day"),
+        "owner_id": _needed(pl.String, "the owner"),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "earned_minor": _needed(pl.Int64, "earned for the day, as in payouts"),
+        "low_minor": _needed(pl.Int64, "lower end of its interval (90 %)"),
+        "high_minor": _needed(pl.Int64, "upper end of its interval"),
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
 ALL = (
     EXAMPLES,
     CLAIMS,
@@ -249,8 +275,10 @@ ALL = (
     PARTY_INFLUENCE,
     RULE_SHARES,
     SHARES,
+    NIGHT_SHARES,
     CREDITS,
     PAYOUTS,
+    INTERVALS,
 )
 
 

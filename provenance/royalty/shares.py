@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from provenance.core.contracts import ESCROW, RULE_SHARES, SHARES, UNATTRIBUTED
+from provenance.core.contracts import ESCROW, NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.royalty.values import resampled
@@ -118,6 +118,41 @@ def by_contract(
             ).filter(pl.col("share_ppb") > 0)
         )
     return pl.concat(parts).sort(*SHARES.key)
+
+
+def over_night(shares: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
+    """What each party has of a night's pools together, and how sure that is.
+
+    An interval has two parts, as of errors that have nothing to do with each other: outputs drawn again (Bayesian bootstrap),
+    and the intervals of the single shares, which rest on the same checkpoints and so add up.
+
+    Args:
+        shares: the shares table.
+        pools: `output_id, currency, pool`, what there is to divide, in whatever unit.
+
+    Returns:
+        The night shares table; a currency without a pool has no rows.
+    """
+    parts = [pl.DataFrame(schema=NIGHT_SHARES.schema)]
+    for (currency,), group in pools.filter(pl.col("pool") > 0).sort("output_id").group_by("currency", maintain_order=True):
+        held = group.join(shares, on="output_id", maintain_order="left")
+        weight = pl.col("pool") / group["pool"].sum()
+        wide = [
+            held.with_columns(part=weight * pl.col(column) / PPB)
+            .pivot("output_id", index=["account", "party_id"], values="part", sort_columns=True)
+            .sort("account", "party_id")
+            for column in ("share_ppb", "low_ppb", "high_ppb")
+        ]
+        by_output, *ends = (frame.drop("account", "party_id").fill_null(0.0).to_numpy().T for frame in wide)
+        share = by_output.sum(axis=0)
+        spread = [
+            np.sqrt((drawn - share) ** 2 + (end.sum(axis=0) - share) ** 2)
+            for drawn, end in zip(resampled(by_output, DRAWS, CONFIDENCE, SEED), ends, strict=True)
+        ]
+        rounded = [np.rint(np.clip(end, 0, 1) * PPB).astype(np.int64) for end in (share, share - spread[0], share + spread[1])]
+        columns = dict(zip(("share_ppb", "low_ppb", "high_ppb"), rounded, strict=True))
+        parts.append(wide[0].select(pl.lit(currency).alias("currency"), "account", "party_id").with_columns(**columns))
+    return pl.concat(parts).sort(*NIGHT_SHARES.key)
 
 
 def to_ppb(values: np.ndarray) -> np.ndarray | None:

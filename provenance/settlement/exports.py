@@ -1,6 +1,7 @@
 """The payout export: files, a manifest that proves them, and the pointer that names the revision in force.
 
-    exports/payouts/day=2026-11-20/rev=0001/{payouts.csv,.parquet,.xlsx, credits.parquet, journal.beancount, manifest.json}
+    exports/payouts/day=2026-11-20/rev=0001/
+        {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json}
     exports/payouts/day=2026-11-20/current.json
 
 A revision exists once its manifest does, and is never edited.
@@ -88,6 +89,7 @@ def build(
     revision: int,
     *,
     payouts: pl.DataFrame,
+    intervals: pl.DataFrame,
     credits: pl.DataFrame,
     entries: Sequence[tuple[Account, int]],
     totals: Mapping[str, Mapping[str, int]],
@@ -110,6 +112,7 @@ def build(
             balances=facts.get("balances", {}),
             notice=str(facts.get("notice") or ""),
         ),
+        "intervals.csv": intervals.write_csv().encode(),
         "credits.parquet": to_parquet(credits),
         "journal.beancount": _journal(day, revision, entries, str(facts.get("notice") or "")).encode(),
     }

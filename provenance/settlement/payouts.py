@@ -1,4 +1,4 @@
-"""The two tables that accountants collect: payouts (a row per owner and currency) and credits (a row per output and party)."""
+"""What accountants collect: payouts and their intervals (a row per owner and currency), credits (per output and party)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.contracts import CREDITS, ESCROW, PAYABLE, PAYOUTS
+from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS
 from provenance.core.money import PPB
 
 if TYPE_CHECKING:
@@ -66,6 +66,23 @@ def payouts(
             }
         )
     return pl.DataFrame(rows, schema=PAYOUTS.schema).sort(*PAYOUTS.key)
+
+
+def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame:
+    """How sure what owners earned is, in minor units, rounded outwards.
+
+    Args:
+        night_shares: the night shares table.
+    """
+    held = night_shares.filter(pl.col("account") == PAYABLE).drop("account").rename({"party_id": "owner_id"})
+    found = payouts.filter(pl.col("earned_minor") != 0).join(held, on=["owner_id", "currency"])
+    rows = [
+        (day, revision, owner, currency, earned, earned * low // max(share, 1), -(-earned * high // max(share, 1)))
+        for day, revision, owner, currency, earned, share, low, high in found.select(
+            "day", "revision", "owner_id", "currency", "earned_minor", "share_ppb", "low_ppb", "high_ppb"
+        ).iter_rows()
+    ]
+    return pl.DataFrame(rows, schema=INTERVALS.schema, orient="row").sort(*INTERVALS.key)
 
 
 def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: pl.DataFrame) -> pl.DataFrame:

@@ -114,7 +114,8 @@ def test_an_export_is_what_was_promised(history):
     rows, manifest = accountant(history.first)
     assert set(history.first) == {
         "current.json", *(f"rev=0001/{name}" for name in (
-            "payouts.csv", "payouts.parquet", "payouts.xlsx", "credits.parquet", "journal.beancount", "manifest.json"))
+            "payouts.csv", "payouts.parquet", "payouts.xlsx", "intervals.csv", "credits.parquet", "journal.beancount",
+            "manifest.json"))
     }  # fmt: skip
     assert set(balances(rows, "opening").values()) == {0}
     revenue = outputs_frame().group_by("currency").agg(pl.col("revenue_minor").sum())

@@ -8,7 +8,7 @@ from provenance.core.contracts import RULE_SHARES, SHARES
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.royalty.contracts import Contract
-from provenance.royalty.shares import by_contract, flat, rule_weight, shares_from_sources, to_ppb
+from provenance.royalty.shares import by_contract, flat, over_night, rule_weight, shares_from_sources, to_ppb
 
 values = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)
 parts = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12)
@@ -67,6 +67,25 @@ def test_an_interval_comes_of_drawing_sources_again_and_holds_the_share():
     assert 0.7 < high < 0.75
     alike = shares_from_sources("faithful", sources([[3.0, 1.0], [3.0, 1.0]]))
     assert np.allclose(alike["high"] - alike["low"], 0)
+
+
+def test_a_night_s_interval_has_outputs_drawn_again_and_the_intervals_of_shares():
+    columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb"]
+    sure = [(f"o{n}", "payable", who, PPB // 2, PPB // 2, PPB // 2) for n in range(8) for who in ("a", "b")]
+    pools = pl.DataFrame({"output_id": [f"o{n}" for n in range(8)], "currency": "EUR", "pool": 100})
+    alike = over_night(pl.DataFrame(sure, schema=columns, orient="row"), pools)
+    assert alike.select("share_ppb", "low_ppb", "high_ppb").rows() == [(PPB // 2,) * 3] * 2
+    # Outputs that differ make it wider, and so do shares that are not sure.
+    whole = [(f"o{n}", "payable", "a" if n % 2 else "b", PPB, PPB, PPB) for n in range(8)]
+    differ = over_night(pl.DataFrame(whole, schema=columns, orient="row"), pools)
+    assert differ["share_ppb"].to_list() == [PPB // 2] * 2
+    assert (differ["high_ppb"] - differ["low_ppb"]).min() > 0.3 * PPB
+    unsure = [(*row[:4], row[3] - PPB // 10, row[3] + PPB // 10) for row in sure]
+    wide = over_night(pl.DataFrame(unsure, schema=columns, orient="row"), pools)
+    assert np.allclose(wide.select("low_ppb", "high_ppb").to_numpy() / PPB, [0.4, 0.6])
+    # What one currency's outputs say is not drawn with another's, and what earns nothing says nothing.
+    two = pools.with_columns(currency=pl.Series(["EUR"] * 4 + ["USD"] * 4), pool=pl.Series([100] * 4 + [0] * 4))
+    assert over_night(pl.DataFrame(whole, schema=columns, orient="row"), two)["currency"].unique().to_list() == ["EUR"]
 
 
 def test_without_positive_values_an_output_is_unattributed():

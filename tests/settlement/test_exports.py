@@ -9,11 +9,11 @@ import openpyxl
 import polars as pl
 import pytest
 
-from provenance.core.contracts import CREDITS, EVIDENCE, PAYOUTS, RULE_SHARES
+from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
 from provenance.settlement.accrual import Account, totals
 from provenance.settlement.exports import build, current_key, point_to, write
-from provenance.settlement.payouts import credits, payouts
+from provenance.settlement.payouts import credits, intervals, payouts
 from provenance.settlement.verification import verify
 
 DAY = date(2026, 11, 19)
@@ -22,6 +22,11 @@ AFTER = {
     Account("receivable", "", "EUR"): 100, Account("developer", "", "EUR"): -30, Account("payable", "ann", "EUR"): -40,
     Account("payable", "bob", "EUR"): -20, Account("escrow", "unmatched-x", "EUR"): -10,
 }  # fmt: skip
+ENDS = pl.DataFrame(
+    [("EUR", "payable", "ann", 571428571, 500000000, 600000000), ("EUR", "payable", "bob", 285714286, 285714286, 285714286)],
+    schema=NIGHT_SHARES.schema,
+    orient="row",
+)
 NAMES = {"ann": "=HYPERLINK(evil)", "bob": 'Bo "B", Ltd.'}
 
 
@@ -53,8 +58,10 @@ def tables(revision=1, day_before=None):
 def export(revision=1, **facts):
     pay, credit = tables(revision)
     entries = sorted(AFTER.items())
-    return build(DAY, revision, payouts=pay, credits=credit, entries=entries, totals=totals(AFTER),
-                 facts={"notice": "invented", "previous": None, **facts})  # fmt: skip
+    return build(
+        DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=entries, totals=totals(AFTER),
+        facts={"notice": "invented", "previous": None, **facts},
+    )  # fmt: skip
 
 
 def test_tables_have_the_promised_columns():
@@ -78,6 +85,15 @@ def test_a_later_revision_takes_back_what_was_booked_before():
     ann = pay.row(by_predicate=pl.col("owner_id") == "ann", named=True)
     assert (ann["opening_balance_minor"], ann["earned_minor"], ann["adjustment_minor"]) == (545, 40, -45)
     assert ann["closing_balance_minor"] == 540
+
+
+def test_an_interval_of_what_is_earned_is_in_minor_units_and_rounded_outwards():
+    found = intervals(tables()[0], ENDS)
+    assert found.schema == INTERVALS.schema
+    assert found.select("owner_id", "earned_minor", "low_minor", "high_minor").rows() == [
+        ("ann", 40, 35, 43),
+        ("bob", 20, 20, 20),
+    ]
 
 
 def test_a_credit_says_what_each_rule_would_give():
@@ -139,7 +155,16 @@ def test_the_pointer_never_goes_back(store):
 
 def test_an_export_holds_on_an_empty_day(store):
     empty_pay, empty_credit = pl.DataFrame(schema=PAYOUTS.schema), pl.DataFrame(schema=CREDITS.schema)
-    nil = build(DAY, 1, payouts=empty_pay, credits=empty_credit, entries=[], totals={}, facts={"previous": None})
+    nil = build(
+        DAY,
+        1,
+        payouts=empty_pay,
+        intervals=intervals(empty_pay, ENDS),
+        credits=empty_credit,
+        entries=[],
+        totals={},
+        facts={"previous": None},
+    )
     write(store, nil)
     assert all(check.passed for check in verify(store, nil.folder))
 
