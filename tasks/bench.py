@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,23 +20,35 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import CheckFailed
-from provenance.corpus.shards import part_key
+from provenance.core.money import PPB
+from provenance.corpus.examples import Corpus, check_claims, check_examples
+from provenance.corpus.shards import freeze_corpus, part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.model import forward_and_backward
 from provenance.influence.methods import queries_from_tensors
 from provenance.influence.methods import score as score_rows
+from provenance.royalty.contracts import Contract
+from provenance.royalty.diagonal import nodes
+from provenance.royalty.values import common_push
 from tasks.attribute import Request, opened, score_every_example
-from tasks.cluster import open_cluster
+from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
+from tasks.freeze import freeze_outputs
+from tasks.night import VERSIONS, Night
+from tasks.replay import Stream, Worth, add_up, stream_shard, write_worth
 from tasks.score import query_key
 from tasks.shard import chosen_method, load_plan, shard
+from tasks.values import shares_by_value, sums_by_party
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from distributed import Client
 
     from tasks.featurise import Recipe
     from tasks.settings import Settings
@@ -43,6 +57,9 @@ if TYPE_CHECKING:
 ROUNDS = 7
 # Examples of the memory part's smaller corpus, enough for the whole sample of the curvature, and how much larger the other is.
 SMALL, LARGER = 768, 10
+# Examples and outputs of the royalty part, and the examples, outputs and owners that it is extrapolated to.
+STORED, OUTPUTS, LARGE = 8192, 100, (1_000_000, 1_000, 10_000)
+FEW, MANY = 64, 4096  # owners
 
 # The command line, leaving its own peak memory (kB) in a file; what a parent is told of a child's is never less than the
 # parent's own.
@@ -185,7 +202,119 @@ def _night(request: Request, settings: Settings) -> dict[str, Any]:
     return {"everything_new": times[0], "nothing_new": times[1], "ratio": times[1] / times[0]}
 
 
-PARTS = {"features": _features, "scoring": _scoring, "memory": _memory, "workers": _workers, "night": _night}
+def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
+    """Time of values, sums and shares over a synthetic feature store, whatever the request's corpus, on one thread.
+
+    Of three cases the second has twice the first's examples, and the third as many but many more owners. Values and sums take
+    a time for each example and output, sums and shares another for each owner and output: that is what tells what a large
+    corpus takes.
+    """
+    few = settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"shard_examples": 512})})
+    cases = []
+    for examples, owners in ((STORED, FEW), (2 * STORED, FEW), (2 * STORED, MANY)):
+        here = alone(few).at(request.out / f"{examples}-{owners}")
+        with open_cluster(here.cluster) as client, threadpool_limits(limits=1):
+            cases.append(_royalty_of(here, client, examples, owners))
+        shutil.rmtree(request.out / f"{examples}-{owners}")
+    half, few_owners, many_owners = cases
+    pairs, more = few_owners["examples"] * OUTPUTS, (MANY - FEW) * OUTPUTS
+    per_example = {key: few_owners[key] / pairs for key in ("values", "sums")}
+    per_owner = {key: max(0.0, many_owners[key] - few_owners[key]) / more for key in ("sums", "shares")}
+    memory = max(0.0, many_owners["peak"] - few_owners["peak"]) * 2**20 / more
+    n, q, o = LARGE
+    hours = {
+        "values": per_example["values"] * n * q,
+        "sums": per_example["sums"] * n * q + per_owner["sums"] * o * q,
+        "shares": per_owner["shares"] * o * q,
+    }
+    return {
+        "cases": cases,
+        "twice_as_many_examples": {key: few_owners[key] / half[key] for key in ("values", "sums")},
+        "values_ratio": few_owners["values"] / few_owners["product"],
+        "seconds_per_example_and_output": per_example,
+        "seconds_per_owner_and_output": per_owner,
+        "bytes_per_owner_and_output": round(memory),
+        "at": {"examples": n, "outputs": q, "owners": o},
+        "hours_at": {key: seconds / 3600 for key, seconds in hours.items()},
+        "gigabytes_at": memory * o * q / 1e9,
+    }
+
+
+def _royalty_of(settings: Settings, client: Client, examples: int, parties: int) -> dict[str, Any]:
+    """One case: random sketches and queries; owners have works in turn."""
+    store, draws = settings.store.open(), np.random.default_rng(examples)
+    kept, (rates, weights), numbers = ("a", "b", "c", "d"), nodes(3), settings.royalty.numbers
+    owners = [f"owner-{number:05d}" for number in range(parties)]
+    works = [f"work-{number:07d}" for number in range(examples)]
+    frame = pl.DataFrame({"work_id": works, "content": [work.encode() for work in works]}).with_columns(modality=pl.lit("text"))
+    claims = pl.DataFrame({"work_id": works, "owner_id": [owners[at % len(owners)] for at in range(examples)]})
+    corpus = Corpus(
+        check_examples(frame, "synthetic"),
+        check_claims(claims.with_columns(stake_ppb=pl.lit(PPB)), "synthetic"),
+        pl.DataFrame({"owner_id": owners, "name": owners}),
+    )
+    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
+    output_ids = [f"output-{number:04d}" for number in range(OUTPUTS)]
+    contract = Contract(name="bench", developer_ppb=0)
+    night = Night(
+        day="2026-01-01",
+        corpus=frozen.digest,
+        outputs=freeze_outputs(store, pl.DataFrame({"output_id": output_ids})),
+        model="",
+        model_id="synthetic",
+        model_files={},
+        checkpoints=(),
+        method={"versions": VERSIONS, "evidence": 3}
+        | {"values": {"checkpoints": list(kept), "nodes": 3, "width": settings.royalty.width}},
+        contract={"contracts": [contract.model_dump(mode="json")]},
+    )
+    slices = []
+    for begin in range(0, OUTPUTS, 64):
+        count = min(64, OUTPUTS - begin)
+        keys = tuple(f"queries/{begin}-{node}.safetensors" for node in range(3))
+        for key in keys:
+            store.write(key, save_tensors({c: draws.standard_normal((count + 1, numbers), dtype=np.float32) for c in kept}))
+        slices.append((begin, count, keys))
+    items = []
+    for part in frozen.shards:
+        keys = tuple(f"sketches/{part.sha256}-{checkpoint}.safetensors" for checkpoint in kept)
+        for key in keys:
+            codes = draws.integers(-127, 128, (part.rows, numbers), dtype=np.int8)
+            store.write(key, save_tensors({"codes": codes, "scale": np.ones((part.rows, 1), dtype=np.float32)}))
+        items.append((part.sha256, keys))
+    stream = Stream(store, "cpu", night.folder, kept, tuple(weights.tolist()), tuple(slices), OUTPUTS)
+    left, right = (draws.standard_normal((size, numbers), dtype=np.float32) for size in (512, OUTPUTS))
+    times: dict[str, float] = {}
+    clock = time.process_time
+    start = clock()
+    for _ in range(examples // 512 * len(kept) * 3):
+        left @ right.T
+    times["product"] = clock() - start
+    start = clock()
+    *sums, push = compute_tree(client, stream_shard, stream, items, add_up, settings=settings.cluster, what="values")
+    times["values"] = clock() - start
+    mean = (sums[0] / examples, sums[1] / examples)
+    ends = np.stack([np.zeros(OUTPUTS), np.full(OUTPUTS, 1e5)])
+    at_nodes = np.outer(rates, ends[1])
+    write_worth(store, night.folder, Worth(ends, at_nodes, mean, common_push(push), examples, {}))
+    start = clock()
+    found = sums_by_party(store, night, contract, output_ids, (client, settings.cluster))
+    times["sums"] = clock() - start
+    start = clock()
+    shares_by_value(store, night, output_ids, found)
+    times["shares"] = clock() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"examples": examples, "outputs": OUTPUTS, "owners": len(owners), "peak": peak, **times}
+
+
+PARTS = {
+    "features": _features,
+    "scoring": _scoring,
+    "memory": _memory,
+    "workers": _workers,
+    "night": _night,
+    "royalty": _royalty,
+}
 
 
 def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:

@@ -299,8 +299,8 @@ def bench(
     model: ModelFolder,
     outputs: OutputFile,
     parts: Annotated[
-        str, typer.Option(help="Which of features, scoring, memory, workers and night, with commas between.")
-    ] = "features,scoring,memory,workers,night",
+        str, typer.Option(help="Which of features, scoring, memory, workers, night and royalty, with commas between.")
+    ] = "features,scoring,memory,workers,night,royalty",
     device: OnDevice = Device.auto,
 ) -> None:
     """What attribution costs on this machine, as JSON: ratios of two times that were taken turn by turn.
@@ -308,7 +308,8 @@ def bench(
     `features`: CPU time of gradient features against a bare forward and backward pass on the same batches, without and with
     normalisers and writing; bytes per example. `scoring`: against a dense matrix product of as many numbers. `memory`: peak
     of a corpus ten times larger against that of a small one. `workers`: one against two. `night`: one on which nothing is
-    new against one on which everything is. Run it on a machine that does nothing else.
+    new against one on which everything is. `royalty`: values and shares over a synthetic store of features, and what they take
+    for a million examples. Run it on a machine that does nothing else.
 
     Example: `provenance workload code var/workloads/code`, then `provenance bench --corpus var/workloads/code/corpus
     --model var/workloads/code/model --outputs var/workloads/code/outputs.parquet`

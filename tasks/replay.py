@@ -113,7 +113,7 @@ class _Replay:
 
 
 @dataclass(frozen=True)
-class _Stream:
+class Stream:
     """What workers need to give every example of a shard its values."""
 
     store: Store
@@ -170,15 +170,20 @@ def replay(folder: str, settings: Settings | None = None) -> str:
             seed=how["seed"],
         )
         worth = _stream_values(here, shared)
-    tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
-    store.write(f"{folder}/worth.safetensors", save_tensors(tensors))
     low, high = min(worth.cosines.values()), max(worth.cosines.values())
     log.info("replay: everybody's stands at a cosine of %.2f to %.2f with the real run", low, high)
     if low < FOLLOWS:
         log.warning("replay: it does not follow the real run, and what it says of works may be wrong; audit it")
+    write_worth(store, folder, worth)
+    return folder
+
+
+def write_worth(store: Store, folder: str, worth: Worth) -> None:
+    """Put down what the replay of a night has found of its outputs; its values are there from then on."""
+    tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
+    store.write(f"{folder}/worth.safetensors", save_tensors(tensors))
     facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push}
     store.write(f"{folder}/replay.json", canonical_json(facts))
-    return folder
 
 
 def read_worth(store: Store, folder: str) -> Worth:
@@ -211,10 +216,10 @@ def _stream_values(here: _Here, shared: _Replay) -> Worth:
         ends[:, item.begin : item.begin + item.count] = -at_ends
         cosines = seen
     sketched = _sketches(here, shared)
-    stream = _Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
+    stream = Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
     parts = [part.sha256 for part in here.night.frozen_corpus(store).shards if part.rows]
     items = [(part, tuple(sketched[part, checkpoint] for checkpoint in shared.kept)) for part in parts]
-    *sums, push = compute_tree(here.client, _stream, stream, items, _add, settings=cluster, what="values of examples")
+    *sums, push = compute_tree(here.client, stream_shard, stream, items, add_up, settings=cluster, what="values of examples")
     mean = (sums[0] / shared.examples, sums[1] / shared.examples)
     return Worth(ends, at_nodes, mean, common_push(push), shared.examples, cosines)
 
@@ -295,7 +300,8 @@ def _signs(example: str, rows: int) -> np.ndarray:
     return signs
 
 
-def _add(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+def add_up(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """What `stream_shard` returns of several shards, together."""
     *sums, push = zip(*parts, strict=True)
     return (*(np.sum(np.stack(side), axis=0) for side in sums), np.concatenate(push))
 
@@ -432,7 +438,7 @@ def _sketch_one(shared: _Replay, task: _Task) -> str:
     return task.key
 
 
-def _stream(stream: _Stream, item: tuple[str, tuple[str, ...]]) -> tuple[np.ndarray, ...]:
+def stream_shard(stream: Stream, item: tuple[str, tuple[str, ...]]) -> tuple[np.ndarray, ...]:
     """Write the values of every example of a shard, and what it pushes; returns the sums of the values, and the pushes."""
     part, keys = item
     xp = namespace_of(stream.device)

@@ -96,8 +96,8 @@ def values(folder: str, settings: Settings | None = None) -> str:
         tables.append(rules.flat(_flat_weights(store, night, contract), mine))
         if store.exists(f"{folder}/replay.json"):
             with open_cluster(settings.cluster) as client:
-                found = _sums(store, night, contract, mine, (client, settings.cluster))
-            tables += _by_value(store, night, mine, found)
+                found = sums_by_party(store, night, contract, mine, (client, settings.cluster))
+            tables += shares_by_value(store, night, mine, found)
             behind.append(found.evidence)
     manifest = {
         "reads": store.read_json(f"{folder}/scores.json")["writes"],
@@ -124,7 +124,7 @@ def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFram
     return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))
 
 
-def _sums(
+def sums_by_party(
     store: Store, night: Night, contract: Contract, output_ids: list[str], where: tuple[Client, ClusterSettings]
 ) -> ShardScores:
     """A contract's outputs: values summed by party, copies together, and the works behind them."""
@@ -157,7 +157,7 @@ def _places(store: Store, night: Night, output_ids: list[str]) -> list[int]:
     return [place[output] for output in output_ids]
 
 
-def _by_value(store: Store, night: Night, output_ids: list[str], found: ShardScores) -> list[pl.DataFrame]:
+def shares_by_value(store: Store, night: Night, output_ids: list[str], found: ShardScores) -> list[pl.DataFrame]:
     """Shares under the rules `faithful` and `srs`."""
     how, worth = night.method["values"], read_worth(store, night.folder)
     paid = len(how["checkpoints"]) + 1

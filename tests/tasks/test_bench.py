@@ -46,6 +46,16 @@ def test_a_night_with_nothing_new_computes_no_gradients(request_of):
     assert found["nothing_new"] < found["everything_new"]
 
 
+def test_values_and_shares_are_timed_on_a_synthetic_store(request_of, monkeypatch):
+    for name, value in (("STORED", 1024), ("OUTPUTS", 8), ("MANY", 256)):
+        monkeypatch.setattr(bench, name, value)
+    found = bench.bench(request_of, SETTINGS, ("royalty",))["royalty"]
+    assert [(case["examples"], case["owners"]) for case in found["cases"]] == [(1024, 64), (2048, 64), (2048, 256)]
+    assert all(case[key] > 0 for case in found["cases"] for key in ("product", "values", "sums", "shares"))
+    per_example = found["seconds_per_example_and_output"]["values"]
+    assert found["hours_at"]["values"] == pytest.approx(per_example * 1e9 / 3600)
+
+
 @pytest.mark.night
 def test_memory_and_workers(request_of, monkeypatch):
     monkeypatch.setattr(bench, "SMALL", 24)
@@ -60,4 +70,4 @@ def test_the_command_prints_json_and_names_an_unknown_part(request_of):
     good = CliRunner().invoke(app, ["bench", *folders, "--parts", "scoring", "--device", "cpu"])
     assert json.loads(good.stdout)["scoring"]["ratio"] > 0
     bad = CliRunner().invoke(app, ["bench", *folders, "--parts", "speed"])
-    assert "expected some of features, scoring, memory, workers, night, found 'speed'" in str(bad.exception)
+    assert "expected some of features, scoring, memory, workers, night, royalty, found 'speed'" in str(bad.exception)
