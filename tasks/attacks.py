@@ -39,6 +39,8 @@ SEED = 101
 IDENTITIES, NOBODIES = 6, 20
 # Contents of fewer words are altered byte by byte.
 FEW_WORDS = 12
+# Bytes from here on may be parts of letters, which would no longer be any.
+LAST_ASCII = 0x7F
 LONG_AGO, NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
 RULES = ("faithful", "srs", "proportional", "flat")
 # What somebody writes who pretends to have written something: signs of scripts that no work is written in.
@@ -160,11 +162,11 @@ def _nonsense(draws: np.random.Generator, size: int) -> bytes:
 
 
 def _altered(content: bytes) -> bytes:
-    """The same with every twelfth word turned round, or, where there are no words, every 24th byte raised by one."""
+    """The same with every twelfth word turned round, or, where there are no words, every 24th letter or event raised by one."""
     words = content.split(b" ")
     if len(words) >= FEW_WORDS:
         return b" ".join(word[::-1] if at % 12 == 11 else word for at, word in enumerate(words))
-    return bytes((byte + 1) % 256 if at % 24 == 23 else byte for at, byte in enumerate(content))
+    return bytes(byte + (at % 24 == 23 and byte < LAST_ASCII) for at, byte in enumerate(content))
 
 
 def _dated(corpus: Corpus) -> Corpus:
@@ -190,7 +192,8 @@ def _shares(
         contents = attack.corpus.examples["content"].to_list()
         shutil.copytree(request.model, model, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
         trainer.train(contents, seed=SEED, folder=model)
-    asked = replace(request, corpus=folder / "corpus", model=model, out=folder)
+    # In one store, so that what attacks have in common is computed once.
+    asked = replace(request, corpus=folder / "corpus", model=model)
     contract = Contract(name="attacked", developer_ppb=0, duplicates=duplicates)
     with task.opened(asked, settings) as (opened, plain):
         store = opened.store.open()

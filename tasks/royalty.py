@@ -85,7 +85,7 @@ def value_night(store: Store, night: Night, contract: Contract, settings: Settin
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     frozen = night.frozen_corpus(store)
     if contract.duplicates != "off" and frozen.duplicates is None:
-        columns = ("example_id", "content", "content_sha256", "modality")
+        columns = ("example_id", "content", "content_sha256", "modality", "acquired_at")
         frozen = replace(frozen, duplicates=freeze_part(store, find_duplicates(night.read_corpus(store, *columns))))
         store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
     mine = replace(

@@ -1,8 +1,9 @@
 """Copies: examples that hold the same content, or nearly, whoever claims them.
 
-Whoever copies a work into the corpus would be paid for it once more. Contents are compared by the runs of words that they
-share (MinHash and locality-sensitive hashing: Broder 1997; datasketch). What comes of it is data: a person may decide that an
-example stands alone, or is the same as another.
+Whoever copies a work into the corpus would be paid for it once more. Contents are compared by the runs of characters or
+events that they share (MinHash and locality-sensitive hashing: Broder 1997; datasketch). Each is a copy of the earlier one that
+it is most like, and of that one alone: what is a little like two works does not make them one. What comes of it is data: a
+person may decide that an example stands alone, or is the same as another.
 """
 
 from __future__ import annotations
@@ -20,36 +21,37 @@ from provenance.core.money import PPB, allocate
 from provenance.core.words import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator
 
     from provenance.core.store import Store
 
 # From this part of shared runs on (Jaccard), two contents are copies.
-ALIKE = 0.5
-# Words in a run: fewer, and what everybody writes would look copied. Patches of an image say where they stand.
-RUN = {"text": 3, "code": 3, "music": 6, "image": 1}
+ALIKE = {"text": 0.4, "code": 0.4, "music": 0.5, "image": 0.5}
+# Characters or events in a run: fewer, and what everybody writes would look copied. Patches of an image say where they stand.
+RUN = {"text": 8, "code": 8, "music": 6, "image": 1}
 # Contents of fewer runs are compared as a whole only.
-FEWEST = 8
-PERMUTATIONS, SEED = 128, 1
+FEWEST = 16
+# The index may name too many, which are then compared, but should miss few.
+PERMUTATIONS, SEED, MISSES = 128, 1, (0.1, 0.9)
 
 
 def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = None) -> pl.DataFrame:
     """Clusters of copies among examples.
 
     Args:
-        examples: `example_id, content, content_sha256, modality`.
+        examples: `example_id, content, content_sha256, modality, acquired_at`.
         decisions: the duplicate decisions of the delivery, checked by `check_decisions`.
 
     Returns:
         The duplicates table, one row for each example that has a copy.
     """
+    # What nobody dates may not push in before what has a date.
+    examples = examples.sort("acquired_at", "example_id", nulls_last=True)
     ids = examples["example_id"].to_list()
     place = {example: at for at, example in enumerate(ids)}
-    links = dict(_exact(examples["content_sha256"].to_list()))
-    links |= dict(_near(examples["content"].to_list(), examples["modality"].to_list()))
     decided = [] if decisions is None else decisions.to_dicts()
     alone = {place[row["example_id"]] for row in decided if row["same_as"] is None}
-    links = {pair: alike for pair, alike in links.items() if alone.isdisjoint(pair)}
+    links = dict(_links(examples, alone))
     links |= {(place[row["example_id"]], place[row["same_as"]]): 1.0 for row in decided if row["same_as"] is not None}
     if not links:
         return pl.DataFrame(schema=DUPLICATES.schema)
@@ -106,31 +108,38 @@ def claimants(held: pl.DataFrame, *, rule: str) -> pl.DataFrame:
     return pl.concat(rows) if rows else weights.rename({"weight": "stake_ppb"})
 
 
-def _exact(digests: Sequence[str]) -> Iterator[tuple[tuple[int, int], float]]:
+def _links(examples: pl.DataFrame, alone: Container[int]) -> Iterator[tuple[tuple[int, int], float]]:
+    """Of each example that is a copy, the earlier one that it is most like, which is no copy itself; and how much it is."""
     first: dict[str, int] = {}
-    for at, digest in enumerate(digests):
-        other = first.setdefault(digest, at)
-        if other != at:
-            yield (other, at), 1.0
-
-
-def _near(contents: Sequence[bytes], modalities: Sequence[str]) -> Iterator[tuple[tuple[int, int], float]]:
-    """Pairs that share half of their runs or more, by estimate."""
-    index = MinHashLSH(threshold=ALIKE, num_perm=PERMUTATIONS)
+    indices = {kind: MinHashLSH(threshold=alike, num_perm=PERMUTATIONS, weights=MISSES) for kind, alike in ALIKE.items()}
     sketches: dict[int, MinHash] = {}
-    for at, (content, modality) in enumerate(zip(contents, modalities, strict=True)):
-        runs = _runs(words(content, modality, at), RUN[modality])
+    columns = examples.select("content", "content_sha256", "modality").iter_rows()
+    for at, (content, digest, modality) in enumerate(columns):
+        if at in alone:
+            continue
+        same = first.setdefault(digest, at)
+        if same != at:
+            yield (same, at), 1.0
+            continue
+        runs = _runs(content, modality, at)
         if len(runs) < FEWEST:
             continue
         sketch = MinHash(num_perm=PERMUTATIONS, seed=SEED)
         sketch.update_batch(sorted(runs))
-        for other in sorted(index.query(sketch)):
-            alike = sketch.jaccard(sketches[other])
-            if alike >= ALIKE:
-                yield (other, at), alike
-        index.insert(at, sketch)
+        alike, other = max(((sketch.jaccard(sketches[o]), -o) for o in indices[modality].query(sketch)), default=(0.0, 0))
+        if alike >= ALIKE[modality]:
+            first[digest] = -other
+            yield (-other, at), alike
+            continue
+        indices[modality].insert(at, sketch)
         sketches[at] = sketch
 
 
-def _runs(found: Sequence[bytes], size: int) -> set[bytes]:
+def _runs(content: bytes, modality: str, row: int) -> set[bytes]:
+    """Runs of characters, whatever their case and the space between them; or of events or patches."""
+    size = RUN[modality]
+    if modality in ("text", "code"):
+        plain = b" ".join(content.lower().split())
+        return {plain[at : at + size] for at in range(len(plain) - size + 1)}
+    found = words(content, modality, row)
     return {b"\x00".join(found[at : at + size]) for at in range(len(found) - size + 1)}

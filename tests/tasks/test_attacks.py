@@ -121,7 +121,8 @@ def test_an_attack_s_gain_under_every_rule(asked, tmp_path):
         assert abs(gain[split]["faithful"]) <= 1e-6
     assert gain["exact copies"]["faithful"] <= 0.01
     assert gain["exact copies, not looked for"]["faithful"] > 0.05
-    # Of sentences as short as these, a changed word makes some copies too unlike to be found.
-    assert gain["near copies"]["faithful"] < gain["near copies, not looked for"]["faithful"] / 3
-    # Padding and nobodies are reported, not bounded: what lengthens a run is still paid for (ARCHITECTURE, Royalty rules).
-    assert {"padding", "outliers", "nobodies"} <= set(gain)
+    assert gain["near copies"]["faithful"] <= 0.01
+    assert gain["near copies, not looked for"]["faithful"] > 0.05
+    assert gain["padding"]["faithful"] <= 0.01
+    assert gain["nobodies"]["faithful"] <= 0.02
+    assert gain["outliers"]["faithful"] <= 0.05
