@@ -13,7 +13,7 @@ from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import CURRENT, FrozenCorpus, Part, freeze_part, load_frozen
-from provenance.features.exact import whole_size
+from provenance.features.exact import fitting
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from provenance.royalty.contracts import assign, read_contracts
@@ -94,12 +94,13 @@ def values_method(settings: Settings, model: Model, contracts: Sequence[Contract
     asking = [contract for contract in contracts if contract.rule in BY_VALUE]
     if not asking:
         return None
-    royalty, size = settings.royalty, whole_size(model.adapter().module())
-    if size > royalty.parameters:
+    royalty, module = settings.royalty, model.adapter().module()
+    coordinates = fitting(module, royalty.parameters, settings.features.seed)
+    if coordinates is None:
         raise ContractError(
             f"{settings.royalty.path}: contract {asking[0].name!r}: rule {asking[0].rule!r}",
-            expected=f"a model of at most {royalty.parameters:,} parameters, whose training run can be replayed",
-            found=f"{size:,}",
+            expected=f"a model whose training run can be replayed in {royalty.parameters:,} numbers, projected or not",
+            found=f"{sum(p.numel() for p in module.parameters()):,} parameters",
             hint="Raise royalty.parameters (memory and time grow with it), or pay by the rule 'proportional' or 'flat'.",
         )
     between = model.card.checkpoints[1:-1] or model.card.checkpoints[1:]
@@ -107,7 +108,8 @@ def values_method(settings: Settings, model: Model, contracts: Sequence[Contract
         "checkpoints": [checkpoint.file for checkpoint in between],
         "rows": royalty.rows,
         "numbers": royalty.numbers,
-        "seed": settings.features.seed,
+        "seed": coordinates.seed,
+        "sides": coordinates.sides,
         "nodes": royalty.nodes,
         "width": royalty.width,
     }

@@ -20,8 +20,9 @@ from safetensors.numpy import save as save_tensors
 from provenance.core.arrays import namespace, namespace_of, to_numpy
 from provenance.core.store import Store, canonical_json, digest
 from provenance.corpus.shards import part_key
-from provenance.features.exact import sketch, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
+from provenance.features.exact import sketch, spread, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
 from provenance.features.model import all_losses
+from provenance.features.projection import Projection
 from provenance.royalty.diagonal import differentiate, nodes
 from provenance.royalty.replay import Optimiser, Run, Snapshot, between
 from provenance.royalty.values import common_push
@@ -109,7 +110,7 @@ class _Replay:
     weights: tuple[float, ...]
     kept: tuple[str, ...]
     numbers: int
-    seed: int
+    coordinates: Projection
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def replay(folder: str, settings: Settings | None = None) -> str:
             weights=tuple(weights.tolist()),
             kept=tuple(how["checkpoints"]),
             numbers=how["numbers"],
-            seed=how["seed"],
+            coordinates=_coordinates(night),
         )
         worth = _stream_values(here, shared)
     low, high = min(worth.cosines.values()), max(worth.cosines.values())
@@ -186,6 +187,11 @@ def write_worth(store: Store, folder: str, worth: Worth) -> None:
     store.write(f"{folder}/replay.json", canonical_json(facts))
 
 
+def _coordinates(night: Night) -> Projection:
+    how = night.method["values"]
+    return Projection(how["seed"], whole=True, sides=how["sides"])
+
+
 def read_worth(store: Store, folder: str) -> Worth:
     """What the replay of a night has found of its outputs."""
     tensors, facts = load_tensors(store.read(f"{folder}/worth.safetensors")), store.read_json(f"{folder}/replay.json")
@@ -196,7 +202,7 @@ def read_worth(store: Store, folder: str) -> Worth:
 def _stream_values(here: _Here, shared: _Replay) -> Worth:
     """The outputs' derivatives, and with them every example's values."""
     store, cluster = here.store, here.settings.cluster
-    size = max(1, min(64, NUMBERS // sum(p.numel() for p in here.model.adapter().module().parameters())))
+    size = max(1, min(64, NUMBERS // whole_size(here.model.adapter().module(), shared.coordinates)))
     slices: list[_Slice] = []
     places: list[tuple[int, int, tuple[str, ...]]] = []
     start = 0
@@ -237,7 +243,7 @@ def optimiser_of(model: Model) -> Optimiser:
 def _snapshots(here: _Here) -> dict[str, str]:
     """By checkpoint, where what a replay needs of it lies; computed where the store lacks it."""
     store, night, plan, made, model = here.store, here.night, here.plan, here.made, here.model
-    rows = night.method["values"]["rows"]
+    rows, coordinates = night.method["values"]["rows"], _coordinates(night)
     keys = {}
     for checkpoint in model.card.checkpoints:
         made_of = {
@@ -246,10 +252,11 @@ def _snapshots(here: _Here) -> dict[str, str]:
             "weights": night.model_files[checkpoint.file],
             "sample": plan.sample.content_digest,
             "rows": rows,
+            "sides": coordinates.sides,
         }
         keys[checkpoint.file] = f"snapshots/{digest(made_of)}.safetensors"
     missing = [_Task(file, plan.sample.sha256, key) for file, key in keys.items() if not store.exists(key)]
-    work = partial(_snapshot, rows=rows)
+    work = partial(_snapshot, rows=rows, coordinates=coordinates)
     for _ in compute(here.client, work, made, missing, settings=here.settings.cluster, what="snapshots of the run"):
         pass
     here.client.run(close_models)
@@ -257,7 +264,7 @@ def _snapshots(here: _Here) -> dict[str, str]:
     return keys
 
 
-def _snapshot(made: Recipe, task: _Task, *, rows: int) -> str:
+def _snapshot(made: Recipe, task: _Task, *, rows: int, coordinates: Projection) -> str:
     """Write what a replay needs of a checkpoint: the mean gradient of the sample, and of some of it more; returns the key.
 
     Of those some, the mean squared gradient, and random combinations of gradients for sampled targets.
@@ -268,19 +275,21 @@ def _snapshot(made: Recipe, task: _Task, *, rows: int) -> str:
     others = np.setdiff1d(np.arange(frame.height), chosen)
     few = frame[chosen]
     signs = np.stack([_signs(example, rows) for example in few["example_id"]], axis=1)
-    size = whole_size(module)
+    size = whole_size(module, coordinates)
+    how: dict[str, Any] = {"projection": coordinates, "checkpoint": task.checkpoint, "batch_size": BATCH}
     gradient: np.ndarray = np.zeros(size)
     square: np.ndarray = np.zeros(size)
     held = np.zeros((rows, size), dtype=np.float32)
     start = 0
-    batches = whole_sampled(adapter, module, few["content"].to_list(), checkpoint=task.checkpoint, batch_size=BATCH)
+    batches = whole_sampled(adapter, module, few["content"].to_list(), **how)
     for data, sampled in batches:
         gradient += to_numpy(data.sum(axis=0))
         square += to_numpy((data**2).sum(axis=0))
         held += signs[:, start : start + data.shape[0]] @ to_numpy(sampled)
         start += data.shape[0]
     if len(others):
-        gradient += whole_sum(adapter, module, frame[others]["content"].to_list(), batch_size=made.batch_size)
+        rest = frame[others]["content"].to_list()
+        gradient += whole_sum(adapter, module, rest, projection=coordinates, batch_size=made.batch_size)
     scale = float(np.abs(held).max()) or 1.0
     tensors: dict[str, np.ndarray] = {
         "gradient": (gradient / frame.height).astype(np.float32),
@@ -337,13 +346,13 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
     marks, ends = [], []
     for at, checkpoint in enumerate(card):
         adapter, module = made.open(checkpoint.file)
-        stands = whole_position(module)
+        stands = whole_position(module, replay.coordinates)
         base = stands if base is None else base
         loss, slope = np.zeros(item.count), xp.zeros((item.count, len(stands)), dtype=xp.float32)[:0, :]
         if at in {0, low, low + 1, last}:
             loss = all_losses(adapter, module, contents, batch_size=BATCH)
         if at in {low, low + 1}:
-            how = {"checkpoint": checkpoint.file, "batch_size": made.batch_size}
+            how = {"projection": replay.coordinates, "checkpoint": checkpoint.file, "batch_size": made.batch_size}
             slope = xp.asarray(whole_gradients(adapter, module, contents, **how))
         if at in {0, last}:
             ends.append(loss)
@@ -351,7 +360,7 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
         marks.append(
             Snapshot(checkpoint.step, checkpoint.learning_rate_sum, xp.asarray(stands - base), slope=slope, loss=loss, **known)
         )
-    run = Run(marks, replay.optimiser)
+    run = Run(marks, replay.optimiser, xp.asarray(spread(module, replay.coordinates)))
     path = run.path()
     node = differentiate(run, rate, replay.weights[item.node], path)
     tensors: dict[str, np.ndarray] = {}
@@ -361,7 +370,7 @@ def _differentiate(replay: _Replay, item: _Slice) -> tuple[np.ndarray, np.ndarra
             scale = metric(marks[at].square)
             rows = xp.concat([of_gradient, push], axis=0)
             rows = xp.where(scale > 0, rows / xp.where(scale > 0, scale, 1 + 0 * scale), 0 * rows)
-            kept = sketch(rows, replay.numbers, seed=replay.seed, checkpoint=checkpoint.file)
+            kept = sketch(rows, replay.numbers, seed=replay.coordinates.seed, checkpoint=checkpoint.file)
             tensors[checkpoint.file] = np.ascontiguousarray(to_numpy(kept)) / np.float32(replay.examples)
     store.write(item.key, save_tensors(tensors or {"nothing": np.zeros(1)}))
     return (
@@ -403,7 +412,7 @@ def _sketches(here: _Here, shared: _Replay) -> dict[tuple[str, str], str]:
                 "checkpoint": checkpoint,
                 "content": part.content_digest,
                 "numbers": shared.numbers,
-                "seed": shared.seed,
+                "seed": shared.coordinates.seed,
             }
             keys[part.sha256, checkpoint] = f"sketches/{digest(made_of)}.safetensors"
     there = set(store.list("sketches"))
@@ -429,9 +438,9 @@ def _sketch_one(shared: _Replay, task: _Task) -> str:
     found = np.zeros((len(contents), shared.numbers), dtype=np.float32)
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
-        how = {"checkpoint": task.checkpoint, "batch_size": BATCH}
+        how = {"projection": shared.coordinates, "checkpoint": task.checkpoint, "batch_size": BATCH}
         rows = whole_gradients(adapter, module, [contents[row] for row in chosen], **how) * scale
-        found[chosen] = to_numpy(sketch(rows, shared.numbers, seed=shared.seed, checkpoint=task.checkpoint))
+        found[chosen] = to_numpy(sketch(rows, shared.numbers, seed=shared.coordinates.seed, checkpoint=task.checkpoint))
     largest = np.maximum(np.abs(found).max(axis=1, keepdims=True), np.float32(1e-30))
     codes = np.rint(found / largest * LARGEST).astype(np.int8)
     made.store.write(task.key, save_tensors({"codes": codes, "scale": (largest / LARGEST).astype(np.float32)}))

@@ -1,6 +1,9 @@
-"""Whole gradients, nothing projected: what a replay of the training run takes its steps on, where a model is small enough.
+"""Whole gradients: what a replay of the training run takes its steps on.
 
-Coordinates are the weights of the layers that `layers.layout` follows, layer by layer, inputs before outputs.
+Coordinates are the weights of the layers that `layers.layout` follows, layer by layer, inputs before outputs. Of a larger
+model each layer's weights are projected on both sides (`Projection.sides`), at all checkpoints alike. A projection P of a
+layer has orthonormal rows; gradients g become `P g`, and places x become `c P x` with c the number of weights for each number
+kept, so that inner products keep their mean; a step of the optimiser is then c times as long (`spread`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from provenance.core.kernels import add_by_group
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout, named_blocks
 from provenance.features.model import example_losses
-from provenance.features.projection import Projection
+from provenance.features.projection import Projection, matrices
 from provenance.features.sampled import sampled_features
 
 if TYPE_CHECKING:
@@ -27,21 +30,30 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
     from provenance.features.model import Adapter
 
-WHOLE = Projection(whole=True)
+# What sides may be projected to, at most; 0 is not at all.
+SIDES = (0, 64, 48, 32, 24, 16, 12, 8, 6, 4)
 
 
-def whole_size(module: torch.nn.Module) -> int:
+def whole_size(module: torch.nn.Module, projection: Projection) -> int:
     """How many coordinates there are."""
-    return sum(stop - start for start, stop, other in _columns(module) if other is None)
+    return sum(stop - start for start, stop, other in _columns(module, projection) if other is None)
 
 
-def whole_sum(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, batch_size: int) -> np.ndarray:
+def fitting(module: torch.nn.Module, most: int, seed: int) -> Projection | None:
+    """Coordinates of at most so many numbers, projected no more than it takes; None if there are none."""
+    every = (Projection(seed, whole=True, sides=sides) for sides in SIDES)
+    return next((projection for projection in every if whole_size(module, projection) <= most), None)
+
+
+def whole_sum(
+    adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, projection: Projection, batch_size: int
+) -> np.ndarray:
     """The sum of the gradients of the examples' losses, `(P,)` float32, by ordinary backward passes."""
     wanted = [p.requires_grad for p in module.parameters()]
     module.requires_grad_(True)
     try:
         forward_and_add(adapter, module, contents, batch_size)
-        found = _flat(module, lambda weight: weight.grad)
+        found = _flat(module, lambda weight: weight.grad, projection)
     finally:
         module.zero_grad(set_to_none=True)
         for parameter, before in zip(module.parameters(), wanted, strict=True):
@@ -63,24 +75,33 @@ def whole_gradients(adapter: Adapter, module: torch.nn.Module, contents: Sequenc
     """Gradients of the examples' losses, `(n, P)` float32.
 
     Args:
-        how: `checkpoint` and `batch_size`, as of `gradient_features`.
+        how: `projection`, `checkpoint` and `batch_size`, as of `gradient_features`.
     """
-    rows = gradient_features(adapter, module, contents, projection=WHOLE, **how).dense
-    return _together(rows, _columns(module))
+    rows = gradient_features(adapter, module, contents, **how).dense
+    return _together(rows, _columns(module, how["projection"]))
 
 
 def whole_sampled(
     adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], **how: Any
 ) -> Iterator[tuple[Array, Array]]:
     """Batch by batch, gradients for the data's targets and for targets sampled from the model, each `(n, P)` float32."""
-    columns = _columns(module)
-    for terms in sampled_features(adapter, module, contents, projection=WHOLE, draws=1, **how):
+    columns = _columns(module, how["projection"])
+    for terms in sampled_features(adapter, module, contents, draws=1, **how):
         yield _together(terms.data.dense, columns), _together(terms.sampled.dense, columns)
 
 
-def whole_position(module: torch.nn.Module) -> np.ndarray:
+def whole_position(module: torch.nn.Module, projection: Projection) -> np.ndarray:
     """Where a module stands, `(P,)` float32."""
-    return _flat(module, lambda weight: weight)
+    found: np.ndarray = _flat(module, lambda weight: weight, projection) * spread(module, projection)
+    return found
+
+
+def spread(module: torch.nn.Module, projection: Projection) -> np.ndarray:
+    """Weights for each number kept, `(P,)` float32."""
+    pairs = zip(layout(module, projection).blocks, _columns(module, projection), strict=True)
+    kept = [block for block, (*_, other) in pairs if other is None]
+    each = [np.full(block.size, block.inputs * block.outputs / (block.rows * block.columns)) for block in kept]
+    return np.concatenate(each).astype(np.float32)
 
 
 def sketch(rows: Array, numbers: int, *, seed: int, checkpoint: str) -> Array:
@@ -98,30 +119,37 @@ def sketch(rows: Array, numbers: int, *, seed: int, checkpoint: str) -> Array:
     return xp.matrix_transpose(summed)
 
 
-def _flat(module: torch.nn.Module, of_weight: Callable[[torch.Tensor], torch.Tensor | None]) -> np.ndarray:
-    """What there is of every followed weight, as one row; zeros where there is nothing."""
+def _flat(
+    module: torch.nn.Module, of_weight: Callable[[torch.Tensor], torch.Tensor | None], projection: Projection
+) -> np.ndarray:
+    """What there is of every followed weight, projected, as one row; zeros where there is nothing."""
     found = []
-    for (_, layer), (_, _, other) in zip(named_blocks(module, layout(module, WHOLE)), _columns(module), strict=True):
+    blocks = named_blocks(module, layout(module, projection))
+    for (block, layer), (_, _, other) in zip(blocks, _columns(module, projection), strict=True):
         if other is None:
             weight: Any = layer.weight
             value = of_weight(weight)
             value = torch.zeros_like(weight) if value is None else value
-            found.append(_inputs_first(layer, value).detach().cpu().float().reshape(-1).numpy())
+            sides = matrices(block, projection, "")
+            a, b = (None if side.shape[0] == side.shape[1] else side for side in sides)
+            matrix = _inputs_first(layer, value).detach().cpu().float().numpy()
+            matrix = matrix if a is None else a.T @ matrix
+            found.append((matrix if b is None else matrix @ b).reshape(-1))
     return np.concatenate(found)
 
 
-def _columns(module: torch.nn.Module) -> list[tuple[int, int, tuple[int, tuple[int, int]] | None]]:
+def _columns(module: torch.nn.Module, projection: Projection) -> list[tuple[int, int, tuple[int, tuple[int, int]] | None]]:
     """Of each block its columns in a row as it comes; and, of a weight that an earlier one shares, where and what shape."""
     found: list[tuple[int, int, tuple[int, tuple[int, int]] | None]] = []
     first: dict[int, int] = {}
     start = 0
-    for block, layer in named_blocks(module, layout(module, WHOLE)):
+    for block, layer in named_blocks(module, layout(module, projection)):
         weight, size = layer.weight, block.size
         shared = first.setdefault(id(weight), len(found))
         if shared == len(found):
             found.append((start, start + size, None))
         elif isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
-            found.append((start, start + size, (shared, (block.inputs, block.outputs))))
+            found.append((start, start + size, (shared, (block.rows, block.columns))))
         else:
             raise ModelError(f"module {block.name!r}", expected="a weight of its own", found="one that another module has, too")
         start += size

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
 
 LARGEST_RANK = 64
+# A vocabulary of so many tokens is not projected, whatever else is.
+VOCABULARY = 4096
 KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"
 
 
@@ -89,7 +91,8 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
     parameters = dict(module.named_parameters())  # tied weights are listed once
     left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
     if projection.whole:
-        inner = tuple(Block(name, "dense", i, o, i, o, groups) for name, _, i, o, groups in sides)
+        most = projection.sides
+        inner = tuple(Block(name, "dense", i, o, *_kept(kind, i, o, most), groups) for name, kind, i, o, groups in sides)
         return Layout(inner, left_out, sum(p.numel() for p in parameters.values()))
     numbers = projection.dense if any(kind != "dense" for _, kind, *_ in sides) else projection.dense_alone
     rank = _rank([side[2:] for side in sides if side[1] == "dense"], numbers)
@@ -130,6 +133,14 @@ def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array
     # The layer's own method, for it knows every kind of padding.
     projected: torch.Tensor = layer._conv_forward(x, filters, None)  # noqa: SLF001
     return projected
+
+
+def _kept(kind: str, inputs: int, outputs: int, sides: int) -> tuple[int, int]:
+    """What the sides of a whole gradient are projected to; a vocabulary as little as possible."""
+    most = sides or max(inputs, outputs)
+    rows = max(most, VOCABULARY) if kind == "input_tokens" else most
+    columns = max(most, VOCABULARY) if kind == "output_tokens" else most
+    return min(inputs, rows), min(outputs, columns)
 
 
 def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank: int, token_rank: int) -> Block:

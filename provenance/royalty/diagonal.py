@@ -116,7 +116,8 @@ def _stride_back(run: Run, stride: Stride, after: tuple[Array, Array, Array], *,
     # The root of the second moment divides the whole stride.
     of_root = of_before * ((by_first * stride.first + by_own * stride.at_end) / root**2)
     whole = 1 - how.decay**stride.done
-    of_second = of_second + of_root / (2 * whole * run.xp.maximum(root - how.epsilon, 0 * root + TINY))
+    alone = run.xp.maximum(run.spread * root - how.epsilon, 0 * root + TINY)
+    of_second = of_second + of_root / (2 * whole * run.spread * alone)
     kept = how.decay**stride.steps
     through = 2 * (1 - kept) * stride.at_start * of_second
     of_square = (1 - kept) / how.batch_size * of_second

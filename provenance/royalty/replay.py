@@ -103,10 +103,11 @@ class Run:
 
     Args:
         snapshots: the first is its base.
+        spread: where coordinates are projections of weights, by how much longer a step is in them.
     """
 
-    def __init__(self, snapshots: list[Snapshot], optimiser: Optimiser) -> None:
-        self.snapshots, self.optimiser = snapshots, optimiser
+    def __init__(self, snapshots: list[Snapshot], optimiser: Optimiser, spread: Array | float = 1.0) -> None:
+        self.snapshots, self.optimiser, self.spread = snapshots, optimiser, spread
         self.xp = namespace(snapshots[0].position)
         self.clocks = np.array([snapshot.clock for snapshot in snapshots])
         self.steps = np.array([snapshot.step for snapshot in snapshots], dtype=float)
@@ -164,15 +165,18 @@ class Run:
         return found
 
     def scales(self, stride: Stride) -> tuple[Array, float, float]:
-        """Of a stride: the root of its second moment, and how far the moment before it and its own gradient carry it."""
+        """Of a stride: the root of its second moment, and how far the moment before it and its own gradient carry it.
+
+        The root is less by the spread, which makes a step longer.
+        """
         how = self.optimiser
         if how.kind == "sgd":
             lag = how.momentum * self._lag(stride.steps)
-            return self.xp.ones_like(stride.end), stride.rate * lag, stride.rate * (1 - lag) / (1 - how.momentum)
+            return self.xp.ones_like(stride.end) / self.spread, stride.rate * lag, stride.rate * (1 - lag) / (1 - how.momentum)
         lag = self._lag(stride.steps) * how.momentum
         whole = self._started(how.momentum, stride)
         root = self.xp.sqrt(stride.second / (1 - how.decay**stride.done)) + how.epsilon
-        return root, stride.rate * lag / whole, stride.rate * (1 - lag) / whole
+        return root / self.spread, stride.rate * lag / whole, stride.rate * (1 - lag) / whole
 
     def _solve(self, scale: Array, near: Near) -> Array:
         """`(1 + r scale r')^-1` for the rows r between two checkpoints, `(m, m)`."""

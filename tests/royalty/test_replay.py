@@ -34,7 +34,7 @@ def trained(kind, steps=STEPS):
     return np.array(path)
 
 
-def run_of(optimiser, weights=None):
+def run_of(optimiser, weights=None, spread=1.0):
     """The run, as if works had been weighed; the mean square is that of the mean, for the whole corpus is one batch."""
     x, y = problem()
     part = np.full(WORKS, 1 / WORKS) if weights is None else weights / weights.sum()
@@ -45,7 +45,7 @@ def run_of(optimiser, weights=None):
         each = (x @ w - y)[:, None] * x
         rows = x * np.sqrt(part)[:, None]
         found.append(Snapshot(step, step * RATE, w, part @ each, part @ each**2, rows, queries, queries @ w))
-    return Run(found, optimiser)
+    return Run(found, optimiser, spread)
 
 
 @pytest.mark.parametrize("optimiser", [ADAM, SGD])
@@ -88,11 +88,11 @@ def test_everybody_s_replay_leaves_the_real_run_s_losses_as_they_are():
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
-@pytest.mark.parametrize("rate", [0.3, 1.0])
-def test_the_derivative_backwards_is_the_derivative_by_differences(kind, rate):
+@pytest.mark.parametrize(("rate", "spread"), [(0.3, 1.0), (1.0, 1.0), (1.0, np.linspace(0.5, 2, SIZE))])
+def test_the_derivative_backwards_is_the_derivative_by_differences(kind, rate, spread):
     how = Optimiser(kind, batch_size=2)
     x, y = problem()
-    run = run_of(how)
+    run = run_of(how, spread=spread)
     node = differentiate(run, rate, 1.0)
     backwards = np.zeros((WORKS, 2))
     for mark, of_gradient, of_square in zip(MARKS, node.slopes.of_gradient, node.slopes.of_square, strict=True):
@@ -103,7 +103,7 @@ def test_the_derivative_backwards_is_the_derivative_by_differences(kind, rate):
         for parts, slope in ((each, of_gradient), (each**2, of_square)):
             backwards += (parts - parts.mean(axis=0)) @ slope.T
     # Both the place and the curvature's rows depend on the weights; the latter is left out, so it stays as it is here, too.
-    plain = run_of(how)
+    plain = run_of(how, spread=spread)
 
     def worth(weights):
         weighed = run_of(how, weights)
@@ -111,7 +111,7 @@ def test_the_derivative_backwards_is_the_derivative_by_differences(kind, rate):
             Snapshot(s.step, s.clock, s.position, w.gradient, w.square, s.curvature, s.slope, s.loss)
             for s, w in zip(plain.snapshots, weighed.snapshots, strict=True)
         ]
-        end = Run(marks, how).replay(rate)[-1]
+        end = Run(marks, how, spread).replay(rate)[-1]
         return -loss_at(plain, end.end, end.clock, plain.path())
 
     for work in range(WORKS):

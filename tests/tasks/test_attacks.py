@@ -100,9 +100,18 @@ def test_neither_shards_nor_their_order_change_a_share(asked, tmp_path):
 def test_a_model_too_large_to_replay_is_refused_before_anything_is_computed(asked):
     from provenance.core.errors import ContractError
 
-    with pytest.raises(ContractError, match=r"rule 'srs': expected a model of at most 10 parameters.*pay by the rule"):
+    with pytest.raises(ContractError, match=r"rule 'srs': expected a model whose .* replayed in 10 numbers.*pay by the rule"):
         divided(asked, "srs", parameters=10)
     assert divided(asked, "flat", parameters=10)[0]["outputs"] == 8
+
+
+def test_a_large_model_is_replayed_in_fewer_coordinates(asked):
+    _, whole = divided(asked)
+    made, fewer = divided(asked, parameters=6_000)
+    assert made["outputs"] == 8
+    both = whole.join(fewer, on=["output_id", "owner_id"], how="full", coalesce=True).fill_null(0)
+    error = (both["share_ppb"] - both["share_ppb_right"]).abs().sum() / 8 / PPB
+    assert 0 < error < 0.3
 
 
 def test_a_folder_that_attribute_did_not_write_is_refused(tmp_path):
