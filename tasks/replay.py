@@ -18,7 +18,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace, namespace_of, to_numpy
-from provenance.core.store import Store, canonical_json, digest
+from provenance.core.errors import StoreError
+from provenance.core.store import Store, canonical_json, digest, sha256
 from provenance.corpus.shards import part_key
 from provenance.features.exact import sketch, spread, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
 from provenance.features.model import all_losses
@@ -48,6 +49,7 @@ log = logging.getLogger("provenance.replay")
 
 # Examples of the sample whose gradients are looked at one by one, and how many at a time.
 FISHER, BATCH = 256, 16
+WORTH = "worth.safetensors"
 # Numbers of outputs' derivatives in memory at a time.
 NUMBERS = 8_000_000
 LARGEST, TINY = 127, 1e-9
@@ -182,8 +184,9 @@ def replay(folder: str, settings: Settings | None = None) -> str:
 def write_worth(store: Store, folder: str, worth: Worth) -> None:
     """Put down what the replay of a night has found of its outputs; its values are there from then on."""
     tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
-    store.write(f"{folder}/worth.safetensors", save_tensors(tensors))
-    facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push}
+    data = save_tensors(tensors)
+    store.write(f"{folder}/{WORTH}", data)
+    facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push, "writes": {WORTH: sha256(data)}}
     store.write(f"{folder}/replay.json", canonical_json(facts))
 
 
@@ -194,7 +197,11 @@ def _coordinates(night: Night) -> Projection:
 
 def read_worth(store: Store, folder: str) -> Worth:
     """What the replay of a night has found of its outputs."""
-    tensors, facts = load_tensors(store.read(f"{folder}/worth.safetensors")), store.read_json(f"{folder}/replay.json")
+    facts, data = store.read_json(f"{folder}/replay.json"), store.read(f"{folder}/{WORTH}")
+    if sha256(data) != facts["writes"][WORTH]:
+        expected = f"SHA-256 {facts['writes'][WORTH]}, as replay.json says"
+        raise StoreError(store.locate(f"{folder}/{WORTH}"), expected=expected, found=sha256(data))
+    tensors = load_tensors(data)
     mean = (tensors["by_checkpoint"], tensors["by_node"])
     return Worth(tensors["ends"], tensors["at_nodes"], mean, facts["push"], facts["examples"], facts["cosines"])
 
