@@ -165,7 +165,7 @@ def _altered(content: bytes) -> bytes:
     """The same with every twelfth word turned round, or, where there are no words, every 24th letter or event raised by one."""
     words = content.split(b" ")
     if len(words) >= FEW_WORDS:
-        return b" ".join(word[::-1] if at % 12 == 11 else word for at, word in enumerate(words))
+        return b" ".join(word[::-1] if at % 12 == 11 and word.isascii() else word for at, word in enumerate(words))
     return bytes(byte + (at % 24 == 23 and byte < LAST_ASCII) for at, byte in enumerate(content))
 
 

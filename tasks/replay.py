@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,9 @@ def replay(folder: str, settings: Settings | None = None) -> str:
         log.info("replay: %s", "reused" if store.exists(f"{folder}/replay.json") else "nothing asks for it")
         return folder
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    module, coordinates = model.adapter().module(), _coordinates(night)
+    followed = whole_size(module, replace(coordinates, sides=0))
+    log.info("replay: %d weights are followed, as %d numbers", followed, whole_size(module, coordinates))
     with open_cluster(settings.cluster) as client:
         here = _Here(store, night, load_plan(store, folder), settings, client, recipe(store, night, settings), model)
         rates, weights = nodes(how["nodes"])
@@ -170,7 +173,7 @@ def replay(folder: str, settings: Settings | None = None) -> str:
             weights=tuple(weights.tolist()),
             kept=tuple(how["checkpoints"]),
             numbers=how["numbers"],
-            coordinates=_coordinates(night),
+            coordinates=coordinates,
         )
         worth = _stream_values(here, shared)
     low, high = min(worth.cosines.values()), max(worth.cosines.values())
