@@ -161,11 +161,14 @@ def shares_by_value(store: Store, night: Night, output_ids: list[str], found: Sh
     """Shares under the rules `faithful` and `srs`."""
     how, worth = night.method["values"], read_worth(store, night.folder)
     paid = len(how["checkpoints"]) + 1
-    by_source = [
-        found.parties.with_columns(output_id=pl.lit(output), source=pl.lit(f"{source:02d}"), value=pl.Series(row))
-        for source, of_outputs in enumerate(found.sums[:paid])
-        for output, row in zip(output_ids, of_outputs, strict=True)
-    ]
+    # Output by output: all of them at once would be a table of every source, owner and output.
+    faithful = []
+    for at, output in enumerate(output_ids):
+        by_source = [
+            found.parties.with_columns(output_id=pl.lit(output), source=pl.lit(f"{source:02d}"), value=pl.Series(row))
+            for source, row in enumerate(found.sums[:paid, at])
+        ]
+        faithful.append(rules.shares_from_sources(rules.FAITHFUL, pl.concat(by_source)))
     chosen = _places(store, night, output_ids)
     game = Expanded(
         counts=found.sums[-1][0],
@@ -174,7 +177,7 @@ def shares_by_value(store: Store, night: Night, output_ids: list[str], found: Sh
         slopes=found.sums[paid:-1].transpose(0, 2, 1),
     )
     return [
-        rules.shares_from_sources(rules.FAITHFUL, pl.concat(by_source)),
+        pl.concat(faithful),
         _srs(game, found.parties, output_ids, how["width"]),
     ]
 
