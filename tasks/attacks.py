@@ -1,6 +1,7 @@
 """Audit `attacks`: somebody splits, copies, pads or pretends; what does that bring under every royalty rule?
 
-OUT/attacks/<attack>/corpus, model    the corpus that the attacker has changed, and the model trained on it
+OUT/attacks/<attack>/corpus    the corpus that the attacker has changed
+OUT/attacks/models/<digest>    the model that a corpus makes
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import polars as pl
 
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
-from provenance.core.store import Store
+from provenance.core.store import Store, digest, sha256
 from provenance.corpus.examples import Corpus, parties, read_corpus
 from provenance.features.model import read_model
 from provenance.royalty.contracts import Contract
@@ -29,6 +30,8 @@ from tasks.retrain import trainer_of
 from tasks.royalty import value_night
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.attribute import Request
     from tasks.night import Night
     from tasks.settings import Settings
@@ -41,7 +44,7 @@ IDENTITIES, NOBODIES = 6, 20
 FEW_WORDS = 12
 # Bytes from here on may be parts of letters, which would no longer be any.
 LAST_ASCII = 0x7F
-LONG_AGO, NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 RULES = ("faithful", "srs", "proportional", "flat")
 # What somebody writes who pretends to have written something: signs of scripts that no work is written in.
 NONSENSE = (0x0080, 0x0800)
@@ -53,15 +56,16 @@ class Attack:
 
     Attributes:
         says: what the attacker did.
-        mine: whose shares are the attacker's.
-        trained: whether it takes another model.
+        mine: whose shares are the attacker's; adding: those of them who have only what the attacker added.
+        seed: of the training.
     """
 
     name: str
     says: str
     corpus: Corpus
     mine: frozenset[str]
-    trained: bool
+    adding: frozenset[str] = frozenset()
+    seed: int = SEED
 
 
 def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> tuple[str, dict[str, Any], Store]:
@@ -75,7 +79,7 @@ def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> t
     with task.opened(request, settings) as (opened, night):
         store = opened.store.open()
 
-        honest = Attack("honest", "nobody attacks", corpus, frozenset(), trained=True)
+        honest = Attack("honest", "nobody attacks", corpus, frozenset())
         before, mine, kept = _shares(honest, request, trainer, opened, "earliest")
         attacker = attacker or sorted(before["faithful"], key=before["faithful"].__getitem__)[len(before["faithful"]) // 2]
         if attacker not in before["faithful"]:
@@ -83,7 +87,10 @@ def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> t
         examples, added = every_value(kept, mine)
         values = dict(zip(examples, added.sum(axis=0).tolist(), strict=True))
         rows = [_row(honest, attacker, before, before)]
-        for attack in _attacks(corpus, attacker, values):
+        again = replace(
+            honest, name="trained again", says="nobody attacks, another training seed: what is noise", seed=SEED + 1
+        )
+        for attack in (again, *_attacks(corpus, attacker, values)):
             rows.append(_row(attack, attacker, before, _shares(attack, request, trainer, opened, "earliest")[0]))
             if "copies" in attack.name:
                 without = replace(attack, name=f"{attack.name}, not looked for")
@@ -99,7 +106,7 @@ def _attacks(corpus: Corpus, attacker: str, values: dict[str, float]) -> list[At
         values: of examples, summed over outputs.
     """
     draws = np.random.default_rng(SEED)
-    held = parties(corpus.examples, corpus.claims, NOW.date())
+    held = parties(corpus.examples, corpus.claims, _after(corpus).date())
     works = held.filter((pl.col("party_id") == attacker) & (pl.col("stake_ppb") == PPB))["work_id"].to_list()
     of_works = corpus.examples.filter(pl.col("work_id").is_in(works)).select("work_id", "example_id")
     worth = dict.fromkeys(works, 0.0)
@@ -110,18 +117,21 @@ def _attacks(corpus: Corpus, attacker: str, values: dict[str, float]) -> list[At
     best = others.sort(pl.col("example_id").replace_strict(values), descending=True).head(max(1, len(of_works)))
     alike = others.head(len(of_works))["content"].to_list()
     copied = best["content"].to_list()
+    alias = [f"{attacker}, too"]  # an identity for what is added, so that one sees what that earns; splitting gains nothing
     nobodies = [f"nobody-{number:02d}" for number in range(NOBODIES)]
     nonsense = [_nonsense(draws, len(content)) for content in others.head(2 * NOBODIES)["content"]]
     strange = [bytes([ord("A") + at % 26]) * len(content) for at, content in enumerate(alike)]
+    padding = [_nonsense(draws, len(content)) for content in alike]
+    added = [
+        _added("exact copies", "copies as many of the others' best works as it has", corpus, copied, alias),
+        _added("near copies", "the same, every twelfth word changed", corpus, [_altered(c) for c in copied], alias),
+        _added("padding", "adds as much nonsense as it has works", corpus, padding, alias),
+        _added("outliers", "adds as many works unlike any other", corpus, strange, alias),
+    ]
     return [
         _split("split at random", corpus, attacker, draws.permutation(works).tolist()),
         _split("split by value", corpus, attacker, by_value),
-        _added("exact copies", "copies as many of the others' best works as it has", corpus, copied, [attacker]),
-        _added("near copies", "the same, every twelfth word changed", corpus, [_altered(c) for c in copied], [attacker]),
-        _added(
-            "padding", "adds as much nonsense as it has works", corpus, [_nonsense(draws, len(c)) for c in alike], [attacker]
-        ),
-        _added("outliers", "adds as many works unlike any other", corpus, strange, [attacker]),
+        *(replace(attack, mine=attack.mine | {attacker}) for attack in added),
         _added("nobodies", f"{NOBODIES} owners of nonsense alone, together", corpus, nonsense, nobodies),
     ]
 
@@ -135,22 +145,29 @@ def _split(name: str, corpus: Corpus, attacker: str, works: list[str]) -> Attack
     identities = sorted(set(whose.values()))
     owners = pl.concat([corpus.owners, _owners(identities)], how="diagonal_relaxed")
     says = f"the attacker is {IDENTITIES} people"
-    return Attack(name, says, Corpus(corpus.examples, claims, owners), frozenset({attacker, *identities}), trained=False)
+    return Attack(name, says, Corpus(corpus.examples, claims, owners), frozenset({attacker, *identities}))
 
 
 def _added(name: str, says: str, corpus: Corpus, contents: list[bytes], whose: list[str]) -> Attack:
     """A corpus with works more, collected later than all others."""
     works = [f"{name}/{number:04d}" for number in range(len(contents))]
     more = pl.DataFrame({"work_id": works, "example_id": works, "content": contents})
-    more = more.with_columns(modality=pl.lit(corpus.examples["modality"][0]), acquired_at=pl.lit(NOW, pl.Datetime("us", "UTC")))
+    more = more.with_columns(
+        modality=pl.lit(corpus.examples["modality"][0]), acquired_at=pl.lit(_after(corpus), pl.Datetime("us", "UTC"))
+    )
     claims = [{"work_id": work, "owner_id": whose[at % len(whose)], "stake_ppb": PPB} for at, work in enumerate(works)]
-    new = [owner for owner in whose if owner not in set(corpus.owners["owner_id"])]
     changed = Corpus(
         pl.concat([corpus.examples, more], how="diagonal_relaxed").with_columns(pl.col("split").fill_null("train")),
         pl.concat([corpus.claims, pl.DataFrame(claims)], how="diagonal_relaxed"),
-        pl.concat([corpus.owners, _owners(new)], how="diagonal_relaxed"),
+        pl.concat([corpus.owners, _owners(whose)], how="diagonal_relaxed"),
     )
-    return Attack(name, says, changed, frozenset(whose), trained=True)
+    return Attack(name, says, changed, frozenset(whose), frozenset(whose))
+
+
+def _after(corpus: Corpus) -> datetime:
+    """A day on which everything of a corpus is there already."""
+    latest: Any = corpus.examples["acquired_at"].max()
+    return latest + timedelta(days=1)  # type: ignore[no-any-return]
 
 
 def _owners(names: list[str]) -> pl.DataFrame:
@@ -186,12 +203,7 @@ def _shares(
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     for name in ("examples", "claims", "owners"):
         getattr(attack.corpus, name).write_parquet(folder / "corpus" / f"{name}.parquet")
-    model = folder / "model" if attack.trained else request.out / "attacks/honest/model"
-    if not (model / "model.toml").exists():
-        log.info("attacks: training with %s", attack.name)
-        contents = attack.corpus.examples["content"].to_list()
-        shutil.copytree(request.model, model, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
-        trainer.train(contents, seed=SEED, folder=model)
+    model = _trained(attack, request, trainer)
     # In one store, so that what attacks have in common is computed once.
     asked = replace(request, corpus=folder / "corpus", model=model)
     contract = Contract(name="attacked", developer_ppb=0, duplicates=duplicates)
@@ -206,11 +218,35 @@ def _shares(
     return means, night, store
 
 
+def _trained(attack: Attack, request: Request, trainer: Any) -> Path:
+    """The folder of the model that a corpus makes; what is there is not trained again."""
+    contents = attack.corpus.examples["content"].to_list()
+    folder = (
+        request.out / "attacks/models" / digest([read_model(request.model).files, attack.seed, *map(sha256, contents)])[:32]
+    )
+    if not folder.exists():
+        log.info("attacks: training with %s", attack.name)
+        aside = folder.with_name(f".{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(request.model, aside, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
+        trainer.train(contents, seed=attack.seed, folder=aside)
+        aside.rename(folder)
+    return folder
+
+
 def _row(
     attack: Attack, attacker: str, before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """What the attacker had and has, under every rule; nobodies had nothing."""
+    """What the attacker had and has, under every rule, and how much of it is for what was added; nobodies had nothing."""
     mine = attack.mine or {attacker}
     had = {rule: sum(before[rule].get(owner, 0.0) for owner in mine) for rule in RULES}
+    added = {rule: sum(after[rule].get(owner, 0.0) for owner in attack.adding) for rule in RULES}
     has = {rule: sum(after[rule].get(owner, 0.0) for owner in mine) for rule in RULES}
-    return {"attack": attack.name, "says": attack.says, "had": had, "has": has, "gain": {r: has[r] - had[r] for r in RULES}}
+    return {
+        "attack": attack.name,
+        "says": attack.says,
+        "had": had,
+        "has": has,
+        "gain": {r: has[r] - had[r] for r in RULES},
+        "added": added,
+    }

@@ -52,7 +52,7 @@ class Options:
         subsets: of each family, on which methods are compared.
         tune: more subsets, on which the hybrid's weight is fitted and nothing is reported.
         seeds: trainings of each subset; two at least, for the noise ceiling.
-        methods: those to compare: of influence, and `faithful` for the values that the rule of this name pays for.
+        methods: those to compare: of influence, and `faithful` for the values that the rule of this name rests on.
     """
 
     subsets: int = 48
@@ -195,9 +195,12 @@ def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
 
 
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
-    """Influences by a method, or what `faithful` pays for, `(outputs, examples)`, by the night's own stages."""
+    """Influences by a method, or the values that `faithful` rests on, `(outputs, examples)`, by the night's own stages.
+
+    What the rule keeps back of them (negative ones, what nonsense adds) is not in it: an audit asks what is true.
+    """
     if name == FAITHFUL:
-        replayed = store.exists(f"{night.folder}/replay.json")
+        replayed = night.method["versions"] == VERSIONS and store.exists(f"{night.folder}/replay.json")
         valued = night if replayed else value_night(store, night, Contract(name="audited", developer_ppb=0), settings)
         ids, added = every_value(store, valued)
         place_of = {example: at for at, example in enumerate(ids)}

@@ -222,7 +222,7 @@ def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
     per_owner = {key: max(0.0, many_owners[key] - few_owners[key]) / more for key in ("sums", "shares")}
     memory = max(0.0, many_owners["peak"] - few_owners["peak"]) * 2**20 / more
     n, q, o = LARGE
-    hours = {
+    seconds = {
         "values": per_example["values"] * n * q,
         "sums": per_example["sums"] * n * q + per_owner["sums"] * o * q,
         "shares": per_owner["shares"] * o * q,
@@ -235,7 +235,7 @@ def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
         "seconds_per_owner_and_output": per_owner,
         "bytes_per_owner_and_output": round(memory),
         "at": {"examples": n, "outputs": q, "owners": o},
-        "hours_at": {key: seconds / 3600 for key, seconds in hours.items()},
+        "hours_at": {key: taken / 3600 for key, taken in seconds.items()},
         "gigabytes_at": memory * o * q / 1e9,
     }
 

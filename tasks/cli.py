@@ -337,7 +337,7 @@ def audit_lds(
     tune: Annotated[int, typer.Option(min=0, help="More subsets, to fit the hybrid's weight on.")] = 24,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each subset.")] = 2,
     methods: Annotated[
-        str, typer.Option(help="Methods to compare, with commas between; faithful is what that rule pays for.")
+        str, typer.Option(help="Methods to compare, with commas between; faithful: the values that this rule rests on.")
     ] = "factored,cosine,tfidf,bm25,hybrid",
     workers: Workers = None,
     day: ClaimsDay = None,

@@ -7,7 +7,7 @@ import logging
 import polars as pl
 
 from provenance.corpus.duplicates import find_duplicates, read_decisions
-from provenance.corpus.examples import read_corpus
+from provenance.corpus.examples import read_corpus, since
 from provenance.corpus.shards import freeze_corpus
 from tasks.settings import load
 
@@ -21,7 +21,7 @@ def ingest() -> str:
     store.check_writable()
     corpus = read_corpus(store, settings.corpus.folder)
     train = corpus.examples.filter(pl.col("split") == "train")
-    duplicates = find_duplicates(train, read_decisions(store, settings.corpus.folder, train))
+    duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
     frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",

@@ -7,7 +7,9 @@ import logging
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.contracts import ESCROW
+import polars as pl
+
+from provenance.core.contracts import ESCROW, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accrual import totals
@@ -23,7 +25,6 @@ from tasks.settings import CHECKOUT, load
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from provenance.settlement.ledger import Booking
 
 log = logging.getLogger("provenance.publish")
+
+NIGHT_SHARES_FILE = "night_shares.parquet"
 
 
 def publish(day: str) -> str:
@@ -80,6 +83,10 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         credits=credits,
         names=_names(store, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
+    shared = store.read_json(f"{night.folder}/shares.json")
+    night_shares = pl.DataFrame(schema=NIGHT_SHARES.schema)
+    if NIGHT_SHARES_FILE in shared["writes"]:  # a night of an earlier version has none
+        night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
     facts: dict[str, Any] = {
         "format": 1,
         "code_version": code_version(),
@@ -91,13 +98,14 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
             "model": night.model,
             "model_id": night.model_id,
             "outputs": [part.sha256 for part in night.outputs],
-            "shares": store.read_json(f"{night.folder}/shares.json")["writes"]["shares.parquet"],
+            "shares": shared["writes"]["shares.parquet"],
+            "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
             "scores": store.read_json(f"{night.folder}/scores.json")["writes"],
             "values": store.read_json(f"{night.folder}/values.json")["writes"],
         },
         "method": night.method,
         "audit": results.in_force(store),
-        "contract": night.contract | {"weights": store.read_json(f"{night.folder}/shares.json")["weights"]},
+        "contract": night.contract | {"weights": shared["weights"]},
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
         "balances": totals(ledger.balances(engine, through=booking.booking_id)),
         "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
@@ -107,7 +115,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         booking.day,
         booking.revision,
         payouts=payouts,
-        intervals=intervals(payouts, read_written(store, night.folder, "shares", "night_shares.parquet")),
+        intervals=intervals(payouts, night_shares),
         credits=credits,
         entries=ledger.entries(engine, booking.booking_id),
         totals=totals(day_after),

@@ -262,7 +262,7 @@ def _snapshots(here: _Here) -> dict[str, str]:
             "weights": night.model_files[checkpoint.file],
             "sample": plan.sample.content_digest,
             "rows": rows,
-            "sides": coordinates.sides,
+            "projected": coordinates.sides and [coordinates.seed, coordinates.sides],
         }
         keys[checkpoint.file] = f"snapshots/{digest(made_of)}.safetensors"
     missing = [_Task(file, plan.sample.sha256, key) for file, key in keys.items() if not store.exists(key)]

@@ -13,6 +13,7 @@ from provenance.core.contracts import ESCROW, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.duplicates import find_duplicates
+from provenance.corpus.examples import since
 from provenance.corpus.shards import freeze_part
 from provenance.royalty.contracts import Contract
 from provenance.royalty.shares import by_contract
@@ -85,8 +86,9 @@ def value_night(store: Store, night: Night, contract: Contract, settings: Settin
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     frozen = night.frozen_corpus(store)
     if contract.duplicates != "off" and frozen.duplicates is None:
-        columns = ("example_id", "content", "content_sha256", "modality", "acquired_at")
-        frozen = replace(frozen, duplicates=freeze_part(store, find_duplicates(night.read_corpus(store, *columns))))
+        examples = night.read_corpus(store, "example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
+        duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
+        frozen = replace(frozen, duplicates=freeze_part(store, duplicates))
         store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
     mine = replace(
         night,

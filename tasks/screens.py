@@ -361,14 +361,19 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
-    table = _table(f"Attacks by {result['attacker']}: mean share before and after, by rule")
-    table.add_column("attack")
+    table = _table(f"Attacks by {result['attacker']}: gain in mean share, and what is added earns, in points, by rule")
+    table.add_column("attack", no_wrap=True)
     for rule in result["rules"]:
         table.add_column(rule, justify="right", no_wrap=True)
     for row in result["attacks"]:
-        cells = [f"{row['had'][rule]:.1%} {row['gain'][rule] * 100:+.1f}" for rule in result["rules"]]
+        honest = row is result["attacks"][0]
+        cells = [
+            f"{row['had'][rule]:.1%}" if honest else f"{row['gain'][rule] * 100:+.1f} {row['added'][rule] * 100:4.1f}"
+            for rule in result["rules"]
+        ]
         table.add_row(row["attack"], *cells)
     yield table
+    yield Text("A model trained anew on another corpus pays everybody a little differently; `trained again` shows how much.")
     for row in result["attacks"][1:]:
         yield Text(f"{row['attack']}: {row['says']}", style="dim")
 

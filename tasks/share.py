@@ -9,7 +9,7 @@ import polars as pl
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
-from provenance.royalty.shares import by_contract, over_night, rule_weight
+from provenance.royalty.shares import FLAT, by_contract, over_night, rule_weight
 from tasks.night import night_to_compute, read_written
 from tasks.settings import load
 from tasks.values import contracts_of, with_terms
@@ -26,13 +26,16 @@ def share(folder: str) -> str:
     night, values = night_to_compute(store, folder), store.read_json(f"{folder}/values.json")
     contracts = {contract.name: contract for contract in contracts_of(night)}
     signal = night.contract["signal_to_noise"]
-    weights = {name: rule_weight(signal.get(name), contract.signal_to_noise) for name, contract in contracts.items()}
+    weights = {
+        name: 1.0 if contract.rule == FLAT else rule_weight(signal.get(name), contract.signal_to_noise)
+        for name, contract in contracts.items()
+    }
     outputs = pl.DataFrame(
         list(values["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
     )
     shares = by_contract(read_written(store, folder, "values", "rule_shares.parquet"), outputs, contracts, weights)
     pools = with_terms(store, night, night.read_outputs(store)).select(
-        "output_id", "currency", pool=pl.col("revenue_minor") * (PPB - pl.col("developer_ppb"))
+        "output_id", "currency", pool=pl.col("revenue_minor").cast(pl.Float64) * (PPB - pl.col("developer_ppb"))
     )
     manifest = {
         "reads": values["writes"],

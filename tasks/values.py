@@ -228,7 +228,9 @@ def _summed(
     outputs = list(job.chosen)
     turned = [tensors["by_checkpoint"][:, outputs][:, :, rows].astype(np.float64) - job.mean[0][:, :, None]]
     at_nodes = tensors["by_node"][:, outputs][:, :, rows].astype(np.float64) - job.mean[1][:, :, None]
-    longer = job.added[:, None] * lengthening(tensors["push"][rows].astype(np.float64), job.push)
+    pushed = lengthening(tensors["push"][rows].astype(np.float64), job.push)
+    # Where a longer run did an output harm, all share in that.
+    longer = job.added[:, None] * np.where(job.added[:, None] > 0, pushed, 1)
     value = turned[0].sum(axis=0) + longer
     paid = (value > 0) * kept_part(value)
     blocks = [*(block * paid for block in turned[0]), longer * paid, *at_nodes, np.ones_like(value)]

@@ -118,7 +118,7 @@ DUPLICATES = Contract(
     {
         "cluster_id": _needed(pl.String, "the cluster, named by one of its examples"),
         "example_id": _needed(pl.String, "an example that has a copy"),
-        "similarity": _needed(pl.Float64, "part of shared runs of words with the member most like it (Jaccard)"),
+        "similarity": _needed(pl.Float64, "part of shared runs of characters or events with the member most like it (Jaccard)"),
         "decision": _optional(pl.String, "who decided about the example and why; empty: nobody has", ""),
     },
     key=("example_id",),

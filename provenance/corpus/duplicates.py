@@ -8,6 +8,7 @@ person may decide that an example stands alone, or is the same as another.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from provenance.core.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
+    from datetime import date
 
     from provenance.core.store import Store
 
@@ -39,20 +41,20 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
     """Clusters of copies among examples.
 
     Args:
-        examples: `example_id, content, content_sha256, modality, acquired_at`.
+        examples: `example_id, content, content_sha256, modality, since` (`examples.since`).
         decisions: the duplicate decisions of the delivery, checked by `check_decisions`.
 
     Returns:
         The duplicates table, one row for each example that has a copy.
     """
     # What nobody dates may not push in before what has a date.
-    examples = examples.sort("acquired_at", "example_id", nulls_last=True)
+    examples = examples.sort("since", "example_id", nulls_last=True)
     ids = examples["example_id"].to_list()
     place = {example: at for at, example in enumerate(ids)}
     decided = [] if decisions is None else decisions.to_dicts()
     alone = {place[row["example_id"]] for row in decided if row["same_as"] is None}
-    links = dict(_links(examples, alone))
-    links |= {(place[row["example_id"]], place[row["same_as"]]): 1.0 for row in decided if row["same_as"] is not None}
+    joined = {place[row["example_id"]]: place[row["same_as"]] for row in decided if row["same_as"] is not None}
+    links = dict(_links(examples, alone, joined)) | dict.fromkeys(joined.items(), 1.0)
     if not links:
         return pl.DataFrame(schema=DUPLICATES.schema)
     pairs = np.asarray(list(links))
@@ -108,38 +110,71 @@ def claimants(held: pl.DataFrame, *, rule: str) -> pl.DataFrame:
     return pl.concat(rows) if rows else weights.rename({"weight": "stake_ppb"})
 
 
-def _links(examples: pl.DataFrame, alone: Container[int]) -> Iterator[tuple[tuple[int, int], float]]:
-    """Of each example that is a copy, the earlier one that it is most like, which is no copy itself; and how much it is."""
+def _links(examples: pl.DataFrame, alone: Container[int], decided: Container[int]) -> Iterator[tuple[tuple[int, int], float]]:
+    """Of each example that is a copy, the earlier one that it is most like, which is no copy itself; and how much it is.
+
+    Args:
+        examples: the earliest first.
+        alone: rows that a person has set apart; decided: that a person has joined with another.
+    """
     first: dict[str, int] = {}
-    indices = {kind: MinHashLSH(threshold=alike, num_perm=PERMUTATIONS, weights=MISSES) for kind, alike in ALIKE.items()}
-    sketches: dict[int, MinHash] = {}
-    columns = examples.select("content", "content_sha256", "modality").iter_rows()
-    for at, (content, digest, modality) in enumerate(columns):
+    # Text and code are compared with one another.
+    indices = {run: MinHashLSH(threshold=ALIKE[kind], num_perm=PERMUTATIONS, weights=MISSES) for kind, run in RUN.items()}
+    known = _Known(examples["since"].to_list(), {}, {})
+    for at, (content, digest, modality) in enumerate(examples.select("content", "content_sha256", "modality").iter_rows()):
         if at in alone:
             continue
         same = first.setdefault(digest, at)
-        if same != at:
+        if same != at and at not in decided:
             yield (same, at), 1.0
             continue
         runs = _runs(content, modality, at)
         if len(runs) < FEWEST:
             continue
-        sketch = MinHash(num_perm=PERMUTATIONS, seed=SEED)
+        sketch, index = MinHash(num_perm=PERMUTATIONS, seed=SEED), indices[RUN[modality]]
         sketch.update_batch(sorted(runs))
-        alike, other = max(((sketch.jaccard(sketches[o]), -o) for o in indices[modality].query(sketch)), default=(0.0, 0))
-        if alike >= ALIKE[modality]:
-            first[digest] = -other
-            yield (-other, at), alike
-            continue
-        indices[modality].insert(at, sketch)
-        sketches[at] = sketch
+        found = None if at in decided else _original(known, at, sketch, index.query(sketch), ALIKE[modality])
+        if found:
+            original, alike = found
+            first[digest] = original
+            known.copies.setdefault(original, []).append(sketch)
+            yield (original, at), alike
+        else:
+            index.insert(at, sketch)
+            known.originals[at] = sketch
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the examples so far.
+
+    Attributes:
+        since: of all examples.
+        originals: sketches of those that are no copies; copies: of theirs.
+    """
+
+    since: list[date | None]
+    originals: dict[int, MinHash]
+    copies: dict[int, list[MinHash]]
+
+
+def _original(known: _Known, at: int, sketch: MinHash, others: list[int], least: float) -> tuple[int, float] | None:
+    """Of what an example is a copy, and how like it is."""
+    likeness = {other: sketch.jaccard(known.originals[other]) for other in others}
+    for other, alike in sorted(likeness.items(), key=lambda pair: (-pair[1], pair[0])):
+        # Of what began on the same day nobody knows which copied which: it has to be like one of the other copies, too.
+        unsure = known.since[other] == known.since[at]
+        copies = known.copies.get(other, []) if unsure else []
+        if alike >= least and (not copies or any(sketch.jaccard(copy) >= least for copy in copies)):
+            return other, alike
+    return None
 
 
 def _runs(content: bytes, modality: str, row: int) -> set[bytes]:
     """Runs of characters, whatever their case and the space between them; or of events or patches."""
     size = RUN[modality]
     if modality in ("text", "code"):
-        plain = b" ".join(content.lower().split())
-        return {plain[at : at + size] for at in range(len(plain) - size + 1)}
+        plain = " ".join(content.decode(errors="replace").casefold().split())
+        return {plain[at : at + size].encode() for at in range(len(plain) - size + 1)}
     found = words(content, modality, row)
     return {b"\x00".join(found[at : at + size]) for at in range(len(found) - size + 1)}

@@ -180,6 +180,13 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
     return held.group_by("work_id", "account", "party_id").agg(pl.col("stake_ppb").sum()).sort("work_id", "account", "party_id")
 
 
+def since(examples: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:
+    """The examples with `since`: the first day of any claim on their work, or else the day they were collected, if known."""
+    first = claims.group_by("work_id").agg(claimed=pl.col("valid_from").min())
+    found = examples.join(first, on="work_id", how="left", maintain_order="left")
+    return found.with_columns(since=pl.coalesce("claimed", pl.col("acquired_at").dt.date())).drop("claimed")
+
+
 def held_since(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The parties with `since`: the first day of their claim, or else the day on which the work was collected, if known."""
     dated = valid_on(claims, day).group_by("work_id", party_id="owner_id").agg(claimed=pl.col("valid_from").min())

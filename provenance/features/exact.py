@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
     from provenance.features.model import Adapter
 
+# Which earlier block has a weight, and the shape that is to be turned to lie as it does there, if it is.
+Shared = tuple[int, tuple[int, int] | None]
 # What sides may be projected to, at most; 0 is not at all.
 SIDES = (0, 64, 48, 32, 24, 16, 12, 8, 6, 4)
 
@@ -138,10 +140,11 @@ def _flat(
     return np.concatenate(found)
 
 
-def _columns(module: torch.nn.Module, projection: Projection) -> list[tuple[int, int, tuple[int, tuple[int, int]] | None]]:
-    """Of each block its columns in a row as it comes; and, of a weight that an earlier one shares, where and what shape."""
-    found: list[tuple[int, int, tuple[int, tuple[int, int]] | None]] = []
+def _columns(module: torch.nn.Module, projection: Projection) -> list[tuple[int, int, Shared | None]]:
+    """Of each block its columns in a row as it comes; and, of a weight that an earlier one shares, which, and how it lies."""
+    found: list[tuple[int, int, Shared | None]] = []
     first: dict[int, int] = {}
+    turned: list[bool] = []
     start = 0
     for block, layer in named_blocks(module, layout(module, projection)):
         weight, size = layer.weight, block.size
@@ -149,22 +152,26 @@ def _columns(module: torch.nn.Module, projection: Projection) -> list[tuple[int,
         if shared == len(found):
             found.append((start, start + size, None))
         elif isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
-            found.append((start, start + size, (shared, (block.rows, block.columns))))
+            lies_alike = isinstance(layer, torch.nn.Linear) == turned[shared]
+            found.append((start, start + size, (shared, None if lies_alike else (block.rows, block.columns))))
         else:
             raise ModelError(f"module {block.name!r}", expected="a weight of its own", found="one that another module has, too")
+        turned.append(isinstance(layer, torch.nn.Linear))  # its weight has outputs first
         start += size
     return found
 
 
-def _together(rows: Array, columns: list[tuple[int, int, tuple[int, tuple[int, int]] | None]]) -> Array:
+def _together(rows: Array, columns: list[tuple[int, int, Shared | None]]) -> Array:
     """Rows with the gradients of a shared weight added up."""
     xp = namespace(rows)
     parts = [rows[:, start:stop] for start, stop, _ in columns]
     for at, (_, _, other) in enumerate(columns):
         if other is not None:
             shared, shape = other
-            turned = xp.matrix_transpose(xp.reshape(parts[at], (rows.shape[0], *shape)))
-            parts[shared] = parts[shared] + xp.reshape(turned, (rows.shape[0], -1))
+            part = parts[at]
+            if shape:
+                part = xp.reshape(xp.matrix_transpose(xp.reshape(part, (rows.shape[0], *shape))), (rows.shape[0], -1))
+            parts[shared] = parts[shared] + part
     kept = [part for part, (_, _, other) in zip(parts, columns, strict=True) if other is None]
     return xp.concat(kept, axis=1) if len(kept) < len(parts) else rows
 

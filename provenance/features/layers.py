@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
 
 LARGEST_RANK = 64
-# A vocabulary of so many tokens is not projected, whatever else is.
-VOCABULARY = 4096
+# A vocabulary of so many tokens is not projected, whatever else is; a larger one to so many numbers.
+VOCABULARY, OF_LARGER = 4096, 1024
 KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"
 
 
@@ -137,10 +137,14 @@ def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array
 
 def _kept(kind: str, inputs: int, outputs: int, sides: int) -> tuple[int, int]:
     """What the sides of a whole gradient are projected to; a vocabulary as little as possible."""
-    most = sides or max(inputs, outputs)
-    rows = max(most, VOCABULARY) if kind == "input_tokens" else most
-    columns = max(most, VOCABULARY) if kind == "output_tokens" else most
-    return min(inputs, rows), min(outputs, columns)
+    if not sides:
+        return inputs, outputs
+    rows, columns = min(inputs, sides), min(outputs, sides)
+    if kind == "input_tokens":
+        rows = inputs if inputs <= VOCABULARY else OF_LARGER
+    if kind == "output_tokens":
+        columns = outputs if outputs <= VOCABULARY else OF_LARGER
+    return rows, columns
 
 
 def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank: int, token_rank: int) -> Block:

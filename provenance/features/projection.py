@@ -97,7 +97,9 @@ def matrices(block: Block, projection: Projection, checkpoint: str) -> tuple[np.
     size for their seed alone: what is projected is then the same at every checkpoint, and of layers that share a weight.
     """
     if projection.whole:
-        return _side(block.inputs, block.rows, projection.seed), _side(block.outputs, block.columns, projection.seed)
+        square = block.inputs == block.outputs  # both sides by one matrix would be no random projection of what they make
+        first = _side(block.inputs, block.rows, projection.seed, "in" if square else "")
+        return first, _side(block.outputs, block.columns, projection.seed, "")
     key = (projection.seed, checkpoint, block.name)
     none = np.empty((0, 0), dtype=np.float32)
     a = none if block.kind == "input_tokens" else matrix(block.inputs, block.rows, *key, "in")
@@ -106,5 +108,5 @@ def matrices(block: Block, projection: Projection, checkpoint: str) -> tuple[np.
 
 
 @lru_cache(maxsize=16)
-def _side(size: int, rank: int, seed: int) -> np.ndarray:
-    return matrix(size, rank, seed, size) / np.float32((size / rank) ** 0.5)
+def _side(size: int, rank: int, seed: int, name: str) -> np.ndarray:
+    return matrix(size, rank, seed, size, name) / np.float32((size / rank) ** 0.5)

@@ -11,6 +11,8 @@ from scipy.interpolate import PchipInterpolator
 MARGIN = 2.0
 # A work that pushes this part of what works commonly push is paid fully for the longer run.
 PUSH = 0.25
+# How many times the common push a work counts at most where that is found, and in how many rounds.
+MOST, ROUNDS = 4.0, 50
 
 
 def kept_part(values: np.ndarray) -> np.ndarray:
@@ -44,14 +46,26 @@ def lengthening(push: np.ndarray, common: float) -> np.ndarray:
         push: of each work, over all outputs of the night, `(n,)`.
         common: `common_push` of all works.
     """
-    found: np.ndarray = np.clip(push / (PUSH * common), 0, 1) if common > 0 else np.ones_like(push)
+    found: np.ndarray = np.clip(push / (PUSH * common), 0, 1) if common > 0 else np.zeros_like(push)
     return found
 
 
 def common_push(push: np.ndarray) -> float:
-    """The median of those works that push the right way: nonsense, however much, cannot make it small at will."""
-    right = push[push > 0]
-    return float(np.median(right)) if len(right) else 0.0
+    """What works that push the right way commonly push: their median, each counting as much as it pushes.
+
+    Many works that push hardly at all then cannot make it small. Nor can a few that push very much make it large: none counts
+    more than a few times what is common.
+    """
+    right = np.sort(push[push > 0]).astype(np.float64)
+    if not len(right):
+        return 0.0
+    found = float(np.median(right))
+    for _ in range(ROUNDS):
+        counted = np.cumsum(np.minimum(right, MOST * found))
+        before, found = found, float(right[np.searchsorted(counted, counted[-1] / 2)])
+        if found == before:
+            break
+    return found
 
 
 @dataclass(frozen=True)

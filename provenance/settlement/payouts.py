@@ -76,12 +76,12 @@ def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame
     """
     held = night_shares.filter(pl.col("account") == PAYABLE).drop("account").rename({"party_id": "owner_id"})
     found = payouts.filter(pl.col("earned_minor") != 0).join(held, on=["owner_id", "currency"])
-    rows = [
-        (day, revision, owner, currency, earned, earned * low // max(share, 1), -(-earned * high // max(share, 1)))
-        for day, revision, owner, currency, earned, share, low, high in found.select(
-            "day", "revision", "owner_id", "currency", "earned_minor", "share_ppb", "low_ppb", "high_ppb"
-        ).iter_rows()
-    ]
+    rows = []
+    for *whose, earned, share, low, high in found.select(
+        "day", "revision", "owner_id", "currency", "earned_minor", "share_ppb", "low_ppb", "high_ppb"
+    ).iter_rows():
+        ends = (earned * low // share, -(-earned * high // share)) if share else (earned, earned)
+        rows.append((*whose, earned, *ends))
     return pl.DataFrame(rows, schema=INTERVALS.schema, orient="row").sort(*INTERVALS.key)
 
 

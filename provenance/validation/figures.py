@@ -76,15 +76,16 @@ def shares_figure(result: dict[str, Any], truths: dict[str, np.ndarray], found: 
 
 
 def attacks_figure(result: dict[str, Any]) -> bytes:
-    """What each attack gains under every rule; a PNG file."""
+    """What each attack gains under every rule, and what the attacker added earns of that; a PNG file."""
     figure, axes = _figure(len(result["rules"]))
     names = [row["attack"] for row in result["attacks"]][::-1]
     for axis, rule in zip(axes, result["rules"], strict=True):
         gains = [row["gain"][rule] for row in result["attacks"]][::-1]
         axis.barh(names, gains, color=["#a84848" if gain > 0 else "#4878a8" for gain in gains])
+        axis.barh(names, [row["added"][rule] for row in result["attacks"]][::-1], height=0.3, color="#222222")
         axis.axvline(0, color="#222222", linewidth=0.8)
         axis.set_title(rule)
-        axis.set_xlabel("gain in mean share")
+        axis.set_xlabel("gain in mean share; dark: what is added earns")
     figure.suptitle(f"{result['night']['model_id']}: what {result['attacker']} gains by attacking")
     return _png(figure)
 

@@ -30,7 +30,7 @@ def table(*contents, modality="code", dates=()):
             "content": content,
             "content_sha256": sha256(content),
             "modality": modality,
-            "acquired_at": dates[at] if dates else None,
+            "since": dates[at] if dates else None,
         }
         for at, content in enumerate(contents)
     ]
@@ -66,14 +66,22 @@ def test_copies_are_found_whatever_their_case_and_spaces_and_where_every_24th_le
     assert clusters(find_duplicates(table(SOURCE, spaced, OTHER, altered))) == [["e0", "e1", "e3"]]
 
 
-def test_what_is_half_one_work_and_half_another_does_not_make_them_one():
-    half = len(OTHER) // 2
-    bridge = SOURCE[: len(SOURCE) // 2] + OTHER[half:]
+def test_what_is_like_two_works_does_not_make_them_one():
+    bridge = SOURCE + OTHER
     dates = [date(2020, 1, 1), date(2021, 1, 1), date(2022, 1, 1)]
     for contents, days in (([SOURCE, OTHER, bridge], dates), ([bridge, SOURCE, OTHER], dates[::-1])):
-        assert len(clusters(find_duplicates(table(*contents, dates=days)))) <= 1
-        found = find_duplicates(table(*contents, dates=days))
-        assert found.height <= 2
+        assert find_duplicates(table(*contents, dates=days)).height == 2
+    # Without dates, too, whichever stands first.
+    for contents in ([SOURCE, OTHER, bridge], [bridge, SOURCE, OTHER], [SOURCE, bridge, OTHER]):
+        assert find_duplicates(table(*contents)).height <= 2
+
+
+def test_text_and_code_are_compared_with_one_another_and_letters_of_any_script_have_cases():
+    mixed = table(SOURCE, SOURCE + b"# end\n").with_columns(modality=pl.Series(["code", "text"]))
+    assert clusters(find_duplicates(mixed)) == [["e0", "e1"]]
+    verse = "\N{CYRILLIC SMALL LETTER ZHE}\N{CYRILLIC SMALL LETTER YA}".join("abcdefghijklmnop")
+    cased = table(verse.encode(), verse.upper().encode(), modality="text")
+    assert clusters(find_duplicates(cased)) == [["e0", "e1"]]
 
 
 def test_melodies_are_compared_by_events():
@@ -93,6 +101,9 @@ def test_a_person_may_overrule_what_was_found():
     joined = find_duplicates(examples, decisions(("e2", "e0", "bo", "a translation")))
     assert clusters(joined) == [["e0", "e1", "e2"]]
     assert dict(joined.select("example_id", "decision").iter_rows())["e2"] == "bo: a translation"
+    # What is decided stands in the place of what was found.
+    elsewhere = find_duplicates(examples, decisions(("e1", "e2", "bo", "no copy of e0")))
+    assert clusters(elsewhere) == [["e1", "e2"]]
 
 
 @pytest.mark.parametrize(

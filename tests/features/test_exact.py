@@ -7,7 +7,7 @@ from test_layers import GPT2
 from transformers import AutoModelForCausalLM
 
 from provenance.features.exact import fitting, spread, whole_gradients, whole_position, whole_size, whole_sum
-from provenance.features.projection import Projection
+from provenance.features.projection import Block, Projection, matrices
 
 CONTENTS = [b"to be or not", b"that is the question", b"whether nobler"]
 
@@ -47,6 +47,36 @@ def test_the_sum_by_ordinary_passes_is_the_sum_of_the_rows(module, sides):
     rows = gradients(module, coordinates(sides))
     assert rows.shape == (3, whole_size(module, coordinates(sides)))
     assert np.allclose(rows.sum(axis=0), summed, atol=1e-4)
+
+
+def test_layers_that_share_a_weight_add_up_however_it_lies_in_them():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x)))
+
+    class Sums:
+        def collate(self, contents):
+            return torch.tensor([[float(byte) / 100 for byte in content[:4]] for content in contents])
+
+        def loss(self, module, batch):
+            return module(batch).square().sum(1)
+
+    module = Twice()
+    rows = whole_gradients(Sums(), module, CONTENTS, projection=coordinates(0), checkpoint="c", batch_size=2)
+    assert np.allclose(
+        rows.sum(axis=0), whole_sum(Sums(), module, CONTENTS, projection=coordinates(0), batch_size=2), atol=1e-4
+    )
+
+
+def test_a_square_layer_has_another_projection_on_either_side():
+    one, two = matrices(Block("a", "dense", 64, 64, 8, 8), coordinates(8), "c")
+    assert not np.allclose(one, two)
+    assert np.allclose(one.T @ one, np.eye(8), atol=1e-5)
 
 
 def test_projected_gradients_and_places_keep_their_inner_products_on_average(module):

@@ -80,11 +80,16 @@ def test_a_work_that_one_output_rests_on_is_paid_though_the_others_do_not():
 def test_only_works_that_push_the_right_way_are_paid_for_a_longer_run():
     push = np.array([1.0, 3.0, 2.0, PUSH, -4.0, 0.0])
     common = common_push(push)
-    assert common == 1.5
-    assert lengthening(push, common).tolist() == [1, 1, 1, 1 / 1.5, 0, 0]
-    # However much pushes nowhere, what works commonly push stays what it is.
-    assert common_push(np.concatenate([push, -np.ones(1000)])) == common
-    assert lengthening(-push[:3], common_push(-push[:3])).tolist() == [1, 1, 1]
+    assert common == 2.0
+    assert lengthening(push, common).tolist() == [1, 1, 1, PUSH / (PUSH * common), 0, 0]
+    assert lengthening(-push[:3], common_push(-push[:3])).tolist() == [0, 0, 0]
+
+
+def test_neither_much_nonsense_nor_a_few_giants_decide_what_is_common():
+    draws = np.random.default_rng(0)
+    works = 10 + draws.standard_normal(40)
+    for others in (-np.ones(1000), draws.normal(0, 0.01, 200), np.full(4, 1e6)):
+        assert 9 < common_push(np.concatenate([works, others])) < 12
 
 
 def test_a_sketch_keeps_inner_products_on_average():

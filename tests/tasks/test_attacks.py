@@ -126,12 +126,16 @@ def test_an_attack_s_gain_under_every_rule(asked, tmp_path):
     request = Request(asked.corpus, asked.model, asked.outputs, tmp_path, DAY)
     _, result, _ = audit_attacks(request, settings(), "owner-2")
     gain = {row["attack"]: row["gain"] for row in result["attacks"]}
+    added = {row["attack"]: row["added"]["faithful"] for row in result["attacks"]}
     for split in ("split at random", "split by value"):
         assert abs(gain[split]["faithful"]) <= 1e-6
     assert gain["exact copies"]["faithful"] <= 0.01
     assert gain["exact copies, not looked for"]["faithful"] > 0.05
     assert gain["near copies"]["faithful"] <= 0.01
     assert gain["near copies, not looked for"]["faithful"] > 0.05
+    assert added["exact copies"] == 0
+    assert added["near copies"] <= 0.01
+    assert added["padding"] <= 0.01
     assert gain["padding"]["faithful"] <= 0.01
     assert gain["nobodies"]["faithful"] <= 0.02
     assert gain["outliers"]["faithful"] <= 0.05
