@@ -11,8 +11,9 @@ from scipy.interpolate import PchipInterpolator
 MARGIN = 2.0
 # A work that pushes this part of what works commonly push is paid fully for the longer run.
 PUSH = 0.25
-# How many times the common push a work counts at most where that is found, and in how many rounds.
-MOST, ROUNDS = 4.0, 50
+# Where the common push is found: how many times it a work counts at most, what part of it is hardly anything, and how many
+# rounds it takes at most.
+MOST, HARDLY, ROUNDS = 4.0, 0.02, 50
 
 
 def kept_part(values: np.ndarray) -> np.ndarray:
@@ -51,10 +52,10 @@ def lengthening(push: np.ndarray, common: float) -> np.ndarray:
 
 
 def common_push(push: np.ndarray) -> float:
-    """What works that push the right way commonly push: their median, each counting as much as it pushes.
+    """What works that push the right way commonly push: their median, without those that push hardly at all.
 
-    Many works that push hardly at all then cannot make it small. Nor can a few that push very much make it large: none counts
-    more than a few times what is common.
+    What is hardly anything is told from the median by which each work counts as much as it pushes: many works that push next to
+    nothing cannot make that small. Nor can a few that push very much make it large: none counts more than a few times it.
     """
     right = np.sort(push[push > 0]).astype(np.float64)
     if not len(right):
@@ -65,7 +66,7 @@ def common_push(push: np.ndarray) -> float:
         before, found = found, float(right[np.searchsorted(counted, counted[-1] / 2)])
         if found == before:
             break
-    return found
+    return float(np.median(right[right > HARDLY * found]))
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def test_a_work_that_one_output_rests_on_is_paid_though_the_others_do_not():
 def test_only_works_that_push_the_right_way_are_paid_for_a_longer_run():
     push = np.array([1.0, 3.0, 2.0, PUSH, -4.0, 0.0])
     common = common_push(push)
-    assert common == 2.0
+    assert common == 1.5
     assert lengthening(push, common).tolist() == [1, 1, 1, PUSH / (PUSH * common), 0, 0]
     assert lengthening(-push[:3], common_push(-push[:3])).tolist() == [0, 0, 0]
 
