@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tasks.settings import ClusterSettings
 
 log = logging.getLogger("provenance.cluster")
+
+# Seconds in which a cluster has to answer.
+CONNECT = 30
 SECONDS_BETWEEN_LOGS = 4.0
 PROGRESS = "%s: %d of %d"
 # Results that one task adds up.
@@ -52,7 +55,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
     """
     if settings.address:
         try:
-            client = Client(settings.address, timeout=30, set_as_default=False)
+            client = Client(settings.address, timeout=CONNECT, set_as_default=False)
         except OSError as error:
             raise SettingsError("settings: cluster.address", expected="a Dask scheduler", found=str(error)) from error
         with client:

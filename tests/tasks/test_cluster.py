@@ -64,7 +64,8 @@ def test_more_workers_than_gpus_on_this_machine_is_an_error_at_once():
         open_cluster(settings).__enter__()
 
 
-def test_no_cluster_at_the_address_is_an_error():
+def test_no_cluster_at_the_address_is_an_error(monkeypatch):
+    monkeypatch.setattr("tasks.cluster.CONNECT", 1)
     with pytest.raises(SettingsError, match=r"cluster.address: expected a Dask scheduler"):
         open_cluster(ClusterSettings(address="tcp://127.0.0.1:9")).__enter__()
 
