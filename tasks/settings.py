@@ -105,7 +105,7 @@ class RoyaltySettings(_Section):
     rows: Annotated[int, Field(ge=8, le=4096)] = 64
     numbers: Annotated[int, Field(ge=64, le=65536)] = 4096
     nodes: Annotated[int, Field(ge=2, le=9)] = 3
-    parameters: Annotated[int, Field(ge=0)] = 120_000
+    parameters: Annotated[int, Field(ge=0)] = 500_000
     width: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     @property
