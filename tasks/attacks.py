@@ -221,9 +221,8 @@ def _shares(
 def _trained(attack: Attack, request: Request, trainer: Any) -> Path:
     """The folder of the model that a corpus makes; what is there is not trained again."""
     contents = attack.corpus.examples["content"].to_list()
-    folder = (
-        request.out / "attacks/models" / digest([read_model(request.model).files, attack.seed, *map(sha256, contents)])[:32]
-    )
+    made_of = [read_model(request.model).files, attack.seed, *map(sha256, contents)]
+    folder = request.out / "attacks/models" / digest(made_of)[:32]
     if not folder.exists():
         log.info("attacks: training with %s", attack.name)
         aside = folder.with_name(f".{folder.name}")
