@@ -161,7 +161,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
             progress.update(bar, completed=done, total=steps, loss=f"{loss:.2f} nats/byte")
 
         started = time.monotonic()
-        CausalLM(aside, epochs=4.5, keep=(0.2, 0.4, 0.6, 1.0)).train(
+        CausalLM(aside, epochs=4.5, keep=(0.02, 0.07, 0.2, 0.4, 1.0)).train(
             contents, seed=1, folder=aside, model_id=folder.name, progress=step
         )
     (aside / note.name).write_text(json.dumps({"contents": fingerprint}))

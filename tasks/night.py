@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "values": 3, "shares": 3}
+VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "values": 4, "shares": 3}
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,20 @@ from provenance.core.arrays import namespace, namespace_of, to_numpy
 from provenance.core.errors import StoreError
 from provenance.core.store import Store, canonical_json, digest, sha256
 from provenance.corpus.shards import part_key
-from provenance.features.exact import sketch, spread, whole_gradients, whole_position, whole_sampled, whole_size, whole_sum
+from provenance.features.exact import (
+    sketch,
+    spread,
+    whole_batches,
+    whole_gradients,
+    whole_position,
+    whole_sampled,
+    whole_size,
+    whole_sum,
+)
 from provenance.features.model import all_losses
 from provenance.features.projection import Projection
 from provenance.royalty.diagonal import differentiate, nodes
-from provenance.royalty.replay import Optimiser, Run, Snapshot, between
+from provenance.royalty.replay import Optimiser, Run, Snapshot, between, few_rows
 from provenance.royalty.values import common_push
 from tasks.cluster import compute, compute_tree, open_cluster
 from tasks.featurise import close_models, recipe
@@ -277,29 +286,29 @@ def _snapshots(here: _Here) -> dict[str, str]:
 def _snapshot(made: Recipe, task: _Task, *, rows: int, coordinates: Projection) -> str:
     """Write what a replay needs of a checkpoint: the mean gradient of the sample, and of some of it more; returns the key.
 
-    Of those some, the mean squared gradient, and random combinations of gradients for sampled targets.
+    Of those some, the mean squared gradient, and a few rows that stand for the gradients for sampled targets.
     """
     adapter, module = made.open(task.checkpoint)
     frame = made.store.read_table(part_key(task.part), columns=["example_id", "content"])
     chosen = np.unique(np.linspace(0, frame.height - 1, min(FISHER, frame.height)).astype(np.int64))
     others = np.setdiff1d(np.arange(frame.height), chosen)
     few = frame[chosen]
-    signs = np.stack([_signs(example, rows) for example in few["example_id"]], axis=1)
     size = whole_size(module, coordinates)
     how: dict[str, Any] = {"projection": coordinates, "checkpoint": task.checkpoint, "batch_size": BATCH}
     gradient: np.ndarray = np.zeros(size)
     square: np.ndarray = np.zeros(size)
-    held = np.zeros((rows, size), dtype=np.float32)
+    drawn: np.ndarray = np.empty((few.height, size), dtype=np.float32)
     start = 0
     batches = whole_sampled(adapter, module, few["content"].to_list(), **how)
     for data, sampled in batches:
         gradient += to_numpy(data.sum(axis=0))
         square += to_numpy((data**2).sum(axis=0))
-        held += signs[:, start : start + data.shape[0]] @ to_numpy(sampled)
+        drawn[start : start + data.shape[0]] = to_numpy(sampled)
         start += data.shape[0]
     if len(others):
         rest = frame[others]["content"].to_list()
         gradient += whole_sum(adapter, module, rest, projection=coordinates, batch_size=made.batch_size)
+    held = few_rows(drawn, rows, np.stack([_signs(example, rows) for example in few["example_id"]], axis=1))
     scale = float(np.abs(held).max()) or 1.0
     tensors: dict[str, np.ndarray] = {
         "gradient": (gradient / frame.height).astype(np.float32),
@@ -312,10 +321,10 @@ def _snapshot(made: Recipe, task: _Task, *, rows: int, coordinates: Projection) 
 
 
 def _signs(example: str, rows: int) -> np.ndarray:
-    """Random signs of an example, so that combinations of examples have the sum of their outer products on average."""
+    """Random signs of an example."""
     seed = int.from_bytes(hashlib.sha256(example.encode()).digest()[:16])
     drawn = np.random.Generator(np.random.Philox(seed)).integers(0, 2, rows)
-    signs: np.ndarray = ((2 * drawn - 1) / rows**0.5).astype(np.float32)
+    signs: np.ndarray = (2 * drawn - 1).astype(np.float32)
     return signs
 
 
@@ -444,13 +453,11 @@ def _sketch_one(shared: _Replay, task: _Task) -> str:
     contents = made.store.read_table(part_key(task.part), columns=["content"])["content"].to_list()
     snapshot = load_tensors(made.store.read(shared.snapshots[task.checkpoint]))
     scale = metric(namespace_of(made.device).asarray(snapshot["square"]))
-    order = sorted(range(len(contents)), key=lambda row: len(contents[row]))
     found = np.zeros((len(contents), shared.numbers), dtype=np.float32)
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        how = {"projection": shared.coordinates, "checkpoint": task.checkpoint, "batch_size": BATCH}
-        rows = whole_gradients(adapter, module, [contents[row] for row in chosen], **how) * scale
-        found[chosen] = to_numpy(sketch(rows, shared.numbers, seed=shared.coordinates.seed, checkpoint=task.checkpoint))
+    how: dict[str, Any] = {"projection": shared.coordinates, "checkpoint": task.checkpoint, "batch_size": BATCH}
+    for places, rows in whole_batches(adapter, module, contents, **how):
+        kept = sketch(rows * scale, shared.numbers, seed=shared.coordinates.seed, checkpoint=task.checkpoint)
+        found[places] = to_numpy(kept)
     largest = np.maximum(np.abs(found).max(axis=1, keepdims=True), np.float32(1e-30))
     codes = np.rint(found / largest * LARGEST).astype(np.int8)
     made.store.write(task.key, save_tensors({"codes": codes, "scale": (largest / LARGEST).astype(np.float32)}))

@@ -186,7 +186,8 @@ def _srs(game: Expanded, held: pl.DataFrame, output_ids: list[str], width: float
     """Shapley Royalty Shares of parties."""
 
     def tell(orders: int, widest: float) -> None:
-        log.info("srs: %d orders of %d owners, widest interval %.3f", orders, game.players, widest)
+        if orders.bit_count() == 1:  # at 8, 16, 32 ...
+            log.info("srs: %d orders of %d owners, widest interval %.3f", orders, game.players, widest)
 
     found = shapley(game, width=width, most=ORDERS, seed=SEED, progress=tell)
     share = positive_shares(found.value)

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from provenance.core.arrays import namespace
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
-from provenance.features.gradients import gradient_features
+from provenance.features.gradients import check_rows, gradient_batches, gradient_features
 from provenance.features.layers import layout, named_blocks
 from provenance.features.model import example_losses
 from provenance.features.projection import Projection, matrices
@@ -81,6 +81,16 @@ def whole_gradients(adapter: Adapter, module: torch.nn.Module, contents: Sequenc
     """
     rows = gradient_features(adapter, module, contents, **how).dense
     return _together(rows, _columns(module, how["projection"]))
+
+
+def whole_batches(
+    adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], **how: Any
+) -> Iterator[tuple[list[int], Array]]:
+    """The same batch by batch, for there may be more than memory holds: places among the contents, and their rows."""
+    columns = _columns(module, how["projection"])
+    for places, rows in gradient_batches(adapter, module, contents, **how):
+        check_rows(rows, how["checkpoint"])
+        yield places, _together(rows.dense, columns)
 
 
 def whole_sampled(

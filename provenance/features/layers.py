@@ -105,7 +105,7 @@ def input_side(layer: torch.nn.Module, x: torch.Tensor, a: Array) -> Array:
 
     Args:
         x: what the layer was given, batch first.
-        a: `(inputs, rows)`.
+        a: `(inputs, rows)`; a square one is the identity (`projection.matrix`).
     """
     xp = namespace(a)
     if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
@@ -114,7 +114,7 @@ def input_side(layer: torch.nn.Module, x: torch.Tensor, a: Array) -> Array:
     inputs = from_torch(x, xp)
     if isinstance(layer, torch.nn.Embedding):  # the projection of a unit vector is a row
         return xp.reshape(xp.take(a, xp.reshape(inputs, (-1,)), axis=0), (x.shape[0], 1, -1, a.shape[1]))
-    return xp.reshape(xp.reshape(inputs, (-1, x.shape[-1])) @ a, (x.shape[0], 1, -1, a.shape[1]))
+    return _projected(xp.reshape(inputs, (x.shape[0], 1, -1, x.shape[-1])), a)
 
 
 def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
@@ -123,7 +123,15 @@ def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
     if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
         by_group = xp.reshape(d, (d.shape[0], layer.groups, b.shape[0], -1))
         return xp.matrix_transpose(xp.matrix_transpose(b) @ by_group)
-    return xp.reshape(xp.reshape(d, (-1, d.shape[-1])) @ b, (d.shape[0], 1, -1, b.shape[1]))
+    return _projected(xp.reshape(d, (d.shape[0], 1, -1, d.shape[-1])), b)
+
+
+def _projected(rows: Array, side: Array) -> Array:
+    """`rows @ side`, as one product."""
+    xp = namespace(side)
+    if side.shape[0] == side.shape[1]:
+        return xp.astype(rows, side.dtype)
+    return xp.reshape(xp.reshape(rows, (-1, side.shape[0])) @ side, (*rows.shape[:-1], side.shape[1]))
 
 
 def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array) -> torch.Tensor:

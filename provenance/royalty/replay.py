@@ -13,6 +13,7 @@ at the same point of the run, laid on the real run's losses there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ class Snapshot:
         step: when it was taken; clock: the sum of learning rates up to there.
         position: parameters, less those of the first checkpoint, `(P,)`.
         gradient: mean of the gradients of the works' losses, `(P,)`; square: of their squares.
-        curvature: rows r with `sum r r'` the mean Fisher information of a work, `(m, P)`.
+        curvature: rows r with `sum r r'` the mean Fisher information of a work, `(m, P)` (`few_rows`).
         slope: gradients of the outputs' losses, `(Q, P)`.
         loss: of the outputs, `(Q,)`, a NumPy array.
     """
@@ -116,15 +117,14 @@ class Run:
 
     def replay(self, part: float, strides: int = STRIDES) -> list[Stride]:
         """The strides of a replay on a part of every work: as many passes, so fewer steps."""
-        length = part * float(self.steps[-1])
-        count = int(max(1, min(np.ceil(strides * part), np.ceil(length - 1e-9))))
+        ends = _ends(part * float(self.steps[-1]), max(1, int(np.ceil(strides * part))))
         # The learning rate is the real run's at the same part of the run, as far as checkpoints tell.
         # Plain numbers: NumPy's own would make arrays of 32 bits ones of 64.
-        edges = (np.interp(np.linspace(0, 1, count + 1) * self.steps[-1], self.steps, self.clocks) * part).tolist()
+        clocks = (np.interp(np.array(ends) / part, self.steps, self.clocks) * part).tolist()
         x = first = second = self.xp.zeros_like(self.snapshots[0].position)
         found = []
-        for number in range(count):
-            stride = self._stride((x, first, second), (edges[number], edges[number + 1]), length / count, number)
+        for clock, done in zip(pairwise(clocks), pairwise(ends), strict=True):
+            stride = self._stride((x, first, second), clock, done)
             keep = self.optimiser.momentum**stride.steps
             x, second = stride.end, stride.second
             first = keep * first + self.gain(stride.steps) * stride.at_end
@@ -190,15 +190,15 @@ class Run:
         found: Array = xp.linalg.inv(inner + xp.eye(inner.shape[0], dtype=inner.dtype))
         return found
 
-    def _stride(self, state: tuple[Array, Array, Array], clocks: tuple[float, float], steps: float, number: int) -> Stride:
-        how, (x, first, second) = self.optimiser, state
+    def _stride(self, state: tuple[Array, Array, Array], clocks: tuple[float, float], ends: tuple[float, float]) -> Stride:
+        how, (x, first, second), steps = self.optimiser, state, ends[1] - ends[0]
         (low,), (part,) = between(np.array([sum(clocks) / 2]), self.clocks)
         near = tuple((at, share) for at, share in ((int(low), 1 - float(part)), (int(low) + 1, float(part))) if share)
         here = self.gradient(x, near)
         noise = sum(share * self.noise[at] for at, share in near)
         keep = how.decay**steps
         second = keep * second + (1 - keep) * (here**2 + noise)
-        made = Stride(x, x, clocks[1], steps, clocks[1] - clocks[0], here, here, first, second, near, steps * (number + 1))
+        made = Stride(x, x, clocks[1], steps, clocks[1] - clocks[0], here, here, first, second, near, ends[1])
         root, of_first, of_own = self.scales(made)
         scale = of_own / root
         level = self.gradient(self.xp.zeros_like(x), near)  # if it changed from the first place on as it does here
@@ -220,6 +220,37 @@ class Run:
     def _started(self, beta: float, stride: Stride) -> float:
         """The mean over a stride of what a moment that began at zero holds of a gradient that stays as it is."""
         return float(1 - beta ** (stride.done - stride.steps) * beta * self._lag(stride.steps))
+
+
+def _ends(length: float, strides: int) -> list[float]:
+    """Where strides begin and end, in steps: longer and longer ones, for a run turns most at first; none below one step."""
+    found = [0.0]
+    for wanted in (length * np.linspace(0, 1, strides + 1) ** 2).tolist()[1:]:
+        end = min(max(wanted, found[-1] + 1), length)
+        if end > found[-1]:
+            found.append(end)
+    return found
+
+
+def few_rows(rows: np.ndarray, count: int, signs: np.ndarray) -> np.ndarray:
+    """Rows r with `sum r r'` that of many, on average: the strongest directions as they are, the rest at random.
+
+    A step is as long as the sharpest directions allow, so those may not be left to chance.
+
+    Args:
+        rows: `(n, P)`; signs: random ones, `(count, n)`.
+
+    Returns:
+        `(count, P)`, or fewer where there are fewer.
+    """
+    if len(rows) <= count:
+        return rows
+    strong = count // 2
+    _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))  # ascending
+    along = vectors[:, -strong:].astype(np.float32)
+    found = along.T @ rows
+    rest = signs[: count - strong] / np.float32((count - strong) ** 0.5)
+    return np.concatenate([found, (rest - rest @ along @ along.T) @ rows])
 
 
 def loss_at(run: Run, end: Array, clock: float, path: tuple[Array, np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from provenance.royalty.diagonal import differentiate, nodes
-from provenance.royalty.replay import Optimiser, Run, Snapshot, loss_at
+from provenance.royalty.replay import Optimiser, Run, Snapshot, few_rows, loss_at
 
 WORKS, SIZE, STEPS, RATE = 12, 5, 48, 0.02
 MARKS = (0, 16, STEPS)
@@ -126,15 +126,15 @@ def test_a_push_is_the_derivative_with_second_moments_held(kind, monkeypatch):
     how = Optimiser(kind, batch_size=2)
     plain = run_of(how)
     node = differentiate(plain, 1.0, 1.0)
-    held = [stride.second for stride in plain.replay(1.0)]
+    held = {stride.done: stride.second for stride in plain.replay(1.0)}
     stride_of = Run._stride
     x, y = problem()
 
-    def stride_with_moments_held(run, state, clocks, steps, number):
+    def stride_with_moments_held(run, state, clocks, ends):
         scales = run.scales
         with monkeypatch.context() as patch:
-            patch.setattr(run, "scales", lambda stride: scales(replace(stride, second=held[number])), raising=False)
-            return stride_of(run, state, clocks, steps, number)
+            patch.setattr(run, "scales", lambda stride: scales(replace(stride, second=held[stride.done])), raising=False)
+            return stride_of(run, state, clocks, ends)
 
     monkeypatch.setattr(Run, "_stride", stride_with_moments_held)
     path = plain.path()
@@ -157,3 +157,20 @@ def test_a_push_is_the_derivative_with_second_moments_held(kind, monkeypatch):
 def test_nodes_integrate_a_polynomial():
     rates, weights = nodes()
     assert np.isclose(weights @ rates**5, 1 / 6)
+
+
+def test_few_rows_stand_for_many():
+    rng = np.random.default_rng(5)
+    rows = (rng.standard_normal((40, 30)) * np.linspace(3, 0.2, 30)).astype(np.float32)
+    rows[0] *= 20
+    whole = rows.T @ rows
+    found = []
+    for _ in range(400):
+        few = few_rows(rows, 12, rng.choice([-1.0, 1.0], (12, 40)).astype(np.float32))
+        assert few.shape == (12, 30)
+        found.append(few.T @ few)
+    spread = np.std(found, axis=0) / len(found) ** 0.5
+    assert (np.abs(np.mean(found, axis=0) - whole) <= 5 * spread + 1e-3 * np.abs(whole).max()).all()
+    sharpest = np.linalg.eigvalsh(whole)[-1]
+    assert np.allclose([np.linalg.eigvalsh(one)[-1] for one in found], sharpest, rtol=0.02)
+    assert few_rows(rows, 40, np.ones((40, 40), np.float32)) is rows
