@@ -99,7 +99,7 @@ def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
     from tasks.settings import CHECKOUT
 
     with console.status("Collecting the sources of the installed distributions"):
-        corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=44)
+        corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
     frames = {"examples": corpus.examples, "claims": corpus.claims, "owners": corpus.owners}
     tables = {f"{settings.corpus.folder}/{name}.parquet": to_parquet(frame) for name, frame in frames.items()}
     digests = {key: sha256(data) for key, data in tables.items()}
