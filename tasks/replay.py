@@ -60,7 +60,7 @@ log = logging.getLogger("provenance.replay")
 FISHER, BATCH = 256, 16
 WORTH = "worth.safetensors"
 # Numbers of outputs' derivatives in memory at a time.
-NUMBERS = 8_000_000
+NUMBERS = 16_000_000
 LARGEST, TINY = 127, 1e-9
 # A replay of everybody that stands at a smaller cosine with the real run than this does not follow it.
 FOLLOWS = 0.5
