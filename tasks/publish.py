@@ -12,9 +12,9 @@ import polars as pl
 from provenance.core.contracts import ESCROW, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
-from provenance.settlement.accrual import totals
+from provenance.settlement.accounts import totals, trial_balance
+from provenance.settlement.payouts import Movements, as_claimed, intervals
 from provenance.settlement.payouts import credits as credits_table
-from provenance.settlement.payouts import intervals
 from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
 from tasks.book import credited
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from provenance.core.store import Store
-    from provenance.settlement.accrual import Account
+    from provenance.settlement.accounts import Account
     from provenance.settlement.ledger import Booking
 
 log = logging.getLogger("provenance.publish")
@@ -42,7 +42,7 @@ def publish(day: str) -> str:
     store = settings.store.open()
     engine = open_ledger(settings.database, store)
     with ledger.publishing(engine):
-        booked = ledger.bookings(engine)
+        booked = ledger.bookings(engine, kind=ledger.NIGHT)
         first = len(booked)
         while first and not store.exists(f"{_folder(booked[first - 1])}/{exports.MANIFEST}"):
             first -= 1
@@ -64,22 +64,30 @@ def _folder(booking: Booking) -> str:
 
 def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking | None) -> exports.Export:
     night = load_night(store, booking.night)
+    standing = ledger.standing(engine, through=booking.booking_id)
     corpus = night.frozen_corpus(store)
     before = previous.booking_id if previous else 0
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
     credits = credits_table(
         night.date,
-        credited(store, night, outputs),
-        read_written(store, night.folder, "values", "works.parquet"),
-        read_written(store, night.folder, "values", "rule_shares.parquet"),
+        as_claimed(credited(store, night, outputs), standing),
+        as_claimed(read_written(store, night.folder, "values", "works.parquet"), standing),
+        as_claimed(read_written(store, night.folder, "values", "rule_shares.parquet"), standing),
     )
-    day_after = ledger.of_day(engine, booking.day, through=booking.booking_id)
+    closing = ledger.balances(engine, through=booking.booking_id)
+    day_after = standing.earned(ledger.of_day(engine, booking.day, through=booking.booking_id))
+    movements = Movements(
+        opening=ledger.balances(engine, through=before),
+        closing=closing,
+        day_before=standing.earned(ledger.of_day(engine, booking.day, through=before)),
+        day_after=day_after,
+        moved=ledger.moved(engine, after=before, through=booking.booking_id),
+        standing=standing,
+    )
     payouts = payouts_table(
         booking.day,
         booking.revision,
-        opening=ledger.balances(engine, through=before),
-        day_before=ledger.of_day(engine, booking.day, through=before),
-        day_after=day_after,
+        movements=movements,
         credits=credits,
         names=_names(store, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
@@ -107,7 +115,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         "audit": results.in_force(store),
         "contract": night.contract | {"weights": shared["weights"]},
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
-        "balances": totals(ledger.balances(engine, through=booking.booking_id)),
+        "trial_balance": trial_balance(closing),
         "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
         "previous": previous and _reference(store, previous),
     }
@@ -115,9 +123,14 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         booking.day,
         booking.revision,
         payouts=payouts,
-        intervals=intervals(payouts, night_shares),
+        intervals=intervals(payouts, as_claimed(night_shares, standing)),
         credits=credits,
-        entries=ledger.entries(engine, booking.booking_id),
+        entries=[
+            (posted, ledger.entries(engine, posted.booking_id))
+            for posted in ledger.bookings(engine)
+            if posted.booking_id == booking.booking_id
+            or (posted.kind != ledger.NIGHT and before < posted.booking_id < booking.booking_id)
+        ],
         totals=totals(day_after),
         facts=facts,
     )

@@ -45,5 +45,7 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     booking = json.loads(manifest)["booking_id"]
     engine = open_ledger(settings.database, store)
     balances = ledger.balances(engine, through=booking)
-    of_day = ledger.of_day(engine, date.fromisoformat(day), through=booking)
-    return folder, [Check("pointer", tuple(pointed)), *verify(store, folder, ledger=balances, day=of_day)]
+    standing = ledger.standing(engine, through=booking)
+    of_day = standing.earned(ledger.of_day(engine, date.fromisoformat(day), through=booking))
+    checks = verify(store, folder, ledger=balances, day=of_day, standing=standing)
+    return folder, [Check("pointer", tuple(pointed)), *checks]

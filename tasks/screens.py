@@ -13,13 +13,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from provenance.core.contracts import PAYABLE, UNATTRIBUTED
+from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import CURRENT, load_frozen, part_key
 from provenance.royalty.shares import over_night
-from provenance.settlement.accrual import TOTALS
+from provenance.settlement.accounts import HELD, TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     yield _escrow_table(manifest)
     yield _totals_table(manifest)
     owed = ", ".join(
-        f"{format_minor(b['earned_minor'], c)} to owners and {format_minor(b['escrowed_minor'], c)} in escrow"
-        for c, b in manifest["balances"].items()
+        f"{format_minor(b[PAYABLE] + b[HELD], c)} to owners and {format_minor(b[ESCROW], c)} in escrow"
+        for c, b in manifest.get("trial_balance", {}).items()
     )
     yield Text(f"Owed after this booking (number {manifest['booking_id']}): {owed or 'nothing'}.")
     if manifest["revision"] > 1:

@@ -3,38 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.money import NANO, PPB, allocate
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-RECEIVABLE, DEVELOPER = "receivable", "developer"
-# Control totals by the account that they sum up: the first is the sum of the others.
-TOTALS = {
-    RECEIVABLE: "revenue_minor",
-    DEVELOPER: "developer_minor",
-    PAYABLE: "earned_minor",
-    ESCROW: "escrowed_minor",
-    UNATTRIBUTED: "unattributed_minor",
-}
-
-
-@dataclass(frozen=True, order=True)
-class Account:
-    """Whom an amount is for, in one currency; the ledger keeps a balance for each.
-
-    `account` is receivable (revenue the developer has taken in), developer, payable, escrow or unattributed.
-    """
-
-    account: str
-    party_id: str
-    currency: str
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 
 
 def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
@@ -79,12 +52,3 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
         amounts[Account(RECEIVABLE, "", currency)] = total
         amounts |= {account: -part for account, part in zip(accounts, parts, strict=True)}
     return {account: amount for account, amount in amounts.items() if amount}
-
-
-def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`."""
-    result: dict[str, dict[str, int]] = {}
-    for account, amount in sorted(amounts.items()):
-        row = result.setdefault(account.currency, dict.fromkeys(TOTALS.values(), 0))
-        row[TOTALS[account.account]] += abs(amount)
-    return result

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import xlsxwriter
 
-from provenance.core.contracts import PAYABLE
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
 from provenance.core.store import canonical_json, sha256, to_parquet
-from provenance.settlement.accrual import DEVELOPER, RECEIVABLE
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE
+from provenance.settlement.ledger import NIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     import polars as pl
 
     from provenance.core.store import Store
-    from provenance.settlement.accrual import Account
+    from provenance.settlement.accounts import Account
+    from provenance.settlement.ledger import Booking
 
 MANIFEST = "manifest.json"
-ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer", PAYABLE: "Liabilities:Payable"}
+ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ def build(
     payouts: pl.DataFrame,
     intervals: pl.DataFrame,
     credits: pl.DataFrame,
-    entries: Sequence[tuple[Account, int]],
+    entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]],
     totals: Mapping[str, Mapping[str, int]],
     facts: Mapping[str, Any],
 ) -> Export:
     """All files of a revision, byte for byte the same for the same arguments.
 
     Args:
+        entries: of the night's booking, and of those of other kinds since the export before.
         totals: control totals per currency.
         facts: what else the manifest says: inputs' digests, code version, the previous manifest, a notice.
     """
@@ -109,12 +112,12 @@ def build(
             revision,
             payouts=payouts,
             totals=totals,
-            balances=facts.get("balances", {}),
+            balances=facts.get("trial_balance", {}),
             notice=str(facts.get("notice") or ""),
         ),
         "intervals.csv": intervals.write_csv().encode(),
         "credits.parquet": to_parquet(credits),
-        "journal.beancount": _journal(day, revision, entries, str(facts.get("notice") or "")).encode(),
+        "journal.beancount": _journal(entries, str(facts.get("notice") or "")).encode(),
     }
     manifest = {
         **facts,
@@ -209,29 +212,38 @@ def _workbook(
         sheet.write(len(totals) + 3, 0, notice, bold)
     if balances:
         below = len(totals) + 6
-        sheet.write_row(below - 1, 0, ["balances after this booking", "owed to owners", "kept in escrow"], bold)
+        names = list(next(iter(balances.values())))
+        sheet.write_row(below - 1, 0, ["balances after this booking", *names], bold)
         for row, (currency, values) in enumerate(balances.items(), start=below):
-            sheet.write_row(row, 0, [currency, values["earned_minor"], values["escrowed_minor"]], number)
+            sheet.write_row(row, 0, [currency, *values.values()], number)
     sheet.autofit()
     book.close()
     return buffer.getvalue()
 
 
-def _journal(day: date, revision: int, entries: Sequence[tuple[Account, int]], notice: str) -> str:
-    """The booking in the beancount language, with accounts opened by their first use."""
+def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:
+    """Bookings in the beancount language, with accounts opened by their first use."""
     lines = [f"; {line}" for line in notice.splitlines()]
     lines += ['plugin "beancount.plugins.auto_accounts"', ""]
-    by = ", booked by difference" if revision > 1 else ""
-    by_currency: dict[str, list[str]] = {}
-    for account, amount in entries:
-        name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"
-        if account.party_id:
-            name = f"{name}:{_component(account.party_id)}"
-        posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
-        by_currency.setdefault(account.currency, []).append(posting)
-    for currency, postings in sorted(by_currency.items()):
-        lines += [f'{day} * "Provenance" "Model outputs of {day}, revision {revision}{by}, {currency}"', *postings, ""]
+    for booking, posted in entries:
+        by_currency: dict[str, list[str]] = {}
+        for account, amount in posted:
+            name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"
+            if account.party_id:
+                name = f"{name}:{_component(account.party_id)}"
+            posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
+            by_currency.setdefault(account.currency, []).append(posting)
+        for currency, postings in sorted(by_currency.items()):
+            title = json.dumps(f"{_title(booking)}, {currency}", ensure_ascii=False)
+            lines += [f'{booking.day} * "Provenance" {title}', f"  booking: {booking.booking_id}", *postings, ""]
     return "\n".join(lines)
+
+
+def _title(booking: Booking) -> str:
+    if booking.kind != NIGHT:
+        return f"{booking.kind.capitalize()}: {', '.join(f'{name} {said}' for name, said in sorted(booking.facts.items()))}"
+    by = ", booked by difference" if booking.revision > 1 else ""
+    return f"Model outputs of {booking.day}, revision {booking.revision}{by}"
 
 
 def _component(party_id: str) -> str:

@@ -1,41 +1,53 @@
 """The ledger: double entry in PostgreSQL, integer minor units, only ever added to.
 
-A booking belongs to a day and has entries that sum to zero in each currency. A day booked again is booked *by
-difference*: its entries are what the day should be less what it already is, and they name the booking they correct. The
-database refuses to update or delete, or to commit a booking that does not balance.
+A booking has entries that sum to zero in each currency, and two dates: the day that it is for, and when it was booked.
+Balances chain in the order of booking. A night booked again is booked *by difference*: its entries are what the day should
+be less what it already is, and they name the booking they correct. The database refuses to update or delete, or to commit a
+booking that does not balance.
+
+Besides nights there are bookings that move what is owed: `hold`, `release`, `claim`. What an owner on hold earns is held from
+the first cent on, and what is put in escrow under a name that somebody has claimed is the claimant's.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.dialects.postgresql import JSONB
 
+from provenance.core.contracts import ESCROW, PAYABLE
+from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import digest
-from provenance.settlement.accrual import Account
+from provenance.settlement.accounts import HELD, Account, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
     "booking",
     METADATA,
     sa.Column("booking_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False, index=True),
     sa.Column("day", sa.Date, nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer),
     sa.Column("cause_sha256", sa.String(64), nullable=False, unique=True),
-    sa.Column("night", sa.Text, nullable=False),
+    sa.Column("night", sa.Text),
     sa.Column("corrects", sa.BigInteger, sa.ForeignKey("booking.booking_id")),
+    sa.Column("facts", JSONB, nullable=False, server_default="{}"),
     sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.Column("transaction_id", sa.BigInteger, nullable=False, server_default=sa.text("txid_current()")),
     sa.UniqueConstraint("day", "revision"),
+    sa.CheckConstraint(
+        "(kind = 'night') = (revision IS NOT NULL AND night IS NOT NULL)", name="booking_nights_alone_have_revisions"
+    ),
 )
 ENTRY = sa.Table(
     "entry",
@@ -43,7 +55,7 @@ ENTRY = sa.Table(
     sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), primary_key=True),
     sa.Column("line", sa.Integer, primary_key=True),
     sa.Column("account", sa.Text, nullable=False),
-    sa.Column("party_id", sa.Text, nullable=False),
+    sa.Column("party_id", sa.Text, nullable=False, index=True),
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("amount_minor", sa.BigInteger, nullable=False),
     sa.CheckConstraint("amount_minor <> 0"),
@@ -60,15 +72,27 @@ BOOKING_LOCK = 7_304_512_009
 PUBLISHING_LOCK = 7_304_512_010
 
 
+NIGHT, HOLD, RELEASE, CLAIM = "night", "hold", "release", "claim"
+
+
 @dataclass(frozen=True)
 class Booking:
-    """One booking of a day. `night` is the store key of the manifest whose shares it books."""
+    """One booking.
+
+    Attributes:
+        day: that it is for; booked_at: when it was posted.
+        revision, night: of a night, the how manieth of its day, and the store key of the manifest whose shares it books.
+        facts: what else there is to say: who asked for it, and why.
+    """
 
     booking_id: int
+    kind: str
     day: date
-    revision: int
-    night: str
-    corrects: int | None
+    booked_at: datetime
+    revision: int = 0
+    night: str = ""
+    corrects: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def migrate(engine: sa.Engine) -> None:
@@ -102,7 +126,7 @@ def publishing(engine: sa.Engine) -> Iterator[None]:
 
 
 def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night: str, cause: str) -> Booking:
-    """Book what a day amounts to, by difference from what is booked for it; once for each cause.
+    """Book what a night amounts to, by difference from what is booked for its day; once for each cause.
 
     Args:
         amounts: what the day should be, summing to zero in each currency.
@@ -111,52 +135,99 @@ def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night:
     Returns:
         The booking in force for the day.
     """
-    with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
-        last = _booking(connection, BOOKING.c.day == day)
-        key = digest([cause, last.corrects if last else None])
-        if last and _cause(connection, last) == key:
+    with _booking_alone(engine) as connection:
+        last = _booking(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day))
+        if last and _cause(connection, last) == digest([cause, last.corrects]):
             return last
-        booked = _sums(connection, BOOKING.c.day == day)
-        changes = {a: amounts.get(a, 0) - booked.get(a, 0) for a in sorted({*amounts, *booked})}
-        # Counted under the lock and not by a sequence, which a killed transaction would leave with a gap.
-        newest = connection.execute(sa.select(sa.func.max(BOOKING.c.booking_id))).scalar_one()
-        booking_id = (newest or 0) + 1
-        connection.execute(
-            sa.insert(BOOKING),
+        booked = _sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day))
+        return _post(
+            connection,
             {
-                "booking_id": booking_id,
+                "kind": NIGHT,
                 "day": day,
                 "revision": last.revision + 1 if last else 1,
                 "night": night,
                 "cause_sha256": digest([cause, last.booking_id if last else None]),
                 "corrects": last.booking_id if last else None,
             },
+            _standing(connection).difference(amounts, booked),
         )
-        entries = [
-            {
-                "booking_id": booking_id,
-                "line": line,
-                "account": account.account,
-                "party_id": account.party_id,
-                "currency": account.currency,
-                "amount_minor": amount,
-            }
-            for line, (account, amount) in enumerate((a, c) for a, c in changes.items() if c)
-        ]
-        if entries:
-            connection.execute(sa.insert(ENTRY), entries)
-        booking = _booking(connection, BOOKING.c.booking_id == booking_id)
-    assert booking is not None
-    return booking
 
 
-def bookings(engine: sa.Engine, day: date | None = None) -> list[Booking]:
-    """All bookings, or those of a day, in the order in which they were booked."""
-    query = sa.select(*_columns()).order_by(BOOKING.c.booking_id)
+def hold(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str) -> Booking:
+    """Hold what an owner is owed, and what it will earn, until `release`; a hold for the same reason is placed once."""
+    with _booking_alone(engine) as connection:
+        for placed in _open_holds(connection):
+            if (placed.facts["owner_id"], placed.facts["reason"]) == (owner_id, reason):
+                return placed
+        facts = {"owner_id": owner_id, "reason": reason, "by": by}
+        return _post(connection, _other(HOLD, day, facts, _newest(connection)), _moved(connection, PAYABLE, HELD, owner_id))
+
+
+def release(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str) -> Booking:
+    """End a hold; with the last one, what was held is payable again.
+
+    Args:
+        reason: of the hold.
+
+    Raises:
+        InputError: no such hold is in force.
+    """
+    with _booking_alone(engine) as connection:
+        mine = [placed for placed in _open_holds(connection) if placed.facts["owner_id"] == owner_id]
+        ended = next((placed for placed in mine if placed.facts["reason"] == reason), None)
+        if ended is None:
+            found = "; ".join(repr(placed.facts["reason"]) for placed in mine) or "none"
+            raise InputError(f"owner {owner_id}", expected=f"a hold in force because of {reason!r}", found=found)
+        facts = {"owner_id": owner_id, "reason": reason, "by": by, "hold": str(ended.booking_id)}
+        entries = _moved(connection, HELD, PAYABLE, owner_id) if len(mine) == 1 else {}
+        return _post(connection, _other(RELEASE, day, facts, _newest(connection)), entries)
+
+
+def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, evidence: str, by: str) -> Booking:
+    """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
+
+    Raises:
+        InputError: nothing ever lay in escrow under that name, or somebody else has claimed it.
+    """
+    with _booking_alone(engine) as connection:
+        made = _booking(connection, (BOOKING.c.kind == CLAIM) & (BOOKING.c.facts["escrow_id"].astext == escrow_id))
+        if made and made.facts["owner_id"] == owner_id:
+            return made
+        if made:
+            found = f"a claim of {made.facts['owner_id']}, booked as {made.booking_id}"
+            raise InputError(f"escrow {escrow_id}", expected="a name that nobody has claimed", found=found)
+        names = _parties(connection, ESCROW)
+        if escrow_id not in names:
+            raise InputError(
+                f"escrow {escrow_id}",
+                expected="a name under which something lies in escrow",
+                found="none",
+                hint=did_you_mean(escrow_id, names) or f"There are: {', '.join(names) or 'none'}.",
+            )
+        entries: dict[Account, int] = {}
+        standing = _standing(connection)
+        for account, amount in _sums(connection, (ENTRY.c.account == ESCROW) & (ENTRY.c.party_id == escrow_id)).items():
+            entries |= {account: -amount, standing.lies(Account(PAYABLE, owner_id, account.currency)): amount}
+        facts = {"escrow_id": escrow_id, "owner_id": owner_id, "evidence": evidence, "by": by}
+        return _post(connection, _other(CLAIM, day, facts, _newest(connection)), entries)
+
+
+def bookings(engine: sa.Engine, day: date | None = None, *, kind: str | None = None) -> list[Booking]:
+    """All bookings, or those for a day or of a kind, in the order in which they were booked."""
+    query = sa.select(BOOKING).order_by(BOOKING.c.booking_id)
+    if day is not None:
+        query = query.where(BOOKING.c.day == day)
+    if kind is not None:
+        query = query.where(BOOKING.c.kind == kind)
     with engine.connect() as connection:
-        rows = connection.execute(query if day is None else query.where(BOOKING.c.day == day))
-        return [_as_booking(row) for row in rows]
+        return [_as_booking(row) for row in connection.execute(query)]
+
+
+def standing(engine: sa.Engine, *, through: int) -> Standing:
+    """Who was on hold, and what had been claimed, after a booking."""
+    with engine.connect() as connection:
+        return _standing(connection, through)
 
 
 def balances(engine: sa.Engine, *, through: int) -> dict[Account, int]:
@@ -165,10 +236,23 @@ def balances(engine: sa.Engine, *, through: int) -> dict[Account, int]:
         return _sums(connection, BOOKING.c.booking_id <= through)
 
 
-def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
-    """What a day amounted to, after a booking."""
+def newest(engine: sa.Engine) -> int:
+    """The last booking; 0 in an empty ledger."""
     with engine.connect() as connection:
-        return _sums(connection, (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
+        return _newest(connection)
+
+
+def moved(engine: sa.Engine, *, after: int, through: int) -> dict[Account, int]:
+    """What bookings other than nights did to each account, from after one booking through another."""
+    between = (BOOKING.c.booking_id > after) & (BOOKING.c.booking_id <= through)
+    with engine.connect() as connection:
+        return _sums(connection, (BOOKING.c.kind != NIGHT) & between)
+
+
+def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
+    """What the nights of a day amounted to, after a booking; `Standing.earned` says whose that is."""
+    with engine.connect() as connection:
+        return _sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
 
 
 def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:
@@ -182,16 +266,88 @@ def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:
         return [(Account(*row[:3]), row[3]) for row in connection.execute(query)]
 
 
+@contextmanager
+def _booking_alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction in which nobody else books."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
+        yield connection
+
+
+def _post(connection: sa.Connection, row: Mapping[str, Any], entries: Mapping[Account, int]) -> Booking:
+    """Add a booking with its entries, in the order of accounts."""
+    # Counted under the lock and not by a sequence, which a killed transaction would leave with a gap.
+    booking_id = _newest(connection) + 1
+    connection.execute(sa.insert(BOOKING), {"booking_id": booking_id, **row})
+    lines = [
+        {
+            "booking_id": booking_id,
+            "line": line,
+            "account": account.account,
+            "party_id": account.party_id,
+            "currency": account.currency,
+            "amount_minor": amount,
+        }
+        for line, (account, amount) in enumerate(sorted((a, m) for a, m in entries.items() if m))
+    ]
+    if lines:
+        connection.execute(sa.insert(ENTRY), lines)
+    booking = _booking(connection, BOOKING.c.booking_id == booking_id)
+    assert booking is not None
+    return booking
+
+
+def _other(kind: str, day: date, facts: Mapping[str, str], after: int) -> dict[str, Any]:
+    """The row of a booking that is not a night's; the booking that it comes after makes its cause its own."""
+    return {"kind": kind, "day": day, "facts": facts, "cause_sha256": digest([kind, *sorted(facts.items()), after])}
+
+
+def _newest(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.max(BOOKING.c.booking_id))).scalar_one() or 0)
+
+
+def _moved(connection: sa.Connection, source: str, target: str, owner_id: str) -> dict[Account, int]:
+    """Entries that move all that an owner has in one account to another."""
+    found: dict[Account, int] = {}
+    for account, amount in _sums(connection, (ENTRY.c.account == source) & (ENTRY.c.party_id == owner_id)).items():
+        found |= {account: -amount, Account(target, owner_id, account.currency): amount}
+    return found
+
+
+def _open_holds(connection: sa.Connection, through: int | None = None) -> list[Booking]:
+    """Holds that no release has ended, in the order in which they were placed."""
+    query = sa.select(BOOKING).where(BOOKING.c.kind.in_([HOLD, RELEASE])).order_by(BOOKING.c.booking_id)
+    if through is not None:
+        query = query.where(BOOKING.c.booking_id <= through)
+    found = [_as_booking(row) for row in connection.execute(query)]
+    ended = {booking.facts["hold"] for booking in found if booking.kind == RELEASE}
+    return [booking for booking in found if booking.kind == HOLD and str(booking.booking_id) not in ended]
+
+
+def _standing(connection: sa.Connection, through: int | None = None) -> Standing:
+    held: dict[str, tuple[str, ...]] = {}
+    for placed in _open_holds(connection, through):
+        owner = placed.facts["owner_id"]
+        held[owner] = (*held.get(owner, ()), placed.facts["reason"])
+    query = sa.select(BOOKING).where(BOOKING.c.kind == CLAIM)
+    if through is not None:
+        query = query.where(BOOKING.c.booking_id <= through)
+    made = [_as_booking(row).facts for row in connection.execute(query)]
+    return Standing(held, {facts["escrow_id"]: facts["owner_id"] for facts in made})
+
+
+def _parties(connection: sa.Connection, account: str) -> list[str]:
+    query = sa.select(ENTRY.c.party_id).where(ENTRY.c.account == account).distinct().order_by(ENTRY.c.party_id)
+    return list(connection.execute(query).scalars())
+
+
 def _as_booking(row: sa.Row[Any]) -> Booking:
-    return Booking(row.booking_id, row.day, row.revision, row.night, row.corrects)
-
-
-def _columns() -> list[sa.Column[Any]]:
-    return [BOOKING.c.booking_id, BOOKING.c.day, BOOKING.c.revision, BOOKING.c.night, BOOKING.c.corrects]
+    numbers = (row.booking_id, row.kind, row.day, row.booked_at)
+    return Booking(*numbers, row.revision or 0, row.night or "", row.corrects, row.facts)
 
 
 def _booking(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Booking | None:
-    query = sa.select(*_columns()).where(where).order_by(BOOKING.c.booking_id.desc()).limit(1)
+    query = sa.select(BOOKING).where(where).order_by(BOOKING.c.booking_id.desc()).limit(1)
     row = connection.execute(query).first()
     return _as_booking(row) if row else None
 

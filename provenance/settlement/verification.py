@@ -14,14 +14,15 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import StoreError
 from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
-from provenance.settlement.accrual import RECEIVABLE, TOTALS, totals
+from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
 from provenance.settlement.exports import MANIFEST, revision_folder
+from provenance.settlement.payouts import closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provenance.core.store import Store
-    from provenance.settlement.accrual import Account
+    from provenance.settlement.accounts import Account
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def verify(
     *,
     ledger: Mapping[Account, int] | None = None,
     day: Mapping[Account, int] | None = None,
+    standing: Standing | None = None,
     chain: bool = True,
 ) -> list[Check]:
     """Check a published revision.
@@ -50,7 +52,8 @@ def verify(
     Args:
         folder: the revision's key in the store.
         ledger: balances after the revision's booking; None to check the files alone.
-        day: what the ledger has for the day after that booking; None to check the files alone.
+        day: what the ledger has for the day after that booking, by whom it is for; None to check the files alone.
+        standing: who was on hold after that booking, and what had been claimed; None to check the files alone.
         chain: whether the manifest before this one is at hand.
     """
     manifest = store.read_json(f"{folder}/{MANIFEST}")
@@ -66,6 +69,8 @@ def verify(
         ]
         if ledger is not None:
             checks.append(Check("ledger", tuple(_ledger(rows, ledger))))
+            if standing is not None:
+                checks.append(Check("trial balance", tuple(imbalances(ledger, standing))))
         if day is not None:
             checks.append(Check("ledger of the day", tuple(_day(manifest, day))))
     if chain:
@@ -86,10 +91,11 @@ def _checksums(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterat
 
 def _rows(rows: list[dict[str, str]]) -> Iterator[str]:
     for number, row in enumerate(rows, start=2):
-        m = {name.removesuffix("_minor"): int(value) for name, value in row.items() if name.endswith("_minor")}
-        closing = m["opening_balance"] + m["earned"] + m["adjustment"] - m["recouped"] - m["withheld"] - m["paid"]
-        if closing != m["closing_balance"]:
-            yield f"payouts.csv line {number} ({row['owner_id']}): closing is {m['closing_balance']}, adds up to {closing}"
+        stated, found = int(row["closing_balance_minor"]), closing(row)
+        if found != stated:
+            yield f"payouts.csv line {number} ({row['owner_id']}): closing is {stated}, adds up to {found}"
+        if int(row["held_minor"]) and not row["hold_reason"]:
+            yield f"payouts.csv line {number} ({row['owner_id']}): {row['held_minor']} are held for no reason"
 
 
 def _totals(rows: list[dict[str, str]], manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -137,11 +143,15 @@ def _day(manifest: Mapping[str, Any], day: Mapping[Account, int]) -> Iterator[st
 
 
 def _ledger(rows: list[dict[str, str]], ledger: Mapping[Account, int]) -> Iterator[str]:
-    stated = {(row["owner_id"], row["currency"]): int(row["closing_balance_minor"]) for row in rows}
-    booked = {(a.party_id, a.currency): -amount for a, amount in ledger.items() if a.account == PAYABLE}
-    for key in sorted({*stated, *booked}):
-        if stated.get(key, 0) != booked.get(key, 0):
-            yield f"{key[0]} {key[1]}: the file closes at {stated.get(key, 0)}, the ledger at {booked.get(key, 0)}"
+    for name, accounts in (("closing_balance_minor", OWED), ("held_minor", (HELD,))):
+        stated = {(row["owner_id"], row["currency"]): int(row[name]) for row in rows}
+        booked: dict[tuple[str, str], int] = defaultdict(int)
+        for account, amount in ledger.items():
+            if account.account in accounts:
+                booked[account.party_id, account.currency] -= amount
+        for key in sorted({*stated, *booked}):
+            if stated.get(key, 0) != booked[key]:
+                yield f"{key[0]} {key[1]}: {name} is {stated.get(key, 0)} in the file, {booked[key]} in the ledger"
 
 
 def _previous(store: Store, manifest: Mapping[str, Any]) -> Iterator[str]:

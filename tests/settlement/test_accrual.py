@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from provenance.core.contracts import SHARES
 from provenance.core.money import NANO, PPB, allocate
-from provenance.settlement.accrual import Account, accrue, credit_outputs, totals
+from provenance.settlement.accounts import Account, totals
+from provenance.settlement.accrual import accrue, credit_outputs
 
 
 def night(revenues, weights):

@@ -2,7 +2,7 @@ import csv
 import io
 import subprocess
 import sys
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import openpyxl
@@ -11,9 +11,10 @@ import pytest
 
 from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
-from provenance.settlement.accrual import Account, totals
+from provenance.settlement import ledger
+from provenance.settlement.accounts import Account, Standing, totals
 from provenance.settlement.exports import build, current_key, point_to, write
-from provenance.settlement.payouts import credits, intervals, payouts
+from provenance.settlement.payouts import Movements, credits, intervals, payouts
 from provenance.settlement.verification import verify
 
 DAY = date(2026, 11, 19)
@@ -48,16 +49,19 @@ def tables(revision=1, day_before=None):
         orient="row",
     )
     credit = credits(DAY, credited, evidence, by_rule)
-    opening = BEFORE if day_before is None else {**BEFORE, **{k: BEFORE.get(k, 0) + v for k, v in day_before.items()}}
-    pay = payouts(
-        DAY, revision, opening=opening, day_before=day_before or {}, day_after=AFTER, credits=credit, names=NAMES
-    )  # fmt: skip
+    before = day_before or {}
+    opening = {key: BEFORE.get(key, 0) + before.get(key, 0) for key in {**BEFORE, **before}}
+    changes = Standing().difference(AFTER, before)
+    closing = {key: opening.get(key, 0) + changes.get(key, 0) for key in {**opening, **changes}}
+    movements = Movements(opening, closing, before, AFTER, {}, Standing())
+    pay = payouts(DAY, revision, movements=movements, credits=credit, names=NAMES)
     return pay, credit
 
 
 def export(revision=1, **facts):
     pay, credit = tables(revision)
-    entries = sorted(AFTER.items())
+    booking = ledger.Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), revision, "n")
+    entries = [(booking, sorted(AFTER.items()))]
     return build(
         DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=entries, totals=totals(AFTER),
         facts={"notice": "invented", "previous": None, **facts},
@@ -235,7 +239,8 @@ def test_a_balance_that_the_ledger_does_not_know_is_found(store):
         Account("payable", "bob", "EUR"): -21,
         Account("payable", "zoe", "EUR"): -7,
     }
-    assert failing(store, published(store), ledger=ledger) == {"ledger": ("bob EUR: the file closes at 20, the ledger at 21",)}
+    expected = "bob EUR: closing_balance_minor is 20 in the file, 21 in the ledger"
+    assert failing(store, published(store), ledger=ledger) == {"ledger": (expected,)}
 
 
 def test_forged_totals_are_found(store):

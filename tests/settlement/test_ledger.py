@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from provenance.settlement import ledger
-from provenance.settlement.accrual import Account
+from provenance.settlement.accounts import Account
 
 MONDAY, TUESDAY = date(2026, 11, 16), date(2026, 11, 17)
 REVENUE, ANN, BOB = Account("receivable", "", "EUR"), Account("payable", "ann", "EUR"), Account("payable", "bob", "EUR")
