@@ -7,13 +7,16 @@ import sys
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from provenance.core.errors import CheckFailed, InputError, parse_day
+
+if TYPE_CHECKING:
+    from provenance.settlement.ledger import Booking
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +48,9 @@ OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
 OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
+OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; owners and accountants read it.")]
+By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger.")]
 ClaimsDay = Annotated[
     str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
 ]
@@ -246,6 +252,79 @@ def verify(
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
+
+
+@app.command()
+def balance(
+    owner_id: Annotated[str | None, typer.Argument(help="An owner; without one, all accounts together.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What lies in the ledger: an owner's accounts and every booking behind them, or the trial balance, holds and escrow.
+
+    Example: `provenance balance tom-christie`
+    """
+    from tasks.accounts import balance as found_in
+    from tasks.screens import balance_screen
+    from tasks.settings import load
+
+    found = found_in(load(), owner_id)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(*balance_screen(found), sep="\n", soft_wrap=True)
+
+
+@app.command()
+def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> None:
+    """Hold what an owner is owed, and what it will earn: a dispute, missing data, an opt-out under review.
+
+    Nothing of it is paid until `provenance release`. The same hold twice is placed once.
+
+    Example: `provenance hold tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
+    """
+    from tasks import accounts
+    from tasks.settings import load
+
+    _tell(accounts.hold(load(), owner_id, reason=reason, by=by), as_json=as_json)
+
+
+@app.command()
+def release(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> None:
+    """End the hold that was placed for a reason; with an owner's last one, what was held is payable again.
+
+    Example: `provenance release tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
+    """
+    from tasks import accounts
+    from tasks.settings import load
+
+    _tell(accounts.release(load(), owner_id, reason=reason, by=by), as_json=as_json)
+
+
+@app.command()
+def claim(
+    escrow_id: Annotated[str, typer.Argument(help="The name that it lies under: see `provenance balance`.")],
+    owner_id: OwnerId,
+    evidence: Annotated[str, typer.Option(help="Why it is theirs; kept in the ledger.")],
+    by: By,
+    as_json: AsJson = False,
+) -> None:
+    """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
+
+    Example: `provenance claim unmatched-libcst ben-zimmer --evidence "letter of 2026-11-20" --by "J. Doe"`
+    """
+    from tasks import accounts
+    from tasks.settings import load
+
+    _tell(accounts.claim(load(), escrow_id, owner_id, evidence=evidence, by=by), as_json=as_json)
+
+
+def _tell(booking: Booking, *, as_json: bool) -> None:
+    """What was booked, or had been."""
+    if as_json:
+        _print_json({"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts})
+    else:
+        said = ", ".join(f"{name} {text}" for name, text in booking.facts.items())
+        console.print(f"Booking {booking.booking_id} of {booking.day}, {booking.kind}: {escape(said)}", soft_wrap=True)
 
 
 class WorkloadName(StrEnum):

@@ -162,6 +162,56 @@ def checks_screen(checks: list[Check]) -> Table:
     return table
 
 
+def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """What `provenance balance` shows."""
+    if "owner_id" in found:
+        yield from _account_tables(found)
+        return
+    table = _table(f"Trial balance after booking {found['through']}")
+    names = list(next(iter(found["trial_balance"].values()), {}))
+    for column in ("currency", *names):
+        table.add_column(column, justify="left" if column == "currency" else "right")
+    for currency, row in found["trial_balance"].items():
+        table.add_row(currency, *(format_minor(amount, currency, symbol=False) for amount in row.values()))
+    yield table
+    yield Text("receivable = the sum of all others", style="dim")
+    holds = _table("Holds in force")
+    holds.add_column("owner")
+    holds.add_column("because", overflow="fold")
+    for owner, reasons in found["holds"].items():
+        holds.add_row(owner, "; ".join(reasons))
+    yield holds if found["holds"] else Text("No hold is in force.")
+    escrow = _table("In escrow, until somebody claims it")
+    for column in ("kept for", "since"):
+        escrow.add_column(column)
+    escrow.add_column("amount", justify="right")
+    for row in found["escrow"]:
+        escrow.add_row(row["escrow_id"], row["since"], format_minor(row["amount_minor"], row["currency"]))
+    yield escrow if found["escrow"] else Text("Nothing is in escrow.")
+
+
+def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
+    table = _table(f"Accounts of {found['owner_id']}")
+    table.add_column("account")
+    table.add_column("amount", justify="right")
+    for line in found["accounts"]:
+        table.add_row(line["account"], format_minor(line["amount_minor"], line["currency"]))
+    yield table
+    for reason in found["holds"]:
+        yield Text(f"On hold: {reason}", style="bold yellow")
+    booked = _table("Bookings")
+    for column in ("number", "for", "booked", "kind"):
+        booked.add_column(column)
+    booked.add_column("entries", justify="right")
+    booked.add_column("says", overflow="fold")
+    for booking in found["bookings"]:
+        entries = [f"{line['account']} {format_minor(line['amount_minor'], line['currency'])}" for line in booking["entries"]]
+        said = ", ".join(f"{name} {text}" for name, text in booking["facts"].items() if name != "owner_id")
+        when = booking["booked_at"][:16].replace("T", " ")
+        booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), said)
+    yield booked
+
+
 def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> tuple[str, int]:
     parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
     row = pl.concat(parts).filter(pl.col("output_id") == output_id).row(0, named=True)

@@ -80,11 +80,11 @@ def lay_out(folder, count: int = 8) -> None:
     outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
 
 
-def create_database(postgres: str) -> str:
+def create_database(postgres: str, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     return postgres.format(name)
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import digest
-from provenance.settlement.accounts import HELD, Account, Standing
+from provenance.settlement.accounts import HELD, OWED, Account, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -253,6 +253,43 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
     """What the nights of a day amounted to, after a booking; `Standing.earned` says whose that is."""
     with engine.connect() as connection:
         return _sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
+
+
+def owners(engine: sa.Engine) -> list[str]:
+    """Everybody who has ever been owed anything."""
+    with engine.connect() as connection:
+        return sorted({owner for account in OWED for owner in _parties(connection, account)})
+
+
+def since(engine: sa.Engine, account: Account) -> date:
+    """The first day for which something lies in an account."""
+    query = (
+        sa.select(sa.func.min(BOOKING.c.day))
+        .join(ENTRY)
+        .where(ENTRY.c.account == account.account)
+        .where(ENTRY.c.party_id == account.party_id)
+        .where(ENTRY.c.currency == account.currency)
+    )
+    with engine.connect() as connection:
+        found: date = connection.execute(query).scalar_one()
+        return found
+
+
+def of_party(engine: sa.Engine, party_id: str) -> list[tuple[Booking, list[tuple[Account, int]]]]:
+    """Bookings that touch a party, in the order of booking, with its entries of each."""
+    query = (
+        sa.select(BOOKING, ENTRY.c.account, ENTRY.c.currency, ENTRY.c.amount_minor)
+        .outerjoin(ENTRY, (ENTRY.c.booking_id == BOOKING.c.booking_id) & (ENTRY.c.party_id == party_id))
+        .where((ENTRY.c.party_id == party_id) | (BOOKING.c.facts["owner_id"].astext == party_id))
+        .order_by(BOOKING.c.booking_id, ENTRY.c.line)
+    )
+    found: dict[int, tuple[Booking, list[tuple[Account, int]]]] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(query):
+            _, lines = found.setdefault(row.booking_id, (_as_booking(row), []))
+            if row.account is not None:
+                lines.append((Account(row.account, party_id, row.currency), row.amount_minor))
+    return list(found.values())
 
 
 def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:

@@ -1,10 +1,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from provenance.core.errors import InputError
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account
 
@@ -122,3 +124,74 @@ def test_only_one_process_publishes_at_a_time(engine):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(publish, "abc"))
     assert order[0::2] == order[1::2]
+
+
+DISPUTE = {"day": TUESDAY, "reason": "disputed by zoe", "by": "me"}
+HELD_ANN = Account("held", "ann", "EUR")
+
+
+def balances(engine):
+    return ledger.balances(engine, through=ledger.newest(engine))
+
+
+def test_what_an_owner_on_hold_is_owed_and_earns_is_held_until_the_last_release(engine):
+    ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c")
+    placed = ledger.hold(engine, "ann", **DISPUTE)
+    assert ledger.hold(engine, "ann", **DISPUTE) == placed, "the same hold is placed once"
+    ledger.hold(engine, "ann", day=TUESDAY, reason="no tax data", by="me")
+    assert balances(engine) == {REVENUE: 100, HELD_ANN: -70, BOB: -30}
+    ledger.book(engine, TUESDAY, day(5, 5), night="t", cause="t")
+    ledger.book(engine, MONDAY, day(60, 30), night="n2", cause="c2")
+    assert balances(engine) == {REVENUE: 100, HELD_ANN: -65, BOB: -35}
+    ledger.release(engine, "ann", **DISPUTE)
+    assert balances(engine)[HELD_ANN] == -65, "there is another hold"
+    ledger.release(engine, "ann", day=TUESDAY, reason="no tax data", by="me")
+    assert balances(engine) == {REVENUE: 100, ANN: -65, BOB: -35}
+    assert ledger.standing(engine, through=placed.booking_id).held == {"ann": ("disputed by zoe",)}
+    with pytest.raises(InputError, match="expected a hold in force because of 'disputed by zoe', found none"):
+        ledger.release(engine, "ann", **DISPUTE)
+    again = ledger.hold(engine, "ann", **DISPUTE)
+    assert again.booking_id > placed.booking_id
+
+
+def test_what_was_claimed_out_of_escrow_is_never_paid_twice(engine):
+    escrow = Account("escrow", "unmatched-x", "EUR")
+    ledger.book(engine, MONDAY, {REVENUE: 10, escrow: -10}, night="n", cause="c")
+    how = {"day": TUESDAY, "evidence": "letter", "by": "me"}
+    with pytest.raises(InputError, match="Did you mean 'unmatched-x'"):
+        ledger.claim(engine, "unmatched-y", "ann", **how)
+    made = ledger.claim(engine, "unmatched-x", "ann", **how)
+    assert ledger.claim(engine, "unmatched-x", "ann", **how) == made
+    with pytest.raises(InputError, match="a claim of ann, booked as 2"):
+        ledger.claim(engine, "unmatched-x", "bob", **how)
+    assert balances(engine) == {REVENUE: 10, ANN: -10}
+    ledger.book(engine, MONDAY, {REVENUE: 10, ANN: -10}, night="n2", cause="the corpus has the claim now")
+    assert balances(engine) == {REVENUE: 10, ANN: -10}
+    ledger.book(engine, TUESDAY, {REVENUE: 3, escrow: -3}, night="t", cause="t")
+    assert balances(engine) == {REVENUE: 13, ANN: -13}
+
+
+def test_holds_placed_at_once_end_as_one(engine):
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(lambda _: ledger.hold(engine, "ann", **DISPUTE).booking_id, range(12)))) == 1
+
+
+def test_a_ledger_of_an_earlier_version_keeps_its_bookings(database):
+    from alembic import command
+    from alembic.config import Config
+
+    engine = sa.create_engine(database, poolclass=sa.NullPool)
+    config = Config()
+    config.set_main_option("script_location", str(Path(ledger.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        booking = "INSERT INTO booking (booking_id, day, revision, cause_sha256, night) VALUES (1, '2026-11-16', 1, 'c', 'n')"
+        connection.execute(sa.text(booking))
+        entry = "INSERT INTO entry VALUES (1, 0, 'payable', 'ann', 'EUR', -7), (1, 1, 'receivable', '', 'EUR', 7)"
+        connection.execute(sa.text(entry))
+    ledger.migrate(engine)
+    (found,) = ledger.bookings(engine, MONDAY)
+    assert (found.kind, found.revision, found.night) == (ledger.NIGHT, 1, "n")
+    ledger.book(engine, MONDAY, day(9, 0), night="n2", cause="c2")
+    assert balances(engine) == {REVENUE: 9, ANN: -9}

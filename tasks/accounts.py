@@ -1,0 +1,124 @@
+"""What people do to accounts: holds, releases and claims on what lies in escrow; and what is in an account."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.contracts import ESCROW
+from provenance.core.errors import InputError, did_you_mean
+from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.settlement import ledger
+from provenance.settlement.accounts import trial_balance
+from tasks.database import open_ledger
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    import sqlalchemy as sa
+
+    from provenance.core.store import Store
+    from provenance.settlement.accounts import Account
+    from provenance.settlement.ledger import Booking
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.accounts")
+
+
+def hold(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:
+    """Hold what an owner is owed and what it will earn."""
+    engine = _open(settings, owner_id)
+    return ledger.hold(engine, owner_id, day=_today(), reason=_said("reason", reason), by=_said("by", by))
+
+
+def release(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:
+    """End the hold that was placed for a reason."""
+    return ledger.release(_open(settings, owner_id), owner_id, day=_today(), reason=reason, by=_said("by", by))
+
+
+def claim(settings: Settings, escrow_id: str, owner_id: str, *, evidence: str, by: str) -> Booking:
+    """Give an owner what lies in escrow under a name."""
+    engine = _open(settings, owner_id)
+    said = {"evidence": _said("evidence", evidence), "by": _said("by", by)}
+    return ledger.claim(engine, escrow_id, owner_id, day=_today(), **said)
+
+
+def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
+    """What is in every account, who is on hold and what lies in escrow; or an owner's accounts and bookings."""
+    engine = _open(settings, owner_id)
+    through = ledger.newest(engine)
+    standing, balances = ledger.standing(engine, through=through), ledger.balances(engine, through=through)
+    if owner_id is None:
+        return {
+            "through": through,
+            "trial_balance": trial_balance(balances),
+            "holds": {owner: list(reasons) for owner, reasons in sorted(standing.held.items())},
+            "escrow": [
+                {
+                    "escrow_id": account.party_id,
+                    "currency": account.currency,
+                    "amount_minor": -amount,
+                    "since": str(ledger.since(engine, account)),
+                }
+                for account, amount in sorted(balances.items())
+                if account.account == ESCROW
+            ],
+        }
+    mine = [(account, amount) for account, amount in sorted(balances.items()) if account.party_id == owner_id]
+    return {
+        "through": through,
+        "owner_id": owner_id,
+        "accounts": [_line(account, amount) for account, amount in mine],
+        "holds": list(standing.held.get(owner_id, ())),
+        "bookings": [
+            {
+                "booking_id": booking.booking_id,
+                "kind": booking.kind,
+                "day": str(booking.day),
+                "booked_at": booking.booked_at.isoformat(timespec="seconds"),
+                "facts": dict(booking.facts),
+                "entries": [_line(account, amount) for account, amount in entries],
+            }
+            for booking, entries in ledger.of_party(engine, owner_id)
+        ],
+    }
+
+
+def _line(account: Account, amount: int) -> dict[str, Any]:
+    """An owner's side of an account: what it is owed or has had is above zero."""
+    return {"account": account.account, "currency": account.currency, "amount_minor": -amount}
+
+
+def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
+    """The ledger, an owner being one that it or the corpus in force knows."""
+    store = settings.store.open()
+    engine = open_ledger(settings.database, store)
+    if owner_id is not None:
+        known = sorted({*ledger.owners(engine), *_names(store)})
+        if owner_id not in known:
+            raise InputError(
+                f"owner {owner_id}",
+                expected="an owner in the ledger or in the corpus in force",
+                found="none of that id",
+                hint=did_you_mean(owner_id, known),
+            )
+    return engine
+
+
+def _names(store: Store) -> list[str]:
+    if not store.exists(CURRENT):
+        return []
+    frozen = load_frozen(store, store.read_json(CURRENT)["digest"])
+    names: list[str] = store.read_table(frozen.owners.key)["owner_id"].to_list()
+    return names
+
+
+def _said(name: str, text: str) -> str:
+    if not text.strip():
+        raise InputError(f"--{name}", expected="some words: they stand in the ledger for good", found="nothing")
+    return text.strip()
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()

@@ -1,0 +1,144 @@
+"""Random histories of a ledger against a plain model of the books."""
+
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from samples import create_database
+
+from provenance.core.contracts import CREDITS
+from provenance.settlement import ledger
+from provenance.settlement.accounts import OWED, Account, imbalances
+from provenance.settlement.payouts import Movements, payouts
+
+START = date(2026, 11, 1)
+OWNERS, NAMES, CURRENCIES = ("ann", "bob", "cid"), ("unmatched-x", "unmatched-y"), ("EUR", "JPY")
+PARTS = [("developer", ""), *(("payable", owner) for owner in OWNERS), *(("escrow", name) for name in NAMES)]
+
+nights = st.dictionaries(
+    st.tuples(st.sampled_from(PARTS), st.sampled_from(CURRENCIES)), st.integers(1, 10**6), min_size=0, max_size=6
+)
+
+
+@pytest.fixture
+def template(postgres):
+    """A migrated, empty ledger to copy: many histories need one each."""
+    url = create_database(postgres)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    ledger.migrate(engine)
+    engine.dispose()
+    return sa.engine.make_url(url).database
+
+
+def history(postgres, template):
+    class Books(RuleBasedStateMachine):
+        """The model: what each day is now, who is on hold for what, who has claimed what; and what exports said."""
+
+        @initialize()
+        def empty(self):
+            url = create_database(postgres, template=template)
+            self.engine = sa.create_engine(url, poolclass=sa.NullPool)
+            self.days, self.holds, self.claims, self.causes = {}, set(), {}, 0
+            self.exported, self.balances = 0, {}
+
+        def teardown(self):
+            self.engine.dispose()
+
+        @rule(day=st.integers(0, 4), parts=nights)
+        def night(self, day, parts):
+            amounts = {Account(name, party, currency): -amount for ((name, party), currency), amount in parts.items()}
+            for currency in {currency for _, currency in parts}:
+                revenue = -sum(amount for account, amount in amounts.items() if account.currency == currency)
+                amounts[Account("receivable", "", currency)] = revenue
+            self.causes += 1
+            self.days[day] = amounts
+            self.last = (START + timedelta(day), amounts, f"c{self.causes}")
+            ledger.book(self.engine, self.last[0], amounts, night="n", cause=self.last[2])
+
+        @precondition(lambda self: self.days)
+        @rule()
+        def the_same_night_again(self):
+            before = ledger.newest(self.engine)
+            day, amounts, cause = self.last
+            ledger.book(self.engine, day, amounts, night="n", cause=cause)
+            assert ledger.newest(self.engine) == before
+
+        @rule(owner=st.sampled_from(OWNERS), reason=st.sampled_from(["dispute", "no tax data"]))
+        def hold(self, owner, reason):
+            ledger.hold(self.engine, owner, day=START, reason=reason, by="me")
+            self.holds.add((owner, reason))
+
+        @precondition(lambda self: self.holds)
+        @rule(data=st.data())
+        def release(self, data):
+            owner, reason = data.draw(st.sampled_from(sorted(self.holds)))
+            ledger.release(self.engine, owner, day=START, reason=reason, by="me")
+            self.holds.remove((owner, reason))
+
+        @precondition(lambda self: any(a.account == "escrow" for day in self.days.values() for a in day))
+        @rule(data=st.data(), owner=st.sampled_from(OWNERS))
+        def claim(self, data, owner):
+            there = sorted({a.party_id for day in self.days.values() for a in day if a.account == "escrow"} - {*self.claims})
+            if there:
+                name = data.draw(st.sampled_from(there))
+                ledger.claim(self.engine, name, owner, day=START, evidence="letter", by="me")
+                self.claims[name] = owner
+
+        @precondition(lambda self: self.days)
+        @rule()
+        def export(self):
+            for booking in ledger.bookings(self.engine, kind=ledger.NIGHT):
+                if booking.booking_id > self.exported:
+                    self.publish(booking)
+
+        def publish(self, booking):
+            at = {"through": booking.booking_id}
+            standing = ledger.standing(self.engine, **at)
+            day = {"engine": self.engine, "day": booking.day}
+            movements = Movements(
+                opening=ledger.balances(self.engine, through=self.exported),
+                closing=ledger.balances(self.engine, **at),
+                day_before=standing.earned(ledger.of_day(**day, through=self.exported)),
+                day_after=standing.earned(ledger.of_day(**day, **at)),
+                moved=ledger.moved(self.engine, after=self.exported, **at),
+                standing=standing,
+            )
+            none = pl.DataFrame(schema=CREDITS.schema).with_columns(account=pl.lit(""))
+            table = payouts(booking.day, booking.revision, movements=movements, credits=none, names={})
+            opening = {(o, c): m for o, c, m in table.select("owner_id", "currency", "opening_balance_minor").iter_rows() if m}
+            assert opening == {key: m for key, m in self.balances.items() if m}, "an export opens where the last one closed"
+            closing = table.select("owner_id", "currency", "closing_balance_minor")
+            self.balances = {(o, c): m for o, c, m in closing.iter_rows()}
+            self.exported = booking.booking_id
+
+        @invariant()
+        def the_books_are_the_models(self):
+            if not hasattr(self, "engine"):
+                return
+            through = ledger.newest(self.engine)
+            balances, standing = ledger.balances(self.engine, through=through), ledger.standing(self.engine, through=through)
+            assert list(imbalances(balances, standing)) == []
+            wanted = {}
+            for amounts in self.days.values():
+                for account, amount in amounts.items():
+                    name, party = account.account, account.party_id
+                    if party in self.claims:
+                        name, party = "payable", self.claims[party]
+                    if name == "payable" and any(owner == party for owner, _ in self.holds):
+                        name = "held"
+                    key = Account(name, party, account.currency)
+                    wanted[key] = wanted.get(key, 0) + amount
+            assert balances == {account: amount for account, amount in wanted.items() if amount}
+            assert sum(m for a, m in balances.items() if a.account in OWED) <= 0
+
+    return Books
+
+
+def test_random_histories_keep_the_books_of_a_plain_model(postgres, template):
+    run_state_machine_as_test(
+        history(postgres, template), settings=settings(max_examples=15, stateful_step_count=25, deadline=None)
+    )
