@@ -179,9 +179,10 @@ def duplicates(
     most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Copies among the works of the corpus in force, exact and near, and who is paid for them.
+    """Copies among the works of the corpus in force, exact and near, and who has a claim on them.
 
-    A cluster counts as one work. To contest one, deliver `decisions.parquet` with the corpus (`example_id, same_as, decided_by,
+    A cluster counts as one work, for the earliest claim; claims of one date, or of none, have equal parts. To contest one,
+    deliver `decisions.parquet` with the corpus (`example_id, same_as, decided_by,
     reason`): without `same_as` the example stands alone, with it it is a copy of the one named.
 
     Example: `provenance duplicates --most 50`
@@ -191,9 +192,32 @@ def duplicates(
 
     table = read_duplicates(load().store.open())
     if as_json:
-        _print_json(table.to_dicts())
+        shown = table["cluster_id"].unique(maintain_order=True).head(most)
+        _print_json(table.filter(table["cluster_id"].is_in(shown.implode())).to_dicts())
     else:
         console.print(*duplicates_screen(table, most=most), sep="\n", soft_wrap=True)
+
+
+@app.command()
+def contracts(
+    file: Annotated[
+        Path | None, typer.Argument(help="A TOML file; by default the one that the settings name (royalty.contracts).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file of royalty contracts, and say what each says, without running a night.
+
+    Example: `provenance contracts infra/settings/contracts.toml`
+    """
+    from provenance.royalty.contracts import read_contracts
+    from tasks.screens import contracts_screen
+    from tasks.settings import load
+
+    found = read_contracts(file or load().royalty.path)
+    if as_json:
+        _print_json([contract.model_dump(mode="json") for contract in found])
+    else:
+        console.print(contracts_screen(found), soft_wrap=True)
 
 
 @app.command()

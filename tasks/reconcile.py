@@ -11,7 +11,7 @@ from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
 from provenance.settlement import ledger
 from provenance.settlement.exports import MANIFEST, in_force
-from provenance.settlement.verification import Check, verify
+from provenance.settlement.verification import Check, earlier_revisions, verify
 from tasks.database import open_ledger
 from tasks.settings import load
 
@@ -48,4 +48,5 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     standing = ledger.standing(engine, through=booking)
     of_day = standing.earned(ledger.of_day(engine, date.fromisoformat(day), through=booking))
     checks = verify(store, folder, ledger=balances, day=of_day, standing=standing)
-    return folder, [Check("pointer", tuple(pointed)), *checks]
+    earlier = earlier_revisions(store, day, current["revision"])
+    return folder, [Check("pointer", tuple(pointed)), *checks, earlier]

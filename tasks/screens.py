@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,11 +24,12 @@ from provenance.settlement.accounts import HELD, TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
     from provenance.core.store import Store
+    from provenance.royalty.contracts import Contract
     from provenance.settlement.verification import Check
     from tasks.attribute import Request
 
@@ -103,6 +105,10 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     yield Text(f"Owed after this booking (number {manifest['booking_id']}): {owed or 'nothing'}.")
     if manifest["revision"] > 1:
         yield Text("A later revision takes back what earlier ones had booked for the day: adjustment_minor in payouts.csv.")
+    for contract in manifest["contract"]["contracts"]:
+        if contract["name"] in manifest["contract"]["weights"]:
+            terms = contract | {"weight": manifest["contract"]["weights"][contract["name"]]}
+            yield Text(f"{_terms(terms)}.", style="bold yellow" if terms["weight"] < 1 else "")
     yield Text("Shares are means over the day's outputs, whatever each earned; escrow has the rest.", style="dim")
     if manifest["notice"]:
         yield Text(manifest["notice"], style="bold yellow")
@@ -136,6 +142,7 @@ def output_screen(
         "revenue_minor": revenue,
         "currency": rows["currency"][0],
         "content": content,
+        "contract": _contract(store, manifest, output_id),
         "credits": [
             {**row, "owner_name": names.get(row["owner_id"] or "", "")}
             for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
@@ -149,6 +156,25 @@ def _means(credits: pl.DataFrame) -> pl.DataFrame:
     shares = credits.select("output_id", "account", pl.coalesce("owner_id", "escrow_id", pl.lit("")).alias("party_id"), ENDS)
     pools = shares.select("output_id", currency=pl.lit(""), pool=1).unique()
     return over_night(shares, pools).filter(pl.col("account") == PAYABLE).select(pl.col("party_id").alias("owner_id"), ENDS)
+
+
+def contracts_screen(contracts: Sequence[Contract]) -> Table:
+    """What each contract says, a column for each."""
+    table = _table("Royalty contracts: of several that cover an output, the first counts")
+    table.add_column("")
+    said = [contract.model_dump(mode="json") for contract in contracts]
+    for contract in said:
+        table.add_column(escape(contract["name"]), overflow="fold")
+    for key in said[0]:
+        if key != "name":
+            table.add_row(key, *(_said(key, contract[key]) for contract in said))
+    return table
+
+
+def _said(key: str, value: object) -> str:
+    if key.endswith("_ppb"):
+        return f"{Decimal(str(value)) / PPB:.9%}".rstrip("%").rstrip("0").rstrip(".") + " %"
+    return escape(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def checks_screen(checks: list[Check]) -> Table:
@@ -218,17 +244,35 @@ def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> tuple[
     return row["content"].decode("utf-8", errors="replace"), row["revenue_minor"]
 
 
+def _contract(store: Store, manifest: Mapping[str, Any], output_id: str) -> dict[str, Any]:
+    """The contract that an output fell under, and what part of it its rule decided."""
+    name = store.read_json(f"{manifest['night']}/values.json")["contracts"][output_id]
+    terms = next(dict(contract) for contract in manifest["contract"]["contracts"] if contract["name"] == name)
+    return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}
+
+
+def _terms(contract: Mapping[str, Any]) -> str:
+    """By which rule a contract pays, in a few words."""
+    name, rule, weight = contract["name"], contract["rule"], contract["weight"]
+    if weight == 1:
+        return f"Contract {name!r} pays by {rule}"
+    return f"Contract {name!r} pays {weight:.0%} by {rule}, {1 - weight:.0%} by {contract['fallback']} (see signal_to_noise)"
+
+
 def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
     currency = data["currency"]
     title = f"{data['output_id']} of {data['day']}, {format_minor(data['revenue_minor'], currency)}"
+    contract = data["contract"]
     yield Panel(Text(data["content"]), title=title, expand=False)
+    kept = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")
+    yield Text(f"{_terms(contract)}; the developer keeps {kept}, shares are of the rest.", style="dim")
     yield Text(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", style="bold")
     widest = max((credit["share_ppb"] for credit in data["credits"]), default=1)
     for credit in data["credits"][:most]:
         share, spread = f"{credit['share_ppb'] / PPB:.2%}", _range(credit["low_ppb"] / PPB, credit["high_ppb"] / PPB)
         bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
         amount = _fractional(credit["amount_nanominor"], currency)
-        yield Text(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>7}{amount:>11}")
+        yield Text(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>10}{amount:>11}")
         if credit["rules"]:
             other = ", ".join(f"{ruled['rule']} {ruled['share_ppb'] / PPB:.1%}" for ruled in credit["rules"])
             yield Text(f"    under each rule: {other}", style="dim")
@@ -265,7 +309,7 @@ def _who(credit: dict[str, Any]) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{low * 100:.0f}-{high:.0%}"
+    return f"{low * 100:.1f}-{high:.1%}"
 
 
 def _fractional(nanominor: int, currency: str) -> str:
@@ -360,7 +404,7 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def read_duplicates(store: Store) -> pl.DataFrame:
-    """The members of every cluster of copies in the corpus in force, with their works and since when they are claimed."""
+    """The members of every cluster of copies in the corpus in force, the largest first, and since when they are claimed."""
     if not store.exists(CURRENT):
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
@@ -375,25 +419,35 @@ def read_duplicates(store: Store) -> pl.DataFrame:
     found = store.read_table(frozen.duplicates.key).join(examples, on="example_id", maintain_order="left")
     held = held_since(found, store.read_table(frozen.claims.key), datetime.now(UTC).date())
     owners = held.group_by("work_id").agg(owners=pl.col("party_id"), since=pl.col("since").min())
-    return found.drop("owner_id", "acquired_at").join(owners, on="work_id", maintain_order="left")
+    sizes = found.group_by("cluster_id").len("size")
+    shown = found.drop("owner_id", "acquired_at").join(owners, on="work_id", maintain_order="left").join(sizes, on="cluster_id")
+    return shown.sort("size", "cluster_id", "example_id", descending=[True, False, False]).drop("size")
 
 
 def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
-    """Clusters of copies, the largest first."""
-    shown = _table(f"{table['cluster_id'].n_unique()} works that there are copies of, {table.height} examples in all")
-    for heading in ("cluster", "work", "owners", "since", "alike", "decided by"):
+    """Clusters of copies, in their order."""
+    clusters = table["cluster_id"].unique(maintain_order=True)
+    shown = _table(f"{len(clusters)} works that there are copies of, {table.height} examples in all")
+    dated, decided = table["since"].null_count() < table.height, (table["decision"] != "").any()
+    shown.add_column("cluster")
+    shown.add_column("work", overflow="fold")
+    shown.add_column("owners", overflow="fold")
+    for heading in ("since",) * dated + ("alike",) + ("decided by",) * bool(decided):
         shown.add_column(heading)
-    sizes = table.group_by("cluster_id").len().sort("len", "cluster_id", descending=[True, False])
-    for cluster in sizes["cluster_id"].head(most):
+    for cluster in clusters.head(most):
         for number, row in enumerate(table.filter(pl.col("cluster_id") == cluster).iter_rows(named=True)):
             name = str(cluster)[:12] if not number else ""
-            owners, since = ", ".join(row["owners"]), str(row["since"] or "-")
-            shown.add_row(
-                name, escape(row["work_id"]), escape(owners), since, f"{row['similarity']:.2f}", escape(row["decision"])
-            )
+            cells = [name, escape(row["work_id"]), escape(", ".join(row["owners"]))]
+            since, alike = [str(row["since"] or "-")] * dated, [f"{row['similarity']:.2f}"]
+            shown.add_row(*cells, *since, *alike, *[escape(row["decision"])] * bool(decided))
     yield shown
-    if sizes.height > most:
-        yield Text(f"and {sizes.height - most} more (--most {sizes.height} lists them)", style="dim")
+    if len(clusters) > most:
+        yield Text(f"and {len(clusters) - most} more (--most {len(clusters)} lists them)", style="dim")
+    yield Text(
+        "A cluster counts as one work. The contract says for whom: by default for the earliest claim of a member; "
+        "claims of one date, or of none, have equal parts.",
+        style="dim",
+    )
 
 
 def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:

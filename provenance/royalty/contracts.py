@@ -141,4 +141,5 @@ def _explain(error: ValidationError, where: str) -> ContractError:
         known = Contract.model_fields
         return ContractError(at, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
     expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    expected = expected.replace("a valid tuple", 'a list of patterns, ["*"] say').replace(str(PPB), f"{PPB:,}")
     return ContractError(at, expected=expected, found="none" if first["type"] == "missing" else repr(first["input"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,22 @@ def verify(
         if day is not None:
             checks.append(Check("ledger of the day", tuple(_day(manifest, day))))
     if chain:
-        checks.append(Check("previous manifest", tuple(_previous(store, manifest))))
+        checks.append(Check("chain of manifests", tuple(_previous(store, manifest))))
     return checks
+
+
+def earlier_revisions(store: Store, day: str, revision: int) -> Check:
+    """Revisions of a day that are no longer in force are still what was published."""
+    problems = []
+    for number in range(1, revision):
+        folder = revision_folder(day, number)
+        try:
+            manifest = store.read_json(f"{folder}/{MANIFEST}")
+        except StoreError as error:
+            problems.append(f"rev={number:04d}/{MANIFEST}: {error.found}")
+            continue
+        problems += [f"rev={number:04d}/{problem}" for problem in _checksums(store, folder, manifest)]
+    return Check("earlier revisions", tuple(problems))
 
 
 def _checksums(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -155,14 +170,15 @@ def _ledger(rows: list[dict[str, str]], ledger: Mapping[Account, int]) -> Iterat
 
 
 def _previous(store: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
-    previous = manifest.get("previous")
-    if not previous:
-        return
-    key = f"{revision_folder(previous['day'], previous['revision'])}/{MANIFEST}"
-    try:
-        found = sha256(store.read(key))
-    except StoreError as error:
-        yield f"{key}: {error.found}"
-        return
-    if found != previous["manifest_sha256"]:
-        yield f"{key}: SHA-256 is {found}, the chain says {previous['manifest_sha256']}"
+    """Every manifest back to the first night's is the one that its successor names; the first that is not ends the chain."""
+    while previous := manifest.get("previous"):
+        key = f"{revision_folder(previous['day'], previous['revision'])}/{MANIFEST}"
+        try:
+            data = store.read(key)
+        except StoreError as error:
+            yield f"{key}: {error.found}"
+            return
+        if sha256(data) != previous["manifest_sha256"]:
+            yield f"{key}: SHA-256 is {sha256(data)}, the chain says {previous['manifest_sha256']}"
+            return
+        manifest = json.loads(data)

@@ -49,7 +49,7 @@ def test_an_output_under_no_contract_is_an_error(tmp_path):
         ("[[contract]\n", "expected TOML"),
         ("x = 1\n" + WHOLE, "nothing else, found 'x'"),
         ('[[contract]]\nname = "a"\n', r"contract 1 \(a\): developer_ppb: expected Field required, found none"),
-        ('[[contract]]\nname = "a"\ndeveloper_ppb = 1_000_000_001\n', "less than or equal to 1000000000, found 1000000001"),
+        ('[[contract]]\nname = "a"\ndeveloper_ppb = 1_000_000_001\n', "less than or equal to 1,000,000,000, found 1000000001"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 0.3\n', "developer_ppb: expected a valid integer, found 0.3"),
         (
             '[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrule = "shapley"\n',

@@ -11,11 +11,12 @@ import pytest
 
 from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
+from provenance.core.store import canonical_json, sha256
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, Standing, totals
 from provenance.settlement.exports import build, current_key, point_to, write
 from provenance.settlement.payouts import Movements, credits, intervals, payouts
-from provenance.settlement.verification import verify
+from provenance.settlement.verification import earlier_revisions, verify
 
 DAY = date(2026, 11, 19)
 BEFORE = {Account("payable", "ann", "EUR"): -500, Account("payable", "zoe", "EUR"): -7, Account("receivable", "", "EUR"): 507}
@@ -261,5 +262,37 @@ def test_a_broken_chain_is_found(store):
     folder = published(store)
     later = export(2, previous={"day": str(DAY), "revision": 1, "manifest_sha256": "0" * 64})
     write(store, later)
-    assert "the chain says 000" in failing(store, later.folder)["previous manifest"][0]
+    assert "the chain says 000" in failing(store, later.folder)["chain of manifests"][0]
     assert folder != later.folder
+
+
+def test_a_revision_no_longer_in_force_is_checked_too(store):
+    folder = published(store)
+    write(store, export(2))
+    assert earlier_revisions(store, str(DAY), 2).passed
+    store.write(f"{folder}/intervals.csv", b"edited")
+    assert "rev=0001/intervals.csv: SHA-256 is" in earlier_revisions(store, str(DAY), 2).problems[0]
+
+
+def test_the_chain_is_followed_back_to_the_first_night(store):
+    previous = None
+    for revision in (1, 2, 3):
+        made = export(revision, previous=previous)
+        write(store, made)
+        sha = sha256(store.read(f"{made.folder}/manifest.json"))
+        previous = {"day": str(DAY), "revision": revision, "manifest_sha256": sha}
+    assert failing(store, made.folder) == {}
+    first = f"exports/payouts/day={DAY}/rev=0001/manifest.json"
+    store.write(first, store.read(first).replace(b"invented", b"inventeD"))
+    assert f"{first}: SHA-256 is" in failing(store, made.folder)["chain of manifests"][0]
+
+
+def test_what_is_held_needs_a_reason(store):
+    folder = published(store)
+    rows = store.read(f"{folder}/payouts.csv").decode().replace(",0,0,540,accrued,", ",540,0,540,accrued,", 1)
+    assert rows != store.read(f"{folder}/payouts.csv").decode()
+    manifest = store.read_json(f"{folder}/manifest.json")
+    manifest["files"]["payouts.csv"]["sha256"] = sha256(rows.encode())
+    store.write(f"{folder}/payouts.csv", rows.encode())
+    store.write(f"{folder}/manifest.json", canonical_json(manifest))
+    assert failing(store, folder)["row identities"] == ("payouts.csv line 2 (ann): 540 are held for no reason",)
