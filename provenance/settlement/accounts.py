@@ -1,9 +1,11 @@
 """The chart of accounts, and how they hang together.
 
-    receivable = developer + unattributed + escrow + (payable + held) + recouped + withheld + paid        per currency
+    receivable = developer + unattributed + escrow + (payable + held + carried) + recouped + withheld + exchange + paid
 
-What an owner is owed lies in `payable`, or in `held` while a hold is in force; what it had of that already lies in
-`recouped` (set off against advances), `withheld` (tax) and `paid`.
+per currency. What an owner is owed lies in `payable`, or in `held` while a hold is in force, less what is `carried` over below
+zero from an earlier period; what it had of that already lies in `recouped` (set off against advances), `withheld` (tax) and
+`paid`, with `exchange` between the currencies of one payment. What was advanced is no part of the revenue: `advance` less
+`funding` is nothing by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
-HELD, RECOUPED, WITHHELD, PAID = "held", "recouped", "withheld", "paid"
+HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID = "held", "carried", "recouped", "withheld", "exchange", "paid"
+ADVANCE, FUNDING = "advance", "funding"
 # What an owner is owed; the ledger keeps it as a credit, below zero.
-OWED = (PAYABLE, HELD)
-CHART = (RECEIVABLE, DEVELOPER, UNATTRIBUTED, ESCROW, PAYABLE, HELD, RECOUPED, WITHHELD, PAID)
+OWED = (PAYABLE, HELD, CARRIED)
+CHART = (RECEIVABLE, DEVELOPER, UNATTRIBUTED, ESCROW, PAYABLE, HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID)
 # Control totals of a day by the account that they sum up: the first is the sum of the others.
 TOTALS = {
     RECEIVABLE: "revenue_minor",
@@ -110,7 +113,7 @@ def imbalances(balances: Mapping[Account, int], standing: Standing) -> Iterator[
             yield f"{currency}: receivable is {row[RECEIVABLE]}, the other accounts add up to {row[RECEIVABLE] - rest}"
     for account, amount in sorted(balances.items()):
         name, party = account.account, account.party_id
-        if name not in CHART:
+        if name not in {*CHART, ADVANCE, FUNDING}:
             yield f"{account.currency}: account {name!r} is not in the chart"
         elif name == PAYABLE and amount and party in standing.held:
             yield f"{party}: {-amount} {account.currency} are payable, yet there is a hold: {standing.held[party][0]}"

@@ -9,7 +9,7 @@ import polars as pl
 
 from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS
 from provenance.core.money import PPB
-from provenance.settlement.accounts import HELD, OWED, PAID, RECOUPED, WITHHELD, Account
+from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
             # The ledger keeps what is owed as a credit, below zero; an owner reads it as money above zero.
             return -sum(amounts.get(Account(name, owner, currency), 0) for name in accounts)
 
-        gone = {name: of(m.moved, name) for name in (RECOUPED, WITHHELD, PAID)}
+        gone = {name: of(m.moved, name) for name in (RECOUPED, WITHHELD)} | {PAID: of(m.moved, PAID, EXCHANGE)}
         row = {
             "day": str(day),
             "revision": revision,

@@ -248,6 +248,43 @@ def test_tampering_is_exit_1_and_named(cli, history):
     assert "payouts.csv: SHA-256 is" in out
 
 
+def test_what_is_held_and_claimed_stands_in_the_next_export(cli, history):
+    operator = history.operator
+    if operator.store.url.startswith("s3://"):
+        pytest.skip("the ledger is the same on any store")
+    rows, _ = accountant(history.reissued)
+    disputed, claimant = sorted({row["owner_id"] for row in rows})[:2]
+    said = ("--by", "J. Doe")
+    assert cli("hold", disputed, "--reason", "disputed by A. Smith", *said)[0] == 0
+    assert cli("claim", "unmatched-somebody", claimant, "--evidence", "a letter", *said)[0] == 0
+    for words in (("hold", "nobody", "--reason", "x"), ("claim", "unmatched-somebody", disputed, "--evidence", "x")):
+        assert cli(*words, *said)[0] == 2
+    operator.store.write_table(
+        f"outputs/day={NEXT}/part.parquet", outputs_frame(NEXT).with_columns(pl.col("revenue_minor") * 3)
+    )
+    operator.night(NEXT)
+
+    rows, manifest = accountant(operator.export(NEXT))
+    assert manifest["revision"] == 2
+    mine = [row for row in rows if row["owner_id"] == disputed]
+    assert mine
+    for row in mine:
+        assert (row["held_minor"], row["status"]) == (row["closing_balance_minor"], "held")
+        assert row["hold_reason"] == "disputed by A. Smith"
+    assert "unmatched-somebody" not in {row["escrow_id"] for row in manifest["escrow"]}
+    assert all(balance["escrow"] == 0 for balance in manifest["trial_balance"].values())
+    code, out, err = cli("verify", NEXT, "--json")
+    assert code == 0, out + err
+    booked = json.loads(cli("balance", disputed, "--json")[1])
+    assert {line["account"] for line in booked["accounts"]} == {"held"}
+    assert "hold" in {booking["kind"] for booking in booked["bookings"]}
+    assert cli("release", disputed, "--reason", "disputed by A. Smith", *said)[0] == 0
+    books = json.loads(cli("balance", "--json")[1])
+    assert books["holds"] == {}
+    assert books["escrow"] == []
+    assert "Trial balance" in cli("balance")[1]
+
+
 def test_a_night_killed_again_and_again_ends_in_the_same_bytes(new_operator, tmp_path_factory):
     undisturbed, killed = (
         new_operator(Store(f"file://{tmp_path_factory.mktemp(name)}", {}), name) for name in ("undisturbed", "killed")
