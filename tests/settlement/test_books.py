@@ -1,6 +1,9 @@
 """Random histories of a ledger against a plain model of the books."""
 
-from datetime import date, timedelta
+import os
+from collections import defaultdict
+from datetime import date
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -11,11 +14,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from samples import create_database
 
 from provenance.core.contracts import CREDITS
+from provenance.core.errors import InputError
 from provenance.settlement import ledger
 from provenance.settlement.accounts import OWED, Account, imbalances
 from provenance.settlement.payouts import Movements, payouts
+from provenance.settlement.periods import Payee, Terms
 
-START = date(2026, 11, 1)
+# Of up to 25 steps each; 400 of them, some 10,000 steps, take a quarter of an hour.
+EXAMPLES = int(os.environ.get("BOOKS_EXAMPLES", "15"))
+MONTHS = [date(2026, month, 15) for month in (1, 2, 3, 4, 5)]
+LATER = date(2027, 1, 1)
+PAYEES = {owner: Payee(owner, "EUR", tax) for owner, tax in (("ann", 0), ("bob", 150_000_000), ("cid", 333_333_333))}
+TERMS = Terms({"EUR": 1000}, {("JPY", "EUR"): Decimal("0.00612")})
 OWNERS, NAMES, CURRENCIES = ("ann", "bob", "cid"), ("unmatched-x", "unmatched-y"), ("EUR", "JPY")
 PARTS = [("developer", ""), *(("payable", owner) for owner in OWNERS), *(("escrow", name) for name in NAMES)]
 
@@ -43,7 +53,7 @@ def history(postgres, template):
             url = create_database(postgres, template=template)
             self.engine = sa.create_engine(url, poolclass=sa.NullPool)
             self.days, self.holds, self.claims, self.causes = {}, set(), {}, 0
-            self.exported, self.balances = 0, {}
+            self.exported, self.balances, self.closed, self.gone = 0, {}, {}, {}
 
         def teardown(self):
             self.engine.dispose()
@@ -56,7 +66,7 @@ def history(postgres, template):
                 amounts[Account("receivable", "", currency)] = revenue
             self.causes += 1
             self.days[day] = amounts
-            self.last = (START + timedelta(day), amounts, f"c{self.causes}")
+            self.last = (MONTHS[day], amounts, f"c{self.causes}")
             ledger.book(self.engine, self.last[0], amounts, night="n", cause=self.last[2])
 
         @precondition(lambda self: self.days)
@@ -69,14 +79,14 @@ def history(postgres, template):
 
         @rule(owner=st.sampled_from(OWNERS), reason=st.sampled_from(["dispute", "no tax data"]))
         def hold(self, owner, reason):
-            ledger.hold(self.engine, owner, day=START, reason=reason, by="me")
+            ledger.hold(self.engine, owner, day=LATER, reason=reason, by="me")
             self.holds.add((owner, reason))
 
         @precondition(lambda self: self.holds)
         @rule(data=st.data())
         def release(self, data):
             owner, reason = data.draw(st.sampled_from(sorted(self.holds)))
-            ledger.release(self.engine, owner, day=START, reason=reason, by="me")
+            ledger.release(self.engine, owner, day=LATER, reason=reason, by="me")
             self.holds.remove((owner, reason))
 
         @precondition(lambda self: any(a.account == "escrow" for day in self.days.values() for a in day))
@@ -85,8 +95,40 @@ def history(postgres, template):
             there = sorted({a.party_id for day in self.days.values() for a in day if a.account == "escrow"} - {*self.claims})
             if there:
                 name = data.draw(st.sampled_from(there))
-                ledger.claim(self.engine, name, owner, day=START, evidence="letter", by="me")
+                ledger.claim(self.engine, name, owner, day=LATER, evidence="letter", by="me")
                 self.claims[name] = owner
+
+        @rule(month=st.integers(0, 4))
+        def close(self, month):
+            period = f"{MONTHS[month]:%Y-%m}"
+            if period not in self.closed and self.closed and period < max(self.closed):
+                with pytest.raises(InputError, match="is closed"):
+                    ledger.close(self.engine, period, PAYEES, TERMS, day=LATER, by="me")
+                return
+            made = ledger.close(self.engine, period, PAYEES, TERMS, day=LATER, by="me")
+            assert made == ledger.close(self.engine, period, {}, Terms(), day=LATER, by="somebody"), "closed once"
+            self.closed.setdefault(period, False)
+
+        @precondition(lambda self: self.closed)
+        @rule(data=st.data())
+        def pay(self, data):
+            period = data.draw(st.sampled_from(sorted(self.closed)))
+            with pytest.raises(InputError, match="approval by somebody else"):
+                ledger.pay(self.engine, period, day=LATER, by="Me ")
+            _, paid, left_out = ledger.pay(self.engine, period, day=LATER, by="you")
+            assert {p.payment_id for p in ledger.payments(self.engine, period)} == {p.payment_id for p in paid} | {*left_out}
+            if not self.closed[period]:
+                assert not {payment.line.owner_id for payment in paid} & {owner for owner, _ in self.holds}
+                self.gone |= {payment.payment_id: payment.line for payment in paid}
+                self.closed[period] = True
+
+        @precondition(lambda self: self.gone)
+        @rule(data=st.data())
+        def bounce(self, data):
+            payment_id = data.draw(st.sampled_from(sorted(self.gone)))
+            made = ledger.give_back(self.engine, payment_id, day=LATER, reason="account closed", source="digest")
+            assert ledger.give_back(self.engine, payment_id, day=LATER, reason="again", source="digest") == made
+            del self.gone[payment_id]
 
         @precondition(lambda self: self.days)
         @rule()
@@ -122,23 +164,29 @@ def history(postgres, template):
             through = ledger.newest(self.engine)
             balances, standing = ledger.balances(self.engine, through=through), ledger.standing(self.engine, through=through)
             assert list(imbalances(balances, standing)) == []
-            wanted = {}
+            owed, rest = defaultdict(int), defaultdict(int)
             for amounts in self.days.values():
                 for account, amount in amounts.items():
-                    name, party = account.account, account.party_id
-                    if party in self.claims:
-                        name, party = "payable", self.claims[party]
-                    if name == "payable" and any(owner == party for owner, _ in self.holds):
-                        name = "held"
-                    key = Account(name, party, account.currency)
-                    wanted[key] = wanted.get(key, 0) + amount
-            assert balances == {account: amount for account, amount in wanted.items() if amount}
-            assert sum(m for a, m in balances.items() if a.account in OWED) <= 0
+                    party = self.claims.get(account.party_id, account.party_id)
+                    kind = "owed" if party in OWNERS else account.account
+                    (owed if kind == "owed" else rest)[party, account.currency, kind] -= amount
+            for line in self.gone.values():
+                owed[line.owner_id, line.currency, "owed"] -= line.net + line.withheld
+                rest[line.owner_id, line.currency, "withheld"] += line.withheld
+                rest[line.owner_id, line.currency, "net"] += line.net
+            found = defaultdict(int)
+            for account, amount in balances.items():
+                kind = "owed" if account.account in OWED else account.account
+                kind = "net" if kind in ("paid", "exchange") else kind
+                found[account.party_id, account.currency, kind] -= amount
+            assert {k: m for k, m in found.items() if m} == {k: m for k, m in (owed | rest).items() if m}
+            for account, amount in balances.items():
+                assert account.account != "carried" or amount > 0
 
     return Books
 
 
 def test_random_histories_keep_the_books_of_a_plain_model(postgres, template):
     run_state_machine_as_test(
-        history(postgres, template), settings=settings(max_examples=15, stateful_step_count=25, deadline=None)
+        history(postgres, template), settings=settings(max_examples=EXAMPLES, stateful_step_count=25, deadline=None)
     )
