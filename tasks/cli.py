@@ -243,12 +243,16 @@ def payouts(
 
 @app.command()
 def verify(
-    what: Annotated[str, typer.Argument(metavar="DAY|MANIFEST", help="A day, or the path of a manifest.json.")],
+    what: Annotated[str, typer.Argument(metavar="DAY|MANIFEST", help="A day, or the path of a manifest.json or of a proof.")],
+    public_key: Annotated[
+        Path | None, typer.Option("--key", help="The public key, as PEM, that must have signed a manifest.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Re-check a published export: checksums, row identities, totals, the chain and, for a day, the ledger.
 
-    A manifest is checked from the files beside it alone, so an accountant can check a copy.
+    A manifest is checked from the files beside it alone, so an accountant can check a copy; whole stores have the public key
+    under exports/keys, of a lone copy name it with --key. What `provenance proof` wrote is checked by itself.
 
     Example: `provenance verify 2026-11-20`
     """
@@ -263,10 +267,14 @@ def verify(
         raise InputError(what, expected="a manifest.json, its folder, or a day as YYYY-MM-DD", found="no such file")
     if path.is_file():
         root = path.resolve().parent
+        if "steps" in path.read_text():
+            _verify_proofs(path, as_json=as_json)
+            return
         whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
         up = root.parents[3] if whole else root
         folder = str(root.relative_to(up))
-        checks = verify_files(Store(f"file://{up}", {}), folder, chain=whole)
+        pem = public_key.read_bytes() if public_key else None
+        checks = verify_files(Store(f"file://{up}", {}), folder, key=pem, chain=whole)
     else:
         folder, checks = check_day(load(), _day(what))
     if as_json:
@@ -276,6 +284,39 @@ def verify(
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
+
+
+def _verify_proofs(path: Path, *, as_json: bool) -> None:
+    from provenance.settlement.verification import check_proof
+    from tasks.screens import checks_screen
+
+    checks = [check_proof(proof) for proof in json.loads(path.read_text())]
+    if as_json:
+        _print_json({"checks": {check.name: list(check.problems) for check in checks}})
+    else:
+        console.print(checks_screen(checks), soft_wrap=True)
+    if not all(check.passed for check in checks):
+        raise CheckFailed(f"{path}: not among the lines that the root stands for")
+
+
+@app.command()
+def proof(
+    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
+    owner_id: OwnerId,
+) -> None:
+    """Prove to an owner that its lines are in a day's published file, without showing any other.
+
+    Prints JSON: each line, and the hashes that lead from it to the root in the manifest. `provenance verify FILE` checks it; so
+    does anybody with SHA-256 (RFC 6962, section 2.1).
+
+    Example: `provenance proof 2026-11-20 tom-christie > proof.json`
+    """
+    from provenance.settlement.exports import in_force
+    from provenance.settlement.verification import prove_line
+    from tasks.settings import load
+
+    store = load().store.open()
+    _print_json(prove_line(store, in_force(store, _day(day))["folder"], owner_id))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
 from tasks.book import credited
 from tasks.database import open_ledger
+from tasks.keys import signing_key
 from tasks.night import load_night, read_written
 from tasks.settings import CHECKOUT, load
 
@@ -50,7 +51,7 @@ def publish(day: str) -> str:
             exports.point_to(store, booked[first - 1].day, booked[first - 1].revision)
         for index in range(first, len(booked)):
             export = _export(store, engine, booked[index], booked[index - 1] if index else None)
-            exports.write(store, export)
+            exports.write(store, export, signing_key(settings.settlement))
             log.info("published %s", store.locate(export.folder))
     last = [booking for booking in booked if str(booking.day) == day][-1]
     if first == len(booked):

@@ -13,6 +13,7 @@ from provenance.settlement import ledger
 from provenance.settlement.exports import MANIFEST, in_force
 from provenance.settlement.verification import Check, earlier_revisions, verify
 from tasks.database import open_ledger
+from tasks.keys import trusted_key
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -47,6 +48,6 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     balances = ledger.balances(engine, through=booking)
     standing = ledger.standing(engine, through=booking)
     of_day = standing.earned(ledger.of_day(engine, date.fromisoformat(day), through=booking))
-    checks = verify(store, folder, ledger=balances, day=of_day, standing=standing)
+    checks = verify(store, folder, ledger=balances, day=of_day, standing=standing, key=trusted_key(settings.settlement))
     earlier = earlier_revisions(store, day, current["revision"])
     return folder, [Check("pointer", tuple(pointed)), *checks, earlier]

@@ -114,6 +114,15 @@ class RoyaltySettings(_Section):
         return CHECKOUT / self.contracts
 
 
+class SettlementSettings(_Section):
+    key: str = "var/keys/signing.pem"
+
+    @property
+    def key_path(self) -> Path:
+        """The file of the key that signs."""
+        return CHECKOUT / self.key
+
+
 class Settings(_Section):
     """All settings, by section."""
 
@@ -126,6 +135,7 @@ class Settings(_Section):
     influence: InfluenceSettings = InfluenceSettings()
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
+    settlement: SettlementSettings = SettlementSettings()
 
     def at(self, work: Path, model: Path | None = None) -> Settings:
         """The same with a store of their own in a folder, and perhaps another model."""

@@ -1,8 +1,9 @@
 """The payout export: files, a manifest that proves them, and the pointer that names the revision in force.
 
     exports/payouts/day=2026-11-20/rev=0001/
-        {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json}
+        {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json, manifest.sig}
     exports/payouts/day=2026-11-20/current.json
+    exports/keys/<id>.pem                              the public keys of signatures
 
 A revision exists once its manifest does, and is never edited.
 """
@@ -24,18 +25,20 @@ from provenance.core.money import currency_name, format_minor
 from provenance.core.store import canonical_json, sha256, to_parquet
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE
 from provenance.settlement.ledger import NIGHT
+from provenance.settlement.proofs import public_pem, root, sign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
 
     import polars as pl
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
     from provenance.settlement.ledger import Booking
 
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
@@ -124,14 +127,25 @@ def build(
         "day": str(day),
         "revision": revision,
         "rows": {"payouts": payouts.height, "credits": credits.height},
+        "merkle_root": root(payout_lines(files["payouts.csv"])),
         "totals": totals,
         "files": {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()},
     }
     return Export(day, revision, files, manifest)
 
 
-def write(store: Store, export: Export) -> bool:
-    """Publish a revision: files first, the manifest last, and only then the pointer. False if it was there already.
+def payout_lines(csv: bytes) -> list[bytes]:
+    """The lines of payouts.csv below its header, over which the manifest's tree of hashes stands."""
+    return csv.splitlines()[1:]
+
+
+def key_file(pem: bytes) -> str:
+    """Where a public key lies."""
+    return f"exports/keys/{sha256(pem)[:16]}.pem"
+
+
+def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
+    """Publish a revision: files and signature first, then the manifest, and only then the pointer. False if it was there.
 
     Raises:
         StoreError: the revision was published before with other content.
@@ -140,7 +154,9 @@ def write(store: Store, export: Export) -> bool:
     data = canonical_json(export.manifest)
     published = store.exists(manifest_key)
     if not published:
-        for name, content in export.files.items():
+        pem = public_pem(key)
+        store.create(key_file(pem), pem)
+        for name, content in (export.files | {SIGNATURE: sign(key, data)}).items():
             store.write(f"{export.folder}/{name}", content)
         published = not store.create(manifest_key, data)
     if published and store.read_json(manifest_key)["files"] != export.manifest["files"]:

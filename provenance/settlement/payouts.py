@@ -68,7 +68,7 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
             "day": str(day),
             "revision": revision,
             "owner_id": owner,
-            "owner_name": names.get(owner, owner),
+            "owner_name": " ".join(names.get(owner, owner).splitlines()),  # a row is a line, and is proven as one
             "currency": currency,
             "outputs": outputs.get((owner, currency), 0),
             "opening_balance_minor": of(m.opening, *OWED),

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-from provenance.core.errors import StoreError
+from provenance.core.errors import StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
-from provenance.settlement.exports import MANIFEST, revision_folder
+from provenance.settlement.exports import MANIFEST, SIGNATURE, payout_lines, revision_folder
 from provenance.settlement.payouts import closing
+from provenance.settlement.proofs import is_signed, prove, proven, root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ def verify(
     ledger: Mapping[Account, int] | None = None,
     day: Mapping[Account, int] | None = None,
     standing: Standing | None = None,
+    key: bytes | None = None,
     chain: bool = True,
 ) -> list[Check]:
     """Check a published revision.
@@ -55,15 +57,20 @@ def verify(
         ledger: balances after the revision's booking; None to check the files alone.
         day: what the ledger has for the day after that booking, by whom it is for; None to check the files alone.
         standing: who was on hold after that booking, and what had been claimed; None to check the files alone.
+        key: the public key that must have signed it, as PEM; None to take the store's word.
         chain: whether the manifest before this one is at hand.
     """
     manifest = store.read_json(f"{folder}/{MANIFEST}")
-    checks = [Check("checksums", tuple(_checksums(store, folder, manifest)))]
+    checks = [
+        Check("checksums", tuple(_checksums(store, folder, manifest))),
+        Check("signature", tuple(_signature(store, folder, key))),
+    ]
     if checks[0].passed:
         rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
         credits = store.read_table(f"{folder}/credits.parquet")
         checks += [
             Check("row identities", tuple(_rows(rows))),
+            Check("tree of lines", tuple(_tree(store.read(f"{folder}/payouts.csv"), manifest))),
             Check("control totals", tuple(_totals(rows, manifest))),
             Check("shares of each output", tuple(_shares(credits))),
             Check("credits against totals", tuple(_credits(credits, manifest))),
@@ -77,6 +84,60 @@ def verify(
     if chain:
         checks.append(Check("chain of manifests", tuple(_previous(store, manifest))))
     return checks
+
+
+def _signature(store: Store, folder: str, key: bytes | None) -> Iterator[str]:
+    try:
+        data, signature = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/{SIGNATURE}")
+    except StoreError as error:
+        yield f"{SIGNATURE}: {error.found}"
+        return
+    known = [key] if key else [store.read(name) for name in store.list("exports/keys")]
+    if not any(is_signed(pem, data, signature) for pem in known):
+        whose = "the key of these settings" if key else f"any of the {len(known)} keys in exports/keys"
+        yield f"{SIGNATURE}: not by {whose}, or not on this manifest"
+
+
+def _tree(csv: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
+    found = root(payout_lines(csv))
+    if found != manifest.get("merkle_root"):
+        yield f"payouts.csv: the root over its lines is {found}, the manifest says {manifest.get('merkle_root')}"
+
+
+def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]:
+    """What an owner needs to see that its lines are in a published file, without seeing any other: one proof for each.
+
+    Raises:
+        StoreError: the owner has no line in it.
+    """
+    manifest, csv_bytes = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
+    lines = payout_lines(csv_bytes)
+    rows = list(csv.DictReader(io.StringIO(csv_bytes.decode())))
+    at = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]
+    if not at:
+        known = sorted({row["owner_id"] for row in rows})
+        expected = f"a line of {owner_id} in it"
+        raise StoreError(f"{folder}/payouts.csv", expected=expected, found="none", hint=did_you_mean(owner_id, known))
+    said = json.loads(manifest)
+    return [
+        {
+            "day": said["day"],
+            "revision": said["revision"],
+            "columns": csv_bytes.splitlines()[0].decode(),
+            "line": lines[index].decode(),
+            "steps": prove(lines, index),
+            "merkle_root": said["merkle_root"],
+            "manifest_sha256": sha256(manifest),
+        }
+        for index in at
+    ]
+
+
+def check_proof(proof: Mapping[str, Any]) -> Check:
+    """Whether a line is among those that a root stands for; that the root is the manifest's, the signed manifest tells."""
+    found = proven(str(proof["line"]).encode(), [(side, node) for side, node in proof["steps"]])
+    problem = f"the line leads to the root {found}, the proof says {proof['merkle_root']}"
+    return Check(f"line of {proof['day']}, revision {proof['revision']}", () if found == proof["merkle_root"] else (problem,))
 
 
 def earlier_revisions(store: Store, day: str, revision: int) -> Check:

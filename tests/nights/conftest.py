@@ -105,6 +105,7 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
             "MODEL__FOLDER": str(tiny_model),
             "MODEL__CACHE": str(folder / name / "cache"),
             "CORPUS__SHARD_EXAMPLES": "8",
+            "SETTLEMENT__KEY": str(folder / "signing.pem"),
             "AUDIT__SUBSETS": "4",
             "AUDIT__TUNE": "2",
         }

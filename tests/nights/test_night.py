@@ -115,7 +115,7 @@ def test_an_export_is_what_was_promised(history):
     assert set(history.first) == {
         "current.json", *(f"rev=0001/{name}" for name in (
             "payouts.csv", "payouts.parquet", "payouts.xlsx", "intervals.csv", "credits.parquet", "journal.beancount",
-            "manifest.json"))
+            "manifest.json", "manifest.sig"))
     }  # fmt: skip
     assert set(balances(rows, "opening").values()) == {0}
     revenue = outputs_frame().group_by("currency").agg(pl.col("revenue_minor").sum())

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -8,17 +9,20 @@ from pathlib import Path
 import openpyxl
 import polars as pl
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json, sha256
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, Standing, totals
-from provenance.settlement.exports import build, current_key, point_to, write
+from provenance.settlement.exports import build, current_key, key_file, payout_lines, point_to, write
 from provenance.settlement.payouts import Movements, credits, intervals, payouts
-from provenance.settlement.verification import earlier_revisions, verify
+from provenance.settlement.proofs import public_pem, root, sign
+from provenance.settlement.verification import check_proof, earlier_revisions, prove_line, verify
 
 DAY = date(2026, 11, 19)
+KEY, FOREIGN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 BEFORE = {Account("payable", "ann", "EUR"): -500, Account("payable", "zoe", "EUR"): -7, Account("receivable", "", "EUR"): 507}
 AFTER = {
     Account("receivable", "", "EUR"): 100, Account("developer", "", "EUR"): -30, Account("payable", "ann", "EUR"): -40,
@@ -143,17 +147,17 @@ def test_bean_check_accepts_the_journal(tmp_path):
 
 
 def test_a_revision_is_never_edited(store):
-    assert write(store, export())
-    assert not write(store, export()), "the same again is nothing new"
+    assert write(store, export(), KEY)
+    assert not write(store, export(), KEY), "the same again is nothing new"
     other = export()
     other.manifest["files"]["payouts.csv"]["sha256"] = "0" * 64
     with pytest.raises(StoreError, match="expected the files that were published"):
-        write(store, other)
+        write(store, other, KEY)
 
 
 def test_the_pointer_never_goes_back(store):
-    write(store, export(1))
-    write(store, export(2))
+    write(store, export(1), KEY)
+    write(store, export(2), KEY)
     point_to(store, DAY, 1)
     assert store.read_json(current_key(DAY))["revision"] == 2
 
@@ -170,13 +174,13 @@ def test_an_export_holds_on_an_empty_day(store):
         totals={},
         facts={"previous": None},
     )
-    write(store, nil)
+    write(store, nil, KEY)
     assert all(check.passed for check in verify(store, nil.folder))
 
 
 def published(store):
     done = export()
-    write(store, done)
+    write(store, done, KEY)
     return done.folder
 
 
@@ -207,9 +211,7 @@ def test_a_removed_file_is_found(store):
 
 
 def forge(store, folder, change):
-    """Change payouts.csv and the manifest's checksum with it, as a careful forger would."""
-    from provenance.core.store import canonical_json, sha256
-
+    """Change payouts.csv, and the manifest with it, as a forger would who has the key."""
     rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
     change(rows)
     text = io.StringIO()
@@ -219,7 +221,9 @@ def forge(store, folder, change):
     store.write(f"{folder}/payouts.csv", text.getvalue().encode())
     manifest = store.read_json(f"{folder}/manifest.json")
     manifest["files"]["payouts.csv"]["sha256"] = sha256(text.getvalue().encode())
+    manifest["merkle_root"] = root(payout_lines(text.getvalue().encode()))
     store.write(f"{folder}/manifest.json", canonical_json(manifest))
+    store.write(f"{folder}/manifest.sig", sign(KEY, canonical_json(manifest)))
 
 
 def test_a_row_that_does_not_add_up_is_found(store):
@@ -261,14 +265,14 @@ def test_forged_totals_are_found(store):
 def test_a_broken_chain_is_found(store):
     folder = published(store)
     later = export(2, previous={"day": str(DAY), "revision": 1, "manifest_sha256": "0" * 64})
-    write(store, later)
+    write(store, later, KEY)
     assert "the chain says 000" in failing(store, later.folder)["chain of manifests"][0]
     assert folder != later.folder
 
 
 def test_a_revision_no_longer_in_force_is_checked_too(store):
     folder = published(store)
-    write(store, export(2))
+    write(store, export(2), KEY)
     assert earlier_revisions(store, str(DAY), 2).passed
     store.write(f"{folder}/intervals.csv", b"edited")
     assert "rev=0001/intervals.csv: SHA-256 is" in earlier_revisions(store, str(DAY), 2).problems[0]
@@ -278,7 +282,7 @@ def test_the_chain_is_followed_back_to_the_first_night(store):
     previous = None
     for revision in (1, 2, 3):
         made = export(revision, previous=previous)
-        write(store, made)
+        write(store, made, KEY)
         sha = sha256(store.read(f"{made.folder}/manifest.json"))
         previous = {"day": str(DAY), "revision": revision, "manifest_sha256": sha}
     assert failing(store, made.folder) == {}
@@ -296,3 +300,39 @@ def test_what_is_held_needs_a_reason(store):
     store.write(f"{folder}/payouts.csv", rows.encode())
     store.write(f"{folder}/manifest.json", canonical_json(manifest))
     assert failing(store, folder)["row identities"] == ("payouts.csv line 2 (ann): 540 are held for no reason",)
+
+
+def test_a_foreign_signature_is_found(store):
+    folder = published(store)
+    data = store.read(f"{folder}/manifest.json")
+    assert failing(store, folder, key=public_pem(KEY)) == {}
+    for signature in (sign(FOREIGN, data), b"", sign(KEY, data + b" ")):
+        store.write(f"{folder}/manifest.sig", signature)
+        assert set(failing(store, folder)) == {"signature"}
+        assert "not by the key of these settings" in failing(store, folder, key=public_pem(KEY))["signature"][0]
+    store.write(f"{folder}/manifest.sig", sign(FOREIGN, data))
+    pem = public_pem(FOREIGN)
+    store.write(key_file(pem), pem)  # whoever can write to the store can add a key to it
+    assert set(failing(store, folder, key=public_pem(KEY))) == {"signature"}
+
+
+def test_an_owner_can_check_its_line_alone(store):
+    folder = published(store)
+    (proof,) = prove_line(store, folder, "ann")
+    assert proof["line"].split(",")[2] == "ann"
+    assert check_proof(json.loads(json.dumps(proof))).passed
+    assert not check_proof(proof | {"line": proof["line"].replace("540", "541")}).passed
+    assert proof["merkle_root"] == store.read_json(f"{folder}/manifest.json")["merkle_root"]
+    with pytest.raises(StoreError, match="a line of anne in it, found none. Did you mean 'ann'"):
+        prove_line(store, folder, "anne")
+
+
+def test_swapped_lines_are_found_even_where_checksums_were_mended(store):
+    folder = published(store)
+    header, *lines = store.read(f"{folder}/payouts.csv").splitlines(keepends=True)
+    swapped = header + b"".join(reversed(lines))
+    manifest = store.read_json(f"{folder}/manifest.json")
+    manifest["files"]["payouts.csv"]["sha256"] = sha256(swapped)
+    store.write(f"{folder}/payouts.csv", swapped)
+    store.write(f"{folder}/manifest.json", canonical_json(manifest))
+    assert {"signature", "tree of lines"} <= set(failing(store, folder))

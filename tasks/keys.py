@@ -1,0 +1,42 @@
+"""The key that signs what is published."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from provenance.settlement.proofs import public_pem, read_key
+
+if TYPE_CHECKING:
+    from tasks.settings import SettlementSettings
+
+log = logging.getLogger("provenance.keys")
+
+
+def signing_key(settings: SettlementSettings) -> Ed25519PrivateKey:
+    """The key of the settings; made, for its owner's eyes alone, where there is none."""
+    path = settings.key_path
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        mine = path.with_name(f".{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(pem)
+        try:
+            os.link(mine, path)  # whole or not at all, and the first of two
+            log.warning("made a new signing key, %s: what is published from now on is signed with it", path)
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
+    return read_key(path.read_bytes(), str(path))
+
+
+def trusted_key(settings: SettlementSettings) -> bytes | None:
+    """The public key that must have signed, where the settings' key is at hand."""
+    path = settings.key_path
+    return public_pem(read_key(path.read_bytes(), str(path))) if path.exists() else None
