@@ -20,7 +20,7 @@ from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import CURRENT, load_frozen, part_key
 from provenance.royalty.shares import over_night
-from provenance.settlement.accounts import HELD, TOTALS
+from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 
 if TYPE_CHECKING:
@@ -194,11 +194,12 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
         yield from _account_tables(found)
         return
     table = _table(f"Trial balance after booking {found['through']}")
-    names = list(next(iter(found["trial_balance"].values()), {}))
-    for column in ("currency", *names):
-        table.add_column(column, justify="left" if column == "currency" else "right")
-    for currency, row in found["trial_balance"].items():
-        table.add_row(currency, *(format_minor(amount, currency, symbol=False) for amount in row.values()))
+    table.add_column("account")
+    for currency in found["trial_balance"]:
+        table.add_column(currency, justify="right")
+    for name in CHART:
+        amounts = [format_minor(row[name], c, symbol=False) for c, row in found["trial_balance"].items()]
+        table.add_row(name, *amounts)
     yield table
     yield Text("receivable = the sum of all others", style="dim")
     holds = _table("Holds in force")
