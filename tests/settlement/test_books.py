@@ -20,7 +20,7 @@ from provenance.settlement.accounts import OWED, Account, imbalances
 from provenance.settlement.payouts import Movements, payouts
 from provenance.settlement.periods import Payee, Terms
 
-# Of up to 25 steps each; 400 of them, some 10,000 steps, take a quarter of an hour.
+# Of up to 25 steps each; 400 of them, some 10,000 steps, take eight minutes.
 EXAMPLES = int(os.environ.get("BOOKS_EXAMPLES", "15"))
 MONTHS = [date(2026, month, 15) for month in (1, 2, 3, 4, 5)]
 LATER = date(2027, 1, 1)
