@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from provenance.settlement.accounts import Account
     from provenance.settlement.ledger import Booking
     from tasks.settings import Settings
-
-log = logging.getLogger("provenance.accounts")
 
 
 def hold(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:

@@ -49,9 +49,10 @@ def publish(day: str) -> str:
             first -= 1
         if first:  # a kill may have come between its manifest and its pointer
             exports.point_to(store, booked[first - 1].day, booked[first - 1].revision)
+        key = signing_key(settings.settlement)
         for index in range(first, len(booked)):
             export = _export(store, engine, booked[index], booked[index - 1] if index else None)
-            exports.write(store, export, signing_key(settings.settlement))
+            exports.write(store, export, key)
             log.info("published %s", store.locate(export.folder))
     last = [booking for booking in booked if str(booking.day) == day][-1]
     if first == len(booked):
@@ -128,9 +129,7 @@ def _export(store: Store, engine: sa.Engine, booking: Booking, previous: Booking
         credits=credits,
         entries=[
             (posted, ledger.entries(engine, posted.booking_id))
-            for posted in ledger.bookings(engine)
-            if posted.booking_id == booking.booking_id
-            or (posted.kind != ledger.NIGHT and before < posted.booking_id < booking.booking_id)
+            for posted in ledger.bookings(engine, after=before, through=booking.booking_id)
         ],
         totals=totals(day_after),
         facts=facts,

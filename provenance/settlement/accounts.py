@@ -89,25 +89,25 @@ def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
     Args:
         amounts: of a day, by whom they are for (`Standing.earned`).
     """
-    result: dict[str, dict[str, int]] = {}
-    for account, amount in sorted(amounts.items()):
-        row = result.setdefault(account.currency, dict.fromkeys(TOTALS.values(), 0))
-        row[TOTALS[account.account]] += amount if account.account == RECEIVABLE else -amount
-    return result
+    return {c: {name: row[account] for account, name in TOTALS.items()} for c, row in trial_balance(amounts).items()}
 
 
 def trial_balance(balances: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Per currency what lies in each account of the chart, all parties together; what is owed or gone, above zero."""
+    """Per currency what lies in each account of the chart, all parties together; what is owed or gone, above zero.
+
+    Advances are no part of it.
+    """
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(balances.items()):
-        row = result.setdefault(account.currency, dict.fromkeys(CHART, 0))
-        row[account.account] += amount if account.account == RECEIVABLE else -amount
+        if account.account in CHART:
+            row = result.setdefault(account.currency, dict.fromkeys(CHART, 0))
+            row[account.account] += amount if account.account == RECEIVABLE else -amount
     return result
 
 
 def imbalances(balances: Mapping[Account, int], standing: Standing) -> Iterator[str]:
     """What is wrong with a ledger's balances, if anything: one sentence for each."""
-    for currency, row in trial_balance({a: m for a, m in balances.items() if a.account in CHART}).items():
+    for currency, row in trial_balance(balances).items():
         rest = row[RECEIVABLE] - sum(amount for name, amount in row.items() if name != RECEIVABLE)
         if rest:
             yield f"{currency}: receivable is {row[RECEIVABLE]}, the other accounts add up to {row[RECEIVABLE] - rest}"

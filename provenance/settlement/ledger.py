@@ -369,9 +369,13 @@ def next_period(period: str) -> str:
     return f"{year + month // 12}-{month % 12 + 1:02d}"
 
 
-def bookings(engine: sa.Engine, day: date | None = None, *, kind: str | None = None) -> list[Booking]:
-    """All bookings, or those for a day or of a kind, in the order in which they were booked."""
-    query = sa.select(BOOKING).order_by(BOOKING.c.booking_id)
+def bookings(
+    engine: sa.Engine, day: date | None = None, *, kind: str | None = None, after: int = 0, through: int | None = None
+) -> list[Booking]:
+    """All bookings, or those for a day, of a kind or from after one through another, in the order of booking."""
+    query = sa.select(BOOKING).where(BOOKING.c.booking_id > after).order_by(BOOKING.c.booking_id)
+    if through is not None:
+        query = query.where(BOOKING.c.booking_id <= through)
     if day is not None:
         query = query.where(BOOKING.c.day == day)
     if kind is not None:

@@ -66,11 +66,12 @@ def verify(
         Check("signature", tuple(_signature(store, folder, key))),
     ]
     if checks[0].passed:
-        rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
+        data = store.read(f"{folder}/payouts.csv")
+        rows = _parsed(data)
         credits = store.read_table(f"{folder}/credits.parquet")
         checks += [
             Check("row identities", tuple(_rows(rows))),
-            Check("tree of lines", tuple(_tree(store.read(f"{folder}/payouts.csv"), manifest))),
+            Check("tree of lines", tuple(_tree(data, manifest))),
             Check("control totals", tuple(_totals(rows, manifest))),
             Check("shares of each output", tuple(_shares(credits))),
             Check("credits against totals", tuple(_credits(credits, manifest))),
@@ -98,8 +99,13 @@ def _signature(store: Store, folder: str, key: bytes | None) -> Iterator[str]:
         yield f"{SIGNATURE}: not by {whose}, or not on this manifest"
 
 
-def _tree(csv: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
-    found = root(payout_lines(csv))
+def _parsed(data: bytes) -> list[dict[str, str]]:
+    """The rows of payouts.csv, as text."""
+    return list(csv.DictReader(io.StringIO(data.decode())))
+
+
+def _tree(data: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
+    found = root(payout_lines(data))
     if found != manifest.get("merkle_root"):
         yield f"payouts.csv: the root over its lines is {found}, the manifest says {manifest.get('merkle_root')}"
 
@@ -110,9 +116,8 @@ def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]
     Raises:
         StoreError: the owner has no line in it.
     """
-    manifest, csv_bytes = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
-    lines = payout_lines(csv_bytes)
-    rows = list(csv.DictReader(io.StringIO(csv_bytes.decode())))
+    manifest, data = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
+    lines, rows = payout_lines(data), _parsed(data)
     at = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]
     if not at:
         known = sorted({row["owner_id"] for row in rows})
@@ -123,7 +128,7 @@ def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]
         {
             "day": said["day"],
             "revision": said["revision"],
-            "columns": csv_bytes.splitlines()[0].decode(),
+            "columns": data.splitlines()[0].decode(),
             "line": lines[index].decode(),
             "steps": prove(lines, index),
             "merkle_root": said["merkle_root"],

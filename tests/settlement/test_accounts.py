@@ -26,6 +26,12 @@ def test_a_trial_balance_sums_parties_up_with_what_is_owed_above_zero():
     assert (row["receivable"], row["payable"], row["held"], row["escrow"], row["paid"]) == (100, 55, 10, 35, 0)
 
 
+def test_an_advance_is_no_part_of_a_trial_balance():
+    advance, funding = Account("advance", "ann", "USD"), Account("funding", "", "USD")
+    assert trial_balance({REVENUE: 60, ANN: -60, advance: 500, funding: -500}) == trial_balance({REVENUE: 60, ANN: -60})
+    assert list(imbalances({REVENUE: 60, ANN: -60, advance: 500, funding: -500}, Standing())) == []
+
+
 def test_each_imbalance_is_named():
     standing = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
     wrong = {REVENUE: 101, ANN: -60, Account("held", "bob", "EUR"): -5, ESCROW: -35, Account("petty", "", "EUR"): -1}
