@@ -1,0 +1,222 @@
+"""Whom money goes to: payees' bank and tax details, and how they are kept from everybody but a settlement.
+
+Details are checked when they come in, and sealed (Fernet: AES-128-CBC with HMAC-SHA256) with a key that never lies beside them.
+A sealed record names its owner and version inside, so that no record can be put in another's place. Nothing here prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from schwifty import BIC, IBAN
+from schwifty.exceptions import SchwiftyException
+from stdnum.exceptions import ValidationError as NumberError
+from stdnum.us import rtn
+from stdnum.util import get_cc_module
+
+from provenance.core.errors import InputError
+from provenance.core.money import currencies
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Kinds of a tax payer's number that python-stdnum knows, in the order in which a country's are tried.
+TAX_NUMBERS = ("tin", "idnr", "ssn", "itin", "ein", "personalid", "vat")
+
+
+class Method(StrEnum):
+    """How a payee is paid: by a bank's credit transfer, by PayPal, or by the American clearing house."""
+
+    iso20022 = "iso20022"
+    paypal = "paypal"
+    nacha = "nacha"
+
+
+class Place(BaseModel):
+    """A structured postal address, as ISO 20022 has it; town and country must be there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
+
+    street: str = Field("", max_length=70, repr=False)
+    building: str = Field("", max_length=16, repr=False)
+    post_code: str = Field("", max_length=16, repr=False)
+    town: str = Field(min_length=1, max_length=35, repr=False)
+    country: str = Field(pattern="^[A-Z]{2}$", repr=False)
+
+    @field_validator("country")
+    @classmethod
+    def _is_a_country(cls, code: str) -> str:
+        import pycountry
+
+        if pycountry.countries.get(alpha_2=code) is None:
+            raise ValueError("a country of ISO 3166-1")
+        return code
+
+
+class BankPlace(Place):
+    """An account that an IBAN names, and whose it is: a payer's, or a payee's."""
+
+    name: str = Field(min_length=1, max_length=70, repr=False)
+    iban: str = Field("", repr=False)
+    bic: str = Field("", repr=False)
+
+    @field_validator("iban")
+    @classmethod
+    def _is_an_iban(cls, text: str) -> str:
+        try:
+            return str(IBAN(text)) if text else ""
+        except SchwiftyException as error:
+            raise ValueError(f"an IBAN whose check digits hold ({type(error).__name__})") from None
+
+    @field_validator("bic")
+    @classmethod
+    def _is_a_bic(cls, text: str) -> str:
+        try:
+            return str(BIC(text)) if text else ""
+        except SchwiftyException as error:
+            raise ValueError(f"a BIC ({type(error).__name__})") from None
+
+
+class Details(BankPlace):
+    """One payee, whole and checked.
+
+    Attributes:
+        owner_id: whose payee it is; name: of the account's holder.
+        currency: that it is paid in.
+        method: by which it is paid: `iso20022` needs an `iban` and an address, `paypal` a `paypal` address, `nacha` a `routing`
+            number and an `account`.
+        tax_residence: country whose withholding applies, tax_id: its number there; without both it is held.
+    """
+
+    owner_id: str = Field(min_length=1)
+    currency: str
+    method: Method
+    paypal: str = Field("", max_length=127, repr=False)
+    routing: str = Field("", repr=False)
+    account: str = Field("", max_length=17, pattern="^[A-Za-z0-9-]*$", repr=False)
+    savings: bool = Field(default=False, repr=False)
+    tax_residence: str = Field("", pattern="^([A-Z]{2})?$", repr=False)
+    tax_id: str = Field("", repr=False)
+
+    @field_validator("currency")
+    @classmethod
+    def _is_a_currency(cls, code: str) -> str:
+        if code not in currencies():
+            raise ValueError("a currency of ISO 4217")
+        return code
+
+    @field_validator("paypal")
+    @classmethod
+    def _is_an_address(cls, text: str) -> str:
+        if text and (text.count("@") != 1 or not all(text.split("@")) or any(c.isspace() or c in ',"' for c in text)):
+            raise ValueError("a mail address")
+        return text
+
+    @field_validator("routing")
+    @classmethod
+    def _is_a_routing_number(cls, text: str) -> str:
+        if text and not rtn.is_valid(text):
+            raise ValueError("a routing transit number whose check digit holds")
+        return text
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        needed = {Method.iso20022: ("iban",), Method.paypal: ("paypal",), Method.nacha: ("routing", "account")}[self.method]
+        for name in needed:
+            if not getattr(self, name):
+                raise ValueError(f"{name}, which the method {self.method} needs")
+        if self.method == Method.nacha and self.currency != "USD":
+            raise ValueError("the currency USD, which alone nacha pays in")
+        if self.tax_id and not self.tax_residence:
+            raise ValueError("tax_residence beside tax_id")
+        if self.tax_id and not _is_a_tax_number(self.tax_residence, self.tax_id):
+            raise ValueError(f"a tax_id as {self.tax_residence} gives them")
+        return self
+
+    @property
+    def taxed(self) -> bool:
+        """Whether it is known what tax to withhold."""
+        return bool(self.tax_residence and self.tax_id)
+
+    @property
+    def masked(self) -> str:
+        """Where the money goes, to somebody who must recognise it but not learn it."""
+        number = self.iban or self.account or self.paypal
+        return f"{self.method} {number[:2]}...{number[-4:]}" if self.method != Method.paypal else f"paypal {number[:1]}...@..."
+
+
+def _is_a_tax_number(country: str, number: str) -> bool:
+    """Whether any kind of number that the library knows for the country fits; one that it knows none of passes."""
+    modules = [module for kind in TAX_NUMBERS if (module := get_cc_module(country.lower(), kind)) is not None]
+
+    def fits(module: Any) -> bool:
+        try:
+            module.validate(number)
+        except NumberError:
+            return False
+        return True
+
+    return any(fits(module) for module in modules) if modules else True
+
+
+def read_details(values: Mapping[str, Any], where: str) -> Details:
+    """A payee from what somebody delivered.
+
+    Raises:
+        InputError: naming the field and what is expected, never what was found in it.
+    """
+    try:
+        return Details.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, where) from None
+
+
+def explain(error: ValidationError, where: str) -> InputError:
+    """The first thing wrong with somebody's details, without repeating any."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    unknown = first["type"] == "extra_forbidden"
+    expected = f"one of {', '.join(Details.model_fields)}" if unknown else first["msg"].removeprefix("Value error, ")
+    found = "an unknown field" if unknown else "nothing" if first["type"] == "missing" else "something else (not shown)"
+    return InputError(f"{where}: {name}" if name else where, expected=expected, found=found)
+
+
+def sealing(keys: Sequence[str], where: str) -> MultiFernet:
+    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other.
+
+    Raises:
+        InputError: there is no key, or it is none.
+    """
+    hint = "`provenance payee key` makes one."
+    if not keys:
+        raise InputError(where, expected="a key, or several with commas between", found="none", hint=hint)
+    try:
+        return MultiFernet([Fernet(key) for key in keys])
+    except ValueError:
+        raise InputError(where, expected="32 bytes in URL-safe base64", found="something else", hint=hint) from None
+
+
+def seal(box: MultiFernet, details: Details, version: int) -> bytes:
+    """A sealed record; another one each time."""
+    return box.encrypt(json.dumps({"version": version, **details.model_dump(mode="json")}).encode())
+
+
+def unseal(box: MultiFernet, sealed: bytes, owner_id: str, version: int) -> Details:
+    """A record as it was sealed.
+
+    Raises:
+        InputError: no key opens it, or it is another owner's or another version.
+    """
+    where = f"payee {owner_id}, version {version}"
+    try:
+        values = json.loads(box.decrypt(sealed))
+    except InvalidToken:
+        hint = "It was sealed with another key, or changed since."
+        raise InputError(where, expected="a record that the key opens", found="one that it does not", hint=hint) from None
+    if (values["owner_id"], values.pop("version")) != (owner_id, version):
+        raise InputError(where, expected="its own record", found="another owner's, or another version's")
+    return read_details(values, where)
