@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
-    from provenance.settlement.ledger import Booking
+    from provenance.settlement.books import Booking
     from tasks.settings import Settings
 
 
@@ -51,16 +51,7 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
             "through": through,
             "trial_balance": trial_balance(balances),
             "holds": {owner: list(reasons) for owner, reasons in sorted(standing.held.items())},
-            "escrow": [
-                {
-                    "escrow_id": account.party_id,
-                    "currency": account.currency,
-                    "amount_minor": -amount,
-                    "since": str(ledger.since(engine, account)),
-                }
-                for account, amount in sorted(balances.items())
-                if account.account == ESCROW
-            ],
+            "escrow": escrow_by_age(engine, through),
         }
     mine = [(account, amount) for account, amount in sorted(balances.items()) if account.party_id == owner_id]
     return {
@@ -80,6 +71,18 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
             for booking, entries in ledger.of_party(engine, owner_id)
         ],
     }
+
+
+def escrow_by_age(engine: sa.Engine, through: int) -> list[dict[str, Any]]:
+    """What lies in escrow, by name and currency, and since the first day for which it does."""
+    found: dict[Account, tuple[date, int]] = {}
+    for (account, day), amount in sorted(ledger.by_day(engine, ESCROW, through=through).items()):
+        since, before = found.get(account, (day, 0))
+        found[account] = (min(since, day), before - amount)
+    return [
+        {"escrow_id": a.party_id, "currency": a.currency, "amount_minor": amount, "since": str(since)}
+        for a, (since, amount) in found.items()
+    ]
 
 
 def _line(account: Account, amount: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from provenance.core.errors import CheckFailed, InputError, parse_day
 
 if TYPE_CHECKING:
-    from provenance.settlement.ledger import Booking
+    from provenance.settlement.books import Booking
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -388,8 +388,7 @@ def _tell(booking: Booking, *, as_json: bool) -> None:
     if as_json:
         _print_json({"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts})
     else:
-        said = ", ".join(f"{name} {text}" for name, text in booking.facts.items())
-        console.print(f"Booking {booking.booking_id} of {booking.day}, {booking.kind}: {escape(said)}", soft_wrap=True)
+        console.print(f"Booking {booking.booking_id} of {booking.day}, {booking.kind}: {escape(booking.said)}", soft_wrap=True)
 
 
 class WorkloadName(StrEnum):

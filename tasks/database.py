@@ -14,7 +14,7 @@ with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directo
 
 from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json
-from provenance.settlement import ledger
+from provenance.settlement import books, ledger, register
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
     Raises:
         StoreError: the ledger books the nights of another store, or the store has exports of another ledger.
     """
-    engine = sa.create_engine(database_url(settings), poolclass=sa.NullPool)
-    ledger.migrate(engine)
+    url = database_url(settings)
+    ledger.migrate(sa.create_engine(url, poolclass=sa.NullPool))
+    engine = _engine_as(books.ROLE, url)
     if not store.exists(IDENTITY):
         store.create(IDENTITY, canonical_json({"store_id": uuid.uuid4().hex}))
     store_id = str(store.read_json(IDENTITY)["store_id"])
@@ -68,3 +69,13 @@ def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
             hint="store.url and database.url do not belong together: give each store a ledger of its own.",
         )
     return engine
+
+
+def open_register(settings: DatabaseSettings) -> sa.Engine:
+    """An engine on the register of payees, as the role that may read it; `open_ledger` has made it."""
+    return _engine_as(register.ROLE, settings.payees_url or database_url(settings))
+
+
+def _engine_as(role: str, url: str) -> sa.Engine:
+    """An engine whose connections have a role's rights and no others."""
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args={"options": f"-c role={role}"})

@@ -13,6 +13,7 @@ from provenance.core.contracts import ESCROW, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accounts import totals, trial_balance
+from provenance.settlement.books import NIGHT
 from provenance.settlement.payouts import Movements, as_claimed, intervals
 from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
-    from provenance.settlement.ledger import Booking
+    from provenance.settlement.books import Booking
 
 log = logging.getLogger("provenance.publish")
 
@@ -43,7 +44,7 @@ def publish(day: str) -> str:
     store = settings.store.open()
     engine = open_ledger(settings.database, store)
     with ledger.publishing(engine):
-        booked = ledger.bookings(engine, kind=ledger.NIGHT)
+        booked = ledger.bookings(engine, kind=NIGHT)
         first = len(booked)
         while first and not store.exists(f"{_folder(booked[first - 1])}/{exports.MANIFEST}"):
             first -= 1

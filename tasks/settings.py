@@ -45,6 +45,7 @@ class StoreSettings(_Section):
 class DatabaseSettings(_Section):
     url: str = ""
     folder: str = "var/postgres"
+    payees_url: str = ""
 
 
 class ClusterSettings(_Section):

@@ -24,7 +24,7 @@ from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
 from provenance.core.store import canonical_json, sha256, to_parquet
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE
-from provenance.settlement.ledger import NIGHT
+from provenance.settlement.books import NIGHT
 from provenance.settlement.proofs import public_pem, root, sign
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
-    from provenance.settlement.ledger import Booking
+    from provenance.settlement.books import Booking
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
@@ -257,7 +257,7 @@ def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], n
 
 def _title(booking: Booking) -> str:
     if booking.kind != NIGHT:
-        return f"{booking.kind.capitalize()}: {', '.join(f'{name} {said}' for name, said in sorted(booking.facts.items()))}"
+        return f"{booking.kind.capitalize()}: {booking.said}"
     by = ", booked by difference" if booking.revision > 1 else ""
     return f"Model outputs of {booking.day}, revision {booking.revision}{by}"
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 PAY, NEGATIVE, BELOW, ON_HOLD, NOTHING = "pay", "carried: below zero", "carried: below the minimum", "held", "nothing owed"
+# Why an owner is put on hold by itself, until its data is there.
+NO_PAYEE, NO_TAX = "no payee data", "no tax data"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Payee:
 
     Attributes:
         currency: that the payee is paid in.
-        withholding_ppb: tax withheld, by the rate table of the payee's residence.
+        withholding_ppb: tax withheld, by the rate table of the payee's residence; None as long as that is not known.
+        version: of its details, to which the money goes.
     """
 
     owner_id: str
     currency: str
-    withholding_ppb: int = 0
+    withholding_ppb: int | None = 0
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Line:
         repaid: of that; recouped: set off against advances; withheld: tax; net: to be paid, in this currency.
         paid: the same in the payee's.
         outcome: `pay`, or why nothing is paid.
+        withholding_ppb: the rate of `withheld`; payee_version: whose details the money goes to.
     """
 
     owner_id: str
@@ -87,11 +92,24 @@ class Line:
     pay_currency: str = ""
     paid: int = 0
     outcome: str = NOTHING
+    withholding_ppb: int = 0
+    payee_version: int = 0
 
     @property
     def left(self) -> int:
         """What stays owed in this currency, what is carried over below zero taken off."""
         return self.owed - self.carried_over - self.recouped - self.withheld - self.net
+
+
+def incomplete(owners: Iterable[str], payees: Mapping[str, Payee]) -> dict[str, str]:
+    """Why owners cannot be paid, by owner: of whom nothing is known, or not what tax to withhold."""
+    found = {}
+    for owner in owners:
+        if owner not in payees:
+            found[owner] = NO_PAYEE
+        elif payees[owner].withholding_ppb is None:
+            found[owner] = NO_TAX
+    return found
 
 
 def close(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: Terms) -> list[Line]:
@@ -102,7 +120,7 @@ def close(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: T
         payees: by owner; who has none must be on hold.
 
     Raises:
-        InputError: a rate is missing, or an owner that is owed something is no payee and not on hold.
+        InputError: a rate is missing, or an owner that is owed something has no complete payee and is not on hold.
     """
     accounts = (PAYABLE, HELD, CARRIED, ADVANCE)
     whose = sorted({(a.party_id, a.currency) for a, amount in balances.items() if amount and a.account in accounts})
@@ -126,18 +144,20 @@ def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Pay
     line = replace(line, repaid=repaid, recouped=recouped)
     if not before_tax:
         return replace(line, outcome=NEGATIVE if carried > repaid else NOTHING)
-    if payee is None:
+    if payee is None or payee.withholding_ppb is None:
         raise InputError(
             f"owner {owner}",
-            expected="a payee, or a hold",
-            found=f"{before_tax} minor units of {currency} to be paid to nobody",
+            expected="a payee whose tax is known, or a hold",
+            found=f"{before_tax} minor units of {currency} to be paid, and {NO_PAYEE if payee is None else NO_TAX}",
         )
-    withheld = before_tax * payee.withholding_ppb // PPB
+    rate = payee.withholding_ppb
+    withheld = before_tax * rate // PPB
     paid = terms.convert(before_tax - withheld, currency, payee.currency)
     if paid < max(1, terms.minimum.get(payee.currency, 0)):
         return replace(line, outcome=BELOW)
     net = before_tax - withheld
-    return replace(line, withheld=withheld, net=net, pay_currency=payee.currency, paid=paid, outcome=PAY)
+    line = replace(line, withheld=withheld, net=net, pay_currency=payee.currency, paid=paid, outcome=PAY)
+    return replace(line, withholding_ppb=rate, payee_version=payee.version)
 
 
 def closing_entries(lines: Iterable[Line]) -> dict[Account, int]:

@@ -81,8 +81,10 @@ def test_another_currency_is_paid_at_the_recorded_rate_rounded_down():
 def test_a_rate_that_is_missing_and_an_owner_without_a_payee_are_errors():
     with pytest.raises(InputError, match="rate EUR to JPY: expected one recorded for the period, found none"):
         one({"payable": -1}, {"ann": Payee("ann", "JPY")})
-    with pytest.raises(InputError, match="owner ann: expected a payee, or a hold, found 1 minor units of EUR"):
+    with pytest.raises(InputError, match="owner ann: expected a payee whose tax is known, .* and no payee data"):
         one({"payable": -1}, {})
+    with pytest.raises(InputError, match="and no tax data"):
+        one({"payable": -1}, {"ann": Payee("ann", "EUR", None)})
 
 
 books = st.dictionaries(

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from provenance.settlement.ledger import METADATA
+from provenance.settlement.books import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
 with context.begin_transaction():

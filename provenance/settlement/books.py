@@ -1,0 +1,277 @@
+"""The ledger's tables, and what a transaction on them is made of.
+
+Bookings, their entries, what closes found for each owner and what became of payments are only ever added to: the database
+refuses to update or delete, or to commit a booking that does not balance. Whoever books holds a lock, so that bookings are
+numbered without gaps and each one's opening balance is its predecessor's closing balance.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from provenance.core.contracts import PAYABLE
+from provenance.core.store import digest
+from provenance.settlement.accounts import HELD, Account, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date, datetime
+
+METADATA = sa.MetaData()
+BOOKING = sa.Table(
+    "booking",
+    METADATA,
+    sa.Column("booking_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False, index=True),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("revision", sa.Integer),
+    sa.Column("cause_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("night", sa.Text),
+    sa.Column("corrects", sa.BigInteger, sa.ForeignKey("booking.booking_id")),
+    sa.Column("facts", JSONB, nullable=False, server_default="{}"),
+    sa.Column("period", sa.String(7), nullable=False, index=True),
+    sa.Column("booked_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("transaction_id", sa.BigInteger, nullable=False, server_default=sa.text("txid_current()")),
+    sa.UniqueConstraint("day", "revision"),
+    sa.CheckConstraint(
+        "(kind = 'night') = (revision IS NOT NULL AND night IS NOT NULL)", name="booking_nights_alone_have_revisions"
+    ),
+)
+ENTRY = sa.Table(
+    "entry",
+    METADATA,
+    sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), primary_key=True),
+    sa.Column("line", sa.Integer, primary_key=True),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("party_id", sa.Text, nullable=False, index=True),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("amount_minor <> 0"),
+)
+CLOSED = sa.Table(
+    "closed",
+    METADATA,
+    sa.Column("close_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), primary_key=True),
+    sa.Column("owner_id", sa.Text, primary_key=True),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("payment_id", sa.String(32), unique=True),
+    sa.Column("payee_version", sa.Integer, nullable=False),
+    sa.Column("withholding_ppb", sa.BigInteger, nullable=False),
+    sa.Column("owed_minor", sa.BigInteger, nullable=False),
+    sa.Column("carried_over_minor", sa.BigInteger, nullable=False),
+    sa.Column("repaid_minor", sa.BigInteger, nullable=False),
+    sa.Column("recouped_minor", sa.BigInteger, nullable=False),
+    sa.Column("withheld_minor", sa.BigInteger, nullable=False),
+    sa.Column("net_minor", sa.BigInteger, nullable=False),
+    sa.Column("pay_currency", sa.String(3), nullable=False),
+    sa.Column("paid_minor", sa.BigInteger, nullable=False),
+    sa.CheckConstraint(
+        "(payment_id IS NOT NULL) = (net_minor > 0) AND (net_minor > 0) = (paid_minor > 0) AND withheld_minor >= 0",
+        name="closed_payments_are_of_something",
+    ),
+)
+OUTCOME = sa.Table(
+    "outcome",
+    METADATA,
+    sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), primary_key=True),
+    sa.Column("status", sa.Text, primary_key=True),
+    sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+STORE = sa.Table(
+    "store",
+    METADATA,
+    sa.Column("single", sa.Boolean, sa.CheckConstraint("single"), primary_key=True, server_default=sa.true()),
+    sa.Column("store_id", sa.Text, nullable=False),
+)
+# Serialises bookings, so that each one's opening balance is its predecessor's closing balance.
+BOOKING_LOCK = 7_304_512_009
+
+NIGHT, HOLD, RELEASE, CLAIM = "night", "hold", "release", "claim"
+ADVANCED, RATE, CLOSE, PAYMENTS, ANSWER = "advance", "rate", "close", "payments", "answer"
+# So many of a booking's facts are listed by name.
+FEW = 5
+# The role as which everybody works on the ledger: it may read and add, and knows nothing of payees.
+ROLE = "provenance_ledger"
+
+
+@dataclass(frozen=True)
+class Booking:
+    """One booking.
+
+    Attributes:
+        day: that it is for; booked_at: when it was posted.
+        revision, night: of a night, the how manieth of its day, and the store key of the manifest whose shares it books.
+        facts: what else there is to say: who asked for it, and why.
+        period: in which it counts, YYYY-MM: its day's, or the first open one where that is closed.
+    """
+
+    booking_id: int
+    kind: str
+    day: date
+    booked_at: datetime
+    revision: int = 0
+    night: str = ""
+    corrects: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    period: str = ""
+
+    @property
+    def said(self) -> str:
+        """Its facts in one line."""
+        return "; ".join(f"{name.replace('_', ' ')}: {_short(said)}" for name, said in sorted(self.facts.items()))
+
+
+def _short(fact: Any) -> str:
+    """A fact as text; of many, the first few and how many more."""
+    if isinstance(fact, dict):
+        fact = [f"{name} {said}" for name, said in sorted(fact.items())]
+    if not isinstance(fact, list):
+        return str(fact)
+    more = [f"{len(fact) - FEW:,} more"] if len(fact) > FEW else []
+    return ", ".join([str(part) for part in fact[:FEW]] + more) or "none"
+
+
+def next_period(period: str) -> str:
+    """`2026-12` as `2027-01`."""
+    year, month = map(int, period.split("-"))
+    return f"{year + month // 12}-{month % 12 + 1:02d}"
+
+
+@contextmanager
+def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction in which nobody else books."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
+        yield connection
+
+
+def post(connection: sa.Connection, row: Mapping[str, Any], entries: Mapping[Account, int]) -> Booking:
+    """Add a booking with its entries, in the order of accounts."""
+    # Counted under the lock and not by a sequence, which a killed transaction would leave with a gap.
+    booking_id = newest(connection) + 1
+    period = open_period(connection, row["day"])
+    connection.execute(sa.insert(BOOKING), {"booking_id": booking_id, "period": period, **row})
+    lines = [
+        {
+            "booking_id": booking_id,
+            "line": line,
+            "account": account.account,
+            "party_id": account.party_id,
+            "currency": account.currency,
+            "amount_minor": amount,
+        }
+        for line, (account, amount) in enumerate(sorted((a, m) for a, m in entries.items() if m))
+    ]
+    if lines:
+        connection.execute(sa.insert(ENTRY), lines)
+    booking = last(connection, BOOKING.c.booking_id == booking_id)
+    assert booking is not None
+    return booking
+
+
+def other(connection: sa.Connection, kind: str, day: date, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a booking that is not a night's; the booking that it comes after makes its cause its own."""
+    cause = digest([kind, *sorted(facts.items()), newest(connection)])
+    return {"kind": kind, "day": day, "facts": facts, "cause_sha256": cause}
+
+
+def open_period(connection: sa.Connection, day: date) -> str:
+    """The period in which a booking for a day counts."""
+    closed = connection.execute(sa.select(sa.func.max(BOOKING.c.period)).where(BOOKING.c.kind == CLOSE)).scalar_one()
+    return max(f"{day:%Y-%m}", next_period(closed)) if closed else f"{day:%Y-%m}"
+
+
+def newest(connection: sa.Connection) -> int:
+    """The number of the last booking; 0 in an empty ledger."""
+    return int(connection.execute(sa.select(sa.func.max(BOOKING.c.booking_id))).scalar_one() or 0)
+
+
+def hold(connection: sa.Connection, owners: Sequence[str], *, day: date, reason: str, by: str) -> Booking:
+    """Hold what owners are owed; for a reason that they are not on hold for yet."""
+    held = standing(connection).held
+    moving = {owner for owner in owners if owner not in held}
+    return post(connection, other(connection, HOLD, day, _held(owners, reason, by)), _moved(connection, PAYABLE, HELD, moving))
+
+
+def release(connection: sa.Connection, owners: Sequence[str], *, day: date, reason: str, by: str) -> Booking:
+    """End holds for a reason; what is held for no other is payable again."""
+    held = standing(connection).held
+    moving = {owner for owner in owners if held[owner] == (reason,)}
+    return post(
+        connection, other(connection, RELEASE, day, _held(owners, reason, by)), _moved(connection, HELD, PAYABLE, moving)
+    )
+
+
+def _held(owners: Sequence[str], reason: str, by: str) -> dict[str, Any]:
+    return {"owners": sorted(owners), "reason": reason, "by": by}
+
+
+def _moved(connection: sa.Connection, source: str, target: str, owners: set[str]) -> dict[Account, int]:
+    """Entries that move all that some owners have in one account to another."""
+    found: dict[Account, int] = {}
+    for account, amount in sums(connection, ENTRY.c.account == source).items():
+        if account.party_id in owners:
+            found |= {account: -amount, Account(target, account.party_id, account.currency): amount}
+    return found
+
+
+def standing(connection: sa.Connection, through: int | None = None) -> Standing:
+    """Who is on hold, and what has been claimed; after a booking, or now."""
+    query = sa.select(BOOKING.c.kind, BOOKING.c.facts).where(BOOKING.c.kind.in_([HOLD, RELEASE, CLAIM]))
+    if through is not None:
+        query = query.where(BOOKING.c.booking_id <= through)
+    held: dict[str, tuple[str, ...]] = {}
+    claimed: dict[str, str] = {}
+    for kind, facts in connection.execute(query.order_by(BOOKING.c.booking_id)):
+        if kind == CLAIM:
+            claimed[facts["escrow_id"]] = facts["owner_id"]
+            continue
+        for owner in facts["owners"]:
+            others = tuple(reason for reason in held.get(owner, ()) if reason != facts["reason"])
+            held[owner] = (*others, facts["reason"]) if kind == HOLD else others
+    return Standing({owner: reasons for owner, reasons in held.items() if reasons}, claimed)
+
+
+def parties(connection: sa.Connection, account: str) -> list[str]:
+    """All that an account has ever been for."""
+    query = sa.select(ENTRY.c.party_id).where(ENTRY.c.account == account).distinct().order_by(ENTRY.c.party_id)
+    return list(connection.execute(query).scalars())
+
+
+def as_booking(row: sa.Row[Any]) -> Booking:
+    """A booking from a row of its table."""
+    numbers = (row.booking_id, row.kind, row.day, row.booked_at)
+    return Booking(*numbers, row.revision or 0, row.night or "", row.corrects, row.facts, row.period)
+
+
+def last(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Booking | None:
+    """The last booking of some."""
+    query = sa.select(BOOKING).where(where).order_by(BOOKING.c.booking_id.desc()).limit(1)
+    row = connection.execute(query).first()
+    return as_booking(row) if row else None
+
+
+def cause_of(connection: sa.Connection, booking: Booking) -> str:
+    """Digest of what a booking was made for."""
+    query = sa.select(BOOKING.c.cause_sha256).where(BOOKING.c.booking_id == booking.booking_id)
+    return str(connection.execute(query).scalar_one())
+
+
+def sums(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[Account, int]:
+    """What some bookings or entries amount to, by account; accounts with nothing are left out."""
+    total = sa.func.sum(ENTRY.c.amount_minor)
+    query = (
+        sa.select(ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, total)
+        .join(BOOKING)
+        .where(where)
+        .group_by(ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
+        .having(total != 0)
+    )
+    return {Account(*row[:3]): int(row[3]) for row in connection.execute(query)}

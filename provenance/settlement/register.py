@@ -1,0 +1,97 @@
+"""The register of payees: sealed records in a schema and under a role of their own, every version kept.
+
+A payment is bound to the version of its payee's details that was in force when its period was closed, so that nobody can turn
+it to another account between the approval and the bank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from provenance.settlement.payees import seal, unseal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from cryptography.fernet import MultiFernet
+
+    from provenance.settlement.payees import Details
+
+# The role as which a settlement reads payees; the ledger's own may not.
+ROLE = "provenance_payees"
+PAYEE = sa.Table(
+    "payee",
+    sa.MetaData(schema="payees"),
+    sa.Column("owner_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+REGISTER_LOCK = 7_304_512_011
+
+
+def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, by: str) -> dict[str, int]:
+    """Take payees in, all or none; details that are in force already make no new version.
+
+    Returns:
+        The version in force of each.
+    """
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
+        known = _newest(connection, box)
+        found = {}
+        for details in payees:
+            version, before = known.get(details.owner_id, (0, None))
+            if before != details:
+                version += 1
+                row = {"owner_id": details.owner_id, "version": version, "changed_by": by}
+                connection.execute(sa.insert(PAYEE), {**row, "sealed": seal(box, details, version)})
+            found[details.owner_id] = version
+        return found
+
+
+def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Details]]:
+    """Every payee's newest version, by owner."""
+    with engine.connect() as connection:
+        return _newest(connection, box)
+
+
+def versions(engine: sa.Engine, box: MultiFernet, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Details]:
+    """Payees by owner and version."""
+    asked = set(wanted)
+    query = sa.select(PAYEE).where(PAYEE.c.owner_id.in_({owner for owner, _ in asked}))
+    with engine.connect() as connection:
+        return {
+            (row.owner_id, row.version): unseal(box, row.sealed, row.owner_id, row.version)
+            for row in connection.execute(query)
+            if (row.owner_id, row.version) in asked
+        }
+
+
+def history(engine: sa.Engine, owner_id: str) -> list[tuple[int, str, datetime]]:
+    """Who changed an owner's details when, by version; not to what."""
+    query = sa.select(PAYEE.c.version, PAYEE.c.changed_by, PAYEE.c.changed_at).where(PAYEE.c.owner_id == owner_id)
+    with engine.connect() as connection:
+        return [(row.version, row.changed_by, row.changed_at) for row in connection.execute(query.order_by(PAYEE.c.version))]
+
+
+def reseal(engine: sa.Engine, box: MultiFernet) -> int:
+    """Seal every record again with the first key; returns how many there are."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
+        rows = list(connection.execute(sa.select(PAYEE)))
+        for row in rows:
+            this = (PAYEE.c.owner_id == row.owner_id) & (PAYEE.c.version == row.version)
+            connection.execute(sa.update(PAYEE).where(this).values(sealed=box.rotate(row.sealed)))
+        return len(rows)
+
+
+def _newest(connection: sa.Connection, box: MultiFernet) -> dict[str, tuple[int, Details]]:
+    query = sa.select(PAYEE).distinct(PAYEE.c.owner_id).order_by(PAYEE.c.owner_id, PAYEE.c.version.desc())
+    return {
+        row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version)) for row in connection.execute(query)
+    }
