@@ -1,0 +1,358 @@
+import re
+import zlib
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import pytest
+from lxml import etree
+
+from provenance.core.errors import InputError
+from provenance.settlement.statements import (
+    Earning,
+    Movement,
+    Output,
+    PaymentLine,
+    Section,
+    Statement,
+    Work,
+    as_html,
+    as_pdf,
+    check,
+    figure,
+)
+
+AT = datetime(2026, 11, 21, 3, 30, tzinfo=UTC)
+DIGEST = "0f" * 32
+EVIL = '</td><script>alert("x")</script> #import "a" $x$ *b* {{ 7*7 }} @ref <here> \\ `c` & \'q\'\n\x00\x1b[31m\u202egpj.exe'
+SHOWN = '</td><script>alert("x")</script> #import "a" $x$ *b* {{ 7*7 }} @ref <here> \\ `c` & \'q\' [31mgpj.exe'
+
+
+def section(currency="EUR"):
+    return Section(
+        currency,
+        opening=500_00,
+        movements=(
+            Movement(41, date(2026, 11, 20), AT, "Night of 2026-11-20", 1234_56),
+            Movement(42, date(2026, 11, 21), AT, "Night of 2026-11-21", 7_00),
+            Movement(43, date(2026, 12, 1), AT, "Correction of 2026-10-31", -2_00),
+            Movement(44, date(2026, 12, 1), AT, "Set off against an advance", -100_00),
+            Movement(45, date(2026, 12, 2), AT, "Payment, and tax", -489_10),
+        ),
+        closing=1150_46,
+        held=3_21,
+        earnings=(
+            Earning("2026-11-20", 2, 19, 1234_56, 1000_01, 1500_02, DIGEST),
+            Earning("2026-11-21", 1, 1, 7_00, None, None, "1" * 64),
+        ),
+        outputs=(
+            Output(
+                "2026-11-20", "2026-11-20-003", 311_234_567, 250_000_000, 400_000_000, 1_234_567_890, ("ann/novel", "ann/essay")
+            ),
+            Output("2026-11-20", "2026-11-20-004", 4_999, 0, 5_000, 12_345, ()),
+        ),
+        outputs_in_all=20,
+        works=(
+            Work("ann/novel", "https://example.org/novel?a=1&b=2", 19, 2_000_000_000),
+            Work("ann/essay", "javascript:alert(1)", 1, 1_230_000_000),
+            Work("ann/poem", "s3://shelf/poem", 1, 1_000_000_000),
+        ),
+        works_in_all=3,
+        earned=1241_56,
+        adjusted=-2_00,
+        recouped=100_00,
+        withheld=89_10,
+        paid=400_00,
+        history=(("2026-10", 900_00), ("2026-11", 1241_56)),
+    )
+
+
+def statement(*sections, **changes):
+    facts = {
+        "owner_id": "ann",
+        "owner_name": "Ann Author",
+        "period": "2026-11",
+        "through": 45,
+        "made_on": date(2026, 12, 2),
+        "contact": "royalties@example.org",
+        "identifiers": {"ISNI": "0000 0001 2103 2683"},
+        "sections": sections or (section(),),
+        "payments": (
+            PaymentLine("c4ca4238a0b923820dcc509a6f75849b", "2026-10", "EUR", 400_00, "paid", date(2026, 12, 2)),
+            PaymentLine("eccbc87e4b5ce2fe28308fd9f2a7baf3", "2026-11", "EUR", 1147_25, "waits for approval"),
+        ),
+        "notice": "The revenue is invented.",
+    }
+    return Statement(**(facts | changes))
+
+
+EMPTY = statement(sections=(), payments=(), notice="", identifiers={})
+
+
+def page(of):
+    """The page as a tree: no parser that mends what is broken."""
+    root = etree.fromstring(as_html(of), etree.XMLParser(no_network=True))
+    for element in root.iter(etree.Element):
+        if element.tag.startswith("{"):
+            continue
+        assert element.tag not in {"script", "iframe", "object", "img", "form", "base"}
+        assert not [name for name in element.attrib if name.startswith("on")]
+    return root
+
+
+def said(element):
+    return " ".join("".join(element.itertext()).split())
+
+
+def table(root, known):
+    (found,) = root.xpath(f"//table[@id='{known}']")
+    return [[said(cell) for cell in row] for row in found.iter("tr")]
+
+
+def pdf_text(pdf):
+    """What a PDF says, line after line: glyphs are looked up in the tables by which readers copy text."""
+    objects = {int(m[1]): m[2] for m in re.finditer(rb"(?s)(\d+) 0 obj\n(.*?)\nendobj", pdf)}
+
+    def stream(body):
+        return zlib.decompress(re.search(rb"(?s)stream\r?\n(.*)\r?\nendstream", body)[1])
+
+    def letters(number):
+        known = stream(objects[int(re.search(rb"/ToUnicode (\d+)", objects[number])[1])]).partition(b"endcodespacerange")[2]
+        pairs = re.findall(rb"<([0-9A-F]{4})> <([0-9A-F]+)>", known)
+        return {int(code, 16): bytes.fromhex(text.decode()).decode("utf-16-be") for code, text in pairs}
+
+    lines = []
+    for body in objects.values():
+        if b"/Type/Page/" not in body:
+            continue
+        resources = objects[int(re.search(rb"/Resources (\d+)", body)[1])]
+        fonts = {name: letters(int(number)) for name, number in re.findall(rb"/(f\d+) (\d+) 0 R", resources)}
+        content = stream(objects[int(re.search(rb"/Contents (\d+)", body)[1])])
+        for name, shown in re.findall(rb"(?s)/(f\d+) [\d.]+ Tf.*?Tm(\[.*?\]TJ|\(.*?\)Tj)", content):
+            codes = b"".join(_unescape(part) for part in re.findall(rb"(?s)\(((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*)\)", shown))
+            lines.append("".join(fonts[name].get(int.from_bytes(codes[i : i + 2]), "") for i in range(0, len(codes), 2)))
+    return "\n".join(lines)
+
+
+def _unescape(part):
+    named = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
+    one = lambda m: bytes([int(m[1], 8)]) if m[1].isdigit() else named.get(m[1], m[1])  # noqa: E731
+    return re.sub(rb"(?s)\\([0-7]{1,3}|.)", one, part)
+
+
+def test_the_first_numbers_are_what_is_owed_earned_and_paid():
+    root = page(statement())
+    found = {item.get("class"): said(item) for item in root.iter("li") if item.get("class")}
+    assert found == {
+        "owed": "Owed to you nowEUR 1,150.46EUR 3.21 of this is held.",
+        "earned": "Earned in November 2026EUR 1,241.56",
+        "paid": "Paid in November 2026EUR 400.00",
+    }
+    assert said(root.find("body//h1")) == "Statement for November 2026"
+    summary = "In November 2026 you earned EUR 1,241.56: 20 outputs of the model rest on 3 works of yours."
+    assert summary in said(root.find("body"))
+
+
+def test_tables_say_what_the_statement_does():
+    root = page(statement())
+    assert table(root, "sum-eur")[1:] == [
+        ["Owed to you before", "EUR 500.00"],
+        ["Earned in November 2026", "EUR 1,241.56"],
+        ["Adjustments: corrections of earlier nights, and works found to be yours", "EUR -2.00"],
+        ["Set off against advances that you have had", "EUR -100.00"],
+        ["Tax withheld", "EUR -89.10"],
+        ["Paid to you", "EUR -400.00"],
+        ["Owed to you now", "EUR 1,150.46"],
+    ]
+    assert table(root, "earned-eur")[1:] == [
+        ["2026-11-20", "19", "EUR 1,234.56", "EUR 1,000.01", "EUR 1,500.02"],
+        ["2026-11-21", "1", "EUR 7.00", "not known", "not known"],
+        ["All", "20", "EUR 1,241.56", "", ""],
+    ]
+    assert [row[-1] for row in table(root, "entries-of-eur")[1:]] == [
+        "EUR 1,734.56", "EUR 1,741.56", "EUR 1,739.56", "EUR 1,639.56", "EUR 1,150.46"
+    ]  # fmt: skip
+    assert table(root, "entries-of-eur")[1][:5] == [
+        "41",
+        "2026-11-21 03:30",
+        "2026-11-20",
+        "Night of 2026-11-20",
+        "EUR 1,234.56",
+    ]
+    assert [row[2:] for row in table(root, "paid")[1:]] == [
+        ["2026-12-02", "paid", "EUR 400.00"],
+        ["not yet", "waits for approval", "EUR 1,147.25"],
+    ]
+    assert [row[1:] for row in table(root, "manifests")[1:]] == [["2", DIGEST], ["1", "1" * 64]]
+    assert "Shown are the outputs that brought most: 2 of 20." in said(root)
+
+
+def test_small_amounts_have_the_digits_that_they_need():
+    root = page(statement())
+    assert [row[3] for row in table(root, "by-work-eur")[1:]] == ["EUR 0.0200", "EUR 0.0123", "EUR 0.0100"]
+    assert [row[2:6] for row in table(root, "by-output-eur")[1:]] == [
+        ["31.123 %", "25.000 %", "40.000 %", "EUR 0.012346"],
+        ["< 0.001 %", "0.000 %", "0.001 %", "EUR < 0.000001"],
+    ]
+    yen = replace(section("JPY"), works=(Work("w", "", 1, 1_999_999_999), Work("v", "", 1, 30_000_000), Work("u", "", 1, 0)))
+    assert [row[3] for row in table(page(statement(yen)), "by-work-jpy")[1:]] == ["JPY 2.0000", "JPY 0.0300", "JPY 0.0000"]
+
+
+def test_only_addresses_on_the_web_are_links():
+    links = [(link.get("href"), link.get("rel")) for link in page(statement()).iter("a")]
+    assert links == [("https://example.org/novel?a=1&b=2", "noopener noreferrer")]
+    broken = [
+        Work("w", uri, 1, 0) for uri in ("http://[", "https:///x", "http://a b", "data:text/html,x", "//a.org", "HTTP://A.org/")
+    ]
+    links = list(page(statement(replace(section(), works=tuple(broken), works_in_all=6))).iter("a"))
+    assert [link.get("href") for link in links] == ["HTTP://A.org/"]
+
+
+def test_the_page_stands_alone():
+    root, text = page(statement()), as_html(statement()).decode()
+    assert not re.search(r"(src|srcset|action)=|@import|url\((?!#)", text)
+    names = {name for element in root.iter() for name, value in element.attrib.items() if "//" in value}
+    assert names == {"href"}  # of the one link
+    ids = root.xpath("//@id")
+    assert len(ids) == len(set(ids))
+    assert root.get("lang") == "en"
+    for found in root.iter("table"):
+        assert said(found.find("caption"))
+        assert {cell.get("scope") for cell in found.iter("th")} == {"col", "row"}
+    (drawn,) = root.iter("{http://www.w3.org/2000/svg}svg")
+    assert drawn.get("role") == "img"
+    assert "most in 2026-11: EUR 1,241.56" in drawn.get("aria-label")
+
+
+def test_what_others_supplied_is_text_and_never_markup():
+    evil = replace(
+        section(),
+        works=(Work(EVIL, f'https://example.org/"><script>x{"y" * 300}', 1, 5),),
+        outputs=(Output("2026-11-20", EVIL, 1, 0, 2, 5, (EVIL, "z" * 300)),),
+        movements=(Movement(1, date(2026, 11, 1), AT, EVIL, 650_46),),
+    )
+    of = statement(
+        evil, owner_name=EVIL, owner_id=EVIL, identifiers={EVIL: EVIL}, holds=(EVIL,), notice=EVIL, contact=EVIL,
+        payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),), replaces_sha256=EVIL,
+    )  # fmt: skip
+    root = page(of)
+    assert said(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
+    assert (
+        table(root, "by-work-eur")[1][0] == table(root, "by-output-eur")[1][1] == table(root, "entries-of-eur")[1][3] == SHOWN
+    )
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", as_html(of).decode())
+    text = "".join(pdf_text(as_pdf(of)).split())
+    assert text.count("".join(SHOWN.split())) >= 8
+
+
+def test_scripts_of_other_languages_and_invisible_characters():
+    persian, shown = "\u0646\u0627\u0645\u200c\u0647\u0627", "A\u200b\ufeffnn\u2028\ud800 \uffff\u202d B"
+    assert table(page(statement(replace(section(), works=(Work(persian, "", 1, 1),)))), "by-work-eur")[1][0] == persian
+    root = page(statement(owner_name=shown))
+    assert said(root.find("head/title")) == "Statement for November 2026: Ann B"
+    assert as_pdf(statement(owner_name="\u6751\u4e0a \u6625\u6a39 \u0645\u062d\u0645\u062f")).startswith(b"%PDF-")
+    assert said(page(statement(owner_name="\u202e\n")).find("head/title")) == "Statement for November 2026: ann"
+
+
+def test_the_same_statement_is_the_same_bytes():
+    assert as_html(statement()) == as_html(statement())
+    assert as_pdf(statement()) == as_pdf(statement())
+    assert figure(section()) == figure(section())
+    assert as_pdf(statement()) != as_pdf(statement(made_on=date(2026, 12, 3)))
+
+
+def test_the_pdf_says_the_same():
+    pdf = as_pdf(statement())
+    lines = pdf_text(pdf).splitlines()
+    for row in ("Statement for November 2026", "Ann Author", "EUR 1,150.46", "EUR 1,241.56", "1 of 3", "3 of 3", DIGEST):
+        assert row in lines
+    whole = "".join("".join(lines).split())
+    root = page(statement())
+    for known in ("sum-eur", "earned-eur", "by-work-eur", "by-output-eur", "entries-of-eur", "paid", "manifests"):
+        for row in table(root, known):
+            assert [text for text in row if "".join(text.split()) not in whole] == []
+            assert [text for text in row if text.startswith(("EUR", "2026")) and text not in lines] == []
+    assert b"/CreationDate(D:20261202" in pdf
+    assert b"<pdfaid:part>2" in pdf
+
+
+def test_a_statement_without_earnings_says_so():
+    root = page(EMPTY)
+    assert "You earned nothing in November 2026, and nothing is owed to you." in said(root)
+    assert not list(root.iter("table"))
+    assert "You earned nothing in November 2026" in pdf_text(as_pdf(EMPTY))
+    idle = statement(Section("EUR", opening=5_00, closing=5_00, history=(("2026-10", 5_00), ("2026-11", 0))), payments=())
+    root = page(idle)
+    assert "no output that was paid for in EUR was found to rest on your works" in said(root)
+    assert "There are no earnings in November 2026." in said(root)
+    assert as_pdf(idle).startswith(b"%PDF-")
+    below = statement(Section("EUR", closing=-1_00, adjusted=-1_00, movements=(Movement(1, AT.date(), AT, "x", -1_00),)))
+    assert "EUR -1.00Below zero: a correction is set off against what you earn next." in said(page(below))
+
+
+def test_two_currencies_are_two_accounts():
+    root = page(statement(section(), section("JPY")))
+    assert [said(title) for title in root.xpath("//h2[@class='account']")] == ["Euro", "Yen"]
+    assert table(root, "sum-jpy")[-1] == ["Owed to you now", "JPY 115,046"]
+    assert table(root, "earned-jpy")[1] == ["2026-11-20", "19", "JPY 123,456", "JPY 100,001", "JPY 150,002"]
+    assert len(set(root.xpath("//@id"))) == len(root.xpath("//@id"))
+    assert len(table(root, "manifests")) == 3
+    text = pdf_text(as_pdf(statement(section(), section("JPY"))))
+    assert "JPY 115,046" in text
+    assert "EUR 1,150.46" in text
+
+
+def test_what_is_held_and_why():
+    text = said(page(statement(holds=("disputed by A. Smith",))))
+    assert "Held now: EUR 3.21." in text
+    assert "disputed by A. Smith" in text
+    assert "Nothing is held." in said(page(statement(replace(section(), held=0))))
+
+
+@pytest.mark.parametrize("months", [0, 1, 24, 40])
+@pytest.mark.parametrize("nights", [0, 1, 31])
+def test_figures_of_any_length(months, nights):
+    history = tuple((f"{2020 + n // 12}-{n % 12 + 1:02d}", n * 100) for n in range(months))
+    earnings = tuple(Earning(f"2026-11-{n + 1:02d}", 1, 1, n, *((n, n) if n % 2 else (None, None)), "") for n in range(nights))
+    drawn = figure(Section("EUR", history=history, earnings=earnings)).decode()
+    assert ("Earned by month" in drawn) == bool(months)
+    assert ("Earned by night" in drawn) == bool(nights)
+    assert not months or history[-1][0] in drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (
+            {"opening": 1},
+            "ann 2026-11: EUR: opening 1 and entries 65046 make 65047, closing is 115046; EUR: opening 1 and kinds",
+        ),
+        ({"paid": 1}, "opening 50000 and kinds 105045 make 155045, closing is 115046"),
+        ({"earnings": ()}, "nights earned 0, the period 124156"),
+        ({"history": (("2026-11", 1),)}, "2026-11 earned 124156, its history says 1"),
+        ({"outputs_in_all": 1}, "2 outputs of 1"),
+        ({"works": section().works[::-1]}, "works are not largest first"),
+        ({"movements": (Movement(46, AT.date(), AT, "", 650_46),)}, "there are entries after booking 45"),
+        ({"movements": (Movement(1, AT.date(), AT.replace(tzinfo=None), "", 650_46),)}, "it has no time zone"),
+        ({"earnings": (Earning("2026-11-20", 1, 1, 1241_56, 1, None, ""),)}, "a night has half an interval"),
+    ],
+)
+def test_what_does_not_add_up_is_not_rendered(changes, found):
+    wrong = statement(replace(section(), **changes))
+    for form in (check, as_html, as_pdf):
+        with pytest.raises(AssertionError, match=re.escape(found)):
+            form(wrong)
+
+
+def test_a_section_adds_up_by_entries_and_by_kinds():
+    assert section().adds_up
+    assert not replace(section(), earned=0).adds_up
+    assert not replace(section(), movements=()).adds_up
+    check(statement())
+    with pytest.raises(AssertionError, match="a currency has two sections: EUR, EUR"):
+        check(statement(section(), section()))
+
+
+@pytest.mark.parametrize("period", ["2026-13", "2026", "2026-1", "November"])
+def test_a_period_is_a_month(period):
+    with pytest.raises(InputError, match="statement for ann"):
+        as_html(statement(period=period))
