@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.money import check_currency, parse_minor
 from provenance.corpus.shards import CURRENT, load_frozen
-from provenance.settlement import ledger
+from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
+from provenance.settlement.settling import parse_period
 from tasks.database import open_ledger
 
 if TYPE_CHECKING:
@@ -41,6 +45,26 @@ def claim(settings: Settings, escrow_id: str, owner_id: str, *, evidence: str, b
     return ledger.claim(engine, escrow_id, owner_id, day=_today(), **said)
 
 
+def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, reason: str, by: str) -> Booking:
+    """Note an advance that was paid to an owner; the amount as people write it, such as 12.50."""
+    said = {"reason": _said("reason", reason), "by": _said("by", by)}
+    units = parse_minor("AMOUNT", amount, currency)
+    return ledger.advance(_open(settings, owner_id), owner_id, currency, units, day=_today(), **said)
+
+
+def record_rate(settings: Settings, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str) -> Booking:
+    """Note at which rate a period converts one currency into another."""
+    for currency in pair:
+        check_currency("currency", currency)
+    try:
+        value = Decimal(rate)
+    except InvalidOperation:
+        raise InputError("RATE", expected="a decimal number", found=repr(rate)) from None
+    said = {"evidence": _said("evidence", evidence), "by": _said("by", by)}
+    engine = _open(settings, None)
+    return settling.record_rate(engine, parse_period("PERIOD", period), pair, value, day=_today(), **said)
+
+
 def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
     """What is in every account, who is on hold and what lies in escrow; or an owner's accounts and bookings."""
     engine = _open(settings, owner_id)
@@ -69,6 +93,41 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
                 "entries": [_line(account, amount) for account, amount in entries],
             }
             for booking, entries in ledger.of_party(engine, owner_id)
+        ],
+    }
+
+
+def last_closed(settings: Settings) -> str:
+    """The period that was closed last.
+
+    Raises:
+        InputError: none is.
+    """
+    closed = settling.closes(_open(settings, None))
+    if not closed:
+        raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")
+    return closed[-1].period
+
+
+def payments_of(settings: Settings, period: str | None = None) -> dict[str, Any]:
+    """What a closed period pays, and what became of each payment."""
+    engine = _open(settings, None)
+    period = parse_period("PERIOD", period) if period else last_closed(settings)
+    booking, lines = settling.lines(engine, period)
+    return {
+        "period": period,
+        "closed_as": booking.booking_id,
+        "outcomes": Counter(line.outcome for line in lines),
+        "payments": [
+            {
+                "payment_id": payment.payment_id,
+                "owner_id": payment.line.owner_id,
+                "currency": payment.line.pay_currency,
+                "paid_minor": payment.line.paid,
+                "status": payment.status,
+                "reason": payment.reason,
+            }
+            for payment in settling.payments(engine, period)
         ],
     }
 

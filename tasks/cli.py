@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
 app.add_typer(audit_app, name="audit")
+payee_app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
+app.add_typer(payee_app, name="payee")
 console = Console()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -381,6 +383,205 @@ def claim(
     from tasks.settings import load
 
     _tell(accounts.claim(load(), escrow_id, owner_id, evidence=evidence, by=by), as_json=as_json)
+
+
+@app.command()
+def advance(
+    owner_id: OwnerId,
+    amount: Annotated[str, typer.Argument(help="What was paid in advance, such as 250.00.")],
+    currency: Annotated[str, typer.Argument(help="ISO 4217, such as EUR.")],
+    reason: Reason,
+    by: By,
+    as_json: AsJson = False,
+) -> None:
+    """Note an advance that was paid to an owner; what the owner earns is set off against it before anything is paid.
+
+    Example: `provenance advance tom-christie 250.00 EUR --reason "contract of 2026-11-01" --by "J. Doe"`
+    """
+    from tasks import accounts
+    from tasks.settings import load
+
+    _tell(accounts.advance(load(), owner_id, currency, amount, reason=reason, by=by), as_json=as_json)
+
+
+@app.command()
+def rate(
+    period: Annotated[str, typer.Argument(help="The period that it is for, YYYY-MM; before that is closed.")],
+    source: Annotated[str, typer.Argument(help="The currency that is owed, such as USD.")],
+    target: Annotated[str, typer.Argument(help="The currency that payees are paid in, such as EUR.")],
+    value: Annotated[str, typer.Argument(metavar="RATE", help="Units of the second for one of the first, such as 0.8642.")],
+    evidence: Annotated[str, typer.Option(help="Where it stands; kept in the ledger.")],
+    by: By,
+    as_json: AsJson = False,
+) -> None:
+    """Note at which rate a period converts one currency into another; the last one noted counts.
+
+    Example: `provenance rate 2026-11 USD EUR 0.8642 --evidence "ECB, 2026-11-30" --by "J. Doe"`
+    """
+    from tasks import accounts
+    from tasks.settings import load
+
+    _tell(accounts.record_rate(load(), period, (source, target), value, evidence=evidence, by=by), as_json=as_json)
+
+
+@app.command()
+def payments(
+    period: Annotated[str | None, typer.Argument(help="A closed period, YYYY-MM; by default the last.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a closed period pays, and what became of each payment: waiting, sent, paid, rejected, returned, or left out.
+
+    Example: `provenance payments 2026-11`
+    """
+    from tasks.accounts import payments_of
+    from tasks.screens import payments_screen
+    from tasks.settings import load
+
+    found = payments_of(load(), period)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(*payments_screen(found), sep="\n", soft_wrap=True)
+
+
+@app.command()
+def answer(
+    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")],
+    as_json: AsJson = False,
+) -> None:
+    """Book what banks answered: payments that were made, rejected, or came back; each file whole or not at all, and once.
+
+    The DAG `bank_answers` does the same with all files below `bank/answers/` in the store.
+
+    Example: `provenance answer status.xml statement.xml`
+    """
+    from tasks.answers import book_answer
+    from tasks.settings import load
+
+    settings, found = load(), []
+    for file in files:
+        if not file.is_file():
+            raise InputError(str(file), expected="a file that a bank sent", found="no such file")
+        found.append({"file": str(file), **book_answer(settings, file.read_bytes(), str(file))})
+    if as_json:
+        _print_json(found)
+    else:
+        for said in found:
+            told = ", ".join(f"{name} {count}" for name, count in said.items() if isinstance(count, int))
+            console.print(f"{said['file']}: {said['kind']} {said['message_id']}: {told.replace('_id', '')}", soft_wrap=True)
+
+
+@app.command()
+def statement(
+    owner_id: OwnerId,
+    period: Annotated[
+        str | None, typer.Option(help="YYYY-MM; by default the last closed one. One that is open is stated so far.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the web page and the PDF to.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """What an owner earned in a period, for which outputs, through which works, how sure that is, and what became of it.
+
+    Writes `statement-PERIOD-OWNER.html` and `.pdf`. The DAG `settle_period` writes everybody's below `exports/statements/`.
+
+    Example: `provenance statement tom-christie --period 2026-11 --out statements`
+    """
+    from dataclasses import asdict
+
+    from provenance.settlement.settling import parse_period
+    from tasks.accounts import last_closed
+    from tasks.settings import load
+    from tasks.statements import FORMS, file_name
+    from tasks.statements import statement as stated
+
+    settings = load()
+    found = stated(settings, owner_id, parse_period("--period", period) if period else last_closed(settings))
+    if as_json:
+        _print_json(asdict(found))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for form, render in FORMS.items():
+        path = out / f"statement-{found.period}-{file_name(owner_id)}.{form}"
+        path.write_bytes(render(found))
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+@payee_app.command("key")
+def payee_key() -> None:
+    """Make a key that seals payees' details; keep it where secrets are kept, and set PROVENANCE_PAYEES__KEY to it.
+
+    To replace a key set the variable to the new one, a comma and the old one, and run `provenance payee reseal`.
+
+    Example: `export PROVENANCE_PAYEES__KEY=$(provenance payee key)`
+    """
+    from cryptography.fernet import Fernet
+
+    sys.stdout.write(f"{Fernet.generate_key().decode()}\n")
+
+
+@payee_app.command("import")
+def payee_import(
+    file: Annotated[Path, typer.Argument(help="A CSV file; `provenance payee columns` explains its columns.")],
+    by: By,
+    as_json: AsJson = False,
+) -> None:
+    """Register where owners are paid, all lines of a file or none; what was registered before stays as an earlier version.
+
+    Checked: IBAN, BIC, routing and tax numbers, countries, currencies. What is wrong is named by line and column, never
+    repeated. Delete the file afterwards.
+
+    Example: `provenance payee import payees.csv --by "J. Doe"`
+    """
+    from tasks.payees import import_payees
+    from tasks.settings import load
+
+    found = import_payees(load(), file, by=by)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(f"{len(found)} payees are in force as {file} has them.", soft_wrap=True)
+
+
+@payee_app.command("list")
+def payee_list(as_json: AsJson = False) -> None:
+    """Who is registered, how each is paid (masked), who changed it last, and whether tax data is missing.
+
+    Example: `provenance payee list`
+    """
+    from tasks.payees import masked
+    from tasks.screens import payees_screen
+    from tasks.settings import load
+
+    found = masked(load())
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(payees_screen(found), soft_wrap=True)
+
+
+@payee_app.command("columns")
+def payee_columns() -> None:
+    """The columns of the file that `provenance payee import` takes.
+
+    Example: `provenance payee columns`
+    """
+    from provenance.settlement.payees import COLUMNS
+
+    for name, meaning in COLUMNS.items():
+        console.print(f"{name:<14} {meaning}", highlight=False, soft_wrap=True)
+
+
+@payee_app.command("reseal")
+def payee_reseal() -> None:
+    """Seal every record again with the first key of PROVENANCE_PAYEES__KEY; after that the others can go.
+
+    Example: `PROVENANCE_PAYEES__KEY=NEW,OLD provenance payee reseal`
+    """
+    from provenance.settlement.register import reseal
+    from tasks.payees import register_of
+    from tasks.settings import load
+
+    console.print(f"{reseal(*register_of(load()))} records are sealed with the first key.")
 
 
 def _tell(booking: Booking, *, as_json: bool) -> None:

@@ -515,3 +515,31 @@ def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
         table.add_row("another seed", f"{result['seed_agreement']:.2f}")
         table.add_row("noise ceiling", f"{result['ceiling']:.2f}")
     yield table
+
+
+def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What a closed period pays: sums by status, then every payment."""
+    yield f"[bold]{found['period']}[/] closed as booking {found['closed_as']}"
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found["outcomes"].items()))
+    yield f"Balances: {escape(outcomes) or 'none'}"
+    sums: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for payment in found["payments"]:
+        sums[payment["status"], payment["currency"]].append(payment["paid_minor"])
+    for (status, currency), amounts in sorted(sums.items()):
+        yield f"{status}: {len(amounts)} payments, {format_minor(sum(amounts), currency)}"
+    table = Table("owner", "payment", "status", "amount", "reason", box=box.SIMPLE_HEAD)
+    for payment in found["payments"]:
+        amount = Text(format_minor(payment["paid_minor"], payment["currency"]), justify="right")
+        table.add_row(escape(payment["owner_id"]), payment["payment_id"], payment["status"], amount, escape(payment["reason"]))
+    if found["payments"]:
+        yield table
+
+
+def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Who is registered, and how each is paid, masked."""
+    table = Table("owner", "version", "currency", "paid by", "tax data", "changed", "by", box=box.SIMPLE_HEAD)
+    for payee in found:
+        tax = "there" if payee["tax_data"] else "[red]missing: held[/]"
+        who = (escape(payee["owner_id"]), str(payee["version"]), payee["currency"], escape(payee["paid_by"]), tax)
+        table.add_row(*who, payee["changed_at"], escape(payee["changed_by"]))
+    return table

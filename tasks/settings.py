@@ -6,12 +6,13 @@ overrides one key. An unknown key is an error that names the nearest known one.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from provenance.core.errors import SettingsError, did_you_mean
 from provenance.core.store import Store
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PREFIX = "PROVENANCE_"
+# The one secret of ours: it comes from the environment alone.
+KEY_VARIABLE = f"{PREFIX}PAYEES__KEY"
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _from_json(value: Any) -> Any:
+    """The environment has text alone."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class StoreSettings(_Section):
@@ -117,11 +125,43 @@ class RoyaltySettings(_Section):
 
 class SettlementSettings(_Section):
     key: str = "var/keys/signing.pem"
+    minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
+    withholding: str = "infra/settings/withholding.toml"
+    bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
+    contact: str = "the operator of this pipeline"
 
     @property
     def key_path(self) -> Path:
         """The file of the key that signs."""
         return CHECKOUT / self.key
+
+    @property
+    def withholding_path(self) -> Path:
+        """The table of withholding tax."""
+        return CHECKOUT / self.withholding
+
+
+class PayerSettings(_Section):
+    name: str = ""
+    street: str = ""
+    building: str = ""
+    post_code: str = ""
+    town: str = ""
+    country: str = ""
+    iban: str = ""
+    bic: str = ""
+    nacha_origin: str = ""
+    nacha_company: str = ""
+    nacha_bank: str = ""
+
+
+class PayeesSettings(_Section):
+    key: SecretStr = SecretStr("")
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that open payees' details; the first seals."""
+        return [key.strip() for key in self.key.get_secret_value().split(",") if key.strip()]
 
 
 class Settings(_Section):
@@ -137,6 +177,8 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
     settlement: SettlementSettings = SettlementSettings()
+    payer: PayerSettings = PayerSettings()
+    payees: PayeesSettings = PayeesSettings()
 
     def at(self, work: Path, model: Path | None = None) -> Settings:
         """The same with a store of their own in a folder, and perhaps another model."""
@@ -164,6 +206,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         values: dict[str, Any] = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(str(path), expected="TOML", found=str(error)) from error
+    if "key" in values.get("payees", {}):
+        hint = f"Set {KEY_VARIABLE}, from wherever secrets are kept."
+        raise SettingsError(f"{path}: payees.key", expected="no secret in a file", found="a key", hint=hint)
     for name in sorted(environment):
         if name.startswith(PREFIX) and "__" not in name and name != f"{PREFIX}SETTINGS":
             expected = f"{PREFIX}SETTINGS or {PREFIX}<SECTION>__<KEY>"

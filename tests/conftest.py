@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from samples import corpus_frames, create_database, new_bucket
+from samples import corpus_frames, create_database, free_ports, new_bucket
 
 from provenance.core.store import Store
 
@@ -52,17 +51,6 @@ def postgres(tmp_path_factory) -> str:
 def database(postgres) -> str:
     """URL of an empty database of the test's own."""
     return create_database(postgres)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @pytest.fixture(scope="session")

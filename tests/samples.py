@@ -1,5 +1,6 @@
 """Small inputs that tests share."""
 
+import socket
 import uuid
 from datetime import UTC, datetime
 
@@ -94,3 +95,14 @@ def new_bucket(s3: str) -> Store:
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem(endpoint_url=s3, use_listings_cache=False).mkdir(name)
     return Store(f"s3://{name}/root", {"endpoint_url": s3})
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -97,6 +97,9 @@ OWNERS = Contract(
     {
         "owner_id": _needed(pl.String, "the owner"),
         "name": _needed(pl.String, "the name as the owner writes it"),
+        "isni": _optional(pl.String, "International Standard Name Identifier"),
+        "ipi": _optional(pl.String, "Interested Party Information name number"),
+        "lei": _optional(pl.String, "Legal Entity Identifier"),
         "payee_reference": _optional(pl.String, "where the payee's details are kept; never the details"),
     },
     key=("owner_id",),
@@ -264,6 +267,58 @@ INTERVALS = Contract(
     key=("owner_id", "currency"),
 )  # fmt: skip
 
+CLOSING = Contract(
+    "closing", "settlement",
+    {
+        "period": _needed(pl.String, "the period closed, YYYY-MM"),
+        "owner_id": _needed(pl.String, "the owner"),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "outcome": _needed(pl.String, "pay, or why nothing is paid"),
+        "owed_minor": _needed(pl.Int64, "payable or held when the period closed"),
+        "carried_over_minor": _needed(pl.Int64, "what earlier periods left below zero"),
+        "repaid_minor": _needed(pl.Int64, "of that, repaid now"),
+        "recouped_minor": _needed(pl.Int64, "set off against advances"),
+        "withheld_minor": _needed(pl.Int64, "tax to be withheld"),
+        "net_minor": _needed(pl.Int64, "to be paid, in this currency"),
+        "left_minor": _needed(pl.Int64, "what stays owed: owed - carried over - recouped - withheld - net"),
+        "pay_currency": _needed(pl.String, "the payee's currency; empty if nothing is paid"),
+        "paid_minor": _needed(pl.Int64, "to be paid, in the payee's currency"),
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
+ESCROW_AGES = Contract(
+    "escrow_ages", "settlement",
+    {
+        "escrow_id": _needed(pl.String, "the name under which it lies"),
+        "currency": _needed(pl.String, "ISO 4217"),
+        "amount_minor": _needed(pl.Int64, "what lies there"),
+        "up_to_90_days_minor": _needed(pl.Int64, "of that, for days of the last 90"),
+        "up_to_one_year_minor": _needed(pl.Int64, "for older days of the last 365"),
+        "up_to_three_years_minor": _needed(pl.Int64, "for older days of the last 1,095"),
+        "older_minor": _needed(pl.Int64, "for days before"),
+    },
+    key=("escrow_id", "currency"),
+)  # fmt: skip
+
+PAYMENTS = Contract(
+    "payments", "settlement",
+    {
+        "period": _needed(pl.String, "the period that is settled, YYYY-MM"),
+        "payment_id": _needed(pl.String, "the end-to-end identifier that the bank got"),
+        "owner_id": _needed(pl.String, "the owner"),
+        "currency": _needed(pl.String, "ISO 4217: what was owed"),
+        "net_minor": _needed(pl.Int64, "what was owed and is paid"),
+        "withheld_minor": _needed(pl.Int64, "tax withheld from it"),
+        "pay_currency": _needed(pl.String, "ISO 4217: what is paid in"),
+        "paid_minor": _needed(pl.Int64, "what is paid"),
+        "status": _needed(pl.String, "sent, or left out"),
+        "reason": _needed(pl.String, "why it was left out; empty otherwise"),
+        "message_id": _needed(pl.String, "the bank file that it is in; empty if it was left out"),
+    },
+    key=("payment_id",),
+)  # fmt: skip
+
 ALL = (
     EXAMPLES,
     CLAIMS,
@@ -279,6 +334,9 @@ ALL = (
     CREDITS,
     PAYOUTS,
     INTERVALS,
+    CLOSING,
+    ESCROW_AGES,
+    PAYMENTS,
 )
 
 

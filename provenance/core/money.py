@@ -6,10 +6,13 @@ this module.
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING
 
 from iso4217 import Currency
+
+from provenance.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +59,24 @@ def minor_digits(currency: str) -> int:
     if exponent is None:
         raise ValueError(f"{currency} has no minor unit")
     return int(exponent)
+
+
+def check_currency(where: str, currency: str) -> None:
+    """Raise InputError unless a currency is an active one of ISO 4217."""
+    if currency not in currencies():
+        raise InputError(where, expected="a currency of ISO 4217", found=repr(currency))
+
+
+def parse_minor(where: str, text: str, currency: str) -> int:
+    """`1234.56` of EUR as 123456; no float on the way, and no more digits than the currency has."""
+    check_currency(where, currency)
+    try:
+        units = Decimal(text).scaleb(minor_digits(currency))
+    except InvalidOperation:
+        units = Decimal("NaN")
+    if not units.is_finite() or units != units.to_integral_value():
+        raise InputError(where, expected=f"an amount in {currency}, of {minor_digits(currency)} decimals", found=repr(text))
+    return int(units)
 
 
 def format_minor(amount: int, currency: str, *, symbol: bool = True) -> str:

@@ -1,12 +1,13 @@
 """The store: immutable parts under digests, and the small writes that make them real.
 
 A key is a path below the store's root. A write is whole or absent to every reader, on a local disk (written aside, then
-renamed) and on S3 (one PUT). `create` is exclusive: of two writers one wins and the other learns it.
+renamed) and on S3 (one PUT). `create` and `replace` are conditional: of two writers one wins and the other learns it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -158,6 +159,30 @@ class Store:
             if self.exists(key):
                 return False
             raise
+        return True
+
+    def replace(self, key: str, data: bytes, *, previous: bytes) -> bool:
+        """Write an object only if it is still what it was; False if somebody else has written since."""
+        path = self.path(key)
+        try:
+            if isinstance(self.fs, LocalFileSystem):
+                folder, name = os.path.split(path)
+                with open(f"{folder}/.{name}.lock", "wb") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process is gone
+                    if self.read(key) != previous:
+                        return False
+                    self.write(key, data)
+                return True
+            tag = self.fs.info(path)["ETag"]
+            if self.read(key) != previous:
+                return False
+            self.fs.pipe_file(path, data, IfMatch=tag)
+        except REFUSALS as error:
+            raise self._refused(key, "a writable store", error) from error
+        except OSError:
+            if self.read(key) == previous:  # not because it has changed
+                raise
+            return False
         return True
 
     def remove(self, key: str) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 from provenance.core.contracts import CLAIMS, ESCROW, EXAMPLES, OWNERS, PAYABLE, conform, reject, unique
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
+from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,7 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     owners_file = f"{folder}/owners.parquet"
     if store.exists(owners_file):
         owners = conform(OWNERS, store.read_table(owners_file), store.locate(owners_file))
+        check_identifiers(owners, store.locate(owners_file), OF_OWNERS)
         unique(OWNERS, owners, store.locate(owners_file))
         known = owners["owner_id"].implode()
         reject(
@@ -108,6 +110,7 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     """Check the examples of a corpus and fill in what may be left out."""
     frame = conform(EXAMPLES, frame, file)
     check_contents(frame, file)
+    check_identifiers(frame, file, OF_WORKS)
     reject(frame, ~pl.col("split").is_in(SPLITS), file, "split", expected=f"one of {', '.join(SPLITS)}")
     computed = pl.Series("content_sha256", [hashlib.sha256(content).hexdigest() for content in frame["content"]])
     stated = pl.col("content_sha256")

@@ -129,7 +129,7 @@ def build(
         "rows": {"payouts": payouts.height, "credits": credits.height},
         "merkle_root": root(payout_lines(files["payouts.csv"])),
         "totals": totals,
-        "files": {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()},
+        "files": described(files),
     }
     return Export(day, revision, files, manifest)
 
@@ -150,34 +150,52 @@ def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
     Raises:
         StoreError: the revision was published before with other content.
     """
-    manifest_key = f"{export.folder}/{MANIFEST}"
-    data = canonical_json(export.manifest)
+    new = write_folder(store, export.folder, export.files, export.manifest, key)
+    point_to(store, export.day, export.revision)
+    return new
+
+
+def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of files."""
+    return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
+
+
+def write_folder(
+    store: Store, folder: str, files: Mapping[str, bytes], manifest: Mapping[str, Any], key: Ed25519PrivateKey
+) -> bool:
+    """Publish a folder that is real once its manifest is there, and never edited. False if it was there.
+
+    Raises:
+        StoreError: it was published before with other content.
+    """
+    manifest_key = f"{folder}/{MANIFEST}"
+    data = canonical_json(manifest)
     published = store.exists(manifest_key)
     if not published:
         pem = public_pem(key)
         store.create(key_file(pem), pem)
-        for name, content in (export.files | {SIGNATURE: sign(key, data)}).items():
-            store.write(f"{export.folder}/{name}", content)
+        for name, content in {**files, SIGNATURE: sign(key, data)}.items():
+            store.write(f"{folder}/{name}", content)
         published = not store.create(manifest_key, data)
-    if published and store.read_json(manifest_key)["files"] != export.manifest["files"]:
+    if published and store.read_json(manifest_key)["files"] != manifest["files"]:
         raise StoreError(
             store.locate(manifest_key),
             expected="the files that were published",
             found="others from the same booking",
-            hint="A published revision is never edited. Run `provenance verify` to see what changed.",
+            hint="What is published is never edited. Run `provenance verify` to see what changed.",
         )
-    point_to(store, export.day, export.revision)
     return not published
 
 
 def point_to(store: Store, day: date, revision: int) -> None:
-    """Put a revision in force, unless a later one is."""
-    key = current_key(day)
-    if store.exists(key) and store.read_json(key)["revision"] >= revision:
-        return
-    folder = revision_folder(day, revision)
+    """Put a revision in force, unless a later one is; also when others do the same at once."""
+    key, folder = current_key(day), revision_folder(day, revision)
     manifest = sha256(store.read(f"{folder}/{MANIFEST}"))
-    store.write(key, canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest}))
+    pointer = canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest})
+    while not store.create(key, pointer):
+        previous = store.read(key)
+        if json.loads(previous)["revision"] >= revision or store.replace(key, pointer, previous=previous):
+            return
 
 
 def _workbook(

@@ -262,6 +262,44 @@ def of_party(engine: sa.Engine, party_id: str) -> list[tuple[Booking, list[tuple
     return list(found.values())
 
 
+def opening(engine: sa.Engine, period: str) -> dict[Account, int]:
+    """Balances with which a period opens: of all bookings that count in those before it."""
+    with engine.connect() as connection:
+        return books.sums(connection, BOOKING.c.period < period)
+
+
+def of_period(engine: sa.Engine, period: str, party_id: str | None = None) -> list[tuple[Booking, Account, int]]:
+    """Entries for anybody, or for one, of the bookings that count in a period, in the order of booking."""
+    query = (
+        sa.select(BOOKING, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, ENTRY.c.amount_minor)
+        .join(ENTRY)
+        .where((BOOKING.c.period == period) & (ENTRY.c.party_id != ""))
+        .order_by(BOOKING.c.booking_id, ENTRY.c.line)
+    )
+    if party_id is not None:
+        query = query.where(ENTRY.c.party_id == party_id)
+    with engine.connect() as connection:
+        rows = list(connection.execute(query))
+    return [(books.as_booking(r), Account(r.account, r.party_id, r.currency), r.amount_minor) for r in rows]
+
+
+def earned_by_period(engine: sa.Engine, through: str) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    """What nights of each period, as they counted in it, brought every owner and currency, oldest first."""
+    own = sa.func.to_char(BOOKING.c.day, "YYYY-MM") == BOOKING.c.period
+    query = (
+        sa.select(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.period, sa.func.sum(ENTRY.c.amount_minor))
+        .join(BOOKING)
+        .where((BOOKING.c.kind == NIGHT) & own & ENTRY.c.account.in_(OWED) & (BOOKING.c.period <= through))
+        .group_by(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.period)
+        .order_by(BOOKING.c.period)
+    )
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    with engine.connect() as connection:
+        for party, currency, period, amount in connection.execute(query):
+            found.setdefault((party, currency), []).append((period, -int(amount)))
+    return found
+
+
 def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:
     """The entries of a booking, in order."""
     query = (

@@ -6,7 +6,9 @@ A sealed record names its owner and version inside, so that no record can be put
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,9 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
-from stdnum.exceptions import ValidationError as NumberError
 from stdnum.us import rtn
-from stdnum.util import get_cc_module
 
 from provenance.core.errors import InputError
 from provenance.core.money import currencies
@@ -24,8 +24,9 @@ from provenance.core.money import currencies
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Kinds of a tax payer's number that python-stdnum knows, in the order in which a country's are tried.
-TAX_NUMBERS = ("tin", "idnr", "ssn", "itin", "ein", "personalid", "vat")
+# Numbers of a country that nobody pays taxes under, and countries whose package has another name.
+NO_TAX_NUMBERS = {"iban", "bic", "postcode", "rtn", "bankaccount", "ccc", "esr", "plz"}
+ALIASES = {"IS": "is_", "IN": "in_"}
 
 
 class Method(StrEnum):
@@ -149,18 +150,36 @@ class Details(BankPlace):
         return f"{self.method} {number[:2]}...{number[-4:]}" if self.method != Method.paypal else f"paypal {number[:1]}...@..."
 
 
+# What a file of payees may have, and must.
+COLUMNS = {
+    "owner_id": "the owner, as owners.parquet names it (required)",
+    "name": "of the account's holder, up to 70 letters (required)",
+    "street": "of the address, without the house number",
+    "building": "house number",
+    "post_code": "ZIP",
+    "town": "(required)",
+    "country": "ISO 3166-1, such as DE (required)",
+    "currency": "that the payee is paid in, ISO 4217 (required)",
+    "method": "iso20022 (credit transfer), paypal or nacha (required)",
+    "iban": "for iso20022",
+    "bic": "for iso20022, where the bank asks for it",
+    "paypal": "mail address, for paypal",
+    "routing": "routing transit number, for nacha",
+    "account": "account number, for nacha",
+    "savings": "true for a savings account, for nacha",
+    "tax_residence": "ISO 3166-1; without it and tax_id the owner is held",
+    "tax_id": "its number there",
+}
+
+
 def _is_a_tax_number(country: str, number: str) -> bool:
-    """Whether any kind of number that the library knows for the country fits; one that it knows none of passes."""
-    modules = [module for kind in TAX_NUMBERS if (module := get_cc_module(country.lower(), kind)) is not None]
-
-    def fits(module: Any) -> bool:
-        try:
-            module.validate(number)
-        except NumberError:
-            return False
+    """Whether the number holds as any kind that the library knows for the country; one that it knows none of passes."""
+    try:
+        package = importlib.import_module(f"stdnum.{ALIASES.get(country, country.lower())}")
+    except ModuleNotFoundError:
         return True
-
-    return any(fits(module) for module in modules) if modules else True
+    names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in NO_TAX_NUMBERS]
+    return any(importlib.import_module(f"{package.__name__}.{name}").is_valid(number) for name in names)
 
 
 def read_details(values: Mapping[str, Any], where: str) -> Details:

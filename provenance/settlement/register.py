@@ -54,6 +54,12 @@ def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, 
         return found
 
 
+def any_there(engine: sa.Engine) -> bool:
+    """Whether anybody is registered; asks for no key."""
+    with engine.connect() as connection:
+        return connection.execute(sa.select(PAYEE.c.owner_id).limit(1)).first() is not None
+
+
 def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Details]]:
     """Every payee's newest version, by owner."""
     with engine.connect() as connection:
@@ -91,7 +97,7 @@ def reseal(engine: sa.Engine, box: MultiFernet) -> int:
 
 
 def _newest(connection: sa.Connection, box: MultiFernet) -> dict[str, tuple[int, Details]]:
-    query = sa.select(PAYEE).distinct(PAYEE.c.owner_id).order_by(PAYEE.c.owner_id, PAYEE.c.version.desc())
-    return {
-        row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version)) for row in connection.execute(query)
-    }
+    newest = sa.select(PAYEE.c.owner_id, sa.func.max(PAYEE.c.version).label("version")).group_by(PAYEE.c.owner_id).subquery()
+    this = (PAYEE.c.owner_id == newest.c.owner_id) & (PAYEE.c.version == newest.c.version)
+    rows = connection.execute(sa.select(PAYEE).join(newest, this))
+    return {row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version)) for row in rows}

@@ -22,6 +22,7 @@ from provenance.core.errors import InputError
 from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import HELD, Account
+from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED
 from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, OUTCOME, PAYMENTS, RATE
 from provenance.settlement.periods import NO_PAYEE, NO_TAX, PAY, Line, closing_entries, incomplete, payment_entries
 from provenance.settlement.periods import close as close_lines
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from provenance.settlement.bank.answers import Outcome
     from provenance.settlement.books import Booking
     from provenance.settlement.periods import Payee, Terms
 
-# What became of a payment: nobody has approved it, it was left out, the bank has it, the bank says so.
-WAITING, LEFT_OUT, SENT, PAID, REJECTED, RETURNED = "waiting", "left out", "sent", "paid", "rejected", "returned"
+# What became of a payment: nobody has approved it, it was left out, the bank has it; from then on, what the bank says.
+WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
 # Who puts owners on hold for data that is missing, and ends that.
 SETTLEMENT = "settle_period"
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
@@ -62,21 +64,6 @@ class Payment:
     line: Line
     status: str = WAITING
     booking_id: int | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a bank says of a payment: that it is paid, rejected or returned.
-
-    Attributes:
-        amount, currency: that it speaks of, in minor units; None where it does not say.
-    """
-
-    payment_id: str
-    status: str
-    amount: int | None = None
-    currency: str | None = None
     reason: str = ""
 
 

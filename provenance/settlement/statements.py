@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
+# Matplotlib's settings are one for all threads.
+DRAWING = threading.Lock()
 TEMPLATES = Path(__file__).parent / "templates"
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -106,7 +109,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Work:
-    """A work, and what it brought in the period."""
+    """A work, the outputs for which it counts among the most influential, and what those brought; several may share one."""
 
     work_id: str
     source_uri: str
@@ -289,7 +292,7 @@ def figure(section: Section) -> bytes:
         "font.family": ["DejaVu Sans"],
     }
     unit = 10 ** minor_digits(section.currency)  # floats from here on are places on paper, and no money
-    with mpl.rc_context():
+    with DRAWING, mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(fixed)
         history, nights = section.history[-PERIODS:], section.earnings
@@ -489,16 +492,17 @@ def _nights(section: Section) -> dict[str, Any]:
 
 def _works(section: Section) -> dict[str, Any]:
     amounts = _small(section.currency, [work.amount_nanominor for work in section.works])
+    rest = _first(len(section.works), section.works_in_all, "works")
     return _table(
         f"by-work-{section.currency.lower()}",
-        "What each work brought",
-        (("Work", "code"), ("Where it was found", "code"), ("Outputs", "number"), ("Earned", "number")),
+        "Works that count among the most influential for an output, and what those outputs brought",
+        (("Work", "code"), ("Where it was found", "code"), ("Outputs", "number"), ("They brought", "number")),
         [
             (work.work_id, work.source_uri, f"{work.outputs:,}", amount)
             for work, amount in zip(section.works, amounts, strict=True)
         ],
         links=1,
-        note=_first(len(section.works), section.works_in_all, "works"),
+        note=f"{rest} An output may rest on several of your works, so this column does not add up to what you earned.".strip(),
     )
 
 

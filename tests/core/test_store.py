@@ -39,6 +39,22 @@ def test_of_many_writers_that_create_one_wins(any_store):
     assert any_store.read("contested") == str(outcomes.index(True)).encode()
 
 
+def test_no_write_is_lost_where_each_replaces_what_it_read(any_store):
+    any_store.write("counter", b"0")
+
+    def add(_):
+        while True:
+            before = any_store.read("counter")
+            if any_store.replace("counter", str(int(before) + 1).encode(), previous=before):
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert any_store.read("counter") == b"24"
+    assert not any_store.replace("counter", b"0", previous=b"23")
+    assert any_store.read("counter") == b"24"
+
+
 def test_missing_object_is_a_clear_error(any_store):
     with pytest.raises(StoreError, match="expected an object, found nothing"):
         any_store.read("no/such")

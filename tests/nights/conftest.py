@@ -72,8 +72,12 @@ class Operator:
 
     def night_killed_after(self, day: str, word: str, count: int) -> None:
         """Run a night in a process that SIGKILLs itself after its n-th write to a key with `word` in it."""
+        self.killed_after("nightly_payouts", day, word, count)
+
+    def killed_after(self, dag_id: str, day: str, word: str, count: int) -> None:
+        """The same with any DAG; the word `booking` stands for bookings in the ledger."""
         self.stop()
-        self.start("nightly_payouts", day, KILL_AFTER=f"{word}:{count}")
+        self.start(dag_id, day, KILL_AFTER=f"{word}:{count}")
         assert self.process.wait(240) == -signal.SIGKILL, self.log_file.read_text()[-4000:]
         self.stop()
 

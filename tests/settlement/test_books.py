@@ -18,9 +18,10 @@ from provenance.core.contracts import CREDITS
 from provenance.core.errors import InputError
 from provenance.settlement import books, ledger, settling
 from provenance.settlement.accounts import OWED, Account, imbalances
+from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
 from provenance.settlement.payouts import Movements, payouts
 from provenance.settlement.periods import NO_PAYEE, NO_TAX, PAY, Payee, Terms
-from provenance.settlement.settling import PAID, REJECTED, RETURNED, Approval, Outcome
+from provenance.settlement.settling import Approval
 
 # Of up to 25 steps each; 400 of them, some 10,000 steps, take eight minutes.
 EXAMPLES = int(os.environ.get("BOOKS_EXAMPLES", "15"))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLUMNS, BLOCK = 94, 10
 LETTERS_OF_ID = 15
 AMOUNTS, SUMS, ENTRIES, HASHES = 10**10, 10**12, 10**6, 10**10
+CURRENCY = "USD"
 CREDITS, CHECKING, SAVINGS = "220", "22", "32"
 
 
@@ -68,7 +69,12 @@ def _entry(instruction: Instruction, trace: str) -> str:
 
 
 def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
-    """What a file orders: id, cents, routing number and account of every entry."""
+    """What a file orders: the beginning of the id, cents, the currency, and routing number and account of every entry."""
+    return [(name, cents, CURRENCY, f"{routing} {account}") for name, cents, routing, account in _entries(data)]
+
+
+def _entries(data: bytes) -> list[tuple[str, int, str, str]]:
+    """Id, cents, routing number and account of every entry."""
     lines = [line for line in data.decode("ascii").splitlines() if line[0] == "6"]
     return [(line[39:54].rstrip(), int(line[29:39]), line[3:12], line[12:29].rstrip()) for line in lines]
 
@@ -79,7 +85,7 @@ def verify(batch: Batch, data: bytes) -> None:
     Raises:
         AssertionError: naming the payment, or the sum.
     """
-    lines, rows = data.decode("ascii").splitlines(), read_back(data)
+    lines, rows = data.decode("ascii").splitlines(), _entries(data)
     wanted = {i.payment_id[:LETTERS_OF_ID]: (i.amount, i.payee.routing, i.payee.account) for i in batch.instructions}
     for name, *found in rows:
         if wanted.pop(name, None) != tuple(found):

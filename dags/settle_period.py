@@ -1,0 +1,84 @@
+"""Settle a month: close it, have two people approve, book the payments and write the files for banks.
+
+    close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements
+
+The run of the data interval that starts in a month settles that month; the scheduled one runs on the third of the next, so
+that the last night has time to be paid. Closing locks the period: what is booked for its days from then on counts in the
+next. Who is owed less than the minimum, or below zero, is carried forward; who is on hold, or whose payee data is missing, is
+not paid.
+
+**Waiting?** `settlement.prepare` and `settlement.approve` wait for people (Browse > Required Actions). They see totals, the
+largest payments and the digest of `closing.csv`, which lists every balance. The two have to be different people: their names
+and times stand in the ledger. Without both nothing is booked and there is no bank file. A rejection ends the run; what was
+found payable stays owed, and the next month pays it.
+
+**Failed?** A task that failed without a retry met bad input; the last line of its log says which: a rate that is missing
+(`provenance rate`), a payee that no bank could be told of (`provenance payee import`), no payer (`[payer]` in the settings),
+one person who approved twice (clear `settlement.approve`, and have somebody else answer). Nothing moved: mend it and clear the
+task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the payment that differs.
+"""
+
+from datetime import datetime, timedelta
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import CronDataIntervalTimetable, dag, get_current_context, task
+
+from tasks.retries import RETRY_WHAT_MAY_PASS
+
+PATIENCE = timedelta(days=14)
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("0 6 3 * *", timezone="UTC"),
+    start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (the timetable's zone applies)
+    catchup=False,
+    tags=["settlement"],
+    doc_md=__doc__,
+    max_active_runs=1,
+    default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS},
+)
+def settle_period() -> None:
+    """The stages of a settlement; two of them are people."""
+
+    @task(task_id="settlement.close")
+    def close() -> dict[str, str]:
+        from tasks.settle import close, settled_period
+
+        return close(settled_period(get_current_context().get("data_interval_start")))
+
+    @task(task_id="settlement.pay")
+    def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:
+        from tasks.settle import pay
+
+        pay(closed["period"], prepared, approved)
+        return closed["period"]
+
+    @task(task_id="settlement.reconcile_bank")
+    def reconcile_bank(period: str) -> int:
+        from tasks.settle import reconcile
+
+        return reconcile(period)
+
+    @task(task_id="settlement.statements")
+    def statements(period: str) -> int:
+        from tasks.statements import write_statements
+
+        return write_statements(period)
+
+    def person(task_id: str, what: str) -> ApprovalOperator:
+        return ApprovalOperator(
+            task_id=task_id,
+            subject="{{ ti.xcom_pull(task_ids='settlement.close')['subject'] }}" + f" ({what})",
+            body="{{ ti.xcom_pull(task_ids='settlement.close')['body'] }}",
+            response_timeout=PATIENCE,
+        )
+
+    closed = close()
+    prepare, approve = person("settlement.prepare", "prepare"), person("settlement.approve", "approve")
+    closed >> prepare >> approve
+    paid = pay(closed, prepare.output, approve.output)
+    reconcile_bank(paid)
+    statements(paid)
+
+
+settle_period()

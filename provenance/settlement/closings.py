@@ -1,0 +1,146 @@
+"""What a closed period publishes: what became of every balance, how old escrow is, and what was sent to banks.
+
+exports/periods/period=2026-11/closing/{closing.csv, escrow.csv, manifest.json, manifest.sig}
+exports/periods/period=2026-11/payments/{payments.csv, manifest.json, manifest.sig}     once two people have approved
+bank/period=2026-11/{<message>.xml, ..., manifest.json, manifest.sig}                    the same, for the treasury alone
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
+from provenance.core.money import format_minor
+from provenance.settlement.periods import ON_HOLD, PAY
+from provenance.settlement.settling import LEFT_OUT, SENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
+
+    from provenance.settlement.accounts import Account
+    from provenance.settlement.periods import Line
+    from provenance.settlement.settling import Payment
+
+# Days, and the column that counts what is no older.
+AGES = ((90, "up_to_90_days_minor"), (365, "up_to_one_year_minor"), (3 * 365, "up_to_three_years_minor"))
+OLDER = "older_minor"
+LARGEST = 10
+
+
+def closing_folder(period: str) -> str:
+    """Where the lines of a close are published."""
+    return f"exports/periods/period={period}/closing"
+
+
+def payments_folder(period: str) -> str:
+    """Where it is published what was paid; without anybody's account."""
+    return f"exports/periods/period={period}/payments"
+
+
+def bank_folder(period: str) -> str:
+    """Where the files for banks lie; accountants who read exports do not read these."""
+    return f"bank/period={period}"
+
+
+def closing_table(period: str, lines: Iterable[Line]) -> pl.DataFrame:
+    """What a close found, as accountants get it: the closing table."""
+    rows = [
+        {
+            "period": period,
+            "owner_id": line.owner_id,
+            "currency": line.currency,
+            "outcome": line.outcome,
+            "owed_minor": line.owed,
+            "carried_over_minor": line.carried_over,
+            "repaid_minor": line.repaid,
+            "recouped_minor": line.recouped,
+            "withheld_minor": line.withheld,
+            "net_minor": line.net,
+            "left_minor": line.left,
+            "pay_currency": line.pay_currency,
+            "paid_minor": line.paid,
+        }
+        for line in lines
+    ]
+    return pl.DataFrame(rows, schema=CLOSING.schema).sort(*CLOSING.key)
+
+
+def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.DataFrame:
+    """What lies in escrow, by how long ago the day was for which it was put there.
+
+    Args:
+        by_day: as the ledger has it, below zero (`ledger.by_day`).
+    """
+    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys([*dict(AGES).values(), OLDER], 0))
+    for (account, day), amount in by_day.items():
+        column = next((name for most, name in AGES if (on - day).days <= most), OLDER)
+        found[account.party_id, account.currency][column] -= amount
+    rows = [
+        {"escrow_id": name, "currency": currency, "amount_minor": sum(ages.values()), **ages}
+        for (name, currency), ages in found.items()
+    ]
+    return pl.DataFrame(rows, schema=ESCROW_AGES.schema).sort(*ESCROW_AGES.key)
+
+
+def payments_table(period: str, payments: Iterable[Payment], messages: Mapping[str, str]) -> pl.DataFrame:
+    """What was sent to banks, and what was left out: the payments table.
+
+    Args:
+        messages: the bank file by payment.
+    """
+    rows = [
+        {
+            "period": period,
+            "payment_id": payment.payment_id,
+            "owner_id": payment.line.owner_id,
+            "currency": payment.line.currency,
+            "net_minor": payment.line.net,
+            "withheld_minor": payment.line.withheld,
+            "pay_currency": payment.line.pay_currency,
+            "paid_minor": payment.line.paid,
+            # What banks have answered since is told by the ledger: this file is written once.
+            "status": SENT if payment.payment_id in messages else LEFT_OUT,
+            "reason": "" if payment.payment_id in messages else payment.reason,
+            "message_id": messages.get(payment.payment_id, ""),
+        }
+        for payment in payments
+    ]
+    return pl.DataFrame(rows, schema=PAYMENTS.schema).sort(*PAYMENTS.key)
+
+
+def request(period: str, lines: Sequence[Line], missing: Sequence[str], digest: str, where: str) -> str:
+    """What people are asked to approve, in Markdown; no more of an owner than its name and amount.
+
+    Args:
+        missing: days of the period that no night has paid.
+        digest: of closing.csv, so that it is known what was approved.
+    """
+    paid: dict[str, list[int]] = defaultdict(list)
+    outcomes: dict[str, int] = defaultdict(int)
+    for line in lines:
+        outcomes[line.outcome] += 1
+        if line.outcome == PAY:
+            paid[line.pay_currency].append(line.paid)
+    payable = sorted(
+        (line for line in lines if line.outcome == PAY), key=lambda line: (-line.paid, line.owner_id, line.currency)
+    )
+    said = [f"Pay what was owed at the end of **{period}**?", ""]
+    said += [f"- **{format_minor(sum(amounts), c)}** in {len(amounts)} payments" for c, amounts in sorted(paid.items())]
+    said += [] if paid else ["- nothing is to be paid"]
+    said += [f"- {count} balances: {outcome}" for outcome, count in sorted(outcomes.items()) if outcome != PAY]
+    said += [f"- {outcomes[ON_HOLD]} owners are on hold: see why with `provenance balance`"] if outcomes[ON_HOLD] else []
+    said += [f"- **no night has paid {', '.join(missing)}**"] if missing else []
+    if payable:
+        said += ["", "| largest payments | |", "|---|---:|"]
+        said += [f"| {_cell(line.owner_id)} | {format_minor(line.paid, line.pay_currency)} |" for line in payable[:LARGEST]]
+    said += ["", f"All lines: `{where}`", "", f"SHA-256 of closing.csv: `{digest}`", ""]
+    said += ["Two people have to approve, one after the other; without both nothing is booked and no bank file is written."]
+    return "\n".join(said)
+
+
+def _cell(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~" else c for c in " ".join(text.split()))

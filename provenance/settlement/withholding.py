@@ -1,0 +1,61 @@
+"""The table of withholding tax: percent by the payee's tax residence, as whoever answers for it has set them."""
+
+from __future__ import annotations
+
+import tomllib
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from provenance.core.errors import InputError
+from provenance.core.money import PPB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from provenance.settlement.payees import Details
+
+PERCENT = Decimal(PPB) / 100
+
+
+def read_withholding(path: Path) -> dict[str, int]:
+    """Tax withheld by country, in parts per billion.
+
+    Raises:
+        InputError: no such file, not TOML, or a rate that is no percentage in quotes.
+    """
+    if not path.is_file():
+        raise InputError(str(path), expected="a table of withholding tax", found="no such file")
+    try:
+        table = tomllib.loads(path.read_text()).get("percent")
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(str(path), expected="TOML", found=str(error)) from error
+    if not isinstance(table, dict):
+        raise InputError(str(path), expected="a table [percent]", found="none")
+    return {country: _ppb(text, f"{path}: percent.{country}") for country, text in table.items()}
+
+
+def rate_for(table: Mapping[str, int], details: Details, where: str) -> int | None:
+    """What is withheld from a payee; None as long as its tax data is missing.
+
+    Raises:
+        InputError: its residence is not in the table.
+    """
+    if not details.taxed:
+        return None
+    if details.tax_residence not in table:
+        hint = "Add the residence to the table, or hold the owner."
+        raise InputError(f"{where}: owner {details.owner_id}", expected="a rate for its residence", found="none", hint=hint)
+    return table[details.tax_residence]
+
+
+def _ppb(text: object, where: str) -> int:
+    expected = "a percentage in quotes from 0 to 100, of at most seven decimals"
+    try:
+        # A TOML float would have been rounded before anybody could check it.
+        ppb = Decimal(text) * PERCENT if isinstance(text, str) else None
+    except InvalidOperation:
+        ppb = None
+    if ppb is None or not ppb.is_finite() or not 0 <= ppb <= PPB or ppb != ppb.to_integral_value():
+        raise InputError(where, expected=expected, found=repr(text))
+    return int(ppb)

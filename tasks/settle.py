@@ -1,0 +1,259 @@
+"""Stages of a settlement: a period is closed, two people approve, and what they approved goes to banks.
+
+Bank and tax details are read here and nowhere else. They go into the files below `bank/`; never into a log, an XCom or an
+export.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from provenance.core.contracts import ESCROW
+from provenance.core.errors import CheckFailed, InputError
+from provenance.core.store import sha256
+from provenance.settlement import ledger, register, settling
+from provenance.settlement.bank import iso20022, nacha, paypal
+from provenance.settlement.bank.batches import Batch, Instruction, Payer
+from provenance.settlement.books import NIGHT
+from provenance.settlement.closings import (
+    bank_folder,
+    closing_folder,
+    closing_table,
+    escrow_ages,
+    payments_folder,
+    payments_table,
+    request,
+)
+from provenance.settlement.exports import MANIFEST, described, write_folder
+from provenance.settlement.payees import Method, explain
+from provenance.settlement.periods import PAY, Payee, Terms
+from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Approval
+from provenance.settlement.withholding import rate_for, read_withholding
+from tasks.database import open_ledger
+from tasks.keys import signing_key
+from tasks.payees import payees_in_force, register_of
+from tasks.publish import code_version
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import sqlalchemy as sa
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from provenance.core.store import Store
+    from provenance.settlement.books import Booking
+    from provenance.settlement.payees import Details
+    from provenance.settlement.settling import Payment
+    from tasks.settings import PayerSettings, Settings
+
+log = logging.getLogger("provenance.settle")
+
+
+SUFFIX = {Method.iso20022: "xml", Method.paypal: "csv", Method.nacha: "ach"}
+LETTERS_OF_ID = (None, paypal.LETTERS_OF_ID, nacha.LETTERS_OF_ID)
+READ_BACK = {"xml": iso20022.read_back, "csv": paypal.read_back, "ach": nacha.read_back}
+
+
+def settled_period(interval_start: datetime | None) -> str:
+    """The period that a run settles: the month in which its data interval starts (UTC)."""
+    if interval_start is None:
+        hint = "Trigger it with a logical date: the run of a day in December settles November."
+        raise InputError("run of settle_period", expected="a data interval that starts in the period", found="none", hint=hint)
+    return f"{interval_start.astimezone(UTC):%Y-%m}"
+
+
+def close(period: str) -> dict[str, str]:
+    """Close a period and publish what that found; returns what people are asked to approve."""
+    settings = load()
+    store = settings.store.open()
+    engine = open_ledger(settings.database, store)
+    today = datetime.now(UTC).date()
+    details = payees_in_force(settings)
+    table, where = read_withholding(settings.settlement.withholding_path), settings.settlement.withholding
+    payees = {
+        owner: Payee(owner, payee.currency, rate_for(table, payee, where), version)
+        for owner, (version, payee) in details.items()
+    }
+    if period not in {closed.period for closed in settling.closes(engine)}:
+        _can_be_paid(settings, period, [payee for _, payee in details.values()])
+    booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
+    escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
+    files = {
+        "closing.csv": closing_table(period, lines).write_csv().encode(),
+        "escrow.csv": escrow.write_csv().encode(),
+    }
+    _publish(store, closing_folder(period), files, {"booking_id": booking.booking_id}, signing_key(settings.settlement))
+    missing = _days_without_a_night(engine, period)
+    digest = sha256(files["closing.csv"])
+    where = store.locate(f"{closing_folder(period)}/closing.csv")
+    paid = sum(line.outcome == PAY for line in lines)
+    log.info("period %s is closed as booking %d: %d balances, %d to be paid", period, booking.booking_id, len(lines), paid)
+    return {
+        "period": period,
+        "subject": f"Payments of {period}: {paid}",
+        "body": request(period, lines, missing, digest, where),
+    }
+
+
+def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -> list[str]:
+    """Book the payments that two people have approved, and write the files for banks; returns their keys.
+
+    Args:
+        prepared, approved: what Airflow's approval tasks return.
+    """
+    settings = load()
+    store = settings.store.open()
+    engine = open_ledger(settings.database, store)
+    today = datetime.now(UTC).date()
+    booking, paid, left_out = settling.pay(
+        engine, period, prepared=_approval(prepared), approved=_approval(approved), day=today
+    )
+    batches = _batches(settings, store, booking, period, paid) if paid else []
+    messages = {i.payment_id: batch.message_id for batch in batches for i in batch.instructions}
+    files = dict(file for batch in batches for file in _bank_files(settings, batch))
+    facts, key = {"booking_id": booking.booking_id}, signing_key(settings.settlement)
+    if files:
+        _publish(store, bank_folder(period), files, {**facts, "messages": _messages(batches)}, key)
+    table = payments_table(period, settling.payments(engine, period), messages)
+    _publish(store, payments_folder(period), {"payments.csv": table.write_csv().encode()}, facts, key)
+    for payment_id, reason in sorted(left_out.items()):
+        log.warning("payment %s is left out: %s", payment_id, reason)
+    log.info("booking %d: %d payments of %s, %d left out", booking.booking_id, len(paid), period, len(left_out))
+    return [f"{bank_folder(period)}/{name}" for name in files]
+
+
+def reconcile(period: str) -> int:
+    """Read the files for banks back, and hold every payment in them against the ledger; returns how many there are.
+
+    Raises:
+        CheckFailed: naming every payment that differs.
+    """
+    settings = load()
+    store = settings.store.open()
+    engine = open_ledger(settings.database, store)
+    folder = bank_folder(period)
+    payments = settling.payments(engine, period)
+    booked = {p.payment_id: (p.line.paid, p.line.pay_currency) for p in payments if p.status not in {WAITING, LEFT_OUT}}
+    # Some formats have room for the beginning of an identifier alone.
+    whole = {payment_id[:length]: payment_id for payment_id in booked for length in LETTERS_OF_ID}
+    found: dict[str, tuple[int, str]] = {}
+    problems = []
+    if booked or store.exists(f"{folder}/{MANIFEST}"):
+        for name, stated in store.read_json(f"{folder}/{MANIFEST}")["files"].items():
+            data = store.read(f"{folder}/{name}")
+            if sha256(data) != stated["sha256"]:
+                problems.append(f"{name}: SHA-256 is {sha256(data)}, the manifest says {stated['sha256']}")
+            for short, amount, currency, _ in READ_BACK[name.rsplit(".", 1)[-1]](data):
+                payment_id = whole.get(short, short)
+                if payment_id in found:
+                    problems.append(f"payment {payment_id} is in two files")
+                found[payment_id] = (amount, currency)
+    for payment_id in sorted({*booked, *found}):
+        if booked.get(payment_id) != found.get(payment_id):
+            sent, known = found.get(payment_id, "nothing"), booked.get(payment_id, "nothing")
+            problems.append(f"payment {payment_id}: the bank files say {sent}, the ledger {known}")
+    if problems:
+        raise CheckFailed(f"{folder} does not hold: {'; '.join(problems)}")
+    log.info("%d payments of %s are in the bank files as they are in the ledger", len(booked), period)
+    return len(booked)
+
+
+def payer(settings: PayerSettings) -> Payer:
+    """Who pays.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    try:
+        return Payer.model_validate(settings.model_dump())
+    except ValidationError as error:
+        raise explain(error, "settings: payer") from None
+
+
+def _can_be_paid(settings: Settings, period: str, payees: Sequence[Details]) -> None:
+    """Raise InputError before anything is closed if somebody's name cannot be written to a bank, or there is no payer."""
+    if not payees:
+        return
+    now = datetime.now(UTC)
+    every = [Instruction(f"of{number}", 1, payee.currency, payee) for number, payee in enumerate(payees)]
+    for method in sorted({payee.method for payee in payees}):
+        these = tuple(instruction for instruction in every if instruction.payee.method == method)
+        batch = Batch("check", now, now.date(), payer(settings.payer), f"Royalties {period}", these)
+        try:
+            _bank_files(settings, batch)
+        except InputError as error:
+            owner = next((i.payee.owner_id for i in these if error.where.split(":")[0] == i.where), "")
+            where = f"payee {owner}" if owner else error.where
+            raise InputError(where, expected=error.expected, found=error.found, hint=error.hint) from None
+
+
+def _batches(settings: Settings, store: Store, booking: Booking, period: str, paid: Iterable[Payment]) -> list[Batch]:
+    """The payments by method, each with the details that were in force when the period was closed."""
+    paid = list(paid)
+    engine, box = register_of(settings)
+    details = register.versions(engine, box, {(p.line.owner_id, p.line.payee_version) for p in paid})
+    by_method: dict[Method, list[Instruction]] = defaultdict(list)
+    for payment in paid:
+        line = payment.line
+        payee = details[line.owner_id, line.payee_version]
+        by_method[payee.method].append(Instruction(payment.payment_id, line.paid, line.pay_currency, payee))
+    whose = str(store.read_json("store.json")["store_id"])[:8]
+    return [
+        Batch(
+            message_id=f"{whose}-{booking.booking_id}-{method}",
+            created_at=booking.booked_at,
+            on=booking.day,
+            payer=payer(settings.payer),
+            reference=f"Royalties {period}",
+            instructions=tuple(instructions),
+        )
+        for method, instructions in sorted(by_method.items())
+    ]
+
+
+def _bank_files(settings: Settings, batch: Batch) -> list[tuple[str, bytes]]:
+    """The files of a batch, by name."""
+    method = batch.instructions[0].payee.method
+    if method == Method.iso20022:
+        written = [iso20022.credit_transfer(batch, settings.settlement.bank_format)]
+    elif method == Method.nacha:
+        written = [nacha.clearing_file(batch)]
+    else:
+        written = paypal.payouts(batch)
+    numbers = [""] if len(written) == 1 else [f"-{number}" for number in range(1, len(written) + 1)]
+    names = [f"{batch.message_id}{number}.{SUFFIX[method]}" for number in numbers]
+    return list(zip(names, written, strict=True))
+
+
+def _messages(batches: Iterable[Batch]) -> dict[str, list[tuple[str, str]]]:
+    """Payments and their currencies by message, so that a bank's answer to one cannot speak of another's."""
+    return {batch.message_id: [(i.payment_id, i.currency) for i in batch.sorted] for batch in batches}
+
+
+def _publish(store: Store, folder: str, files: Mapping[str, bytes], facts: Mapping[str, Any], key: Ed25519PrivateKey) -> None:
+    manifest = {**facts, "code_version": code_version(), "files": described(files)}
+    if write_folder(store, folder, files, manifest, key):
+        log.info("published %s", store.locate(folder))
+
+
+def _days_without_a_night(engine: sa.Engine, period: str) -> list[str]:
+    """Days of a period that no night has paid."""
+    last = settling.last_day(period)
+    paid = {booking.day for booking in ledger.bookings(engine, kind=NIGHT)}
+    days = [last.replace(day=number) for number in range(1, last.day + 1)]
+    return [str(day) for day in days if day not in paid]
+
+
+def _approval(answer: Mapping[str, Any]) -> Approval:
+    """Who answered an approval task, and when."""
+    user = answer.get("responded_by_user") or {}
+    name, identity = str(user.get("name") or ""), str(user.get("id") or "")
+    by = name if name == identity or not identity else f"{name} ({identity})"
+    at = answer.get("responded_at")
+    return Approval(by, at if isinstance(at, datetime) else datetime.fromisoformat(str(at)))

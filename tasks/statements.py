@@ -1,0 +1,343 @@
+"""Statements: what the ledger and the nights' exports say of an owner and a period, put together and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import polars as pl
+
+from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import from_parquet, sha256
+from provenance.corpus.identifiers import OF_OWNERS
+from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.settlement import ledger, settling
+from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
+from provenance.settlement.books import NIGHT
+from provenance.settlement.exports import MANIFEST, revision_folder
+from provenance.settlement.statements import (
+    Earning,
+    Movement,
+    Output,
+    PaymentLine,
+    Section,
+    Statement,
+    Work,
+    as_html,
+    as_pdf,
+)
+from tasks.cluster import compute, open_cluster
+from tasks.database import open_ledger
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import date
+
+    import sqlalchemy as sa
+
+    from provenance.core.store import Store
+    from provenance.settlement.books import Booking
+    from provenance.settlement.settling import Payment
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.statements")
+
+# Outputs and works that are listed, largest first.
+LISTED = 25
+FORMS: dict[str, Callable[[Statement], bytes]] = {"html": as_html, "pdf": as_pdf}
+WHOSE = ["owner_id", "currency"]
+LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class _Night:
+    """What a night's export says, of the revision that counts."""
+
+    booking: Booking
+    manifest_sha256: str
+    notice: str
+    counts: Mapping[tuple[str, str], int]
+    intervals: Mapping[tuple[str, str], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Period:
+    """All that statements of a period are made from.
+
+    Attributes:
+        credits: of owners, of all nights that count in the period.
+    """
+
+    period: str
+    through: int
+    opening: Mapping[Account, int]
+    entries: Mapping[str, Sequence[tuple[Booking, Account, int]]]
+    nights: Mapping[str, _Night]
+    credits: pl.DataFrame
+    history: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
+    held: Mapping[str, tuple[str, ...]]
+    payments: Mapping[str, Sequence[tuple[Payment, date | None]]]
+    names: Mapping[str, str]
+    identifiers: Mapping[str, Mapping[str, str]]
+    contact: str
+
+    @property
+    def owners(self) -> list[str]:
+        """Everybody who is owed something, or has an entry."""
+        opened = {account.party_id for account in self.opening if account.account in OWED}
+        moved = {owner for owner, rows in self.entries.items() if any(account.account in OWED for _, account, _ in rows)}
+        return sorted(opened | moved)
+
+
+def write_statements(period: str) -> int:
+    """Write everybody's statement of a closed period, as a web page and a PDF; returns how many there are.
+
+    What was written before stays as it is.
+    """
+    settings = load()
+    store = settings.store.open()
+    facts = _gather(store, open_ledger(settings.database, store), period, settings.settlement.contact)
+    missing = [owner for owner in facts.owners if not store.exists(f"{statement_folder(period, owner)}/statement.pdf")]
+    with open_cluster(settings.cluster) as client:
+        made = (_statement(facts, owner) for owner in missing)
+        for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=_whose):
+            pass
+    return len(facts.owners)
+
+
+def statement(settings: Settings, owner_id: str, period: str) -> Statement:
+    """An owner's statement of a period, which may still be open.
+
+    Raises:
+        InputError: there is no such owner in the ledger.
+    """
+    store = settings.store.open()
+    engine = open_ledger(settings.database, store)
+    known = ledger.owners(engine)
+    if owner_id not in known:
+        hint = did_you_mean(owner_id, known)
+        raise InputError(f"owner {owner_id}", expected="an owner in the ledger", found="none of that id", hint=hint)
+    return _statement(_gather(store, engine, period, settings.settlement.contact, owner_id), owner_id)
+
+
+def statement_folder(period: str, owner_id: str) -> str:
+    """Where an owner's statement lies; an id is one folder's name, whatever is in it."""
+    return f"exports/statements/period={period}/owner={file_name(owner_id)}"
+
+
+def file_name(owner_id: str) -> str:
+    """An owner's id as a part of a file's name."""
+    name = quote(owner_id, safe="")
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hashlib.sha256(owner_id.encode()).hexdigest()[:16]}"
+
+
+def _write(store: Store, made: Statement) -> None:
+    for form, render in FORMS.items():
+        store.create(f"{statement_folder(made.period, made.owner_id)}/statement.{form}", render(made))
+
+
+def _whose(made: Statement) -> str:
+    return f"the statement of {made.owner_id}"
+
+
+def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id: str | None = None) -> _Period:
+    entries: dict[str, list[tuple[Booking, Account, int]]] = defaultdict(list)
+    for row in ledger.of_period(engine, period, owner_id):
+        entries[row[1].party_id].append(row)
+    nights: dict[str, Booking] = {}
+    for booking in ledger.bookings(engine, kind=NIGHT):
+        if booking.period == period and f"{booking.day:%Y-%m}" == period:
+            nights[str(booking.day)] = booking
+    read = {day: _read_night(store, booking, owner_id) for day, booking in sorted(nights.items())}
+    through = max([b.booking_id for b in ledger.bookings(engine) if b.period <= period], default=0)
+    corpus = _owners(store)
+    payments: dict[str, list[tuple[Payment, date | None]]] = defaultdict(list)
+    days = {booking.booking_id: booking.day for booking in ledger.bookings(engine)}
+    for payment in settling.payments(engine, period):
+        payments[payment.line.owner_id].append((payment, days.get(payment.booking_id or 0)))
+    return _Period(
+        period=period,
+        through=through,
+        opening=ledger.opening(engine, period),
+        entries=entries,
+        nights={day: night for day, (night, _) in read.items()},
+        credits=pl.concat([credits for _, credits in read.values()]) if read else pl.DataFrame(),
+        history=ledger.earned_by_period(engine, period),
+        held=ledger.standing(engine, through=through).held,
+        payments=payments,
+        names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
+        identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
+        contact=contact,
+    )
+
+
+def _owners(store: Store) -> pl.DataFrame:
+    """Owners of the corpus in force."""
+    if not store.exists(CURRENT):
+        return pl.DataFrame()
+    return store.read_table(load_frozen(store, store.read_json(CURRENT)["digest"]).owners.key)
+
+
+def _identified(owner: Mapping[str, str | None]) -> dict[str, str]:
+    return {kind.upper(): number for kind in OF_OWNERS if (number := owner.get(kind))}
+
+
+def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[_Night, pl.DataFrame]:
+    """What an export says of owners, and its credits; nothing of one that is not published yet."""
+    folder = revision_folder(booking.day, booking.revision)
+    if not store.exists(f"{folder}/{MANIFEST}"):
+        raise InputError(
+            f"night of {booking.day}, revision {booking.revision}",
+            expected="its export, since it is booked",
+            found="none",
+            hint="Clear settlement.publish of its run.",
+        )
+    manifest = store.read(f"{folder}/{MANIFEST}")
+    credits = from_parquet(store.read(f"{folder}/credits.parquet"), folder)
+    credits = credits.filter(pl.col("owner_id").is_not_null())
+    intervals = pl.read_csv(store.read(f"{folder}/intervals.csv"), schema_overrides={"owner_id": pl.String})
+    counts = credits.group_by(WHOSE).len()
+    if owner_id is not None:
+        credits = credits.filter(pl.col("owner_id") == owner_id)
+    night = _Night(
+        booking,
+        sha256(manifest),
+        str(store.read_json(f"{folder}/{MANIFEST}").get("notice") or ""),
+        {(owner, currency): count for owner, currency, count in counts.iter_rows()},
+        {(o, c): (low, high) for o, c, low, high in intervals.select(*WHOSE, "low_minor", "high_minor").iter_rows()},
+    )
+    columns = ["day", "output_id", *WHOSE, "share_ppb", "low_ppb", "high_ppb", "amount_nanominor", "top_works"]
+    return night, credits.select(columns)
+
+
+def _statement(facts: _Period, owner_id: str) -> Statement:
+    entries = facts.entries.get(owner_id, ())
+    opened = {a.currency for a in facts.opening if a.party_id == owner_id and a.account in OWED}
+    currencies = sorted(opened | {account.currency for _, account, _ in entries if account.account in OWED})
+    last = settling.last_day(facts.period)
+    return Statement(
+        owner_id=owner_id,
+        owner_name=facts.names.get(owner_id, owner_id),
+        period=facts.period,
+        through=facts.through,
+        made_on=min(last, datetime.now(UTC).date()),
+        contact=facts.contact,
+        identifiers=facts.identifiers.get(owner_id, {}),
+        holds=facts.held.get(owner_id, ()),
+        sections=tuple(_section(facts, owner_id, currency, entries) for currency in currencies),
+        payments=tuple(
+            PaymentLine(p.payment_id, facts.period, p.line.pay_currency, p.line.paid, _status(p), on)
+            for p, on in facts.payments.get(owner_id, ())
+        ),
+        notice=next((night.notice for night in facts.nights.values() if night.notice), ""),
+    )
+
+
+def _status(payment: Payment) -> str:
+    return f"{payment.status}: {payment.reason}" if payment.reason else payment.status
+
+
+def _section(facts: _Period, owner_id: str, currency: str, entries: Iterable[tuple[Booking, Account, int]]) -> Section:
+    by_booking: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    bookings: dict[int, Booking] = {}
+    for booking, account, amount in entries:
+        if account.currency == currency:
+            bookings[booking.booking_id] = booking
+            by_booking[booking.booking_id][account.account] -= amount
+
+    def opened(*names: str) -> int:
+        return -sum(facts.opening.get(Account(name, owner_id, currency), 0) for name in names)
+
+    def moved(*names: str) -> int:
+        return sum(amounts.get(name, 0) for amounts in by_booking.values() for name in names)
+
+    movements = tuple(
+        Movement(number, booking.day, booking.booked_at, _what(booking), change)
+        for number, booking in sorted(bookings.items())
+        if (change := sum(by_booking[number].get(name, 0) for name in OWED))
+    )
+    earnings = tuple(_earnings(facts, owner_id, currency, by_booking, bookings))
+    earned = sum(earning.earned for earning in earnings)
+    gone = {"recouped": moved(RECOUPED), "withheld": moved(WITHHELD), "paid": moved(PAID, EXCHANGE)}
+    outputs = _outputs(facts, owner_id, currency)
+    works = _works(outputs)
+    return Section(
+        currency=currency,
+        opening=opened(*OWED),
+        movements=movements,
+        closing=opened(*OWED) + moved(*OWED),
+        held=opened(HELD) + moved(HELD),
+        earnings=earnings,
+        outputs=tuple(_listed(outputs.head(LISTED))),
+        outputs_in_all=outputs.height,
+        works=tuple(works[:LISTED]),
+        works_in_all=len(works),
+        earned=earned,
+        adjusted=moved(*OWED) + sum(gone.values()) - earned,
+        history=tuple(facts.history.get((owner_id, currency), ())),
+        **gone,
+    )
+
+
+def _earnings(
+    facts: _Period,
+    owner_id: str,
+    currency: str,
+    by_booking: Mapping[int, Mapping[str, int]],
+    bookings: Mapping[int, Booking],
+) -> Iterator[Earning]:
+    """Each night of the period with all its revisions that count in it."""
+    by_day: dict[str, int] = defaultdict(int)
+    for number, booking in bookings.items():
+        if booking.kind == NIGHT and str(booking.day) in facts.nights:
+            by_day[str(booking.day)] += sum(by_booking[number].get(name, 0) for name in OWED)
+    whose = (owner_id, currency)
+    for day in sorted(by_day):
+        night = facts.nights[day]
+        low, high = night.intervals.get(whose, (None, None))
+        yield Earning(day, night.booking.revision, night.counts.get(whose, 0), by_day[day], low, high, night.manifest_sha256)
+
+
+def _outputs(facts: _Period, owner_id: str, currency: str) -> pl.DataFrame:
+    """The owner's credits, largest first."""
+    if facts.credits.is_empty():
+        return facts.credits
+    mine = facts.credits.filter((pl.col("owner_id") == owner_id) & (pl.col("currency") == currency))
+    return mine.sort("amount_nanominor", "day", "output_id", descending=[True, False, False])
+
+
+def _listed(outputs: pl.DataFrame) -> Iterator[Output]:
+    for row in outputs.iter_rows(named=True):
+        works = tuple(dict.fromkeys(work["work_id"] for work in row["top_works"]))
+        numbers = (row["share_ppb"], row["low_ppb"], row["high_ppb"], row["amount_nanominor"])
+        yield Output(row["day"], row["output_id"], *numbers, works)
+
+
+def _works(outputs: pl.DataFrame) -> list[Work]:
+    """Works among the most influential for an output, by what those outputs brought."""
+    found: dict[str, Work] = {}
+    for row in outputs.iter_rows(named=True):
+        for work_id, uri in {work["work_id"]: work["source_uri"] or "" for work in row["top_works"]}.items():
+            before = found.get(work_id, Work(work_id, uri, 0, 0))
+            found[work_id] = Work(work_id, uri, before.outputs + 1, before.amount_nanominor + row["amount_nanominor"])
+    return sorted(found.values(), key=lambda work: (-work.amount_nanominor, work.work_id))
+
+
+def _what(booking: Booking) -> str:
+    """A booking as an owner reads it."""
+    if booking.kind == NIGHT:
+        again = f", revision {booking.revision}" if booking.revision > 1 else ""
+        return f"outputs of {booking.day}{again}"
+    said = {
+        "claim": "works found to be yours",
+        "close": "set off when the period was closed",
+        "payments": "paid, with the tax withheld",
+        "answer": "a payment that came back",
+    }
+    return said.get(booking.kind, booking.kind)

@@ -1,0 +1,184 @@
+"""A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from datetime import UTC, date, datetime
+
+import killing
+import pytest
+import sqlalchemy as sa
+from cryptography.fernet import Fernet
+
+from provenance.core.errors import CheckFailed, InputError
+from provenance.settlement import ledger, settling
+from provenance.settlement.accounts import Account
+from provenance.settlement.bank import iso20022
+from tasks import settle
+from tasks.database import open_ledger, open_register
+from tasks.payees import import_payees, masked
+from tasks.settings import load
+
+PERIOD, DAY = "2026-10", date(2026, 10, 15)
+COLUMNS = "owner_id,name,town,country,currency,method,iban,paypal,routing,account,tax_residence,tax_id"
+LINES = {
+    "ann": "ann,Ann Ørsted,Berlin,DE,EUR,iso20022,DE89370400440532013000,,,,DE,36574261809",
+    "bob": "bob,Bob,Lyon,FR,EUR,paypal,,bob@example.org,,,FR,",
+    "cid": "cid,Cid,Boston,US,USD,nacha,,,111000025,12345,US,536-90-4399",
+    "dee": "dee,Dee,Paris,FR,EUR,paypal,,dee@example.org,,,DE,36574261809",
+}
+PAYER = {
+    "NAME": "Payer GmbH", "TOWN": "Hamburg", "COUNTRY": "DE", "IBAN": "DE02120300000000202051",
+    "NACHA_ORIGIN": "111000025", "NACHA_COMPANY": "1234567890", "NACHA_BANK": "A BANK",
+}  # fmt: skip
+TWO = ({"responded_by_user": {"id": "1", "name": "Ann"}, "responded_at": "2026-11-03T08:00:00+00:00"},
+       {"responded_by_user": {"id": "2", "name": "Bob"}, "responded_at": datetime(2026, 11, 3, 9, tzinfo=UTC)})  # fmt: skip
+
+
+@pytest.fixture
+def books(store, environment, monkeypatch, tmp_path):
+    """Settings of a ledger with a day of October in it, and a file of payees."""
+    environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"), SETTLEMENT__MINIMUM='{"EUR": 50}')
+    for name, value in PAYER.items():
+        monkeypatch.setenv(f"PROVENANCE_PAYER__{name}", value)
+    monkeypatch.setenv("PROVENANCE_PAYEES__KEY", Fernet.generate_key().decode())
+    settings = load()
+    owed = {"ann": 700, "bob": 600, "cid": 500, "dee": 400, "eve": 300}
+    amounts = {Account("payable", owner, "USD" if owner == "cid" else "EUR"): -amount for owner, amount in owed.items()}
+    amounts |= {Account("receivable", "", "EUR"): 2000, Account("receivable", "", "USD"): 500}
+    ledger.book(open_ledger(settings.database, store), DAY, amounts, night="n", cause="c")
+    return settings
+
+
+def register(settings, tmp_path, *owners, **changed):
+    path = tmp_path / "payees.csv"
+    path.write_text("\n".join([COLUMNS, *(changed.get(owner, LINES[owner]) for owner in owners), ""]))
+    return import_payees(settings, path, by="me")
+
+
+def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp_path):
+    register(books, tmp_path, *LINES)
+    closed = settle.close(PERIOD)
+    assert "EUR 11.00** in 2 payments" in closed["body"]
+    assert "USD 5.00** in 1 payments" in closed["body"]
+    keys = settle.pay(PERIOD, *TWO)
+    assert sorted(key.rsplit("-", 1)[1] for key in keys) == ["iso20022.xml", "nacha.ach", "paypal.csv"]
+    assert settle.reconcile(PERIOD) == 3
+    engine = open_ledger(books.database, store)
+    held = {booking.facts["reason"]: booking.facts["owners"] for booking in ledger.bookings(engine, kind="hold")}
+    assert held == {"no payee data": ["eve"], "no tax data": ["bob"]}
+    register(books, tmp_path, "ann", ann=LINES["ann"].replace("DE89370400440532013000", "DE02120300000000202051"))
+    (order,) = [key for key in keys if key.endswith(".xml")]
+    before = store.read(order)
+    assert settle.pay(PERIOD, *TWO) == keys, "the same payments are the same files"
+    assert store.read(order) == before, "to the account that was approved"
+
+
+def test_a_payment_that_differs_is_named(books, store, tmp_path):
+    register(books, tmp_path, "ann")
+    settle.close(PERIOD)
+    (key,) = settle.pay(PERIOD, *TWO)
+    (payment,) = [p for p in settling.payments(open_ledger(books.database, store), PERIOD) if p.status == "sent"]
+    store.write(key, store.read(key).replace(b">7.00<", b">9.00<"))
+    with pytest.raises(CheckFailed, match=rf"SHA-256 is .*payment {payment.payment_id}: the bank files say \(900, 'EUR'\)"):
+        settle.reconcile(PERIOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ann": LINES["ann"].replace("DE89", "DE88")}, "line 2: iban: expected an IBAN whose check digits hold"),
+        ({"ann": LINES["ann"] + ",x"}, "line 2: expected as many fields as the header has"),
+        ({"ann": LINES["bob"]}, "line 3: expected one line for each owner, found a second one of bob"),
+    ],
+)
+def test_a_file_of_payees_is_taken_whole_or_not_at_all(books, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        register(books, tmp_path, "ann", "bob", **change)
+    assert masked(books) == []
+
+
+def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp_path, monkeypatch):
+    engine = open_ledger(books.database, store)
+    register(books, tmp_path, "ann", ann=LINES["ann"].replace("Ann Ørsted", "王小明"))
+    with pytest.raises(InputError, match="payee ann: expected letters that have a Latin form"):
+        settle.close(PERIOD)
+    register(books, tmp_path, "ann", ann=LINES["ann"].replace(",DE,36574261809", ",BR,52998224725"))
+    with pytest.raises(InputError, match=r"withholding.toml: owner ann: expected a rate for its residence, found none"):
+        settle.close(PERIOD)
+    register(books, tmp_path, "ann")
+    monkeypatch.setenv("PROVENANCE_PAYER__IBAN", "DE03120300000000202051")
+    with pytest.raises(InputError, match="settings: payer: iban: expected an IBAN whose check digits hold"):
+        settle.close(PERIOD)
+    monkeypatch.setenv("PROVENANCE_PAYER__IBAN", "")
+    with pytest.raises(InputError, match="payer: expected iban, which the method iso20022 needs"):
+        settle.close(PERIOD)
+    monkeypatch.delenv("PROVENANCE_PAYEES__KEY")
+    with pytest.raises(InputError, match="environment: PROVENANCE_PAYEES__KEY: expected a key"):
+        settle.close(PERIOD)
+    assert [booking.kind for booking in ledger.bookings(engine)] == ["night"]
+    assert store.list("exports") == store.list("bank") == []
+    with pytest.raises(InputError, match="period 2026-10: expected one that is closed, found one that is open"):
+        settle.pay(PERIOD, *TWO)
+
+
+def test_nobody_else_may_read_payees_and_nobody_may_change_the_books(books, store, tmp_path):
+    register(books, tmp_path, "ann")
+    for engine, statement in (
+        (open_ledger(books.database, store), "SELECT * FROM payees.payee"),
+        (open_register(books.database), "SELECT * FROM entry"),
+        (open_ledger(books.database, store), "UPDATE entry SET amount_minor = 1"),
+    ):
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"), engine.begin() as connection:
+            connection.execute(sa.text(statement))
+    with open_register(books.database).connect() as connection:
+        sealed = str(connection.execute(sa.text("SELECT * FROM payees.payee")).all())
+    assert "DE8937" not in sealed
+    assert masked(books)[0]["paid_by"] == "iso20022 DE...3000"
+
+
+def left_behind(settings, store):
+    """All that a settlement leaves, but for when it was."""
+    engine = open_ledger(settings.database, store)
+    kinds = [(booking.kind, ledger.entries(engine, booking.booking_id)) for booking in ledger.bookings(engine)]
+    orders = [iso20022.read_back(store.read(key)) for key in store.list("bank") if key.endswith(".xml")]
+    names = sorted(key for key in [*store.list("bank"), *store.list("exports/periods")])
+    tables = [store.read(key) for key in names if key.endswith(("closing.csv", "escrow.csv"))]
+    return kinds, orders, names, tables, [p.status for p in settling.payments(engine, PERIOD)]
+
+
+def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, monkeypatch, postgres):
+    from samples import create_database
+
+    from provenance.core.store import Store
+
+    register(books, tmp_path, *LINES)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tasks.settle"])
+    boundaries = {}
+    for stage, arguments in (("close", [PERIOD]), ("pay", [PERIOD, *TWO])):
+        for boundary in itertools.count(1):
+            boundaries[stage] = boundary
+            process = processes.Process(target=killing.run, args=(stage, boundary, dict(os.environ), *arguments))
+            process.start()
+            process.join()
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+    assert boundaries["close"] >= 4, "the booking, two tables, a signature and a manifest"
+    assert boundaries["pay"] >= 6
+    found = left_behind(books, store)
+
+    undisturbed = Store(f"file://{tmp_path}/undisturbed", {})
+    undisturbed.write("store.json", store.read("store.json"))
+    monkeypatch.setenv("PROVENANCE_STORE__URL", undisturbed.url)
+    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
+    settings = load()
+    engine = open_ledger(books.database, store)
+    amounts = ledger.of_day(engine, DAY, through=1)
+    ledger.book(open_ledger(settings.database, undisturbed), DAY, amounts, night="n", cause="c")
+    register(settings, tmp_path, *LINES)
+    settle.close(PERIOD)
+    settle.pay(PERIOD, *TWO)
+    assert left_behind(settings, undisturbed) == found
