@@ -16,7 +16,10 @@ from rich.markup import escape
 from provenance.core.errors import CheckFailed, InputError, parse_day
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from provenance.settlement.books import Booking
+    from provenance.settlement.verification import Check
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -259,9 +262,9 @@ def verify(
     Example: `provenance verify 2026-11-20`
     """
     from provenance.core.store import Store
+    from provenance.settlement.verification import check_proof, read_json
     from provenance.settlement.verification import verify as verify_files
     from tasks.reconcile import check_day
-    from tasks.screens import checks_screen
     from tasks.settings import load
 
     path = Path(what) / "manifest.json" if Path(what).is_dir() else Path(what)
@@ -269,8 +272,9 @@ def verify(
         raise InputError(what, expected="a manifest.json, its folder, or a day as YYYY-MM-DD", found="no such file")
     if path.is_file():
         root = path.resolve().parent
-        if "steps" in path.read_text():
-            _verify_proofs(path, as_json=as_json)
+        said = read_json(path)
+        if isinstance(said, list):
+            _report([check_proof(proof) for proof in said], str(path), as_json=as_json)
             return
         whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
         up = root.parents[3] if whole else root
@@ -279,26 +283,20 @@ def verify(
         checks = verify_files(Store(f"file://{up}", {}), folder, key=pem, chain=whole)
     else:
         folder, checks = check_day(load(), _day(what))
-    if as_json:
-        _print_json({"folder": folder, "checks": {check.name: list(check.problems) for check in checks}})
-    else:
-        console.print(folder, checks_screen(checks), sep="\n", soft_wrap=True)
-    failed = [check.name for check in checks if not check.passed]
-    if failed:
-        raise CheckFailed(f"{folder}: {', '.join(failed)} do not hold")
+    _report(checks, folder, as_json=as_json)
 
 
-def _verify_proofs(path: Path, *, as_json: bool) -> None:
-    from provenance.settlement.verification import check_proof
+def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
+    """Show what was checked; raises CheckFailed unless all of it holds."""
     from tasks.screens import checks_screen
 
-    checks = [check_proof(proof) for proof in json.loads(path.read_text())]
     if as_json:
-        _print_json({"checks": {check.name: list(check.problems) for check in checks}})
+        _print_json({"folder": what, "checks": {check.name: list(check.problems) for check in checks}})
     else:
-        console.print(checks_screen(checks), soft_wrap=True)
-    if not all(check.passed for check in checks):
-        raise CheckFailed(f"{path}: not among the lines that the root stands for")
+        console.print(what, checks_screen(checks), sep="\n", soft_wrap=True)
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise CheckFailed(f"{what}: {', '.join(failed)} do not hold")
 
 
 @app.command()
@@ -319,6 +317,50 @@ def proof(
 
     store = load().store.open()
     _print_json(prove_line(store, in_force(store, _day(day))["folder"], owner_id))
+
+
+@app.command()
+def diff(
+    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
+    before: Annotated[int, typer.Argument(min=1, help="A revision.")],
+    after: Annotated[int, typer.Argument(min=1, help="Another one.")],
+    most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What changed from one revision of a day to another: for whom, by how much, and which inputs differ.
+
+    Example: `provenance diff 2026-11-20 1 2`
+    """
+    from tasks.diff import diff as found_in
+    from tasks.screens import diff_screen
+    from tasks.settings import load
+
+    found = found_in(load().store.open(), _day(day), before, after)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(*diff_screen(found, most=most), sep="\n", soft_wrap=True)
+
+
+@app.command()
+def replay(
+    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
+    revision: Annotated[int | None, typer.Option(min=1, help="By default the one in force.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a published night again, from the digests in its manifest, and compare it byte for byte.
+
+    Nothing that the night computed is read. It takes as long as a first night, and as much disk (below `var/recompute`).
+
+    Example: `provenance replay 2026-11-20`
+    """
+    from tasks.recompute import recompute
+    from tasks.settings import load
+    from tasks.watch import watch
+
+    with watch(Console(stderr=True)):
+        folder, checks = recompute(load(), _day(day), revision)
+    _report(checks, folder, as_json=as_json)
 
 
 @app.command()

@@ -177,7 +177,7 @@ def _said(key: str, value: object) -> str:
     return escape(", ".join(value) if isinstance(value, list) else str(value))
 
 
-def checks_screen(checks: list[Check]) -> Table:
+def checks_screen(checks: Sequence[Check]) -> Table:
     """What was checked, and what was wrong."""
     table = _table("")
     table.add_column("check", no_wrap=True)
@@ -543,3 +543,34 @@ def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
         who = (escape(payee["owner_id"]), str(payee["version"]), payee["currency"], escape(payee["paid_by"]), tax)
         table.add_row(*who, payee["changed_at"], escape(payee["changed_by"]))
     return table
+
+
+def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
+    """What changed from one revision to another: causes, totals, owners."""
+    yield f"[bold]{found['day']}[/]: revision {found['before']} -> {found['after']}"
+    yield "[bold]Inputs that differ[/]"
+    for cause in found["causes"]:
+        yield f"  {escape(cause)}"
+    if len(found["causes"]) > 1:
+        yield "[dim]  Several differ: what each of them alone would have changed is not told apart.[/]"
+    was, now = found["totals"]
+    table = Table("", "before", "after", "change", title="Totals", title_justify="left", box=box.SIMPLE_HEAD)
+    for currency in sorted({*was, *now}):
+        for name in TOTALS.values():
+            amounts = [side.get(currency, {}).get(name, 0) for side in (was, now)]
+            table.add_row(f"{name.removesuffix('_minor')}", *_from_to(*amounts, currency))
+    yield table
+    owners = found["owners"]
+    table = Table("owner", "before", "after", "change", title="Owners", title_justify="left", box=box.SIMPLE_HEAD)
+    for row in owners[:most]:
+        table.add_row(escape(row["owner_id"]), *_from_to(row["before_minor"], row["after_minor"], row["currency"]))
+    yield table if owners else "No owner earned more or less."
+    if len(owners) > most:
+        yield f"[dim]{len(owners) - most:,} more: --most lists them.[/]"
+
+
+def _from_to(before: int, after: int, currency: str) -> tuple[str, str, str]:
+    change = after - before
+    sign = "+" if change > 0 else ""
+    plain = format_minor(change, currency, symbol=False)
+    return format_minor(before, currency), format_minor(after, currency), f"{sign}{plain}" if change else ""

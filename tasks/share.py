@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -14,12 +15,15 @@ from tasks.night import night_to_compute, read_written
 from tasks.settings import load
 from tasks.values import contracts_of, with_terms
 
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
 log = logging.getLogger("provenance.share")
 
 
-def share(folder: str) -> str:
+def share(folder: str, settings: Settings | None = None) -> str:
     """Write `shares.parquet`, `night_shares.parquet` and their manifest; returns the night's folder."""
-    store = load().store.open()
+    store = (settings or load()).store.open()
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
         return folder

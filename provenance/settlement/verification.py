@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-from provenance.core.errors import StoreError, did_you_mean
+from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
@@ -22,6 +22,7 @@ from provenance.settlement.proofs import is_signed, prove, proven, root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
@@ -138,11 +139,28 @@ def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]
     ]
 
 
+def read_json(path: Path) -> Any:
+    """What a file of JSON says.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(str(path), expected="JSON: a manifest, or proofs", found=str(error)) from None
+
+
 def check_proof(proof: Mapping[str, Any]) -> Check:
     """Whether a line is among those that a root stands for; that the root is the manifest's, the signed manifest tells."""
-    found = proven(str(proof["line"]).encode(), [(side, node) for side, node in proof["steps"]])
-    problem = f"the line leads to the root {found}, the proof says {proof['merkle_root']}"
-    return Check(f"line of {proof['day']}, revision {proof['revision']}", () if found == proof["merkle_root"] else (problem,))
+    try:
+        what = f"line of {proof['day']}, revision {proof['revision']}"
+        root = proof["merkle_root"]
+        found = proven(str(proof["line"]).encode(), [(side, node) for side, node in proof["steps"]])
+    except (KeyError, TypeError, ValueError) as error:
+        expected = "day, revision, line, steps and merkle_root, as `provenance proof` writes them"
+        raise InputError("proof", expected=expected, found=f"{type(error).__name__}: {error}") from None
+    return Check(what, () if found == root else (f"the line leads to the root {found}, the proof says {root}",))
 
 
 def earlier_revisions(store: Store, day: str, revision: int) -> Check:
