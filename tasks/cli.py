@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -248,13 +249,17 @@ def payouts(
 
 @app.command()
 def verify(
-    what: Annotated[str, typer.Argument(metavar="DAY|MANIFEST", help="A day, or the path of a manifest.json or of a proof.")],
+    what: Annotated[
+        str, typer.Argument(metavar="DAY|PERIOD|MANIFEST", help="A day, a closed month, or the path of a manifest or a proof.")
+    ],
     public_key: Annotated[
         Path | None, typer.Option("--key", help="The public key, as PEM, that must have signed a manifest.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Re-check a published export: checksums, row identities, totals, the chain and, for a day, the ledger.
+    """Re-check a published export: checksums, signature, row identities, totals, the chain and, for a day, the ledger.
+
+    A closed month is checked against the ledger, and so are the files for banks.
 
     A manifest is checked from the files beside it alone, so an accountant can check a copy; whole stores have the public key
     under exports/keys, of a lone copy name it with --key. What `provenance proof` wrote is checked by itself.
@@ -279,8 +284,12 @@ def verify(
         whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
         up = root.parents[3] if whole else root
         folder = str(root.relative_to(up))
-        pem = public_key.read_bytes() if public_key else None
-        checks = verify_files(Store(f"file://{up}", {}), folder, key=pem, chain=whole)
+        keys = [public_key.read_bytes()] if public_key else []
+        checks = verify_files(Store(f"file://{up}", {}), folder, keys=keys, chain=whole)
+    elif re.fullmatch(r"\d{4}-\d{2}", what):
+        from tasks.settle import check_period
+
+        folder, checks = check_period(load(), what)
     else:
         folder, checks = check_day(load(), _day(what))
     _report(checks, folder, as_json=as_json)
@@ -361,6 +370,23 @@ def replay(
     with watch(Console(stderr=True)):
         folder, checks = recompute(load(), _day(day), revision)
     _report(checks, folder, as_json=as_json)
+
+
+@app.command("replace-key")
+def replace_signing_key() -> None:
+    """Have a new key sign manifests from now on; what the old one signed stays good.
+
+    The old one's public key goes to the folder of retired keys (settlement.retired), its private key is deleted. If it was
+    stolen, delete its public key there, too: whatever it signed then no longer verifies.
+
+    Example: `provenance replace-key`
+    """
+    from tasks.keys import replace_key
+    from tasks.settings import load
+
+    settlement = load().settlement
+    retired = replace_key(settlement)
+    console.print(f"{settlement.key_path} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from provenance.core.errors import InputError
+from provenance.core.store import sha256
 from provenance.settlement.proofs import public_pem, read_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.settings import SettlementSettings
 
 log = logging.getLogger("provenance.keys")
@@ -36,7 +40,26 @@ def signing_key(settings: SettlementSettings) -> Ed25519PrivateKey:
     return read_key(path.read_bytes(), str(path))
 
 
-def trusted_key(settings: SettlementSettings) -> bytes | None:
-    """The public key that must have signed, where the settings' key is at hand."""
+def trusted_keys(settings: SettlementSettings) -> list[bytes]:
+    """The public keys of which one must have signed: the settings' own, where that is at hand, and those that it followed."""
     path = settings.key_path
-    return public_pem(read_key(path.read_bytes(), str(path))) if path.exists() else None
+    own = [public_pem(read_key(path.read_bytes(), str(path)))] if path.exists() else []
+    return own + [retired.read_bytes() for retired in sorted(settings.retired_path.glob("*.pem"))] if own else []
+
+
+def replace_key(settings: SettlementSettings) -> Path:
+    """Have a new key sign from now on; what the old one signed stays good. Returns the old one's public key.
+
+    Raises:
+        InputError: there is no key to replace.
+    """
+    path = settings.key_path
+    if not path.exists():
+        raise InputError(str(path), expected="a key to replace", found="none", hint="The first export makes one.")
+    pem = public_pem(read_key(path.read_bytes(), str(path)))
+    retired = settings.retired_path / f"{sha256(pem)[:16]}.pem"
+    retired.parent.mkdir(parents=True, exist_ok=True)
+    retired.write_bytes(pem)
+    path.unlink()
+    signing_key(settings)
+    return retired

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
 from provenance.settlement import ledger
+from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, in_force
-from provenance.settlement.verification import Check, earlier_revisions, verify
+from provenance.settlement.verification import Check, booked_and_published, earlier_revisions, verify
 from tasks.database import open_ledger
-from tasks.keys import trusted_key
+from tasks.keys import trusted_keys
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     balances = ledger.balances(engine, through=booking)
     standing = ledger.standing(engine, through=booking)
     of_day = standing.earned(ledger.of_day(engine, date.fromisoformat(day), through=booking))
-    checks = verify(store, folder, ledger=balances, day=of_day, standing=standing, key=trusted_key(settings.settlement))
-    earlier = earlier_revisions(store, day, current["revision"])
-    return folder, [Check("pointer", tuple(pointed)), *checks, earlier]
+    keys = trusted_keys(settings.settlement)
+    checks = verify(store, folder, ledger=balances, day=of_day, standing=standing, keys=keys)
+    earlier = earlier_revisions(store, day, current["revision"], keys)
+    booked = ledger.bookings(engine, kind=NIGHT)
+    exported = booked_and_published(store, booked, date.fromisoformat(day), booking)
+    return folder, [Check("pointer", tuple(pointed)), *checks, earlier, exported]

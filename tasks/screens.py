@@ -557,8 +557,8 @@ def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rendera
     table = Table("", "before", "after", "change", title="Totals", title_justify="left", box=box.SIMPLE_HEAD)
     for currency in sorted({*was, *now}):
         for name in TOTALS.values():
-            amounts = [side.get(currency, {}).get(name, 0) for side in (was, now)]
-            table.add_row(f"{name.removesuffix('_minor')}", *_from_to(*amounts, currency))
+            old, new = (side.get(currency, {}).get(name, 0) for side in (was, now))
+            table.add_row(name.removesuffix("_minor"), *_from_to(old, new, currency))
     yield table
     owners = found["owners"]
     table = Table("owner", "before", "after", "change", title="Owners", title_justify="left", box=box.SIMPLE_HEAD)

@@ -125,6 +125,7 @@ class RoyaltySettings(_Section):
 
 class SettlementSettings(_Section):
     key: str = "var/keys/signing.pem"
+    retired: str = "var/keys/retired"
     minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
     withholding: str = "infra/settings/withholding.toml"
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
@@ -134,6 +135,11 @@ class SettlementSettings(_Section):
     def key_path(self) -> Path:
         """The file of the key that signs."""
         return CHECKOUT / self.key
+
+    @property
+    def retired_path(self) -> Path:
+        """The folder of public keys that signed before."""
+        return CHECKOUT / self.retired
 
     @property
     def withholding_path(self) -> Path:

@@ -33,15 +33,16 @@ from provenance.settlement.exports import MANIFEST, described, write_folder
 from provenance.settlement.payees import Method, explain
 from provenance.settlement.periods import PAY, Payee, Terms
 from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Approval
+from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
 from tasks.database import open_ledger
-from tasks.keys import signing_key
+from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -136,32 +137,73 @@ def reconcile(period: str) -> int:
     """
     settings = load()
     store = settings.store.open()
+    payments = settling.payments(open_ledger(settings.database, store), period)
+    if problems := list(_in_bank_files(store, period, payments)):
+        raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")
+    log.info("%d payments of %s stand in the bank files as in the ledger, or nowhere", len(payments), period)
+    return len(_sent(payments))
+
+
+def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
+    """Where a closed period is published, and what was checked of it: files, signatures, the ledger, the files for banks.
+
+    Raises:
+        InputError: it is not closed.
+    """
+    store = settings.store.open()
     engine = open_ledger(settings.database, store)
-    folder = bank_folder(period)
-    payments = settling.payments(engine, period)
-    booked = {p.payment_id: (p.line.paid, p.line.pay_currency) for p in payments if p.status not in {WAITING, LEFT_OUT}}
+    booking, lines = settling.lines(engine, period)
+    payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)
+    tables = {closing_folder(period): ("closing.csv", closing_table(period, lines))}
+    bank = f"{bank_folder(period)}/{MANIFEST}"
+    if any(payment.status != WAITING for payment in payments):
+        sent = store.read_json(bank)["messages"].items() if store.exists(bank) else ()
+        messages = {payment_id: message for message, ids in sent for payment_id, _ in ids}
+        tables[payments_folder(period)] = ("payments.csv", payments_table(period, payments, messages))
+    checks = []
+    for folder, (name, table) in tables.items():
+        what = folder.rsplit("/", 1)[-1]
+        if not store.exists(f"{folder}/{MANIFEST}"):
+            checks.append(Check(what, (f"booking {booking.booking_id} is in the ledger, but there is no {folder}/{MANIFEST}",)))
+            continue
+        checks += [Check(f"{what}: {check.name}", check.problems) for check in verify(store, folder, keys=keys)]
+        same = table.write_csv().encode() == store.read(f"{folder}/{name}")
+        checks.append(Check(f"{what}: ledger", () if same else (f"{name}: not what the ledger says",)))
+    checks.append(Check("files for banks", tuple(_in_bank_files(store, period, payments))))
+    return closing_folder(period).rsplit("/", 1)[0], checks
+
+
+def _sent(payments: Iterable[Payment]) -> dict[str, tuple[int, str]]:
+    """What the bank was told to pay, by payment."""
+    return {p.payment_id: (p.line.paid, p.line.pay_currency) for p in payments if p.status not in {WAITING, LEFT_OUT}}
+
+
+def _in_bank_files(store: Store, period: str, payments: Sequence[Payment]) -> Iterator[str]:
+    """What differs between the files for banks and the ledger."""
+    folder, booked = bank_folder(period), _sent(payments)
     # Some formats have room for the beginning of an identifier alone.
     whole = {payment_id[:length]: payment_id for payment_id in booked for length in LETTERS_OF_ID}
     found: dict[str, tuple[int, str]] = {}
-    problems = []
-    if booked or store.exists(f"{folder}/{MANIFEST}"):
-        for name, stated in store.read_json(f"{folder}/{MANIFEST}")["files"].items():
+    if not booked and not store.exists(f"{folder}/{MANIFEST}"):
+        return
+    for name, stated in store.read_json(f"{folder}/{MANIFEST}")["files"].items():
+        try:
             data = store.read(f"{folder}/{name}")
-            if sha256(data) != stated["sha256"]:
-                problems.append(f"{name}: SHA-256 is {sha256(data)}, the manifest says {stated['sha256']}")
-            for short, amount, currency, _ in READ_BACK[name.rsplit(".", 1)[-1]](data):
-                payment_id = whole.get(short, short)
-                if payment_id in found:
-                    problems.append(f"payment {payment_id} is in two files")
-                found[payment_id] = (amount, currency)
+            rows = READ_BACK[name.rsplit(".", 1)[-1]](data)
+        except InputError as error:
+            yield f"{name}: {error.found}"
+            continue
+        if sha256(data) != stated["sha256"]:
+            yield f"{name}: SHA-256 is {sha256(data)}, the manifest says {stated['sha256']}"
+        for short, amount, currency, _ in rows:
+            payment_id = whole.get(short, short)
+            if payment_id in found:
+                yield f"payment {payment_id} is in two files"
+            found[payment_id] = (amount, currency)
     for payment_id in sorted({*booked, *found}):
         if booked.get(payment_id) != found.get(payment_id):
             sent, known = found.get(payment_id, "nothing"), booked.get(payment_id, "nothing")
-            problems.append(f"payment {payment_id}: the bank files say {sent}, the ledger {known}")
-    if problems:
-        raise CheckFailed(f"{folder} does not hold: {'; '.join(problems)}")
-    log.info("%d payments of %s are in the bank files as they are in the ledger", len(booked), period)
-    return len(booked)
+            yield f"payment {payment_id}: the bank files say {sent}, the ledger {known}"
 
 
 def payer(settings: PayerSettings) -> Payer:

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import xlsxwriter
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
 from provenance.core.store import canonical_json, sha256, to_parquet
-from provenance.settlement.accounts import DEVELOPER, RECEIVABLE
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS
 from provenance.settlement.books import NIGHT
 from provenance.settlement.proofs import public_pem, root, sign
 
@@ -31,13 +32,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
 
-    import polars as pl
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
     from provenance.settlement.books import Booking
 
+NUMBER = "#,##0"
+NIL = "Nil: no output of this day earned anything."
+# Columns of payouts that lead from one balance to the next, and the part of it that is held.
+MOVEMENTS = (
+    "opening_balance_minor",
+    "earned_minor",
+    "adjustment_minor",
+    "recouped_minor",
+    "withheld_minor",
+    "paid_minor",
+    "closing_balance_minor",
+    "held_minor",
+)
+HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
@@ -126,6 +140,7 @@ def build(
         **facts,
         "day": str(day),
         "revision": revision,
+        "nil": not any(amounts["revenue_minor"] for amounts in totals.values()),
         "rows": {"payouts": payouts.height, "credits": credits.height},
         "merkle_root": root(payout_lines(files["payouts.csv"])),
         "totals": totals,
@@ -207,52 +222,80 @@ def _workbook(
     balances: Mapping[str, Mapping[str, int]],
     notice: str,
 ) -> bytes:
+    """Payouts, what of them is held and why, and totals: formulas over the payouts wherever those are what is summed."""
     buffer = io.BytesIO()
     book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
     book.set_properties(
         {"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)}
     )
-    number, bold = book.add_format({"num_format": "#,##0"}), book.add_format({"bold": True})
-
-    payouts.write_excel(
-        book,
-        "Payouts",
-        table_name="payouts",
-        autofit=True,
-        freeze_panes=(1, 0),
-        dtype_formats={payouts.schema["earned_minor"]: "#,##0"},
+    number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
+    money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
+    looks: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
+    payouts.write_excel(book, "Payouts", table_name="payouts", **looks)
+    payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
+        book, "Held", table_name="held", **{**looks, "column_formats": {"held_minor": NUMBER}}
     )
 
     sheet = book.add_worksheet("Totals")
-    names = list(next(iter(totals.values()), {}))
-    sheet.write_row(0, 0, ["currency", *names, "difference", "in words"], bold)
-    for row, (currency, values) in enumerate(totals.items(), start=1):
-        sheet.write(row, 0, currency)
-        for column, name in enumerate(names, start=1):
-            if name == "earned_minor":  # from the other sheet, so that the two cannot drift apart
-                formula = f"=SUMIFS(payouts[earned_minor],payouts[currency],A{row + 1})"
-                sheet.write_formula(row, column, formula, number, values[name])
-            else:
-                sheet.write_number(row, column, values[name], number)
-        sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:F{row + 1})", number, 0)
-        earned = format_minor(values["earned_minor"], currency)
-        sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
-    sheet.write(
-        len(totals) + 2,
-        0,
-        "Amounts are in minor units (cents). revenue = developer + earned + escrowed + unattributed.",
-    )
-    if notice:
-        sheet.write(len(totals) + 3, 0, notice, bold)
+    row = 0
+    for line in (*([notice] if notice else []), *([] if totals else [NIL]), "Amounts are in minor units (cents)."):
+        sheet.write(row, 0, line, bold if line != NIL else None)
+        row += 1
+
+    def heading(text: str, names: Sequence[str]) -> None:
+        sheet.write(row, 0, text, bold)
+        sheet.write_row(row + 1, 0, ["currency", *names], bold)
+
+    if totals:
+        names = list(TOTALS.values())
+        heading("The day: revenue = developer + earned + escrowed + unattributed", [*names, "difference", "in words"])
+        row += 2
+        for currency, values in totals.items():
+            sheet.write(row, 0, currency)
+            for column, name in enumerate(names, start=1):
+                if name == "earned_minor":  # from the other sheet, so that the two cannot drift apart
+                    sheet.write_formula(row, column, _sum_of(name, row), number, values[name])
+                else:
+                    sheet.write_number(row, column, values[name], number)
+            sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:{_column(len(names))}{row + 1})", number, 0)
+            earned = format_minor(values["earned_minor"], currency)
+            sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
+            row += 1
+        row += 1
+
+    if payouts.height:
+        title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
+        heading(title, [*MOVEMENTS, "difference"])
+        row += 2
+        for currency in payouts["currency"].unique().sort():
+            mine = payouts.filter(pl.col("currency") == currency)
+            sheet.write(row, 0, currency)
+            for column, name in enumerate(MOVEMENTS, start=1):
+                sheet.write_formula(row, column, _sum_of(name, row), number, mine[name].sum())
+            at = row + 1
+            sheet.write_formula(row, len(MOVEMENTS) + 1, f"=B{at}+C{at}+D{at}-E{at}-F{at}-G{at}-H{at}", number, 0)
+            row += 1
+        row += 1
+
     if balances:
-        below = len(totals) + 6
         names = list(next(iter(balances.values())))
-        sheet.write_row(below - 1, 0, ["balances after this booking", *names], bold)
-        for row, (currency, values) in enumerate(balances.items(), start=below):
+        heading("All accounts after this booking: receivable is the sum of the others", names)
+        row += 2
+        for currency, values in balances.items():
             sheet.write_row(row, 0, [currency, *values.values()], number)
+            row += 1
     sheet.autofit()
     book.close()
     return buffer.getvalue()
+
+
+def _sum_of(name: str, row: int) -> str:
+    """A formula: the column of the payouts, summed over the currency that begins the row."""
+    return f"=SUMIFS(payouts[{name}],payouts[currency],A{row + 1})"
+
+
+def _column(number: int) -> str:
+    return chr(ord("A") + number)
 
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:

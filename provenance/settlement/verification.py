@@ -21,11 +21,13 @@ from provenance.settlement.payouts import closing
 from provenance.settlement.proofs import is_signed, prove, proven, root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date
     from pathlib import Path
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
+    from provenance.settlement.books import Booking
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def verify(
     ledger: Mapping[Account, int] | None = None,
     day: Mapping[Account, int] | None = None,
     standing: Standing | None = None,
-    key: bytes | None = None,
+    keys: Sequence[bytes] = (),
     chain: bool = True,
 ) -> list[Check]:
     """Check a published revision.
@@ -58,15 +60,15 @@ def verify(
         ledger: balances after the revision's booking; None to check the files alone.
         day: what the ledger has for the day after that booking, by whom it is for; None to check the files alone.
         standing: who was on hold after that booking, and what had been claimed; None to check the files alone.
-        key: the public key that must have signed it, as PEM; None to take the store's word.
+        keys: public keys of which one must have signed it, as PEM; none to take the store's word.
         chain: whether the manifest before this one is at hand.
     """
     manifest = store.read_json(f"{folder}/{MANIFEST}")
     checks = [
         Check("checksums", tuple(_checksums(store, folder, manifest))),
-        Check("signature", tuple(_signature(store, folder, key))),
+        Check("signature", tuple(_signature(store, folder, keys))),
     ]
-    if checks[0].passed:
+    if checks[0].passed and "payouts.csv" in manifest["files"]:
         data = store.read(f"{folder}/payouts.csv")
         rows = _parsed(data)
         credits = store.read_table(f"{folder}/credits.parquet")
@@ -88,15 +90,15 @@ def verify(
     return checks
 
 
-def _signature(store: Store, folder: str, key: bytes | None) -> Iterator[str]:
+def _signature(store: Store, folder: str, keys: Sequence[bytes]) -> Iterator[str]:
     try:
         data, signature = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/{SIGNATURE}")
     except StoreError as error:
         yield f"{SIGNATURE}: {error.found}"
         return
-    known = [key] if key else [store.read(name) for name in store.list("exports/keys")]
+    known = keys or [store.read(name) for name in store.list("exports/keys")]
     if not any(is_signed(pem, data, signature) for pem in known):
-        whose = "the key of these settings" if key else f"any of the {len(known)} keys in exports/keys"
+        whose = "a key that these settings trust" if keys else f"any of the {len(known)} keys in exports/keys"
         yield f"{SIGNATURE}: not by {whose}, or not on this manifest"
 
 
@@ -163,8 +165,8 @@ def check_proof(proof: Mapping[str, Any]) -> Check:
     return Check(what, () if found == root else (f"the line leads to the root {found}, the proof says {root}",))
 
 
-def earlier_revisions(store: Store, day: str, revision: int) -> Check:
-    """Revisions of a day that are no longer in force are still what was published."""
+def earlier_revisions(store: Store, day: str, revision: int, keys: Sequence[bytes] = ()) -> Check:
+    """Revisions of a day that are no longer in force are still what was published, and signed."""
     problems = []
     for number in range(1, revision):
         folder = revision_folder(day, number)
@@ -173,8 +175,26 @@ def earlier_revisions(store: Store, day: str, revision: int) -> Check:
         except StoreError as error:
             problems.append(f"rev={number:04d}/{MANIFEST}: {error.found}")
             continue
-        problems += [f"rev={number:04d}/{problem}" for problem in _checksums(store, folder, manifest)]
+        found = [*_checksums(store, folder, manifest), *_signature(store, folder, keys)]
+        problems += [f"rev={number:04d}/{problem}" for problem in found]
     return Check("earlier revisions", tuple(problems))
+
+
+def booked_and_published(store: Store, booked: Iterable[Booking], day: date, through: int) -> Check:
+    """Every night that the ledger has booked has an export that says so: all of a day, and those up to a booking."""
+    problems = []
+    for booking in booked:
+        if booking.booking_id > through and booking.day != day:
+            continue
+        folder = revision_folder(booking.day, booking.revision)
+        where = f"booking {booking.booking_id}, revision {booking.revision} of {booking.day}"
+        if not store.exists(f"{folder}/{MANIFEST}"):
+            problems.append(f"{where}: in the ledger, but there is no {folder}/{MANIFEST}")
+            continue
+        said = store.read_json(f"{folder}/{MANIFEST}")
+        if (said["booking_id"], said["night"]) != (booking.booking_id, booking.night):
+            problems.append(f"{where}: {folder} is of booking {said['booking_id']} and {said['night']}")
+    return Check("an export of every booking", tuple(problems))
 
 
 def _checksums(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[str]:

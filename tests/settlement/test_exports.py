@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json, sha256
-from provenance.settlement import ledger
-from provenance.settlement.accounts import Account, Standing, totals
+from provenance.settlement.accounts import Account, Standing, totals, trial_balance
+from provenance.settlement.books import Booking
 from provenance.settlement.exports import build, current_key, key_file, payout_lines, point_to, write
 from provenance.settlement.payouts import Movements, credits, intervals, payouts
 from provenance.settlement.proofs import public_pem, root, sign
-from provenance.settlement.verification import check_proof, earlier_revisions, prove_line, verify
+from provenance.settlement.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
+from tasks.keys import replace_key, signing_key, trusted_keys
+from tasks.settings import SettlementSettings
 
 DAY = date(2026, 11, 19)
 KEY, FOREIGN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -65,7 +68,7 @@ def tables(revision=1, day_before=None):
 
 def export(revision=1, **facts):
     pay, credit = tables(revision)
-    booking = ledger.Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), revision, "n")
+    booking = Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), revision, "n")
     entries = [(booking, sorted(AFTER.items()))]
     return build(
         DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=entries, totals=totals(AFTER),
@@ -130,10 +133,45 @@ def test_the_workbook_opens_and_its_totals_are_formulas():
     assert [cell.value for cell in book["Payouts"][1]][:3] == ["day", "revision", "owner_id"]
     assert book["Payouts"]["D2"].value == "=HYPERLINK(evil)"
     assert book["Payouts"]["D2"].data_type == "s", "a name is text, whatever it begins with"
-    header = [cell.value for cell in book["Totals"][1]]
-    row = {name: cell.value for name, cell in zip(header, book["Totals"][2], strict=True)}
-    assert row["earned_minor"].startswith("=SUMIFS(")
-    assert row["revenue_minor"] == 100
+    assert "Held" in book.sheetnames
+
+
+def table(sheet, title):
+    """A table of a sheet: what stands below a line that begins so, by currency and column."""
+    rows = [[cell.value for cell in row] for row in sheet.iter_rows()]
+    at = next(number for number, row in enumerate(rows) if str(row[0] or "").startswith(title))
+    found = {}
+    for row in rows[at + 2 :]:
+        if not row[0]:
+            break
+        found[row[0]] = dict(zip(rows[at + 1][1:], row[1:], strict=True))
+    return found
+
+
+def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_adds_up_from_the_workbook_alone():
+    standing = Standing({"ann": ("dispute",)})
+    movements = Movements(
+        opening=BEFORE, day_before={}, day_after=AFTER, moved={}, standing=standing,
+        closing={a: BEFORE.get(a, 0) + AFTER.get(a, 0) for a in {**BEFORE, **AFTER} if a.party_id != "ann"}
+        | {Account("held", "ann", "EUR"): -540},
+    )  # fmt: skip
+    _, credit = tables()
+    pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
+    made = build(
+        DAY, 1, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=[], totals=totals(AFTER),
+        facts={"trial_balance": trial_balance(movements.closing)},
+    )  # fmt: skip
+    files = made.files["payouts.xlsx"]
+    formulas, values = (openpyxl.load_workbook(io.BytesIO(files), data_only=only)["Totals"] for only in (False, True))
+    owners, day = table(values, "Owners")["EUR"], table(values, "The day")["EUR"]
+    assert (owners["opening_balance_minor"], owners["earned_minor"], owners["closing_balance_minor"]) == (507, 60, 567)
+    assert owners["difference"] == day["difference"] == 0
+    assert table(values, "All accounts")["EUR"]["held"] == owners["held_minor"] == 540
+    for title, name in (("Owners", "closing_balance_minor"), ("The day", "earned_minor")):
+        assert table(formulas, title)["EUR"][name].startswith(f"=SUMIFS(payouts[{name}],payouts[currency],A")
+    assert table(formulas, "Owners")["EUR"]["difference"].startswith("=B")
+    held = [[cell.value for cell in row] for row in openpyxl.load_workbook(io.BytesIO(files))["Held"].iter_rows()]
+    assert held[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]]
 
 
 def test_bean_check_accepts_the_journal(tmp_path):
@@ -174,6 +212,9 @@ def test_an_export_holds_on_an_empty_day(store):
         totals={},
         facts={"previous": None},
     )
+    assert nil.manifest["nil"] is True
+    assert export().manifest["nil"] is False
+    assert openpyxl.load_workbook(io.BytesIO(nil.files["payouts.xlsx"]))["Totals"]["A1"].value.startswith("Nil: no output")
     write(store, nil, KEY)
     assert all(check.passed for check in verify(store, nil.folder))
 
@@ -305,15 +346,48 @@ def test_what_is_held_needs_a_reason(store):
 def test_a_foreign_signature_is_found(store):
     folder = published(store)
     data = store.read(f"{folder}/manifest.json")
-    assert failing(store, folder, key=public_pem(KEY)) == {}
+    assert failing(store, folder, keys=[public_pem(KEY)]) == {}
     for signature in (sign(FOREIGN, data), b"", sign(KEY, data + b" ")):
         store.write(f"{folder}/manifest.sig", signature)
         assert set(failing(store, folder)) == {"signature"}
-        assert "not by the key of these settings" in failing(store, folder, key=public_pem(KEY))["signature"][0]
+        assert "not by a key that these settings trust" in failing(store, folder, keys=[public_pem(KEY)])["signature"][0]
     store.write(f"{folder}/manifest.sig", sign(FOREIGN, data))
     pem = public_pem(FOREIGN)
     store.write(key_file(pem), pem)  # whoever can write to the store can add a key to it
-    assert set(failing(store, folder, key=public_pem(KEY))) == {"signature"}
+    assert set(failing(store, folder, keys=[public_pem(KEY)])) == {"signature"}
+
+
+def test_a_replaced_revision_and_a_booking_without_an_export_are_found(store):
+    made = export(booking_id=1, night="n")
+    write(store, made, KEY)
+    first = Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), 1, "n")
+    assert booked_and_published(store, [first], DAY, 1).passed
+    second = replace(first, booking_id=2, revision=2)
+    (problem,) = booked_and_published(store, [first, second], DAY, 1).problems
+    assert "booking 2, revision 2 of 2026-11-19: in the ledger, but there is no" in problem
+    other = replace(first, booking_id=2, day=date(2026, 11, 20))
+    assert booked_and_published(store, [first, other], DAY, 1).passed, "a later night may be about to be published"
+    forged = export(booking_id=7, night="n")
+    store.remove(f"{made.folder}/manifest.json")
+    write(store, forged, FOREIGN)
+    assert set(failing(store, made.folder, keys=[public_pem(KEY)])) == {"signature"}
+    (problem,) = booked_and_published(store, [first], DAY, 1).problems
+    assert "rev=0001 is of booking 7" in problem
+    write(store, export(2), KEY)
+    (problem,) = earlier_revisions(store, str(DAY), 2, [public_pem(KEY)]).problems
+    assert problem.startswith("rev=0001/manifest.sig: not by a key")
+
+
+def test_what_a_replaced_key_signed_stays_good(store, tmp_path):
+    settings = SettlementSettings(key=str(tmp_path / "signing.pem"), retired=str(tmp_path / "retired"))
+    made = export()
+    write(store, made, signing_key(settings))
+    assert trusted_keys(settings) == [public_pem(signing_key(settings))]
+    retired = replace_key(settings)
+    assert len(trusted_keys(settings)) == 2
+    assert failing(store, made.folder, keys=trusted_keys(settings)) == {}
+    retired.unlink()
+    assert set(failing(store, made.folder, keys=trusted_keys(settings))) == {"signature"}
 
 
 def test_an_owner_can_check_its_line_alone(store):

@@ -65,6 +65,7 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp
     keys = settle.pay(PERIOD, *TWO)
     assert sorted(key.rsplit("-", 1)[1] for key in keys) == ["iso20022.xml", "nacha.ach", "paypal.csv"]
     assert settle.reconcile(PERIOD) == 3
+    assert all(check.passed for check in settle.check_period(books, PERIOD)[1])
     engine = open_ledger(books.database, store)
     held = {booking.facts["reason"]: booking.facts["owners"] for booking in ledger.bookings(engine, kind="hold")}
     assert held == {"no payee data": ["eve"], "no tax data": ["bob"]}
@@ -83,6 +84,12 @@ def test_a_payment_that_differs_is_named(books, store, tmp_path):
     store.write(key, store.read(key).replace(b">7.00<", b">9.00<"))
     with pytest.raises(CheckFailed, match=rf"SHA-256 is .*payment {payment.payment_id}: the bank files say \(900, 'EUR'\)"):
         settle.reconcile(PERIOD)
+    table = f"exports/periods/period={PERIOD}/payments/payments.csv"
+    store.write(table, store.read(table).replace(b",700,", b",900,"))
+    store.remove(f"exports/periods/period={PERIOD}/closing/manifest.json")
+    failed = {check.name: check.problems for check in settle.check_period(books, PERIOD)[1] if not check.passed}
+    assert set(failed) == {"closing", "payments: checksums", "payments: ledger", "files for banks"}
+    assert "is in the ledger, but there is no" in failed["closing"][0]
 
 
 @pytest.mark.parametrize(
