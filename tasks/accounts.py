@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, parse_minor
-from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
 from provenance.settlement.settling import parse_period
@@ -168,8 +168,7 @@ def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
 def _names(store: Store) -> list[str]:
     if not store.exists(CURRENT):
         return []
-    frozen = load_frozen(store, store.read_json(CURRENT)["digest"])
-    names: list[str] = store.read_table(frozen.owners.key)["owner_id"].to_list()
+    names: list[str] = store.read_table(corpus_in_force(store).owners.key)["owner_id"].to_list()
     return names
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
-from provenance.corpus.shards import CURRENT, FrozenCorpus, Part, freeze_part, load_frozen
+from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
 from provenance.features.exact import fitting
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
@@ -59,19 +59,15 @@ def freeze(day: str) -> str:
     store = settings.store.open()
     store.check_writable()
     open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
-    if not store.exists(CURRENT):
-        raise ContractError(
-            store.locate(CURRENT), expected="a corpus in force", found="none", hint="Run the DAG ingest_corpus first."
-        )
+    corpus = corpus_in_force(store)
     model = read_model(settings.model.path)
-    corpus = store.read_json(CURRENT)["digest"]
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
-    outputs = with_modality(store, load_frozen(store, corpus), outputs)
+    outputs = with_modality(store, corpus, outputs)
     contracts = read_contracts(settings.royalty.path)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     night = Night(
         day=day,
-        corpus=corpus,
+        corpus=corpus.digest,
         outputs=freeze_outputs(store, outputs),
         model=freeze_model(store, model),
         model_id=model.card.model_id,

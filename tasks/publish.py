@@ -14,7 +14,7 @@ from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accounts import totals, trial_balance
 from provenance.settlement.books import NIGHT
-from provenance.settlement.payouts import Movements, as_claimed, intervals
+from provenance.settlement.payouts import as_claimed, intervals
 from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
@@ -75,25 +75,16 @@ def make_export(
     """
     published = published or store
     night = load_night(store, booking.night)
-    standing = ledger.standing(engine, through=booking.booking_id)
     corpus = night.frozen_corpus(store)
     before = previous.booking_id if previous else 0
+    movements = ledger.movements(engine, booking, after=before)
+    standing = movements.standing
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
     credits = credits_table(
         night.date,
         as_claimed(credited(store, night, outputs), standing),
         as_claimed(read_written(store, night.folder, "values", "works.parquet"), standing),
         as_claimed(read_written(store, night.folder, "values", "rule_shares.parquet"), standing),
-    )
-    closing = ledger.balances(engine, through=booking.booking_id)
-    day_after = standing.earned(ledger.of_day(engine, booking.day, through=booking.booking_id))
-    movements = Movements(
-        opening=ledger.balances(engine, through=before),
-        closing=closing,
-        day_before=standing.earned(ledger.of_day(engine, booking.day, through=before)),
-        day_after=day_after,
-        moved=ledger.moved(engine, after=before, through=booking.booking_id),
-        standing=standing,
     )
     payouts = payouts_table(
         booking.day,
@@ -126,8 +117,8 @@ def make_export(
         "audit": results.in_force(published),
         "contract": night.contract | {"weights": shared["weights"]},
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
-        "trial_balance": trial_balance(closing),
-        "escrow": _escrow(day_after, store.read_table(corpus.unmatched.key)),
+        "trial_balance": trial_balance(movements.closing),
+        "escrow": _escrow(movements.day_after, store.read_table(corpus.unmatched.key)),
         "previous": previous and _reference(published, previous),
     }
     return exports.build(
@@ -140,7 +131,7 @@ def make_export(
             (posted, ledger.entries(engine, posted.booking_id))
             for posted in ledger.bookings(engine, after=before, through=booking.booking_id)
         ],
-        totals=totals(day_after),
+        totals=totals(movements.day_after),
         facts=facts,
     )
 

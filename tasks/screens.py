@@ -18,7 +18,7 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
-from provenance.corpus.shards import CURRENT, load_frozen, part_key
+from provenance.corpus.shards import corpus_in_force, part_key
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
@@ -406,10 +406,7 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 
 def read_duplicates(store: Store) -> pl.DataFrame:
     """The members of every cluster of copies in the corpus in force, the largest first, and since when they are claimed."""
-    if not store.exists(CURRENT):
-        hint = "Run the DAG ingest_corpus first, or make demo."
-        raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
-    frozen = load_frozen(store, store.read_json(CURRENT)["digest"])
+    frozen = corpus_in_force(store)
     if frozen.duplicates is None:
         hint = "Ingest it again."
         raise ContractError(

@@ -15,7 +15,7 @@ import polars as pl
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
-from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import NIGHT
@@ -181,7 +181,7 @@ def _owners(store: Store) -> pl.DataFrame:
     """Owners of the corpus in force."""
     if not store.exists(CURRENT):
         return pl.DataFrame()
-    return store.read_table(load_frozen(store, store.read_json(CURRENT)["digest"]).owners.key)
+    return store.read_table(corpus_in_force(store).owners.key)
 
 
 def _identified(owner: Mapping[str, str | None]) -> dict[str, str]:

@@ -296,8 +296,10 @@ def _flat_weights(store: Store, night: Night, contract: Contract) -> pl.DataFram
     held = alone.join(parties(examples, claims, night.date), on="work_id")
     together = examples.filter(pl.col("cluster_id").is_not_null())
     if together.height:
-        mean = together.group_by("cluster_id").agg(pl.col("weight").mean())
+        mean = together.sort("example_id").group_by("cluster_id").agg(pl.col("weight").mean())
         owned = _held_clusters(together, claims, night.date, contract).rename({"work_id": "cluster_id"})
         held = pl.concat([held, mean.join(owned, on="cluster_id")], how="diagonal_relaxed")
-    weight = pl.col("weight") * pl.col("stake_ppb")
-    return held.group_by("account", "party_id").agg(weight=weight.sum()).sort("account", "party_id")
+    weight = (pl.col("weight") * pl.col("stake_ppb")).alias("weight")
+    # A sum of floats depends on their order, and joins keep none.
+    terms = held.select("account", "party_id", weight).sort("account", "party_id", "weight")
+    return terms.group_by("account", "party_id", maintain_order=True).agg(pl.col("weight").sum())

@@ -140,6 +140,18 @@ def count_words(examples: pl.DataFrame) -> pl.Series:
     return pl.Series("tokens", counts, dtype=pl.Int64)
 
 
+def corpus_in_force(store: Store) -> FrozenCorpus:
+    """The corpus that nights read now.
+
+    Raises:
+        ContractError: there is none yet.
+    """
+    if not store.exists(CURRENT):
+        hint = "Run the DAG ingest_corpus first, or make demo."
+        raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
+    return load_frozen(store, store.read_json(CURRENT)["digest"])
+
+
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
     """The manifest of a frozen corpus."""
     stored: dict[str, Any] = store.read_json(f"frozen/corpus/{corpus_digest}.json")

@@ -27,6 +27,7 @@ from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account
 from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE
+from provenance.settlement.payouts import Movements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -223,6 +224,20 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
     """What the nights of a day amounted to, after a booking; `Standing.earned` says whose that is."""
     with engine.connect() as connection:
         return books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
+
+
+def movements(engine: sa.Engine, booking: Booking, *, after: int) -> Movements:
+    """What a night's booking and those since an earlier one did, as its export tells it."""
+    through, day = booking.booking_id, booking.day
+    held_then = standing(engine, through=through)
+    return Movements(
+        opening=balances(engine, through=after),
+        closing=balances(engine, through=through),
+        day_before=held_then.earned(of_day(engine, day, through=after)),
+        day_after=held_then.earned(of_day(engine, day, through=through)),
+        moved=moved(engine, after=after, through=through),
+        standing=held_then,
+    )
 
 
 def owners(engine: sa.Engine) -> list[str]:

@@ -37,6 +37,8 @@ MONTHS = (
 )  # fmt: skip
 # Bars of the figure.
 PERIODS = 24
+# Places that a panel has at least, so that one bar is not a wall.
+FEWEST = 12
 # Invisible characters that scripts and emoji need; others could make a text read as what it is not.
 JOINERS = "\u200c\u200d"
 UNSEEN = frozenset({"Cc", "Cf", "Cs"})
@@ -315,6 +317,10 @@ def figure(section: Section) -> bytes:
             axes[-1].set_title("Earned by night, with the interval of 90 %")
             named = range(0, len(nights), 1 + (len(nights) - 1) // 16)
             axes[-1].set_xticks(named, [nights[place].day[-2:] for place in named])
+        if history:
+            axes[0].set_xlim(len(history) - max(len(history), FEWEST) - 0.6, len(history) - 0.4)
+        if nights:
+            axes[-1].set_xlim(-0.6, max(len(nights), FEWEST) - 0.4)
         for axis in axes:
             _style(axis, section.currency)
         file = io.BytesIO()
@@ -330,7 +336,6 @@ def _style(axis: Any, currency: str) -> None:
     axis.grid(axis="y", color=grey, alpha=0.25, linewidth=0.6)
     axis.axhline(0, color=grey, linewidth=0.8)
     axis.tick_params(colors=grey, length=0)
-    axis.margins(x=0.02)
     axis.locator_params(axis="y", nbins=5)
     axis.yaxis.set_major_formatter("{x:,.10g}")
     axis.spines[:].set_visible(False)

@@ -14,6 +14,7 @@ from samples import DAY, corpus_frames, deliver, new_bucket, outputs_frame
 
 from provenance.core.store import Store
 from tasks.cli import main
+from tasks.settings import CHECKOUT
 
 pytestmark = pytest.mark.night
 NEXT, BAD = "2026-11-20", "2026-11-21"
@@ -246,6 +247,51 @@ def test_tampering_is_exit_1_and_named(cli, history):
         store.write(key, whole)
     assert code == 1
     assert "payouts.csv: SHA-256 is" in out
+
+
+def test_diff_says_what_changed_for_whom_and_which_input_differs(cli, history):
+    code, out, err = cli("diff", DAY, "1", "2", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["causes"] == ["outputs: 8 with another revenue"]
+    changes = {(row["owner_id"], row["currency"]): (row["before_minor"], row["after_minor"]) for row in found["owners"]}
+    for revision, place in ((1, 0), (2, 1)):
+        table = pl.read_csv(history.reissued[f"rev={revision:04d}/payouts.csv"])
+        for owner, currency, earned in table.select("owner_id", "currency", "earned_minor").iter_rows():
+            assert changes.get((owner, currency), (earned, earned))[place] == earned
+    assert "revision 1 -> 2" in cli("diff", DAY, "1", "2")[1]
+    assert cli("diff", DAY, "1", "3")[0] == 2
+
+
+def test_a_published_night_is_computed_again_byte_for_byte(cli, history):
+    if history.operator.store.url.startswith("s3://"):
+        pytest.skip("one store will do")
+    code, out, err = cli("replay", NEXT, "--json")
+    assert code == 0, out + err
+    checks = json.loads(out)["checks"]
+    assert {"stages", "payouts.csv", "payouts.xlsx", "credits.parquet", "journal.beancount", "manifest.json"} <= set(checks)
+    assert not any(checks.values())
+    assert not (CHECKOUT / "var/recompute").exists() or not list((CHECKOUT / "var/recompute").iterdir())
+
+
+def test_an_owner_gets_a_statement_and_a_proof(cli, history, tmp_path):
+    owner = pl.read_csv(history.following["rev=0001/payouts.csv"])["owner_id"][0]
+    assert cli("statement", owner, "--period", NEXT[:7], "--out", str(tmp_path))[0] == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".html", ".pdf"}
+    said = json.loads(cli("statement", owner, "--period", NEXT[:7], "--json")[1])
+    booked = json.loads(cli("balance", owner, "--json")[1])
+    owed = {line["currency"]: line["amount_minor"] for line in booked["accounts"]}
+    assert {section["currency"]: section["closing"] for section in said["sections"]} == owed
+    assert {earning["day"] for section in said["sections"] for earning in section["earnings"]} == {DAY, NEXT}
+    assert cli("statement", "nobody", "--period", NEXT[:7])[0] == 2
+    code, out, _ = cli("proof", NEXT, owner)
+    proof = tmp_path / "proof.json"
+    proof.write_text(out)
+    assert (code, cli("verify", str(proof))[0]) == (0, 0)
+    proof.write_text(out.replace(f",{owner},", ",somebody,"))
+    assert cli("verify", str(proof))[0] == 1
+    proof.write_text("[{}]")
+    assert cli("verify", str(proof))[0] == 2
 
 
 def test_what_is_held_and_claimed_stands_in_the_next_export(cli, history):

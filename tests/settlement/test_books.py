@@ -19,7 +19,7 @@ from provenance.core.errors import InputError
 from provenance.settlement import books, ledger, settling
 from provenance.settlement.accounts import OWED, Account, imbalances
 from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
-from provenance.settlement.payouts import Movements, payouts
+from provenance.settlement.payouts import payouts
 from provenance.settlement.periods import NO_PAYEE, NO_TAX, PAY, Payee, Terms
 from provenance.settlement.settling import Approval
 
@@ -231,17 +231,7 @@ def history(postgres, template):
                     self.publish(booking)
 
         def publish(self, booking):
-            at = {"through": booking.booking_id}
-            standing = ledger.standing(self.engine, **at)
-            day = {"engine": self.engine, "day": booking.day}
-            movements = Movements(
-                opening=ledger.balances(self.engine, through=self.exported),
-                closing=ledger.balances(self.engine, **at),
-                day_before=standing.earned(ledger.of_day(**day, through=self.exported)),
-                day_after=standing.earned(ledger.of_day(**day, **at)),
-                moved=ledger.moved(self.engine, after=self.exported, **at),
-                standing=standing,
-            )
+            movements = ledger.movements(self.engine, booking, after=self.exported)
             none = pl.DataFrame(schema=CREDITS.schema).with_columns(account=pl.lit(""))
             table = payouts(booking.day, booking.revision, movements=movements, credits=none, names={})
             opening = {(o, c): m for o, c, m in table.select("owner_id", "currency", "opening_balance_minor").iter_rows() if m}

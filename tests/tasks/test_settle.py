@@ -1,9 +1,11 @@
 """A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
+import sys
 from datetime import UTC, date, datetime
 
 import killing
@@ -16,6 +18,7 @@ from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import Account
 from provenance.settlement.bank import iso20022
 from tasks import settle
+from tasks.cli import main
 from tasks.database import open_ledger, open_register
 from tasks.payees import import_payees, masked
 from tasks.settings import load
@@ -143,6 +146,53 @@ def test_nobody_else_may_read_payees_and_nobody_may_change_the_books(books, stor
         sealed = str(connection.execute(sa.text("SELECT * FROM payees.payee")).all())
     assert "DE8937" not in sealed
     assert masked(books)[0]["paid_by"] == "iso20022 DE...3000"
+
+
+@pytest.fixture
+def cli(books, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["provenance", *words])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_accountants_settle_a_month_with_commands_but_for_the_approval(cli, books, store, tmp_path):
+    path = tmp_path / "payees.csv"
+    paid_in_euro = "cid,Cid,Boston,US,EUR,paypal,,cid@example.org,,,US,536-90-4399"
+    path.write_text(f"{COLUMNS}\n{LINES['ann']}\n{paid_in_euro}\n")
+    by = ("--by", "J. Doe")
+    assert cli("payee", "import", str(path), *by)[0] == 0
+    assert "owner" in cli("payee", "list")[1]
+    listed = cli("payee", "list", "--json")[1]
+    assert "iso20022 DE...3000" in listed
+    assert "DE893704" not in listed
+    assert len(cli("payee", "key")[1].strip()) == 44
+    assert "tax_residence" in cli("payee", "columns")[1]
+    assert "2 records are sealed" in cli("payee", "reseal")[1]
+    assert cli("rate", PERIOD, "USD", "EUR", "0.8642", "--evidence", "ECB", *by)[0] == 0
+    for wrong in ("zero", "-1", "0"):
+        assert cli("rate", PERIOD, "USD", "EUR", "--evidence", "ECB", *by, "--", wrong)[0] == 2
+    assert cli("advance", "ann", "2.50", "EUR", "--reason", "contract", *by)[0] == 0
+    for amount in ("2.505", "much", "0"):
+        assert cli("advance", "ann", amount, "EUR", "--reason", "contract", *by)[0] == 2
+    assert cli("payments")[0] == 2
+    settle.close(PERIOD)
+    settle.pay(PERIOD, *TWO)
+    code, out, _ = cli("payments", PERIOD, "--json")
+    found = {p["owner_id"]: (p["paid_minor"], p["currency"], p["status"]) for p in json.loads(out)["payments"]}
+    assert found == {"ann": (450, "EUR", "sent"), "cid": (432, "EUR", "sent")}, "less the advance; at the rate, rounded down"
+    assert "sent: 2 payments, EUR 8.82" in cli("payments")[1]
+    assert cli("verify", PERIOD)[0] == 0
+    assert cli("rate", PERIOD, "USD", "EUR", "0.9", "--evidence", "ECB", *by)[0] == 2, "the period is closed"
+    answer = tmp_path / "answer.xml"
+    answer.write_text("<Document/>")
+    code, _, err = cli("answer", str(answer))
+    assert (code, "expected a Document of" in err) == (2, True)
+    assert cli("answer", str(tmp_path / "none.xml"))[0] == 2
 
 
 def left_behind(settings, store):

@@ -1,0 +1,191 @@
+"""What it costs to book and publish a night of many credits: time and peak memory by size, and a figure.
+
+    python bench/settlement.py [--largest 1000000] [--figure infra/figures/settlement.png]
+
+Shares are made up; booking, publishing and reconciling are the night's own stages, on the embedded PostgreSQL and a store on
+disk. Every size runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+DAY = "2026-10-15"
+OWNERS_EACH = 10  # owners that share an output
+
+
+def lay_out(credits: int, owners: int, seed: int = 1) -> str:
+    """A night whose shares are there: so many credits, of so many owners; returns its folder."""
+    from provenance.core.contracts import EVIDENCE, NIGHT_SHARES, RULE_SHARES, SHARES
+    from provenance.core.money import PPB
+    from provenance.core.store import canonical_json, sha256
+    from provenance.corpus.examples import check_examples, collected
+    from provenance.corpus.shards import freeze_corpus
+    from provenance.royalty.contracts import Contract
+    from tasks.freeze import freeze_outputs
+    from tasks.night import VERSIONS, Night
+    from tasks.settings import load
+
+    store, draw = load().store.open(), np.random.default_rng(seed)
+    names = {f"owner-{number:06d}": f"Owner {number}" for number in range(owners)}
+    rows = [{"work_id": f"w-{owner}", "content": owner.encode()} for owner in list(names)[:1000]]
+    claims = [{"work_id": row["work_id"], "owner_id": row["work_id"][2:], "stake_ppb": PPB} for row in rows]
+    corpus = collected(rows, claims, names)
+    corpus = type(corpus)(check_examples(corpus.examples, "bench"), corpus.claims, corpus.owners)
+    frozen = freeze_corpus(store, corpus, shard_examples=384)
+    count = credits // OWNERS_EACH
+    outputs = pl.DataFrame(
+        {
+            "output_id": [f"o-{number:07d}" for number in range(count)],
+            "content": [b"x"] * count,
+            "content_sha256": sha256(b"x"),
+            "model_id": "m",
+            "revenue_minor": draw.integers(100, 1000, count),
+            "currency": "EUR",
+            "product": "",
+            "modality": "text",
+            "served_at": datetime(2026, 10, 15, 12, tzinfo=UTC),
+            "notice": None,
+        },
+        schema_overrides={"notice": pl.String},
+    )
+    contract = Contract(name="everything", rule="flat", developer_ppb=300_000_000).model_dump(mode="json")
+    night = Night(
+        day=DAY,
+        corpus=frozen.digest,
+        outputs=freeze_outputs(store, outputs),
+        model="m",
+        model_id="m",
+        model_files={},
+        checkpoints=(),
+        method={"versions": VERSIONS},
+        contract={"contracts": [contract], "audit": None, "signal_to_noise": {}},
+    )
+    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+
+    start = draw.integers(0, owners, count)
+    who = (start[:, None] + np.arange(OWNERS_EACH) * 7919) % owners
+    cuts = np.sort(draw.integers(0, PPB, (count, OWNERS_EACH - 1)), axis=1)
+    share = np.diff(cuts, axis=1, prepend=0, append=PPB)
+    party = pl.Series([f"owner-{number:06d}" for number in range(owners)])
+    shares = pl.DataFrame(
+        {
+            "output_id": outputs["output_id"].gather(np.repeat(np.arange(count), OWNERS_EACH)),
+            "account": "payable",
+            "party_id": party.gather(who.ravel()),
+            "share_ppb": share.ravel(),
+        }
+    ).with_columns(low_ppb=pl.col("share_ppb") * 9 // 10, high_ppb=pl.col("share_ppb") * 11 // 10)
+    keys = ["output_id", "account", "party_id"]
+    evidence = shares.select(
+        *keys, example_id=pl.lit("e"), work_id="party_id", source_uri=pl.lit("https://example.org"), influence=pl.lit(1.0)
+    )
+    parts = [pl.col("share_ppb").cast(pl.Float64).alias(name) / PPB for name in ("share", "low", "high")]
+    by_rule = pl.concat(shares.select(pl.lit(rule).alias("rule"), *keys, *parts) for rule in ("faithful", "flat"))
+    over = shares.group_by("account", "party_id").agg(pl.col("share_ppb").sum() // count)
+    over = over.with_columns(currency=pl.lit("EUR"), low_ppb=pl.col("share_ppb"), high_ppb=pl.col("share_ppb"))
+    made = (
+        ("shares", "shares.parquet", SHARES, shares),
+        ("shares", "night_shares.parquet", NIGHT_SHARES, over),
+        ("values", "works.parquet", EVIDENCE, evidence),
+        ("values", "rule_shares.parquet", RULE_SHARES, by_rule),
+    )
+    tables: dict[str, dict[str, pl.DataFrame]] = {"shares": {}, "values": {}, "scores": {}}
+    for stage, name, contract_of, table in made:
+        tables[stage][name] = table.select(contract_of.schema.names())
+    for stage, written in tables.items():
+        writes = {name: store.write_table(f"{night.folder}/{name}", table) for name, table in written.items()}
+        facts = {
+            "writes": writes,
+            "weights": {"everything": 1.0},
+            "contracts": dict.fromkeys(outputs["output_id"], "everything"),
+        }
+        store.write(f"{night.folder}/{stage}.json", canonical_json(facts))
+    return night.folder
+
+
+def settle(folder: str) -> dict[str, float]:
+    """Book, publish and reconcile a night; seconds of each, and the process's peak memory."""
+    from tasks.book import book
+    from tasks.publish import publish
+    from tasks.reconcile import reconcile
+
+    found = {}
+    for name, stage, argument in (("book", book, folder), ("publish", publish, DAY), ("reconcile", reconcile, DAY)):
+        started = time.monotonic()
+        stage(argument)
+        found[f"{name}_s"] = round(time.monotonic() - started, 1)
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return found | {"peak_gb": round(int(peak[1]) / 2**20, 2) if peak else 0.0}
+
+
+def measure(credits: int) -> dict[str, Any]:
+    """One size, laid out in one process and settled in another."""
+    owners = credits // 10
+    with tempfile.TemporaryDirectory(prefix="provenance-bench-") as folder:
+        environment = {
+            **os.environ,
+            "PROVENANCE_STORE__URL": f"file://{folder}/store",
+            "PROVENANCE_DATABASE__FOLDER": f"{folder}/postgres",
+            "PROVENANCE_SETTLEMENT__KEY": f"{folder}/signing.pem",
+        }
+        told = ""
+        for call in (f"lay_out({credits}, {owners})", "settle(told)"):
+            begin = "import sys, json; sys.path.insert(0, 'bench'); from settlement import *"
+            script = f"{begin}; told = {told!r}; print(json.dumps({call}))"
+            done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr[-3000:])
+            told = json.loads(done.stdout.splitlines()[-1])
+    return {"credits": credits, "owners": owners, **told}
+
+
+def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time and memory by credits."""
+    from matplotlib.figure import Figure
+
+    sheet = Figure(figsize=(7, 3), layout="constrained")
+    left, right = sheet.subplots(1, 2)
+    millions = [row["credits"] / 1e6 for row in rows]
+    below = np.zeros(len(rows))
+    for name in ("book", "publish", "reconcile"):
+        seconds = np.array([row[f"{name}_s"] for row in rows])
+        left.fill_between(millions, below, below + seconds, alpha=0.6, label=name)
+        below += seconds
+    left.set(xlabel="million credits", ylabel="seconds", xlim=(0, None), ylim=(0, None), title="Time")
+    left.legend(frameon=False)
+    right.plot(millions, [row["peak_gb"] for row in rows], marker="o")
+    right.set(xlabel="million credits", ylabel="GB", xlim=(0, None), ylim=(0, None), title="Peak memory")
+    sheet.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure an eighth, a quarter, a half and all of the largest size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=1_000_000, help="credits of the largest night; ten for each owner")
+    parser.add_argument("--figure", type=Path, default=Path("infra/figures/settlement.png"))
+    arguments = parser.parse_args()
+    rows = []
+    for part in (8, 4, 2, 1):
+        rows.append(measure(arguments.largest // part))
+        sys.stdout.write(json.dumps(rows[-1]) + "\n")
+        sys.stdout.flush()
+    draw_figure(rows, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
