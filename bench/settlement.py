@@ -96,7 +96,7 @@ def lay_out(credits: int, owners: int, seed: int = 1) -> str:
     )
     parts = [pl.col("share_ppb").cast(pl.Float64).alias(name) / PPB for name in ("share", "low", "high")]
     by_rule = pl.concat(shares.select(pl.lit(rule).alias("rule"), *keys, *parts) for rule in ("faithful", "flat"))
-    over = shares.group_by("account", "party_id").agg(pl.col("share_ppb").sum() // count)
+    over = shares.group_by("account", "party_id").agg(pl.col("share_ppb").sum() // count).sort("party_id")
     over = over.with_columns(currency=pl.lit("EUR"), low_ppb=pl.col("share_ppb"), high_ppb=pl.col("share_ppb"))
     made = (
         ("shares", "shares.parquet", SHARES, shares),

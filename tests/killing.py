@@ -1,15 +1,35 @@
-"""A stage of a settlement in a process that SIGKILLs itself right after its n-th booking or write."""
+"""A stage in a process that SIGKILLs itself right after its n-th booking or write."""
 
 import contextlib
+import importlib
+import multiprocessing
 import os
 import signal
 
 
-def run(stage, count, environment, *arguments):
+def at_every_boundary(module, stage, *arguments):
+    """Run a stage again and again, killed after its first booking or write, its second, and so on until it ends.
+
+    Returns how many boundaries there were.
+    """
+    # Of a server that has imported what takes long, and has no threads yet.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tasks.settle", "tasks.book"])
+    boundary, killed = 0, True
+    while killed:
+        boundary += 1
+        process = processes.Process(target=run, args=(module, stage, boundary, dict(os.environ), *arguments))
+        process.start()
+        process.join()
+        assert process.exitcode in {0, -signal.SIGKILL}
+        killed = process.exitcode != 0
+    return boundary - 1
+
+
+def run(module, stage, count, environment, *arguments):
     """Stand in a process of its own."""
     from provenance.core.store import Store
     from provenance.settlement import books
-    from tasks import settle
 
     os.environ.update(environment)
     left = [count]
@@ -37,4 +57,4 @@ def run(stage, count, environment, *arguments):
 
     books.alone = booked
     Store.write, Store.create = deadly(Store.write), deadly(Store.create)
-    getattr(settle, stage)(*arguments)
+    getattr(importlib.import_module(module), stage)(*arguments)

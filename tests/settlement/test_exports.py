@@ -19,12 +19,14 @@ from provenance.settlement.accounts import Account, Standing, totals, trial_bala
 from provenance.settlement.books import Booking
 from provenance.settlement.exports import build, current_key, key_file, payout_lines, point_to, write
 from provenance.settlement.payouts import Movements, credits, intervals, payouts
+from provenance.settlement.periods import PAY, Line, payment_entries
 from provenance.settlement.proofs import public_pem, root, sign
 from provenance.settlement.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
 from tasks.keys import replace_key, signing_key, trusted_keys
 from tasks.settings import SettlementSettings
 
 DAY = date(2026, 11, 19)
+NOON = datetime(2026, 11, 20, tzinfo=UTC)
 KEY, FOREIGN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 BEFORE = {Account("payable", "ann", "EUR"): -500, Account("payable", "zoe", "EUR"): -7, Account("receivable", "", "EUR"): 507}
 AFTER = {
@@ -66,10 +68,10 @@ def tables(revision=1, day_before=None):
     return pay, credit
 
 
-def export(revision=1, **facts):
+def export(revision=1, others=(), **facts):
     pay, credit = tables(revision)
-    booking = Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), revision, "n")
-    entries = [(booking, sorted(AFTER.items()))]
+    booking = Booking(1, "night", DAY, NOON, revision, "n")
+    entries = [(booking, sorted(AFTER.items())), *others]
     return build(
         DAY, revision, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=entries, totals=totals(AFTER),
         facts={"notice": "invented", "previous": None, **facts},
@@ -176,7 +178,11 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
 
 def test_bean_check_accepts_the_journal(tmp_path):
     path = tmp_path / "journal.beancount"
-    path.write_bytes(export().files["journal.beancount"])
+    line = Line("ann", "EUR", 700, withheld=70, net=630, pay_currency="USD", paid=724, outcome=PAY)
+    facts = {"approved_by": 'J. "Doe"', "left_out": {"p1": "on hold"}, "owners": [f"o{n}" for n in range(9)]}
+    others = [(Booking(2, "payments", DAY, NOON, facts=facts), sorted(payment_entries([line]).items()))]
+    path.write_bytes(export(others=others).files["journal.beancount"])
+    assert "o4, 4 more" in path.read_text()
     assert "Liabilities:Payable:Ann  -0.40 EUR" in path.read_text()
     checked = subprocess.run(
         [str(Path(sys.executable).with_name("bean-check")), str(path)], capture_output=True, text=True, check=False

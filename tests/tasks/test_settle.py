@@ -1,10 +1,6 @@
 """A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
 
-import itertools
 import json
-import multiprocessing
-import os
-import signal
 import sys
 from datetime import UTC, date, datetime
 
@@ -211,20 +207,8 @@ def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, stor
     from provenance.core.store import Store
 
     register(books, tmp_path, *LINES)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tasks.settle"])
-    boundaries = {}
-    for stage, arguments in (("close", [PERIOD]), ("pay", [PERIOD, *TWO])):
-        for boundary in itertools.count(1):
-            boundaries[stage] = boundary
-            process = processes.Process(target=killing.run, args=(stage, boundary, dict(os.environ), *arguments))
-            process.start()
-            process.join()
-            if process.exitcode == 0:
-                break
-            assert process.exitcode == -signal.SIGKILL
-    assert boundaries["close"] >= 4, "the booking, two tables, a signature and a manifest"
-    assert boundaries["pay"] >= 6
+    assert killing.at_every_boundary("tasks.settle", "close", PERIOD) >= 4, "a booking, two tables, signature and manifest"
+    assert killing.at_every_boundary("tasks.settle", "pay", PERIOD, *TWO) >= 6
     found = left_behind(books, store)
 
     undisturbed = Store(f"file://{tmp_path}/undisturbed", {})

@@ -70,6 +70,10 @@ def upgrade() -> None:
         op.execute(
             f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         )
+        op.execute(
+            "DO $$ BEGIN IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN "
+            f"GRANT {role} TO CURRENT_USER; END IF; END $$"
+        )
     op.execute("GRANT SELECT, INSERT ON booking, entry, closed, outcome, store TO provenance_ledger")
     op.execute("GRANT SELECT ON alembic_version TO provenance_ledger")
     op.execute("GRANT USAGE ON SCHEMA payees TO provenance_payees")

@@ -1,0 +1,35 @@
+"""The ledger's database as an ordinary login sees it."""
+
+import pytest
+import sqlalchemy as sa
+from samples import create_database
+
+from provenance.settlement import ledger
+from tasks.database import open_ledger, open_register
+from tasks.settings import DatabaseSettings
+
+
+@pytest.fixture
+def url(postgres):
+    """A database that belongs to a login which is no superuser but may make roles."""
+    url = sa.engine.make_url(create_database(postgres))
+    name = f"login_{url.database}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE ROLE {name} LOGIN CREATEROLE"))
+        connection.execute(sa.text(f"ALTER DATABASE {url.database} OWNER TO {name}"))
+        for role in ("provenance_ledger", "provenance_payees"):  # as other ledgers on this server may have made them
+            if connection.execute(sa.text(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'")).first():
+                connection.execute(sa.text(f"GRANT {role} TO {name} WITH ADMIN OPTION"))
+    return url.set(username=name)
+
+
+def test_a_login_that_is_no_superuser_keeps_the_books(url, store):
+    settings = DatabaseSettings(url=url.render_as_string(hide_password=False))
+    engine = open_ledger(settings, store)
+    assert open_ledger(settings, store), "migrated once"
+    assert ledger.bookings(engine) == []
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT current_user")).scalar_one() == "provenance_ledger"
+    with open_register(settings).connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM payees.payee")).scalar_one() == 0
