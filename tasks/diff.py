@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from provenance.core.store import Store
     from tasks.night import Night
 
-# What a night names besides tables that can be compared row by row.
-FACTS = ("model_id", "model", "method", "contract", "audit", "code_version")
+# What a night names besides tables that can be compared row by row; an audit that decides stands in the contract.
+FACTS = ("model_id", "model", "method", "contract", "code_version")
 
 
 def diff(store: Store, day: str, before: int, after: int) -> dict[str, Any]:
