@@ -2,10 +2,10 @@
 
     close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements
 
-The run of the data interval that starts in a month settles that month; the scheduled one runs on the third of the next, so
-that the last night has time to be paid. Closing locks the period: what is booked for its days from then on counts in the
-next. Who is owed less than the minimum, or below zero, is carried forward; who is on hold, or whose payee data is missing, is
-not paid.
+The scheduled run is on the third of the next month, so that the last night has time to be paid; a run by hand asks for the
+`period` in its form. (Unpausing the DAG starts the run of the last third.) Closing locks the period: what is booked for its
+days from then on counts in the next. Who is owed less than the minimum, or below zero, is carried forward; who is on hold, or
+whose payee data is missing, is not paid.
 
 **Waiting?** `settlement.prepare` and `settlement.approve` wait for people (Browse > Required Actions). They see totals, the
 largest payments and the digest of `closing.csv`, which lists every balance. The two have to be different people: their names
@@ -21,7 +21,7 @@ task. If `settlement.reconcile_bank` failed, do not send the bank files: it name
 from datetime import datetime, timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import CronDataIntervalTimetable, dag, get_current_context, task
+from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -35,6 +35,14 @@ PATIENCE = timedelta(days=14)
     tags=["settlement"],
     doc_md=__doc__,
     max_active_runs=1,
+    params={
+        "period": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\d{4}-\d{2}$",
+            description="The month to settle, such as 2026-11; empty: the one before the run's logical date",
+        )
+    },
     default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS},
 )
 def settle_period() -> None:
@@ -44,7 +52,8 @@ def settle_period() -> None:
     def close() -> dict[str, str]:
         from tasks.settle import close, settled_period
 
-        return close(settled_period(get_current_context().get("data_interval_start")))
+        context = get_current_context()
+        return close(settled_period(context.get("data_interval_start"), context["params"]["period"]))
 
     @task(task_id="settlement.pay")
     def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 USER, PASSWORD = "admin", "admin"
+# Beside the administrator two people, since payments need two; their passwords are their names.
+PEOPLE = ("ann", "bob")
 PORT = 8080
 
 
@@ -53,14 +56,13 @@ def configure() -> None:
         key.touch(mode=0o600)
         key.write_text(secrets.token_hex(32))
     passwords = home / "passwords.json"
-    if not passwords.exists():
-        passwords.write_text(f'{{"{USER}": "{PASSWORD}"}}')
+    passwords.write_text(json.dumps({USER: PASSWORD, **{name: name for name in PEOPLE}}))
     wanted = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "2",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join([f"{USER}:admin", *(f"{name}:user" for name in PEOPLE)]),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{PORT}/execution/",
         "AIRFLOW__API__PORT": str(PORT),
@@ -176,7 +178,10 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from error
     if arguments.command == "ui":
-        sys.stdout.write(f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD} (development only)\n")
+        sys.stdout.write(
+            f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD}; {' and '.join(PEOPLE)}, who "
+            "approve, with their names for passwords (development only)\n"
+        )
         sys.stdout.flush()
         migrate()
         # It starts its parts by name, and the environment need not be activated.

@@ -17,6 +17,7 @@ from provenance.settlement.settling import parse_period
 from tasks.database import open_ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
     import sqlalchemy as sa
@@ -97,6 +98,11 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
     }
 
 
+def newest(settings: Settings) -> int:
+    """The number of the last booking."""
+    return ledger.newest(_open(settings, None))
+
+
 def last_closed(settings: Settings) -> str:
     """The period that was closed last.
 
@@ -154,15 +160,20 @@ def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
     store = settings.store.open()
     engine = open_ledger(settings.database, store)
     if owner_id is not None:
-        known = sorted({*ledger.owners(engine), *_names(store)})
-        if owner_id not in known:
-            raise InputError(
-                f"owner {owner_id}",
-                expected="an owner in the ledger or in the corpus in force",
-                found="none of that id",
-                hint=did_you_mean(owner_id, known),
-            )
+        check_owners(store, engine, [owner_id])
     return engine
+
+
+def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None:
+    """Raise InputError naming the first owner that neither the ledger nor the corpus in force knows."""
+    known = sorted({*ledger.owners(engine), *_names(store)})
+    for owner_id in sorted({*owners} - {*known}):
+        raise InputError(
+            f"owner {owner_id}",
+            expected="an owner in the ledger or in the corpus in force",
+            found="none of that id",
+            hint=did_you_mean(owner_id, known),
+        )
 
 
 def _names(store: Store) -> list[str]:

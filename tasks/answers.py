@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import sha256
-from provenance.settlement import settling
+from provenance.settlement import ledger, settling
 from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
 from tasks.database import open_ledger
@@ -64,13 +64,19 @@ def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
         outcomes = _answered(said, _messages(store), where)
         others = said.others
     final = [outcome for outcome in outcomes if outcome.status != PENDING]
-    booking = settling.answer(
-        engine, final, day=datetime.now(UTC).date(), message=f"{said.kind} {said.message_id}", source=sha256(data)
-    )
+    before = ledger.newest(engine)
+    try:
+        booking = settling.answer(
+            engine, final, day=datetime.now(UTC).date(), message=f"{said.kind} {said.message_id}", source=sha256(data)
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error.where}", expected=error.expected, found=error.found, hint=error.hint) from error
     counts = {status: int(booking.facts[status]) for status in (PAID, REJECTED, RETURNED)}
     counts[PENDING] = len(outcomes) - len(final)
     log.info("%s: booking %d, %s, %d others", where, booking.booking_id, counts, others)
-    return {"kind": said.kind, "message_id": said.message_id, "booking_id": booking.booking_id, **counts, "others": others}
+    again = booking.booking_id <= before
+    told = {"kind": said.kind, "message_id": said.message_id, "booking_id": booking.booking_id, "again": again}
+    return {**told, **counts, "others": others}
 
 
 def _answered(said: Answers, messages: Mapping[str, Sequence[tuple[str, str]]], where: str) -> list[Outcome]:

@@ -291,7 +291,8 @@ def verify(
 
         folder, checks = check_period(load(), what)
     else:
-        folder, checks = check_day(load(), _day(what))
+        day = parse_day("argument DAY|PERIOD|MANIFEST", what).isoformat()
+        folder, checks = check_day(load(), day)
     _report(checks, folder, as_json=as_json)
 
 
@@ -305,7 +306,7 @@ def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
         console.print(what, checks_screen(checks), sep="\n", soft_wrap=True)
     failed = [check.name for check in checks if not check.passed]
     if failed:
-        raise CheckFailed(f"{what}: {', '.join(failed)} do not hold")
+        raise CheckFailed(f"{what}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
 
 
 @app.command()
@@ -420,7 +421,9 @@ def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> 
     from tasks import accounts
     from tasks.settings import load
 
-    _tell(accounts.hold(load(), owner_id, reason=reason, by=by), as_json=as_json)
+    settings = load()
+    before = accounts.newest(settings)
+    _tell(accounts.hold(settings, owner_id, reason=reason, by=by), before, as_json=as_json)
 
 
 @app.command()
@@ -432,7 +435,9 @@ def release(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) 
     from tasks import accounts
     from tasks.settings import load
 
-    _tell(accounts.release(load(), owner_id, reason=reason, by=by), as_json=as_json)
+    settings = load()
+    before = accounts.newest(settings)
+    _tell(accounts.release(settings, owner_id, reason=reason, by=by), before, as_json=as_json)
 
 
 @app.command()
@@ -450,7 +455,9 @@ def claim(
     from tasks import accounts
     from tasks.settings import load
 
-    _tell(accounts.claim(load(), escrow_id, owner_id, evidence=evidence, by=by), as_json=as_json)
+    settings = load()
+    before = accounts.newest(settings)
+    _tell(accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), before, as_json=as_json)
 
 
 @app.command()
@@ -469,7 +476,9 @@ def advance(
     from tasks import accounts
     from tasks.settings import load
 
-    _tell(accounts.advance(load(), owner_id, currency, amount, reason=reason, by=by), as_json=as_json)
+    settings = load()
+    before = accounts.newest(settings)
+    _tell(accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by), before, as_json=as_json)
 
 
 @app.command()
@@ -489,7 +498,9 @@ def rate(
     from tasks import accounts
     from tasks.settings import load
 
-    _tell(accounts.record_rate(load(), period, (source, target), value, evidence=evidence, by=by), as_json=as_json)
+    settings = load()
+    before = accounts.newest(settings)
+    _tell(accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by), before, as_json=as_json)
 
 
 @app.command()
@@ -535,8 +546,9 @@ def answer(
         _print_json(found)
     else:
         for said in found:
-            told = ", ".join(f"{name} {count}" for name, count in said.items() if isinstance(count, int))
-            console.print(f"{said['file']}: {said['kind']} {said['message_id']}: {told.replace('_id', '')}", soft_wrap=True)
+            told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
+            booked = f"{'booked before' if said['again'] else 'booked'} as {said['booking_id']}"
+            console.print(f"{said['file']}: {said['kind']} {said['message_id']}, {booked}: {told}", soft_wrap=True)
 
 
 @app.command()
@@ -627,6 +639,20 @@ def payee_list(as_json: AsJson = False) -> None:
         console.print(payees_screen(found), soft_wrap=True)
 
 
+@payee_app.command("remove")
+def payee_remove(owner_id: OwnerId) -> None:
+    """Forget where an owner is paid, every version of it; what was paid stays in the ledger.
+
+    A payment that waits for approval and was to go there can then not be made.
+
+    Example: `provenance payee remove tom-christie`
+    """
+    from tasks.payees import remove_payee
+    from tasks.settings import load
+
+    console.print(f"{remove_payee(load(), owner_id)} versions are gone.")
+
+
 @payee_app.command("columns")
 def payee_columns() -> None:
     """The columns of the file that `provenance payee import` takes.
@@ -652,12 +678,15 @@ def payee_reseal() -> None:
     console.print(f"{reseal(*register_of(load()))} records are sealed with the first key.")
 
 
-def _tell(booking: Booking, *, as_json: bool) -> None:
-    """What was booked, or had been."""
+def _tell(booking: Booking, before: int, *, as_json: bool) -> None:
+    """What was booked, or had been before."""
+    again = booking.booking_id <= before
     if as_json:
-        _print_json({"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts})
+        told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
+        _print_json({**told, "again": again})
     else:
-        console.print(f"Booking {booking.booking_id} of {booking.day}, {booking.kind}: {escape(booking.said)}", soft_wrap=True)
+        what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
+        console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
 
 
 class WorkloadName(StrEnum):

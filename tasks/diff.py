@@ -85,16 +85,16 @@ def _causes(store: Store, before: Mapping[str, Any], after: Mapping[str, Any]) -
 def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     keys = ["output_id", "content_sha256", "revenue_minor", "currency", "product"]
     was, now = before.select(keys), after.select(keys)
-    added = now.join(was, on="output_id", how="anti").height
-    removed = was.join(now, on="output_id", how="anti").height
     both = was.join(now, on="output_id", suffix="_now")
-    counts = {"added": added, "withdrawn": removed}
+    found = {
+        "added": now.join(was, on="output_id", how="anti"),
+        "withdrawn": was.join(now, on="output_id", how="anti"),
+    }
     for name in keys[1:]:
-        counts[f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"] = both.filter(
-            pl.col(name).ne_missing(pl.col(f"{name}_now"))
-        ).height
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    yield f"outputs: {said or 'the same, in other files'}"
+        what = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
+        found[what] = both.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))
+    said = [f"{rows.height} {what}{_some(sorted(rows['output_id']))}" for what, rows in found.items() if rows.height]
+    yield f"outputs: {', '.join(said) or 'the same, in other files'}"
 
 
 def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
@@ -120,9 +120,9 @@ def _named(added: pl.DataFrame, removed: pl.DataFrame) -> str:
     return _some(sorted({*added["work_id"], *removed["work_id"]}))
 
 
-def _some(works: list[str], most: int = 5) -> str:
-    more = f" and {len(works) - most:,} more" if len(works) > most else ""
-    return f" ({', '.join(works[:most])}{more})" if works else ""
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f" ({', '.join(names[:most])}{more})" if names else ""
 
 
 def _leaves(was: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import InputError
+from provenance.core.errors import InputError, did_you_mean
 from provenance.settlement import register
-from provenance.settlement.payees import Details, read_details, sealing
+from provenance.settlement.payees import COLUMNS, NEEDED, Details, read_details, sealing
+from tasks.accounts import check_owners
 from tasks.database import open_ledger, open_register
 from tasks.settings import KEY_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import sqlalchemy as sa
@@ -42,11 +44,25 @@ def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
         InputError: naming the line and the column, and repeating nothing of what stands there.
     """
     payees = read_payees(path)
-    open_ledger(settings.database, settings.store.open())
+    store = settings.store.open()
+    check_owners(store, open_ledger(settings.database, store), [payee.owner_id for payee in payees])
     engine, box = register_of(settings)
     found = register.register(engine, box, payees, by=by)
     log.info("%d payees are in force as delivered", len(found))
     return found
+
+
+def remove_payee(settings: Settings, owner_id: str) -> int:
+    """Remove all that is known of a payee; returns how many versions that was.
+
+    Raises:
+        InputError: nothing is.
+    """
+    open_ledger(settings.database, settings.store.open())
+    gone = register.remove(open_register(settings.database), owner_id)
+    if not gone:
+        raise InputError(f"payee {owner_id}", expected="a registered payee", found="none", hint="`provenance payee list`")
+    return gone
 
 
 def masked(settings: Settings) -> list[dict[str, str | int | bool]]:
@@ -68,18 +84,52 @@ def masked(settings: Settings) -> list[dict[str, str | int | bool]]:
 
 
 def read_payees(path: Path) -> list[Details]:
-    """The payees of a CSV file, whose columns are the fields of `Details`."""
+    """The payees of a CSV file, whose columns are the fields of `Details`.
+
+    Raises:
+        InputError: naming the first line that is wrong, and how many more are.
+    """
+    if not path.is_file():
+        raise InputError(str(path), expected="a CSV file", found="no such file")
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(str(path), expected="a CSV file in UTF-8", found=type(error).__name__) from None
+    _check_header(path, reader.fieldnames or [])
+    if not rows:
+        raise InputError(str(path), expected="a line for each payee", found="none; nothing was changed")
     found: dict[str, Details] = {}
+    errors: list[InputError] = []
     for line, row in enumerate(rows, start=2):
-        where = f"{path}: line {line}"
-        if None in row or None in row.values():
-            raise InputError(where, expected="as many fields as the header has", found="more or fewer")
-        details = read_details({name: text for name, text in row.items() if text.strip()}, where)
-        if details.owner_id in found:
-            raise InputError(where, expected="one line for each owner", found=f"a second one of {details.owner_id}")
-        found[details.owner_id] = details
+        try:
+            details = _read_row(row, f"{path}: line {line}", found)
+            found[details.owner_id] = details
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        first = errors[0]
+        more = [error.where.removeprefix(f"{path}: ") for error in errors[1:]]
+        hint = f"{len(more)} more: {'; '.join(more[:9])}." if more else ""
+        raise InputError(first.where, expected=first.expected, found=first.found, hint=hint)
     return list(found.values())
+
+
+def _read_row(row: Mapping[str, Any], where: str, others: Mapping[str, Details]) -> Details:
+    if None in row or None in row.values():
+        raise InputError(where, expected="as many fields as the header has", found="more or fewer")
+    details = read_details({name: text for name, text in row.items() if text.strip()}, where)
+    if details.owner_id in others:
+        raise InputError(where, expected="one line for each owner", found=f"a second one of {details.owner_id}")
+    return details
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    hint = "`provenance payee columns` explains them."
+    if len(names) == 1 and ";" in names[0]:
+        raise InputError(f"{path}: line 1", expected="commas between columns", found="semicolons", hint=hint)
+    if unknown := [name for name in names if name not in COLUMNS]:
+        hint = did_you_mean(unknown[0], COLUMNS) or hint
+        raise InputError(f"{path}: line 1", expected=f"some of {', '.join(COLUMNS)}", found=repr(unknown[0]), hint=hint)
+    if missing := [name for name in NEEDED if name not in names]:
+        raise InputError(f"{path}: line 1", expected=f"the columns {', '.join(NEEDED)}", found=f"no {missing[0]}", hint=hint)

@@ -42,6 +42,8 @@ def check_day(settings: Settings, day: str) -> tuple[str, list[Check]]:
     store = settings.store.open()
     current = in_force(store, day)
     folder = current["folder"]
+    if not store.exists(f"{folder}/{MANIFEST}"):
+        return folder, [Check("manifest", (f"{MANIFEST} is gone, and with it all that proves the files beside it",))]
     manifest = store.read(f"{folder}/{MANIFEST}")
     pointed = [] if sha256(manifest) == current["manifest_sha256"] else [f"{MANIFEST} is not the one that current.json names"]
     booking = json.loads(manifest)["booking_id"]

@@ -11,7 +11,7 @@ import polars as pl
 from rich import box
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
@@ -524,7 +524,7 @@ def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         sums[payment["status"], payment["currency"]].append(payment["paid_minor"])
     for (status, currency), amounts in sorted(sums.items()):
         yield f"{status}: {len(amounts)} payments, {format_minor(sum(amounts), currency)}"
-    table = Table("owner", "payment", "status", "amount", "reason", box=box.SIMPLE_HEAD)
+    table = Table(*_folded("owner", "payment", "status", "amount", "reason"), box=box.SIMPLE_HEAD)
     for payment in found["payments"]:
         amount = Text(format_minor(payment["paid_minor"], payment["currency"]), justify="right")
         table.add_row(escape(payment["owner_id"]), payment["payment_id"], payment["status"], amount, escape(payment["reason"]))
@@ -532,9 +532,14 @@ def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield table
 
 
+def _folded(*names: str) -> list[Column]:
+    """Columns whose cells are broken where they are too narrow, and never cut: people match identifiers."""
+    return [Column(name, overflow="fold") for name in names]
+
+
 def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
     """Who is registered, and how each is paid, masked."""
-    table = Table("owner", "version", "currency", "paid by", "tax data", "changed", "by", box=box.SIMPLE_HEAD)
+    table = Table(*_folded("owner", "version", "currency", "paid by", "tax data", "changed", "by"), box=box.SIMPLE_HEAD)
     for payee in found:
         tax = "there" if payee["tax_data"] else "[red]missing: held[/]"
         who = (escape(payee["owner_id"]), str(payee["version"]), payee["currency"], escape(payee["paid_by"]), tax)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from datetime import UTC, datetime
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -40,9 +41,11 @@ from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
 from tasks.settings import load
+from tasks.statements import statements_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date
 
     import sqlalchemy as sa
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -61,11 +64,19 @@ LETTERS_OF_ID = (None, paypal.LETTERS_OF_ID, nacha.LETTERS_OF_ID)
 READ_BACK = {"xml": iso20022.read_back, "csv": paypal.read_back, "ach": nacha.read_back}
 
 
-def settled_period(interval_start: datetime | None) -> str:
-    """The period that a run settles: the month in which its data interval starts (UTC)."""
+def settled_period(interval_start: datetime | None, asked: str | None = None) -> str:
+    """The period that a run settles: the one asked for, or else the month in which its data interval starts (UTC).
+
+    Raises:
+        InputError: there is neither.
+    """
+    if asked:
+        return settling.parse_period("run of settle_period: period", asked)
     if interval_start is None:
-        hint = "Trigger it with a logical date: the run of a day in December settles November."
-        raise InputError("run of settle_period", expected="a data interval that starts in the period", found="none", hint=hint)
+        hint = "Trigger it with a period, such as 2026-11."
+        raise InputError(
+            "run of settle_period", expected="a period, or a data interval that starts in it", found="none", hint=hint
+        )
     return f"{interval_start.astimezone(UTC):%Y-%m}"
 
 
@@ -86,11 +97,11 @@ def close(period: str) -> dict[str, str]:
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
     files = {
-        "closing.csv": closing_table(period, lines).write_csv().encode(),
+        "closing.csv": closing_table(period, lines, booking.facts["rates"]).write_csv().encode(),
         "escrow.csv": escrow.write_csv().encode(),
     }
     _publish(store, closing_folder(period), files, {"booking_id": booking.booking_id}, signing_key(settings.settlement))
-    missing = _days_without_a_night(engine, period)
+    rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
     digest = sha256(files["closing.csv"])
     where = store.locate(f"{closing_folder(period)}/closing.csv")
     paid = sum(line.outcome == PAY for line in lines)
@@ -98,7 +109,7 @@ def close(period: str) -> dict[str, str]:
     return {
         "period": period,
         "subject": f"Payments of {period}: {paid}",
-        "body": request(period, lines, missing, digest, where),
+        "body": request(period, lines, rates, missing=_days_without_a_night(engine, period), digest=digest, where=where),
     }
 
 
@@ -121,7 +132,9 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
     facts, key = {"booking_id": booking.booking_id}, signing_key(settings.settlement)
     if files:
         _publish(store, bank_folder(period), files, {**facts, "messages": _messages(batches)}, key)
-    table = payments_table(period, settling.payments(engine, period), messages)
+    table = payments_table(
+        period, settling.payments(engine, period), messages, settling.lines(engine, period)[0].facts["rates"]
+    )
     _publish(store, payments_folder(period), {"payments.csv": table.write_csv().encode()}, facts, key)
     for payment_id, reason in sorted(left_out.items()):
         log.warning("payment %s is left out: %s", payment_id, reason)
@@ -138,7 +151,7 @@ def reconcile(period: str) -> int:
     settings = load()
     store = settings.store.open()
     payments = settling.payments(open_ledger(settings.database, store), period)
-    if problems := list(_in_bank_files(store, period, payments)):
+    if problems := list(_in_bank_files(store, period, payments, _accounts(settings, payments))):
         raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")
     log.info("%d payments of %s stand in the bank files as in the ledger, or nowhere", len(payments), period)
     return len(_sent(payments))
@@ -154,22 +167,28 @@ def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
     engine = open_ledger(settings.database, store)
     booking, lines = settling.lines(engine, period)
     payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)
-    tables = {closing_folder(period): ("closing.csv", closing_table(period, lines))}
+    tables = {closing_folder(period): ("closing.csv", closing_table(period, lines, booking.facts["rates"]))}
     bank = f"{bank_folder(period)}/{MANIFEST}"
     if any(payment.status != WAITING for payment in payments):
         sent = store.read_json(bank)["messages"].items() if store.exists(bank) else ()
         messages = {payment_id: message for message, ids in sent for payment_id, _ in ids}
-        tables[payments_folder(period)] = ("payments.csv", payments_table(period, payments, messages))
+        tables[payments_folder(period)] = ("payments.csv", payments_table(period, payments, messages, booking.facts["rates"]))
     checks = []
     for folder, (name, table) in tables.items():
         what = folder.rsplit("/", 1)[-1]
         if not store.exists(f"{folder}/{MANIFEST}"):
-            checks.append(Check(what, (f"booking {booking.booking_id} is in the ledger, but there is no {folder}/{MANIFEST}",)))
+            checks.append(Check(what, (f"{what} of {period} are in the ledger, but there is no {folder}/{MANIFEST}",)))
             continue
         checks += [Check(f"{what}: {check.name}", check.problems) for check in verify(store, folder, keys=keys)]
-        same = table.write_csv().encode() == store.read(f"{folder}/{name}")
-        checks.append(Check(f"{what}: ledger", () if same else (f"{name}: not what the ledger says",)))
-    checks.append(Check("files for banks", tuple(_in_bank_files(store, period, payments))))
+        checks.append(Check(f"{what}: ledger", tuple(_lines_that_differ(store, f"{folder}/{name}", table.write_csv()))))
+    if store.exists(bank):
+        checks += [Check(f"bank: {check.name}", check.problems) for check in verify(store, bank_folder(period), keys=keys)]
+    # Whose account is whose can be told by who has the key alone.
+    accounts = _accounts(settings, payments) if settings.payees.keys else None
+    checks.append(Check("files for banks", tuple(_in_bank_files(store, period, payments, accounts))))
+    if store.exists(f"{statements_folder(period)}/{MANIFEST}"):
+        found = verify(store, statements_folder(period), keys=keys)
+        checks += [Check(f"statements: {check.name}", check.problems) for check in found]
     return closing_folder(period).rsplit("/", 1)[0], checks
 
 
@@ -178,13 +197,33 @@ def _sent(payments: Iterable[Payment]) -> dict[str, tuple[int, str]]:
     return {p.payment_id: (p.line.paid, p.line.pay_currency) for p in payments if p.status not in {WAITING, LEFT_OUT}}
 
 
-def _in_bank_files(store: Store, period: str, payments: Sequence[Payment]) -> Iterator[str]:
-    """What differs between the files for banks and the ledger."""
+def _accounts(settings: Settings, payments: Iterable[Payment]) -> dict[str, str]:
+    """Where each payment that was sent must go, by the version of its payee that the close has found."""
+    lines = {p.payment_id: p.line for p in payments if p.status not in {WAITING, LEFT_OUT}}
+    if not lines:
+        return {}
+    engine, box = register_of(settings)
+    details = register.versions(engine, box, {(line.owner_id, line.payee_version) for line in lines.values()})
+    found = {}
+    for payment_id, line in lines.items():
+        payee = details.get((line.owner_id, line.payee_version))
+        found[payment_id] = payee.account_of if payee else ""
+    return found
+
+
+def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], accounts: Mapping[str, str] | None) -> Iterator[str]:
+    """What differs between the files for banks and the ledger.
+
+    Args:
+        accounts: where each payment must go; None where nobody has the key to tell.
+    """
     folder, booked = bank_folder(period), _sent(payments)
     # Some formats have room for the beginning of an identifier alone.
     whole = {payment_id[:length]: payment_id for payment_id in booked for length in LETTERS_OF_ID}
     found: dict[str, tuple[int, str]] = {}
-    if not booked and not store.exists(f"{folder}/{MANIFEST}"):
+    if not store.exists(f"{folder}/{MANIFEST}"):
+        if booked:
+            yield f"{len(booked)} payments are in the ledger, but there is no {folder}/{MANIFEST}"
         return
     for name, stated in store.read_json(f"{folder}/{MANIFEST}")["files"].items():
         try:
@@ -195,15 +234,25 @@ def _in_bank_files(store: Store, period: str, payments: Sequence[Payment]) -> It
             continue
         if sha256(data) != stated["sha256"]:
             yield f"{name}: SHA-256 is {sha256(data)}, the manifest says {stated['sha256']}"
-        for short, amount, currency, _ in rows:
+        for short, amount, currency, account in rows:
             payment_id = whole.get(short, short)
             if payment_id in found:
                 yield f"payment {payment_id} is in two files"
             found[payment_id] = (amount, currency)
+            if accounts is not None and payment_id in accounts and accounts[payment_id] != account:
+                yield f"payment {payment_id}: goes to another account than that of its payee when the period was closed"
     for payment_id in sorted({*booked, *found}):
         if booked.get(payment_id) != found.get(payment_id):
             sent, known = found.get(payment_id, "nothing"), booked.get(payment_id, "nothing")
             yield f"payment {payment_id}: the bank files say {sent}, the ledger {known}"
+
+
+def _lines_that_differ(store: Store, key: str, wanted: str) -> Iterator[str]:
+    """The first lines of a table that are not what the ledger says."""
+    name, found = key.rsplit("/", 1)[-1], store.read(key).decode(errors="replace")
+    pairs = zip_longest(found.splitlines(), wanted.splitlines(), fillvalue="nothing")
+    differ = ((number, has, says) for number, (has, says) in enumerate(pairs, start=1) if has != says)
+    yield from (f"{name} line {number}: {has!r}, the ledger says {says!r}" for number, has, says in islice(differ, 3))
 
 
 def payer(settings: PayerSettings) -> Payer:
@@ -226,7 +275,11 @@ def _can_be_paid(settings: Settings, period: str, payees: Sequence[Details]) -> 
     every = [Instruction(f"of{number}", 1, payee.currency, payee) for number, payee in enumerate(payees)]
     for method in sorted({payee.method for payee in payees}):
         these = tuple(instruction for instruction in every if instruction.payee.method == method)
-        batch = Batch("check", now, now.date(), payer(settings.payer), f"Royalties {period}", these)
+        who = payer(settings.payer)
+        if missing := who.needs(method):
+            expected = f"{', '.join(missing)}: {len(these)} payees are paid by {method}"
+            raise InputError("settings: payer", expected=expected, found="nothing")
+        batch = Batch("check", now, now.date(), who, f"Royalties {period}", these)
         try:
             _bank_files(settings, batch)
         except InputError as error:
@@ -243,7 +296,10 @@ def _batches(settings: Settings, store: Store, booking: Booking, period: str, pa
     by_method: dict[Method, list[Instruction]] = defaultdict(list)
     for payment in paid:
         line = payment.line
-        payee = details[line.owner_id, line.payee_version]
+        payee = details.get((line.owner_id, line.payee_version))
+        if payee is None:
+            where = f"payment {payment.payment_id}: payee {line.owner_id}, version {line.payee_version}"
+            raise InputError(where, expected="its details", found="none: they were removed")
         by_method[payee.method].append(Instruction(payment.payment_id, line.paid, line.pay_currency, payee))
     whose = str(store.read_json("store.json")["store_id"])[:8]
     return [
@@ -284,12 +340,12 @@ def _publish(store: Store, folder: str, files: Mapping[str, bytes], facts: Mappi
         log.info("published %s", store.locate(folder))
 
 
-def _days_without_a_night(engine: sa.Engine, period: str) -> list[str]:
+def _days_without_a_night(engine: sa.Engine, period: str) -> list[date]:
     """Days of a period that no night has paid."""
     last = settling.last_day(period)
     paid = {booking.day for booking in ledger.bookings(engine, kind=NIGHT)}
     days = [last.replace(day=number) for number in range(1, last.day + 1)]
-    return [str(day) for day in days if day not in paid]
+    return [day for day in days if day not in paid]
 
 
 def _approval(answer: Mapping[str, Any]) -> Approval:

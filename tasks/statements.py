@@ -17,9 +17,9 @@ from provenance.core.store import from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
-from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
+from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import NIGHT
-from provenance.settlement.exports import MANIFEST, revision_folder
+from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.statements import (
     Earning,
     Movement,
@@ -33,6 +33,8 @@ from provenance.settlement.statements import (
 )
 from tasks.cluster import compute, open_cluster
 from tasks.database import open_ledger
+from tasks.keys import signing_key
+from tasks.publish import code_version
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class _Period:
 
     Attributes:
         credits: of owners, of all nights that count in the period.
+        payments: to each owner, with the period that they are for, and when the last of them was heard.
+        closed_on: when the period was closed; None while it is open.
     """
 
     period: str
@@ -82,7 +86,8 @@ class _Period:
     credits: pl.DataFrame
     history: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
     held: Mapping[str, tuple[str, ...]]
-    payments: Mapping[str, Sequence[tuple[Payment, date | None]]]
+    payments: Mapping[str, Sequence[tuple[str, Payment, date | None]]]
+    closed_on: date | None
     names: Mapping[str, str]
     identifiers: Mapping[str, Mapping[str, str]]
     contact: str
@@ -108,6 +113,11 @@ def write_statements(period: str) -> int:
         made = (_statement(facts, owner) for owner in missing)
         for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=_whose):
             pass
+    folder = statements_folder(period)
+    names = [f"owner={file_name(owner)}/statement.{form}" for owner in facts.owners for form in FORMS]
+    files = {name: store.read(f"{folder}/{name}") for name in names}
+    manifest = {"booking_id": facts.through, "code_version": code_version(), "files": described(files)}
+    write_folder(store, folder, {}, manifest, signing_key(settings.settlement))
     return len(facts.owners)
 
 
@@ -126,9 +136,14 @@ def statement(settings: Settings, owner_id: str, period: str) -> Statement:
     return _statement(_gather(store, engine, period, settings.settlement.contact, owner_id), owner_id)
 
 
+def statements_folder(period: str) -> str:
+    """Where everybody's statements lie."""
+    return f"exports/statements/period={period}"
+
+
 def statement_folder(period: str, owner_id: str) -> str:
     """Where an owner's statement lies; an id is one folder's name, whatever is in it."""
-    return f"exports/statements/period={period}/owner={file_name(owner_id)}"
+    return f"{statements_folder(period)}/owner={file_name(owner_id)}"
 
 
 def file_name(owner_id: str) -> str:
@@ -147,20 +162,18 @@ def _whose(made: Statement) -> str:
 
 
 def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id: str | None = None) -> _Period:
+    bookings = ledger.bookings(engine)
+    if not any(booking.period == period for booking in bookings):
+        known = sorted({booking.period for booking in bookings})
+        expected = f"a period with bookings, from {known[0]} to {known[-1]}" if known else "a period with bookings"
+        raise InputError(f"period {period}", expected=expected, found="none in it")
     entries: dict[str, list[tuple[Booking, Account, int]]] = defaultdict(list)
     for row in ledger.of_period(engine, period, owner_id):
         entries[row[1].party_id].append(row)
-    nights: dict[str, Booking] = {}
-    for booking in ledger.bookings(engine, kind=NIGHT):
-        if booking.period == period and f"{booking.day:%Y-%m}" == period:
-            nights[str(booking.day)] = booking
+    nights = {str(b.day): b for b in bookings if b.kind == NIGHT and b.period == period == f"{b.day:%Y-%m}"}
     read = {day: _read_night(store, booking, owner_id) for day, booking in sorted(nights.items())}
-    through = max([b.booking_id for b in ledger.bookings(engine) if b.period <= period], default=0)
+    through = max(booking.booking_id for booking in bookings if booking.period <= period)
     corpus = _owners(store)
-    payments: dict[str, list[tuple[Payment, date | None]]] = defaultdict(list)
-    days = {booking.booking_id: booking.day for booking in ledger.bookings(engine)}
-    for payment in settling.payments(engine, period):
-        payments[payment.line.owner_id].append((payment, days.get(payment.booking_id or 0)))
     return _Period(
         period=period,
         through=through,
@@ -170,11 +183,25 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
         credits=pl.concat([credits for _, credits in read.values()]) if read else pl.DataFrame(),
         history=ledger.earned_by_period(engine, period),
         held=ledger.standing(engine, through=through).held,
-        payments=payments,
+        payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}),
+        closed_on=next((closed.day for closed in settling.closes(engine) if closed.period == period), None),
         names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
         identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
         contact=contact,
     )
+
+
+def _payments(
+    engine: sa.Engine, period: str, bookings: Mapping[int, Booking]
+) -> dict[str, list[tuple[str, Payment, date | None]]]:
+    """Payments for a period, and those for others of which something was booked in it."""
+    found: dict[str, list[tuple[str, Payment, date | None]]] = defaultdict(list)
+    for closed in settling.closes(engine):
+        for payment in settling.payments(engine, closed.period):
+            heard = bookings.get(payment.booking_id or 0)
+            if period in (closed.period, heard.period if heard else ""):
+                found[payment.line.owner_id].append((closed.period, payment, heard.day if heard else None))
+    return found
 
 
 def _owners(store: Store) -> pl.DataFrame:
@@ -220,22 +247,23 @@ def _statement(facts: _Period, owner_id: str) -> Statement:
     entries = facts.entries.get(owner_id, ())
     opened = {a.currency for a in facts.opening if a.party_id == owner_id and a.account in OWED}
     currencies = sorted(opened | {account.currency for _, account, _ in entries if account.account in OWED})
-    last = settling.last_day(facts.period)
+    open_yet = "" if facts.closed_on else f"Provisional: {facts.period} is not closed yet, and this may change. "
+    notice = next((night.notice for night in facts.nights.values() if night.notice), "")
     return Statement(
         owner_id=owner_id,
         owner_name=facts.names.get(owner_id, owner_id),
         period=facts.period,
         through=facts.through,
-        made_on=min(last, datetime.now(UTC).date()),
+        made_on=facts.closed_on or datetime.now(UTC).date(),
         contact=facts.contact,
         identifiers=facts.identifiers.get(owner_id, {}),
         holds=facts.held.get(owner_id, ()),
         sections=tuple(_section(facts, owner_id, currency, entries) for currency in currencies),
         payments=tuple(
-            PaymentLine(p.payment_id, facts.period, p.line.pay_currency, p.line.paid, _status(p), on)
-            for p, on in facts.payments.get(owner_id, ())
+            PaymentLine(p.payment_id, of, p.line.pay_currency, p.line.paid, _status(p), on, p.line.net, p.line.currency)
+            for of, p, on in facts.payments.get(owner_id, ())
         ),
-        notice=next((night.notice for night in facts.nights.values() if night.notice), ""),
+        notice=f"{open_yet}{notice}".strip(),
     )
 
 
@@ -265,14 +293,15 @@ def _section(facts: _Period, owner_id: str, currency: str, entries: Iterable[tup
     earnings = tuple(_earnings(facts, owner_id, currency, by_booking, bookings))
     earned = sum(earning.earned for earning in earnings)
     gone = {"recouped": moved(RECOUPED), "withheld": moved(WITHHELD), "paid": moved(PAID, EXCHANGE)}
+    owed = opened(*OWED) + moved(*OWED)
     outputs = _outputs(facts, owner_id, currency)
     works = _works(outputs)
     return Section(
         currency=currency,
         opening=opened(*OWED),
         movements=movements,
-        closing=opened(*OWED) + moved(*OWED),
-        held=opened(HELD) + moved(HELD),
+        closing=owed,
+        held=max(0, owed) if owner_id in facts.held else 0,
         earnings=earnings,
         outputs=tuple(_listed(outputs.head(LISTED))),
         outputs_in_all=outputs.height,

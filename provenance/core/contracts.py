@@ -283,6 +283,7 @@ CLOSING = Contract(
         "left_minor": _needed(pl.Int64, "what stays owed: owed - carried over - recouped - withheld - net"),
         "pay_currency": _needed(pl.String, "the payee's currency; empty if nothing is paid"),
         "paid_minor": _needed(pl.Int64, "to be paid, in the payee's currency"),
+        "rate": _needed(pl.String, "at which it was converted; empty if it was not"),
     },
     key=("owner_id", "currency"),
 )  # fmt: skip
@@ -315,6 +316,7 @@ PAYMENTS = Contract(
         "status": _needed(pl.String, "sent, or left out"),
         "reason": _needed(pl.String, "why it was left out; empty otherwise"),
         "message_id": _needed(pl.String, "the bank file that it is in; empty if it was left out"),
+        "rate": _needed(pl.String, "at which it was converted; empty if it was not"),
     },
     key=("payment_id",),
 )  # fmt: skip

@@ -46,8 +46,12 @@ def bank_folder(period: str) -> str:
     return f"bank/period={period}"
 
 
-def closing_table(period: str, lines: Iterable[Line]) -> pl.DataFrame:
-    """What a close found, as accountants get it: the closing table."""
+def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) -> pl.DataFrame:
+    """What a close found, as accountants get it: the closing table.
+
+    Args:
+        rates: by which it converted, as its booking has them: `USD to EUR`.
+    """
     rows = [
         {
             "period": period,
@@ -63,20 +67,28 @@ def closing_table(period: str, lines: Iterable[Line]) -> pl.DataFrame:
             "left_minor": line.left,
             "pay_currency": line.pay_currency,
             "paid_minor": line.paid,
+            "rate": _rate(line, rates),
         }
         for line in lines
     ]
     return pl.DataFrame(rows, schema=CLOSING.schema).sort(*CLOSING.key)
 
 
+def _rate(line: Line, rates: Mapping[str, str]) -> str:
+    """At which a line was converted, if it was."""
+    return rates.get(f"{line.currency} to {line.pay_currency}", "")
+
+
 def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.DataFrame:
-    """What lies in escrow, by how long ago the day was for which it was put there.
+    """What lies in escrow for days up to one, by how long ago they were then.
 
     Args:
         by_day: as the ledger has it, below zero (`ledger.by_day`).
     """
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys([*dict(AGES).values(), OLDER], 0))
     for (account, day), amount in by_day.items():
+        if day > on:
+            continue
         column = next((name for most, name in AGES if (on - day).days <= most), OLDER)
         found[account.party_id, account.currency][column] -= amount
     rows = [
@@ -86,11 +98,13 @@ def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.Data
     return pl.DataFrame(rows, schema=ESCROW_AGES.schema).sort(*ESCROW_AGES.key)
 
 
-def payments_table(period: str, payments: Iterable[Payment], messages: Mapping[str, str]) -> pl.DataFrame:
+def payments_table(
+    period: str, payments: Iterable[Payment], messages: Mapping[str, str], rates: Mapping[str, str]
+) -> pl.DataFrame:
     """What was sent to banks, and what was left out: the payments table.
 
     Args:
-        messages: the bank file by payment.
+        messages: the bank file by payment; rates: as for `closing_table`.
     """
     rows = [
         {
@@ -106,16 +120,20 @@ def payments_table(period: str, payments: Iterable[Payment], messages: Mapping[s
             "status": SENT if payment.payment_id in messages else LEFT_OUT,
             "reason": "" if payment.payment_id in messages else payment.reason,
             "message_id": messages.get(payment.payment_id, ""),
+            "rate": _rate(payment.line, rates),
         }
         for payment in payments
     ]
     return pl.DataFrame(rows, schema=PAYMENTS.schema).sort(*PAYMENTS.key)
 
 
-def request(period: str, lines: Sequence[Line], missing: Sequence[str], digest: str, where: str) -> str:
+def request(
+    period: str, lines: Sequence[Line], rates: Mapping[str, str], *, missing: Sequence[date], digest: str, where: str
+) -> str:
     """What people are asked to approve, in Markdown; no more of an owner than its name and amount.
 
     Args:
+        rates: with what each rests on, by pair.
         missing: days of the period that no night has paid.
         digest: of closing.csv, so that it is known what was approved.
     """
@@ -125,21 +143,36 @@ def request(period: str, lines: Sequence[Line], missing: Sequence[str], digest: 
         outcomes[line.outcome] += 1
         if line.outcome == PAY:
             paid[line.pay_currency].append(line.paid)
-    payable = sorted(
-        (line for line in lines if line.outcome == PAY), key=lambda line: (-line.paid, line.owner_id, line.currency)
-    )
+    payable = [line for line in lines if line.outcome == PAY]
+    payable.sort(key=lambda line: (-line.paid, line.owner_id, line.currency))
+    held = {line.owner_id for line in lines if line.outcome == ON_HOLD}
     said = [f"Pay what was owed at the end of **{period}**?", ""]
     said += [f"- **{format_minor(sum(amounts), c)}** in {len(amounts)} payments" for c, amounts in sorted(paid.items())]
     said += [] if paid else ["- nothing is to be paid"]
     said += [f"- {count} balances: {outcome}" for outcome, count in sorted(outcomes.items()) if outcome != PAY]
-    said += [f"- {outcomes[ON_HOLD]} owners are on hold: see why with `provenance balance`"] if outcomes[ON_HOLD] else []
-    said += [f"- **no night has paid {', '.join(missing)}**"] if missing else []
+    said += [f"- {len(held)} owners are on hold: see why with `provenance balance`"] if held else []
+    said += [f"- {pair}: **{_cell(told)}**" for pair, told in sorted(rates.items())]
+    said += [f"- **no night has paid {_ranges(missing)}**"] if missing else []
     if payable:
-        said += ["", "| largest payments | |", "|---|---:|"]
-        said += [f"| {_cell(line.owner_id)} | {format_minor(line.paid, line.pay_currency)} |" for line in payable[:LARGEST]]
+        said += ["", "| largest payments | owed, less tax | paid |", "|---|---:|---:|"]
+        for line in payable[:LARGEST]:
+            owed, sent = format_minor(line.net, line.currency), format_minor(line.paid, line.pay_currency)
+            said.append(f"| {_cell(line.owner_id)} | {owed} | {sent} |")
     said += ["", f"All lines: `{where}`", "", f"SHA-256 of closing.csv: `{digest}`", ""]
     said += ["Two people have to approve, one after the other; without both nothing is booked and no bank file is written."]
+    said += ["If you reject, nothing is paid: it stays owed, and the next month pays it, at that month's rates."]
     return "\n".join(said)
+
+
+def _ranges(days: Sequence[date]) -> str:
+    """Days as people list them: `2026-11-01 to 2026-11-04, 2026-11-09`."""
+    runs: list[list[date]] = []
+    for day in days:
+        if runs and (day - runs[-1][-1]).days == 1:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def _cell(text: str) -> str:

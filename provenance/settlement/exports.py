@@ -100,7 +100,11 @@ def in_force(store: Store, day: date | str) -> dict[str, Any]:
             found="none",
             hint=f"Published: {', '.join(published_days(store)) or 'no day yet; try make demo'}.",
         )
-    return store.read_json(current_key(day))
+    found = store.read_json(current_key(day))
+    if lacking := {"revision", "folder", "manifest_sha256"} - found.keys():
+        where = store.locate(current_key(day))
+        raise StoreError(where, expected="revision, folder and manifest_sha256", found=f"no {', '.join(sorted(lacking))}")
+    return found
 
 
 def build(

@@ -24,8 +24,11 @@ from provenance.core.money import currencies
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Numbers of a country that nobody pays taxes under, and countries whose package has another name.
-NO_TAX_NUMBERS = {"iban", "bic", "postcode", "rtn", "bankaccount", "ccc", "esr", "plz"}
+# Kinds of numbers under which taxes are paid; of a country that has none of these by name, any that the library knows.
+TAX_NUMBERS = frozenset(
+    {"tin", "idnr", "vat", "ein", "itin", "ssn", "utr", "cpf", "cnpj", "nif", "nie", "dni", "cif", "bsn", "btw", "siren", "tva"}
+    | {"nir", "codicefiscale", "iva", "pan", "gstin", "personalid"}
+)
 ALIASES = {"IS": "is_", "IN": "in_"}
 
 
@@ -144,6 +147,13 @@ class Details(BankPlace):
         return bool(self.tax_residence and self.tax_id)
 
     @property
+    def account_of(self) -> str:
+        """Where the money goes, as files for banks are read back."""
+        return {Method.iso20022: self.iban, Method.paypal: self.paypal, Method.nacha: f"{self.routing} {self.account}"}[
+            self.method
+        ]
+
+    @property
     def masked(self) -> str:
         """Where the money goes, to somebody who must recognise it but not learn it."""
         number = self.iban or self.account or self.paypal
@@ -172,14 +182,18 @@ COLUMNS = {
 }
 
 
+NEEDED = tuple(name for name, meaning in COLUMNS.items() if "(required)" in meaning)
+
+
 def _is_a_tax_number(country: str, number: str) -> bool:
     """Whether the number holds as any kind that the library knows for the country; one that it knows none of passes."""
     try:
         package = importlib.import_module(f"stdnum.{ALIASES.get(country, country.lower())}")
     except ModuleNotFoundError:
         return True
-    names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in NO_TAX_NUMBERS]
-    return any(importlib.import_module(f"{package.__name__}.{name}").is_valid(number) for name in names)
+    there = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in sorted(there & TAX_NUMBERS or there)]
+    return any(module.is_valid(number) for module in modules if hasattr(module, "is_valid"))
 
 
 def read_details(values: Mapping[str, Any], where: str) -> Details:
@@ -200,7 +214,9 @@ def explain(error: ValidationError, where: str) -> InputError:
     name = ".".join(str(part) for part in first["loc"])
     unknown = first["type"] == "extra_forbidden"
     expected = f"one of {', '.join(Details.model_fields)}" if unknown else first["msg"].removeprefix("Value error, ")
-    found = "an unknown field" if unknown else "nothing" if first["type"] == "missing" else "something else (not shown)"
+    found = "an unknown field" if unknown else "something else (not shown)"
+    if first["type"] == "missing":
+        expected, found = "a value", "none"
     return InputError(f"{where}: {name}" if name else where, expected=expected, found=found)
 
 

@@ -96,6 +96,12 @@ def reseal(engine: sa.Engine, box: MultiFernet) -> int:
         return len(rows)
 
 
+def remove(engine: sa.Engine, owner_id: str) -> int:
+    """Forget a payee, every version; returns how many there were. What was paid stays in the ledger."""
+    with engine.begin() as connection:
+        return connection.execute(sa.delete(PAYEE).where(PAYEE.c.owner_id == owner_id)).rowcount
+
+
 def _newest(connection: sa.Connection, box: MultiFernet) -> dict[str, tuple[int, Details]]:
     newest = sa.select(PAYEE.c.owner_id, sa.func.max(PAYEE.c.version).label("version")).group_by(PAYEE.c.owner_id).subquery()
     this = (PAYEE.c.owner_id == newest.c.owner_id) & (PAYEE.c.version == newest.c.version)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
 # Who puts owners on hold for data that is missing, and ends that.
 SETTLEMENT = "settle_period"
+# By how much a rate and its reverse may miss each other; more is a slip of somebody's finger.
+SPREAD = Decimal("0.1")
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 
 
@@ -92,7 +94,7 @@ def record_rate(
     The last one noted counts; the same again is noted once.
 
     Raises:
-        InputError: the period is closed, or the rate is not above zero.
+        InputError: the period is closed, the rate is not above zero, or far from what its reverse says.
     """
     where = f"rate {pair[0]} to {pair[1]} of {period}"
     if not rate.is_finite() or rate <= 0:
@@ -101,16 +103,20 @@ def record_rate(
     facts = {"period": period, "source": pair[0], "target": pair[1], "rate": text, "evidence": evidence, "by": by}
     with books.alone(engine) as connection:
         _still_open(connection, period, where)
+        reverse = _rates(connection, period).get((pair[1], pair[0]))
+        if reverse and not 1 - SPREAD < rate * reverse < 1 + SPREAD:
+            expected = f"about {1 / reverse:.6g}, since {pair[1]} to {pair[0]} is {reverse}"
+            raise InputError(where, expected=expected, found=text, hint="Mend the other one first, if that is the wrong one.")
         noted = books.last(connection, _of_pair(period, pair))
         if noted and noted.facts == facts:
             return noted
         return books.post(connection, books.other(connection, RATE, day, facts), {})
 
 
-def rates(engine: sa.Engine, period: str) -> dict[tuple[str, str], Decimal]:
-    """The rates noted for a period."""
+def rates(engine: sa.Engine, period: str) -> dict[tuple[str, str], tuple[Decimal, str]]:
+    """The rates noted for a period, and what each rests on."""
     with engine.connect() as connection:
-        return _rates(connection, period)
+        return {pair: (Decimal(facts["rate"]), facts["evidence"]) for pair, facts in _noted(connection, period).items()}
 
 
 def close(
@@ -119,7 +125,7 @@ def close(
     """Close and lock a period, and all before it; what is to be paid waits for two people. A period is closed once.
 
     Owners that are owed something while their data is missing are put on hold first, and those whose data has come are
-    released; both count in the period.
+    released.
 
     Args:
         period: YYYY-MM; day: of the close, not before the period's end.
@@ -137,7 +143,7 @@ def close(
         made = _closed(connection, period)
         if made is None:
             _still_open(connection, period, f"period {period}")
-            _hold_and_release(connection, period, payees)
+            _hold_and_release(connection, payees, day)
             terms = replace(terms, rates={**terms.rates, **_rates(connection, period)})
             lines = close_lines(_to_close(connection, period), payees, terms)
             facts = {
@@ -282,14 +288,17 @@ def _check(outcome: Outcome, payment: Payment | None, message: str) -> None:
     if payment.status in {WAITING, LEFT_OUT}:
         raise InputError(where, expected="a payment that was sent", found=f"one that is {payment.status}")
     line = payment.line
+    if (outcome.status, payment.status) == (PAID, REJECTED):
+        hint = "What was rejected is owed again: hold the owner, and ask the bank, before it is paid a second time."
+        raise InputError(where, expected="nothing more of a payment that was rejected", found="that it was paid", hint=hint)
     if outcome.amount is not None and (outcome.amount, outcome.currency) != (line.paid, line.pay_currency):
         expected = f"{line.paid} minor units of {line.pay_currency}, as sent"
         raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}")
 
 
-def _hold_and_release(connection: sa.Connection, period: str, payees: Mapping[str, Payee]) -> None:
+def _hold_and_release(connection: sa.Connection, payees: Mapping[str, Payee], day: date) -> None:
     """Put on hold who cannot be paid for want of data, and release who could not but can now."""
-    held, day = books.standing(connection).held, last_day(period)
+    held = books.standing(connection).held
     owed = {a.party_id for a in books.sums(connection, ENTRY.c.account.in_([PAYABLE, HELD])) if a.party_id}
     lacking = incomplete(sorted(owed), payees)
     for reason in (NO_PAYEE, NO_TAX):
@@ -302,12 +311,21 @@ def _hold_and_release(connection: sa.Connection, period: str, payees: Mapping[st
 
 
 def _to_close(connection: sa.Connection, period: str) -> dict[Account, int]:
-    """Balances as a period closes with them: what was booked in it, but no more than is payable now."""
+    """Balances as a period closes with them: what was booked in it, wherever it lay, but no more than is payable now.
+
+    Who is on hold now is on hold with it, since when ever; who is not is paid, even if what was booked was held then.
+    """
     now = books.sums(connection, sa.true())
     then = books.sums(connection, BOOKING.c.period <= period)
-    payable = {a for a in {*now, *then} if a.account == PAYABLE}
-    kept = {a: amount for a, amount in now.items() if a.account != PAYABLE}
-    return kept | {a: max(now.get(a, 0), then.get(a, 0)) for a in payable}  # owed is below zero
+    held, found = books.standing(connection).held, {a: amount for a, amount in now.items() if a.account not in (PAYABLE, HELD)}
+    for owner, currency in {(a.party_id, a.currency) for a in {*now, *then} if a.account in (PAYABLE, HELD)}:
+        payable, kept = Account(PAYABLE, owner, currency), Account(HELD, owner, currency)
+        booked = then.get(payable, 0) + then.get(kept, 0)
+        if owner in held:
+            found[kept] = booked
+        else:
+            found[payable] = max(booked, now.get(payable, 0))  # owed is below zero
+    return found
 
 
 def _left_out(connection: sa.Connection, waiting: Iterable[Payment]) -> dict[str, str]:
@@ -402,6 +420,11 @@ def _of_pair(period: str, pair: tuple[str, str]) -> sa.ColumnElement[bool]:
 
 
 def _rates(connection: sa.Connection, period: str) -> dict[tuple[str, str], Decimal]:
+    return {pair: Decimal(facts["rate"]) for pair, facts in _noted(connection, period).items()}
+
+
+def _noted(connection: sa.Connection, period: str) -> dict[tuple[str, str], Mapping[str, str]]:
+    """The last rate noted for each pair of currencies."""
     query = sa.select(BOOKING.c.facts).where(BOOKING.c.kind == RATE).where(BOOKING.c.facts["period"].astext == period)
     noted = connection.execute(query.order_by(BOOKING.c.booking_id)).scalars()
-    return {(facts["source"], facts["target"]): Decimal(facts["rate"]) for facts in noted}
+    return {(facts["source"], facts["target"]): facts for facts in noted}

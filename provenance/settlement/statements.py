@@ -167,7 +167,11 @@ class Section:
 
 @dataclass(frozen=True)
 class PaymentLine:
-    """A payment, in the currency in which it was made; `on` is when, if it was."""
+    """A payment, in the currency in which it was made; `on` is when it was last heard of.
+
+    Attributes:
+        owed: what it pays of what was owed, in that currency.
+    """
 
     payment_id: str
     period: str
@@ -175,6 +179,8 @@ class PaymentLine:
     amount: int
     status: str
     on: date | None = None
+    owed: int = 0
+    owed_currency: str = ""
 
 
 @dataclass(frozen=True)
@@ -470,9 +476,23 @@ def _sums_up(section: Section, month: str) -> dict[str, Any]:
 def _payments(statement: Statement) -> dict[str, Any]:
     if not statement.payments:
         return _chapter("payments", "Payments", ("There are no payments.",))
-    columns = (("Payment", "digest"), ("For", "short"), ("On", "short"), ("Status", "long"), ("Amount", "number"))
+    columns = (
+        ("Payment", "digest"),
+        ("For", "short"),
+        ("On", "short"),
+        ("Status", "long"),
+        ("Of what was owed", "number"),
+        ("Paid", "number"),
+    )
     rows = [
-        (p.payment_id, p.period, str(p.on) if p.on else "not yet", p.status, format_minor(p.amount, p.currency))
+        (
+            p.payment_id,
+            p.period,
+            str(p.on) if p.on else "not yet",
+            p.status,
+            format_minor(p.owed, p.owed_currency) if p.owed_currency else "",
+            format_minor(p.amount, p.currency),
+        )
         for p in statement.payments
     ]
     return _chapter("payments", "Payments", tables=[_table("paid", "Payments to you", columns, rows)])

@@ -138,5 +138,6 @@ def test_a_run_pays_the_day_on_which_its_interval_starts():
     with pytest.raises(ContractError, match="expected a data interval, whose start is the day to pay, found none"):
         paid_day(None)
     assert settled_period(datetime(2026, 11, 3, 6, tzinfo=UTC)) == "2026-11"
-    with pytest.raises(InputError, match="expected a data interval that starts in the period, found none"):
+    assert settled_period(None, "2026-10") == "2026-10"
+    with pytest.raises(InputError, match="expected a period, or a data interval that starts in it, found none"):
         settled_period(None)

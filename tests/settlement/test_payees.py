@@ -31,7 +31,7 @@ def test_details_are_checked_and_their_printed_form_shows_none():
         ({"method": "paypal", "paypal": "ann"}, "paypal: expected a mail address"),
         ({"method": "nacha", "routing": "123456789", "account": "1"}, "routing: expected a routing transit number"),
         ({"method": "nacha", "routing": "111000025", "account": "1"}, "expected the currency USD"),
-        ({"tax_id": "3657426"}, "expected a tax_id as DE gives them"),
+        ({"tax_id": "36574261808"}, "expected a tax_id as DE gives them"),
         ({"tax_residence": ""}, "expected tax_residence beside tax_id"),
         ({"colour": "red"}, "colour: expected one of"),
     ],

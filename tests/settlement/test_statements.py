@@ -179,8 +179,8 @@ def test_tables_say_what_the_statement_does():
         "EUR 1,234.56",
     ]
     assert [row[2:] for row in table(root, "paid")[1:]] == [
-        ["2026-12-02", "paid", "EUR 400.00"],
-        ["not yet", "waits for approval", "EUR 1,147.25"],
+        ["2026-12-02", "paid", "", "EUR 400.00"],
+        ["not yet", "waits for approval", "", "EUR 1,147.25"],
     ]
     assert [row[1:] for row in table(root, "manifests")[1:]] == [["2", DIGEST], ["1", "1" * 64]]
     assert "Shown are the outputs that brought most: 2 of 20." in said(root)

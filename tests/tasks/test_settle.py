@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import killing
 import pytest
@@ -10,9 +11,12 @@ import sqlalchemy as sa
 from cryptography.fernet import Fernet
 
 from provenance.core.errors import CheckFailed, InputError
+from provenance.core.store import canonical_json, sha256
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import Account
 from provenance.settlement.bank import iso20022
+from provenance.settlement.bank.answers import Outcome
+from provenance.settlement.periods import Payee, Terms
 from tasks import settle
 from tasks.cli import main
 from tasks.database import open_ledger, open_register
@@ -52,7 +56,7 @@ def books(store, environment, monkeypatch, tmp_path):
 
 def register(settings, tmp_path, *owners, **changed):
     path = tmp_path / "payees.csv"
-    path.write_text("\n".join([COLUMNS, *(changed.get(owner, LINES[owner]) for owner in owners), ""]))
+    path.write_text("\n".join([COLUMNS, *((LINES | changed)[owner] for owner in owners), ""]))
     return import_payees(settings, path, by="me")
 
 
@@ -75,6 +79,62 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp
     assert store.read(order) == before, "to the account that was approved"
 
 
+def test_a_month_closes_with_its_own_days_whoever_was_on_hold_when(books, store, tmp_path):
+    register(books, tmp_path, "ann", "dee")
+    engine = open_ledger(books.database, store)
+    ledger.hold(engine, "dee", day=date(2026, 11, 1), reason="dispute", by="me")
+    of_november = {Account("payable", owner, "EUR"): -40 for owner in ("ann", "dee", "eve")}
+    ledger.book(engine, date(2026, 11, 2), of_november | {Account("receivable", "", "EUR"): 120}, night="n2", cause="c2")
+    settle.close(PERIOD)
+    _, lines = settling.lines(engine, PERIOD)
+    found = {line.owner_id: (line.outcome, line.owed) for line in lines if line.currency == "EUR"}
+    assert found == {"ann": ("pay", 700), "bob": ("held", 600), "dee": ("held", 400), "eve": ("held", 300)}
+    settle.pay(PERIOD, *TWO)
+    ledger.release(engine, "dee", day=date(2026, 11, 20), reason="dispute", by="me")
+    register(books, tmp_path, "eve", eve=LINES["dee"].replace("dee,Dee", "eve,Eve"))
+    _, lines = settling.close(engine, "2026-11", {o: Payee(o, "EUR") for o in ["ann", "bob", "cid", "dee", "eve"]}, Terms(
+        rates={("USD", "EUR"): Decimal("0.8")}), day=date(2026, 12, 3), by="me")  # fmt: skip
+    paid = {line.owner_id: line.paid for line in lines if line.outcome == "pay"}
+    assert paid == {"ann": 40, "bob": 600, "cid": 400, "dee": 440, "eve": 340}
+
+
+def test_a_payment_turned_to_another_account_is_found_even_where_checksums_were_mended(books, store, tmp_path):
+    register(books, tmp_path, "ann")
+    settle.close(PERIOD)
+    (key,) = settle.pay(PERIOD, *TWO)
+    manifest = f"bank/period={PERIOD}/manifest.json"
+    turned = store.read(key).replace(b"DE89370400440532013000", b"DE02100100100006820101")
+    said = store.read_json(manifest)
+    said["files"][key.rsplit("/", 1)[-1]]["sha256"] = sha256(turned)
+    store.write(key, turned)
+    store.write(manifest, canonical_json(said))
+    with pytest.raises(CheckFailed, match="goes to another account than that of its payee") as raised:
+        settle.reconcile(PERIOD)
+    assert "DE02" not in str(raised.value)
+    failed = {check.name for check in settle.check_period(books, PERIOD)[1] if not check.passed}
+    assert failed == {"bank: signature", "files for banks"}
+    store.remove(manifest)
+    failed = {check.name: check.problems for check in settle.check_period(books, PERIOD)[1] if not check.passed}
+    assert "1 payments are in the ledger, but there is no" in failed["files for banks"][0]
+
+
+def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(books, store, tmp_path):
+    engine = open_ledger(books.database, store)
+    note = {"day": date(2026, 10, 31), "evidence": "ECB", "by": "me"}
+    settling.record_rate(engine, PERIOD, ("USD", "EUR"), Decimal("0.8642"), **note)
+    with pytest.raises(InputError, match=r"rate EUR to USD of 2026-10: expected about 1.15714, .* found 115.7"):
+        settling.record_rate(engine, PERIOD, ("EUR", "USD"), Decimal("115.7"), **note)
+    settling.record_rate(engine, PERIOD, ("EUR", "USD"), Decimal("1.157"), **note)
+    register(books, tmp_path, "ann")
+    assert "USD to EUR: **0\\.8642 \\(ECB\\)**" in settle.close(PERIOD)["body"]
+    settle.pay(PERIOD, *TWO)
+    (sent,) = [p for p in settling.payments(engine, PERIOD) if p.status == "sent"]
+    said = {"day": date(2026, 11, 5), "message": "m"}
+    settling.answer(engine, [Outcome(sent.payment_id, "rejected")], **said, source="1")
+    with pytest.raises(InputError, match="expected nothing more of a payment that was rejected, found that it was paid"):
+        settling.answer(engine, [Outcome(sent.payment_id, "paid")], **said, source="2")
+
+
 def test_a_payment_that_differs_is_named(books, store, tmp_path):
     register(books, tmp_path, "ann")
     settle.close(PERIOD)
@@ -87,8 +147,10 @@ def test_a_payment_that_differs_is_named(books, store, tmp_path):
     store.write(table, store.read(table).replace(b",700,", b",900,"))
     store.remove(f"exports/periods/period={PERIOD}/closing/manifest.json")
     failed = {check.name: check.problems for check in settle.check_period(books, PERIOD)[1] if not check.passed}
-    assert set(failed) == {"closing", "payments: checksums", "payments: ledger", "files for banks"}
-    assert "is in the ledger, but there is no" in failed["closing"][0]
+    assert set(failed) == {"closing", "payments: checksums", "payments: ledger", "bank: checksums", "files for banks"}
+    assert "payments.csv line 2: 'period" not in failed["payments: ledger"][0]
+    assert "900" in failed["payments: ledger"][0]
+    assert "are in the ledger, but there is no" in failed["closing"][0]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +159,33 @@ def test_a_payment_that_differs_is_named(books, store, tmp_path):
         ({"ann": LINES["ann"].replace("DE89", "DE88")}, "line 2: iban: expected an IBAN whose check digits hold"),
         ({"ann": LINES["ann"] + ",x"}, "line 2: expected as many fields as the header has"),
         ({"ann": LINES["bob"]}, "line 3: expected one line for each owner, found a second one of bob"),
+        ({"ann": LINES["ann"].replace("ann,", "amn,")}, "owner amn: expected an owner in the ledger .* Did you mean 'ann'"),
+        ({"ann": LINES["ann"].replace("Berlin", ""), "bob": LINES["bob"].replace("FR", "XX")}, "town: .*1 more: line 3"),
     ],
 )
 def test_a_file_of_payees_is_taken_whole_or_not_at_all(books, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         register(books, tmp_path, "ann", "bob", **change)
     assert masked(books) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected the columns owner_id, name"),
+        (f"{COLUMNS}\n", "expected a line for each payee, found none; nothing was changed"),
+        (COLUMNS.replace(",", ";"), "line 1: expected commas between columns, found semicolons"),
+        (COLUMNS.replace("town", "Town"), "line 1: expected some of owner_id, .* found 'Town'. Did you mean 'town'"),
+        ("owner_id,name\n", "line 1: expected the columns .* found no town"),
+    ],
+)
+def test_a_file_that_is_no_file_of_payees_is_told_what_is_wrong_with_it(books, tmp_path, text, message):
+    path = tmp_path / "payees.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        import_payees(books, path, by="me")
+    with pytest.raises(InputError, match="expected a CSV file, found no such file"):
+        import_payees(books, tmp_path / "none.csv", by="me")
 
 
 def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp_path, monkeypatch):
@@ -118,7 +201,7 @@ def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp
     with pytest.raises(InputError, match="settings: payer: iban: expected an IBAN whose check digits hold"):
         settle.close(PERIOD)
     monkeypatch.setenv("PROVENANCE_PAYER__IBAN", "")
-    with pytest.raises(InputError, match="payer: expected iban, which the method iso20022 needs"):
+    with pytest.raises(InputError, match="settings: payer: expected iban: 1 payees are paid by iso20022, found nothing"):
         settle.close(PERIOD)
     monkeypatch.delenv("PROVENANCE_PAYEES__KEY")
     with pytest.raises(InputError, match="environment: PROVENANCE_PAYEES__KEY: expected a key"):
@@ -169,6 +252,7 @@ def test_accountants_settle_a_month_with_commands_but_for_the_approval(cli, book
     assert len(cli("payee", "key")[1].strip()) == 44
     assert "tax_residence" in cli("payee", "columns")[1]
     assert "2 records are sealed" in cli("payee", "reseal")[1]
+    assert cli("payee", "remove", "bob")[0] == 2
     assert cli("rate", PERIOD, "USD", "EUR", "0.8642", "--evidence", "ECB", *by)[0] == 0
     for wrong in ("zero", "-1", "0"):
         assert cli("rate", PERIOD, "USD", "EUR", "--evidence", "ECB", *by, "--", wrong)[0] == 2
