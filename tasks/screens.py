@@ -65,11 +65,11 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
 
     table = _table(f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {manifest['inputs']['model_id']}")
-    table.add_column("owner", no_wrap=True)
+    table.add_column("owner")  # alone gives way where the screen is narrow: a name that is broken can be read, a number cannot
     for heading in (
         "mean\nshare",
         "range",
-        "outputs",
+        "out-\nputs",
         *(f"{c}\nearned" for c in currencies),
         *(f"{c}\nbalance" for c in currencies),
     ):
