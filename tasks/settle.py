@@ -93,7 +93,8 @@ def close(period: str) -> dict[str, str]:
         for owner, (version, payee) in details.items()
     }
     if period not in {closed.period for closed in settling.closes(engine)}:
-        _can_be_paid(settings, period, [payee for _, payee in details.values()])
+        smallest = [Instruction(f"of{n}", 1, payee.currency, payee) for n, (_, payee) in enumerate(details.values())]
+        _try_to_write(settings, period, smallest)
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
     files = {
@@ -123,6 +124,8 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
     store = settings.store.open()
     engine = open_ledger(settings.database, store)
     today = datetime.now(UTC).date()
+    waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
+    _try_to_write(settings, period, _instructions(settings, waiting) if waiting else [])
     booking, paid, left_out = settling.pay(
         engine, period, prepared=_approval(prepared), approved=_approval(approved), day=today
     )
@@ -151,7 +154,7 @@ def reconcile(period: str) -> int:
     settings = load()
     store = settings.store.open()
     payments = settling.payments(open_ledger(settings.database, store), period)
-    if problems := list(_in_bank_files(store, period, payments, _accounts(settings, payments))):
+    if problems := list(_in_bank_files(store, period, payments, _details(settings, payments))):
         raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")
     log.info("%d payments of %s stand in the bank files as in the ledger, or nowhere", len(payments), period)
     return len(_sent(payments))
@@ -184,8 +187,8 @@ def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
     if store.exists(bank):
         checks += [Check(f"bank: {check.name}", check.problems) for check in verify(store, bank_folder(period), keys=keys)]
     # Whose account is whose can be told by who has the key alone.
-    accounts = _accounts(settings, payments) if settings.payees.keys else None
-    checks.append(Check("files for banks", tuple(_in_bank_files(store, period, payments, accounts))))
+    details = _details(settings, payments) if settings.payees.keys else {}
+    checks.append(Check("files for banks", tuple(_in_bank_files(store, period, payments, details))))
     if store.exists(f"{statements_folder(period)}/{MANIFEST}"):
         found = verify(store, statements_folder(period), keys=keys)
         checks += [Check(f"statements: {check.name}", check.problems) for check in found]
@@ -197,25 +200,11 @@ def _sent(payments: Iterable[Payment]) -> dict[str, tuple[int, str]]:
     return {p.payment_id: (p.line.paid, p.line.pay_currency) for p in payments if p.status not in {WAITING, LEFT_OUT}}
 
 
-def _accounts(settings: Settings, payments: Iterable[Payment]) -> dict[str, str]:
-    """Where each payment that was sent must go, by the version of its payee that the close has found."""
-    lines = {p.payment_id: p.line for p in payments if p.status not in {WAITING, LEFT_OUT}}
-    if not lines:
-        return {}
-    engine, box = register_of(settings)
-    details = register.versions(engine, box, {(line.owner_id, line.payee_version) for line in lines.values()})
-    found = {}
-    for payment_id, line in lines.items():
-        payee = details.get((line.owner_id, line.payee_version))
-        found[payment_id] = payee.account_of if payee else ""
-    return found
-
-
-def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], accounts: Mapping[str, str] | None) -> Iterator[str]:
+def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], details: Mapping[str, Details]) -> Iterator[str]:
     """What differs between the files for banks and the ledger.
 
     Args:
-        accounts: where each payment must go; None where nobody has the key to tell.
+        details: whom each payment must go to, as far as that is known.
     """
     folder, booked = bank_folder(period), _sent(payments)
     # Some formats have room for the beginning of an identifier alone.
@@ -239,7 +228,7 @@ def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], accou
             if payment_id in found:
                 yield f"payment {payment_id} is in two files"
             found[payment_id] = (amount, currency)
-            if accounts is not None and payment_id in accounts and accounts[payment_id] != account:
+            if payment_id in details and details[payment_id].account_of != account:
                 yield f"payment {payment_id}: goes to another account than that of its payee when the period was closed"
     for payment_id in sorted({*booked, *found}):
         if booked.get(payment_id) != found.get(payment_id):
@@ -267,40 +256,59 @@ def payer(settings: PayerSettings) -> Payer:
         raise explain(error, "settings: payer") from None
 
 
-def _can_be_paid(settings: Settings, period: str, payees: Sequence[Details]) -> None:
-    """Raise InputError before anything is closed if somebody's name cannot be written to a bank, or there is no payer."""
-    if not payees:
-        return
+def _details(settings: Settings, payments: Iterable[Payment]) -> dict[str, Details]:
+    """To whom payments go: the versions of payees that were in force when the period was closed; none that is removed."""
+    lines = {payment.payment_id: payment.line for payment in payments}
+    if not lines:
+        return {}
+    found = register.versions(*register_of(settings), {(line.owner_id, line.payee_version) for line in lines.values()})
+    return {
+        payment_id: found[line.owner_id, line.payee_version]
+        for payment_id, line in lines.items()
+        if (line.owner_id, line.payee_version) in found
+    }
+
+
+def _instructions(settings: Settings, payments: Sequence[Payment]) -> list[Instruction]:
+    """What banks are told to pay.
+
+    Raises:
+        InputError: somebody's details were removed.
+    """
+    details = _details(settings, payments)
+    for payment in payments:
+        if payment.payment_id not in details:
+            where = f"payment {payment.payment_id}: payee {payment.line.owner_id}, version {payment.line.payee_version}"
+            raise InputError(where, expected="its details", found="none: they were removed")
+    return [Instruction(p.payment_id, p.line.paid, p.line.pay_currency, details[p.payment_id]) for p in payments]
+
+
+def _try_to_write(settings: Settings, period: str, instructions: Sequence[Instruction]) -> None:
+    """Write files for banks and throw them away: raises InputError before anything moves that could not be sent.
+
+    Raises:
+        InputError: there is no payer, or somebody's name cannot be written, and the like.
+    """
     now = datetime.now(UTC)
-    every = [Instruction(f"of{number}", 1, payee.currency, payee) for number, payee in enumerate(payees)]
-    for method in sorted({payee.method for payee in payees}):
-        these = tuple(instruction for instruction in every if instruction.payee.method == method)
+    for method in sorted({instruction.payee.method for instruction in instructions}):
+        these = tuple(instruction for instruction in instructions if instruction.payee.method == method)
         who = payer(settings.payer)
         if missing := who.needs(method):
             expected = f"{', '.join(missing)}: {len(these)} payees are paid by {method}"
             raise InputError("settings: payer", expected=expected, found="nothing")
-        batch = Batch("check", now, now.date(), who, f"Royalties {period}", these)
         try:
-            _bank_files(settings, batch)
+            _bank_files(settings, Batch("check", now, now.date(), who, f"Royalties {period}", these))
         except InputError as error:
             owner = next((i.payee.owner_id for i in these if error.where.split(":")[0] == i.where), "")
             where = f"payee {owner}" if owner else error.where
             raise InputError(where, expected=error.expected, found=error.found, hint=error.hint) from None
 
 
-def _batches(settings: Settings, store: Store, booking: Booking, period: str, paid: Iterable[Payment]) -> list[Batch]:
-    """The payments by method, each with the details that were in force when the period was closed."""
-    paid = list(paid)
-    engine, box = register_of(settings)
-    details = register.versions(engine, box, {(p.line.owner_id, p.line.payee_version) for p in paid})
+def _batches(settings: Settings, store: Store, booking: Booking, period: str, paid: Sequence[Payment]) -> list[Batch]:
+    """The payments by method."""
     by_method: dict[Method, list[Instruction]] = defaultdict(list)
-    for payment in paid:
-        line = payment.line
-        payee = details.get((line.owner_id, line.payee_version))
-        if payee is None:
-            where = f"payment {payment.payment_id}: payee {line.owner_id}, version {line.payee_version}"
-            raise InputError(where, expected="its details", found="none: they were removed")
-        by_method[payee.method].append(Instruction(payment.payment_id, line.paid, line.pay_currency, payee))
+    for instruction in _instructions(settings, paid):
+        by_method[instruction.payee.method].append(instruction)
     whose = str(store.read_json("store.json")["store_id"])[:8]
     return [
         Batch(

@@ -31,6 +31,8 @@ PAYEE = sa.Table(
     sa.Column("changed_by", sa.Text, nullable=False),
     sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
+# Of a payee that was removed the numbers of its versions stay.
+KNOWN = PAYEE.c.sealed != b""
 REGISTER_LOCK = 7_304_512_011
 
 
@@ -42,12 +44,12 @@ def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, 
     """
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
-        known = _newest(connection, box)
+        known, numbers = _newest(connection, box), _numbers(connection)
         found = {}
         for details in payees:
             version, before = known.get(details.owner_id, (0, None))
             if before != details:
-                version += 1
+                version = numbers.get(details.owner_id, 0) + 1
                 row = {"owner_id": details.owner_id, "version": version, "changed_by": by}
                 connection.execute(sa.insert(PAYEE), {**row, "sealed": seal(box, details, version)})
             found[details.owner_id] = version
@@ -57,7 +59,7 @@ def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, 
 def any_there(engine: sa.Engine) -> bool:
     """Whether anybody is registered; asks for no key."""
     with engine.connect() as connection:
-        return connection.execute(sa.select(PAYEE.c.owner_id).limit(1)).first() is not None
+        return connection.execute(sa.select(PAYEE.c.owner_id).where(KNOWN).limit(1)).first() is not None
 
 
 def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Details]]:
@@ -69,7 +71,7 @@ def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Detail
 def versions(engine: sa.Engine, box: MultiFernet, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Details]:
     """Payees by owner and version."""
     asked = set(wanted)
-    query = sa.select(PAYEE).where(PAYEE.c.owner_id.in_({owner for owner, _ in asked}))
+    query = sa.select(PAYEE).where(PAYEE.c.owner_id.in_({owner for owner, _ in asked}) & KNOWN)
     with engine.connect() as connection:
         return {
             (row.owner_id, row.version): unseal(box, row.sealed, row.owner_id, row.version)
@@ -89,7 +91,7 @@ def reseal(engine: sa.Engine, box: MultiFernet) -> int:
     """Seal every record again with the first key; returns how many there are."""
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
-        rows = list(connection.execute(sa.select(PAYEE)))
+        rows = list(connection.execute(sa.select(PAYEE).where(KNOWN)))
         for row in rows:
             this = (PAYEE.c.owner_id == row.owner_id) & (PAYEE.c.version == row.version)
             connection.execute(sa.update(PAYEE).where(this).values(sealed=box.rotate(row.sealed)))
@@ -97,13 +99,26 @@ def reseal(engine: sa.Engine, box: MultiFernet) -> int:
 
 
 def remove(engine: sa.Engine, owner_id: str) -> int:
-    """Forget a payee, every version; returns how many there were. What was paid stays in the ledger."""
+    """Forget a payee; returns how many versions there were.
+
+    Their numbers are not used again: a payment that was to go to one of them must not go to another.
+    """
     with engine.begin() as connection:
-        return connection.execute(sa.delete(PAYEE).where(PAYEE.c.owner_id == owner_id)).rowcount
+        this = (PAYEE.c.owner_id == owner_id) & KNOWN
+        return connection.execute(sa.update(PAYEE).where(this).values(sealed=b"")).rowcount
 
 
 def _newest(connection: sa.Connection, box: MultiFernet) -> dict[str, tuple[int, Details]]:
-    newest = sa.select(PAYEE.c.owner_id, sa.func.max(PAYEE.c.version).label("version")).group_by(PAYEE.c.owner_id).subquery()
-    this = (PAYEE.c.owner_id == newest.c.owner_id) & (PAYEE.c.version == newest.c.version)
-    rows = connection.execute(sa.select(PAYEE).join(newest, this))
-    return {row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version)) for row in rows}
+    numbers = _numbers(connection)
+    rows = connection.execute(sa.select(PAYEE).where(KNOWN))
+    return {
+        row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version))
+        for row in rows
+        if row.version == numbers[row.owner_id]
+    }
+
+
+def _numbers(connection: sa.Connection) -> dict[str, int]:
+    """The last version of every payee, removed or not."""
+    query = sa.select(PAYEE.c.owner_id, sa.func.max(PAYEE.c.version)).group_by(PAYEE.c.owner_id)
+    return {owner: int(number) for owner, number in connection.execute(query)}

@@ -20,7 +20,7 @@ from provenance.settlement.periods import Payee, Terms
 from tasks import settle
 from tasks.cli import main
 from tasks.database import open_ledger, open_register
-from tasks.payees import import_payees, masked
+from tasks.payees import import_payees, masked, remove_payee
 from tasks.settings import load
 
 PERIOD, DAY = "2026-10", date(2026, 10, 15)
@@ -116,6 +116,18 @@ def test_a_payment_turned_to_another_account_is_found_even_where_checksums_were_
     store.remove(manifest)
     failed = {check.name: check.problems for check in settle.check_period(books, PERIOD)[1] if not check.passed}
     assert "1 payments are in the ledger, but there is no" in failed["files for banks"][0]
+
+
+def test_a_payee_that_is_removed_before_the_approval_stops_it_and_nothing_is_booked(books, store, tmp_path):
+    register(books, tmp_path, "ann")
+    settle.close(PERIOD)
+    assert remove_payee(books, "ann") == 1
+    assert masked(books) == []
+    assert register(books, tmp_path, "ann") == {"ann": 2}, "whoever comes again is not whom the period was closed with"
+    with pytest.raises(InputError, match="payee ann, version 1: expected its details, found none: they were removed"):
+        settle.pay(PERIOD, *TWO)
+    assert "payments" not in {booking.kind for booking in ledger.bookings(open_ledger(books.database, store))}
+    assert store.list("bank") == []
 
 
 def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(books, store, tmp_path):

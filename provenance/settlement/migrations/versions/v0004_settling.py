@@ -77,4 +77,4 @@ def upgrade() -> None:
     op.execute("GRANT SELECT, INSERT ON booking, entry, closed, outcome, store TO provenance_ledger")
     op.execute("GRANT SELECT ON alembic_version TO provenance_ledger")
     op.execute("GRANT USAGE ON SCHEMA payees TO provenance_payees")
-    op.execute("GRANT SELECT, INSERT, UPDATE (sealed), DELETE ON payees.payee TO provenance_payees")
+    op.execute("GRANT SELECT, INSERT, UPDATE (sealed) ON payees.payee TO provenance_payees")
