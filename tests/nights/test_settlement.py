@@ -200,7 +200,8 @@ def state_of(store, engine):
 def check_statements(store, engine):
     """Everybody's statement says what the ledger has."""
     folder = f"exports/statements/period={PERIOD}"
-    assert len(store.list(folder)) == 2 * 4
+    pages = {f"{folder}/owner=owner-{number}/statement.{form}" for number in range(4) for form in ("html", "pdf")}
+    assert {*store.list(folder)} == pages | {f"{folder}/manifest.json", f"{folder}/manifest.sig"}
     for number in range(4):
         owner = f"owner-{number}"
         page = store.read(f"{folder}/owner={owner}/statement.html").decode()
