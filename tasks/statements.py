@@ -183,7 +183,7 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
         credits=pl.concat([credits for _, credits in read.values()]) if read else pl.DataFrame(),
         history=ledger.earned_by_period(engine, period),
         held=ledger.standing(engine, through=through).held,
-        payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}),
+        payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}, owner_id),
         closed_on=next((closed.day for closed in settling.closes(engine) if closed.period == period), None),
         names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
         identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
@@ -192,12 +192,12 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
 
 
 def _payments(
-    engine: sa.Engine, period: str, bookings: Mapping[int, Booking]
+    engine: sa.Engine, period: str, bookings: Mapping[int, Booking], owner_id: str | None
 ) -> dict[str, list[tuple[str, Payment, date | None]]]:
     """Payments for a period, and those for others of which something was booked in it."""
     found: dict[str, list[tuple[str, Payment, date | None]]] = defaultdict(list)
     for closed in settling.closes(engine):
-        for payment in settling.payments(engine, closed.period):
+        for payment in settling.payments(engine, closed.period, owner_id):
             heard = bookings.get(payment.booking_id or 0)
             if period in (closed.period, heard.period if heard else ""):
                 found[payment.line.owner_id].append((closed.period, payment, heard.day if heard else None))

@@ -121,3 +121,18 @@ def environment(monkeypatch, tmp_path, tiny_model, database):
             monkeypatch.setenv(f"PROVENANCE_{name}", value)
 
     return configure
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs `provenance` in this process: exit code, standard output and standard error."""
+    from tasks.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["provenance", *words])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run

@@ -103,7 +103,8 @@ def hold(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str) -
     """Hold what an owner is owed, and what it will earn, until `release`; a hold for the same reason is placed once."""
     with books.alone(engine) as connection:
         if reason in books.standing(connection).held.get(owner_id, ()):
-            placed = books.last(connection, (BOOKING.c.kind == HOLD) & _concerns(owner_id) & _because(reason))
+            because = BOOKING.c.facts["reason"].astext == reason
+            placed = books.last(connection, (BOOKING.c.kind == HOLD) & _concerns(owner_id) & because)
             assert placed is not None
             return placed
         return books.hold(connection, [owner_id], day=day, reason=reason, by=by)
@@ -129,10 +130,6 @@ def release(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str
 def _concerns(owner_id: str) -> sa.ColumnElement[bool]:
     """Bookings that name an owner, whether or not they have an entry for it."""
     return sa.or_(BOOKING.c.facts["owner_id"].astext == owner_id, BOOKING.c.facts["owners"].contains([owner_id]))
-
-
-def _because(reason: str) -> sa.ColumnElement[bool]:
-    return sa.and_(BOOKING.c.facts["reason"].astext == reason)
 
 
 def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, evidence: str, by: str) -> Booking:

@@ -10,10 +10,10 @@ import importlib
 import json
 import pkgutil
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
 from stdnum.us import rtn
@@ -38,6 +38,16 @@ class Method(StrEnum):
     iso20022 = "iso20022"
     paypal = "paypal"
     nacha = "nacha"
+
+
+def _is_a_routing_number(text: str) -> str:
+    if text and not rtn.is_valid(text):
+        raise ValueError("a routing transit number whose check digit holds")
+    return text
+
+
+# Of an American bank: a payee's, or the one from which a payer's clearing files come.
+RoutingNumber = Annotated[str, AfterValidator(_is_a_routing_number)]
 
 
 class Place(BaseModel):
@@ -100,7 +110,7 @@ class Details(BankPlace):
     currency: str
     method: Method
     paypal: str = Field("", max_length=127, repr=False)
-    routing: str = Field("", repr=False)
+    routing: RoutingNumber = Field("", repr=False)
     account: str = Field("", max_length=17, pattern="^[A-Za-z0-9-]*$", repr=False)
     savings: bool = Field(default=False, repr=False)
     tax_residence: str = Field("", pattern="^([A-Z]{2})?$", repr=False)
@@ -118,13 +128,6 @@ class Details(BankPlace):
     def _is_an_address(cls, text: str) -> str:
         if text and (text.count("@") != 1 or not all(text.split("@")) or any(c.isspace() or c in ',"' for c in text)):
             raise ValueError("a mail address")
-        return text
-
-    @field_validator("routing")
-    @classmethod
-    def _is_a_routing_number(cls, text: str) -> str:
-        if text and not rtn.is_valid(text):
-            raise ValueError("a routing transit number whose check digit holds")
         return text
 
     @model_validator(mode="after")

@@ -254,24 +254,11 @@ def answer(engine: sa.Engine, outcomes: Sequence[Outcome], *, day: date, message
         return made
 
 
-def payments(engine: sa.Engine, period: str) -> list[Payment]:
-    """Payments of a closed period with what became of them, by owner and currency; none of one that is open."""
+def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> list[Payment]:
+    """Payments of a closed period, or those to one owner, with what became of them; none of one that is open."""
     with engine.connect() as connection:
         closed = _closed(connection, period)
-        return _payments(connection, closed) if closed else []
-
-
-def payments_to(engine: sa.Engine, owner_id: str) -> list[tuple[str, Payment]]:
-    """All payments to an owner, with the period of each, oldest first."""
-    query = (
-        sa.select(BOOKING)
-        .where(BOOKING.c.kind == CLOSE)
-        .where(BOOKING.c.booking_id.in_(sa.select(CLOSED.c.close_id).where(CLOSED.c.owner_id == owner_id)))
-        .order_by(BOOKING.c.booking_id)
-    )
-    with engine.connect() as connection:
-        closes = [books.as_booking(row) for row in connection.execute(query)]
-        return [(c.period, p) for c in closes for p in _payments(connection, c, CLOSED.c.owner_id == owner_id)]
+        return _payments(connection, closed, owner_id) if closed else []
 
 
 def closes(engine: sa.Engine) -> list[Booking]:
@@ -352,18 +339,20 @@ def _row(closed: Booking, line: Line) -> dict[str, Any]:
     )
 
 
-def _lines(connection: sa.Connection, close_id: int, where: Any = None) -> list[tuple[str | None, Line]]:
+def _lines(connection: sa.Connection, close_id: int, owner_id: str | None = None) -> list[tuple[str | None, Line]]:
     """Lines of a close, with the payments of those that are paid."""
     query = sa.select(CLOSED).where(CLOSED.c.close_id == close_id).order_by(CLOSED.c.owner_id, CLOSED.c.currency)
+    if owner_id is not None:
+        query = query.where(CLOSED.c.owner_id == owner_id)
     found = []
-    for row in connection.execute(query if where is None else query.where(where)):
+    for row in connection.execute(query):
         values = {name: getattr(row, f"{name}_minor") for name in MINOR}
         others = {field.name: getattr(row, field.name) for field in fields(Line) if field.name not in MINOR}
         found.append((row.payment_id, Line(**values, **others)))
     return found
 
 
-def _payments(connection: sa.Connection, closed: Booking, where: Any = None) -> list[Payment]:
+def _payments(connection: sa.Connection, closed: Booking, owner_id: str | None = None) -> list[Payment]:
     """Payments of a close, with what became of them."""
     booked = _paid(connection, closed)
     left_out = booked.facts["left_out"] if booked else {}
@@ -371,7 +360,7 @@ def _payments(connection: sa.Connection, closed: Booking, where: Any = None) -> 
     query = sa.select(OUTCOME).where(OUTCOME.c.payment_id.in_(of_close)).order_by(OUTCOME.c.booking_id)
     outcomes = {row.payment_id: row for row in connection.execute(query)}
     found = []
-    for payment_id, line in _lines(connection, closed.booking_id, where):
+    for payment_id, line in _lines(connection, closed.booking_id, owner_id):
         if payment_id is None:
             continue
         payment = Payment(payment_id, closed.booking_id, line)

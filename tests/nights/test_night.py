@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ import pytest
 from samples import DAY, corpus_frames, deliver, new_bucket, outputs_frame
 
 from provenance.core.store import Store
-from tasks.cli import main
 from tasks.settings import CHECKOUT
 
 pytestmark = pytest.mark.night
@@ -181,19 +179,12 @@ def test_bad_input_fails_the_run_without_a_retry_and_publishes_nothing(history):
 
 
 @pytest.fixture
-def cli(history, monkeypatch, capsys):
+def cli(history, monkeypatch, command_line):
     """The command line, run on the history's store: exit code, standard output and standard error."""
     for name, value in history.operator.environment.items():
         monkeypatch.setenv(name, value)
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["provenance", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 def test_every_day_verifies(cli):

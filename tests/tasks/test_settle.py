@@ -1,7 +1,6 @@
 """A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
 
 import json
-import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -18,7 +17,6 @@ from provenance.settlement.bank import iso20022
 from provenance.settlement.bank.answers import Outcome
 from provenance.settlement.periods import Payee, Terms
 from tasks import settle
-from tasks.cli import main
 from tasks.database import open_ledger, open_register
 from tasks.payees import import_payees, masked, remove_payee
 from tasks.settings import load
@@ -240,15 +238,8 @@ def test_nobody_else_may_read_payees_and_nobody_may_change_the_books(books, stor
 
 
 @pytest.fixture
-def cli(books, monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["provenance", *words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return run
+def cli(books, command_line):
+    return command_line
 
 
 def test_accountants_settle_a_month_with_commands_but_for_the_approval(cli, books, store, tmp_path):

@@ -7,11 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
-from stdnum.us import rtn
+from pydantic import Field
 
 from provenance.core.errors import InputError
-from provenance.settlement.payees import BankPlace, Details, Method
+from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -25,16 +24,9 @@ class Payer(BankPlace):
         nacha_company: the identification that this bank gave to the payer.
     """
 
-    nacha_origin: str = Field("", repr=False)
+    nacha_origin: RoutingNumber = Field("", repr=False)
     nacha_company: str = Field("", max_length=10, pattern="^[A-Za-z0-9]*$", repr=False)
     nacha_bank: str = Field("", max_length=23, repr=False)
-
-    @field_validator("nacha_origin")
-    @classmethod
-    def _is_a_routing_number(cls, text: str) -> str:
-        if text and not rtn.is_valid(text):
-            raise ValueError("a routing transit number whose check digit holds")
-        return text
 
     def needs(self, method: Method) -> list[str]:
         """Fields that a method needs and that are not given."""
