@@ -11,7 +11,7 @@ from schwifty import IBAN
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check
+from provenance.settlement.bank.batches import check, compare
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
@@ -136,12 +136,7 @@ def verify(batch: Batch, data: bytes) -> None:
     root = parse(data, "credit transfer")
     if broken := violation(root, etree.QName(root).namespace.removeprefix(NAMESPACE)):
         raise AssertionError(f"credit transfer {batch.message_id}, line {broken[0]}: {broken[1]}")
-    wanted = {i.payment_id: (i.amount, i.currency, i.payee.iban) for i in batch.instructions}
-    for payment_id, *found in read_back(data):
-        if wanted.pop(payment_id, None) != tuple(found):
-            raise AssertionError(f"payment {payment_id}: the file does not order what the batch does")
-    if wanted:
-        raise AssertionError(f"payment {min(wanted)}: not in the file")
+    compare(batch, read_back(data))
     for group in (root[0], *root[0].iterfind("{*}PmtInf")):
         amounts = [Decimal(node.text) for node in group.iter("{*}InstdAmt")]
         head = group.find("{*}GrpHdr") if group is root[0] else group

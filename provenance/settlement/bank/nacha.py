@@ -6,7 +6,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
-from provenance.settlement.bank.batches import check, unique
+from provenance.settlement.bank.batches import check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
 
@@ -86,12 +86,7 @@ def verify(batch: Batch, data: bytes) -> None:
         AssertionError: naming the payment, or the sum.
     """
     lines, rows = data.decode("ascii").splitlines(), _entries(data)
-    wanted = {i.payment_id[:LETTERS_OF_ID]: (i.amount, i.payee.routing, i.payee.account) for i in batch.instructions}
-    for name, *found in rows:
-        if wanted.pop(name, None) != tuple(found):
-            raise AssertionError(f"payment {name}: the file does not order what the batch does")
-    if wanted:
-        raise AssertionError(f"payment {min(wanted)}: not in the file")
+    compare(batch, read_back(data), LETTERS_OF_ID)
     if len(lines) % BLOCK or any(len(line) != COLUMNS for line in lines):
         raise AssertionError(f"clearing file {batch.message_id}: not in blocks of {BLOCK} lines of {COLUMNS} columns")
     hashed = sum(int(routing[:8]) for _, _, routing, _ in rows) % HASHES

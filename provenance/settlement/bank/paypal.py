@@ -6,11 +6,12 @@ import csv
 import io
 import re
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check, unique
+from provenance.settlement.bank.batches import check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
 
@@ -85,13 +86,8 @@ def verify(batch: Batch, files: Sequence[bytes]) -> None:
     Raises:
         AssertionError: naming the payment.
     """
-    wanted = {i.payment_id[:LETTERS_OF_ID]: (i.amount, i.currency, i.payee.paypal) for i in batch.instructions}
-    for data in files:
-        rows = read_back(data)
-        for name, *found in rows:
-            if wanted.pop(name, None) != tuple(found):
-                raise AssertionError(f"payment {name}: the file does not order what the batch does")
+    read = [read_back(data) for data in files]
+    compare(batch, chain.from_iterable(read), LETTERS_OF_ID, "the files")
+    for rows in read:
         if len(rows) > ROWS or len({currency for _, _, currency, _ in rows}) != 1:
             raise AssertionError(f"payouts {batch.message_id}: a file of {len(rows)} rows, or of several currencies")
-    if wanted:
-        raise AssertionError(f"payment {min(wanted)}: not in the files")
