@@ -8,6 +8,7 @@ UV=$1
 
 uv compile pyproject.toml --no-emit-package torch -o $locks/run.txt
 uv compile pyproject.toml --no-emit-package torch --extra dev -c $locks/run.txt -o $locks/dev.txt
+uv compile pyproject.toml --no-emit-package torch --extra stack -c $locks/run.txt -o $locks/stack.txt
 uv compile pyproject.toml --no-emit-package torch --extra workloads -c $locks/run.txt -o $locks/workloads.txt
 # Without uv's table in pyproject.toml: with the CUDA libraries that torch on PyPI needs.
 uv compile pyproject.toml --no-emit-package torch --extra gpu --no-config -c $locks/run.txt -o $locks/gpu.txt
