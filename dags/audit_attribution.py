@@ -14,6 +14,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
+from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
 
@@ -24,6 +25,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["audits"],
     doc_md=__doc__,
     max_active_runs=1,
+    on_failure_callback=failed(),
     default_args={"owner": "data", **RETRY_WHAT_MAY_PASS},
 )
 def audit_attribution() -> None:

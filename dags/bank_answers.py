@@ -13,6 +13,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
+from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
 
@@ -23,6 +24,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["settlement"],
     doc_md=__doc__,
     max_active_runs=1,
+    on_failure_callback=failed(),
     default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS},
 )
 def bank_answers() -> None:

@@ -1,11 +1,18 @@
 """Pay a day of model outputs: who influenced each of them, and what each owner earned.
 
     freeze inputs -> shard -> featurise -> fit curvature -> score -> replay -> value -> owner shares
-    -> book -> publish -> reconcile
+    -> review (-> approve, a person) -> book -> publish -> reconcile
 
 The run of the data interval that starts on a day pays that day (UTC): the scheduled run at midnight pays the day that
-just ended. Every stage is a transaction: it reads the manifests it is handed and writes one, so a run that was killed is
-run again and finds what is done. A day that was booked is booked again *by difference*, as the next revision.
+just ended; a run by hand pays the `day` of its form. Every stage is a transaction: it reads the manifests it is handed and
+writes one, so a run that was killed is run again and finds what is done. A day that was booked is booked again *by
+difference*, as the next revision.
+
+**Waiting?** A night unlike those before it (`[review]` in the settings) waits at `settlement.approve` for a person (Browse >
+Required Actions), who sees why and what it would change for whom. Approved, it is booked with that person's name; rejected, the
+run fails and nothing is booked.
+
+**Late?** A run that has not ended after `notify.night_hours` is told of, as is one that failed: see docs/operators.md.
 
 **Failed?** A task that failed without a retry met bad input: the last line of its log names the file, the row or key, what
 was expected and what was found. Mend the input and clear the task. If `settlement.reconcile` failed, a published file is not
@@ -13,11 +20,15 @@ what was published, or not what the ledger says: `provenance verify DAY` tells w
 retries are used up, the infrastructure failed: clear the task once it is back. Nothing is paid twice.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from airflow.sdk import CronDataIntervalTimetable, dag, get_current_context, task
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
+from tasks.notify import failed, published_in_time, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
+
+PATIENCE = timedelta(days=7)
 
 
 @dag(
@@ -27,6 +38,16 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["payouts"],
     doc_md=__doc__,
     max_active_runs=1,
+    params={
+        "day": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^\d{4}-\d{2}-\d{2}$",
+            description="The day to pay, such as 2026-11-20; empty: the one on which the run's data interval starts",
+        )
+    },
+    deadline=published_in_time(),
+    on_failure_callback=failed(),
     default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS},
 )
 def nightly_payouts() -> None:
@@ -36,7 +57,8 @@ def nightly_payouts() -> None:
     def freeze() -> str:
         from tasks.freeze import freeze, paid_day
 
-        return freeze(paid_day(get_current_context().get("data_interval_start")))
+        context = get_current_context()
+        return freeze(paid_day(context.get("data_interval_start"), context["params"]["day"]))
 
     @task(task_id="corpus.shard")
     def shard(night: str) -> str:
@@ -80,11 +102,20 @@ def nightly_payouts() -> None:
 
         return share(night)
 
-    @task(task_id="settlement.book")
-    def book(night: str) -> str:
+    @task.branch(task_id="settlement.review")
+    def review(night: str) -> str:
+        from tasks.review import review
+
+        request = review(night)
+        get_current_context()["ti"].xcom_push("request", request)
+        return "settlement.approve" if request["reasons"] else "settlement.book"
+
+    # The night is shared, so one of the two ways to get here has been gone if none has failed.
+    @task(task_id="settlement.book", trigger_rule="none_failed_min_one_success")
+    def book(night: str, request: dict, answer: dict | None) -> str:
         from tasks.book import book
 
-        return book(night)
+        return book(night, request, answer)
 
     @task(task_id="settlement.publish")
     def publish(day: str) -> str:
@@ -98,7 +129,18 @@ def nightly_payouts() -> None:
 
         return reconcile(day)
 
-    day = book(share(value(replay(score(fit_curvature(featurise(shard(freeze()))))))))
+    night = share(value(replay(score(fit_curvature(featurise(shard(freeze())))))))
+    reviewed = review(night)
+    approve = ApprovalOperator(  # noqa: AIR001 (a task of its stage, as the others)
+        task_id="settlement.approve",
+        subject="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['subject'] }}",
+        body="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['body'] }}",
+        response_timeout=PATIENCE,
+        fail_on_reject=True,
+        notifiers=[waits()],
+    )
+    day = book(night, reviewed["request"], approve.output)
+    reviewed >> [approve, day]
     reconcile(day, publish(day))
 
 

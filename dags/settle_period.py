@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
+from tasks.notify import failed, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
 PATIENCE = timedelta(days=14)
@@ -35,6 +36,7 @@ PATIENCE = timedelta(days=14)
     tags=["settlement"],
     doc_md=__doc__,
     max_active_runs=1,
+    on_failure_callback=failed(),
     params={
         "period": Param(
             None,
@@ -80,6 +82,7 @@ def settle_period() -> None:
             subject="{{ ti.xcom_pull(task_ids='settlement.close')['subject'] }}" + f" ({what})",
             body="{{ ti.xcom_pull(task_ids='settlement.close')['body'] }}",
             response_timeout=PATIENCE,
+            notifiers=[waits()],
         )
 
     closed = close()

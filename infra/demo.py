@@ -45,7 +45,7 @@ def main() -> None:
     console = Console()
     started = time.monotonic()
     try:
-        day = _parse_day(parser.parse_args().day)
+        day = parse_day_or_yesterday(parser.parse_args().day)
         _run(day, console)
     except InputError as error:
         console.print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
@@ -63,9 +63,7 @@ def _run(day: date, console: Console) -> None:
     store.check_writable()
     with console.status("Starting PostgreSQL"):
         local_airflow.configure()
-    corpus = _corpus(store, settings, console)
-    _model(corpus, settings, console)
-    _outputs(store, corpus, settings, day, console)
+    deliver(settings, store, day, console)
 
     console.rule("Airflow")
     with local_airflow.log_to(CHECKOUT / f"var/logs/demo-{day}.log", console) as log:
@@ -90,6 +88,13 @@ def _run(day: date, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def deliver(settings: Settings, store: Store, day: date, console: Console) -> None:
+    """Lay down what a night needs: a corpus, a model that was trained on it, and a day of its outputs."""
+    corpus = _corpus(store, settings, console)
+    _model(corpus, settings, console)
+    _outputs(store, corpus, settings, day, console)
 
 
 def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
@@ -218,7 +223,8 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     console.print(f"Outputs: {len(rows)} completions; invented prices: {prices}")
 
 
-def _parse_day(text: str) -> date:
+def parse_day_or_yesterday(text: str) -> date:
+    """A day that is over; yesterday (UTC) where none is named."""
     today = datetime.now(UTC).date()
     if not text:
         return today - timedelta(days=1)

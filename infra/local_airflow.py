@@ -106,6 +106,8 @@ def run_dag(dag_id: str, day: date) -> Run:
     if bag.import_errors:
         raise RuntimeError(f"DAGs do not import: {bag.import_errors}")
     dag = bag.dags[dag_id]
+    dag.deadline = None  # a scheduler watches deadlines, and `dag.test` has none
+    dag.on_failure_callback = None  # whoever started it in this process sees it fail
     errors: list[BaseException] = []
 
     def remember(context: Any) -> None:
@@ -113,9 +115,10 @@ def run_dag(dag_id: str, day: date) -> Run:
 
     for operator in dag.tasks:
         operator.on_failure_callback = [remember]
-    # A manual run covers the last whole interval before its date, so midnight after the day stands for the day.
-    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    run = dag.test(logical_date=midnight, run_after=midnight)
+    # A manual run covers the last whole interval before its date, so the first second after the day stands for the day; at
+    # midnight it would take the place of the scheduled run of the day after.
+    after = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, seconds=1)
+    run = dag.test(logical_date=after, run_after=after)
     instances = sorted(run.get_task_instances(), key=lambda i: i.start_date or datetime.max.replace(tzinfo=UTC))
     return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
 

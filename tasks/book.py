@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from provenance.core.errors import CheckFailed
 from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
+from tasks.approvals import approval
 from tasks.database import open_ledger
 from tasks.night import load_night, read_written
 from tasks.settings import load
 from tasks.values import with_terms
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from provenance.core.store import Store
+    from provenance.settlement.accounts import Account
     from tasks.night import Night
 
 log = logging.getLogger("provenance.book")
 
 
-def book(folder: str) -> str:
-    """Book a night; returns its day."""
+def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[str, Any] | None = None) -> str:
+    """Book a night; returns its day.
+
+    Args:
+        request: what `review` found; without it nobody is asked.
+        answer: what a person said to it.
+
+    Raises:
+        CheckFailed: there are reasons to ask a person, and nobody has approved just this.
+    """
     settings = load()
     store = settings.store.open()
     night = load_night(store, folder)
-    outputs = night.read_outputs(store)
-    amounts = accrue(with_terms(store, night, outputs), credited(store, night, outputs))
-    cause = digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
+    cause = cause_of(store, folder)
+    facts = _approved(request, answer, cause) if request else {}
+    amounts = accrued(store, night, night.read_outputs(store))
     before = len(ledger.bookings(engine := open_ledger(settings.database, store), night.date))
-    booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause)
+    booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause, facts=facts)
     new = booking.revision > before
     log.info(
         "booking %d of %s, revision %d: %s",
@@ -43,7 +56,33 @@ def book(folder: str) -> str:
     return night.day
 
 
+def cause_of(store: Store, folder: str) -> str:
+    """Digest of all that decides what a night amounts to."""
+    return digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
+
+
+def accrued(store: Store, night: Night, outputs: pl.DataFrame) -> dict[Account, int]:
+    """What a night amounts to."""
+    return accrue(with_terms(store, night, outputs), credited(store, night, outputs))
+
+
 def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
     """The amounts of every output of a night and party."""
     shares = read_written(store, night.folder, "shares", "shares.parquet")
     return credit_outputs(with_terms(store, night, outputs), shares)
+
+
+def _approved(request: Mapping[str, Any], answer: Mapping[str, Any] | None, cause: str) -> dict[str, Any]:
+    """What the ledger keeps of an approval; nothing of a night for which nobody need be asked."""
+    if request["cause"] != cause:
+        raise CheckFailed(
+            "what would be booked is not what was reviewed: clear settlement.review, so that it is looked at again"
+        )
+    if not request["reasons"]:
+        return {}
+    if not answer:
+        raise CheckFailed("nobody has approved this night: clear settlement.approve, and have somebody answer it")
+    said = approval(answer)
+    if answer.get("chosen_options") != ["Approve"]:
+        raise CheckFailed(f"{said.by} did not approve this night")
+    return {"reasons": list(request["reasons"]), "approved_by": said.by, "approved_at": said.at.isoformat()}

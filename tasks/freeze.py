@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.errors import ContractError, ModelError
+from provenance.core.errors import ContractError, ModelError, parse_day
 from provenance.core.store import canonical_json, digest, sha256
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
@@ -39,14 +39,20 @@ AT_A_TIME = 64
 MIDDLE = 0.6
 
 
-def paid_day(interval_start: datetime | None) -> str:
-    """The day that a run pays: the one on which its data interval starts (UTC)."""
+def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
+    """The day that a run pays: the one asked for, or else the one on which its data interval starts (UTC).
+
+    Raises:
+        InputError: there is neither, or what is asked for is no day.
+    """
+    if asked:
+        return str(parse_day("run of nightly_payouts: day", asked))
     if interval_start is None:
         raise ContractError(
             "run of nightly_payouts",
-            expected="a data interval, whose start is the day to pay",
-            found="none",
-            hint="Trigger it with a logical date: the run of D 00:00 UTC pays the day before D.",
+            expected="a day to pay, or a data interval that starts on it",
+            found="neither",
+            hint="Trigger it with a day, such as 2026-11-20.",
         )
     return interval_start.astimezone(UTC).date().isoformat()
 

@@ -4,7 +4,11 @@ from datetime import timedelta
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-LASTING = ("provenance.core.errors.InputError", "provenance.core.errors.CheckFailed")
+LASTING = (
+    "provenance.core.errors.InputError",
+    "provenance.core.errors.CheckFailed",
+    "airflow.providers.standard.exceptions.HITLRejectException",  # who said no is not asked again
+)
 # Of every DAG's `default_args`.
 RETRY_WHAT_MAY_PASS = {
     "retries": 2,

@@ -1,7 +1,8 @@
 """Settings: one TOML file, overridden by the environment, checked to the last key.
 
 `PROVENANCE_SETTINGS` names the file (default `infra/settings/local.toml` of the checkout); `PROVENANCE_<SECTION>__<KEY>`
-overrides one key. An unknown key is an error that names the nearest known one.
+overrides one key. An unknown key is an error that names the nearest known one. Import-light, since DAGs ask while they are
+parsed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from provenance.core.errors import SettingsError, did_you_mean
-from provenance.core.store import Store
-from provenance.features.projection import Projection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from provenance.core.store import Store
+    from provenance.features.projection import Projection
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PREFIX = "PROVENANCE_"
@@ -42,6 +44,8 @@ class StoreSettings(_Section):
 
     def open(self) -> Store:
         """The store; local paths are relative to the checkout."""
+        from provenance.core.store import Store
+
         scheme, _, path = self.url.partition("://")
         if scheme == "file":
             return Store(f"file://{(CHECKOUT / path).resolve()}", {})
@@ -90,6 +94,8 @@ class FeatureSettings(_Section):
     @property
     def projection(self) -> Projection:
         """The projection that these settings name."""
+        from provenance.features.projection import Projection
+
         return Projection(seed=self.seed, dense=self.dense, dense_alone=self.dense_alone, token_rank=self.token_rank)
 
 
@@ -121,6 +127,23 @@ class RoyaltySettings(_Section):
     def path(self) -> Path:
         """The file of contracts."""
         return CHECKOUT / self.contracts
+
+
+class ReviewSettings(_Section):
+    nights: Annotated[int, Field(ge=1)] = 28
+    least: Annotated[int, Field(ge=1)] = 7
+    deviations: Annotated[float, Field(gt=0)] = 6.0
+    newcomer: Annotated[float, Field(ge=0, le=1)] = 0.05
+    moved: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class NotifySettings(_Section):
+    mail_to: str = ""
+    mail_from: str = "provenance@localhost"
+    smtp_conn_id: str = "smtp_default"
+    webhook_conn_id: str = ""
+    webhook_endpoint: str = ""
+    night_hours: Annotated[float, Field(gt=0)] = 6.0
 
 
 class SettlementSettings(_Section):
@@ -182,6 +205,8 @@ class Settings(_Section):
     influence: InfluenceSettings = InfluenceSettings()
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
+    review: ReviewSettings = ReviewSettings()
+    notify: NotifySettings = NotifySettings()
     settlement: SettlementSettings = SettlementSettings()
     payer: PayerSettings = PayerSettings()
     payees: PayeesSettings = PayeesSettings()

@@ -33,9 +33,10 @@ from provenance.settlement.closings import (
 from provenance.settlement.exports import MANIFEST, described, write_folder
 from provenance.settlement.payees import Method, explain
 from provenance.settlement.periods import PAY, Payee, Terms
-from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Approval
+from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
+from tasks.approvals import approval
 from tasks.database import open_ledger
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
@@ -126,9 +127,7 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
     today = datetime.now(UTC).date()
     waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
     _try_to_write(settings, period, _instructions(settings, waiting) if waiting else [])
-    booking, paid, left_out = settling.pay(
-        engine, period, prepared=_approval(prepared), approved=_approval(approved), day=today
-    )
+    booking, paid, left_out = settling.pay(engine, period, prepared=approval(prepared), approved=approval(approved), day=today)
     batches = _batches(settings, store, booking, period, paid) if paid else []
     messages = {i.payment_id: batch.message_id for batch in batches for i in batch.instructions}
     files = dict(file for batch in batches for file in _bank_files(settings, batch))
@@ -354,12 +353,3 @@ def _days_without_a_night(engine: sa.Engine, period: str) -> list[date]:
     paid = {booking.day for booking in ledger.bookings(engine, kind=NIGHT)}
     days = [last.replace(day=number) for number in range(1, last.day + 1)]
     return [day for day in days if day not in paid]
-
-
-def _approval(answer: Mapping[str, Any]) -> Approval:
-    """Who answered an approval task, and when."""
-    user = answer.get("responded_by_user") or {}
-    name, identity = str(user.get("name") or ""), str(user.get("id") or "")
-    by = name if name == identity or not identity else f"{name} ({identity})"
-    at = answer.get("responded_at")
-    return Approval(by, at if isinstance(at, datetime) else datetime.fromisoformat(str(at)))

@@ -151,13 +151,13 @@ def request(
     said += [] if paid else ["- nothing is to be paid"]
     said += [f"- {count} balances: {outcome}" for outcome, count in sorted(outcomes.items()) if outcome != PAY]
     said += [f"- {len(held)} owners are on hold: see why with `provenance balance`"] if held else []
-    said += [f"- {pair}: **{_cell(told)}**" for pair, told in sorted(rates.items())]
+    said += [f"- {pair}: **{markdown(told)}**" for pair, told in sorted(rates.items())]
     said += [f"- **no night has paid {_ranges(missing)}**"] if missing else []
     if payable:
         said += ["", "| largest payments | owed, less tax | paid |", "|---|---:|---:|"]
         for line in payable[:LARGEST]:
             owed, sent = format_minor(line.net, line.currency), format_minor(line.paid, line.pay_currency)
-            said.append(f"| {_cell(line.owner_id)} | {owed} | {sent} |")
+            said.append(f"| {markdown(line.owner_id)} | {owed} | {sent} |")
     said += ["", f"All lines: `{where}`", "", f"SHA-256 of closing.csv: `{digest}`", ""]
     said += ["Two people have to approve, one after the other; without both nothing is booked and no bank file is written."]
     said += ["If you reject, nothing is paid: it stays owed, and the next month pays it, at that month's rates."]
@@ -175,5 +175,6 @@ def _ranges(days: Sequence[date]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def _cell(text: str) -> str:
+def markdown(text: str) -> str:
+    """A stranger's text in Markdown, on one line, where it means nothing but itself."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|~" else c for c in " ".join(text.split()))

@@ -88,6 +88,12 @@ def figures(day: date, amounts: Mapping[Account, int]) -> Figures:
     return Figures(day, dict(sums[RECEIVABLE]), dict(sums[ESCROW]), earned)
 
 
+def changes(now: Figures, booked: Figures) -> list[tuple[str, str, int, int]]:
+    """Owner, currency, booked and new amount of everybody whose amount a booking would change; the largest change first."""
+    rows = [(*whose, booked.earned.get(whose, 0), now.earned.get(whose, 0)) for whose in {*now.earned, *booked.earned}]
+    return sorted((row for row in rows if row[2] != row[3]), key=lambda row: (-abs(row[3] - row[2]), row))
+
+
 def drift(now: Figures, before: Sequence[Figures]) -> float:
     """How far shares have moved from the mean of the nights before: 0 the same, 1 nothing in common (total variation).
 
@@ -150,9 +156,8 @@ def _moved(now: Figures, booked: Figures, bounds: Bounds) -> list[str]:
     """Whether a correction moves much."""
     found = []
     for currency in sorted({*now.revenue, *booked.revenue}):
-        whose = [key for key in {*now.earned, *booked.earned} if key[1] == currency]
-        moved = sum(abs(now.earned.get(key, 0) - booked.earned.get(key, 0)) for key in whose)
-        total = sum(booked.earned.get(key, 0) for key in whose)
+        moved = sum(abs(will - was) for _, c, was, will in changes(now, booked) if c == currency)
+        total = sum(amount for (_, c), amount in booked.earned.items() if c == currency)
         if moved > 2 * bounds.moved * max(total, 1):
             said = format_minor(moved, currency)
             found.append(f"correction: owners' amounts change by {said} together, of {format_minor(total, currency)} booked")

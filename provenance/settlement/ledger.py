@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -70,12 +70,21 @@ def publishing(engine: sa.Engine) -> Iterator[None]:
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": PUBLISHING_LOCK})
 
 
-def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night: str, cause: str) -> Booking:
+def book(
+    engine: sa.Engine,
+    day: date,
+    amounts: Mapping[Account, int],
+    *,
+    night: str,
+    cause: str,
+    facts: Mapping[str, Any] | None = None,
+) -> Booking:
     """Book what a night amounts to, by difference from what is booked for its day; once for each cause.
 
     Args:
         amounts: what the day should be, summing to zero in each currency.
         cause: digest of all that decided the amounts. The booking in force having the same cause, nothing is booked.
+        facts: what else there is to say, such as who approved it.
 
     Returns:
         The booking in force for the day.
@@ -94,6 +103,7 @@ def book(engine: sa.Engine, day: date, amounts: Mapping[Account, int], *, night:
                 "night": night,
                 "cause_sha256": digest([cause, last.booking_id if last else None]),
                 "corrects": last.booking_id if last else None,
+                "facts": dict(facts or {}),
             },
             books.standing(connection).difference(amounts, booked),
         )
@@ -221,6 +231,24 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
     """What the nights of a day amounted to, after a booking; `Standing.earned` says whose that is."""
     with engine.connect() as connection:
         return books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
+
+
+def days_before(engine: sa.Engine, day: date, count: int) -> dict[date, dict[Account, int]]:
+    """What nights amount to of the last so many days before one that are booked, by whom it is for now."""
+    days = sa.select(BOOKING.c.day).where((BOOKING.c.kind == NIGHT) & (BOOKING.c.day < day)).distinct()
+    chosen = days.order_by(BOOKING.c.day.desc()).limit(count)
+    query = (
+        sa.select(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, sa.func.sum(ENTRY.c.amount_minor))
+        .join(ENTRY)
+        .where((BOOKING.c.kind == NIGHT) & BOOKING.c.day.in_(chosen))
+        .group_by(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
+    )
+    found: dict[date, dict[Account, int]] = {}
+    with engine.connect() as connection:
+        held_now = books.standing(connection)
+        for booked, account, party, currency, amount in connection.execute(query):
+            found.setdefault(booked, {})[Account(account, party, currency)] = int(amount)
+    return {booked: held_now.earned(amounts) for booked, amounts in sorted(found.items())}
 
 
 def movements(engine: sa.Engine, booking: Booking, *, after: int) -> Movements:

@@ -16,7 +16,7 @@ STAGES = [
     "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay",
     "royalty.value",
     "royalty.share",
-    "settlement.book", "settlement.publish", "settlement.reconcile",
+    "settlement.review", "settlement.approve", "settlement.book", "settlement.publish", "settlement.reconcile",
 ]  # fmt: skip
 
 
@@ -99,10 +99,12 @@ def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts)
         assert dag["passing"] == ["default"]
 
 
-def test_a_night_is_eleven_stages_in_a_row(facts):
+def test_a_night_is_stages_in_a_row_one_of_which_may_be_a_person(facts):
     night = facts["nightly_payouts"]["tasks"]
-    assert list(night) == STAGES
+    assert sorted(night) == sorted(STAGES)
     chain = {stage: [following] for stage, following in itertools.pairwise(STAGES)} | {STAGES[-1]: []}
+    chain["royalty.share"] = ["settlement.book", "settlement.review"]
+    chain["settlement.review"] = ["settlement.approve", "settlement.book"]
     chain["settlement.book"] = ["settlement.publish", "settlement.reconcile"]
     assert night == chain
 
@@ -135,8 +137,12 @@ def test_a_run_pays_the_day_on_which_its_interval_starts():
 
     assert paid_day(datetime(2026, 11, 19, tzinfo=UTC)) == "2026-11-19"
     assert paid_day(datetime(2026, 11, 19, 1, tzinfo=timezone(timedelta(hours=2)))) == "2026-11-18"
-    with pytest.raises(ContractError, match="expected a data interval, whose start is the day to pay, found none"):
+    with pytest.raises(ContractError, match="expected a day to pay, or a data interval that starts on it, found neither"):
         paid_day(None)
+    assert paid_day(None, "2026-11-18") == "2026-11-18"
+    assert paid_day(datetime(2026, 11, 19, tzinfo=UTC), "2026-11-18") == "2026-11-18"
+    with pytest.raises(InputError, match="run of nightly_payouts: day"):
+        paid_day(None, "2026-02-30")
     assert settled_period(datetime(2026, 11, 3, 6, tzinfo=UTC)) == "2026-11"
     assert settled_period(None, "2026-10") == "2026-10"
     with pytest.raises(InputError, match="expected a period, or a data interval that starts in it, found none"):

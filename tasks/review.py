@@ -1,0 +1,99 @@
+"""Stage `review`: a night unlike those before it waits for a person, who is told why, and what it would change for whom."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.money import format_minor
+from provenance.settlement import ledger
+from provenance.settlement.closings import markdown
+from provenance.settlement.history import Bounds, changes, drift, figures, unusual
+from tasks.book import accrued, cause_of
+from tasks.database import open_ledger
+from tasks.monitor import audits
+from tasks.night import load_night
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from provenance.core.store import Store
+    from provenance.settlement.accounts import Account
+    from provenance.settlement.history import Figures
+
+log = logging.getLogger("provenance.review")
+
+# Owners whose amounts a request lists; the others are counted.
+LISTED = 20
+
+
+def review(folder: str) -> dict[str, Any]:
+    """Hold a night that is about to be booked against those before it.
+
+    Returns:
+        `reasons`, none for a usual night; `subject` and `body`, what a person is asked, in Markdown; `cause`, the digest of
+        what would be booked, so that nothing else is booked on this word.
+    """
+    settings = load()
+    store = settings.store.open()
+    night = load_night(store, folder)
+    engine = open_ledger(settings.database, store)
+    wanted, booked = amounts_and_booked(store, folder)
+    chosen = settings.review
+    bounds = Bounds(chosen.nights, chosen.least, chosen.deviations, chosen.newcomer, chosen.moved)
+    before = [figures(day, amounts) for day, amounts in ledger.days_before(engine, night.date, bounds.nights).items()]
+    now, then = figures(night.date, wanted), figures(night.date, booked)
+    reasons = [*unusual(now, before, bounds, booked=then), *_falling_audits(store, bounds.nights)]
+    log.info("%s: %s", night.day, "; ".join(reasons) or f"usual, beside {len(before)} nights before")
+    return {
+        "cause": cause_of(store, folder),
+        "reasons": reasons,
+        "subject": f"Pay {night.day}? {len(reasons)} reason{'' if len(reasons) == 1 else 's'} to look at it first",
+        "body": _request(night.day, reasons, now, then, before),
+    }
+
+
+def amounts_and_booked(store: Store, folder: str) -> tuple[dict[Account, int], dict[Account, int]]:
+    """What a night amounts to, and what is booked for its day, both by whom they are for."""
+    night = load_night(store, folder)
+    engine = open_ledger(load().database, store)
+    last = ledger.newest(engine)
+    standing = ledger.standing(engine, through=last)
+    wanted = accrued(store, night, night.read_outputs(store))
+    return standing.earned(wanted), standing.earned(ledger.of_day(engine, night.date, through=last))
+
+
+def _falling_audits(store: Store, last: int) -> Iterator[str]:
+    """Figures of the audit in force that are below those of the one before, beyond what their intervals explain."""
+    known = audits(store, last=last)
+    if len(known) < 2:
+        return
+    before = {(figure.family, figure.method): figure for figure in known[-2].figures}
+    for figure in known[-1].figures:
+        earlier = before.get((figure.family, figure.method))
+        if earlier and figure.high < earlier.low:
+            yield (
+                f"audit of {known[-1].day}, {figure.family}: {figure.method} scores {figure.score:.2f} "
+                f"({figure.low:.2f} to {figure.high:.2f}), before {earlier.score:.2f} ({earlier.low:.2f} to {earlier.high:.2f})"
+            )
+
+
+def _request(day: str, reasons: Sequence[str], now: Figures, then: Figures, before: Sequence[Figures]) -> str:
+    """What a person is asked, in Markdown; names are strangers' and mean nothing in it."""
+    said = [f"The night of **{day}** is not like the {len(before)} before it:", ""]
+    said += [f"- {markdown(reason)}" for reason in reasons]
+    said += ["", f"- shares have moved by {drift(now, before):.1%} from those nights' mean"]
+    for currency, revenue in sorted(now.revenue.items()):
+        escrowed = format_minor(now.escrowed.get(currency, 0), currency)
+        said.append(f"- revenue **{format_minor(revenue, currency)}**, of which {escrowed} to escrow")
+    rows = changes(now, then)
+    if rows:
+        said += ["", f"| {len(rows):,} owners would be booked | now booked | then | change |", "|---|---:|---:|---:|"]
+        for owner, currency, was, will in rows[:LISTED]:
+            amounts = " | ".join(format_minor(amount, currency) for amount in (was, will, will - was))
+            said.append(f"| {markdown(owner)} | {amounts} |")
+        said += [f"| and {len(rows) - LISTED:,} more | | | |"] if len(rows) > LISTED else []
+    said += ["", "Approved, it is booked, with your name. Rejected, the run fails and nothing is booked; mend the cause and",
+             "trigger the day again."]  # fmt: skip
+    return "\n".join(said)
