@@ -1,0 +1,1 @@
+"""How Airflow is run for real: who may do what, and how people log in."""

@@ -1,0 +1,172 @@
+"""The production shape on this machine.
+
+make up       start everything, and wait until it is healthy
+make night    the demo's model serves a day; the scheduler pays for it (DAY=YYYY-MM-DD)
+make down     stop everything
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.stack import supervise
+from infra.stack.layout import BIN, BUCKET, DATABASE_LOGINS, PEOPLE, environment, load, parts, secrets_of
+from provenance.core.errors import InputError, SettingsError
+from tasks.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from infra.stack.layout import Part, Stack
+
+app = typer.Typer(
+    name="python -m infra.stack", help=__doc__, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+console = Console()
+
+
+@app.command()
+def up() -> None:
+    """Start everything, and wait until it is healthy; what runs already is left alone."""
+    stack, began = load(), time.monotonic()
+    if not supervise.is_up(stack):
+        supervise.check_ports(stack)
+        with console.status("Preparing"):
+            supervise.prepare(stack)
+        supervise.begin(stack)
+    everything = parts(stack, supervise.postgres_user())
+    _start(stack, [part for part in everything if part.phase == 0])
+    with console.status("Databases, bucket, people"):
+        _set_up(stack)
+    _start(stack, [part for part in everything if part.phase == 1])
+    console.print(
+        f"\nUp after {time.monotonic() - began:.0f} s.\n"
+        f"[bold]Airflow[/]    {stack.airflow_url}  as {', '.join(PEOPLE)}; passwords: {stack.path / 'secrets.json'}\n"
+        f"[bold]Metrics[/]    http://127.0.0.1:{stack.ports.metrics}/metrics\n"
+        f"[bold]Store[/]      s3://{BUCKET}/store at {stack.s3_url}\n"
+        f"[bold]Logs[/]       {stack.logs}\n"
+        f"[bold]Next[/]       make night, or .venv/bin/python -m infra.stack run provenance payouts\n"
+        f"[bold]Stop[/]       make down",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def down() -> None:
+    """Stop everything; what is in the databases and the store stays."""
+    stack = load()
+    with console.status("Stopping"):
+        left = supervise.end(stack)
+    for command in left:
+        console.print(f"[dim]killed what was left: {escape(command[:120])}[/]")
+    console.print("Down.")
+
+
+@app.command()
+def status() -> None:
+    """Show each process, and whether it does its work; exit code 1 unless all do."""
+    stack = load()
+    _must_be_up(stack)
+    table = Table(box=None)
+    for heading in ("process", "state", "healthy", "since"):
+        table.add_column(heading)
+    good = True
+    for name, state in supervise.states(stack).items():
+        healthy = state["statename"] == "RUNNING" and supervise.is_healthy(stack, name)
+        good &= healthy
+        table.add_row(name, state["statename"].lower(), "yes" if healthy else "[red]no[/]", state["description"])
+    console.print(table)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def restart(names: Annotated[list[str], typer.Argument(help="processes, as `status` names them")]) -> None:
+    """Stop processes and start them again."""
+    stack = load()
+    _must_be_up(stack)
+    known = list(supervise.states(stack))
+    for name in names:
+        if name not in known:
+            raise InputError(f"process {name!r}", expected=f"one of {', '.join(known)}", found="none such")
+    supervise.stop(stack, names)
+    _start(stack, [part for part in parts(stack, supervise.postgres_user()) if part.name in names])
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(command: Annotated[list[str], typer.Argument(help="what to run, such as: provenance verify 2026-11-20")]) -> None:
+    """Run a command with the settings and secrets of the stack in its environment."""
+    raise typer.Exit(subprocess.call(command, env={**os.environ, **environment(load())}))
+
+
+@app.command()
+def night(day: Annotated[str, typer.Option(help="the day to pay; by default yesterday (UTC)")] = "") -> None:
+    """Have the demo's model serve a day, and the stack's scheduler pay for it."""
+    stack = load()
+    _must_be_up(stack)
+    os.environ.update(environment(stack))
+    from infra.stack.night import pay
+
+    pay(stack, day, console)
+
+
+def _start(stack: Stack, wanted: Sequence[Part]) -> None:
+    names = [part.name for part in wanted]
+    supervise.start(stack, names)
+    with console.status("Waiting for") as shown:
+        waiting = list(names)
+        shown.update(f"Waiting for {', '.join(waiting)}")
+        for name, seconds in supervise.wait_healthy(stack, names):
+            waiting.remove(name)
+            console.print(f"  {name:24} healthy after {seconds:3.0f} s")
+            shown.update(f"Waiting for {', '.join(waiting)}")
+
+
+def _set_up(stack: Stack) -> None:
+    """Everything that has to be there before Airflow starts; all of it may be there already."""
+    from infra.postgres.setup import set_up
+
+    hidden = secrets_of(stack)
+    passwords = {login: hidden["databases"][login] for login in DATABASE_LOGINS}
+    set_up(stack.database_url("postgres", "postgres", hidden["postgres"]), passwords)
+    told = {**os.environ, **environment(stack)}
+    people = {name: {"role": role, "password": hidden["people"][name]} for name, role in PEOPLE.items()}
+    with (stack.logs / "set-up.log").open("w") as log:
+        for module, given in (("infra.airflow.access", json.dumps(people)), ("infra.stack.store", "")):
+            done = subprocess.run(
+                [str(BIN / "python"), "-m", module], env=told, cwd=CHECKOUT, input=given.encode(), stdout=log, stderr=log,
+                check=False,
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"{module} failed:\n{supervise.tail(stack, 'set-up')}")
+
+
+def _must_be_up(stack: Stack) -> None:
+    if not supervise.is_up(stack):
+        raise SettingsError(f"stack in {stack.path}", expected="to be up", found="nothing that answers", hint="make up")
+
+
+def main() -> None:
+    """Exit codes: 0 good, 1 not healthy or failed, 2 bad input."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        Console(stderr=True).print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

