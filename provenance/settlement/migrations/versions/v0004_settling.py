@@ -66,13 +66,15 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         schema="payees",
     )
-    for role in ROLES:  # they are the server's, not the database's: another ledger on it may have made them
+    # They are the server's, not the database's: infra/postgres/roles.sql or another ledger on it may have made them, and then
+    # who may take them is settled, and the login need not be one that makes roles.
+    for role in ROLES:
         op.execute(
-            f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
-        )
-        op.execute(
-            "DO $$ BEGIN IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN "
-            f"GRANT {role} TO CURRENT_USER; END IF; END $$"
+            f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN "
+            f"CREATE ROLE {role} NOLOGIN; "
+            "IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN "
+            f"GRANT {role} TO CURRENT_USER; END IF; END IF; "
+            "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         )
     op.execute("GRANT SELECT, INSERT ON booking, entry, closed, outcome, store TO provenance_ledger")
     op.execute("GRANT SELECT ON alembic_version TO provenance_ledger")

@@ -1,0 +1,1 @@
+"""The database server: logins, roles and databases."""

@@ -1,0 +1,149 @@
+"""The store's bucket: made where it is missing, and configured as the JSON files beside this one say.
+
+    python -m infra.s3.setup bucket             versioning, encryption, lifecycle, policy, no public access
+    python -m infra.s3.setup lock --days 3650   nobody can delete what lies below exports/ for so long; what is locked is left
+
+The bucket is that of `store.url`; credentials are the usual AWS_* variables. A lock that a bucket puts on everything by
+itself would lock features, too, which anybody may compute again; so what is published is locked by a run of `lock` a day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.exceptions import ClientError
+
+from infra.s3.identities import EXPORTS, PLACE
+from provenance.core.errors import InputError, SettingsError
+from tasks.settings import StoreSettings, load
+
+HERE = Path(__file__).parent
+# Statements of the bucket's policy that an S3 server without TLS cannot meet.
+NEEDS_TLS = "TlsOnly"
+# What AWS, and what SeaweedFS says of a version that has no lock.
+UNLOCKED = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"}
+
+
+def bucket_of(settings: StoreSettings) -> tuple[str, str]:
+    """The bucket of a store, and what of its keys comes before the store's own.
+
+    Raises:
+        SettingsError: the store is no bucket.
+    """
+    scheme, _, path = settings.url.partition("://")
+    if scheme != "s3":
+        raise SettingsError("settings: store.url", expected="s3://bucket or s3://bucket/prefix", found=repr(settings.url))
+    bucket, _, prefix = path.strip("/").partition("/")
+    return bucket, f"{prefix}/" if prefix else ""
+
+
+def open_client(settings: StoreSettings) -> Any:
+    """A client of the store's server, with the environment's credentials."""
+    session: Any = botocore.session.Session()
+    return session.create_client("s3", endpoint_url=settings.endpoint_url or None)
+
+
+def set_up(client: Any, bucket: str) -> list[str]:
+    """Make the bucket, with object lock, and configure it.
+
+    Returns:
+        What the server does not know how to do; AWS knows all of it.
+    """
+    region = client.meta.region_name
+    where = {} if region in {None, "us-east-1"} else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    try:
+        client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True, **where)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            raise
+    document = _read("bucket-policy.json", bucket)
+    if client.meta.endpoint_url.startswith("http://"):
+        document["Statement"] = [one for one in document["Statement"] if one["Sid"] != NEEDS_TLS]
+    steps = {
+        "versioning": lambda: client.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration=_read("versioning.json", bucket)
+        ),
+        "encryption": lambda: client.put_bucket_encryption(
+            Bucket=bucket, ServerSideEncryptionConfiguration=_read("encryption.json", bucket)
+        ),
+        "object lock": lambda: client.put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration=_read("object-lock.json", bucket)
+        ),
+        "lifecycle": lambda: client.put_bucket_lifecycle_configuration(
+            Bucket=bucket, LifecycleConfiguration=_read("lifecycle.json", bucket)
+        ),
+        "no public access": lambda: client.put_public_access_block(
+            Bucket=bucket, PublicAccessBlockConfiguration=_read("public-access-block.json", bucket)
+        ),
+        "policy": lambda: client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(document)),
+    }
+    unknown = []
+    for what, step in steps.items():
+        try:
+            step()
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NotImplemented":
+                raise
+            unknown.append(what)
+    return unknown
+
+
+def lock(client: Any, bucket: str, prefix: str, *, days: int) -> int:
+    """Lock every version below `prefix` that is not locked yet, for `days` from when it was written; returns how many."""
+    locked = 0
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+        for found in page.get("Versions", []):
+            which = {"Bucket": bucket, "Key": found["Key"], "VersionId": found["VersionId"]}
+            if _is_locked(client, which):
+                continue
+            until = found["LastModified"] + timedelta(days=days)
+            client.put_object_retention(**which, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until})
+            locked += 1
+    return locked
+
+
+def _is_locked(client: Any, which: dict[str, str]) -> bool:
+    try:
+        return "Retention" in client.get_object_retention(**which)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in UNLOCKED:
+            raise
+        return False
+
+
+def _read(name: str, bucket: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / name).read_text().replace(PLACE, bucket))
+    return found
+
+
+def main() -> None:
+    """Configure the bucket of the settings, or lock what it has published; exit code 2 for bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("bucket", help="make and configure it")
+    locking = commands.add_parser("lock", help="lock what is published")
+    locking.add_argument("--days", type=int, default=3650, help="from when it was written")
+    arguments = parser.parse_args()
+    try:
+        settings = load().store
+        bucket, prefix = bucket_of(settings)
+        client = open_client(settings)
+        if arguments.command == "bucket":
+            unknown = set_up(client, bucket)
+            said = f"; this server does not know: {', '.join(unknown)}" if unknown else ""
+            sys.stdout.write(f"{bucket} is set up{said}\n")
+        else:
+            sys.stdout.write(f"{lock(client, bucket, prefix + EXPORTS, days=arguments.days)} versions locked\n")
+    except (InputError, ClientError) as error:
+        sys.stderr.write(f"Bad input: {error}\n")
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
