@@ -19,7 +19,6 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,9 +27,12 @@ from provenance.core.errors import InputError, parse_day
 from provenance.core.money import format_minor
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from provenance.core.store import Store
     from provenance.corpus.examples import Corpus
     from tasks.settings import Settings
+from tasks.terminal import Terminal
 
 NOTICE = "The revenue of this demo is invented, and no money moves."
 # The invented price list: what an output of each plan earns, in minor units.
@@ -42,7 +44,7 @@ def main() -> None:
     """Run the demo for one day."""
     parser = argparse.ArgumentParser(description="Pay a day of a small model's outputs to the authors of its training data.")
     parser.add_argument("--day", default="", help="the day to pay, YYYY-MM-DD; by default yesterday (UTC)")
-    console = Console()
+    console = Terminal()
     started = time.monotonic()
     try:
         day = parse_day_or_yesterday(parser.parse_args().day)

@@ -21,16 +21,18 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from provenance.core.errors import InputError, SettingsError, parse_day
 from tasks.database import database_url
 from tasks.settings import CHECKOUT, load
+from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import Console
 
 USER, PASSWORD = "admin", "admin"
 # Beside the administrator two people, since payments need two; their passwords are their names.
@@ -128,7 +130,7 @@ def log_to(path: Path, console: Console) -> Iterator[Path]:
     """Send what Airflow prints to a file, and what our stages log to the console as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     screen = os.dup(1)
-    shown = Console(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
+    shown = Terminal(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
     ours = logging.getLogger("provenance")
     ours.setLevel(logging.INFO)
     handler = RichHandler(console=shown, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
@@ -178,7 +180,7 @@ def main() -> None:
         day = parse_day("argument day", arguments.day) if arguments.command == "run" else date.min
         configure()
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        Terminal(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from error
     if arguments.command == "ui":
         sys.stdout.write(
@@ -190,7 +192,7 @@ def main() -> None:
         # It starts its parts by name, and the environment need not be activated.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         raise SystemExit(subprocess.call(["airflow", "standalone"]))  # noqa: S607
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with log_to(CHECKOUT / f"var/logs/{arguments.dag_id}-{day}.log", console) as log:
         migrate()
         run = run_dag(arguments.dag_id, day)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, parse_minor
+from provenance.core.text import plain
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
@@ -184,7 +185,7 @@ def _names(store: Store) -> list[str]:
 
 
 def _said(name: str, text: str) -> str:
-    if not text.strip():
+    if not plain(text):
         raise InputError(f"--{name}", expected="some words: they stand in the ledger for good", found="nothing")
     return text.strip()
 

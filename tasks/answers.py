@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import sha256
+from provenance.core.text import visible
 from provenance.settlement import ledger, settling
 from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
@@ -73,7 +74,7 @@ def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: {error.where}", expected=error.expected, found=error.found, hint=error.hint) from error
     counts = {status: int(booking.facts[status]) for status in (PAID, REJECTED, RETURNED)}
     counts[PENDING] = len(outcomes) - len(final)
-    log.info("%s: booking %d, %s, %d others", where, booking.booking_id, counts, others)
+    log.info("%s: booking %d, %s, %d others", visible(where), booking.booking_id, counts, others)
     again = booking.booking_id <= before
     told = {"kind": said.kind, "message_id": said.message_id, "booking_id": booking.booking_id, "again": again}
     return {**told, **counts, "others": others}

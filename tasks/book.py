@@ -11,7 +11,7 @@ from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.approvals import approval
 from tasks.database import open_ledger
-from tasks.night import load_night, read_written
+from tasks.night import load_night, read_manifest, read_written
 from tasks.settings import load
 from tasks.values import with_terms
 
@@ -58,7 +58,7 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
 
 def cause_of(store: Store, folder: str) -> str:
     """Digest of all that decides what a night amounts to."""
-    return digest([folder, store.read_json(f"{folder}/shares.json")["writes"]])
+    return digest([folder, read_manifest(store, folder, "shares")["writes"]])
 
 
 def accrued(store: Store, night: Night, outputs: pl.DataFrame) -> dict[Account, int]:

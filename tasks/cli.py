@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from provenance.core.errors import CheckFailed, InputError, parse_day
+from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ audit_app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Ret
 app.add_typer(audit_app, name="audit")
 payee_app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
 app.add_typer(payee_app, name="payee")
-console = Console()
+console = Terminal()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -99,7 +99,7 @@ def attribute(
     from tasks.watch import watch
 
     request = task.Request(corpus, model, outputs, out, valid_on)
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         settings = task.local_settings(method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
         manifest = task.attribute(request, settings)
     if as_json:
@@ -150,7 +150,7 @@ def royalty(
     from tasks.screens import royalty_screen
     from tasks.watch import watch
 
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=workers)
         made = divide(influence, rule.value, duplicates=duplicates is Duplicates.cluster, out=out, settings=settings)
     if as_json:
@@ -303,7 +303,7 @@ def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
     if as_json:
         _print_json({"folder": what, "checks": {check.name: list(check.problems) for check in checks}})
     else:
-        console.print(what, checks_screen(checks), sep="\n", soft_wrap=True)
+        console.print(escape(what), checks_screen(checks), sep="\n", soft_wrap=True)
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{what}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
@@ -368,7 +368,7 @@ def replay(
     from tasks.settings import load
     from tasks.watch import watch
 
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         folder, checks = recompute(load(), _day(day), revision)
     _report(checks, folder, as_json=as_json)
 
@@ -408,6 +408,34 @@ def balance(
         _print_json(found)
     else:
         console.print(*balance_screen(found), sep="\n", soft_wrap=True)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what nights have computed and the policy does not keep ([retention] in the settings); the ledger is not touched.
+
+    Exports, closings, statements, files for banks, keys, audits, deliveries and the corpus in force stay, whatever the policy.
+    A night run again computes what is gone, to the same bytes; what a night's `removed.json` names can no longer be read.
+    Stopped at any moment, the same command goes on from there. The DAG `housekeeping` does the same every week.
+
+    Example: `provenance gc --dry-run`
+    """
+    from tasks.gc import collect
+    from tasks.screens import removals_screen
+    from tasks.settings import load
+    from tasks.watch import watch
+
+    with watch(Terminal(stderr=True)):
+        removals = collect(load(), dry_run=dry_run)
+    if as_json:
+        facts = ("kind", "policy", "bytes")
+        told = [{name: getattr(r, name) for name in facts} | {"objects": [o.key for o in r.objects]} for r in removals]
+        _print_json({"dry_run": dry_run, "removed": told})
+    else:
+        console.print(*removals_screen(removals, dry_run=dry_run), sep="\n", soft_wrap=True)
 
 
 @app.command()
@@ -548,7 +576,8 @@ def answer(
         for said in found:
             told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
             booked = f"{'booked before' if said['again'] else 'booked'} as {said['booking_id']}"
-            console.print(f"{said['file']}: {said['kind']} {said['message_id']}, {booked}: {told}", soft_wrap=True)
+            heard = escape(f"{said['file']}: {said['kind']} {said['message_id']}")
+            console.print(f"{heard}, {booked}: {told}", soft_wrap=True)
 
 
 @app.command()
@@ -583,7 +612,7 @@ def statement(
     for form, render in FORMS.items():
         path = out / f"statement-{found.period}-{file_name(owner_id)}.{form}"
         path.write_bytes(render(found))
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
 @payee_app.command("key")
@@ -723,7 +752,7 @@ def workload(
     from tasks.watch import watch
     from tasks.workload import make
 
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         made = make(name.value, out)
     if as_json:
         _print_json(made)
@@ -763,7 +792,7 @@ def bench(
     if unknown := [name for name in asked if name not in benchmark.PARTS]:
         raise InputError("--parts", expected=f"some of {', '.join(benchmark.PARTS)}", found=repr(unknown[0]))
     request = task.Request(corpus, model, outputs, Path(), _claims_day(None))
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=None)
         _print_json(benchmark.bench(request, settings, asked))
 
@@ -887,7 +916,7 @@ def audit_attacks(
     from tasks.watch import watch
 
     request = task.Request(corpus, model, outputs, out, _claims_day(day))
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
         folder, result, store = attacks.audit_attacks(request, settings, attacker)
     for name in ("attacks.json", "attacks.png"):
@@ -914,7 +943,7 @@ def _audit(
     from tasks.watch import watch
 
     request = task.Request(*folders, _claims_day(day))
-    with watch(Console(stderr=True)):
+    with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
         with task.opened(request, settings) as (settings, night):
             run: Any = {"lds": audit.audit_lds, "owners": audit.audit_owners, "srs": coalitions.audit_srs}[kind]
@@ -948,10 +977,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
+        Terminal(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from error
     except CheckFailed as error:
-        Console(stderr=True).print(f"[bold red]Check failed:[/] {escape(str(error))}", soft_wrap=True)
+        Terminal(stderr=True).print(f"[bold red]Check failed:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from error
 
 

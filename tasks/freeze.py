@@ -11,6 +11,7 @@ import polars as pl
 
 from provenance.core.errors import ContractError, ModelError, parse_day
 from provenance.core.store import canonical_json, digest, sha256
+from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
 from provenance.features.exact import fitting
@@ -18,6 +19,7 @@ from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from provenance.royalty.contracts import assign, read_contracts
 from provenance.royalty.shares import BY_VALUE, FAITHFUL, PROPORTIONAL
+from provenance.settlement import ledger
 from provenance.validation.lds import signal_to_noise
 from provenance.validation.results import in_force
 from tasks.database import open_ledger
@@ -64,7 +66,12 @@ def freeze(day: str) -> str:
         raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not")
     store = settings.store.open()
     store.check_writable()
-    open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
+    engine = open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
+    with ledger.freezing(engine):
+        return _freeze(settings, store, day)
+
+
+def _freeze(settings: Settings, store: Store, day: str) -> str:
     corpus = corpus_in_force(store)
     model = read_model(settings.model.path)
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
@@ -83,7 +90,7 @@ def freeze(day: str) -> str:
         contract=royalty_terms(store, contracts, settings.influence.method),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
-    log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, night.model_id, night.corpus[:12])
+    log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
     return night.folder
 
 

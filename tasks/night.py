@@ -5,6 +5,7 @@
                                                  scores.json    influence per party, evidence
                                                  values.json    what works add, shares under every rule
                                                  shares.json    shares in parts per billion, by contract
+                                                 removed.json   what housekeeping took away, when, by which policy
 
 A night with the same inputs is the same night: its stages find their manifests and have nothing to do.
 """
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
 VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "values": 4, "shares": 3}
+
+REMOVED = "removed.json"
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,12 @@ class Night:
 
 
 def load_night(store: Store, folder: str) -> Night:
-    """A night by its folder."""
-    stored = store.read_json(f"{folder}/inputs.json")
+    """A night by its folder.
+
+    Raises:
+        StoreError: it is not there, or was removed; says when, and by which policy.
+    """
+    stored = read_manifest(store, folder, "inputs")
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
     return Night(outputs=outputs, checkpoints=checkpoints, **stored)
@@ -102,9 +109,32 @@ def night_to_compute(store: Store, folder: str) -> Night:
     return night
 
 
+def read_manifest(store: Store, folder: str, stage: str) -> dict[str, Any]:
+    """What a stage of the night put down.
+
+    Raises:
+        StoreError: it has not, or that was removed; says when, and by which policy.
+    """
+    try:
+        return store.read_json(f"{folder}/{stage}.json")
+    except StoreError as error:
+        raise absent(store, folder, error) from error
+
+
+def absent(store: Store, folder: str, error: StoreError) -> StoreError:
+    """The error of reading something of a night, which says so if housekeeping has removed it."""
+    key = f"{folder}/{REMOVED}"
+    if error.found != "nothing" or not store.exists(key):
+        return error
+    last = store.read_json(key)["removed"][-1]
+    found = f"nothing: removed by retention on {last['on']} ({last['policy']})"
+    hint = "Trigger the day again to compute it; from inputs that are still there, it is the same night."
+    return StoreError(error.where, expected=error.expected, found=found, hint=hint)
+
+
 def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:
     """A table that a stage of the night wrote, checked to be the one that the stage's manifest names."""
-    stated = store.read_json(f"{folder}/{stage}.json")["writes"][name]
+    stated = read_manifest(store, folder, stage)["writes"][name]
     key = f"{folder}/{name}"
     data = store.read(key)
     if sha256(data) != stated:

@@ -21,7 +21,7 @@ from provenance.validation import results
 from tasks.book import credited
 from tasks.database import open_ledger
 from tasks.keys import signing_key
-from tasks.night import load_night, read_written
+from tasks.night import load_night, read_manifest, read_written
 from tasks.settings import CHECKOUT, load
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def make_export(
         credits=credits,
         names=_names(published, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
-    shared = store.read_json(f"{night.folder}/shares.json")
+    shared = read_manifest(store, night.folder, "shares")
     night_shares = pl.DataFrame(schema=NIGHT_SHARES.schema)
     if NIGHT_SHARES_FILE in shared["writes"]:  # a night of an earlier version has none
         night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
@@ -110,8 +110,8 @@ def make_export(
             "outputs": [part.sha256 for part in night.outputs],
             "shares": shared["writes"]["shares.parquet"],
             "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
-            "scores": store.read_json(f"{night.folder}/scores.json")["writes"],
-            "values": store.read_json(f"{night.folder}/values.json")["writes"],
+            "scores": read_manifest(store, night.folder, "scores")["writes"],
+            "values": read_manifest(store, night.folder, "values")["writes"],
         },
         "method": night.method,
         "audit": results.in_force(published),

@@ -43,7 +43,7 @@ from tasks.settings import load
 from tasks.shard import load_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from distributed import Client
 
@@ -184,22 +184,28 @@ def replay(folder: str, settings: Settings | None = None) -> str:
             numbers=how["numbers"],
             coordinates=coordinates,
         )
-        worth = _stream_values(here, shared)
+        sketched = _sketches(here, shared)
+        worth = _stream_values(here, shared, sketched)
     low, high = min(worth.cosines.values()), max(worth.cosines.values())
     log.info("replay: everybody's stands at a cosine of %.2f to %.2f with the real run", low, high)
     if low < FOLLOWS:
         log.warning("replay: it does not follow the real run, and what it says of works may be wrong; audit it")
-    write_worth(store, folder, worth)
+    write_worth(store, folder, worth, reads=[*shared.snapshots.values(), *sketched.values()])
     return folder
 
 
-def write_worth(store: Store, folder: str, worth: Worth) -> None:
-    """Put down what the replay of a night has found of its outputs; its values are there from then on."""
+def write_worth(store: Store, folder: str, worth: Worth, *, reads: Sequence[str] = ()) -> None:
+    """Put down what the replay of a night has found of its outputs; its values are there from then on.
+
+    Args:
+        reads: the snapshots and sketches that it rests on.
+    """
     tensors = {"ends": worth.ends, "at_nodes": worth.at_nodes, "by_checkpoint": worth.mean[0], "by_node": worth.mean[1]}
     data = save_tensors(tensors)
     store.write(f"{folder}/{WORTH}", data)
-    facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push, "writes": {WORTH: sha256(data)}}
-    store.write(f"{folder}/replay.json", canonical_json(facts))
+    facts = {"examples": worth.examples, "cosines": worth.cosines, "push": worth.push}
+    made = {"reads": sorted(reads), "writes": {WORTH: sha256(data)}}
+    store.write(f"{folder}/replay.json", canonical_json(facts | made))
 
 
 def _coordinates(night: Night) -> Projection:
@@ -218,8 +224,12 @@ def read_worth(store: Store, folder: str) -> Worth:
     return Worth(tensors["ends"], tensors["at_nodes"], mean, facts["push"], facts["examples"], facts["cosines"])
 
 
-def _stream_values(here: _Here, shared: _Replay) -> Worth:
-    """The outputs' derivatives, and with them every example's values."""
+def _stream_values(here: _Here, shared: _Replay, sketched: Mapping[tuple[str, str], str]) -> Worth:
+    """The outputs' derivatives, and with them every example's values.
+
+    Args:
+        sketched: by part and checkpoint, where the examples' gradients lie.
+    """
     store, cluster = here.store, here.settings.cluster
     size = max(1, min(64, NUMBERS // whole_size(here.model.adapter().module(), shared.coordinates)))
     slices: list[_Slice] = []
@@ -240,7 +250,6 @@ def _stream_values(here: _Here, shared: _Replay) -> Worth:
         at_nodes[item.node, item.begin : item.begin + item.count] = -loss
         ends[:, item.begin : item.begin + item.count] = -at_ends
         cosines = seen
-    sketched = _sketches(here, shared)
     stream = Stream(store, cluster.device, here.night.folder, shared.kept, shared.weights, tuple(places), start)
     parts = [part.sha256 for part in here.night.frozen_corpus(store).shards if part.rows]
     items = [(part, tuple(sketched[part, checkpoint] for checkpoint in shared.kept)) for part in parts]

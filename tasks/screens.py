@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich import box
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-from provenance.core.errors import ContractError
+from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import corpus_in_force, part_key
+from provenance.royalty.contracts import assign, parse_contracts
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
+from tasks.night import absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from provenance.royalty.contracts import Contract
     from provenance.settlement.verification import Check
     from tasks.attribute import Request
+    from tasks.gc import Removal
 
 BAR = 16
 ENDS = pl.col("share_ppb", "low_ppb", "high_ppb")
@@ -64,7 +68,9 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     }
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
 
-    table = _table(f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {manifest['inputs']['model_id']}")
+    table = _table(
+        f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {escape(manifest['inputs']['model_id'])}"
+    )
     table.add_column("owner")  # alone gives way where the screen is narrow: a name that is broken can be read, a number cannot
     for heading in (
         "mean\nshare",
@@ -132,17 +138,18 @@ def output_screen(
             found="none",
             hint=f"For example: {', '.join(known)}." if known else "No day is published yet; try make demo.",
         )
-    content, revenue = _output(store, manifest, output_id)
+    output = _output(store, manifest, output_id)
+    served = output.row(0, named=True)
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
     data = {
         "output_id": output_id,
         "day": candidate,
         "revision": manifest["revision"],
         "notice": manifest["notice"],
-        "revenue_minor": revenue,
+        "revenue_minor": served["revenue_minor"],
         "currency": rows["currency"][0],
-        "content": content,
-        "contract": _contract(store, manifest, output_id),
+        "content": served["content"].decode("utf-8", errors="replace"),
+        "contract": _contract(manifest, output),
         "credits": [
             {**row, "owner_name": names.get(row["owner_id"] or "", "")}
             for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
@@ -206,19 +213,19 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
     holds.add_column("owner")
     holds.add_column("because", overflow="fold")
     for owner, reasons in found["holds"].items():
-        holds.add_row(owner, "; ".join(reasons))
+        holds.add_row(escape(owner), escape("; ".join(reasons)))
     yield holds if found["holds"] else Text("No hold is in force.")
     escrow = _table("In escrow, until somebody claims it")
     for column in ("kept for", "since"):
         escrow.add_column(column)
     escrow.add_column("amount", justify="right")
     for row in found["escrow"]:
-        escrow.add_row(row["escrow_id"], row["since"], format_minor(row["amount_minor"], row["currency"]))
+        escrow.add_row(escape(row["escrow_id"]), row["since"], format_minor(row["amount_minor"], row["currency"]))
     yield escrow if found["escrow"] else Text("Nothing is in escrow.")
 
 
 def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
-    table = _table(f"Accounts of {found['owner_id']}")
+    table = _table(f"Accounts of {escape(found['owner_id'])}")
     table.add_column("account")
     table.add_column("amount", justify="right")
     for line in found["accounts"]:
@@ -235,19 +242,24 @@ def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         entries = [f"{line['account']} {format_minor(line['amount_minor'], line['currency'])}" for line in booking["entries"]]
         said = ", ".join(f"{name} {text}" for name, text in booking["facts"].items() if name != "owner_id")
         when = booking["booked_at"][:16].replace("T", " ")
-        booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), said)
+        booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), escape(said))
     yield booked
 
 
-def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> tuple[str, int]:
-    parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
-    row = pl.concat(parts).filter(pl.col("output_id") == output_id).row(0, named=True)
-    return row["content"].decode("utf-8", errors="replace"), row["revenue_minor"]
+def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> pl.DataFrame:
+    """An output as it was frozen, one row."""
+    try:
+        parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
+    except StoreError as error:
+        raise absent(store, manifest["night"], error) from error
+    return pl.concat(parts).filter(pl.col("output_id") == output_id)
 
 
-def _contract(store: Store, manifest: Mapping[str, Any], output_id: str) -> dict[str, Any]:
+def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, Any]:
     """The contract that an output fell under, and what part of it its rule decided."""
-    name = store.read_json(f"{manifest['night']}/values.json")["contracts"][output_id]
+    where = f"manifest of {manifest['day']}"
+    known = parse_contracts(manifest["contract"]["contracts"], where)
+    name = assign(output.with_columns(pl.col("product").fill_null("")), known, where)[0]
     terms = next(dict(contract) for contract in manifest["contract"]["contracts"] if contract["name"] == name)
     return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}
 
@@ -264,7 +276,7 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
     currency = data["currency"]
     title = f"{data['output_id']} of {data['day']}, {format_minor(data['revenue_minor'], currency)}"
     contract = data["contract"]
-    yield Panel(Text(data["content"]), title=title, expand=False)
+    yield Panel(Text(data["content"]), title=Text(title), expand=False)
     kept = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")
     yield Text(f"{_terms(contract)}; the developer keeps {kept}, shares are of the rest.", style="dim")
     yield Text(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", style="bold")
@@ -463,7 +475,7 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
-    table = _table(f"Attacks by {result['attacker']}: gain in mean share, and what is added earns, in points, by rule")
+    table = _table(f"Attacks by {escape(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
     table.add_column("attack", no_wrap=True)
     for rule in result["rules"]:
         table.add_column(rule, justify="right", no_wrap=True)
@@ -569,6 +581,24 @@ def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rendera
     yield table if owners else "No owner earned more or less."
     if len(owners) > most:
         yield f"[dim]{len(owners) - most:,} more: --most lists them.[/]"
+
+
+def removals_screen(removals: Sequence[Removal], *, dry_run: bool) -> Iterator[RenderableType]:
+    """What housekeeping removed, or would remove."""
+    if not removals:
+        yield Text("Nothing is older than the policy keeps it.")
+        return
+    table = _table("What would be removed" if dry_run else "Removed")
+    table.add_column("what")
+    for name in ("objects", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("because of")
+    for removal in removals:
+        where = " (this machine)" if removal.local else ""
+        table.add_row(f"{removal.kind}{where}", f"{len(removal.objects):,}", decimal(removal.bytes), removal.policy)
+    table.add_section()
+    table.add_row("together", f"{sum(len(r.objects) for r in removals):,}", decimal(sum(r.bytes for r in removals)), "")
+    yield table
 
 
 def _from_to(before: int, after: int, currency: str) -> tuple[str, str, str]:

@@ -11,9 +11,9 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from provenance.core.errors import SettingsError, did_you_mean
 
@@ -146,6 +146,25 @@ class NotifySettings(_Section):
     night_hours: Annotated[float, Field(gt=0)] = 6.0
 
 
+class RetentionSettings(_Section):
+    nights: Annotated[int, Field(ge=1)] = 60
+    features: Annotated[int, Field(ge=1)] = 30
+    replay: Annotated[int, Field(ge=0)] = 1096
+    logs: Annotated[int, Field(ge=1)] = 90
+    grace: Annotated[int, Field(ge=1)] = 48
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        """What a night rests on is kept for as long as it is known to rest on it."""
+        if self.features > self.nights:
+            raise ValueError(f"features to be at most nights ({self.nights} days), whose plans say what they rest on")
+        if 0 < self.replay < self.nights:
+            raise ValueError(f"replay to be at least nights ({self.nights} days), or 0 for ever")
+        if self.grace > 24 * self.features:
+            raise ValueError(f"grace to be at most features ({24 * self.features} hours)")
+        return self
+
+
 class SettlementSettings(_Section):
     key: str = "var/keys/signing.pem"
     retired: str = "var/keys/retired"
@@ -207,6 +226,7 @@ class Settings(_Section):
     royalty: RoyaltySettings = RoyaltySettings()
     review: ReviewSettings = ReviewSettings()
     notify: NotifySettings = NotifySettings()
+    retention: RetentionSettings = RetentionSettings()
     settlement: SettlementSettings = SettlementSettings()
     payer: PayerSettings = PayerSettings()
     payees: PayeesSettings = PayeesSettings()

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import sha256
+from provenance.core.store import sha256, to_csv
+from provenance.core.text import visible
 from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
@@ -99,8 +100,8 @@ def close(period: str) -> dict[str, str]:
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
     files = {
-        "closing.csv": closing_table(period, lines, booking.facts["rates"]).write_csv().encode(),
-        "escrow.csv": escrow.write_csv().encode(),
+        "closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])),
+        "escrow.csv": to_csv(escrow),
     }
     _publish(store, closing_folder(period), files, {"booking_id": booking.booking_id}, signing_key(settings.settlement))
     rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
@@ -137,9 +138,9 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
     table = payments_table(
         period, settling.payments(engine, period), messages, settling.lines(engine, period)[0].facts["rates"]
     )
-    _publish(store, payments_folder(period), {"payments.csv": table.write_csv().encode()}, facts, key)
+    _publish(store, payments_folder(period), {"payments.csv": to_csv(table)}, facts, key)
     for payment_id, reason in sorted(left_out.items()):
-        log.warning("payment %s is left out: %s", payment_id, reason)
+        log.warning("payment %s is left out: %s", payment_id, visible(reason))
     log.info("booking %d: %d payments of %s, %d left out", booking.booking_id, len(paid), period, len(left_out))
     return [f"{bank_folder(period)}/{name}" for name in files]
 
@@ -182,7 +183,7 @@ def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
             checks.append(Check(what, (f"{what} of {period} are in the ledger, but there is no {folder}/{MANIFEST}",)))
             continue
         checks += [Check(f"{what}: {check.name}", check.problems) for check in verify(store, folder, keys=keys)]
-        checks.append(Check(f"{what}: ledger", tuple(_lines_that_differ(store, f"{folder}/{name}", table.write_csv()))))
+        checks.append(Check(f"{what}: ledger", tuple(_lines_that_differ(store, f"{folder}/{name}", to_csv(table).decode()))))
     if store.exists(bank):
         checks += [Check(f"bank: {check.name}", check.problems) for check in verify(store, bank_folder(period), keys=keys)]
     # Whose account is whose can be told by who has the key alone.

@@ -11,7 +11,7 @@ from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
 from provenance.royalty.shares import FLAT, by_contract, over_night, rule_weight
-from tasks.night import night_to_compute, read_written
+from tasks.night import night_to_compute, read_manifest, read_written
 from tasks.settings import load
 from tasks.values import contracts_of, with_terms
 
@@ -27,7 +27,7 @@ def share(folder: str, settings: Settings | None = None) -> str:
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
         return folder
-    night, values = night_to_compute(store, folder), store.read_json(f"{folder}/values.json")
+    night, values = night_to_compute(store, folder), read_manifest(store, folder, "values")
     contracts = {contract.name: contract for contract in contracts_of(night)}
     signal = night.contract["signal_to_noise"]
     weights = {

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import polars as pl
 
+from provenance.core.contracts import INTERVALS
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import from_parquet, sha256
+from provenance.core.store import from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
@@ -147,9 +148,11 @@ def statement_folder(period: str, owner_id: str) -> str:
 
 
 def file_name(owner_id: str) -> str:
-    """An owner's id as a part of a file's name."""
+    """An owner's id as a part of a file's name, also on disks that know no capitals and cut dots off."""
     name = quote(owner_id, safe="")
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hashlib.sha256(owner_id.encode()).hexdigest()[:16]}"
+    if len(name) <= LONGEST_NAME and owner_id == owner_id.lower() and not name.endswith("."):
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(owner_id.encode()).hexdigest()[:16]}"
 
 
 def _write(store: Store, made: Statement) -> None:
@@ -228,7 +231,7 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[_
     manifest = store.read(f"{folder}/{MANIFEST}")
     credits = from_parquet(store.read(f"{folder}/credits.parquet"), folder)
     credits = credits.filter(pl.col("owner_id").is_not_null())
-    intervals = pl.read_csv(store.read(f"{folder}/intervals.csv"), schema_overrides={"owner_id": pl.String})
+    intervals = from_csv(store.read(f"{folder}/intervals.csv"), INTERVALS.schema)
     counts = credits.group_by(WHOSE).len()
     if owner_id is not None:
         credits = credits.filter(pl.col("owner_id") == owner_id)

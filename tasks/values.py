@@ -24,7 +24,7 @@ from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import shapley
 from provenance.royalty.values import Expanded, kept_part, lengthening
 from tasks.cluster import compute_tree, open_cluster
-from tasks.night import night_to_compute, read_written
+from tasks.night import night_to_compute, read_manifest, read_written
 from tasks.replay import read_worth, values_key
 from tasks.settings import load
 
@@ -100,7 +100,7 @@ def values(folder: str, settings: Settings | None = None) -> str:
             tables += shares_by_value(store, night, mine, found)
             behind.append(found.evidence)
     manifest = {
-        "reads": store.read_json(f"{folder}/scores.json")["writes"],
+        "reads": read_manifest(store, folder, "scores")["writes"],
         "writes": {
             "rule_shares.parquet": store.write_table(f"{folder}/rule_shares.parquet", pl.concat(tables).sort(*RULE_SHARES.key)),
             "works.parquet": store.write_table(f"{folder}/works.parquet", pl.concat(behind).sort(*EVIDENCE.key)),
@@ -119,7 +119,7 @@ def contracts_of(night: Night) -> tuple[Contract, ...]:
 def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
     """The outputs with `developer_ppb`, as the contract of each says."""
     terms = {contract.name: contract.developer_ppb for contract in contracts_of(night)}
-    names = store.read_json(f"{night.folder}/values.json")["contracts"]
+    names = read_manifest(store, night.folder, "values")["contracts"]
     parts = [terms[names[output]] for output in outputs["output_id"]]
     return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))
 

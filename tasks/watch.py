@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tasks.cluster import PROGRESS
@@ -51,10 +52,10 @@ class _Bars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
-            self.progress.console.print(f"[yellow]{record.getMessage()}[/]")
+            self.progress.console.print(f"[yellow]{escape(record.getMessage())}[/]")
         if record.msg != PROGRESS or not isinstance(record.args, tuple):
             return
         what, done, total = record.args
         if what not in self.bars:
-            self.bars[str(what)] = self.progress.add_task(str(what))
+            self.bars[str(what)] = self.progress.add_task(escape(str(what)))
         self.progress.update(self.bars[str(what)], completed=int(str(done)), total=int(str(total)))

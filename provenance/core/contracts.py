@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.errors import ContractError
+from provenance.core.text import NOT_IN_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 UTC_TIME = pl.Datetime("us", "UTC")
+# Longer ones have no place in an index of PostgreSQL's.
+LONGEST_ID = 1_000
 
 
 @dataclass(frozen=True)
@@ -375,7 +378,19 @@ def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:
     for name, column in contract.columns.items():
         if not column.nullable:
             reject(result, pl.col(name).is_null(), file, name, expected="a value", found="none")
+        if name.endswith("_id"):
+            _check_ids(result, file, name)
     return result
+
+
+def _check_ids(frame: pl.DataFrame, file: str, name: str) -> None:
+    """Ids name accounts, folders and lines: they have something to be seen, nothing that cannot be, and an end."""
+    column = pl.col(name)
+    reject(frame, column.str.strip_chars() == "", file, name, expected="a value", found="an empty one")
+    expected = "an id without controls, line breaks and marks that turn the direction of writing"
+    reject(frame, column.str.contains(NOT_IN_IDS), file, name, expected=expected)
+    too_long = column.str.len_bytes() > LONGEST_ID
+    reject(frame, too_long, file, name, expected=f"an id of at most {LONGEST_ID:,} bytes", found="a longer one")
 
 
 def unique(contract: Contract, frame: pl.DataFrame, file: str) -> None:

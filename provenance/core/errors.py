@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from datetime import date
 
+from provenance.core.text import visible
+
 
 class InputError(Exception):
     """Bad input: never retried, exit code 2.
@@ -14,6 +16,10 @@ class InputError(Exception):
     def __init__(self, where: str, *, expected: str, found: str, hint: str = "") -> None:
         self.where, self.expected, self.found, self.hint = where, expected, found, hint
         super().__init__(f"{where}: expected {expected}, found {found}" + (f". {hint}" if hint else ""))
+
+    def __str__(self) -> str:
+        # Names are strangers': none may look like another line of a log, or move a terminal's cursor.
+        return visible(super().__str__())
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and workers raise these across processes.
@@ -68,3 +74,6 @@ def parse_day(where: str, text: str) -> date:
 
 class CheckFailed(Exception):
     """A published figure does not hold: exit code 1, and no retry, since it will not mend itself."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())

@@ -6,6 +6,7 @@ renamed) and on S3 (one PUT). `create` and `replace` are conditional: of two wri
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -14,6 +15,8 @@ import json
 import os
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
@@ -21,9 +24,10 @@ import polars as pl
 from fsspec.implementations.local import LocalFileSystem
 
 from provenance.core.errors import StoreError
+from provenance.core.text import ESCAPED, FORMULA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 # What only a person can mend. Anything else that a file system raises may pass, and is left to the caller's retries.
@@ -58,6 +62,33 @@ def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = Non
         return pl.read_parquet(io.BytesIO(data), columns=list(columns) if columns else None)
     except pl.exceptions.PolarsError as error:
         raise StoreError(where, expected="a Parquet file", found=str(error)) from error
+
+
+def to_csv(frame: pl.DataFrame) -> bytes:
+    """A frame as CSV, a line for each row; no cell of text is a formula to whoever opens it in a spreadsheet.
+
+    Text that would be one has an apostrophe before it (OWASP, CSV injection), and controls are blanks; `from_csv` takes it
+    back. Numbers stay numbers.
+    """
+    text = pl.col(pl.String).str.replace_all(r"[\p{Cc}\p{Zl}\p{Zp}]", " ")
+    escaped = pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text)
+    return frame.with_columns(escaped.name.keep()).write_csv().encode()
+
+
+def from_csv(data: bytes, schema: pl.Schema) -> pl.DataFrame:
+    """The inverse of `to_csv`."""
+    frame = pl.read_csv(data, schema_overrides=schema, empty_string_is_null=False)
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.str.contains(ESCAPED)).then(text.str.slice(1)).otherwise(text).name.keep())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object of a store: how large it is, and when it was last written."""
+
+    key: str
+    bytes: int
+    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -116,6 +147,17 @@ class Store:
             return []
         except REFUSALS as error:
             raise self._refused(prefix, "a readable store", error) from error
+
+    def describe(self) -> Iterator[Stored]:
+        """All objects, also those that a kill left half-written, which `list` does not show."""
+        root = self.path("")
+        try:
+            found = self.fs.find(root, detail=True)
+        except REFUSALS as error:
+            raise self._refused("", "a readable store", error) from error
+        for path, facts in sorted(found.items()):
+            modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
+            yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)
 
     def read(self, key: str) -> bytes:
         """The object at `key`."""
@@ -189,6 +231,24 @@ class Store:
         """Remove an object."""
         self.fs.rm_file(self.path(key))
 
+    def remove_all(self, keys: Sequence[str]) -> None:
+        """Remove up to 1,000 objects at once, one after the other on a disk; those that are gone already are none."""
+        paths = [self.path(key) for key in keys]
+        try:
+            if isinstance(self.fs, LocalFileSystem):
+                for path in paths:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                return
+            names = [self.fs.split_path(path)[:2] for path in paths]
+            asked = {"Objects": [{"Key": name} for _, name in names], "Quiet": True}
+            answer = self.fs.call_s3("delete_objects", Bucket=names[0][0], Delete=asked)
+        except REFUSALS as error:
+            raise self._refused(keys[0], "a writable store", error) from error
+        for refused in answer.get("Errors", []):
+            said = f"{refused.get('Code')}: {refused.get('Message')}"
+            raise StoreError(self.locate(refused["Key"]), expected="an object that may be removed", found=said)
+
     def read_json(self, key: str) -> dict[str, Any]:
         """The JSON object at `key`."""
         try:
@@ -215,6 +275,8 @@ class Store:
             return folder
         aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
         for name, expected in files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise StoreError(self.locate(prefix), expected="names of files below it", found=repr(name))
             data = self.read(f"{prefix}/{name}")
             if sha256(data) != expected:
                 raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=sha256(data))

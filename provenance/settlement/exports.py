@@ -23,7 +23,8 @@ import xlsxwriter
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
-from provenance.core.store import canonical_json, sha256, to_parquet
+from provenance.core.store import canonical_json, sha256, to_csv, to_parquet
+from provenance.core.text import plain
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS
 from provenance.settlement.books import NIGHT
 from provenance.settlement.proofs import public_pem, root, sign
@@ -53,6 +54,8 @@ MOVEMENTS = (
 )
 HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+# Of a component of an account in the journal, and of a cell in the workbook.
+LETTERS_OF_ACCOUNT, LETTERS_OF_CELL = 100, 32_767
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
@@ -126,7 +129,7 @@ def build(
         facts: what else the manifest says: inputs' digests, code version, the previous manifest, a notice.
     """
     files = {
-        "payouts.csv": payouts.write_csv().encode(),
+        "payouts.csv": to_csv(payouts),
         "payouts.parquet": to_parquet(payouts),
         "payouts.xlsx": _workbook(
             day,
@@ -136,7 +139,7 @@ def build(
             balances=facts.get("trial_balance", {}),
             notice=str(facts.get("notice") or ""),
         ),
-        "intervals.csv": intervals.write_csv().encode(),
+        "intervals.csv": to_csv(intervals),
         "credits.parquet": to_parquet(credits),
         "journal.beancount": _journal(entries, str(facts.get("notice") or "")).encode(),
     }
@@ -235,6 +238,7 @@ def _workbook(
     number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
     money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
     looks: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
+    payouts = payouts.with_columns(pl.col(pl.String).str.head(LETTERS_OF_CELL))  # longer cells would be left empty
     payouts.write_excel(book, "Payouts", table_name="payouts", **looks)
     payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
         book, "Held", table_name="held", **{**looks, "column_formats": {"held_minor": NUMBER}}
@@ -243,7 +247,7 @@ def _workbook(
     sheet = book.add_worksheet("Totals")
     row = 0
     for line in (*([notice] if notice else []), *([] if totals else [NIL]), "Amounts are in minor units (cents)."):
-        sheet.write(row, 0, line, bold if line != NIL else None)
+        sheet.write(row, 0, line[:LETTERS_OF_CELL], bold if line != NIL else None)
         row += 1
 
     def heading(text: str, names: Sequence[str]) -> None:
@@ -304,7 +308,7 @@ def _column(number: int) -> str:
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:
     """Bookings in the beancount language, with accounts opened by their first use."""
-    lines = [f"; {line}" for line in notice.splitlines()]
+    lines = [f"; {plain(line)}" for line in notice.splitlines()]
     lines += ['plugin "beancount.plugins.auto_accounts"', ""]
     for booking, posted in entries:
         by_currency: dict[str, list[str]] = {}
@@ -315,7 +319,7 @@ def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], n
             posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
             by_currency.setdefault(account.currency, []).append(posting)
         for currency, postings in sorted(by_currency.items()):
-            title = json.dumps(f"{_title(booking)}, {currency}", ensure_ascii=False)
+            title = json.dumps(plain(f"{_title(booking)}, {currency}"), ensure_ascii=False)
             lines += [f'{booking.day} * "Provenance" {title}', f"  booking: {booking.booking_id}", *postings, ""]
     return "\n".join(lines)
 
@@ -329,8 +333,9 @@ def _title(booking: Booking) -> str:
 
 def _component(party_id: str) -> str:
     """A party as a component of a beancount account; a digest keeps apart what the plain form would not."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", party_id).strip("-")
-    component = plain[:1].upper() + plain[1:]
-    if plain == party_id and plain[:1].islower():
+    named = re.sub(r"[^A-Za-z0-9]+", "-", party_id).strip("-")[:LETTERS_OF_ACCOUNT]
+    component = named[:1].upper() + named[1:]
+    # A digest's place is for digests alone: else one could be named into the account of another.
+    if named == party_id and named[:1].islower() and not re.search("-[0-9a-f]{8}$", named):
         return component
     return f"{component or 'X'}-{hashlib.sha256(party_id.encode()).hexdigest()[:8]}"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Serialises publishing, so that no late writer touches what another has published.
 PUBLISHING_LOCK = 7_304_512_010
+# Parts clearing away from freezing: what is found frozen already must still be there once a night names it.
+CLEARING_LOCK = 7_304_512_011
 
 
 def migrate(engine: sa.Engine) -> None:
@@ -68,6 +70,28 @@ def publishing(engine: sa.Engine) -> Iterator[None]:
             yield
         finally:
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": PUBLISHING_LOCK})
+
+
+@contextmanager
+def freezing(engine: sa.Engine) -> Iterator[None]:
+    """Have what is frozen now stay: nothing is cleared away meanwhile."""
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock_shared(:key)"), {"key": CLEARING_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock_shared(:key)"), {"key": CLEARING_LOCK})
+
+
+@contextmanager
+def clearing(engine: sa.Engine) -> Iterator[None]:
+    """Hold the right to clear away what no night needs; nothing is frozen meanwhile."""
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": CLEARING_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": CLEARING_LOCK})
 
 
 def book(

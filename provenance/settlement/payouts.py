@@ -9,6 +9,7 @@ import polars as pl
 
 from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS
 from provenance.core.money import PPB
+from provenance.core.text import plain
 from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
             "day": str(day),
             "revision": revision,
             "owner_id": owner,
-            "owner_name": " ".join(names.get(owner, owner).splitlines()),  # a row is a line, and is proven as one
+            "owner_name": plain(names.get(owner, owner)) or owner,  # a row is a line, and is proven as one
             "currency": currency,
             "outputs": outputs.get((owner, currency), 0),
             "opening_balance_minor": of(m.opening, *OWED),
@@ -80,7 +81,7 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
             "paid_minor": gone[PAID],
             "closing_balance_minor": of(m.closing, *OWED),
             "status": "held" if owner in m.standing.held else "accrued",
-            "hold_reason": "; ".join(m.standing.held.get(owner, ())),
+            "hold_reason": plain("; ".join(m.standing.held.get(owner, ()))),
         }
         if closing(row) != row["closing_balance_minor"]:
             raise AssertionError(

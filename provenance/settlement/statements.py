@@ -10,7 +10,6 @@ import io
 import json
 import re
 import threading
-import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -23,6 +22,7 @@ from lxml import etree
 
 from provenance.core.errors import InputError, parse_day
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
+from provenance.core.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,9 +39,6 @@ MONTHS = (
 PERIODS = 24
 # Places that a panel has at least, so that one bar is not a wall.
 FEWEST = 12
-# Invisible characters that scripts and emoji need; others could make a text read as what it is not.
-JOINERS = "\u200c\u200d"
-UNSEEN = frozenset({"Cc", "Cf", "Cs"})
 
 HOW = (
     "For every output, the influence of each training example on it was estimated from the model itself, and the output's "
@@ -359,18 +356,18 @@ def _view(statement: Statement) -> dict[str, Any]:
         raise InputError(f"statement for {statement.owner_id}", expected="a month as YYYY-MM", found=repr(statement.period))
     first = parse_day(f"statement for {statement.owner_id}", f"{statement.period}-01")
     month = f"{MONTHS[first.month - 1]} {first.year}"
-    name = _plain(statement.owner_name) or _plain(statement.owner_id)
-    facts = [("Owner", name), ("Owner's id", _plain(statement.owner_id))]
-    facts += [(_plain(kind), _plain(number)) for kind, number in sorted(statement.identifiers.items())]
+    name = plain(statement.owner_name) or plain(statement.owner_id)
+    facts = [("Owner", name), ("Owner's id", plain(statement.owner_id))]
+    facts += [(plain(kind), plain(number)) for kind, number in sorted(statement.identifiers.items())]
     facts += [("Period", month), ("Made on", f"{_day(statement.made_on)}, after booking {statement.through}")]
     facts += [("Revision", str(statement.revision))]
     if statement.replaces_sha256:
-        facts += [("Replaces (SHA-256)", _plain(statement.replaces_sha256))]
+        facts += [("Replaces (SHA-256)", plain(statement.replaces_sha256))]
     return {
         "title": f"Statement for {month}",
         "name": name,
         "made": {"year": statement.made_on.year, "month": statement.made_on.month, "day": statement.made_on.day},
-        "notice": _plain(statement.notice),
+        "notice": plain(statement.notice),
         "facts": facts,
         "accounts": [_account(section, statement, month) for section in statement.sections],
         "summary": _summary(statement, month),
@@ -435,7 +432,7 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
             yield _chapter(f"outputs-{known}", f"The outputs{of}", tables=[_outputs(section)])
         if section.movements:
             yield _chapter(f"entries-{known}", f"Every entry of your account{of}", tables=[_entries(section)])
-    holds = [_plain(reason) for reason in statement.holds]
+    holds = [plain(reason) for reason in statement.holds]
     amounts = [format_minor(section.held, section.currency) for section in sections if section.held]
     if holds or amounts:
         now = f"Held now: {' and '.join(amounts)}." if amounts else "There is nothing to hold now."
@@ -443,7 +440,7 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
     else:
         yield _chapter("held", "What is held, and why", ("Nothing is held.",))
     yield _chapter("how", "How this was found out", (HOW,))
-    contact = [_plain(statement.contact)]
+    contact = [plain(statement.contact)]
     yield _chapter("contest", "If you think that this is wrong", (SEND, CORRECTIONS, "Write to:"), items=contact)
     proofs = sorted({(e.day, e.revision, e.manifest_sha256) for section in sections for e in section.earnings})
     if proofs:
@@ -635,23 +632,16 @@ def _table(
         links: the column that holds addresses.
     """
     cells = [
-        [{"text": _plain(text), "href": _href(text) if column == links else ""} for column, text in enumerate(row)]
+        [{"text": plain(text), "href": _href(text) if column == links else ""} for column, text in enumerate(row)]
         for row in rows
     ]
     named = [{"name": name, "kind": kind} for name, kind in columns]
     return {"id": known, "caption": caption, "columns": named, "rows": cells, "total": list(total), "note": note}
 
 
-def _plain(text: str) -> str:
-    """A text on one line, without what cannot be seen: controls, marks that change the direction, halves of characters."""
-    line = " ".join(text.split())
-    seen = (c for c in line if c in JOINERS or not (unicodedata.category(c) in UNSEEN or ord(c) & 0xFFFE == 0xFFFE))
-    return " ".join("".join(seen).split())
-
-
 def _href(text: str) -> str:
     """Where a link may lead: an address on the web, or nowhere."""
-    address = _plain(text)
+    address = plain(text)
     try:
         parts = urlsplit(address)
     except ValueError:

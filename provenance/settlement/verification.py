@@ -15,6 +15,7 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
+from provenance.core.text import uncelled
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
 from provenance.settlement.exports import MANIFEST, SIGNATURE, payout_lines, revision_folder
 from provenance.settlement.payouts import closing
@@ -103,8 +104,9 @@ def _signature(store: Store, folder: str, keys: Sequence[bytes]) -> Iterator[str
 
 
 def _parsed(data: bytes) -> list[dict[str, str]]:
-    """The rows of payouts.csv, as text."""
-    return list(csv.DictReader(io.StringIO(data.decode())))
+    """The rows of payouts.csv, as the text that was written into its cells."""
+    rows = csv.DictReader(io.StringIO(data.decode()))
+    return [{name: uncelled(cell) for name, cell in row.items()} for row in rows]
 
 
 def _tree(data: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -100,6 +100,10 @@ def _figure(panels: int) -> tuple[Any, Any]:
 
 
 def _png(figure: Any) -> bytes:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names are text, also those with dollars
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     return file.getvalue()

@@ -1,0 +1,383 @@
+"""Housekeeping: what must stay stays, what goes is told, and a night run again after it is the same night."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import DAY, corpus_frames, deliver, outputs_frame
+
+from provenance.core.errors import SettingsError, StoreError
+from provenance.core.store import Store, Stored
+from tasks import gc
+from tasks.gc import Policy, Seen, SeenNight, collect, decide
+from tasks.night import REMOVED
+from tasks.settings import load
+
+NOW = datetime(2029, 1, 1, tzinfo=UTC)
+DAYS = timedelta(days=1)
+POLICY = Policy(nights=60 * DAYS, features=30 * DAYS, replay=400 * DAYS, logs=90 * DAYS, grace=2 * DAYS)
+# What nobody may touch, however old.
+UNTOUCHABLE = (
+    "store.json", "corpus/examples.parquet", "outputs/day=2026-01-01/part.parquet", "exports/keys/ab.pem",
+    "exports/payouts/day=2026-01-01/rev=0001/payouts.csv", "exports/payouts/day=2026-01-01/rev=0001/manifest.json",
+    "exports/payouts/day=2026-01-01/current.json", "exports/periods/period=2026-01/closing/closing.csv",
+    "exports/statements/period=2026-01/owner=a/statement.pdf", "bank/period=2026-01/m.xml", "bank/answers/a.xml",
+    "audits/current.json", "audits/ab/lds.json", "audits/truth/ab.parquet", "frozen/corpus/current.json",
+    "frozen/corpus/.current.json.lock",
+)  # fmt: skip
+FILES = (
+    "plan.json", "scores.json", "party_influence.parquet", "queries/000000-0.safetensors", "replay.json",
+    "values/p.safetensors", "values.json", "shares.json", "shares.parquet",
+)  # fmt: skip
+AGES = st.sampled_from([0, 1, 3, 29, 31, 59, 61, 399, 401, 1000])
+NAMES = st.frozensets(st.sampled_from("abcdef"), max_size=4)
+
+
+@st.composite
+def stores(draw):
+    """A store of some nights that share what they read, with objects of any age."""
+    corpora = {name: frozenset(f"frozen/parts/{part}.parquet" for part in draw(NAMES)) for name in "uvw"}
+    objects = [Stored(key, 1, NOW - 2000 * DAYS) for key in UNTOUCHABLE]
+    nights = {}
+    for number in range(draw(st.integers(0, 5))):
+        folder, age = f"nights/day=2026-01-0{number + 1}/{number}", draw(AGES)
+        booked = draw(st.booleans())
+        outputs = frozenset(f"frozen/parts/{part}.parquet" for part in draw(NAMES))
+        there = draw(st.sets(st.sampled_from(FILES)))
+        features = frozenset(f"{kind}/{name}.safetensors" for kind in ("features", "curvature") for name in draw(NAMES))
+        replayed = draw(st.sampled_from([None, frozenset(f"sketches/{name}.safetensors" for name in draw(NAMES))]))
+        planned, sample = "plan.json" in there, frozenset({f"frozen/parts/{draw(st.sampled_from('abcdef'))}.parquet"})
+        nights[folder] = SeenNight(
+            frozen_at=NOW - age * DAYS, booked=booked, standing=booked and draw(st.booleans()),
+            corpus=draw(st.sampled_from("uvw")), model=draw(st.sampled_from("mn")), outputs=outputs,
+            sample=sample if planned else frozenset(), features=features if planned else None,
+            replayed=replayed if "replay.json" in there else None,
+        )  # fmt: skip
+        objects.append(Stored(f"{folder}/inputs.json", 1, NOW - age * DAYS))
+        objects += [Stored(f"{folder}/{name}", 1, NOW - draw(st.sampled_from([0, 1, age])) * DAYS) for name in sorted(there)]
+    for kind in ("features", "statistics", "curvature", "snapshots", "sketches", "frozen/parts"):
+        suffix = "parquet" if kind == "frozen/parts" else "safetensors"
+        objects += [Stored(f"{kind}/{name}.{suffix}", 1, NOW - draw(AGES) * DAYS) for name in sorted(draw(NAMES))]
+    objects += [Stored(f"frozen/corpus/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in sorted(corpora)]
+    objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mno"]
+    objects += [Stored(f"exports/.payouts.csv.{'0' * 32}", 1, NOW - draw(AGES) * DAYS)]
+    return Seen(tuple(objects), nights, corpora, draw(st.sampled_from("uvw")))
+
+
+def protected(seen):
+    """Keys that must stay, said without looking at how it is decided."""
+    age = {folder: (NOW - night.frozen_at) / DAYS for folder, night in seen.nights.items()}
+    inside = {folder: [o for o in seen.objects if o.key.startswith(f"{folder}/")] for folder in seen.nights}
+    busy = {f for f, found in inside.items() if any(NOW - o.modified < 2 * DAYS for o in found if not o.key.endswith(REMOVED))}
+    whole = {f for f, night in seen.nights.items() if night.standing or age[f] < 60 or f in busy}
+    read = whole | {f for f, night in seen.nights.items() if night.booked and age[f] < 400}
+    keys = {*UNTOUCHABLE, *(o.key for o in seen.objects if NOW - o.modified < 2 * DAYS)}
+    keys |= {o.key for f in whole for o in inside[f]} | {f"{f}/inputs.json" for f in read}
+    for folder in read:
+        night = seen.nights[folder]
+        keys |= {f"frozen/corpus/{night.corpus}.json", *seen.corpora[night.corpus], *night.outputs}
+        keys |= {f"frozen/models/{night.model}/model.toml"} | (night.sample if folder in whole else set())
+    keys |= {f"frozen/corpus/{seen.in_force}.json", *seen.corpora[seen.in_force]}
+    for folder, night in seen.nights.items():
+        if night.standing or age[folder] < 30 or folder in busy:
+            for names, kinds in (
+                (night.features, ("features/", "statistics/", "curvature/")),
+                (night.replayed, ("snapshots/", "sketches/")),
+            ):
+                keys |= {o.key for o in seen.objects if o.key.startswith(kinds)} if names is None else names
+    return keys
+
+
+def after(seen, gone):
+    """What there is to see once some objects are gone."""
+    objects = tuple(o for o in seen.objects if o.key not in gone)
+    objects += tuple(
+        Stored(f"{folder}/{REMOVED}", 1, NOW) for folder in {"/".join(k.split("/")[:3]) for k in gone if k[0] == "n"}
+    )
+    nights = {}
+    for folder, night in seen.nights.items():
+        if f"{folder}/inputs.json" not in gone:
+            left = replace(night, features=None, sample=frozenset()) if f"{folder}/plan.json" in gone else night
+            nights[folder] = replace(left, replayed=None) if f"{folder}/replay.json" in gone else left
+    corpora = {name: parts for name, parts in seen.corpora.items() if f"frozen/corpus/{name}.json" not in gone}
+    return Seen(objects, nights, corpora, seen.in_force)
+
+
+def keys_of(removals):
+    return [found.key for removal in removals for found in removal.objects]
+
+
+@settings(max_examples=400, deadline=None)
+@given(stores(), st.data())
+def test_nothing_protected_goes_and_wherever_it_is_killed_it_ends_the_same(seen, data):
+    gone = keys_of(decide(seen, POLICY, NOW))
+    assert len(set(gone)) == len(gone)
+    assert not protected(seen) & set(gone)
+    assert decide(after(seen, set(gone)), POLICY, NOW) == []
+    killed = after(seen, set(gone[: data.draw(st.integers(0, len(gone)))]))
+    rest = keys_of(decide(killed, POLICY, NOW))
+    assert {o.key for o in killed.objects} - set(rest) - {f"{f}/{REMOVED}" for f in seen.nights} == {
+        o.key for o in seen.objects
+    } - set(gone)
+
+
+def test_what_goes_of_a_night_depends_on_whether_it_was_paid():
+    def seen(age, **how):
+        night = SeenNight(NOW - age * DAYS, True, False, "u", "m", frozenset(), frozenset(), frozenset(), frozenset())
+        folder = "nights/day=2026-01-01/n"
+        objects = [Stored(f"{folder}/{name}", 5, NOW - age * DAYS) for name in ("inputs.json", "shares.json", "shares.parquet")]
+        return Seen(tuple(objects), {folder: replace(night, **how)})
+
+    def said(found):
+        return [(r.kind, r.policy, [o.key.rsplit("/", 1)[-1] for o in r.objects], r.bytes) for r in decide(found, POLICY, NOW)]
+
+    tables, everything = ["shares.json", "shares.parquet"], ["inputs.json", "shares.json", "shares.parquet"]
+    assert said(seen(59)) == []
+    assert said(seen(60)) == [("tables of nights", "retention.nights = 60", tables, 10)]
+    assert said(seen(400)) == [("inputs of nights", "retention.replay = 400", everything, 15)]
+    assert said(seen(60, booked=False)) == [("nights that were never booked", "retention.nights = 60", everything, 15)]
+    assert said(seen(4000, standing=True)) == []
+    for_ever = replace(POLICY, replay=None)
+    assert keys_of(decide(seen(4000), for_ever, NOW)) == keys_of(decide(seen(60), POLICY, NOW))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("features = 61", "features to be at most nights .60 days."),
+        ("replay = 59", "replay to be at least nights .60 days., or 0 for ever"),
+        ("grace = 721", "grace to be at most features .720 hours."),
+        ("nights = 0", "greater than or equal to 1"),
+    ],
+)
+def test_a_policy_that_contradicts_itself_is_refused(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(f"[retention]\n{text}\n")
+    with pytest.raises(SettingsError, match=message):
+        load({"PROVENANCE_SETTINGS": str(tmp_path / "s.toml")})
+
+
+def a_night(day):
+    """A night without Airflow; returns its folder."""
+    from tasks.book import book
+    from tasks.curvature import fit_curvature
+    from tasks.featurise import featurise
+    from tasks.freeze import freeze
+    from tasks.publish import publish
+    from tasks.reconcile import reconcile
+    from tasks.replay import replay
+    from tasks.score import score
+    from tasks.shard import shard
+    from tasks.share import share
+    from tasks.values import values
+
+    folder = freeze(day)
+    for stage in (shard, featurise, fit_curvature, score, replay, values, share, book):
+        stage(folder)
+    publish(day)
+    reconcile(day)
+    return folder
+
+
+def everything(store, prefix=""):
+    return {found.key: store.read(found.key) for found in store.describe() if found.key.startswith(prefix)}
+
+
+BEFORE = "2026-11-18"
+
+
+@pytest.fixture
+def two_nights(store, environment, monkeypatch, tmp_path):
+    """Two nights paid, and a third of the first day's outputs that nobody booked; returns their folders."""
+    from tasks.freeze import freeze
+    from tasks.ingest import ingest
+
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
+    environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"))
+    deliver(store, corpus_frames(), days=(BEFORE, DAY))
+    ingest()
+    folders = [a_night(BEFORE), a_night(DAY)]
+    outputs = store.read(f"outputs/day={BEFORE}/part.parquet")
+    store.write_table(f"outputs/day={BEFORE}/part.parquet", outputs_frame(BEFORE, 6))
+    folders.append(freeze(BEFORE))
+    store.write(f"outputs/day={BEFORE}/part.parquet", outputs)
+    return folders
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed_after(monkeypatch, count):
+    """Have housekeeping die after so many writes and removals of one object each."""
+    left = [count]
+
+    def survive():
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    def remove_all(self, keys):
+        for key in keys:
+            survive()
+            Path(self.path(key)).unlink()
+
+    def write(self, key, data, method=Store.write):
+        survive()
+        method(self, key, data)
+
+    monkeypatch.setattr(Store, "remove_all", remove_all)
+    monkeypatch.setattr(Store, "write", write)
+
+
+@pytest.mark.night
+def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, store, command_line, monkeypatch, tmp_path):
+    first, last, unbooked = two_nights
+    asides = [f"exports/.payouts.csv.{'a' * 32}", f".write-check-{'b' * 32}"]
+    for key in asides:
+        store.write(key, b"half")
+    copy = tmp_path / "cache" / "no-such-model"
+    copy.mkdir()
+    (copy / "model.toml").write_text("x")
+    published, before = everything(store, "exports/payouts"), everything(store)
+    assert collect() == [], "nothing of it is old"
+    later = datetime.now(UTC) + 100 * DAYS
+    wanted = keys_of(collect(dry_run=True, now=later))
+    assert everything(store) == before
+    assert {*asides, str(copy)} <= set(wanted)
+    assert not [key for key in wanted if key.startswith((last, "exports/payouts", "audits", "corpus", "outputs"))]
+
+    # Killed again and again, it ends as one that was not.
+    for count in (0, 1, 5, 30):
+        with monkeypatch.context() as patched:
+            killed_after(patched, count)
+            with pytest.raises(Killed):
+                collect(now=later)
+    collect(now=later)
+    assert not {*wanted} & {found.key for found in store.describe()}
+    assert not copy.exists()
+    assert collect(now=later) == [], "a second one removes nothing"
+    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
+        k: v for k, v in published.items() if k not in asides
+    }
+    assert [key.rsplit("/", 1)[-1] for key in store.list(first)] == ["inputs.json", REMOVED]
+    assert store.list(unbooked) == [f"{unbooked}/{REMOVED}"]
+    (told,) = store.read_json(f"{first}/{REMOVED}")["removed"]
+    assert (told["on"], told["policy"]) == (f"{later:%Y-%m-%d}", "retention.nights = 60")
+    assert {"scores.json", "values/", "shares.parquet"} <= set(told["names"])
+
+    from tasks.book import book
+
+    with pytest.raises(StoreError, match=rf"values.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"):
+        book(first)
+    output = outputs_frame(BEFORE)["output_id"][0]
+    code, printed, _ = command_line("explain", output, "--json")
+    assert (code, json.loads(printed)["contract"]["rule"]) == (0, "faithful"), "what was frozen is still there"
+    assert command_line("replay", BEFORE)[0] == 0
+    assert a_night(BEFORE) == first
+    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
+        k: v for k, v in published.items() if k not in asides
+    }
+    assert command_line("verify", BEFORE)[0] == 0
+
+
+@pytest.mark.night
+def test_a_night_beyond_replay_says_that_it_was_removed(two_nights, store, command_line):
+    first, last, _ = two_nights
+    later = datetime.now(UTC) + 2000 * DAYS
+    collect(now=later)
+    assert store.list(first) == [f"{first}/{REMOVED}"]
+    said = rf"removed by retention on {later:%Y-%m-%d} (retention.replay = 1096)"
+    for words in (("replay", BEFORE), ("diff", BEFORE, "1", "1"), ("explain", outputs_frame(BEFORE)["output_id"][0])):
+        code, _, error = command_line(*words)
+        assert code == 2
+        assert said in error
+    for day in (BEFORE, DAY):
+        assert command_line("verify", day)[0] == 0, "what was published holds for good"
+    assert store.exists(f"{last}/shares.parquet"), "the newest is kept whole"
+    assert command_line("replay", DAY)[0] == 0
+
+
+def test_removing_tells_what_and_leaves_the_rest(store, environment, command_line, monkeypatch, tmp_path):
+    """An empty store with rubbish in it, by the command line."""
+    environment(store)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
+    monkeypatch.setenv("PROVENANCE_RETENTION__GRACE", "1")
+    log = tmp_path / "airflow/logs/dag_id=x/run_id=y/attempt=1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("said")
+    keys = [f"features/{'0' * 64}.safetensors", f"sketches/.x.{'0' * 32}", "frozen/parts/y.parquet", "exports/periods/x"]
+    for key in keys:
+        store.write(key, b"12345")
+    long_ago = time.time() - 100 * 86_400
+    for path in (*(store.path(key) for key in keys), log):
+        os.utime(path, (long_ago, long_ago))
+    store.write("features/new.safetensors", b"1")
+    code, printed, _ = command_line("gc", "--dry-run", "--json")
+    assert code == 0
+    told = json.loads(printed)
+    assert told["dry_run"]
+    assert {removal["kind"]: removal["bytes"] for removal in told["removed"]} == {
+        "features": 5, "frozen tables": 5, "half-written leftovers": 5, "logs": 4,
+    }  # fmt: skip
+    assert all(store.fs.exists(store.path(key)) for key in keys)
+    code, printed, _ = command_line("gc")
+    assert code == 0
+    assert "half-written leftovers" in printed
+    assert sorted(found.key for found in store.describe()) == ["exports/periods/x", "features/new.safetensors", "store.json"]
+    assert not (tmp_path / "airflow/logs/dag_id=x").exists()
+    assert "Nothing is older" in command_line("gc")[1]
+
+
+def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, environment, monkeypatch, tmp_path):
+    """What is found frozen already must still be there once a night names it."""
+    import threading
+
+    from provenance.settlement import ledger
+    from tasks.database import open_ledger
+
+    environment(store)
+    engine = open_ledger(load().database, store)
+    order = []
+
+    def freeze():
+        with ledger.freezing(engine):
+            order.append("frozen")
+
+    with ledger.clearing(engine):
+        freezing = threading.Thread(target=freeze)
+        freezing.start()
+        time.sleep(0.3)
+        order.append("cleared")
+    freezing.join()
+    assert order == ["cleared", "frozen"]
+    with ledger.freezing(engine), ledger.freezing(engine):
+        pass  # nights do not wait for one another
+
+
+def test_objects_are_removed_at_once(store):
+    keys = [f"x/{number}" for number in range(5)]
+    for key in keys:
+        store.write(key, b"1")
+    store.remove_all([*keys[:3], "x/never"])
+    assert [found.key for found in store.describe()] == keys[3:]
+    assert gc.AT_ONCE <= 1000
+
+
+@pytest.mark.night
+def test_objects_are_removed_at_once_on_s3(bucket):
+    keys = [f"x/{number}" for number in range(5)]
+    for key in keys:
+        bucket.write(key, b"12")
+    (found, *_) = bucket.describe()
+    assert (found.key, found.bytes) == ("x/0", 2)
+    assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=5)
+    bucket.remove_all([*keys[:3], "x/never"])
+    assert [found.key for found in bucket.describe()] == keys[3:]
