@@ -10,6 +10,23 @@ import sqlalchemy as sa
 from provenance.core.store import Store
 
 DAY = "2026-11-19"
+# Names as strangers may supply them: owners, works, escrow, outputs, addresses, notices, reasons.
+HOSTILE = (
+    '=HYPERLINK("http://evil.example","pay here")', "=1+2", "+49 40 1234", "-2+3", "@SUM(A1:A9)", "\t=1", "\r=1", "  =1+1",
+    "'=1", "''+1", "\uff1d1+1", "{=1+1}", "=cmd|' /C calc'!A0", "-", "a,b", "a;b", 'say "x"',
+    'a"\n2026-01-01 open Assets:Evil', "../../../../etc/passwd", "/etc/passwd", "..", ".", "a/../b", "..\\..\\windows",
+    "C:\\nul", "CON", "owner=x/statement.pdf", "%2e%2e%2f", "a\x00b", "a\nb", "a\r\nb", "a\u2028b", "a\x85b",
+    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b31m", "\u202egpj.exe", "\u2066abc\u2069", "\ufeffbom", "zero\u200bwidth",
+    "Caf\xe9", "Cafe\u0301", "ann", "Ann", "ANN", "ann.", "ann ", "[red]red[/]", "[/]", "[bold",
+    "[link=file:///etc/passwd]x[/link]", ":warning:", '#read("/etc/passwd")', "$x$ *b* _i_", "@ref <label>",
+    "\\ `raw` // comment", '#import "a.typ": *', "<script>alert(1)</script>", "{{ 7*7 }}{% raw %}", "&lt;&amp;", "]]>",
+    "$\\frac$", "Robert'); DROP TABLE entry;--", "; comment", 'plugin "os"', "x" * 5000, "\u6751\u4e0a\u6625\u6a39",
+    "\U0001f469\u200d\U0001f4bb", "NULL", "null", "None", "nan", "1e5", "007", "true", "2026-11-19", "_", "%s%n", "${HOME}",
+    "$(id)", "`id`", "",
+)  # fmt: skip
+# Those of them that a delivery may name something by: the others are refused before they name anything.
+UNSEEN = {chr(c) for c in (*range(32), *range(127, 160))} | set("\u2028\u2029\u202e\u2066\u2069\ufeff")
+HOSTILE_IDS = tuple(name for name in HOSTILE if name.strip() and len(name.encode()) <= 1000 and not UNSEEN & set(name))
 WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven", "lantern", "orchid", "paper", "violet"]
 
 

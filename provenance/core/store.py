@@ -70,16 +70,27 @@ def to_csv(frame: pl.DataFrame) -> bytes:
     Text that would be one has an apostrophe before it (OWASP, CSV injection), and controls are blanks; `from_csv` takes it
     back. Numbers stay numbers.
     """
-    text = pl.col(pl.String).str.replace_all(r"[\p{Cc}\p{Zl}\p{Zp}]", " ")
-    escaped = pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text)
-    return frame.with_columns(escaped.name.keep()).write_csv().encode()
+
+    def escaped(name: str) -> pl.Expr:
+        text = pl.col(name).str.replace_all(r"[\p{Cc}\p{Zl}\p{Zp}]", " ")
+        return pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).alias(name)
+
+    return frame.with_columns(map(escaped, _texts(frame))).write_csv().encode()
 
 
 def from_csv(data: bytes, schema: pl.Schema) -> pl.DataFrame:
     """The inverse of `to_csv`."""
     frame = pl.read_csv(data, schema_overrides=schema, empty_string_is_null=False)
-    text = pl.col(pl.String)
-    return frame.with_columns(pl.when(text.str.contains(ESCAPED)).then(text.str.slice(1)).otherwise(text).name.keep())
+
+    def as_written(name: str) -> pl.Expr:
+        text = pl.col(name)
+        return pl.when(text.str.contains(ESCAPED)).then(text.str.slice(1)).otherwise(text).alias(name)
+
+    return frame.with_columns(map(as_written, _texts(frame)))
+
+
+def _texts(frame: pl.DataFrame) -> list[str]:
+    return [name for name, kind in frame.schema.items() if kind == pl.String]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""What strangers named things, as a terminal shows it."""
+
+import io
+import logging
+import re
+
+import pytest
+from rich.progress import Progress
+from samples import HOSTILE
+
+from provenance.settlement.verification import Check
+from tasks import screens
+from tasks.cluster import PROGRESS
+from tasks.terminal import Terminal
+from tasks.watch import _Bars
+
+
+def shown(*renderables, width=4000):
+    file = io.StringIO()
+    Terminal(file=file, force_terminal=True, color_system="truecolor", width=width, legacy_windows=False).print(
+        *renderables, sep="\n"
+    )
+    return file.getvalue()
+
+
+def without_styles(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def balance(name):
+    return {"through": 1, "trial_balance": {}, "holds": {name: [name]},
+            "escrow": [{"escrow_id": name, "currency": "EUR", "amount_minor": 1, "since": "2026-11-01"}]}  # fmt: skip
+
+
+def account(name):
+    booked = {"booking_id": 1, "day": "2026-11-01", "kind": "hold", "booked_at": "2026-11-01T00:00:00", "facts": {name: name},
+              "entries": []}  # fmt: skip
+    return {"owner_id": name, "accounts": [], "holds": [name], "bookings": [booked]}
+
+
+def payments(name):
+    line = {"payment_id": "p", "owner_id": name, "currency": "EUR", "paid_minor": 1, "status": "sent", "reason": name}
+    return {"period": "2026-11", "closed_as": 1, "outcomes": {}, "payments": [line]}
+
+
+def difference(name):
+    owner = {"owner_id": name, "owner_name": name, "currency": "EUR", "before_minor": 1, "after_minor": 2}
+    return {"day": "2026-11-01", "before": 1, "after": 2, "causes": [name], "totals": [{}, {}], "owners": [owner]}
+
+
+SCREENS = {
+    "balance": lambda name: screens.balance_screen(balance(name)),
+    "account": lambda name: screens.balance_screen(account(name)),
+    "payments": lambda name: screens.payments_screen(payments(name)),
+    "diff": lambda name: screens.diff_screen(difference(name)),
+    "checks": lambda name: [screens.checks_screen([Check("c", (name,))])],
+    "royalty": lambda name: screens.royalty_screen(
+        {"outputs": 1, "rule": "srs", "mean_share": {name: 1.0}, "owners": 1, "unattributed": 0}, name
+    ),
+    "attacks": lambda name: screens.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
+    "payees": lambda name: [
+        screens.payees_screen(
+            [{"owner_id": name, "version": 1, "currency": "EUR", "paid_by": name, "tax_data": True, "changed_at": "x",
+              "changed_by": name}]
+        )
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_no_name_is_markup_or_moves_the_cursor(screen):
+    for name in HOSTILE:
+        text = without_styles(shown(*SCREENS[screen](name)))
+        assert not {c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)}
+        assert "\u202e" not in text
+        if name.startswith("["):
+            assert "".join(name.split()) in "".join(text.split()), "a tag stays text"
+
+
+def test_progress_and_warnings_show_names_as_text():
+    file = io.StringIO()
+    with Progress(console=Terminal(file=file, width=200)) as progress:
+        bars = _Bars(progress)
+        for name in HOSTILE:
+            bars.emit(logging.LogRecord("p", logging.WARNING, "f", 1, "%s", (name,), None))
+            bars.emit(logging.LogRecord("p", logging.INFO, "f", 1, PROGRESS, (name, 1, 2), None))
+    assert "\x1b]0;" not in file.getvalue()
+    assert "[red]red[/]" in file.getvalue()
+
+
+def test_the_panel_of_an_output_shows_its_id_as_text():
+    credit = {"account": "payable", "owner_id": "[/]", "owner_name": "[red]x[/]", "escrow_id": None, "share_ppb": 10**9,
+              "low_ppb": 0, "high_ppb": 10**9, "amount_nanominor": 1, "rules": [],
+              "top_works": [{"work_id": "[/]"}]}  # fmt: skip
+    contract = {"name": "[/]", "rule": "srs", "weight": 1, "developer_ppb": 0, "fallback": "flat"}
+    data = {"output_id": "[/]\x1b[2J", "day": "2026-11-01", "revenue_minor": 1, "currency": "EUR", "content": "\x1b[2J[/]",
+            "contract": contract, "credits": [credit], "notice": "[/]"}  # fmt: skip
+    text = without_styles(shown(*screens._output_tables(data, 10), width=200))
+    assert "\x1b" not in text
+    assert "[/]\\x1b[2J of 2026-11-01" in text
