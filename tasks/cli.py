@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from provenance.core.errors import CheckFailed, InputError, parse_day
+from provenance.core.errors import CheckFailed, InputError, StoreUnavailable, parse_day
 from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -981,6 +981,9 @@ def main() -> None:
         raise SystemExit(2) from error
     except CheckFailed as error:
         Terminal(stderr=True).print(f"[bold red]Check failed:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(1) from error
+    except StoreUnavailable as error:
+        Terminal(stderr=True).print(f"[bold red]Not now:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from error
 
 

@@ -59,7 +59,8 @@ def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
     if not store.exists(IDENTITY):
         store.create(IDENTITY, canonical_json({"store_id": uuid.uuid4().hex}))
     store_id = str(store.read_json(IDENTITY)["store_id"])
-    foreign = not ledger.bookings(engine) and bool(store.list("exports/payouts"))
+    # Asked for again after, since another run may have booked and published in between.
+    foreign = not ledger.bookings(engine) and bool(store.list("exports/payouts")) and not ledger.bookings(engine)
     bound = "none yet" if foreign else ledger.bind(engine, store_id)
     if bound != store_id:
         raise StoreError(

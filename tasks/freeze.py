@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -39,6 +40,8 @@ log = logging.getLogger("provenance.freeze")
 AT_A_TIME = 64
 # The part of a training run after which checkpoints count less: a model then learns little that it will not forget.
 MIDDLE = 0.6
+# By how much clocks of machines may differ: a run that comes no earlier than this waits for the end of its day.
+EARLY = timedelta(minutes=15)
 
 
 def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
@@ -62,11 +65,10 @@ def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
 def freeze(day: str) -> str:
     """Freeze the inputs of a day's night; returns the night's folder."""
     settings = load()
-    if date.fromisoformat(day) >= datetime.now(UTC).date():
-        raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not")
     store = settings.store.open()
     store.check_writable()
     engine = open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
+    wait_until_over(date.fromisoformat(day), ledger.now(engine))
     with ledger.freezing(engine):
         return _freeze(settings, store, day)
 
@@ -92,6 +94,20 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
     return night.folder
+
+
+def wait_until_over(day: date, now: datetime) -> None:
+    """Return once a day is over (UTC), to which there may be minutes left.
+
+    Raises:
+        ContractError: there is more left than clocks may differ by.
+    """
+    left = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) - now
+    if left > EARLY:
+        raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not")
+    if left > timedelta(0):
+        log.info("night of %s: the day is over in %.0f seconds, by the ledger's clock", day, left.total_seconds())
+        time.sleep(left.total_seconds())
 
 
 def values_method(settings: Settings, model: Model, contracts: Sequence[Contract]) -> dict[str, Any] | None:

@@ -1,16 +1,10 @@
 """What tests share: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, and a database."""
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from samples import corpus_frames, create_database, free_ports, new_bucket
+from samples import corpus_frames, create_database, new_bucket, s3_server
 
 from provenance.core.store import Store
 
@@ -56,44 +50,8 @@ def database(postgres) -> str:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """A real S3 server (SeaweedFS): its endpoint, with credentials in the environment."""
-    folder = tmp_path_factory.mktemp("s3")
-    config = folder / "s3.json"
-    keys = {"accessKey": "test-access", "secretKey": "test-secret"}
-    actions = ["Admin", "Read", "List", "Tagging", "Write"]
-    config.write_text(json.dumps({"identities": [{"name": "pipeline", "credentials": [keys], "actions": actions}]}))
-    # SeaweedFS also listens on each port + 10000.
-    master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
-    weed = Path(sys.executable).with_name("weed")
-    command = [
-        str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-master.port={master}",
-        f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}",
-        "-s3.port.iceberg=0", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-master.telemetry=false",
-    ]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    endpoint = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test-access",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    os.environ.update(environment)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{endpoint}/status", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < deadline, "SeaweedFS did not start"
-                time.sleep(0.3)
+    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
         yield endpoint
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # its graceful stop takes half a minute, and the data is thrown away
-        server.wait(20)
-        for name in environment:
-            os.environ.pop(name)
 
 
 @pytest.fixture

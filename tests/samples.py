@@ -1,8 +1,17 @@
-"""Small inputs that tests share."""
+"""Small inputs that tests share, and the servers that they need."""
 
+import contextlib
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import sqlalchemy as sa
@@ -123,3 +132,46 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path):
+    """A real S3 server (SeaweedFS) on a folder: its endpoint, with credentials in the environment."""
+    config = folder / "s3.json"
+    keys = {"accessKey": "test-access", "secretKey": "test-secret"}
+    actions = ["Admin", "Read", "List", "Tagging", "Write"]
+    config.write_text(json.dumps({"identities": [{"name": "pipeline", "credentials": [keys], "actions": actions}]}))
+    # SeaweedFS also listens on each port + 10000.
+    master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
+    weed = Path(sys.executable).with_name("weed")
+    command = [
+        str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-master.port={master}",
+        f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50", "-master.telemetry=false",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test-access",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{endpoint}/status", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "SeaweedFS did not start"
+                time.sleep(0.3)
+        yield endpoint
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # its graceful stop takes half a minute, and the data is thrown away
+        server.wait(20)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -52,7 +52,11 @@ class SettingsError(InputError):
 
 
 class StoreError(InputError):
-    """The store cannot be reached, read or written."""
+    """The store cannot be reached, read or written, and only a person can mend it."""
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be reached, read or written now. Retried, since it may pass; says what to do if it lasts."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

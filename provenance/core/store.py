@@ -2,6 +2,10 @@
 
 A key is a path below the store's root. A write is whole or absent to every reader, on a local disk (written aside, then
 renamed) and on S3 (one PUT). `create` and `replace` are conditional: of two writers one wins and the other learns it.
+
+Whatever a file system raises becomes one of two errors, which both name the place and the next step: `StoreError` where only
+a person can mend it, and `StoreUnavailable` where it may pass, which is left to the caller's retries. Requests are retried by
+botocore; a body that is not whole, and a conditional write that was done and not answered, are dealt with here.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -21,17 +27,48 @@ from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
 import polars as pl
+from botocore.exceptions import FlexibleChecksumError
 from fsspec.implementations.local import LocalFileSystem
 
-from provenance.core.errors import StoreError
+from provenance.core.errors import StoreError, StoreUnavailable
 from provenance.core.text import ESCAPED, FORMULA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-# What only a person can mend. Anything else that a file system raises may pass, and is left to the caller's retries.
-REFUSALS = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# Full jitter, 15 seconds in all on average: a server that restarts is waited for.
+RETRIES = {"retries": {"mode": "standard", "max_attempts": 6}}
+# How often an object is read whose body is not what the server says of it.
+READS = 4
+# Packages whose errors are about reaching S3, without being OSErrors.
+CLIENTS = {"botocore", "aiobotocore", "aiohttp"}
+
+RENEW = "Renew the credentials of [store] where the workers find them, then clear the task."
+CHECK = "Check the URL of [store] in the settings, the credentials and what they may do there."
+ROOM = "Make room where [store] in the settings lies, then clear the task."
+CLOCK = "Set this machine's clock (NTP), then clear the task."
+# What only a person can mend, by the code of an S3 error, the name of an exception or the number of a local error.
+NEXT_STEPS: dict[str | int | None, str] = {
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"), RENEW),
+    **dict.fromkeys(("NoSuchBucket", "InvalidBucketName", "PermanentRedirect", "301"), CHECK),
+    **dict.fromkeys(("NoCredentialsError", "PartialCredentialsError"), CHECK),
+    **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull", "507", errno.ENOSPC, errno.EDQUOT), ROOM),
+    **dict.fromkeys((errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR), CHECK),
+    "RequestTimeTooSkewed": CLOCK,
+}
+
+
+def next_step(error: BaseException) -> str:
+    """What a person has to do about an error of a file system; nothing where it may pass."""
+    known = NEXT_STEPS.get(_code(error)) or NEXT_STEPS.get(getattr(error, "errno", None))
+    return known or (CHECK if isinstance(error, PermissionError) else "")
+
+
+def _code(error: BaseException) -> str:
+    """The code of the answer behind an error of s3fs; else the error's own name."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)
 
 
 def canonical_json(value: object) -> bytes:
@@ -117,7 +154,7 @@ class Store:
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         """The file system behind the URL; fsspec keeps one instance per set of options and process."""
-        extra = {"use_listings_cache": False} if self.url.startswith("s3://") else {}
+        extra = {"use_listings_cache": False, "config_kwargs": RETRIES} if self.url.startswith("s3://") else {}
         return fsspec.filesystem(self.url.split("://", 1)[0], **extra, **self.options)
 
     def path(self, key: str) -> str:
@@ -131,122 +168,93 @@ class Store:
     def check_writable(self) -> None:
         """Raise StoreError if a small write below the root is refused."""
         probe = f".write-check-{uuid.uuid4().hex}"
-        try:
-            self.write(probe, b"")
-            self.remove(probe)
-        except Exception as error:
-            # A slow or absent server may be back at the next try, so only what a person must mend is bad input.
-            lasting = isinstance(error, OSError) and error.errno in {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-            if lasting or type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError"}:
-                raise self._refused("", "a writable store", error) from error
-            raise
+        self.write(probe, b".")
+        self.remove(probe)
 
     def exists(self, key: str) -> bool:
         """Whether an object lies at `key`."""
-        try:
+        with self._explained(key, "a readable store"):
             return bool(self.fs.exists(self.path(key)))
-        except REFUSALS as error:
-            raise self._refused(key, "a readable store", error) from error
 
     def list(self, prefix: str) -> list[str]:
         """Keys of all objects below a folder, sorted; none if it does not exist."""
         root = self.path("")
-        try:
-            keys = (str(found).removeprefix(root) for found in self.fs.find(self.path(prefix)))
-            return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
-        except FileNotFoundError:
-            return []
-        except REFUSALS as error:
-            raise self._refused(prefix, "a readable store", error) from error
+        with self._explained(prefix, "a readable store"):
+            try:
+                keys = (str(found).removeprefix(root) for found in self.fs.find(self.path(prefix)))
+            except FileNotFoundError:
+                return []
+        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
 
     def describe(self) -> Iterator[Stored]:
         """All objects, also those that a kill left half-written, which `list` does not show."""
         root = self.path("")
-        try:
+        with self._explained("", "a readable store"):
             found = self.fs.find(root, detail=True)
-        except REFUSALS as error:
-            raise self._refused("", "a readable store", error) from error
         for path, facts in sorted(found.items()):
             modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
             yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)
 
     def read(self, key: str) -> bytes:
-        """The object at `key`."""
-        try:
-            return bytes(self.fs.cat_file(self.path(key)))
-        except FileNotFoundError as error:
-            raise StoreError(self.locate(key), expected="an object", found="nothing") from error
-        except REFUSALS as error:
-            raise self._refused(key, "a readable object", error) from error
+        """The object at `key`, whole."""
+        path = self.path(key)
+        with self._explained(key, "a readable object"):
+            try:
+                return self._read_local(path) if self._is_local else self._read_s3(path)
+            except FileNotFoundError as error:
+                if _code(error) == "NoSuchBucket":
+                    raise
+                raise StoreError(self.locate(key), expected="an object", found="nothing") from error
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing what was there in one step."""
         path = self.path(key)
-        try:
-            if isinstance(self.fs, LocalFileSystem):
-                aside = self._write_aside(path, data)
-                os.replace(aside, path)
+        with self._explained(key, "a writable store"):
+            if self._is_local:
+                os.replace(self._write_aside(path, data), path)
             else:
                 self.fs.pipe_file(path, data)
-        except REFUSALS as error:
-            raise self._refused(key, "a writable store", error) from error
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none; False if there was one. Exclusive also between processes."""
         path = self.path(key)
-        try:
-            if isinstance(self.fs, LocalFileSystem):
-                aside = self._write_aside(path, data)
-                try:
-                    os.link(aside, path)  # fails where the name is taken, and never shows half a file
-                finally:
-                    os.unlink(aside)
-            else:
-                self.fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except REFUSALS as error:
-            raise self._refused(key, "a writable store", error) from error
-        except OSError:
-            # A lost race is FileExistsError on AWS and a bare OSError elsewhere, so look who holds the name.
-            if self.exists(key):
+        with self._explained(key, "a writable store"):
+            if not self._is_local:
+                return self._write_if(path, data, before="", mode="create")
+            aside = self._write_aside(path, data)
+            try:
+                os.link(aside, path)  # fails where the name is taken, and never shows half a file
+            except FileExistsError:
                 return False
-            raise
-        return True
+            finally:
+                os.unlink(aside)
+            return True
 
     def replace(self, key: str, data: bytes, *, previous: bytes) -> bool:
         """Write an object only if it is still what it was; False if somebody else has written since."""
         path = self.path(key)
-        try:
-            if isinstance(self.fs, LocalFileSystem):
-                folder, name = os.path.split(path)
-                with open(f"{folder}/.{name}.lock", "wb") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process is gone
-                    if self.read(key) != previous:
-                        return False
-                    self.write(key, data)
-                return True
-            tag = self.fs.info(path)["ETag"]
-            if self.read(key) != previous:
-                return False
-            self.fs.pipe_file(path, data, IfMatch=tag)
-        except REFUSALS as error:
-            raise self._refused(key, "a writable store", error) from error
-        except OSError:
-            if self.read(key) == previous:  # not because it has changed
-                raise
-            return False
-        return True
+        with self._explained(key, "a writable store"):
+            if not self._is_local:
+                tag, _ = self._state(path)
+                return self.read(key) == previous and self._write_if(path, data, before=tag, IfMatch=tag)
+            folder, name = os.path.split(path)
+            with open(f"{folder}/.{name}.lock", "wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process is gone
+                if self.read(key) != previous:
+                    return False
+                self.write(key, data)
+            return True
 
     def remove(self, key: str) -> None:
         """Remove an object."""
-        self.fs.rm_file(self.path(key))
+        with self._explained(key, "a writable store"):
+            self.fs.rm_file(self.path(key))
 
     def remove_all(self, keys: Sequence[str]) -> None:
         """Remove up to 1,000 objects at once, one after the other on a disk; those that are gone already are none."""
         paths = [self.path(key) for key in keys]
-        try:
-            if isinstance(self.fs, LocalFileSystem):
+        with self._explained(keys[0], "a writable store"):
+            if self._is_local:
                 for path in paths:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
@@ -254,8 +262,6 @@ class Store:
             names = [self.fs.split_path(path)[:2] for path in paths]
             asked = {"Objects": [{"Key": name} for _, name in names], "Quiet": True}
             answer = self.fs.call_s3("delete_objects", Bucket=names[0][0], Delete=asked)
-        except REFUSALS as error:
-            raise self._refused(keys[0], "a writable store", error) from error
         for refused in answer.get("Errors", []):
             said = f"{refused.get('Code')}: {refused.get('Message')}"
             raise StoreError(self.locate(refused["Key"]), expected="an object that may be removed", found=said)
@@ -285,28 +291,39 @@ class Store:
         if folder.is_dir():
             return folder
         aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        for name, expected in files.items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise StoreError(self.locate(prefix), expected="names of files below it", found=repr(name))
-            data = self.read(f"{prefix}/{name}")
-            if sha256(data) != expected:
-                raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=sha256(data))
-            target = aside / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
         try:
-            aside.rename(folder)
-        except OSError:  # another process was first, with the same bytes
-            if not folder.is_dir():
+            for name, expected in files.items():
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                    raise StoreError(self.locate(prefix), expected="names of files below it", found=repr(name))
+                data = self.read(f"{prefix}/{name}")
+                if sha256(data) != expected:
+                    raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=sha256(data))
+                target = aside / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+            try:
+                aside.rename(folder)
+            except OSError:  # another process was first, with the same bytes
+                if not folder.is_dir():
+                    raise
+        except OSError as error:
+            if not next_step(error):
                 raise
+            raise _refused(str(folder), "room for a copy", error) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         return folder
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
 
     def _write_aside(self, path: str, data: bytes) -> str:
         folder, name = os.path.split(path)
         try:
             os.makedirs(folder, exist_ok=True)
         except FileExistsError as error:
-            raise NotADirectoryError(error.errno, "a file is where a folder should be", folder) from error
+            raise NotADirectoryError(errno.ENOTDIR, "a file is where a folder should be", folder) from error
         aside = f"{folder}/.{name}.{uuid.uuid4().hex}"
         try:
             with open(aside, "xb") as file:
@@ -319,10 +336,83 @@ class Store:
             raise
         return aside
 
-    def _refused(self, key: str, expected: str, error: Exception) -> StoreError:
-        return StoreError(
-            self.locate(key),
-            expected=expected,
-            found=f"{type(error).__name__}: {error}",
-            hint="Check the URL, the credentials and the free space of [store] in the settings.",
-        )
+    def _read_local(self, path: str) -> bytes:
+        return bytes(self.fs.cat_file(path))
+
+    def _read_s3(self, path: str) -> bytes:
+        """An object of which as many bytes came as it has, and those of its checksum, where the server keeps one."""
+        for attempt in range(1, READS + 1):
+            size = self.fs.info(path)["size"]
+            in_parts = None if size > self.fs.default_block_size else 1  # s3fs would ask for the size once more
+            try:
+                data = bytes(self.fs.cat_file(path, max_concurrency=in_parts))
+            except FlexibleChecksumError:
+                if attempt == READS:
+                    raise
+                continue
+            if len(data) == size:
+                return data
+        raise OSError(errno.EIO, f"{len(data)} of {size} bytes")
+
+    def _write_if(self, path: str, data: bytes, *, before: str, **condition: str) -> bool:
+        """Write to S3 under a condition; whether what lies there then is of this write.
+
+        A write whose answer is lost is retried, and then refused because of itself. So each bears a mark; contents would not
+        tell two writers apart who write the same.
+
+        Args:
+            before: the tag of what lay there, empty for nothing.
+        """
+        mark = uuid.uuid4().hex
+        try:
+            self.fs.pipe_file(path, data, Metadata={"write": mark}, **condition)
+        except OSError as error:  # s3fs has no one error for a condition that does not hold
+            if next_step(error):
+                raise
+            tag, written = self._state(path)
+            if written != mark and tag == before:
+                raise
+            return written == mark
+        return True
+
+    def _state(self, path: str) -> tuple[str, str]:
+        """The tag of an object on S3 and the mark of the conditional write that made it; empty where there is none."""
+        bucket, key, _ = self.fs.split_path(path)
+        try:
+            head = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return "", ""
+        return str(head["ETag"]), str(head["Metadata"].get("write", ""))
+
+    @contextmanager
+    def _explained(self, key: str, expected: str) -> Iterator[None]:
+        """Raise what goes wrong inside as a StoreError, or as StoreUnavailable where it may pass."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in CLIENTS:
+                raise
+            cause = self._cause(key, error)
+            if next_step(cause):
+                type(self.fs).clear_instance_cache()  # so that whoever asks next finds renewed credentials
+                raise _refused(self.locate(key), expected, cause) from error
+            if_it_lasts = "If it lasts, see that the server is up and that its disk has room, then clear the task."
+            raise StoreUnavailable(f"{self.locate(key)}: the store fails: {_said(cause)}. {if_it_lasts}") from error
+
+    def _cause(self, key: str, error: Exception) -> Exception:
+        """The error itself, or what it hides: an answer to HEAD has no body that could say why."""
+        if _code(error) in {"400", "403"}:
+            try:
+                self.fs.cat_file(self.path(key), start=0, end=1)
+            except Exception as said:  # noqa: BLE001, whatever it is, it says more
+                return said
+        return error
+
+
+def _refused(where: str, expected: str, error: Exception) -> StoreError:
+    return StoreError(where, expected=expected, found=_said(error), hint=next_step(error))
+
+
+def _said(error: Exception) -> str:
+    name = type(error).__name__
+    return f"{name}: {error}" if _code(error) == name else f"{_code(error)}: {error}"

@@ -31,7 +31,7 @@ from provenance.settlement.payouts import Movements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
     from provenance.settlement.accounts import Standing
     from provenance.settlement.books import Booking
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 PUBLISHING_LOCK = 7_304_512_010
 # Parts clearing away from freezing: what is found frozen already must still be there once a night names it.
 CLEARING_LOCK = 7_304_512_011
+# Serialises migrations: of two first runs at once one makes the tables.
+MIGRATING_LOCK = 7_304_512_012
 
 
 def migrate(engine: sa.Engine) -> None:
@@ -47,6 +49,7 @@ def migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING_LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -59,6 +62,13 @@ def bind(engine: sa.Engine, store_id: str) -> str:
         if bound is None:
             connection.execute(sa.insert(STORE), {"store_id": store_id})
         return str(bound or store_id)
+
+
+def now(engine: sa.Engine) -> datetime:
+    """The time by the ledger's clock: machines have one each, and the ledger is one."""
+    with engine.connect() as connection:
+        found: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
+        return found
 
 
 @contextmanager

@@ -1,0 +1,110 @@
+"""Faults are injected into nights on the tiny corpus, each in a store and a ledger of its own."""
+
+from dataclasses import dataclass
+
+import pytest
+import sqlalchemy as sa
+from botocore.retries.standard import ExponentialBackoff
+from nights import SMALL, night, run
+from proxy import Proxy
+from s3fs import S3FileSystem
+from samples import corpus_frames, create_database, deliver
+
+from provenance.core.store import Store
+from provenance.settlement import ledger
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store and a ledger, and the environment of nights there.
+
+    Attributes:
+        store: reached without any fault.
+    """
+
+    store: Store
+    environment: dict[str, str]
+
+    @property
+    def exports(self):
+        """Every file that was published."""
+        return {key: self.store.read(key) for key in self.store.list("exports")}
+
+    @property
+    def entries(self):
+        """The ledger: what was booked, and on which accounts."""
+        engine = sa.create_engine(self.environment["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
+        booked = ledger.bookings(engine)
+        return [(b.kind, b.day, b.revision, b.night, ledger.entries(engine, b.booking_id)) for b in booked]
+
+    def copy(self, store, prefixes=("corpus", "outputs", "frozen", "features", "statistics", "curvature", "snapshots")):
+        """What lies below some folders, written to another store."""
+        for key in (key for prefix in prefixes for key in self.store.list(prefix)):
+            store.write(key, self.store.read(key))
+
+
+@pytest.fixture(scope="session")
+def places(postgres, tiny_model, tmp_path_factory):
+    """Makes places, which sign with one key."""
+    folder = tmp_path_factory.mktemp("places")
+
+    def make(store, reached=None):
+        reached = reached or store
+        database = create_database(postgres)
+        values = {
+            **SMALL,
+            "STORE__URL": reached.url,
+            "STORE__ENDPOINT_URL": reached.options.get("endpoint_url", ""),
+            "DATABASE__URL": database,
+            "MODEL__FOLDER": str(tiny_model),
+            "MODEL__CACHE": str(folder / database.split("test_")[1].split("?")[0]),
+            "SETTLEMENT__KEY": str(folder / "signing.pem"),
+        }
+        return Place(store, {f"PROVENANCE_{name}": value for name, value in values.items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(places, tmp_path_factory):
+    """A night without a fault."""
+    place = places(Store(f"file://{tmp_path_factory.mktemp('undisturbed')}", {}))
+    with pytest.MonkeyPatch.context() as patch:
+        enter(place, patch)
+        deliver(place.store, corpus_frames())
+        run("ingest.ingest")
+        night()
+    return place
+
+
+def enter(place, patch):
+    for name, value in place.environment.items():
+        patch.setenv(name, value)
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Makes a place that of the settings."""
+    return lambda place: enter(place, monkeypatch)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Retries as often as ever, and sooner."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 0.3)
+
+
+@pytest.fixture
+def proxy(s3, impatient):
+    """A proxy without faults before the S3 server, and its URL."""
+    proxy = Proxy(s3, hold=0.6)
+    with proxy.running() as proxy.url:
+        yield proxy
+
+
+def pytest_collection_modifyitems(items):
+    """Whatever asks for a proxy asks for a server."""
+    for item in items:
+        if {"s3", "undisturbed"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.night)

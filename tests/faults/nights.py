@@ -1,0 +1,54 @@
+"""A night as its stages, one after the other, in this process or in several at once."""
+
+import importlib
+import multiprocessing
+import os
+
+from samples import DAY
+
+STAGES = (
+    "shard.shard", "featurise.featurise", "curvature.fit_curvature", "score.score", "replay.replay", "values.values",
+    "share.share", "book.book",
+)  # fmt: skip
+# Of a model of a few thousand parameters the least that every stage still has to work on.
+SMALL = {
+    "CORPUS__SHARD_EXAMPLES": "16", "CLUSTER__WORKERS": "1", "INFLUENCE__CHECKPOINTS": "1", "INFLUENCE__SAMPLE": "16",
+    "INFLUENCE__DRAWS": "1", "FEATURES__DENSE_ALONE": "64", "FEATURES__DENSE": "64", "ROYALTY__NODES": "2",
+    "ROYALTY__ROWS": "8", "ROYALTY__NUMBERS": "64",
+}  # fmt: skip
+
+
+def run(stage, *arguments):
+    """A stage by its module and name, such as `book.book`."""
+    module, name = stage.split(".")
+    return getattr(importlib.import_module(f"tasks.{module}"), name)(*arguments)
+
+
+def night(before=lambda stage: None):
+    """All stages; `before` each one something may happen."""
+    handed = DAY
+    for stage in ("freeze.freeze", *STAGES, "publish.publish", "reconcile.reconcile"):
+        before(stage)
+        handed = run(stage, DAY if stage in {"publish.publish", "reconcile.reconcile"} else handed)
+
+
+def at_once(environments):
+    """A night in several processes that begin every stage together, each with an environment; returns their exit codes."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tasks.replay", "tasks.publish", "provenance.features.adapters.causal_lm", "s3fs"])
+    together = processes.Barrier(len(environments))
+    running = [processes.Process(target=_abreast, args=(together, environment)) for environment in environments]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(240)
+    return [process.exitcode for process in running]
+
+
+def _abreast(together, environment):
+    os.environ.update(environment)
+    try:
+        night(lambda _: together.wait(120))
+    except BaseException:
+        together.abort()  # or the other would wait for ever
+        raise
