@@ -20,17 +20,15 @@ from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.outputs import read_output_file
 from provenance.corpus.shards import freeze_corpus
-from provenance.features.layers import layout
 from provenance.features.model import read_model
-from provenance.influence.methods import FACTORED, RADEMACHER
 from tasks.cluster import open_cluster
 from tasks.curvature import fit_curvature
-from tasks.featurise import featurise
+from tasks.featurise import covered, featurise
 from tasks.freeze import chosen_checkpoints, freeze_model, freeze_outputs, influence_method, with_modality
-from tasks.night import Night, fetch_model, read_written
+from tasks.night import Night, read_written
 from tasks.score import score
 from tasks.settings import Settings, load
-from tasks.shard import chosen_method, shard
+from tasks.shard import shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +125,7 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
     with opened(request, settings) as (here, night):
         keep = score_every_example(night, here)
     store = here.store.open()
-    return _write(request, store, night, keep, _covered(night, here))
+    return _write(request, store, night, keep, covered(night, here))
 
 
 def score_every_example(night: Night, settings: Settings) -> str:
@@ -138,16 +136,6 @@ def score_every_example(night: Night, settings: Settings) -> str:
     fit_curvature(night.folder, settings)
     score(night.folder, settings, keep=keep)
     return keep
-
-
-def _covered(night: Night, settings: Settings) -> dict[str, Any] | None:
-    """The part of the parameters whose gradients are followed, and what is left out; None where no gradient is."""
-    kinds = chosen_method(night).kinds
-    if FACTORED in kinds:
-        model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
-        shape = layout(model.adapter().module(), settings.features.projection)
-        return {"share": shape.covered, "left_out": shape.left_out}
-    return {"share": 1.0, "left_out": {}} if RADEMACHER in kinds else None
 
 
 def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any] | None) -> dict[str, Any]:

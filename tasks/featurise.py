@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
@@ -15,15 +16,17 @@ from provenance.core.errors import ExampleError, ModelError, StoreError, in_batc
 from provenance.core.rows import Rows, decode, encode
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
+from provenance.features.layers import layout
 from provenance.features.projection import Projection
 from provenance.features.rademacher import rademacher_features
 from provenance.features.words import word_features
 from provenance.influence import statistics
-from provenance.influence.methods import RADEMACHER, WORDS
+from provenance.influence.methods import FACTORED, RADEMACHER, WORDS
 from tasks.cluster import compute, open_cluster
 from tasks.night import checkpoint_named, fetch_model, night_to_compute
 from tasks.settings import load
-from tasks.shard import FeatureFile, load_plan
+from tasks.shard import FeatureFile, chosen_method, load_plan
+from tasks.work import Work, note, without_cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +119,29 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
     for name, files in (("corpus shards", plan.corpus), ("outputs", plan.outputs)):
         computed = len(missing[name.split()[0]])
         log.info("features of %s: %d reused, %d computed", name, len(files) - computed, computed)
+    done = Work(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        corpus_computed=len(missing["corpus"]),
+        corpus_reused=len(plan.corpus) - len(missing["corpus"]),
+        outputs_computed=len(missing["outputs"]),
+        outputs_reused=len(plan.outputs) - len(missing["outputs"]),
+        without_cause=without_cause(store, night, (file.key for file in missing["corpus"])),
+        parameters_covered=(covered(night, settings) or {}).get("share") if work else None,
+    )
+    if done.without_cause:
+        log.warning("%d feature files of the corpus were computed though an earlier night had them", done.without_cause)
+    note(store, folder, done)
     return folder
+
+
+def covered(night: Night, settings: Settings) -> dict[str, Any] | None:
+    """The part of the parameters whose gradients are followed, and what is left out; None where no gradient is."""
+    kinds = chosen_method(night).kinds
+    if FACTORED in kinds:
+        model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
+        shape = layout(model.adapter().module(), settings.features.projection)
+        return {"share": shape.covered, "left_out": shape.left_out}
+    return {"share": 1.0, "left_out": {}} if RADEMACHER in kinds else None
 
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:

@@ -1,13 +1,17 @@
-"""What workers keep between shards."""
+"""What workers keep between shards, and what a night notes of its work."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 
 import pytest
 from samples import lay_out
 
+from provenance.core.store import canonical_json
 from tasks.attribute import Request, local_settings, opened
-from tasks.featurise import close_models, recipe
+from tasks.featurise import close_models, featurise, recipe
+from tasks.shard import load_plan, shard
+from tasks.work import noted, without_cause
 
 
 @pytest.fixture
@@ -40,3 +44,41 @@ def test_workers_that_share_a_process_share_no_module(made):
     with ThreadPoolExecutor(1) as pool:
         there = pool.submit(recipe_of_night.open, first).result()[1]
     assert here is not there
+
+
+def test_a_night_notes_what_it_computes_and_what_it_need_not_have(tmp_path, tiny_model):
+    lay_out(tmp_path)
+    request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
+    settings = local_settings(method="factored", hybrid_weight=None, device="cpu", workers=1)
+    settings = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"processes": False})})
+    with opened(request, settings) as (here, night):
+        store, folder = here.store.open(), night.folder
+        shard(folder, here)
+        files = load_plan(store, folder).corpus
+        featurise(folder, here)
+        featurise(folder, here)
+        first, second = noted(store, folder)
+        assert (first.corpus_computed, first.corpus_reused, first.without_cause) == (len(files), 0, 0)
+        assert (second.corpus_computed, second.corpus_reused, second.outputs_computed) == (0, len(files), 0)
+        assert first.outputs_computed == second.outputs_reused > 0
+        assert first.parameters_covered > 0.9
+        assert second.parameters_covered is None, "nothing was opened"
+        export = "exports/payouts/day=2026-11-20/rev=0001"
+        store.write(f"{export}/manifest.json", canonical_json({"night": folder}))
+        pointer = {"revision": 1, "folder": export, "manifest_sha256": ""}
+        store.write("exports/payouts/day=2026-11-20/current.json", canonical_json(pointer))
+        store.remove(files[0].key)
+        featurise(folder, here)
+        third = noted(store, folder)[2]
+        assert (third.corpus_computed, third.without_cause) == (1, 1)
+        assert noted(store, folder)[0] == first
+
+        later = replace(night, day="2026-11-21")
+        keys = [file.key for file in files]
+        assert without_cause(store, later, keys) == len(keys)
+        assert without_cause(store, later, ["features/of-another-name.safetensors"]) == 1, "all it is made of was the same"
+        other = replace(later, corpus="another")
+        assert without_cause(store, other, ["features/new.safetensors", keys[0]]) == 1, "a shard that both corpora have"
+        assert without_cause(store, other, []) == 0
+        store.write(f"{export}/manifest.json", b"not JSON")
+        assert without_cause(store, later, keys) == 0, "an export that cannot be read stops no night"
