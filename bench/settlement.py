@@ -28,7 +28,7 @@ DAY = "2026-10-15"
 OWNERS_EACH = 10  # owners that share an output
 
 
-def lay_out(credits: int, owners: int, seed: int = 1) -> str:
+def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") -> str:
     """A night whose shares are there: so many credits, of so many owners; returns its folder."""
     from provenance.core.contracts import EVIDENCE, NIGHT_SHARES, RULE_SHARES, SHARES
     from provenance.core.money import PPB
@@ -41,7 +41,7 @@ def lay_out(credits: int, owners: int, seed: int = 1) -> str:
     from tasks.settings import load
 
     store, draw = load().store.open(), np.random.default_rng(seed)
-    names = {f"owner-{number:06d}": f"Owner {number}" for number in range(owners)}
+    names = {f"owner-{number:06d}": called.format(number) for number in range(owners)}
     rows = [{"work_id": f"w-{owner}", "content": owner.encode()} for owner in list(names)[:1000]]
     claims = [{"work_id": row["work_id"], "owner_id": row["work_id"][2:], "stake_ppb": PPB} for row in rows]
     corpus = collected(rows, claims, names)
@@ -72,7 +72,7 @@ def lay_out(credits: int, owners: int, seed: int = 1) -> str:
         model_id="m",
         model_files={},
         checkpoints=(),
-        method={"versions": VERSIONS},
+        method={"versions": VERSIONS, "name": "factored"},
         contract={"contracts": [contract], "audit": None, "signal_to_noise": {}},
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))

@@ -12,8 +12,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, ModelError, StoreError, in_batch
+from provenance.core.errors import ExampleError, InputError, ModelError, StoreError, in_batch
 from provenance.core.rows import Rows, decode, encode
+from provenance.core.store import digest
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
@@ -22,14 +23,15 @@ from provenance.features.rademacher import rademacher_features
 from provenance.features.words import word_features
 from provenance.influence import statistics
 from provenance.influence.methods import FACTORED, RADEMACHER, WORDS
+from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
-from tasks.night import checkpoint_named, fetch_model, night_to_compute
+from tasks.night import checkpoint_named, fetch_model, load_night, night_to_compute
 from tasks.settings import load
 from tasks.shard import FeatureFile, chosen_method, load_plan
-from tasks.work import Work, note, without_cause
+from tasks.work import Work, note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import polars as pl
     import torch
@@ -142,6 +144,37 @@ def covered(night: Night, settings: Settings) -> dict[str, Any] | None:
         shape = layout(model.adapter().module(), settings.features.projection)
         return {"share": shape.covered, "left_out": shape.left_out}
     return {"share": 1.0, "left_out": {}} if RADEMACHER in kinds else None
+
+
+def without_cause(store: Store, night: Night, computed: Iterable[str]) -> int:
+    """How many of the corpus's feature files that a night has computed, an earlier published night had had.
+
+    Those that its plan names; and all of them where everything that features are made of was the same, so that other names
+    are themselves without a cause. Every published night is looked at, but each kind of corpus and model once.
+    """
+    keys, seen, again = set(computed), set(), set[str]()
+    if not keys:
+        return 0
+    for day in reversed(published_days(store)):
+        try:
+            folder = store.read_json(f"{in_force(store, day)['folder']}/{MANIFEST}")["night"]
+            earlier = load_night(store, folder)
+            ingredients = _ingredients(earlier)
+            if ingredients == _ingredients(night):
+                return len(keys)
+            if ingredients not in seen:
+                seen.add(ingredients)
+                again |= keys & {file.key for file in load_plan(store, folder).corpus}
+        except InputError as error:  # a broken export stops publishing, and not the work before it
+            log.warning("%s is not looked at for features that it had: %s", day, error)
+    return len(again)
+
+
+def _ingredients(night: Night) -> str:
+    """Digest of all that the corpus's features are made of."""
+    names = ("name", "projection", "bits")
+    version = night.method["versions"].get("features")
+    return digest([night.corpus, night.model, night.checkpoints, version, *(night.method.get(name) for name in names)])
 
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:

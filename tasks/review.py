@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.money import format_minor
 from provenance.settlement import ledger
+from provenance.settlement.books import NIGHT
 from provenance.settlement.closings import markdown
 from provenance.settlement.history import Bounds, changes, drift, figures, unusual
 from tasks.book import accrued, cause_of
@@ -17,6 +18,9 @@ from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import date
+
+    import sqlalchemy as sa
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account
@@ -42,7 +46,7 @@ def review(folder: str) -> dict[str, Any]:
     wanted, booked = amounts_and_booked(store, folder)
     chosen = settings.review
     bounds = Bounds(chosen.nights, chosen.least, chosen.deviations, chosen.newcomer, chosen.moved)
-    before = [figures(day, amounts) for day, amounts in ledger.days_before(engine, night.date, bounds.nights).items()]
+    before = _nights_before(engine, night.date, bounds.nights)
     now, then = figures(night.date, wanted), figures(night.date, booked)
     reasons = [*unusual(now, before, bounds, booked=then), *_falling_audits(store, bounds.nights)]
     log.info("%s: %s", night.day, "; ".join(reasons) or f"usual, beside {len(before)} nights before")
@@ -62,6 +66,15 @@ def amounts_and_booked(store: Store, folder: str) -> tuple[dict[Account, int], d
     standing = ledger.standing(engine, through=last)
     wanted = accrued(store, night, night.read_outputs(store))
     return standing.earned(wanted), standing.earned(ledger.of_day(engine, night.date, through=last))
+
+
+def _nights_before(engine: sa.Engine, day: date, count: int) -> list[Figures]:
+    """Figures of the last so many days before one that are booked, by whom amounts are for now."""
+    days = sorted({booking.day for booking in ledger.bookings(engine, kind=NIGHT) if booking.day < day})[-count:]
+    if not days:
+        return []
+    amounts, standing = ledger.of_nights(engine, since=days[0]), ledger.standing(engine, through=ledger.newest(engine))
+    return [figures(each, standing.earned(amounts.get(each, {}))) for each in days]
 
 
 def _falling_audits(store: Store, last: int) -> Iterator[str]:

@@ -27,7 +27,7 @@ from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.night import absent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -125,12 +125,8 @@ def output_screen(
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     """One output: its owners with shares, intervals and amounts, and the works behind each. Also as plain data."""
     published = published_days(store)
-    for candidate in [day] if day else reversed(published):
-        manifest, payouts, credits = read_export(store, candidate)
-        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
-        if not rows.is_empty():
-            break
-    else:
+    data = output_data(store, output_id, [day] if day else reversed(published))
+    if data is None:
         known = read_export(store, published[-1])[2]["output_id"].unique().sort().head(3).to_list() if published else []
         raise ContractError(
             f"output {output_id!r}",
@@ -138,12 +134,24 @@ def output_screen(
             found="none",
             hint=f"For example: {', '.join(known)}." if known else "No day is published yet; try make demo.",
         )
+    return data, list(_output_tables(data, most))
+
+
+def output_data(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any] | None:
+    """One output's credits as plain data, from the first of some published days that has it."""
+    for day in days:
+        manifest, payouts, credits = read_export(store, day)
+        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
+        if not rows.is_empty():
+            break
+    else:
+        return None
     output = _output(store, manifest, output_id)
     served = output.row(0, named=True)
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
-    data = {
+    return {
         "output_id": output_id,
-        "day": candidate,
+        "day": day,
         "revision": manifest["revision"],
         "notice": manifest["notice"],
         "revenue_minor": served["revenue_minor"],
@@ -155,7 +163,6 @@ def output_screen(
             for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
         ],
     }
-    return data, list(_output_tables(data, most))
 
 
 def _means(credits: pl.DataFrame) -> pl.DataFrame:

@@ -13,9 +13,10 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from provenance.core.errors import SettingsError, did_you_mean
+from provenance.core.money import currencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,12 @@ class _Section(BaseModel):
 def _from_json(value: Any) -> Any:
     """The environment has text alone."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _known_currency(code: str) -> str:
+    if code not in currencies():
+        raise ValueError("a currency of ISO 4217")
+    return code
 
 
 class StoreSettings(_Section):
@@ -212,6 +219,11 @@ class PayeesSettings(_Section):
         return [key.strip() for key in self.key.get_secret_value().split(",") if key.strip()]
 
 
+class MonitoringSettings(_Section):
+    hourly_cost: Annotated[int, Field(ge=0)] = 0
+    currency: Annotated[str, AfterValidator(_known_currency)] = "EUR"
+
+
 class Settings(_Section):
     """All settings, by section."""
 
@@ -230,6 +242,7 @@ class Settings(_Section):
     settlement: SettlementSettings = SettlementSettings()
     payer: PayerSettings = PayerSettings()
     payees: PayeesSettings = PayeesSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     def at(self, work: Path, model: Path | None = None) -> Settings:
         """The same with a store of their own in a folder, and perhaps another model."""

@@ -48,6 +48,16 @@ def database(postgres) -> str:
 
 
 @pytest.fixture(scope="session")
+def airflow_tables(postgres, tmp_path_factory) -> str:
+    """URL of a database with Airflow's own tables, and no rows of ours."""
+    url = create_database(postgres)
+    environment = {"AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
+    script = "from airflow.utils import db; db.initdb()"
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, **environment}, capture_output=True)
+    return url
+
+
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """A real S3 server (SeaweedFS): its endpoint, with credentials in the environment."""
     with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:

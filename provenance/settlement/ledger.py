@@ -267,22 +267,20 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
         return books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
 
 
-def days_before(engine: sa.Engine, day: date, count: int) -> dict[date, dict[Account, int]]:
-    """What nights amount to of the last so many days before one that are booked, by whom it is for now."""
-    days = sa.select(BOOKING.c.day).where((BOOKING.c.kind == NIGHT) & (BOOKING.c.day < day)).distinct()
-    chosen = days.order_by(BOOKING.c.day.desc()).limit(count)
+def of_nights(engine: sa.Engine, *, since: date) -> dict[date, dict[Account, int]]:
+    """The same of every day since one, after the last booking."""
     query = (
         sa.select(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, sa.func.sum(ENTRY.c.amount_minor))
-        .join(ENTRY)
-        .where((BOOKING.c.kind == NIGHT) & BOOKING.c.day.in_(chosen))
+        .join(BOOKING)
+        .where((BOOKING.c.kind == NIGHT) & (BOOKING.c.day >= since))
         .group_by(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
     )
     found: dict[date, dict[Account, int]] = {}
     with engine.connect() as connection:
-        held_now = books.standing(connection)
-        for booked, account, party, currency, amount in connection.execute(query):
-            found.setdefault(booked, {})[Account(account, party, currency)] = int(amount)
-    return {booked: held_now.earned(amounts) for booked, amounts in sorted(found.items())}
+        for day, account, party, currency, amount in connection.execute(query):
+            if amount:
+                found.setdefault(day, {})[Account(account, party, currency)] = int(amount)
+    return found
 
 
 def movements(engine: sa.Engine, booking: Booking, *, after: int) -> Movements:

@@ -9,9 +9,9 @@ from samples import lay_out
 
 from provenance.core.store import canonical_json
 from tasks.attribute import Request, local_settings, opened
-from tasks.featurise import close_models, featurise, recipe
+from tasks.featurise import close_models, featurise, recipe, without_cause
 from tasks.shard import load_plan, shard
-from tasks.work import noted, without_cause
+from tasks.work import noted
 
 
 @pytest.fixture

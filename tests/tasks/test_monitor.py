@@ -1,11 +1,25 @@
 """What operators watch is what the ledger, the manifests and the audits say."""
 
-import pytest
+import re
+from datetime import date
 
-from provenance.core.errors import StoreError
+import pytest
+from paid import DAYS, STAGES, lay_out, pay, record
+from samples import create_database
+from sqlalchemy.engine import make_url
+
+from provenance.core.contracts import ESCROW, PAYABLE
+from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import canonical_json, sha256
+from provenance.settlement import ledger
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.validation import results
+from tasks import monitor, runs
+from tasks.book import book
 from tasks.monitor import audits
+from tasks.publish import publish
+from tasks.settings import CHECKOUT, Settings
+from tasks.work import Work, note
 
 
 def audited(store, day, score, *, values=None):
@@ -68,3 +82,171 @@ def test_an_audit_that_is_not_what_was_cited_is_an_error(store):
     store.write(f"{folder}/lds.json", b"{}")
     with pytest.raises(StoreError, match="lds.json: expected SHA-256"):
         audits(store)
+
+
+@pytest.fixture
+def books(tmp_path, postgres, monkeypatch):
+    """A store and a ledger of the settings, with nothing in them."""
+    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
+    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
+    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
+
+
+@pytest.fixture
+def airflow(airflow_tables, postgres):
+    """Airflow's tables, of the test's own."""
+    return create_database(postgres, make_url(airflow_tables).database)
+
+
+def test_nights_are_what_the_ledger_and_the_manifests_say(books):
+    store, engine = pay()
+    found = monitor.nights(store, engine)
+    assert [night.day for night in found] == list(DAYS)
+    assert [night.booking_id for night in found] == [1, 2, 3]
+    for night in found:
+        manifest = store.read_json(f"exports/payouts/day={night.day}/rev=0001/manifest.json")
+        assert night.totals == manifest["totals"]
+        assert (night.state, night.revision, night.seconds, night.audit) == ("published", 1, {}, "")
+        assert night.escrow == {"EUR": manifest["trial_balance"]["EUR"][ESCROW]}
+        credits = store.read_table(f"exports/payouts/day={night.day}/rev=0001/credits.parquet")
+        assert night.outputs == credits["output_id"].n_unique()
+        assert night.matched == {"EUR": 1.0}
+        payouts = store.read_table(f"exports/payouts/day={night.day}/rev=0001/payouts.parquet")
+        assert night.owners == (payouts["earned_minor"] > 0).sum()
+    assert [night.outputs for night in found] == [20, 40, 60]
+    assert found[0].drift == 0.0, "no night before it"
+    assert 0 < found[1].drift < 1
+    assert monitor.nights(store, engine, last=1) == found[2:], "the nights before count, though they are not asked for"
+    assert monitor.unpublished(store, engine) == []
+
+
+def test_a_booking_without_an_export_is_told(books):
+    store, engine = pay(DAYS[:1])
+    book(lay_out(DAYS[1], 200))
+    assert [night.state for night in monitor.nights(store, engine)] == ["published", "booked"]
+    assert [str(booking.day) for booking in monitor.unpublished(store, engine)] == [DAYS[1]]
+    publish(DAYS[1])
+    assert [night.state for night in monitor.nights(store, engine)] == ["published", "published"]
+    assert monitor.unpublished(store, engine) == []
+
+
+def test_nothing_is_known_of_an_empty_store(books):
+    store, engine = pay(())
+    assert monitor.nights(store, engine) == []
+    assert monitor.escrow(engine) == {}
+    with pytest.raises(ContractError, match="night of 2026-10-15: expected a night that was run or booked, found none"):
+        monitor.night(store, engine, date(2026, 10, 15))
+    with pytest.raises(ContractError, match="output 'x': expected an output of the last 60 days, found none"):
+        monitor.output(store, "x")
+
+
+def test_one_night_s_flow(books):
+    store, engine = pay()
+    first = monitor.nights(store, engine)[0]
+    plan = {
+        "corpus": [{"checkpoint": checkpoint, "kind": "factored"} for checkpoint in ("a", "b") for _ in range(3)],
+        "outputs": [{"checkpoint": "", "kind": "words"}],
+        "sample": {"rows": 7},
+    }
+    store.write(f"{first.night}/plan.json", canonical_json(plan))
+    for count in (6, 0):
+        note(store, first.night, Work("2026-10-16T00:10:00+00:00", count, 6 - count, 1, 0, count // 2, 0.99))
+    book(lay_out(DAYS[0], 400, seed=9))
+    publish(DAYS[0])
+    flow = monitor.night(store, engine, date.fromisoformat(DAYS[0]))
+    assert flow.night.revision == 2
+    assert [(booking.revision, booking.corrects) for booking in flow.bookings] == [(1, None), (2, 1)]
+    assert [published.revision for published in flow.published] == [1, 2]
+    for published in flow.published:
+        for name, digest, size in published.files:
+            data = store.read(f"{published.folder}/{name}")
+            assert (sha256(data), len(data)) == (digest, size)
+        assert sha256(store.read(f"{published.folder}/manifest.json")) == published.manifest_sha256
+    assert (flow.examples, flow.shards, flow.features) == (40, 1, ()), "a night of its own, which has no plan"
+    assert flow.parties == {PAYABLE: 40}
+    assert [(terms.name, terms.rule, terms.outputs) for terms in flow.contracts] == [("everything", "flat", 40)]
+    assert flow.listed[0] == (
+        "o-0000000",
+        store.read_table(f"frozen/parts/{store.read_json(f'{flow.night.night}/inputs.json')['outputs'][0]['sha256']}.parquet")[
+            "revenue_minor"
+        ][0],
+        "EUR",
+    )
+    assert monitor.output(store, "o-0000001", date.fromisoformat(DAYS[0]))["day"] == DAYS[0]
+    assert monitor.output(store, "o-0000001")["day"] == DAYS[2], "the latest day that has it"
+
+
+def test_work_is_summed_over_runs(books):
+    store, engine = pay(DAYS[:1])
+    folder = monitor.nights(store, engine)[0].night
+    for count, covered in ((6, 0.99), (0, None)):
+        note(store, folder, Work("2026-10-16T00:10:00+00:00", count, 6 - count, 1, 0, count // 2, covered))
+    (night,) = monitor.nights(store, engine)
+    assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (8, 6, 3, 0.99)
+
+
+def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
+    tasks = [(stage, "success", 10.0 * (at + 1)) for at, stage in enumerate(STAGES)]
+    record(airflow, DAYS[0], state="failed", tasks=[*tasks[:1], ("features.featurise", "failed", 5.0)])
+    record(airflow, DAYS[0], tasks=tasks, kind="manual", tried=[("features.featurise", 100.0)])
+    record(airflow, DAYS[1], state="failed", tasks=[*tasks[:3], ("settlement.reconcile", "failed", 2.0)])
+    record(airflow, DAYS[2], state="running", tasks=[*tasks[:1], ("royalty.approve", "awaiting_input", None)])
+    record(airflow, "2026-10-18", state="queued")
+    record(airflow, DAYS[0], dag_id="bank_answers", tasks=[("settlement.answers", "success", 1.0)])
+    engine = runs.open_runs(airflow)
+    found = runs.runs(engine)
+    assert {day: [run.state for run in of] for day, of in found.items()} == {
+        DAYS[0]: ["failed", "success"], DAYS[1]: ["failed"], DAYS[2]: ["running"], "2026-10-18": ["queued"],
+    }  # fmt: skip
+    again = found[DAYS[0]][1]
+    assert (again.kind, again.seconds["features.featurise"], again.spent["features.featurise"]) == ("manual", 20.0, 120.0)
+    assert list(again.seconds) == list(STAGES), "in the order in which they began"
+    assert found[DAYS[1]][0].failed == ("settlement.reconcile",)
+    assert found[DAYS[2]][0].waiting == ("royalty.approve",)
+    assert list(runs.runs(engine, last=2)) == [DAYS[2], "2026-10-18"]
+    assert runs.runs(engine, day=DAYS[1]) == {DAYS[1]: found[DAYS[1]]}
+    assert runs.runs(engine, "bank_answers")[DAYS[0]][0].seconds == {"settlement.answers": 1.0}
+    assert runs.asked(engine)["nightly_payouts"].count == 1
+    assert runs.backfills(engine) == {}
+
+    store, books_of = pay()
+    nights = monitor.nights(store, books_of, found)
+    assert [(night.day, night.state) for night in nights] == [
+        (DAYS[0], "published"), (DAYS[1], "failed"), (DAYS[2], "waiting"), ("2026-10-18", "queued"),
+    ]  # fmt: skip
+    assert all(night.state in monitor.STATES for night in nights)
+    first = nights[0]
+    # Two runs and three tries of featurise (5, 20 and 100 s) and one of replay (30 s) on two workers; the others on one.
+    assert first.worker_seconds(2) == 2 * (5 + 20 + 100 + 30) + 10 + 10 + 40
+    settings = Settings.model_validate({"cluster": {"workers": 2}, "monitoring": {"hourly_cost": 3600}})
+    assert first.cost(settings) == first.worker_seconds(2)
+    flow = monitor.night(store, books_of, date(2026, 10, 18), found["2026-10-18"])
+    assert (flow.night.state, flow.bookings, flow.corpus) == ("queued", (), "")
+    assert monitor.night(store, books_of, date.fromisoformat(DAYS[0]), found[DAYS[0]]).night == first
+
+
+def test_money_found_an_owner_or_lies_in_escrow(books):
+    store, engine = pay(DAYS[:1])
+    first, second = (date.fromisoformat(day) for day in DAYS[:2])
+    amounts = ledger.of_nights(engine, since=first)
+    assert amounts == {first: ledger.of_day(engine, first, through=1)}
+    assert ledger.of_nights(engine, since=second) == {}
+    night = monitor.nights(store, engine)[0].night
+    shared = {
+        Account(RECEIVABLE, "", "EUR"): 1000, Account(DEVELOPER, "", "EUR"): -200, Account(ESCROW, "someone", "EUR"): -600,
+        Account(PAYABLE, "owner-000001", "EUR"): -200,
+    }  # fmt: skip
+    ledger.book(engine, second, shared, night=night, cause="c")
+    assert monitor.nights(store, engine)[1].matched == {"EUR": 0.25}
+    assert monitor.escrow(engine) == {"EUR": (600, second)}
+    ledger.claim(engine, "someone", "owner-000002", day=second, evidence="letter", by="J. Doe")
+    assert monitor.nights(store, engine)[1].matched == {"EUR": 1.0}, "what was claimed since has found its owner"
+    assert monitor.escrow(engine) == {}
+
+
+def test_the_tasks_that_compute_on_the_cluster_are_those_whose_modules_open_it():
+    night = (CHECKOUT / "dags/nightly_payouts.py").read_text()
+    tasks = re.findall(r'task_id="([a-z_.]+)"\)\n    def .*?\n        from tasks\.(\w+) import', night)
+    assert len(tasks) >= 11
+    opening = {task for task, module in tasks if "open_cluster(" in (CHECKOUT / f"tasks/{module}.py").read_text()}
+    assert opening == monitor.ON_CLUSTER

@@ -14,7 +14,6 @@ from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Iterable
     from datetime import date, datetime
 
 
@@ -115,25 +114,6 @@ def _check(instruction: Instruction, method: Method) -> None:
         raise InputError(where, expected=f"{payee.currency}, that its payee is paid in", found=instruction.currency)
     if payee.method != method:
         raise InputError(where, expected=f"a payee that is paid by {method}", found=f"one by {payee.method}")
-
-
-def compare(
-    batch: Batch, rows: Iterable[tuple[str, int, str, str]], letters: int | None = None, what: str = "the file"
-) -> None:
-    """Hold what was read back (id, minor units, currency, account) against the batch that was to be ordered.
-
-    Args:
-        letters: of an id that the format has room for.
-
-    Raises:
-        AssertionError: naming the payment that is missing, or another.
-    """
-    wanted = {i.payment_id[:letters]: (i.amount, i.currency, i.payee.account_of) for i in batch.instructions}
-    for name, *found in rows:
-        if wanted.pop(name, None) != tuple(found):
-            raise AssertionError(f"payment {name}: the file does not order what the batch does")
-    if wanted:
-        raise AssertionError(f"payment {min(wanted)}: not in {what}")
 
 
 def compare(

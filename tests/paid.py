@@ -1,0 +1,79 @@
+"""Days that are paid, without the attribution that comes before: made-up shares, booked and published by the stages."""
+
+import importlib.util
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from provenance.core.store import Store
+from tasks.book import book
+from tasks.publish import publish
+from tasks.settings import CHECKOUT
+
+spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "bench/settlement.py")
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+DAYS = ("2026-10-15", "2026-10-16", "2026-10-17")
+STAGES = ("inputs.freeze", "features.featurise", "royalty.replay", "settlement.reconcile")
+
+
+def lay_out(day, credits, owners=40, **how):
+    """A day's shares in the store of the settings; returns the night's folder."""
+    bench.DAY = day
+    return bench.lay_out(credits, owners, **how)
+
+
+def pay(days=DAYS, **how) -> tuple[Store, sa.Engine]:
+    """Book and publish days of more and more revenue, on the store and the ledger of the settings."""
+    from tasks.database import open_ledger
+    from tasks.settings import load
+
+    for number, day in enumerate(days):
+        book(lay_out(day, 200 * (number + 1), seed=number + 1, **how))
+        publish(day)
+    settings = load()
+    store = settings.store.open()
+    return store, open_ledger(settings.database, store)
+
+
+def record(url, day, *, state="success", tasks=(), dag_id="nightly_payouts", kind="scheduled", tried=(), backfill=None):
+    """A run in Airflow's own tables.
+
+    Args:
+        tasks: (task, state, seconds) of the last tries; tried: (task, seconds) of earlier ones.
+    """
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    run_id = f"{kind}__{day}__{uuid.uuid4().hex[:8]}"
+    began = start + timedelta(days=1)
+    with engine.begin() as connection:
+        tables = sa.MetaData()
+        names = ["dag_run", "task_instance", "task_instance_history", "hitl_detail", "dag", "log_template"]
+        tables.reflect(connection, only=names)
+        connection.execute(
+            sa.insert(tables.tables["dag_run"]),
+            {
+                "dag_id": dag_id, "run_id": run_id, "run_type": kind, "state": state, "start_date": began,
+                "end_date": began + timedelta(minutes=9), "data_interval_start": start, "data_interval_end": began,
+                "run_after": began, "logical_date": None, "backfill_id": backfill,
+            },
+        )  # fmt: skip
+        for at, (task_id, task_state, seconds) in enumerate(tasks):
+            row = {
+                "id": uuid.uuid4(), "task_id": task_id, "dag_id": dag_id, "run_id": run_id, "state": task_state,
+                "start_date": began + timedelta(seconds=at), "duration": seconds, "pool": "default_pool", "pool_slots": 1,
+                "try_number": 1,
+            }  # fmt: skip
+            connection.execute(sa.insert(tables.tables["task_instance"]), row)
+            if task_state == "awaiting_input":
+                asked = {"ti_id": row["id"], "options": ["Approve", "Reject"], "subject": "?", "params": {},
+                         "created_at": began, "params_input": {}}  # fmt: skip
+                connection.execute(sa.insert(tables.tables["hitl_detail"]), asked)
+        for task_id, seconds in tried:
+            row = {
+                "task_instance_id": uuid.uuid4(), "task_id": task_id, "dag_id": dag_id, "run_id": run_id, "try_number": 1,
+                "start_date": began, "duration": seconds, "state": "failed", "pool": "default_pool", "pool_slots": 1,
+            }  # fmt: skip
+            connection.execute(sa.insert(tables.tables["task_instance_history"]), row)
+    return run_id
