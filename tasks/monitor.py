@@ -18,7 +18,7 @@ from provenance.royalty.shares import FAITHFUL
 from provenance.settlement import ledger
 from provenance.settlement.accounts import totals
 from provenance.settlement.books import NIGHT
-from provenance.settlement.exports import MANIFEST, in_force, published_days, revision_folder
+from provenance.settlement.exports import MANIFEST, current_key, in_force, published_days, revision_folder
 from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.runs import FAILED, SUCCESS
@@ -122,6 +122,14 @@ class Night:
         return self.runs[-1].seconds if self.runs else {}
 
     @property
+    def spent(self) -> Mapping[str, float]:
+        """Seconds by task, of all runs and all their tries."""
+        found: Counter[str] = Counter()
+        for run in self.runs:
+            found.update(run.spent)
+        return found
+
+    @property
     def computed(self) -> int:
         """Feature files that all runs computed, of corpus and outputs."""
         return sum(run.corpus_computed + run.outputs_computed for run in self.work)
@@ -138,8 +146,7 @@ class Night:
 
     def worker_seconds(self, workers: int) -> float:
         """What all runs and tries took, of a cluster of so many workers."""
-        spent = (item for run in self.runs for item in run.spent.items())
-        return sum(seconds * (workers if task in ON_CLUSTER else 1) for task, seconds in spent)
+        return sum(seconds * (workers if task in ON_CLUSTER else 1) for task, seconds in self.spent.items())
 
     def cost(self, settings: Settings) -> int:
         """The same in money: minor units of `monitoring.currency`."""
@@ -284,7 +291,7 @@ def output(store: Store, output_id: str, day: date | None = None, *, last: int =
     Raises:
         ContractError: there is no such output.
     """
-    days = [str(day)] if day else published_days(store)[: -last - 1 : -1]
+    days = published_days(store)[: -last - 1 : -1] if day is None else [str(day)] if store.exists(current_key(day)) else []
     found = output_data(store, output_id, days)
     if found is None:
         raise ContractError(f"output {output_id!r}", expected=f"an output of {day or f'the last {last} days'}", found="none")

@@ -1,0 +1,245 @@
+"""The page's routes: HTML for people, the same as JSON; whoever may read the DAG `nightly_payouts` may read them.
+
+    /payouts/                        the last nights, audits, plots
+    /payouts/nights/2026-11-20       one night, from shards to files
+    /payouts/outputs/ID?day=...      one output's credits
+    /payouts/api/...json             the data of each
+
+The user is found, and asked for rights, by the very dependency of Airflow's own API. It stands before every route, style sheet
+included. Nothing is written, and there is no script.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.configuration import conf
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from infra.page import looks, plots
+from provenance.core.errors import ContractError, InputError, parse_day
+from tasks import monitor, runs
+from tasks.database import open_ledger
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import date
+
+    import sqlalchemy as sa
+
+    from provenance.core.store import Store
+    from tasks.monitor import Audit, Night
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.page")
+
+MOST_NIGHTS = 400
+HEADERS = {
+    # No script at all; Airflow shows the page in a frame of its own.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "private, no-store",
+}
+
+app = FastAPI(
+    title="Payouts",
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    dependencies=[Depends(requires_access_dag("GET", param_dag_id=runs.NIGHTLY))],
+)
+pages = Environment(
+    loader=PackageLoader("infra.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+pages.filters.update(looks.FILTERS)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the page reads."""
+
+    settings: Settings
+    store: Store
+    ledger: sa.Engine
+    airflow: sa.Engine
+
+    def nights(self, last: int) -> list[Night]:
+        """The last nights, oldest first."""
+        return monitor.nights(self.store, self.ledger, runs.runs(self.airflow, last=last), last=last)
+
+    def flow(self, day: date) -> monitor.Flow:
+        """One night's flow."""
+        return monitor.night(self.store, self.ledger, day, runs.runs(self.airflow, day=str(day)).get(str(day), ()))
+
+
+@cache
+def sources() -> Sources:
+    """Opened once by each process that serves the page."""
+    settings = load()
+    store = settings.store.open()
+    airflow = runs.open_runs(conf.get("database", "sql_alchemy_conn"))
+    return Sources(settings, store, open_ledger(settings.database, store), airflow)
+
+
+Last = Annotated[int, Query(ge=1, le=MOST_NIGHTS)]
+
+
+@app.get("/", response_class=HTMLResponse)
+def nights_page(request: Request, last: Last = 60) -> HTMLResponse:
+    """The last nights."""
+    read, nights, audits = _nights(last)
+    return _page(
+        request,
+        "nights.html",
+        nights=nights[::-1],
+        audits=audits[::-1],
+        escrow=monitor.escrow(read.ledger),
+        plots=plots.of_nights(nights, audits),
+        settings=read.settings,
+        last=last,
+    )
+
+
+@app.get("/api/nights.json")
+def nights_json(last: Last = 60) -> JSONResponse:
+    """The last nights and audits, oldest first."""
+    read, nights, audits = _nights(last)
+    owed = {c: {"amount_minor": amount, "oldest": oldest} for c, (amount, oldest) in monitor.escrow(read.ledger).items()}
+    return _json(
+        {"nights": [_night_data(read, night) for night in nights], "audits": [asdict(a) for a in audits], "escrow": owed}
+    )
+
+
+@app.get("/nights/{day}", response_class=HTMLResponse)
+def night_page(request: Request, day: str) -> HTMLResponse:
+    """One night's flow."""
+    read, when = sources(), parse_day("day", day)
+    flow = read.flow(when)
+    return _page(request, "night.html", flow=flow, night=flow.night)
+
+
+@app.get("/api/nights/{day}.json")
+def night_json(day: str) -> JSONResponse:
+    """The data of one night's flow."""
+    read, when = sources(), parse_day("day", day)
+    flow = read.flow(when)
+    return _json({**asdict(flow), "night": _night_data(read, flow.night)})
+
+
+@app.get("/outputs", response_class=HTMLResponse)
+def find_output(request: Request, output_id: str, day: str = "") -> RedirectResponse:
+    """What the form for an output's id asks for."""
+    where = f"?day={parse_day('day', day)}" if day else ""
+    return RedirectResponse(f"{request.scope['root_path']}/outputs/{quote(output_id, safe='')}{where}", status_code=303)
+
+
+@app.get("/outputs/{output_id:path}", response_class=HTMLResponse)
+def output_page(request: Request, output_id: str, day: str = "") -> HTMLResponse:
+    """One output's credits."""
+    return _page(request, "output.html", output=_output(output_id, day))
+
+
+@app.get("/api/outputs/{output_id:path}.json")
+def output_json(output_id: str, day: str = "") -> JSONResponse:
+    """The data of one output's credits."""
+    return _json(_output(output_id, day))
+
+
+@app.get("/page.css")
+def style() -> Response:
+    """The style sheet."""
+    return Response(_style(), media_type="text/css")
+
+
+@app.middleware("http")
+async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """What every answer says to browsers."""
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+@app.exception_handler(HTTPException)
+async def refuse(request: Request, error: HTTPException) -> Response:
+    """Nobody in particular is sent to log in, where a page was asked for; anybody else is told."""
+    path: str = request.scope["path"].removeprefix(request.scope["root_path"])
+    if path.startswith("/api/") or path == "/page.css":
+        return await http_exception_handler(request, error)
+    if error.status_code == 401:
+        prefix = request.scope.get("app_root_path", "")
+        here = quote(request.url.path + (f"?{request.url.query}" if request.url.query else ""), safe="")
+        return RedirectResponse(f"{prefix}/api/v2/auth/login?next={here}", status_code=303)
+    said = "You may not read the DAG nightly_payouts." if error.status_code == 403 else str(error.detail)
+    return _page(request, "error.html", status_code=error.status_code, said=said)
+
+
+@app.exception_handler(InputError)
+async def explain(request: Request, error: InputError) -> Response:
+    """What is not there, or cannot be read."""
+    status = 404 if type(error) is InputError or isinstance(error, ContractError) else 503
+    if status == 404:
+        return _failed(request, status, str(error))
+    log.error("the page cannot be read: %s", error)  # where things lie is nothing for a browser
+    return _failed(request, status, "The store or the settings cannot be read. The API server's log says what is wrong.")
+
+
+@app.exception_handler(SQLAlchemyError)
+async def without_database(request: Request, error: SQLAlchemyError) -> Response:
+    """A database that does not answer."""
+    log.error("the page cannot be read: %s", error)
+    return _failed(request, 503, "A database does not answer. The API server's log says which.")
+
+
+def _failed(request: Request, status: int, said: str) -> Response:
+    if request.scope["path"].removeprefix(request.scope["root_path"]).startswith("/api/"):
+        return JSONResponse({"detail": said}, status_code=status)
+    return _page(request, "error.html", status_code=status, said=said)
+
+
+def _nights(last: int) -> tuple[Sources, list[Night], list[Audit]]:
+    read = sources()
+    return read, read.nights(last), monitor.audits(read.store, last=last)
+
+
+def _night_data(read: Sources, night: Night) -> dict[str, Any]:
+    return {
+        **asdict(night),
+        "seconds": night.seconds,
+        "worker_seconds": night.worker_seconds(read.settings.cluster.workers),
+        "cost_minor": night.cost(read.settings),
+        "cost_currency": read.settings.monitoring.currency,
+        "features": {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause},
+    }
+
+
+def _output(output_id: str, day: str) -> dict[str, Any]:
+    return monitor.output(sources().store, output_id, parse_day("day", day) if day else None)
+
+
+def _page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
+    text = pages.get_template(template).render(base=request.scope["root_path"], **values)
+    return HTMLResponse(text, status_code=status_code)
+
+
+def _json(found: Any) -> JSONResponse:
+    return JSONResponse(jsonable_encoder(found))
+
+
+@cache
+def _style() -> bytes:
+    return files("infra.page").joinpath("static/page.css").read_bytes()

@@ -1,0 +1,95 @@
+"""How things look to people: amounts, shares, spans of time, days, sizes."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from provenance.core.money import NANO, PPB, format_minor, minor_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STATES = {
+    "published": "good",
+    "booked": "odd",
+    "not booked": "odd",
+    "waiting": "odd",
+    "queued": "busy",
+    "running": "busy",
+    "failed": "bad",
+}
+
+
+def money(amount: int, currency: str) -> str:
+    """`123456, "EUR"` as `EUR 1,234.56`."""
+    return format_minor(amount, currency)
+
+
+def fine_money(nanominor: int, currency: str) -> str:
+    """An amount of one output, cut to a thousandth of a minor unit."""
+    minor, rest = divmod(nanominor, NANO)
+    point = "" if minor_digits(currency) else "."
+    return f"{format_minor(minor, currency)}{point}{rest // 1_000_000:03d}"
+
+
+def percent(part: float | None, digits: int = 1) -> str:
+    """`.1234` as `12.3 %`."""
+    return "-" if part is None else f"{100 * part:.{digits}f} %"
+
+
+def ppb(share: int) -> str:
+    """A share in parts per billion as percent."""
+    return percent(share / PPB, 2)
+
+
+def span(seconds: float) -> str:
+    """`3905` as `1 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def day(when: str | date) -> str:
+    """`2026-11-20` as `Fri 20 Nov 2026`."""
+    when = date.fromisoformat(when) if isinstance(when, str) else when
+    return f"{when:%a} {when.day} {when:%b %Y}"
+
+
+def moment(when: datetime | str | None) -> str:
+    """A moment to the minute, in UTC."""
+    when = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return f"{day(when.date())}, {when:%H:%M} UTC" if when else "-"
+
+
+def size(count: int) -> str:
+    """`2048` as `2.0 kB`."""
+    for unit, worth in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= worth:
+            return f"{count / worth:.1f} {unit}"
+    return f"{count} B"
+
+
+def path(text: str) -> str:
+    """One part of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "money": money,
+    "fine_money": fine_money,
+    "percent": percent,
+    "ppb": ppb,
+    "span": span,
+    "day": day,
+    "moment": moment,
+    "size": size,
+    "path": path,
+    "look": lambda state: STATES.get(state, "odd"),
+    "count": lambda number: f"{number:,}",
+}

@@ -1,0 +1,219 @@
+"""Plots as a few shapes that a template writes as SVG; style sheets colour them, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.page.looks import day, percent, span
+from provenance.core.money import format_minor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tasks.monitor import Audit, Night
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 74, 8, 10, 24
+# Classes of colours that the style sheet has, and currencies that have a plot each.
+COLOURS = 12
+CURRENCIES = 4
+CEILING = "ceiling"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle; `said` is shown to whoever points at it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value at `x, y`, with the ends of its interval if it has one."""
+
+    x: float
+    y: float
+    said: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Dots, joined."""
+
+    dots: tuple[Dot, ...]
+    colour: str
+
+    @property
+    def points(self) -> str:
+        """The dots as SVG has them."""
+        return " ".join(f"{dot.x:.1f},{dot.y:.1f}" for dot in self.dots)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Shapes on a canvas of WIDTH x HEIGHT, ticks of both axes, and what colours mean.
+
+    Attributes:
+        ups: height and text of each tick of the vertical axis; days: place and text of those of the other.
+        legend: colours and what they stand for.
+    """
+
+    title: str
+    days: tuple[tuple[float, str], ...]
+    ups: tuple[tuple[float, str], ...]
+    legend: tuple[tuple[str, str], ...]
+    bars: tuple[Bar, ...] = ()
+    lines: tuple[Line, ...] = ()
+
+
+def of_nights(nights: Sequence[Night], audits: Sequence[Audit]) -> list[Plot]:
+    """What nights earned and kept, how long they took, how far shares moved, and what audits found; oldest first."""
+    booked = [night for night in nights if night.totals]
+    currencies = sorted({currency for night in booked for currency in night.totals})[:CURRENCIES]
+    plots = [_money(booked, currency) for currency in currencies]
+    if any(night.seconds for night in nights):
+        plots.append(_times(nights))
+    if len(booked) > 1:
+        plots.append(_drift(booked))
+    return plots + [_audits(audits, family) for family in sorted({f.family for audit in audits for f in audit.figures})]
+
+
+def _money(nights: Sequence[Night], currency: str) -> Plot:
+    revenue = [night.totals.get(currency, {}).get("revenue_minor", 0) for night in nights]
+    kept = [night.escrow.get(currency) for night in nights]
+    top = _nice(max(*revenue, *(amount or 0 for amount in kept), 1))
+    bars, dots = [], []
+    for at, night in enumerate(nights):
+        left, width = _column(at, len(nights))
+        y = _y(revenue[at], top)
+        told = f"{day(night.day)}: revenue {format_minor(revenue[at], currency)}"
+        bars.append(Bar(left, y, width, _y(0, top) - y, "c0", told))
+        if (amount := kept[at]) is not None:
+            told = f"{day(night.day)}: {format_minor(amount, currency)} in escrow"
+            dots.append(Dot(left + width / 2, _y(amount, top), told))
+    return Plot(
+        f"Revenue and escrow, {currency}",
+        days=_days([night.day for night in nights]),
+        ups=_ups(top, lambda amount: _whole(amount, currency)),
+        legend=(("c0", "revenue of the day"), ("c1", "in escrow after it")),
+        bars=tuple(bars),
+        lines=(Line(tuple(dots), "c1"),),
+    )
+
+
+def _times(nights: Sequence[Night]) -> Plot:
+    stages = list(dict.fromkeys(stage for night in reversed(nights) for stage in night.seconds))
+    top = _nice(max(sum(night.seconds.values()) for night in nights))
+    bars = []
+    for at, night in enumerate(nights):
+        left, width = _column(at, len(nights))
+        under = 0.0
+        for number, stage in enumerate(stages):
+            if seconds := night.seconds.get(stage, 0.0):
+                upper, lower = _y(under + seconds, top), _y(under, top)
+                said = f"{day(night.day)}: {stage} {span(seconds)}"
+                bars.append(Bar(left, upper, width, lower - upper, _colour(number), said))
+                under += seconds
+    return Plot(
+        "Time of each night's latest run",
+        days=_days([night.day for night in nights]),
+        ups=_ups(top, span),
+        legend=tuple((_colour(number), stage) for number, stage in enumerate(stages)),
+        bars=tuple(bars),
+    )
+
+
+def _drift(nights: Sequence[Night]) -> Plot:
+    top = _nice(max(0.01, *(night.drift for night in nights)))
+    dots = (
+        Dot(_middle(at, len(nights)), _y(night.drift, top), f"{day(night.day)}: {percent(night.drift)}")
+        for at, night in enumerate(nights)
+    )
+    return Plot(
+        "Drift of shares",
+        days=_days([night.day for night in nights]),
+        ups=_ups(top, percent),
+        legend=(("c2", "part of owners' shares that is not where it was in the nights before"),),
+        lines=(Line(tuple(dots), "c2"),),
+    )
+
+
+def _audits(audits: Sequence[Audit], family: str) -> Plot:
+    mine = [(at, audit, figure) for at, audit in enumerate(audits) for figure in audit.figures if figure.family == family]
+    methods = sorted({figure.method for _, _, figure in mine})
+    lines = []
+    for number, method in enumerate(methods):
+        aside = 6 * (number - (len(methods) - 1) / 2)  # so that intervals do not hide each other
+        dots = tuple(
+            Dot(
+                _middle(at, len(audits)) + aside,
+                _y(max(figure.score, 0), 1),
+                f"{day(audit.day)}: {method} {figure.score:.2f}, {figure.low:.2f} to {figure.high:.2f}",
+                low=_y(max(figure.low, 0), 1),
+                high=_y(max(figure.high, 0), 1),
+            )
+            for at, audit, figure in mine
+            if figure.method == method
+        )
+        lines.append(Line(dots, _colour(number + 3)))
+    ceilings = {
+        at: Dot(_middle(at, len(audits)), _y(figure.ceiling, 1), f"{day(audit.day)}: ceiling {figure.ceiling:.2f}")
+        for at, audit, figure in mine
+    }
+    return Plot(
+        f"Audits: halves of {family}",
+        days=_days([audit.day for audit in audits]),
+        ups=_ups(1, lambda score: f"{score:.2f}"),
+        legend=(*((_colour(number + 3), method) for number, method in enumerate(methods)), (CEILING, "what noise allows")),
+        lines=(*lines, Line(tuple(ceilings.values()), CEILING)),
+    )
+
+
+def _colour(number: int) -> str:
+    return f"c{number % COLOURS}"
+
+
+def _whole(amount: float, currency: str) -> str:
+    """An amount on an axis: without decimals where it has none to speak of."""
+    return format_minor(round(amount), currency).removesuffix(".00")
+
+
+def _nice(value: float) -> float:
+    """The next of 1, 2, 2.5 and 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= value * 0.9999)
+
+
+def _y(value: float, top: float) -> float:
+    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - max(value, 0) / top)
+
+
+def _column(at: int, count: int) -> tuple[float, float]:
+    """Where the column of one of so many days begins, and how wide it is."""
+    room = (WIDTH - LEFT - RIGHT) / max(count, 1)
+    width = min(room * 0.8, 40.0)
+    return LEFT + room * at + (room - width) / 2, width
+
+
+def _middle(at: int, count: int) -> float:
+    left, width = _column(at, count)
+    return left + width / 2
+
+
+def _ups(top: float, text: Callable[[float], str]) -> tuple[tuple[float, str], ...]:
+    return tuple((_y(top * part, top), text(top * part)) for part in (0.0, 0.5, 1.0))
+
+
+def _days(days: Sequence[str]) -> tuple[tuple[float, str], ...]:
+    """The first day, the last, and one between."""
+    chosen = sorted({0, len(days) // 2, len(days) - 1} if len(days) > 2 else set(range(len(days))))
+    return tuple((_middle(at, len(days)), day(days[at])[4:-5]) for at in chosen)
