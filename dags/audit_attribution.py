@@ -8,6 +8,8 @@ then on cite it.
 **Failed?** What was trained is kept, so a run that was killed goes on where it was: clear the task. Without a retry it met bad
 input: the last line of its log says which, such as an adapter that cannot train. How much is retrained is in the settings
 (`[audit]`); a run takes as long as that many trainings on half of the corpus.
+
+**Alert**: [stale audit](docs/operators.md#stale-audit).
 """
 
 from datetime import datetime

@@ -18,6 +18,12 @@ run fails and nothing is booked.
 was expected and what was found. Mend the input and clear the task. If `settlement.reconcile` failed, a published file is not
 what was published, or not what the ledger says: `provenance verify DAY` tells which. Anything else is retried; if the
 retries are used up, the infrastructure failed: clear the task once it is back. Nothing is paid twice.
+
+**Alerts** and what to press: [late night](docs/operators.md#late-night),
+[failed reconcile](docs/operators.md#failed-reconcile), [failed task](docs/operators.md#failed-task),
+[escrow growth](docs/operators.md#escrow-growth), [features without cause](docs/operators.md#features-without-cause),
+[waits for approval](docs/operators.md#waits-for-approval), [metrics absent](docs/operators.md#metrics-absent).
+*Payouts* in the navigation shows every night.
 """
 
 from datetime import datetime, timedelta

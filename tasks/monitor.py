@@ -88,6 +88,7 @@ class Night:
     Attributes:
         state: published, booked or not booked, unless the latest run for the day is queued, running, waiting or failed.
         revision, booking_id: of the booking in force; 0 where there is none.
+        published: whether that booking has its export, whatever has become of the latest run.
         night: store key of the folder of the night that is booked.
         outputs, owners: of the day, and those who earned something.
         totals: control totals in minor units, by currency: what is booked, by whom it is for now.
@@ -104,6 +105,7 @@ class Night:
     state: str
     revision: int = 0
     booking_id: int = 0
+    published: bool = False
     night: str = ""
     outputs: int = 0
     owners: int = 0
@@ -404,6 +406,7 @@ def _booked(store: Store, booking: Booking, amounts: Mapping[Account, int], move
         state=_state(PUBLISHED if manifest else BOOKED, runs),
         revision=booking.revision,
         booking_id=booking.booking_id,
+        published=manifest is not None,
         night=booking.night,
         outputs=sum(part["rows"] for part in inputs["outputs"]),
         owners=len({account.party_id for account, amount in amounts.items() if account.account == PAYABLE and amount}),

@@ -23,7 +23,7 @@ VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 NIGHTLY = "nightly_payouts"
 FAILED, SUCCESS, AWAITING = "failed", "success", "awaiting_input"
 _TIME = sa.DateTime(timezone=True)
-_DAG = sa.table("dag", sa.column("dag_id", sa.Text), sa.column("is_stale", sa.Boolean), sa.column("is_paused", sa.Boolean))
+_DAG = sa.table("dag", sa.column("dag_id", sa.Text), sa.column("is_stale", sa.Boolean))
 _RUN = sa.table(
     "dag_run",
     sa.column("id", sa.Integer),
@@ -143,9 +143,11 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
 
 
 def dags(engine: sa.Engine) -> list[str]:
-    """The DAGs that Airflow has, by name."""
+    """The DAGs that have run, by name, without those whose files are gone."""
+    gone = sa.select(_DAG.c.dag_id).where(_DAG.c.is_stale)
+    query = sa.select(_RUN.c.dag_id).where(_RUN.c.dag_id.not_in(gone)).distinct().order_by(_RUN.c.dag_id)
     with engine.connect() as connection:
-        return list(connection.execute(sa.select(_DAG.c.dag_id).where(~_DAG.c.is_stale).order_by(_DAG.c.dag_id)).scalars())
+        return list(connection.execute(query).scalars())
 
 
 def asked(engine: sa.Engine) -> dict[str, Asked]:

@@ -1,0 +1,285 @@
+"""What Prometheus scrapes: nights, money, stages, audits and what waits for people, read off the ledger, the store and Airflow.
+
+    python -m infra.metrics --port 9108
+
+A scrape reads at most once in so many seconds, whoever asks. What cannot be read is missing from the answer, is counted under
+`provenance_collect_errors` and stands in the log; the process goes on. No metric is labelled by owner, output or day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import start_http_server
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from provenance.core.contracts import ESCROW, PAYABLE
+from provenance.core.errors import InputError
+from provenance.settlement import ledger
+from provenance.settlement.accounts import HELD, trial_balance
+from tasks import monitor, runs
+from tasks.database import open_ledger
+from tasks.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import sqlalchemy as sa
+    from prometheus_client.core import Metric
+
+    from provenance.core.store import Store
+    from tasks.monitor import Night
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.metrics")
+
+PORT = 9108
+# Nights that are looked at, and seconds for which an answer is good.
+LAST = 30
+FRESH = 20.0
+
+
+# Every metric: its labels, and what it says.
+METRICS: dict[str, tuple[tuple[str, ...], str]] = {
+    "nights": (("state",), f"Nights of the last {LAST}, by state"),
+    "night_failed_tasks": (("task",), f"Of the last {LAST} nights, how many latest runs failed in a task"),
+    "night_stage_seconds": (("task",), "Seconds of the latest night's latest run, by task"),
+    "last_published_day_timestamp_seconds": ((), "The latest day that is published: its midnight in UTC"),
+    "night_outputs": ((), "Outputs of the latest published day"),
+    "night_owners": ((), "Owners who earned something on the latest published day"),
+    "night_revision": ((), "Revision in force of the latest published day"),
+    "night_amount_minor": (("currency", "total"), "Control totals of the latest published day, in minor units"),
+    "night_matched_ratio": (("currency",), "Part of the latest published day's money for owners that has found one"),
+    "night_drift_ratio": (
+        (),
+        f"How far owners' shares are from the mean of the {monitor.BEFORE} nights before: 0 the same, 1 nothing in common",
+    ),
+    "night_features": (
+        ("what",),
+        "Feature files of the latest published day: computed by its runs, reused by the last, computed without a cause",
+    ),
+    "night_parameters_covered_ratio": ((), "Part of the model's parameters that the latest published day's features cover"),
+    "night_worker_seconds": ((), "What all runs and tries of the latest published day took of workers"),
+    "night_cost_minor": (("currency",), "The same in money, in minor units of the settings' currency"),
+    "owed_minor": (("currency",), "What owners are owed, on hold or not, in minor units"),
+    "escrow_minor": (("currency",), "Balance of escrow, in minor units"),
+    "escrow_oldest_day_timestamp_seconds": (
+        ("currency",),
+        "The day for which the oldest amount in escrow was put there: its midnight in UTC",
+    ),
+    "bookings_without_export": ((), "Bookings of nights without the export that belongs to them, of the last 60"),
+    "audit_score": (("family", "method"), "Linear datamodelling score of a method in use, in the latest audit"),
+    "audit_score_low": (("family", "method"), "Lower end of its 95 % interval"),
+    "audit_score_high": (("family", "method"), "Upper end of its 95 % interval"),
+    "audit_ceiling": (("family", "method"), "What the noise of training lets a perfect prediction reach"),
+    "audit_day_timestamp_seconds": ((), "The day whose night the latest audit audited: its midnight in UTC"),
+    "dag_failed_tasks": (("dag",), f"Tasks that failed in the latest run of each of a DAG's last {LAST} data intervals"),
+    "waiting_approvals": (("dag",), "Questions that nobody has answered"),
+    "waiting_since_timestamp_seconds": (("dag",), "Since when the oldest of them waits"),
+    "backfill_runs": (("dag", "state"), "Runs of backfills that are not over, by outcome so far"),
+    "collect_errors": (("part",), "Failures to collect since this process began, by what was to be read"),
+    "collect_seconds": ((), "How long the last collection took"),
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read."""
+
+    settings: Settings
+    store: Store
+    ledger: sa.Engine
+    airflow: sa.Engine
+
+    @classmethod
+    def open(cls) -> Sources:
+        """Those of the settings and the environment."""
+        settings = load()
+        store = settings.store.open()
+        return cls(settings, store, open_ledger(settings.database, store), runs.open_runs())
+
+
+@dataclass(eq=False)
+class Payouts(Collector):
+    """Collects all metrics when it is scraped.
+
+    Attributes:
+        open_sources: opens what is read; again at the next scrape if it fails.
+    """
+
+    open_sources: Callable[[], Sources] = Sources.open
+    fresh: float = FRESH
+    errors: Counter[str] = field(default_factory=Counter)
+    _sources: Sources | None = None
+    _kept: list[Metric] = field(default_factory=list)
+    _until: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing beforehand: registering must not read."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as they were at most `fresh` seconds ago."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._kept = list(self._collect())
+                self._until = time.monotonic() + self.fresh
+            yield from self._kept
+
+    def _collect(self) -> Iterator[Metric]:
+        started = time.monotonic()
+        try:
+            self._sources = self._sources or self.open_sources()
+        except Exception:  # such as a database that is not up yet
+            log.exception("store, ledger or Airflow cannot be opened")
+            self.errors["sources"] += 1
+        for name, part in PARTS.items():
+            if self._sources is None:
+                break
+            try:
+                yield from list(part(self._sources))
+            except Exception:  # what can be read is told, and a scrape ends no process
+                log.exception("%s cannot be collected", name)
+                self.errors[name] += 1
+        labels, said = METRICS["collect_errors"]
+        failed = CounterMetricFamily("provenance_collect_errors", said, labels=labels)
+        for name in ("sources", *PARTS):
+            failed.add_metric([name], self.errors[name])
+        yield failed
+        yield _one("collect_seconds", time.monotonic() - started)
+
+
+def _many(name: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
+    """A metric by tuples of its labels."""
+    labels, said = METRICS[name]
+    found = GaugeMetricFamily(f"provenance_{name}", said, labels=labels)
+    for key, value in sorted(values.items()):
+        found.add_metric(key, value)
+    return found
+
+
+def _by(name: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """A metric by its only label."""
+    return _many(name, {(key,): value for key, value in values.items()})
+
+
+def _one(name: str, value: float) -> GaugeMetricFamily:
+    """A metric without labels."""
+    return _many(name, {(): value})
+
+
+def _midnight(day: str | date) -> float:
+    """A day as seconds since 1970: its first (UTC)."""
+    return datetime.fromisoformat(str(day)).replace(tzinfo=UTC).timestamp()
+
+
+def _nights(read: Sources) -> Iterator[GaugeMetricFamily]:
+    nights = monitor.nights(read.store, read.ledger, runs.runs(read.airflow, last=LAST), last=LAST)
+    states = Counter(night.state for night in nights)
+    yield _by("nights", {state: states[state] for state in monitor.STATES})
+    yield _by("night_failed_tasks", Counter(task for night in nights if night.runs for task in night.runs[-1].failed))
+    if nights:
+        yield _by("night_stage_seconds", nights[-1].seconds)
+    published = [night for night in nights if night.published]
+    if published:
+        yield from _published(published[-1], read.settings)
+
+
+def _published(night: Night, settings: Settings) -> Iterator[GaugeMetricFamily]:
+    """What there is to say of the latest night that is published."""
+    yield _one("last_published_day_timestamp_seconds", _midnight(night.day))
+    yield _one("night_outputs", night.outputs)
+    yield _one("night_owners", night.owners)
+    yield _one("night_revision", night.revision)
+    amounts = {
+        (currency, total.removesuffix("_minor")): amount
+        for currency, totals in night.totals.items()
+        for total, amount in totals.items()
+    }
+    yield _many("night_amount_minor", amounts)
+    yield _by("night_matched_ratio", night.matched)
+    yield _one("night_drift_ratio", night.drift)
+    features = {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause}
+    yield _by("night_features", features)
+    if night.parameters_covered is not None:
+        yield _one("night_parameters_covered_ratio", night.parameters_covered)
+    yield _one("night_worker_seconds", night.worker_seconds(settings.cluster.workers))
+    yield _by("night_cost_minor", {settings.monitoring.currency: night.cost(settings)})
+
+
+def _books(read: Sources) -> Iterator[GaugeMetricFamily]:
+    balances = trial_balance(ledger.balances(read.ledger, through=ledger.newest(read.ledger)))
+    yield _by("owed_minor", {currency: row[PAYABLE] + row[HELD] for currency, row in balances.items()})
+    yield _by("escrow_minor", {currency: row[ESCROW] for currency, row in balances.items()})
+    oldest = {currency: _midnight(day) for currency, (_, day) in monitor.escrow(read.ledger).items()}
+    yield _by("escrow_oldest_day_timestamp_seconds", oldest)
+    yield _one("bookings_without_export", len(monitor.unpublished(read.store, read.ledger)))
+
+
+def _audits(read: Sources) -> Iterator[GaugeMetricFamily]:
+    audits = monitor.audits(read.store, last=LAST)
+    if audits:
+        found = {(figure.family, figure.method): figure for figure in audits[-1].figures}
+        yield _many("audit_score", {key: figure.score for key, figure in found.items()})
+        yield _many("audit_score_low", {key: figure.low for key, figure in found.items()})
+        yield _many("audit_score_high", {key: figure.high for key, figure in found.items()})
+        yield _many("audit_ceiling", {key: figure.ceiling for key, figure in found.items()})
+        yield _one("audit_day_timestamp_seconds", _midnight(audits[-1].day))
+
+
+def _airflow(read: Sources) -> Iterator[GaugeMetricFamily]:
+    failed: dict[str, float] = {}
+    names = runs.dags(read.airflow)
+    for name in names:
+        of_days = runs.runs(read.airflow, name, last=LAST).values()
+        failed[name] = sum(len(of_day[-1].failed) for of_day in of_days)
+    yield _by("dag_failed_tasks", failed)
+    asked = runs.asked(read.airflow)
+    yield _by("waiting_approvals", {**dict.fromkeys(names, 0), **{name: found.count for name, found in asked.items()}})
+    yield _by("waiting_since_timestamp_seconds", {name: found.since.timestamp() for name, found in asked.items()})
+    progress: dict[tuple[str, str], int] = {}
+    for name, found in runs.backfills(read.airflow).items():
+        left = found.runs - found.succeeded - found.failed
+        progress |= {(name, "succeeded"): found.succeeded, (name, "failed"): found.failed, (name, "left"): left}
+    yield _many("backfill_runs", progress)
+
+
+PARTS = {"nights": _nights, "books": _books, "audits": _audits, "airflow": _airflow}
+
+
+def serve(port: int, address: str) -> None:
+    """Serve metrics until the process is ended."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Payouts())
+    _, thread = start_http_server(port, addr=address, registry=registry)
+    log.info("metrics at http://%s:%d/metrics", address, port)
+    thread.join()
+
+
+def main() -> None:
+    """Parse arguments and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--address", default="127.0.0.1", help="to listen on; metrics tell revenue, so not on every interface")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        load()
+    except InputError as error:
+        sys.stderr.write(f"Bad input: {error}\n")
+        raise SystemExit(2) from error
+    serve(arguments.port, arguments.address)
+
+
+if __name__ == "__main__":
+    main()
