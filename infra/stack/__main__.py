@@ -53,7 +53,7 @@ def up() -> None:
         f"\nUp after {time.monotonic() - began:.0f} s.\n"
         f"[bold]Airflow[/]    {stack.airflow_url}  as {', '.join(PEOPLE)}; passwords: {stack.path / 'secrets.json'}\n"
         f"[bold]Metrics[/]    http://127.0.0.1:{stack.ports.metrics}/metrics\n"
-        f"[bold]Store[/]      s3://{BUCKET}/store at {stack.s3_url}\n"
+        f"[bold]Store[/]      s3://{BUCKET} at {stack.s3_url}\n"
         f"[bold]Logs[/]       {stack.logs}\n"
         f"[bold]Next[/]       make night, or .venv/bin/python -m infra.stack run provenance payouts\n"
         f"[bold]Stop[/]       make down",
@@ -138,17 +138,24 @@ def _set_up(stack: Stack) -> None:
 
     hidden = secrets_of(stack)
     passwords = {login: hidden["databases"][login] for login in DATABASE_LOGINS}
-    set_up(stack.database_url("postgres", "postgres", hidden["postgres"]), passwords)
-    told = {**os.environ, **environment(stack)}
+    admin = stack.database_url("postgres", "postgres", hidden["postgres"])
+    set_up(admin, passwords)
     people = {name: {"role": role, "password": hidden["people"][name]} for name, role in PEOPLE.items()}
+    access, secret = hidden["s3"]["administrator"]
+    mighty = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
     with (stack.logs / "set-up.log").open("w") as log:
-        for module, given in (("infra.airflow.access", json.dumps(people)), ("infra.stack.store", "")):
+        for words, given, more in (
+            (["infra.airflow.access"], json.dumps(people), {}),
+            (["infra.s3.setup", "bucket"], "", mighty),
+            (["infra.stack.tables"], "", {}),
+        ):
             done = subprocess.run(
-                [str(BIN / "python"), "-m", module], env=told, cwd=CHECKOUT, input=given.encode(), stdout=log, stderr=log,
-                check=False,
+                [str(BIN / "python"), "-m", *words], env={**os.environ, **environment(stack), **more}, cwd=CHECKOUT,
+                input=given.encode(), stdout=log, stderr=log, check=False,
             )  # fmt: skip
             if done.returncode:
-                raise RuntimeError(f"{module} failed:\n{supervise.tail(stack, 'set-up')}")
+                raise RuntimeError(f"{words[0]} failed:\n{supervise.tail(stack, 'set-up')}")
+    set_up(admin, passwords)  # once more, since it takes rights away from tables that are there
 
 
 def _must_be_up(stack: Stack) -> None:

@@ -29,9 +29,9 @@ BIN = Path(sys.executable).parent
 POSTGRES = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 # Who may log in, by role (`infra/airflow/roles.toml`). Payments need two who approve.
 PEOPLE = {"admin": "Admin", "olga": "Operator", "ann": "Accountant", "bob": "Accountant", "dana": "Data"}
-# Logins of PostgreSQL and identities of S3; the first of each is the pipeline's own.
+# Logins of PostgreSQL (`infra/postgres`) and identities of S3 (`infra/s3/identities.py`).
 DATABASE_LOGINS = ("provenance", "airflow", "payees", "metrics")
-S3_IDENTITIES = ("pipeline", "accountants", "operators")
+S3_IDENTITIES = ("pipeline", "accountants", "operators", "administrator")
 Port = Annotated[int, Field(ge=1024, le=65535)]
 
 
@@ -187,7 +187,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "PROVENANCE_STORE__URL": f"s3://{BUCKET}/store",
+        "PROVENANCE_STORE__URL": f"s3://{BUCKET}",
         "PROVENANCE_STORE__ENDPOINT_URL": stack.s3_url,
         "PROVENANCE_DATABASE__URL": urls["provenance"],
         "PROVENANCE_DATABASE__PAYEES_URL": urls["payees"],
@@ -233,7 +233,7 @@ def parts(stack: Stack, postgres_user: str) -> list[Part]:
         Part("airflow-triggerer", [airflow, "triggerer"], 1),
         Part(
             "metrics",
-            [python, "-m", "http.server", str(ports.metrics)] or [python, "-m", "infra.metrics", "--port", str(ports.metrics)],
+            [python, "-m", "infra.metrics", "--port", str(ports.metrics)],
             1,
         ),
     ]
