@@ -8,7 +8,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui test check workloads bench peers gpu-check lock clean
+.PHONY: help setup demo ui up night backfill down chaos test check workloads bench peers gpu-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -20,6 +20,21 @@ demo: setup ## pay a day of a small model's outputs to the authors of its traini
 
 ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)
 	@$(BIN)/python -m infra.local_airflow ui
+
+up: $(VENV)/stack.stamp ## the production shape on this machine: PostgreSQL, S3, Dask, all of Airflow (settings: STACK=path)
+	@$(BIN)/python -m infra.stack up
+
+night: $(VENV)/stack.stamp ## a day of the demo's model, paid by the running stack's scheduler (DAY=YYYY-MM-DD)
+	@$(BIN)/python -m infra.stack night --day "$(DAY)"
+
+backfill: $(VENV)/stack.stamp ## pay days again through the running stack: FROM=YYYY-MM-DD TO=YYYY-MM-DD, and DRY_RUN=1 to look only
+	@$(BIN)/python -m infra.stack backfill "$(FROM)" "$(TO)" $(if $(DRY_RUN),--dry-run)
+
+down: $(VENV)/stack.stamp ## stop what `make up` has started; data stays in var/stack
+	@$(BIN)/python -m infra.stack down
+
+chaos: $(VENV)/dev.stamp ## kill every part of a stack in turn, and show that nights end in the same bytes (half an hour)
+	@$(BIN)/python tests/faults/chaos.py
 
 test: check ## every check and test: fast ones first, then whole nights
 	$(BIN)/pytest -m "not night"
@@ -60,6 +75,10 @@ $(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(
 		|| { echo "No CPU build of torch here: installing the one on PyPI, with its CUDA libraries"; \
 			$(UV) -r $(LOCKS)/gpu.txt && $(UV) --no-deps -r $(LOCKS)/torch.txt; }
 	@$(UV) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/stack.stamp: $(VENV)/run.stamp $(LOCKS)/stack.txt
+	@$(UV) -r $(LOCKS)/stack.txt
 	@touch $@
 
 $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt

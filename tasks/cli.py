@@ -353,6 +353,32 @@ def diff(
 
 
 @app.command()
+def preview(
+    first: Annotated[str, typer.Argument(help="The first day, YYYY-MM-DD.")],
+    last: Annotated[str, typer.Argument(help="The last one; by default the first.")] = "",
+    most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What paying days, or paying them again, would change for whom; nothing is booked.
+
+    Computes as the nights would, and the nights then find it done. Days are held against what is booked now, one by one.
+
+    Example: `provenance preview 2026-11-01 2026-11-07`
+    """
+    from tasks.preview import preview as of_days
+    from tasks.screens import preview_screen
+    from tasks.watch import watch
+
+    days = date.fromisoformat(_day(first)), date.fromisoformat(_day(last or first))
+    with watch(Terminal(stderr=True)):
+        found = list(of_days(*days))
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(*preview_screen(found, most=most), sep="\n")
+
+
+@app.command()
 def replay(
     day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
     revision: Annotated[int | None, typer.Option(min=1, help="By default the one in force.")] = None,

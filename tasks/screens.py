@@ -566,6 +566,34 @@ def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> Iterator[RenderableType]:
+    """What paying days would change: day by day, and in all, owner by owner."""
+    days = _table("What would be booked; nothing is yet")
+    days.add_column("day", no_wrap=True)
+    for heading in ("owners", "change"):
+        days.add_column(heading, justify="right")
+    days.add_column("why it would wait for a person")
+    total: dict[tuple[str, str], int] = defaultdict(int)
+    for found in previews:
+        sums: dict[str, int] = defaultdict(int)
+        for owner, currency, was, will in found["changes"]:
+            total[owner, currency] += will - was
+            sums[currency] += will - was
+        said = "\n".join(format_minor(amount, currency) for currency, amount in sorted(sums.items())) or "nothing"
+        days.add_row(found["day"], str(len(found["changes"])), said, escape("\n".join(found["reasons"])))
+    yield days
+    rows = sorted(((whose, amount) for whose, amount in total.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
+    owners = _table(f"Owners whose amounts change, all {len(previews)} days together: {len(rows)}")
+    owners.add_column("owner")
+    owners.add_column("change", justify="right")
+    for (owner, currency), amount in rows[:most]:
+        owners.add_row(escape(owner), format_minor(amount, currency))
+    if rows:
+        yield owners
+    if len(rows) > most:
+        yield Text(f"and {len(rows) - most:,} more", style="dim")
+
+
 def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
     """What changed from one revision to another: causes, totals, owners."""
     yield f"[bold]{found['day']}[/]: revision {found['before']} -> {found['after']}"

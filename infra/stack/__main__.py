@@ -21,7 +21,7 @@ from rich.table import Table
 
 from infra.stack import supervise
 from infra.stack.layout import BIN, BUCKET, DATABASE_LOGINS, PEOPLE, environment, load, parts, secrets_of
-from provenance.core.errors import InputError, SettingsError
+from provenance.core.errors import InputError, SettingsError, parse_day
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
@@ -118,6 +118,25 @@ def night(day: Annotated[str, typer.Option(help="the day to pay; by default yest
     from infra.stack.night import pay
 
     pay(stack, day, console)
+
+
+@app.command()
+def backfill(
+    first: Annotated[str, typer.Argument(help="the first day, YYYY-MM-DD")],
+    last: Annotated[str, typer.Argument(help="the last day")],
+    dry_run: Annotated[bool, typer.Option(help="show what it would change for whom, and book nothing")] = False,
+) -> None:
+    """Pay days again, or for the first time, through the scheduler; what was paid already is corrected by difference."""
+    days = parse_day("FROM", first), parse_day("TO", last)
+    if days[1] < days[0]:
+        raise InputError("TO", expected=f"a day not before {first}", found=last)
+    stack = load()
+    _must_be_up(stack)
+    if dry_run:
+        run(["provenance", "preview", first, last])
+    from infra.stack.backfill import backfill
+
+    backfill(stack, *days, console)
 
 
 def _start(stack: Stack, wanted: Sequence[Part]) -> None:

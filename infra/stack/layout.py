@@ -40,7 +40,7 @@ class Ports(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     airflow: Port = 8080
-    metrics: Port = 9464
+    metrics: Port = 9108
     s3: Port = 8333
     postgres: Port = 5442
     dask: Port = 8786

@@ -1,0 +1,96 @@
+"""Backfills through the stack's Airflow: asked for, and watched to their end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from infra.stack.api import airflow_as
+from infra.stack.night import ENDED, OPERATOR
+from provenance.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from infra.stack.api import Airflow
+    from infra.stack.layout import Stack
+
+DAG = "nightly_payouts"
+
+
+def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
+    """Pay days again, or for the first time, in their order; ends the process with 1 where a day fails.
+
+    Whoever stops it stops watching: the scheduler goes on. The same command again watches on, or, when all is done, pays the
+    days once more, of which nothing comes where nothing has changed.
+    """
+    airflow = airflow_as(stack, OPERATOR)
+    made = _running(airflow) or _create(airflow, first, last)
+    days = _days(date.fromisoformat(made["from_date"][:10]), date.fromisoformat(made["to_date"][:10]))
+    if (days[0], days[-1]) != (first, last):
+        raise InputError(
+            f"backfill of {first} to {last}",
+            expected="no other backfill of the nights that runs",
+            found=f"one of {days[0]} to {days[-1]}",
+            hint=f"Wait for it, or cancel it in the UI: {stack.airflow_url}/dags/{DAG}/backfills",
+        )
+    runs = _watch(airflow, made, days, console)
+    counts = Counter(run["state"] for run in runs)
+    console.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" of {len(days)} days")
+    failed = [run for run in runs if run["state"] != "success"]
+    for run in failed:
+        console.print(f"[red]{run['state']}[/]: {stack.airflow_url}/dags/{DAG}/runs/{run['dag_run_id']}", soft_wrap=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def _create(airflow: Airflow, first: date, last: date) -> dict[str, Any]:
+    """A backfill of whole days: `to_date` is the last moment of the last, since its midnight alone would leave the run out."""
+    if last >= datetime.now(UTC).date():
+        raise InputError("TO", expected="a day that is over (UTC)", found=str(last))
+    asked = {
+        "dag_id": DAG,
+        "from_date": f"{first}T00:00:00Z",
+        "to_date": f"{last}T23:59:59Z",
+        "run_backwards": False,
+        "dag_run_conf": {},
+        "max_active_runs": 1,
+        "reprocess_behavior": "completed",
+    }
+    airflow.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
+    return dict(airflow.call("POST", "/backfills", asked))
+
+
+def _running(airflow: Airflow) -> dict[str, Any] | None:
+    """The backfill of the nights that has not ended; there is one at most."""
+    found = airflow.call("GET", "/backfills", dag_id=DAG, limit=100)["backfills"]
+    active = [each for each in found if each["completed_at"] is None]
+    return dict(active[0]) if active else None
+
+
+def _watch(airflow: Airflow, made: dict[str, Any], days: list[date], console: Console) -> list[dict[str, Any]]:
+    """Runs of a backfill when all have ended."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("nights", total=len(days))
+        while True:
+            runs = [
+                run
+                for run in airflow.runs(DAG, logical_date_gte=f"{days[0]}T00:00:00Z", logical_date_lte=f"{days[-1]}T23:59:59Z")
+                if run["run_type"] == "backfill"
+            ]
+            ended = [run for run in runs if run["state"] in ENDED]
+            now = next((run["data_interval_start"][:10] for run in runs if run["state"] == "running"), "waiting")
+            progress.update(bar, completed=len(ended), description=f"nights, now {now}")
+            state = airflow.call("GET", f"/backfills/{made['id']}")
+            if state["completed_at"] is not None and len(ended) == len(runs):
+                return runs
+            time.sleep(2)

@@ -1,0 +1,53 @@
+"""What paying days would change, owner by owner, before anything is booked: the stages up to the shares, and no further.
+
+What is computed is kept, so the night itself finds it done.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.errors import InputError
+from provenance.settlement.history import changes, figures
+from tasks.curvature import fit_curvature
+from tasks.featurise import featurise
+from tasks.freeze import freeze
+from tasks.replay import replay
+from tasks.review import amounts_and_booked, review
+from tasks.score import score
+from tasks.settings import load
+from tasks.shard import shard
+from tasks.share import share
+from tasks.values import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAGES = (shard, featurise, fit_curvature, score, replay, values, share)
+
+
+def preview(first: date, last: date) -> Iterator[dict[str, Any]]:
+    """Yield, for each day in order, what booking it would change.
+
+    Yields:
+        `day`; `changes`: owner, currency, booked and new amount in minor units, the largest change first; `reasons` for which
+        the night would wait for a person, as far as nights that are booked now tell.
+
+    Raises:
+        InputError: there are no such days, or a day's input is no good.
+    """
+    if last < first:
+        raise InputError("days", expected=f"a last day not before the first, {first}", found=str(last))
+    store = load().store.open()
+    for number in range((last - first).days + 1):
+        day = first + timedelta(days=number)
+        folder = freeze(str(day))
+        for stage in STAGES:
+            stage(folder)
+        wanted, booked = amounts_and_booked(store, folder)
+        yield {
+            "day": str(day),
+            "changes": changes(figures(day, wanted), figures(day, booked)),
+            "reasons": review(folder)["reasons"],
+        }
