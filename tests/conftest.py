@@ -1,10 +1,12 @@
 """What tests share: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, and a database."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from samples import corpus_frames, create_database, new_bucket, s3_server
+from samples import create_database, new_bucket, s3_server, train_tiny
 
 from provenance.core.store import Store
 
@@ -12,19 +14,7 @@ from provenance.core.store import Store
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A byte-level transformer of a few thousand parameters, with a base and four checkpoints."""
-    from transformers import LlamaConfig
-
-    from provenance.features.adapters.causal_lm import CausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    folder.mkdir()
-    LlamaConfig(
-        vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=300, tie_word_embeddings=False, bos_token_id=256, eos_token_id=None,
-    ).save_pretrained(folder)  # fmt: skip
-    contents = corpus_frames()["examples"]["content"].to_list()
-    CausalLM(folder, epochs=8, batch_size=16, learning_rate=1e-2).train(contents, seed=1, folder=folder)
-    return folder
+    return train_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

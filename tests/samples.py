@@ -123,6 +123,22 @@ def new_bucket(s3: str) -> Store:
     return Store(f"s3://{name}/root", {"endpoint_url": s3})
 
 
+def train_tiny(folder: Path) -> Path:
+    """A byte-level transformer of a few thousand parameters in a new folder, with a base and four checkpoints."""
+    from transformers import LlamaConfig
+
+    from provenance.features.adapters.causal_lm import CausalLM
+
+    folder.mkdir()
+    LlamaConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=300, tie_word_embeddings=False, bos_token_id=256, eos_token_id=None,
+    ).save_pretrained(folder)  # fmt: skip
+    contents = corpus_frames()["examples"]["content"].to_list()
+    CausalLM(folder, epochs=8, batch_size=16, learning_rate=1e-2).train(contents, seed=1, folder=folder)
+    return folder
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:

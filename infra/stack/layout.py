@@ -135,12 +135,13 @@ def secrets_of(stack: Stack) -> dict[str, Any]:
     """The stack's secrets, made once, for their owner's eyes alone.
 
     Returns:
-        `postgres`, `jwt`, `fernet`, `session`, `payees`, and by name: `databases`, `s3` (access and secret key), `people`.
+        `postgres`, `jwt`, `fernet`, `session`, `s3_at_rest`, `payees`; and by name `databases`, `s3` (access key, secret key)
+        and `people`.
     """
     path = stack.path / "secrets.json"
     if not path.exists():
         made = {
-            **{name: secrets.token_hex(32) for name in ("postgres", "jwt", "session")},
+            **{name: secrets.token_hex(32) for name in ("postgres", "jwt", "session", "s3_at_rest")},
             **{name: Fernet.generate_key().decode() for name in ("fernet", "payees")},
             "databases": {login: secrets.token_hex(16) for login in DATABASE_LOGINS},
             "s3": {name: [secrets.token_hex(10), secrets.token_hex(20)] for name in S3_IDENTITIES},

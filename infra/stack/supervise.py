@@ -125,7 +125,8 @@ def prepare(stack: Stack) -> None:
 
 def begin(stack: Stack) -> None:
     """Start supervisord, which as yet starts nothing."""
-    told = {**os.environ, **environment(stack), MARK: str(stack.path)}
+    # SeaweedFS encrypts what it keeps with the key of that name.
+    told = {**os.environ, **environment(stack), "WEED_S3_SSE_KEK": secrets_of(stack)["s3_at_rest"], MARK: str(stack.path)}
     command = [str(BIN / "supervisord"), "-c", str(stack.path / "supervisord.conf")]
     with (stack.logs / "supervisord.out").open("w") as log:
         subprocess.run(command, env=told, cwd=CHECKOUT, stdout=log, stderr=log, check=True, stdin=subprocess.DEVNULL)
@@ -207,11 +208,15 @@ def end(stack: Stack) -> list[str]:
             _rpc(stack).supervisor.shutdown()
         with contextlib.suppress(psutil.TimeoutExpired):
             daemon.wait(PATIENCE * 4)
-    return _kill_what_is_left(stack)
+    return kill_everything(stack)
 
 
-def _kill_what_is_left(stack: Stack) -> list[str]:
-    """Processes of the stack that are nobody's children any more: Airflow's tasks have sessions of their own."""
+def kill_everything(stack: Stack) -> list[str]:
+    """Kill whatever is of the stack, however it was begun: Airflow's tasks have sessions of their own.
+
+    Returns:
+        Command lines of what was killed.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

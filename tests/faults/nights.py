@@ -24,12 +24,12 @@ def run(stage, *arguments):
     return getattr(importlib.import_module(f"tasks.{module}"), name)(*arguments)
 
 
-def night(before=lambda stage: None):
+def night(before=lambda stage: None, day=DAY):
     """All stages; `before` each one something may happen."""
-    handed = DAY
+    handed = day
     for stage in ("freeze.freeze", *STAGES, "publish.publish", "reconcile.reconcile"):
         before(stage)
-        handed = run(stage, DAY if stage in {"publish.publish", "reconcile.reconcile"} else handed)
+        handed = run(stage, day if stage in {"publish.publish", "reconcile.reconcile"} else handed)
 
 
 def at_once(environments):

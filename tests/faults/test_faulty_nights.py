@@ -2,7 +2,6 @@
 
 import pytest
 from nights import at_once, night, run
-from proxy import FAULTS
 from samples import corpus_frames, deliver, new_bucket
 
 from provenance.core.store import Store

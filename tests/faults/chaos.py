@@ -1,0 +1,282 @@
+"""Kill every part of a running stack in turn, in the middle of a night, and hold what it publishes against undisturbed nights.
+
+    make chaos                                            every fault, a night each
+    python tests/faults/chaos.py --only s3 --only postgres
+
+The stack is one of its own, in a folder that is thrown away, on free ports, with a corpus of sixty sentences. A night that does
+not end, or that publishes other bytes, is told of at the end; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(CHECKOUT / "tests"), str(CHECKOUT)]
+
+import httpx  # noqa: E402
+import psutil  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from samples import corpus_frames, deliver, free_ports, train_tiny  # noqa: E402
+
+from infra.stack import supervise  # noqa: E402
+from infra.stack.api import RefusedError, airflow_as  # noqa: E402
+from infra.stack.layout import MARK, environment, load  # noqa: E402
+from infra.stack.night import ENDED, trigger  # noqa: E402
+from tasks import settings  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from infra.stack.api import Airflow
+    from infra.stack.layout import Stack
+    from provenance.core.store import Store
+
+DAG = "nightly_payouts"
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+# A night that was hit has its tasks' retries to end in, a minute after each failure.
+PATIENCE = 900
+console = Console(width=110)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the stack while a task of a night runs.
+
+    Attributes:
+        at: the task.
+        inject: what is done; gets the stack and the process id of the task.
+    """
+
+    name: str
+    what: str
+    at: str
+    inject: Callable[[Stack, int], None]
+
+
+def kill(name: str, signal: str = "SIGKILL") -> Callable[[Stack, int], None]:
+    """A fault: one of the stack's processes gets a signal; supervisord starts it again."""
+    return lambda stack, _: console.print(f"   {signal} to {name}, process {supervise.kill(stack, name, signal)}")
+
+
+def kill_child(name: str) -> Callable[[Stack, int], None]:
+    """A fault: the process below one of the stack's is killed."""
+
+    def inject(stack: Stack, _: int) -> None:
+        for child in psutil.Process(int(supervise.states(stack)[name]["pid"])).children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                console.print(f"   SIGKILL to the worker of {name}, process {child.pid}")
+                child.kill()
+
+    return inject
+
+
+def kill_task(_: Stack, pid: int) -> None:
+    """A fault: the task's own process is killed."""
+    console.print(f"   SIGKILL to the task, process {pid}")
+    psutil.Process(pid).kill()
+
+
+def cut_the_power(stack: Stack, _: int) -> None:
+    """A fault: everything is killed at once, supervisord too, and the stack is started again."""
+    console.print(f"   SIGKILL to {len(supervise.kill_everything(stack))} processes")
+    up()
+
+
+FAULTS = (
+    Fault("dask-worker", "SIGKILL of a Dask worker", "features.featurise", kill_child("dask-worker-1")),
+    Fault("dask-nanny", "SIGKILL of the process that looks after a Dask worker", "influence.score", kill("dask-worker-2")),
+    Fault("dask-scheduler", "SIGKILL of the Dask scheduler", "features.featurise", kill("dask-scheduler")),
+    Fault("task", "SIGKILL of an Airflow task", "royalty.value", kill_task),
+    Fault("scheduler", "SIGKILL of the Airflow scheduler", "influence.score", kill("airflow-scheduler")),
+    Fault("api-server", "SIGKILL of the API server", "royalty.replay", kill("airflow-api-server")),
+    Fault("dag-processor", "SIGKILL of the DAG processor", "corpus.shard", kill("airflow-dag-processor")),
+    Fault("triggerer", "SIGKILL of the triggerer", "corpus.shard", kill("airflow-triggerer")),
+    Fault("postgres", "PostgreSQL stopped at once and started again", "settlement.book", kill("postgres", "SIGQUIT")),
+    Fault("postgres-early", "the same while gradients are computed", "royalty.replay", kill("postgres", "SIGQUIT")),
+    Fault("s3", "SIGKILL of the S3 server", "features.featurise", kill("s3")),
+    Fault("s3-publish", "the same while a night is published", "settlement.publish", kill("s3")),
+    Fault("power", "SIGKILL of everything at once, and `make up`", "royalty.value", cut_the_power),
+)
+
+
+def main() -> None:
+    """Run the faults, and tell what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=[fault.name for fault in FAULTS], help="of all faults, this one")
+    parser.add_argument("--reference", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.reference:
+        undisturbed(arguments.reference)
+        return
+    chosen = [fault for fault in FAULTS if not arguments.only or fault.name in arguments.only]
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        raise SystemExit(0 if run(Path(name), chosen) else 1)
+
+
+def run(folder: Path, faults: list[Fault]) -> bool:
+    """A night for each fault; whether all of them ended as if nothing had happened."""
+    stack = begin(folder)
+    try:
+        days = [YESTERDAY - timedelta(days=n) for n in range(len(faults) + 1)]
+        os.environ |= environment(stack)
+        store = settings.load().store.open()
+        deliver(store, corpus_frames(), tuple(map(str, days)))
+        airflow = airflow_as(stack, "olga")
+        wait(airflow, "ingest_corpus", trigger(airflow, "ingest_corpus", {}))
+        console.print("Reference: the same nights with nothing going wrong, in one process")
+        reference = refer(folder, stack, days)
+        airflow.call("PATCH", f"/dags/{DAG}", {"is_paused": False})  # the scheduler's own run of yesterday comes first
+        began = time.monotonic()
+        state, tasks = wait(airflow, DAG, scheduled(airflow))
+        rows = [
+            ("none: the scheduled night", "", state, tries(tasks), time.monotonic() - began, differs(store, reference, days[0]))
+        ]
+        for fault, day in zip(faults, days[1:], strict=True):
+            console.print(f"[bold]{fault.what}[/] during {fault.at}, {day}")
+            began = time.monotonic()
+            run_id = trigger(airflow, DAG, {"day": str(day)})
+            fault.inject(stack, pid_of(airflow, run_id, fault.at))
+            state, tasks = wait(airflow, DAG, run_id)
+            rows.append((fault.what, fault.at, state, tries(tasks), time.monotonic() - began, differs(store, reference, day)))
+            console.print(f"   {state} after {rows[-1][4]:.0f} s; {rows[-1][5]}")
+        tell(rows)
+        return all(row[2] == "success" and row[5] == SAME for row in rows)
+    finally:
+        supervise.end(stack)
+
+
+def begin(folder: Path) -> Stack:
+    """A stack of its own, up."""
+    ports = dict(zip(("airflow", "metrics", "s3", "postgres", "dask", "dashboard"), free_ports(6), strict=True))
+    ports = {name: port - 20_000 if port > 45_000 else port for name, port in ports.items()}
+    lines = [f'folder = "{folder}/stack"', "[ports]", *(f"{name} = {port}" for name, port in ports.items()), "seaweed = 19333"]
+    (folder / "stack.toml").write_text("\n".join(lines))
+    os.environ |= {
+        "STACK": str(folder / "stack.toml"),
+        "PROVENANCE_MODEL__FOLDER": str(train_tiny(folder / "tiny")),
+        "PROVENANCE_CORPUS__SHARD_EXAMPLES": "8",
+    }
+    up()
+    return load()
+
+
+def up() -> None:
+    """`make up`."""
+    subprocess.run([sys.executable, "-m", "infra.stack", "up"], check=True, cwd=CHECKOUT)
+
+
+def refer(folder: Path, stack: Stack, days: list[date]) -> Store:
+    """The nights of the days, in their order, on a disk and a ledger of their own, signed with the stack's key."""
+    told = {
+        **{name: value for name, value in os.environ.items() if name != MARK},
+        "PROVENANCE_STORE__URL": f"file://{folder}/reference",
+        "PROVENANCE_DATABASE__URL": "",
+        "PROVENANCE_DATABASE__PAYEES_URL": "",
+        "PROVENANCE_DATABASE__FOLDER": str(folder / "reference-postgres"),
+        "PROVENANCE_CLUSTER__ADDRESS": "",
+        "PROVENANCE_MODEL__CACHE": str(folder / "reference-cache"),
+    }
+    subprocess.run([sys.executable, __file__, "--reference", *map(str, days)], check=True, env=told, cwd=CHECKOUT)
+    return settings.load(told).store.open()
+
+
+def undisturbed(days: list[str]) -> None:
+    """Stand in the process of the reference."""
+    from nights import night
+    from nights import run as run_stage
+
+    deliver(settings.load().store.open(), corpus_frames(), tuple(days))
+    run_stage("ingest.ingest")
+    for day in days:
+        night(day=day)
+
+
+def patient(ask: Callable[[], Any]) -> Any:
+    """What Airflow answers, once it does."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except (httpx.TransportError, RefusedError, json.JSONDecodeError) as error:
+            if time.monotonic() > until or (isinstance(error, RefusedError) and error.status < 500):
+                raise
+            time.sleep(1)
+
+
+def scheduled(airflow: Airflow) -> str:
+    """The run that the scheduler makes by itself."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        found = [run["dag_run_id"] for run in airflow.runs(DAG) if run["run_type"] == "scheduled"]
+        if found:
+            return str(found[0])
+        time.sleep(1)
+    raise TimeoutError("no scheduled run")
+
+
+def pid_of(airflow: Airflow, run_id: str, task_id: str) -> int:
+    """The process of a task, once it runs."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        task = patient(lambda: airflow.tasks(DAG, run_id)).get(task_id)
+        if task and task["state"] == "running" and task["pid"]:
+            return int(task["pid"])
+        if task and task["state"] in ENDED:
+            raise RuntimeError(f"{task_id} was over before anything could be done to it")
+        time.sleep(0.1)
+    raise TimeoutError(f"{task_id} does not run")
+
+
+def wait(airflow: Airflow, dag_id: str, run_id: str) -> tuple[str, dict[str, Any]]:
+    """How a run ends, and its tasks."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        state = patient(lambda: airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))["state"]
+        if state in ENDED:
+            return str(state), patient(lambda: airflow.tasks(dag_id, run_id))
+        time.sleep(1)
+    return f"still {state}", patient(lambda: airflow.tasks(dag_id, run_id))
+
+
+def tries(tasks: dict[str, Any]) -> str:
+    """Which tasks were tried more than once."""
+    return ", ".join(f"{name} {task['try_number']}" for name, task in sorted(tasks.items()) if task["try_number"] > 1) or "none"
+
+
+SAME = "the same bytes"
+
+
+def differs(store: Store, reference: Store, day: date) -> str:
+    """Whether what was published for a day is what was published where nothing went wrong."""
+    folder = f"exports/payouts/day={day}"
+    found, wanted = ({key: place.read(key) for key in place.list(folder)} for place in (store, reference))
+    if found == wanted and wanted:
+        return SAME
+    other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    return f"other bytes: {', '.join(other) or 'nothing published'}"
+
+
+def tell(rows: list[tuple[str, str, str, str, float, str]]) -> None:
+    """The table, as docs/reliability.md has it."""
+    table = Table("fault", "during", "run", "tried again", "seconds", "published")
+    for what, at, state, tried, seconds, outcome in rows:
+        table.add_row(what, at, state, tried, f"{seconds:.0f}", outcome)
+    console.print(table)
+    for what, at, state, tried, seconds, outcome in rows:
+        console.print(f"| {what} | {f'`{at}`' if at else ''} | {state}, {outcome} | {tried} | {seconds:.0f} s |")
+
+
+if __name__ == "__main__":
+    main()
