@@ -8,7 +8,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui up night backfill down chaos test check workloads bench peers gpu-check lock clean
+.PHONY: help setup demo ui up night backfill down chaos test check workloads bench peers gpu-check advisories lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -59,6 +59,9 @@ peers: workloads .venv-peers/stamp ## our influence beside traker, dattri and kr
 gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check
 
+advisories: .venv-advisories/stamp ## known vulnerabilities of what the locks pin (exit code 3: no source can be reached)
+	@.venv-advisories/bin/python -m infra.advisories
+
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the hash-locked requirements again
 	infra/requirements/compile.sh $(BIN)/uv
 
@@ -89,6 +92,11 @@ $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
 	@$(PYTHON) -m venv .venv-peers
 	@VIRTUAL_ENV=.venv-peers $(BIN)/uv pip install --quiet --no-deps -r bench/peers/requirements.txt
 	@.venv-peers/bin/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt
+	@touch $@
+
+.venv-advisories/stamp: $(LOCKS)/advisories.txt
+	@$(PYTHON) -m venv .venv-advisories
+	@.venv-advisories/bin/pip install -qq --disable-pip-version-check --require-hashes -r $(LOCKS)/advisories.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt

@@ -17,3 +17,4 @@ uv compile --no-config --no-deps --no-annotate -o $locks/torch.txt - <<< "torch=
 uv compile bench/peers/requirements.in --no-emit-package torch --no-emit-package torchvision -c $locks/run.txt \
     -o bench/peers/requirements.txt
 uv compile --no-annotate -o $locks/uv.txt - <<< "uv==$("$UV" --version | cut -d' ' -f2)"
+uv compile --no-config --no-annotate -o $locks/advisories.txt - <<< "pip-audit>=2.10"

@@ -54,8 +54,8 @@ MOVEMENTS = (
 )
 HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-# Of a component of an account in the journal, and of a cell in the workbook.
-LETTERS_OF_ACCOUNT, LETTERS_OF_CELL = 100, 32_767
+# Of a component of an account in the journal.
+LETTERS_OF_ACCOUNT = 100
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
@@ -238,7 +238,6 @@ def _workbook(
     number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
     money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
     looks: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
-    payouts = payouts.with_columns(pl.col(pl.String).str.head(LETTERS_OF_CELL))  # longer cells would be left empty
     payouts.write_excel(book, "Payouts", table_name="payouts", **looks)
     payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
         book, "Held", table_name="held", **{**looks, "column_formats": {"held_minor": NUMBER}}
@@ -247,7 +246,7 @@ def _workbook(
     sheet = book.add_worksheet("Totals")
     row = 0
     for line in (*([notice] if notice else []), *([] if totals else [NIL]), "Amounts are in minor units (cents)."):
-        sheet.write(row, 0, line[:LETTERS_OF_CELL], bold if line != NIL else None)
+        sheet.write(row, 0, line, bold if line != NIL else None)
         row += 1
 
     def heading(text: str, names: Sequence[str]) -> None:

@@ -101,8 +101,9 @@ def published(tmp_path_factory):
     ends = [("EUR", "payable", owner, share, share // 2, share * 2) for owner in HOSTILE_IDS]
     shares = pl.DataFrame(ends, schema=NIGHT_SHARES.schema, orient="row")
     said = {name or "empty": name for name in HOSTILE}
+    moved = {Account("escrow", ESCROWS[0], "EUR"): 1, Account("payable", "ann", "EUR"): -1}
     bookings = [(Booking(1, "night", DAY, NOON, 1, "n"), sorted(after.items()))]
-    bookings.append((Booking(2, "claim", DAY, NOON, facts=said), []))
+    bookings.append((Booking(2, "claim", DAY, NOON, facts=said), list(moved.items())))
     made = build(
         DAY, 1, payouts=pay, intervals=intervals(pay, shares), credits=credit, entries=bookings, totals=totals(after),
         facts={"notice": "\n".join(HOSTILE), "previous": None, "trial_balance": trial_balance(closing), "booking_id": 1},
