@@ -126,6 +126,8 @@ def test_no_cell_of_an_export_is_a_formula(published, name):
         assert escaped["'=1"] == "''=1"
         assert escaped["ann"] == "ann"
         assert all(int(row[header.index("earned_minor")]) == 10 for row in rows)
+        named = pl.read_parquet(published[1].files["payouts.parquet"]).select("owner_id", "owner_name").iter_rows()
+        assert dict(named) == {owner: plain(name) or owner for owner, name in NAMES.items()}, "what is seen is the name"
 
 
 def test_the_export_holds_and_every_owner_finds_its_line(published):
