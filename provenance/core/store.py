@@ -181,9 +181,11 @@ class Store:
         root = self.path("")
         with self._explained(prefix, "a readable store"):
             try:
-                keys = (str(found).removeprefix(root) for found in self.fs.find(self.path(prefix)))
+                found = self.fs.find(self.path(prefix), detail=True)
             except FileNotFoundError:
                 return []
+        # S3 servers that lay objects in folders show an empty one as an object.
+        keys = (str(path).removeprefix(root) for path, facts in found.items() if facts["type"] != "directory")
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
 
     def describe(self) -> Iterator[Stored]:

@@ -1,46 +1,16 @@
 """Faults are injected into nights on the tiny corpus, each in a store and a ledger of its own."""
 
-from dataclasses import dataclass
+import subprocess
 
 import pytest
-import sqlalchemy as sa
 from botocore.retries.standard import ExponentialBackoff
 from nights import SMALL, night, run
+from places import Place
 from proxy import Proxy
 from s3fs import S3FileSystem
 from samples import corpus_frames, create_database, deliver
 
 from provenance.core.store import Store
-from provenance.settlement import ledger
-
-
-@dataclass(frozen=True)
-class Place:
-    """A store and a ledger, and the environment of nights there.
-
-    Attributes:
-        store: reached without any fault.
-    """
-
-    store: Store
-    environment: dict[str, str]
-
-    @property
-    def exports(self):
-        """Every file that was published."""
-        return {key: self.store.read(key) for key in self.store.list("exports")}
-
-    @property
-    def entries(self):
-        """The ledger: what was booked, and on which accounts."""
-        engine = sa.create_engine(self.environment["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
-        booked = ledger.bookings(engine)
-        return [(b.kind, b.day, b.revision, b.night, ledger.entries(engine, b.booking_id)) for b in booked]
-
-    def copy(self, store, prefixes=("corpus", "outputs", "frozen", "features", "statistics", "curvature", "snapshots")):
-        """What lies below some folders, written to another store."""
-        for key in (key for prefix in prefixes for key in self.store.list(prefix)):
-            store.write(key, self.store.read(key))
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +71,25 @@ def proxy(s3, impatient):
     proxy = Proxy(s3, hold=0.6)
     with proxy.running() as proxy.url:
         yield proxy
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes file systems of a size in MiB; only an administrator may mount one."""
+    mounted = []
+
+    def make(name, size):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting a small disk takes rights that this account does not have")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,8 +7,8 @@ import os
 from samples import DAY
 
 STAGES = (
-    "shard.shard", "featurise.featurise", "curvature.fit_curvature", "score.score", "replay.replay", "values.values",
-    "share.share", "book.book",
+    "freeze.freeze", "shard.shard", "featurise.featurise", "curvature.fit_curvature", "score.score", "replay.replay",
+    "values.values", "share.share", "book.book",
 )  # fmt: skip
 # Of a model of a few thousand parameters the least that every stage still has to work on.
 SMALL = {
@@ -24,12 +24,13 @@ def run(stage, *arguments):
     return getattr(importlib.import_module(f"tasks.{module}"), name)(*arguments)
 
 
-def night(before=lambda stage: None, day=DAY):
-    """All stages; `before` each one something may happen."""
+def night(attempt=run, day=DAY):
+    """All stages, each by way of `attempt`."""
     handed = day
-    for stage in ("freeze.freeze", *STAGES, "publish.publish", "reconcile.reconcile"):
-        before(stage)
-        handed = run(stage, day if stage in {"publish.publish", "reconcile.reconcile"} else handed)
+    for stage in STAGES:
+        handed = attempt(stage, handed)
+    attempt("publish.publish", day)
+    attempt("reconcile.reconcile", day)
 
 
 def at_once(environments):
@@ -47,8 +48,13 @@ def at_once(environments):
 
 def _abreast(together, environment):
     os.environ.update(environment)
+
+    def attempt(stage, argument):
+        together.wait(120)
+        return run(stage, argument)
+
     try:
-        night(lambda _: together.wait(120))
+        night(attempt)
     except BaseException:
         together.abort()  # or the other would wait for ever
         raise

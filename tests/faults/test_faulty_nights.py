@@ -1,35 +1,194 @@
 """Whatever goes wrong on the way, a night ends in the bytes of one to which nothing happened."""
 
+from datetime import UTC, date, datetime, timedelta
+
+import botocore.auth
 import pytest
 from nights import at_once, night, run
-from samples import corpus_frames, deliver, new_bucket
+from places import filled
+from samples import corpus_frames, deliver, new_bucket, s3_server
 
+from provenance.core.errors import ContractError, StoreError, StoreUnavailable
 from provenance.core.store import Store
+from provenance.settlement import exports
+from tasks import freeze
 
-pytestmark = pytest.mark.night
+PUBLISH = "publish.publish"
+INPUTS = ("corpus/", "outputs/", "frozen/")
 
 
+def same(place, undisturbed):
+    """Whether two nights left the same: every byte that is published, and every entry."""
+    return (place.exports, place.entries) == (undisturbed.exports, undisturbed.entries)
+
+
+def behind(store, url):
+    """A store by way of a proxy."""
+    return Store(store.url, {**store.options, "endpoint_url": url})
+
+
+@pytest.mark.night
 def test_a_tenth_of_all_requests_fails(undisturbed, places, proxy, s3, at):
     bucket = new_bucket(s3)
-    place = places(bucket, Store(bucket.url, {"endpoint_url": proxy.url}))
+    place = places(bucket, behind(bucket, proxy.url))
     proxy.faults = ("errors", "slowdown", "timeouts", "truncated", "shortened", "corrupted", "lost")
     proxy.rate, proxy.seed = 0.1, 1
     deliver(place.store, corpus_frames())
     at(place)
     run("ingest.ingest")
     night()
-    assert place.exports == undisturbed.exports
-    assert place.entries == undisturbed.entries
+    assert same(place, undisturbed)
     assert set(proxy.injected) == set(proxy.faults), "every fault was met"
     assert sum(proxy.injected.values()) > 0.07 * proxy.requests
-    print(proxy.injected, proxy.requests)
 
 
+@pytest.mark.night
+@pytest.mark.parametrize("lost", ["create", "replace", "plain"])
+def test_no_write_of_an_export_is_answered(undisturbed, places, proxy, s3, at, lost):
+    """Each write is done once and its answer lost: files, manifest and pointer."""
+    bucket = new_bucket(s3)
+    place, seen = places(bucket, behind(bucket, proxy.url)), set()
+    kinds = {"create": "If-None-Match", "replace": "If-Match", "plain": "If-None-Match"}
+
+    def when(method, path, headers):
+        meant = method == "PUT" and "/exports/" in path and (kinds[lost] in headers) != (lost == "plain")
+        if not meant or path in seen:
+            return None
+        seen.add(path)
+        return "lost"
+
+    undisturbed.copy(place.store)
+    at(place)
+    if lost == "replace":  # of the pointer, which only a later revision moves
+        night()
+        newer = exports.revision_folder("2026-11-19", 2)
+        place.store.write(f"{newer}/manifest.json", b"{}")
+        proxy.when = when
+        exports.point_to(behind(bucket, proxy.url), date(2026, 11, 19), 2)
+        assert exports.in_force(place.store, "2026-11-19")["revision"] == 2
+        assert proxy.injected == {"lost": 1}
+        return
+    proxy.when = when
+    night()
+    assert same(place, undisturbed)
+    assert proxy.injected["lost"] == {"create": 3, "plain": 7}[lost], sorted(seen)
+
+
+@pytest.mark.night
+def test_a_credential_expires_in_every_stage(undisturbed, places, proxy, s3, at):
+    bucket = new_bucket(s3)
+    place = places(bucket, behind(bucket, proxy.url))
+    undisturbed.copy(place.store, *INPUTS)
+    at(place)
+
+    def attempt(stage, argument):
+        for valid in range(0, 60, 12) if stage == PUBLISH else (6,):
+            until = proxy.requests + valid
+            proxy.when = lambda *_, until=until: "expired" if proxy.requests > until else None
+            with pytest.raises(StoreError, match=r"ExpiredToken: .*Renew the credentials of \[store\]"):
+                run(stage, argument)
+            assert not place.half_published
+        proxy.when = None
+        return run(stage, argument)
+
+    night(attempt)
+    assert same(place, undisturbed)
+
+
+@pytest.mark.night
+def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
+    disk = small_disk("disk", 16)
+    place = places(Store(f"file://{disk}/store", {}))
+    undisturbed.copy(place.store, *INPUTS)
+    at(place)
+
+    def attempt(stage, argument):
+        if stage not in {"book.book", "reconcile.reconcile"}:  # which write to the ledger, or nothing
+            for left in (0, 2**13, 2**14) if stage == PUBLISH else (0,):
+                full = pytest.raises(StoreError, match=rf"{disk}/store/.*No space left on device.*Make room")
+                with filled(disk, left), full:
+                    run(stage, argument)
+                assert not place.half_published
+        return run(stage, argument)
+
+    night(attempt)
+    assert same(place, undisturbed)
+
+
+@pytest.mark.night
+def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatient):
+    disk = small_disk("disk", 48)
+    with s3_server(disk) as endpoint:
+        place = places(new_bucket(endpoint))
+        undisturbed.copy(place.store)
+        at(place)
+
+        def attempt(stage, argument):
+            if stage == PUBLISH:
+                for left in (0, 2**14):
+                    with (
+                        filled(disk, left),
+                        pytest.raises(StoreUnavailable, match="If it lasts, see .* that its disk has room"),
+                    ):
+                        run(stage, argument)
+                    assert not place.half_published
+            return run(stage, argument)
+
+        night(attempt)
+        assert same(place, undisturbed)
+
+
+@pytest.mark.night
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_this_machine_s_clock_is_ten_minutes_off(undisturbed, places, s3, at, monkeypatch, minutes):
+    place = places(new_bucket(s3))
+    undisturbed.copy(place.store)
+    at(place)
+    asked = turn_clock(monkeypatch, minutes)
+    night()
+    assert same(place, undisturbed)
+    assert asked
+
+
+@pytest.mark.night
+def test_a_clock_that_no_signature_survives_is_named(s3, monkeypatch):
+    store = new_bucket(s3)
+    turn_clock(monkeypatch, 20)
+    with pytest.raises(StoreError, match=r"RequestTimeTooSkewed: .*Set this machine's clock"):
+        store.check_writable()
+    with pytest.raises(StoreError, match=r"RequestTimeTooSkewed: .*Set this machine's clock"):
+        store.exists("a")
+
+
+def turn_clock(monkeypatch, minutes):
+    """Have requests be signed at another time; returns a list of when they were."""
+    right, asked = botocore.auth.get_current_datetime, []
+
+    def wrong(*arguments, **options):
+        asked.append(right(*arguments, **options) + timedelta(minutes=minutes))
+        return asked[-1]
+
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", wrong)
+    return asked
+
+
+def test_a_run_that_comes_minutes_early_waits_for_the_end_of_its_day(monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    day, midnight = date(2026, 11, 19), datetime(2026, 11, 20, tzinfo=UTC)
+    freeze.wait_until_over(day, midnight - timedelta(minutes=10))
+    freeze.wait_until_over(day, midnight)
+    freeze.wait_until_over(day, midnight + timedelta(minutes=10))
+    assert slept == [600]
+    with pytest.raises(ContractError, match="expected a day that is over"):
+        freeze.wait_until_over(day, midnight - timedelta(minutes=16))
+
+
+@pytest.mark.night
 @pytest.mark.parametrize("kind", ["file", "s3"])
 def test_two_schedulers_run_the_same_night_at_once(request, undisturbed, places, kind, tmp_path):
     store = Store(f"file://{tmp_path}/store", {}) if kind == "file" else new_bucket(request.getfixturevalue("s3"))
     place = places(store)
-    undisturbed.copy(store, ("corpus", "outputs", "frozen"))
+    undisturbed.copy(store, *INPUTS)
     assert at_once([place.environment] * 2) == [0, 0]
-    assert place.exports == undisturbed.exports
-    assert place.entries == undisturbed.entries
+    assert same(place, undisturbed)
