@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,18 @@ ASKED = {
 PASSING = [fault for fault in FAULTS if fault != "expired"]
 
 
+@pytest.fixture(scope="module")
+def shared_bucket(s3):
+    return new_bucket(s3)
+
+
 @pytest.fixture
-def faulty(s3, proxy):
+def faulty(shared_bucket, proxy):
     """A store behind the proxy, with an object in it."""
-    bucket = new_bucket(s3)
-    bucket.write("a/b", DATA)
-    return Store(bucket.url, {"endpoint_url": proxy.url})
+    store = Store(f"{shared_bucket.url}/{uuid.uuid4().hex}", {"endpoint_url": proxy.url})
+    store.write("a/b", DATA)
+    proxy.requests = 0
+    return store
 
 
 def times(count, fault, wanted):
