@@ -1,0 +1,158 @@
+"""The page in a real browser, on a phone's width and a desk's: logged in, from Airflow's navigation down to one output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+from samples import corpus_frames, deliver, free_ports, outputs_frame
+
+from provenance.core.store import Store
+from tasks.settings import CHECKOUT
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.night
+CHROMIUM = Path("/usr/bin/chromium")
+DAYS = ("2026-11-16", "2026-11-17", "2026-11-18", "2026-11-19")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def operator(new_operator, tmp_path_factory):
+    """Four nights of different revenue and an audit, run by Airflow."""
+    store = Store(f"file://{tmp_path_factory.mktemp('store')}", {})
+    operator = new_operator(store, "browser")
+    operator.environment["PROVENANCE_MONITORING__HOURLY_COST"] = "120"
+    deliver(store, corpus_frames(), days=DAYS)
+    for number, day in enumerate(DAYS):
+        frame = outputs_frame(day).with_columns(pl.col("revenue_minor") * (1, 3, 2, 5)[number])
+        store.write_table(f"outputs/day={day}/part.parquet", frame)
+    operator.ingest()
+    for day in DAYS[:2]:
+        operator.night(day)
+    operator.audit(DAYS[1])
+    for day in DAYS[2:]:
+        operator.night(day)
+    operator.stop()
+    return operator
+
+
+@pytest.fixture(scope="module")
+def url(operator, tmp_path_factory):
+    """Where an API server with the page answers."""
+    folder = tmp_path_factory.mktemp("api")
+    (port,) = free_ports(1)
+    (folder / "passwords.json").write_text(json.dumps({"admin": "admin"}))
+    environment = {
+        **os.environ,
+        **operator.environment,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
+        (folder / "page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
+        environment["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(folder)
+    script = (
+        "import os; from infra import local_airflow as a; a.configure(); "
+        f"os.execvp('airflow', ['airflow', 'api-server', '--port', '{port}', '--workers', '1'])"
+    )
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", script], env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while not answers(f"http://127.0.0.1:{port}"):
+            assert server.poll() is None, (folder / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline, "the API server did not start"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(20)
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/api/v2/version", timeout=5).status_code < 500
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield started
+        started.close()
+
+
+def fits(frame):
+    """Nothing on the page is wider than what shows it; wide tables scroll in boxes of their own."""
+    wide, shown = frame.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= shown, f"{frame.url}: {wide} px on {shown} px"
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 900, "light"), (390, 844, "dark"), (360, 740, "light")])
+def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, tmp_path):
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page, ours = context.new_page(), []
+    page.on(
+        "console", lambda said: ours.append(said.text) if said.type == "error" and "/payouts" in str(said.location) else None
+    )
+    page.set_default_timeout(60_000)
+    page.goto(f"{url}/payouts/")
+    page.wait_for_selector("input[name=username]")
+    page.fill("input[name=username]", "admin")
+    page.fill("input[name=password]", "admin")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#nights")
+    assert page.url == f"{url}/payouts/", "logging in leads back"
+
+    page.goto(f"{url}/")
+    page.wait_for_load_state("networkidle")
+    page.locator("a[href*='plugin/payouts']").first.click()
+    frame = page.frame_locator("iframe")
+    frame.locator("#nights").wait_for()
+    framed = next(found for found in page.frames if "/payouts" in found.url)
+    fits(framed)
+    page.screenshot(path=tmp_path / f"airflow-{width}.png")
+    frame.locator(f"a[href$='{DAYS[3]}']").click()
+    frame.locator("text=From shards to files").wait_for()
+    fits(framed)
+
+    page.goto(f"{url}/payouts/")
+    page.wait_for_selector("#nights")
+    fits(page)
+    assert page.locator("figure").count() == 6, "two currencies, time, drift, audits of examples and of owners"
+    assert page.locator("#nights tbody tr").count() >= len(DAYS)
+    page.screenshot(path=tmp_path / f"nights-{width}.png", full_page=True)
+    page.click(f"#nights a[href$='{DAYS[3]}']")
+    page.wait_for_selector("text=From shards to files")
+    fits(page)
+    page.screenshot(path=tmp_path / f"night-{width}.png", full_page=True)
+    page.click("a[href*='/outputs/']")
+    page.wait_for_selector("text=Who made it possible")
+    fits(page)
+    assert "Owner 0, Ltd." in page.inner_text("table")
+    page.screenshot(path=tmp_path / f"output-{width}.png", full_page=True)
+    page.goto(f"{url}/payouts/nights/2020-01-01")
+    page.wait_for_selector("text=expected a night that was run or booked")
+    fits(page)
+    # The browser itself tells that the page just asked for is not there.
+    assert [said for said in ours if "404" not in said] == []
+    context.close()
