@@ -46,13 +46,15 @@ def ppb(share: int) -> str:
 
 def span(seconds: float) -> str:
     """`3905` as `1 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    if 0 < seconds < 10:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    if minutes:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{rest} s"
 
 
 def day(when: str | date) -> str:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 10, 24
 # Classes of colours that the style sheet has, and currencies that have a plot each.
-COLOURS = 12
+COLOURS = 14
 CURRENCIES = 4
 CEILING = "ceiling"
+# Spans of time that an axis ends with, in seconds: their halves are round, too.
+SPANS = (1, 2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 4 * 3600, 8 * 3600, 12 * 3600, 24 * 3600)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def _money(nights: Sequence[Night], currency: str) -> Plot:
 
 def _times(nights: Sequence[Night]) -> Plot:
     stages = list(dict.fromkeys(stage for night in reversed(nights) for stage in night.seconds))
-    top = _nice(max(sum(night.seconds.values()) for night in nights))
+    longest = max(sum(night.seconds.values()) for night in nights)
+    top = next((step for step in SPANS if step >= longest), longest)
     bars = []
     for at, night in enumerate(nights):
         left, width = _column(at, len(nights))
