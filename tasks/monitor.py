@@ -222,22 +222,36 @@ def nights(store: Store, engine: sa.Engine, runs: Mapping[str, Sequence[Run]] | 
     """
     runs = runs or {}
     in_force_of = {str(booking.day): booking for booking in ledger.bookings(engine, kind=NIGHT)}
+    return _told(store, engine, in_force_of, sorted({*in_force_of, *runs})[-last:], runs)
+
+
+def _told(
+    store: Store,
+    engine: sa.Engine,
+    in_force_of: Mapping[str, Booking],
+    days: Sequence[str],
+    runs: Mapping[str, Sequence[Run]],
+) -> list[Night]:
+    """Some days, oldest first.
+
+    Args:
+        in_force_of: the booking in force by day, of all days.
+    """
     booked = sorted(in_force_of)
-    days = sorted({*booked, *runs})[-last:]
-    mine = [day for day in booked if day in set(days)]
+    mine = [day for day in days if day in in_force_of]
     if not mine:
         return [_unbooked(day, runs[day]) for day in days]
-    first = max(booked.index(mine[0]) - BEFORE, 0)
-    amounts = ledger.of_nights(engine, since=in_force_of[booked[first]].day)
+    first, end = max(booked.index(mine[0]) - BEFORE, 0), booked.index(mine[-1]) + 1
+    amounts = ledger.of_nights(engine, since=in_force_of[booked[first]].day, through=in_force_of[mine[-1]].day)
     standing = ledger.standing(engine, through=ledger.newest(engine))
-    of_day = {day: standing.earned(amounts.get(in_force_of[day].day, {})) for day in booked[first:]}
+    of_day = {day: standing.earned(amounts.get(in_force_of[day].day, {})) for day in booked[first:end]}
     past = {day: figures(in_force_of[day].day, of_day[day]) for day in of_day}
 
     def found(day: str) -> Night:
         if day not in in_force_of:
             return _unbooked(day, runs[day])
         at = booked.index(day)
-        moved = drift(past[day], [past[other] for other in booked[max(at - BEFORE, 0) : at] if other in past])
+        moved = drift(past[day], [past[other] for other in booked[max(at - BEFORE, 0) : at]])
         return _booked(store, in_force_of[day], of_day[day], moved, tuple(runs.get(day, ())))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:  # an object store answers many questions in the time of one
@@ -250,16 +264,12 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     Raises:
         ContractError: nothing is known of the day.
     """
-    bookings = ledger.bookings(engine, day, kind=NIGHT)
-    if bookings:
-        since = [str(booking.day) for booking in ledger.bookings(engine, kind=NIGHT) if booking.day >= day]
-        last = len(set(since) | ({str(day)} if runs else set()))
-        known = {str(day): runs} if runs else None
-        mine = next(found for found in nights(store, engine, known, last=last) if found.day == str(day))
-    elif runs:
-        mine = _unbooked(str(day), runs)
-    else:
+    booked = ledger.bookings(engine, kind=NIGHT)
+    bookings = [booking for booking in booked if booking.day == day]
+    if not bookings and not runs:
         raise ContractError(f"night of {day}", expected="a night that was run or booked", found="none")
+    in_force_of = {str(booking.day): booking for booking in booked}
+    (mine,) = _told(store, engine, in_force_of, [str(day)], {str(day): runs})
     folder = mine.night or _frozen_folder(store, str(day))
     if not folder:
         return Flow(mine)

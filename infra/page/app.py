@@ -11,8 +11,10 @@ included. Nothing is written, and there is no script.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +23,6 @@ from urllib.parse import quote
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from airflow.configuration import conf
 from fastapi import Depends, FastAPI, Query, Request
-from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +37,6 @@ from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import date
 
     import sqlalchemy as sa
 
@@ -116,7 +116,7 @@ def nights_page(request: Request, last: Last = 60) -> HTMLResponse:
 
 
 @app.get("/api/nights.json")
-def nights_json(last: Last = 60) -> JSONResponse:
+def nights_json(last: Last = 60) -> Response:
     """The last nights and audits, oldest first."""
     read, nights, audits = _nights(last)
     owed = {c: {"amount_minor": amount, "oldest": oldest} for c, (amount, oldest) in monitor.escrow(read.ledger).items()}
@@ -134,7 +134,7 @@ def night_page(request: Request, day: str) -> HTMLResponse:
 
 
 @app.get("/api/nights/{day}.json")
-def night_json(day: str) -> JSONResponse:
+def night_json(day: str) -> Response:
     """The data of one night's flow."""
     read, when = sources(), parse_day("day", day)
     flow = read.flow(when)
@@ -155,7 +155,7 @@ def output_page(request: Request, output_id: str, day: str = "") -> HTMLResponse
 
 
 @app.get("/api/outputs/{output_id:path}.json")
-def output_json(output_id: str, day: str = "") -> JSONResponse:
+def output_json(output_id: str, day: str = "") -> Response:
     """The data of one output's credits."""
     return _json(_output(output_id, day))
 
@@ -236,8 +236,13 @@ def _page(request: Request, template: str, *, status_code: int = 200, **values: 
     return HTMLResponse(text, status_code=status_code)
 
 
-def _json(found: Any) -> JSONResponse:
-    return JSONResponse(jsonable_encoder(found))
+def _json(found: Any) -> Response:
+    return Response(json.dumps(found, default=_plain, ensure_ascii=False), media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: moments as ISO 8601, mappings of any kind as objects."""
+    return value.isoformat() if isinstance(value, date) else dict(value)
 
 
 @cache

@@ -267,12 +267,12 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
         return books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
 
 
-def of_nights(engine: sa.Engine, *, since: date) -> dict[date, dict[Account, int]]:
-    """The same of every day since one, after the last booking."""
+def of_nights(engine: sa.Engine, *, since: date, through: date) -> dict[date, dict[Account, int]]:
+    """The same of every day from one through another, after the last booking."""
     query = (
         sa.select(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, sa.func.sum(ENTRY.c.amount_minor))
         .join(BOOKING)
-        .where((BOOKING.c.kind == NIGHT) & (BOOKING.c.day >= since))
+        .where((BOOKING.c.kind == NIGHT) & BOOKING.c.day.between(since, through))
         .group_by(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
     )
     found: dict[date, dict[Account, int]] = {}

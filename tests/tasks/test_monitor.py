@@ -228,9 +228,9 @@ def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
 def test_money_found_an_owner_or_lies_in_escrow(books):
     store, engine = pay(DAYS[:1])
     first, second = (date.fromisoformat(day) for day in DAYS[:2])
-    amounts = ledger.of_nights(engine, since=first)
+    amounts = ledger.of_nights(engine, since=first, through=second)
     assert amounts == {first: ledger.of_day(engine, first, through=1)}
-    assert ledger.of_nights(engine, since=second) == {}
+    assert ledger.of_nights(engine, since=second, through=second) == {}
     night = monitor.nights(store, engine)[0].night
     shared = {
         Account(RECEIVABLE, "", "EUR"): 1000, Account(DEVELOPER, "", "EUR"): -200, Account(ESCROW, "someone", "EUR"): -600,
