@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
+    from provenance.settlement.accounts import Account, Standing
     from provenance.settlement.history import Figures
 
 log = logging.getLogger("provenance.review")
@@ -62,10 +62,9 @@ def amounts_and_booked(store: Store, folder: str) -> tuple[dict[Account, int], d
     """What a night amounts to, and what is booked for its day, both by whom they are for."""
     night = load_night(store, folder)
     engine = open_ledger(load().database, store)
-    last = ledger.newest(engine)
-    standing = ledger.standing(engine, through=last)
+    standing = _standing(engine)
     wanted = accrued(store, night, night.read_outputs(store))
-    return standing.earned(wanted), standing.earned(ledger.of_day(engine, night.date, through=last))
+    return standing.earned(wanted), standing.earned(ledger.of_day(engine, night.date, through=ledger.newest(engine)))
 
 
 def _nights_before(engine: sa.Engine, day: date, count: int) -> list[Figures]:
@@ -73,8 +72,12 @@ def _nights_before(engine: sa.Engine, day: date, count: int) -> list[Figures]:
     days = sorted({booking.day for booking in ledger.bookings(engine, kind=NIGHT) if booking.day < day})[-count:]
     if not days:
         return []
-    amounts, standing = ledger.of_nights(engine, since=days[0]), ledger.standing(engine, through=ledger.newest(engine))
+    amounts, standing = ledger.of_nights(engine, since=days[0], through=days[-1]), _standing(engine)
     return [figures(each, standing.earned(amounts.get(each, {}))) for each in days]
+
+
+def _standing(engine: sa.Engine) -> Standing:
+    return ledger.standing(engine, through=ledger.newest(engine))
 
 
 def _falling_audits(store: Store, last: int) -> Iterator[str]:

@@ -139,6 +139,17 @@ def train_tiny(folder: Path) -> Path:
     return folder
 
 
+def stack_settings(folder: Path, **ports: int) -> Path:
+    """Settings of a stack in a folder, on free ports."""
+    names = ("airflow", "metrics", "s3", "postgres", "dask", "dashboard", "seaweed")
+    # SeaweedFS also listens on ports + 10000.
+    free = {name: port - 20_000 if port > 45_000 else port for name, port in zip(names, free_ports(7), strict=True)}
+    lines = [f'folder = "{folder}/stack"', "[ports]", *(f"{name} = {port}" for name, port in (free | ports).items())]
+    path = folder / "stack.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -14,7 +14,7 @@ import json
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore.exceptions import ClientError
@@ -22,6 +22,9 @@ from botocore.exceptions import ClientError
 from infra.s3.identities import EXPORTS, PLACE
 from provenance.core.errors import InputError, SettingsError
 from tasks.settings import StoreSettings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 # Statements of the bucket's policy that an S3 server without TLS cannot meet.
@@ -65,7 +68,7 @@ def set_up(client: Any, bucket: str) -> list[str]:
     document = _read("bucket-policy.json", bucket)
     if client.meta.endpoint_url.startswith("http://"):
         document["Statement"] = [one for one in document["Statement"] if one["Sid"] != NEEDS_TLS]
-    steps = {
+    steps: dict[str, Callable[[], Any]] = {
         "versioning": lambda: client.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration=_read("versioning.json", bucket)
         ),

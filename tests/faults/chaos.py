@@ -28,7 +28,7 @@ import httpx  # noqa: E402
 import psutil  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-from samples import corpus_frames, deliver, free_ports, train_tiny  # noqa: E402
+from samples import corpus_frames, deliver, stack_settings, train_tiny  # noqa: E402
 
 from infra.stack import supervise  # noqa: E402
 from infra.stack.api import RefusedError, airflow_as  # noqa: E402
@@ -159,12 +159,8 @@ def run(folder: Path, faults: list[Fault]) -> bool:
 
 def begin(folder: Path) -> Stack:
     """A stack of its own, up."""
-    ports = dict(zip(("airflow", "metrics", "s3", "postgres", "dask", "dashboard"), free_ports(6), strict=True))
-    ports = {name: port - 20_000 if port > 45_000 else port for name, port in ports.items()}
-    lines = [f'folder = "{folder}/stack"', "[ports]", *(f"{name} = {port}" for name, port in ports.items()), "seaweed = 19333"]
-    (folder / "stack.toml").write_text("\n".join(lines))
     os.environ |= {
-        "STACK": str(folder / "stack.toml"),
+        "STACK": str(stack_settings(folder)),
         "PROVENANCE_MODEL__FOLDER": str(train_tiny(folder / "tiny")),
         "PROVENANCE_CORPUS__SHARD_EXAMPLES": "8",
     }

@@ -1,0 +1,360 @@
+"""The production shape: started, paid a night by its own scheduler, asked by people of every role, and stopped."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import polars as pl
+import psutil
+import pytest
+import s3fs
+import sqlalchemy as sa
+from samples import corpus_frames, free_ports, outputs_frame, stack_settings, train_tiny
+
+from infra.stack import supervise
+from infra.stack.api import RefusedError, airflow_as
+from infra.stack.layout import BUCKET, MARK, environment, load, secrets_of
+from infra.stack.night import ENDED, trigger
+from provenance.core.store import Store
+from provenance.settlement import ledger
+from tasks.settings import CHECKOUT
+
+pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]
+DAG = "nightly_payouts"
+TODAY = datetime.now(UTC).date()
+YESTERDAY, ODD, BEFORE, THIRD, FOURTH = (TODAY - timedelta(days=n) for n in range(1, 6))
+PATIENCE = 600
+HOSTILE = "{{ 7 * 7 }}<script>"
+
+
+class Receiver:
+    """A webhook that remembers what it was sent."""
+
+    def __init__(self):
+        heard = self.heard = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *words):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def wait_for(self, event, **wanted):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            for told in list(self.heard):
+                if told["event"] == event and all(told[name] == value for name, value in wanted.items()):
+                    return told
+            time.sleep(0.5)
+        raise AssertionError(f"nobody told {event} {wanted}: {self.heard}")
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, receiver):
+    """A stack of the tests' own, up; everything of it is gone afterwards."""
+    folder = tmp_path_factory.mktemp("stack")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STACK", str(stack_settings(folder)))
+        patch.setenv("PROVENANCE_MODEL__FOLDER", str(train_tiny(folder / "tiny")))
+        patch.setenv("PROVENANCE_CORPUS__SHARD_EXAMPLES", "16")
+        patch.setenv("PROVENANCE_REVIEW__LEAST", "3")
+        patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_CONN_ID", "told")
+        patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_ENDPOINT", "told")
+        patch.setenv("PROVENANCE_NOTIFY__NIGHT_HOURS", "0.002")
+        patch.setenv("AIRFLOW_CONN_TOLD", receiver.url)
+        made = load()
+        try:
+            started = command("infra.stack", "up")
+            assert started.returncode == 0, started.stdout + started.stderr
+            yield made
+        finally:
+            ended = command("infra.stack", "down")
+            assert ended.returncode == 0, ended.stderr
+            assert not of(made), "no orphan is left"
+
+
+def command(module, *words):
+    """A command line of ours in a process of its own."""
+    return subprocess.run([sys.executable, "-m", module, *words], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+def of(stack):
+    """Processes of a stack."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(stack.path):
+                found.append(process.cmdline())
+        except psutil.Error:
+            pass
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(stack):
+    """The stack's store, as the pipeline reaches it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(stack).items():
+            patch.setenv(name, value)
+        yield Store(f"s3://{BUCKET}", {"endpoint_url": stack.s3_url})
+
+
+@pytest.fixture(scope="module")
+def olga(stack):
+    return airflow_as(stack, "olga")
+
+
+def ends(airflow, dag_id, run_id):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        state = airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
+        if state in ENDED:
+            return state
+        time.sleep(1)
+    return f"still {state}"
+
+
+def waits_at(airflow, run_id, task_id):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        task = airflow.tasks(DAG, run_id).get(task_id)
+        if task and task["state"] == "awaiting_input":
+            return task
+        assert not task or task["state"] not in {"failed", "upstream_failed", "skipped"}, task
+        time.sleep(1)
+    raise AssertionError(f"{task_id} does not wait")
+
+
+@pytest.fixture(scope="module")
+def paid(stack, store, olga):
+    """A corpus and five days of outputs delivered; yesterday paid by the run that the scheduler makes by itself."""
+    for name, frame in corpus_frames().items():
+        store.write_table(f"corpus/{name}.parquet", frame)
+    for day in (YESTERDAY, BEFORE, THIRD, FOURTH, ODD):
+        frame = outputs_frame(str(day))
+        if day == ODD:
+            frame = frame.with_columns(revenue_minor=pl.lit(9_000_000))
+        store.write_table(f"outputs/day={day}/part.parquet", frame)
+    assert ends(olga, "ingest_corpus", trigger(olga, "ingest_corpus", {})) == "success"
+    olga.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
+    until = time.monotonic() + PATIENCE
+    while not (runs := olga.runs(DAG)):
+        assert time.monotonic() < until
+        time.sleep(1)
+    assert [run["run_type"] for run in runs] == ["scheduled"]
+    run_id = runs[0]["dag_run_id"]
+    assert ends(olga, DAG, run_id) == "success", {name: task["state"] for name, task in olga.tasks(DAG, run_id).items()}
+    return run_id
+
+
+def test_the_scheduler_pays_a_night_on_s3_and_the_dask_cluster(stack, store, olga, paid):
+    assert store.exists(f"exports/payouts/day={YESTERDAY}/current.json")
+    assert olga.tasks(DAG, paid)["settlement.approve"]["state"] == "skipped"
+    checked = command("tasks.cli", "verify", str(YESTERDAY))
+    assert checked.returncode == 0, checked.stdout
+    log = "".join(path.read_text() for path in (stack.logs / "tasks").rglob(f"*{paid}*/task_id=features.featurise/*.log"))
+    assert "0 reused" in log
+    workers = httpx.get(f"http://127.0.0.1:{stack.ports.dashboard}/json/counts.json").json()
+    assert workers["workers"] == stack.workers
+
+
+def test_metrics_tell_of_the_night(stack, paid):
+    until = time.monotonic() + 60  # an answer is good for some seconds
+    midnight = datetime(YESTERDAY.year, YESTERDAY.month, YESTERDAY.day, tzinfo=UTC).timestamp()
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{stack.ports.metrics}/metrics", timeout=30).text
+        lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        if float(lines.get("provenance_last_published_day_timestamp_seconds", 0)) == midnight:
+            break
+        assert time.monotonic() < until, text[:2000]
+        time.sleep(2)
+    assert not [line for line in lines if "collect_errors_total" in line and float(lines[line])]
+
+
+def test_a_late_night_is_told_of_by_webhook(receiver, paid):
+    told = receiver.wait_for("is late", dag_id=DAG, run_id=paid)
+    assert told["runbook"].startswith("docs/operators.md#")
+    assert told["link"].endswith(paid)
+
+
+# Who may do what: (method, path, body) and the people who may.
+NOBODY = set()
+ASKED = {
+    "read a night": ("GET", f"/dags/{DAG}/dagRuns", None, {"olga", "ann", "dana"}),
+    "run a night": ("POST", f"/dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"day": "2020-01-01"}}, {"olga"}),
+    "pause audits": ("PATCH", "/dags/audit_attribution", {"is_paused": True}, {"olga"}),
+    "back-fill": (
+        "POST", "/backfills/dry_run",
+        {"dag_id": DAG, "from_date": f"{BEFORE}T00:00:00Z", "to_date": f"{BEFORE}T23:00:00Z"}, {"olga"},
+    ),
+    "clear a task": ("POST", f"/dags/{DAG}/clearTaskInstances", {"dry_run": True, "dag_run_id": "none"}, {"olga"}),
+    "approve payments": (
+        "PATCH", "/dags/settle_period/dagRuns/none/taskInstances/settlement.approve/-1/hitlDetails",
+        {"chosen_options": ["Approve"], "params_input": {}}, {"ann"},
+    ),
+    "approve a night": (
+        "PATCH", f"/dags/{DAG}/dagRuns/none/taskInstances/settlement.approve/-1/hitlDetails",
+        {"chosen_options": ["Approve"], "params_input": {}}, {"ann", "dana"},
+    ),
+    "forge an approval": (
+        "POST", f"/dags/{DAG}/dagRuns/none/taskInstances/settlement.approve/xcomEntries",
+        {"key": "return_value", "value": {"chosen_options": ["Approve"]}}, NOBODY,
+    ),
+    "read connections": ("GET", "/connections", None, NOBODY),
+    "set a variable": ("POST", "/variables", {"key": "a", "value": "b"}, NOBODY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_people_may_do_what_their_role_says(stack, paid, what):
+    method, path, body, may = ASKED[what]
+    for person in ("olga", "ann", "dana"):
+        try:
+            airflow_as(stack, person).call(method, path, body)
+            allowed = True
+        except RefusedError as error:
+            allowed = error.status != 403
+        assert allowed == (person in may), f"{person}: {what}"
+    assert httpx.request(method, f"{stack.airflow_url}/api/v2{path}", json=body).status_code == 401
+
+
+def test_who_collects_exports_reads_nothing_else_and_writes_nothing(stack, paid):
+    reached = {
+        name: s3fs.S3FileSystem(key=key[0], secret=key[1], endpoint_url=stack.s3_url, use_listings_cache=False)
+        for name, key in secrets_of(stack)["s3"].items()
+    }
+    current = f"{BUCKET}/exports/payouts/day={YESTERDAY}/current.json"
+    assert reached["accountants"].cat_file(current)
+    with pytest.raises(PermissionError):
+        reached["accountants"].cat_file(f"{BUCKET}/corpus/examples.parquet")
+    assert reached["operators"].cat_file(f"{BUCKET}/corpus/examples.parquet")
+    for name in ("accountants", "operators"):
+        with pytest.raises(PermissionError):
+            reached[name].pipe_file(current, b"{}")
+        with pytest.raises(PermissionError):
+            reached[name].rm_file(current)
+
+
+def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, store, olga, paid):
+    asked = {
+        "dag_id": DAG, "from_date": f"{FOURTH}T00:00:00Z", "to_date": f"{BEFORE}T23:59:59Z", "run_backwards": False,
+        "dag_run_conf": {}, "max_active_runs": 3, "reprocess_behavior": "completed",
+    }  # fmt: skip
+    previewed = command("tasks.cli", "preview", str(THIRD), "--json")
+    assert previewed.returncode == 0, previewed.stderr
+    expected = json.loads(previewed.stdout)[0]["changes"]
+    engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
+    assert len(ledger.bookings(engine)) == 1, "a preview books nothing"
+    made = olga.call("POST", "/backfills", asked)
+    by_hand = trigger(olga, DAG, {"day": str(THIRD)})
+    assert ends(olga, DAG, by_hand) == "success"
+    until = time.monotonic() + PATIENCE
+    while (found := olga.call("GET", f"/backfills/{made['id']}"))["completed_at"] is None:
+        assert time.monotonic() < until, found
+        time.sleep(1)
+    states = [run["state"] for run in olga.runs(DAG) if run["run_type"] == "backfill"]
+    assert states == ["success"] * 3
+    booked = ledger.bookings(engine)
+    assert sorted((b.day, b.revision) for b in booked) == [(day, 1) for day in (FOURTH, THIRD, BEFORE, YESTERDAY)]
+    opening = {}
+    for booking in booked:
+        table = store.read_table(f"exports/payouts/day={booking.day}/rev=0001/payouts.parquet")
+        for owner, currency, opens, closes in table.select(
+            "owner_id", "currency", "opening_balance_minor", "closing_balance_minor"
+        ).iter_rows():
+            assert opens == opening.get((owner, currency), 0), (booking, owner)
+            opening[owner, currency] = closes
+        if booking.day == THIRD:
+            earned = {(row["owner_id"], row["currency"]): row["earned_minor"] for row in table.iter_rows(named=True)}
+            assert {(o, c): will for o, c, _, will in expected} == {w: e for w, e in earned.items() if e}
+
+
+def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(stack, store, olga, receiver, paid):
+    run_id = trigger(olga, DAG, {"day": str(ODD)})
+    ends_at = "settlement.approve"
+    waits_at(olga, run_id, ends_at)
+    assert receiver.wait_for("waits for a person", run_id=run_id)["task_id"] == ends_at
+    path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/{ends_at}/-1/hitlDetails"
+    dana = airflow_as(stack, "dana")
+    request = dana.call("GET", path)
+    assert "revenue" in request["body"]
+    with pytest.raises(RefusedError):
+        olga.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    assert ends(olga, DAG, run_id) == "success"
+    engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
+    (booking,) = ledger.bookings(engine, ODD)
+    assert "dana" in booking.facts["approved_by"]
+    assert any("revenue" in reason for reason in booking.facts["reasons"])
+
+
+def test_no_secret_is_in_a_log_a_table_of_airflow_or_an_export(stack, store, paid):
+    hidden = secrets_of(stack)
+    planted = {hidden[name] for name in ("postgres", "jwt", "session", "s3_at_rest", "fernet", "payees")}
+    planted |= {*hidden["databases"].values(), *hidden["people"].values(), *(secret for _, secret in hidden["s3"].values())}
+    assert len(planted) >= 15
+    for path in stack.path.rglob("*"):
+        parts = path.relative_to(stack.path).parts
+        if path.is_file() and parts[0] not in {"postgres", "s3", "secrets.json", "s3.json"}:
+            data = path.read_bytes()
+            assert not [secret for secret in planted if secret.encode() in data], path
+    engine = sa.create_engine(environment(stack)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for table in sa.inspect(engine).get_table_names():
+            for row in connection.execute(sa.text(f'SELECT * FROM "{table}"')):
+                text = str(tuple(row))
+                assert not [secret for secret in planted if secret in text], table
+    for key in store.list("exports"):
+        data = store.read(key)
+        assert not [secret for secret in planted if secret.encode() in data], key
+
+
+def test_what_is_killed_is_started_again_and_what_is_up_is_left_alone(stack, paid):
+    before = {name: state["pid"] for name, state in supervise.states(stack).items()}
+    supervise.kill(stack, "airflow-triggerer")
+    until = time.monotonic() + 60
+    while supervise.states(stack)["airflow-triggerer"]["pid"] in {0, before["airflow-triggerer"]}:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert command("infra.stack", "up").returncode == 0
+    after = {name: state["pid"] for name, state in supervise.states(stack).items()}
+    assert {name for name in before if before[name] != after[name]} == {"airflow-triggerer"}
+    shown = command("infra.stack", "status")
+    assert shown.returncode == 0, shown.stdout
+
+
+def test_a_taken_port_is_named_before_anything_starts(tmp_path, monkeypatch):
+    (port,) = free_ports(1)
+    server = ThreadingHTTPServer(("127.0.0.1", port), BaseHTTPRequestHandler)
+    try:
+        path = stack_settings(tmp_path, postgres=port)
+        monkeypatch.setenv("STACK", str(path))
+        failed = command("infra.stack", "up")
+    finally:
+        server.server_close()
+    assert failed.returncode == 2
+    assert f"port {port} (postgres)" in " ".join(failed.stderr.split())
+    assert not (tmp_path / "stack").exists()
