@@ -13,6 +13,12 @@ uv compile pyproject.toml --no-emit-package torch --extra workloads -c $locks/ru
 # Without uv's table in pyproject.toml: with the CUDA libraries that torch on PyPI needs.
 uv compile pyproject.toml --no-emit-package torch --extra gpu --no-config -c $locks/run.txt -o $locks/gpu.txt
 uv compile --no-config --no-deps --no-annotate -o $locks/torch.txt - <<< "torch==$(sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml | head -1)"
+# What images have beyond a machine's own locks: logs in S3 for Airflow's, a memory pool of the GPU for workers'.
+uv compile pyproject.toml - --no-emit-package torch --extra stack -c $locks/stack.txt -o $locks/image-airflow.txt \
+    <<< "apache-airflow-providers-amazon"
+rapids=$(sed -n 's/^dask-cuda==\([0-9]*\.[0-9]*\).*/\1/p' $locks/gpu.txt)
+uv compile pyproject.toml - --no-emit-package torch --extra gpu --no-config -c $locks/gpu.txt -o $locks/image-worker.txt \
+    <<< "rmm-cu13==$rapids.*"
 # traker asks for torchvision, and never needs it; the one on PyPI does not work beside the CPU build of torch.
 uv compile bench/peers/requirements.in --no-emit-package torch --no-emit-package torchvision -c $locks/run.txt \
     -o bench/peers/requirements.txt

@@ -68,7 +68,7 @@ def set_up(client: Any, bucket: str) -> list[str]:
     document = _read("bucket-policy.json", bucket)
     if client.meta.endpoint_url.startswith("http://"):
         document["Statement"] = [one for one in document["Statement"] if one["Sid"] != NEEDS_TLS]
-    steps: dict[str, Callable[[], Any]] = {
+    steps: dict[str, Callable[[], object]] = {
         "versioning": lambda: client.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration=_read("versioning.json", bucket)
         ),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import botocore.session
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 from samples import free_ports
 
@@ -20,7 +21,7 @@ from infra.s3.identities import ADMINISTRATOR, ROLES, identities
 from infra.s3.setup import lock, open_client, set_up
 from provenance.core.errors import StoreError
 from provenance.core.store import Store
-from tasks.settings import StoreSettings
+from tasks.settings import CHECKOUT, StoreSettings
 
 pytestmark = pytest.mark.night
 
@@ -37,12 +38,15 @@ def endpoint(tmp_path_factory):
     config.write_text(json.dumps(identities(BUCKET, KEYS)))
     # SeaweedFS also listens on each port + 10000.
     master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
+    # As in production, but for the ports and folders.
+    line = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())["services"]["s3"]["command"][-1].split("exec weed ")[1]
+    mine = {"-dir": folder, "-s3.port": port, "-s3.config": config, "-volume.max": 50}
+    words = [word.partition("=") for word in line.split()]
     command = [
-        str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}",
-        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}",
-        f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50",
-        "-master.telemetry=false",
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("weed")),
+        *(f"{flag}{equals}{mine.get(flag, value)}" for flag, equals, value in words),
+        *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-master.volumeSizeLimitMB=64"),
+    ]
     with (folder / "log").open("w") as log:
         environment = {**os.environ, "WEED_S3_SSE_KEK": "5e" * 32}  # the key that encrypts what a bucket encrypts
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
