@@ -3,8 +3,8 @@
     python tests/faults/proxy.py --listen 9000 --to http://127.0.0.1:8333 --faults errors,slowdown,timeouts --rate 0.1 --seed 1
 
 Whether a request meets a fault depends on the seed, its method, its key and how often the two were asked for before, and not on
-what else is asked meanwhile. Headers are passed on as they came, since the client has signed them. Ctrl-C ends it and prints
-what was injected.
+what else is asked meanwhile. Headers are passed on as they came, since the client has signed them. Ctrl-C, or SIGTERM, ends it
+and prints what was injected.
 
     errors      500 InternalError, and nothing is done
     slowdown    503 SlowDown, and nothing is done
@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import sys
 import threading
 from collections import Counter
@@ -170,7 +171,10 @@ async def serve(arguments):
     try:
         async with proxy.listening(arguments.listen) as url:
             print(f"{url} -> {proxy.to}", flush=True)  # noqa: T201
-            await asyncio.Event().wait()
+            over = asyncio.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, over.set)
+            await over.wait()
     finally:
         print(json.dumps({"requests": proxy.requests, "injected": proxy.injected}), flush=True)  # noqa: T201
 
@@ -183,8 +187,7 @@ def main():
     parser.add_argument("--rate", type=float, default=0.1, help="the part of requests that meet one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hold", type=float, default=60.0, help="seconds that a request without an answer is held")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(parser.parse_args()))
+    asyncio.run(serve(parser.parse_args()))
 
 
 if __name__ == "__main__":
