@@ -72,6 +72,11 @@ def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
     return engine
 
 
+def open_locks(settings: DatabaseSettings) -> sa.Engine:
+    """An engine on the ledger's database for its locks alone: nothing of the ledger need be there, or be this store's."""
+    return sa.create_engine(database_url(settings), poolclass=sa.NullPool)
+
+
 def open_register(settings: DatabaseSettings) -> sa.Engine:
     """An engine on the register of payees, as the role that may read it; `open_ledger` has made it."""
     return _engine_as(register.ROLE, settings.payees_url or database_url(settings))

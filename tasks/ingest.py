@@ -10,7 +10,7 @@ from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
 from provenance.corpus.shards import freeze_corpus
 from provenance.settlement import ledger
-from tasks.database import open_ledger
+from tasks.database import open_locks
 from tasks.settings import load
 
 log = logging.getLogger("provenance.ingest")
@@ -21,11 +21,10 @@ def ingest() -> str:
     settings = load()
     store = settings.store.open()
     store.check_writable()
-    engine = open_ledger(settings.database, store)
     corpus = read_corpus(store, settings.corpus.folder)
     train = corpus.examples.filter(pl.col("split") == "train")
     duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
-    with ledger.freezing(engine):
+    with ledger.freezing(open_locks(settings.database)):
         frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
