@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from provenance.core.contracts import ESCROW, PAYABLE
-from provenance.core.errors import InputError, did_you_mean
+from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account
@@ -45,12 +47,25 @@ MIGRATING_LOCK = 7_304_512_012
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the ledger's schema up to date."""
+    """Bring the ledger's schema up to date.
+
+    Raises:
+        StoreError: a later version of this program has been here.
+    """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING_LOCK})
         config.attributes["connection"] = connection
+        now = MigrationContext.configure(connection).get_current_revision()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if now is not None and now not in known:
+            raise StoreError(
+                "the ledger",
+                expected="a schema that this version knows",
+                found=repr(now),
+                hint="A later version has migrated it: install that one again, or restore the backup from before the upgrade.",
+            )
         command.upgrade(config, "head")
 
 

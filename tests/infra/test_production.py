@@ -30,19 +30,10 @@ DASK = list(yaml.safe_load_all((INFRA / "helm/dask-cluster.yaml").read_text()))
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(:[?-])([^}]*)\}")
 IMAGES = {"provenance-airflow": "Containerfile.airflow", "provenance-worker": "Containerfile.worker"}
-# Files that other parts of the project bring.
-ELSEWHERE = {
-    "infra/airflow/roles.json",
-    "infra/airflow/webserver_config.py",
-    "infra/metrics.py",
-    "infra/monitoring/alerts.yml",
-    "infra/monitoring/grafana",
-    "infra/monitoring/prometheus.yml",
-}
 
 
 def _exists(path: str) -> bool:
-    return (CHECKOUT / path).exists() or path in ELSEWHERE
+    return (CHECKOUT / path).exists()
 
 
 def _lock(name: str) -> dict[str, str]:
