@@ -27,7 +27,7 @@ from provenance.core.errors import InputError
 from provenance.settlement import ledger
 from provenance.settlement.accounts import HELD, trial_balance
 from tasks import monitor, runs
-from tasks.database import open_ledger
+from tasks.database import read_ledger
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Sources:
         """Those of the settings and the environment."""
         settings = load()
         store = settings.store.open()
-        return cls(settings, store, open_ledger(settings.database, store), runs.open_runs())
+        return cls(settings, store, read_ledger(settings.database), runs.open_runs())
 
 
 @dataclass(eq=False)

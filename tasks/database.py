@@ -77,6 +77,22 @@ def open_locks(settings: DatabaseSettings) -> sa.Engine:
     return sa.create_engine(database_url(settings), poolclass=sa.NullPool)
 
 
+def read_ledger(settings: DatabaseSettings) -> sa.Engine:
+    """An engine that only reads the ledger, as any login that may; it makes and migrates nothing.
+
+    Raises:
+        StoreError: nothing has made a ledger there yet.
+    """
+    url = database_url(settings)
+    engine = sa.create_engine(
+        url, poolclass=sa.NullPool, connect_args={"options": "-c default_transaction_read_only=on -c lock_timeout=5s"}
+    )
+    if not sa.inspect(engine).has_table(books.BOOKING.name):
+        where = sa.make_url(url).render_as_string(hide_password=True)
+        raise StoreError(where, expected="a ledger", found="none", hint="The first night makes it, or `make up`.")
+    return engine
+
+
 def open_register(settings: DatabaseSettings) -> sa.Engine:
     """An engine on the register of payees, as the role that may read it; `open_ledger` has made it."""
     return _engine_as(register.ROLE, settings.payees_url or database_url(settings))

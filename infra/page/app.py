@@ -32,7 +32,7 @@ from starlette.exceptions import HTTPException
 from infra.page import looks, plots
 from provenance.core.errors import ContractError, InputError, parse_day
 from tasks import monitor, runs
-from tasks.database import open_ledger
+from tasks.database import read_ledger
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def sources() -> Sources:
     settings = load()
     store = settings.store.open()
     airflow = runs.open_runs(conf.get("database", "sql_alchemy_conn"))
-    return Sources(settings, store, open_ledger(settings.database, store), airflow)
+    return Sources(settings, store, read_ledger(settings.database), airflow)
 
 
 Last = Annotated[int, Query(ge=1, le=MOST_NIGHTS)]

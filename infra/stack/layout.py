@@ -103,6 +103,7 @@ class Part:
     Attributes:
         phase: parts of one phase start together, when those before are healthy.
         user: as whom it runs, if not as whoever starts the stack.
+        reads_only: it gets logins that may read and nothing else.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Part:
     phase: int
     stop: str = "TERM"
     user: str = ""
+    reads_only: bool = False
 
 
 def load(path: str | None = None) -> Stack:
@@ -202,6 +204,19 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
+def reading(stack: Stack) -> dict[str, str]:
+    """What takes the place of the pipeline's logins where nothing is to be written: in the page of nights, in the metrics."""
+    hidden = secrets_of(stack)
+    access, secret = hidden["s3"]["operators"]
+    return {
+        "AWS_ACCESS_KEY_ID": access,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "PROVENANCE_DATABASE__URL": stack.database_url("provenance", "metrics", hidden["databases"]["metrics"]),
+        "PROVENANCE_DATABASE__PAYEES_URL": "",
+        KEY_VARIABLE: "",
+    }
+
+
 def parts(stack: Stack, postgres_user: str) -> list[Part]:
     """All processes, in the order in which they start."""
     ports, python = stack.ports, str(BIN / "python")
@@ -228,13 +243,9 @@ def parts(stack: Stack, postgres_user: str) -> list[Part]:
         Part("s3", weed, 0),
         Part("dask-scheduler", scheduler, 0),
         *(Part(f"dask-worker-{n}", [*worker, "--name", f"worker-{n}"], 0) for n in range(1, stack.workers + 1)),
-        Part("airflow-api-server", [airflow, "api-server", "--workers", "1"], 1),
+        Part("airflow-api-server", [airflow, "api-server", "--workers", "1"], 1, reads_only=True),
         Part("airflow-scheduler", [airflow, "scheduler"], 1),
         Part("airflow-dag-processor", [airflow, "dag-processor"], 1),
         Part("airflow-triggerer", [airflow, "triggerer"], 1),
-        Part(
-            "metrics",
-            [python, "-m", "infra.metrics", "--port", str(ports.metrics)],
-            1,
-        ),
+        Part("metrics", [python, "-m", "infra.metrics", "--port", str(ports.metrics)], 1, reads_only=True),
     ]

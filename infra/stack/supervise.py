@@ -18,12 +18,12 @@ import psutil
 import sqlalchemy as sa
 from supervisor.xmlrpc import SupervisorTransport
 
-from infra.stack.layout import BIN, HOST, MARK, POSTGRES, S3_IDENTITIES, Part, environment, parts, secrets_of
+from infra.stack.layout import BIN, HOST, MARK, POSTGRES, S3_IDENTITIES, Part, environment, parts, reading, secrets_of
 from provenance.core.errors import SettingsError
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from infra.stack.layout import Stack
@@ -63,6 +63,7 @@ stdout_logfile={logs}/{name}.log
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=3
 {user}
+{environment}
 """
 
 
@@ -120,7 +121,7 @@ def prepare(stack: Stack) -> None:
     _init_postgres(stack, user, hidden["postgres"])
     programs = [_program(stack, part) for part in parts(stack, user)]
     config = SUPERVISORD.format(logs=stack.logs, folder=stack.path, socket=stack.socket)
-    (stack.path / "supervisord.conf").write_text(config.replace("%", "%%") + "".join(programs))
+    _write_hidden(stack.path / "supervisord.conf", config.replace("%", "%%") + "".join(programs))
 
 
 def begin(stack: Stack) -> None:
@@ -245,7 +246,12 @@ def _program(stack: Stack, part: Part) -> str:
         priority=100 + 100 * part.phase,
         logs=stack.logs,
         user=f"user={part.user}" if part.user else "",
+        environment=f"environment={_quoted(reading(stack))}" if part.reads_only else "",
     )
+
+
+def _quoted(values: Mapping[str, str]) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in values.items()).replace("%", "%%")
 
 
 def _init_postgres(stack: Stack, user: str, password: str) -> None:

@@ -190,8 +190,8 @@ def refer(folder: Path, stack: Stack, days: list[date]) -> Store:
 
 def undisturbed(days: list[str]) -> None:
     """Stand in the process of the reference."""
-    from nights import night
-    from nights import run as run_stage
+    from stages import night
+    from stages import run as run_stage
 
     deliver(settings.load().store.open(), corpus_frames(), tuple(days))
     run_stage("ingest.ingest")

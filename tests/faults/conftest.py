@@ -4,11 +4,11 @@ import subprocess
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
-from nights import SMALL, night, run
 from places import Place
 from proxy import Proxy
 from s3fs import S3FileSystem
 from samples import corpus_frames, create_database, deliver
+from stages import SMALL, night, run
 
 from provenance.core.store import Store
 

@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import botocore.auth
 import pytest
-from nights import at_once, night, run
 from places import filled
 from samples import DAY, corpus_frames, deliver, new_bucket, s3_server
+from stages import at_once, night, run
 
 from provenance.core.errors import ContractError, StoreError, StoreUnavailable
 from provenance.core.store import Store

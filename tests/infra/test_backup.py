@@ -2,9 +2,9 @@
 
 import pytest
 import sqlalchemy as sa
-from nights import SMALL, night, run
 from rich.console import Console
 from samples import DAY, corpus_frames, create_database, deliver
+from stages import SMALL, night, run
 
 from infra import backup
 from provenance.core.errors import InputError, StoreError
