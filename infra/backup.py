@@ -20,10 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from infra.stack.layout import POSTGRES
 from provenance.core.errors import InputError, StoreError
 from provenance.core.store import Store
-from tasks.database import database_url
+from tasks.database import POSTGRES, database_url
 from tasks.settings import load
 
 if TYPE_CHECKING:

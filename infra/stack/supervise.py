@@ -18,8 +18,9 @@ import psutil
 import sqlalchemy as sa
 from supervisor.xmlrpc import SupervisorTransport
 
-from infra.stack.layout import BIN, HOST, MARK, POSTGRES, S3_IDENTITIES, Part, environment, parts, reading, secrets_of
+from infra.stack.layout import BIN, HOST, MARK, S3_IDENTITIES, Part, environment, parts, reading, secrets_of
 from provenance.core.errors import SettingsError
+from tasks.database import POSTGRES
 from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
