@@ -6,8 +6,8 @@ it has names in it that strangers chose. Import-light, since DAGs import it whil
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("provenance.notify")
 
 FAILED, WAITS, LATE = "failed", "waits for a person", "is late"
-RUNBOOK = "docs/operators.md"
+# What to do, by event.
+RUNBOOK = {
+    FAILED: "docs/operators.md#failed-task",
+    WAITS: "docs/operators.md#waits-for-approval",
+    LATE: "docs/operators.md#late-night",
+}
 SUBJECT = "{{ told.subject }}"
 MAIL = """<p>{{ told.subject | e }}</p><p>{{ told.reason | e }}</p>
 <p><a href="{{ told.link | e }}">{{ told.link | e }}</a></p><p>What to do: {{ told.runbook | e }}</p>"""
@@ -45,7 +50,8 @@ class Tell(BaseNotifier):
         told = message(self.event, context)
         log.warning("%s: %s", told["subject"], told["reason"])
         for notifier in channels(load().notify):
-            notifier({**context, "told": told})
+            with contextlib.suppress(Exception):  # it has logged what went wrong
+                notifier({**context, "told": told})
 
 
 def failed() -> Tell:
@@ -84,7 +90,6 @@ def message(event: str, context: Mapping[str, Any]) -> dict[str, str]:
     dag_id, run_id = (str(_of(run, name)) for name in ("dag_id", "run_id"))
     task_id = str(_of(task, "task_id") or "")
     reason = context.get("exception") or context.get("reason") or _of(context.get("deadline"), "deadline_time") or ""
-    anchor = re.sub(r"[^a-z]+", "-", event)
     told = {
         "event": event,
         "dag_id": dag_id,
@@ -93,7 +98,7 @@ def message(event: str, context: Mapping[str, Any]) -> dict[str, str]:
         "subject": f"{dag_id} {event}: {_of(run, 'data_interval_start') or run_id}",
         "reason": str(reason),
         "link": f"{_base_url()}/dags/{dag_id}/runs/{run_id}",
-        "runbook": f"{RUNBOOK}#{anchor}",
+        "runbook": RUNBOOK[event],
     }
     return {name: " ".join(text.split()) for name, text in told.items()}
 

@@ -1,6 +1,6 @@
 """Airflow's tables, and the roles and people in them.
 
-    python -m infra.airflow.access < people.json       {"ann": {"role": "Accountant", "password": "..."}}
+    python -m infra.airflow.access < people.json       {"ann": {"role": "Accountant", "password": "..."}}, or nobody
 
 What `roles.toml` says is what a role may, no more: what it may besides is taken away. People who are there already keep their
 passwords.
@@ -94,7 +94,7 @@ def _allow(manager: Any, name: str, wanted: set[tuple[str, str]]) -> None:
 
 def main() -> None:
     """Migrate, and set up the people on standard input."""
-    people = json.load(sys.stdin)
+    people = json.loads(sys.stdin.read() or "{}")
     migrate()
     set_up(people)
 
