@@ -5,7 +5,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := infra/requirements
-UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet
+# Compiled once, or every process of a night would compile what it imports where Python may not write beside it.
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 CODE := dags tasks provenance infra bench tests
 
 .PHONY: help setup demo ui up night backfill down chaos test check workloads bench peers gpu-check advisories lock clean
