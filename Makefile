@@ -102,4 +102,6 @@ $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt
 	@$(UV) -r $(LOCKS)/dev.txt
+	@test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium > /dev/null 2>&1; } \
+		|| echo "No browser at /usr/bin/chromium: tests that need one will say that they are skipped"
 	@touch $@

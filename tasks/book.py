@@ -11,9 +11,8 @@ from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.approvals import approval
 from tasks.database import open_ledger
-from tasks.night import load_night, read_manifest, read_written
+from tasks.night import load_night, read_manifest, read_written, with_terms
 from tasks.settings import load
-from tasks.values import with_terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

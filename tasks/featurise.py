@@ -25,7 +25,8 @@ from provenance.influence import statistics
 from provenance.influence.methods import FACTORED, RADEMACHER, WORDS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
-from tasks.night import checkpoint_named, fetch_model, load_night, night_to_compute
+from tasks.models import checkpoint_named, fetch_model
+from tasks.night import load_night, night_to_compute
 from tasks.settings import load
 from tasks.shard import FeatureFile, chosen_method, load_plan
 from tasks.work import Work, note

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,8 +21,7 @@ import polars as pl
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import digest, from_parquet, sha256
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
-from provenance.features.model import Checkpoint, Model, read_model
-from tasks.settings import CHECKOUT
+from provenance.royalty.contracts import Contract, parse_contracts
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -74,6 +72,11 @@ class Night:
     def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
         """Some columns of all examples, in the order of the shards."""
         return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
+
+    @property
+    def contracts(self) -> tuple[Contract, ...]:
+        """The contracts that were in force when it was frozen."""
+        return parse_contracts(self.contract["contracts"], f"night of {self.day}")
 
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""
@@ -142,15 +145,9 @@ def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFra
     return from_parquet(data, store.locate(key))
 
 
-def fetch_model(store: Store, model: str, files: dict[str, str], folder: str) -> Model:
-    """The frozen model folder, copied to this machine once."""
-    return _read_frozen(store.fetch(f"frozen/models/{model}", files, CHECKOUT / folder / model))
-
-
-# The folder is named by its digest and never changes; hashing its files again for every shard would read them all again.
-_read_frozen = cache(read_model)
-
-
-def checkpoint_named(model: Model, file: str) -> Checkpoint:
-    """The checkpoint with a file name."""
-    return next(checkpoint for checkpoint in model.card.checkpoints if checkpoint.file == file)
+def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The outputs with `developer_ppb`, as the contract of each says."""
+    terms = {contract.name: contract.developer_ppb for contract in night.contracts}
+    names = read_manifest(store, night.folder, "values")["contracts"]
+    parts = [terms[names[output]] for output in outputs["output_id"]]
+    return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))

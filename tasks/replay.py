@@ -38,7 +38,8 @@ from provenance.royalty.replay import Optimiser, Run, Snapshot, between, few_row
 from provenance.royalty.values import common_push
 from tasks.cluster import compute, compute_tree, open_cluster
 from tasks.featurise import close_models, recipe
-from tasks.night import fetch_model, night_to_compute
+from tasks.models import fetch_model
+from tasks.night import night_to_compute
 from tasks.settings import load
 from tasks.shard import load_plan
 

@@ -17,7 +17,7 @@ from provenance.core.errors import ModelError
 from provenance.core.store import digest
 from provenance.features.model import all_losses, read_model
 from tasks.cluster import compute, open_cluster
-from tasks.night import fetch_model
+from tasks.models import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,8 @@ from tasks.attribute import WORK
 from tasks.curvature import fit_curvature
 from tasks.featurise import featurise
 from tasks.freeze import values_method
-from tasks.night import VERSIONS, fetch_model, load_night, read_written
+from tasks.models import fetch_model
+from tasks.night import VERSIONS, load_night, read_written
 from tasks.replay import replay
 from tasks.score import score
 from tasks.shard import shard

@@ -12,7 +12,8 @@ import polars as pl
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.shards import Part, freeze_part, part_key
 from provenance.influence.methods import WORDS, Method, method
-from tasks.night import fetch_model, night_to_compute
+from tasks.models import fetch_model
+from tasks.night import night_to_compute
 from tasks.settings import load
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
 from provenance.royalty.shares import FLAT, by_contract, over_night, rule_weight
-from tasks.night import night_to_compute, read_manifest, read_written
+from tasks.night import night_to_compute, read_manifest, read_written, with_terms
 from tasks.settings import load
-from tasks.values import contracts_of, with_terms
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -28,7 +27,7 @@ def share(folder: str, settings: Settings | None = None) -> str:
         log.info("shares: reused")
         return folder
     night, values = night_to_compute(store, folder), read_manifest(store, folder, "values")
-    contracts = {contract.name: contract for contract in contracts_of(night)}
+    contracts = {contract.name: contract for contract in night.contracts}
     signal = night.contract["signal_to_noise"]
     weights = {
         name: 1.0 if contract.rule == FLAT else rule_weight(signal.get(name), contract.signal_to_noise)

@@ -19,7 +19,7 @@ from provenance.corpus.examples import held_since, parties
 from provenance.corpus.shards import part_key
 from provenance.influence.scores import ShardScores, merge, reduce_scores
 from provenance.royalty import shares as rules
-from provenance.royalty.contracts import Contract, assign, parse_contracts
+from provenance.royalty.contracts import Contract, assign
 from provenance.royalty.diagonal import nodes
 from provenance.royalty.shapley import shapley
 from provenance.royalty.values import Expanded, kept_part, lengthening
@@ -76,7 +76,7 @@ def values(folder: str, settings: Settings | None = None) -> str:
         log.info("values: reused")
         return folder
     night = night_to_compute(store, folder)
-    contracts = contracts_of(night)
+    contracts = night.contracts
     outputs = night.read_outputs(store)
     if "model_id" not in outputs.columns:  # those of `attribute`
         outputs = outputs.with_columns(model_id=pl.lit(night.model_id))
@@ -109,19 +109,6 @@ def values(folder: str, settings: Settings | None = None) -> str:
     }
     store.write(f"{folder}/values.json", canonical_json(manifest))
     return folder
-
-
-def contracts_of(night: Night) -> tuple[Contract, ...]:
-    """The contracts that were in force when the night was frozen."""
-    return parse_contracts(night.contract["contracts"], f"night of {night.day}")
-
-
-def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
-    """The outputs with `developer_ppb`, as the contract of each says."""
-    terms = {contract.name: contract.developer_ppb for contract in contracts_of(night)}
-    names = read_manifest(store, night.folder, "values")["contracts"]
-    parts = [terms[names[output]] for output in outputs["output_id"]]
-    return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))
 
 
 def sums_by_party(

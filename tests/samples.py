@@ -19,6 +19,8 @@ import sqlalchemy as sa
 from provenance.core.store import Store
 
 DAY = "2026-11-19"
+# A real browser, where there is one: `make test` installs it where it may.
+CHROMIUM = Path("/usr/bin/chromium")
 # Names as strangers may supply them: owners, works, escrow, outputs, addresses, notices, reasons.
 HOSTILE = (
     '=HYPERLINK("http://evil.example","pay here")', "=1+2", "+49 40 1234", "-2+3", "@SUM(A1:A9)", "\t=1", "\r=1", "  =1+1",

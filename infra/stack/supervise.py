@@ -81,13 +81,13 @@ def postgres_user() -> str:
 def is_up(stack: Stack) -> bool:
     """Whether the stack's supervisord answers."""
     with contextlib.suppress(OSError, http.client.HTTPException, Fault):
-        return bool(_rpc(stack).supervisor.getPID())
+        return bool(_ask(stack, "getPID"))
     return False
 
 
 def states(stack: Stack) -> dict[str, dict[str, Any]]:
     """What supervisord says of each process: `statename`, `pid`, `start`, `description`."""
-    return {str(found["name"]): found for found in _rpc(stack).supervisor.getAllProcessInfo()}
+    return {str(found["name"]): found for found in _ask(stack, "getAllProcessInfo")}
 
 
 def check_ports(stack: Stack) -> None:
@@ -144,20 +144,20 @@ def start(stack: Stack, names: list[str]) -> None:
     running = states(stack)
     for name in names:
         if running[name]["statename"] not in {"RUNNING", "STARTING"}:
-            _rpc(stack).supervisor.startProcess(name, False)
+            _ask(stack, "startProcess", name, False)
 
 
 def stop(stack: Stack, names: list[str]) -> None:
     """Stop processes, and wait until they have."""
     for name in names:
         with contextlib.suppress(Fault):  # it is not running
-            _rpc(stack).supervisor.stopProcess(name, True)
+            _ask(stack, "stopProcess", name, True)
 
 
 def kill(stack: Stack, name: str, signal: str = "SIGKILL") -> int:
     """Send a process a signal, as a fault would; supervisord starts it again. Returns which it was."""
     pid = int(states(stack)[name]["pid"])
-    _rpc(stack).supervisor.signalProcess(name, signal)
+    _ask(stack, "signalProcess", name, signal)
     return pid
 
 
@@ -205,9 +205,9 @@ def tail(stack: Stack, name: str, lines: int = 15) -> str:
 def end(stack: Stack) -> list[str]:
     """Stop everything, in the opposite order; returns the command lines of what had to be killed."""
     if is_up(stack):
-        daemon = psutil.Process(int(_rpc(stack).supervisor.getPID()))
+        daemon = psutil.Process(int(_ask(stack, "getPID")))
         with contextlib.suppress(OSError, http.client.HTTPException, Fault):
-            _rpc(stack).supervisor.shutdown()
+            _ask(stack, "shutdown")
         with contextlib.suppress(psutil.TimeoutExpired):
             daemon.wait(PATIENCE * 4)
     return kill_everything(stack)
@@ -231,8 +231,10 @@ def kill_everything(stack: Stack) -> list[str]:
     return [command for _, command in found]
 
 
-def _rpc(stack: Stack) -> Any:
-    return ServerProxy("http://localhost", transport=SupervisorTransport("", "", f"unix://{stack.socket}"))
+def _ask(stack: Stack, what: str, *words: Any) -> Any:
+    """What the stack's supervisord answers to a call of its API."""
+    with ServerProxy("http://localhost", transport=SupervisorTransport("", "", f"unix://{stack.socket}")) as server:
+        return getattr(server.supervisor, what)(*words)
 
 
 def _program(stack: Stack, part: Part) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from samples import DAY, create_database
+from samples import CHROMIUM, DAY, create_database
 
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
@@ -24,6 +24,21 @@ def airflow_environment(postgres, tmp_path_factory):
     configured = {**os.environ, **environment, "PROVENANCE_DATABASE__URL": postgres.format("postgres")}
     subprocess.run([sys.executable, "-c", script], check=True, env=configured, cwd=CHECKOUT, capture_output=True)
     return environment
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser."""
+    from playwright.sync_api import sync_playwright
+
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield started
+        started.close()
 
 
 @dataclass

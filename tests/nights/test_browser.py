@@ -17,14 +17,8 @@ from samples import corpus_frames, deliver, free_ports, outputs_frame
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.night
-CHROMIUM = Path("/usr/bin/chromium")
 DAYS = ("2026-11-16", "2026-11-17", "2026-11-18", "2026-11-19")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +83,6 @@ def answers(url):
         return httpx.get(f"{url}/api/v2/version", timeout=5).status_code < 500
     except httpx.TransportError:
         return False
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield started
-        started.close()
 
 
 def fits(frame):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import s3fs
 import sqlalchemy as sa
-from samples import corpus_frames, free_ports, outputs_frame, stack_settings, train_tiny
+from samples import CHROMIUM, corpus_frames, free_ports, outputs_frame, stack_settings, train_tiny
 
 from infra.stack import supervise
 from infra.stack.api import RefusedError, airflow_as
@@ -70,6 +70,7 @@ def receiver():
     made = Receiver()
     yield made
     made.server.shutdown()
+    made.server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -292,18 +293,48 @@ def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, s
             assert {(o, c): will for o, c, _, will in expected} == {w: e for w, e in earned.items() if e}
 
 
-def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(stack, store, olga, receiver, paid):
+def approve_in(browser, stack, run_id, folder):
+    """Dana logs in, finds the DAG, the page of nights and what waits for her, reads it, and approves."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"{stack.airflow_url}/")
+    page.fill("input[name=username]", "dana")
+    page.fill("input[name=password]", secrets_of(stack)["people"]["dana"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("a[href*='plugin/payouts']")
+    page.goto(f"{stack.airflow_url}/dags/{DAG}")
+    page.wait_for_selector(f"text={DAG}")
+    page.screenshot(path=folder / "dag.png")
+    page.goto(f"{stack.airflow_url}/payouts/")
+    page.wait_for_selector("#nights")
+    assert page.locator("#nights tr", has_text=str(ODD)).inner_text().count("waiting") == 1
+    page.screenshot(path=folder / "nights.png", full_page=True)
+    page.goto(f"{stack.airflow_url}/dags/{DAG}/runs/{run_id}/tasks/settlement.approve/required_actions")
+    page.wait_for_selector("text=is not like")
+    page.screenshot(path=folder / "asked.png", full_page=True)
+    page.get_by_role("button", name="Approve").click()
+    page.wait_for_timeout(2_000)
+    page.screenshot(path=folder / "answered.png", full_page=True)
+    context.close()
+
+
+def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
+    stack, store, olga, receiver, paid, tmp_path, request
+):
     run_id = trigger(olga, DAG, {"day": str(ODD)})
     ends_at = "settlement.approve"
     waits_at(olga, run_id, ends_at)
     assert receiver.wait_for("waits for a person", run_id=run_id)["task_id"] == ends_at
     path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/{ends_at}/-1/hitlDetails"
     dana = airflow_as(stack, "dana")
-    request = dana.call("GET", path)
-    assert "revenue" in request["body"]
+    assert "revenue" in dana.call("GET", path)["body"]
     with pytest.raises(RefusedError):
         olga.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
-    dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+    if CHROMIUM.exists():
+        approve_in(request.getfixturevalue("browser"), stack, run_id, tmp_path)
+    else:
+        dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
     assert ends(olga, DAG, run_id) == "success"
     engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
     (booking,) = ledger.bookings(engine, ODD)

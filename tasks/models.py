@@ -1,0 +1,26 @@
+"""The frozen model, on the machine that computes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from provenance.features.model import Checkpoint, Model, read_model
+from tasks.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from provenance.core.store import Store
+
+
+def fetch_model(store: Store, model: str, files: dict[str, str], folder: str) -> Model:
+    """The frozen model folder, copied to this machine once."""
+    return _read_frozen(store.fetch(f"frozen/models/{model}", files, CHECKOUT / folder / model))
+
+
+# The folder is named by its digest and never changes; hashing its files again for every shard would read them all again.
+_read_frozen = cache(read_model)
+
+
+def checkpoint_named(model: Model, file: str) -> Checkpoint:
+    """The checkpoint with a file name."""
+    return next(checkpoint for checkpoint in model.card.checkpoints if checkpoint.file == file)
