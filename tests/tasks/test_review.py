@@ -1,0 +1,110 @@
+"""A night is held against those before it; an odd one is booked on somebody's word, and on no other."""
+
+from datetime import date, timedelta
+
+import paid
+import pytest
+from samples import create_database
+
+from provenance.core.errors import CheckFailed
+from provenance.core.store import Store
+from provenance.settlement import ledger
+from tasks.book import book
+from tasks.database import open_ledger
+from tasks.review import review
+from tasks.settings import load
+
+DAYS = [str(date(2026, 10, 1) + timedelta(days=n)) for n in range(5)]
+SAID = {
+    "chosen_options": ["Approve"],
+    "responded_by_user": {"id": "7", "name": "dana"},
+    "responded_at": "2026-10-06T08:00:00+00:00",
+}
+
+
+@pytest.fixture
+def past(tmp_path, postgres, monkeypatch):
+    """Four booked days much alike."""
+    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
+    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
+    monkeypatch.setenv("PROVENANCE_REVIEW__LEAST", "4")
+    monkeypatch.setenv("PROVENANCE_REVIEW__DEVIATIONS", "20")
+    for seed, day in enumerate(DAYS[:4]):
+        book(paid.lay_out(day, 400, seed=seed))
+
+
+def bookings(day):
+    settings = load()
+    return ledger.bookings(open_ledger(settings.database, settings.store.open()), date.fromisoformat(day))
+
+
+def test_a_usual_night_is_booked_without_anybody(past):
+    folder = paid.lay_out(DAYS[4], 400, seed=9)
+    request = review(folder)
+    assert request["reasons"] == []
+    book(folder, request, None)
+    assert bookings(DAYS[4])[0].facts == {}
+
+
+def test_an_odd_night_is_booked_with_the_name_of_who_approved(past):
+    folder = paid.lay_out(DAYS[4], 40_000, seed=9)
+    request = review(folder)
+    assert [reason.split(":")[0] for reason in request["reasons"]] == ["revenue"]
+    assert "is not like the 4 before it" in request["body"]
+    assert "| 40 owners would be booked" in request["body"]
+    with pytest.raises(CheckFailed, match="nobody has approved this night"):
+        book(folder, request, None)
+    with pytest.raises(CheckFailed, match=r"dana \(7\) did not approve"):
+        book(folder, request, {**SAID, "chosen_options": ["Reject"]})
+    assert bookings(DAYS[4]) == []
+    book(folder, request, SAID)
+    (booking,) = bookings(DAYS[4])
+    assert booking.facts["approved_by"] == "dana (7)"
+    assert booking.facts["approved_at"] == SAID["responded_at"]
+    assert booking.facts["reasons"] == request["reasons"]
+
+
+def test_an_approval_is_of_what_was_reviewed(past):
+    seen = review(paid.lay_out(DAYS[4], 40_000, seed=9))
+    other = paid.lay_out(DAYS[4], 44_000, seed=9)
+    with pytest.raises(CheckFailed, match="not what was reviewed"):
+        book(other, seen, SAID)
+    assert bookings(DAYS[4]) == []
+
+
+def test_a_day_paid_again_is_held_against_its_own_past_and_what_is_booked(past):
+    folder = paid.lay_out(DAYS[0], 4_000, seed=50)
+    request = review(folder)
+    assert [reason.split(":")[0] for reason in request["reasons"]] == ["correction"], "no days before it teach anything"
+    assert "| now booked | then | change |" in request["body"]
+
+
+def test_names_of_strangers_mean_nothing_in_a_request(past):
+    folder = paid.lay_out(DAYS[4], 40_000, owners=2, seed=9)
+    body = review(folder)["body"]
+    assert "owner\\-000000" in body
+
+
+def test_falling_audits_are_a_reason(past, monkeypatch):
+    from tasks import review as module
+    from tasks.monitor import Audit, AuditFigure
+
+    def audit(day, score):
+        figure = AuditFigure("owners", "factored", score, score - 0.05, score + 0.05, 0.9)
+        return Audit(f"audits/{day}", "0" * 64, day, day, (figure,))
+
+    folder = paid.lay_out(DAYS[4], 400, seed=9)
+    monkeypatch.setattr(module, "audits", lambda store, last: [audit("2026-09-01", 0.7), audit("2026-09-08", 0.66)])
+    assert review(folder)["reasons"] == []
+    monkeypatch.setattr(module, "audits", lambda store, last: [audit("2026-09-01", 0.7), audit("2026-09-08", 0.5)])
+    assert review(folder)["reasons"] == [
+        "audit of 2026-09-08, owners: factored scores 0.50 (0.45 to 0.55), before 0.70 (0.65 to 0.75)"
+    ]
+
+
+def test_the_store_is_only_read(past, tmp_path):
+    folder = paid.lay_out(DAYS[4], 40_000, seed=9)
+    store = Store(f"file://{tmp_path}/store", {})
+    before = {key: store.read(key) for key in store.list("")}
+    review(folder)
+    assert {key: store.read(key) for key in store.list("")} == before
