@@ -27,17 +27,14 @@ from provenance.core.errors import InputError
 from provenance.settlement import ledger
 from provenance.settlement.accounts import HELD, trial_balance
 from tasks import monitor, runs
-from tasks.database import read_ledger
 from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    import sqlalchemy as sa
     from prometheus_client.core import Metric
 
-    from provenance.core.store import Store
-    from tasks.monitor import Night
+    from tasks.monitor import Night, Sources
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.metrics")
@@ -91,23 +88,6 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What is read."""
-
-    settings: Settings
-    store: Store
-    ledger: sa.Engine
-    airflow: sa.Engine
-
-    @classmethod
-    def open(cls) -> Sources:
-        """Those of the settings and the environment."""
-        settings = load()
-        store = settings.store.open()
-        return cls(settings, store, read_ledger(settings.database), runs.open_runs())
-
-
 @dataclass(eq=False)
 class Payouts(Collector):
     """Collects all metrics when it is scraped.
@@ -116,7 +96,7 @@ class Payouts(Collector):
         open_sources: opens what is read; again at the next scrape if it fails.
     """
 
-    open_sources: Callable[[], Sources] = Sources.open
+    open_sources: Callable[[], Sources] = monitor.Sources.open
     fresh: float = FRESH
     errors: Counter[str] = field(default_factory=Counter)
     _sources: Sources | None = None
@@ -184,7 +164,7 @@ def _midnight(day: str | date) -> float:
 
 
 def _nights(read: Sources) -> Iterator[GaugeMetricFamily]:
-    nights = monitor.nights(read.store, read.ledger, runs.runs(read.airflow, last=LAST), last=LAST)
+    nights = read.nights(LAST)
     states = Counter(night.state for night in nights)
     yield _by("nights", {state: states[state] for state in monitor.STATES})
     yield _by("night_failed_tasks", Counter(task for night in nights if night.runs for task in night.runs[-1].failed))

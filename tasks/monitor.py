@@ -21,8 +21,10 @@ from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, current_key, in_force, published_days, revision_folder
 from provenance.settlement.history import drift, figures
 from provenance.validation import results
-from tasks.runs import FAILED, SUCCESS
+from tasks.database import read_ledger
+from tasks.runs import FAILED, SUCCESS, open_runs, runs
 from tasks.screens import output_data
+from tasks.settings import load
 from tasks.work import Work, noted
 
 if TYPE_CHECKING:
@@ -327,6 +329,34 @@ def unpublished(store: Store, engine: sa.Engine, *, last: int = 60) -> list[Book
         if manifest is None or (manifest["booking_id"], manifest["night"]) != (booking.booking_id, booking.night):
             found.append(booking)
     return found
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read, and never written."""
+
+    settings: Settings
+    store: Store
+    ledger: sa.Engine
+    airflow: sa.Engine
+
+    @classmethod
+    def open(cls, airflow_url: str = "") -> Sources:
+        """Those of the settings and the environment.
+
+        Args:
+            airflow_url: of Airflow's own database, if not as the environment says.
+        """
+        settings = load()
+        return cls(settings, settings.store.open(), read_ledger(settings.database), open_runs(airflow_url))
+
+    def nights(self, last: int) -> list[Night]:
+        """The last nights, oldest first."""
+        return nights(self.store, self.ledger, runs(self.airflow, last=last), last=last)
+
+    def flow(self, day: date) -> Flow:
+        """One night's flow."""
+        return night(self.store, self.ledger, day, runs(self.airflow, day=str(day)).get(str(day), ()))
 
 
 def audits(store: Store, *, last: int | None = None) -> list[Audit]:

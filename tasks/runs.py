@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from provenance.core.errors import SettingsError
 
@@ -34,7 +35,12 @@ _RUN = sa.table(
     sa.column("start_date", _TIME),
     sa.column("end_date", _TIME),
     sa.column("data_interval_start", _TIME),
+    sa.column("conf", JSONB),
     sa.column("backfill_id", sa.Integer),
+)
+# The day that a run is for: the one in its form, or else the one on which its data interval starts.
+_DAY = sa.func.coalesce(
+    _RUN.c.conf["day"].astext, sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM-DD")
 )
 _TASK_COLUMNS = ("dag_id", "run_id", "task_id", "state", "start_date", "duration")
 _TASK_TYPES: tuple[Any, ...] = (sa.Text, sa.Text, sa.Text, sa.Text, _TIME, sa.Float)
@@ -53,7 +59,7 @@ class Run:
     """One run of a DAG.
 
     Attributes:
-        day: on which its data interval starts (UTC), YYYY-MM-DD: for a night, the day that it pays.
+        day: YYYY-MM-DD: for a night, the day that it pays.
         kind: as Airflow has it: scheduled, manual, backfill.
         seconds: by task, of its last try; of one that is running, until now.
         spent: the same, of all its tries.
@@ -103,19 +109,15 @@ def open_runs(url: str = "") -> sa.Engine:
 
 def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str | None = None) -> dict[str, list[Run]]:
     """The runs of a DAG by the day that they are for: of the last so many days, or of one; each day's in the order of ids."""
-    mine = (_RUN.c.dag_id == dag_id) & _RUN.c.data_interval_start.is_not(None)
+    mine = (_RUN.c.dag_id == dag_id) & _DAY.is_not(None)
     if day is None:
-        starts = sa.select(_RUN.c.data_interval_start).where(mine).distinct()
-        latest = starts.order_by(_RUN.c.data_interval_start.desc()).limit(last).subquery()
-        mine &= _RUN.c.data_interval_start.in_(sa.select(latest.c.data_interval_start))
+        latest = sa.select(_DAY.label("day")).where(mine).distinct().order_by(sa.desc("day")).limit(last).subquery()
+        mine &= _DAY.in_(sa.select(latest.c.day))
     else:
-        # Midnight to midnight in UTC, whatever the time zone of the session.
-        start = datetime.fromisoformat(day).replace(tzinfo=UTC)
-        end = start.replace(hour=23, minute=59, second=59, microsecond=999_999)
-        mine &= _RUN.c.data_interval_start.between(start, end)
+        mine &= day == _DAY
     found: dict[str, list[Run]] = defaultdict(list)
     with engine.connect() as connection:
-        rows = list(connection.execute(sa.select(_RUN).where(mine).order_by(_RUN.c.data_interval_start, _RUN.c.id)))
+        rows = list(connection.execute(sa.select(_RUN, _DAY.label("day")).where(mine).order_by("day", _RUN.c.id)))
         ids = [row.run_id for row in rows]
         tasks, tried = (
             list(connection.execute(sa.select(table).where((table.c.dag_id == dag_id) & table.c.run_id.in_(ids))))
@@ -124,12 +126,11 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
     last_tries, earlier = _by_run(tasks), _by_run(tried)
     for row in rows:
         now, before = last_tries.get(row.run_id, []), earlier.get(row.run_id, [])
-        day_paid = str(_utc(row.data_interval_start).date())
-        found[day_paid].append(
+        found[row.day].append(
             Run(
                 run_id=row.run_id,
                 kind=row.run_type,
-                day=day_paid,
+                day=row.day,
                 state=row.state or "",
                 started=row.start_date and _utc(row.start_date),
                 ended=row.end_date and _utc(row.end_date),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -32,17 +32,11 @@ from starlette.exceptions import HTTPException
 from infra.page import looks, plots
 from provenance.core.errors import ContractError, InputError, parse_day
 from tasks import monitor, runs
-from tasks.database import read_ledger
-from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from tasks.monitor import Audit, Night
-    from tasks.settings import Settings
+    from tasks.monitor import Audit, Night, Sources
 
 log = logging.getLogger("provenance.page")
 
@@ -69,31 +63,10 @@ pages = Environment(
 pages.filters.update(looks.FILTERS)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What the page reads."""
-
-    settings: Settings
-    store: Store
-    ledger: sa.Engine
-    airflow: sa.Engine
-
-    def nights(self, last: int) -> list[Night]:
-        """The last nights, oldest first."""
-        return monitor.nights(self.store, self.ledger, runs.runs(self.airflow, last=last), last=last)
-
-    def flow(self, day: date) -> monitor.Flow:
-        """One night's flow."""
-        return monitor.night(self.store, self.ledger, day, runs.runs(self.airflow, day=str(day)).get(str(day), ()))
-
-
 @cache
 def sources() -> Sources:
     """Opened once by each process that serves the page."""
-    settings = load()
-    store = settings.store.open()
-    airflow = runs.open_runs(conf.get("database", "sql_alchemy_conn"))
-    return Sources(settings, store, read_ledger(settings.database), airflow)
+    return monitor.Sources.open(conf.get("database", "sql_alchemy_conn"))
 
 
 Last = Annotated[int, Query(ge=1, le=MOST_NIGHTS)]

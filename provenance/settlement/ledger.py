@@ -33,6 +33,7 @@ from provenance.settlement.payouts import Movements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from datetime import date, datetime
 
     from provenance.settlement.accounts import Standing
@@ -86,37 +87,30 @@ def now(engine: sa.Engine) -> datetime:
         return found
 
 
-@contextmanager
-def publishing(engine: sa.Engine) -> Iterator[None]:
+def publishing(engine: sa.Engine) -> AbstractContextManager[None]:
     """Hold the right to publish; one process at a time."""
-    with engine.connect() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": PUBLISHING_LOCK})
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": PUBLISHING_LOCK})
+    return _locked(engine, PUBLISHING_LOCK)
 
 
-@contextmanager
-def freezing(engine: sa.Engine) -> Iterator[None]:
+def freezing(engine: sa.Engine) -> AbstractContextManager[None]:
     """Have what is frozen now stay: nothing is cleared away meanwhile."""
-    with engine.connect() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock_shared(:key)"), {"key": CLEARING_LOCK})
-        try:
-            yield
-        finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock_shared(:key)"), {"key": CLEARING_LOCK})
+    return _locked(engine, CLEARING_LOCK, "_shared")
+
+
+def clearing(engine: sa.Engine) -> AbstractContextManager[None]:
+    """Hold the right to clear away what no night needs; nothing is frozen meanwhile."""
+    return _locked(engine, CLEARING_LOCK)
 
 
 @contextmanager
-def clearing(engine: sa.Engine) -> Iterator[None]:
-    """Hold the right to clear away what no night needs; nothing is frozen meanwhile."""
+def _locked(engine: sa.Engine, key: int, kind: str = "") -> Iterator[None]:
+    """Hold one of PostgreSQL's advisory locks, which end with the connection."""
     with engine.connect() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": CLEARING_LOCK})
+        connection.execute(sa.text(f"SELECT pg_advisory_lock{kind}(:key)"), {"key": key})
         try:
             yield
         finally:
-            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": CLEARING_LOCK})
+            connection.execute(sa.text(f"SELECT pg_advisory_unlock{kind}(:key)"), {"key": key})
 
 
 def book(

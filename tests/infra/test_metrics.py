@@ -57,7 +57,7 @@ def read(tmp_path, postgres, airflow_tables, monkeypatch):
     record(airflow, DAYS[2], tasks=[(stage, "success", 10.0) for stage in STAGES])
     record(airflow, "2026-10-18", state="running", tasks=[("royalty.approve", "awaiting_input", None)])
     record(airflow, "2026-09-03", dag_id="settle_period", kind="manual", tasks=[("settlement.close", "success", 1.0)])
-    return metrics.Sources.open()
+    return monitor.Sources.open()
 
 
 def scrape(collector):
@@ -113,7 +113,7 @@ def test_no_metric_has_many_labels(read):
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_told(read, caplog):
-    broken = metrics.Sources(
+    broken = monitor.Sources(
         read.settings, read.store, read.ledger, runs.open_runs("postgresql+psycopg2://nobody@127.0.0.1:1/x")
     )
     found = scrape(metrics.Payouts(lambda: broken))
