@@ -48,11 +48,12 @@ Result = TypeVar("Result")
 
 @contextmanager
 def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
-    """A client of the cluster, for as long as one stage needs it.
+    """A client of the cluster, for as long as one stage needs it; what the stage adds up itself, it does on one thread, too.
 
     Raises:
         SettingsError: the cluster does not answer, or has no worker with what the device asks for.
     """
+    _take_one_thread()
     if settings.address:
         try:
             client = Client(settings.address, timeout=CONNECT, set_as_default=False)
@@ -205,13 +206,17 @@ def _combined(parts: Sequence[Result | InputError], *, combine: Callable[[Sequen
 
 
 def _guarded(item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result]) -> Result | InputError:
-    # One thread per worker: workers are what runs in parallel, and results do not depend on how many cores there are.
-    torch.set_num_threads(1)
-    threadpool_limits(limits=1)
+    _take_one_thread()
     try:
         return function(shared, item)
     except InputError as error:
         return error
+
+
+def _take_one_thread() -> None:
+    """Compute on one thread from now on: workers are what runs in parallel, and with more the last bits depend on how many."""
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
 
 
 def _check_resources(client: Client, settings: ClusterSettings) -> None:
