@@ -184,7 +184,10 @@ def refer(folder: Path, stack: Stack, days: list[date]) -> Store:
         "PROVENANCE_CLUSTER__ADDRESS": "",
         "PROVENANCE_MODEL__CACHE": str(folder / "reference-cache"),
     }
-    subprocess.run([sys.executable, __file__, "--reference", *map(str, days)], check=True, env=told, cwd=CHECKOUT)
+    command = [sys.executable, __file__, "--reference", *map(str, days)]
+    done = subprocess.run(command, env=told, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the reference failed:\n{done.stderr[-3000:]}")
     return settings.load(told).store.open()
 
 
