@@ -201,6 +201,16 @@ def test_a_late_night_is_told_of_by_webhook(receiver, paid):
     assert told["link"].endswith(paid)
 
 
+def test_a_run_for_no_day_fails_with_the_next_step_and_is_told_of(stack, olga, receiver, paid):
+    run_id = trigger(olga, DAG, {})
+    assert ends(olga, DAG, run_id) == "failed"
+    log = "".join(path.read_text() for path in (stack.logs / "tasks").rglob(f"*{run_id}*/task_id=inputs.freeze/*.log"))
+    assert "expected a day to pay, or a data interval that starts on it, found neither. Trigger it with a day" in log
+    assert olga.tasks(DAG, run_id)["inputs.freeze"]["try_number"] == 1
+    told = receiver.wait_for("failed", run_id=run_id)
+    assert told["runbook"] == "docs/operators.md#failed-task"
+
+
 # Who may do what: (method, path, body) and the people who may.
 NOBODY = set()
 ASKED = {
