@@ -49,7 +49,10 @@ def review(folder: str) -> dict[str, Any]:
     before = _nights_before(engine, night.date, bounds.nights)
     now, then = figures(night.date, wanted), figures(night.date, booked)
     reasons = [*unusual(now, before, bounds, booked=then), *_falling_audits(store, bounds.nights)]
-    log.info("%s: %s", night.day, "; ".join(reasons) or f"usual, beside {len(before)} nights before")
+    if reasons:
+        log.warning("%s waits for a person, under Required Actions in Airflow's UI: %s", night.day, "; ".join(reasons))
+    else:
+        log.info("%s: usual, beside %d nights before", night.day, len(before))
     return {
         "cause": cause_of(store, folder),
         "reasons": reasons,
