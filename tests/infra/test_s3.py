@@ -154,9 +154,9 @@ def test_accountants_collect_through_the_store(endpoint):
     store = _store(endpoint, "accountants")
     assert store.read(EXPORT) == b"first"
     assert store.list("exports/payouts") == [EXPORT]
-    with pytest.raises(StoreError, match="PermissionError"):
+    with pytest.raises(StoreError, match="AccessDenied"):
         store.read(BANK)
-    with pytest.raises(StoreError, match="PermissionError"):
+    with pytest.raises(StoreError, match="AccessDenied"):
         store.write(EXPORT, b"forged")
 
 
