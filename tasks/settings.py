@@ -141,7 +141,7 @@ class ReviewSettings(_Section):
     least: Annotated[int, Field(ge=1)] = 7
     deviations: Annotated[float, Field(gt=0)] = 6.0
     newcomer: Annotated[float, Field(ge=0, le=1)] = 0.05
-    moved: Annotated[float, Field(ge=0, le=1)] = 0.25
+    moved: Annotated[float, Field(ge=0)] = 0.25
 
 
 class NotifySettings(_Section):
