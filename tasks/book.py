@@ -39,9 +39,9 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
     settings = load()
     store = settings.store.open()
     night = load_night(store, folder)
+    amounts = accrued(store, night, night.read_outputs(store))
     cause = cause_of(store, folder)
     facts = _approved(request, answer, cause) if request else {}
-    amounts = accrued(store, night, night.read_outputs(store))
     before = len(ledger.bookings(engine := open_ledger(settings.database, store), night.date))
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause, facts=facts)
     new = booking.revision > before
