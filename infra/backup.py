@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from provenance.core.errors import InputError, StoreError
 from provenance.core.store import Store
 from tasks.database import POSTGRES, database_url
 from tasks.settings import load
+from tasks.terminal import exit_codes
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -103,14 +103,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     console = Console()
-    try:
+    with exit_codes(RuntimeError):
         (make if arguments.what == "make" else restore)(load(), arguments.folder, console)
-    except InputError as error:
-        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(2) from error
-    except RuntimeError as error:
-        Console(stderr=True).print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

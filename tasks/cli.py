@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from provenance.core.errors import CheckFailed, InputError, StoreUnavailable, parse_day
-from tasks.terminal import Terminal
+from provenance.core.errors import CheckFailed, InputError, parse_day
+from tasks.terminal import Terminal, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -1000,17 +1000,8 @@ def _print_json(data: object) -> None:
 
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
-    try:
+    with exit_codes():
         app()
-    except InputError as error:
-        Terminal(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(2) from error
-    except CheckFailed as error:
-        Terminal(stderr=True).print(f"[bold red]Check failed:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
-    except StoreUnavailable as error:
-        Terminal(stderr=True).print(f"[bold red]Not now:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.segment import Segment
 
+from provenance.core.errors import CheckFailed, InputError, StoreUnavailable
 from provenance.core.text import on_screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.console import ConsoleOptions, RenderableType
 
@@ -22,3 +25,20 @@ class Terminal(Console):
         """What is shown, piece by piece."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(on_screen(segment.text), segment.style)
+
+
+@contextmanager
+def exit_codes(*failures: type[Exception]) -> Iterator[None]:
+    """Turn errors into one message and an exit code: 2 for bad input, 1 for what failed.
+
+    Args:
+        failures: what else is no more than a failure.
+    """
+    told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (StoreUnavailable, "Not now", 1))
+    caught: tuple[type[Exception], ...] = (*(kind for kind, _, _ in told), *failures)
+    try:
+        yield
+    except caught as error:
+        what, code = next(((what, code) for kind, what, code in told if isinstance(error, kind)), ("Failed", 1))
+        Terminal(stderr=True).print(f"[bold red]{what}:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(code) from error

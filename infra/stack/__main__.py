@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from infra.stack import supervise
 from infra.stack.layout import BIN, BUCKET, DATABASE_LOGINS, PEOPLE, environment, load, parts, secrets_of
 from provenance.core.errors import InputError, SettingsError, parse_day
 from tasks.settings import CHECKOUT
+from tasks.terminal import exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,14 +184,8 @@ def _must_be_up(stack: Stack) -> None:
 
 def main() -> None:
     """Exit codes: 0 good, 1 not healthy or failed, 2 bad input."""
-    try:
+    with exit_codes(RuntimeError):
         app()
-    except InputError as error:
-        Console(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except RuntimeError as error:
-        Console(stderr=True).print(f"[bold red]Failed:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

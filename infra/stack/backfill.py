@@ -12,14 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from infra.stack.api import airflow_as
 from infra.stack.night import ENDED, OPERATOR
 from provenance.core.errors import InputError
+from tasks.runs import NIGHTLY, SUCCESS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from infra.stack.api import Airflow
     from infra.stack.layout import Stack
-
-DAG = "nightly_payouts"
 
 
 def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
@@ -36,14 +35,14 @@ def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
             f"backfill of {first} to {last}",
             expected="no other backfill of the nights that runs",
             found=f"one of {days[0]} to {days[-1]}",
-            hint=f"Wait for it, or cancel it in the UI: {stack.airflow_url}/dags/{DAG}/backfills",
+            hint=f"Wait for it, or cancel it in the UI: {stack.airflow_url}/dags/{NIGHTLY}/backfills",
         )
     runs = _watch(airflow, made, days, console)
     counts = Counter(run["state"] for run in runs)
     console.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" of {len(days)} days")
-    failed = [run for run in runs if run["state"] != "success"]
+    failed = [run for run in runs if run["state"] != SUCCESS]
     for run in failed:
-        console.print(f"[red]{run['state']}[/]: {stack.airflow_url}/dags/{DAG}/runs/{run['dag_run_id']}", soft_wrap=True)
+        console.print(f"[red]{run['state']}[/]: {stack.airflow_url}/dags/{NIGHTLY}/runs/{run['dag_run_id']}", soft_wrap=True)
     if failed:
         raise SystemExit(1)
 
@@ -57,7 +56,7 @@ def _create(airflow: Airflow, first: date, last: date) -> dict[str, Any]:
     if last >= datetime.now(UTC).date():
         raise InputError("TO", expected="a day that is over (UTC)", found=str(last))
     asked = {
-        "dag_id": DAG,
+        "dag_id": NIGHTLY,
         "from_date": f"{first}T00:00:00Z",
         "to_date": f"{last}T23:59:59Z",
         "run_backwards": False,
@@ -65,13 +64,13 @@ def _create(airflow: Airflow, first: date, last: date) -> dict[str, Any]:
         "max_active_runs": 1,
         "reprocess_behavior": "completed",
     }
-    airflow.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
+    airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})
     return dict(airflow.call("POST", "/backfills", asked))
 
 
 def _running(airflow: Airflow) -> dict[str, Any] | None:
     """The backfill of the nights that has not ended; there is one at most."""
-    found = airflow.call("GET", "/backfills", dag_id=DAG, limit=100)["backfills"]
+    found = airflow.call("GET", "/backfills", dag_id=NIGHTLY, limit=100)["backfills"]
     active = [each for each in found if each["completed_at"] is None]
     return dict(active[0]) if active else None
 
@@ -81,12 +80,9 @@ def _watch(airflow: Airflow, made: dict[str, Any], days: list[date], console: Co
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("nights", total=len(days))
+        between = {"logical_date_gte": f"{days[0]}T00:00:00Z", "logical_date_lte": f"{days[-1]}T23:59:59Z"}
         while True:
-            runs = [
-                run
-                for run in airflow.runs(DAG, logical_date_gte=f"{days[0]}T00:00:00Z", logical_date_lte=f"{days[-1]}T23:59:59Z")
-                if run["run_type"] == "backfill"
-            ]
+            runs = [run for run in airflow.runs(NIGHTLY, **between) if run["run_type"] == "backfill"]
             ended = [run for run in runs if run["state"] in ENDED]
             now = next((run["data_interval_start"][:10] for run in runs if run["state"] == "running"), "waiting")
             progress.update(bar, completed=len(ended), description=f"nights, now {now}")

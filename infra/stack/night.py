@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.demo import deliver, parse_day_or_yesterday
 from infra.stack.api import airflow_as
+from tasks.runs import AWAITING, FAILED, NIGHTLY, SUCCESS
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 OPERATOR = "olga"
 # Of a run or of a task, for good.
-ENDED = {"success", "failed", "upstream_failed", "skipped", "removed"}
-WAITS = "awaiting_input"
+ENDED = {SUCCESS, FAILED, "upstream_failed", "skipped", "removed"}
 
 
 def pay(stack: Stack, text: str, console: Console) -> None:
@@ -30,10 +30,10 @@ def pay(stack: Stack, text: str, console: Console) -> None:
     store = settings.store.open()
     deliver(settings, store, day, console)
     airflow = airflow_as(stack, OPERATOR)
-    for dag_id, conf in (("ingest_corpus", {}), ("nightly_payouts", {"day": str(day)})):
+    for dag_id, conf in (("ingest_corpus", {}), (NIGHTLY, {"day": str(day)})):
         run_id = trigger(airflow, dag_id, conf)
         console.print(f"[bold]{dag_id}[/] {stack.airflow_url}/dags/{dag_id}/runs/{run_id}", soft_wrap=True)
-        if watch(airflow, dag_id, run_id, console) != "success":
+        if watch(airflow, dag_id, run_id, console) != SUCCESS:
             console.print("[bold red]Failed.[/] The task's log in Airflow's UI says why.")
             raise SystemExit(1)
     console.print(*owners_screen(store, str(day)), sep="\n")
@@ -56,7 +56,7 @@ def watch(airflow: Airflow, dag_id: str, run_id: str, console: Console) -> str:
                 if task["state"] in ENDED and task_id not in told:
                     told.add(task_id)
                     console.print(f"  {task_id:28} {task['state']:10} {task['duration'] or 0:6.1f} s")
-                elif task["state"] == WAITS:
+                elif task["state"] == AWAITING:
                     shown.update(f"{task_id} waits for a person: {airflow.url}/required_actions")
                 elif task["state"] == "running":
                     shown.update(task_id)
