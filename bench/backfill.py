@@ -29,12 +29,12 @@ from rich.console import Console  # noqa: E402
 from samples import corpus_frames, deliver  # noqa: E402
 
 from infra.stack import supervise  # noqa: E402
-from infra.stack.api import airflow_as  # noqa: E402
+from infra.stack.api import airflow_as, trigger  # noqa: E402
 from infra.stack.backfill import backfill  # noqa: E402
 from infra.stack.layout import environment  # noqa: E402
-from infra.stack.night import trigger  # noqa: E402
 from provenance.settlement import ledger  # noqa: E402
 from tasks import settings  # noqa: E402
+from tasks.runs import NIGHTLY  # noqa: E402
 
 PARSE = """
 import time, airflow.sdk
@@ -63,16 +63,16 @@ def main() -> None:
             airflow = airflow_as(stack, "olga")
             chaos.wait(airflow, "ingest_corpus", trigger(airflow, "ingest_corpus", {}))
             began = time.monotonic()
-            airflow.call("PATCH", f"/dags/{chaos.DAG}", {"is_paused": False})  # tonight's run comes by itself
+            airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})  # tonight's run comes by itself
             run_id = chaos.scheduled(airflow)
             backfill(stack, days[0], days[-1], Console(stderr=True))
             took = time.monotonic() - began
-            state, _ = chaos.wait(airflow, chaos.DAG, run_id)
+            state, _ = chaos.wait(airflow, NIGHTLY, run_id)
             engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
             booked = ledger.bookings(engine)
             good = state == "success" and sorted((b.day, b.revision) for b in booked) == [(day, 1) for day in [*days, tonight]]
             good &= chains(store, booked)
-            runs = [overhead(airflow, run) for run in airflow.runs(chaos.DAG) if run["run_type"] == "backfill"]
+            runs = [overhead(airflow, run) for run in airflow.runs(NIGHTLY) if run["run_type"] == "backfill"]
             parsed = subprocess.run([sys.executable, "-c", PARSE], cwd=CHECKOUT, capture_output=True, text=True, check=True)
             alone = time.monotonic()
             chaos.refer(folder, stack, days[:2])
@@ -83,7 +83,7 @@ def main() -> None:
                 "seconds_a_night_in_one_process": round((time.monotonic() - alone) / 2, 1),
                 "seconds_of_a_run_between_its_tasks": round(statistics.median(between for between, _ in runs), 1),
                 "seconds_of_a_run_in_its_tasks": round(statistics.median(inside for _, inside in runs), 1),
-                "tasks_a_run": len(airflow.tasks(chaos.DAG, run_id)),
+                "tasks_a_run": len(airflow.tasks(NIGHTLY, run_id)),
                 "cpu_seconds_parsing_all_dags": round(float(parsed.stdout.splitlines()[-1]), 2),
                 "booked_once_and_chained": good,
             }
@@ -108,7 +108,7 @@ def chains(store: Any, booked: list[Any]) -> bool:
 
 def overhead(airflow: Any, run: dict[str, Any]) -> tuple[float, float]:
     """Seconds of a run that no task ran, and that tasks did."""
-    tasks = airflow.tasks(chaos.DAG, run["dag_run_id"]).values()
+    tasks = airflow.tasks(NIGHTLY, run["dag_run_id"]).values()
     inside = sum(task["duration"] or 0 for task in tasks)
     whole = (datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])).total_seconds()
     return whole - inside, inside

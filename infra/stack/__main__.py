@@ -13,6 +13,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Annotated
 
+import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -106,7 +107,7 @@ def restart(names: Annotated[list[str], typer.Argument(help="processes, as `stat
 @app.command(context_settings={"ignore_unknown_options": True})
 def run(command: Annotated[list[str], typer.Argument(help="what to run, such as: provenance verify 2026-11-20")]) -> None:
     """Run a command with the settings and secrets of the stack in its environment."""
-    raise typer.Exit(subprocess.call(command, env={**os.environ, **environment(load())}))
+    raise typer.Exit(_run(load(), command))
 
 
 @app.command()
@@ -133,10 +134,14 @@ def backfill(
     stack = load()
     _must_be_up(stack)
     if dry_run:
-        run(["provenance", "preview", first, last])
+        raise typer.Exit(_run(stack, ["provenance", "preview", first, last]))
     from infra.stack.backfill import backfill
 
     backfill(stack, *days, console)
+
+
+def _run(stack: Stack, command: list[str]) -> int:
+    return subprocess.call(command, env={**os.environ, **environment(stack)})
 
 
 def _start(stack: Stack, wanted: Sequence[Part]) -> None:
@@ -183,8 +188,8 @@ def _must_be_up(stack: Stack) -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 good, 1 not healthy or failed, 2 bad input."""
-    with exit_codes(RuntimeError):
+    """Exit codes: 0 good, 1 not healthy, failed or not answered, 2 bad input."""
+    with exit_codes(RuntimeError, httpx.TransportError):
         app()
 
 

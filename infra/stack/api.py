@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import tenacity
 
 from infra.stack.layout import secrets_of
 from provenance.core.errors import InputError
+from tasks.runs import FAILED, SUCCESS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from infra.stack.layout import Stack
 
 TIMEOUT = 60
-REFUSED, UNAUTHORIZED = 400, 401
+REFUSED, UNAUTHORIZED, BROKEN = 400, 401, 500
+# Of a run or of a task, for good.
+ENDED = {SUCCESS, FAILED, "upstream_failed", "skipped", "removed"}
 
 
 class RefusedError(InputError):
@@ -31,11 +39,16 @@ class RefusedError(InputError):
 
 @dataclass
 class Airflow:
-    """A session of somebody; logs in again when the token has run out."""
+    """A session of somebody; logs in again when the token has run out.
+
+    Attributes:
+        patience: seconds for which a question (GET) is asked again while no answer comes, or one of a broken server.
+    """
 
     url: str
     user: str
     password: str
+    patience: float = 0
     token: str = field(default="", repr=False)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
@@ -45,6 +58,15 @@ class Airflow:
             RefusedError: Airflow says no.
             httpx.TransportError: it does not answer.
         """
+        again = tenacity.Retrying(
+            stop=tenacity.stop_after_delay(self.patience if method == "GET" else 0),
+            wait=tenacity.wait_fixed(1),
+            retry=tenacity.retry_if_exception(_may_pass),
+            reraise=True,
+        )
+        return again(self._ask, method, path, body, query)
+
+    def _ask(self, method: str, path: str, body: Any, query: dict[str, Any]) -> Any:
         for _ in range(2):
             if not self.token:
                 self.token = self._log_in()
@@ -79,9 +101,45 @@ class Airflow:
         return str(answer.json()["access_token"])
 
 
-def airflow_as(stack: Stack, user: str) -> Airflow:
+def airflow_as(stack: Stack, user: str, patience: float = 0) -> Airflow:
     """A session of one of the stack's people."""
-    return Airflow(stack.airflow_url, user, secrets_of(stack)["people"][user])
+    return Airflow(stack.airflow_url, user, secrets_of(stack)["people"][user], patience)
+
+
+def trigger(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
+    """Begin a run by hand, of a DAG that is paused or not; returns its id."""
+    airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+    run = airflow.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+    return str(run["dag_run_id"])
+
+
+def follow(
+    airflow: Airflow, dag_id: str, run_id: str, *, within: float = math.inf, every: float = 1
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """A run's state and its task instances, again and again until it has ended; the end comes last.
+
+    Args:
+        within, every: seconds.
+
+    Raises:
+        TimeoutError: the run has not ended.
+    """
+    until = time.monotonic() + within
+    while True:
+        state = str(airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+        tasks = airflow.tasks(dag_id, run_id)
+        yield state, tasks
+        if state in ENDED:
+            return
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"{dag_id} {run_id} is {state} after {within:.0f} s: { {n: t['state'] for n, t in tasks.items()} }"
+            )
+        time.sleep(every)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, httpx.TransportError) or (isinstance(error, RefusedError) and error.status >= BROKEN)
 
 
 def _detail(answer: httpx.Response) -> str:

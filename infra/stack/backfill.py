@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from infra.stack.api import airflow_as
-from infra.stack.night import ENDED, OPERATOR
+from infra.stack.api import ENDED, airflow_as
+from infra.stack.night import OPERATOR
 from provenance.core.errors import InputError
 from tasks.runs import NIGHTLY, SUCCESS
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra.demo import deliver, parse_day_or_yesterday
-from infra.stack.api import airflow_as
-from tasks.runs import AWAITING, FAILED, NIGHTLY, SUCCESS
+from infra.stack.api import ENDED, airflow_as, follow, trigger
+from tasks.runs import AWAITING, NIGHTLY, SUCCESS
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from infra.stack.layout import Stack
 
 OPERATOR = "olga"
-# Of a run or of a task, for good.
-ENDED = {SUCCESS, FAILED, "upstream_failed", "skipped", "removed"}
 
 
 def pay(stack: Stack, text: str, console: Console) -> None:
@@ -39,20 +36,13 @@ def pay(stack: Stack, text: str, console: Console) -> None:
     console.print(*owners_screen(store, str(day)), sep="\n")
 
 
-def trigger(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
-    """Begin a run by hand, of a DAG that is paused or not; returns its id."""
-    airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
-    run = airflow.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
-    return str(run["dag_run_id"])
-
-
 def watch(airflow: Airflow, dag_id: str, run_id: str, console: Console) -> str:
     """Tell how each task of a run ends, until the run has; returns its state."""
     told: set[str] = set()
+    state = ""
     with console.status("Waiting for the scheduler") as shown:
-        while True:
-            state = str(airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
-            for task_id, task in sorted(airflow.tasks(dag_id, run_id).items(), key=lambda row: row[1]["start_date"] or "~"):
+        for state, tasks in follow(airflow, dag_id, run_id):  # noqa: B007 the last is returned
+            for task_id, task in sorted(tasks.items(), key=lambda row: row[1]["start_date"] or "~"):
                 if task["state"] in ENDED and task_id not in told:
                     told.add(task_id)
                     console.print(f"  {task_id:28} {task['state']:10} {task['duration'] or 0:6.1f} s")
@@ -60,6 +50,4 @@ def watch(airflow: Airflow, dag_id: str, run_id: str, console: Console) -> str:
                     shown.update(f"{task_id} waits for a person: {airflow.url}/required_actions")
                 elif task["state"] == "running":
                     shown.update(task_id)
-            if state in ENDED:
-                return state
-            time.sleep(1)
+    return state

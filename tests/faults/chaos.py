@@ -10,7 +10,6 @@ not end, or that publishes other bytes, is told of at the end; the exit code is 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,17 +23,16 @@ from typing import TYPE_CHECKING, Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT / "tests"), str(CHECKOUT)]
 
-import httpx  # noqa: E402
 import psutil  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from samples import corpus_frames, deliver, stack_settings, train_tiny  # noqa: E402
 
 from infra.stack import supervise  # noqa: E402
-from infra.stack.api import RefusedError, airflow_as  # noqa: E402
+from infra.stack.api import airflow_as, follow, trigger  # noqa: E402
 from infra.stack.layout import MARK, environment, load  # noqa: E402
-from infra.stack.night import ENDED, trigger  # noqa: E402
 from tasks import settings  # noqa: E402
+from tasks.runs import NIGHTLY  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from infra.stack.layout import Stack
     from provenance.core.store import Store
 
-DAG = "nightly_payouts"
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # A night that was hit has its tasks' retries to end in, a minute after each failure.
 PATIENCE = 900
@@ -101,7 +98,7 @@ FAULTS = (
     Fault("task", "SIGKILL of an Airflow task", "royalty.value", kill_task),
     Fault("scheduler", "SIGKILL of the Airflow scheduler", "influence.score", kill("airflow-scheduler")),
     Fault("api-server", "SIGKILL of the API server", "royalty.replay", kill("airflow-api-server")),
-    Fault("dag-processor", "SIGKILL of the DAG processor", "corpus.shard", kill("airflow-dag-processor")),
+    Fault("dag-processor", "SIGKILL of the NIGHTLY processor", "corpus.shard", kill("airflow-dag-processor")),
     Fault("triggerer", "SIGKILL of the triggerer", "corpus.shard", kill("airflow-triggerer")),
     Fault("postgres", "PostgreSQL stopped at once and started again", "settlement.book", kill("postgres", "SIGQUIT")),
     Fault("postgres-early", "the same while gradients are computed", "royalty.replay", kill("postgres", "SIGQUIT")),
@@ -133,28 +130,37 @@ def run(folder: Path, faults: list[Fault]) -> bool:
         os.environ |= environment(stack)
         store = settings.load().store.open()
         deliver(store, corpus_frames(), tuple(map(str, days)))
-        airflow = airflow_as(stack, "olga")
+        airflow = airflow_as(stack, "olga", PATIENCE)
         wait(airflow, "ingest_corpus", trigger(airflow, "ingest_corpus", {}))
         console.print("Reference: the same nights with nothing going wrong, in one process")
         reference = refer(folder, stack, days)
-        airflow.call("PATCH", f"/dags/{DAG}", {"is_paused": False})  # the scheduler's own run of yesterday comes first
+        airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})  # the scheduler's own run of yesterday comes first
         began = time.monotonic()
-        state, tasks = wait(airflow, DAG, scheduled(airflow))
+        state, tasks = wait(airflow, NIGHTLY, scheduled(airflow))
         rows = [
             ("none: the scheduled night", "", state, tries(tasks), time.monotonic() - began, differs(store, reference, days[0]))
         ]
         for fault, day in zip(faults, days[1:], strict=True):
             console.print(f"[bold]{fault.what}[/] during {fault.at}, {day}")
             began = time.monotonic()
-            run_id = trigger(airflow, DAG, {"day": str(day)})
-            fault.inject(stack, pid_of(airflow, run_id, fault.at))
-            state, tasks = wait(airflow, DAG, run_id)
-            rows.append((fault.what, fault.at, state, tries(tasks), time.monotonic() - began, differs(store, reference, day)))
+            state, tried = suffer(stack, airflow, fault, day)
+            rows.append((fault.what, fault.at, state, tried, time.monotonic() - began, differs(store, reference, day)))
             console.print(f"   {state} after {rows[-1][4]:.0f} s; {rows[-1][5]}")
         tell(rows)
         return all(row[2] == "success" and row[5] == SAME for row in rows)
     finally:
         supervise.end(stack)
+
+
+def suffer(stack: Stack, airflow: Airflow, fault: Fault, day: date) -> tuple[str, str]:
+    """How a night ends that is hit, and what was tried again."""
+    run_id = trigger(airflow, NIGHTLY, {"day": str(day)})
+    try:
+        fault.inject(stack, pid_of(airflow, run_id, fault.at))
+        state, tasks = wait(airflow, NIGHTLY, run_id)
+    except (TimeoutError, RuntimeError) as error:
+        return str(error), "?"
+    return state, tries(tasks)
 
 
 def begin(folder: Path) -> Stack:
@@ -202,23 +208,11 @@ def undisturbed(days: list[str]) -> None:
         night(day=day)
 
 
-def patient(ask: Callable[[], Any]) -> Any:
-    """What Airflow answers, once it does."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return ask()
-        except (httpx.TransportError, RefusedError, json.JSONDecodeError) as error:
-            if time.monotonic() > until or (isinstance(error, RefusedError) and error.status < 500):
-                raise
-            time.sleep(1)
-
-
 def scheduled(airflow: Airflow) -> str:
     """The run that the scheduler makes by itself."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        found = [run["dag_run_id"] for run in airflow.runs(DAG) if run["run_type"] == "scheduled"]
+        found = [run["dag_run_id"] for run in airflow.runs(NIGHTLY) if run["run_type"] == "scheduled"]
         if found:
             return str(found[0])
         time.sleep(1)
@@ -227,26 +221,16 @@ def scheduled(airflow: Airflow) -> str:
 
 def pid_of(airflow: Airflow, run_id: str, task_id: str) -> int:
     """The process of a task, once it runs."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        task = patient(lambda: airflow.tasks(DAG, run_id)).get(task_id)
+    for _, tasks in follow(airflow, NIGHTLY, run_id, within=PATIENCE, every=0.1):
+        task = tasks.get(task_id)
         if task and task["state"] == "running" and task["pid"]:
             return int(task["pid"])
-        if task and task["state"] in ENDED:
-            raise RuntimeError(f"{task_id} was over before anything could be done to it")
-        time.sleep(0.1)
-    raise TimeoutError(f"{task_id} does not run")
+    raise RuntimeError(f"{task_id} was over before anything could be done to it")
 
 
 def wait(airflow: Airflow, dag_id: str, run_id: str) -> tuple[str, dict[str, Any]]:
     """How a run ends, and its tasks."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        state = patient(lambda: airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))["state"]
-        if state in ENDED:
-            return str(state), patient(lambda: airflow.tasks(dag_id, run_id))
-        time.sleep(1)
-    return f"still {state}", patient(lambda: airflow.tasks(dag_id, run_id))
+    return list(follow(airflow, dag_id, run_id, within=PATIENCE))[-1]
 
 
 def tries(tasks: dict[str, Any]) -> str:

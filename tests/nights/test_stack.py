@@ -18,15 +18,15 @@ import sqlalchemy as sa
 from samples import CHROMIUM, corpus_frames, free_ports, outputs_frame, stack_settings, train_tiny
 
 from infra.stack import supervise
-from infra.stack.api import RefusedError, airflow_as
+from infra.stack.api import RefusedError, airflow_as, follow, trigger
 from infra.stack.layout import BUCKET, MARK, environment, load, secrets_of
-from infra.stack.night import ENDED, trigger
 from provenance.core.store import Store
 from provenance.settlement import ledger
+from tasks.runs import AWAITING
+from tasks.runs import NIGHTLY as DAG
 from tasks.settings import CHECKOUT
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]
-DAG = "nightly_payouts"
 TODAY = datetime.now(UTC).date()
 YESTERDAY, ODD, BEFORE, THIRD, FOURTH = (TODAY - timedelta(days=n) for n in range(1, 6))
 PATIENCE = 600
@@ -129,24 +129,14 @@ def olga(stack):
 
 
 def ends(airflow, dag_id, run_id):
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        state = airflow.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"]
-        if state in ENDED:
-            return state
-        time.sleep(1)
-    return f"still {state}"
+    return list(follow(airflow, dag_id, run_id, within=PATIENCE))[-1][0]
 
 
 def waits_at(airflow, run_id, task_id):
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        task = airflow.tasks(DAG, run_id).get(task_id)
-        if task and task["state"] == "awaiting_input":
-            return task
-        assert not task or task["state"] not in {"failed", "upstream_failed", "skipped"}, task
-        time.sleep(1)
-    raise AssertionError(f"{task_id} does not wait")
+    for _, tasks in follow(airflow, DAG, run_id, within=PATIENCE):
+        if tasks.get(task_id, {}).get("state") == AWAITING:
+            return
+    raise AssertionError(f"{task_id} does not wait: {tasks}")
 
 
 @pytest.fixture(scope="module")
