@@ -18,7 +18,7 @@ from distributed import Client, KilledWorker, LocalCluster, as_completed
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import gpu_count
-from provenance.core.errors import InputError, SettingsError
+from provenance.core.errors import ClusterUnavailable, InputError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,14 +51,15 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
     """A client of the cluster, for as long as one stage needs it; what the stage adds up itself, it does on one thread, too.
 
     Raises:
-        SettingsError: the cluster does not answer, or has no worker with what the device asks for.
+        ClusterUnavailable: the cluster does not answer, or has no worker.
+        SettingsError: its workers lack what the device asks for.
     """
     _take_one_thread()
     if settings.address:
         try:
             client = Client(settings.address, timeout=CONNECT, set_as_default=False)
         except OSError as error:
-            raise SettingsError("settings: cluster.address", expected="a Dask scheduler", found=str(error)) from error
+            raise ClusterUnavailable(f"no Dask scheduler answers at {settings.address} (cluster.address): {error}") from error
         with client:
             _check_resources(client, settings)
             yield client
@@ -220,13 +221,25 @@ def _take_one_thread() -> None:
 
 
 def _check_resources(client: Client, settings: ClusterSettings) -> None:
-    """An unsatisfiable resource would wait for ever, silently."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    """Wait for a worker that can do the work, since an unsatisfiable resource would wait for ever, silently.
+
+    A scheduler that was started again knows no worker for some seconds.
+    """
     wanted = "GPU" if settings.device == "cuda" else None
-    if not any(wanted is None or worker["resources"].get(wanted, 0) >= 1 for worker in workers):
-        raise SettingsError(
-            "settings: cluster",
-            expected=f"a worker{' with resource GPU=1' if wanted else ''} at {settings.address}",
-            found=f"{len(workers)} workers, none of them such",
-            hint="Start one: dask worker ADDRESS --nthreads 1" + (" --resources GPU=1" if wanted else ""),
-        )
+    until = time.monotonic() + CONNECT
+    while True:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(wanted is None or worker["resources"].get(wanted, 0) >= 1 for worker in workers):
+            return
+        if time.monotonic() > until:
+            break
+        time.sleep(0.5)
+    hint = f"Start one: dask worker {settings.address} --nthreads 1" + (" --resources GPU=1" if wanted else "")
+    if not workers:
+        raise ClusterUnavailable(f"the Dask scheduler at {settings.address} has no worker. {hint}")
+    raise SettingsError(
+        "settings: cluster",
+        expected="a worker with resource GPU=1",
+        found=f"{len(workers)} workers, none of them such",
+        hint=hint,
+    )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segment
 
-from provenance.core.errors import CheckFailed, InputError, StoreUnavailable
+from provenance.core.errors import CheckFailed, InputError, NotNow
 from provenance.core.text import on_screen
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def exit_codes(*failures: type[Exception]) -> Iterator[None]:
     Args:
         failures: what else is no more than a failure.
     """
-    told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (StoreUnavailable, "Not now", 1))
+    told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (NotNow, "Not now", 1))
     caught: tuple[type[Exception], ...] = (*(kind for kind, _, _ in told), *failures)
     try:
         yield

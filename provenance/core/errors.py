@@ -55,8 +55,16 @@ class StoreError(InputError):
     """The store cannot be reached, read or written, and only a person can mend it."""
 
 
-class StoreUnavailable(Exception):
-    """The store cannot be reached, read or written now. Retried, since it may pass; says what to do if it lasts."""
+class NotNow(Exception):
+    """Something that is needed does not answer now. Retried, since it may pass; says what to do if it lasts."""
+
+
+class StoreUnavailable(NotNow):
+    """The store cannot be reached, read or written."""
+
+
+class ClusterUnavailable(NotNow):
+    """The cluster does not answer, or has no worker."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

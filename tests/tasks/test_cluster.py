@@ -1,10 +1,11 @@
 import os
 import signal
+import threading
 
 import pytest
 from distributed import LocalCluster
 
-from provenance.core.errors import ContractError, SettingsError
+from provenance.core.errors import ClusterUnavailable, ContractError, SettingsError
 from tasks.cluster import compute, open_cluster
 from tasks.settings import ClusterSettings
 
@@ -52,7 +53,8 @@ def test_a_cluster_by_address_is_used(cluster):
         assert list(compute(client, add, 1, [1], settings=settings, what="sums")) == [2]
 
 
-def test_a_cluster_that_cannot_give_a_gpu_is_an_error_at_once(cluster):
+def test_a_cluster_that_cannot_give_a_gpu_is_an_error_soon(cluster, monkeypatch):
+    monkeypatch.setattr("tasks.cluster.CONNECT", 1)
     settings = ClusterSettings(address=cluster.scheduler_address, device="cuda")
     with pytest.raises(SettingsError, match=r"a worker with resource GPU=1 .*found 1 workers, none of them such.*Start one"):
         open_cluster(settings).__enter__()
@@ -64,10 +66,24 @@ def test_more_workers_than_gpus_on_this_machine_is_an_error_at_once():
         open_cluster(settings).__enter__()
 
 
-def test_no_cluster_at_the_address_is_an_error(monkeypatch):
+def test_no_cluster_at_the_address_may_pass(monkeypatch):
     monkeypatch.setattr("tasks.cluster.CONNECT", 1)
-    with pytest.raises(SettingsError, match=r"cluster.address: expected a Dask scheduler"):
+    with pytest.raises(ClusterUnavailable, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 \(cluster.address\)"):
         open_cluster(ClusterSettings(address="tcp://127.0.0.1:9")).__enter__()
+
+
+def test_a_scheduler_whose_workers_come_late_is_waited_for(monkeypatch):
+    with LocalCluster(n_workers=0, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
+        settings = ClusterSettings(address=cluster.scheduler_address)
+        later = threading.Timer(1, cluster.scale, [1])
+        later.start()
+        with open_cluster(settings) as client:
+            assert client.submit(lambda: 1).result() == 1
+        later.join()
+        cluster.scale(0)
+        monkeypatch.setattr("tasks.cluster.CONNECT", 1)
+        with pytest.raises(ClusterUnavailable, match=r"has no worker. Start one: dask worker tcp://"):
+            open_cluster(settings).__enter__()
 
 
 def die(shared, item):
