@@ -130,6 +130,120 @@ DUPLICATES = Contract(
     key=("example_id",),
 )  # fmt: skip
 
+SOURCES = Contract(
+    "sources", "collectors",
+    {
+        "source_uri": _needed(pl.String, "where it was collected, as the collector wrote it"),
+        "acquired_at": _needed(UTC_TIME, "when it was collected"),
+        "collector": _needed(pl.String, "who collected it"),
+        "evidence": _needed(pl.String, "what the collector kept of it, as it was: a line of a list, a header, metadata"),
+        "identifiers": _optional(pl.List(pl.String), "other names of the same thing: doi:, isbn:, pkg:, URLs"),
+        "content_sha256": _optional(pl.String, "digest of what was collected"),
+        "title": _optional(pl.String, "its title"),
+    },
+)  # fmt: skip
+
+REGISTRY = Contract(
+    "registry", "corpus",
+    {
+        "source_id": _needed(pl.String, "the canonical identifier that comes first in the alphabet of all that name it"),
+        "identifiers": _needed(pl.List(pl.String), "all canonical identifiers that name it, sorted"),
+        "records": _needed(pl.Int64, "how many different records name it"),
+        "collectors": _needed(pl.List(pl.String), "who collected it, sorted"),
+        "first_acquired_at": _needed(UTC_TIME, "when it was first collected"),
+        "last_acquired_at": _needed(UTC_TIME, "when it was last collected"),
+        "contents": _needed(pl.List(pl.String), "digests of what was collected, sorted"),
+        "same_content_as": _needed(pl.List(pl.String), "other sources that had the same content: copies, not the same source"),
+        "title": _optional(pl.String, "its title: of the earliest record that has one"),
+    },
+    key=("source_id",),
+)  # fmt: skip
+
+ASSERTIONS = Contract(
+    "assertions", "data teams",
+    {
+        "work_id": _needed(pl.String, "the work that the terms are about"),
+        "licence": _needed(pl.String, "the terms as they were asserted: an SPDX expression, or words"),
+        "asserted_by": _needed(pl.String, "owner, source (its own files or page), or aggregator (who passed it on)"),
+        "evidence": _needed(pl.String, "what says so, and where"),
+        "asserter": _optional(pl.String, "their name"),
+        "asserted_at": _optional(UTC_TIME, "when"),
+        "evidence_sha256": _optional(pl.String, "digest of what says so"),
+        "expires_at": _optional(UTC_TIME, "until when it is good; empty: open"),
+    },
+)  # fmt: skip
+
+RIGHTS = Contract(
+    "rights", "corpus",
+    {
+        "work_id": _needed(pl.String, "the work"),
+        "source_id": _optional(pl.String, "its source in the registry"),
+        "licence_spdx": _optional(pl.String, "the terms that count, as a canonical SPDX expression; empty: none can be read"),
+        "licence_class": _needed(pl.String, "commercial, non_commercial, academic_only, forbidden or unspecified"),
+        "asserted_by": _needed(pl.String, "whose word counts: owner, source, aggregator or nobody"),
+        "evidence": _needed(pl.String, "what says so"),
+        "conflict": _needed(pl.String, "whose words differ, and how; empty: they agree"),
+        "quarantine": _needed(pl.String, "why no model to come may be trained on it, by the policy; empty: one may"),
+    },
+    key=("work_id",),
+)  # fmt: skip
+
+DISPUTES = Contract(
+    "disputes", "data teams",
+    {
+        "work_id": _needed(pl.String, "the work"),
+        "owner_id": _needed(pl.String, "who says that it is theirs"),
+        "opened_on": _needed(pl.Date, "first day of the dispute"),
+        "closed_on": _optional(pl.Date, "last day of it; empty: open"),
+        "evidence": _needed(pl.String, "what they say it rests on"),
+        "outcome": _optional(pl.String, "how it ended"),
+    },
+)  # fmt: skip
+
+SIGNALS = Contract(
+    "signals", "corpus",
+    {
+        "scope": _needed(pl.String, "the URL, or its beginning, that the signal speaks of"),
+        "kind": _needed(pl.String, "robots, content-usage, tdmrep, rsl or ai.txt"),
+        "use": _needed(pl.String, "what it speaks of: train, search or other uses as the signal names them"),
+        "allowed": _optional(pl.Boolean, "whether it allows the use; empty: it says nothing"),
+        "terms": _optional(pl.String, "where the conditions stand, or whom to ask"),
+        "says": _needed(pl.String, "the line, header or element that says so"),
+        "url": _needed(pl.String, "where the signal was found"),
+        "fetched_at": _needed(UTC_TIME, "when"),
+        "status": _needed(pl.Int64, "of HTTP; 0: no answer"),
+        "body_sha256": _optional(pl.String, "digest of the answer, kept below rights/raw/"),
+        "problem": _optional(pl.String, "why it could not be read, or only in part"),
+    },
+)  # fmt: skip
+
+OPTOUTS = Contract(
+    "optouts", "owners",
+    {
+        "recorded_at": _needed(UTC_TIME, "when it was recorded"),
+        "action": _needed(pl.String, "optout, or withdraw: the owner agrees again"),
+        "work_id": _needed(pl.String, "the work"),
+        "owner_id": _needed(pl.String, "who holds a stake in it"),
+        "choice": _needed(pl.String, "in models that hold the work: paid, credited (without money) or held (in escrow)"),
+        "effective_on": _needed(pl.Date, "first day (UTC) on which it counts"),
+        "recorded_by": _needed(pl.String, "who recorded it"),
+        "evidence": _needed(pl.String, "what says that it is the owner's will"),
+    },
+)  # fmt: skip
+
+CLEARANCE = Contract(
+    "clearance", "corpus",
+    {
+        "work_id": _needed(pl.String, "the work"),
+        "use": _needed(pl.String, "what for"),
+        "cleared": _needed(pl.Boolean, "whether a model may be trained on it"),
+        "because": _needed(pl.List(pl.String), "what speaks against it, or for it where something had to"),
+        "examples": _needed(pl.Int64, "how many examples it has"),
+        "content_sha256": _needed(pl.String, "digest of its examples' digests, in order"),
+    },
+    key=("work_id", "use"),
+)  # fmt: skip
+
 OUTPUTS = Contract(
     "outputs", "the service that runs the model",
     {
@@ -330,6 +444,14 @@ ALL = (
     OWNERS,
     DECISIONS,
     DUPLICATES,
+    SOURCES,
+    REGISTRY,
+    ASSERTIONS,
+    RIGHTS,
+    DISPUTES,
+    SIGNALS,
+    OPTOUTS,
+    CLEARANCE,
     OUTPUTS,
     EVIDENCE,
     PARTY_INFLUENCE,
