@@ -1,20 +1,18 @@
-"""The command line: `provenance`. Exit codes: 0 good, 1 a check failed, 2 bad input."""
+"""Commands that stand alone."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from datetime import UTC, date, datetime
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from provenance.core.errors import CheckFailed, InputError, parse_day
-from tasks.terminal import Terminal, exit_codes
+from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,44 +20,26 @@ if TYPE_CHECKING:
     from provenance.settlement.books import Booking
     from provenance.settlement.verification import Check
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Whose work a generative model's outputs rest on, and what each owner is paid for it.\n\n"
-    "Settings come from `infra/settings/local.toml`, or the file that PROVENANCE_SETTINGS names; "
-    "PROVENANCE_&lt;SECTION&gt;__&lt;KEY&gt; overrides one key. Exit codes: 0 good, 1 a check failed, 2 bad input.",
+from tasks.cli.shared import (
+    AsJson,
+    By,
+    ClaimsDay,
+    CorpusFolder,
+    Device,
+    ModelFolder,
+    OnDevice,
+    OutFolder,
+    OutputFile,
+    OwnerId,
+    Reason,
+    Workers,
+    claims_day,
+    console,
+    day_argument,
+    print_json,
 )
-audit_app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
-app.add_typer(audit_app, name="audit")
-payee_app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
-app.add_typer(payee_app, name="payee")
-console = Terminal()
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-CorpusFolder = Annotated[
-    Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
-]
-ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
-OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
-OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
-OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; owners and accountants read it.")]
-By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger.")]
-ClaimsDay = Annotated[
-    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
-]
+app = typer.Typer()
 
 
 @app.command()
@@ -87,7 +67,7 @@ def attribute(
 
     Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
     """
-    valid_on = _claims_day(day)
+    valid_on = claims_day(day)
     if hybrid_weight is not None and method != "hybrid":
         raise InputError("--hybrid-weight", expected="--method hybrid with it", found=f"--method {method}")
     if hybrid_weight is None and method == "hybrid":
@@ -103,7 +83,7 @@ def attribute(
         settings = task.local_settings(method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
         manifest = task.attribute(request, settings)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
     else:
         console.print(*attribution_screen(request, manifest), sep="\n", soft_wrap=True)
 
@@ -154,7 +134,7 @@ def royalty(
         settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=workers)
         made = divide(influence, rule.value, duplicates=duplicates is Duplicates.cluster, out=out, settings=settings)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         console.print(*royalty_screen(made, str(out)), sep="\n", soft_wrap=True)
 
@@ -173,9 +153,9 @@ def explain(
     from tasks.screens import output_screen
     from tasks.settings import load
 
-    data, tables = output_screen(load().store.open(), output_id, _day(day) if day else None, most=most)
+    data, tables = output_screen(load().store.open(), output_id, day_argument(day) if day else None, most=most)
     if as_json:
-        _print_json(data)
+        print_json(data)
     else:
         console.print(*tables, sep="\n", soft_wrap=True)
 
@@ -199,7 +179,7 @@ def duplicates(
     table = read_duplicates(load().store.open())
     if as_json:
         shown = table["cluster_id"].unique(maintain_order=True).head(most)
-        _print_json(table.filter(table["cluster_id"].is_in(shown.implode())).to_dicts())
+        print_json(table.filter(table["cluster_id"].is_in(shown.implode())).to_dicts())
     else:
         console.print(*duplicates_screen(table, most=most), sep="\n", soft_wrap=True)
 
@@ -221,7 +201,7 @@ def contracts(
 
     found = read_contracts(file or load().royalty.path)
     if as_json:
-        _print_json([contract.model_dump(mode="json") for contract in found])
+        print_json([contract.model_dump(mode="json") for contract in found])
     else:
         console.print(contracts_screen(found), soft_wrap=True)
 
@@ -241,10 +221,10 @@ def payouts(
 
     store = load().store.open()
     if as_json:
-        manifest, table, _ = read_export(store, _day(day))
-        _print_json({"manifest": manifest, "payouts": table.to_dicts()})
+        manifest, table, _ = read_export(store, day_argument(day))
+        print_json({"manifest": manifest, "payouts": table.to_dicts()})
     else:
-        console.print(*owners_screen(store, _day(day), most=most), sep="\n")
+        console.print(*owners_screen(store, day_argument(day), most=most), sep="\n")
 
 
 @app.command()
@@ -301,7 +281,7 @@ def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
     from tasks.screens import checks_screen
 
     if as_json:
-        _print_json({"folder": what, "checks": {check.name: list(check.problems) for check in checks}})
+        print_json({"folder": what, "checks": {check.name: list(check.problems) for check in checks}})
     else:
         console.print(escape(what), checks_screen(checks), sep="\n", soft_wrap=True)
     failed = [check.name for check in checks if not check.passed]
@@ -326,7 +306,7 @@ def proof(
     from tasks.settings import load
 
     store = load().store.open()
-    _print_json(prove_line(store, in_force(store, _day(day))["folder"], owner_id))
+    print_json(prove_line(store, in_force(store, day_argument(day))["folder"], owner_id))
 
 
 @app.command()
@@ -345,9 +325,9 @@ def diff(
     from tasks.screens import diff_screen
     from tasks.settings import load
 
-    found = found_in(load().store.open(), _day(day), before, after)
+    found = found_in(load().store.open(), day_argument(day), before, after)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         console.print(*diff_screen(found, most=most), sep="\n", soft_wrap=True)
 
@@ -369,11 +349,11 @@ def preview(
     from tasks.screens import preview_screen
     from tasks.watch import watch
 
-    days = date.fromisoformat(_day(first)), date.fromisoformat(_day(last or first))
+    days = date.fromisoformat(day_argument(first)), date.fromisoformat(day_argument(last or first))
     with watch(Terminal(stderr=True)):
         found = list(of_days(*days))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         console.print(*preview_screen(found, most=most), sep="\n")
 
@@ -395,7 +375,7 @@ def replay(
     from tasks.watch import watch
 
     with watch(Terminal(stderr=True)):
-        folder, checks = recompute(load(), _day(day), revision)
+        folder, checks = recompute(load(), day_argument(day), revision)
     _report(checks, folder, as_json=as_json)
 
 
@@ -431,7 +411,7 @@ def balance(
 
     found = found_in(load(), owner_id)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         console.print(*balance_screen(found), sep="\n", soft_wrap=True)
 
@@ -459,7 +439,7 @@ def gc(
     if as_json:
         facts = ("kind", "policy", "bytes")
         told = [{name: getattr(r, name) for name in facts} | {"objects": [o.key for o in r.objects]} for r in removals]
-        _print_json({"dry_run": dry_run, "removed": told})
+        print_json({"dry_run": dry_run, "removed": told})
     else:
         console.print(*removals_screen(removals, dry_run=dry_run), sep="\n", soft_wrap=True)
 
@@ -572,7 +552,7 @@ def payments(
 
     found = payments_of(load(), period)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         console.print(*payments_screen(found), sep="\n", soft_wrap=True)
 
@@ -597,7 +577,7 @@ def answer(
             raise InputError(str(file), expected="a file that a bank sent", found="no such file")
         found.append({"file": str(file), **book_answer(settings, file.read_bytes(), str(file))})
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for said in found:
             told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
@@ -632,7 +612,7 @@ def statement(
     settings = load()
     found = stated(settings, owner_id, parse_period("--period", period) if period else last_closed(settings))
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return
     out.mkdir(parents=True, exist_ok=True)
     for form, render in FORMS.items():
@@ -641,104 +621,12 @@ def statement(
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
-@payee_app.command("key")
-def payee_key() -> None:
-    """Make a key that seals payees' details; keep it where secrets are kept, and set PROVENANCE_PAYEES__KEY to it.
-
-    To replace a key set the variable to the new one, a comma and the old one, and run `provenance payee reseal`.
-
-    Example: `export PROVENANCE_PAYEES__KEY=$(provenance payee key)`
-    """
-    from cryptography.fernet import Fernet
-
-    sys.stdout.write(f"{Fernet.generate_key().decode()}\n")
-
-
-@payee_app.command("import")
-def payee_import(
-    file: Annotated[Path, typer.Argument(help="A CSV file; `provenance payee columns` explains its columns.")],
-    by: By,
-    as_json: AsJson = False,
-) -> None:
-    """Register where owners are paid, all lines of a file or none; what was registered before stays as an earlier version.
-
-    Checked: IBAN, BIC, routing and tax numbers, countries, currencies. What is wrong is named by line and column, never
-    repeated. Delete the file afterwards.
-
-    Example: `provenance payee import payees.csv --by "J. Doe"`
-    """
-    from tasks.payees import import_payees
-    from tasks.settings import load
-
-    found = import_payees(load(), file, by=by)
-    if as_json:
-        _print_json(found)
-    else:
-        console.print(f"{len(found)} payees are in force as {file} has them.", soft_wrap=True)
-
-
-@payee_app.command("list")
-def payee_list(as_json: AsJson = False) -> None:
-    """Who is registered, how each is paid (masked), who changed it last, and whether tax data is missing.
-
-    Example: `provenance payee list`
-    """
-    from tasks.payees import masked
-    from tasks.screens import payees_screen
-    from tasks.settings import load
-
-    found = masked(load())
-    if as_json:
-        _print_json(found)
-    else:
-        console.print(payees_screen(found), soft_wrap=True)
-
-
-@payee_app.command("remove")
-def payee_remove(owner_id: OwnerId) -> None:
-    """Forget where an owner is paid, every version of it; what was paid stays in the ledger.
-
-    A payment that waits for approval and was to go there can then not be made.
-
-    Example: `provenance payee remove tom-christie`
-    """
-    from tasks.payees import remove_payee
-    from tasks.settings import load
-
-    console.print(f"{remove_payee(load(), owner_id)} versions are gone.")
-
-
-@payee_app.command("columns")
-def payee_columns() -> None:
-    """The columns of the file that `provenance payee import` takes.
-
-    Example: `provenance payee columns`
-    """
-    from provenance.settlement.payees import COLUMNS
-
-    for name, meaning in COLUMNS.items():
-        console.print(f"{name:<14} {meaning}", highlight=False, soft_wrap=True)
-
-
-@payee_app.command("reseal")
-def payee_reseal() -> None:
-    """Seal every record again with the first key of PROVENANCE_PAYEES__KEY; after that the others can go.
-
-    Example: `PROVENANCE_PAYEES__KEY=NEW,OLD provenance payee reseal`
-    """
-    from provenance.settlement.register import reseal
-    from tasks.payees import register_of
-    from tasks.settings import load
-
-    console.print(f"{reseal(*register_of(load()))} records are sealed with the first key.")
-
-
 def _tell(booking: Booking, before: int, *, as_json: bool) -> None:
     """What was booked, or had been before."""
     again = booking.booking_id <= before
     if as_json:
         told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
-        _print_json({**told, "again": again})
+        print_json({**told, "again": again})
     else:
         what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
         console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
@@ -781,7 +669,7 @@ def workload(
     with watch(Terminal(stderr=True)):
         made = make(name.value, out)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         console.print(
             f"{out}: {made['examples']} examples by {made['owners']} owners, {made['outputs']} outputs, "
@@ -817,192 +705,7 @@ def bench(
     asked = parts.split(",")
     if unknown := [name for name in asked if name not in benchmark.PARTS]:
         raise InputError("--parts", expected=f"some of {', '.join(benchmark.PARTS)}", found=repr(unknown[0]))
-    request = task.Request(corpus, model, outputs, Path(), _claims_day(None))
+    request = task.Request(corpus, model, outputs, Path(), claims_day(None))
     with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=None)
-        _print_json(benchmark.bench(request, settings, asked))
-
-
-@audit_app.command("lds")
-def audit_lds(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    outputs: OutputFile,
-    out: OutFolder,
-    subsets: Annotated[int, typer.Option(min=4, help="Subsets of each family to report on.")] = 48,
-    tune: Annotated[int, typer.Option(min=0, help="More subsets, to fit the hybrid's weight on.")] = 24,
-    seeds: Annotated[int, typer.Option(min=2, help="Trainings of each subset.")] = 2,
-    methods: Annotated[
-        str, typer.Option(help="Methods to compare, with commas between; faithful: the values that this rule rests on.")
-    ] = "factored,cosine,tfidf,bm25,hybrid",
-    workers: Workers = None,
-    day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
-    """Retrain on random halves of examples and of owners, and score how well each method predicts the outcome.
-
-    The model's adapter needs a method `train(contents, *, seed, folder)`. What was trained is kept below `--out` and not
-    trained again, so an audit that was stopped goes on where it was, and more subsets cost only themselves. Writes `lds.json`
-    and a figure, `lds.png`. It runs on the CPU.
-
-    Example: `provenance audit lds --corpus corpus --model model --outputs outputs.parquet --out audit --subsets 48`
-    """
-    from tasks import audit
-
-    _audit(
-        "lds",
-        (corpus, model, outputs, out),
-        audit.Options(subsets, tune, seeds, tuple(methods.split(","))),
-        workers,
-        day,
-        as_json=as_json,
-    )
-
-
-@audit_app.command("owners")
-def audit_owners(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    outputs: OutputFile,
-    out: OutFolder,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings without each owner.")] = 2,
-    methods: Annotated[str, typer.Option(help="Methods to compare, with commas between.")] = "factored,cosine,tfidf,bm25",
-    workers: Workers = None,
-    day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
-    """Retrain without each owner in turn, and compare the rise of each output's loss with the owner's influence on it.
-
-    A work of several owners leaves with the one who has the largest stake. Writes `owners.json` and a figure, `owners.png`.
-    It runs on the CPU.
-
-    Example: `provenance audit owners --corpus corpus --model model --outputs outputs.parquet --out audit`
-    """
-    from tasks import audit
-
-    _audit(
-        "owners",
-        (corpus, model, outputs, out),
-        audit.Options(4, 0, seeds, tuple(methods.split(","))),
-        workers,
-        day,
-        as_json=as_json,
-    )
-
-
-@audit_app.command("srs")
-def audit_srs(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    outputs: OutputFile,
-    out: OutFolder,
-    seeds: Annotated[int, typer.Option(min=2, help="Trainings on each coalition.")] = 2,
-    diagonal: Annotated[int, typer.Option(min=0, help="Trainings at each of three parts of the corpus, for `faithful`.")] = 128,
-    workers: Workers = None,
-    day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
-    """Retrain on every coalition of up to twelve owners, and hold the royalty rules' shares against what comes of it.
-
-    `srs` is held against the Shapley values of the retrained models, `faithful` against the slopes of their worth around the
-    diagonal, where everybody's works are in to the same part. Beside them: summed influences, TF-IDF, shares by size and equal
-    shares. With k owners it trains 2^k models for each seed; what was trained is kept below `--out`. Writes `srs.json` and a
-    figure, `srs.png`. It runs on the CPU.
-
-    Example: `provenance audit srs --corpus corpus --model model --outputs outputs.parquet --out audit`
-    """
-    from tasks import coalitions
-
-    _audit("srs", (corpus, model, outputs, out), coalitions.Options(seeds, diagonal), workers, day, as_json=as_json)
-
-
-@audit_app.command("attacks")
-def audit_attacks(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    outputs: OutputFile,
-    out: OutFolder,
-    attacker: Annotated[str, typer.Option(help="The owner that attacks; by default the one with the median share.")] = "",
-    workers: Workers = None,
-    day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have an owner split, copy, pad and pretend, and see what that gains under every royalty rule.
-
-    Splitting parts the owner's works among six identities, at random and sorted by what they add. The other attacks add works
-    to the corpus, and a model is trained on what comes of it: copies of the others' best works, exact and altered, with and
-    without copies being looked for; nonsense; works unlike any other; and twenty owners of nonsense alone. Writes
-    `attacks.json` and a figure, `attacks.png`. It runs on the CPU.
-
-    Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
-    """
-    from tasks import attacks
-    from tasks import attribute as task
-    from tasks.screens import attacks_screen
-    from tasks.watch import watch
-
-    request = task.Request(corpus, model, outputs, out, _claims_day(day))
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
-        folder, result, store = attacks.audit_attacks(request, settings, attacker)
-    for name in ("attacks.json", "attacks.png"):
-        (out / name).write_bytes(store.read(f"{folder}/{name}"))
-    if as_json:
-        _print_json(result)
-    else:
-        console.print(*attacks_screen(result), sep="\n", soft_wrap=True)
-        console.print(f"{out / 'attacks'}.json, attacks.png")
-
-
-def _audit(
-    kind: str,
-    folders: tuple[Path, Path, Path, Path],
-    options: Any,
-    workers: int | None,
-    day: str | None,
-    *,
-    as_json: bool,
-) -> None:
-    from tasks import attribute as task
-    from tasks import audit, coalitions
-    from tasks.screens import lds_screen, owner_audit_screen, srs_screen
-    from tasks.watch import watch
-
-    request = task.Request(*folders, _claims_day(day))
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
-        with task.opened(request, settings) as (settings, night):
-            run: Any = {"lds": audit.audit_lds, "owners": audit.audit_owners, "srs": coalitions.audit_srs}[kind]
-            folder = run(settings, night, options)
-            store = settings.store.open()
-    result = store.read_json(f"{folder}/{kind}.json")
-    for name in (f"{kind}.json", f"{kind}.png"):
-        (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
-    if as_json:
-        _print_json(result)
-    else:
-        screen = {"lds": lds_screen, "owners": owner_audit_screen, "srs": srs_screen}[kind]
-        console.print(*screen(result), sep="\n", soft_wrap=True)
-        console.print(f"{request.out / kind}.json, {kind}.png")
-
-
-def _claims_day(text: str | None) -> date:
-    return datetime.now(UTC).date() if text is None else parse_day("--day", text)
-
-
-def _day(text: str) -> str:
-    return parse_day("argument DAY", text).isoformat()
-
-
-def _print_json(data: object) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def main() -> None:
-    """Run the command line; errors become one message and an exit code."""
-    with exit_codes():
-        app()
-
-
-if __name__ == "__main__":
-    main()
+        print_json(benchmark.bench(request, settings, asked))

@@ -1,0 +1,24 @@
+"""The command line: `provenance`. Exit codes: 0 good, 1 a check failed, 2 bad input."""
+
+import typer
+
+from tasks.cli import audit, commands, payee
+from tasks.terminal import exit_codes
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Whose work a generative model's outputs rest on, and what each owner is paid for it.\n\n"
+    "Settings come from `infra/settings/local.toml`, or the file that PROVENANCE_SETTINGS names; "
+    "PROVENANCE_&lt;SECTION&gt;__&lt;KEY&gt; overrides one key. Exit codes: 0 good, 1 a check failed, 2 bad input.",
+)
+app.add_typer(commands.app)
+app.add_typer(audit.app, name="audit")
+app.add_typer(payee.app, name="payee")
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code."""
+    with exit_codes():
+        app()

@@ -1,0 +1,57 @@
+"""What commands share: options, the terminal, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provenance.core.errors import parse_day
+from tasks.terminal import Terminal
+
+console = Terminal()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+CorpusFolder = Annotated[
+    Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
+]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
+OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
+OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
+OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; owners and accountants read it.")]
+By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger.")]
+ClaimsDay = Annotated[
+    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
+]
+
+
+def claims_day(text: str | None) -> date:
+    """The day that `--day` names; by default today (UTC)."""
+    return datetime.now(UTC).date() if text is None else parse_day("--day", text)
+
+
+def day_argument(text: str) -> str:
+    """The day that the argument DAY names."""
+    return parse_day("argument DAY", text).isoformat()
+
+
+def print_json(data: object) -> None:
+    """Print JSON, for other programs."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
