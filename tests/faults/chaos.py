@@ -98,7 +98,7 @@ FAULTS = (
     Fault("task", "SIGKILL of an Airflow task", "royalty.value", kill_task),
     Fault("scheduler", "SIGKILL of the Airflow scheduler", "influence.score", kill("airflow-scheduler")),
     Fault("api-server", "SIGKILL of the API server", "royalty.replay", kill("airflow-api-server")),
-    Fault("dag-processor", "SIGKILL of the NIGHTLY processor", "corpus.shard", kill("airflow-dag-processor")),
+    Fault("dag-processor", "SIGKILL of the DAG processor", "corpus.shard", kill("airflow-dag-processor")),
     Fault("triggerer", "SIGKILL of the triggerer", "corpus.shard", kill("airflow-triggerer")),
     Fault("postgres", "PostgreSQL stopped at once and started again", "settlement.book", kill("postgres", "SIGQUIT")),
     Fault("postgres-early", "the same while gradients are computed", "royalty.replay", kill("postgres", "SIGQUIT")),
