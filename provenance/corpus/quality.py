@@ -1,0 +1,223 @@
+"""What a delivery is like: how much of it has terms, owners, sources and dates, and whether that is good enough.
+
+A measure counts the works (or whatever it is about) that lack something. A rule gives the part of all at which it warns, and
+the part at which the delivery is not put in force.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from provenance.core.errors import SettingsError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+GOOD, WARN, BLOCK = "good", "warn", "block"
+# So many names stand in a report; the tables have the others.
+NAMED = 20
+MEASURES = {
+    "unmatched": "works whose owner is not known; what they earn waits in escrow",
+    "unclaimed": "works without a claim in force, though owners have had one",
+    "unspecified": "works of which nobody says under which terms they came",
+    "forbidden": "works whose terms forbid the use",
+    "quarantined": "works that no model to come may be trained on, by the policy",
+    "conflicts": "works of whose terms two say different things",
+    "expired": "assertions of terms whose evidence has expired",
+    "disputed": "works that are in dispute",
+    "copies": "examples that have a copy, exact or near",
+    "sourceless": "works that do not say where they were collected",
+    "undated": "works that do not say when they were collected",
+    "unevidenced": "claims that rest on nothing that is stated",
+    "sources": "sources whose records name two different works, and were kept apart",
+}
+
+
+class Rule(BaseModel):
+    """Parts of all, from 0 to 1; more than that warns, or blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    warn: float | None = Field(default=None, ge=0, le=1)
+    block: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _warns_first(self) -> Rule:
+        if self.warn is not None and self.block is not None and self.block < self.warn:
+            raise ValueError("block is below warn")
+        return self
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a measure found: how many of how many, and the first of them by name."""
+
+    count: int
+    total: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> float:
+        """Of all; nothing of nothing is nothing."""
+        return self.count / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A measure held against its rule."""
+
+    measure: str
+    meaning: str
+    counted: Counted
+    level: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a report looks at; tables that a delivery does not have are empty.
+
+    Attributes:
+        works: of RIGHTS, with `examples`, `source_uri`, `acquired_at`, `unmatched` and `claimed` (Booleans).
+        contradictions: names of sources of which the registry says so.
+    """
+
+    works: pl.DataFrame
+    claims: pl.DataFrame
+    assertions: pl.DataFrame
+    duplicates: pl.DataFrame
+    disputed: tuple[str, ...]
+    sources: int
+    contradictions: tuple[str, ...]
+    examples: int
+    owners: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a delivery.
+
+    Attributes:
+        classes: `licence_class, asserted_by, works, examples`.
+    """
+
+    works: int
+    examples: int
+    owners: int
+    classes: pl.DataFrame
+    findings: tuple[Finding, ...]
+
+    @property
+    def blocking(self) -> tuple[Finding, ...]:
+        """The findings for which the delivery must not be put in force."""
+        return tuple(finding for finding in self.findings if finding.level == BLOCK)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for machines."""
+        return {
+            "works": self.works,
+            "examples": self.examples,
+            "owners": self.owners,
+            "classes": self.classes.to_dicts(),
+            "findings": [
+                {
+                    "measure": finding.measure,
+                    "meaning": finding.meaning,
+                    "level": finding.level,
+                    "rule": finding.rule,
+                    "count": finding.counted.count,
+                    "total": finding.counted.total,
+                    "names": list(finding.counted.names),
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def read_rules(path: Path) -> dict[str, Rule]:
+    """The rules by measure.
+
+    Raises:
+        SettingsError: naming the file, the measure or key, what was expected and found.
+    """
+    try:
+        stated = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SettingsError(str(path), expected="rules for the quality of deliveries", found="no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(str(path), expected="TOML", found=str(error)) from error
+    rules = {}
+    for measure, rule in stated.items():
+        if measure not in MEASURES:
+            expected = f"one of {', '.join(MEASURES)}"
+            raise SettingsError(f"{path}: [{measure}]", expected=expected, found=measure, hint=did_you_mean(measure, MEASURES))
+        try:
+            rules[measure] = Rule.model_validate(rule)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (measure, *first["loc"])))
+            raise SettingsError(f"{path}: {where}", expected=first["msg"], found=repr(first["input"])) from error
+    return rules
+
+
+def assess(delivery: Delivery, rules: Mapping[str, Rule], now: datetime) -> Report:
+    """Count everything, and hold it against the rules; what has no rule is counted all the same."""
+    findings = []
+    for measure, counted in _measured(delivery, now).items():
+        rule = rules.get(measure, Rule())
+        findings.append(Finding(measure, MEASURES[measure], counted, _level(counted, rule), _spelt(rule)))
+    classes = (
+        delivery.works.group_by("licence_class", "asserted_by")
+        .agg(works=pl.len(), examples=pl.col("examples").sum())
+        .sort("licence_class", "asserted_by")
+    )
+    return Report(delivery.works.height, delivery.examples, delivery.owners, classes, tuple(findings))
+
+
+def _measured(delivery: Delivery, now: datetime) -> dict[str, Counted]:
+    works, claims, assertions = delivery.works, delivery.claims, delivery.assertions
+    column = pl.col
+
+    def of_works(bad: pl.Expr) -> Counted:
+        return _counted(works, bad, "work_id")
+
+    return {
+        "unmatched": of_works(column("unmatched")),
+        "unclaimed": of_works(~column("unmatched") & ~column("claimed")),
+        "unspecified": of_works(column("licence_class") == "unspecified"),
+        "forbidden": of_works(column("licence_class") == "forbidden"),
+        "quarantined": of_works(column("quarantine") != ""),
+        "conflicts": of_works(column("conflict") != ""),
+        "expired": _counted(assertions, column("expires_at") <= now, "work_id"),
+        "disputed": Counted(len(delivery.disputed), works.height, delivery.disputed[:NAMED]),
+        "copies": Counted(
+            delivery.duplicates.height, delivery.examples, tuple(delivery.duplicates["example_id"].sort()[:NAMED])
+        ),
+        "sourceless": of_works(column("source_uri").is_null()),
+        "undated": of_works(column("acquired_at").is_null()),
+        "unevidenced": _counted(claims, column("evidence").fill_null("") == "", "work_id"),
+        "sources": Counted(len(delivery.contradictions), delivery.sources, delivery.contradictions[:NAMED]),
+    }
+
+
+def _counted(frame: pl.DataFrame, bad: pl.Expr, name: str) -> Counted:
+    found = frame.filter(bad.fill_null(value=False))
+    return Counted(found.height, frame.height, tuple(found[name].unique().sort()[:NAMED]))
+
+
+def _level(counted: Counted, rule: Rule) -> str:
+    if rule.block is not None and counted.part > rule.block:
+        return BLOCK
+    return WARN if rule.warn is not None and counted.part > rule.warn else GOOD
+
+
+def _spelt(rule: Rule) -> str:
+    said = [f"{word} above {limit:.1%}" for word, limit in (("warns", rule.warn), ("blocks", rule.block)) if limit is not None]
+    return ", ".join(said) or "only counted"
