@@ -128,7 +128,13 @@ def prepare(stack: Stack) -> None:
 def begin(stack: Stack) -> None:
     """Start supervisord, which as yet starts nothing."""
     # SeaweedFS encrypts what it keeps with the key of that name.
-    told = {**os.environ, **environment(stack), "WEED_S3_SSE_KEK": secrets_of(stack)["s3_at_rest"], MARK: str(stack.path)}
+    told = {
+        **os.environ,
+        **environment(stack),
+        "WEED_S3_SSE_KEK": secrets_of(stack)["s3_at_rest"],
+        MARK: str(stack.path),
+        "SPT_NOENV": "1",  # or Airflow's processes, when they name themselves, write over the mark
+    }
     command = [str(BIN / "supervisord"), "-c", str(stack.path / "supervisord.conf")]
     with (stack.logs / "supervisord.out").open("w") as log:
         subprocess.run(command, env=told, cwd=CHECKOUT, stdout=log, stderr=log, check=True, stdin=subprocess.DEVNULL)

@@ -8,6 +8,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import httpx
 import polars as pl
@@ -108,7 +109,7 @@ def of(stack):
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == str(stack.path):
-                found.append(process.cmdline())
+                found.append(process.pid)
         except psutil.Error:
             pass
     return found
@@ -293,8 +294,8 @@ def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, s
             assert {(o, c): will for o, c, _, will in expected} == {w: e for w, e in earned.items() if e}
 
 
-def look_around(browser, stack, folder):
-    """Dana logs in, finds the DAG with what waits for her, and the page of nights."""
+def approve_in_browser(browser, stack, run_id, folder):
+    """Dana logs in, finds the DAG with what waits for her, reads why, and approves; then she looks at the page of nights."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -304,8 +305,19 @@ def look_around(browser, stack, folder):
     page.keyboard.press("Enter")
     page.wait_for_selector("a[href*='plugin/payouts']")
     page.goto(f"{stack.airflow_url}/dags/{DAG}")
-    page.wait_for_selector("text=Required Actions")
+    page.wait_for_selector("text=Required Action")
     page.screenshot(path=folder / "dag.png")
+    page.goto(f"{stack.airflow_url}/dags/{DAG}/runs/{quote(run_id)}/tasks/settlement.approve/required_actions")
+    try:
+        page.get_by_text("revenue").first.wait_for()
+        page.screenshot(path=folder / "request.png", full_page=True)
+        page.get_by_role("button", name="Approve", exact=True).click()
+        page.get_by_text("Response received at").first.wait_for()
+    except Exception:
+        page.screenshot(path=folder / "failed.png", full_page=True)
+        (folder / "failed.txt").write_text(page.locator("body").aria_snapshot())
+        raise
+    page.screenshot(path=folder / "approved.png", full_page=True)
     page.goto(f"{stack.airflow_url}/payouts/")
     page.wait_for_selector(f"#nights a[href$='{ODD}']")
     page.screenshot(path=folder / "nights.png", full_page=True)
@@ -325,8 +337,9 @@ def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
     with pytest.raises(RefusedError):
         olga.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
     if CHROMIUM.exists():
-        look_around(request.getfixturevalue("browser"), stack, tmp_path)
-    dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+        approve_in_browser(request.getfixturevalue("browser"), stack, run_id, tmp_path)
+    else:
+        dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
     assert ends(olga, DAG, run_id) == "success"
     engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
     (booking,) = ledger.bookings(engine, ODD)
@@ -353,6 +366,15 @@ def test_no_secret_is_in_a_log_a_table_of_airflow_or_an_export(stack, store, pai
     for key in store.list("exports"):
         data = store.read(key)
         assert not [secret for secret in planted if secret.encode() in data], key
+
+
+def test_every_process_of_a_stack_is_known_as_one(stack, paid):
+    began = {int(state["pid"]) for state in supervise.states(stack).values()}
+    below = {
+        child.pid for pid in began for child in psutil.Process(pid).children(recursive=True) if "postgres" not in child.name()
+    }
+    assert len(below) >= 5, "executor's workers, and what serves logs"
+    assert began | below <= set(of(stack))
 
 
 def test_what_is_killed_is_started_again_and_what_is_up_is_left_alone(stack, paid):
