@@ -79,6 +79,33 @@ class CorpusSettings(_Section):
     shard_examples: Annotated[int, Field(ge=1)] = 384
 
 
+def _listed(value: Any) -> Any:
+    """The environment has text alone: names parted by commas."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+class SignalsSettings(_Section):
+    agents: Annotated[tuple[str, ...], BeforeValidator(_listed)] = (
+        "AI2Bot",
+        "Amazonbot",
+        "anthropic-ai",
+        "Applebot-Extended",
+        "Bytespider",
+        "CCBot",
+        "ClaudeBot",
+        "cohere-training-data-crawler",
+        "Diffbot",
+        "Google-Extended",
+        "GPTBot",
+        "Meta-ExternalAgent",
+        "omgili",
+        "PanguBot",
+    )
+    user_agent: Annotated[str, Field(min_length=1, pattern=r"^[\x20-\x7e]+$")] = "ProvenanceSignals/0.1"
+    days: Annotated[int, Field(ge=1)] = 90
+    timeout: Annotated[float, Field(gt=0, le=600)] = 20.0
+
+
 class ModelSettings(_Section):
     folder: str = "var/models/demo-code"
     cache: str = "var/cache/models"
@@ -231,6 +258,7 @@ class Settings(_Section):
     database: DatabaseSettings = DatabaseSettings()
     cluster: ClusterSettings = ClusterSettings()
     corpus: CorpusSettings = CorpusSettings()
+    signals: SignalsSettings = SignalsSettings()
     model: ModelSettings = ModelSettings()
     features: FeatureSettings = FeatureSettings()
     influence: InfluenceSettings = InfluenceSettings()

@@ -2,7 +2,7 @@
 
 import typer
 
-from tasks.cli import audit, commands, payee
+from tasks.cli import audit, commands, payee, rights
 from tasks.terminal import exit_codes
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.add_typer(commands.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(payee.app, name="payee")
+app.add_typer(rights.app, name="rights")
 
 
 def main() -> None:

@@ -1,0 +1,124 @@
+"""robots.txt (RFC 9309): which crawlers may fetch what.
+
+What it says to crawlers in general (`User-agent: *`) is about crawling: search engines, archives, load. Only where it names an
+agent that collects for models does it say something about training, and rows are for that `use` then.
+
+The file is read here and not by Protego, which drops the lines that later standards have added to it (`Content-Usage`,
+`License`), and does not tell whom a file names. Protego matches the patterns (`verdicts`), and a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+KIND = "robots"
+PATH = "/robots.txt"
+EVERYBODY = "*"
+GROUPED = ("allow", "disallow", "content-usage", "content-signal")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of a file with groups: whom it is for (nobody where it stands in no group), its name and its value."""
+
+    agents: tuple[str, ...]
+    name: str
+    value: str
+
+    @property
+    def line(self) -> str:
+        """The line, with whom it is for."""
+        named = f" (User-agent: {', '.join(self.agents)})" if self.agents else ""
+        return f"{self.name.title()}: {self.value}{named}"
+
+
+def rules(text: str) -> Iterator[Rule]:
+    """The lines of a robots.txt, or of a file that is written like one, in order."""
+    agents: tuple[str, ...] = ()
+    naming = False
+    for line in re.split(r"[\r\n]+", text):
+        name, colon, value = line.split("#", 1)[0].partition(":")
+        name, value = name.strip().lower(), value.strip()
+        if not colon:
+            continue
+        if name == "user-agent":
+            agents = (*agents, token(value)) if naming else (token(value),)
+            naming = True
+        elif name in GROUPED:
+            naming = False
+            yield Rule(agents, name, value)
+        else:  # of the whole file, such as License; it ends no group
+            yield Rule((), name, value)
+
+
+def token(agent: str) -> str:
+    """How an agent is compared: without case and version."""
+    return agent.split("/", 1)[0].strip().lower()
+
+
+def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...], list[tuple[bool, str, str]]]:
+    """For everybody and for each of the agents that is named: whether paths are allowed, their pattern, and the line.
+
+    Agents with the same rules are one key. `Disallow:` with nothing allows everything.
+    """
+    asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
+    found: dict[str, list[tuple[bool, str, str]]] = {}
+    for rule in rules(text):
+        if rule.name not in {"allow", "disallow"} or (not rule.value and rule.name == "allow"):
+            continue
+        pattern = pattern_of(rule.value or "/", origin)
+        for name in rule.agents:
+            if name in asked and pattern is not None:
+                entry = (rule.name == "allow" or not rule.value, pattern, f"{rule.name.capitalize()}: {rule.value}")
+                found.setdefault(asked[name], []).append(entry)
+    same: dict[tuple[tuple[bool, str, str], ...], list[str]] = {}
+    for name, entries in found.items():
+        same.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
+    return {tuple(sorted(names)): list(entries) for entries, names in same.items()}
+
+
+def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
+    """Rows of a robots.txt: `crawl` for everybody, `train` for agents that it names.
+
+    Args:
+        agents: that collect for models.
+    """
+    origin = answer.about
+    if not answer.asked:
+        return [silence(answer, KIND, "crawl")]
+    if answer.status == 0 or answer.status >= 500:
+        # RFC 9309, 2.3.1.4. It may name agents, so it is about training, too.
+        says = f"{answer.status or 'no answer'}: nothing may be crawled (RFC 9309, 2.3.1.4)"
+        return [row(answer, KIND, use, says=says, allowed=False, scope=f"{origin}/") for use in ("crawl", "train")]
+    if not answer.good:
+        says = f"{answer.status}: everything may be crawled (RFC 9309, 2.3.1.3)"
+        return [row(answer, KIND, "crawl", says=says, allowed=True, scope=f"{origin}/")]
+    text, problem = answer.text()
+    found = []
+    for names, entries in sorted(access(text, agents, origin).items()):
+        named = [name for name in names if name != EVERYBODY]
+        for allowed, pattern, line in entries:
+            for use, whom in (("train", named), ("crawl", [EVERYBODY] if EVERYBODY in names else [])):
+                if whom:
+                    listed = ", ".join(whom)
+                    says = f"{line} (User-agent: {listed})"
+                    found.append(
+                        row(
+                            answer,
+                            KIND,
+                            use,
+                            says=says,
+                            scope=origin + pattern,
+                            allowed=allowed,
+                            agents=listed,
+                            problem=problem,
+                        )
+                    )
+    return found or [silence(answer, KIND, "crawl", problem)]

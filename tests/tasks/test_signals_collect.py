@@ -1,0 +1,321 @@
+"""Signals are collected from servers as they are: slow, endless, circular, compressed, wrongly encoded, private."""
+
+import asyncio
+import gzip
+import threading
+import time
+import zlib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from provenance.core.contracts import SIGNALS
+from provenance.core.errors import InputError
+from provenance.core.store import Store, sha256
+from provenance.corpus.examples import collected
+from provenance.corpus.records import raw_key, read
+from provenance.corpus.shards import freeze_corpus
+from provenance.corpus.signals.fetch import OTHER_BYTES, Limits, fetch, open_client
+from provenance.corpus.signals.verdicts import verdicts
+from tasks.cli import app
+from tasks.settings import Settings, SignalsSettings
+from tasks.signals import collect, show
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MEGABYTE = 1 << 20
+RSL = (
+    b'<rsl xmlns="https://rslstandard.org/rsl"><content url="/">'
+    b"<license><prohibits>ai-train</prohibits></license></content></rsl>"
+)
+
+
+class Site(ThreadingHTTPServer):
+    """A site whose answers are a table; anything else is 404."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.asked, self.headers_seen, self.sent = {}, Counter(), [], 0
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        pass  # a client that has read enough hangs up
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked[self.path] += 1
+        self.server.headers_seen.append(dict(self.headers))
+        found = self.server.answers.get(self.path, (404, {}, b"<html>not here</html>"))
+        if callable(found):
+            found(self)
+            return
+        status, headers, body = found
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def endless(handler, chunk=b"x" * 65_536, total=100 * MEGABYTE):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(total // len(chunk)):
+        handler.wfile.write(chunk)
+        handler.server.sent += len(chunk)
+
+
+@pytest.fixture
+def site():
+    server = Site()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def at(tmp_path):
+    return Settings(signals=SignalsSettings(timeout=5)).at(tmp_path)
+
+
+def ask(url, *, seconds=5.0, private=True, **other):
+    async def run():
+        limits = Limits(seconds, private)
+        async with open_client("Tests/1", limits) as client:
+            return await fetch(client, url, about=url, now=NOON, limits=limits, **other)
+
+    return asyncio.run(run())
+
+
+# one answer
+
+
+def test_a_hundred_megabytes_are_not_read_to_their_end(site):
+    site.answers["/long"] = endless
+    found = ask(f"{site.url}/long")
+    assert len(found.body) == OTHER_BYTES
+    assert "longer than 5,242,880 bytes" in found.problem
+    assert site.sent < 50 * MEGABYTE
+
+
+def test_what_is_cut_is_cut_at_a_line(site):
+    site.answers["/robots.txt"] = lambda h: endless(h, b"Disallow: /abcdefg\n" * 1000)
+    found = ask(f"{site.url}/robots.txt", most=10_000)
+    assert found.body.endswith(b"Disallow: /abcdefg")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_a_compression_bomb_is_cut_where_it_is_too_long(site, pack):
+    coding = "gzip" if pack is gzip.compress else "deflate"
+    site.answers["/bomb"] = (200, {"Content-Encoding": coding}, pack(b"\0" * (100 * MEGABYTE)))
+    site.answers["/good"] = (200, {"Content-Encoding": coding}, pack(b"User-agent: *\n"))
+    assert len(ask(f"{site.url}/bomb").body) == OTHER_BYTES
+    assert ask(f"{site.url}/good").body == b"User-agent: *\n"
+
+
+def test_a_compression_that_is_cut_short_or_not_asked_for_is_told_of(site):
+    site.answers["/cut"] = (200, {"Content-Encoding": "gzip"}, gzip.compress(b"User-agent: *\n" * 99)[:-12])
+    site.answers["/br"] = (200, {"Content-Encoding": "br"}, b"...")
+    site.answers["/no"] = (200, {"Content-Encoding": "gzip"}, b"plain")
+    assert ask(f"{site.url}/cut").problem == "compressed, and cut short"
+    assert "compressed as 'br'" in ask(f"{site.url}/br").problem
+    assert ask(f"{site.url}/no").status == 0
+
+
+def test_redirects_are_followed_five_times_and_never_in_a_circle(site):
+    for n in range(9):
+        site.answers[f"/{n}"] = (301, {"Location": f"/{n + 1}"}, b"")
+    site.answers["/a"], site.answers["/b"] = ((302, {"Location": to}, b"") for to in ("/b", "/a"))
+    site.answers["/ftp"] = (302, {"Location": "ftp://h/"}, b"")
+    site.answers["/5"] = (200, {}, b"here")
+    assert ask(f"{site.url}/0").body == b"here"
+    site.answers["/5"] = (301, {"Location": "/6"}, b"")
+    assert ask(f"{site.url}/0").problem.startswith("more than 5 redirects")
+    circle = ask(f"{site.url}/a")
+    assert circle.status == 302
+    assert circle.problem == f"redirects in a circle: {site.url}/a -> {site.url}/b -> {site.url}/a"
+    assert "which is no address of HTTP" in ask(f"{site.url}/ftp").problem
+
+
+def test_a_server_that_takes_its_time_is_left(site):
+    def drip(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for n in range(40):  # each byte in time, the whole never
+            handler.wfile.write(f"X-{n}: 1\r\n".encode())
+            time.sleep(0.1)
+
+    site.answers["/drip"] = drip
+    begun = time.monotonic()
+    assert ask(f"{site.url}/drip", seconds=0.5).problem == "no whole answer within 0.5 seconds"
+    assert time.monotonic() - begun < 3
+
+
+def test_private_addresses_are_not_asked_unless_they_may_be(site):
+    for url in (site.url, site.url.replace("127.0.0.1", "localhost"), "http://[::ffff:127.0.0.1]/", "http://169.254.169.254/"):
+        assert "which is not a public address" in ask(url, private=False).problem
+    assert not site.asked
+    site.answers["/"] = (200, {}, b"x")
+    assert ask(site.url.replace("127.0.0.1", "localhost")).body == b"x"
+
+
+def test_no_cookie_and_no_login_is_sent(site, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    site.answers["/a"] = (302, {"Location": "/b", "Set-Cookie": "who=me"}, b"")
+    site.answers["/b"] = (200, {}, b"x")
+    assert ask(site.url.replace("//", "//user:secret@") + "/a").status == 200
+    for seen in site.headers_seen:
+        assert seen["User-Agent"] == "Tests/1"
+        assert not {"Cookie", "Authorization"} & set(seen)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/", "file:///etc/passwd", "http://", "http://[", "http://127.0.0.1:1/", "http://nowhere.invalid/"]
+)
+def test_what_cannot_be_asked_is_a_problem_and_no_error(url):
+    found = ask(url)
+    assert found.status == 0
+    assert found.problem
+
+
+# a collection
+
+
+def test_every_origin_is_asked_once_and_what_it_says_is_kept(site, at):
+    robots = (
+        b"User-agent: GPTBot\nDisallow: /private/\n\nUser-agent: *\nContent-Usage: /open/ train-ai=y\n\nLicense: /license.xml\n"
+    )
+    site.answers["/robots.txt"] = (200, {"Content-Type": "text/plain"}, robots)
+    site.answers["/.well-known/tdmrep.json"] = (200, {}, b'[{"location": "/tdm/", "tdm-reservation": 1}]')
+    site.answers["/ai.txt"] = (200, {}, b"User-Agent: *\nDisallow: *.png\n")
+    site.answers["/license.xml"] = (200, {}, RSL)
+    uris = [f"{site.url}{path}" for path in ("/private/a", "/open/a", "/tdm/a", "/a.png", "/other")] + ["pkg:pypi/x"]
+    found = collect(at, uris, now=NOON, private=True)
+    assert (found["origins"], found["not_http"], found["problems"]) == (1, 1, [])
+    assert site.asked == dict.fromkeys(["/robots.txt", "/.well-known/tdmrep.json", "/ai.txt", "/license.xml"], 1)
+
+    store = at.store.open()
+    signals = read(store, SIGNALS)
+    assert set(signals["kind"]) == {"robots", "content-usage", "tdmrep", "ai.txt", "rsl"}
+    assert store.read(raw_key(sha256(robots))) == robots
+    for digest in signals["body_sha256"].drop_nulls():
+        assert sha256(store.read(raw_key(digest))) == digest
+    told = dict(verdicts(signals, uris).select("source_uri", "allowed").iter_rows())
+    assert list(told.values()) == [told[uri] for uri in sorted(uris)]
+    assert [told[uri] for uri in uris] == [False, True, False, False, False, None]
+
+
+def test_what_was_known_before_can_be_shown(site, at):
+    uri = f"{site.url}/x"
+    site.answers["/.well-known/tdmrep.json"] = (200, {}, b'[{"location": "/", "tdm-reservation": 0}]')
+    collect(at, [uri], now=NOON, private=True)
+    site.answers["/.well-known/tdmrep.json"] = (200, {}, b'[{"location": "/", "tdm-reservation": 1}]')
+    collect(at, [uri], now=NOON + timedelta(days=1), private=True)
+    assert show(at, uri, known=NOON)["allowed"] is True
+    now = show(at, uri, known=NOON + timedelta(days=1))
+    assert now["allowed"] is False
+    assert [s["why"] for s in now["signals"] if s["kind"] == "tdmrep"] == ["reserves", "replaced by a newer collection"]
+    assert show(at, uri, known=NOON - timedelta(days=1))["because"] == "no signals have been collected on it"
+
+
+def test_pages_are_asked_where_robots_lets_us(site, at, monkeypatch):
+    monkeypatch.setattr("tasks.signals.PAUSE", 0.0)
+    html = {"Content-Type": "text/html; charset=utf-8"}
+    linked = b'<html><head><link rel="license" type="application/rsl+xml" href="/license.xml"></head>'
+    site.answers |= {
+        "/robots.txt": (200, {}, b"User-agent: *\nDisallow: /shut\n"),
+        "/meta": (200, html, b'<meta name="tdm-reservation" content="1"><meta name="tdm-policy" content="/p">'),
+        "/header": (200, {**html, "Content-Usage": "train-ai=n", "tdm-reservation": "0"}, b"<p>x"),
+        "/linked": (200, html, linked),
+        "/linked2": (200, html, linked),
+        "/embedded": (200, html, b'<script type="application/rsl+xml">' + RSL + b"</script>"),
+        "/link": (200, {"Link": '</license.xml>; rel="license"; type="application/rsl+xml"'}, b"x" * 9),
+        "/silent": (200, html, b"<p>nothing"),
+        "/license.xml": (200, {}, RSL),
+    }
+    paths = ("/meta", "/header", "/linked", "/linked2", "/embedded", "/link", "/silent", "/shut", "/gone")
+    uris = [site.url + path for path in paths]
+    found = collect(at, uris, now=NOON, pages=True, private=True)
+    assert found["pages"] == len(paths)
+    assert found["problems"] == [f"{site.url}/shut: not asked for: robots.txt does not let us"]
+    assert "/shut" not in site.asked
+    assert site.asked["/license.xml"] == 1
+    store = at.store.open()
+    signals = read(store, SIGNALS)
+    told = dict(verdicts(signals, uris).select("source_uri", "allowed").iter_rows())
+    assert [told[uri] for uri in uris] == [False] * 6 + [None] * 3
+    kept = signals["body_sha256"].drop_nulls().unique()
+    assert all(store.exists(raw_key(digest)) for digest in kept)
+    assert not store.exists(raw_key(sha256(b"<p>nothing")))
+
+
+def test_a_site_cannot_have_us_ask_everybody(site, at):
+    many = "".join(f"License: {site.url}/l{n}.xml\n" for n in range(99))
+    site.answers["/robots.txt"] = (200, {}, many.encode())
+    found = collect(at, [f"{site.url}/x"], now=NOON, private=True)
+    assert sum(path.startswith("/l") for path in site.asked) == 5
+    assert f"{site.url}/robots.txt: links 99 licences: 5 were asked for" in found["problems"]
+
+
+def test_a_failing_server_reserves_and_a_refused_one_is_told_of(site, at):
+    uri = f"{site.url}/x"
+    site.answers["/robots.txt"] = (503, {}, b"")
+    collect(at, [uri], now=NOON, private=True)
+    assert show(at, uri, known=NOON)["allowed"] is False
+    refused = collect(at, [uri], now=NOON + timedelta(days=1))
+    assert "which is not a public address" in refused["problems"][0]
+    elsewhere = "http://10.0.0.1/x"
+    collect(at, [elsewhere], now=NOON)
+    assert show(at, elsewhere, known=NOON)["allowed"] is None  # it was not asked, so it has not failed
+    assert site.asked["/robots.txt"] == 1
+
+
+def test_the_corpus_in_force_is_asked_by_default(site, at):
+    rows = [
+        {"work_id": str(n), "content": b"x", "example_id": str(n), "content_sha256": sha256(b"x"), "position": 0,
+         "source_uri": uri, "modality": "text", "split": "train", "unmatched_reason": "nobody is known"}
+        for n, uri in enumerate((f"{site.url}/x", f"{site.url}/y", "pkg:pypi/x", None))
+    ]  # fmt: skip
+    claims = [{"work_id": "other", "owner_id": "a", "stake_ppb": 1_000_000_000}]
+    freeze_corpus(at.store.open(), collected(rows, claims, {"a": "A"}), shard_examples=10)
+    found = collect(at, now=NOON, private=True)
+    assert (found["sources"], found["origins"], found["not_http"]) == (3, 1, 1)
+
+
+def test_the_same_collection_again_changes_nothing(site, at):
+    site.answers["/robots.txt"] = (200, {}, b"User-agent: CCBot\nUser-agent: GPTBot\nDisallow: /\n")
+    for _ in range(2):
+        collect(at, [f"{site.url}/x"], now=NOON, private=True)
+    store: Store = at.store.open()
+    assert len(store.list("rights/signals")) == 1
+
+
+def test_the_command_line_collects_and_shows(site, at, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROVENANCE_STORE__URL", at.store.url)
+    site.answers["/robots.txt"] = (200, {}, b"User-agent: GPTBot\nDisallow: /\x1b[31m\n")
+    run = CliRunner()
+    made = run.invoke(app, ["rights", "signals", "collect", "--source", f"{site.url}/x", "--allow-private"])
+    assert made.exit_code == 0, made.output
+    assert "1 signals of 1 origins; 0 sources are not on the web" in made.output
+    shown = run.invoke(app, ["rights", "signals", "show", f"{site.url}/[31m"])
+    assert "train on" in shown.output
+    assert "reserved" in shown.output
+    assert "\x1b[31m" not in shown.output
+    as_json = run.invoke(app, ["rights", "signals", "show", f"{site.url}/x", "--known", "2020-01-01", "--json"])
+    assert '"allowed": null' in as_json.output
+    with pytest.raises(InputError, match="--known: expected a time such as 2026-11-20T12:00, found 'now'"):
+        run.invoke(app, ["rights", "signals", "show", "x", "--known", "now"], catch_exceptions=False)
