@@ -709,3 +709,54 @@ def bench(
     with watch(Terminal(stderr=True)):
         settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=None)
         print_json(benchmark.bench(request, settings, asked))
+
+
+class Disclosure(StrEnum):
+    """What can be disclosed."""
+
+    eu = "eu"
+    us = "us"
+    croissant = "croissant"
+    spdx = "spdx"
+    csv = "csv"
+    all = "all"
+
+
+@app.command()
+def disclose(
+    out: OutFolder,
+    what: Annotated[Disclosure, typer.Argument(help="One of them, or all with a page that links them.")] = Disclosure.all,
+    corpus: Annotated[str, typer.Option("--corpus", help="Digest of a frozen corpus.")] = "in force",
+    facts: Annotated[
+        Path | None, typer.Option("--model-facts", help="TOML file of what only you know; see infra/settings/disclosure.toml.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="YYYY-MM-DD", help="The day that the documents bear; by default today (UTC).")
+    ] = None,
+    complete: Annotated[bool, typer.Option("--complete", help="Exit with 1 if an answer is missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model was trained on, as laws and catalogues ask for it: from the frozen corpus, the same for the same day.
+
+    `eu`: the public summary of Article 53(1)(d) of the AI Act. `us`: copyrighted works, and transparency, as two bills have it.
+    `croissant`: the corpus as a data set. `spdx`: a bill of materials. `csv`: every work. Each is held against its schema or
+    validated by its standard's library before it is written. What only the provider knows comes from `--model-facts`; what is
+    missing is marked, and listed.
+
+    Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
+    """
+    from tasks.disclose import disclose as write
+    from tasks.settings import load
+
+    found = write(
+        load(), what.value, out, on=claims_day(on) if on is None else parse_day("--on", on), corpus=corpus, facts=facts
+    )
+    missing = [f"{form}: {question}" for form, questions in found["missing"].items() for question in questions]
+    if as_json:
+        print_json(found)
+    else:
+        console.print(f"{len(found['files'])} files about corpus {found['corpus'][:12]} are in {out}.", soft_wrap=True)
+        for text in missing:
+            console.print(f"to be completed: {text}", soft_wrap=True, markup=False, highlight=False)
+    if complete and missing:
+        raise CheckFailed(f"{out}: {len(missing)} answers are to be completed by the provider")

@@ -1,0 +1,173 @@
+"""A description of the corpus as a data set, for catalogues of data sets: Croissant 1.1, with its fields on responsible AI.
+
+It is made with, and validated by, MLCommons' own library.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from datetime import datetime, time
+from typing import TYPE_CHECKING, Any
+
+import mlcroissant as mlc
+import polars as pl
+
+from provenance.core.errors import CheckFailed
+from provenance.corpus.disclosures import inventory as counts
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from provenance.corpus.disclosures.facts import Facts
+    from provenance.corpus.disclosures.inventory import Inventory
+    from provenance.corpus.shards import FrozenCorpus, Part
+
+CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
+PARQUET = "application/vnd.apache.parquet"
+# The library takes seconds for a thousand files, and more than twice as long for twice as many.
+MOST_FILES = 500
+MOST_LICENCES = 50
+_TYPES = {"text": mlc.DataType.TEXT, "integer": mlc.DataType.INTEGER, "time": mlc.DataType.DATE}
+# Columns of frozen examples: type and meaning. The content is named and not described further: its bytes are anything.
+FIELDS = {
+    "example_id": ("text", "the example"),
+    "work_id": ("text", "the work that it is a piece of"),
+    "content_sha256": ("text", "SHA-256 of the content"),
+    "position": ("integer", "where in its work it stands"),
+    "modality": ("text", "text, code, image or music"),
+    "source_uri": ("text", "where the work was collected"),
+    "acquired_at": ("time", "when it was collected"),
+    "licence_spdx": ("text", "SPDX expression of the terms it came under"),
+    "tokens": ("integer", "how many words, patches or events it has"),
+}
+
+
+def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
+    """The corpus as JSON-LD, not validated yet.
+
+    Paths of files are below the store's root or, where the facts say that the data set is public, below its address.
+    """
+    context = mlc.Context(conforms_to=CONFORMS_TO)
+    shown = frozen.shards[:MOST_FILES]
+    files = [_file(context, part, facts, f"examples-{number:05d}") for number, part in enumerate(shown)]
+    examples = mlc.FileSet(
+        ctx=context,
+        id="examples-files",
+        name="examples-files",
+        description="All shards of the training examples.",
+        contained_in=[file.id for file in files],
+        includes=["*.parquet"],
+        encoding_formats=[PARQUET],
+    )
+    works, when = inventory.works, _at(on)
+    span = counts.collected(works)
+    metadata = mlc.Metadata(
+        ctx=context,
+        name=facts.data.name,
+        description=_said(inventory, len(shown), len(frozen.shards)),
+        version="1.0.0",
+        date_published=when,
+        license=_licences(inventory),
+        url=facts.data.url if facts.data.public else f"urn:sha256:{inventory.corpus}",
+        cite_as=f"{facts.provider.name or facts.data.name}: {facts.data.name}, corpus {inventory.corpus}, {on}.",
+        creators=[mlc.Organization(ctx=context, name=facts.provider.name)] if facts.provider.name else [],
+        distribution=[*files, *_tables(context, frozen, facts), examples],
+        record_sets=[_records(context)],
+        data_collection=facts.processing.collection,
+        data_collection_type=sorted({source.kind for source in facts.sources if source.name in set(works["source"])}) or None,
+        data_collection_timeframe=[*span] if span else None,
+        data_collection_missing_data=_missing(inventory),
+        data_preprocessing_protocol=[facts.processing.governance] if facts.processing.governance else None,
+        data_limitations=list(facts.data.limitations) or None,
+        data_use_cases=list(facts.data.uses) or None,
+        personal_sensitive_information=_personal(facts),
+    )
+    found: dict[str, Any] = json.loads(json.dumps(metadata.to_json(), default=str))
+    return found
+
+
+def check(document: dict[str, Any]) -> None:
+    """Raise CheckFailed unless MLCommons' library reads a description without an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of rdflib, about how mlcroissant uses it
+        try:
+            read = mlc.Dataset(jsonld=document)
+        except (mlc.ValidationError, ValueError) as error:
+            raise CheckFailed(f"croissant.json is not valid: {str(error)[:500]}") from error
+    if issues := [*read.metadata.ctx.issues.errors, *read.metadata.ctx.issues.warnings]:
+        raise CheckFailed(f"croissant.json is not as it should be: {'; '.join(sorted(map(str, issues)))[:500]}")
+
+
+def _file(context: mlc.Context, part: Part, facts: Facts, name: str) -> mlc.FileObject:
+    root = f"{facts.data.url.rstrip('/')}/" if facts.data.public and facts.data.url else ""
+    return mlc.FileObject(
+        ctx=context,
+        id=name,
+        name=f"{name}.parquet",
+        description=f"{part.rows:,} rows",
+        content_url=f"{root}{part.key}",
+        encoding_formats=[PARQUET],
+        sha256=part.sha256,
+    )
+
+
+def _tables(context: mlc.Context, frozen: FrozenCorpus, facts: Facts) -> list[mlc.FileObject]:
+    return [_file(context, part, facts, name) for name, part in (("claims", frozen.claims), ("unmatched", frozen.unmatched))]
+
+
+def _records(context: mlc.Context) -> mlc.RecordSet:
+    fields = [
+        mlc.Field(
+            ctx=context,
+            id=f"examples/{name}",
+            name=name,
+            description=meaning,
+            data_types=[_TYPES[kind]],
+            source=mlc.Source(ctx=context, file_set="examples-files", extract=mlc.Extract(ctx=context, column=name)),
+        )
+        for name, (kind, meaning) in FIELDS.items()
+    ]
+    return mlc.RecordSet(
+        ctx=context,
+        id="examples",
+        name="examples",
+        description="What the model was trained on, an example each.",
+        key="examples/example_id",
+        fields=fields,
+    )
+
+
+def _said(inventory: Inventory, shown: int, files: int) -> str:
+    sizes = ", ".join(f"{words:,} {counts.UNITS[m]} of {m}" for m, _, _, words in inventory.sizes.iter_rows())
+    works = f"{inventory.works.height:,} works, {inventory.works['examples'].sum():,} examples: {sizes}."
+    licences = inventory.works["licence"].n_unique()
+    rest = [f"Of {files:,} files with examples the first {shown:,} are listed."] if shown < files else []
+    rest += [f"Of {licences:,} licences the {MOST_LICENCES} most frequent are listed."] if licences > MOST_LICENCES else []
+    return " ".join((f"Training corpus of a generative model, frozen as {inventory.corpus}. {works}", *rest))
+
+
+def _licences(inventory: Inventory) -> list[str]:
+    """Addresses of licences where one id is all that there is to say, else expressions; most works first."""
+    known = inventory.works.filter(pl.col("licence").is_not_null()).group_by("licence").len()
+    found = known.sort(pl.col("len"), pl.col("licence"), descending=[True, False]).head(MOST_LICENCES)["licence"]
+    plain = found.str.contains(r"^[A-Za-z0-9.+-]+$") & ~found.str.starts_with("LicenseRef-")
+    listed = [f"https://spdx.org/licenses/{name}" if simple else name for name, simple in zip(found, plain, strict=True)]
+    return listed or ["NOASSERTION"]
+
+
+def _missing(inventory: Inventory) -> str:
+    works = inventory.works
+    without = ((works[name].null_count(), what) for name, what in (("source_uri", "an address"), ("licence", "a licence")))
+    told = [f"{count:,} works have no {what.split()[-1]}" for count, what in without]
+    return f"Of {works.height:,} works: {', '.join(told)}; {works['last_acquired'].null_count():,} have no date of collection."
+
+
+def _personal(facts: Facts) -> list[str] | None:
+    said = {True: "It has personal data.", False: "It has no personal data, by the word of its provider."}
+    told = [said.get(facts.processing.personal_data) if facts.processing.personal_data is not None else None]
+    return [text for text in (*told, facts.processing.personal_data_measures) if text] or None
+
+
+def _at(day: date) -> datetime:
+    return datetime.combine(day, time.min)

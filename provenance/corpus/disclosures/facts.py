@@ -1,0 +1,191 @@
+"""What only the provider of a model knows, from a TOML file; `infra/settings/disclosure.toml` is an example of it."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date  # noqa: TC003 (pydantic reads it)
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from provenance.core.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Text = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
+Kind = Literal["public", "licensed", "private", "crawled", "user", "synthetic", "other"]
+# Kinds of sources, as the form of the European Union parts them, in its order.
+KINDS: tuple[Kind, ...] = ("public", "licensed", "private", "crawled", "user", "synthetic", "other")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Provider(_Part):
+    """Who places the model on the market.
+
+    Attributes:
+        representative: in the Union; `none needed` is an answer, too.
+        sme: whether it is a small or medium-sized enterprise, which has to name fewer domains.
+    """
+
+    name: Text | None = None
+    contact: Text | None = None
+    representative: Text | None = None
+    sme: Flag = False
+
+
+class Model(_Part):
+    """The model, or several that were trained on the same.
+
+    Attributes:
+        dependencies: the models that it was made from, with their own summaries; `none` is an answer, too.
+        content: by modality of the corpus (text, code, image, music) what kind of content it is.
+        continuous: whether it goes on being trained on newer data.
+        released_on: when consumers in the United States get it.
+        collected_until: the latest date of collection, where examples have none: MM/YYYY.
+    """
+
+    names: tuple[Text, ...] = ()
+    version: Text | None = None
+    dependencies: Text | None = None
+    placed_on: date | None = None
+    released_on: date | None = None
+    knowledge_cutoff: Text | None = None
+    collected_until: Annotated[str, Field(pattern=r"^(0[1-9]|1[0-2])/\d{4}$")] | None = None
+    continuous: Flag | None = None
+    content: dict[Literal["text", "code", "image", "music"], Text] = {}
+    languages: Text | None = None
+    characteristics: Text | None = None
+    purposes: Text | None = None
+    edits: Text | None = None
+    incidents: Text | None = None
+    frameworks: Text | None = None
+    evaluation: Text | None = None
+    compute: Text | None = None
+
+
+class Source(_Part):
+    """Where a part of the corpus came from.
+
+    Attributes:
+        match: beginnings of the addresses (`source_uri`) of its works; an empty one is all that no entry before it has.
+    """
+
+    name: Text
+    kind: Kind
+    match: Annotated[tuple[str, ...], Field(min_length=1)]
+    link: Text | None = None
+    description: Text | None = None
+
+
+class Crawling(_Part):
+    """The provider's crawlers.
+
+    Attributes:
+        period: in which they collected, where examples have no dates.
+    """
+
+    names: tuple[Text, ...] = ()
+    purposes: Text | None = None
+    behaviour: Text | None = None
+    period: Text | None = None
+    content: Text | None = None
+
+
+class UserData(_Part):
+    """What users' data was trained on."""
+
+    interactions: Flag | None = None
+    services: Flag | None = None
+    description: Text | None = None
+
+
+class Synthetic(_Part):
+    """Which models made synthetic data."""
+
+    models: tuple[Text, ...] = ()
+    other_models: Text | None = None
+
+
+class Processing(_Part):
+    """What was done with the data."""
+
+    code_of_practice: Flag | None = None
+    reservations: Text | None = None
+    illegal_content: Text | None = None
+    governance: Text | None = None
+    collection: Text | None = None
+    inference: Text | None = None
+    demographics: Text | None = None
+    personal_data: Flag | None = None
+    personal_data_measures: Text | None = None
+    other: Text | None = None
+
+
+class Data(_Part):
+    """The data set itself.
+
+    Attributes:
+        public: whether it can be had on the internet; url: where.
+    """
+
+    name: Text = "training-corpus"
+    public: Flag | None = None
+    url: Text | None = None
+    limitations: tuple[Text, ...] = ()
+    uses: tuple[Text, ...] = ()
+
+
+class Facts(_Part):
+    """All of it; what is missing is said to be missing, and never guessed."""
+
+    version: Text = "1.0"
+    provider: Provider = Provider()
+    model: Model = Model()
+    sources: tuple[Source, ...] = ()
+    crawling: Crawling = Crawling()
+    user_data: UserData = UserData()
+    synthetic: Synthetic = Synthetic()
+    processing: Processing = Processing()
+    data: Data = Data()
+
+
+def read_facts(path: Path) -> Facts:
+    """The facts of a TOML file.
+
+    Raises:
+        InputError: naming the file, the key, what was expected and what was found.
+    """
+    if not path.is_file():
+        raise InputError(str(path), expected="a file of facts about the model", found="no such file")
+    try:
+        facts = Facts.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(str(path), expected="TOML", found=str(error)) from error
+    except ValidationError as error:
+        raise _explain(error, str(path)) from error
+    names = [source.name for source in facts.sources]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        where = f"{path}: sources.name"
+        raise InputError(where, expected="a name that no other source has", found=repr(repeated[0]))
+    if facts.data.public and not facts.data.url:
+        raise InputError(f"{path}: data.url", expected="where the data set can be had, since data.public is true", found="none")
+    return facts
+
+
+def _explain(error: ValidationError, path: str) -> InputError:
+    first = error.errors()[0]
+    *above, key = (str(part) for part in first["loc"])
+    where = f"{path}: {'.'.join((*above, key))}"
+    if first["type"] == "extra_forbidden":
+        part: type[BaseModel] = Facts
+        for name in (part for part in above if not part.isdigit()):
+            part = Source if name == "sources" else type(getattr(Facts(), name))
+        known = part.model_fields
+        return InputError(where, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
+    found = "none" if first["type"] == "missing" else repr(first["input"])
+    return InputError(where, expected=str(first["msg"]).removeprefix("Input should be "), found=found)

@@ -1,0 +1,228 @@
+"""Forms: questions in sections, as a law or its template has them, and what is answered, by whom, and what is not yet.
+
+A form is data. From it come the document, the JSON schema that the document is held against, and the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
+
+import jsonschema
+
+from provenance.core.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+Kind = Literal["text", "yes_no", "list", "date", "table"]
+Cell = str | int | None
+ANSWERED = "answered"
+TO_COMPLETE = "to be completed by the provider"
+NOT_GIVEN = "not given"
+NO_MATTER = "does not apply"
+WAITS = "asked once the question that it follows from is answered"
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+DAY = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
+WORDS = {"type": "string", "minLength": 1}
+TABLE = {"$ref": "#/$defs/table"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        fact: where in the facts the provider answers it; empty: the tables do.
+        optional: whether it may stay without an answer.
+        when: keys of the questions of which one must be answered with yes for this one to matter.
+    """
+
+    key: str
+    text: str
+    kind: Kind = "text"
+    fact: str = ""
+    optional: bool = False
+    when: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a form, with the number that it has there."""
+
+    number: str
+    title: str
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form.
+
+    Attributes:
+        name: of its files; basis: the law or bill that it follows, and how closely.
+    """
+
+    name: str
+    title: str
+    basis: str
+    sections: tuple[Section, ...]
+
+    @property
+    def questions(self) -> Iterator[Question]:
+        """All questions, in order."""
+        for section in self.sections:
+            yield from section.questions
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and whole numbers, with what they are about."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The table as JSON has it."""
+        return {"title": self.title, "columns": [*self.columns], "rows": [[*row] for row in self.rows], "note": self.note}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered, and on whose word: the provider's, or that of the tables; nothing where nobody knows."""
+
+    value: str | bool | date | Sequence[str] | Table | None
+    said_by: Literal["provider", "tables"]
+
+
+def fill(
+    form: Form, answers: Mapping[str, Answer], *, version: str, corpus: str, on: date, tables: Sequence[Table] = ()
+) -> dict[str, Any]:
+    """The document: the form with its answers, what is missing, and tables that stand behind it."""
+    sections, missing = [], []
+    for section in form.sections:
+        rows = []
+        for question in section.questions:
+            answer = answers[question.key]
+            status = _status(question, answer, [answers[key].value for key in question.when])
+            if status == TO_COMPLETE:
+                missing.append(f"{section.number} {question.text} ({question.fact})")
+            answered = status == ANSWERED
+            rows.append(
+                {
+                    "key": question.key,
+                    "question": question.text,
+                    "status": status,
+                    "answer": _plain(answer.value) if answered else None,
+                    "said_by": answer.said_by if answered else None,
+                }
+            )
+        sections.append({"number": section.number, "title": section.title, "questions": rows})
+    return {
+        "form": form.title,
+        "basis": form.basis,
+        "version": version,
+        "last_update": on.isoformat(),
+        "corpus": corpus,
+        "missing": missing,
+        "sections": sections,
+        "tables": [table.plain for table in tables],
+    }
+
+
+def schema(form: Form) -> dict[str, Any]:
+    """The JSON schema of a form's document (draft 2020-12)."""
+    sections = [
+        _object(
+            {
+                "number": {"const": section.number},
+                "title": {"const": section.title},
+                "questions": _exactly([_question(question) for question in section.questions]),
+            }
+        )
+        for section in form.sections
+    ]
+    properties = {
+        "form": {"const": form.title},
+        "basis": {"const": form.basis},
+        "version": WORDS,
+        "last_update": DAY,
+        "corpus": SHA256,
+        "missing": {"type": "array", "items": WORDS},
+        "sections": _exactly(sections),
+        "tables": {"type": "array", "items": TABLE},
+    }
+    return {"$schema": DRAFT, "title": form.title, **_object(properties), "$defs": {"table": _table()}}
+
+
+def check(form: Form, document: dict[str, Any]) -> None:
+    """Raise CheckFailed, saying where, unless a document is what its form's schema says."""
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema(form)).iter_errors(document))
+    if error is not None:
+        raise CheckFailed(f"{form.name}.json does not hold to its schema: {error.json_path}: {error.message[:500]}")
+
+
+def _status(question: Question, answer: Answer, gates: Sequence[object]) -> str:
+    if gates and all(gate is False for gate in gates):
+        return NO_MATTER
+    if answer.value is not None:
+        return ANSWERED
+    if question.optional:
+        return NOT_GIVEN
+    return TO_COMPLETE if not gates or any(gates) else WAITS
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Table):
+        return value.plain
+    if isinstance(value, date):
+        return value.isoformat()
+    return [*value] if isinstance(value, tuple) else value
+
+
+def _question(question: Question) -> dict[str, Any]:
+    kinds: dict[Kind, dict[str, Any]] = {
+        "text": WORDS,
+        "yes_no": {"type": "boolean"},
+        "list": {"type": "array", "items": WORDS, "minItems": 1},
+        "date": DAY,
+        "table": TABLE,
+    }
+    without = [NOT_GIVEN if question.optional else TO_COMPLETE]
+    without += [NO_MATTER] if question.when else []
+    without += [WAITS] if question.when and not question.optional else []
+    same = {"key": {"const": question.key}, "question": {"const": question.text}}
+    return {
+        "oneOf": [
+            _object(
+                same
+                | {
+                    "status": {"const": ANSWERED},
+                    "answer": kinds[question.kind],
+                    "said_by": {"enum": ["provider", "tables"]},
+                }
+            ),
+            _object(same | {"status": {"enum": without}, "answer": {"type": "null"}, "said_by": {"type": "null"}}),
+        ]
+    }
+
+
+def _table() -> dict[str, Any]:
+    cell = {"type": ["string", "integer", "null"]}
+    rows = {"type": "array", "items": {"type": "array", "items": cell}}
+    return _object({"title": WORDS, "columns": {"type": "array", "items": WORDS}, "rows": rows, "note": {"type": "string"}})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _exactly(items: list[dict[str, Any]]) -> dict[str, Any]:
+    if not items:
+        return {"type": "array", "maxItems": 0}
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}

@@ -1,0 +1,344 @@
+"""An inventory of a frozen corpus: one row for each work, and what can be counted of it.
+
+Contents are not read. A shard at a time is summed up, so that an inventory of a million works fits beside anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from provenance.core.contracts import CLEARANCE, ESCROW, OPTOUTS, REGISTRY, RIGHTS, SIGNALS
+from provenance.corpus.disclosures.facts import KINDS
+from provenance.corpus.disclosures.forms import Table
+from provenance.corpus.examples import parties
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date, datetime
+
+    from provenance.corpus.disclosures.facts import Facts, Source
+
+# What is read of the frozen examples.
+READ = ("work_id", "modality", "source_uri", "acquired_at", "licence_spdx", "owner_id", "tokens")
+CLASSES = ("commercial", "non_commercial", "academic_only", "forbidden", "unspecified")
+NO_ADDRESS = "(no address)"
+NOT_ASSIGNED = "(not assigned)"
+NO_LICENCE = "(none can be read)"
+UNITS = {"text": "words", "code": "words", "image": "images", "music": "events"}
+# Terms under which nobody holds a right any more, and nothing else is meant by them. What is in doubt is not here.
+PUBLIC_DOMAIN = ("CC0-1.0", "CC-PDDC", "CC-PDM-1.0", "PDDL-1.0")
+# Domains that a provider has to name, of all crawled ones, by size: in percent, and how many at most (EU template, 2.3).
+MOST_DOMAINS = (10, None)
+MOST_DOMAINS_OF_SMES = (5, 1_000)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a corpus holds on a day.
+
+    Attributes:
+        corpus: digest of the frozen corpus.
+        works: `work_id, title, source_uri, place, domain, source, kind, modality, examples, words, first_acquired,
+            last_acquired, licence, licence_declared, licence_class, asserted_by, conflict, quarantine, owners, escrow`,
+            sorted by work. A place is a domain, a package or a scheme; source and kind are the provider's words for it.
+        sizes: `modality, works, examples, words`; words are words, events or patches, as the corpus was cut.
+        signals, optouts, clearance: as their contracts have them, empty where nobody has looked.
+    """
+
+    corpus: str
+    day: date
+    works: pl.DataFrame
+    sizes: pl.DataFrame
+    collectors: tuple[str, ...]
+    sources: int
+    signals: pl.DataFrame
+    optouts: pl.DataFrame
+    clearance: pl.DataFrame
+
+    def of_kind(self, kind: str) -> pl.DataFrame:
+        """Works from sources of a kind."""
+        return self.works.filter(pl.col("kind") == kind)
+
+    @property
+    def unassigned(self) -> int:
+        """Works whose address no source of the facts matches."""
+        return self.works["kind"].null_count()
+
+    def used(self, kind: str) -> bool | None:
+        """Whether there are works of a kind; None where that cannot be known, since some works belong to no source."""
+        if self.of_kind(kind).height:
+            return True
+        return None if self.unassigned else False
+
+    @property
+    def copyrighted(self) -> pl.DataFrame:
+        """All works but those whose terms say that they are in the public domain."""
+        return self.works.filter(~pl.col("licence").is_in(PUBLIC_DOMAIN).fill_null(value=False))
+
+
+def take(
+    shards: Iterable[pl.DataFrame],
+    claims: pl.DataFrame,
+    owners: pl.DataFrame,
+    facts: Facts,
+    *,
+    corpus: str,
+    day: date,
+    rights: pl.DataFrame | None = None,
+    registry: pl.DataFrame | None = None,
+    signals: pl.DataFrame | None = None,
+    optouts: pl.DataFrame | None = None,
+    clearance: pl.DataFrame | None = None,
+) -> Inventory:
+    """Count a corpus.
+
+    Args:
+        shards: frozen examples, of which `READ` is enough.
+        day: on which claims must be valid and opt-outs in force.
+        rights: the rights table; without it terms are those of the examples, of no class.
+    """
+    rights = pl.DataFrame(schema=RIGHTS.schema) if rights is None else rights
+    registry = pl.DataFrame(schema=REGISTRY.schema) if registry is None else registry
+    pieces = pl.concat([_summed(shard) for shard in shards])
+    sizes = pieces.group_by("modality").agg(works=pl.col("work_id").n_unique(), examples=_sum("examples"), words=_sum("words"))
+    works = (
+        pieces.group_by("work_id")
+        .agg(
+            source_uri=pl.col("source_uri").min(),
+            modality=pl.col("modality").unique().sort().str.join("+"),
+            examples=_sum("examples"),
+            words=_sum("words"),
+            first_acquired=pl.col("first_acquired").min(),
+            last_acquired=pl.col("last_acquired").max(),
+            declared=pl.col("declared").explode().drop_nulls().unique().sort(),
+            owner_id=pl.col("owner_id").min(),
+        )
+        .with_columns(
+            licence_declared=pl.when(pl.col("declared").list.len() == 1)
+            .then(pl.col("declared").list.first())
+            .when(pl.col("declared").list.len() > 1)
+            .then(pl.lit("(") + pl.col("declared").list.join(") AND (") + pl.lit(")")),
+            source_uri=_without_login(pl.col("source_uri")),
+        )
+        .drop("declared")
+    )
+    holders = _holders(works, claims, owners, day)
+    works = (
+        works.join(rights.select("work_id", _licence=pl.col("licence_spdx"), **_columns(RIGHTS_OF)), on="work_id", how="left")
+        .join(registry.select("source_id", "title"), on="source_id", how="left")
+        .join(holders, on="work_id", how="left")
+        .with_columns(
+            pl.col("licence_class").fill_null("unspecified"),
+            pl.col("asserted_by").fill_null("source" if rights.is_empty() else "nobody"),
+            pl.col("conflict", "quarantine").fill_null(""),
+            licence=pl.col("licence_declared") if rights.is_empty() else pl.col("_licence"),
+            place=_place(pl.col("source_uri")),
+            domain=_domain(pl.col("source_uri")),
+        )
+        .with_columns(*_assigned(facts.sources))
+    )
+    return Inventory(
+        corpus=corpus,
+        day=day,
+        works=works.select(*COLUMNS).sort("work_id"),
+        sizes=sizes.sort("modality"),
+        collectors=tuple(registry["collectors"].explode().drop_nulls().unique().sort()),
+        sources=registry.height,
+        signals=pl.DataFrame(schema=SIGNALS.schema) if signals is None else signals,
+        optouts=pl.DataFrame(schema=OPTOUTS.schema) if optouts is None else optouts,
+        clearance=pl.DataFrame(schema=CLEARANCE.schema) if clearance is None else clearance,
+    )
+
+
+COLUMNS = (
+    "work_id", "title", "source_uri", "place", "domain", "source", "kind", "modality", "examples", "words",
+    "first_acquired", "last_acquired", "licence", "licence_declared", "licence_class", "asserted_by", "conflict",
+    "quarantine", "owners", "escrow",
+)  # fmt: skip
+RIGHTS_OF = ("source_id", "licence_class", "asserted_by", "conflict", "quarantine")
+# What files for machines have of a work.
+LISTED = (
+    "work_id", "title", "owners", "licence", "licence_class", "asserted_by", "source_uri", "source", "kind", "modality",
+    "examples", "words", "first_acquired", "last_acquired",
+)  # fmt: skip
+
+
+def listed(works: pl.DataFrame) -> pl.DataFrame:
+    """Works as files for machines list them: a line for each, days instead of times."""
+    days = pl.col("first_acquired", "last_acquired").dt.strftime("%Y-%m-%d")
+    return works.select(*LISTED).with_columns(days)
+
+
+def collected(works: pl.DataFrame) -> tuple[datetime, datetime] | None:
+    """When the first and the last of works were collected, if any has a date."""
+    first, last = works.select(pl.col("first_acquired").min(), pl.col("last_acquired").max()).row(0)
+    return (first, last) if first and last else None
+
+
+def by_class(inventory: Inventory) -> Table:
+    """Works, examples and words by class of licence; every class is there."""
+    return counted(inventory.works, "licence_class", "Works by class of licence", "Class", always=CLASSES)
+
+
+def by_licence(inventory: Inventory, most: int = 20) -> Table:
+    """The most frequent licences."""
+    works = inventory.works.with_columns(pl.col("licence").fill_null(NO_LICENCE))
+    return counted(works, "licence", "Works by licence", "Licence", most=most)
+
+
+def by_place(inventory: Inventory, most: int = 20) -> Table:
+    """The domains, packages and schemes that most words came from."""
+    return counted(inventory.works, "place", "Where works were collected", "Place", most=most)
+
+
+def by_source(inventory: Inventory) -> Table:
+    """Works by the provider's own list of sources."""
+    works = inventory.works.with_columns(pl.col("source").fill_null(NOT_ASSIGNED))
+    return counted(works, "source", "Works by source", "Source")
+
+
+def by_holder(inventory: Inventory) -> Table:
+    """Works that owners are known of, and works that are in escrow."""
+    held = pl.when("escrow").then(pl.lit("not known yet: in escrow")).otherwise(pl.lit("known"))
+    return counted(inventory.works.with_columns(holder=held), "holder", "Works by what is known of their owners", "Owners")
+
+
+def by_modality(inventory: Inventory) -> Table:
+    """Sizes by modality."""
+    rows = tuple((m, UNITS[m], works, examples, words) for m, works, examples, words in inventory.sizes.iter_rows())
+    return Table("Size by modality", ("Modality", "Counted as", "Works", "Examples", "Words, patches or events"), rows)
+
+
+def top_domains(works: pl.DataFrame, *, sme: bool) -> Table:
+    """The domains that a provider has to name: the largest tenth by words; of an SME a twentieth, and at most 1,000."""
+    part, most = MOST_DOMAINS_OF_SMES if sme else MOST_DOMAINS
+    found = works.filter(pl.col("domain").is_not_null())
+    everywhere = found["domain"].n_unique()
+    wanted = -(-everywhere * part // 100)  # rounded up
+    shown = wanted if most is None else min(wanted, most)
+    title = f"The largest {shown:,} of {everywhere:,} domains, by words"
+    return counted(found, "domain", title, "Domain", most=shown, note="")
+
+
+def measures(inventory: Inventory) -> tuple[Table, ...]:
+    """Which wishes of owners were looked for, found and kept to, as far as the records know."""
+    train = pl.col("use") == "train"
+    signals = inventory.signals.group_by("kind").agg(
+        scopes=pl.col("scope").n_unique(),
+        reserved=pl.col("scope").filter(train & ~pl.col("allowed")).n_unique(),
+        unread=pl.col("problem").is_not_null().sum(),
+    )
+    latest = (
+        inventory.optouts.filter(pl.col("effective_on") <= inventory.day)
+        .sort("recorded_at", maintain_order=True)
+        .group_by("work_id", "owner_id")
+        .agg(pl.col("action", "choice").last())
+        .filter(pl.col("action") == "optout")
+        .join(inventory.works.select("work_id"), on="work_id", how="semi")
+    )
+    choices = latest.group_by("choice").agg(works=pl.col("work_id").n_unique(), owners=pl.col("owner_id").n_unique())
+    judged = inventory.clearance.filter(train).join(inventory.works.select("work_id"), on="work_id", how="semi")
+    cleared = judged.group_by("cleared").agg(works=pl.len(), examples=_sum("examples")).sort("cleared", descending=True)
+    said = cleared.with_columns(pl.when("cleared").then(pl.lit("cleared")).otherwise(pl.lit("not cleared")).alias("cleared"))
+    return (
+        Table(
+            "Machine-readable signals that were read",
+            ("Kind", "Scopes", "Scopes that reserve training", "Could not be read, or only in part"),
+            tuple(signals.sort("kind").iter_rows()),
+            "" if signals.height else "None are recorded.",
+        ),
+        Table(
+            "Opt-outs of owners in force on works of this corpus",
+            ("In models that hold the work they are", "Works", "Owners"),
+            tuple(choices.sort("choice").iter_rows()),
+            "" if choices.height else "None are recorded.",
+        ),
+        Table(
+            "Works that were checked before training",
+            ("Outcome", "Works", "Examples"),
+            tuple(said.iter_rows()),
+            "" if said.height else "No checks are recorded.",
+        ),
+    )
+
+
+def _summed(shard: pl.DataFrame) -> pl.DataFrame:
+    return shard.group_by("work_id", "modality").agg(
+        source_uri=pl.col("source_uri").min(),
+        first_acquired=pl.col("acquired_at").min(),
+        last_acquired=pl.col("acquired_at").max(),
+        declared=pl.col("licence_spdx").unique(),
+        owner_id=pl.col("owner_id").min(),
+        words=_sum("tokens"),
+        examples=pl.len().cast(pl.Int64),
+    )
+
+
+def _holders(works: pl.DataFrame, claims: pl.DataFrame, owners: pl.DataFrame, day: date) -> pl.DataFrame:
+    """`work_id, owners, escrow`: names of the owners, or nothing where the work is in escrow."""
+    held = parties(works.select("work_id", "owner_id"), claims, day)
+    named = held.join(owners.select(party_id="owner_id", name="name"), on="party_id", how="left")
+    known = pl.col("account") != ESCROW
+    return named.group_by("work_id").agg(
+        owners=pl.coalesce("name", "party_id").filter(known).unique().sort().str.join("; "), escrow=(~known).any()
+    )
+
+
+def _assigned(sources: Sequence[Source]) -> tuple[pl.Expr, pl.Expr]:
+    """The first source whose beginnings an address has, and its kind."""
+    uri = pl.col("source_uri").fill_null("")
+    name, kind = pl.lit(None, pl.String), pl.lit(None, pl.Enum(KINDS))
+    for source in reversed(sources):
+        matches = pl.any_horizontal(*(uri.str.starts_with(beginning) for beginning in source.match))
+        name = pl.when(matches).then(pl.lit(source.name)).otherwise(name)
+        kind = pl.when(matches).then(pl.lit(source.kind, pl.Enum(KINDS))).otherwise(kind)
+    return name.alias("source"), kind.cast(pl.String).alias("kind")
+
+
+def counted(
+    works: pl.DataFrame,
+    by: str,
+    title: str,
+    column: str,
+    *,
+    most: int | None = None,
+    always: Sequence[str] = (),
+    note: str | None = None,
+) -> Table:
+    """Works, examples and words by a column, most words first; `always` names values that are shown in their order."""
+    found = works.group_by(by).agg(works=pl.len(), examples=_sum("examples"), words=_sum("words"))
+    found = found.sort(pl.col("words"), pl.col(by), descending=[True, False])
+    if always:
+        found = pl.DataFrame({by: always}).join(found, on=by, how="left", maintain_order="left").fill_null(0)
+    shown = found if most is None else found.head(most)
+    rest = f"Shown are {shown.height:,} of {found.height:,}, those with most words." if shown.height < found.height else ""
+    columns = (column, "Works", "Examples", "Words, patches or events")
+    return Table(title, columns, tuple(shown.iter_rows()), rest if note is None else note)
+
+
+def _place(uri: pl.Expr) -> pl.Expr:
+    package = uri.str.extract(r"^(pkg:[^?#@]+)")
+    scheme = uri.str.extract(r"^([A-Za-z][A-Za-z0-9+.-]*:)").str.to_lowercase()
+    return pl.coalesce(_domain(uri), package, scheme, pl.lit(NO_ADDRESS))
+
+
+def _domain(uri: pl.Expr) -> pl.Expr:
+    """The host of an address on the web, without `www.`: what a person would call the domain."""
+    host = uri.str.extract(r"^(?i)(?:https?|ftp)://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]+)").str.to_lowercase()
+    return host.str.strip_suffix(".").str.strip_prefix("www.")
+
+
+def _without_login(uri: pl.Expr) -> pl.Expr:
+    """An address as it may be published: names and passwords in it are nobody's business."""
+    return uri.str.replace(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", "${1}")
+
+
+def _sum(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.Int64).sum()
+
+
+def _columns(names: Iterable[str]) -> dict[str, pl.Expr]:
+    return {name: pl.col(name) for name in names}

@@ -1,0 +1,241 @@
+"""Disclosures as pages to read: plain chapters of text and tables, laid out by one template.
+
+Whatever strangers wrote is text and never markup; a page loads nothing and runs nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import jinja2
+from lxml import etree
+
+from provenance.core.text import plain
+from provenance.corpus.disclosures import inventory as counts
+from provenance.corpus.disclosures.forms import ANSWERED, TO_COMPLETE, WAITS, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provenance.corpus.disclosures.inventory import Inventory
+
+# Matplotlib's settings are one for all threads.
+DRAWING = threading.Lock()
+TEMPLATES = Path(__file__).parent / "templates"
+# Rows of a table that are shown; the file for machines has all.
+MOST_ROWS = 100
+
+
+def of_form(document: dict[str, Any], file: str, inventory: Inventory) -> bytes:
+    """The page of a form's document."""
+    chapters = [_section(section) for section in document["sections"]]
+    behind = [_table(Table(**table)) for table in document["tables"]]
+    chapters.append(_chapter("What stands behind it", tables=behind, picture=figure(inventory)))
+    missing = len(document["missing"])
+    return _render(
+        title=document["form"],
+        name=document["basis"],
+        notice=f"Not complete: {missing} answers are to be completed by the provider." if missing else "",
+        facts=_facts(document["version"], document["last_update"], document["corpus"], file),
+        missing=[plain(text) for text in document["missing"]],
+        chapters=chapters,
+    )
+
+
+def of_croissant(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
+    """The page of a description as a data set."""
+    known = [(name, document[name]) for name in sorted(document) if name not in {"@context", "distribution", "recordSet"}]
+    said = Table("The data set", ("Property", "Value"), tuple((name, _flat(value)) for name, value in known))
+    files = tuple((file["@id"], file.get("contentUrl"), file.get("sha256")) for file in document["distribution"])
+    fields = tuple(
+        (field["name"], field["dataType"], field["description"])
+        for records in document["recordSet"]
+        for field in records["field"]
+    )
+    tables = (
+        said,
+        Table("Files", ("Name", "Where, below the store", "SHA-256"), files),
+        Table("Fields of an example", ("Field", "Type", "Meaning"), fields),
+    )
+    return _render(
+        title="The corpus as a data set",
+        name="Croissant 1.1 with fields on responsible AI; validated by mlcroissant",
+        facts=_facts("1.1", on, inventory.corpus, "croissant.json"),
+        chapters=[_chapter("Description", tables=[_table(table) for table in tables])],
+    )
+
+
+def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
+    """The page of a bill of materials."""
+    rows = tuple(
+        (package["name"], package.get("licenseConcluded"), package.get("licenseDeclared"), package.get("sourceInfo"))
+        for package in document["packages"][1:]
+    )
+    tables = (Table("Packages", ("Package", "Terms that count", "Terms it came under", "Where it was collected"), rows),)
+    return _render(
+        title="Bill of materials of the training data",
+        name="SPDX 2.3; validated by spdx-tools",
+        facts=_facts("2.3", on, inventory.corpus, "spdx.json"),
+        chapters=[
+            _chapter("How it is listed", said=[document["comment"]], picture=figure(inventory)),
+            _chapter("What it lists", tables=[_table(table) for table in tables]),
+        ],
+    )
+
+
+def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> bytes:
+    """The page that links all.
+
+    Args:
+        files: names beside the page, and what each is.
+    """
+    tables = (
+        counts.by_class(inventory),
+        counts.by_modality(inventory),
+        counts.by_licence(inventory),
+        counts.by_place(inventory),
+        counts.by_holder(inventory),
+        *counts.measures(inventory),
+    )
+    linked = [{"text": f"{name}: {what}", "href": name} for name, what in files]
+    return _render(
+        title="Disclosures of a training corpus",
+        name="What a model was trained on, as laws and catalogues ask for it",
+        facts=_facts("", on, inventory.corpus, ""),
+        chapters=[
+            _chapter("Documents", links=linked),
+            _chapter("The corpus in numbers", tables=[_table(table) for table in tables], picture=figure(inventory)),
+        ],
+    )
+
+
+def figure(inventory: Inventory) -> dict[str, str]:
+    """Works and words by class of licence as SVG to stand inside a page, and what it shows in words."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    rows = counts.by_class(inventory).rows
+    names = [str(row[0]).replace("_", " ") for row in rows]
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "licences", "font.size": 9}
+    with DRAWING, mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(style)
+        sheet = Figure(figsize=(6.4, 2.2), layout="constrained")
+        FigureCanvasSVG(sheet)
+        for place, (axis, what) in enumerate(zip(sheet.subplots(1, 2, sharey=True), ("Works", "Words"), strict=True)):
+            values = [int(row[1 + 2 * place] or 0) for row in rows]
+            axis.barh(names, values, color="#4a83bd")
+            axis.set_title(what, fontsize=9, color="#808080")
+            axis.tick_params(length=0, colors="#808080")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axis.locator_params(axis="x", nbins=3)
+            axis.spines[:].set_visible(False)
+        axis.invert_yaxis()  # which both share
+        file = io.BytesIO()
+        sheet.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = etree.fromstring(file.getvalue(), etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True))
+    svg = "{http://www.w3.org/2000/svg}"
+    for element in [*root.iter(f"{svg}metadata", f"{svg}style")]:  # styles would reach beyond the figure
+        element.getparent().remove(element)
+    for name in ("width", "height"):
+        del root.attrib[name]
+    most = max(rows, key=lambda row: int(row[1] or 0))
+    said = f"Works and words by class of licence; most works are {str(most[0]).replace('_', ' ')}: {most[1]:,}."
+    root.attrib.update({"role": "img", "aria-label": said})
+    return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
+
+
+def _section(section: dict[str, Any]) -> dict[str, Any]:
+    questions = [
+        {
+            "text": question["question"],
+            "answered": question["status"] == ANSWERED,
+            "open": question["status"] in {TO_COMPLETE, WAITS},
+            "status": question["status"],
+            "said_by": question["said_by"] or "",
+            **_answer(question["answer"]),
+        }
+        for question in section["questions"]
+    ]
+    return _chapter(f"{section['number']}. {section['title']}", questions=questions)
+
+
+def _answer(answer: object) -> dict[str, Any]:
+    """How an answer is shown: as words, as a list, or as a table."""
+    if isinstance(answer, dict):
+        return {"words": "", "items": [], "table": _table(Table(**answer))}
+    if isinstance(answer, list):
+        return {"words": "", "items": [plain(str(item)) for item in answer], "table": None}
+    words = ("Yes" if answer else "No") if isinstance(answer, bool) else plain(str(answer))
+    return {"words": words, "items": [], "table": None}
+
+
+def _table(table: Table) -> dict[str, Any]:
+    shown = table.rows[:MOST_ROWS]
+    rest = f"{len(table.rows) - MOST_ROWS:,} more rows are in the file for machines." if len(table.rows) > MOST_ROWS else ""
+    numbers = [all(isinstance(row[column], int) for row in shown) and bool(shown) for column in range(len(table.columns))]
+    return {
+        "caption": plain(table.title),
+        "columns": [{"name": plain(name), "number": number} for name, number in zip(table.columns, numbers, strict=True)],
+        "rows": [[_cell(cell) for cell in row] for row in shown],
+        "note": " ".join(part for part in (table.note, rest) if part),
+    }
+
+
+def _cell(cell: object) -> dict[str, str]:
+    text = f"{cell:,}" if isinstance(cell, int) else plain(str(cell or ""))
+    return {"text": text, "href": _href(text) if isinstance(cell, str) else ""}
+
+
+def _href(address: str) -> str:
+    """Where a link may lead: an address on the web, or nowhere."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
+    return address if parts.scheme in {"http", "https"} and parts.hostname and " " not in address else ""
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_flat(part)}" for key, part in sorted(value.items()) if not key.startswith("@"))
+    return "; ".join(map(_flat, value)) if isinstance(value, list) else str(value)
+
+
+def _facts(version: str, on: str, corpus: str, file: str) -> list[tuple[str, str]]:
+    found = (("Version", version), ("Last update", on), ("Corpus (SHA-256)", corpus), ("For machines", file))
+    return [(kind, plain(said)) for kind, said in found if said]
+
+
+def _chapter(
+    title: str,
+    *,
+    said: Sequence[str] = (),
+    questions: Sequence[dict[str, Any]] = (),
+    links: Sequence[dict[str, str]] = (),
+    tables: Sequence[dict[str, Any]] = (),
+    picture: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    told = [plain(text) for text in said]
+    return {"title": title, "said": told, "questions": questions, "links": links, "tables": tables, "picture": picture}
+
+
+def _render(
+    *,
+    title: str,
+    name: str,
+    facts: Sequence[tuple[str, str]],
+    chapters: Sequence[dict[str, Any]],
+    notice: str = "",
+    missing: Sequence[str] = (),
+) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    view = {"title": title, "name": name, "notice": notice, "facts": facts, "missing": missing, "chapters": chapters}
+    return environment.get_template("disclosure.html").render(view).encode()

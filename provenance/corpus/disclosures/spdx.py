@@ -1,0 +1,214 @@
+"""A bill of materials of the training data: SPDX 2.3, a package for each work or, of large corpora, for each place.
+
+Made with, and validated by, the library of the SPDX project. (Its support of SPDX 3, which has a profile for data sets, is
+called experimental there.)
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from datetime import datetime, time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import polars as pl
+from license_expression import ExpressionError
+from packageurl import PackageURL
+from spdx_tools.common.spdx_licensing import spdx_licensing
+from spdx_tools.spdx.model import (
+    Actor,
+    ActorType,
+    CreationInfo,
+    Document,
+    ExternalPackageRef,
+    ExternalPackageRefCategory,
+    ExtractedLicensingInfo,
+    Package,
+    Relationship,
+    RelationshipType,
+    SpdxNoAssertion,
+)
+from spdx_tools.spdx.parser.error import SPDXParsingError
+from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+from spdx_tools.spdx.validation.uri_validators import url_pattern_ignore_case
+from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
+
+from provenance.core.errors import CheckFailed
+from provenance.core.store import sha256
+from provenance.corpus.disclosures.inventory import NO_ADDRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from license_expression import LicenseExpression
+
+    from provenance.corpus.disclosures.facts import Facts
+    from provenance.corpus.disclosures.inventory import Inventory
+
+# Beyond so many packages readers of the format, and its validator, take long.
+MOST_PACKAGES = 1_000
+WHOLE = "SPDXRef-Corpus"
+WORKS = "works.csv"
+
+
+def bill(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
+    """The corpus as an SPDX document, not validated yet."""
+    rows, said = _packages(inventory.works)
+    packages = [_package(row) for row in rows]
+    whole = Package(
+        spdx_id=WHOLE,
+        name=facts.data.name,
+        version=inventory.corpus,
+        download_location=SpdxNoAssertion(),
+        files_analyzed=False,
+        license_concluded=SpdxNoAssertion(),
+        license_declared=SpdxNoAssertion(),
+        copyright_text=SpdxNoAssertion(),
+        summary=f"{inventory.works.height:,} works, {inventory.works['examples'].sum():,} examples",
+    )
+    info = CreationInfo(
+        spdx_version="SPDX-2.3",
+        spdx_id="SPDXRef-DOCUMENT",
+        name=f"{facts.data.name}-{on}",
+        document_namespace=f"https://spdx.org/spdxdocs/provenance-{inventory.corpus}-{on}",
+        creators=[Actor(ActorType.TOOL, "provenance")],
+        created=datetime.combine(on, time.min),
+        document_comment=said,
+    )
+    relationships = [Relationship("SPDXRef-DOCUMENT", RelationshipType.DESCRIBES, WHOLE)]
+    relationships += [Relationship(WHOLE, RelationshipType.CONTAINS, package.spdx_id) for package in packages]
+    terms = [text for row in rows for text in (row["licence"], row["licence_declared"]) if text]
+    document = Document(info, [whole, *packages], relationships=relationships, extracted_licensing_info=_own_licences(terms))
+    stream = io.StringIO()
+    write_document_to_stream(document, stream, validate=False)
+    written: dict[str, Any] = json.loads(stream.getvalue())
+    return written
+
+
+def check(document: dict[str, Any]) -> None:
+    """Raise CheckFailed, saying what is wrong, unless the library of SPDX reads a document and finds it valid."""
+    try:
+        problems = validate_full_spdx_document(JsonLikeDictParser().parse(document), "SPDX-2.3")
+    except SPDXParsingError as error:
+        raise CheckFailed(f"spdx.json cannot be read: {'; '.join(error.get_messages())[:500]}") from error
+    if problems:
+        told = "; ".join(problem.validation_message for problem in problems[:3])
+        raise CheckFailed(f"spdx.json is not valid: {told[:500]}")
+
+
+def _packages(works: pl.DataFrame) -> tuple[list[dict[str, Any]], str]:
+    """Packages to be listed, sorted, and how works were grouped."""
+    if works.height <= MOST_PACKAGES:
+        named = works.with_columns(name=pl.coalesce("title", "work_id"), works=pl.lit(1), key=pl.col("work_id"))
+        return _listed(named), f"A package for each of {works.height:,} works. {WORKS} has the same as a table."
+    terms = ("licence", "licence_declared", "licence_class", "asserted_by")
+    grouped = _grouped(works, ("place", *terms)).with_columns(
+        name="place", source_uri=pl.when(pl.col("place").str.starts_with("pkg:")).then("place"), key=_key("place", *terms)
+    )
+    said = f"{works.height:,} works are grouped by where they were collected and by their terms. {WORKS} has every work."
+    if grouped.height <= MOST_PACKAGES:
+        return _listed(grouped), said
+    ordered = grouped.sort(pl.col("words"), pl.col("key"), descending=[True, False])
+    rest = _grouped(ordered.tail(-MOST_PACKAGES), ("licence_class",), count="works").with_columns(
+        name=pl.lit("all others, ") + pl.col("licence_class"),
+        source_uri=pl.lit(None, pl.String),
+        licence=pl.lit(None, pl.String),
+        licence_declared=pl.lit(None, pl.String),
+        asserted_by=pl.lit(""),
+        key=_key("licence_class"),
+    )
+    shown = pl.concat([ordered.head(MOST_PACKAGES), rest], how="diagonal")
+    others = grouped.height - MOST_PACKAGES
+    cut = f"The {MOST_PACKAGES:,} groups with most words are listed; the other {others:,} are put together"
+    return _listed(shown), f"{said} {cut} by class of licence, without their terms."
+
+
+def _grouped(works: pl.DataFrame, by: Sequence[str], *, count: str | None = None) -> pl.DataFrame:
+    held = pl.lit(None, pl.String).alias("owners")
+    size = pl.len().cast(pl.Int64) if count is None else pl.col(count).sum()
+    return works.group_by(*by).agg(pl.col("examples", "words").sum(), works=size).with_columns(held, conflict=pl.lit(""))
+
+
+def _key(*names: str) -> pl.Expr:
+    return pl.concat_str([pl.col(name).fill_null("") for name in names], separator="\n")
+
+
+def _listed(packages: pl.DataFrame) -> list[dict[str, Any]]:
+    names = ("key", "name", "source_uri", "licence", "licence_declared", "licence_class", "asserted_by", "conflict", "owners")
+    return packages.select(*names, "works", "examples", "words").sort("key").to_dicts()
+
+
+def _package(row: dict[str, Any]) -> Package:
+    said = [f"{row['works']:,} works, {row['examples']:,} examples, {row['words']:,} words, patches or events."]
+    said += [f"Licence class: {row['licence_class']}."]
+    said += [f"Terms on the word of: {row['asserted_by']}."] if row["asserted_by"] else []
+    unread = sorted({text for text in (row["licence"], row["licence_declared"]) if text and _expression(text) is None})
+    told = [f"Terms as they came: {text}" for text in unread] + ([row["conflict"]] if row["conflict"] else [])
+    return Package(
+        spdx_id=f"SPDXRef-{sha256(row['key'].encode())[:32]}",
+        name=row["name"],
+        download_location=_location(row["source_uri"]),
+        files_analyzed=False,
+        license_concluded=_terms(row["licence"]),
+        license_declared=_terms(row["licence_declared"]),
+        license_comment="\n".join(told) or None,
+        copyright_text=SpdxNoAssertion(),
+        source_info=row["source_uri"],
+        comment=" ".join(said),
+        external_references=_references(row["source_uri"]),
+        attribution_texts=[f"Owners: {row['owners']}"] if row["owners"] else [],
+    )
+
+
+def _terms(text: str | None) -> LicenseExpression | SpdxNoAssertion:
+    return (_expression(text) if text else None) or SpdxNoAssertion()
+
+
+@functools.cache
+def _expression(text: str) -> LicenseExpression | None:
+    """An expression of SPDX ids and own ones (`LicenseRef-`); None for other words."""
+    try:
+        parsed = spdx_licensing.parse(text)
+        unknown = spdx_licensing.validate(text).invalid_symbols
+    except ExpressionError:
+        return None
+    return parsed if all(_is_own(symbol) for symbol in unknown) else None
+
+
+def _is_own(symbol: str) -> bool:
+    name = symbol.removeprefix("LicenseRef-")
+    return name != symbol and bool(name) and all(c.isascii() and (c.isalnum() or c in "-.") for c in name)
+
+
+def _own_licences(terms: Sequence[str]) -> list[ExtractedLicensingInfo]:
+    found = (parsed for text in set(terms) if (parsed := _expression(text)) is not None)
+    names = sorted({symbol for parsed in found for symbol in map(str, parsed.symbols) if _is_own(symbol)})
+    return [
+        ExtractedLicensingInfo(name, f"{name}: terms of their own; their text is not part of this document") for name in names
+    ]
+
+
+def _location(uri: str | None) -> str | SpdxNoAssertion:
+    """An address from which it can be fetched, as far as SPDX takes it for one."""
+    try:
+        parts = urlsplit(uri or "")
+    except ValueError:
+        return SpdxNoAssertion()
+    on_the_web = (
+        parts.scheme in {"http", "https"} and uri is not None and uri.isascii() and uri.isprintable() and " " not in uri
+    )
+    return uri if on_the_web and uri and url_pattern_ignore_case.match(uri) else SpdxNoAssertion()
+
+
+def _references(uri: str | None) -> list[ExternalPackageRef]:
+    if uri is None or uri == NO_ADDRESS or not uri.startswith("pkg:"):
+        return []
+    try:
+        locator = PackageURL.from_string(uri).to_string()
+    except ValueError:
+        return []
+    return [ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", locator)]

@@ -1,0 +1,173 @@
+"""Disclosures of a corpus: made, validated, and only then written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.contracts import CLEARANCE, OPTOUTS, SIGNALS
+from provenance.core.errors import InputError
+from provenance.core.store import sha256, to_csv
+from provenance.corpus import records
+from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
+from provenance.corpus.disclosures.facts import Facts, read_facts
+from provenance.corpus.shards import corpus_in_force, load_frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import date
+    from pathlib import Path
+
+    from provenance.core.store import Store
+    from provenance.corpus.disclosures.inventory import Inventory
+    from provenance.corpus.shards import FrozenCorpus, Part
+    from tasks.settings import Settings
+
+IN_FORCE = "in force"
+INDEX = "index.html"
+# Files, and what each is; the index lists them so.
+FILES = {
+    "eu.html": "public summary of training content (EU, AI Act), to read",
+    "eu.json": "the same for machines",
+    "eu.schema.json": "its JSON schema",
+    "us.html": "copyrighted works and transparency (USA, two bills), to read",
+    "us.json": "the same for machines",
+    "us.schema.json": "its JSON schema",
+    "us.csv": "every copyrighted work",
+    "croissant.html": "the corpus as a data set, to read",
+    "croissant.json": "the same for machines (Croissant 1.1)",
+    "spdx.html": "bill of materials, to read",
+    "spdx.json": "the same for machines (SPDX 2.3)",
+    "works.csv": "every work",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is disclosed, and on which day."""
+
+    frozen: FrozenCorpus
+    taken: Inventory
+    facts: Facts
+    on: date
+
+
+def disclose(
+    settings: Settings, what: str, out: Path, *, on: date, corpus: str = IN_FORCE, facts: Path | None = None
+) -> dict[str, Any]:
+    """Write the disclosures of a corpus to a folder; nothing is written unless all of them are valid.
+
+    Args:
+        what: `eu`, `us`, `croissant`, `spdx`, `csv` or `all`.
+        on: the day that they bear; what was recorded later is not looked at.
+        corpus: digest of a frozen corpus, or `in force`.
+        facts: a TOML file of what only the provider knows.
+
+    Returns:
+        `corpus, on, files` (SHA-256 by name) and `missing` (by form, what is to be completed by the provider).
+
+    Raises:
+        InputError: there is no such corpus, or the facts cannot be read.
+        CheckFailed: a document does not hold to its schema or standard.
+    """
+    store = settings.store.open()
+    said = read_facts(facts) if facts else Facts()
+    frozen = _corpus(store, corpus)
+    subject = Subject(frozen, _inventory(store, frozen, said, on), said, on)
+    missing: dict[str, list[str]] = {}
+    files: dict[str, bytes] = {}
+    for name in MAKERS if what == "all" else (what,):
+        files.update(MAKERS[name](subject))
+        if f"{name}.schema.json" in files:
+            missing[name] = json.loads(files[f"{name}.json"])["missing"]
+    if what == "all":
+        files[INDEX] = page.index(
+            [(name, text) for name, text in FILES.items() if name in files], subject.taken, on.isoformat()
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    digests = {name: sha256(data) for name, data in sorted(files.items())}
+    return {"corpus": subject.taken.corpus, "on": on.isoformat(), "files": digests, "missing": missing}
+
+
+def _eu(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = eu.summary(subject.taken, subject.facts, subject.on)
+    yield from _form(eu.FORM, document, subject.taken)
+
+
+def _us(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    works = to_csv(inventory.listed(subject.taken.copyrighted))
+    document = us.notice(subject.taken, subject.facts, subject.on, works_sha256=sha256(works))
+    yield from _form(us.FORM, document, subject.taken)
+    yield us.WORKS, works
+
+
+def _croissant(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = croissant.description(subject.frozen, subject.taken, subject.facts, subject.on)
+    croissant.check(document)
+    yield "croissant.json", _json(document)
+    yield "croissant.html", page.of_croissant(document, subject.taken, subject.on.isoformat())
+
+
+def _spdx(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = spdx.bill(subject.taken, subject.facts, subject.on)
+    spdx.check(document)
+    yield "spdx.json", _json(document)
+    yield "spdx.html", page.of_spdx(document, subject.taken, subject.on.isoformat())
+    yield from _csv(subject)
+
+
+def _csv(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    yield spdx.WORKS, to_csv(inventory.listed(subject.taken.works))
+
+
+MAKERS: dict[str, Callable[[Subject], Iterator[tuple[str, bytes]]]] = {
+    "eu": _eu,
+    "us": _us,
+    "croissant": _croissant,
+    "spdx": _spdx,
+    "csv": _csv,
+}
+
+
+def _form(form: forms.Form, document: dict[str, Any], taken: Inventory) -> Iterator[tuple[str, bytes]]:
+    forms.check(form, document)
+    yield f"{form.name}.json", _json(document)
+    yield f"{form.name}.schema.json", _json(forms.schema(form))
+    yield f"{form.name}.html", page.of_form(document, f"{form.name}.json", taken)
+
+
+def _corpus(store: Store, digest: str) -> FrozenCorpus:
+    if digest == IN_FORCE:
+        return corpus_in_force(store)
+    key = f"frozen/corpus/{digest}.json"
+    if not digest.isalnum() or not store.exists(key):
+        known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
+        hint = f"There are: {', '.join(name for name in known if name != 'current')}." if known else ""
+        raise InputError("--corpus", expected="the digest of a frozen corpus", found=repr(digest), hint=hint)
+    return load_frozen(store, digest)
+
+
+def _inventory(store: Store, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
+    # Corpora that were frozen before anybody looked at rights have none.
+    rights: Part | None = getattr(frozen, "rights", None)
+    known = datetime.combine(on, time.min, UTC) + timedelta(days=1, microseconds=-1)
+    return inventory.take(
+        (store.read_table(shard.key, columns=inventory.READ) for shard in frozen.shards),
+        store.read_table(frozen.claims.key),
+        store.read_table(frozen.owners.key),
+        facts,
+        corpus=frozen.digest,
+        day=on,
+        rights=store.read_table(rights.key) if rights else None,
+        signals=records.read(store, SIGNALS, known=known),
+        optouts=records.read(store, OPTOUTS, known=known),
+        clearance=records.read(store, CLEARANCE, known=known),
+    )
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
