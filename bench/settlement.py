@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") 
         method={"versions": VERSIONS, "name": "factored"},
         contract={"contracts": [contract], "audit": None, "signal_to_noise": {}},
     )
-    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
 
     start = draw.integers(0, owners, count)
     who = (start[:, None] + np.arange(OWNERS_EACH) * 7919) % owners

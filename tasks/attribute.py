@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -107,7 +107,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         method=method,
         contract={},
     )
-    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
         cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
         yield settings.model_copy(update={"cluster": cluster}), night

@@ -74,7 +74,7 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     store = settings.store.open()
     examples, masks, losses = truth(settings, night, options)
     scores = {name: scores_of(settings, store, night, name, examples) for name in names}
-    result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "families": {}}
+    result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "families": {}}
     # Few owners have few halves; both uses then have fewer, in the same proportion.
     tune = {family: options.tune * len(chosen) // (options.tune + options.subsets) for family, chosen in masks.items()}
     if hybrid:
@@ -152,7 +152,7 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     masks = np.concatenate([everything, without])
     losses = np.stack([retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
     rise = losses[:, 1:] - losses[:, :1]
-    result: dict[str, Any] = {"night": asdict(night), "options": asdict(options), "owners": distinct, "methods": {}}
+    result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "owners": distinct, "methods": {}}
     if options.seeds > 1:
         result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
     actual, predicted = rise.mean(axis=0), {}
@@ -208,7 +208,7 @@ def scores_of(settings: Settings, store: Store, night: Night, name: str, example
     # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
     method = night.method | {"name": name, "hybrid_weight": None, "values": None, "versions": VERSIONS}
     mine = replace(night, method=method, contract={})
-    store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
+    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
     keep = score_every_example(mine, settings)
     parts = [store.read_table(key) for key in store.list(keep) if key.endswith(".parquet")]
     place = pl.DataFrame({"example_id": list(examples)}).with_row_index("at")

@@ -59,7 +59,7 @@ def audit_srs(settings: Settings, night: Night, options: Options) -> str:
         truths["faithful"] = slopes_on_diagonal(diagonal_truth(settings, night, options), *nodes(NODES))
     found = estimates(settings, night, owners)
     result: dict[str, Any] = {
-        "night": asdict(night),
+        "night": night.inputs,
         "options": asdict(options),
         "owners": owners,
         "outputs": worth.shape[2],

@@ -72,6 +72,8 @@ def _causes(store: Store, before: Mapping[str, Any], after: Mapping[str, Any]) -
         yield from _outputs(*(night.read_outputs(store) for night in nights))
     if nights[0].corpus != nights[1].corpus:
         yield from _corpus(store, *nights)
+    if nights[0].choices != nights[1].choices:
+        yield from _choices(*(night.read_choices(store) for night in nights))
     for name in FACTS:
         was, now = facts[0].get(name), facts[1].get(name)
         if was != now:
@@ -111,9 +113,15 @@ def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
                              new.join(old, on=old.columns, how="anti", nulls_equal=True)])  # fmt: skip
         works = sorted(changed["work_id"].unique())
         yield f"claims: on {len(works)} works{_some(works)}"
-    for name in ("owners", "unmatched", "duplicates"):
+    for name in ("owners", "unmatched", "duplicates", "disputes"):
         if getattr(was, name) != getattr(now, name):
             yield f"corpus: {name} differ"
+
+
+def _choices(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
+    changed = pl.concat([before.join(after, on=before.columns, how="anti"), after.join(before, on=before.columns, how="anti")])
+    owners, works = (sorted(changed[name].unique()) for name in ("owner_id", "work_id"))
+    yield f"opt-outs: of {len(owners)} owners{_some(owners)}, of {len(works)} works{_some(works)}"
 
 
 def _named(added: pl.DataFrame, removed: pl.DataFrame) -> str:

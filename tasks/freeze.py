@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from provenance.validation.lds import signal_to_noise
 from provenance.validation.results import in_force
 from tasks.database import open_ledger
 from tasks.night import VERSIONS, Night
+from tasks.optouts import choices_on
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     outputs = with_modality(store, corpus, outputs)
     contracts = read_contracts(settings.royalty.path)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
+    choices = choices_on(store, corpus, date.fromisoformat(day))
     night = Night(
         day=day,
         corpus=corpus.digest,
@@ -90,9 +91,12 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
         checkpoints=chosen_checkpoints(model, settings),
         method=influence_method(settings) | {"values": values_method(settings, model, contracts)},
         contract=royalty_terms(store, contracts, settings.influence.method),
+        choices=freeze_part(store, choices) if choices.height else None,
     )
-    store.write(f"{night.folder}/inputs.json", canonical_json(asdict(night)))
+    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
+    if choices.height:
+        log.info("night of %s: %d works of owners who opted out", day, choices["work_id"].n_unique())
     return night.folder
 
 

@@ -1,8 +1,8 @@
 """Housekeeping: what can be computed again goes once it is older than the policy says; what was published never does.
 
 Never removed, whatever the settings: exports, closings, statements, files for banks, keys, audits and what they trained,
-deliveries (`corpus/`, `outputs/`), the corpus in force, and the whole night of every booking that has no export yet. The
-ledger is not touched at all.
+deliveries (`corpus/`, `outputs/`), records of rights (`rights/`), the corpus in force, and the whole night of every booking
+that has no export yet. The ledger is not touched at all.
 
     what                                                        goes when                              then
     tables of a booked night                                    it was frozen `nights` days ago        a run again computes them
@@ -98,7 +98,8 @@ class SeenNight:
     Attributes:
         booked: whether the ledger has a booking of it; standing: whether one of these has no export yet, or it is the newest
             that has one.
-        outputs: keys of the tables with its outputs; sample: of that with the sample that its plan names.
+        outputs: keys of the tables with its outputs, and with what owners chose.
+        sample: key of the table with the sample that its plan names.
         features: keys of features, statistics and curvature; None where no plan says.
         replayed: keys of snapshots and sketches; None where nothing says.
     """
@@ -300,7 +301,7 @@ def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
     return {
         "corpus": night.corpus,
         "model": night.model,
-        "outputs": frozenset(part.key for part in night.outputs),
+        "outputs": frozenset(part.key for part in (*night.outputs, night.choices) if part),
         "sample": sample,
         "features": features,
         "replayed": _replayed(store, night, done=f"{folder}/replay.json" in keys),
@@ -315,10 +316,7 @@ def _replayed(store: Store, night: Night, *, done: bool) -> frozenset[str] | Non
 
 
 def _parts_of(store: Store, name: str) -> frozenset[str]:
-    corpus = load_frozen(store, name)
-    parts = [*corpus.shards, corpus.claims, corpus.owners, corpus.unmatched]
-    parts += [corpus.duplicates] if corpus.duplicates else []
-    return frozenset(part_key(part.sha256) for part in parts)
+    return frozenset(part_key(part.sha256) for part in load_frozen(store, name).tables)
 
 
 def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from provenance.core.contracts import CORPORA
+from provenance.corpus import records
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
 from provenance.corpus.shards import freeze_corpus
 from provenance.settlement import ledger
 from tasks.database import open_locks
 from tasks.settings import load
+
+if TYPE_CHECKING:
+    from provenance.core.store import Store
 
 log = logging.getLogger("provenance.ingest")
 
@@ -26,6 +33,7 @@ def ingest() -> str:
     duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
     with ledger.freezing(open_locks(settings.database)):
         frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates)
+        _record(store, frozen.digest, datetime.now(UTC))
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],
@@ -37,3 +45,10 @@ def ingest() -> str:
         duplicates.height,
     )
     return frozen.digest
+
+
+def _record(store: Store, corpus: str, now: datetime) -> None:
+    """Put down since when a corpus is in force, so that it can be told who owned what, as it was believed at any time."""
+    known = records.read(store, CORPORA)["corpus_sha256"]
+    if known.is_empty() or known[-1] != corpus:
+        records.append(store, CORPORA, pl.DataFrame([{"corpus_sha256": corpus, "in_force_since": now}]), now=now)

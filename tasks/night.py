@@ -20,6 +20,8 @@ import polars as pl
 
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import digest, from_parquet, sha256
+from provenance.corpus.examples import with_choices
+from provenance.corpus.optouts import NO_CHOICES
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.royalty.contracts import Contract, parse_contracts
 
@@ -43,6 +45,7 @@ class Night:
         checkpoints: files of the checkpoints whose gradients count.
         method: what decides influence besides the data.
         contract: what decides amounts besides influence.
+        choices: what owners who opted out chose, in force on the day; None where none have.
     """
 
     day: str
@@ -54,11 +57,18 @@ class Night:
     checkpoints: tuple[str, ...]
     method: dict[str, Any]
     contract: dict[str, Any]
+    choices: Part | None = None
 
     @property
     def folder(self) -> str:
         """Where the night's manifests lie."""
-        return f"nights/day={self.day}/{digest(asdict(self))[:32]}"
+        return f"nights/day={self.day}/{digest(self.inputs)[:32]}"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What is written down; without choices where there are none, so that nights without any are what they were."""
+        said = asdict(self)
+        return said if self.choices else {name: value for name, value in said.items() if name != "choices"}
 
     @property
     def date(self) -> date:
@@ -72,6 +82,16 @@ class Night:
     def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
         """Some columns of all examples, in the order of the shards."""
         return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
+
+    def read_choices(self, store: Store) -> pl.DataFrame:
+        """`work_id, owner_id, choice` of those who opted out, in force on the day."""
+        return store.read_table(self.choices.key) if self.choices else NO_CHOICES
+
+    def read_claims(self, store: Store) -> pl.DataFrame:
+        """The claims in force on the day, with what becomes of each owner's part: as it chose, or disputed."""
+        corpus = self.frozen_corpus(store)
+        disputes = store.read_table(corpus.disputes.key) if corpus.disputes else None
+        return with_choices(store.read_table(corpus.claims.key), self.date, self.read_choices(store), disputes)
 
     @property
     def contracts(self) -> tuple[Contract, ...]:
@@ -92,7 +112,8 @@ def load_night(store: Store, folder: str) -> Night:
     stored = read_manifest(store, folder, "inputs")
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
-    return Night(outputs=outputs, checkpoints=checkpoints, **stored)
+    choices = Part(**stored.pop("choices")) if stored.get("choices") else None
+    return Night(outputs=outputs, checkpoints=checkpoints, choices=choices, **stored)
 
 
 def night_to_compute(store: Store, folder: str) -> Night:

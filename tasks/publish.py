@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.contracts import ESCROW, NIGHT_SHARES
+from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
 from provenance.settlement.accounts import totals, trial_balance
@@ -108,6 +108,7 @@ def make_export(
             "model": night.model,
             "model_id": night.model_id,
             "outputs": [part.sha256 for part in night.outputs],
+            **({"choices": night.choices.sha256} if night.choices else {}),
             "shares": shared["writes"]["shares.parquet"],
             "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
             "scores": read_manifest(store, night.folder, "scores")["writes"],
@@ -144,11 +145,17 @@ def _escrow(amounts: Mapping[Account, int], unmatched: pl.DataFrame) -> list[dic
             "escrow_id": account.party_id,
             "currency": account.currency,
             "amount_minor": -amount,
-            "reason": reasons.get(account.party_id, "no claim is in force"),
+            "reason": reasons.get(account.party_id) or _why_in_escrow(account.party_id),
         }
         for account, amount in sorted(amounts.items())
         if account.account == ESCROW
     ]
+
+
+def _why_in_escrow(party_id: str) -> str:
+    if party_id.startswith(HELD_FOR):
+        return "its owner wants it held"
+    return "it is disputed whose it is" if party_id.startswith(DISPUTED) else "no claim is in force"
 
 
 def _names(store: Store, previous: Booking | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -90,14 +90,14 @@ def value_night(store: Store, night: Night, contract: Contract, settings: Settin
         examples = night.read_corpus(store, "example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
         duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
         frozen = replace(frozen, duplicates=freeze_part(store, duplicates))
-        store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
+        store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(frozen.manifest))
     mine = replace(
         night,
         corpus=frozen.digest,
         method=night.method | {"values": values_method(settings, model, [contract]), "versions": VERSIONS},
         contract={"contracts": [contract.model_dump(mode="json")], "audit": None, "signal_to_noise": {}},
     )
-    store.write(f"{mine.folder}/inputs.json", canonical_json(asdict(mine)))
+    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
     for stage in (shard, featurise, fit_curvature, score, replay, values):
         stage(mine.folder, settings)
     return mine

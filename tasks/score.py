@@ -81,7 +81,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         queries={},
         comparison=chosen_method(night).comparison,
         output_ids=[],
-        claims=store.read_table(corpus.claims.key),
+        claims=night.read_claims(store),
         day=night.date,
         top=night.method["evidence"],
         device=settings.cluster.device,

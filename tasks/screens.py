@@ -323,9 +323,12 @@ def _name(name: str) -> str:
 
 
 def _who(credit: dict[str, Any]) -> str:
-    if credit["account"] == UNATTRIBUTED:
+    if credit["escrow_id"]:
+        return f"escrow: {credit['escrow_id']}"
+    if not credit["owner_id"]:
         return "nobody (unattributed)"
-    return str(credit["owner_name"] or credit["owner_id"] or f"escrow: {credit['escrow_id']}")
+    name = str(credit["owner_name"] or credit["owner_id"])
+    return f"{name} (no money)" if credit["account"] == UNATTRIBUTED else name
 
 
 def _range(low: float, high: float) -> str:
@@ -641,3 +644,15 @@ def _from_to(before: int, after: int, currency: str) -> tuple[str, str, str]:
     sign = "+" if change > 0 else ""
     plain = format_minor(change, currency, symbol=False)
     return format_minor(before, currency), format_minor(after, currency), f"{sign}{plain}" if change else ""
+
+
+def optouts_screen(rows: pl.DataFrame) -> Table:
+    """The last that is recorded for each work and owner."""
+    table = _table(f"Opt-outs: {rows.filter(pl.col('state') == 'in force').height} in force")
+    for heading in ("work", "owner", "choice", "from", "state", "recorded by"):
+        table.add_column(heading, overflow="fold")
+    for row in rows.iter_rows(named=True):
+        state = row["state"] if row["in_corpus"] else f"{row['state']}, not in the corpus"
+        cells = (row["work_id"], row["owner_id"], row["choice"], str(row["effective_on"]), state, row["recorded_by"])
+        table.add_row(*map(escape, cells))
+    return table

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from provenance.core.contracts import INTERVALS
+from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
@@ -230,7 +230,7 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[_
         )
     manifest = store.read(f"{folder}/{MANIFEST}")
     credits = from_parquet(store.read(f"{folder}/credits.parquet"), folder)
-    credits = credits.filter(pl.col("owner_id").is_not_null())
+    credits = credits.filter(pl.col("account") == PAYABLE)  # a statement is of money
     intervals = from_csv(store.read(f"{folder}/intervals.csv"), INTERVALS.schema)
     counts = credits.group_by(WHOSE).len()
     if owner_id is not None:

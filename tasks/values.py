@@ -116,7 +116,7 @@ def sums_by_party(
 ) -> ShardScores:
     """A contract's outputs: values summed by party, copies together, and the works behind them."""
     client, cluster = where
-    clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
+    clusters, claims = copies(store, night, contract), night.read_claims(store)
     worth = read_worth(store, night.folder)
     chosen = _places(store, night, output_ids)
     job = _Reduce(
@@ -256,11 +256,11 @@ def _reduce_clusters(job: _Reduce, clusters: pl.DataFrame, contract: Contract, p
     )
     shown = (
         shown.sort("example_id")
-        .unique(["cluster_id", "party_id"], keep="first")
-        .select("cluster_id", "party_id", "work_id", "example_id", "source_uri")
+        .unique(["cluster_id", "account", "party_id"], keep="first")
+        .select("cluster_id", "account", "party_id", "work_id", "example_id", "source_uri")
     )
     behind = result.evidence.drop("example_id", "source_uri").rename({"work_id": "cluster_id"})
-    evidence = behind.join(shown, on=["cluster_id", "party_id"], how="left").select(*EVIDENCE.columns)
+    evidence = behind.join(shown, on=["cluster_id", "account", "party_id"], how="left").select(*EVIDENCE.columns)
     return replace(result, evidence=evidence)
 
 
@@ -274,7 +274,7 @@ def _held_clusters(found: pl.DataFrame, claims: pl.DataFrame, day: date, contrac
 
 def _flat_weights(store: Store, night: Night, contract: Contract) -> pl.DataFrame:
     """`account, party_id, weight`: what each party has by the contract's count, by stake; copies count once."""
-    clusters, claims = copies(store, night, contract), store.read_table(night.frozen_corpus(store).claims.key)
+    clusters, claims = copies(store, night, contract), night.read_claims(store)
     columns = ["example_id", "work_id", "owner_id", "acquired_at", "tokens"]
     examples = night.read_corpus(store, *columns).join(clusters, on="example_id", how="left", maintain_order="left")
     each = {"tokens": pl.col("tokens"), "examples": pl.lit(1), "works": 1 / pl.len().over("work_id")}[contract.flat_by]

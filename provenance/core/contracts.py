@@ -59,10 +59,21 @@ def _optional(dtype: Any, meaning: str, default: Any = None) -> Column:
 
 # Who an amount is for. The ledger's accounts have the same two parts.
 PAYABLE, ESCROW, UNATTRIBUTED = "payable", "escrow", "unattributed"
+# How names in escrow begin that do not stand for an unknown owner: of an owner who asked for it, and of a work in dispute.
+HELD_FOR, DISPUTED = "held-", "dispute-"
 PARTY = {
-    "account": _needed(pl.String, "payable (an owner), escrow (an owner not known yet) or unattributed"),
-    "party_id": _needed(pl.String, "the owner_id; in escrow the placeholder or work_id; else nothing"),
+    "account": _needed(pl.String, "payable (an owner), escrow or unattributed (nobody, or an owner who wants no money)"),
+    "party_id": _needed(
+        pl.String, "the owner_id; in escrow the placeholder, work_id, held-OWNER or dispute-WORK; else nothing"
+    ),
 }
+
+
+def is_unclaimed() -> pl.Expr:
+    """Whether a party stands for an owner who is not known, by its `account` and `party_id`."""
+    named = pl.col("party_id").str.starts_with(HELD_FOR) | pl.col("party_id").str.starts_with(DISPUTED)
+    return (pl.col("account") == ESCROW) & ~named
+
 
 EXAMPLES = Contract(
     "examples", "data teams",
@@ -230,6 +241,15 @@ OPTOUTS = Contract(
         "effective_on": _needed(pl.Date, "first day (UTC) on which it counts"),
         "recorded_by": _needed(pl.String, "who recorded it"),
         "evidence": _needed(pl.String, "what says that it is the owner's will"),
+        "file_sha256": _optional(pl.String, "the file that it was imported from; the same file is taken once"),
+    },
+)  # fmt: skip
+
+CORPORA = Contract(
+    "corpora", "ingest",
+    {
+        "corpus_sha256": _needed(pl.String, "digest of a frozen corpus"),
+        "in_force_since": _needed(UTC_TIME, "when it was put in force"),
     },
 )  # fmt: skip
 
@@ -335,8 +355,8 @@ CREDITS = Contract(
     {
         "day": _needed(pl.String, "the day paid for"),
         "output_id": _needed(pl.String, "the output"),
-        "account": _needed(pl.String, "payable (an owner), escrow (an owner not known yet) or unattributed"),
-        "owner_id": Column(pl.String, "the owner; empty unless payable", required=True, nullable=True),
+        "account": _needed(pl.String, "payable (an owner), escrow or unattributed (nobody, or an owner who wants no money)"),
+        "owner_id": Column(pl.String, "the owner; empty in escrow, and where nobody is credited", required=True, nullable=True),
         "escrow_id": Column(pl.String, "whom it waits for; empty unless in escrow", required=True, nullable=True),
         "currency": _needed(pl.String, "ISO 4217"),
         "share_ppb": _needed(pl.Int64, "part of the output's pool"),
@@ -453,6 +473,7 @@ ALL = (
     DISPUTES,
     SIGNALS,
     OPTOUTS,
+    CORPORA,
     CLEARANCE,
     OUTPUTS,
     EVIDENCE,

@@ -17,7 +17,7 @@ from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from provenance.core.contracts import DECISIONS, DUPLICATES, ESCROW, conform, reject, unique
+from provenance.core.contracts import DECISIONS, DUPLICATES, conform, is_unclaimed, reject, unique
 from provenance.core.money import PPB, allocate
 from provenance.core.words import words
 
@@ -95,12 +95,13 @@ def claimants(held: pl.DataFrame, *, rule: str) -> pl.DataFrame:
     Args:
         held: `cluster_id, work_id, account, party_id, stake_ppb, since` (a date or nothing), one row per party of each member.
         rule: `earliest`: those whose claim began first (or, where none says when, whose work was acquired first), by stake; an
-            undated claim comes after all dated ones, and escrow after both. `equal`: every member's parties, in equal parts.
+            undated claim comes after all dated ones, and what nobody claims after both. `equal`: every member's parties, in
+            equal parts.
     """
     if rule == "earliest":
         # A claim without a beginning may not push in before one that has proof of its date.
         late = pl.col("since").fill_null(pl.date(9999, 12, 31))
-        for key in (pl.col("account") == ESCROW, late):
+        for key in (is_unclaimed(), late):
             held = held.filter(key == key.min().over("cluster_id"))
     weights = held.group_by("cluster_id", "account", "party_id").agg(weight=pl.col("stake_ppb").sum())
     rows = []

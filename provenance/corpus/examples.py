@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.contracts import CLAIMS, ESCROW, EXAMPLES, OWNERS, PAYABLE, conform, reject, unique
+from provenance.core.contracts import (
+    CLAIMS,
+    DISPUTED,
+    DISPUTES,
+    ESCROW,
+    EXAMPLES,
+    HELD_FOR,
+    OWNERS,
+    PAYABLE,
+    UNATTRIBUTED,
+    conform,
+    reject,
+    unique,
+)
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
@@ -21,19 +34,26 @@ if TYPE_CHECKING:
 
 MODALITIES = ("text", "code", "image", "music")
 SPLITS = ("train", "held_out")
+# What becomes of an owner's part of a work: what the owner has chosen, or a dispute about whose it is.
+PAID, CREDITED, HELD, IN_DISPUTE = "paid", "credited", "held", "disputed"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus. Every train example's work has claims that sum to one, or a reason why it is unmatched."""
+    """A checked corpus. Every train example's work has claims that sum to one, or a reason why it is unmatched.
+
+    Attributes:
+        disputes: about whose works are; None where nobody has said anything.
+    """
 
     examples: pl.DataFrame
     claims: pl.DataFrame
     owners: pl.DataFrame
+    disputes: pl.DataFrame | None = None
 
 
 def read_corpus(store: Store, folder: str) -> Corpus:
-    """Read and check `examples.parquet`, `claims.parquet` and `owners.parquet` below a key of the store.
+    """Read and check `examples.parquet`, `claims.parquet`, `owners.parquet` and `disputes.parquet` below a key of the store.
 
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
     by their ids.
@@ -93,7 +113,29 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         "unmatched_reason",
         expected="nothing, since the work has an owner",
     )
-    return Corpus(examples, claims, owners.sort("owner_id"))
+    # A work that nobody claims, now or later, goes by its name in escrow: no name may be taken for another kind of escrow.
+    ends = pl.col("work_id").is_in(claims.filter(pl.col("valid_to").is_not_null())["work_id"].unique().implode())
+    for column in ("work_id", "owner_id"):
+        named = pl.col(column).str.starts_with(HELD_FOR) | pl.col(column).str.starts_with(DISPUTED)
+        expected = f"a name that does not begin with {HELD_FOR} or {DISPUTED}, as names in escrow do"
+        reject(examples, (marked | ends) & named, store.locate(examples_file), column, expected=expected)
+    return Corpus(examples, claims, owners.sort("owner_id"), read_disputes(store, folder, examples))
+
+
+def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
+    """The delivered disputes, checked; None where there are none. Whoever disputes need not be an owner yet.
+
+    Raises:
+        ContractError: naming file, row, column, expected and found.
+    """
+    key = f"{folder}/disputes.parquet"
+    if not store.exists(key):
+        return None
+    disputes, file = conform(DISPUTES, store.read_table(key), store.locate(key)), store.locate(key)
+    unknown = ~pl.col("work_id").is_in(examples["work_id"].unique().implode())
+    reject(disputes, unknown, file, "work_id", expected="a work of the examples")
+    reject(disputes, pl.col("closed_on") < pl.col("opened_on"), file, "closed_on", expected="a day on or after opened_on")
+    return disputes.sort("work_id", "opened_on", "owner_id") if disputes.height else None
 
 
 def collected(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], owners: Mapping[str, str]) -> Corpus:
@@ -162,25 +204,85 @@ def valid_on(claims: pl.DataFrame, day: date) -> pl.DataFrame:
     return claims.filter(started & ~ended)
 
 
+def with_choices(
+    claims: pl.DataFrame, day: date, choices: pl.DataFrame | None = None, disputes: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The claims in force on a day with `choice`: what becomes of each owner's part, empty where it is paid as ever.
+
+    Args:
+        choices: `work_id, owner_id, choice` in force on the day.
+        disputes: the disputes table; a work in dispute is wholly so, and has a row also if nobody claims it.
+    """
+    found = valid_on(claims, day)
+    chosen = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String, "choice": pl.String})
+    if choices is not None:
+        chosen = choices.select("work_id", "owner_id", "choice")
+    found = found.join(chosen, on=["work_id", "owner_id"], how="left", maintain_order="left")
+    if disputes is None:
+        return found
+    works = open_on(disputes, day).select("work_id").unique().sort("work_id")
+    disputed = pl.col("work_id").is_in(works["work_id"].implode())
+    found = found.with_columns(pl.when(disputed).then(pl.lit(IN_DISPUTE)).otherwise("choice").alias("choice"))
+    nobodys = works.join(found, on="work_id", how="anti").with_columns(
+        stake_ppb=pl.lit(PPB, pl.Int64), choice=pl.lit(IN_DISPUTE)
+    )
+    return pl.concat([found, nobodys], how="diagonal")
+
+
+def open_on(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The disputes that are open on a day."""
+    over = pl.col("closed_on").is_not_null() & (pl.col("closed_on") < day)
+    return disputes.filter((pl.col("opened_on") <= day) & ~over)
+
+
 def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """Who stands behind each work on a day: its owners by stake, or, if nobody claims it, escrow.
 
     Escrow is kept for the placeholder that `owner_id` names (works that seem to be one unknown owner's), else for the
     work itself.
 
+    Args:
+        claims: with a column `choice` (`with_choices`), what owners have chosen counts: held in escrow for them, credited
+            without money, or, for a work in dispute, in escrow for whoever wins.
+
     Returns:
         `work_id, account, party_id, stake_ppb`, sorted; each work's stakes sum to 1,000,000,000.
     """
+    return _behind(examples, claims, day).drop("claimed", "since")
+
+
+def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The parties with `claimed`, whether anybody is known, and `since`, the first day of their claim."""
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
-    found = works.join(valid_on(claims, day), on="work_id", how="left")
-    held = found.select(
+    if "choice" not in claims.columns:
+        claims = claims.with_columns(choice=pl.lit(None, pl.String))
+    choice, owner = pl.col("choice"), pl.col("owner_id")
+    disputed = choice == IN_DISPUTE
+    known = owner.is_not_null() | disputed.fill_null(value=False)
+    found = works.join(valid_on(claims, day), on="work_id", how="left").select(
         "work_id",
-        pl.when(pl.col("owner_id").is_null()).then(pl.lit(ESCROW)).otherwise(pl.lit(PAYABLE)).alias("account"),
-        pl.coalesce("owner_id", "placeholder", "work_id").alias("party_id"),
+        pl.when(~known | disputed | (choice == HELD))
+        .then(pl.lit(ESCROW))
+        .when(choice == CREDITED)
+        .then(pl.lit(UNATTRIBUTED))
+        .otherwise(pl.lit(PAYABLE))
+        .alias("account"),
+        pl.when(disputed)
+        .then(pl.lit(DISPUTED) + pl.col("work_id"))
+        .when(choice == HELD)
+        .then(pl.lit(HELD_FOR) + owner)
+        .otherwise(pl.coalesce("owner_id", "placeholder", "work_id"))
+        .alias("party_id"),
         pl.col("stake_ppb").fill_null(PPB),
+        known.alias("claimed"),
+        "valid_from",
     )
     # One owner may hold a work by several claims, as its writer and its publisher, say.
-    return held.group_by("work_id", "account", "party_id").agg(pl.col("stake_ppb").sum()).sort("work_id", "account", "party_id")
+    return (
+        found.group_by("work_id", "account", "party_id")
+        .agg(pl.col("stake_ppb").sum(), pl.col("claimed").any(), since=pl.col("valid_from").min())
+        .sort("work_id", "account", "party_id")
+    )
 
 
 def since(examples: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:
@@ -191,12 +293,13 @@ def since(examples: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:
 
 
 def held_since(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
-    """The parties with `since`: the first day of their claim, or else the day on which the work was collected, if known."""
-    dated = valid_on(claims, day).group_by("work_id", party_id="owner_id").agg(claimed=pl.col("valid_from").min())
+    """The parties with `claimed`, whether anybody is known who claims the part, and `since`.
+
+    `since` is the first day of their claim, or else the day on which the work was collected, if known.
+    """
     collected = examples.group_by("work_id").agg(collected=pl.col("acquired_at").min().dt.date())
-    found = parties(examples, claims, day).join(dated, on=["work_id", "party_id"], how="left", maintain_order="left")
-    found = found.join(collected, on="work_id", how="left", maintain_order="left")
-    return found.with_columns(since=pl.coalesce("claimed", "collected")).drop("claimed", "collected")
+    found = _behind(examples, claims, day).join(collected, on="work_id", how="left", maintain_order="left")
+    return found.with_columns(since=pl.coalesce("since", "collected")).drop("collected")
 
 
 def _totals(claims: pl.DataFrame) -> pl.DataFrame:

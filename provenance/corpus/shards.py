@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from provenance.corpus.examples import Corpus
 
 CURRENT = "frozen/corpus/current.json"
+# Tables that a corpus may have, and that none had before it was known of them.
+CAME_LATER = ("disputes",)
 
 
 def part_key(digest: str) -> str:
@@ -55,6 +57,7 @@ class FrozenCorpus:
     Attributes:
         unmatched: `escrow_id, reason, works, examples` of what has no owner yet.
         duplicates: clusters of copies among the examples; None where nobody has looked for any.
+        disputes: who says that a work is theirs, and when; None where nobody has said so.
     """
 
     shards: tuple[Part, ...]
@@ -64,11 +67,23 @@ class FrozenCorpus:
     examples: int
     held_out: int
     duplicates: Part | None = None
+    disputes: Part | None = None
 
     @property
     def digest(self) -> str:
         """Digest of the manifest."""
-        return digest(asdict(self))
+        return digest(self.manifest)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is written down; without what came later and is not there, so that earlier corpora keep their digests."""
+        return {name: part for name, part in asdict(self).items() if part is not None or name not in CAME_LATER}
+
+    @property
+    def tables(self) -> tuple[Part, ...]:
+        """All of its tables."""
+        named = (self.claims, self.owners, self.unmatched, self.duplicates, self.disputes)
+        return (*self.shards, *(part for part in named if part))
 
 
 def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
@@ -117,8 +132,9 @@ def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int, duplicat
         examples=train.height,
         held_out=corpus.examples.height - train.height,
         duplicates=None if duplicates is None else freeze_part(store, duplicates),
+        disputes=None if corpus.disputes is None else freeze_part(store, corpus.disputes),
     )
-    store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(asdict(frozen)))
+    store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(frozen.manifest))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
         store.write(CURRENT, canonical_json({"digest": frozen.digest}))
     return frozen
@@ -163,4 +179,5 @@ def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
         examples=stored["examples"],
         held_out=stored["held_out"],
         duplicates=Part(**stored["duplicates"]) if stored.get("duplicates") else None,
+        disputes=Part(**stored["disputes"]) if stored.get("disputes") else None,
     )

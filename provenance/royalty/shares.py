@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from provenance.core.contracts import ESCROW, NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED
+from provenance.core.contracts import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.royalty.values import resampled
@@ -196,8 +196,8 @@ def _mixed(rule: pl.DataFrame | None, fallback: pl.DataFrame | None, weight: flo
 
 
 def _to_others(shares: pl.DataFrame) -> pl.DataFrame:
-    """Without escrow, what it had going to the others in proportion; all of it stays in escrow where there are no others."""
-    others = shares.filter((pl.col("account") != ESCROW) & (pl.col("share") > 0))
+    """Without what nobody claims, which goes to the others in proportion; it stays in escrow where there are no others."""
+    others = shares.filter(~is_unclaimed() & (pl.col("share") > 0))
     if others.is_empty():
         return shares
     return others.with_columns(pl.col("share", "low", "high") / others["share"].sum())

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import polars as pl
 
+from provenance.core.contracts import UNATTRIBUTED
 from provenance.core.money import NANO, PPB, allocate
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 
@@ -41,7 +42,8 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
         revenue[currency] += amount
         exact[currency][Account(DEVELOPER, "", currency)] += amount * developer_ppb
     for account, party, currency, amount in credits.select("account", "party_id", "currency", "amount_nanominor").iter_rows():
-        exact[currency][Account(account, party, currency)] += amount
+        # Who is credited without money is named beside the credit; of what nobody gets there is one account.
+        exact[currency][Account(account, "" if account == UNATTRIBUTED else party, currency)] += amount
 
     amounts: dict[Account, int] = {}
     for currency, total in sorted(revenue.items()):

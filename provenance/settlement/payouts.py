@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS
+from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS, UNATTRIBUTED
 from provenance.core.money import PPB
 from provenance.core.text import plain
 from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
@@ -146,7 +146,8 @@ def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: 
     )
     named = credited.join(works, on=keys, how="left", maintain_order="left")
     named = named.join(ruled, on=keys, how="left", maintain_order="left")
-    is_owner, is_escrow = pl.col("account") == PAYABLE, pl.col("account") == ESCROW
+    without_money = (pl.col("account") == UNATTRIBUTED) & (pl.col("party_id") != "")
+    is_owner, is_escrow = (pl.col("account") == PAYABLE) | without_money, pl.col("account") == ESCROW
     return named.with_columns(
         pl.lit(str(day)).alias("day"),
         pl.when(is_owner).then("party_id").alias("owner_id"),

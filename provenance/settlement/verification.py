@@ -250,6 +250,7 @@ def _credits(credits: pl.DataFrame, manifest: Mapping[str, Any]) -> Iterator[str
         for account in (PAYABLE, ESCROW, UNATTRIBUTED):
             name = TOTALS[account]
             amount, parties = found.get((currency, account), (0, 0))
+            parties = 1 if account == UNATTRIBUTED else parties  # whoever is named there, it is one account
             if abs(stated[name] * NANO - amount) > parties * NANO:
                 yield f"{currency}: the manifest says {name} {stated[name]}, credits add up to {amount // NANO}"
 

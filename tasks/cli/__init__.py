@@ -2,7 +2,7 @@
 
 import typer
 
-from tasks.cli import audit, commands, payee, rights
+from tasks.cli import audit, commands, optout, payee, rights
 from tasks.terminal import exit_codes
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.add_typer(commands.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(payee.app, name="payee")
 app.add_typer(rights.app, name="rights")
+app.add_typer(optout.app, name="optout")
 
 
 def main() -> None:

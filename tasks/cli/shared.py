@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from provenance.core.errors import parse_day
+from provenance.core.errors import InputError, parse_day
 from tasks.terminal import Terminal
 
 console = Terminal()
@@ -40,6 +40,24 @@ By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger."
 ClaimsDay = Annotated[
     str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
 ]
+
+
+Known = Annotated[
+    str | None,
+    typer.Option("--known", metavar="TIME", help="As it was known then, such as 2026-11-20T12:00 (UTC); by default now."),
+]
+
+
+def known_time(text: str | None) -> datetime | None:
+    """The time that `--known` names, of UTC where it names no zone."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        expected = "a time as 2026-11-20T12:00, with or without a zone"
+        raise InputError("--known", expected=expected, found=repr(text)) from None
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def claims_day(text: str | None) -> date:

@@ -1,0 +1,140 @@
+"""`provenance optout`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provenance.core.errors import InputError, parse_day
+from tasks.cli.shared import AsJson, By, Known, console, known_time, print_json
+
+app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
+
+WorkId = Annotated[str | None, typer.Argument(metavar="[WORK_ID]", help="The work, as the corpus names it; or --all.")]
+Owner = Annotated[str, typer.Option("--owner", help="Who holds a stake in it, or has held one.")]
+Evidence = Annotated[str, typer.Option("--evidence", help="What says that it is the owner's will; it stands there for good.")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day on which it counts (UTC); by default today.")
+]
+KeepUnknown = Annotated[bool, typer.Option("--keep-unknown", help="Record it also for works that may come.")]
+
+
+@app.command("add")
+def optout_add(
+    owner: Owner,
+    choice: Annotated[str, typer.Option("--choice", help="In models that hold the work: paid, credited or held.")],
+    by: By,
+    evidence: Evidence,
+    work_id: WorkId = None,
+    every: Annotated[bool, typer.Option("--all", help="All works of the owner in the corpus in force.")] = False,
+    day: From = None,
+    keep_unknown: KeepUnknown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record that an owner wants no model to come to be trained on a work, and what becomes of its part in those that are.
+
+    *paid*: nothing changes; *credited*: named, without money; *held*: its part waits in escrow as `held-OWNER`, until
+    `provenance claim` gives it to somebody. Nights of days before stay as they are.
+
+    Example: `provenance optout add pypi:httpx/_client.py --owner tom-christie --choice held --by "J. Doe" --evidence "letter"`
+    """
+    from tasks.optouts import opt_out
+    from tasks.settings import load
+
+    rows = opt_out(
+        load().store.open(),
+        owner,
+        _one_or_all(work_id, every=every),
+        choice=choice,
+        evidence=evidence,
+        by=by,
+        day=parse_day("--from", day) if day else None,
+        keep_unknown=keep_unknown,
+    )
+    _told(len(rows), as_json=as_json, rows=rows.to_dicts())
+
+
+@app.command("withdraw")
+def optout_withdraw(
+    owner: Owner,
+    by: By,
+    evidence: Evidence,
+    work_id: WorkId = None,
+    every: Annotated[bool, typer.Option("--all", help="All works that the owner opted out of.")] = False,
+    day: From = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record that an owner agrees again; the opt-out stays in the records.
+
+    Example: `provenance optout withdraw pypi:httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
+    """
+    from tasks.optouts import withdraw
+    from tasks.settings import load
+
+    one, first = _one_or_all(work_id, every=every), parse_day("--from", day) if day else None
+    rows = withdraw(load().store.open(), owner, one, evidence=evidence, by=by, day=first)
+    _told(len(rows), as_json=as_json, rows=rows.to_dicts())
+
+
+@app.command("import")
+def optout_import(
+    file: Annotated[Path, typer.Argument(help="A CSV file; `provenance optout columns` explains its columns.")],
+    by: By,
+    keep_unknown: KeepUnknown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record opt-outs and withdrawals, all lines of a file or none. The same file again adds nothing.
+
+    Example: `provenance optout import optouts.csv --by "J. Doe"`
+    """
+    from tasks.optouts import import_file
+    from tasks.settings import load
+
+    lines, rows = import_file(load().store.open(), file, by=by, keep_unknown=keep_unknown)
+    _told(len(rows), as_json=as_json, rows=rows.to_dicts(), of=lines)
+
+
+@app.command("list")
+def optout_list(known: Known = None, as_json: AsJson = False) -> None:
+    """The last that is recorded for each work and owner: in force, for a later day, or withdrawn.
+
+    Example: `provenance optout list --known 2026-11-20T12:00`
+    """
+    from tasks.optouts import listed
+    from tasks.screens import optouts_screen
+    from tasks.settings import load
+
+    rows = listed(load().store.open(), known=known_time(known))
+    if as_json:
+        print_json(rows.to_dicts())
+    else:
+        console.print(optouts_screen(rows), soft_wrap=True)
+
+
+@app.command("columns")
+def optout_columns() -> None:
+    """The columns of the file that `provenance optout import` takes.
+
+    Example: `provenance optout columns`
+    """
+    from provenance.corpus.optouts import COLUMNS
+
+    for name, meaning in COLUMNS.items():
+        console.print(f"{name:<13} {meaning}", highlight=False, soft_wrap=True)
+
+
+def _one_or_all(work_id: str | None, *, every: bool) -> str | None:
+    if (work_id is None) != every:
+        raise InputError("WORK_ID", expected="a work, or --all", found="both" if every else "neither")
+    return work_id
+
+
+def _told(count: int, *, as_json: bool, rows: list[dict[str, object]], of: int | None = None) -> None:
+    if as_json:
+        print_json(rows)
+    elif not count:
+        console.print("Nothing was recorded: all of it stands there already.")
+    else:
+        console.print(f"{count}{f' of {of}' if of is not None else ''} recorded, from {rows[0]['effective_on']} on.")

@@ -1,0 +1,205 @@
+"""Opt-outs are added and never edited; the last word of an owner about a work counts, from its day on."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import HOSTILE_IDS, corpus_frames, deliver
+
+from provenance.core.errors import InputError
+from provenance.corpus import records
+from provenance.corpus.examples import check_claims, parties, read_corpus, with_choices
+from provenance.corpus.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
+from provenance.corpus.shards import freeze_corpus
+from tasks.optouts import import_file, listed, opt_out, recorded, withdraw
+
+NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
+TODAY, DAY, LATER = NOW.date(), timedelta(days=1), NOW + timedelta(seconds=1)
+PPB = 1_000_000_000
+HEADER = "work_id,owner_id,choice,evidence"
+STAKES = pl.DataFrame({"work_id": ["w", "w", "v"], "owner_id": ["ann", "bob", "ann"]})
+SAID = {"evidence": "letter", "by": "dana"}
+
+
+@pytest.fixture
+def frozen(store):
+    """The tiny corpus, in force."""
+    deliver(store, corpus_frames(), days=())
+    freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=16)
+    return store
+
+
+def history(*steps):
+    """A table of `(work, owner, action, choice, recorded, effective)`, in days from now."""
+    recorded_rows = pl.DataFrame(schema=dict(new_rows([], empty(), STAKES, now=NOW, by="x").schema))
+    for work, owner, action, choice, at, starts in steps:
+        wish = Wish(work, owner, action, choice, f"letter {at}", TODAY + starts * DAY)
+        added = new_rows([wish], recorded_rows, STAKES, now=NOW + at * DAY, by="dana")
+        recorded_rows = pl.concat([recorded_rows, added])
+    return recorded_rows
+
+
+def empty():
+    from provenance.core.contracts import OPTOUTS
+
+    return pl.DataFrame(schema=OPTOUTS.schema)
+
+
+def test_the_last_word_counts_from_its_day_on_and_as_it_was_known():
+    table = history(
+        ("w", "ann", OPTOUT, "held", 0, 0),
+        ("v", "ann", OPTOUT, "paid", 0, 5),
+        ("w", "ann", OPTOUT, "credited", 2, 3),
+        ("w", "ann", WITHDRAW, "paid", 6, 7),
+    )
+    said = {d: in_force(table, TODAY + d * DAY).rows() for d in range(-1, 9)}
+    assert said[-1] == []
+    assert said[0] == said[2] == [("w", "ann", "held")]
+    assert said[3] == [("w", "ann", "credited")]
+    assert said[5] == said[6] == [("v", "ann", "paid"), ("w", "ann", "credited")]
+    assert said[7] == [("v", "ann", "paid")]
+    then = NOW + timedelta(days=1)
+    assert in_force(table, TODAY + 8 * DAY, known=then).rows() == [("v", "ann", "paid"), ("w", "ann", "held")]
+
+
+@given(st.lists(st.tuples(st.sampled_from("wv"), st.sampled_from(["held", "credited", "paid"]), st.integers(0, 5)), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_what_is_recorded_later_never_changes_a_day_before(steps):
+    table, days = empty(), {}
+    for at, (work, choice, starts) in enumerate(steps):
+        now = NOW + at * DAY
+        before = {d: in_force(table, TODAY + d * DAY).rows() for d in range(at)}
+        wish = Wish(work, "ann", OPTOUT, choice, "letter", now.date() + starts * DAY)
+        table = pl.concat([table, new_rows([wish], table, STAKES, now=now, by="dana")])
+        days |= before
+        assert {d: in_force(table, TODAY + d * DAY).rows() for d in range(at)} == before
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (Wish("ww", "ann", OPTOUT, "held", "x"), r"work_id: expected a work that has owners .*, found 'ww'. Did you mean 'w'"),
+        (Wish("qqq", "ann", OPTOUT, "held", "x"), r"found 'qqq'. --keep-unknown records it for works that may come"),
+        (Wish("w", "bbob", OPTOUT, "held", "x"), r"owner_id: expected somebody who holds or held .* Did you mean 'bob'"),
+        (Wish("w", "ann", OPTOUT, "hold", "x"), r"choice: expected paid, credited, held, found 'hold'. Did you mean 'held'"),
+        (Wish("w", "ann", "opt", "held", "x"), r"action: expected optout or withdraw, found 'opt'. Did you mean 'optout'"),
+        (Wish("w", "ann", OPTOUT, "held", " "), r"evidence: expected what says that it is the owner's will, found nothing"),
+        (Wish("w", "ann", WITHDRAW, "paid", "x"), r"action: expected an opt-out to withdraw, found none"),
+        (Wish("w", "ann", OPTOUT, "held", "x", date(2026, 11, 19)),
+         r"effective_on: expected 2026-11-20 \(today, UTC\) or later, found 2026-11-19. Nights that are paid stay as they are"),
+    ],
+)  # fmt: skip
+def test_wishes_that_make_no_sense_are_refused(wish, message):
+    with pytest.raises(InputError, match=message):
+        new_rows([wish], empty(), STAKES, now=NOW, by="dana")
+
+
+def test_works_that_may_come_are_recorded_if_asked():
+    wish = Wish("not-yet", "ann", OPTOUT, "held", "x")
+    assert new_rows([wish], empty(), STAKES, now=NOW, by="dana", keep_unknown=True)["work_id"].to_list() == ["not-yet"]
+    with pytest.raises(InputError, match="owner_id"):
+        new_rows([Wish("w", "eve", OPTOUT, "held", "x")], empty(), STAKES, now=NOW, by="dana", keep_unknown=True)
+
+
+def test_a_file_is_taken_whole_once(frozen, tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_text(f'{HEADER}\nwork-0-0,owner-0,held,letter\nwork-1-0,owner-1,credited,"a, b"\n')
+    assert import_file(frozen, path, by="dana", now=NOW)[1].height == 2
+    withdraw(frozen, "owner-0", "work-0-0", evidence="mail", by="dana", now=NOW + DAY)
+    assert import_file(frozen, path, by="dana", now=NOW + 2 * DAY)[1].height == 0
+    assert in_force(recorded(frozen), TODAY + 3 * DAY).rows() == [("work-1-0", "owner-1", "credited")]
+    assert path.read_bytes() in [frozen.read(key) for key in frozen.list("rights/raw")]
+
+
+def test_what_is_said_already_adds_nothing(frozen):
+    for now in (NOW, NOW + DAY):
+        opt_out(frozen, "owner-0", "work-0-0", choice="held", **SAID, now=now)
+    assert recorded(frozen).height == 1
+    assert opt_out(frozen, "owner-0", "work-0-0", choice="paid", **SAID, now=NOW + DAY).height == 1
+
+
+def test_all_works_of_an_owner(frozen):
+    rows = opt_out(frozen, "owner-1", None, choice="held", **SAID, now=NOW)
+    assert rows["work_id"].to_list() == ["work-0-0", "work-1-0", "work-1-1", "work-1-2", "work-1-3"]
+    assert withdraw(frozen, "owner-1", None, evidence="mail", by="dana", now=LATER).height == 5
+    assert set(listed(frozen, now=LATER)["state"]) == {"withdrawn"}
+    assert set(listed(frozen, known=NOW - DAY)["state"]) == set()
+    with pytest.raises(InputError, match="expected an owner with works in the corpus in force.*Did you mean 'owner-1'"):
+        opt_out(frozen, "owner1", None, choice="held", **SAID, now=NOW)
+
+
+LINES = f"{HEADER}\nwork-0-0,owner-0,held,letter\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"line 1: expected the columns work_id, owner_id, choice, evidence, found no work_id"),
+        (f"{HEADER}\n".encode(), r"expected a line for each opt-out, found none; nothing was recorded"),
+        (b"work_id;owner_id;choice;evidence\n", r"line 1: expected commas between columns, found semicolons"),
+        (b"work_id,owner_id,choise,evidence\n", r"line 1: expected some of .*, found 'choise'. Did you mean 'choice'"),
+        (f"{HEADER},choice\n".encode(), r"line 1: expected every column once, found choice twice"),
+        (LINES.encode("utf-16"), r"expected text in UTF-8, found null bytes, as UTF-16 has"),
+        (LINES.encode("utf-16-le"), r"expected text in UTF-8, found null bytes, as UTF-16 has"),
+        (LINES.encode() + "work-0-1,owner-0,held,Müller\n".encode("latin-1"),
+         r"line 3: expected text in UTF-8, found byte 0xfc"),
+        (f"{HEADER}\nwork-0-0,owner-0\n".encode(), r"line 2: expected as many fields as the header has, found more or fewer"),
+        (f"{HEADER}\n,owner-0,held,x\n".encode(), r"line 2: work_id: expected a value, found none"),
+        (f"{HEADER},effective_on\nwork-0-0,owner-0,held,x,20.11.2026\n".encode(),
+         r"line 2: effective_on: expected a day as YYYY-MM-DD, found '20.11.2026'"),
+        (LINES.encode() + b"work-0-9,owner-0,held,x\nwork-9-9,owner-0,held,x\nwork-0-1,owner-1,held,x\n",
+         r"line 3: work_id: .*'work-0-9'. Did you mean 'work-0-\d'\? 2 more: .*line 4: work_id; .*line 5: owner_id"),
+        (LINES.encode() + b"work-0-0,owner-0,paid,x\n",
+         r"line 3: expected one line for each work and owner, found the pair of"),
+        (f'{HEADER}\nwork-0-0,owner-0,held,"x\n'.encode(), r"expected CSV, found unexpected end of data"),
+    ],
+)  # fmt: skip
+def test_a_file_with_an_error_records_nothing(frozen, tmp_path, data, message):
+    path = tmp_path / "o.csv"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        import_file(frozen, path, by="dana", now=NOW)
+    assert frozen.list("rights") == []
+
+
+@pytest.mark.parametrize("name", HOSTILE_IDS)
+def test_whatever_names_are_they_come_back(name):
+    wish = Wish(name, name, OPTOUT, "held", "x")
+    rows = new_rows([wish], empty(), pl.DataFrame({"work_id": [name], "owner_id": [name]}), now=NOW, by="dana")
+    assert in_force(rows, TODAY).rows() == [(name, name, "held")]
+
+
+def test_a_byte_order_mark_and_blanks_are_forgiven():
+    wishes = read_file(f"\ufeff{HEADER},action\r\n w , ann ,, x ,withdraw\r\n".encode(), "o.csv")
+    assert [(w.work_id, w.owner_id, w.action, w.choice) for w in wishes] == [("w", "ann", WITHDRAW, "paid")]
+
+
+def test_choices_and_disputes_say_who_stands_behind_a_work():
+    examples = pl.DataFrame({"work_id": ["a", "b", "c", "d"], "owner_id": [None, None, None, "somebody"]})
+    rows = [("a", "ann", 600_000_000), ("a", "bob", 400_000_000), ("b", "ann", PPB), ("c", "bob", PPB)]
+    claims = check_claims(pl.DataFrame(rows, schema=["work_id", "owner_id", "stake_ppb"], orient="row"), "claims")
+    chosen = pl.DataFrame(
+        {"work_id": ["a", "b", "c"], "owner_id": ["ann", "ann", "bob"], "choice": ["held", "credited", "paid"]}
+    )
+    disputes = pl.DataFrame(
+        {"work_id": ["c", "d"], "owner_id": ["eve", "eve"], "opened_on": [TODAY, TODAY], "closed_on": [TODAY, None]},
+        schema_overrides={"closed_on": pl.Date},
+    )
+    before, on, after = (
+        parties(examples, with_choices(claims, day, chosen, disputes), day).rows() for day in (TODAY - DAY, TODAY, TODAY + DAY)
+    )
+    ann = [("a", "escrow", "held-ann", 600_000_000), ("a", "payable", "bob", 400_000_000), ("b", "unattributed", "ann", PPB)]
+    assert before == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "somebody", PPB)]
+    assert on == [*ann, ("c", "escrow", "dispute-c", PPB), ("d", "escrow", "dispute-d", PPB)]
+    assert after == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "dispute-d", PPB)]
+
+
+def test_records_come_back_in_the_order_in_which_they_were_added(store):
+    from provenance.core.contracts import OPTOUTS
+
+    for days in (0, 1):
+        rows = new_rows([Wish("w", "ann", OPTOUT, ("held", "paid")[days], "x")], empty(), STAKES, now=NOW + days * DAY, by="d")
+        records.append(store, OPTOUTS, rows, now=NOW + days * DAY)
+    assert in_force(records.read(store, OPTOUTS), TODAY + DAY)["choice"].to_list() == ["paid"]
