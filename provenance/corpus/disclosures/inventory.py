@@ -104,26 +104,24 @@ def take(
     registry = pl.DataFrame(schema=REGISTRY.schema) if registry is None else registry
     pieces = pl.concat([_summed(shard) for shard in shards])
     sizes = pieces.group_by("modality").agg(works=pl.col("work_id").n_unique(), examples=_sum("examples"), words=_sum("words"))
+    works = pieces.group_by("work_id").agg(
+        source_uri=pl.col("source_uri").min(),
+        examples=_sum("examples"),
+        words=_sum("words"),
+        first_acquired=pl.col("first_acquired").min(),
+        last_acquired=pl.col("last_acquired").max(),
+        owner_id=pl.col("owner_id").min(),
+    )
+    terms = _joined(pieces, "licence_spdx", ") AND (")
     works = (
-        pieces.group_by("work_id")
-        .agg(
-            source_uri=pl.col("source_uri").min(),
-            modality=pl.col("modality").unique().sort().str.join("+"),
-            examples=_sum("examples"),
-            words=_sum("words"),
-            first_acquired=pl.col("first_acquired").min(),
-            last_acquired=pl.col("last_acquired").max(),
-            declared=pl.col("declared").explode().drop_nulls().unique().sort(),
-            owner_id=pl.col("owner_id").min(),
-        )
+        works.with_columns(source_uri=_without_login(pl.col("source_uri")))
+        .join(_joined(pieces, "modality", "+").drop("several"), on="work_id", how="left")
+        .join(terms.rename({"licence_spdx": "licence_declared"}), on="work_id", how="left")
         .with_columns(
-            licence_declared=pl.when(pl.col("declared").list.len() == 1)
-            .then(pl.col("declared").list.first())
-            .when(pl.col("declared").list.len() > 1)
-            .then(pl.lit("(") + pl.col("declared").list.join(") AND (") + pl.lit(")")),
-            source_uri=_without_login(pl.col("source_uri")),
+            licence_declared=pl.when("several")
+            .then(pl.lit("(") + pl.col("licence_declared") + pl.lit(")"))
+            .otherwise("licence_declared")
         )
-        .drop("declared")
     )
     holders = _holders(works, claims, owners, day)
     works = (
@@ -169,7 +167,7 @@ LISTED = (
 def listed(works: pl.DataFrame) -> pl.DataFrame:
     """Works as files for machines list them: a line for each, days instead of times."""
     days = pl.col("first_acquired", "last_acquired").dt.strftime("%Y-%m-%d")
-    return works.select(*LISTED).with_columns(days)
+    return works.select(*LISTED).with_columns(days).with_columns(pl.col(pl.String).fill_null(""))
 
 
 def collected(works: pl.DataFrame) -> tuple[datetime, datetime] | None:
@@ -266,25 +264,30 @@ def measures(inventory: Inventory) -> tuple[Table, ...]:
 
 
 def _summed(shard: pl.DataFrame) -> pl.DataFrame:
-    return shard.group_by("work_id", "modality").agg(
+    return shard.group_by("work_id", "modality", "licence_spdx").agg(
         source_uri=pl.col("source_uri").min(),
         first_acquired=pl.col("acquired_at").min(),
         last_acquired=pl.col("acquired_at").max(),
-        declared=pl.col("licence_spdx").unique(),
         owner_id=pl.col("owner_id").min(),
         words=_sum("tokens"),
         examples=pl.len().cast(pl.Int64),
     )
 
 
+def _joined(frame: pl.DataFrame, column: str, separator: str) -> pl.DataFrame:
+    """`work_id, <column>, several`: each work's different values, sorted and joined, and whether there are several."""
+    pairs = frame.select("work_id", column).drop_nulls().unique().sort("work_id", column)
+    listed = pairs.group_by("work_id", maintain_order=True).agg(pl.col(column), several=pl.len() > 1)
+    return listed.with_columns(pl.col(column).list.join(separator))
+
+
 def _holders(works: pl.DataFrame, claims: pl.DataFrame, owners: pl.DataFrame, day: date) -> pl.DataFrame:
     """`work_id, owners, escrow`: names of the owners, or nothing where the work is in escrow."""
     held = parties(works.select("work_id", "owner_id"), claims, day)
     named = held.join(owners.select(party_id="owner_id", name="name"), on="party_id", how="left")
-    known = pl.col("account") != ESCROW
-    return named.group_by("work_id").agg(
-        owners=pl.coalesce("name", "party_id").filter(known).unique().sort().str.join("; "), escrow=(~known).any()
-    )
+    known = named.filter(pl.col("account") != ESCROW)
+    names = _joined(known.select("work_id", owners=pl.coalesce("name", "party_id")), "owners", "; ").drop("several")
+    return works.select("work_id").join(names, on="work_id", how="left").with_columns(escrow=pl.col("owners").is_null())
 
 
 def _assigned(sources: Sequence[Source]) -> tuple[pl.Expr, pl.Expr]:

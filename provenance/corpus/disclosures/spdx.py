@@ -165,7 +165,8 @@ def _package(row: dict[str, Any]) -> Package:
 
 
 def _terms(text: str | None) -> LicenseExpression | SpdxNoAssertion:
-    return (_expression(text) if text else None) or SpdxNoAssertion()
+    parsed = _expression(text) if text else None
+    return SpdxNoAssertion() if parsed is None else parsed
 
 
 @functools.cache

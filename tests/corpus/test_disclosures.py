@@ -1,0 +1,410 @@
+"""Disclosures say what the tables say, mark what nobody has said, and hold to their schemas and standards."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import jsonschema
+import mlcroissant as mlc
+import polars as pl
+import pytest
+from samples import HOSTILE
+
+from provenance.core.contracts import CLEARANCE, OPTOUTS, REGISTRY, RIGHTS, SIGNALS
+from provenance.core.errors import CheckFailed, InputError
+from provenance.core.store import from_csv, to_csv
+from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
+from provenance.corpus.disclosures.facts import Facts, read_facts
+from provenance.corpus.shards import FrozenCorpus, Part
+from tasks.settings import CHECKOUT
+
+DAY = date(2026, 11, 20)
+EXAMPLE = CHECKOUT / "infra/settings/disclosure.toml"
+CORPUS = "ab" * 32
+PUBLIC = {"name": "PyPI", "kind": "public", "match": ["pkg:pypi/"], "link": "https://pypi.org", "description": "Packages."}
+CRAWLED = {"name": "the web", "kind": "crawled", "match": ["https://", "http://"]}
+REST = {"name": "the rest", "kind": "other", "match": [""], "description": "What was found on disks."}
+
+
+def piece(work, uri=None, *, words=10, licence=None, modality="text", acquired=datetime(2026, 3, 5, tzinfo=UTC)):
+    return {
+        "work_id": work, "modality": modality, "source_uri": uri, "acquired_at": acquired, "licence_spdx": licence,
+        "owner_id": None, "tokens": words,
+    }  # fmt: skip
+
+
+def shard(*rows):
+    schema = {
+        "work_id": pl.String, "modality": pl.String, "source_uri": pl.String, "acquired_at": pl.Datetime("us", "UTC"),
+        "licence_spdx": pl.String, "owner_id": pl.String, "tokens": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema)
+
+
+def claim(work, owner, stake=1_000_000_000):
+    return {"work_id": work, "owner_id": owner, "stake_ppb": stake, "valid_from": None, "valid_to": None}
+
+
+def take(*shards, sources=(), claims=(), owners=(), day=DAY, **tables):
+    facts = Facts.model_validate({"sources": list(sources)})
+    dates = {"valid_from": pl.Date, "valid_to": pl.Date}
+    claimed = {"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64, **dates}
+    names = {"owner_id": pl.String, "name": pl.String}
+    holders = pl.DataFrame(list(claims), schema=claimed), pl.DataFrame(list(owners), schema=names)
+    return inventory.take(shards, *holders, facts, corpus=CORPUS, day=day, **tables), facts
+
+
+def answered(document):
+    return {q["key"]: q for section in document["sections"] for q in section["questions"]}
+
+
+def frozen(parts=2):
+    part = Part("0" * 64, 3, "1" * 64)
+    shards = tuple(replace(part, sha256=f"{number:064x}") for number in range(parts))
+    return FrozenCorpus(shards, part, part, part, examples=6, held_out=0)
+
+
+def test_a_work_is_one_row_wherever_its_pieces_lie():
+    uri = "https://ann:secret@www.Example.org:8080/a?b#c"
+    first = shard(piece("a", uri, licence="MIT"), piece("b", "pkg:pypi/b@1.0#x.py", licence="MIT", modality="code"))
+    second = shard(piece("a", uri, licence="Apache-2.0", words=5, acquired=None), piece("c", acquired=None))
+    owners = ({"owner_id": "o", "name": "Olga"}, {"owner_id": "p", "name": "Paul"})
+    taken, _ = take(first, second, claims=(claim("a", "p", 1), claim("a", "o", 999_999_999), claim("b", "o")), owners=owners)
+    a, b, c = taken.works.to_dicts()
+    assert (a["examples"], a["words"], a["owners"], a["escrow"]) == (2, 15, "Olga; Paul", False)
+    assert (a["source_uri"], a["place"], a["domain"]) == ("https://www.Example.org:8080/a?b#c", "example.org", "example.org")
+    assert a["licence"] == a["licence_declared"] == "(Apache-2.0) AND (MIT)"
+    assert (b["place"], b["domain"], b["licence"], b["owners"]) == ("pkg:pypi/b", None, "MIT", "Olga")
+    assert (c["place"], c["licence"], c["owners"], c["escrow"]) == ("(no address)", None, None, True)
+    assert {row["licence_class"] for row in (a, b, c)} == {"unspecified"}
+    assert taken.sizes.rows() == [("code", 1, 1, 10), ("text", 2, 3, 25)]
+
+
+def test_rights_and_registry_count_where_there_are_any():
+    rights = pl.DataFrame(
+        [
+            ("a", "s", "CC0-1.0", "commercial", "owner", "a letter", "", ""),
+            ("b", None, None, "forbidden", "nobody", "", "x", "q"),
+        ],
+        schema=RIGHTS.schema,
+        orient="row",
+    )
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    registry = pl.DataFrame([("s", ["s"], 1, ["bot"], when, when, [], [], "A title")], schema=REGISTRY.schema, orient="row")
+    taken, _ = take(shard(piece("a", licence="MIT"), piece("b", licence="MIT"), piece("c")), rights=rights, registry=registry)
+    assert taken.works["licence"].to_list() == ["CC0-1.0", None, None]
+    assert taken.works["licence_declared"].to_list() == ["MIT", "MIT", None]
+    assert taken.works["licence_class"].to_list() == ["commercial", "forbidden", "unspecified"]
+    assert taken.works["title"].to_list() == ["A title", None, None]
+    assert taken.copyrighted["work_id"].to_list() == ["b", "c"]
+    assert [row[:2] for row in inventory.by_class(taken).rows] == [
+        ("commercial", 1), ("non_commercial", 0), ("academic_only", 0), ("forbidden", 1), ("unspecified", 1),
+    ]  # fmt: skip
+
+
+def test_the_first_source_that_matches_counts():
+    taken, _ = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org"), piece("c")), sources=(PUBLIC, CRAWLED))
+    assert taken.works["source"].to_list() == ["PyPI", "the web", None]
+    assert (taken.unassigned, taken.used("public"), taken.used("licensed")) == (1, True, None)
+    taken, _ = take(shard(piece("a", "pkg:pypi/a"), piece("c")), sources=(PUBLIC, REST, {**CRAWLED, "match": ["pkg:"]}))
+    assert taken.works["source"].to_list() == ["PyPI", "the rest"]
+    assert taken.used("licensed") is False
+
+
+@pytest.mark.parametrize(
+    ("domains", "sme", "shown"), [(1, False, 1), (10, False, 1), (11, False, 2), (40, True, 2), (41, True, 3)]
+)
+def test_as_many_domains_are_named_as_must_be(domains, sme, shown):
+    rows = [piece(f"{n:03d}", f"https://{n}.org/x", words=n + 1) for n in range(domains)]
+    taken, _ = take(shard(*rows, piece("no address")))
+    table = inventory.top_domains(taken.works, sme=sme)
+    assert [row[0] for row in table.rows] == [f"{n}.org" for n in range(domains - 1, domains - 1 - shown, -1)]
+
+
+def test_no_more_than_a_thousand_domains_of_a_small_enterprise():
+    taken, _ = take(shard(*(piece(f"{n}", f"https://{n}.org/x") for n in range(21_000))))
+    assert len(inventory.top_domains(taken.works, sme=True).rows) == 1_000
+    assert len(inventory.top_domains(taken.works, sme=False).rows) == 2_100
+
+
+def test_the_summary_answers_what_is_known_and_lists_what_is_not():
+    taken, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org/1")), sources=(PUBLIC, CRAWLED))
+    document = eu.summary(taken, facts, DAY)
+    forms.check(eu.FORM, document)
+    found = answered(document)
+    assert [s["number"] for s in document["sections"]] == [
+        "1", "1.1", "1.2", "1.3", "2", "2.1", "2.2", "2.2.1", "2.2.2", "2.3", "2.4", "2.5", "2.6", "3", "3.1", "3.2", "3.3",
+    ]  # fmt: skip
+    assert (found["public"]["answer"], found["crawled"]["answer"], found["licensed"]["answer"]) == (True, True, False)
+    assert found["latest"]["answer"] == "03/2026"
+    assert found["sizes"]["answer"]["rows"] == [["Text", "Less than 1 billion tokens", 20, "words", 2]]
+    assert found["public_large"]["answer"]["rows"] == [
+        ["PyPI", "https://pypi.org", "Packages.", "text", 1, 10, "03/2026", "03/2026"]
+    ]
+    assert found["crawled_domains"]["answer"]["rows"] == [["b.org", 1, 1, 10]]
+    assert found["licensed_modalities"]["status"] == forms.NO_MATTER
+    assert found["provider"]["status"] == forms.TO_COMPLETE
+    assert found["interactions"]["answer"] is False, "all works belong to sources of other kinds"
+    assert "1.1 Provider name and contact details (provider.name, provider.contact)" in document["missing"]
+    assert any("crawling.names" in text for text in document["missing"])
+    assert not any("user_data" in text or "2.6" in text for text in document["missing"])
+
+
+def test_nothing_is_denied_while_works_belong_to_no_source():
+    taken, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b")), sources=(PUBLIC,))
+    found = answered(eu.summary(taken, facts, DAY))
+    assert found["crawled"]["status"] == found["interactions"]["status"] == forms.TO_COMPLETE
+    assert found["crawlers"]["status"] == found["crawled_domains"]["status"] == forms.WAITS
+
+
+def test_a_complete_summary_lacks_nothing():
+    facts = read_facts(EXAMPLE)
+    rows = shard(piece("a", "pkg:pypi/a@1", modality="code"))
+    nobody = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64})
+    nobody = nobody.with_columns(valid_from=pl.lit(None, pl.Date), valid_to=pl.lit(None, pl.Date))
+    taken = inventory.take([rows], nobody, pl.DataFrame(schema={"owner_id": pl.String, "name": pl.String}), facts,
+                           corpus=CORPUS, day=DAY)  # fmt: skip
+    summary, notice = eu.summary(taken, facts, DAY), us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    assert summary["missing"] == notice["missing"] == []
+    forms.check(us.FORM, notice)
+    assert answered(notice)["file_by"]["answer"] == "2026-11-15"
+    assert answered(summary)["content"] == {
+        "key": "content", "question": "Types of content", "status": "answered", "answer": ["code: Python source files"],
+        "said_by": "provider",
+    }  # fmt: skip
+
+
+def test_users_data_that_is_denied_and_there_is_an_error():
+    users = {"name": "chats", "kind": "user", "match": [""]}
+    taken, facts = take(shard(piece("a")), sources=(users,))
+    denied = facts.model_copy(
+        update={"user_data": facts.user_data.model_copy(update={"interactions": False, "services": False})}
+    )
+    with pytest.raises(InputError, match=r"user_data: expected no works of users.*1 works"):
+        eu.summary(taken, denied, DAY)
+
+
+@pytest.mark.parametrize(
+    ("size", "band"),
+    [(10**9 - 1, "Less than 1 billion tokens"), (10**9, "1 billion tokens to 10 trillion tokens"),
+     (10**13, "1 billion tokens to 10 trillion tokens"), (10**13 + 1, "More than 10 trillion tokens")],
+)  # fmt: skip
+def test_sizes_are_in_the_template_s_bands(size, band):
+    taken, facts = take(shard(piece("a", words=size)))
+    assert answered(eu.summary(taken, facts, DAY))["sizes"]["answer"]["rows"][0][1] == band
+
+
+def test_images_and_music_are_counted_as_such():
+    taken, facts = take(shard(piece("a", modality="image", words=16), piece("b", modality="music", words=700)))
+    assert answered(eu.summary(taken, facts, DAY))["sizes"]["answer"]["rows"] == [
+        ["Image", "Less than 1 million images", 1, "images", 1],
+        ["Other: music as notes", "700 events", 700, "events", 1],
+    ]
+
+
+def test_what_was_honoured_is_counted_for_works_of_this_corpus():
+    when = datetime(2026, 11, 1, tzinfo=UTC)
+    signal = {"use": "train", "terms": None, "says": "x", "url": "u", "fetched_at": when, "status": 200, "body_sha256": None}
+    rows = [
+        {"scope": "https://a.org/", "kind": "robots", "allowed": False, "problem": None},
+        {"scope": "https://b.org/", "kind": "robots", "allowed": True, "problem": "not whole"},
+    ]
+    choice = {"recorded_by": "ann", "evidence": "e", "choice": "held", "owner_id": "o"}
+    events = [
+        {"work_id": "a", "action": "optout", "recorded_at": when, "effective_on": DAY},
+        {"work_id": "b", "action": "optout", "recorded_at": when, "effective_on": DAY},
+        {"work_id": "b", "action": "withdraw", "recorded_at": when.replace(day=2), "effective_on": DAY},
+        {"work_id": "elsewhere", "action": "optout", "recorded_at": when, "effective_on": DAY},
+        {"work_id": "c", "action": "optout", "recorded_at": when, "effective_on": date(2026, 11, 21)},
+    ]
+    cleared = [("a", "train", False, ["x"], 1, "d"), ("b", "train", True, [], 1, "d"), ("z", "train", True, [], 1, "d")]
+    taken, facts = take(
+        shard(piece("a"), piece("b"), piece("c")),
+        signals=pl.DataFrame([signal | row for row in rows], schema=SIGNALS.schema),
+        optouts=pl.DataFrame([choice | event for event in events], schema=OPTOUTS.schema),
+        clearance=pl.DataFrame(cleared, schema=CLEARANCE.schema, orient="row"),
+    )
+    found = answered(eu.summary(taken, facts, DAY))
+    assert found["signals"]["answer"]["rows"] == [["robots", 2, 1, 1]]
+    assert found["optouts"]["answer"]["rows"] == [["held", 1, 1]]
+    assert found["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
+
+
+@pytest.mark.parametrize("form", [eu.FORM, us.FORM])
+def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
+    jsonschema.Draft202012Validator.check_schema(forms.schema(form))
+    taken, facts = take(shard(piece("a", "pkg:pypi/a")), sources=(PUBLIC,))
+    whole = eu.summary(taken, facts, DAY) if form is eu.FORM else us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    forms.check(form, whole)
+
+    def spoiled(change):
+        document = json.loads(json.dumps(whole))
+        change(document)
+        with pytest.raises(CheckFailed, match=f"{form.name}.json does not hold to its schema"):
+            forms.check(form, document)
+
+    number = next(n for n, section in enumerate(whole["sections"]) if section["questions"])
+    spoiled(lambda d: d.pop("missing"))
+    spoiled(lambda d: d["sections"].pop())
+    spoiled(lambda d: d["sections"][number]["questions"].pop())
+    spoiled(lambda d: d["sections"][number]["questions"][0].update(question="Who cares?"))
+    spoiled(lambda d: d["sections"][number]["questions"][0].update(status="answered", answer=7, said_by="provider"))
+    spoiled(lambda d: d["sections"][number]["questions"][0].update(status="answered", answer=None))
+    spoiled(lambda d: d.update(corpus="in force"))
+
+
+def test_the_works_listed_for_the_register_are_all_that_may_be_copyrighted():
+    rows = [piece("a", licence="CC0-1.0"), piece("b", licence="MIT"), piece("c"), piece("d", licence="CC0-1.0 OR MIT")]
+    taken, facts = take(shard(*rows))
+    listed = inventory.listed(taken.copyrighted)
+    assert listed["work_id"].to_list() == ["b", "c", "d"]
+    assert from_csv(to_csv(listed), listed.schema).equals(listed)
+    assert "3 works" in answered(us.notice(taken, facts, DAY, works_sha256="0" * 64))["works"]["answer"]
+
+
+def test_the_description_as_a_data_set_is_valid_and_names_every_file():
+    taken, facts = take(
+        shard(piece("a", "pkg:pypi/a", licence="MIT"), piece("b", licence="MIT OR Apache-2.0")), sources=(PUBLIC,)
+    )
+    document = croissant.description(frozen(), taken, facts, DAY)
+    croissant.check(document)
+    assert document["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    assert document["license"] == ["https://spdx.org/licenses/MIT", "MIT OR Apache-2.0"]
+    assert document["rai:dataCollectionTimeFrame"][0].startswith("2026-03-05")
+    files = {file["@id"]: file.get("sha256") for file in document["distribution"]}
+    assert files["examples-00001"] == f"{1:064x}"
+    assert {field["name"] for field in document["recordSet"][0]["field"]} == set(croissant.FIELDS)
+    json.loads(json.dumps(document))
+
+
+def test_a_description_that_is_not_valid_is_refused():
+    taken, facts = take(shard(piece("a")))
+    document = croissant.description(frozen(), taken, facts, DAY)
+    del document["distribution"][0]["sha256"]
+    with pytest.raises(CheckFailed, match=r"croissant.json is not valid"):
+        croissant.check(document)
+    document = croissant.description(frozen(), taken, facts, DAY)
+    document["recordSet"][0]["field"][0]["source"]["fileSet"]["@id"] = "nothing"
+    with pytest.raises(CheckFailed, match=r"croissant.json"):
+        croissant.check(document)
+
+
+def test_of_many_files_the_first_are_listed_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(croissant, "MOST_FILES", 3)
+    taken, facts = take(shard(piece("a")))
+    document = croissant.description(frozen(5), taken, facts, DAY)
+    assert "Of 5 files with examples the first 3 are listed." in document["description"]
+    croissant.check(document)
+
+
+def test_the_bill_of_materials_has_terms_as_they_are():
+    rows = [
+        piece("a", "pkg:pypi/a@1.0#m.py", licence="MIT OR Apache-2.0"),
+        piece("b", "https://b.org/x", licence="LicenseRef-Own AND MIT"),
+        piece("c", "https://c", licence="all rights reserved, ask me"),
+        piece("d"),
+    ]
+    taken, facts = take(shard(*rows), claims=(claim("a", "o"),), owners=({"owner_id": "o", "name": "Olga"},))
+    document = spdx.bill(taken, facts, DAY)
+    spdx.check(document)
+    packages = {package["name"]: package for package in document["packages"]}
+    assert packages["a"]["licenseDeclared"] == "MIT OR Apache-2.0"
+    assert packages["a"]["externalRefs"][0]["referenceLocator"] == "pkg:pypi/a@1.0#m.py"
+    assert packages["a"]["attributionTexts"] == ["Owners: Olga"]
+    assert packages["b"]["downloadLocation"] == "https://b.org/x"
+    assert [info["licenseId"] for info in document["hasExtractedLicensingInfos"]] == ["LicenseRef-Own"]
+    assert packages["c"]["licenseConcluded"] == packages["d"]["licenseConcluded"] == "NOASSERTION"
+    assert "all rights reserved, ask me" in packages["c"]["licenseComments"]
+    assert "downloadLocation" in packages["d"]
+    document["packages"][1]["licenseDeclared"] = "Nobody-Knows-1.0"
+    with pytest.raises(CheckFailed, match=r"spdx.json is not valid.*Nobody-Knows"):
+        spdx.check(document)
+
+
+def test_many_works_are_grouped_and_the_file_says_how(monkeypatch):
+    monkeypatch.setattr(spdx, "MOST_PACKAGES", 4)
+    same = [piece(f"{n}", f"https://{n % 2}.org/{n}", licence="MIT") for n in range(6)]
+    taken, facts = take(shard(*same))
+    document = spdx.bill(taken, facts, DAY)
+    spdx.check(document)
+    assert [package["name"] for package in document["packages"][1:]] == ["0.org", "1.org"]
+    assert "grouped by where they were collected" in document["comment"]
+    taken, facts = take(shard(*(piece(f"{n}", f"https://{n}.org/", words=n + 1) for n in range(9))))
+    document = spdx.bill(taken, facts, DAY)
+    spdx.check(document)
+    names = [package["name"] for package in document["packages"][1:]]
+    assert sorted(names) == ["5.org", "6.org", "7.org", "8.org", "all others, unspecified"]
+    assert "the other 5 are put together" in document["comment"]
+    others = document["packages"][1 + names.index("all others, unspecified")]
+    assert others["comment"].startswith("5 works, 5 examples, 15 words")
+
+
+def test_strangers_texts_are_text_everywhere():
+    names = [name for name in HOSTILE if name.strip()]
+    rows = [piece(name, f"https://x.org/{name}", licence=name) for name in names]
+    rows += [piece(f"plain {n}", name, licence="MIT") for n, name in enumerate(names)]
+    owners = [{"owner_id": f"o{n}", "name": name} for n, name in enumerate(names)]
+    claims = [claim(name, f"o{n}") for n, name in enumerate(names)]
+    sources = [{"name": name, "kind": "public", "match": [f"https://x.org/{name}"], "description": name} for name in names]
+    taken, facts = take(shard(*rows), sources=sources, claims=claims, owners=owners)
+    facts = facts.model_copy(update={"data": facts.data.model_copy(update={"name": "<script>alert(1)</script>"})})
+    summary, notice = eu.summary(taken, facts, DAY), us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    forms.check(eu.FORM, summary)
+    forms.check(us.FORM, notice)
+    bill, described = spdx.bill(taken, facts, DAY), croissant.description(frozen(), taken, facts, DAY)
+    spdx.check(bill)
+    croissant.check(described)
+    pages = [
+        page.of_form(summary, "eu.json", taken), page.of_form(notice, "us.json", taken),
+        page.of_spdx(bill, taken, "2026-11-20"), page.of_croissant(described, taken, "2026-11-20"),
+        page.index([("eu.html", "x")], taken, "2026-11-20"),
+    ]  # fmt: skip
+    for made in pages:
+        text = made.decode()
+        assert "<script" not in text
+        assert "\u202e" not in text
+        assert "javascript:" not in text
+    listed = inventory.listed(taken.works)
+    cells = to_csv(listed).decode().split("\n")
+    assert not [line for line in cells if line.startswith(("=", "+", "-", "@"))]
+
+
+def test_the_same_corpus_facts_and_day_give_the_same_bytes():
+    rows = [piece(f"{n % 7}", f"https://{n % 3}.org/{n % 7}", licence=("MIT", "Apache-2.0")[n % 2], words=n) for n in range(40)]
+
+    def made(shards):
+        taken, facts = take(*shards, sources=(CRAWLED,), claims=[claim(f"{n}", f"o{n % 2}") for n in range(7)])
+        summary = eu.summary(taken, facts, DAY)
+        bill, described = spdx.bill(taken, facts, DAY), croissant.description(frozen(), taken, facts, DAY)
+        pages = page.of_form(summary, "eu.json", taken), page.index([], taken, "2026-11-20")
+        return json.dumps([summary, bill, described]), pages, to_csv(inventory.listed(taken.works))
+
+    once = made([shard(*rows[:20]), shard(*rows[20:])])
+    assert once == made([shard(*reversed(rows))])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[provider]\nnme = 'x'", r"provider.nme: expected one of name, .*found 'nme'. Did you mean 'name'\?"),
+        ("[[sources]]\nname = 'x'\nkind = 'stolen'\nmatch = ['']", r"sources.0.kind: expected 'public', .*found 'stolen'"),
+        ("[[sources]]\nname = 'x'\nkind = 'public'", r"sources.0.match: expected .*found none"),
+        ("[[sources]]\nname = 'x'\nkind = 'user'\nmatch = ['']\nlnk = 'y'", r"sources.0.lnk: .*Did you mean 'link'"),
+        ("[[sources]]\nname = 'x'\nkind = 'user'\nmatch = ['']\n" * 2, r"sources.name: expected a name that no other.*'x'"),
+        ("[data]\npublic = true", r"data.url: expected where the data set can be had"),
+        ("[user_data]\ninteractions = 'no'", r"user_data.interactions: expected a valid boolean"),
+        ("[model]\nplaced_on = 'soon'", r"model.placed_on: expected .*date"),
+        ("x = ", r"expected TOML"),
+    ],
+)  # fmt: skip
+def test_facts_that_cannot_be_read_say_where(tmp_path, text, said):
+    file = tmp_path / "facts.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_facts(file)
+    with pytest.raises(InputError, match="no such file"):
+        read_facts(tmp_path / "none.toml")
+
+
+def test_the_validator_of_data_sets_is_the_version_described():
+    assert mlc.Context(conforms_to=croissant.CONFORMS_TO).is_latest_version()

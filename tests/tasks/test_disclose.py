@@ -1,0 +1,140 @@
+"""`provenance disclose`: files of the frozen corpus, the same again for the same day, and none unless all are valid."""
+
+import hashlib
+import json
+from datetime import UTC, date, datetime
+
+import jsonschema
+import mlcroissant as mlc
+import pandas as pd
+import polars as pl
+import pytest
+from samples import corpus_frames, deliver
+
+from provenance.core.contracts import OPTOUTS
+from provenance.core.errors import CheckFailed
+from provenance.corpus import records
+from provenance.corpus.disclosures import spdx
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.shards import freeze_corpus
+from tasks import disclose as task
+from tasks.settings import CHECKOUT, load
+
+DAY = "2026-11-20"
+FACTS = """
+[model.content]
+text = "Sentences of made-up owners"
+[[sources]]
+name = "example.org"
+kind = "crawled"
+match = ["https://example.org/"]
+"""
+
+
+@pytest.fixture
+def frozen(store, monkeypatch):
+    """A corpus in force, in the store that the settings name."""
+    monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
+    deliver(store, corpus_frames())
+    return freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+
+
+def test_all_files_are_there_and_hold_to_their_schemas(frozen, command_line, tmp_path):
+    out = tmp_path / "out"
+    code, said, errors = command_line("disclose", "all", "--out", str(out), "--on", DAY, "--json")
+    assert code == 0, errors
+    told = json.loads(said)
+    assert told["corpus"] == frozen.digest
+    assert set(told["files"]) == {file.name for file in out.iterdir()} == {*task.FILES, task.INDEX}
+    assert all(hashlib.sha256((out / name).read_bytes()).hexdigest() == digest for name, digest in told["files"].items())
+    for form in ("eu", "us"):
+        document = json.loads((out / f"{form}.json").read_text())
+        jsonschema.validate(document, json.loads((out / f"{form}.schema.json").read_text()))
+        assert document["missing"] == told["missing"][form] != []
+    assert pl.read_csv(out / "works.csv").height == 20
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert command_line("disclose", "--out", str(out), "--on", DAY, "--corpus", frozen.digest)[0] == 0
+    assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def test_what_is_missing_is_told_and_fails_only_where_asked(frozen, command_line, tmp_path):
+    facts = tmp_path / "facts.toml"
+    facts.write_text(FACTS)
+    words = ("disclose", "eu", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts))
+    code, said, _ = command_line(*words)
+    assert code == 0
+    assert "to be completed: eu: 2.3 Crawler name(s)/identifier(s) (crawling.names)" in said
+    code, _, errors = command_line(*words, "--complete")
+    assert code == 1
+    assert "answers are to be completed by the provider" in errors
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"eu.json", "eu.schema.json", "eu.html"}
+
+
+def test_complete_facts_are_complete(frozen, command_line, tmp_path):
+    facts = tmp_path / "facts.toml"
+    text = (CHECKOUT / "infra/settings/disclosure.toml").read_text()
+    facts.write_text(
+        text.replace('match = ["pkg:pypi/"]', 'match = [""]')
+        .replace('code = "Python source files"', 'text = "Sentences"')
+        .replace("[model]\n", '[model]\ncollected_until = "10/2026"\n')
+    )
+    words = ("disclose", "all", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts), "--complete")
+    code, _, errors = command_line(*words)
+    assert code == 0, errors
+
+
+def test_records_of_later_days_do_not_count(frozen, store, tmp_path):
+    row = {
+        "recorded_at": datetime(2026, 11, 19, tzinfo=UTC), "action": "optout", "work_id": "work-0-0", "owner_id": "owner-0",
+        "choice": "held", "effective_on": date(2026, 11, 19), "recorded_by": "ann", "evidence": "a letter",
+    }  # fmt: skip
+    records.append(store, OPTOUTS, pl.DataFrame([row]), now=datetime(2026, 11, 20, 12, tzinfo=UTC))
+
+    def optouts(day):
+        task.disclose(load(), "eu", tmp_path, on=day)
+        document = json.loads((tmp_path / "eu.json").read_text())
+        return next(q for s in document["sections"] for q in s["questions"] if q["key"] == "optouts")["answer"]["rows"]
+
+    assert optouts(date(2026, 11, 19)) == []
+    assert optouts(date(2026, 11, 20)) == [["held", 1, 1]]
+
+
+def test_nothing_is_written_unless_all_is_valid(frozen, tmp_path, monkeypatch):
+    def spoiled(*args):
+        return bill(*args) | {"spdxVersion": "SPDX-9"}
+
+    bill = spdx.bill
+    monkeypatch.setattr(spdx, "bill", spoiled)
+    with pytest.raises(CheckFailed, match=r"spdx.json"):
+        task.disclose(load(), "all", tmp_path / "out", on=date(2026, 11, 20))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated")  # how mlcroissant uses rdflib
+def test_the_description_leads_to_the_examples(frozen, store, tmp_path, monkeypatch):
+    """Whoever has the store reads the examples by the description alone."""
+    # Of all that mlcroissant does to read them only the last step, which takes pyarrow, is ours.
+    monkeypatch.setattr(pd, "read_parquet", lambda file: pd.DataFrame(pl.read_parquet(file.read()).to_dict(as_series=False)))
+    task.disclose(load(), "croissant", tmp_path / "store", on=date(2026, 11, 20))
+    records_ = mlc.Dataset(jsonld=tmp_path / "store" / "croissant.json").records("examples")
+    read = {record["examples/example_id"].decode() for record in records_}
+    frozen_ids = {name for shard in frozen.shards for name in store.read_table(shard.key)["example_id"]}
+    assert read == frozen_ids
+
+
+def test_a_corpus_that_is_not_there(frozen, store, command_line, tmp_path):
+    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--corpus", "nothing")
+    assert code == 2
+    assert f"There are: {frozen.digest}" in errors
+    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--corpus", "../../etc")
+    assert code == 2
+    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--on", "tomorrow")
+    assert code == 2
+    assert "--on" in errors
+
+
+def test_no_corpus_in_force(store, monkeypatch, command_line, tmp_path):
+    monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
+    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path))
+    assert code == 2
+    assert "corpus in force" in errors
