@@ -110,7 +110,7 @@ def test_nothing_is_written_unless_all_is_valid(frozen, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated")  # how mlcroissant uses rdflib
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated", "ignore:The inplace keyword")  # in mlcroissant
 def test_the_description_leads_to_the_examples(frozen, store, tmp_path, monkeypatch):
     """Whoever has the store reads the examples by the description alone."""
     # Of all that mlcroissant does to read them only the last step, which takes pyarrow, is ours.
