@@ -16,6 +16,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
+from tasks.lineage import TELL_LINEAGE
 from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -28,7 +29,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     doc_md=__doc__,
     max_active_runs=1,
     on_failure_callback=failed(),
-    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def audit_attribution() -> None:
     """One stage: what it has trained survives it."""

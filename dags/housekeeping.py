@@ -16,6 +16,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
+from tasks.lineage import TELL_LINEAGE
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
 
@@ -26,7 +27,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     tags=["operations"],
     doc_md=__doc__,
     max_active_runs=1,
-    default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def housekeeping() -> None:
     """One task: stopped at any moment, the same again ends as if it had not been."""

@@ -9,6 +9,7 @@ once, with the file, the row and the column in the log; nothing is put in force 
 
 from airflow.sdk import dag, task
 
+from tasks.lineage import TELL_LINEAGE
 from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -20,7 +21,7 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     doc_md=__doc__,
     max_active_runs=1,
     on_failure_callback=failed(),
-    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def ingest_corpus() -> None:
     """One task: a delivery is in force whole, or not at all."""

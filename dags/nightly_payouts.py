@@ -31,6 +31,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
+from tasks.lineage import TELL_LINEAGE
 from tasks.notify import failed, published_in_time, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -54,7 +55,7 @@ PATIENCE = timedelta(days=7)
     },
     deadline=published_in_time(),
     on_failure_callback=failed(),
-    default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "operations", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def nightly_payouts() -> None:
     """The stages of a night, in the order in which data flows."""

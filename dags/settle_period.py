@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
+from tasks.lineage import TELL_LINEAGE
 from tasks.notify import failed, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -45,7 +46,7 @@ PATIENCE = timedelta(days=14)
             description="The month to settle, such as 2026-11; empty: the one before the run's logical date",
         )
     },
-    default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS},
+    default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def settle_period() -> None:
     """The stages of a settlement; two of them are people."""

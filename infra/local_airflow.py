@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -116,7 +116,8 @@ def run_dag(dag_id: str, day: date) -> Run:
         errors.append(context["exception"])
 
     for operator in dag.tasks:
-        operator.on_failure_callback = [remember]
+        told = cast("list[Any]", operator.on_failure_callback)  # Airflow has made a list of whatever there was
+        operator.on_failure_callback = [*told, remember]
     # A manual run covers the last whole interval before its date, so the first second after the day stands for the day; at
     # midnight it would take the place of the scheduled run of the day after.
     after = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, seconds=1)

@@ -322,8 +322,9 @@ def _parts_of(store: Store, name: str) -> frozenset[str]:
 def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:
     """What this machine has: logs file by file, copies of models and scratch as whole folders."""
     home = Path(environment.get("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
-    logs = (Path(environment.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(home / "logs"))), CHECKOUT / "var/logs")
-    files = [path for root in logs for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink()]
+    logs = [Path(environment.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(home / "logs"))), CHECKOUT / "var/logs"]
+    logs += [settings.lineage.path] if settings.lineage.path else []
+    files = sorted({path for root in logs for path in root.rglob("*") if path.is_file() and not path.is_symlink()})
     copies, scratch = CHECKOUT / settings.model.cache, CHECKOUT / "var/recompute"
     return {
         LOGS: tuple(_described(path) for path in files),
@@ -402,7 +403,8 @@ def remove(store: Store, removals: Sequence[Removal]) -> None:
             done += len(batch)
     log.info(PROGRESS, "removing", done, total)
     for folder in {Path(found.key).parent for removal in removals if removal.kind == LOGS for found in removal.objects}:
-        _remove_empty(folder)
+        if "logs" in folder.parts:  # else it is nobody's but lineage's, which begins it again
+            _remove_empty(folder)
 
 
 def _remove_local(path: Path) -> None:

@@ -251,6 +251,17 @@ class MonitoringSettings(_Section):
     currency: Annotated[str, AfterValidator(_known_currency)] = "EUR"
 
 
+class LineageSettings(_Section):
+    url: str = ""
+    folder: str = "var/logs/lineage"
+    namespace: Annotated[str, Field(min_length=1)] = "provenance"
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of events, a file for each day; None where none are kept."""
+        return CHECKOUT / self.folder if self.folder else None
+
+
 class Settings(_Section):
     """All settings, by section."""
 
@@ -271,6 +282,7 @@ class Settings(_Section):
     payer: PayerSettings = PayerSettings()
     payees: PayeesSettings = PayeesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    lineage: LineageSettings = LineageSettings()
 
     def at(self, work: Path, model: Path | None = None) -> Settings:
         """The same with a store of their own in a folder, and perhaps another model."""

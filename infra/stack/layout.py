@@ -197,6 +197,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "PROVENANCE_MODEL__CACHE": str(stack.path / "cache/models"),
         "PROVENANCE_SETTLEMENT__KEY": str(stack.path / "keys/signing.pem"),
         "PROVENANCE_SETTLEMENT__RETIRED": str(stack.path / "keys/retired"),
+        "PROVENANCE_LINEAGE__FOLDER": str(stack.logs / "lineage"),
         KEY_VARIABLE: hidden["payees"],
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",

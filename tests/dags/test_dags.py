@@ -11,7 +11,7 @@ import pytest
 from tasks.settings import CHECKOUT
 
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
-HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers")
+HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers", "openlineage.client")
 STAGES = [
     "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay",
     "royalty.value",
@@ -62,6 +62,10 @@ for name, dag in bag.dags.items():
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
         "retries": sorted({t.retries for t in tasks}),
         "owners": sorted({t.owner for t in tasks}),
+        "told": sorted({f.__name__ for t in tasks for on in ("execute", "success", "failure", "retry")
+            for f in getattr(t, f"on_{on}_callback")}),
+        "untold": [t.task_id for t in tasks for on in ("execute", "success", "failure", "retry")
+            if not getattr(t, f"on_{on}_callback")],
         "bad_input": sorted({(t.retry_policy.evaluate(ContractError(
             "f", expected="a", found="b"), 1, 2).action.value) for t in tasks}),
         "checks": sorted({t.retry_policy.evaluate(CheckFailed("x"), 1, 2)
@@ -97,6 +101,15 @@ def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts)
         assert dag["bad_input"] == ["fail"]
         assert dag["checks"] == ["fail"]
         assert dag["passing"] == ["default"]
+
+
+def test_every_task_tells_its_lineage_and_the_table_has_every_task(facts):
+    from tasks.datasets import STAGES as KNOWN
+
+    for dag in facts.values():
+        assert set(dag["told"]) == {"started", "completed", "failed"}
+        assert not dag["untold"]
+    assert {task for dag in facts.values() for task in dag["tasks"]} == set(KNOWN)
 
 
 def test_a_night_is_stages_in_a_row_one_of_which_may_be_a_person(facts):

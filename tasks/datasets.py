@@ -1,0 +1,318 @@
+"""What each stage reads and writes: one table, from which lineage is told.
+
+A dataset's name is where its objects lie in the store, without the folders of a day, a night or a revision:
+`nights/shares.parquet` is one dataset, and every night writes a version of it. A version is a digest, where there is a
+manifest the one that it names; where the version lies stands beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from provenance.core.contracts import (
+    CLAIMS,
+    CLOSING,
+    CREDITS,
+    ESCROW_AGES,
+    EVIDENCE,
+    EXAMPLES,
+    INTERVALS,
+    NIGHT_SHARES,
+    OUTPUTS,
+    OWNERS,
+    PARTY_INFLUENCE,
+    PAYMENTS,
+    PAYOUTS,
+    RULE_SHARES,
+    SHARES,
+)
+from provenance.core.store import digest, sha256
+from provenance.corpus.shards import load_frozen
+from provenance.settlement.closings import bank_folder, closing_folder, payments_folder
+from provenance.settlement.exports import MANIFEST
+from provenance.validation import results
+from tasks.night import load_night, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from provenance.core.contracts import Contract
+    from provenance.core.store import Store
+    from provenance.corpus.shards import FrozenCorpus
+    from tasks.night import Night
+    from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a dataset.
+
+    Attributes:
+        key: where the version lies in the store, a file or a folder.
+        version: a digest; empty where nothing says which one it was.
+        namespace: empty for the store's own.
+        corpus: whose owners and licences are worth telling.
+    """
+
+    name: str
+    key: str = ""
+    version: str = ""
+    contract: Contract | None = None
+    namespace: str = ""
+    corpus: FrozenCorpus | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that is done.
+
+    Attributes:
+        arguments: what Airflow handed it, by name.
+        result: what it returned.
+    """
+
+    settings: Settings
+    store: Store
+    arguments: Mapping[str, Any]
+    result: Any
+
+    @cached_property
+    def folder(self) -> str:
+        """The folder of the night in hand: handed over or just frozen, or the one behind what was published or audited."""
+        if "night" in self.arguments:
+            return str(self.arguments["night"])
+        if str(self.result).startswith("exports/"):
+            return str(self.exported["night"])
+        if str(self.result).startswith("audits/"):
+            return str((results.in_force(self.store) or {})["night"])
+        return str(self.result)
+
+    @cached_property
+    def night(self) -> Night:
+        """The night in hand."""
+        return load_night(self.store, self.folder)
+
+    @cached_property
+    def exported(self) -> dict[str, Any]:
+        """The manifest of the export that the stage returned."""
+        return self.store.read_json(f"{self.result}/{MANIFEST}")
+
+    @cached_property
+    def period(self) -> str:
+        """The period in hand."""
+        if "period" in self.arguments:
+            return str(self.arguments["period"])
+        return str(self.result["period"] if isinstance(self.result, dict) else self.result)
+
+    def of(self, *names: str) -> list[Dataset]:
+        """Datasets by their names in the table."""
+        return [dataset for name in names for dataset in DATASETS[name](self)]
+
+
+def flow(stage: str, done: Done) -> tuple[list[Dataset], list[Dataset]]:
+    """What a stage has read, and what it has written."""
+    reads, writes = STAGES[stage]
+    return done.of(*reads), done.of(*writes)
+
+
+def _delivery(done: Done) -> Iterable[Dataset]:
+    folder = done.settings.corpus.folder
+    for name, contract in (("examples", EXAMPLES), ("claims", CLAIMS), ("owners", OWNERS)):
+        key = f"{folder}/{name}.parquet"
+        if done.store.exists(key):
+            yield Dataset(key, key, contract=contract)
+
+
+def _ingested(done: Done) -> Iterable[Dataset]:
+    return [_frozen(done.store, str(done.result))]
+
+
+def _corpus(done: Done) -> Iterable[Dataset]:
+    return [_frozen(done.store, done.night.corpus)]
+
+
+def _frozen(store: Store, name: str) -> Dataset:
+    return Dataset("frozen/corpus", f"frozen/corpus/{name}.json", name, EXAMPLES, corpus=load_frozen(store, name))
+
+
+def _model(done: Done) -> Iterable[Dataset]:
+    return [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)]
+
+
+def _outputs(done: Done) -> Iterable[Dataset]:
+    version = digest([part.sha256 for part in done.night.outputs])
+    return [Dataset("outputs", f"outputs/day={done.night.day}", version, OUTPUTS)]
+
+
+def _plan(done: Done) -> Iterable[Dataset]:
+    return [_file(done, "plan.json")]
+
+
+def _inputs(done: Done) -> Iterable[Dataset]:
+    return [_file(done, "inputs.json")]
+
+
+def _file(done: Done, name: str) -> Dataset:
+    key = f"{done.folder}/{name}"
+    return Dataset(f"nights/{name}", key, sha256(done.store.read(key)))
+
+
+def _features(done: Done) -> Iterable[Dataset]:
+    from tasks.shard import load_plan
+
+    plan = load_plan(done.store, done.folder)
+    return [Dataset("features", "features", digest(sorted(file.key for file in plan.corpus + plan.outputs)))]
+
+
+def _curvature(done: Done) -> Iterable[Dataset]:
+    from tasks.curvature import fitted_key
+    from tasks.shard import load_plan
+
+    plan = load_plan(done.store, done.folder)
+    keys = sorted(fitted_key(done.night, plan, source) for source in plan.sources)
+    return [Dataset("curvature", "curvature", digest(keys))]
+
+
+def _of_run(prefix: str) -> Callable[[Done], Iterable[Dataset]]:
+    """Snapshots or sketches of a training run; none of a night whose contracts ask for no values."""
+
+    def found(done: Done) -> Iterable[Dataset]:
+        if not done.night.method["values"]:
+            return []
+        keys = [key for key in read_manifest(done.store, done.folder, "replay")["reads"] if key.startswith(f"{prefix}/")]
+        return [Dataset(prefix, prefix, digest(keys))] if keys else []
+
+    return found
+
+
+def _worth(done: Done) -> Iterable[Dataset]:
+    return _written("replay", "worth.safetensors")(done) if done.night.method["values"] else []
+
+
+def _written(stage: str, file: str, contract: Contract | None = None) -> Callable[[Done], Iterable[Dataset]]:
+    """A table that a stage of the night wrote, in the version that its manifest names."""
+
+    def found(done: Done) -> Iterable[Dataset]:
+        version = read_manifest(done.store, done.folder, stage)["writes"].get(file)
+        return [Dataset(f"nights/{file}", f"{done.folder}/{file}", version, contract)] if version else []
+
+    return found
+
+
+def _ledger(done: Done) -> Iterable[Dataset]:
+    """The ledger; what is published says up to which booking."""
+    url = sa.make_url(done.settings.database.url or "postgresql://localhost/provenance")
+    version = str(done.exported["booking_id"]) if str(done.result).startswith("exports/payouts/") else ""
+    namespace = f"postgres://{url.host or 'localhost'}:{url.port or 5432}"
+    return [Dataset(f"{url.database}.public.entry", version=version, namespace=namespace)]
+
+
+def _payouts(done: Done) -> Iterable[Dataset]:
+    for name, contract in (("payouts", PAYOUTS), ("credits", CREDITS), ("intervals", INTERVALS)):
+        for file in (f"{name}.parquet", f"{name}.csv"):
+            if file in done.exported["files"]:
+                version = done.exported["files"][file]["sha256"]
+                yield Dataset(f"exports/payouts/{file}", f"{done.result}/{file}", version, contract)
+
+
+def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Contract]) -> Callable[[Done], Iterable[Dataset]]:
+    """Files of a period; without any, all that its manifest names. There is no folder where nothing was to be paid."""
+
+    def found(done: Done) -> Iterable[Dataset]:
+        key = f"{folder(done.period)}/{MANIFEST}"
+        if not done.store.exists(key):
+            return
+        if not files:
+            yield Dataset(name, folder(done.period), sha256(done.store.read(key)))
+            return
+        stated = done.store.read_json(key)["files"]
+        for file, contract in files.items():
+            yield Dataset(f"{name}/{file}", f"{folder(done.period)}/{file}", stated[file]["sha256"], contract)
+
+    return found
+
+
+def _statements_folder(period: str) -> str:
+    from tasks.statements import statements_folder
+
+    return statements_folder(period)
+
+
+def _audit(done: Done) -> Iterable[Dataset]:
+    return [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))]
+
+
+def _answers(_: Done) -> Iterable[Dataset]:
+    return [Dataset("bank/answers", "bank/answers")]
+
+
+DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
+    "delivery": _delivery,
+    "ingested": _ingested,
+    "corpus": _corpus,
+    "model": _model,
+    "outputs": _outputs,
+    "inputs": _inputs,
+    "plan": _plan,
+    "features": _features,
+    "curvature": _curvature,
+    "party_influence": _written("scores", "party_influence.parquet", PARTY_INFLUENCE),
+    "evidence": _written("scores", "evidence.parquet", EVIDENCE),
+    "snapshots": _of_run("snapshots"),
+    "sketches": _of_run("sketches"),
+    "worth": _worth,
+    "rule_shares": _written("values", "rule_shares.parquet", RULE_SHARES),
+    "works": _written("values", "works.parquet", EVIDENCE),
+    "shares": _written("shares", "shares.parquet", SHARES),
+    "night_shares": _written("shares", "night_shares.parquet", NIGHT_SHARES),
+    "ledger": _ledger,
+    "payouts": _payouts,
+    "audit": _audit,
+    "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
+    "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
+    "bank": _published("bank", bank_folder, {}),
+    "statements": _published("exports/statements", _statements_folder, {}),
+    "answers": _answers,
+}
+
+# By task: what it reads, what it writes. People's approvals are in the ledger once it is booked.
+STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "corpus.ingest": (("delivery",), ("ingested",)),
+    "inputs.freeze": (("corpus", "outputs"), ("inputs", "model")),
+    "corpus.shard": (("inputs", "corpus", "outputs", "model"), ("plan",)),
+    "features.featurise": (("plan", "corpus", "outputs", "model"), ("features",)),
+    "influence.fit_curvature": (("plan", "features", "corpus", "model"), ("curvature",)),
+    "influence.score": (("plan", "features", "curvature", "corpus"), ("party_influence", "evidence")),
+    "royalty.replay": (("plan", "corpus", "outputs", "model"), ("snapshots", "sketches", "worth")),
+    "royalty.value": (("worth", "corpus", "outputs", "party_influence", "evidence"), ("rule_shares", "works")),
+    "royalty.share": (("rule_shares", "outputs"), ("shares", "night_shares")),
+    "settlement.review": (("shares", "outputs", "ledger"), ()),
+    "settlement.prepare": ((), ()),
+    "settlement.approve": ((), ()),
+    "settlement.book": (("shares", "outputs"), ("ledger",)),
+    "settlement.publish": (("ledger", "shares", "night_shares", "rule_shares", "works", "outputs", "corpus"), ("payouts",)),
+    "settlement.reconcile": (("payouts", "ledger"), ()),
+    "settlement.close": (("ledger",), ("closing", "ledger")),
+    "settlement.pay": (("closing", "ledger"), ("payments", "bank", "ledger")),
+    "settlement.reconcile_bank": (("bank", "ledger"), ()),
+    "settlement.statements": (("ledger", "closing"), ("statements",)),
+    "settlement.answers": (("answers",), ("ledger",)),
+    "validation.audit": (("corpus", "model", "outputs"), ("audit",)),
+    "operations.gc": ((), ()),
+}
+
+# Columns that follow from columns alone, by the names of the datasets above.
+COLUMNS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
+    "nights/shares.parquet": {"share_ppb": (("nights/rule_shares.parquet", "share"),)},
+    "nights/night_shares.parquet": {
+        "share_ppb": (("nights/rule_shares.parquet", "share"), ("outputs", "revenue_minor")),
+    },
+    "exports/payouts/credits.parquet": {
+        "share_ppb": (("nights/shares.parquet", "share_ppb"),),
+        "amount_nanominor": (("nights/shares.parquet", "share_ppb"), ("outputs", "revenue_minor")),
+    },
+}

@@ -1,0 +1,326 @@
+"""What tasks tell of what they read and wrote: of a whole night, to a file and to servers of all kinds."""
+
+import json
+import socket
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import attr
+import pytest
+from openlineage.client import facet_v2
+from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
+from samples import corpus_frames, create_database, deliver
+from stages import SMALL, night, run
+
+from provenance.core.store import Store, sha256
+from tasks import lineage
+from tasks.datasets import COLUMNS, DATASETS, STAGES
+from tasks.facets import RightsDatasetFacet
+from tasks.settings import load
+
+TASK_OF = {
+    "ingest.ingest": "corpus.ingest", "freeze.freeze": "inputs.freeze", "shard.shard": "corpus.shard",
+    "featurise.featurise": "features.featurise", "curvature.fit_curvature": "influence.fit_curvature",
+    "score.score": "influence.score", "replay.replay": "royalty.replay", "values.values": "royalty.value",
+    "share.share": "royalty.share", "book.book": "settlement.book", "publish.publish": "settlement.publish",
+    "reconcile.reconcile": "settlement.reconcile",
+}  # fmt: skip
+FACETS = {
+    "parent": facet_v2.parent_run.ParentRunFacet,
+    "nominalTime": facet_v2.nominal_time_run.NominalTimeRunFacet,
+    "errorMessage": facet_v2.error_message_run.ErrorMessageRunFacet,
+    "jobType": facet_v2.job_type_job.JobTypeJobFacet,
+    "dataSource": facet_v2.datasource_dataset.DatasourceDatasetFacet,
+    "version": facet_v2.dataset_version_dataset.DatasetVersionDatasetFacet,
+    "schema": facet_v2.schema_dataset.SchemaDatasetFacet,
+    "columnLineage": facet_v2.column_lineage_dataset.ColumnLineageDatasetFacet,
+    "provenance_rights": RightsDatasetFacet,
+}
+SECRETS = {
+    "OPENLINEAGE_API_KEY": "key-of-lineage",
+    "AWS_SECRET_ACCESS_KEY": "key-of-s3",
+    "PROVENANCE_PAYEES__KEY": "key-of-payees",
+}
+MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def context(task_id, function=None, arguments=(), result=None, error=None, attempt=1):
+    """What Airflow hands callbacks, as far as ours look at it."""
+    task = SimpleNamespace(owner="operations", op_args=arguments, op_kwargs={}, python_callable=function or (lambda: None))
+    ti = SimpleNamespace(
+        dag_id="nightly_payouts", task_id=task_id, try_number=attempt, map_index=-1, task=task,
+        xcom_pull=lambda task_ids: {task_id: result}[task_ids],
+    )  # fmt: skip
+    dag_run = SimpleNamespace(
+        logical_date=MIDNIGHT, run_after=MIDNIGHT, clear_number=0, data_interval_start=MIDNIGHT - timedelta(days=1),
+        data_interval_end=MIDNIGHT,
+    )  # fmt: skip
+    return {"ti": ti, "dag_run": dag_run, **({"exception": error} if error else {})}
+
+
+def telling(stage, *arguments):
+    """A stage as Airflow runs it, which tells of its begin and its end."""
+    task_id = TASK_OF[stage]
+    takes = {0: lambda: None, 1: lambda day: None} if task_id in {"inputs.freeze", "corpus.ingest"} else {1: lambda night: None}
+    if task_id in {"settlement.publish", "settlement.reconcile"}:
+        takes = {1: lambda day: None}
+    lineage.started(context(task_id))
+    result = run(stage, *arguments)
+    lineage.completed(context(task_id, takes[len(arguments)], arguments, result))
+    return result
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, tiny_model, postgres):
+    """A whole night's events, and the store that they are about."""
+    folder = tmp_path_factory.mktemp("lineage")
+    store = Store(f"file://{folder}/store", {})
+    values = {
+        "STORE__URL": store.url, "STORE__ENDPOINT_URL": "", "DATABASE__URL": create_database(postgres),
+        "MODEL__FOLDER": str(tiny_model), "MODEL__CACHE": f"{folder}/cache", "SETTLEMENT__KEY": f"{folder}/signing.pem",
+        "LINEAGE__FOLDER": f"{folder}/lineage", **SMALL,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(f"PROVENANCE_{name}", value)
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        deliver(store, corpus_frames())
+        telling("ingest.ingest")
+        night(telling)
+        database = load().database.url
+    lines = [line for path in sorted((folder / "lineage").iterdir()) for line in path.read_text().splitlines()]
+    return SimpleNamespace(store=store, lines=lines, events=[json.loads(line) for line in lines], database=database)
+
+
+def all_facets(event):
+    for facets in (event["run"]["facets"], event["job"]["facets"]):
+        yield from facets.items()
+    for dataset in event.get("inputs", []) + event.get("outputs", []):
+        yield from dataset["facets"].items()
+
+
+def done(told, task_id):
+    """What a task read and wrote, by the end of the name: the dataset's facets."""
+    (event,) = [e for e in told.events if e["eventType"] == "COMPLETE" and e["job"]["name"].endswith(task_id)]
+    root = told.store.url.removeprefix("file://") + "/"
+    return [{d["name"].removeprefix(root): d["facets"] for d in event.get(side, [])} for side in ("inputs", "outputs")]
+
+
+def test_every_dataset_of_the_table_is_known_and_every_known_one_used():
+    used = {name for reads, writes in STAGES.values() for name in (*reads, *writes)}
+    assert used == set(DATASETS)
+
+
+def test_every_stage_of_a_night_begins_and_ends(told):
+    states = [(event["job"]["name"].split(".", 1)[1], event["eventType"]) for event in told.events]
+    assert states == [(task, state) for task in TASK_OF.values() for state in ("START", "COMPLETE")]
+    assert len({event["run"]["runId"] for event in told.events}) == len(TASK_OF)
+    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in told.events}) == 1
+
+
+def test_events_are_openlineage_s(told):
+    """The client has no schema to validate by; its classes refuse times, ids and fields that are none."""
+    for event in told.events:
+        assert set(event) <= {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"}
+        run_, job = Run(event["run"]["runId"]), Job(event["job"]["namespace"], event["job"]["name"])
+        same = RunEvent(
+            eventType=RunState(event["eventType"]), eventTime=event["eventTime"], run=run_, job=job, producer=event["producer"]
+        )
+        assert event["schemaURL"] == same.schemaURL
+        for name, facet in all_facets(event):
+            kinds = (facet_v2.ownership_job.OwnershipJobFacet, facet_v2.ownership_dataset.OwnershipDatasetFacet)
+            (kind,) = [k for k in (*kinds, *FACETS.values()) if k._get_schema() == facet["_schemaURL"] and (
+                FACETS.get(name, k) is k)]  # fmt: skip
+            given = {field for field in facet if not field.startswith("_")}
+            fields = {field.name: field for field in attr.fields(kind) if not field.name.startswith("_")}
+            assert given <= set(fields), name
+            assert {name for name, field in fields.items() if field.default is attr.NOTHING} <= given, name
+
+
+def test_ids_are_those_of_airflow_s_provider(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__OPENLINEAGE__NAMESPACE", "provenance")
+    from airflow.providers.openlineage.utils.utils import build_dag_run_ol_run_id, build_task_instance_ol_run_id
+
+    task = {"task_id": "corpus.ingest", "try_number": 1, "logical_date": MIDNIGHT, "map_index": -1}
+    first = told.events[0]["run"]
+    assert first["runId"] == build_task_instance_ol_run_id(dag_id="nightly_payouts", **task)
+    assert first["facets"]["parent"]["run"]["runId"] == build_dag_run_ol_run_id("nightly_payouts", MIDNIGHT, 0)
+
+
+def test_what_a_stage_reads_another_has_written_in_that_version(told):
+    written = {("outputs", "delivered")}
+    for event in told.events:
+        for dataset in event.get("inputs", []):
+            name = dataset["name"].removeprefix(told.store.url.removeprefix("file://") + "/")
+            delivered = name == "outputs" or name.startswith("corpus/") or dataset["namespace"] != "file"
+            assert delivered or (name, dataset["facets"]["version"]["datasetVersion"]) in written, name
+        for dataset in event.get("outputs", []):
+            name = dataset["name"].removeprefix(told.store.url.removeprefix("file://") + "/")
+            written.add((name, dataset["facets"].get("version", {}).get("datasetVersion")))
+
+
+def test_versions_are_of_what_lies_there(told):
+    checked = 0
+    for event in told.events:
+        for dataset in event.get("inputs", []) + event.get("outputs", []):
+            facets = dataset["facets"]
+            key = facets.get("dataSource", {}).get("uri", "").removeprefix(told.store.url + "/")
+            if "." in key.rsplit("/", 1)[-1] and "version" in facets and not key.startswith("frozen/"):
+                assert sha256(told.store.read(key)) == facets["version"]["datasetVersion"]
+                checked += 1
+    assert checked > 15
+
+
+def test_a_corpus_says_how_many_owners_and_where_they_are_listed(told):
+    facets = done(told, "corpus.ingest")[1]["frozen/corpus"]
+    rights = {k: v for k, v in facets["provenance_rights"].items() if not k.startswith("_")}
+    assert rights["owners"] == corpus_frames()["owners"].height
+    (listed,) = facets["ownership"]["owners"]
+    assert told.store.read_table(listed["name"].removeprefix(told.store.url + "/")).height == rights["owners"]
+    assert rights["known"] == bool(rights["licenceClasses"])
+    assert {"work_id", "content"} <= {field["name"] for field in facets["schema"]["fields"]}
+
+
+def test_columns_follow_from_columns_that_were_read(told):
+    seen = set()
+    for event in told.events:
+        read = {dataset["name"] for dataset in event.get("inputs", [])}
+        for dataset in event.get("outputs", []):
+            for sources in dataset["facets"].get("columnLineage", {}).get("fields", {}).values():
+                assert {source["name"] for source in sources["inputFields"]} <= read
+                seen.add(dataset["name"])
+    assert len(seen) == len(COLUMNS)
+
+
+def test_neither_secrets_nor_people_are_told(told):
+    people = [name for column in ("owner_id", "name") for name in corpus_frames()["owners"][column]]
+    for line in told.lines:
+        assert not [said for said in (*SECRETS.values(), told.database, *people) if said in line]
+
+
+@pytest.fixture
+def settings(monkeypatch, tmp_path):
+    """Settings of lineage alone, in the environment; returns the folder of events."""
+
+    def configure(**values):
+        for name, value in ({"FOLDER": str(tmp_path / "lineage")} | values).items():
+            monkeypatch.setenv(f"PROVENANCE_LINEAGE__{name}", value)
+        return tmp_path / "lineage"
+
+    yield configure
+    for thread in lineage._sending:
+        thread.join(5)
+    lineage._sending.clear()
+
+
+def test_of_an_error_only_its_class_is_told(settings):
+    folder = settings()
+    lineage.failed(context("royalty.share", error=ValueError("a row of somebody's")))
+    (path,) = folder.iterdir()
+    event = json.loads(path.read_text())
+    assert event["eventType"] == "FAIL"
+    assert event["run"]["facets"]["errorMessage"]["message"] == "ValueError"
+    assert "somebody" not in path.read_text()
+
+
+def test_neither_folder_nor_server_is_neither_file_nor_import(settings, monkeypatch):
+    folder = settings(FOLDER="")
+    monkeypatch.setattr(lineage, "_event", None)
+    lineage.started(context("royalty.share"))
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_fails_nothing(settings, tmp_path, caplog):
+    (tmp_path / "lineage").write_text("a file")
+    settings()
+    lineage.started(context("royalty.share"))
+    assert "no event of this task" in caplog.text
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append((self.path, self.headers["Authorization"], json.loads(body)))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    server.got, server.status, server.url = [], 201, f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server, monkeypatch):
+    folder = settings(URL=server.url)
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", "key")
+    lineage.started(context("royalty.share"))
+    lineage.failed(context("royalty.share", error=ValueError()))
+    (path,) = folder.iterdir()
+    assert [event for _, _, event in server.got] == [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(path, key) for path, key, _ in server.got} == {("/api/v1/lineage", "Bearer key")}
+
+
+def test_a_server_that_refuses_fails_nothing(settings, server, caplog):
+    server.status = 500
+    folder = settings(URL=server.url)
+    lineage.failed(context("royalty.share", error=ValueError()))
+    assert "did not take an event" in caplog.text
+    assert list(folder.iterdir())
+
+
+def test_a_server_that_is_not_there_fails_nothing(settings, caplog):
+    settings(URL="http://127.0.0.1:9")
+    lineage.started(context("royalty.share"))
+    lineage.failed(context("royalty.share", error=ValueError()))
+    assert caplog.text.count("did not take an event") == 2
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_server_that_hangs_costs_the_end_of_a_task_a_second_and_its_begin_nothing(settings, drips, caplog):
+    """One that sends a header's letter now and then never lets a timeout of the connection come."""
+    stop = threading.Event()
+
+    def serve(listening):
+        connections = []
+        listening.settimeout(0.1)
+        while not stop.is_set():
+            try:
+                connections.append(listening.accept()[0])
+                connections[-1].sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            except TimeoutError:
+                for connection in connections if drips else ():
+                    connection.sendall(b"x")
+        for connection in connections:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        folder = settings(URL=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        lineage._event("START", context("royalty.share"), load())  # what is imported once
+        began = time.monotonic()
+        lineage.started(context("royalty.share"))
+        started = time.monotonic()
+        lineage.failed(context("royalty.share", error=ValueError()))
+        ended = time.monotonic()
+        stop.set()
+        thread.join()
+    assert started - began < 0.5
+    assert ended - started < lineage.SECONDS + 0.5
+    assert ("does not answer" if drips else "lineage:") in caplog.text
+    assert len(next(folder.iterdir()).read_text().splitlines()) == 2, "the file has it all the same"
