@@ -174,7 +174,9 @@ def test_secrets_come_from_the_environment_and_are_asked_for():
         for name, value in service.get("environment", {}).items():
             if secret.search(name) and name not in harmless:
                 assert VARIABLE.search(value), name
-                optional = re.match(r"S3_(ACCOUNTANTS|BANK|DATA)_|AIRFLOW_CONN_|PROVENANCE_NOTIFY__", name)
+                optional = re.match(
+                    r"S3_(ACCOUNTANTS|BANK|DATA)_|AIRFLOW_CONN_|PROVENANCE_NOTIFY__|PROVENANCE_LINEAGE__|OPENLINEAGE_", name
+                )
                 assert optional or ":?" in VARIABLE.search(value)[0], f"{name} may be empty"
 
 

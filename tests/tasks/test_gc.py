@@ -313,11 +313,15 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     log = tmp_path / "airflow/logs/dag_id=x/run_id=y/attempt=1.log"
     log.parent.mkdir(parents=True)
     log.write_text("said")
+    events = tmp_path / "lineage/2028-01-01.jsonl"
+    events.parent.mkdir()
+    events.write_text("{}\n")
+    events.with_name("2028-12-31.jsonl").write_text("{}\n")
     keys = [f"features/{'0' * 64}.safetensors", f"sketches/.x.{'0' * 32}", "frozen/parts/y.parquet", "exports/periods/x"]
     for key in keys:
         store.write(key, b"12345")
     long_ago = time.time() - 100 * 86_400
-    for path in (*(store.path(key) for key in keys), log):
+    for path in (*(store.path(key) for key in keys), log, events):
         os.utime(path, (long_ago, long_ago))
     store.write("features/new.safetensors", b"1")
     code, printed, _ = command_line("gc", "--dry-run", "--json")
@@ -325,7 +329,7 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     told = json.loads(printed)
     assert told["dry_run"]
     assert {removal["kind"]: removal["bytes"] for removal in told["removed"]} == {
-        "features": 5, "frozen tables": 5, "half-written leftovers": 5, "logs": 4,
+        "features": 5, "frozen tables": 5, "half-written leftovers": 5, "logs": 7,
     }  # fmt: skip
     assert all(store.fs.exists(store.path(key)) for key in keys)
     code, printed, _ = command_line("gc")
@@ -333,6 +337,7 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     assert "half-written leftovers" in printed
     assert sorted(found.key for found in store.describe()) == ["exports/periods/x", "features/new.safetensors", "store.json"]
     assert not (tmp_path / "airflow/logs/dag_id=x").exists()
+    assert [path.name for path in events.parent.iterdir()] == ["2028-12-31.jsonl"]
     assert "Nothing is older" in command_line("gc")[1]
 
 
