@@ -316,7 +316,7 @@ def _replayed(store: Store, night: Night, *, done: bool) -> frozenset[str] | Non
 
 
 def _parts_of(store: Store, name: str) -> frozenset[str]:
-    return frozenset(part_key(part.sha256) for part in load_frozen(store, name).tables)
+    return frozenset(part_key(part.sha256) for part in load_frozen(store, name).parts)
 
 
 def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:

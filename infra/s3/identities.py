@@ -30,6 +30,8 @@ DELIVERIES = ("corpus/", "outputs/")
 # What nights compute and housekeeping may remove again.
 MADE = ("frozen/", "features/", "statistics/", "curvature/", "snapshots/", "sketches/", "nights/")
 AUDITS = "audits/"
+# Records of where works come from, under which terms, and what owners wish: added to, never edited.
+RIGHTS = "rights/"
 PROBES = ".write-check-"
 ADMINISTRATOR = "administrator"
 
@@ -61,7 +63,7 @@ ROLES: Mapping[str, Role] = {
     "operators": Role(
         "They look into nights and mend none by hand. Account numbers of payees lie below bank/ alone, which no failed night "
         "is explained by, so they do not read it.",
-        reads=(*DELIVERIES, *MADE, AUDITS, EXPORTS, "logs/", "store.json"),
+        reads=(*DELIVERIES, *MADE, AUDITS, RIGHTS, EXPORTS, "logs/", "store.json"),
     ),
     "bank": Role(
         "Whoever carries files to the bank and its answers back. What was approved is not theirs to rewrite.",
@@ -70,8 +72,8 @@ ROLES: Mapping[str, Role] = {
         deletes=(ANSWERS,),
     ),
     "data": Role(
-        "Data teams deliver corpora and outputs, and see how audits went.",
-        reads=(*DELIVERIES, AUDITS),
+        "Data teams deliver corpora and outputs, and see how audits went and what works may be used for.",
+        reads=(*DELIVERIES, AUDITS, RIGHTS),
         writes=DELIVERIES,
         deletes=DELIVERIES,
     ),

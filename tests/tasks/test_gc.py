@@ -28,6 +28,7 @@ UNTOUCHABLE = (
     "exports/payouts/day=2026-01-01/rev=0001/payouts.csv", "exports/payouts/day=2026-01-01/rev=0001/manifest.json",
     "exports/payouts/day=2026-01-01/current.json", "exports/periods/period=2026-01/closing/closing.csv",
     "exports/statements/period=2026-01/owner=a/statement.pdf", "bank/period=2026-01/m.xml", "bank/answers/a.xml",
+    "rights/optouts/20260101T000000000000Z-ab.parquet", "rights/manifests/train/day=2026-01-01/ab.json", "rights/raw/ab",
     "audits/current.json", "audits/ab/lds.json", "audits/truth/ab.parquet", "frozen/corpus/current.json",
     "frozen/corpus/.current.json.lock",
 )  # fmt: skip
