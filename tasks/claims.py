@@ -1,0 +1,112 @@
+"""Who owned what, in which stakes and on what evidence: on any day, as it was believed at any time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.contracts import CORPORA
+from provenance.core.errors import InputError, did_you_mean
+from provenance.corpus import records
+from provenance.corpus.examples import open_on, parties, valid_on, with_choices
+from provenance.corpus.optouts import in_force
+from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.settlement.exports import MANIFEST
+from provenance.settlement.exports import in_force as export_in_force
+from tasks.night import load_night
+from tasks.optouts import recorded
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from provenance.core.store import Store
+
+
+def claims_of(
+    store: Store,
+    work_id: str,
+    *,
+    day: date | None = None,
+    known: datetime | None = None,
+    night: date | None = None,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """Who owns a work on a day, as it was believed at a time.
+
+    Args:
+        day: by default that of `known`, or of the night.
+        known: at which the corpus was in force that is asked; by default now.
+        night: a published day whose own corpus and choices are asked instead.
+
+    Returns:
+        `corpus`, `day`, `stakes` in force on the day, `others` that are not, open `disputes`, and `parties`: for whom its
+        money is booked.
+
+    Raises:
+        InputError: no corpus was in force then, or it has no such work.
+    """
+    moment = known or now or datetime.now(UTC)
+    if night is not None:
+        folder = export_in_force(store, night)["folder"]
+        frozen_night = load_night(store, store.read_json(f"{folder}/{MANIFEST}")["night"])
+        corpus, day = frozen_night.corpus, day or night
+        choices = frozen_night.read_choices(store)
+    else:
+        corpus, day = corpus_at(store, moment), day or moment.date()
+        choices = in_force(recorded(store, known), day)
+    frozen = load_frozen(store, corpus)
+    columns = ["work_id", "owner_id", "unmatched_reason"]
+    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    mine = examples.filter(pl.col("work_id") == work_id)
+    if mine.is_empty():
+        hint = did_you_mean(work_id, examples["work_id"].unique().sort())
+        where = f"work {work_id!r}"
+        raise InputError(where, expected=f"a work of the corpus {corpus[:12]}", found="none of that id", hint=hint)
+    said = store.read_table(frozen.claims.key).filter(pl.col("work_id") == work_id)
+    disputes = store.read_table(frozen.disputes.key).filter(pl.col("work_id") == work_id) if frozen.disputes else None
+    names = dict(store.read_table(frozen.owners.key).select("owner_id", "name").iter_rows())
+    applied = with_choices(said, day, choices, disputes)
+    stakes = valid_on(said, day)
+    others = said.join(stakes, on=said.columns, how="anti", nulls_equal=True)
+    chosen = {owner: choice for work, owner, choice in choices.iter_rows() if work == work_id}
+    return {
+        "work_id": work_id,
+        "day": day,
+        "corpus": corpus,
+        "stakes": [_said(row, names) | {"choice": chosen.get(row["owner_id"])} for row in stakes.iter_rows(named=True)],
+        "others": [_said(row, names) for row in others.iter_rows(named=True)],
+        "disputes": [] if disputes is None else open_on(disputes, day).drop("work_id").to_dicts(),
+        "unmatched_reason": mine["unmatched_reason"].drop_nulls().min(),
+        "parties": parties(mine, applied, day).drop("work_id").to_dicts(),
+    }
+
+
+def _said(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    owner = row["owner_id"]
+    return {"owner_id": owner, "owner_name": names.get(owner, owner)} | {
+        name: row[name] for name in ("stake_ppb", "valid_from", "valid_to", "evidence")
+    }
+
+
+def corpus_at(store: Store, moment: datetime) -> str:
+    """Digest of the corpus that was in force at a time.
+
+    Raises:
+        InputError: none was, as far as there are records of it, or it is not stored any more.
+    """
+    history = records.read(store, CORPORA).sort("in_force_since", maintain_order=True)
+    before = history.filter(pl.col("in_force_since") <= moment)
+    if before.is_empty() and history.is_empty() and store.exists(CURRENT):
+        return str(store.read_json(CURRENT)["digest"])  # put in force before there were records of it
+    where = f"corpus in force at {moment.isoformat(timespec='seconds')}"
+    if before.is_empty():
+        first = history["in_force_since"].min()
+        found = f"none before {first:%Y-%m-%dT%H:%M:%SZ}" if isinstance(first, datetime) else "none; run the DAG ingest_corpus"
+        raise InputError(where, expected="one that is known", found=found)
+    corpus = str(before["corpus_sha256"][-1])
+    if not store.exists(f"frozen/corpus/{corpus}.json"):
+        hint = "Deliver it again, or ask for a published night (--night)."
+        raise InputError(where, expected=f"the corpus {corpus[:12]}", found="that housekeeping has removed it", hint=hint)
+    return corpus
