@@ -136,6 +136,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
     from transformers import LlamaConfig
 
     from provenance.features.adapters.causal_lm import CausalLM
+    from tasks.clear import state_training
 
     folder = settings.model.path
     train = corpus.examples.filter(corpus.examples["split"] == "train")
@@ -171,6 +172,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
         CausalLM(aside, epochs=4.5, keep=(0.02, 0.07, 0.2, 0.4, 1.0)).train(
             contents, seed=1, folder=aside, model_id=folder.name, progress=step
         )
+    state_training(aside, train)
     (aside / note.name).write_text(json.dumps({"contents": fingerprint}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -22,6 +22,7 @@ from provenance.royalty.shares import BY_VALUE, FAITHFUL, PROPORTIONAL
 from provenance.settlement import ledger
 from provenance.validation.lds import signal_to_noise
 from provenance.validation.results import in_force
+from tasks.clear import check_model
 from tasks.database import open_ledger
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
@@ -76,6 +77,8 @@ def freeze(day: str) -> str:
 def _freeze(settings: Settings, store: Store, day: str) -> str:
     corpus = corpus_in_force(store)
     model = read_model(settings.model.path)
+    if check_model(store, model, corpus) is None:
+        log.info("model %s: nobody has stated what it was trained on ([training] manifest)", visible(model.card.model_id))
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
     outputs = with_modality(store, corpus, outputs)
     contracts = read_contracts(settings.royalty.path)

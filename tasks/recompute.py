@@ -85,7 +85,7 @@ def _copy_inputs(store: Store, made: Store, manifest: Mapping[str, Any]) -> None
     corpus = load_frozen(made, inputs["corpus"])
     if corpus.digest != inputs["corpus"]:
         raise StoreError(store.locate(key), expected=f"digest {inputs['corpus']}", found=corpus.digest)
-    parts = [*corpus.tables, *night.outputs, *([night.choices] if night.choices else [])]
+    parts = [*corpus.parts, *night.outputs, *([night.choices] if night.choices else [])]
     files = {part.key: part.sha256 for part in parts}
     files |= {f"frozen/models/{night.model}/{name}": digest for name, digest in night.model_files.items()}
     for key, digest in files.items():

@@ -656,3 +656,29 @@ def optouts_screen(rows: pl.DataFrame) -> Table:
         cells = (row["work_id"], row["owner_id"], row["choice"], str(row["effective_on"]), state, row["recorded_by"])
         table.add_row(*map(escape, cells))
     return table
+
+
+def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Who owns a work on a day, on what evidence, and for whom its money is booked."""
+    yield Text(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
+    for title, rows in (("Claims in force", found["stakes"]), ("Claims of other days", found["others"])):
+        if not rows:
+            continue
+        table = _table(title)
+        for heading in ("owner", "stake", "from", "to", "choice", "evidence"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "stake" else "left")
+        for row in rows:
+            days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
+            said = (row.get("choice") or "", row["evidence"] or "")
+            table.add_row(escape(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(escape, said))
+        yield table
+    if found["unmatched_reason"]:
+        yield Text(f"No owner is known: {found['unmatched_reason']}")
+    for dispute in found["disputes"]:
+        yield Text(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
+    table = _table("For whom its money is booked")
+    for heading in ("account", "for", "part"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
+    for row in found["parties"]:
+        table.add_row(row["account"], escape(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
+    yield table

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CURRENT = "frozen/corpus/current.json"
 # Tables that a corpus may have, and that none had before it was known of them.
-CAME_LATER = ("disputes",)
+ADDED_LATER = ("disputes",)
 
 
 def part_key(digest: str) -> str:
@@ -77,10 +77,10 @@ class FrozenCorpus:
     @property
     def manifest(self) -> dict[str, Any]:
         """What is written down; without what came later and is not there, so that earlier corpora keep their digests."""
-        return {name: part for name, part in asdict(self).items() if part is not None or name not in CAME_LATER}
+        return {name: part for name, part in asdict(self).items() if part is not None or name not in ADDED_LATER}
 
     @property
-    def tables(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Part, ...]:
         """All of its tables."""
         named = (self.claims, self.owners, self.unmatched, self.duplicates, self.disputes)
         return (*self.shards, *(part for part in named if part))

@@ -50,7 +50,11 @@ class _Table(BaseModel):
 
 
 class Training(_Table):
-    """What the training run was, as far as it is known."""
+    """What the training run was, as far as it is known.
+
+    Attributes:
+        manifest: a file of the folder that lists what the run was trained on.
+    """
 
     optimizer: str | None = None
     betas: tuple[float, float] | None = None
@@ -58,6 +62,7 @@ class Training(_Table):
     weight_decay: float | None = None
     batch_size: int | None = None
     epochs: float | None = None
+    manifest: str | None = None
 
 
 class Checkpoint(_Table):
@@ -90,13 +95,18 @@ class Model:
     card: ModelCard
     files: dict[str, str]
 
+    @property
+    def manifest(self) -> Path | None:
+        """The file that lists what it was trained on; None where nobody has stated it."""
+        return self.folder / self.card.training.manifest if self.card.training.manifest else None
+
     def adapter(self) -> Adapter:
         """An instance of the adapter that `model.toml` names."""
         return load_adapter(self.card, self.folder)
 
     def architecture(self) -> str:
         """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
-        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml"}
+        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
         other = {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
         source = "" if self.card.adapter in BUILT_IN else _source(self.adapter())
         text = json.dumps([self.card.adapter, self.card.adapter_args, other, source], sort_keys=True)
@@ -166,7 +176,30 @@ def read_model(folder: Path) -> Model:
         _check_file(path, folder / checkpoint.file)
     names = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     files = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in names}
+    if (manifest := card.training.manifest) is not None and manifest not in files:
+        expected = f"a file {manifest} of the folder"
+        raise ModelError(f"{path}: key 'training.manifest'", expected=expected, found="no such file")
     return Model(folder, card, files)
+
+
+def state_manifest(folder: Path, data: bytes, name: str = "manifest.json") -> None:
+    """Put what a run was trained on into a model folder, and name it in `model.toml`, last.
+
+    Raises:
+        ModelError: there is no model, or its card names another file.
+    """
+    path = folder / "model.toml"
+    before = read_model(folder).card.training.manifest
+    if before not in (None, name):
+        raise ModelError(f"{path}: key 'training.manifest'", expected=f"none, or {name}", found=repr(before))
+    (folder / name).write_bytes(data)
+    if before is None:
+        lines, said = path.read_text().splitlines(), f"manifest = {json.dumps(name)}"
+        if "[training]" in lines:
+            lines.insert(lines.index("[training]") + 1, said)
+        else:
+            lines = [*lines[: (at := lines.index("[[checkpoints]]"))], "[training]", said, "", *lines[at:]]
+        path.write_text("\n".join(lines) + "\n")
 
 
 def load_adapter(card: ModelCard, folder: Path) -> Adapter:

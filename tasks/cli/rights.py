@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from provenance.core.errors import InputError
-from tasks.cli.shared import AsJson, console, print_json
+from provenance.core.errors import InputError, parse_day
+from tasks.cli.shared import AsJson, Known, console, known_time, print_json
 from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
+
+
 signals = typer.Typer(no_args_is_help=True, help="What the servers of sources say of their use: robots.txt, Content-Usage, ...")
 app.add_typer(signals, name="signals")
 
@@ -89,3 +92,82 @@ def known_at(text: str | None) -> datetime | None:
     except ValueError as error:
         raise InputError("--known", expected="a time such as 2026-11-20T12:00", found=repr(text)) from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+OnDay = Annotated[str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
+
+
+@app.command("claims")
+def rights_claims(
+    work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
+    day: OnDay = None,
+    known: Known = None,
+    night: Annotated[
+        str | None, typer.Option("--night", metavar="YYYY-MM-DD", help="As that published night had it, from its own corpus.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who owns a work on a day, in which stakes and on what evidence, as it was believed at a time.
+
+    Example: `provenance rights claims pypi:httpx/_client.py --day 2026-11-20 --known 2026-11-22`
+    """
+    from tasks.claims import claims_of
+    from tasks.screens import claims_screen
+    from tasks.settings import load
+
+    if night and known:
+        raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
+    found = claims_of(
+        load().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
+    )
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*claims_screen(found), sep="\n", soft_wrap=True)
+
+
+@app.command("manifest")
+def rights_manifest(
+    use: Annotated[str, typer.Option("--use", help="What the works would be used for.")] = "train",
+    day: OnDay = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a copy of it to this file.")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="Check a manifest against its corpus and what is known now; write none.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the training manifest: exactly the works of the corpus in force that a model to come may be trained on.
+
+    Left out is what is in quarantine, what an owner has opted out of, what is disputed and what a signal forbids. The same
+    inputs give the same bytes, below `rights/manifests/`.
+
+    Example: `provenance rights manifest --out manifest.json`
+    """
+    from tasks.clear import check_manifest, write_manifest
+    from tasks.settings import load
+
+    settings = load()
+    if check is not None:
+        if not check.is_file():
+            raise InputError(f"--check {check}", expected="a training manifest", found="no such file")
+        manifest = check_manifest(settings, check.read_bytes(), str(check))
+        where = str(check)
+    else:
+        key, manifest = write_manifest(settings, use=use, day=_day("--day", day) or datetime.now(UTC).date())
+        where = settings.store.open().locate(key)
+        if out is not None:
+            out.write_bytes(manifest.as_bytes())
+    facts = {"manifest": where, **manifest.facts}
+    if as_json:
+        print_json(facts)
+        return
+    cleared, left = facts["cleared"], facts["left_out"]
+    console.print(
+        f"{where}: {cleared['works']} works, {cleared['examples']} examples cleared for {facts['use']}", soft_wrap=True
+    )
+    reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
+    console.print(f"Left out: {left['works']} works, {left['examples']} examples{f' ({reasons})' if reasons else ''}")
+
+
+def _day(option: str, text: str | None) -> date | None:
+    return parse_day(option, text) if text else None

@@ -1,5 +1,7 @@
 """What an opt-out does: to the nights on and after its day, to those before, and to what is trained next."""
 
+import json
+import shutil
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -7,9 +9,14 @@ import pytest
 from samples import corpus_frames, deliver
 from stages import SMALL, STAGES, night, run
 
+from provenance.core.errors import CheckFailed, ContractError, InputError, ModelError
 from provenance.core.store import from_parquet
+from provenance.corpus.examples import parties, read_corpus
+from provenance.features.model import read_model
 from provenance.settlement import exports, ledger
+from tasks import clear
 from tasks.accounts import claim
+from tasks.claims import claims_of
 from tasks.database import open_ledger
 from tasks.diff import diff
 from tasks.ingest import ingest
@@ -150,3 +157,145 @@ def test_labels_touch_no_feature(place):
     assert store.list("features") == features
     assert load_night(store, again).choices
     assert not load_night(store, handed).choices
+
+
+def cleared_terms(store, corpus):
+    """Terms under which every work may be used."""
+    works = pl.concat([store.read_table(part.key, columns=["work_id"]) for part in corpus.shards]).unique()
+    return works.with_columns(
+        quarantine=pl.lit(""), licence_spdx=pl.lit("MIT"), licence_class=pl.lit("commercial"), asserted_by=pl.lit("source")
+    )
+
+
+def test_tomorrow_s_training_manifest_lacks_what_was_opted_out_of_today(place, monkeypatch, command_line, tmp_path):
+    settings, store, _ = place
+    monkeypatch.setattr(clear, "read_rights", cleared_terms)
+    early, manifest = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    assert len(manifest.works) == 21
+    opt_out(store, "owner-0", "work-0-1", choice="paid", **SAID)
+    key, manifest = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    assert key != early
+    assert "work-0-1" not in manifest.works
+    assert len(manifest.works) == 20
+    assert manifest.facts["left_out"] == {"works": 1, "examples": 3, "because": {"opt-out": 1}}
+    assert "work-0-1" in clear.make_manifest(settings, use="train", day=date(2026, 11, 19))[0].works
+    assert clear.write_manifest(settings, use="train", day=date(2026, 11, 21))[0] == key
+    assert len(store.list("rights/clearance")) == 2
+
+    clear.check_manifest(settings, store.read(key), key)
+    with pytest.raises(CheckFailed, match=r"work-0-1: opt-out: of owner-0; .*differs"):
+        clear.check_manifest(settings, store.read(early), early)
+    said = json.loads(store.read(key))
+    said["works"]["work-1-0"].pop()
+    with pytest.raises(CheckFailed, match="work-1-0: other examples"):
+        clear.check_manifest(settings, json.dumps(said).encode(), "m")
+
+    out = tmp_path / "manifest.json"
+    code, told, _ = command_line("rights", "manifest", "--day", "2026-11-21", "--out", str(out))
+    assert (code, "20 works" in told, "Left out: 1 works, 3 examples (1 opt-out)" in told) == (0, True, True)
+    assert out.read_bytes() == store.read(key)
+    assert command_line("rights", "manifest", "--check", str(out))[0] == 0
+    out.write_text(json.dumps(said))
+    code, _, told = command_line("rights", "manifest", "--check", str(out))
+    assert (code, "work-1-0: other examples" in told) == (1, True)
+
+
+def test_a_model_that_was_trained_on_something_else_is_refused(place, tiny_model, tmp_path, environment, caplog):
+    _, store, _ = place
+    examples = pl.read_parquet(f"{store.path('corpus')}/examples.parquet")
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_model, model)
+    caplog.set_level("INFO")
+    run(STAGES[0], DAY)
+    assert "nobody has stated what it was trained on" in caplog.text
+    clear.state_training(model, examples)
+    clear.state_training(model, examples)
+    assert (model / "model.toml").read_text().count('manifest = "manifest.json"') == 1
+    assert read_model(model).architecture() == read_model(tiny_model).architecture(), "no feature is computed again"
+    environment(store, MODEL__FOLDER=str(model), **SMALL)
+    run(STAGES[0], DAY)
+    clear.state_training(model, examples.filter(pl.col("work_id") != "work-2-0"))
+    with pytest.raises(
+        InputError, match=r"manifest.json: .*found work 'work-2-0': 0 of its 0 .*3 of the corpus's 3 it was not"
+    ):
+        run(STAGES[0], DAY)
+    (model / "manifest.json").unlink()
+    with pytest.raises(
+        ModelError, match=r"'training.manifest': expected a file manifest.json of the folder, found no such file"
+    ):
+        run(STAGES[0], DAY)
+
+
+def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, command_line):
+    _, store, _ = place
+    believed = datetime.now(UTC)
+    frames = with_copy(corpus_frames())
+    old, new = date(2026, 11, 19), date(2026, 11, 20)
+    sold = frames["claims"].with_columns(
+        valid_to=pl.when(pl.col("work_id") == "work-2-0").then(pl.lit(old)), evidence=pl.lit("registered")
+    )
+    bought = {"work_id": "work-2-0", "owner_id": "owner-3", "stake_ppb": PPB, "valid_from": new, "evidence": "contract 7"}
+    frames["claims"] = pl.concat([sold, pl.DataFrame([bought])], how="diagonal_relaxed")
+    disputes = {"work_id": ["work-1-0"], "owner_id": ["eve"], "opened_on": [new], "evidence": ["a letter"]}
+    deliver(store, frames | {"disputes": pl.DataFrame(disputes)}, days=())
+    ingest()
+
+    def owners(found):
+        return [(row["owner_id"], row["stake_ppb"], row["evidence"]) for row in found["stakes"]]
+
+    assert owners(claims_of(store, "work-2-0", day=old)) == [("owner-2", PPB, "registered")]
+    assert owners(claims_of(store, "work-2-0", day=new)) == [("owner-3", PPB, "contract 7")]
+    assert owners(claims_of(store, "work-2-0", day=new, known=believed)) == [("owner-2", PPB, None)]
+    found = claims_of(store, "work-1-0", day=new)
+    assert [(row["owner_id"], row["evidence"]) for row in found["disputes"]] == [("eve", "a letter")]
+    assert [(row["account"], row["party_id"]) for row in found["parties"]] == [("escrow", "dispute-work-1-0")]
+    with pytest.raises(InputError, match="corpus in force at 2020-.*found none before 20"):
+        claims_of(store, "work-1-0", known=datetime(2020, 1, 1, tzinfo=UTC))
+    with pytest.raises(InputError, match="Did you mean 'work-1-0'"):
+        claims_of(store, "work-1-00")
+    code, told, _ = command_line("rights", "claims", "work-2-0", "--day", "2026-11-20", "--json")
+    assert (code, json.loads(told)["stakes"][0]["owner_id"]) == (0, "owner-3")
+    code, told, _ = command_line("rights", "claims", "work-1-0", "--day", "2026-11-20")
+    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, "dispute-work-1-0" in told) == (0, True, True)
+
+    frozen = load_night(store, run(STAGES[0], DAY))
+    held = parties(frozen.read_corpus(store, "work_id", "owner_id"), frozen.read_claims(store), frozen.date)
+    assert held.filter(work_id="work-1-0").rows() == [("work-1-0", "escrow", "dispute-work-1-0", PPB)]
+    assert not load_night(store, run(STAGES[0], BEFORE)).read_claims(store)["choice"].drop_nulls().len()
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "message"),
+    [
+        ("disputes", [("work-9", "eve", date(2026, 1, 2), None)], r"disputes.parquet: row 0 .*'work_id': expected a work of"),
+        ("disputes", [("work-1-0", "eve", date(2026, 1, 2), date(2026, 1, 1))], r"'closed_on': expected a day on or after"),
+        ("claims", [("work-1-0", "owner-1", PPB, date(2026, 1, 2), date(2026, 1, 1))], r"'valid_to': expected a day on or"),
+        ("claims", [("work-1-0", "owner-1", PPB // 2 + 1, None, None), ("work-1-0", "owner-2", PPB // 2, None, None)],
+         r"work_id 'work-1-0': column 'stake_ppb': expected stakes that sum to 1,000,000,000.*, found"),
+    ],
+)  # fmt: skip
+def test_claims_and_disputes_that_cannot_be_are_refused(store, table, rows, message):
+    frames = corpus_frames()
+    if table == "disputes":
+        names = ["work_id", "owner_id", "opened_on", "closed_on"]
+        schema = {"closed_on": pl.Date}
+        frames[table] = pl.DataFrame(rows, schema=names, orient="row", schema_overrides=schema).with_columns(
+            evidence=pl.lit("x")
+        )
+    else:
+        names = ["work_id", "owner_id", "stake_ppb", "valid_from", "valid_to"]
+        mine = pl.DataFrame(rows, schema=names, orient="row", schema_overrides={"valid_to": pl.Date, "valid_from": pl.Date})
+        frames[table] = pl.concat([frames["claims"].filter(pl.col("work_id") != "work-1-0"), mine], how="diagonal_relaxed")
+    deliver(store, frames, days=())
+    with pytest.raises(ContractError, match=message):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize(("column", "name"), [("owner_id", "held-ann"), ("work_id", "dispute-w")])
+def test_no_name_can_be_taken_for_what_is_held_or_disputed(store, column, name):
+    frames = corpus_frames()
+    unmatched = pl.col("unmatched_reason").is_not_null()
+    frames["examples"] = frames["examples"].with_columns(pl.when(unmatched).then(pl.lit(name)).otherwise(column).alias(column))
+    deliver(store, frames, days=())
+    with pytest.raises(ContractError, match=f"column '{column}': expected a name that does not begin with held- or dispute-"):
+        read_corpus(store, "corpus")

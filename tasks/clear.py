@@ -1,0 +1,154 @@
+"""Which works a model to come may be trained on: the training manifest, written, checked, and put beside a model."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.contracts import CLEARANCE, SIGNALS
+from provenance.core.errors import CheckFailed, InputError
+from provenance.core.store import digest, sha256
+from provenance.corpus import records
+from provenance.corpus.clearance import Manifest, check_trained_on, clear, cleared, contents, read_manifest, stated
+from provenance.corpus.examples import open_on
+from provenance.corpus.optouts import in_force
+from provenance.corpus.shards import corpus_in_force, load_frozen
+from provenance.features.model import Model, state_manifest
+from tasks.optouts import recorded
+from tasks.publish import code_version
+from tasks.settings import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from provenance.core.store import Store
+    from provenance.corpus.shards import FrozenCorpus
+    from tasks.settings import Settings
+
+COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
+POLICY = "infra/settings/rights.toml"
+# What a manifest says of circumstances, and not of works.
+CIRCUMSTANCES = ("code_version",)
+
+
+def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None = None) -> tuple[Manifest, pl.DataFrame]:
+    """The works that may be used on a day, as it is known now, and the clearance of every work.
+
+    Args:
+        corpus: digest of a frozen corpus; by default the one in force.
+    """
+    store = settings.store.open()
+    frozen = load_frozen(store, corpus) if corpus else corpus_in_force(store)
+    examples = read_examples(store, frozen)
+    verdicts = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
+    optouts = in_force(recorded(store), day)
+    disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
+    clearance = clear(examples, read_rights(store, frozen), optouts, verdicts, use, disputes=disputes)
+    facts: dict[str, Any] = {
+        "use": use,
+        "day": str(day),
+        "corpus": frozen.digest,
+        "policy": policy_digest(settings),
+        "clearance": digest(clearance.rows()),
+        "code_version": code_version(),
+    }
+    return cleared(examples, clearance, facts), clearance
+
+
+def write_manifest(settings: Settings, *, use: str, day: date) -> tuple[str, Manifest]:
+    """Write the training manifest of the corpus in force; returns its key. The same again writes nothing."""
+    store = settings.store.open()
+    manifest, clearance = make_manifest(settings, use=use, day=day)
+    data = manifest.as_bytes()
+    key = f"{records.ROOT}/manifests/{use}/day={day}/{sha256(data)[:32]}.json"
+    if store.create(key, data):
+        records.append(store, CLEARANCE, clearance)
+    return key, manifest
+
+
+def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
+    """A manifest whose works are those of its corpus that are cleared on its day, as it is known now.
+
+    Raises:
+        InputError: it is no manifest, or says too little to be checked.
+        CheckFailed: it lists other works or examples, or says something that is not so.
+    """
+    manifest = read_manifest(data, where)
+    try:
+        facts = {name: str(manifest.facts[name]) for name in ("use", "day", "corpus")}
+    except KeyError as error:
+        hint = "What a training run states has none of these, and is checked by the night."
+        raise InputError(where, expected="use, day and corpus", found=f"no {error.args[0]}", hint=hint) from None
+    made, clearance = make_manifest(settings, use=facts["use"], day=date.fromisoformat(facts["day"]), corpus=facts["corpus"])
+    reasons = dict(clearance.select("work_id", "because").iter_rows())
+    problems = [f"{work}: not of the corpus" for work in sorted(manifest.works.keys() - reasons.keys())]
+    problems += [
+        f"{work}: {'; '.join(reasons[work])}" for work in sorted(manifest.works.keys() & reasons.keys() - made.works.keys())
+    ]
+    problems += [f"{work}: cleared, and not in it" for work in sorted(made.works.keys() - manifest.works.keys())]
+    both = sorted(made.works.keys() & manifest.works.keys())
+    problems += [f"{work}: other examples" for work in both if made.works[work] != manifest.works[work]]
+    said = sorted({*manifest.facts, *made.facts} - {*CIRCUMSTANCES})
+    problems += [f"{name} differs" for name in said if manifest.facts.get(name) != made.facts.get(name)]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckFailed(f"{where}: {'; '.join(problems[:5])}{more}")
+    return manifest
+
+
+def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | None:
+    """What a model's training run states, held against a corpus; None where it states nothing.
+
+    Raises:
+        InputError: it is no manifest, or lists other works or examples.
+    """
+    if (path := model.manifest) is None:
+        return None
+    manifest = read_manifest(path.read_bytes(), str(path))
+    check_trained_on(manifest, contents(read_examples(store, corpus)), str(path))
+    return manifest
+
+
+def state_training(folder: Path, examples: pl.DataFrame) -> None:
+    """Put what a run was trained on beside its checkpoints, as `manifest.json`, and name it in `model.toml`.
+
+    Args:
+        folder: a model folder.
+        examples: `work_id, content` of what it was trained on.
+    """
+    digests = pl.Series([sha256(content) for content in examples["content"]], dtype=pl.String)
+    ordered = examples.select("work_id", content_sha256=digests, example_id=digests, position=pl.lit(None, pl.Int64))
+    state_manifest(folder, stated(ordered).as_bytes())
+
+
+def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
+    """What a manifest is made of, of all examples that a model is trained on."""
+    return pl.concat([store.read_table(part.key, columns=COLUMNS) for part in corpus.shards])
+
+
+def read_rights(store: Store, corpus: FrozenCorpus) -> pl.DataFrame | None:
+    """The rights table of a corpus; None for corpora that were frozen before anybody looked."""
+    part = getattr(corpus, "rights", None)
+    return store.read_table(part.key) if part else None
+
+
+def policy_digest(settings: Settings) -> str:
+    """Digest of the policy on rights; empty where there is none."""
+    path = CHECKOUT / str(getattr(getattr(settings, "rights", None), "policy", POLICY))
+    return sha256(path.read_bytes()) if path.is_file() else ""
+
+
+def _verdicts(settings: Settings, store: Store, uris: Iterable[str], use: str, day: date) -> pl.DataFrame:
+    """What the signals that were known by the end of a day say of a use; nothing where none were collected."""
+    until = datetime.combine(day, time.min, UTC) + timedelta(days=1)
+    signals = records.read(store, SIGNALS, known=until)
+    if signals.is_empty():
+        return pl.DataFrame(schema={"source_uri": pl.String, "allowed": pl.Boolean, "because": pl.String})
+    module = importlib.import_module("provenance.corpus.signals.verdicts")
+    days = getattr(getattr(settings, "signals", None), "days", None)
+    found: pl.DataFrame = module.verdicts(signals, uris, use, now=until, days=days)
+    return found

@@ -1,0 +1,106 @@
+"""What a model may be trained on: what is cleared, why the rest is not, and whether a model was trained on just that."""
+
+import json
+from datetime import date
+
+import polars as pl
+import pytest
+from samples import corpus_frames
+
+from provenance.core.errors import ContractError, InputError
+from provenance.corpus.clearance import check_trained_on, clear, cleared, contents, read_manifest, stated
+from provenance.corpus.examples import check_examples
+
+NO_OPTOUTS = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String})
+NO_VERDICTS = pl.DataFrame(schema={"source_uri": pl.String, "allowed": pl.Boolean, "because": pl.String})
+
+
+@pytest.fixture
+def examples():
+    return check_examples(corpus_frames(owners=3, each=6)["examples"], "examples")
+
+
+def rights(examples, **quarantine):
+    rows = [
+        {"work_id": work, "quarantine": quarantine.get(work.replace("-", "_"), ""), "licence_spdx": "MIT",
+         "licence_class": "commercial", "asserted_by": "source"}
+        for work in examples["work_id"].unique().sort()
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def because(table):
+    return {
+        work: reasons for work, cleared, reasons in table.select("work_id", "cleared", "because").iter_rows() if not cleared
+    }
+
+
+def test_nothing_is_cleared_where_nobody_has_looked_at_rights(examples):
+    table = clear(examples, None, NO_OPTOUTS, NO_VERDICTS)
+    assert table["cleared"].sum() == 0
+    assert set(table["because"].explode()) == {"terms: nobody has looked under which it came"}
+
+
+def test_each_reason_keeps_a_work_out_and_is_told(examples):
+    uri = examples.filter(work_id="work-2-0")["source_uri"][0]
+    verdicts = pl.DataFrame(
+        {"source_uri": [uri, "https://example.org/work-2-1", "elsewhere"], "allowed": [False, None, False], "because": "robots"}
+    )
+    optouts = pl.DataFrame({"work_id": ["work-0-0", "work-0-0"], "owner_id": ["owner-1", "owner-0"]})
+    disputes = pl.DataFrame({"work_id": ["work-1-1"], "owner_id": ["eve"], "opened_on": [date(2026, 11, 1)]})
+    terms = rights(examples, work_0_0="forbidden", work_1_0="unspecified")
+    table = clear(examples, terms, optouts, verdicts, disputes=disputes)
+    assert because(table) == {
+        "work-0-0": ["quarantine: forbidden", "opt-out: of owner-0", "opt-out: of owner-1"],
+        "work-1-0": ["quarantine: unspecified"],
+        "work-1-1": ["dispute: by eve since 2026-11-01"],
+        "work-2-0": [f"signal: {uri}: robots"],
+    }
+    assert set(table.filter(pl.col("cleared"))["because"].explode()) == {"terms: MIT (commercial), by source"}
+    manifest = cleared(examples, table, {"use": "train"})
+    assert sorted(manifest.works) == ["work-0-1", "work-2-1"]
+    assert manifest.facts["left_out"] == {
+        "works": 4, "examples": 12, "because": {"dispute": 1, "opt-out": 1, "quarantine": 2, "signal": 1},
+    }  # fmt: skip
+    assert manifest.facts["cleared"] == {"works": 2, "examples": 6}
+
+
+def test_the_same_works_are_the_same_bytes_in_whatever_order_they_come(examples):
+    shuffled = examples.sample(fraction=1, shuffle=True, seed=1)
+    made = [
+        cleared(frame, clear(frame, rights(frame), NO_OPTOUTS, NO_VERDICTS), {"day": "d"}).as_bytes()
+        for frame in (examples, shuffled)
+    ]
+    assert made[0] == made[1]
+    manifest = read_manifest(made[0], "m")
+    assert manifest.as_bytes() == made[0]
+    check_trained_on(manifest, contents(shuffled), "m")
+
+
+def test_a_model_trained_on_something_else_is_refused(examples):
+    trained = stated(examples.filter(pl.col("work_id") != "work-1-0"))
+    with pytest.raises(InputError) as refused:
+        check_trained_on(trained, contents(examples.filter(pl.col("position") < 2)), "model/manifest.json")
+    assert "work 'work-0-0': 1 of its 3 examples are not in the corpus, 0 of the corpus's 2" in str(refused.value)
+    assert "In all 6 works differ: 5 examples that it was trained on and the corpus has not, 2 the other way" in str(
+        refused.value
+    )
+    check_trained_on(stated(examples), contents(examples), "m")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", r"m: expected a training manifest: .*, found JSONDecodeError"),
+        (b"[]", r"expected a training manifest"),
+        (b"{}", r"found KeyError: 'works'"),
+        (b'{"works": []}', r"found AttributeError"),
+        (b'{"works": {"w": "abc"}}', r"m: work 'w': expected a list of SHA-256 in hex, found 'abc'"),
+        (json.dumps({"works": {"w": ["abc"]}}).encode(), r"work 'w': expected a list of SHA-256 in hex"),
+        (b'{"works": {"w": 1}}', r"found TypeError"),
+        (b"\x80", r"expected a training manifest: .*, found UnicodeDecodeError"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(data, message):
+    with pytest.raises(ContractError, match=message):
+        read_manifest(data, "m")
