@@ -1,6 +1,7 @@
 """What sources say of their use is read, whatever it looks like, and weighed by the stated precedence."""
 
 from datetime import UTC, datetime, timedelta
+from time import process_time
 
 import polars as pl
 import pytest
@@ -12,6 +13,7 @@ from provenance.core.contracts import SIGNALS, conform
 from provenance.corpus.signals import aipref, aitxt, html, robots, rsl, tdmrep
 from provenance.corpus.signals.answers import Answer, origin_of, page_of
 from provenance.corpus.signals.fetch import is_public
+from provenance.corpus.signals.patterns import matches
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, STALE, verdicts, weigh
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -380,6 +382,26 @@ def test_sources_without_signals_say_so():
     assert found["allowed"].null_count() == 4
     told = dict(found.select("source_uri", pl.col("because").list.first()).iter_rows())
     assert told == {"pkg:pypi/x": NOT_ON_THE_WEB, SITE: NOT_COLLECTED, "http://[": NOT_ON_THE_WEB, "": NOT_ON_THE_WEB}
+
+
+def test_a_site_that_says_nothing_is_not_one_that_was_not_asked():
+    assert verdicts(frame(robots_rows("")), [SITE])["because"][0].to_list() == ["nothing is said on train"]
+
+
+def test_thousands_of_agents_and_stars_take_no_long_time():
+    named = b"".join(b"User-agent: a%d\n" % n for n in range(15_000)) + b"Content-Usage: / train-ai=n\nAllow: /\n" * 5_000
+    stars = b"User-agent: GPTBot\nDisallow: /" + b"*a" * 200_000
+    begun = process_time()
+    for body in (named, stars, b"User-agent: GPTBot\n" * 25_000):
+        allowed(robots_rows(body), "/" + "a" * 2_000)
+    assert process_time() - begun < 10
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab/*$%2.?~", max_size=8), st.text("ab/$%2.?~", max_size=8))
+def test_patterns_match_as_protego_has_it(pattern, path):
+    url = f"{SITE}/{path}"
+    assert matches(f"/{pattern}", url) == (not Protego.parse(f"User-agent: *\nDisallow: /{pattern}\n").can_fetch(url, "*"))
 
 
 def test_addresses_have_one_spelling():

@@ -56,13 +56,14 @@ def parse_robots(answer: Answer, *, agent: str = "") -> list[Row]:
         path, preference = _parted(rule.value)
         pattern = pattern_of(path, answer.about) or "/"
         scope = answer.about + pattern
+        whom = agent if own else robots.EVERYBODY
         if rule.name == KIND:
-            found += _rows(answer, KIND, scope, preference, says=rule.line, problem=problem)
+            found += _rows(answer, KIND, scope, preference, says=rule.line, problem=problem, agents=whom)
         else:
             pairs = (part.partition("=") for part in preference.split(","))
             words = {label.strip().lower(): WORDS.get(value.strip().lower()) for label, _, value in pairs if label.strip()}
             found += [
-                row(answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, problem=problem)
+                row(answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, problem=problem, agents=whom)
                 for label, allowed in words.items()
             ]
     return found
@@ -76,9 +77,12 @@ def _parted(value: str) -> tuple[str, str]:
     return path, rest[0] if rest else ""
 
 
-def _rows(answer: Answer, kind: str, scope: str, text: str, *, says: str, problem: str = "") -> list[Row]:
+def _rows(answer: Answer, kind: str, scope: str, text: str, *, says: str, problem: str = "", agents: str = "") -> list[Row]:
     allowed, unread = preferences(text)
     if unread or not allowed:
         problem = "; ".join(part for part in (problem, unread) if part)
-        return [row(answer, kind, "train", says=says, scope=scope, problem=problem)]
-    return [row(answer, kind, label, says=says, scope=scope, allowed=v, problem=problem) for label, v in allowed.items()]
+        return [row(answer, kind, "train", says=says, scope=scope, problem=problem, agents=agents)]
+    return [
+        row(answer, kind, label, says=says, scope=scope, allowed=value, problem=problem, agents=agents)
+        for label, value in allowed.items()
+    ]

@@ -33,16 +33,17 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
         return [silence(answer, KIND)]
     text, problem = answer.text()
     asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
+    names = frozenset(asked)
     found = []
     for rule in rules(text):
         if rule.name not in {"allow", "disallow"}:
             continue
-        whom = sorted(asked[name] for name in rule.agents if name in asked)
+        whom = sorted(asked[name] for name in names & rule.agents)
         allowed = rule.name == "allow" or not rule.value
         for pattern in patterns(rule.value or "/", answer.about) if whom else ():
             scope = answer.about + pattern
             agents_named = ", ".join(whom)
-            says = f"{rule.name.capitalize()}: {rule.value} (User-agent: {agents_named})"
+            says = f"{rule.line} (User-agent: {agents_named})"
             found.append(
                 row(answer, KIND, "train", says=says, scope=scope, allowed=allowed, agents=agents_named, problem=problem)
             )

@@ -28,20 +28,20 @@ GROUPED = ("allow", "disallow", "content-usage", "content-signal")
 class Rule:
     """A line of a file with groups: whom it is for (nobody where it stands in no group), its name and its value."""
 
-    agents: tuple[str, ...]
+    agents: frozenset[str]
     name: str
     value: str
 
     @property
     def line(self) -> str:
-        """The line, with whom it is for."""
-        named = f" (User-agent: {', '.join(self.agents)})" if self.agents else ""
-        return f"{self.name.title()}: {self.value}{named}"
+        """The line as it is usually spelt."""
+        return f"{self.name.title()}: {self.value}"
 
 
 def rules(text: str) -> Iterator[Rule]:
     """The lines of a robots.txt, or of a file that is written like one, in order."""
-    agents: tuple[str, ...] = ()
+    group: set[str] = set()
+    agents: frozenset[str] = frozenset()
     naming = False
     for line in re.split(r"[\r\n]+", text):
         name, colon, value = line.split("#", 1)[0].partition(":")
@@ -49,13 +49,15 @@ def rules(text: str) -> Iterator[Rule]:
         if not colon:
             continue
         if name == "user-agent":
-            agents = (*agents, token(value)) if naming else (token(value),)
+            group = group if naming else set()
+            group.add(token(value))
             naming = True
         elif name in GROUPED:
+            agents = frozenset(group) if naming else agents  # one for all rules of a group, which may name thousands
             naming = False
             yield Rule(agents, name, value)
         else:  # of the whole file, such as License; it ends no group
-            yield Rule((), name, value)
+            yield Rule(frozenset(), name, value)
 
 
 def token(agent: str) -> str:
@@ -69,19 +71,19 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
     Agents with the same rules are one key. `Disallow:` with nothing allows everything.
     """
     asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
+    names = frozenset(asked)
     found: dict[str, list[tuple[bool, str, str]]] = {}
     for rule in rules(text):
         if rule.name not in {"allow", "disallow"} or (not rule.value and rule.name == "allow"):
             continue
         pattern = pattern_of(rule.value or "/", origin)
-        for name in rule.agents:
-            if name in asked and pattern is not None:
-                entry = (rule.name == "allow" or not rule.value, pattern, f"{rule.name.capitalize()}: {rule.value}")
-                found.setdefault(asked[name], []).append(entry)
+        for name in names & rule.agents if pattern is not None else ():
+            entry = (rule.name == "allow" or not rule.value, pattern, rule.line)
+            found.setdefault(asked[name], []).append(entry)
     same: dict[tuple[tuple[bool, str, str], ...], list[str]] = {}
     for name, entries in found.items():
         same.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
-    return {tuple(sorted(names)): list(entries) for entries, names in same.items()}
+    return {tuple(sorted(whom)): list(entries) for entries, whom in same.items()}
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:

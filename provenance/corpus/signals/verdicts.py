@@ -88,11 +88,15 @@ def verdicts(
     Returns:
         `source_uri, allowed, because`, sorted; `allowed` is null where nothing is said, and `because` names what counts first.
     """
-    rounds = _in_force(signals)
+    asked = _asked(use, general=general)
+    rounds = {  # what could be told of: most of a robots.txt is not about the use
+        about: [(r, over) for r, over in found if over != REPLACED and (r["problem"] or not _silent(r, use, asked))]
+        for about, found in _in_force(signals).items()
+    }
     rows = []
     for uri in sorted(set(uris)):
         allowed, weighed = _weigh(rounds, uri, use, now, days, general=general)
-        rows.append({"source_uri": uri, "allowed": allowed, "because": _because(uri, use, allowed, weighed)})
+        rows.append({"source_uri": uri, "allowed": allowed, "because": _because(rounds, uri, use, allowed, weighed)})
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -142,8 +146,7 @@ def _weigh(
     origin, page = origin_of(uri), page_of(uri)
     if origin is None or page is None:
         return None, []
-    use = USES.get(use, use)
-    asked = {use, *WIDER.get(use, ()), *(("crawl",) if general else ())}
+    asked = _asked(use, general=general)
     left: list[Weighed] = []
     files: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row, over in [*rounds.get(page, ()), *(rounds.get(origin, ()) if origin != page else ())]:
@@ -173,6 +176,12 @@ def _weigh(
         else:
             left.append(Weighed(row, counts=False, why=LESS_RESTRICTIVE))
     return allowed, sorted(left, key=lambda w: (not w.counts, w.signal["kind"], w.signal["url"], w.signal["scope"], w.why))
+
+
+def _asked(use: str, *, general: bool) -> set[str]:
+    """The uses by which signals speak of a use."""
+    own = USES.get(use, use)
+    return {own, *WIDER.get(own, ()), *(("crawl",) if general else ())}
 
 
 def _silent(row: Row, use: str, asked: set[str]) -> str:
@@ -222,11 +231,14 @@ def _counting(row: Row, leading: Sequence[Row], now: datetime | None, days: int 
     return "; ".join(parts)
 
 
-def _because(uri: str, use: str, allowed: bool | None, weighed: Sequence[Weighed]) -> list[str]:
+def _because(
+    rounds: dict[str, list[tuple[Row, str]]], uri: str, use: str, allowed: bool | None, weighed: Sequence[Weighed]
+) -> list[str]:
     """What counts, what contradicts it, and what could not be read."""
-    if origin_of(uri) is None:
+    origin, page = origin_of(uri), page_of(uri)
+    if origin is None:
         return [NOT_ON_THE_WEB]
-    if not weighed:
+    if origin not in rounds and page not in rounds:
         return [NOT_COLLECTED]
     told = [described(w) for w in weighed if w.counts]
     told += [described(w) for w in weighed if w.why in CONTRARY and w.signal["allowed"] != allowed]
