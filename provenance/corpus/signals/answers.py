@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -135,6 +136,7 @@ def pattern_of(text: str, origin: str) -> str | None:
     return text if text.startswith("/") else f"/{text}"
 
 
+@lru_cache(maxsize=4096)
 def _web(uri: str) -> httpx.URL | None:
     scheme, colon, rest = uri.strip().partition(":")
     try:

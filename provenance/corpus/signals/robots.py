@@ -77,7 +77,9 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
         if rule.name not in {"allow", "disallow"} or (not rule.value and rule.name == "allow"):
             continue
         pattern = pattern_of(rule.value or "/", origin)
-        for name in names & rule.agents if pattern is not None else ():
+        if pattern is None:
+            continue
+        for name in names & rule.agents:
             entry = (rule.name == "allow" or not rule.value, pattern, rule.line)
             found.setdefault(asked[name], []).append(entry)
     same: dict[tuple[tuple[bool, str, str], ...], list[str]] = {}
