@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import ssl
 import threading
 import time
 import zlib
@@ -9,7 +10,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from provenance.core.contracts import SIGNALS
@@ -190,6 +195,47 @@ def test_what_cannot_be_asked_is_a_problem_and_no_error(url):
     found = ask(url)
     assert found.status == 0
     assert found.problem
+
+
+@pytest.fixture
+def certified(site, tmp_path):
+    """The site with a certificate for localhost, and a context that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(datetime.now(UTC) - timedelta(days=1)).not_valid_after(datetime.now(UTC) + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "site.pem").write_bytes(pem + key.private_bytes(*plain))
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "site.pem")
+    site.socket = serving.wrap_socket(site.socket, server_side=True)
+    return ssl.create_default_context(cadata=pem.decode())
+
+
+def test_certificates_are_checked_against_the_name_though_the_address_is_connected_to(site, certified):
+    site.answers["/"] = (200, {}, b"x")
+
+    async def run(host):
+        limits = Limits(5, private=True)
+        async with httpx.AsyncClient(verify=certified, trust_env=False) as client:
+            return await fetch(client, f"https://{host}:{site.server_address[1]}/", about="", now=NOON, limits=limits)
+
+    assert asyncio.run(run("localhost")).body == b"x"
+    assert site.headers_seen[0]["Host"] == f"localhost:{site.server_address[1]}"
+    assert "certificate" in asyncio.run(run("127.0.0.1")).problem
+
+
+def test_an_address_that_takes_no_connection_is_followed_by_the_next(site, monkeypatch):
+    site.answers["/"] = (200, {}, b"x")
+
+    async def both(*_, **__):
+        return [(0, 0, 0, "", ("127.0.0.2", 0)), (0, 0, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", both)
+    url = site.url.replace("127.0.0.1", "two.test")
+    assert ask(url).body == b"x"
 
 
 # a collection

@@ -2,7 +2,7 @@
 
 An answer is never more than its limit of bytes, decoded, nor later than its limit of time from the first look-up to the last
 byte; a redirect is followed five times and never twice to the same place. Only public addresses are asked unless private ones
-are allowed: the address is looked up once, checked, and then the one that is connected to. No cookie, login or proxy of ours
+are allowed: a name is looked up once, and what was checked is what is connected to. No cookie, login or proxy of ours
 is used.
 """
 
@@ -128,15 +128,7 @@ async def _ask(
     target = httpx.URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
         raise Refused("not an address of HTTP")
-    address = await _address(target, limits)
-    # To the address that was checked, whatever the name says when it is looked up again.
-    request = client.build_request(
-        "GET",
-        target.copy_with(host=address, userinfo=b""),
-        headers={"Host": target.netloc.decode("ascii")},
-        extensions={"sni_hostname": target.raw_host.decode("ascii")},
-    )
-    response = await client.send(request, stream=True)
+    response = await _connected(client, target, await _addresses(target, limits))
     try:
         headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw)
         found = Answer(blank.url, blank.about, blank.fetched_at, response.status_code, headers)
@@ -146,6 +138,24 @@ async def _ask(
         return Answer(found.url, found.about, found.fetched_at, found.status, headers, body, problem)
     finally:
         await response.aclose()
+
+
+async def _connected(client: httpx.AsyncClient, target: httpx.URL, addresses: list[str]) -> httpx.Response:
+    """The answer of the first address that takes a connection: many machines have no IPv6, and many names do."""
+    for address in addresses:
+        # To the address that was checked, whatever the name says when it is looked up again.
+        request = client.build_request(
+            "GET",
+            target.copy_with(host=address, userinfo=b""),
+            headers={"Host": target.netloc.decode("ascii")},
+            extensions={"sni_hostname": target.raw_host.decode("ascii")},
+        )
+        try:
+            return await client.send(request, stream=True)
+        except httpx.ConnectError:
+            if address == addresses[-1]:
+                raise
+    raise OSError(f"{target.host} has no address")
 
 
 async def _body(response: httpx.Response, encoding: str, most: int) -> tuple[bytes, str]:
@@ -168,19 +178,19 @@ async def _body(response: httpx.Response, encoding: str, most: int) -> tuple[byt
     return bytes(body), ""
 
 
-async def _address(url: httpx.URL, limits: Limits) -> str:
-    """The address to connect to; all that the name has must be public."""
+async def _addresses(url: httpx.URL, limits: Limits) -> list[str]:
+    """The addresses of a name; all that it has must be public."""
     host = url.raw_host.decode("ascii")
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         known = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise OSError(f"{host} is not known: {error}") from error
-    addresses = [str(entry[4][0]) for entry in known]
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in known))
     private = [address for address in addresses if not is_public(address)]
     if private and not limits.private:
         raise Refused(f"{host} is at {private[0]}, which is not a public address; --allow-private asks it")
-    return addresses[0]
+    return addresses
 
 
 def is_public(address: str) -> bool:
