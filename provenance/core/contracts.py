@@ -166,6 +166,8 @@ REGISTRY = Contract(
         "contents": _needed(pl.List(pl.String), "digests of what was collected, sorted"),
         "same_content_as": _needed(pl.List(pl.String), "other sources that had the same content: copies, not the same source"),
         "title": _optional(pl.String, "its title: of the earliest record that has one"),
+        "related": _needed(pl.List(pl.String), "names that its records list and that join nothing: channels, packages"),
+        "conflicts": _needed(pl.List(pl.String), "names that its records list and that are none of its own, as they clash"),
     },
     key=("source_id",),
 )  # fmt: skip
