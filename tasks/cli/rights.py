@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -171,3 +172,72 @@ def rights_manifest(
 
 def _day(option: str, text: str | None) -> date | None:
     return parse_day(option, text) if text else None
+
+
+sources = typer.Typer(no_args_is_help=True, help="What was collected, once each, by all its names.")
+app.add_typer(sources, name="sources")
+
+
+@sources.command("import")
+def sources_import(
+    files: Annotated[list[Path], typer.Argument(help="Lists: .parquet, .csv or .jsonl, in UTF-8.")],
+    collector: Annotated[str, typer.Option(help="Who collected the rows that do not say it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Add lists of what was collected; the same list twice adds nothing, and order does not matter.
+
+    Columns: `source_uri`, `acquired_at`, `evidence`, and `collector` unless the option says it; optional `identifiers` (other
+    names of the same thing; in CSV parted by blanks), `content_sha256`, `title`. A file that is no such list is refused, and
+    nothing is added; a row that cannot be read is kept in `rights/rejected/` with the reason.
+
+    Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
+    """
+    from tasks.settings import load
+    from tasks.sources import import_sources
+
+    with Terminal(stderr=True).status(f"Reading {len(files)} lists"):
+        found = import_sources(load(), files, collector=collector)
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        console.print(
+            f"{one.file}: {one.new:,} new, {one.known:,} known, {one.rejected:,} rejected", markup=False, soft_wrap=True
+        )
+        if one.first_problem:
+            console.print(f"  first: {one.first_problem}", markup=False, soft_wrap=True)
+
+
+@sources.command("list")
+def sources_list(
+    like: Annotated[str, typer.Option(help="Only sources with this text in a name or title.")] = "",
+    conflicts: Annotated[bool, typer.Option("--conflicts", help="Only those whose records contradict each other.")] = False,
+    known: Annotated[
+        str | None, typer.Option(metavar="TIME", help="As it was known then, such as 2026-11-20T12:00Z; by default now.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Sources listed.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The registry of sources: every source once, with its names, its copies and what contradicts.
+
+    Example: `provenance rights sources list --like arxiv --conflicts`
+    """
+    from tasks.settings import load
+    from tasks.sources import find_sources, registry_in_force, sources_screen
+
+    moment = None if known is None else _moment("--known", known)
+    with Terminal(stderr=True).status("Merging the records of sources"):
+        found = find_sources(registry_in_force(load().store.open(), moment), like=like, conflicts=conflicts)
+    if as_json:
+        print_json(found.head(most).to_dicts())
+    else:
+        console.print(*sources_screen(found, most=most), sep="\n", soft_wrap=True)
+
+
+def _moment(where: str, text: str) -> datetime:
+    """A time as ISO 8601 writes it; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(where, expected="a time as 2026-11-20T12:00Z", found=repr(text)) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

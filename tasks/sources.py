@@ -1,0 +1,280 @@
+"""Lists of what was collected: read from files, checked row by row, added to the records, and looked at as one registry."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from rich import box
+from rich.markup import escape
+from rich.table import Column, Table
+
+from provenance.core.contracts import SOURCES
+from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import sha256, to_parquet
+from provenance.core.text import NOT_IN_IDS
+from provenance.corpus import records
+from provenance.corpus.sources import distinct, registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from provenance.core.store import Store
+    from tasks.settings import Settings
+
+log = logging.getLogger("provenance.sources")
+
+REJECTED = f"{records.ROOT}/rejected/{SOURCES.name}"
+# Characters of a cell; what is larger is a whole work by mistake.
+LARGEST_NAME, LARGEST_CELL, MOST_NAMES = 8_192, 1_000_000, 1_000
+# Clocks differ, and a list without zones is taken for UTC.
+EARLY = timedelta(days=1)
+
+
+def _time(value: Any) -> datetime:
+    """A time as ISO 8601 writes it; a day is its first moment, and without a zone it is UTC."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if not isinstance(value, datetime):
+        raise ValueError("not a time")  # noqa: TRY004, pydantic reports no other
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _none_if_blank(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _names(value: Any) -> Any:
+    """CSV has one cell for all names, parted by blanks, which none of them has."""
+    return value.split() if isinstance(value, str) else [name for name in value or [] if name is not None]
+
+
+_Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True),
+    Field(min_length=1, max_length=LARGEST_NAME, pattern=f"^{NOT_IN_IDS.replace('[', '[^', 1)}*$"),
+]
+
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Title = Annotated[str, Field(max_length=LARGEST_CELL)]
+
+
+class _Record(BaseModel):
+    """One row of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source_uri: _Name
+    acquired_at: Annotated[datetime, BeforeValidator(_time)]
+    collector: Annotated[str, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=LARGEST_NAME)]
+    evidence: Annotated[str, Field(min_length=1, max_length=LARGEST_CELL)]
+    identifiers: Annotated[list[_Name], BeforeValidator(_names), Field(max_length=MOST_NAMES)] = []
+    content_sha256: Annotated[_Digest | None, BeforeValidator(_none_if_blank)] = None
+    title: Annotated[_Title | None, BeforeValidator(_none_if_blank)] = None
+
+
+EXPECTED = {
+    "source_uri": f"one line of 1 to {LARGEST_NAME:,} characters",
+    "acquired_at": "a time as 2026-11-20T10:15:00Z, not in the future",
+    "collector": "a name",
+    "evidence": f"1 to {LARGEST_CELL:,} characters",
+    "identifiers": f"up to {MOST_NAMES:,} names of one line, each of 1 to {LARGEST_NAME:,} characters",
+    "content_sha256": "64 hex digits, in small letters",
+    "title": f"up to {LARGEST_CELL:,} characters",
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a list's rows: new ones, such as were there already, and such as could not be read."""
+
+    file: str
+    new: int
+    known: int
+    rejected: int
+    first_problem: str = ""
+
+
+def import_sources(
+    settings: Settings, paths: Sequence[Path], *, collector: str = "", now: datetime | None = None
+) -> list[Imported]:
+    """Add lists of sources to the records; what is there already is not added again.
+
+    All files are read before anything is added. Rows that cannot be read are kept below `rights/rejected/sources/`, whole and
+    with the reason.
+
+    Args:
+        collector: who collected the rows that do not say it.
+
+    Raises:
+        InputError: a file is not a list at all (no such file, not UTF-8, unknown or missing columns, no row that can be read);
+            nothing of any file is added then.
+    """
+    moment, store = now or datetime.now(UTC), settings.store.open()
+    read = [_read_list(path, collector, moment) for path in paths]
+    there, told = distinct(records.read(store, SOURCES)), []
+    for path, (good, bad) in zip(paths, read, strict=True):
+        fresh = _without(good, there)
+        if not bad.is_empty():
+            data = to_parquet(bad)
+            store.create(f"{REJECTED}/{sha256(data)}.parquet", data)
+        if not fresh.is_empty():
+            records.append(store, SOURCES, fresh, now=moment)
+        there = pl.concat([there, fresh])
+        problem = "" if bad.is_empty() else str(bad["why"][0])
+        told.append(Imported(str(path), fresh.height, good.height - fresh.height, bad.height, problem))
+        log.info("sources of %s: %d new, %d known, %d rejected", path, fresh.height, good.height - fresh.height, bad.height)
+    return told
+
+
+def registry_in_force(store: Store, known: datetime | None = None) -> pl.DataFrame:
+    """The registry of all records; with `known`, of those that had been added by then."""
+    return registry(records.read(store, SOURCES, known=known))
+
+
+def find_sources(registry: pl.DataFrame, *, like: str = "", conflicts: bool = False) -> pl.DataFrame:
+    """The sources with a text in a name or their title, in either case; or those alone whose records contradict each other."""
+    names = pl.col("identifiers").list.join("\n") + "\n" + pl.col("title").fill_null("")
+    found = registry.filter(names.str.to_lowercase().str.contains(like.lower(), literal=True))
+    return found.filter(pl.col("conflicts").list.len() > 0) if conflicts else found
+
+
+def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Sources with their other names, and below each what a person should look at."""
+    table = Table(
+        *(Column(name, overflow="fold") for name in ("source", "also", "records", "first collected", "title")),
+        box=box.SIMPLE_HEAD,
+    )
+    for row in found.head(most).iter_rows(named=True):
+        also = [name for name in row["identifiers"] if name != row["source_id"]]
+        also += [f"contradicts: {name}" for name in row["conflicts"]]
+        also += [f"same content: {name}" for name in row["same_content_as"]]
+        when = row["first_acquired_at"].date().isoformat()
+        cells = (row["source_id"], "\n".join(also), f"{row['records']:,}", when, row["title"] or "")
+        table.add_row(*map(escape, cells))
+    yield table
+    conflicts = found.filter(pl.col("conflicts").list.len() > 0).height
+    yield f"{min(most, found.height):,} of {found.height:,} sources; {conflicts:,} whose records contradict each other"
+
+
+def _without(good: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
+    """The different rows that are not there yet."""
+    marked = pl.concat([there.with_columns(_new=pl.lit(value=False)), distinct(good).with_columns(_new=pl.lit(value=True))])
+    listed = marked.with_columns(_listed=pl.col("identifiers").list.join("\x00"))
+    what = [name for name in listed.columns if name not in {"identifiers", "_new"}]
+    return listed.unique(what, keep="first", maintain_order=True).filter("_new").select(SOURCES.schema.names())
+
+
+def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of a file as SOURCES, and `file, row, why, written` of those that cannot be read."""
+    if not path.is_file():
+        raise InputError(str(path), expected="a list of sources", found="no such file")
+    readers = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise InputError(str(path), expected=f"a file that ends in {', '.join(readers)}", found=path.suffix or "no ending")
+    good: list[dict[str, Any]] = []
+    bad: list[dict[str, Any]] = []
+    first: InputError | None = None
+    for where, row in readers[path.suffix.lower()](path):
+        try:
+            good.append(_checked(f"{path}: {where}", row, collector, now))
+        except InputError as error:
+            first = first or error
+            written = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
+            bad.append({"file": str(path), "row": where, "why": str(error), "written": written})
+    if first and not good:
+        raise first
+    if not good:
+        raise InputError(str(path), expected="a row for each source", found="none")
+    rejected = pl.DataFrame(bad, schema=dict.fromkeys(("file", "row", "why", "written"), pl.String))
+    return pl.DataFrame(good, schema=SOURCES.schema), rejected
+
+
+def _checked(where: str, row: Any, collector: str, now: datetime) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(where, expected="a row with the columns of sources", found=repr(row)[:80])
+    given = row if row.get("collector") else row | {"collector": collector}
+    try:
+        found = _Record.model_validate(given).model_dump()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        column = str(first["loc"][0])
+        value = given.get(column)
+        said = "none" if value is None else f"{len(value):,} characters" if len(str(value)) > 80 else repr(value)
+        raise InputError(f"{where}: column {column!r}", expected=EXPECTED[column], found=said) from None
+    if found["acquired_at"] > now + EARLY:
+        raise InputError(f"{where}: column 'acquired_at'", expected=EXPECTED["acquired_at"], found=str(found["acquired_at"]))
+    return found
+
+
+def _check_columns(where: str, names: Iterable[str], *, whole: bool) -> None:
+    """Raise for columns that sources do not have and, of a whole table, for those that are not there."""
+    known, there = list(_Record.model_fields), list(names)
+    if unknown := [name for name in there if name not in known]:
+        hint = did_you_mean(unknown[0], known) if unknown[0] else "Is the list parted by commas?"
+        raise InputError(f"{where}: column {unknown[0]!r}", expected=f"some of {', '.join(known)}", found="another", hint=hint)
+    needed = [name for name, field in _Record.model_fields.items() if field.is_required() and name != "collector"]
+    if whole and (missing := [name for name in needed if name not in there]):
+        raise InputError(f"{where}: column {missing[0]!r}", expected="a column that is needed", found="none of that name")
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte {data[error.start]:#04x}"
+        raise InputError(
+            f"{path}: line {line}", expected="text in UTF-8", found=found, hint="Write the list in UTF-8."
+        ) from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(str(path), expected="a Parquet file", found=str(error).splitlines()[0]) from None
+    _check_columns(str(path), frame.columns, whole=True)
+    return ((f"row {number}", row) for number, row in enumerate(frame.iter_rows(named=True)))
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    before = csv.field_size_limit(2**31 - 1)  # large cells are refused by row, with the column
+    try:
+        lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+        header = next(lines, [])
+        _check_columns(f"{path}: line 1", header, whole=True)
+        rows = [(f"line {lines.line_num}", row) for row in lines if row]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {lines.line_num}", expected="a CSV file", found=str(error)) from None
+    finally:
+        csv.field_size_limit(before)
+    for where, row in rows:
+        as_wide = len(row) == len(header)
+        yield where, dict(zip(header, row, strict=True)) if as_wide else ",".join(row)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = line
+        if isinstance(row, dict):
+            _check_columns(f"{path}: line {number}", row, whole=False)
+        yield f"line {number}", row

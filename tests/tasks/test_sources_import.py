@@ -1,0 +1,178 @@
+"""Lists of sources: read from every format, checked row by row, added once; nothing of a bad file, and nothing is lost."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from provenance.core.contracts import SOURCES
+from provenance.core.errors import InputError
+from provenance.corpus import records
+from provenance.corpus.sources import registry
+from tasks.cli import app
+from tasks.settings import load
+from tasks.sources import LARGEST_CELL, REJECTED, find_sources, import_sources, registry_in_force
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+ROWS = [
+    {"source_uri": "https://a.example/x", "acquired_at": "2026-11-19T10:00:00+02:00", "evidence": "line 1",
+     "identifiers": ["doi:10.1000/1"]},
+    {"source_uri": "https://youtu.be/dQw4w9WgXcQ", "acquired_at": "2026-11-19", "evidence": "line 2",
+     "title": 'A "video", of sorts'},
+]  # fmt: skip
+
+
+@pytest.fixture
+def at(tmp_path):
+    return load({"PROVENANCE_STORE__URL": f"file://{tmp_path / 'store'}"})
+
+
+def as_csv(path, rows):
+    flat = [row | {"identifiers": " ".join(row.get("identifiers", []))} for row in rows]
+    pl.DataFrame(flat, infer_schema_length=None).write_csv(path)
+
+
+def as_json(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+def as_parquet(path, rows):
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    frame.with_columns(
+        acquired_at=pl.Series([datetime.fromisoformat(row["acquired_at"]).replace(tzinfo=None) for row in rows])
+    ).write_parquet(path)
+
+
+FORMATS = {"csv": as_csv, "jsonl": as_json}
+
+
+def write(folder, rows, ending="jsonl", name="list"):
+    path = folder / f"{name}.{ending}"
+    FORMATS[ending](path, rows)
+    return path
+
+
+def test_the_same_list_in_any_format_is_the_same_records(at, tmp_path):
+    (first,) = import_sources(at, [write(tmp_path, ROWS)], collector="me", now=NOON)
+    assert (first.new, first.known, first.rejected) == (2, 0, 0)
+    again, other = import_sources(
+        at, [write(tmp_path, ROWS), write(tmp_path, ROWS[::-1], "csv")], collector="me", now=NOON + timedelta(hours=1)
+    )
+    assert (again.new, again.known, other.new, other.known) == (0, 2, 0, 2)
+    assert len(at.store.open().list("rights/sources")) == 1
+    kept = records.read(at.store.open(), SOURCES).sort("source_uri")
+    assert kept["acquired_at"].to_list() == [datetime(2026, 11, 19, 8, tzinfo=UTC), datetime(2026, 11, 19, tzinfo=UTC)]
+    assert kept["title"].to_list() == [None, 'A "video", of sorts']
+    assert kept["collector"].to_list() == ["me", "me"]
+
+
+def test_parquet_has_lists_and_times_of_its_own(at, tmp_path):
+    as_parquet(tmp_path / "list.parquet", ROWS)
+    (found,) = import_sources(at, [tmp_path / "list.parquet"], collector="me", now=NOON)
+    assert found.new == 2
+    assert registry_in_force(at.store.open())["source_id"].to_list() == ["doi:10.1000/1", "youtube:dQw4w9WgXcQ"]
+
+
+def test_what_was_known_then_is_the_registry_of_then(at, tmp_path):
+    import_sources(at, [write(tmp_path, ROWS[:1])], collector="me", now=NOON)
+    import_sources(at, [write(tmp_path, ROWS)], collector="me", now=NOON + timedelta(days=1))
+    store = at.store.open()
+    assert registry_in_force(store, NOON - timedelta(seconds=1)).is_empty()
+    assert registry_in_force(store, NOON)["source_id"].to_list() == ["doi:10.1000/1"]
+    assert registry_in_force(store).equals(registry(records.read(store, SOURCES)))
+
+
+@pytest.mark.parametrize(("column", "value", "why"), [
+    ("acquired_at", "yesterday", "column 'acquired_at': expected a time"),
+    ("acquired_at", 1763600000, "column 'acquired_at': expected a time"),
+    ("acquired_at", "2027-11-20", "not in the future"),
+    ("source_uri", None, "column 'source_uri': expected one line of 1 to 8,192 characters, found none"),
+    ("source_uri", "  ", "column 'source_uri'"),
+    ("source_uri", "https://a.example/\u202egpj.exe", "column 'source_uri'"),
+    ("evidence", "x" * (LARGEST_CELL + 1), "column 'evidence': expected 1 to 1,000,000 characters, found 1,000,001 characters"),
+    ("content_sha256", "abc", "column 'content_sha256': expected 64 hex digits"),
+    ("identifiers", ["a\x00b"], "column 'identifiers'"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_read_is_kept_with_the_reason(at, tmp_path, column, value, why):
+    bad = ROWS[0] | {column: value}
+    for _ in range(2):
+        (found,) = import_sources(at, [write(tmp_path, [bad, ROWS[1]])], collector="me", now=NOON)
+        assert found.rejected == 1
+        assert "list.jsonl: line 1: " in found.first_problem
+        assert why in found.first_problem
+    store = at.store.open()
+    (kept,) = (store.read_table(key) for key in store.list(REJECTED))  # once, however often it came
+    assert json.loads(kept["written"][0]) == bad
+    assert kept["row"].to_list() == ["line 1"]
+    assert records.read(store, SOURCES)["source_uri"].to_list() == [ROWS[1]["source_uri"]]
+
+
+def test_lines_that_are_no_rows_are_kept_as_they_came(at, tmp_path):
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"source_uri": \n[1, 2]\n\n' + json.dumps(ROWS[0]) + "\n")
+    short = tmp_path / "b.csv"
+    short.write_text("source_uri,acquired_at,evidence\nhttps://a.example/1,2026-11-19\nhttps://a.example/2,2026-11-19,e\n")
+    first, second = import_sources(at, [lines, short], collector="me", now=NOON)
+    assert (first.new, first.rejected, second.new, second.rejected) == (1, 2, 1, 1)
+    store = at.store.open()
+    written = [text for key in store.list(REJECTED) for text in store.read_table(key)["written"].to_list()]
+    assert sorted(written) == ["[1, 2]", "https://a.example/1,2026-11-19", '{"source_uri": ']
+
+
+COLUMNS = b"source_uri,acquired_at,evidence\n"
+
+
+@pytest.mark.parametrize(("name", "data", "why"), [
+    ("a.csv", COLUMNS + b"https://a.example/\xe9,2026-11-19,e\n", "a.csv: line 2: expected text in UTF-8, found the byte 0xe9"),
+    ("a.csv", COLUMNS.decode().encode("utf-16"), "line 1: expected text in UTF-8"),
+    ("a.csv", b"source_uri,acquired_at,evidnce\n", "column 'evidnce': .*Did you mean 'evidence'"),
+    ("a.csv", b"source_uri;acquired_at;evidence\n", "a.csv: line 1: column"),
+    ("a.csv", b"source_uri,evidence\n", "column 'acquired_at': expected a column that is needed"),
+    ("a.csv", COLUMNS + b'"a"b,c,d\n', "a.csv: line 2: expected a CSV file"),
+    ("a.csv", COLUMNS, "expected a row for each source, found none"),
+    ("a.jsonl", b'{"source_uri": "https://a.example/x", "url": 1}\n', "a.jsonl: line 1: column 'url'"),
+    ("a.jsonl", b'{"source_uri": "https://a.example/x"}\n', "a.jsonl: line 1: column 'acquired_at': .* found none"),
+    ("a.parquet", b"not parquet", "a.parquet: expected a Parquet file"),
+    ("a.xlsx", b"", "expected a file that ends in .parquet"),
+])  # fmt: skip
+def test_a_file_that_is_no_list_is_refused_and_nothing_of_any_is_added(at, tmp_path, name, data, why):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=why):
+        import_sources(at, [write(tmp_path, ROWS, name="good"), tmp_path / name], collector="me", now=NOON)
+    assert not at.store.open().list("rights")
+
+
+def test_a_list_that_says_its_collector_is_believed_and_one_that_does_not_needs_the_option(at, tmp_path):
+    with pytest.raises(InputError, match="column 'collector': expected a name"):
+        import_sources(at, [write(tmp_path, ROWS)], now=NOON)
+    import_sources(at, [write(tmp_path, [ROWS[0] | {"collector": "them"}, ROWS[1]])], collector="me", now=NOON)
+    assert records.read(at.store.open(), SOURCES)["collector"].sort().to_list() == ["me", "them"]
+
+
+def test_sources_are_found_by_any_name_and_by_their_contradictions(at, tmp_path):
+    wrong = {
+        "source_uri": "https://w.example/w",
+        "acquired_at": "2026-11-19",
+        "evidence": "e",
+        "identifiers": ["doi:10.1000/1", "doi:10.1000/2"],
+    }
+    import_sources(at, [write(tmp_path, [*ROWS, wrong])], collector="me", now=NOON)
+    made = registry_in_force(at.store.open())
+    assert find_sources(made, like="A.EXAMPLE")["source_id"].to_list() == ["doi:10.1000/1"]
+    assert find_sources(made, like="of sorts")["source_id"].to_list() == ["youtube:dQw4w9WgXcQ"]
+    assert find_sources(made, conflicts=True)["source_id"].to_list() == ["https://w.example/w"]
+
+
+def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path / 'store'}")
+    path, run = write(tmp_path, [ROWS[0] | {"title": "[red]x[/]"}, ROWS[1] | {"acquired_at": "?"}]), CliRunner()
+    told = run.invoke(app, ["rights", "sources", "import", str(path), "--collector", "me"], catch_exceptions=False)
+    assert "1 new, 0 known, 1 rejected" in told.output
+    told = run.invoke(app, ["rights", "sources", "list"], catch_exceptions=False)
+    assert "doi:10.1000/1" in told.output
+    assert "[red]x[/]" in told.output
+    assert "1 of 1 sources" in told.output
+    listed = run.invoke(app, ["rights", "sources", "list", "--json", "--known", "2020-01-01"], catch_exceptions=False)
+    assert json.loads(listed.stdout) == []
