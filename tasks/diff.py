@@ -113,7 +113,7 @@ def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
                              new.join(old, on=old.columns, how="anti", nulls_equal=True)])  # fmt: skip
         works = sorted(changed["work_id"].unique())
         yield f"claims: on {len(works)} works{_some(works)}"
-    for name in ("owners", "unmatched", "duplicates", "disputes"):
+    for name in ("owners", "unmatched", "duplicates", "disputes", "rights"):
         if getattr(was, name) != getattr(now, name):
             yield f"corpus: {name} differ"
 

@@ -163,6 +163,15 @@ class RoyaltySettings(_Section):
         return CHECKOUT / self.contracts
 
 
+class RightsSettings(_Section):
+    policy: str = "infra/settings/rights.toml"
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy on rights."""
+        return CHECKOUT / self.policy
+
+
 class ReviewSettings(_Section):
     nights: Annotated[int, Field(ge=1)] = 28
     least: Annotated[int, Field(ge=1)] = 7
@@ -275,6 +284,7 @@ class Settings(_Section):
     influence: InfluenceSettings = InfluenceSettings()
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
+    rights: RightsSettings = RightsSettings()
     review: ReviewSettings = ReviewSettings()
     notify: NotifySettings = NotifySettings()
     retention: RetentionSettings = RetentionSettings()

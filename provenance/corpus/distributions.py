@@ -1,6 +1,7 @@
 """A corpus that every machine has: the Python sources of installed distributions.
 
-Owners and licences are those that the distributions' metadata names. Real owners, real terms, real text, and no network.
+Owners and licences are those that the distributions' metadata names; what their files say of their terms stands beside it.
+Real owners, real terms, real text, and no network.
 
 The choice is a function of the lock file and of the distributions' own bytes: no clock, no chance.
 """
@@ -23,6 +24,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
 from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.notices import licence_files, notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,6 +82,9 @@ def terms_of(metadata: PackageMetadata) -> Terms:
 def collect(lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
     """Collect a corpus from the installed distributions that a lock file names.
 
+    Two say under which terms a work comes: the distribution's metadata, which is the aggregator's word (PyPI's), and its own
+    files, the source's (`provenance.corpus.notices`).
+
     Of each distribution one file is held out of training whole (`split` is `held_out`); from the others come
     `examples_each` pieces of 128 to 256 bytes. Distributions are taken in the order of a digest of their names, so that
     a new version of one does not reshuffle the rest.
@@ -91,6 +96,7 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
     names = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), flags=re.MULTILINE)
     rows: list[dict[str, object]] = []
     claims: list[dict[str, object]] = []
+    assertions: list[dict[str, object]] = []
     owners: dict[str, str] = {}
     taken = 0
     for name in sorted(names, key=lambda n: hashlib.sha256(n.encode()).digest()):
@@ -112,6 +118,7 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
             "owner_id": f"unmatched-{owner_id(name)}" if terms.unmatched_reason else None,
         }
         rows += [piece | common for piece in pieces]
+        assertions += asserted(distribution, works)
         if terms.unmatched_reason is None:
             by_id = {owner_id(owner): owner for owner in terms.owners}
             owners |= by_id
@@ -121,7 +128,26 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
                 for work in works
                 for owner, stake in zip(by_id, stakes, strict=True)
             ]
-    return collected(rows, claims, owners)
+    return collected(rows, claims, owners, assertions)
+
+
+def asserted(distribution: Distribution, works: Sequence[str]) -> Iterator[dict[str, object]]:
+    """What is said of the terms of a distribution's works, as rows of assertions; nothing where nothing is."""
+    name = f"{distribution.metadata['Name']}=={distribution.version}"
+    words, field = _licence(distribution.metadata)
+    if words is None and (words := _field(distribution.metadata, "License").strip()):
+        words, field = words.splitlines()[0], "License"
+    for work in works if words else ():
+        said: dict[str, object] = {"licence": words, "asserter": "PyPI", "evidence": f"metadata of {name}: {field}"}
+        yield {"work_id": work, "asserted_by": "aggregator"} | said
+    files = {str(path): Path(str(distribution.locate_file(path))) for path in distribution.files or []}
+    licences = licence_files(files)
+    for work in works:
+        path = work.removeprefix(f"{name}/")
+        for notice in notices(path, files[path].read_bytes(), licences):
+            evidence = f"{name}: {notice.evidence}"
+            said = {"licence": notice.licence, "evidence": evidence, "evidence_sha256": notice.sha256}
+            yield {"work_id": work, "asserted_by": "source", "asserter": distribution.metadata["Name"]} | said
 
 
 def collect_languages(languages: Sequence[Language], *, held_out_each: int, copied: str = "") -> Corpus:

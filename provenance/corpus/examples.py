@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from provenance.core.contracts import (
+    ASSERTIONS,
     CLAIMS,
     DISPUTED,
     DISPUTES,
@@ -25,6 +26,7 @@ from provenance.core.contracts import (
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
+from provenance.corpus.licences import check_assertions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,13 +52,14 @@ class Corpus:
     claims: pl.DataFrame
     owners: pl.DataFrame
     disputes: pl.DataFrame | None = None
+    assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
 
 
 def read_corpus(store: Store, folder: str) -> Corpus:
     """Read and check `examples.parquet`, `claims.parquet`, `owners.parquet` and `disputes.parquet` below a key of the store.
 
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
-    by their ids.
+    by their ids. What is asserted of works' terms stands in `assertions.parquet`, if there is one.
 
     Raises:
         ContractError: naming file, row, column, expected and found.
@@ -119,7 +122,15 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         named = pl.col(column).str.starts_with(HELD_FOR) | pl.col(column).str.starts_with(DISPUTED)
         expected = f"a name that does not begin with {HELD_FOR} or {DISPUTED}, as names in escrow do"
         reject(examples, (marked | ends) & named, store.locate(examples_file), column, expected=expected)
-    return Corpus(examples, claims, owners.sort("owner_id"), read_disputes(store, folder, examples))
+    assertions_file = f"{folder}/assertions.parquet"
+    asserted = store.read_table(assertions_file) if store.exists(assertions_file) else pl.DataFrame(schema=ASSERTIONS.schema)
+    return Corpus(
+        examples,
+        claims,
+        owners.sort("owner_id"),
+        read_disputes(store, folder, examples),
+        check_assertions(asserted, store.locate(assertions_file)),
+    )
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
@@ -138,13 +149,19 @@ def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataF
     return disputes.sort("work_id", "opened_on", "owner_id") if disputes.height else None
 
 
-def collected(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], owners: Mapping[str, str]) -> Corpus:
+def collected(
+    rows: Sequence[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    owners: Mapping[str, str],
+    assertions: Sequence[dict[str, Any]] = (),
+) -> Corpus:
     """A corpus from rows that a collector made, and owners' names by id."""
     named = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
     return Corpus(
         conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
         conform(CLAIMS, pl.DataFrame(claims), "claims"),
         conform(OWNERS, pl.DataFrame(named), "owners"),
+        check_assertions(pl.DataFrame(assertions, schema=ASSERTIONS.schema), "assertions"),
     )
 
 

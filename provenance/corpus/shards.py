@@ -14,6 +14,7 @@ import polars as pl
 from provenance.core.errors import ContractError, ExampleError
 from provenance.core.store import canonical_json, digest, sha256, to_parquet
 from provenance.core.words import words
+from provenance.corpus.licences import stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CURRENT = "frozen/corpus/current.json"
 # Tables that a corpus may have, and that none had before it was known of them.
-ADDED_LATER = ("disputes",)
+ADDED_LATER = ("disputes", "rights", "assertions")
 
 
 def part_key(digest: str) -> str:
@@ -58,6 +59,8 @@ class FrozenCorpus:
         unmatched: `escrow_id, reason, works, examples` of what has no owner yet.
         duplicates: clusters of copies among the examples; None where nobody has looked for any.
         disputes: who says that a work is theirs, and when; None where nobody has said so.
+        rights, assertions: under which terms works came, and on whose word; None in corpora that were frozen before these
+            were kept, whose digests stay as they are.
     """
 
     shards: tuple[Part, ...]
@@ -68,7 +71,10 @@ class FrozenCorpus:
     held_out: int
     duplicates: Part | None = None
     disputes: Part | None = None
+    rights: Part | None = None
+    assertions: Part | None = None
 
+    @property
     @property
     def digest(self) -> str:
         """Digest of the manifest."""
@@ -82,7 +88,7 @@ class FrozenCorpus:
     @property
     def parts(self) -> tuple[Part, ...]:
         """All of its tables."""
-        named = (self.claims, self.owners, self.unmatched, self.duplicates, self.disputes)
+        named = (self.claims, self.owners, self.unmatched, self.duplicates, self.disputes, self.rights, self.assertions)
         return (*self.shards, *(part for part in named if part))
 
 
@@ -110,11 +116,19 @@ def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
         yield ordered.slice(start)
 
 
-def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int, duplicates: pl.DataFrame | None = None) -> FrozenCorpus:
+def freeze_corpus(
+    store: Store,
+    corpus: Corpus,
+    *,
+    shard_examples: int,
+    duplicates: pl.DataFrame | None = None,
+    rights: pl.DataFrame | None = None,
+) -> FrozenCorpus:
     """Freeze a checked corpus and put it in force; the same corpus again changes nothing.
 
     Args:
         duplicates: the duplicates table, where copies have been looked for.
+        rights: the rights table, where terms have been judged; what was asserted is kept with it.
     """
     train = corpus.examples.filter(pl.col("split") == "train")
     train = train.with_columns(tokens=count_words(train))
@@ -133,6 +147,8 @@ def freeze_corpus(store: Store, corpus: Corpus, *, shard_examples: int, duplicat
         held_out=corpus.examples.height - train.height,
         duplicates=None if duplicates is None else freeze_part(store, duplicates),
         disputes=None if corpus.disputes is None else freeze_part(store, corpus.disputes),
+        rights=None if rights is None else freeze_part(store, rights),
+        assertions=None if rights is None else freeze_part(store, stated(corpus.examples, corpus.assertions)),
     )
     store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(frozen.manifest))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
@@ -178,6 +194,5 @@ def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
         unmatched=Part(**stored["unmatched"]),
         examples=stored["examples"],
         held_out=stored["held_out"],
-        duplicates=Part(**stored["duplicates"]) if stored.get("duplicates") else None,
-        disputes=Part(**stored["disputes"]) if stored.get("disputes") else None,
+        **{name: Part(**stored[name]) for name in ("duplicates", *ADDED_LATER) if stored.get(name)},
     )

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, Known, console, known_time, print_json
+from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json
 from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
@@ -241,3 +241,47 @@ def _moment(where: str, text: str) -> datetime:
     except ValueError:
         raise InputError(where, expected="a time as 2026-11-20T12:00Z", found=repr(text)) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@app.command("explain")
+def rights_explain(
+    work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
+    day: ClaimsDay = None,
+    as_json: AsJson = False,
+) -> None:
+    """All that is known of the rights in one work of the corpus in force, and what follows.
+
+    Its source; every assertion of its terms with who, when and evidence, which counts and why; what it may be used for;
+    whose it is; what sites signal and owners have asked for.
+
+    Example: `provenance rights explain attrs==26.1.0/attr/_make.py`
+    """
+    from tasks.rights import explain, explain_screen
+    from tasks.settings import load
+
+    found = explain(load(), work_id, claims_day(day))
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*explain_screen(found), sep="\n", soft_wrap=True)
+
+
+@app.command("summary")
+def rights_summary(
+    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """How many works of the corpus in force have terms of which class, whose words differ, and what is in quarantine.
+
+    A work in quarantine is kept out of models to come. Models that hold it owe for it as before.
+
+    Example: `provenance rights summary`
+    """
+    from tasks.rights import summary, summary_screen
+    from tasks.settings import load
+
+    found = summary(load())
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*summary_screen(found, most=most), sep="\n", soft_wrap=True)

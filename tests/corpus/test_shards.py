@@ -1,10 +1,17 @@
+from dataclasses import asdict
+from datetime import UTC, datetime
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import corpus_frames, deliver
 
+from provenance.core.store import canonical_json, digest
 from provenance.corpus.examples import check_examples, read_corpus
+from provenance.corpus.licences import rights_of
+from provenance.corpus.policy import read_policy
 from provenance.corpus.shards import CURRENT, cut, freeze_corpus, load_frozen
+from tasks.settings import Settings
 
 
 def examples(numbers):
@@ -56,3 +63,21 @@ def test_labels_do_not_change_what_a_model_would_see(store):
     two = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
     assert one.digest != two.digest
     assert [s.content_digest for s in one.shards] == [s.content_digest for s in two.shards]
+
+
+def test_rights_are_frozen_with_the_corpus_and_corpora_without_them_keep_their_digests(store):
+    deliver(store, corpus_frames())
+    corpus = read_corpus(store, "corpus")
+    before = freeze_corpus(store, corpus, shard_examples=8)
+    of_then = {key: value for key, value in asdict(before).items() if key not in {"rights", "assertions"}}
+    assert before.digest == digest(of_then), "as it was before there was a table of rights"
+    assert store.read(f"frozen/corpus/{before.digest}.json") == canonical_json(of_then)
+    policy = read_policy(Settings().rights.policy_path)
+    rights = rights_of(corpus.examples, corpus.assertions, policy, now=datetime(2026, 11, 20, tzinfo=UTC))
+    after = freeze_corpus(store, corpus, shard_examples=8, rights=rights)
+    assert (after.shards, after.claims) == (before.shards, before.claims)
+    assert store.read_table(after.rights.key).equals(rights)
+    assert load_frozen(store, after.digest) == after
+    assert load_frozen(store, before.digest) == before
+    assert set(after.parts) - set(before.parts) == {after.rights, after.assertions}
+    assert all(store.exists(part.key) for part in after.parts)

@@ -1,0 +1,97 @@
+"""SPDX expressions, read by license-expression: one spelling for each, and why one cannot be read."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from license_expression import (
+    ExpressionError,
+    LicenseExpression,
+    LicenseSymbol,
+    LicenseWithExceptionSymbol,
+    Licensing,
+    get_spdx_licensing,
+)
+
+from provenance.core.errors import did_you_mean
+
+# What a document calls by a name of its own; what it means stands in that document.
+REFERENCE = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?(LicenseRef|AdditionRef)-[A-Za-z0-9.-]+")
+# Expressions are short; whatever is longer is a text.
+LONGEST = 1_000
+
+
+class Unreadable(Exception):
+    """Not an SPDX expression; says why."""
+
+
+@cache
+def licensing() -> Licensing:
+    """SPDX's licences and exceptions.
+
+    Without the library's list of what LicenseRefs mean: they mean what the document says that defines them.
+    """
+    return Licensing(
+        LicenseSymbol(
+            symbol.key,
+            aliases=[alias for alias in symbol.aliases if not REFERENCE.fullmatch(alias)],
+            is_exception=symbol.is_exception,
+        )
+        for symbol in get_spdx_licensing().known_symbols.values()
+        if not REFERENCE.fullmatch(symbol.key)
+    )
+
+
+@cache
+def known(*, exceptions: bool = False) -> frozenset[str]:
+    """The ids of SPDX's licences, or of its exceptions."""
+    return frozenset(key for key, symbol in licensing().known_symbols.items() if symbol.is_exception is exceptions)
+
+
+@cache
+def parse(text: str) -> Any:
+    """An expression in one spelling: ids as SPDX writes them, sorted, nothing said twice.
+
+    Raises:
+        Unreadable: it is none, or has an id that SPDX does not know and that is no LicenseRef.
+    """
+    if len(text) > LONGEST:
+        raise Unreadable(f"longer than {LONGEST:,} characters")
+    if text.strip().upper() in {"", "NONE", "NOASSERTION"}:
+        raise Unreadable("it asserts nothing")
+    try:
+        # The library's answer to empty brackets is an IndexError, and to thousands of terms a TypeError.
+        expression = licensing().parse(text)
+        symbols = list(licensing().license_symbols(expression, decompose=False))
+    except (ExpressionError, IndexError, TypeError, RecursionError) as error:
+        raise Unreadable(f"no SPDX expression: {error}") from error
+    for symbol in symbols:
+        _check(symbol)
+    return expression.simplify()
+
+
+def both(*texts: str) -> str:
+    """The expression of terms that hold together."""
+    return str(parse(" AND ".join(f"({text})" for text in texts)))
+
+
+def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
+    """What an expression is made of: `OR` or `AND` and its terms; `WITH`, licence and exception; or `` and one licence."""
+    if isinstance(expression, LicenseWithExceptionSymbol):
+        return "WITH", (expression.license_symbol, expression.exception_symbol)
+    if isinstance(expression, LicenseSymbol):
+        return "", (expression,)
+    assert isinstance(expression, LicenseExpression | licensing().OR | licensing().AND)
+    return ("OR" if isinstance(expression, licensing().OR) else "AND"), tuple(expression.args)
+
+
+def _check(symbol: Any) -> None:
+    operator, names = parts(symbol)
+    for name, exceptions in zip(names, (False, True), strict=False):
+        ids = known(exceptions=exceptions)
+        if name.key not in ids and not REFERENCE.fullmatch(name.key):
+            kind = "an exception" if operator and exceptions else "a licence"
+            near = did_you_mean(name.key, sorted(ids))
+            raise Unreadable(f"{name.key!r} is not {kind} that SPDX knows" + (f". {near}" if near else ""))

@@ -1,0 +1,279 @@
+"""What is known of the rights in works: the chain of one work, and what the terms of a corpus come to.
+
+`explain` is made of sections, one function each, so that whoever adds a kind of evidence adds a function to `SECTIONS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
+from provenance.core.errors import ContractError
+from provenance.core.money import PPB
+from provenance.corpus import records
+from provenance.corpus.examples import parties, valid_on
+from provenance.corpus.licences import terms_of, weigh
+from provenance.corpus.policy import CLASSES, USES, read_policy
+from provenance.corpus.shards import corpus_in_force
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from rich.console import RenderableType
+
+    from provenance.core.store import Store
+    from provenance.corpus.policy import RightsPolicy
+    from provenance.corpus.shards import FrozenCorpus
+    from tasks.settings import Settings
+
+COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
+NEAR = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One work of the corpus in force, on a day.
+
+    Attributes:
+        rights: its row of the rights table; examples: its examples.
+        assertions: rows about it, as the corpus was frozen with them.
+    """
+
+    store: Store
+    corpus: FrozenCorpus
+    policy: RightsPolicy
+    work_id: str
+    day: date
+    rights: Mapping[str, Any]
+    examples: pl.DataFrame
+    assertions: tuple[Mapping[str, Any], ...]
+
+    @property
+    def end(self) -> datetime:
+        """The end of the day."""
+        return datetime.combine(self.day, time(), UTC) + timedelta(days=1)
+
+
+def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
+    """Where a work comes from, who said what of its terms and what counts, what it may be used for, and who claims it.
+
+    Args:
+        day: on which claims, assertions and opt-outs are looked at; terms are judged by the policy as it is now.
+
+    Raises:
+        ContractError: there is no corpus in force, its terms were not judged, or it has no such work.
+    """
+    store = settings.store.open()
+    corpus, rights, assertions = _read_rights(store)
+    found = rights.filter(pl.col("work_id") == work_id)
+    if found.is_empty():
+        near = difflib.get_close_matches(work_id, rights["work_id"].to_list(), n=NEAR, cutoff=0.4)
+        hint = f"Near: {', '.join(map(repr, near))}" if near else ""
+        raise ContractError(f"work {work_id!r}", expected="a work of the corpus in force", found="none of that name", hint=hint)
+    asked = Asked(
+        store, corpus, read_policy(settings.rights.policy_path), work_id, day, found.row(0, named=True),
+        _examples(store, corpus, settings.corpus.folder, work_id),
+        tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)),
+    )  # fmt: skip
+    return {"work_id": work_id, "day": day, "corpus": corpus.digest} | {name: say(asked) for name, say in SECTIONS.items()}
+
+
+def summary(settings: Settings) -> dict[str, Any]:
+    """How many works of the corpus in force each class has, where words differ or have expired, and what is in quarantine.
+
+    Raises:
+        ContractError: there is no corpus in force, or its terms were not judged.
+    """
+    corpus, rights, _ = _read_rights(settings.store.open())
+    counts = dict(rights["licence_class"].value_counts().iter_rows())
+
+    def reasons(column: str) -> list[dict[str, Any]]:
+        said = rights.filter(pl.col(column) != "").group_by(because=column)
+        counted = said.agg(works=pl.len(), such_as=pl.col("work_id").min())
+        return counted.sort("works", "because", descending=[True, False]).to_dicts()
+
+    return {
+        "corpus": corpus.digest,
+        "works": rights.height,
+        "classes": {name: counts[name] for name in CLASSES if name in counts},
+        "asserted_by": dict(sorted(rights["asserted_by"].value_counts().iter_rows())),
+        "conflicts": reasons("conflict"),
+        "expired": reasons("expired"),
+        "quarantine": reasons("quarantine"),
+    }
+
+
+# Sections of what is explained.
+
+
+def source_section(asked: Asked) -> dict[str, Any]:
+    """Where the work was collected and when, and what collectors recorded of it."""
+    uris = asked.examples["source_uri"].drop_nulls().unique().sort()
+    noted = records.read(asked.store, SOURCES).filter(pl.col("source_uri").is_in(uris.implode()))
+    return {
+        "source_id": asked.rights["source_id"],
+        "uris": uris.to_list(),
+        "acquired_at": asked.examples["acquired_at"].min(),
+        "examples": dict(sorted(asked.examples["split"].value_counts().iter_rows())),
+        "records": noted.select("collector", "acquired_at", "evidence", "identifiers").to_dicts(),
+    }
+
+
+def terms_section(asked: Asked) -> dict[str, Any]:
+    """Every assertion with who, when and evidence, which counts and why; the class that follows, and conflicts."""
+    read = terms_of((row["licence"] for row in asked.assertions), asked.policy)
+    outcome = weigh(asked.assertions, asked.policy, asked.end, read)
+    return {
+        "assertions": [
+            {key: value for key, value in one.row.items() if key != "work_id"}
+            | {"licence_class": one.terms.licence_class, "read_as": one.terms.because, "standing": one.standing}
+            for one in outcome.said
+        ],
+        "asserted_by": outcome.asserted_by,
+        "licence_spdx": outcome.terms.licence_spdx,
+        "licence_class": outcome.terms.licence_class,
+        "because": outcome.terms.because,
+        "conflict": outcome.conflict,
+        "expired": outcome.expired,
+        "as_ingested": {key: asked.rights[key] for key in ("licence_spdx", "licence_class", "asserted_by", "quarantine")},
+        "uses": {use: asked.policy.refusal(outcome.terms.licence_class, use) or "allowed" for use in USES},
+    }
+
+
+def claims_section(asked: Asked) -> dict[str, Any]:
+    """Whose the work is on the day, by which stakes and on what evidence, or why nobody knows."""
+    claims = asked.store.read_table(asked.corpus.claims.key).filter(pl.col("work_id") == asked.work_id)
+    evidence = valid_on(claims, asked.day).group_by(party_id="owner_id").agg(pl.col("evidence").drop_nulls().unique().sort())
+    held = parties(asked.examples, claims, asked.day).join(evidence, on="party_id", how="left", maintain_order="left")
+    reasons = asked.examples["unmatched_reason"].drop_nulls().unique().sort()
+    return {
+        "parties": held.drop("work_id").with_columns(pl.col("evidence").fill_null([])).to_dicts(),
+        "unmatched_because": reasons.to_list(),
+    }
+
+
+def signals_section(asked: Asked) -> list[dict[str, Any]]:
+    """What sites say of the addresses that the work was collected at."""
+    uris = asked.examples["source_uri"].drop_nulls().unique()
+    rows = records.read(asked.store, SIGNALS).iter_rows(named=True)
+    return [row for row in rows if any(uri.startswith(row["scope"]) for uri in uris)]
+
+
+def optouts_section(asked: Asked) -> list[dict[str, Any]]:
+    """What owners of the work have asked for, by the day."""
+    said = records.read(asked.store, OPTOUTS)
+    return said.filter(pl.col("work_id") == asked.work_id, pl.col("effective_on") <= asked.day).to_dicts()
+
+
+SECTIONS: dict[str, Callable[[Asked], Any]] = {
+    "source": source_section,
+    "terms": terms_section,
+    "claims": claims_section,
+    "signals": signals_section,
+    "optouts": optouts_section,
+}
+
+
+# Screens.
+
+
+def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What `explain` found, for a terminal."""
+    source, terms, claims = found["source"], found["terms"], found["claims"]
+    yield Text(f"{found['work_id']}, on {found['day']}", style="bold")
+    where = source["source_id"] or ", ".join(source["uris"]) or "not known"
+    when = f", collected on {source['acquired_at']:%Y-%m-%d}" if source["acquired_at"] else ""
+    yield Text(f"Source: {where}{when}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}")
+    for record in source["records"]:
+        yield Text(f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}")
+    yield _assertions_table(terms["assertions"]) if terms["assertions"] else Text("Nobody has asserted any terms.")
+    said = f" ({terms['licence_spdx']})" if terms["licence_spdx"] else ""
+    yield Text(f"Terms: {terms['licence_class']}{said}, on the word of {terms['asserted_by']}: {terms['because']}")
+    for name in ("conflict", "expired"):
+        if terms[name]:
+            yield Text(f"{name.capitalize()}: {terms[name]}", style="yellow")
+    if any(terms[key] != terms["as_ingested"][key] for key in ("licence_spdx", "licence_class", "asserted_by")):
+        was = terms["as_ingested"]
+        yield Text(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
+    for use, verdict in terms["uses"].items():
+        yield Text(f"  {use:<9} {verdict}", style="green" if verdict == "allowed" else "red")
+    table = _table("Whose it is")
+    for heading in ("account", "for", "stake", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for party in claims["parties"]:
+        evidence = "; ".join([*party["evidence"], *claims["unmatched_because"]])
+        table.add_row(party["account"], escape(party["party_id"]), f"{party['stake_ppb'] / PPB:.1%}", escape(evidence))
+    yield table
+    for signal in found["signals"]:
+        allowed = {True: "allows", False: "refuses", None: "says nothing of"}[signal["allowed"]]
+        yield Text(f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}")
+    for one in found["optouts"]:
+        yield Text(
+            f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
+            f"{one['recorded_by']}: {one['evidence']}"
+        )
+
+
+def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:
+    """What `summary` found, for a terminal."""
+    classes = ", ".join(f"{count} {name}" for name, count in found["classes"].items())
+    yield Text(f"{found['works']} works: {classes}", style="bold")
+    yield Text("On the word of: " + ", ".join(f"{who} {count}" for who, count in found["asserted_by"].items()))
+    titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
+    for key, title in titles.items():
+        if rows := found[key]:
+            table = _table(f"{title}: {sum(row['works'] for row in rows)} works")
+            table.add_column("works", justify="right")
+            table.add_column("because", overflow="fold")
+            table.add_column("such as", overflow="fold")
+            for row in rows[:most]:
+                table.add_row(str(row["works"]), escape(row["because"]), escape(row["such_as"]))
+            yield table
+            if len(rows) > most:
+                yield Text(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
+
+
+def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
+    table = _table("Who says what of its terms")
+    for heading in ("who", "terms", "class", "when", "evidence", "counts?"):
+        table.add_column(heading, overflow="fold")
+    for row in assertions:
+        who = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
+        when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
+        evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
+        cells = (who, row["licence"], row["licence_class"], when, evidence, row["standing"])
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+
+
+def _read_rights(store: Store) -> tuple[FrozenCorpus, pl.DataFrame, pl.DataFrame]:
+    corpus = corpus_in_force(store)
+    if corpus.rights is None or corpus.assertions is None:
+        where, hint = f"corpus {corpus.digest[:12]}", "It was frozen before terms were judged. Ingest it again."
+        raise ContractError(where, expected="one with a table of rights", found="none", hint=hint)
+    return corpus, store.read_table(corpus.rights.key), store.read_table(corpus.assertions.key)
+
+
+def _examples(store: Store, corpus: FrozenCorpus, folder: str, work_id: str) -> pl.DataFrame:
+    """A work's examples; those that are held out of training are not frozen, and stand in the delivery alone."""
+    frames = [store.read_table(part.key, columns=COLUMNS).filter(pl.col("work_id") == work_id) for part in corpus.shards]
+    found = pl.concat(frames)
+    delivered = f"{folder}/examples.parquet"
+    if not found.is_empty() or not store.exists(delivered):
+        return found
+    table = store.read_table(delivered)
+    known = table.select(name for name in COLUMNS if name in table.columns).filter(pl.col("work_id") == work_id)
+    return pl.concat([found, known], how="diagonal_relaxed")

@@ -1,0 +1,132 @@
+"""The policy says what each class may be used for, and a mistake in it names file, key, found, expected and nearest."""
+
+import copy
+import re
+
+import pytest
+
+from provenance.core.errors import ContractError
+from provenance.corpus import spdx
+from provenance.corpus.policy import CLASSES, USES, parse_policy, read_policy
+from tasks.settings import CHECKOUT, Settings
+
+VALUES = {
+    "strictness": ["commercial", "non_commercial", "academic_only", "unspecified", "forbidden"],
+    "precedence": ["owner", "source", "aggregator"],
+    "uses": {"train": ["commercial"], "research": ["commercial", "non_commercial", "academic_only"], "evaluate": []},
+    "licences": {"commercial": ["MIT", "GPL-3.0-only"], "non_commercial": ["CC-BY-NC-*"]},
+    "references": {"LicenseRef-lab": "academic_only"},
+    "exceptions": {"AdditionRef-Commons-Clause": "non_commercial"},
+    "words": [{"pattern": "research only", "class": "academic_only"}],
+}
+
+
+def changed(path, value):
+    values = copy.deepcopy(VALUES)
+    *folders, last = path
+    inside = values
+    for name in folders:
+        inside = inside[name]
+    inside[last] = value
+    return values
+
+
+def test_the_policy_that_is_delivered_is_good_and_has_a_class_for_the_common_licences():
+    policy = read_policy(Settings().rights.policy_path)
+    common = {
+        "commercial": ["MIT", "Apache-2.0", "BSD-3-Clause", "GPL-2.0-or-later", "AGPL-3.0-only", "CC-BY-SA-4.0", "CC0-1.0"],
+        "non_commercial": ["CC-BY-NC-4.0", "CC-BY-NC-ND-3.0-IGO", "CC-BY-NC-SA-2.0-UK", "PolyForm-Noncommercial-1.0.0"],
+        "unspecified": ["CC-BY-ND-4.0", "SSPL-1.0"],
+    }  # fmt: skip
+    for name, ids in common.items():
+        assert {policy.classes[key] for key in ids} == {name}
+    assert {name: bool(policy.refusal(name)) for name in CLASSES} == {
+        "commercial": False, "non_commercial": True, "academic_only": True, "unspecified": True, "forbidden": True,
+    }  # fmt: skip
+    assert set(policy.uses) == set(USES)
+    assert "forbidden" not in {name for allowed in policy.uses.values() for name in allowed}
+
+
+def test_an_id_that_is_written_out_counts_before_a_pattern():
+    values = changed(("licences", "unspecified"), ["CC-BY-NC-4.0"])
+    classes = parse_policy(values, "rights.toml").classes
+    assert (classes["CC-BY-NC-4.0"], classes["CC-BY-NC-3.0"]) == ("unspecified", "non_commercial")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("licenses", {}, "licenses: expected one of strictness, .*, words, found 'licenses'. Did you mean 'licences'?"),
+        (
+            "licences.commercial",
+            ["MTI"],
+            "licences.commercial: expected ids of SPDX licences, found 'MTI'. Did you mean 'MIT'?",
+        ),
+        ("licences.commercial", ["Rubin-*"], "licences.commercial: expected ids of SPDX licences, found 'Rubin-*'.*"),
+        (
+            "licences.comercial",
+            ["MIT"],
+            "licences.comercial: expected one of .*, found 'comercial'. Did you mean 'commercial'?",
+        ),
+        ("licences.forbidden", ["MIT"], "licences.forbidden: expected no licence of commercial, found 'MIT', which means MIT"),
+        (
+            "licences.forbidden",
+            ["CC-BY-NC-4*"],
+            "expected no licence of non_commercial, found 'CC-BY-NC-4*', which means CC-BY-NC-4.0",
+        ),
+        ("licences.commercial", "MIT", "licences.commercial: expected a list, found 'MIT'"),
+        ("uses.train", ["comercial"], "uses.train.1: expected one of .*, found 'comercial'. Did you mean 'commercial'?"),
+        ("uses.trian", ["commercial"], "uses.trian: expected one of train, .*, found 'trian'. Did you mean 'train'?"),
+        ("uses", {"train": [], "research": []}, "uses.evaluate: expected a list of classes, found none"),
+        (
+            "uses.train",
+            ["commercial", "unspecified"],
+            "uses.train: expected no class without all that strictness has before it, .*",
+        ),
+        ("strictness", ["commercial"], "strictness: expected each of .* once, found commercial"),
+        ("precedence", ["owner", "owner", "source"], "precedence: expected each of .* once, found owner, owner, source"),
+        ("precedence", ["onwer"], "precedence.1: expected one of owner, .*, found 'onwer'. Did you mean 'owner'?"),
+        ("references", {"MIT": "commercial"}, "references: expected LicenseRef- .*, found 'MIT'"),
+        ("references", {"LicenseRef-a": "comercial"}, "references.LicenseRef-a: expected one of commercial.*"),
+        ("exceptions", {"Classpath-exception": "commercial"}, "exceptions: .*. Did you mean 'Classpath-exception-2.0'?"),
+        ("words", [{"pattern": "(", "class": "commercial"}], "words.1.pattern: expected a regular expression, found '('.*"),
+        ("words", [{"pattern": "a*", "class": "commercial"}], "words.1.pattern: expected one that asks for .*, found 'a*'"),
+        (
+            "words",
+            [{"pattern": "a", "class": "forbidden", "spx": "MIT"}],
+            "words.1.spx: expected .*, found 'spx'. Did you mean 'spdx'?",
+        ),
+        ("words", [{"pattern": "a"}], "words.1.class: expected .*, found none"),
+        (
+            "words",
+            [{"pattern": "a", "class": "forbidden", "spdx": "MTI"}],
+            "words.1.spdx: expected an SPDX expression, found 'MTI': .*",
+        ),
+    ],
+)
+def test_a_mistake_names_the_file_the_key_and_the_nearest(path, value, message):
+    with pytest.raises(ContractError) as raised:
+        parse_policy(changed(path.split("."), value), "rights.toml")
+    pattern = re.escape(message).replace(r"\.\*", ".*")
+    assert re.search(f"^rights.toml: .*{pattern}$", str(raised.value)), str(raised.value)
+
+
+def test_a_policy_of_nothing_is_refused():
+    with pytest.raises(ContractError, match=r"rights\.toml: strictness: expected .*found none"):
+        parse_policy({}, "rights.toml")
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"a = ", "expected TOML"), (b"\xff", "expected TOML"), (None, "no such file")])
+def test_a_file_that_is_no_policy_is_named(tmp_path, data, message):
+    path = tmp_path / "rights.toml"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ContractError, match=rf"rights\.toml: .*{message}"):
+        read_policy(path)
+
+
+def test_every_licence_reference_of_the_demo_s_collector_is_in_the_policy():
+    from provenance.corpus.distributions import SPDX_OF_CLASSIFIER
+
+    classes = read_policy(CHECKOUT / "infra/settings/rights.toml").classes
+    assert all(spdx.parse(key).key in classes for key in SPDX_OF_CLASSIFIER.values())
