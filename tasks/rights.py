@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -59,8 +59,8 @@ class Asked:
 
     @property
     def end(self) -> datetime:
-        """The end of the day."""
-        return datetime.combine(self.day, time(), UTC) + timedelta(days=1)
+        """The last moment of the day."""
+        return datetime.combine(self.day, time.max, UTC)
 
 
 def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:

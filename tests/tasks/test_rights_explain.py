@@ -1,0 +1,196 @@
+"""`provenance rights`: the chain of one work, what a corpus's terms come to, and what an ingest says of them."""
+
+import json
+import logging
+from datetime import UTC, date, datetime
+
+import polars as pl
+import pytest
+from samples import corpus_frames, deliver
+
+from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
+from provenance.core.errors import ContractError
+from provenance.corpus import records
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.licences import rights_of
+from provenance.corpus.policy import read_policy
+from provenance.corpus.shards import corpus_in_force, freeze_corpus
+from tasks.rights import explain, summary
+from tasks.settings import load
+
+NOON = datetime(2026, 11, 18, 12, tzinfo=UTC)
+DAY = date(2026, 11, 20)
+WORK = "work-0-0"
+
+
+def assertion(work, licence, by, **other):
+    row = {"work_id": work, "licence": licence, "asserted_by": by, "evidence": f"the {by}'s page", "asserter": None}
+    return row | {"asserted_at": None, "evidence_sha256": None, "expires_at": None} | other
+
+
+ASSERTED = [
+    assertion(WORK, "mit", "aggregator", asserter="PyPI", evidence_sha256="ab" * 32),
+    assertion(WORK, "CC BY-NC", "source", asserted_at=NOON),
+    assertion(WORK, "MIT", "source", asserted_at=datetime(2026, 1, 1, tzinfo=UTC)),
+    assertion(WORK, "MIT", "owner", asserted_at=NOON, expires_at=datetime(2026, 11, 19, tzinfo=UTC)),
+    assertion("work-1-0", "MIT OR", "aggregator"),
+    assertion("work-9-9", "MIT", "owner"),
+]
+
+
+@pytest.fixture
+def delivered(store, monkeypatch):
+    """A corpus in force with assertions; one work's examples are all held out."""
+    frames = corpus_frames()
+    split = pl.when(pl.col("work_id") == "work-2-1").then(pl.lit("held_out")).otherwise(pl.lit("train"))
+    frames["examples"] = frames["examples"].with_columns(split=split, licence_spdx=pl.lit("Apache-2.0"))
+    frames["assertions"] = pl.DataFrame(ASSERTED, infer_schema_length=None)
+    deliver(store, frames)
+    monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
+    corpus = read_corpus(store, "corpus")
+    policy = read_policy(load().rights.policy_path)
+    rights = rights_of(corpus.examples, corpus.assertions, policy, now=NOON)
+    freeze_corpus(store, corpus, shard_examples=8, rights=rights)
+    return store
+
+
+def test_a_work_s_chain_has_every_assertion_what_counts_and_what_follows(delivered):
+    found = explain(load(), WORK, DAY)
+    terms = found["terms"]
+    assert {(one["asserted_by"], one["licence"]): one["standing"] for one in terms["assertions"]} == {
+        ("aggregator", "mit"): "the source's word counts before the aggregator's",
+        ("source", "CC BY-NC"): "counts",
+        ("source", "MIT"): "the source has said otherwise since",
+        ("owner", "MIT"): "expired on 2026-11-19",
+    }
+    assert (terms["licence_class"], terms["asserted_by"]) == ("non_commercial", "source")
+    assert terms["as_ingested"]["asserted_by"] == "owner", "on the day before, the owner's word was good"
+    assert terms["conflict"] == "class: source says cc by-nc (non_commercial), aggregator says MIT (commercial)"
+    assert terms["uses"] == {
+        "train": "non_commercial, and the policy lets train only commercial", "research": "allowed", "evaluate": "allowed",
+    }  # fmt: skip
+    assert {party["party_id"]: party["stake_ppb"] for party in found["claims"]["parties"]} == {
+        "owner-0": 600_000_000, "owner-1": 400_000_000,
+    }  # fmt: skip
+    assert found["source"]["uris"] == [f"https://example.org/{WORK}"]
+    assert explain(load(), WORK, date(2026, 11, 18))["terms"]["asserted_by"] == "owner"
+    assert explain(load(), WORK, date(2026, 11, 17))["terms"]["licence_spdx"] == "MIT", "the earlier word of the source"
+
+
+def test_records_of_sources_signals_and_opt_outs_are_shown_where_there_are_any(delivered):
+    assert not any(explain(load(), WORK, DAY)[name] for name in ("signals", "optouts"))
+    source = {"source_uri": f"https://example.org/{WORK}", "acquired_at": NOON, "collector": "a crawl", "evidence": "a line"}
+    signal = {
+        "scope": "https://example.org/", "kind": "robots", "use": "train", "allowed": False, "says": "Disallow: /",
+        "url": "https://example.org/robots.txt", "fetched_at": NOON, "status": 200,
+    }  # fmt: skip
+    optout = {
+        "recorded_at": NOON, "action": "optout", "work_id": WORK, "owner_id": "owner-0", "choice": "held",
+        "effective_on": DAY, "recorded_by": "ann", "evidence": "a letter",
+    }  # fmt: skip
+    elsewhere = signal | {"scope": "https://e.org/"}
+    for contract, row in ((SOURCES, source), (SIGNALS, signal), (SIGNALS, elsewhere), (OPTOUTS, optout)):
+        records.append(delivered, contract, pl.DataFrame([row]))
+    found = explain(load(), WORK, DAY)
+    assert [one["collector"] for one in found["source"]["records"]] == ["a crawl"]
+    assert [one["says"] for one in found["signals"]] == ["Disallow: /"]
+    assert [one["choice"] for one in found["optouts"]] == ["held"]
+    assert explain(load(), WORK, date(2026, 11, 19))["optouts"] == []
+
+
+def test_a_work_that_is_held_out_and_one_that_nobody_claims_are_explained(delivered):
+    held_out = explain(load(), "work-2-1", DAY)
+    assert held_out["source"]["examples"] == {"held_out": 3}
+    assert held_out["claims"]["parties"][0]["party_id"] == "owner-2"
+    assert (held_out["terms"]["licence_spdx"], held_out["terms"]["asserted_by"]) == ("Apache-2.0", "aggregator")
+    unmatched = explain(load(), "work-4-0", DAY)
+    assert unmatched["claims"]["parties"][0]["account"] == "escrow"
+    assert unmatched["claims"]["unmatched_because"] == ["no author is named"]
+
+
+def test_an_unknown_work_and_a_corpus_without_rights_are_errors_with_a_next_step(delivered):
+    with pytest.raises(ContractError, match=r"work 'work-0-O': expected a work of the corpus in force, .*Near: 'work-0-"):
+        explain(load(), "work-0-O", DAY)
+    freeze_corpus(delivered, read_corpus(delivered, "corpus"), shard_examples=8)
+    with pytest.raises(ContractError, match="expected one with a table of rights, found none.*Ingest it again"):
+        summary(load())
+
+
+def test_the_summary_counts_every_work_once(delivered):
+    found = summary(load())
+    assert sum(found["classes"].values()) == sum(found["asserted_by"].values()) == found["works"] == 20
+    assert found["classes"] == {"commercial": 19, "unspecified": 1}
+    assert [one["such_as"] for one in found["quarantine"]] == ["work-1-0"]
+    assert "MIT OR" in found["quarantine"][0]["because"]
+
+
+def test_the_command_line_shows_both(delivered, command_line):
+    code, out, _ = command_line("rights", "explain", WORK, "--day", "2026-11-20")
+    assert code == 0
+    for text in (
+        "CC BY-NC",
+        "expired on 2026-11-19",
+        "owner-0",
+        "train     non_commercial",
+        "When it was ingested: commercial",
+    ):
+        assert text in out
+    code, out, _ = command_line("rights", "explain", WORK, "--json", "--day", "2026-11-20")
+    assert (code, json.loads(out)["terms"]["licence_class"]) == (0, "non_commercial")
+    code, out, _ = command_line("rights", "summary")
+    assert code == 0
+    assert "20 works: 19 commercial, 1 unspecified" in out
+    assert json.loads(command_line("rights", "summary", "--json")[1])["works"] == 20
+    code, _, err = command_line("rights", "explain", "wrk-0-0")
+    assert code == 2
+    assert "Near: " in err
+    assert command_line("rights", "explain", WORK, "--day", "20.11.2026")[0] == 2
+
+
+def test_an_ingest_freezes_rights_and_says_what_a_person_should_look_at(store, environment, caplog):
+    from tasks.ingest import ingest
+
+    environment(store)
+    frames = corpus_frames() | {"assertions": pl.DataFrame(ASSERTED, infer_schema_length=None)}
+    deliver(store, frames)
+    with caplog.at_level(logging.INFO, logger="provenance.ingest"):
+        digest = ingest()
+    frozen = corpus_in_force(store)
+    assert frozen.digest == digest
+    rights = store.read_table(frozen.rights.key)
+    assert rights.height == 20
+    assert rights["licence_class"].null_count() == 0
+    assert store.read_table(frozen.assertions.key).height == len(ASSERTED)
+    said = caplog.text
+    assert "rights of 20 works: 1 non_commercial, 19 unspecified; words differ about 1, assertions on 1 have expired" in said
+    assert "20 works are in quarantine" in said
+    assert "assertions on 1 works that the corpus does not have change nothing, the first: 'work-9-9'. Did you mean" in said
+    assert ingest() == digest
+
+
+def test_an_ingest_with_a_policy_that_is_none_stops_first(store, environment, tmp_path):
+    from tasks.ingest import ingest
+
+    path = tmp_path / "rights.toml"
+    path.write_text('strictnes = ["commercial"]')
+    environment(store, RIGHTS__POLICY=str(path))
+    with pytest.raises(ContractError, match=r"rights\.toml: .*"):
+        ingest()
+    assert not store.list("frozen")
+
+
+def test_what_the_demo_collects_has_a_class_and_evidence_for_every_work(store):
+    from provenance.corpus.distributions import collect
+    from tasks.settings import CHECKOUT
+
+    corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
+    rights = rights_of(corpus.examples, corpus.assertions, read_policy(load().rights.policy_path), now=NOON)
+    assert set(rights["work_id"]) == set(corpus.examples["work_id"])
+    assert (rights["evidence"].str.len_chars() > 0).all()
+    assert (rights["licence_class"] == "commercial").mean() > 0.8
+    assert {"source", "aggregator"} <= set(rights["asserted_by"])
+    of_files = corpus.assertions.filter(pl.col("asserted_by") == "source")
+    assert (of_files["evidence_sha256"].str.len_chars() == 64).all()
+    assert rights.filter(pl.col("conflict") != "").height
+    unmatched = corpus.examples.filter(pl.col("unmatched_reason").is_not_null())
+    assert set(unmatched["work_id"]).isdisjoint(corpus.claims["work_id"]), "rights give nobody's escrow away"
