@@ -14,6 +14,8 @@ from provenance.core.contracts import CLEARANCE, ESCROW, OPTOUTS, REGISTRY, RIGH
 from provenance.corpus.disclosures.facts import KINDS
 from provenance.corpus.disclosures.forms import Table
 from provenance.corpus.examples import parties
+from provenance.corpus.optouts import in_force
+from provenance.corpus.signals.verdicts import WIDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -223,22 +225,17 @@ def top_domains(works: pl.DataFrame, *, sme: bool) -> Table:
 
 def measures(inventory: Inventory) -> tuple[Table, ...]:
     """Which wishes of owners were looked for, found and kept to, as far as the records know."""
-    train = pl.col("use") == "train"
+    reserves = pl.col("use").is_in(["train", *WIDER["train"]]) & ~pl.col("allowed")
     signals = inventory.signals.group_by("kind").agg(
         scopes=pl.col("scope").n_unique(),
-        reserved=pl.col("scope").filter(train & ~pl.col("allowed")).n_unique(),
+        reserved=pl.col("scope").filter(reserves).n_unique(),
         unread=pl.col("problem").is_not_null().sum(),
     )
-    latest = (
-        inventory.optouts.filter(pl.col("effective_on") <= inventory.day)
-        .sort("recorded_at", maintain_order=True)
-        .group_by("work_id", "owner_id")
-        .agg(pl.col("action", "choice").last())
-        .filter(pl.col("action") == "optout")
-        .join(inventory.works.select("work_id"), on="work_id", how="semi")
+    chosen = in_force(inventory.optouts, inventory.day).join(inventory.works.select("work_id"), on="work_id", how="semi")
+    choices = chosen.group_by("choice").agg(works=pl.col("work_id").n_unique(), owners=pl.col("owner_id").n_unique())
+    judged = inventory.clearance.filter(pl.col("use") == "train").join(
+        inventory.works.select("work_id"), on="work_id", how="semi"
     )
-    choices = latest.group_by("choice").agg(works=pl.col("work_id").n_unique(), owners=pl.col("owner_id").n_unique())
-    judged = inventory.clearance.filter(train).join(inventory.works.select("work_id"), on="work_id", how="semi")
     cleared = judged.group_by("cleared").agg(works=pl.len(), examples=_sum("examples")).sort("cleared", descending=True)
     said = cleared.with_columns(pl.when("cleared").then(pl.lit("cleared")).otherwise(pl.lit("not cleared")).alias("cleared"))
     return (
@@ -250,7 +247,7 @@ def measures(inventory: Inventory) -> tuple[Table, ...]:
         ),
         Table(
             "Opt-outs of owners in force on works of this corpus",
-            ("In models that hold the work they are", "Works", "Owners"),
+            ("Choice", "Works", "Owners"),
             tuple(choices.sort("choice").iter_rows()),
             "" if choices.height else "None are recorded.",
         ),
