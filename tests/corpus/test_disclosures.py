@@ -83,8 +83,8 @@ def test_a_work_is_one_row_wherever_its_pieces_lie():
 def test_rights_and_registry_count_where_there_are_any():
     rights = pl.DataFrame(
         [
-            ("a", "s", "CC0-1.0", "commercial", "owner", "a letter", "", ""),
-            ("b", None, None, "forbidden", "nobody", "", "x", "q"),
+            ("a", "s", "CC0-1.0", "commercial", "owner", None, "a letter", "", "", ""),
+            ("b", None, None, "forbidden", "nobody", None, "", "x", "", "q"),
         ],
         schema=RIGHTS.schema,
         orient="row",
