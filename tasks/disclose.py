@@ -14,6 +14,8 @@ from provenance.corpus import records
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.shards import corpus_in_force, load_frozen
+from tasks.clear import read_rights
+from tasks.sources import registry_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
     from provenance.corpus.disclosures.inventory import Inventory
-    from provenance.corpus.shards import FrozenCorpus, Part
+    from provenance.corpus.shards import FrozenCorpus
     from tasks.settings import Settings
 
 IN_FORCE = "in force"
@@ -152,8 +154,6 @@ def _corpus(store: Store, digest: str) -> FrozenCorpus:
 
 
 def _inventory(store: Store, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
-    # Corpora that were frozen before anybody looked at rights have none.
-    rights: Part | None = getattr(frozen, "rights", None)
     known = datetime.combine(on, time.min, UTC) + timedelta(days=1, microseconds=-1)
     return inventory.take(
         (store.read_table(shard.key, columns=inventory.READ) for shard in frozen.shards),
@@ -162,7 +162,8 @@ def _inventory(store: Store, frozen: FrozenCorpus, facts: Facts, on: date) -> In
         facts,
         corpus=frozen.digest,
         day=on,
-        rights=store.read_table(rights.key) if rights else None,
+        rights=read_rights(store, frozen),
+        registry=registry_in_force(store, known),
         signals=records.read(store, SIGNALS, known=known),
         optouts=records.read(store, OPTOUTS, known=known),
         clearance=records.read(store, CLEARANCE, known=known),

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 from samples import HOSTILE
 
-from provenance.core.contracts import CLEARANCE, OPTOUTS, REGISTRY, RIGHTS, SIGNALS
+from provenance.core.contracts import CLEARANCE, OPTOUTS, RIGHTS, SIGNALS, SOURCES
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import from_csv, to_csv
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.shards import FrozenCorpus, Part
+from provenance.corpus.sources import registry, source_ids
 from tasks.settings import CHECKOUT
 
 DAY = date(2026, 11, 20)
@@ -23,6 +24,7 @@ EXAMPLE = CHECKOUT / "infra/settings/disclosure.toml"
 CORPUS = "ab" * 32
 PUBLIC = {"name": "PyPI", "kind": "public", "match": ["pkg:pypi/"], "link": "https://pypi.org", "description": "Packages."}
 CRAWLED = {"name": "the web", "kind": "crawled", "match": ["https://", "http://"]}
+LISTED = {"https://a.org/": "A title", "https://c.org/": "By address"}
 REST = {"name": "the rest", "kind": "other", "match": [""], "description": "What was found on disks."}
 
 
@@ -83,19 +85,26 @@ def test_a_work_is_one_row_wherever_its_pieces_lie():
 def test_rights_and_registry_count_where_there_are_any():
     rights = pl.DataFrame(
         [
-            ("a", "s", "CC0-1.0", "commercial", "owner", None, "a letter", "", "", ""),
+            ("a", None, "CC0-1.0", "commercial", "owner", None, "a letter", "", "", ""),
             ("b", None, None, "forbidden", "nobody", None, "", "x", "", "q"),
         ],
         schema=RIGHTS.schema,
         orient="row",
     )
-    when = datetime(2026, 1, 1, tzinfo=UTC)
-    registry = pl.DataFrame([("s", ["s"], 1, ["bot"], when, when, [], [], "A title")], schema=REGISTRY.schema, orient="row")
-    taken, _ = take(shard(piece("a", licence="MIT"), piece("b", licence="MIT"), piece("c")), rights=rights, registry=registry)
+    known = registry(
+        pl.DataFrame(
+            [(uri, datetime(2026, 1, 1, tzinfo=UTC), "bot", "a line", [], None, title) for uri, title in LISTED.items()],
+            schema=SOURCES.schema,
+            orient="row",
+        )
+    )
+    rights = rights.with_columns(source_id=source_ids(known, pl.Series(["https://a.org/", None], dtype=pl.String)))
+    rows = [piece("a", licence="MIT"), piece("b", licence="MIT"), piece("c", "https://c.org")]
+    taken, _ = take(shard(*rows), rights=rights, registry=known)
     assert taken.works["licence"].to_list() == ["CC0-1.0", None, None]
     assert taken.works["licence_declared"].to_list() == ["MIT", "MIT", None]
     assert taken.works["licence_class"].to_list() == ["commercial", "forbidden", "unspecified"]
-    assert taken.works["title"].to_list() == ["A title", None, None]
+    assert taken.works["title"].to_list() == ["A title", None, "By address"]
     assert taken.copyrighted["work_id"].to_list() == ["b", "c"]
     assert [row[:2] for row in inventory.by_class(taken).rows] == [
         ("commercial", 1), ("non_commercial", 0), ("academic_only", 0), ("forbidden", 1), ("unspecified", 1),
@@ -217,7 +226,12 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
         {"work_id": "elsewhere", "action": "optout", "recorded_at": when, "effective_on": DAY},
         {"work_id": "c", "action": "optout", "recorded_at": when, "effective_on": date(2026, 11, 21)},
     ]
-    cleared = [("a", "train", False, ["x"], 1, "d"), ("b", "train", True, [], 1, "d"), ("z", "train", True, [], 1, "d")]
+    cleared = [
+        ("b", "train", False, ["x"], 1, "d"),
+        ("a", "train", False, ["x"], 1, "d"),
+        ("b", "train", True, [], 1, "d"),
+        ("z", "train", True, [], 1, "d"),
+    ]
     taken, facts = take(
         shard(piece("a"), piece("b"), piece("c")),
         signals=pl.DataFrame([signal | row for row in rows], schema=SIGNALS.schema),

@@ -16,6 +16,7 @@ from provenance.corpus.disclosures.forms import Table
 from provenance.corpus.examples import parties
 from provenance.corpus.optouts import in_force
 from provenance.corpus.signals.verdicts import WIDER
+from provenance.corpus.sources import source_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,15 +48,14 @@ class Inventory:
             last_acquired, licence, licence_declared, licence_class, asserted_by, conflict, quarantine, owners, escrow`,
             sorted by work. A place is a domain, a package or a scheme; source and kind are the provider's words for it.
         sizes: `modality, works, examples, words`; words are words, events or patches, as the corpus was cut.
-        signals, optouts, clearance: as their contracts have them, empty where nobody has looked.
+        signals, optouts, clearance: as their contracts have them, empty where nobody has looked; of clearance the last row of a
+            work counts.
     """
 
     corpus: str
     day: date
     works: pl.DataFrame
     sizes: pl.DataFrame
-    collectors: tuple[str, ...]
-    sources: int
     signals: pl.DataFrame
     optouts: pl.DataFrame
     clearance: pl.DataFrame
@@ -128,6 +128,7 @@ def take(
     holders = _holders(works, claims, owners, day)
     works = (
         works.join(rights.select("work_id", _licence=pl.col("licence_spdx"), **_columns(RIGHTS_OF)), on="work_id", how="left")
+        .with_columns(_named(registry))
         .join(registry.select("source_id", "title"), on="source_id", how="left")
         .join(holders, on="work_id", how="left")
         .with_columns(
@@ -145,8 +146,6 @@ def take(
         day=day,
         works=works.select(*COLUMNS).sort("work_id"),
         sizes=sizes.sort("modality"),
-        collectors=tuple(registry["collectors"].explode().drop_nulls().unique().sort()),
-        sources=registry.height,
         signals=pl.DataFrame(schema=SIGNALS.schema) if signals is None else signals,
         optouts=pl.DataFrame(schema=OPTOUTS.schema) if optouts is None else optouts,
         clearance=pl.DataFrame(schema=CLEARANCE.schema) if clearance is None else clearance,
@@ -233,9 +232,8 @@ def measures(inventory: Inventory) -> tuple[Table, ...]:
     )
     chosen = in_force(inventory.optouts, inventory.day).join(inventory.works.select("work_id"), on="work_id", how="semi")
     choices = chosen.group_by("choice").agg(works=pl.col("work_id").n_unique(), owners=pl.col("owner_id").n_unique())
-    judged = inventory.clearance.filter(pl.col("use") == "train").join(
-        inventory.works.select("work_id"), on="work_id", how="semi"
-    )
+    last = inventory.clearance.unique(["work_id", "use"], keep="last", maintain_order=True)
+    judged = last.filter(pl.col("use") == "train").join(inventory.works.select("work_id"), on="work_id", how="semi")
     cleared = judged.group_by("cleared").agg(works=pl.len(), examples=_sum("examples")).sort("cleared", descending=True)
     said = cleared.with_columns(pl.when("cleared").then(pl.lit("cleared")).otherwise(pl.lit("not cleared")).alias("cleared"))
     return (
@@ -269,6 +267,12 @@ def _summed(shard: pl.DataFrame) -> pl.DataFrame:
         words=_sum("tokens"),
         examples=pl.len().cast(pl.Int64),
     )
+
+
+def _named(registry: pl.DataFrame) -> pl.Expr:
+    """The source of each work, where the rights table does not say it: by its address, which the registry may know."""
+    found = pl.col("source_uri").map_batches(lambda uris: source_ids(registry, uris), return_dtype=pl.String)
+    return pl.coalesce("source_id", found) if registry.height else pl.col("source_id")
 
 
 def _joined(frame: pl.DataFrame, column: str, separator: str) -> pl.DataFrame:
