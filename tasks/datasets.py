@@ -2,7 +2,8 @@
 
 A dataset's name is where its objects lie in the store, without the folders of a day, a night or a revision:
 `nights/shares.parquet` is one dataset, and every night writes a version of it. A version is a digest, where there is a
-manifest the one that it names; where the version lies stands beside it.
+manifest the one that it names; where the version lies stands beside it. What imports much is imported where it is asked
+for, since every task asks for something here.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ from provenance.core.contracts import (
 )
 from provenance.core.store import digest, sha256
 from provenance.corpus.shards import load_frozen
-from provenance.settlement.closings import bank_folder, closing_folder, payments_folder
-from provenance.settlement.exports import MANIFEST
 from provenance.validation import results
 from tasks.night import load_night, read_manifest
 
@@ -99,6 +98,8 @@ class Done:
     @cached_property
     def exported(self) -> dict[str, Any]:
         """The manifest of the export that the stage returned."""
+        from provenance.settlement.exports import MANIFEST
+
         return self.store.read_json(f"{self.result}/{MANIFEST}")
 
     @cached_property
@@ -223,6 +224,8 @@ def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Cont
     """Files of a period; without any, all that its manifest names. There is no folder where nothing was to be paid."""
 
     def found(done: Done) -> Iterable[Dataset]:
+        from provenance.settlement.exports import MANIFEST
+
         key = f"{folder(done.period)}/{MANIFEST}"
         if not done.store.exists(key):
             return
@@ -234,6 +237,24 @@ def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Cont
             yield Dataset(f"{name}/{file}", f"{folder(done.period)}/{file}", stated[file]["sha256"], contract)
 
     return found
+
+
+def _closing_folder(period: str) -> str:
+    from provenance.settlement.closings import closing_folder
+
+    return closing_folder(period)
+
+
+def _payments_folder(period: str) -> str:
+    from provenance.settlement.closings import payments_folder
+
+    return payments_folder(period)
+
+
+def _bank_folder(period: str) -> str:
+    from provenance.settlement.closings import bank_folder
+
+    return bank_folder(period)
 
 
 def _statements_folder(period: str) -> str:
@@ -272,9 +293,9 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "ledger": _ledger,
     "payouts": _payouts,
     "audit": _audit,
-    "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
-    "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
-    "bank": _published("bank", bank_folder, {}),
+    "closing": _published("exports/periods", _closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
+    "payments": _published("exports/periods", _payments_folder, {"payments.csv": PAYMENTS}),
+    "bank": _published("bank", _bank_folder, {}),
     "statements": _published("exports/statements", _statements_folder, {}),
     "answers": _answers,
 }

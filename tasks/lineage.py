@@ -86,7 +86,8 @@ def _event(state: str, context: Mapping[str, Any], settings: Settings) -> RunEve
         result = context["ti"].xcom_pull(task_ids=task.task_id)
         told["flow"] = flow(task.task_id, Done(settings, store, _arguments(context["ti"].task), result))
     if state == FAIL:
-        told["error"] = type(context.get("exception")).__name__
+        error = context.get("exception")
+        told["error"] = type(error).__name__ if error else "ended by Airflow"
     return event(state, task, datetime.now(UTC), store=store, namespace=settings.lineage.namespace, **told)
 
 
