@@ -24,7 +24,7 @@ from provenance.corpus import records
 from provenance.corpus.sources import distinct, registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import RenderableType
@@ -37,6 +37,7 @@ log = logging.getLogger("provenance.sources")
 REJECTED = f"{records.ROOT}/rejected/{SOURCES.name}"
 # Characters of a cell; what is larger is a whole work by mistake.
 LARGEST_NAME, LARGEST_CELL, MOST_NAMES = 8_192, 1_000_000, 1_000
+LONGEST_SHOWN = 80
 # Clocks differ, and a list without zones is taken for UTC.
 EARLY = timedelta(days=1)
 
@@ -49,7 +50,10 @@ def _time(value: Any) -> datetime:
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if not isinstance(value, datetime):
         raise ValueError("not a time")  # noqa: TRY004, pydantic reports no other
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except OverflowError:  # the last hours of the year 9999, elsewhere
+        raise ValueError("not a time") from None
 
 
 def _none_if_blank(value: Any) -> Any:
@@ -108,7 +112,12 @@ class Imported:
 
 
 def import_sources(
-    settings: Settings, paths: Sequence[Path], *, collector: str = "", now: datetime | None = None
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    collector: str = "",
+    now: datetime | None = None,
+    each: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> list[Imported]:
     """Add lists of sources to the records; what is there already is not added again.
 
@@ -117,13 +126,14 @@ def import_sources(
 
     Args:
         collector: who collected the rows that do not say it.
+        each: goes through the files while they are read, to show how far that is.
 
     Raises:
         InputError: a file is not a list at all (no such file, not UTF-8, unknown or missing columns, no row that can be read);
             nothing of any file is added then.
     """
     moment, store = now or datetime.now(UTC), settings.store.open()
-    read = [_read_list(path, collector, moment) for path in paths]
+    read = [_read_list(path, collector, moment) for path in each(paths)]
     there, told = distinct(records.read(store, SOURCES)), []
     for path, (good, bad) in zip(paths, read, strict=True):
         fresh = _without(good, there)
@@ -192,7 +202,7 @@ def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame,
             good.append(_checked(f"{path}: {where}", row, collector, now))
         except InputError as error:
             first = first or error
-            written = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
+            written = row if isinstance(row, str) else json.dumps(row, default=str)
             bad.append({"file": str(path), "row": where, "why": str(error), "written": written})
     if first and not good:
         raise first
@@ -204,19 +214,24 @@ def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame,
 
 def _checked(where: str, row: Any, collector: str, now: datetime) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise InputError(where, expected="a row with the columns of sources", found=repr(row)[:80])
+        raise InputError(where, expected="a row with the columns of sources", found=_shown(row))
     given = row if row.get("collector") else row | {"collector": collector}
     try:
         found = _Record.model_validate(given).model_dump()
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         column = str(first["loc"][0])
-        value = given.get(column)
-        said = "none" if value is None else f"{len(value):,} characters" if len(str(value)) > 80 else repr(value)
-        raise InputError(f"{where}: column {column!r}", expected=EXPECTED[column], found=said) from None
+        raise InputError(f"{where}: column {column!r}", expected=EXPECTED[column], found=_shown(given.get(column))) from None
     if found["acquired_at"] > now + EARLY:
         raise InputError(f"{where}: column 'acquired_at'", expected=EXPECTED["acquired_at"], found=str(found["acquired_at"]))
     return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else repr(value)
+    return f"{len(text):,} characters" if len(text) > LONGEST_SHOWN else repr(value)
 
 
 def _check_columns(where: str, names: Iterable[str], *, whole: bool) -> None:
@@ -225,6 +240,8 @@ def _check_columns(where: str, names: Iterable[str], *, whole: bool) -> None:
     if unknown := [name for name in there if name not in known]:
         hint = did_you_mean(unknown[0], known) if unknown[0] else "Is the list parted by commas?"
         raise InputError(f"{where}: column {unknown[0]!r}", expected=f"some of {', '.join(known)}", found="another", hint=hint)
+    if repeated := [name for at, name in enumerate(there) if name in there[:at]]:
+        raise InputError(f"{where}: column {repeated[0]!r}", expected="every column once", found="two of that name")
     needed = [name for name, field in _Record.model_fields.items() if field.is_required() and name != "collector"]
     if whole and (missing := [name for name in needed if name not in there]):
         raise InputError(f"{where}: column {missing[0]!r}", expected="a column that is needed", found="none of that name")
@@ -273,7 +290,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = line
         if isinstance(row, dict):
             _check_columns(f"{path}: line {number}", row, whole=False)

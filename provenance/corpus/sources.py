@@ -101,12 +101,12 @@ def distinct(records: pl.DataFrame) -> pl.DataFrame:
 
 def source_ids(registry: pl.DataFrame, uris: pl.Series) -> pl.Series:
     """The source of each URI, by any of its names; empty where the registry has none."""
-    known = registry.select("source_id", name="identifiers").explode("name").unique("name", keep="none")
+    known = registry.select("source_id", name="identifiers").explode("name")
     texts = uris.drop_nulls().unique()
     spelt = pl.DataFrame({"text": texts, "name": [canonical(text) for text in texts.to_list()]}, schema_overrides=_TEXTS)
     asked = pl.DataFrame({"text": uris}, schema_overrides=_TEXTS)
     found = asked.join(spelt, on="text", how="left", maintain_order="left")
-    return found.join(known, on="name", how="left", maintain_order="left")["source_id"]
+    return found.join(known, on="name", how="left", maintain_order="left", validate="m:1")["source_id"]
 
 
 _TEXTS = {"text": pl.String, "name": pl.String}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import track
 
 from provenance.core.errors import InputError, parse_day
 from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json
@@ -195,8 +197,8 @@ def sources_import(
     from tasks.settings import load
     from tasks.sources import import_sources
 
-    with Terminal(stderr=True).status(f"Reading {len(files)} lists"):
-        found = import_sources(load(), files, collector=collector)
+    each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
+    found = import_sources(load(), files, collector=collector, each=each)
     if as_json:
         print_json([asdict(one) for one in found])
         return

@@ -88,6 +88,9 @@ def test_what_was_known_then_is_the_registry_of_then(at, tmp_path):
     ("acquired_at", "yesterday", "column 'acquired_at': expected a time"),
     ("acquired_at", 1763600000, "column 'acquired_at': expected a time"),
     ("acquired_at", "2027-11-20", "not in the future"),
+    ("acquired_at", "9999-12-31T23:59-12:00", "column 'acquired_at': expected a time"),
+    ("title", "half a character: \ud800", "column 'title'"),
+    ("title", 10**100, "column 'title': expected up to 1,000,000 characters, found 101 characters"),
     ("source_uri", None, "column 'source_uri': expected one line of 1 to 8,192 characters, found none"),
     ("source_uri", "  ", "column 'source_uri'"),
     ("source_uri", "https://a.example/\u202egpj.exe", "column 'source_uri'"),
@@ -111,14 +114,14 @@ def test_a_row_that_cannot_be_read_is_kept_with_the_reason(at, tmp_path, column,
 
 def test_lines_that_are_no_rows_are_kept_as_they_came(at, tmp_path):
     lines = tmp_path / "a.jsonl"
-    lines.write_text('{"source_uri": \n[1, 2]\n\n' + json.dumps(ROWS[0]) + "\n")
+    lines.write_text('{"source_uri": \n[1, 2]\n\n' + "[" * 100_000 + "\n" + json.dumps(ROWS[0]) + "\n")
     short = tmp_path / "b.csv"
     short.write_text("source_uri,acquired_at,evidence\nhttps://a.example/1,2026-11-19\nhttps://a.example/2,2026-11-19,e\n")
     first, second = import_sources(at, [lines, short], collector="me", now=NOON)
-    assert (first.new, first.rejected, second.new, second.rejected) == (1, 2, 1, 1)
+    assert (first.new, first.rejected, second.new, second.rejected) == (1, 3, 1, 1)
     store = at.store.open()
     written = [text for key in store.list(REJECTED) for text in store.read_table(key)["written"].to_list()]
-    assert sorted(written) == ["[1, 2]", "https://a.example/1,2026-11-19", '{"source_uri": ']
+    assert sorted(written) == ["[1, 2]", "[" * 100_000, "https://a.example/1,2026-11-19", '{"source_uri": ']
 
 
 COLUMNS = b"source_uri,acquired_at,evidence\n"
@@ -128,6 +131,7 @@ COLUMNS = b"source_uri,acquired_at,evidence\n"
     ("a.csv", COLUMNS + b"https://a.example/\xe9,2026-11-19,e\n", "a.csv: line 2: expected text in UTF-8, found the byte 0xe9"),
     ("a.csv", COLUMNS.decode().encode("utf-16"), "line 1: expected text in UTF-8"),
     ("a.csv", b"source_uri,acquired_at,evidnce\n", "column 'evidnce': .*Did you mean 'evidence'"),
+    ("a.csv", b"source_uri,acquired_at,evidence,evidence\n", "column 'evidence': expected every column once"),
     ("a.csv", b"source_uri;acquired_at;evidence\n", "a.csv: line 1: column"),
     ("a.csv", b"source_uri,evidence\n", "column 'acquired_at': expected a column that is needed"),
     ("a.csv", COLUMNS + b'"a"b,c,d\n', "a.csv: line 2: expected a CSV file"),
