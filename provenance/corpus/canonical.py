@@ -295,7 +295,8 @@ def _file_of(host: str) -> Callable[[re.Match[str]], str]:
 
     def name(match: re.Match[str]) -> str:
         owner, repository, version, path = (unquote(match[part]) for part in ("owner", "name", "version", "path"))
-        return PackageURL(host, owner, repository, version, None, path).to_string()
+        # Writing it normalises it; once is enough.
+        return PackageURL(host, owner.lower(), repository.lower(), version, None, path, normalize_purl=False).to_string()
 
     return name
 
