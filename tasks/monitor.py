@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.contracts import ESCROW, PAYABLE
+from provenance.core.contracts import ESCROW, PAYABLE, WITHDRAWN
 from provenance.core.errors import ContractError, StoreError
+from provenance.core.money import PPB
 from provenance.core.store import Store, sha256
 from provenance.royalty.shares import FAITHFUL
 from provenance.settlement import ledger
@@ -25,6 +26,7 @@ from tasks.database import read_ledger
 from tasks.runs import FAILED, SUCCESS, open_runs, runs
 from tasks.screens import output_data
 from tasks.settings import load
+from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
 
 if TYPE_CHECKING:
@@ -195,6 +197,7 @@ class Flow:
 
     Attributes:
         parties: how many have a share, by account.
+        opted_out: works that owners have opted out of; rests: by currency, the part of the day's pools that rests on them.
         listed: `output_id, revenue_minor, currency` of the first outputs.
     """
 
@@ -210,6 +213,8 @@ class Flow:
     features: tuple[Features, ...] = ()
     sample: int = 0
     parties: Mapping[str, int] = field(default_factory=dict)
+    opted_out: int = 0
+    rests: Mapping[str, float] = field(default_factory=dict)
     contracts: tuple[Terms, ...] = ()
     bookings: tuple[Booking, ...] = ()
     published: tuple[Published, ...] = ()
@@ -279,6 +284,8 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     corpus = _read_frozen(store, f"frozen/corpus/{inputs['corpus']}.json")
     plan = _stage(store, folder, "plan")
     shared, values = _stage(store, folder, "shares"), _stage(store, folder, "values")
+    withdrawn = read_withdrawn(store, folder) if shared else pl.DataFrame(schema=WITHDRAWN.schema)
+    rests = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
         night=mine,
         corpus=inputs["corpus"],
@@ -292,6 +299,8 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
         features=_features(plan),
         sample=plan.get("sample", {}).get("rows", 0),
         parties=_parties(store, folder, shared),
+        opted_out=withdrawn["work_id"].n_unique(),
+        rests=dict(rests.iter_rows()),
         contracts=_terms(inputs, shared.get("weights", {}), Counter(values.get("contracts", {}).values())),
         bookings=tuple(bookings),
         published=tuple(found for booking in bookings if (found := _published(store, booking))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -19,13 +19,14 @@ from provenance.corpus.examples import parties
 from provenance.corpus.shards import part_key
 from provenance.influence.methods import prepare, queries_from_tensors, queries_to_tensors
 from provenance.influence.methods import score as score_rows
-from provenance.influence.scores import ShardScores, merge, party_influence, reduce_scores
+from provenance.influence.scores import ShardScores, merge, parted, party_influence, reduce_scores
 from tasks.cluster import compute_tree, open_cluster
 from tasks.curvature import read_fitted
 from tasks.featurise import read_features
 from tasks.night import night_to_compute
 from tasks.settings import load
 from tasks.shard import FeatureFile, chosen_method, load_plan
+from tasks.withdrawn import APART, INFLUENCE_APART, claims_apart, with_apart
 
 if TYPE_CHECKING:
     from datetime import date
@@ -46,6 +47,7 @@ class Block:
         queries: where the part's prepared queries of each source lie.
         comparison: how features of each kind are compared.
         top: pieces of evidence kept per output and party.
+        apart: claims in which what owners opted out of has parties of its own; None where nobody has.
         keep: how the files with every example's score begin, or empty for none.
     """
 
@@ -54,6 +56,7 @@ class Block:
     comparison: dict[str, str]
     output_ids: list[str]
     claims: pl.DataFrame
+    apart: pl.DataFrame | None
     day: date
     top: int
     device: str
@@ -82,12 +85,14 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         comparison=chosen_method(night).comparison,
         output_ids=[],
         claims=night.read_claims(store),
+        apart=claims_apart(store, night),
         day=night.date,
         top=night.method["evidence"],
         device=settings.cluster.device,
         keep="",
     )
     tables = [(pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema))]
+    withdrawn = [pl.DataFrame(schema=PARTY_INFLUENCE.schema)]
     parts = [part for part in night.outputs if part.rows]
     if parts:
         queries = _write_queries(store, night, plan)
@@ -105,15 +110,19 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
                     settings=settings.cluster,
                     what="scores" if len(parts) == 1 else f"scores of outputs, part {number + 1} of {len(parts)}",
                 )
+                scores, alone = parted(scores, APART)
                 tables.append((party_influence(scores, output_ids=output_ids, sources=plan.sources), scores.evidence))
+                withdrawn.append(party_influence(alone, output_ids=output_ids, sources=plan.sources))
     influence, evidence = (pl.concat(pieces) for pieces in zip(*tables, strict=True))
-    manifest = {
+    manifest: dict[str, dict[str, Any]] = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
         "writes": {
             "party_influence.parquet": store.write_table(f"{folder}/party_influence.parquet", influence),
             "evidence.parquet": store.write_table(f"{folder}/evidence.parquet", evidence),
         },
     }
+    if night.choices:
+        manifest["writes"][INFLUENCE_APART] = store.write_table(f"{folder}/{INFLUENCE_APART}", pl.concat(withdrawn))
     store.write(f"{folder}/scores.json", canonical_json(manifest))
     outputs = sum(part.rows for part in parts)
     log.info("scores: %d outputs against %d examples, from %s", outputs, corpus.examples, ", ".join(plan.sources))
@@ -154,13 +163,11 @@ def _score_one(block: Block, files: list[FeatureFile]) -> ShardScores:
     examples = block.store.read_table(part_key(files[0].part))
     if block.keep:
         _keep(block, files[0].part, examples, to_numpy(sum(scores)))
-    return reduce_scores(
-        scores,
-        examples,
-        parties(examples, block.claims, block.day),
-        output_ids=block.output_ids,
-        top=block.top,
-    )
+    found = [
+        reduce_scores(scores, examples, held, output_ids=block.output_ids, top=block.top)
+        for held in with_apart(parties, examples, block.claims, block.apart, block.day)
+    ]
+    return merge(found, top=block.top)
 
 
 def _keep(block: Block, part: str, examples: pl.DataFrame, influence: np.ndarray) -> None:

@@ -682,3 +682,20 @@ def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in found["parties"]:
         table.add_row(row["account"], escape(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
     yield table
+
+
+def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Of each opt-out in force, which models still hold the work, and what of the last night rests on it."""
+    table = _table(f"Opt-outs in force: {len(found)}; parts of the pools of the last night in which they counted")
+    for heading in ("work", "owner", "choice", "since", "models that hold it", "night", "rests on it", "by influence"):
+        table.add_column(heading, overflow="fold")
+    for row in found:
+        models = [f"{m['model_id']} ({m['model'][:8]}, by {m['by']}, {m['nights']} nights)" for m in row["models"]]
+        last = [night for night in row["nights"] if night["day"] == row["nights"][-1]["day"]]
+        parts = [
+            "\n".join(f"{night['currency']} {night[name] / PPB:.2%}" for night in last)
+            for name in ("share_ppb", "influence_ppb")
+        ]
+        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]), "\n".join(models) or "none")
+        table.add_row(*map(escape, said), last[0]["day"] if last else "-", *parts)
+    yield table

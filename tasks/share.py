@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from provenance.core.store import canonical_json
 from provenance.royalty.shares import FLAT, by_contract, over_night, rule_weight
 from tasks.night import night_to_compute, read_manifest, read_written, with_terms
 from tasks.settings import load
+from tasks.withdrawn import WITHDRAWN_FILE, withdrawn
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -40,7 +41,7 @@ def share(folder: str, settings: Settings | None = None) -> str:
     pools = with_terms(store, night, night.read_outputs(store)).select(
         "output_id", "currency", pool=pl.col("revenue_minor").cast(pl.Float64) * (PPB - pl.col("developer_ppb"))
     )
-    manifest = {
+    manifest: dict[str, Any] = {
         "reads": values["writes"],
         "writes": {
             "shares.parquet": store.write_table(f"{folder}/shares.parquet", shares),
@@ -48,6 +49,9 @@ def share(folder: str, settings: Settings | None = None) -> str:
         },
         "weights": weights,
     }
+    if night.choices:
+        table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, shares=shares, pools=pools)
+        manifest["writes"][WITHDRAWN_FILE] = store.write_table(f"{folder}/{WITHDRAWN_FILE}", table)
     store.write(f"{folder}/shares.json", canonical_json(manifest))
     for name, contract in contracts.items():
         if weights[name] < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from provenance.core.store import canonical_json
 from provenance.corpus.duplicates import claimants
 from provenance.corpus.examples import held_since, parties
 from provenance.corpus.shards import part_key
-from provenance.influence.scores import ShardScores, merge, reduce_scores
+from provenance.influence.scores import ShardScores, merge, parted, reduce_scores
 from provenance.royalty import shares as rules
 from provenance.royalty.contracts import Contract, assign
 from provenance.royalty.diagonal import nodes
@@ -27,6 +27,7 @@ from tasks.cluster import compute_tree, open_cluster
 from tasks.night import night_to_compute, read_manifest, read_written
 from tasks.replay import read_worth, values_key
 from tasks.settings import load
+from tasks.withdrawn import APART, SHARES_APART, Withdrawn, claims_apart, with_apart
 
 if TYPE_CHECKING:
     from datetime import date
@@ -49,6 +50,7 @@ class _Reduce:
     """What workers need to sum a shard's values by party.
 
     Attributes:
+        withdrawn: claims in which what owners opted out of has parties of its own; None where nobody has.
         chosen: the contract's outputs, as places among the night's.
         mean: of `by_checkpoint` and `by_node` over all examples.
         added: what an example adds by making the run longer, by output.
@@ -58,6 +60,7 @@ class _Reduce:
     store: Store
     folder: str
     claims: pl.DataFrame
+    withdrawn: pl.DataFrame | None
     day: date
     apart: pl.DataFrame
     chosen: tuple[int, ...]
@@ -87,19 +90,25 @@ def values(folder: str, settings: Settings | None = None) -> str:
     )
     tables = [rules.shares_from_sources(rules.PROPORTIONAL, by_source)]
     behind = [read_written(store, folder, "scores", "evidence.parquet")]
+    opted_out = Withdrawn.of(store, night)
     if store.exists(f"{folder}/replay.json"):
         behind = []
     for contract in contracts:
         mine = assigned.filter(pl.col("contract") == contract.name)["output_id"].to_list()
         if not mine:
             continue
-        tables.append(rules.flat(_flat_weights(store, night, contract), mine))
+        weights = _flat_weights(store, night, contract, night.read_claims(store))
+        tables.append(rules.flat(weights, mine))
+        if (claims := opted_out.claims) is not None:
+            opted_out.flat(_flat_weights(store, night, contract, claims), float(weights["weight"].sum()), mine)
         if store.exists(f"{folder}/replay.json"):
             with open_cluster(settings.cluster) as client:
-                found = sums_by_party(store, night, contract, mine, (client, settings.cluster))
-            tables += shares_by_value(store, night, mine, found)
+                found, alone = parted(sums_by_party(store, night, contract, mine, (client, settings.cluster)), APART)
+            by_value = shares_by_value(store, night, mine, found)
+            tables += by_value
             behind.append(found.evidence)
-    manifest = {
+            opted_out.by_value(mine, found, alone, paid=len(night.method["values"]["checkpoints"]) + 1)
+    manifest: dict[str, Any] = {
         "reads": read_manifest(store, folder, "scores")["writes"],
         "writes": {
             "rule_shares.parquet": store.write_table(f"{folder}/rule_shares.parquet", pl.concat(tables).sort(*RULE_SHARES.key)),
@@ -107,6 +116,9 @@ def values(folder: str, settings: Settings | None = None) -> str:
         },
         "contracts": dict(assigned.select("output_id", "contract").iter_rows()),
     }
+    if night.choices:
+        table = opted_out.shares(by_source, pl.concat(tables))
+        manifest["writes"][SHARES_APART] = store.write_table(f"{folder}/{SHARES_APART}", table)
     store.write(f"{folder}/values.json", canonical_json(manifest))
     return folder
 
@@ -116,13 +128,14 @@ def sums_by_party(
 ) -> ShardScores:
     """A contract's outputs: values summed by party, copies together, and the works behind them."""
     client, cluster = where
-    clusters, claims = copies(store, night, contract), night.read_claims(store)
+    clusters = copies(store, night, contract)
     worth = read_worth(store, night.folder)
     chosen = _places(store, night, output_ids)
     job = _Reduce(
         store=store,
         folder=night.folder,
-        claims=claims,
+        claims=night.read_claims(store),
+        withdrawn=claims_apart(store, night),
         day=night.date,
         apart=clusters.select("example_id"),
         chosen=tuple(chosen),
@@ -206,7 +219,8 @@ def _reduce(job: _Reduce, part: str) -> ShardScores:
     tensors = load_tensors(job.store.read(values_key(job.folder, part)))
     alone = ~examples["example_id"].is_in(job.apart["example_id"].implode())
     rows = np.flatnonzero(alone.to_numpy())
-    return _summed(job, tensors, rows, examples[rows], parties(examples, job.claims, job.day))
+    held = with_apart(parties, examples, job.claims, job.withdrawn, job.day)
+    return merge([_summed(job, tensors, rows, examples[rows], each) for each in held], top=job.top)
 
 
 def _summed(
@@ -247,10 +261,11 @@ def _reduce_clusters(job: _Reduce, clusters: pl.DataFrame, contract: Contract, p
             for place, row in zip(at, examples["row"], strict=True):
                 total[..., place] += tensor[..., row]
     found = pl.concat(members, how="diagonal_relaxed")
-    held = _held_clusters(found, job.claims, job.day, contract)
     first = found.sort("cluster_id", "example_id").unique("cluster_id", keep="first").sort("cluster_id")
     examples = first.select(pl.col("cluster_id").alias("example_id"), pl.col("cluster_id").alias("work_id"), "source_uri")
-    result = _summed(job, {name: total / size for name, total in sums.items()}, np.arange(len(names)), examples, held)
+    mean = {name: total / size for name, total in sums.items()}
+    held = with_apart(partial(_held_clusters, contract), found, job.claims, job.withdrawn, job.day)
+    result = merge([_summed(job, mean, np.arange(len(names)), examples, each) for each in held], top=job.top)
     shown = held_since(found, job.claims, job.day).join(
         found.select("cluster_id", "work_id", "example_id", "source_uri"), on="work_id"
     )
@@ -260,11 +275,12 @@ def _reduce_clusters(job: _Reduce, clusters: pl.DataFrame, contract: Contract, p
         .select("cluster_id", "account", "party_id", "work_id", "example_id", "source_uri")
     )
     behind = result.evidence.drop("example_id", "source_uri").rename({"work_id": "cluster_id"})
+    behind = behind.filter(pl.col("account") != APART)
     evidence = behind.join(shown, on=["cluster_id", "account", "party_id"], how="left").select(*EVIDENCE.columns)
     return replace(result, evidence=evidence)
 
 
-def _held_clusters(found: pl.DataFrame, claims: pl.DataFrame, day: date, contract: Contract) -> pl.DataFrame:
+def _held_clusters(contract: Contract, found: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """`work_id, account, party_id, stake_ppb` with clusters in the place of works."""
     pairs = found.select("cluster_id", "work_id").unique()
     held = held_since(found, claims, day).join(pairs, on="work_id")
@@ -272,9 +288,9 @@ def _held_clusters(found: pl.DataFrame, claims: pl.DataFrame, day: date, contrac
     return claimants(held, rule=rule).rename({"cluster_id": "work_id"})
 
 
-def _flat_weights(store: Store, night: Night, contract: Contract) -> pl.DataFrame:
+def _flat_weights(store: Store, night: Night, contract: Contract, claims: pl.DataFrame) -> pl.DataFrame:
     """`account, party_id, weight`: what each party has by the contract's count, by stake; copies count once."""
-    clusters, claims = copies(store, night, contract), night.read_claims(store)
+    clusters = copies(store, night, contract)
     columns = ["example_id", "work_id", "owner_id", "acquired_at", "tokens"]
     examples = night.read_corpus(store, *columns).join(clusters, on="example_id", how="left", maintain_order="left")
     each = {"tokens": pl.col("tokens"), "examples": pl.lit(1), "works": 1 / pl.len().over("work_id")}[contract.flat_by]
@@ -284,7 +300,7 @@ def _flat_weights(store: Store, night: Night, contract: Contract) -> pl.DataFram
     together = examples.filter(pl.col("cluster_id").is_not_null())
     if together.height:
         mean = together.sort("example_id").group_by("cluster_id").agg(pl.col("weight").mean())
-        owned = _held_clusters(together, claims, night.date, contract).rename({"work_id": "cluster_id"})
+        owned = _held_clusters(contract, together, claims, night.date).rename({"work_id": "cluster_id"})
         held = pl.concat([held, mean.join(owned, on="cluster_id")], how="diagonal_relaxed")
     weight = (pl.col("weight") * pl.col("stake_ppb")).alias("weight")
     # A sum of floats depends on their order, and joins keep none.

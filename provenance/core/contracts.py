@@ -348,6 +348,20 @@ NIGHT_SHARES = Contract(
     key=("currency", "account", "party_id"),
 )  # fmt: skip
 
+WITHDRAWN = Contract(
+    "withdrawn", "royalty",
+    {
+        "currency": _needed(pl.String, "ISO 4217"),
+        "work_id": _needed(pl.String, "a work that an owner has opted out of, which the model holds"),
+        "owner_id": _needed(pl.String, "the owner"),
+        "choice": _needed(pl.String, "what the owner chose, or disputed"),
+        **PARTY,
+        "share_ppb": _needed(pl.Int64, "part of the day's pools that rests on the owner's part of the work"),
+        "influence_ppb": _needed(pl.Int64, "part of the day's influence that it has, weighted as the pools are"),
+    },
+    key=("currency", "work_id", "owner_id"),
+)  # fmt: skip
+
 TOP_WORKS = pl.List(
     pl.Struct({"work_id": pl.String, "example_id": pl.String, "source_uri": pl.String, "influence": pl.Float64})
 )
@@ -485,6 +499,7 @@ ALL = (
     RULE_SHARES,
     SHARES,
     NIGHT_SHARES,
+    WITHDRAWN,
     CREDITS,
     PAYOUTS,
     INTERVALS,

@@ -273,26 +273,9 @@ def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
     if "choice" not in claims.columns:
         claims = claims.with_columns(choice=pl.lit(None, pl.String))
-    choice, owner = pl.col("choice"), pl.col("owner_id")
-    disputed = choice == IN_DISPUTE
-    known = owner.is_not_null() | disputed.fill_null(value=False)
+    known = pl.col("owner_id").is_not_null() | (pl.col("choice") == IN_DISPUTE).fill_null(value=False)
     found = works.join(valid_on(claims, day), on="work_id", how="left").select(
-        "work_id",
-        pl.when(~known | disputed | (choice == HELD))
-        .then(pl.lit(ESCROW))
-        .when(choice == CREDITED)
-        .then(pl.lit(UNATTRIBUTED))
-        .otherwise(pl.lit(PAYABLE))
-        .alias("account"),
-        pl.when(disputed)
-        .then(pl.lit(DISPUTED) + pl.col("work_id"))
-        .when(choice == HELD)
-        .then(pl.lit(HELD_FOR) + owner)
-        .otherwise(pl.coalesce("owner_id", "placeholder", "work_id"))
-        .alias("party_id"),
-        pl.col("stake_ppb").fill_null(PPB),
-        known.alias("claimed"),
-        "valid_from",
+        "work_id", *booked_as(), pl.col("stake_ppb").fill_null(PPB), known.alias("claimed"), "valid_from"
     )
     # One owner may hold a work by several claims, as its writer and its publisher, say.
     return (
@@ -300,6 +283,29 @@ def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
         .agg(pl.col("stake_ppb").sum(), pl.col("claimed").any(), since=pl.col("valid_from").min())
         .sort("work_id", "account", "party_id")
     )
+
+
+def booked_as() -> tuple[pl.Expr, pl.Expr]:
+    """The `account` and `party_id` of a claim, by its `work_id, owner_id, choice, placeholder`."""
+    choice, owner = pl.col("choice"), pl.col("owner_id")
+    disputed = choice == IN_DISPUTE
+    account = (
+        pl.when(disputed | (choice == HELD))
+        .then(pl.lit(ESCROW))
+        .when(choice == CREDITED)
+        .then(pl.lit(UNATTRIBUTED))
+        .when(owner.is_null())
+        .then(pl.lit(ESCROW))
+        .otherwise(pl.lit(PAYABLE))
+    )
+    party = (
+        pl.when(disputed)
+        .then(pl.lit(DISPUTED) + pl.col("work_id"))
+        .when(choice == HELD)
+        .then(pl.lit(HELD_FOR) + owner)
+        .otherwise(pl.coalesce("owner_id", "placeholder", "work_id"))
+    )
+    return account.alias("account"), party.alias("party_id")
 
 
 def since(examples: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:

@@ -87,6 +87,16 @@ def merge(shards: Sequence[ShardScores], *, top: int) -> ShardScores:
     return ShardScores(names.select("account", "party_id"), sums, evidence)
 
 
+def parted(scores: ShardScores, account: str) -> tuple[ShardScores, ShardScores]:
+    """The same without an account, and that account alone."""
+    mine = (scores.parties["account"] == account).to_numpy()
+    of_account = pl.col("account") == account
+    return tuple(  # type: ignore[return-value]
+        ShardScores(scores.parties.filter(chosen), scores.sums[:, :, chosen], scores.evidence.filter(rows))
+        for chosen, rows in ((~mine, ~of_account), (mine, of_account))
+    )
+
+
 def party_influence(scores: ShardScores, *, output_ids: Sequence[str], sources: Sequence[str]) -> pl.DataFrame:
     """The sums as the party influence table."""
     index = np.indices(scores.sums.shape).reshape(3, -1)

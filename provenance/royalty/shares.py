@@ -120,6 +120,44 @@ def by_contract(
     return pl.concat(parts).sort(*SHARES.key)
 
 
+def of_works(
+    works: pl.DataFrame,
+    rules: pl.DataFrame,
+    outputs: pl.DataFrame,
+    contracts: Mapping[str, Contract],
+    *,
+    weights: Mapping[str, float],
+    shares: pl.DataFrame,
+) -> pl.DataFrame:
+    """What part of each output's pool rests on some works: of what their party gets, as much as they brought it by the rules.
+
+    Args:
+        works: `rule, output_id, work, account, party_id, share`: a work's part under each rule, and the party that has it.
+        rules, outputs, contracts, weights: as `by_contract` has them; shares: what it made of them.
+
+    Returns:
+        `output_id, work, part`, from 0 to 1.
+    """
+    held: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
+    mine: dict[Any, pl.DataFrame] = dict(works.sort("work").group_by("rule", "output_id", maintain_order=True))
+    got: dict[Any, pl.DataFrame] = dict(shares.group_by("output_id"))
+    party, empty = ["account", "party_id"], works.clear()
+    parts = [pl.DataFrame(schema={"output_id": pl.String, "work": pl.String, "part": pl.Float64})]
+    for output, name in outputs.sort("output_id").select("output_id", "contract").iter_rows():
+        contract, rule = contracts[name], held.get((contracts[name].rule, output))
+        weight = weights[name] if rule is not None and rule["share"].sum() else 0.0
+        chosen = _mixed(rule, held.get((contract.fallback, output)), weight)
+        brought = pl.concat(
+            mine.get((kind, output), empty).with_columns(pl.col("share") * part)
+            for kind, part in ((contract.rule, weight), (contract.fallback, 1 - weight))
+        )
+        brought = brought.group_by("work", *party, maintain_order=True).agg(pl.col("share").sum())
+        found = brought.join(chosen.select(*party, whole="share"), on=party).join(got[output,], on=party)
+        part = (pl.col("share") / pl.col("whole")).fill_nan(0.0).clip(0, 1) * pl.col("share_ppb") / PPB
+        parts.append(found.select(pl.lit(output).alias("output_id"), "work", part=part))
+    return pl.concat(parts).sort("output_id", "work")
+
+
 def over_night(shares: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
     """What each party has of a night's pools together, and how sure that is.
 

@@ -113,6 +113,26 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
         console.print(optouts_screen(rows), soft_wrap=True)
 
 
+@app.command("report")
+def optout_report(
+    last: Annotated[int, typer.Option("--last", min=1, help="Published nights to look at, the latest.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Of each opt-out in force, which models still hold the work, and how much of each night's pools rests on it.
+
+    Example: `provenance optout report --last 7`
+    """
+    from tasks.reports import report
+    from tasks.screens import optout_report_screen
+    from tasks.settings import load
+
+    found = report(load().store.open(), last=last)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*optout_report_screen(found), sep="\n", soft_wrap=True)
+
+
 @app.command("columns")
 def optout_columns() -> None:
     """The columns of the file that `provenance optout import` takes.

@@ -9,12 +9,13 @@ import pytest
 from samples import corpus_frames, deliver
 from stages import SMALL, STAGES, night, run
 
+from infra.page.app import pages
 from provenance.core.errors import CheckFailed, ContractError, InputError, ModelError
 from provenance.core.store import from_parquet
 from provenance.corpus.examples import parties, read_corpus
 from provenance.features.model import read_model
 from provenance.settlement import exports, ledger
-from tasks import clear
+from tasks import clear, monitor
 from tasks.accounts import claim
 from tasks.claims import claims_of
 from tasks.database import open_ledger
@@ -24,6 +25,7 @@ from tasks.night import load_night
 from tasks.optouts import opt_out
 from tasks.recompute import recompute
 from tasks.reconcile import check_day
+from tasks.reports import report
 from tasks.settings import load
 
 BEFORE, DAY, AFTER = "2026-11-19", "2026-11-20", "2026-11-21"
@@ -76,6 +78,47 @@ def published(store, day, revision):
         store.read_json(f"{folder}/manifest.json")["totals"],
         from_parquet(store.read(f"{folder}/credits.parquet"), ""),
     )
+
+
+def check_what_rests(store):
+    resting = store.read_table(f"{folder_of(store, DAY, 2)}/withdrawn.parquet")
+    assert not store.exists(f"{folder_of(store, DAY, 1)}/withdrawn.parquet")
+    assert set(resting["currency"]) == {"EUR", "USD"}
+    assert resting.filter(owner_id="owner-0")["work_id"].unique().to_list() == ["work-0-1"]
+    night_shares = store.read_table(f"{folder_of(store, DAY, 2)}/night_shares.parquet")
+    for account, party, owner in (
+        ("escrow", "held-owner-0", "owner-0"), ("unattributed", "owner-1", "owner-1"), ("payable", "owner-2", "owner-2"),
+    ):  # fmt: skip
+        # All that the party has rests on works that its owner opted out of: works add up to what the night gives it.
+        whole = night_shares.filter(account=account, party_id=party).select("currency", "share_ppb").sort("currency").rows()
+        mine = resting.filter(owner_id=owner).group_by("currency").agg(pl.col("share_ppb").sum()).sort("currency").rows()
+        assert [c for c, _ in mine] == [c for c, _ in whole]
+        assert [s for _, s in mine] == pytest.approx([s for _, s in whole], abs=200), (owner, mine, whole)
+    assert resting["influence_ppb"].max() > 10**7
+
+
+def check_report(store, command_line):
+    """The report names the model that still holds what was opted out of, and how much it counted."""
+    found = {(row["work_id"], row["owner_id"]): row for row in report(store, now=NOW)}
+    assert len(found) == 1 + 5 + 4
+    row = found["work-0-1", "owner-0"]
+    assert (row["choice"], row["since"]) == ("held", NOW.date())
+    assert [(m["model_id"], m["by"], m["nights"], m["first"], m["last"]) for m in row["models"]] == [
+        ("tiny", "corpus", 2, BEFORE, DAY)
+    ]
+    assert {night["day"] for night in row["nights"]} == {DAY}
+    assert max(night["share_ppb"] for night in row["nights"]) > 0
+    settings = load()
+    flow = monitor.night(store, open_ledger(settings.database, store), NOW.date())
+    assert flow.opted_out == 10
+    assert 0 < flow.rests["EUR"] < 1
+    assert {account: flow.parties[account] for account in ("escrow", "unattributed")} == {"escrow": 2, "unattributed": 1}
+    page = pages.get_template("night.html").render(night=flow.night, flow=flow, base="")
+    assert "<dt>Opted out</dt><dd>10 works; of the pools" in page
+    code, told, _ = command_line("optout", "report", "--json")
+    assert (code, len(json.loads(told))) == (0, 10)
+    code, told, _ = command_line("optout", "report")
+    assert (code, "work-0-1" in told, "tiny" in told) == (0, True, True)
 
 
 def test_a_night_follows_what_owners_chose_and_those_before_stay(place, command_line):
@@ -132,11 +175,12 @@ def test_a_night_follows_what_owners_chose_and_those_before_stay(place, command_
     assert any(
         cause.startswith("opt-outs: of 3 owners (owner-0, owner-1, owner-2)") for cause in diff(store, DAY, 1, 2)["causes"]
     )
-    output = named["output_id"][0]
-    assert command_line("explain", output, "--most", "99")[1].count("Owner 1, Ltd. (no money)") == 1
+    assert command_line("explain", named["output_id"][0], "--most", "99")[1].count("Owner 1, Ltd. (no money)") == 1
 
-    lies = {a: m for a, m in ledger.balances(engine, through=10**9).items() if a.party_id == "held-owner-0"}
-    assert lies
+    check_what_rests(store)
+    check_report(store, command_line)
+
+    assert any(account.party_id == "held-owner-0" for account in ledger.balances(engine, through=10**9))
     claim(settings, "held-owner-0", "owner-0", evidence="letter", by="dana")
     night(day=AFTER)
     assert not any(a.party_id == "held-owner-0" for a in ledger.balances(engine, through=10**9))
