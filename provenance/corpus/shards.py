@@ -75,7 +75,6 @@ class FrozenCorpus:
     assertions: Part | None = None
 
     @property
-    @property
     def digest(self) -> str:
         """Digest of the manifest."""
         return digest(self.manifest)

@@ -142,7 +142,7 @@ def test_events_are_openlineage_s(told):
 
 
 def test_ids_are_those_of_airflow_s_provider(told):
-    """As `build_task_instance_ol_run_id` and `build_dag_run_ol_run_id` of apache-airflow-providers-openlineage 2.20.3 make them.
+    """As `build_task_instance_ol_run_id` and `build_dag_run_ol_run_id` of the provider for OpenLineage, 2.20.3, make them.
 
     The provider is not installed, since Airflow would then import it in every task.
     """
