@@ -1,10 +1,13 @@
 """Check the corpus that data teams delivered, cut it into shards and put it in force.
 
-**Reads** `corpus/examples.parquet`, `claims.parquet` and `owners.parquet` below the store's root.
-**Writes** `frozen/corpus/<digest>.json` and, as the last step, `frozen/corpus/current.json`.
+**Reads** `examples.parquet`, `claims.parquet`, `owners.parquet`, `assertions.parquet`, `disputes.parquet` and `sources.parquet`
+below `corpus/` in the store; what the origins of works say of their use.
+**Writes** `rights/`: sources, a report on the delivery, signals, the training manifest; `frozen/corpus/<digest>.json` and
+`frozen/corpus/current.json`.
 
 Run it by hand after a delivery. The same corpus again changes nothing. A table that breaks its contract fails the task at
-once, with the file, the row and the column in the log; nothing is put in force and the task is not retried.
+once, with the file, the row and the column in the log; nothing is put in force and the task is not retried. Nor is a delivery
+put in force that the rules in `infra/settings/quality.toml` block: the log says where the report lies.
 """
 
 from airflow.sdk import dag, task
@@ -24,7 +27,13 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     default_args={"owner": "data", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
 )
 def ingest_corpus() -> None:
-    """One task: a delivery is in force whole, or not at all."""
+    """The delivery is in force whole, or not at all; who wants what of its works follows."""
+
+    @task(task_id="rights.sources")
+    def sources() -> int:
+        from tasks.sources import register_delivered
+
+        return register_delivered()
 
     @task(task_id="corpus.ingest")
     def ingest() -> str:
@@ -32,7 +41,19 @@ def ingest_corpus() -> None:
 
         return ingest()
 
-    ingest()
+    @task(task_id="rights.signals")
+    def signals() -> dict[str, int]:
+        from tasks.signals import collect_all
+
+        return collect_all()
+
+    @task(task_id="rights.manifest")
+    def manifest() -> str:
+        from tasks.clear import clear_today
+
+        return clear_today()
+
+    sources() >> ingest() >> signals() >> manifest()
 
 
 ingest_corpus()

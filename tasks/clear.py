@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
+import logging
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from provenance.core.contracts import CLEARANCE, SIGNALS
-from provenance.core.errors import CheckFailed, InputError
+from provenance.core.errors import CheckFailed, InputError, did_you_mean
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
-from provenance.corpus.clearance import Manifest, check_trained_on, clear, cleared, contents, read_manifest, stated
+from provenance.corpus.clearance import TRAIN, Manifest, check_trained_on, clear, cleared, contents, read_manifest, stated
 from provenance.corpus.examples import open_on
 from provenance.corpus.optouts import in_force
+from provenance.corpus.policy import USES, RightsPolicy, read_policy
 from provenance.corpus.shards import corpus_in_force, load_frozen
+from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
 from tasks.optouts import recorded
 from tasks.publish import code_version
-from tasks.settings import CHECKOUT
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     from provenance.corpus.shards import FrozenCorpus
     from tasks.settings import Settings
 
+log = logging.getLogger("provenance.clear")
+
 COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
-POLICY = "infra/settings/rights.toml"
 # What a manifest says of circumstances, and not of works.
 CIRCUMSTANCES = ("code_version",)
 
@@ -44,15 +47,16 @@ def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None
     store = settings.store.open()
     frozen = load_frozen(store, corpus) if corpus else corpus_in_force(store)
     examples = read_examples(store, frozen)
-    verdicts = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
+    policy = read_policy(settings.rights.policy_path)
+    said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
     optouts = in_force(recorded(store), day)
     disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
-    clearance = clear(examples, read_rights(store, frozen), optouts, verdicts, use, disputes=disputes)
+    clearance = clear(examples, _for_use(read_rights(store, frozen), policy, use), optouts, said, use, disputes=disputes)
     facts: dict[str, Any] = {
         "use": use,
         "day": str(day),
         "corpus": frozen.digest,
-        "policy": policy_digest(settings),
+        "policy": sha256(settings.rights.policy_path.read_bytes()),
         "clearance": digest(clearance.rows()),
         "code_version": code_version(),
     }
@@ -68,6 +72,13 @@ def write_manifest(settings: Settings, *, use: str, day: date) -> tuple[str, Man
     if store.create(key, data):
         records.append(store, CLEARANCE, clearance)
     return key, manifest
+
+
+def clear_today() -> str:
+    """The stage `rights.manifest`: what may be trained on today (UTC); returns the manifest's key."""
+    key, manifest = write_manifest(load(), use=TRAIN, day=datetime.now(UTC).date())
+    log.info("training manifest %s: %s, left out: %s", key, manifest.facts["cleared"], manifest.facts["left_out"])
+    return key
 
 
 def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
@@ -132,23 +143,21 @@ def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
 
 def read_rights(store: Store, corpus: FrozenCorpus) -> pl.DataFrame | None:
     """The rights table of a corpus; None for corpora that were frozen before anybody looked."""
-    part = getattr(corpus, "rights", None)
-    return store.read_table(part.key) if part else None
+    return store.read_table(corpus.rights.key) if corpus.rights else None
 
 
-def policy_digest(settings: Settings) -> str:
-    """Digest of the policy on rights; empty where there is none."""
-    path = CHECKOUT / str(getattr(getattr(settings, "rights", None), "policy", POLICY))
-    return sha256(path.read_bytes()) if path.is_file() else ""
+def _for_use(rights: pl.DataFrame | None, policy: RightsPolicy, use: str) -> pl.DataFrame | None:
+    """The rights table with what the policy, as it is now, has against a use: ingesting asked it about training alone."""
+    if use not in USES:
+        raise InputError("use", expected=f"one of {', '.join(USES)}", found=repr(use), hint=did_you_mean(use, USES))
+    if rights is None:
+        return None
+    refused = {name: policy.refusal(name, use) for name in rights["licence_class"].unique()}
+    return rights.with_columns(quarantine=pl.col("licence_class").replace_strict(refused, return_dtype=pl.String))
 
 
 def _verdicts(settings: Settings, store: Store, uris: Iterable[str], use: str, day: date) -> pl.DataFrame:
     """What the signals that were known by the end of a day say of a use; nothing where none were collected."""
     until = datetime.combine(day, time.min, UTC) + timedelta(days=1)
     signals = records.read(store, SIGNALS, known=until)
-    if signals.is_empty():
-        return pl.DataFrame(schema={"source_uri": pl.String, "allowed": pl.Boolean, "because": pl.String})
-    module = importlib.import_module("provenance.corpus.signals.verdicts")
-    days = getattr(getattr(settings, "signals", None), "days", None)
-    found: pl.DataFrame = module.verdicts(signals, uris, use, now=until, days=days)
-    return found
+    return verdicts(signals, uris, use, now=until, days=settings.signals.days)

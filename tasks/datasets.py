@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from provenance.core.contracts import (
+    ASSERTIONS,
     CLAIMS,
     CLOSING,
     CREDITS,
+    DISPUTES,
     ESCROW_AGES,
     EVIDENCE,
     EXAMPLES,
     INTERVALS,
     NIGHT_SHARES,
+    OPTOUTS,
     OUTPUTS,
     OWNERS,
     PARTY_INFLUENCE,
@@ -30,9 +33,12 @@ from provenance.core.contracts import (
     PAYOUTS,
     RULE_SHARES,
     SHARES,
+    SIGNALS,
+    SOURCES,
 )
 from provenance.core.store import digest, sha256
-from provenance.corpus.shards import load_frozen
+from provenance.corpus import records
+from provenance.corpus.shards import CURRENT, corpus_in_force, load_frozen
 from provenance.validation import results
 from tasks.night import load_night, read_manifest
 
@@ -122,10 +128,33 @@ def flow(stage: str, done: Done) -> tuple[list[Dataset], list[Dataset]]:
 
 def _delivery(done: Done) -> Iterable[Dataset]:
     folder = done.settings.corpus.folder
-    for name, contract in (("examples", EXAMPLES), ("claims", CLAIMS), ("owners", OWNERS)):
-        key = f"{folder}/{name}.parquet"
+    for contract in (EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES):
+        key = f"{folder}/{contract.name}.parquet"
         if done.store.exists(key):
             yield Dataset(key, key, contract=contract)
+
+
+def _listed(done: Done) -> Iterable[Dataset]:
+    key = f"{done.settings.corpus.folder}/sources.parquet"
+    return [Dataset(key, key, contract=SOURCES)] if done.store.exists(key) else []
+
+
+def _records(contract: Contract) -> Callable[[Done], Iterable[Dataset]]:
+    key = f"{records.ROOT}/{contract.name}"
+
+    def found(done: Done) -> Iterable[Dataset]:
+        added = done.store.list(key)
+        return [Dataset(key, key, digest(added), contract)] if added else []
+
+    return found
+
+
+def _in_force(done: Done) -> Iterable[Dataset]:
+    return [Dataset("frozen/corpus", CURRENT, corpus_in_force(done.store).digest, EXAMPLES, corpus=corpus_in_force(done.store))]
+
+
+def _manifest(done: Done) -> Iterable[Dataset]:
+    return [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))]
 
 
 def _ingested(done: Done) -> Iterable[Dataset]:
@@ -272,8 +301,14 @@ def _answers(_: Done) -> Iterable[Dataset]:
 
 
 DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
+    "listed": _listed,
+    "sources": _records(SOURCES),
     "delivery": _delivery,
     "ingested": _ingested,
+    "in_force": _in_force,
+    "signals": _records(SIGNALS),
+    "optouts": _records(OPTOUTS),
+    "manifest": _manifest,
     "corpus": _corpus,
     "model": _model,
     "outputs": _outputs,
@@ -302,7 +337,10 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
 
 # By task: what it reads, what it writes. People's approvals are in the ledger once it is booked.
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "corpus.ingest": (("delivery",), ("ingested",)),
+    "rights.sources": (("listed",), ("sources",)),
+    "corpus.ingest": (("delivery", "sources"), ("ingested",)),
+    "rights.signals": (("in_force",), ("signals",)),
+    "rights.manifest": (("in_force", "signals", "optouts"), ("manifest",)),
     "inputs.freeze": (("corpus", "outputs"), ("inputs", "model")),
     "corpus.shard": (("inputs", "corpus", "outputs", "model"), ("plan",)),
     "features.featurise": (("plan", "corpus", "outputs", "model"), ("features",)),

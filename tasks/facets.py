@@ -179,7 +179,7 @@ def _schema(contract: Contract) -> DatasetFacet:
 
 
 def _rights(store: Store, corpus: FrozenCorpus) -> DatasetFacet:
-    rights: Part | None = getattr(corpus, "rights", None)
+    rights: Part | None = corpus.rights
     counts = store.read_table(rights.key, columns=["licence_class"])["licence_class"].value_counts() if rights else None
     return RightsDatasetFacet(
         owners=corpus.owners.rows,

@@ -15,10 +15,14 @@ from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
 from provenance.corpus.licences import of_unknown_works, rights_of
 from provenance.corpus.policy import CLASSES, read_policy
+from provenance.corpus.quality import read_rules
 from provenance.corpus.shards import freeze_corpus
+from provenance.corpus.sources import source_ids
 from provenance.settlement import ledger
+from tasks import quality
 from tasks.database import open_locks
 from tasks.settings import load
+from tasks.sources import registry_in_force
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -28,20 +32,28 @@ log = logging.getLogger("provenance.ingest")
 
 
 def ingest() -> str:
-    """Freeze the delivered corpus and put it in force; returns its digest."""
+    """Judge the delivered corpus, freeze it and put it in force; returns its digest.
+
+    Raises:
+        CheckFailed: the rules for deliveries block it; the report says why.
+    """
     settings = load()
     store = settings.store.open()
     store.check_writable()
-    policy = read_policy(settings.rights.policy_path)
+    policy, rules = read_policy(settings.rights.policy_path), read_rules(settings.corpus.quality_path)
     corpus = read_corpus(store, settings.corpus.folder)
     train = corpus.examples.filter(pl.col("split") == "train")
     duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
-    rights = rights_of(corpus.examples, corpus.assertions, policy, now=datetime.now(UTC))
+    now, registry = datetime.now(UTC), registry_in_force(store)
+    named = corpus.examples.with_columns(source_id=source_ids(registry, corpus.examples["source_uri"]))
+    rights = rights_of(named, corpus.assertions, policy, now=now)
+    report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
+    quality.keep(store, report, now)
     with ledger.freezing(open_locks(settings.database)):
         frozen = freeze_corpus(
             store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates, rights=rights
         )
-        _record(store, frozen.digest, datetime.now(UTC))
+        _record(store, frozen.digest, now)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],

@@ -22,8 +22,10 @@ from provenance.core.money import PPB
 from provenance.corpus import records
 from provenance.corpus.examples import parties, valid_on
 from provenance.corpus.licences import terms_of, weigh
+from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, read_policy
 from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.signals.verdicts import weigh as weigh_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +48,7 @@ class Asked:
     Attributes:
         rights: its row of the rights table; examples: its examples.
         assertions: rows about it, as the corpus was frozen with them.
+        days: the age up to which a signal's permission counts.
     """
 
     store: Store
@@ -56,6 +59,7 @@ class Asked:
     rights: Mapping[str, Any]
     examples: pl.DataFrame
     assertions: tuple[Mapping[str, Any], ...]
+    days: int
 
     @property
     def end(self) -> datetime:
@@ -82,7 +86,7 @@ def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
     asked = Asked(
         store, corpus, read_policy(settings.rights.policy_path), work_id, day, found.row(0, named=True),
         _examples(store, corpus, settings.corpus.folder, work_id),
-        tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)),
+        tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)), settings.signals.days,
     )  # fmt: skip
     return {"work_id": work_id, "day": day, "corpus": corpus.digest} | {name: say(asked) for name, say in SECTIONS.items()}
 
@@ -162,16 +166,26 @@ def claims_section(asked: Asked) -> dict[str, Any]:
 
 
 def signals_section(asked: Asked) -> list[dict[str, Any]]:
-    """What sites say of the addresses that the work was collected at."""
-    uris = asked.examples["source_uri"].drop_nulls().unique()
-    rows = records.read(asked.store, SIGNALS).iter_rows(named=True)
-    return [row for row in rows if any(uri.startswith(row["scope"]) for uri in uris)]
+    """What sites say of training on what lies at the addresses that the work was collected at, and what of it counts."""
+    signals = records.read(asked.store, SIGNALS).filter(pl.col("fetched_at") <= asked.end)
+    said = []
+    for uri in asked.examples["source_uri"].drop_nulls().unique().sort():
+        _, weighed = weigh_signals(signals, uri, now=asked.end, days=asked.days)
+        said += [one.signal | {"source_uri": uri, "counts": one.counts, "why": one.why} for one in weighed]
+    return said
 
 
 def optouts_section(asked: Asked) -> list[dict[str, Any]]:
-    """What owners of the work have asked for, by the day."""
-    said = records.read(asked.store, OPTOUTS)
-    return said.filter(pl.col("work_id") == asked.work_id, pl.col("effective_on") <= asked.day).to_dicts()
+    """What owners of the work have asked for by the day, the last first, and which of it is in force."""
+    said = records.read(asked.store, OPTOUTS).filter(pl.col("work_id") == asked.work_id)
+    valid = {(row["owner_id"], row["choice"]) for row in in_force(said, asked.day).iter_rows(named=True)}
+    rows = said.filter(pl.col("effective_on") <= asked.day).reverse().to_dicts()
+    found = []
+    for row in rows:
+        counts = row["action"] == OPTOUT and (row["owner_id"], row["choice"]) in valid
+        valid -= {(row["owner_id"], row["choice"])}
+        found.append(row | {"counts": counts})
+    return found
 
 
 SECTIONS: dict[str, Callable[[Asked], Any]] = {
@@ -215,11 +229,12 @@ def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield table
     for signal in found["signals"]:
         allowed = {True: "allows", False: "refuses", None: "says nothing of"}[signal["allowed"]]
-        yield Text(f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}")
+        what = f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}"
+        yield Text(what) if signal["counts"] else Text(f"{what} (does not count: {signal['why']})", style="dim")
     for one in found["optouts"]:
         yield Text(
             f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
-            f"{one['recorded_by']}: {one['evidence']}"
+            f"{one['recorded_by']}: {one['evidence']}{' (in force)' if one['counts'] else ''}"
         )
 
 

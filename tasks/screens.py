@@ -658,6 +658,21 @@ def optouts_screen(rows: pl.DataFrame) -> Table:
     return table
 
 
+def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The report on a delivery."""
+    counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
+    yield Text(f"The last delivery: {counts}", style="bold")
+    table = _table("What was found")
+    for heading in ("level", "measure", "how many", "of", "what"):
+        table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
+    colour = {"block": "red", "warn": "yellow", "good": ""}
+    for row in found["findings"]:
+        cells = (row["level"], row["measure"], f"{row['count']:,}", f"{row['total']:,}", row["meaning"])
+        table.add_row(*cells, style=colour[row["level"]])
+    yield table
+    yield Text(f"Rules and names are on the page: {found['page']}")
+
+
 def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Who owns a work on a day, on what evidence, and for whom its money is booked."""
     yield Text(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")

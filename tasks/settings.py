@@ -77,6 +77,12 @@ class ClusterSettings(_Section):
 class CorpusSettings(_Section):
     folder: str = "corpus"
     shard_examples: Annotated[int, Field(ge=1)] = 384
+    quality: str = "infra/settings/quality.toml"
+
+    @property
+    def quality_path(self) -> Path:
+        """The rules for the quality of deliveries."""
+        return CHECKOUT / self.quality
 
 
 def _listed(value: Any) -> Any:
@@ -85,6 +91,7 @@ def _listed(value: Any) -> Any:
 
 
 class SignalsSettings(_Section):
+    collect: bool = True
     agents: Annotated[tuple[str, ...], BeforeValidator(_listed)] = (
         "AI2Bot",
         "Amazonbot",

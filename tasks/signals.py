@@ -20,6 +20,7 @@ from provenance.corpus.signals.answers import Answer, Row, origin_of, page_of, s
 from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
 from tasks.cluster import PROGRESS
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,6 +80,18 @@ def collect(
     }
     log.info("%(signals)d signals of %(origins)d origins; %(not_http)d sources are not on the web", told)
     return told
+
+
+def collect_all() -> dict[str, Any]:
+    """The stage `rights.signals`: ask the origins of the corpus in force, unless the settings say not to."""
+    settings = load()
+    if not settings.signals.collect:
+        log.info("signals: not collected (signals.collect is false)")
+        return {}
+    found = collect(settings)
+    for problem in found["problems"]:
+        log.warning("%s", problem)
+    return {name: count for name, count in found.items() if name != "problems"} | {"problems": len(found["problems"])}
 
 
 def corpus_uris(store: Store) -> list[str]:

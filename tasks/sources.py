@@ -16,12 +16,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from provenance.core.contracts import SOURCES
+from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
 from provenance.corpus.sources import distinct, registry
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -147,6 +148,23 @@ def import_sources(
         told.append(Imported(str(path), fresh.height, good.height - fresh.height, bad.height, problem))
         log.info("sources of %s: %d new, %d known, %d rejected", path, fresh.height, good.height - fresh.height, bad.height)
     return told
+
+
+def register_delivered() -> int:
+    """The stage `rights.sources`: add the delivery's `sources.parquet`, if it has one; returns how many records were new."""
+    settings = load()
+    store = settings.store.open()
+    key = f"{settings.corpus.folder}/sources.parquet"
+    if not store.exists(key):
+        log.info("sources: the delivery has no %s", key)
+        return 0
+    delivered = conform(SOURCES, store.read_table(key), store.locate(key))
+    named = delivered.with_columns(pl.col("identifiers").fill_null([])).select(SOURCES.schema.names())
+    fresh = _without(named, distinct(records.read(store, SOURCES)))
+    if not fresh.is_empty():
+        records.append(store, SOURCES, fresh)
+    log.info("sources of %s: %d new, %d known", key, fresh.height, delivered.height - fresh.height)
+    return fresh.height
 
 
 def registry_in_force(store: Store, known: datetime | None = None) -> pl.DataFrame:

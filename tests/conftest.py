@@ -73,6 +73,7 @@ def environment(monkeypatch, tmp_path, tiny_model, database):
             "MODEL__CACHE": str(tmp_path / "cache"),
             "CORPUS__SHARD_EXAMPLES": "8",
             "CLUSTER__WORKERS": "1",
+            "SIGNALS__COLLECT": "false",
             "LINEAGE__FOLDER": str(tmp_path / "lineage"),
             **extra,
         }

@@ -128,8 +128,8 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         examples,
         claims,
         owners.sort("owner_id"),
-        read_disputes(store, folder, examples),
-        check_assertions(asserted, store.locate(assertions_file)),
+        disputes=read_disputes(store, folder, examples),
+        assertions=check_assertions(asserted, store.locate(assertions_file)),
     )
 
 
@@ -161,7 +161,7 @@ def collected(
         conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
         conform(CLAIMS, pl.DataFrame(claims), "claims"),
         conform(OWNERS, pl.DataFrame(named), "owners"),
-        check_assertions(pl.DataFrame(assertions, schema=ASSERTIONS.schema), "assertions"),
+        assertions=check_assertions(pl.DataFrame(assertions, schema=ASSERTIONS.schema), "assertions"),
     )
 
 

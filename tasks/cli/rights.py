@@ -60,9 +60,7 @@ def signals_collect(
 def signals_show(
     uri: Annotated[str, typer.Argument(metavar="URI", help="Where a work was collected.")],
     use: Annotated[str, typer.Option("--use", help="train, search, ai-use or crawl.")] = "train",
-    known: Annotated[
-        str | None, typer.Option("--known", metavar="TIME", help="As it was known then, such as 2026-11-20T12:00; UTC.")
-    ] = None,
+    known: Known = None,
     as_json: AsJson = False,
 ) -> None:
     """All signals on a source, which of them count and why, and what follows.
@@ -72,7 +70,7 @@ def signals_show(
     from tasks.settings import load
     from tasks.signals import show
 
-    found = show(load(), uri, use=use, known=known_at(known))
+    found = show(load(), uri, use=use, known=known_time(known))
     if as_json:
         print_json(found)
         return
@@ -84,17 +82,6 @@ def signals_show(
         mark = "[bold]counts[/]        " if signal["counts"] else "[dim]does not count[/]"
         problem = f" [yellow]{escape(signal['problem'])}[/]" if signal["problem"] else ""
         console.print(f"  {mark} {escape(signal['line'])}{problem}", soft_wrap=True)
-
-
-def known_at(text: str | None) -> datetime | None:
-    """The time that `--known` names, in UTC unless it says otherwise."""
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError("--known", expected="a time such as 2026-11-20T12:00", found=repr(text)) from error
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 OnDay = Annotated[str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
@@ -214,9 +201,7 @@ def sources_import(
 def sources_list(
     like: Annotated[str, typer.Option(help="Only sources with this text in a name or title.")] = "",
     conflicts: Annotated[bool, typer.Option("--conflicts", help="Only those whose records contradict each other.")] = False,
-    known: Annotated[
-        str | None, typer.Option(metavar="TIME", help="As it was known then, such as 2026-11-20T12:00Z; by default now.")
-    ] = None,
+    known: Known = None,
     most: Annotated[int, typer.Option(min=1, help="Sources listed.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -227,22 +212,13 @@ def sources_list(
     from tasks.settings import load
     from tasks.sources import find_sources, registry_in_force, sources_screen
 
-    moment = None if known is None else _moment("--known", known)
+    moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
         found = find_sources(registry_in_force(load().store.open(), moment), like=like, conflicts=conflicts)
     if as_json:
         print_json(found.head(most).to_dicts())
     else:
         console.print(*sources_screen(found, most=most), sep="\n", soft_wrap=True)
-
-
-def _moment(where: str, text: str) -> datetime:
-    """A time as ISO 8601 writes it; without a zone it is UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(where, expected="a time as 2026-11-20T12:00Z", found=repr(text)) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @app.command("explain")
@@ -287,3 +263,24 @@ def rights_summary(
         print_json(found)
     else:
         console.print(*summary_screen(found, most=most), sep="\n", soft_wrap=True)
+
+
+@app.command("quality")
+def rights_quality(as_json: AsJson = False) -> None:
+    """The report on the last delivery: what was counted, what warns and what blocks, by infra/settings/quality.toml.
+
+    It is made whenever a corpus is ingested, as a page, too; exit code 1 where something blocked.
+
+    Example: `provenance rights quality`
+    """
+    from tasks.quality import last_report
+    from tasks.screens import quality_screen
+    from tasks.settings import load
+
+    found = last_report(load().store.open())
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*quality_screen(found), sep="\n", soft_wrap=True)
+    if any(one["level"] == "block" for one in found["findings"]):
+        raise typer.Exit(1)

@@ -171,6 +171,7 @@ def begin(folder: Path) -> Stack:
         "STACK": str(stack_settings(folder)),
         "PROVENANCE_MODEL__FOLDER": str(train_tiny(folder / "tiny")),
         "PROVENANCE_CORPUS__SHARD_EXAMPLES": "8",
+        "PROVENANCE_SIGNALS__COLLECT": "false",
     }
     up()
     return load()

@@ -126,6 +126,7 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
             "CORPUS__SHARD_EXAMPLES": "8",
             "SETTLEMENT__KEY": str(folder / "signing.pem"),
             "LINEAGE__FOLDER": str(folder / name / "lineage"),
+            "SIGNALS__COLLECT": "false",  # nobody is asked who is not the tests' own
             "REVIEW__MOVED": "1000",  # nobody is there to be asked about corrections
             "AUDIT__SUBSETS": "4",
             "AUDIT__TUNE": "2",

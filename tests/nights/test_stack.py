@@ -83,6 +83,7 @@ def stack(tmp_path_factory, receiver):
         patch.setenv("PROVENANCE_MODEL__FOLDER", str(train_tiny(folder / "tiny")))
         patch.setenv("PROVENANCE_CORPUS__SHARD_EXAMPLES", "16")
         patch.setenv("PROVENANCE_REVIEW__LEAST", "3")
+        patch.setenv("PROVENANCE_SIGNALS__COLLECT", "false")
         patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_CONN_ID", "told")
         patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_ENDPOINT", "told")
         patch.setenv("PROVENANCE_NOTIFY__NIGHT_HOURS", "0.002")

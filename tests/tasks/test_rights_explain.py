@@ -81,20 +81,25 @@ def test_records_of_sources_signals_and_opt_outs_are_shown_where_there_are_any(d
     assert not any(explain(load(), WORK, DAY)[name] for name in ("signals", "optouts"))
     source = {"source_uri": f"https://example.org/{WORK}", "acquired_at": NOON, "collector": "a crawl", "evidence": "a line"}
     signal = {
-        "scope": "https://example.org/", "kind": "robots", "use": "train", "allowed": False, "says": "Disallow: /",
+        "scope": "https://example.org/", "about": "https://example.org", "kind": "robots", "use": "train", "allowed": False,
+        "agents": "GPTBot", "says": "Disallow: /",
         "url": "https://example.org/robots.txt", "fetched_at": NOON, "status": 200,
     }  # fmt: skip
     optout = {
         "recorded_at": NOON, "action": "optout", "work_id": WORK, "owner_id": "owner-0", "choice": "held",
         "effective_on": DAY, "recorded_by": "ann", "evidence": "a letter",
     }  # fmt: skip
-    elsewhere = signal | {"scope": "https://e.org/"}
+    elsewhere = signal | {"scope": "https://e.org/", "about": "https://e.org"}
     for contract, row in ((SOURCES, source), (SIGNALS, signal), (SIGNALS, elsewhere), (OPTOUTS, optout)):
         records.append(delivered, contract, pl.DataFrame([row]))
     found = explain(load(), WORK, DAY)
     assert [one["collector"] for one in found["source"]["records"]] == ["a crawl"]
-    assert [one["says"] for one in found["signals"]] == ["Disallow: /"]
-    assert [one["choice"] for one in found["optouts"]] == ["held"]
+    assert [(one["says"], one["counts"]) for one in found["signals"]] == [("Disallow: /", True)]
+    assert [(one["choice"], one["counts"]) for one in found["optouts"]] == [("held", True)]
+    again = optout | {"action": "withdraw", "effective_on": date(2026, 11, 21), "recorded_at": NOON.replace(day=21)}
+    records.append(delivered, OPTOUTS, pl.DataFrame([again]))
+    assert [one["counts"] for one in explain(load(), WORK, date(2026, 11, 21))["optouts"]] == [False, False]
+    assert [one["counts"] for one in explain(load(), WORK, DAY)["optouts"]] == [True]
     assert explain(load(), WORK, date(2026, 11, 19))["optouts"] == []
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.corpus.disclosures.inventory import Inventory
+    from provenance.corpus.quality import Report
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()
@@ -84,6 +85,30 @@ def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
             _chapter("How it is listed", said=[document["comment"]], picture=figure(inventory)),
             _chapter("What it lists", tables=[_table(table) for table in tables]),
         ],
+    )
+
+
+def of_quality(report: Report, day: str) -> bytes:
+    """The page of a report on a delivery."""
+    rows = tuple(
+        (found.meaning, found.level, found.counted.count, found.counted.total, f"{found.counted.part:.1%}", found.rule)
+        for found in report.findings
+    )
+    classes = tuple(report.classes.iter_rows())
+    named = tuple((found.meaning, "; ".join(found.counted.names)) for found in report.findings if found.counted.names)
+    tables = (
+        Table("What was found", ("What", "Level", "How many", "Of", "Part", "Rule"), rows),
+        Table("Works by class of terms", ("Class", "On whose word", "Works", "Examples"), classes),
+        Table("The first of each by name", ("What", "Names"), named),
+    )
+    blocked = "; ".join(found.meaning for found in report.blocking)
+    counts = f"{report.works:,} works, {report.examples:,} examples, {report.owners:,} owners"
+    return _render(
+        title="Quality of a delivery",
+        name=counts,
+        notice=f"Not put in force: {blocked}." if blocked else "",
+        facts=_facts("", day, "", ""),
+        chapters=[_chapter("Report", tables=[_table(table) for table in tables if table.rows])],
     )
 
 

@@ -1,0 +1,105 @@
+"""Reports on deliveries: made when a corpus is ingested, before it is put in force, and kept below `rights/quality/`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from provenance.core.errors import CheckFailed, InputError
+from provenance.core.store import canonical_json
+from provenance.corpus import records
+from provenance.corpus.disclosures import page
+from provenance.corpus.examples import open_on, valid_on
+from provenance.corpus.quality import GOOD, Delivery, Report, Rule, assess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from provenance.core.store import Store
+    from provenance.corpus.examples import Corpus
+
+log = logging.getLogger("provenance.quality")
+
+FOLDER = f"{records.ROOT}/quality"
+
+
+def report_on(
+    corpus: Corpus,
+    *,
+    rights: pl.DataFrame,
+    duplicates: pl.DataFrame,
+    registry: pl.DataFrame,
+    rules: Mapping[str, Rule],
+    now: datetime,
+) -> Report:
+    """What a checked delivery is like.
+
+    Args:
+        rights: the rights table, with `source_id`.
+        registry: the registry of sources.
+    """
+    day = now.date()
+    claimed = valid_on(corpus.claims, day)["work_id"].unique().implode()
+    works = (
+        corpus.examples.group_by("work_id")
+        .agg(
+            examples=pl.len(),
+            source_uri=pl.col("source_uri").drop_nulls().min(),
+            acquired_at=pl.col("acquired_at").min(),
+            unmatched=pl.col("unmatched_reason").is_not_null().any(),
+        )
+        .with_columns(claimed=pl.col("work_id").is_in(claimed))
+        .join(rights, on="work_id")
+        .sort("work_id")
+    )
+    disputed = [] if corpus.disputes is None else sorted(set(open_on(corpus.disputes, day)["work_id"]))
+    delivery = Delivery(
+        works=works,
+        claims=corpus.claims,
+        assertions=corpus.assertions,
+        duplicates=duplicates,
+        disputed=tuple(disputed),
+        sources=registry.height,
+        contradictions=tuple(registry.filter(pl.col("conflicts").list.len() > 0)["source_id"].sort()),
+        examples=corpus.examples.height,
+        owners=corpus.owners.height,
+    )
+    return assess(delivery, rules, now)
+
+
+def keep(store: Store, report: Report, now: datetime) -> str:
+    """Write a report as JSON and as a page, tell of what warns, and return the page's key.
+
+    Raises:
+        CheckFailed: something blocks; the report is written all the same.
+    """
+    stem = f"{FOLDER}/{now:%Y%m%dT%H%M%SZ}"
+    store.write(f"{stem}.html", page.of_quality(report, str(now.date())))
+    store.write(f"{stem}.json", canonical_json(report.as_json()))
+    for found in report.findings:
+        if found.level != GOOD:
+            counted = found.counted
+            log.warning("%s: %d of %d %s (%s)", found.level, counted.count, counted.total, found.meaning, found.rule)
+    log.info("report on the delivery: %s.html", store.locate(stem))
+    if report.blocking:
+        because = "; ".join(f"{found.counted.count} of {found.counted.total} {found.meaning}" for found in report.blocking)
+        raise CheckFailed(f"the delivery is not put in force: {because}. The report: {store.locate(stem)}.html")
+    return f"{stem}.html"
+
+
+def last_report(store: Store) -> dict[str, Any]:
+    """The last report, as JSON, with `page`: where the page lies.
+
+    Raises:
+        InputError: there is none.
+    """
+    keys = [key for key in store.list(FOLDER) if key.endswith(".json")]
+    if not keys:
+        hint = "Run the DAG ingest_corpus first, or make demo."
+        raise InputError(store.locate(FOLDER), expected="a report on a delivery", found="none", hint=hint)
+    found: dict[str, Any] = json.loads(store.read(keys[-1]))
+    return found | {"page": store.locate(keys[-1].replace(".json", ".html"))}
