@@ -100,14 +100,15 @@ def deliver(settings: Settings, store: Store, day: date, console: Console) -> No
 
 
 def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
-    """Deliver the corpus as a data team would: four Parquet files in the corpus folder."""
+    """Deliver the corpus as a data team would: five Parquet files in the corpus folder."""
     from provenance.core.store import canonical_json, sha256, to_parquet
-    from provenance.corpus.distributions import collect
+    from provenance.corpus.distributions import collect, sources_of
     from tasks.settings import CHECKOUT
 
     with console.status("Collecting the sources of the installed distributions"):
         corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
     frames = {"examples": corpus.examples, "claims": corpus.claims, "owners": corpus.owners, "assertions": corpus.assertions}
+    frames["sources"] = sources_of(corpus.examples)
     tables = {f"{settings.corpus.folder}/{name}.parquet": to_parquet(frame) for name, frame in frames.items()}
     digests = {key: sha256(data) for key, data in tables.items()}
     note = f"{settings.corpus.folder}/demo.json"

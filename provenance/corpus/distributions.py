@@ -8,19 +8,23 @@ The choice is a function of the lock file and of the distributions' own bytes: n
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.metadata
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.header import decode_header, make_header
 from email.utils import getaddresses
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
 from provenance.corpus.examples import Corpus, collected
@@ -184,6 +188,31 @@ def collect_languages(languages: Sequence[Language], *, held_out_each: int, copi
                 for work in sorted({str(piece["work_id"]) for piece in made})
             ]
     return collected(rows, claims, owners)
+
+
+def sources_of(examples: pl.DataFrame) -> pl.DataFrame:
+    """What was collected, as a list of sources: each work with its line in RECORD, and when its distribution was installed."""
+    rows = []
+    works = examples.select("work_id", "source_uri").unique().sort("work_id")
+    for name, group in groupby(works.iter_rows(), key=lambda row: row[0].partition("==")[0]):
+        distribution = importlib.metadata.distribution(name)
+        files = {str(path): path for path in distribution.files or []}
+        record = next(path for path in files.values() if path.name == "RECORD")
+        installed = Path(str(distribution.locate_file(record))).stat().st_mtime
+        for work, uri in group:
+            path = files[work.partition("/")[2]]
+            digest = base64.urlsafe_b64decode(path.hash.value + "=").hex() if path.hash and path.hash.mode == "sha256" else None
+            line = f"{path},{path.hash.mode}={path.hash.value},{path.size}" if path.hash else f"{path},,"
+            rows.append(
+                {
+                    "source_uri": uri,
+                    "acquired_at": datetime.fromtimestamp(installed, UTC),
+                    "collector": "pip",
+                    "evidence": f"RECORD of {name}: {line}",
+                    "content_sha256": digest,
+                }
+            )
+    return conform(SOURCES, pl.DataFrame(rows, infer_schema_length=None), "sources")
 
 
 def owner_id(name: str) -> str:

@@ -185,7 +185,8 @@ def test_an_ingest_with_a_policy_that_is_none_stops_first(store, environment, tm
 
 
 def test_what_the_demo_collects_has_a_class_and_evidence_for_every_work(store):
-    from provenance.corpus.distributions import collect
+    from provenance.corpus.distributions import collect, sources_of
+    from provenance.corpus.sources import registry, source_ids
     from tasks.settings import CHECKOUT
 
     corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
@@ -197,5 +198,9 @@ def test_what_the_demo_collects_has_a_class_and_evidence_for_every_work(store):
     of_files = corpus.assertions.filter(pl.col("asserted_by") == "source")
     assert (of_files["evidence_sha256"].str.len_chars() == 64).all()
     assert rights.filter(pl.col("conflict") != "").height
+    collected = sources_of(corpus.examples)
+    assert collected.height == corpus.examples["work_id"].n_unique() == registry(collected).height
+    assert source_ids(registry(collected), corpus.examples["source_uri"]).null_count() == 0
+    assert collected["evidence"].str.contains(r"^RECORD of \S+: \S.*,").all()
     unmatched = corpus.examples.filter(pl.col("unmatched_reason").is_not_null())
     assert set(unmatched["work_id"]).isdisjoint(corpus.claims["work_id"]), "rights give nobody's escrow away"
