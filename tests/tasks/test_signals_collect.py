@@ -363,5 +363,5 @@ def test_the_command_line_collects_and_shows(site, at, tmp_path, monkeypatch):
     assert "\x1b[31m" not in shown.output
     as_json = run.invoke(app, ["rights", "signals", "show", f"{site.url}/x", "--known", "2020-01-01", "--json"])
     assert '"allowed": null' in as_json.output
-    with pytest.raises(InputError, match="--known: expected a time such as 2026-11-20T12:00, found 'now'"):
+    with pytest.raises(InputError, match="--known: expected a time as 2026-11-20T12:00, with or without a zone, found 'now'"):
         run.invoke(app, ["rights", "signals", "show", "x", "--known", "now"], catch_exceptions=False)
