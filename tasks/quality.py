@@ -72,14 +72,18 @@ def report_on(
 
 
 def keep(store: Store, report: Report, now: datetime) -> str:
-    """Write a report as JSON and as a page, tell of what warns, and return the page's key.
+    """Write a report as JSON and as a page, unless it says what the last one said; tell of what warns; returns the page's key.
 
     Raises:
         CheckFailed: something blocks; the report is written all the same.
     """
-    stem = f"{FOLDER}/{now:%Y%m%dT%H%M%SZ}"
-    store.write(f"{stem}.html", page.of_quality(report, str(now.date())))
-    store.write(f"{stem}.json", canonical_json(report.as_json()))
+    data, there = canonical_json(report.as_json()), _reports(store)
+    if there and store.read(there[-1]) == data:
+        stem = there[-1].removesuffix(".json")
+    else:
+        stem = f"{FOLDER}/{now:%Y%m%dT%H%M%S%fZ}"
+        store.write(f"{stem}.html", page.of_quality(report, str(now.date())))
+        store.write(f"{stem}.json", data)
     for found in report.findings:
         if found.level != GOOD:
             counted = found.counted
@@ -97,9 +101,14 @@ def last_report(store: Store) -> dict[str, Any]:
     Raises:
         InputError: there is none.
     """
-    keys = [key for key in store.list(FOLDER) if key.endswith(".json")]
+    keys = _reports(store)
     if not keys:
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise InputError(store.locate(FOLDER), expected="a report on a delivery", found="none", hint=hint)
     found: dict[str, Any] = json.loads(store.read(keys[-1]))
     return found | {"page": store.locate(keys[-1].replace(".json", ".html"))}
+
+
+def _reports(store: Store) -> list[str]:
+    """Keys of the reports as JSON, the last one last."""
+    return [key for key in store.list(FOLDER) if key.endswith(".json")]

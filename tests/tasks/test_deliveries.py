@@ -40,6 +40,10 @@ def test_a_delivery_that_the_rules_block_is_reported_and_not_put_in_force(store,
     digest = ingest()
     assert corpus_in_force(store).digest == digest
     assert levels(store)["unspecified"] == "warn"
+    reports = store.list("rights/quality")
+    assert len(reports) == 4
+    assert ingest() == digest
+    assert store.list("rights/quality") == reports, "the same again adds nothing"
 
 
 def test_the_report_counts_what_was_delivered_and_its_page_has_no_markup_of_strangers(store, environment, command_line):
