@@ -129,6 +129,7 @@ def test_the_night_has_a_real_interval_of_one_day_in_utc(facts):
     assert facts["settle_period"]["timetable"] == "CronDataIntervalTimetable"
     assert facts["bank_answers"]["timetable"] == "CronDataIntervalTimetable"
     assert facts["housekeeping"]["timetable"] == "CronDataIntervalTimetable"
+    assert facts["clear_training"]["timetable"] == "CronDataIntervalTimetable"
 
 
 def test_a_settlement_waits_for_two_people_before_it_pays(facts):
