@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.contracts import CLEARANCE, OPTOUTS, SIGNALS
+from provenance.core.contracts import OPTOUTS, SIGNALS
 from provenance.core.errors import InputError
 from provenance.core.store import sha256, to_csv
 from provenance.corpus import records
+from provenance.corpus.clearance import TRAIN
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.shards import corpus_in_force, load_frozen
-from tasks.clear import read_rights
+from tasks.clear import make_manifest, read_rights
 from tasks.sources import registry_in_force
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def disclose(
     store = settings.store.open()
     said = read_facts(facts) if facts else Facts()
     frozen = _corpus(store, corpus)
-    subject = Subject(frozen, _inventory(store, frozen, said, on), said, on)
+    subject = Subject(frozen, _inventory(settings, frozen, said, on), said, on)
     missing: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
     for name in MAKERS if what == "all" else (what,):
@@ -88,7 +89,10 @@ def disclose(
         files[INDEX] = page.index(
             [(name, text) for name, text in FILES.items() if name in files], subject.taken, on.isoformat()
         )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}", expected="a folder, or a place for one", found=str(error.strerror)) from error
     for name, data in files.items():
         (out / name).write_bytes(data)
     digests = {name: sha256(data) for name, data in sorted(files.items())}
@@ -153,7 +157,8 @@ def _corpus(store: Store, digest: str) -> FrozenCorpus:
     return load_frozen(store, digest)
 
 
-def _inventory(store: Store, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
+def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
+    store = settings.store.open()
     known = datetime.combine(on, time.min, UTC) + timedelta(days=1, microseconds=-1)
     return inventory.take(
         (store.read_table(shard.key, columns=inventory.READ) for shard in frozen.shards),
@@ -166,7 +171,7 @@ def _inventory(store: Store, frozen: FrozenCorpus, facts: Facts, on: date) -> In
         registry=registry_in_force(store, known),
         signals=records.read(store, SIGNALS, known=known),
         optouts=records.read(store, OPTOUTS, known=known),
-        clearance=records.read(store, CLEARANCE, known=known),
+        clearance=make_manifest(settings, use=TRAIN, day=on, corpus=frozen.digest)[1],
     )
 
 

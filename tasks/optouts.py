@@ -149,13 +149,14 @@ def _opted_out(store: Store, owner_id: str) -> list[str]:
 
 
 def listed(store: Store, *, known: datetime | None = None, now: datetime | None = None) -> pl.DataFrame:
-    """The last that is recorded for each work and owner, with `state`: in force, later, or withdrawn.
+    """For each work and owner what counts on the day, and what will later, with `state`: in force, withdrawn, or later.
 
     Args:
         known: as it was known then, and stood on that day.
     """
     moment = known or now or datetime.now(UTC)
-    last = latest(recorded(store, known))
+    rows, future = recorded(store, known), pl.col("effective_on") > moment.date()
+    last = pl.concat([latest(rows.filter(~future)), latest(rows).filter(future)]).sort(PAIR, maintain_order=True)
     in_corpus = store.read_table(corpus_in_force(store).claims.key)["work_id"] if store.exists(CURRENT) else pl.Series([""])
     state = (
         pl.when(pl.col("effective_on") > moment.date())

@@ -20,11 +20,12 @@ from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.corpus import records
-from provenance.corpus.examples import parties, valid_on
+from provenance.corpus.examples import open_on, parties, valid_on
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, read_policy
 from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 
 if TYPE_CHECKING:
@@ -88,7 +89,23 @@ def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
         _examples(store, corpus, settings.corpus.folder, work_id),
         tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)), settings.signals.days,
     )  # fmt: skip
-    return {"work_id": work_id, "day": day, "corpus": corpus.digest} | {name: say(asked) for name, say in SECTIONS.items()}
+    told = {name: say(asked) for name, say in SECTIONS.items()}
+    return {"work_id": work_id, "day": day, "corpus": corpus.digest, **told, "against_training": _against(asked, told)}
+
+
+def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
+    """What keeps a work out of the training manifest of the day: terms, opt-outs, disputes, signals."""
+    refused = found["terms"]["uses"]["train"]
+    against = [] if refused == "allowed" else [f"terms: {refused}"]
+    against += [f"opt-out of {one['owner_id']} ({one['choice']})" for one in found["optouts"] if one["counts"]]
+    if asked.corpus.disputes:
+        disputes = asked.store.read_table(asked.corpus.disputes.key).filter(pl.col("work_id") == asked.work_id)
+        against += [f"dispute: {owner} says that it is theirs" for owner in open_on(disputes, asked.day)["owner_id"]]
+    uris = asked.examples["source_uri"].drop_nulls().unique()
+    said = verdicts(
+        records.read(asked.store, SIGNALS).filter(pl.col("fetched_at") <= asked.end), uris, now=asked.end, days=asked.days
+    )
+    return against + [f"signal: {why}" for why in said.filter(~pl.col("allowed").fill_null(value=True))["because"]]
 
 
 def summary(settings: Settings) -> dict[str, Any]:
@@ -219,7 +236,7 @@ def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         was = terms["as_ingested"]
         yield Text(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
     for use, verdict in terms["uses"].items():
-        yield Text(f"  {use:<9} {verdict}", style="green" if verdict == "allowed" else "red")
+        yield Text(f"  {use:<9} {verdict} by its terms", style="green" if verdict == "allowed" else "red")
     table = _table("Whose it is")
     for heading in ("account", "for", "stake", "evidence"):
         table.add_column(heading, overflow="fold")
@@ -236,6 +253,9 @@ def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
             f"{one['recorded_by']}: {one['evidence']}{' (in force)' if one['counts'] else ''}"
         )
+    against = found["against_training"]
+    verdict = f"No model may be trained on it: {'; '.join(against)}" if against else "A model may be trained on it."
+    yield Text(verdict, style="red" if against else "green")
 
 
 def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:

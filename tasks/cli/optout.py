@@ -38,7 +38,7 @@ def optout_add(
     *paid*: nothing changes; *credited*: named, without money; *held*: its part waits in escrow as `held-OWNER`, until
     `provenance claim` gives it to somebody. Nights of days before stay as they are.
 
-    Example: `provenance optout add pypi:httpx/_client.py --owner tom-christie --choice held --by "J. Doe" --evidence "letter"`
+    Example: `provenance optout add httpx==0.28.1/httpx/_client.py --owner tom-christie --choice held --by Ann --evidence mail`
     """
     from tasks.optouts import opt_out
     from tasks.settings import load
@@ -68,7 +68,7 @@ def optout_withdraw(
 ) -> None:
     """Record that an owner agrees again; the opt-out stays in the records.
 
-    Example: `provenance optout withdraw pypi:httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
+    Example: `provenance optout withdraw httpx==0.28.1/httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
     """
     from tasks.optouts import withdraw
     from tasks.settings import load

@@ -99,7 +99,7 @@ def rights_claims(
 ) -> None:
     """Who owns a work on a day, in which stakes and on what evidence, as it was believed at a time.
 
-    Example: `provenance rights claims pypi:httpx/_client.py --day 2026-11-20 --known 2026-11-22`
+    Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
     from tasks.claims import claims_of
     from tasks.screens import claims_screen
@@ -143,6 +143,10 @@ def rights_manifest(
         manifest = check_manifest(settings, check.read_bytes(), str(check))
         where = str(check)
     else:
+        if out is not None and not out.parent.is_dir():
+            raise InputError(f"--out {out}", expected="a file in a folder that is there", found="no such folder")
+        if out is not None and out.is_dir():
+            raise InputError(f"--out {out}", expected="a file", found="a folder")
         key, manifest = write_manifest(settings, use=use, day=_day("--day", day) or datetime.now(UTC).date())
         where = settings.store.open().locate(key)
         if out is not None:

@@ -126,6 +126,18 @@ def test_all_works_of_an_owner(frozen):
     assert withdraw(frozen, "owner-1", None, evidence="mail", by="dana", now=LATER).height == 5
     assert set(listed(frozen, now=LATER)["state"]) == {"withdrawn"}
     assert set(listed(frozen, known=NOW - DAY)["state"]) == set()
+
+
+def test_what_will_count_later_does_not_hide_what_counts_today(frozen):
+    opt_out(frozen, "owner-0", "work-0-0", choice="credited", **SAID, now=NOW)
+    withdraw(frozen, "owner-0", "work-0-0", evidence="mail", by="dana", now=NOW + DAY / 24, day=TODAY + 8 * DAY)
+    assert listed(frozen, now=NOW + DAY / 12).select("action", "choice", "state").rows()[0] == (
+        "optout",
+        "credited",
+        "in force",
+    )
+    assert listed(frozen, now=NOW + DAY / 12)["state"].to_list() == ["in force", "later"]
+    assert listed(frozen, now=NOW + 9 * DAY)["state"].to_list() == ["withdrawn"]
     with pytest.raises(InputError, match="expected an owner with works in the corpus in force.*Did you mean 'owner-1'"):
         opt_out(frozen, "owner1", None, choice="held", **SAID, now=NOW)
 

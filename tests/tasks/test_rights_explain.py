@@ -96,6 +96,9 @@ def test_records_of_sources_signals_and_opt_outs_are_shown_where_there_are_any(d
     assert [one["collector"] for one in found["source"]["records"]] == ["a crawl"]
     assert [(one["says"], one["counts"]) for one in found["signals"]] == [("Disallow: /", True)]
     assert [(one["choice"], one["counts"]) for one in found["optouts"]] == [("held", True)]
+    assert [against.partition(":")[0] for against in found["against_training"]] == [
+        "terms", "opt-out of owner-0 (held)", "signal",
+    ]  # fmt: skip
     again = optout | {"action": "withdraw", "effective_on": date(2026, 11, 21), "recorded_at": NOON.replace(day=21)}
     records.append(delivered, OPTOUTS, pl.DataFrame([again]))
     assert [one["counts"] for one in explain(load(), WORK, date(2026, 11, 21))["optouts"]] == [False, False]
