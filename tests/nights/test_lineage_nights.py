@@ -25,7 +25,7 @@ def test_a_night_tells_what_each_of_its_tasks_read_and_wrote(new_operator, tmp_p
     folder = Path(operator.environment["PROVENANCE_LINEAGE__FOLDER"])
     events = [json.loads(line) for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
     ended = {event["job"]["name"].split(".", 1)[1]: event for event in events if event["eventType"] == "COMPLETE"}
-    assert set(ended) == {"corpus.ingest", *NIGHT}, operator.log[-3000:]
+    assert set(ended) == {"rights.sources", "corpus.ingest", "rights.signals", "rights.manifest", *NIGHT}, operator.log[-3000:]
     for task, event in ended.items():
         reads, writes = STAGES[task]
         assert bool(event["inputs"]) == bool(reads), task
