@@ -28,6 +28,9 @@ def test_a_night_tells_what_each_of_its_tasks_read_and_wrote(new_operator, tmp_p
     assert set(ended) == {"rights.sources", "corpus.ingest", "rights.signals", "rights.manifest", *NIGHT}, operator.log[-3000:]
     for task, event in ended.items():
         reads, writes = STAGES[task]
+        if task in {"rights.sources", "rights.signals"}:  # this delivery has no list, and nobody is asked
+            assert not event["outputs"]
+            continue
         assert bool(event["inputs"]) == bool(reads), task
         assert bool(event["outputs"]) == bool(writes), task
     begun = {event["run"]["runId"] for event in events if event["eventType"] == "START"}
