@@ -150,7 +150,8 @@ def _records(contract: Contract) -> Callable[[Done], Iterable[Dataset]]:
 
 
 def _in_force(done: Done) -> Iterable[Dataset]:
-    return [Dataset("frozen/corpus", CURRENT, corpus_in_force(done.store).digest, EXAMPLES, corpus=corpus_in_force(done.store))]
+    corpus = corpus_in_force(done.store)
+    return [Dataset("frozen/corpus", CURRENT, corpus.digest, EXAMPLES, corpus=corpus)]
 
 
 def _manifest(done: Done) -> Iterable[Dataset]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -67,6 +68,11 @@ class Asked:
         """The last moment of the day."""
         return datetime.combine(self.day, time.max, UTC)
 
+    @cached_property
+    def signals(self) -> pl.DataFrame:
+        """What had been collected by then of all sites."""
+        return records.read(self.store, SIGNALS).filter(pl.col("fetched_at") <= self.end)
+
 
 def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
     """Where a work comes from, who said what of its terms and what counts, what it may be used for, and who claims it.
@@ -102,9 +108,7 @@ def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
         disputes = asked.store.read_table(asked.corpus.disputes.key).filter(pl.col("work_id") == asked.work_id)
         against += [f"dispute: {owner} says that it is theirs" for owner in open_on(disputes, asked.day)["owner_id"]]
     uris = asked.examples["source_uri"].drop_nulls().unique()
-    said = verdicts(
-        records.read(asked.store, SIGNALS).filter(pl.col("fetched_at") <= asked.end), uris, now=asked.end, days=asked.days
-    )
+    said = verdicts(asked.signals, uris, now=asked.end, days=asked.days)
     return against + [f"signal: {why}" for why in said.filter(~pl.col("allowed").fill_null(value=True))["because"]]
 
 
@@ -184,10 +188,9 @@ def claims_section(asked: Asked) -> dict[str, Any]:
 
 def signals_section(asked: Asked) -> list[dict[str, Any]]:
     """What sites say of training on what lies at the addresses that the work was collected at, and what of it counts."""
-    signals = records.read(asked.store, SIGNALS).filter(pl.col("fetched_at") <= asked.end)
     said = []
     for uri in asked.examples["source_uri"].drop_nulls().unique().sort():
-        _, weighed = weigh_signals(signals, uri, now=asked.end, days=asked.days)
+        _, weighed = weigh_signals(asked.signals, uri, now=asked.end, days=asked.days)
         said += [one.signal | {"source_uri": uri, "counts": one.counts, "why": one.why} for one in weighed]
     return said
 
