@@ -19,7 +19,6 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra import local_airflow
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from provenance.core.store import Store
     from provenance.corpus.examples import Corpus
     from tasks.settings import Settings
-from tasks.terminal import Terminal
+from tasks.terminal import Terminal, exit_codes
 
 NOTICE = "The revenue of this demo is invented, and no money moves."
 # The invented price list: what an output of each plan earns, in minor units.
@@ -46,12 +45,8 @@ def main() -> None:
     parser.add_argument("--day", default="", help="the day to pay, YYYY-MM-DD; by default yesterday (UTC)")
     console = Terminal()
     started = time.monotonic()
-    try:
-        day = parse_day_or_yesterday(parser.parse_args().day)
-        _run(day, console)
-    except InputError as error:
-        console.print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(2) from error
+    with exit_codes():
+        _run(parse_day_or_yesterday(parser.parse_args().day), console)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(f"[dim]The demo took {time.monotonic() - started:.0f} s; peak memory {peak:.1f} GB.[/]")
 

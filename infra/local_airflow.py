@@ -27,7 +27,7 @@ from rich.markup import escape
 from provenance.core.errors import InputError, SettingsError, parse_day
 from tasks.database import database_url
 from tasks.settings import CHECKOUT, load
-from tasks.terminal import Terminal
+from tasks.terminal import Terminal, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,12 +177,9 @@ def main() -> None:
     run_parser.add_argument("dag_id", choices=dags, help="the DAG")
     run_parser.add_argument("day", help="the day to pay, YYYY-MM-DD")
     arguments = parser.parse_args()
-    try:
+    with exit_codes():
         day = parse_day("argument day", arguments.day) if arguments.command == "run" else date.min
         configure()
-    except InputError as error:
-        Terminal(stderr=True).print(f"[bold red]Bad input:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(2) from error
     if arguments.command == "ui":
         sys.stdout.write(
             f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD}; {' and '.join(PEOPLE)}, who "

@@ -18,10 +18,13 @@ from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
 from tasks.optouts import recorded
 
+LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
+
 if TYPE_CHECKING:
     from datetime import date
 
     from provenance.core.store import Store
+    from provenance.corpus.shards import FrozenCorpus
 
 
 def claims_of(
@@ -36,13 +39,12 @@ def claims_of(
     """Who owns a work on a day, as it was believed at a time.
 
     Args:
-        day: by default that of `known`, or of the night.
+        day: by default that of `known`.
         known: at which the corpus was in force that is asked; by default now.
-        night: a published day whose own corpus and choices are asked instead.
+        night: a published day, which is asked with its own corpus and choices instead.
 
     Returns:
-        `corpus`, `day`, `stakes` in force on the day, `others` that are not, open `disputes`, and `parties`: for whom its
-        money is booked.
+        `corpus`, `day`, and the `ownership`.
 
     Raises:
         InputError: no corpus was in force then, or it has no such work.
@@ -51,7 +53,7 @@ def claims_of(
     if night is not None:
         folder = export_in_force(store, night)["folder"]
         frozen_night = load_night(store, store.read_json(f"{folder}/{MANIFEST}")["night"])
-        corpus, day = frozen_night.corpus, day or night
+        corpus, day = frozen_night.corpus, night
         choices = frozen_night.read_choices(store)
     else:
         corpus, day = corpus_at(store, moment), day or moment.date()
@@ -60,26 +62,53 @@ def claims_of(
     columns = ["work_id", "owner_id", "unmatched_reason"]
     examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
     mine = examples.filter(pl.col("work_id") == work_id)
-    if mine.is_empty():
-        hint = did_you_mean(work_id, examples["work_id"].unique().sort())
+    if mine.is_empty() and work_id not in (works := works_of(store, frozen)):
+        hint = did_you_mean(work_id, works) or LIST_WORKS
         where = f"work {work_id!r}"
         raise InputError(where, expected=f"a work of the corpus {corpus[:12]}", found="none of that id", hint=hint)
-    said = store.read_table(frozen.claims.key).filter(pl.col("work_id") == work_id)
-    disputes = store.read_table(frozen.disputes.key).filter(pl.col("work_id") == work_id) if frozen.disputes else None
-    names = dict(store.read_table(frozen.owners.key).select("owner_id", "name").iter_rows())
-    applied = with_choices(said, day, choices, disputes)
-    stakes = valid_on(said, day)
-    others = said.join(stakes, on=said.columns, how="anti", nulls_equal=True)
-    chosen = {owner: choice for work, owner, choice in choices.iter_rows() if work == work_id}
     return {
         "work_id": work_id,
         "day": day,
         "corpus": corpus,
+        **ownership(store, frozen, work_id, day, examples=mine, choices=choices),
+    }
+
+
+def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
+    """All works of a corpus, such as are held out whole, too, as far as anybody claims them or their terms were judged."""
+    parts = [corpus.claims, *corpus.shards, *([corpus.rights] if corpus.rights else [])]
+    works: list[str] = (
+        pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"].unique().to_list()
+    )
+    return sorted(works)
+
+
+def ownership(
+    store: Store, corpus: FrozenCorpus, work_id: str, day: date, *, examples: pl.DataFrame, choices: pl.DataFrame
+) -> dict[str, Any]:
+    """Who owns a work of a corpus on a day.
+
+    Args:
+        examples: `work_id, owner_id, unmatched_reason` of the work's examples that models are trained on.
+        choices: `work_id, owner_id, choice` in force on the day.
+
+    Returns:
+        `stakes` in force on the day, `others` that are not, open `disputes`, `unmatched_reason`, and `parties`: for whom its
+        money is booked. There are no parties where all of the work is held out.
+    """
+    said = store.read_table(corpus.claims.key).filter(pl.col("work_id") == work_id)
+    disputes = store.read_table(corpus.disputes.key).filter(pl.col("work_id") == work_id) if corpus.disputes else None
+    names = dict(store.read_table(corpus.owners.key).select("owner_id", "name").iter_rows())
+    stakes = valid_on(said, day)
+    others = said.join(stakes, on=said.columns, how="anti", nulls_equal=True)
+    chosen = {owner: choice for work, owner, choice in choices.iter_rows() if work == work_id}
+    booked = parties(examples, with_choices(said, day, choices, disputes), day)
+    return {
         "stakes": [_said(row, names) | {"choice": chosen.get(row["owner_id"])} for row in stakes.iter_rows(named=True)],
         "others": [_said(row, names) for row in others.iter_rows(named=True)],
         "disputes": [] if disputes is None else open_on(disputes, day).drop("work_id").to_dicts(),
-        "unmatched_reason": mine["unmatched_reason"].drop_nulls().min(),
-        "parties": parties(mine, applied, day).drop("work_id").to_dicts(),
+        "unmatched_reason": examples["unmatched_reason"].drop_nulls().min(),
+        "parties": booked.drop("work_id").to_dicts(),
     }
 
 
@@ -88,6 +117,14 @@ def _said(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {"owner_id": owner, "owner_name": names.get(owner, owner)} | {
         name: row[name] for name in ("stake_ppb", "valid_from", "valid_to", "evidence")
     }
+
+
+def later_than(store: Store, corpus: str, day: date) -> str:
+    """A notice that a corpus came only after a day; empty where it did not, or where nobody recorded when it came."""
+    since = records.read(store, CORPORA).filter(pl.col("corpus_sha256") == corpus)["in_force_since"].min()
+    if not isinstance(since, datetime) or since.date() <= day:
+        return ""
+    return f"The corpus {corpus[:12]} was put in force on {since:%Y-%m-%d}, after {day}: nobody knew it on that day."
 
 
 def corpus_at(store: Store, moment: datetime) -> str:

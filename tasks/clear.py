@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.contracts import CLEARANCE, SIGNALS
+from provenance.core.contracts import SIGNALS
 from provenance.core.errors import CheckFailed, InputError, did_you_mean
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
@@ -66,12 +66,17 @@ def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None
 def write_manifest(settings: Settings, *, use: str, day: date) -> tuple[str, Manifest]:
     """Write the training manifest of the corpus in force; returns its key. The same again writes nothing."""
     store = settings.store.open()
-    manifest, clearance = make_manifest(settings, use=use, day=day)
+    manifest, _ = make_manifest(settings, use=use, day=day)
     data = manifest.as_bytes()
     key = f"{records.ROOT}/manifests/{use}/day={day}/{sha256(data)[:32]}.json"
-    if store.create(key, data):
-        records.append(store, CLEARANCE, clearance)
+    store.create(key, data)
     return key, manifest
+
+
+def left_out_works(settings: Settings, *, use: str, day: date) -> pl.DataFrame:
+    """`work_id, because` of all works of the corpus in force that the training manifest of a day does not list."""
+    _, clearance = make_manifest(settings, use=use, day=day)
+    return clearance.filter(~pl.col("cleared")).select("work_id", because=pl.col("because").list.join("; ")).sort("work_id")
 
 
 def clear_today() -> str:
@@ -103,7 +108,8 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
     problems += [f"{work}: cleared, and not in it" for work in sorted(made.works.keys() - manifest.works.keys())]
     both = sorted(made.works.keys() & manifest.works.keys())
     problems += [f"{work}: other examples" for work in both if made.works[work] != manifest.works[work]]
-    said = sorted({*manifest.facts, *made.facts} - {*CIRCUMSTANCES})
+    # Counts and digests of works that differ differ, too.
+    said = [] if problems else sorted({*manifest.facts, *made.facts} - {*CIRCUMSTANCES})
     problems += [f"{name} differs" for name in said if manifest.facts.get(name) != made.facts.get(name)]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""

@@ -7,7 +7,7 @@ import io
 import logging
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import InputError, did_you_mean
+from provenance.core.errors import InputError, InputErrors, did_you_mean
 from provenance.settlement import register
 from provenance.settlement.payees import COLUMNS, NEEDED, Details, read_details, sealing
 from tasks.accounts import check_owners
@@ -108,10 +108,7 @@ def read_payees(path: Path) -> list[Details]:
         except InputError as error:
             errors.append(error)
     if errors:
-        first = errors[0]
-        more = [error.where.removeprefix(f"{path}: ") for error in errors[1:]]
-        hint = f"{len(more)} more: {'; '.join(more[:9])}." if more else ""
-        raise InputError(first.where, expected=first.expected, found=first.found, hint=hint)
+        raise InputErrors(errors)
     return list(found.values())
 
 

@@ -13,7 +13,7 @@ from provenance.core.store import canonical_json
 from provenance.corpus import records
 from provenance.corpus.disclosures import page
 from provenance.corpus.examples import open_on, valid_on
-from provenance.corpus.quality import GOOD, Delivery, Report, Rule, assess
+from provenance.corpus.quality import BLOCK, WARN, Delivery, Report, Rule, assess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def keep(store: Store, report: Report, now: datetime) -> str:
         store.write(f"{stem}.html", page.of_quality(report, str(now.date())))
         store.write(f"{stem}.json", data)
     for found in report.findings:
-        if found.level != GOOD:
+        if found.level in {WARN, BLOCK}:
             counted = found.counted
             log.warning("%s: %d of %d %s (%s)", found.level, counted.count, counted.total, found.meaning, found.rule)
     log.info("report on the delivery: %s.html", store.locate(stem))

@@ -5,34 +5,27 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
-from provenance.core.errors import ContractError
-from provenance.core.money import PPB
+from provenance.core.errors import ContractError, did_you_mean
 from provenance.corpus import records
-from provenance.corpus.examples import open_on, parties, valid_on
+from provenance.corpus.clearance import TRAIN
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, read_policy
 from provenance.corpus.shards import corpus_in_force
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
+from tasks.claims import LIST_WORKS, ownership
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from rich.console import RenderableType
+    from collections.abc import Callable, Mapping
 
     from provenance.core.store import Store
     from provenance.corpus.policy import RightsPolicy
@@ -40,7 +33,6 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
-NEAR = 3
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,7 @@ def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
     corpus, rights, assertions = _read_rights(store)
     found = rights.filter(pl.col("work_id") == work_id)
     if found.is_empty():
-        near = difflib.get_close_matches(work_id, rights["work_id"].to_list(), n=NEAR, cutoff=0.4)
-        hint = f"Near: {', '.join(map(repr, near))}" if near else ""
+        hint = did_you_mean(work_id, rights["work_id"].to_list()) or LIST_WORKS
         raise ContractError(f"work {work_id!r}", expected="a work of the corpus in force", found="none of that name", hint=hint)
     asked = Asked(
         store, corpus, read_policy(settings.rights.policy_path), work_id, day, found.row(0, named=True),
@@ -100,13 +91,13 @@ def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
 
 
 def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
-    """What keeps a work out of the training manifest of the day: terms, opt-outs, disputes, signals."""
+    """What keeps a work out of the training manifest of the day: terms, opt-outs, disputes, signals, or being held out."""
     refused = found["terms"]["uses"]["train"]
     against = [] if refused == "allowed" else [f"terms: {refused}"]
     against += [f"opt-out of {one['owner_id']} ({one['choice']})" for one in found["optouts"] if one["counts"]]
-    if asked.corpus.disputes:
-        disputes = asked.store.read_table(asked.corpus.disputes.key).filter(pl.col("work_id") == asked.work_id)
-        against += [f"dispute: {owner} says that it is theirs" for owner in open_on(disputes, asked.day)["owner_id"]]
+    against += [f"dispute: {one['owner_id']} says that it is theirs" for one in found["claims"]["disputes"]]
+    if TRAIN not in asked.examples["split"]:
+        against.append("held out: all of it is kept to measure models by")
     uris = asked.examples["source_uri"].drop_nulls().unique()
     said = verdicts(asked.signals, uris, now=asked.end, days=asked.days)
     return against + [f"signal: {why}" for why in said.filter(~pl.col("allowed").fill_null(value=True))["because"]]
@@ -118,7 +109,10 @@ def summary(settings: Settings) -> dict[str, Any]:
     Raises:
         ContractError: there is no corpus in force, or its terms were not judged.
     """
-    corpus, rights, _ = _read_rights(settings.store.open())
+    store = settings.store.open()
+    corpus, rights, _ = _read_rights(store)
+    shards = [store.read_table(part.key, columns=["work_id"]) for part in corpus.shards]
+    trained_on = pl.concat(shards)["work_id"].unique()
     counts = dict(rights["licence_class"].value_counts().iter_rows())
 
     def reasons(column: str) -> list[dict[str, Any]]:
@@ -129,6 +123,7 @@ def summary(settings: Settings) -> dict[str, Any]:
     return {
         "corpus": corpus.digest,
         "works": rights.height,
+        "held_out": rights.height - trained_on.len(),
         "classes": {name: counts[name] for name in CLASSES if name in counts},
         "asserted_by": dict(sorted(rights["asserted_by"].value_counts().iter_rows())),
         "conflicts": reasons("conflict"),
@@ -175,15 +170,9 @@ def terms_section(asked: Asked) -> dict[str, Any]:
 
 
 def claims_section(asked: Asked) -> dict[str, Any]:
-    """Whose the work is on the day, by which stakes and on what evidence, or why nobody knows."""
-    claims = asked.store.read_table(asked.corpus.claims.key).filter(pl.col("work_id") == asked.work_id)
-    evidence = valid_on(claims, asked.day).group_by(party_id="owner_id").agg(pl.col("evidence").drop_nulls().unique().sort())
-    held = parties(asked.examples, claims, asked.day).join(evidence, on="party_id", how="left", maintain_order="left")
-    reasons = asked.examples["unmatched_reason"].drop_nulls().unique().sort()
-    return {
-        "parties": held.drop("work_id").with_columns(pl.col("evidence").fill_null([])).to_dicts(),
-        "unmatched_because": reasons.to_list(),
-    }
+    """Whose the work is on the day, and for whom its money is booked; of a work that is held out, for whom it would be."""
+    choices = in_force(records.read(asked.store, OPTOUTS), asked.day)
+    return ownership(asked.store, asked.corpus, asked.work_id, asked.day, examples=asked.examples, choices=choices)
 
 
 def signals_section(asked: Asked) -> list[dict[str, Any]]:
@@ -215,86 +204,6 @@ SECTIONS: dict[str, Callable[[Asked], Any]] = {
     "signals": signals_section,
     "optouts": optouts_section,
 }
-
-
-# Screens.
-
-
-def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What `explain` found, for a terminal."""
-    source, terms, claims = found["source"], found["terms"], found["claims"]
-    yield Text(f"{found['work_id']}, on {found['day']}", style="bold")
-    where = source["source_id"] or ", ".join(source["uris"]) or "not known"
-    when = f", collected on {source['acquired_at']:%Y-%m-%d}" if source["acquired_at"] else ""
-    yield Text(f"Source: {where}{when}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}")
-    for record in source["records"]:
-        yield Text(f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}")
-    yield _assertions_table(terms["assertions"]) if terms["assertions"] else Text("Nobody has asserted any terms.")
-    said = f" ({terms['licence_spdx']})" if terms["licence_spdx"] else ""
-    yield Text(f"Terms: {terms['licence_class']}{said}, on the word of {terms['asserted_by']}: {terms['because']}")
-    for name in ("conflict", "expired"):
-        if terms[name]:
-            yield Text(f"{name.capitalize()}: {terms[name]}", style="yellow")
-    if any(terms[key] != terms["as_ingested"][key] for key in ("licence_spdx", "licence_class", "asserted_by")):
-        was = terms["as_ingested"]
-        yield Text(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
-    for use, verdict in terms["uses"].items():
-        yield Text(f"  {use:<9} {verdict} by its terms", style="green" if verdict == "allowed" else "red")
-    table = _table("Whose it is")
-    for heading in ("account", "for", "stake", "evidence"):
-        table.add_column(heading, overflow="fold")
-    for party in claims["parties"]:
-        evidence = "; ".join([*party["evidence"], *claims["unmatched_because"]])
-        table.add_row(party["account"], escape(party["party_id"]), f"{party['stake_ppb'] / PPB:.1%}", escape(evidence))
-    yield table
-    for signal in found["signals"]:
-        allowed = {True: "allows", False: "refuses", None: "says nothing of"}[signal["allowed"]]
-        what = f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}"
-        yield Text(what) if signal["counts"] else Text(f"{what} (does not count: {signal['why']})", style="dim")
-    for one in found["optouts"]:
-        yield Text(
-            f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
-            f"{one['recorded_by']}: {one['evidence']}{' (in force)' if one['counts'] else ''}"
-        )
-    against = found["against_training"]
-    verdict = f"No model may be trained on it: {'; '.join(against)}" if against else "A model may be trained on it."
-    yield Text(verdict, style="red" if against else "green")
-
-
-def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:
-    """What `summary` found, for a terminal."""
-    classes = ", ".join(f"{count} {name}" for name, count in found["classes"].items())
-    yield Text(f"{found['works']} works: {classes}", style="bold")
-    yield Text("On the word of: " + ", ".join(f"{who} {count}" for who, count in found["asserted_by"].items()))
-    titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
-    for key, title in titles.items():
-        if rows := found[key]:
-            table = _table(f"{title}: {sum(row['works'] for row in rows)} works")
-            table.add_column("works", justify="right")
-            table.add_column("because", overflow="fold")
-            table.add_column("such as", overflow="fold")
-            for row in rows[:most]:
-                table.add_row(str(row["works"]), escape(row["because"]), escape(row["such_as"]))
-            yield table
-            if len(rows) > most:
-                yield Text(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
-
-
-def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
-    table = _table("Who says what of its terms")
-    for heading in ("who", "terms", "class", "when", "evidence", "counts?"):
-        table.add_column(heading, overflow="fold")
-    for row in assertions:
-        who = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
-        when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
-        evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
-        cells = (who, row["licence"], row["licence_class"], when, evidence, row["standing"])
-        table.add_row(*map(escape, cells))
-    return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
 
 
 def _read_rights(store: Store) -> tuple[FrozenCorpus, pl.DataFrame, pl.DataFrame]:

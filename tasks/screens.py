@@ -68,7 +68,7 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     }
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
 
-    table = _table(
+    table = titled(
         f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {escape(manifest['inputs']['model_id'])}"
     )
     table.add_column("owner")  # alone gives way where the screen is narrow: a name that is broken can be read, a number cannot
@@ -174,7 +174,7 @@ def _means(credits: pl.DataFrame) -> pl.DataFrame:
 
 def contracts_screen(contracts: Sequence[Contract]) -> Table:
     """What each contract says, a column for each."""
-    table = _table("Royalty contracts: of several that cover an output, the first counts")
+    table = titled("Royalty contracts: of several that cover an output, the first counts")
     table.add_column("")
     said = [contract.model_dump(mode="json") for contract in contracts]
     for contract in said:
@@ -193,7 +193,7 @@ def _said(key: str, value: object) -> str:
 
 def checks_screen(checks: Sequence[Check]) -> Table:
     """What was checked, and what was wrong."""
-    table = _table("")
+    table = titled("")
     table.add_column("check", no_wrap=True)
     table.add_column("outcome")
     for check in checks:
@@ -207,7 +207,7 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
     if "owner_id" in found:
         yield from _account_tables(found)
         return
-    table = _table(f"Trial balance after booking {found['through']}")
+    table = titled(f"Trial balance after booking {found['through']}")
     table.add_column("account")
     for currency in found["trial_balance"]:
         table.add_column(currency, justify="right")
@@ -216,13 +216,13 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
         table.add_row(name, *amounts)
     yield table
     yield Text("receivable = the sum of all others", style="dim")
-    holds = _table("Holds in force")
+    holds = titled("Holds in force")
     holds.add_column("owner")
     holds.add_column("because", overflow="fold")
     for owner, reasons in found["holds"].items():
         holds.add_row(escape(owner), escape("; ".join(reasons)))
     yield holds if found["holds"] else Text("No hold is in force.")
-    escrow = _table("In escrow, until somebody claims it")
+    escrow = titled("In escrow, until somebody claims it")
     for column in ("kept for", "since"):
         escrow.add_column(column)
     escrow.add_column("amount", justify="right")
@@ -232,7 +232,7 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
-    table = _table(f"Accounts of {escape(found['owner_id'])}")
+    table = titled(f"Accounts of {escape(found['owner_id'])}")
     table.add_column("account")
     table.add_column("amount", justify="right")
     for line in found["accounts"]:
@@ -240,7 +240,7 @@ def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
     yield table
     for reason in found["holds"]:
         yield Text(f"On hold: {reason}", style="bold yellow")
-    booked = _table("Bookings")
+    booked = titled("Bookings")
     for column in ("number", "for", "booked", "kind"):
         booked.add_column(column)
     booked.add_column("entries", justify="right")
@@ -306,7 +306,7 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
         yield Text(data["notice"], style="bold yellow")
 
 
-def _table(title: str) -> Table:
+def titled(title: str) -> Table:
     """A table that fits a terminal of 80 columns."""
     return Table(
         title=title,
@@ -343,7 +343,7 @@ def _fractional(nanominor: int, currency: str) -> str:
 
 
 def _escrow_table(manifest: Mapping[str, Any]) -> Table:
-    table = _table("In escrow, until somebody claims it")
+    table = titled("In escrow, until somebody claims it")
     amounts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in manifest["escrow"]:
         amounts[row["escrow_id"], row["reason"]].append(format_minor(row["amount_minor"], row["currency"]))
@@ -355,7 +355,7 @@ def _escrow_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def _totals_table(manifest: Mapping[str, Any]) -> Table:
-    table = _table("It adds up: revenue = developer + earned + escrowed + unattributed")
+    table = titled("It adds up: revenue = developer + earned + escrowed + unattributed")
     table.add_column("currency")
     names = list(TOTALS.values())
     for name in names:
@@ -381,7 +381,7 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
         .sort("part", "owner_id", descending=[True, False])
     )
     outputs, method = owners["output_id"].n_unique(), manifest["method"]["name"]
-    table = _table(f"Influence on {outputs} outputs, method {method}")
+    table = titled(f"Influence on {outputs} outputs, method {method}")
     table.add_column("owner", no_wrap=True)
     table.add_column("of all that helped", justify="right")
     table.add_column("mean influence", justify="right")
@@ -405,7 +405,7 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
 def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How well each method predicts retraining, beside what noise allows."""
     families = result["families"]
-    table = _table("Linear datamodelling score: rank correlation of predicted and actual effects of training on halves")
+    table = titled("Linear datamodelling score: rank correlation of predicted and actual effects of training on halves")
     table.add_column("method", no_wrap=True)
     for family, found in families.items():
         table.add_column(f"halves of {family} ({found['subsets']})", justify="right")
@@ -447,7 +447,7 @@ def read_duplicates(store: Store) -> pl.DataFrame:
 def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
     """Clusters of copies, in their order."""
     clusters = table["cluster_id"].unique(maintain_order=True)
-    shown = _table(f"{len(clusters)} works that there are copies of, {table.height} examples in all")
+    shown = titled(f"{len(clusters)} works that there are copies of, {table.height} examples in all")
     dated, decided = table["since"].null_count() < table.height, (table["decision"] != "").any()
     shown.add_column("cluster")
     shown.add_column("work", overflow="fold")
@@ -472,7 +472,7 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
 
 def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
     """Mean shares of owners over the outputs asked about."""
-    table = _table(f"Mean shares of {made['outputs']} outputs, rule {made['rule']}")
+    table = titled(f"Mean shares of {made['outputs']} outputs, rule {made['rule']}")
     table.add_column("owner", no_wrap=True)
     table.add_column("share", justify="right")
     for owner, share in list(made["mean_share"].items())[:20]:
@@ -485,7 +485,7 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
-    table = _table(f"Attacks by {escape(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
+    table = titled(f"Attacks by {escape(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
     table.add_column("attack", no_wrap=True)
     for rule in result["rules"]:
         table.add_column(rule, justify="right", no_wrap=True)
@@ -505,7 +505,7 @@ def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How far rules and baselines are from what retraining on coalitions gives."""
     truths = list(next(iter(result["methods"].values())))
-    table = _table(f"Shares of {len(result['owners'])} owners in {result['outputs']} outputs, against retraining")
+    table = titled(f"Shares of {len(result['owners'])} owners in {result['outputs']} outputs, against retraining")
     table.add_column("estimate", no_wrap=True)
     for truth in truths:
         for heading in ("L1 error", "Spearman", "Pearson"):
@@ -524,7 +524,7 @@ def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 
 def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How well each method predicts what leaving an owner out does."""
-    table = _table(f"Leave one owner out: {len(result['owners'])} owners")
+    table = titled(f"Leave one owner out: {len(result['owners'])} owners")
     table.add_column("method", no_wrap=True)
     table.add_column("rank correlation over owners", justify="right")
     for name, found in sorted(result["methods"].items(), key=lambda item: -item[1]["rank_correlation"]):
@@ -571,7 +571,7 @@ def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
 
 def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> Iterator[RenderableType]:
     """What paying days would change: day by day, and in all, owner by owner."""
-    days = _table("What would be booked; nothing is yet")
+    days = titled("What would be booked; nothing is yet")
     days.add_column("day", no_wrap=True)
     for heading in ("owners", "change"):
         days.add_column(heading, justify="right")
@@ -586,7 +586,7 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
         days.add_row(found["day"], str(len(found["changes"])), said, escape("\n".join(found["reasons"])))
     yield days
     rows = sorted(((whose, amount) for whose, amount in total.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
-    owners = _table(f"Owners whose amounts change, all {len(previews)} days together: {len(rows)}")
+    owners = titled(f"Owners whose amounts change, all {len(previews)} days together: {len(rows)}")
     owners.add_column("owner")
     owners.add_column("change", justify="right")
     for (owner, currency), amount in rows[:most]:
@@ -626,7 +626,7 @@ def removals_screen(removals: Sequence[Removal], *, dry_run: bool) -> Iterator[R
     if not removals:
         yield Text("Nothing is older than the policy keeps it.")
         return
-    table = _table("What would be removed" if dry_run else "Removed")
+    table = titled("What would be removed" if dry_run else "Removed")
     table.add_column("what")
     for name in ("objects", "size"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -644,73 +644,3 @@ def _from_to(before: int, after: int, currency: str) -> tuple[str, str, str]:
     sign = "+" if change > 0 else ""
     plain = format_minor(change, currency, symbol=False)
     return format_minor(before, currency), format_minor(after, currency), f"{sign}{plain}" if change else ""
-
-
-def optouts_screen(rows: pl.DataFrame) -> Table:
-    """The last that is recorded for each work and owner."""
-    table = _table(f"Opt-outs: {rows.filter(pl.col('state') == 'in force').height} in force")
-    for heading in ("work", "owner", "choice", "from", "state", "recorded by"):
-        table.add_column(heading, overflow="fold")
-    for row in rows.iter_rows(named=True):
-        state = row["state"] if row["in_corpus"] else f"{row['state']}, not in the corpus"
-        cells = (row["work_id"], row["owner_id"], row["choice"], str(row["effective_on"]), state, row["recorded_by"])
-        table.add_row(*map(escape, cells))
-    return table
-
-
-def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The report on a delivery."""
-    counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
-    yield Text(f"The last delivery: {counts}", style="bold")
-    table = _table("What was found")
-    for heading in ("level", "measure", "how many", "of", "what"):
-        table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
-    colour = {"block": "red", "warn": "yellow", "good": ""}
-    for row in found["findings"]:
-        cells = (row["level"], row["measure"], f"{row['count']:,}", f"{row['total']:,}", row["meaning"])
-        table.add_row(*cells, style=colour[row["level"]])
-    yield table
-    yield Text(f"Rules and names are on the page: {found['page']}")
-
-
-def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Who owns a work on a day, on what evidence, and for whom its money is booked."""
-    yield Text(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
-    for title, rows in (("Claims in force", found["stakes"]), ("Claims of other days", found["others"])):
-        if not rows:
-            continue
-        table = _table(title)
-        for heading in ("owner", "stake", "from", "to", "choice", "evidence"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "stake" else "left")
-        for row in rows:
-            days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
-            said = (row.get("choice") or "", row["evidence"] or "")
-            table.add_row(escape(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(escape, said))
-        yield table
-    if found["unmatched_reason"]:
-        yield Text(f"No owner is known: {found['unmatched_reason']}")
-    for dispute in found["disputes"]:
-        yield Text(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
-    table = _table("For whom its money is booked")
-    for heading in ("account", "for", "part"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
-    for row in found["parties"]:
-        table.add_row(row["account"], escape(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
-    yield table
-
-
-def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
-    """Of each opt-out in force, which models still hold the work, and what of the last night rests on it."""
-    table = _table(f"Opt-outs in force: {len(found)}; parts of the pools of the last night in which they counted")
-    for heading in ("work", "owner", "choice", "since", "models that hold it", "night", "rests on it", "by influence"):
-        table.add_column(heading, overflow="fold")
-    for row in found:
-        models = [f"{m['model_id']} ({m['model'][:8]}, by {m['by']}, {m['nights']} nights)" for m in row["models"]]
-        last = [night for night in row["nights"] if night["day"] == row["nights"][-1]["day"]]
-        parts = [
-            "\n".join(f"{night['currency']} {night[name] / PPB:.2%}" for night in last)
-            for name in ("share_ppb", "influence_ppb")
-        ]
-        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]), "\n".join(models) or "none")
-        table.add_row(*map(escape, said), last[0]["day"] if last else "-", *parts)
-    yield table

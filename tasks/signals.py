@@ -13,10 +13,12 @@ import polars as pl
 from protego import Protego
 
 from provenance.core.contracts import SIGNALS
+from provenance.core.errors import InputError, did_you_mean
+from provenance.corpus.canonical import says_where
 from provenance.corpus.records import append, keep_raw, read
-from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.corpus.signals import aipref, aitxt, html, robots, rsl, tdmrep
-from provenance.corpus.signals.answers import Answer, Row, origin_of, page_of, silence
+from provenance.corpus.signals.answers import USES, Answer, Row, origin_of, page_of, silence
 from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
 from tasks.cluster import PROGRESS
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.signals")
+# Uses that can be asked after, beside those that signals name.
+SHOWN = ("train", "search", "ai-use", "ai-index", "crawl", "tdm")
 # Origins asked at a time; each of them is asked for one thing after the other.
 AT_ONCE = 8
 # Origins whose signals are written together: what a collection that is stopped has at least kept.
@@ -106,12 +110,32 @@ def show(settings: Settings, uri: str, *, use: str = "train", known: datetime | 
 
     Args:
         known: show what was known at that time; by default what is known now.
+
+    Raises:
+        InputError: it is no address, or no signal, of any kind, speaks of such a use.
     """
-    signals = read(settings.store.open(), SIGNALS, known=known)
+    store = settings.store.open()
+    signals = read(store, SIGNALS, known=known)
+    if not says_where(uri):
+        hint = f"It is a work, collected at {', '.join(found)}." if (found := _collected_at(store, uri)) else ""
+        raise InputError("URI", expected="an address, such as https://example.org/story", found=repr(uri), hint=hint)
+    uses = sorted({*SHOWN, *USES, *signals["use"]})
+    if use not in uses:
+        raise InputError("--use", expected=f"one of {', '.join(uses)}", found=repr(use), hint=did_you_mean(use, uses))
     allowed, weighed = weigh(signals, uri, use, now=known or datetime.now(UTC), days=settings.signals.days)
     because = NOT_ON_THE_WEB if origin_of(uri) is None else "" if weighed else NOT_COLLECTED
     told = [w.signal | {"counts": w.counts, "why": w.why, "line": described(w)} for w in weighed]
     return {"source_uri": uri, "use": use, "allowed": allowed, "because": because, "signals": told}
+
+
+def _collected_at(store: Store, work_id: str) -> list[str]:
+    """Where a work of the corpus in force was collected; nowhere, if there is no such work."""
+    if not store.exists(CURRENT):
+        return []
+    columns = ["work_id", "source_uri"]
+    examples = pl.concat([store.read_table(shard.key, columns=columns) for shard in corpus_in_force(store).shards])
+    found: list[str] = examples.filter(pl.col("work_id") == work_id)["source_uri"].drop_nulls().unique().sort().to_list()
+    return found
 
 
 @dataclass(frozen=True)

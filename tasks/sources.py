@@ -11,24 +11,20 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from rich import box
-from rich.markup import escape
-from rich.table import Column, Table
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
-from provenance.corpus.sources import distinct, registry
+from provenance.corpus.canonical import canonical, says_where
+from provenance.corpus.sources import distinct, registry, source_ids
 from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
-
-    from rich.console import RenderableType
 
     from provenance.core.store import Store
     from tasks.settings import Settings
@@ -72,6 +68,14 @@ _Name = Annotated[
     Field(min_length=1, max_length=LARGEST_NAME, pattern=f"^{NOT_IN_IDS.replace('[', '[^', 1)}*$"),
 ]
 
+
+def _with_scheme(name: str) -> str:
+    """A text by which something could be found again."""
+    if not says_where(name):
+        raise ValueError("no address")
+    return name
+
+
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Title = Annotated[str, Field(max_length=LARGEST_CELL)]
 
@@ -81,7 +85,7 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source_uri: _Name
+    source_uri: Annotated[_Name, AfterValidator(_with_scheme)]
     acquired_at: Annotated[datetime, BeforeValidator(_time)]
     collector: Annotated[str, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=LARGEST_NAME)]
     evidence: Annotated[str, Field(min_length=1, max_length=LARGEST_CELL)]
@@ -91,7 +95,7 @@ class _Record(BaseModel):
 
 
 EXPECTED = {
-    "source_uri": f"one line of 1 to {LARGEST_NAME:,} characters",
+    "source_uri": f"one line of 1 to {LARGEST_NAME:,} characters, an address or number with its scheme (https:, doi:, isbn:)",
     "acquired_at": "a time as 2026-11-20T10:15:00Z, not in the future",
     "collector": "a name",
     "evidence": f"1 to {LARGEST_CELL:,} characters",
@@ -103,13 +107,19 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a list's rows: new ones, such as were there already, and such as could not be read."""
+    """What became of a list's rows: new ones, such as were there already, and such as could not be read.
+
+    Attributes:
+        problems: of each kind how many rows have it, and the first of them.
+        kept: where the rows are that could not be read.
+    """
 
     file: str
     new: int
     known: int
     rejected: int
-    first_problem: str = ""
+    problems: tuple[str, ...] = ()
+    kept: str = ""
 
 
 def import_sources(
@@ -138,14 +148,19 @@ def import_sources(
     there, told = distinct(records.read(store, SOURCES)), []
     for path, (good, bad) in zip(paths, read, strict=True):
         fresh = _without(good, there)
+        kept = ""
         if not bad.is_empty():
-            data = to_parquet(bad)
-            store.create(f"{REJECTED}/{sha256(data)}.parquet", data)
+            data = to_parquet(bad.drop("expected"))
+            kept = f"{REJECTED}/{sha256(data)}.parquet"
+            store.create(kept, data)
         if not fresh.is_empty():
             records.append(store, SOURCES, fresh, now=moment)
         there = pl.concat([there, fresh])
-        problem = "" if bad.is_empty() else str(bad["why"][0])
-        told.append(Imported(str(path), fresh.height, good.height - fresh.height, bad.height, problem))
+        kinds = bad.group_by("expected", maintain_order=True).agg(pl.len(), pl.col("why").first())
+        problems = tuple(f"{count:,} such as {why}" for _, count, why in kinds.iter_rows())
+        told.append(
+            Imported(str(path), fresh.height, good.height - fresh.height, bad.height, problems, kept and store.locate(kept))
+        )
         log.info("sources of %s: %d new, %d known, %d rejected", path, fresh.height, good.height - fresh.height, bad.height)
     return told
 
@@ -179,22 +194,24 @@ def find_sources(registry: pl.DataFrame, *, like: str = "", conflicts: bool = Fa
     return found.filter(pl.col("conflicts").list.len() > 0) if conflicts else found
 
 
-def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
-    """Sources with their other names, and below each what a person should look at."""
-    table = Table(
-        *(Column(name, overflow="fold") for name in ("source", "also", "records", "first collected", "title")),
-        box=box.SIMPLE_HEAD,
-    )
-    for row in found.head(most).iter_rows(named=True):
-        also = [name for name in row["identifiers"] if name != row["source_id"]]
-        also += [f"contradicts: {name}" for name in row["conflicts"]]
-        also += [f"same content: {name}" for name in row["same_content_as"]]
-        when = row["first_acquired_at"].date().isoformat()
-        cells = (row["source_id"], "\n".join(also), f"{row['records']:,}", when, row["title"] or "")
-        table.add_row(*map(escape, cells))
-    yield table
-    conflicts = found.filter(pl.col("conflicts").list.len() > 0).height
-    yield f"{min(most, found.height):,} of {found.height:,} sources; {conflicts:,} whose records contradict each other"
+def show_source(store: Store, name: str, known: datetime | None = None) -> tuple[dict[str, Any], pl.DataFrame]:
+    """The source that goes by a name, in any spelling, as a row of the registry, and its records.
+
+    Raises:
+        InputError: no source goes by that name.
+    """
+    said = records.read(store, SOURCES, known=known)
+    found, asked = registry(said), canonical(name)
+    mine = found.filter(pl.col("identifiers").list.contains(asked))
+    if mine.is_empty():
+        hint = (
+            did_you_mean(asked, found["identifiers"].explode())
+            or "`provenance rights sources list --like TEXT` looks for a text."
+        )
+        raise InputError(f"source {name!r}", expected="a source of the registry, by any of its names", found="none", hint=hint)
+    row = mine.row(0, named=True)
+    of_it = source_ids(found, said["source_uri"]) == row["source_id"]
+    return row, said.filter(of_it.fill_null(value=False)).sort("acquired_at", maintain_order=True)
 
 
 def _without(good: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
@@ -206,7 +223,7 @@ def _without(good: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
 
 
 def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of a file as SOURCES, and `file, row, why, written` of those that cannot be read."""
+    """The rows of a file as SOURCES, and `file, row, why, written, expected` of those that cannot be read."""
     if not path.is_file():
         raise InputError(str(path), expected="a list of sources", found="no such file")
     readers = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}
@@ -221,12 +238,12 @@ def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame,
         except InputError as error:
             first = first or error
             written = row if isinstance(row, str) else json.dumps(row, default=str)
-            bad.append({"file": str(path), "row": where, "why": str(error), "written": written})
+            bad.append({"file": str(path), "row": where, "why": str(error), "written": written, "expected": error.expected})
     if first and not good:
         raise first
     if not good:
         raise InputError(str(path), expected="a row for each source", found="none")
-    rejected = pl.DataFrame(bad, schema=dict.fromkeys(("file", "row", "why", "written"), pl.String))
+    rejected = pl.DataFrame(bad, schema=dict.fromkeys(("file", "row", "why", "written", "expected"), pl.String))
     return pl.DataFrame(good, schema=SOURCES.schema), rejected
 
 
@@ -257,7 +274,7 @@ def _check_columns(where: str, names: Iterable[str], *, whole: bool) -> None:
     known, there = list(_Record.model_fields), list(names)
     if unknown := [name for name in there if name not in known]:
         hint = did_you_mean(unknown[0], known) if unknown[0] else "Is the list parted by commas?"
-        raise InputError(f"{where}: column {unknown[0]!r}", expected=f"some of {', '.join(known)}", found="another", hint=hint)
+        raise InputError(f"{where}: columns", expected=f"some of {', '.join(known)}", found=repr(unknown[0]), hint=hint)
     if repeated := [name for at, name in enumerate(there) if name in there[:at]]:
         raise InputError(f"{where}: column {repeated[0]!r}", expected="every column once", found="two of that name")
     needed = [name for name, field in _Record.model_fields.items() if field.is_required() and name != "collector"]

@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segment
 
-from provenance.core.errors import CheckFailed, InputError, NotNow
+from provenance.core.errors import CheckFailed, InputError, InputErrors, NotNow
 from provenance.core.text import on_screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.console import ConsoleOptions, RenderableType
+
+# What a person reads of a file with mistakes in every line.
+MOST_MISTAKES = 50
 
 
 class Terminal(Console):
@@ -40,5 +43,10 @@ def exit_codes(*failures: type[Exception]) -> Iterator[None]:
         yield
     except caught as error:
         what, code = next(((what, code) for kind, what, code in told if isinstance(error, kind)), ("Failed", 1))
-        Terminal(stderr=True).print(f"[bold red]{what}:[/] {escape(str(error))}", soft_wrap=True)
+        terminal = Terminal(stderr=True)
+        mistakes = error.errors if isinstance(error, InputErrors) else (error,)
+        for mistake in mistakes[:MOST_MISTAKES]:
+            terminal.print(f"[bold red]{what}:[/] {escape(str(mistake))}", soft_wrap=True)
+        if len(mistakes) > MOST_MISTAKES:
+            terminal.print(f"[bold red]{what}:[/] and {len(mistakes) - MOST_MISTAKES:,} more mistakes", soft_wrap=True)
         raise SystemExit(code) from error

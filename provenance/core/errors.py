@@ -1,7 +1,7 @@
 """Errors that a person can act on. Import-light: Airflow loads this module while it parses DAGs."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 from provenance.core.text import visible
@@ -28,6 +28,24 @@ class InputError(Exception):
 
 def _rebuild(kind: type[InputError], where: str, expected: str, found: str, hint: str) -> InputError:
     return kind(where, expected=expected, found=found, hint=hint)
+
+
+class InputErrors(InputError):
+    """Several mistakes in one input. The message is that of the first, and says where the others are.
+
+    Attributes:
+        errors: all of them.
+    """
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        self.errors = tuple(errors)
+        first, *more = self.errors
+        others = f"{len(more)} more: {'; '.join(error.where for error in more[:9])}." if more else ""
+        hint = " ".join(filter(None, (first.hint, others)))
+        super().__init__(first.where, expected=first.expected, found=first.found, hint=hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.errors,))
 
 
 class ContractError(InputError):
@@ -68,8 +86,9 @@ class ClusterUnavailable(NotNow):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known name, if one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    """A hint that names the nearest known name, or one that has the name in it, if there is any."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1) or [one for one in names if name and name in one]
     return f"Did you mean {near[0]!r}?" if near else ""
 
 

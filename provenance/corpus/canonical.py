@@ -92,6 +92,11 @@ def identify(text: str) -> Identifier:
     return found
 
 
+def says_where(text: str) -> bool:
+    """Whether a text is an address, a number or a package, and no mere words."""
+    return bool(_SCHEME.match(text)) or identify(text).kind != MANY
+
+
 def _known(text: str) -> Identifier:
     if ssh := _GIT_SSH.fullmatch(text):
         return identify(f"https://{ssh[1]}/{ssh[2]}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from provenance.core.contracts import OPTOUTS, conform
-from provenance.core.errors import InputError, did_you_mean, parse_day
+from provenance.core.errors import InputError, InputErrors, did_you_mean, parse_day
 from provenance.core.text import plain
 from provenance.corpus.examples import CREDITED, HELD, PAID
 
@@ -107,7 +107,7 @@ def new_rows(
     last = {(row["work_id"], row["owner_id"]): row for row in latest(recorded).iter_rows(named=True)}
     errors = list(_errors(wishes, stakes, last, now.date(), keep_unknown=keep_unknown))
     if errors:
-        raise together(errors)
+        raise InputErrors(errors)
     rows = [
         {
             "recorded_at": now,
@@ -149,7 +149,7 @@ def _errors(
     hinted: list[str] = []
 
     def near(name: str, known: Iterable[str], otherwise: str) -> str:
-        # Only the first error is told whole, and among a million works the search takes its time.
+        # Only the first of these errors has a hint, and among a million works the search takes its time.
         hint = "" if hinted else did_you_mean(name, known) or otherwise
         hinted.append(hint)
         return hint
@@ -182,15 +182,11 @@ def _errors(
             expected = f"somebody who holds or held a stake in {wish.work_id!r}"
             yield InputError(f"{wish.where}: owner_id", expected=expected, found=repr(wish.owner_id), hint=hint)
         if wish.action == WITHDRAW and last.get(pair, {}).get("action") != OPTOUT:
-            found = "none" if pair not in last else "one that was withdrawn"
-            yield InputError(f"{wish.where}: action", expected="an opt-out to withdraw", found=found)
-
-
-def together(errors: Sequence[InputError]) -> InputError:
-    """The first of some errors, which says how many more there are, and where."""
-    first, *more = errors
-    hint = f"{len(more)} more: {'; '.join(error.where for error in more[:9])}." if more else ""
-    return InputError(first.where, expected=first.expected, found=first.found, hint=" ".join(filter(None, (first.hint, hint))))
+            theirs = sorted(work for work, owner in last if owner == wish.owner_id and last[work, owner]["action"] == OPTOUT)
+            hint = near(wish.work_id, theirs, "`provenance optout list` lists what there is.")
+            found = f"none of {wish.work_id!r}" if pair not in last else f"one of {wish.work_id!r} that was withdrawn"
+            expected = f"an opt-out of {wish.owner_id!r} to withdraw"
+            yield InputError(f"{wish.where}: work_id", expected=expected, found=found, hint=hint)
 
 
 def read_file(data: bytes, file: str) -> list[Wish]:
@@ -222,7 +218,7 @@ def read_file(data: bytes, file: str) -> list[Wish]:
         except InputError as error:
             errors.append(error)
     if errors:
-        raise together(errors)
+        raise InputErrors(errors)
     return wishes
 
 

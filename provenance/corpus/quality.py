@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-GOOD, WARN, BLOCK = "good", "warn", "block"
+# Without a rule there is no good and bad.
+COUNTED, GOOD, WARN, BLOCK = "counted", "good", "warn", "block"
 # So many names stand in a report; the tables have the others.
 NAMED = 20
 MEASURES = {
@@ -215,6 +216,8 @@ def _counted(frame: pl.DataFrame, bad: pl.Expr, name: str) -> Counted:
 def _level(counted: Counted, rule: Rule) -> str:
     if rule.block is not None and counted.part > rule.block:
         return BLOCK
+    if rule == Rule():
+        return COUNTED
     return WARN if rule.warn is not None and counted.part > rule.warn else GOOD
 
 

@@ -745,18 +745,27 @@ def disclose(
 
     Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
     """
+    from tasks.claims import later_than
+    from tasks.disclose import INDEX
     from tasks.disclose import disclose as write
     from tasks.settings import load
 
-    found = write(
-        load(), what.value, out, on=claims_day(on) if on is None else parse_day("--on", on), corpus=corpus, facts=facts
-    )
+    settings, day = load(), claims_day(on) if on is None else parse_day("--on", on)
+    found = write(settings, what.value, out, on=day, corpus=corpus, facts=facts)
     missing = [f"{form}: {question}" for form, questions in found["missing"].items() for question in questions]
     if as_json:
         print_json(found)
     else:
-        console.print(f"{len(found['files'])} files about corpus {found['corpus'][:12]} are in {out}.", soft_wrap=True)
-        for text in missing:
-            console.print(f"to be completed: {text}", soft_wrap=True, markup=False, highlight=False)
+        if early := later_than(settings.store.open(), found["corpus"], day):
+            console.print(early, style="yellow", markup=False, soft_wrap=True)
+        count = len(found["files"])
+        files = f"{count} file{'' if count == 1 else 's'} about corpus {found['corpus'][:12]}"
+        first = f"; begin with {out / INDEX}" if INDEX in found["files"] else ""
+        console.print(f"{files} in {out}{first}.", soft_wrap=True, markup=False)
+        for form, questions in found["missing"].items():
+            if questions:
+                console.print(f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):")
+            for question in questions:
+                console.print(f"  {question}", soft_wrap=True, markup=False, highlight=False)
     if complete and missing:
         raise CheckFailed(f"{out}: {len(missing)} answers are to be completed by the provider")

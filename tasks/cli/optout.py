@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, By, Known, console, known_time, print_json
+from tasks.cli.shared import AsJson, Known, console, known_time, print_json
 
 app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
 
 WorkId = Annotated[str | None, typer.Argument(metavar="[WORK_ID]", help="The work, as the corpus names it; or --all.")]
 Owner = Annotated[str, typer.Option("--owner", help="Who holds a stake in it, or has held one.")]
 Evidence = Annotated[str, typer.Option("--evidence", help="What says that it is the owner's will; it stands there for good.")]
+By = Annotated[str, typer.Option("--by", help="Who records it; it stands there for good.")]
 From = Annotated[
     str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day on which it counts (UTC); by default today.")
 ]
@@ -103,7 +104,7 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
     Example: `provenance optout list --known 2026-11-20T12:00`
     """
     from tasks.optouts import listed
-    from tasks.screens import optouts_screen
+    from tasks.rights_screens import optouts_screen
     from tasks.settings import load
 
     rows = listed(load().store.open(), known=known_time(known))
@@ -123,7 +124,7 @@ def optout_report(
     Example: `provenance optout report --last 7`
     """
     from tasks.reports import report
-    from tasks.screens import optout_report_screen
+    from tasks.rights_screens import optout_report_screen
     from tasks.settings import load
 
     found = report(load().store.open(), last=last)

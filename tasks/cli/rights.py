@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -102,11 +102,13 @@ def rights_claims(
     Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
     from tasks.claims import claims_of
-    from tasks.screens import claims_screen
+    from tasks.rights_screens import claims_screen
     from tasks.settings import load
 
     if night and known:
         raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
+    if night and day:
+        raise InputError("--night", expected="no --day beside it: a night is paid by the claims of its own day", found="both")
     found = claims_of(
         load().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
     )
@@ -121,6 +123,9 @@ def rights_manifest(
     use: Annotated[str, typer.Option("--use", help="What the works would be used for.")] = "train",
     day: OnDay = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a copy of it to this file.")] = None,
+    left_out: Annotated[
+        Path | None, typer.Option("--left-out", help="Write what is left out, and why, to this CSV file.")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option("--check", help="Check a manifest against its corpus and what is known now; write none.")
     ] = None,
@@ -131,9 +136,11 @@ def rights_manifest(
     Left out is what is in quarantine, what an owner has opted out of, what is disputed and what a signal forbids. The same
     inputs give the same bytes, below `rights/manifests/`.
 
-    Example: `provenance rights manifest --out manifest.json`
+    Example: `provenance rights manifest --out manifest.json --left-out left-out.csv`
     """
-    from tasks.clear import check_manifest, write_manifest
+    from provenance.core.store import to_csv
+    from tasks.claims import later_than
+    from tasks.clear import check_manifest, left_out_works, write_manifest
     from tasks.settings import load
 
     settings = load()
@@ -143,22 +150,28 @@ def rights_manifest(
         manifest = check_manifest(settings, check.read_bytes(), str(check))
         where = str(check)
     else:
-        if out is not None and not out.parent.is_dir():
-            raise InputError(f"--out {out}", expected="a file in a folder that is there", found="no such folder")
-        if out is not None and out.is_dir():
-            raise InputError(f"--out {out}", expected="a file", found="a folder")
-        key, manifest = write_manifest(settings, use=use, day=_day("--day", day) or datetime.now(UTC).date())
+        for option, file in (("--out", out), ("--left-out", left_out)):
+            if file is not None and not file.parent.is_dir():
+                raise InputError(f"{option} {file}", expected="a file in a folder that is there", found="no such folder")
+            if file is not None and file.is_dir():
+                raise InputError(f"{option} {file}", expected="a file", found="a folder")
+        on = claims_day(day)
+        key, manifest = write_manifest(settings, use=use, day=on)
         where = settings.store.open().locate(key)
         if out is not None:
             out.write_bytes(manifest.as_bytes())
+        if left_out is not None:
+            left_out.write_bytes(to_csv(left_out_works(settings, use=use, day=on)))
     facts = {"manifest": where, **manifest.facts}
     if as_json:
         print_json(facts)
         return
-    cleared, left = facts["cleared"], facts["left_out"]
-    console.print(
-        f"{where}: {cleared['works']} works, {cleared['examples']} examples cleared for {facts['use']}", soft_wrap=True
-    )
+    if check is not None:
+        console.print(f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.", soft_wrap=True)
+    elif early := later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"])):
+        console.print(f"[yellow]{escape(early)}[/]", soft_wrap=True)
+    listed, left = facts["cleared"], facts["left_out"]
+    console.print(f"{where}: {listed['works']} works, {listed['examples']} examples cleared for {facts['use']}", soft_wrap=True)
     reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
     console.print(f"Left out: {left['works']} works, {left['examples']} examples{f' ({reasons})' if reasons else ''}")
 
@@ -197,8 +210,10 @@ def sources_import(
         console.print(
             f"{one.file}: {one.new:,} new, {one.known:,} known, {one.rejected:,} rejected", markup=False, soft_wrap=True
         )
-        if one.first_problem:
-            console.print(f"  first: {one.first_problem}", markup=False, soft_wrap=True)
+        for problem in one.problems:
+            console.print(f"  {problem}", markup=False, soft_wrap=True)
+        if one.kept:
+            console.print(f"  The rejected rows, with reasons: {one.kept}", markup=False, soft_wrap=True)
 
 
 @sources.command("list")
@@ -213,8 +228,9 @@ def sources_list(
 
     Example: `provenance rights sources list --like arxiv --conflicts`
     """
+    from tasks.rights_screens import sources_screen
     from tasks.settings import load
-    from tasks.sources import find_sources, registry_in_force, sources_screen
+    from tasks.sources import find_sources, registry_in_force
 
     moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
@@ -223,6 +239,28 @@ def sources_list(
         print_json(found.head(most).to_dicts())
     else:
         console.print(*sources_screen(found, most=most), sep="\n", soft_wrap=True)
+
+
+@sources.command("show")
+def sources_show(
+    name: Annotated[str, typer.Argument(metavar="SOURCE", help="Any of its names, in any spelling.")],
+    known: Known = None,
+    as_json: AsJson = False,
+) -> None:
+    """One source: its names, what contradicts, its copies, and every record of it.
+
+    Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
+    """
+    from tasks.rights_screens import source_screen
+    from tasks.settings import load
+    from tasks.sources import show_source
+
+    with Terminal(stderr=True).status("Merging the records of sources"):
+        row, of_it = show_source(load().store.open(), name, known_time(known))
+    if as_json:
+        print_json(row | {"of_records": of_it.to_dicts()})
+    else:
+        console.print(*source_screen(row, of_it), sep="\n", soft_wrap=True)
 
 
 @app.command("explain")
@@ -238,7 +276,8 @@ def rights_explain(
 
     Example: `provenance rights explain attrs==26.1.0/attr/_make.py`
     """
-    from tasks.rights import explain, explain_screen
+    from tasks.rights import explain
+    from tasks.rights_screens import explain_screen
     from tasks.settings import load
 
     found = explain(load(), work_id, claims_day(day))
@@ -259,7 +298,8 @@ def rights_summary(
 
     Example: `provenance rights summary`
     """
-    from tasks.rights import summary, summary_screen
+    from tasks.rights import summary
+    from tasks.rights_screens import summary_screen
     from tasks.settings import load
 
     found = summary(load())
@@ -278,7 +318,7 @@ def rights_quality(as_json: AsJson = False) -> None:
     Example: `provenance rights quality`
     """
     from tasks.quality import last_report
-    from tasks.screens import quality_screen
+    from tasks.rights_screens import quality_screen
     from tasks.settings import load
 
     found = last_report(load().store.open())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -14,7 +15,9 @@ import typer
 from provenance.core.errors import InputError, parse_day
 from tasks.terminal import Terminal
 
-console = Terminal()
+# What is written to a file or another program has no terminal's edge to stop at.
+WIDTH_OF_FILES = 160
+console = Terminal(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -44,7 +47,11 @@ ClaimsDay = Annotated[
 
 Known = Annotated[
     str | None,
-    typer.Option("--known", metavar="TIME", help="As it was known then, such as 2026-11-20T12:00 (UTC); by default now."),
+    typer.Option(
+        "--known",
+        metavar="TIME",
+        help="As it was known then, such as 2026-11-20T12:00 (UTC; a day is its first moment); by default now.",
+    ),
 ]
 
 

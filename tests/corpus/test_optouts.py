@@ -86,7 +86,7 @@ def test_what_is_recorded_later_never_changes_a_day_before(steps):
         (Wish("w", "ann", OPTOUT, "hold", "x"), r"choice: expected paid, credited, held, found 'hold'. Did you mean 'held'"),
         (Wish("w", "ann", "opt", "held", "x"), r"action: expected optout or withdraw, found 'opt'. Did you mean 'optout'"),
         (Wish("w", "ann", OPTOUT, "held", " "), r"evidence: expected what says that it is the owner's will, found nothing"),
-        (Wish("w", "ann", WITHDRAW, "paid", "x"), r"action: expected an opt-out to withdraw, found none"),
+        (Wish("w", "ann", WITHDRAW, "paid", "x"), r"work_id: expected an opt-out of 'ann' to withdraw, found none of 'w'"),
         (Wish("w", "ann", OPTOUT, "held", "x", date(2026, 11, 19)),
          r"effective_on: expected 2026-11-20 \(today, UTC\) or later, found 2026-11-19. Nights that are paid stay as they are"),
     ],

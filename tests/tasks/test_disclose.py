@@ -63,7 +63,8 @@ def test_what_is_missing_is_told_and_fails_only_where_asked(frozen, command_line
     words = ("disclose", "eu", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts))
     code, said, _ = command_line(*words)
     assert code == 0
-    assert "to be completed: eu: 2.3 Crawler name(s)/identifier(s) (crawling.names)" in said
+    assert "answers to be completed" in said
+    assert "  2.3 Crawler name(s)/identifier(s) (crawling.names)" in said
     code, _, errors = command_line(*words, "--complete")
     assert code == 1
     assert "answers are to be completed by the provider" in errors

@@ -15,6 +15,7 @@ from provenance.corpus.examples import read_corpus
 from provenance.corpus.licences import rights_of
 from provenance.corpus.policy import read_policy
 from provenance.corpus.shards import corpus_in_force, freeze_corpus
+from tasks.claims import claims_of
 from tasks.rights import explain, summary
 from tasks.settings import load
 
@@ -96,6 +97,7 @@ def test_records_of_sources_signals_and_opt_outs_are_shown_where_there_are_any(d
     assert [one["collector"] for one in found["source"]["records"]] == ["a crawl"]
     assert [(one["says"], one["counts"]) for one in found["signals"]] == [("Disallow: /", True)]
     assert [(one["choice"], one["counts"]) for one in found["optouts"]] == [("held", True)]
+    assert ("escrow", "held-owner-0", 600_000_000) in [tuple(party.values()) for party in found["claims"]["parties"]]
     assert [against.partition(":")[0] for against in found["against_training"]] == [
         "terms", "opt-out of owner-0 (held)", "signal",
     ]  # fmt: skip
@@ -110,14 +112,17 @@ def test_a_work_that_is_held_out_and_one_that_nobody_claims_are_explained(delive
     held_out = explain(load(), "work-2-1", DAY)
     assert held_out["source"]["examples"] == {"held_out": 3}
     assert held_out["claims"]["parties"][0]["party_id"] == "owner-2"
+    assert held_out["against_training"] == ["held out: all of it is kept to measure models by"]
+    assert claims_of(delivered, "work-2-1")["parties"] == [], "nothing is booked for it"
+    assert claims_of(delivered, "work-2-1")["stakes"][0]["owner_id"] == "owner-2"
     assert (held_out["terms"]["licence_spdx"], held_out["terms"]["asserted_by"]) == ("Apache-2.0", "aggregator")
     unmatched = explain(load(), "work-4-0", DAY)
     assert unmatched["claims"]["parties"][0]["account"] == "escrow"
-    assert unmatched["claims"]["unmatched_because"] == ["no author is named"]
+    assert unmatched["claims"]["unmatched_reason"] == "no author is named"
 
 
 def test_an_unknown_work_and_a_corpus_without_rights_are_errors_with_a_next_step(delivered):
-    with pytest.raises(ContractError, match=r"work 'work-0-O': expected a work of the corpus in force, .*Near: 'work-0-"):
+    with pytest.raises(ContractError, match=r"work 'work-0-O': expected a work of the corpus in .*Did you mean 'work-0-"):
         explain(load(), "work-0-O", DAY)
     freeze_corpus(delivered, read_corpus(delivered, "corpus"), shard_examples=8)
     with pytest.raises(ContractError, match="expected one with a table of rights, found none.*Ingest it again"):
@@ -128,6 +133,7 @@ def test_the_summary_counts_every_work_once(delivered):
     found = summary(load())
     assert sum(found["classes"].values()) == sum(found["asserted_by"].values()) == found["works"] == 20
     assert found["classes"] == {"commercial": 19, "unspecified": 1}
+    assert found["held_out"] == 1
     assert [one["such_as"] for one in found["quarantine"]] == ["work-1-0"]
     assert "MIT OR" in found["quarantine"][0]["because"]
 
@@ -151,7 +157,7 @@ def test_the_command_line_shows_both(delivered, command_line):
     assert json.loads(command_line("rights", "summary", "--json")[1])["works"] == 20
     code, _, err = command_line("rights", "explain", "wrk-0-0")
     assert code == 2
-    assert "Near: " in err
+    assert "Did you mean 'work-0-0'?" in err
     assert command_line("rights", "explain", WORK, "--day", "20.11.2026")[0] == 2
 
 

@@ -91,8 +91,9 @@ def test_what_was_known_then_is_the_registry_of_then(at, tmp_path):
     ("acquired_at", "9999-12-31T23:59-12:00", "column 'acquired_at': expected a time"),
     ("title", "half a character: \ud800", "column 'title'"),
     ("title", 10**100, "column 'title': expected up to 1,000,000 characters, found 101 characters"),
-    ("source_uri", None, "column 'source_uri': expected one line of 1 to 8,192 characters, found none"),
+    ("source_uri", None, "(https:, doi:, isbn:), found none"),
     ("source_uri", "  ", "column 'source_uri'"),
+    ("source_uri", "no address", "column 'source_uri': expected one line of 1 to 8,192 characters, an address"),
     ("source_uri", "https://a.example/\u202egpj.exe", "column 'source_uri'"),
     ("evidence", "x" * (LARGEST_CELL + 1), "column 'evidence': expected 1 to 1,000,000 characters, found 1,000,001 characters"),
     ("content_sha256", "abc", "column 'content_sha256': expected 64 hex digits"),
@@ -103,8 +104,10 @@ def test_a_row_that_cannot_be_read_is_kept_with_the_reason(at, tmp_path, column,
     for _ in range(2):
         (found,) = import_sources(at, [write(tmp_path, [bad, ROWS[1]])], collector="me", now=NOON)
         assert found.rejected == 1
-        assert "list.jsonl: line 1: " in found.first_problem
-        assert why in found.first_problem
+        assert found.problems[0].startswith("1 such as ")
+        assert "list.jsonl: line 1: " in found.problems[0]
+        assert why in found.problems[0]
+        assert found.kept in {at.store.open().locate(key) for key in at.store.open().list(REJECTED)}
     store = at.store.open()
     (kept,) = (store.read_table(key) for key in store.list(REJECTED))  # once, however often it came
     assert json.loads(kept["written"][0]) == bad
@@ -130,13 +133,13 @@ COLUMNS = b"source_uri,acquired_at,evidence\n"
 @pytest.mark.parametrize(("name", "data", "why"), [
     ("a.csv", COLUMNS + b"https://a.example/\xe9,2026-11-19,e\n", "a.csv: line 2: expected text in UTF-8, found the byte 0xe9"),
     ("a.csv", COLUMNS.decode().encode("utf-16"), "line 1: expected text in UTF-8"),
-    ("a.csv", b"source_uri,acquired_at,evidnce\n", "column 'evidnce': .*Did you mean 'evidence'"),
+    ("a.csv", b"source_uri,acquired_at,evidnce\n", "found 'evidnce'. Did you mean 'evidence'"),
     ("a.csv", b"source_uri,acquired_at,evidence,evidence\n", "column 'evidence': expected every column once"),
-    ("a.csv", b"source_uri;acquired_at;evidence\n", "a.csv: line 1: column"),
+    ("a.csv", b"source_uri;acquired_at;evidence\n", "a.csv: line 1: columns: .*found 'source_uri;acquired_at;evidence'"),
     ("a.csv", b"source_uri,evidence\n", "column 'acquired_at': expected a column that is needed"),
     ("a.csv", COLUMNS + b'"a"b,c,d\n', "a.csv: line 2: expected a CSV file"),
     ("a.csv", COLUMNS, "expected a row for each source, found none"),
-    ("a.jsonl", b'{"source_uri": "https://a.example/x", "url": 1}\n', "a.jsonl: line 1: column 'url'"),
+    ("a.jsonl", b'{"source_uri": "https://a.example/x", "url": 1}\n', "a.jsonl: line 1: columns: .*found 'url'"),
     ("a.jsonl", b'{"source_uri": "https://a.example/x"}\n', "a.jsonl: line 1: column 'acquired_at': .* found none"),
     ("a.parquet", b"not parquet", "a.parquet: expected a Parquet file"),
     ("a.xlsx", b"", "expected a file that ends in .parquet"),
@@ -178,5 +181,10 @@ def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
     assert "doi:10.1000/1" in told.output
     assert "[red]x[/]" in told.output
     assert "1 of 1 sources" in told.output
+    shown = run.invoke(app, ["rights", "sources", "show", "http://doi.org/10.1000/1"], catch_exceptions=False)
+    assert "https://a.example/x" in shown.output
+    assert "line 1" in shown.output
+    with pytest.raises(InputError, match=r"source 'doi:10.1000/2': .* found none. Did you mean 'doi:10.1000/1'"):
+        run.invoke(app, ["rights", "sources", "show", "doi:10.1000/2"], catch_exceptions=False)
     listed = run.invoke(app, ["rights", "sources", "list", "--json", "--known", "2020-01-01"], catch_exceptions=False)
     assert json.loads(listed.stdout) == []

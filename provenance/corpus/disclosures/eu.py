@@ -287,7 +287,7 @@ def summary(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
             answers[key] = Answer(value, "tables")
     tables = (
         counts.by_source(inventory),
-        counts.by_class(inventory),
+        counts.by_class(inventory.works),
         counts.by_licence(inventory),
         counts.by_place(inventory),
         counts.by_holder(inventory),

@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 # What is read of the frozen examples.
 READ = ("work_id", "modality", "source_uri", "acquired_at", "licence_spdx", "owner_id", "tokens")
-CLASSES = ("commercial", "non_commercial", "academic_only", "forbidden", "unspecified")
+# The classes of the policy, as a reader who knows none of it understands them.
+CLASS_WORDS = {
+    "commercial": "any use, commercial too",
+    "non_commercial": "non-commercial use alone",
+    "academic_only": "academic use alone",
+    "forbidden": "use forbidden",
+    "unspecified": "no terms that can be read",
+}
 NO_ADDRESS = "(no address)"
+_WORDS = tuple(CLASS_WORDS.values())
 NOT_ASSIGNED = "(not assigned)"
 NO_LICENCE = "(none can be read)"
 UNITS = {"text": "words", "code": "words", "image": "images", "music": "events"}
@@ -177,9 +185,11 @@ def collected(works: pl.DataFrame) -> tuple[datetime, datetime] | None:
     return (first, last) if first and last else None
 
 
-def by_class(inventory: Inventory) -> Table:
-    """Works, examples and words by class of licence; every class is there."""
-    return counted(inventory.works, "licence_class", "Works by class of licence", "Class", always=CLASSES)
+def by_class(works: pl.DataFrame, title: str = "Works by what their terms allow", always: Sequence[str] = _WORDS) -> Table:
+    """Works, examples and words by class of licence; as it is called, every class is there."""
+    return counted(
+        works.with_columns(pl.col("licence_class").replace(CLASS_WORDS)), "licence_class", title, "Allowed", always=always
+    )
 
 
 def by_licence(inventory: Inventory, most: int = 20) -> Table:

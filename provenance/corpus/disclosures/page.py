@@ -94,18 +94,18 @@ def of_quality(report: Report, day: str) -> bytes:
         (found.meaning, found.level, found.counted.count, found.counted.total, f"{found.counted.part:.1%}", found.rule)
         for found in report.findings
     )
-    classes = tuple(report.classes.iter_rows())
+    classes = tuple((counts.CLASS_WORDS.get(name, name), *rest) for name, *rest in report.classes.iter_rows())
     named = tuple((found.meaning, "; ".join(found.counted.names)) for found in report.findings if found.counted.names)
     tables = (
         Table("What was found", ("What", "Level", "How many", "Of", "Part", "Rule"), rows),
-        Table("Works by class of terms", ("Class", "On whose word", "Works", "Examples"), classes),
+        Table("Works by what their terms allow", ("Allowed", "On whose word", "Works", "Examples"), classes),
         Table("The first of each by name", ("What", "Names"), named),
     )
     blocked = "; ".join(found.meaning for found in report.blocking)
-    counts = f"{report.works:,} works, {report.examples:,} examples, {report.owners:,} owners"
+    size = f"{report.works:,} works, {report.examples:,} examples, {report.owners:,} owners"
     return _render(
         title="Quality of a delivery",
-        name=counts,
+        name=size,
         notice=f"Not put in force: {blocked}." if blocked else "",
         facts=_facts("", day, "", ""),
         chapters=[_chapter("Report", tables=[_table(table) for table in tables if table.rows])],
@@ -119,7 +119,7 @@ def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> by
         files: names beside the page, and what each is.
     """
     tables = (
-        counts.by_class(inventory),
+        counts.by_class(inventory.works),
         counts.by_modality(inventory),
         counts.by_licence(inventory),
         counts.by_place(inventory),
@@ -139,13 +139,13 @@ def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> by
 
 
 def figure(inventory: Inventory) -> dict[str, str]:
-    """Works and words by class of licence as SVG to stand inside a page, and what it shows in words."""
+    """Works and words by what terms allow as SVG to stand inside a page, and what it shows in words."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    rows = counts.by_class(inventory).rows
-    names = [str(row[0]).replace("_", " ") for row in rows]
+    rows = counts.by_class(inventory.works).rows
+    names = [str(row[0]) for row in rows]
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "licences", "font.size": 9}
     with DRAWING, mpl.rc_context():
         mpl.rcdefaults()
@@ -170,7 +170,7 @@ def figure(inventory: Inventory) -> dict[str, str]:
     for name in ("width", "height"):
         del root.attrib[name]
     most = max(rows, key=lambda row: int(row[1] or 0))
-    said = f"Works and words by class of licence; most works are {str(most[0]).replace('_', ' ')}: {most[1]:,}."
+    said = f"Works and words by what their terms allow; most works: {most[0]} ({most[1]:,})."
     root.attrib.update({"role": "img", "aria-label": said})
     return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
 

@@ -114,7 +114,7 @@ def notice(inventory: Inventory, facts: Facts, on: date, *, works_sha256: str) -
     }
     counted: dict[str, str | Table | None] = {
         "dataset": f"{facts.data.name}, SHA-256 of its manifest {inventory.corpus}",
-        "copyrighted": counts.counted(listed, "licence_class", "Copyrighted works by class of licence", "Class"),
+        "copyrighted": counts.by_class(listed, "Copyrighted works by what their terms allow", always=()),
         "works": f"{WORKS}: {listed.height:,} works, one on a line; SHA-256 {works_sha256}",
         "sources": counts.by_source(inventory),
         "size": counts.by_modality(inventory),

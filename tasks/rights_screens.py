@@ -1,0 +1,213 @@
+"""What a person looks at of rights: one work, a corpus's terms, sources, opt-outs, the quality of a delivery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.markup import escape
+from rich.text import Text
+
+from provenance.core.money import PPB
+from provenance.corpus.optouts import OPTOUT
+from tasks.screens import titled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+
+def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What `explain` found, for a terminal."""
+    source, terms, claims = found["source"], found["terms"], found["claims"]
+    yield Text(f"{found['work_id']}, on {found['day']}", style="bold")
+    where = source["source_id"] or ", ".join(source["uris"]) or "not known"
+    when = f", collected on {source['acquired_at']:%Y-%m-%d}" if source["acquired_at"] else ""
+    yield Text(f"Source: {where}{when}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}")
+    for record in source["records"]:
+        yield Text(f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}")
+    yield _assertions_table(terms["assertions"]) if terms["assertions"] else Text("Nobody has asserted any terms.")
+    said = f" ({terms['licence_spdx']})" if terms["licence_spdx"] else ""
+    yield Text(f"Terms: {terms['licence_class']}{said}, on the word of {terms['asserted_by']}: {terms['because']}")
+    for name in ("conflict", "expired"):
+        if terms[name]:
+            yield Text(f"{name.capitalize()}: {terms[name]}", style="yellow")
+    if any(terms[key] != terms["as_ingested"][key] for key in ("licence_spdx", "licence_class", "asserted_by")):
+        was = terms["as_ingested"]
+        yield Text(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
+    for use, verdict in terms["uses"].items():
+        yield Text(f"  {use:<9} {verdict} by its terms", style="green" if verdict == "allowed" else "red")
+    yield from ownership_screen(claims)
+    for signal in found["signals"]:
+        allowed = {True: "allows", False: "refuses", None: "says nothing of"}[signal["allowed"]]
+        what = f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}"
+        yield Text(what) if signal["counts"] else Text(f"{what} (does not count: {signal['why']})", style="dim")
+    for one in found["optouts"]:
+        yield Text(
+            f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
+            f"{one['recorded_by']}: {one['evidence']}{' (in force)' if one['counts'] else ''}"
+        )
+    against = found["against_training"]
+    verdict = f"No model may be trained on it: {'; '.join(against)}" if against else "A model may be trained on it."
+    yield Text(verdict, style="red" if against else "green")
+
+
+def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Who owns a work on a day, on what evidence, and for whom its money is booked."""
+    yield Text(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
+    yield from ownership_screen(found)
+    if not found["parties"]:
+        yield Text("All of it is held out: no model is trained on it, and nothing is booked for it.", style="yellow")
+
+
+def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Claims with their evidence, disputes, and for whom money is booked."""
+    for title, rows in (("Claims in force", found["stakes"]), ("Claims of other days", found["others"])):
+        if not rows:
+            continue
+        table = titled(title)
+        for heading in ("owner", "stake", "from", "to", "choice", "evidence"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "stake" else "left")
+        for row in rows:
+            days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
+            said = (row.get("choice") or "", row["evidence"] or "")
+            table.add_row(escape(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(escape, said))
+        yield table
+    if found["unmatched_reason"]:
+        yield Text(f"No owner is known: {found['unmatched_reason']}")
+    for dispute in found["disputes"]:
+        yield Text(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
+    if found["parties"]:
+        table = titled("For whom its money is booked")
+        for heading in ("account", "for", "part"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
+        for row in found["parties"]:
+            table.add_row(row["account"], escape(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
+        yield table
+
+
+def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:
+    """What `summary` found, for a terminal."""
+    classes = ", ".join(f"{count} {name}" for name, count in found["classes"].items())
+    yield Text(f"{found['works']} works: {classes}", style="bold")
+    if found["held_out"]:
+        yield Text(f"{found['held_out']} of them are held out whole, to measure models by: no training manifest lists them.")
+    yield Text("On the word of: " + ", ".join(f"{who} {count}" for who, count in found["asserted_by"].items()))
+    titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
+    for key, title in titles.items():
+        if rows := found[key]:
+            table = titled(f"{title}: {sum(row['works'] for row in rows)} works")
+            table.add_column("works", justify="right")
+            table.add_column("because", overflow="fold")
+            table.add_column("such as", overflow="fold")
+            for row in rows[:most]:
+                table.add_row(str(row["works"]), escape(row["because"]), escape(row["such_as"]))
+            yield table
+            if len(rows) > most:
+                yield Text(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
+
+
+def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Sources with their other names, and below each what a person should look at."""
+    if found.is_empty():
+        yield "There are none. `provenance rights sources import LIST` adds a list of what was collected."
+        return
+    table = titled("Sources")
+    for heading in ("source", "also", "records", "first collected", "title"):
+        table.add_column(heading, overflow="fold")
+    for row in found.head(most).iter_rows(named=True):
+        also = [name for name in row["identifiers"] if name != row["source_id"]]
+        also += [f"contradicts: {name}" for name in row["conflicts"]]
+        also += [f"same content: {name}" for name in row["same_content_as"]]
+        when = row["first_acquired_at"].date().isoformat()
+        cells = (row["source_id"], "\n".join(also), f"{row['records']:,}", when, row["title"] or "")
+        table.add_row(*map(escape, cells))
+    yield table
+    conflicts = found.filter(pl.col("conflicts").list.len() > 0).height
+    yield f"{min(most, found.height):,} of {found.height:,} sources; {conflicts:,} whose records contradict each other"
+
+
+def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[RenderableType]:
+    """One source, and the records of it."""
+    yield Text(source["source_id"] + (f": {source['title']}" if source["title"] else ""), style="bold")
+    for what, names in (
+        ("also", [name for name in source["identifiers"] if name != source["source_id"]]),
+        ("related", source["related"]),
+        ("same content", source["same_content_as"]),
+    ):
+        if names:
+            yield Text(f"{what}: {', '.join(names)}")
+    for name in source["conflicts"]:
+        yield Text(f"contradicts: {name}, which its records list and which is another source", style="yellow")
+    table = titled("Records")
+    for heading in ("collected", "by", "at", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for row in of_it.iter_rows(named=True):
+        said = (f"{row['acquired_at']:%Y-%m-%d}", row["collector"], row["source_uri"], row["evidence"])
+        table.add_row(*map(escape, said))
+    yield table
+
+
+def optouts_screen(rows: pl.DataFrame) -> Table:
+    """The last that is recorded for each work and owner."""
+    table = titled(f"Opt-outs: {rows.filter(pl.col('state') == 'in force').height} in force")
+    for heading in ("work", "owner", "choice", "from", "state", "recorded by", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for row in rows.iter_rows(named=True):
+        state = row["state"] if row["in_corpus"] else f"{row['state']}, not in the corpus"
+        choice = row["choice"] if row["action"] == OPTOUT else "-"
+        said = (row["work_id"], row["owner_id"], choice, str(row["effective_on"]), state, row["recorded_by"], row["evidence"])
+        table.add_row(*map(escape, said))
+    return table
+
+
+def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Of each opt-out in force, which models still hold the work, and what of the last night rests on it."""
+    table = titled(f"Opt-outs in force: {len(found)}; parts of the pools of the last night in which they counted")
+    for heading in ("work", "owner", "choice", "since", "models that hold it", "night", "rests on it", "by influence"):
+        table.add_column(heading, overflow="fold")
+    for row in found:
+        models = [f"{m['model_id']} ({m['model'][:8]}, by {m['by']}, {_nights(m['nights'])})" for m in row["models"]]
+        last = [night for night in row["nights"] if night["day"] == row["nights"][-1]["day"]]
+        parts = [
+            "\n".join(f"{night['currency']} {night[name] / PPB:.2%}" for night in last)
+            for name in ("share_ppb", "influence_ppb")
+        ]
+        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]), "\n".join(models) or "none")
+        table.add_row(*map(escape, said), last[0]["day"] if last else "none yet", *(part or "-" for part in parts))
+    yield table
+
+
+def _nights(count: int) -> str:
+    return f"{count} night{'' if count == 1 else 's'}"
+
+
+def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The report on a delivery."""
+    counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
+    yield Text(f"The last delivery: {counts}", style="bold")
+    table = titled("What was found")
+    for heading in ("level", "measure", "how many", "of", "what"):
+        table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
+    colour = {"block": "red", "warn": "yellow"}
+    for row in found["findings"]:
+        of = f"{row['total']:,}"
+        many = (f"{row['count']:,}", of) if row["total"] else ("-", "-")
+        table.add_row(row["level"], row["measure"], *many, row["meaning"], style=colour.get(row["level"]))
+    yield table
+    yield Text(f"Rules and names are on the page: {found['page']}")
+
+
+def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
+    table = titled("Who says what of its terms")
+    for heading in ("who", "terms", "class", "when", "evidence", "counts?"):
+        table.add_column(heading, overflow="fold")
+    for row in assertions:
+        who = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
+        when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
+        evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
+        cells = (who, row["licence"], row["licence_class"], when, evidence, row["standing"])
+        table.add_row(*map(escape, cells))
+    return table
