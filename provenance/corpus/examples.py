@@ -226,6 +226,8 @@ def with_choices(
 ) -> pl.DataFrame:
     """The claims in force on a day with `choice`: what becomes of each owner's part, empty where it is paid as ever.
 
+    Of a work in dispute, `disputed_since` is the first day of the dispute that has been open the longest.
+
     Args:
         choices: `work_id, owner_id, choice` in force on the day.
         disputes: the disputes table; a work in dispute is wholly so, and has a row also if nobody claims it.
@@ -236,9 +238,10 @@ def with_choices(
         chosen = choices.select("work_id", "owner_id", "choice")
     found = found.join(chosen, on=["work_id", "owner_id"], how="left", maintain_order="left")
     if disputes is None:
-        return found
-    works = open_on(disputes, day).select("work_id").unique().sort("work_id")
-    disputed = pl.col("work_id").is_in(works["work_id"].implode())
+        return found.with_columns(disputed_since=pl.lit(None, pl.Date))
+    works = open_on(disputes, day).group_by("work_id").agg(disputed_since=pl.col("opened_on").min()).sort("work_id")
+    found = found.join(works, on="work_id", how="left", maintain_order="left")
+    disputed = pl.col("disputed_since").is_not_null()
     found = found.with_columns(pl.when(disputed).then(pl.lit(IN_DISPUTE)).otherwise("choice").alias("choice"))
     nobodys = works.join(found, on="work_id", how="anti").with_columns(
         stake_ppb=pl.lit(PPB, pl.Int64), choice=pl.lit(IN_DISPUTE)
@@ -271,9 +274,10 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
 def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The parties with `claimed`, whether anybody is known, and `since`, the first day of their claim."""
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
-    if "choice" not in claims.columns:
-        claims = claims.with_columns(choice=pl.lit(None, pl.String))
-    known = pl.col("owner_id").is_not_null() | (pl.col("choice") == IN_DISPUTE).fill_null(value=False)
+    for column, kind in (("choice", pl.String), ("disputed_since", pl.Date)):
+        if column not in claims.columns:
+            claims = claims.with_columns(pl.lit(None, kind).alias(column))
+    known = pl.col("owner_id").is_not_null() | pl.col("disputed_since").is_not_null()
     found = works.join(valid_on(claims, day), on="work_id", how="left").select(
         "work_id", *booked_as(), pl.col("stake_ppb").fill_null(PPB), known.alias("claimed"), "valid_from"
     )
@@ -286,9 +290,12 @@ def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
 
 
 def booked_as() -> tuple[pl.Expr, pl.Expr]:
-    """The `account` and `party_id` of a claim, by its `work_id, owner_id, choice, placeholder`."""
-    choice, owner = pl.col("choice"), pl.col("owner_id")
-    disputed = choice == IN_DISPUTE
+    """The `account` and `party_id` of a claim, by its `work_id, owner_id, choice, disputed_since, placeholder`.
+
+    A dispute's money has the first day of the dispute in its name: whoever wins one has not won a later one.
+    """
+    choice, owner, since = pl.col("choice"), pl.col("owner_id"), pl.col("disputed_since")
+    disputed = since.is_not_null()
     account = (
         pl.when(disputed | (choice == HELD))
         .then(pl.lit(ESCROW))
@@ -300,7 +307,7 @@ def booked_as() -> tuple[pl.Expr, pl.Expr]:
     )
     party = (
         pl.when(disputed)
-        .then(pl.lit(DISPUTED) + pl.col("work_id"))
+        .then(pl.lit(DISPUTED) + since.dt.to_string("%Y-%m-%d") + pl.lit("-") + pl.col("work_id"))
         .when(choice == HELD)
         .then(pl.lit(HELD_FOR) + owner)
         .otherwise(pl.coalesce("owner_id", "placeholder", "work_id"))

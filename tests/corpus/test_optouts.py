@@ -204,8 +204,8 @@ def test_choices_and_disputes_say_who_stands_behind_a_work():
     )
     ann = [("a", "escrow", "held-ann", 600_000_000), ("a", "payable", "bob", 400_000_000), ("b", "unattributed", "ann", PPB)]
     assert before == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "somebody", PPB)]
-    assert on == [*ann, ("c", "escrow", "dispute-c", PPB), ("d", "escrow", "dispute-d", PPB)]
-    assert after == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "dispute-d", PPB)]
+    assert on == [*ann, ("c", "escrow", f"dispute-{TODAY}-c", PPB), ("d", "escrow", f"dispute-{TODAY}-d", PPB)]
+    assert after == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", f"dispute-{TODAY}-d", PPB)]
 
 
 def test_records_come_back_in_the_order_in_which_they_were_added(store):

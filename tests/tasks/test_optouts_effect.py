@@ -294,7 +294,7 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
     assert owners(claims_of(store, "work-2-0", day=new, known=believed)) == [("owner-2", PPB, None)]
     found = claims_of(store, "work-1-0", day=new)
     assert [(row["owner_id"], row["evidence"]) for row in found["disputes"]] == [("eve", "a letter")]
-    assert [(row["account"], row["party_id"]) for row in found["parties"]] == [("escrow", "dispute-work-1-0")]
+    assert [(row["account"], row["party_id"]) for row in found["parties"]] == [("escrow", "dispute-2026-11-20-work-1-0")]
     with pytest.raises(InputError, match="corpus in force at 2020-.*found none before 20"):
         claims_of(store, "work-1-0", known=datetime(2020, 1, 1, tzinfo=UTC))
     with pytest.raises(InputError, match="Did you mean 'work-1-0'"):
@@ -302,12 +302,59 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
     code, told, _ = command_line("rights", "claims", "work-2-0", "--day", "2026-11-20", "--json")
     assert (code, json.loads(told)["stakes"][0]["owner_id"]) == (0, "owner-3")
     code, told, _ = command_line("rights", "claims", "work-1-0", "--day", "2026-11-20")
-    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, "dispute-work-1-0" in told) == (0, True, True)
+    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, "dispute-2026-11-20-work-1-0" in told) == (
+        0,
+        True,
+        True,
+    )
 
     frozen = load_night(store, run(STAGES[0], DAY))
     held = parties(frozen.read_corpus(store, "work_id", "owner_id"), frozen.read_claims(store), frozen.date)
-    assert held.filter(work_id="work-1-0").rows() == [("work-1-0", "escrow", "dispute-work-1-0", PPB)]
+    assert held.filter(work_id="work-1-0").rows() == [("work-1-0", "escrow", "dispute-2026-11-20-work-1-0", PPB)]
     assert not load_night(store, run(STAGES[0], BEFORE)).read_claims(store)["choice"].drop_nulls().len()
+
+
+def test_what_is_in_dispute_waits_night_by_night_and_goes_to_whoever_won(place, command_line):
+    settings, store, engine = place
+    frames = with_copy(corpus_frames())
+    disputed = {"work_id": ["work-1-0"], "owner_id": ["owner-2"], "opened_on": [date(2026, 11, 20)], "evidence": ["a letter"]}
+
+    def delivered(closed_on):
+        table = pl.DataFrame(disputed).with_columns(closed_on=pl.lit(closed_on, pl.Date))
+        deliver(store, frames | {"disputes": table}, days=())
+        ingest()
+
+    night(day=DAY)
+    delivered(None)
+    night(day=BEFORE)
+    before = shares(store, folder_of(store, BEFORE, 1))
+    assert {party for _, account, party in before if account == "escrow"} == {"unmatched-somebody"}, "it was not in dispute yet"
+    first, _, _ = published(store, DAY, 1)
+    night(day=DAY)
+    was, now = (shares(store, folder_of(store, DAY, revision)) for revision in (1, 2))
+    waits = "dispute-2026-11-20-work-1-0"
+    for output in {output for output, _, _ in was}:
+        mine = now.get((output, "payable", "owner-1"), 0) + now.get((output, "escrow", waits), 0)
+        assert mine == pytest.approx(was.get((output, "payable", "owner-1"), 0), abs=3)
+        for owner in ("owner-0", "owner-2", "owner-3"):
+            theirs = [found.get((output, "payable", owner), 0) for found in (was, now)]
+            assert theirs[0] == pytest.approx(theirs[1], abs=3), "a dispute gives nobody else anything"
+    waiting = {a.currency: units for a, units in ledger.balances(engine, through=10**9).items() if a.party_id == waits}
+    assert set(waiting) == {"EUR", "USD"}
+    assert all(waiting.values())
+    assert "it is disputed whose it is" in command_line("payouts", DAY)[1]
+
+    delivered(date(2026, 11, 20))
+    claim(settings, waits, "owner-2", evidence="judgment", by="dana")
+    assert not any(account.party_id == waits for account in ledger.balances(engine, through=10**9))
+    night(day=AFTER)
+    after = shares(store, folder_of(store, AFTER, 1))
+    assert {party for _, account, party in after if account == "escrow"} == {"unmatched-somebody"}, "it is over"
+    assert any(party == "owner-1" for _, _, party in after)
+    assert [check.problems for day in (DAY, AFTER) for check in check_day(settings, day)[1] if not check.passed] == []
+    earned, _, _ = published(store, AFTER, 1)
+    assert earned["owner-2", "EUR"] > 0
+    assert first["owner-1", "EUR"] > 0
 
 
 @pytest.mark.parametrize(
