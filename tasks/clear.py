@@ -12,8 +12,18 @@ from provenance.core.contracts import SIGNALS
 from provenance.core.errors import CheckFailed, InputError, did_you_mean
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
-from provenance.corpus.clearance import TRAIN, Manifest, check_trained_on, clear, cleared, contents, read_manifest, stated
-from provenance.corpus.examples import open_on
+from provenance.corpus.clearance import (
+    TRAIN,
+    Manifest,
+    check_trained_on,
+    clear,
+    cleared,
+    contents,
+    copies,
+    read_manifest,
+    stated,
+)
+from provenance.corpus.examples import open_on, since
 from provenance.corpus.optouts import in_force
 from provenance.corpus.policy import USES, RightsPolicy, read_policy
 from provenance.corpus.shards import corpus_in_force, load_frozen
@@ -51,7 +61,9 @@ def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None
     said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
     optouts = in_force(recorded(store), day)
     disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
-    clearance = clear(examples, _for_use(read_rights(store, frozen), policy, use), optouts, said, use, disputes=disputes)
+    copied = copies_withheld(store, frozen, optouts)
+    terms = _for_use(read_rights(store, frozen), policy, use)
+    clearance = clear(examples, terms, optouts, said, use, disputes=disputes, copied=copied)
     facts: dict[str, Any] = {
         "use": use,
         "day": str(day),
@@ -140,6 +152,15 @@ def state_training(folder: Path, examples: pl.DataFrame) -> None:
     digests = pl.Series([sha256(content) for content in examples["content"]], dtype=pl.String)
     ordered = examples.select("work_id", content_sha256=digests, example_id=digests, position=pl.lit(None, pl.Int64))
     state_manifest(folder, stated(ordered).as_bytes())
+
+
+def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
+    """Whole copies of what owners have opted out of, as `work_id, original`."""
+    if optouts.is_empty():
+        return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
+    columns = ("work_id", "content_sha256", "acquired_at")
+    examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+    return copies(since(examples, store.read_table(corpus.claims.key)), optouts["work_id"])
 
 
 def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:

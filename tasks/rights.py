@@ -15,7 +15,7 @@ import polars as pl
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.corpus import records
-from provenance.corpus.clearance import TRAIN
+from provenance.corpus.clearance import TRAIN, is_copy_of
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, read_policy
@@ -23,6 +23,7 @@ from provenance.corpus.shards import corpus_in_force
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 from tasks.claims import LIST_WORKS, ownership
+from tasks.clear import copies_withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,6 +96,8 @@ def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
     refused = found["terms"]["uses"]["train"]
     against = [] if refused == "allowed" else [f"terms: {refused}"]
     against += [f"opt-out of {one['owner_id']} ({one['choice']})" for one in found["optouts"] if one["counts"]]
+    copied = copies_withheld(asked.store, asked.corpus, in_force(records.read(asked.store, OPTOUTS), asked.day))
+    against += [is_copy_of(original) for original in copied.filter(pl.col("work_id") == asked.work_id)["original"]]
     against += [f"dispute: {one['owner_id']} says that it is theirs" for one in found["claims"]["disputes"]]
     if TRAIN not in asked.examples["split"]:
         against.append("held out: all of it is kept to measure models by")

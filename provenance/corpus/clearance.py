@@ -33,6 +33,7 @@ def clear(
     use: str = TRAIN,
     *,
     disputes: pl.DataFrame | None = None,
+    copied: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Which works may be used: the clearance table, sorted by work.
 
@@ -42,6 +43,7 @@ def clear(
         optouts: `work_id, owner_id` of what is in force, whatever was chosen.
         verdicts: `source_uri, allowed, because` of signals; an address that it has not, or for which it says neither, is free.
         disputes: those that are open.
+        copied: `copies` of what owners have opted out of.
     """
     against: dict[str, list[str]] = defaultdict(list)
     works = examples["work_id"].unique().sort()
@@ -53,6 +55,8 @@ def clear(
             against[work].append(f"{QUARANTINED}: {refusal}")
     for work, owner in optouts.select("work_id", "owner_id").sort("work_id", "owner_id").iter_rows():
         against[work].append(f"{OPTED_OUT}: of {owner}")
+    for work, original in [] if copied is None else copied.iter_rows():
+        against[work].append(is_copy_of(original))
     if disputes is not None:
         for work, owner, day in disputes.select("work_id", "owner_id", "opened_on").sort("work_id", "owner_id").iter_rows():
             against[work].append(f"{DISPUTED}: by {owner} since {day}")
@@ -73,6 +77,33 @@ def clear(
         for work in works
     ]
     return pl.DataFrame(rows, schema=CLEARANCE.schema)
+
+
+def copies(examples: pl.DataFrame, works: pl.Series) -> pl.DataFrame:
+    """Works of which every example has the bytes of one of some works, as `work_id, original`, sorted.
+
+    What is known to be older than the work that has its bytes is no copy. A work that shares some examples alone, such as the
+    text of a licence, is none either.
+
+    Args:
+        examples: `work_id, content_sha256, since`, the day since when each work is claimed, or was collected, if known.
+    """
+    among = pl.col("work_id").is_in(works.unique().implode())
+    originals = examples.filter(among).group_by("content_sha256").agg(
+        original=pl.col("work_id").min(), first=pl.col("since").min()
+    )  # fmt: skip
+    others = examples.filter(~among).join(originals, on="content_sha256", how="left")
+    found = others.group_by("work_id").agg(
+        pl.col("original").min(),
+        whole=pl.col("original").is_not_null().all(),
+        older=(pl.col("since") < pl.col("first")).any(),
+    )
+    return found.filter(pl.col("whole") & ~pl.col("older")).select("work_id", "original").sort("work_id")
+
+
+def is_copy_of(original: str) -> str:
+    """What speaks against a copy of a work that its owner opted out of."""
+    return f"{OPTED_OUT}: a copy of {original}"
 
 
 def _terms(rights: pl.DataFrame | None) -> dict[str, tuple[str, str]]:

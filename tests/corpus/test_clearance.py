@@ -8,7 +8,7 @@ import pytest
 from samples import corpus_frames
 
 from provenance.core.errors import ContractError, InputError
-from provenance.corpus.clearance import check_trained_on, clear, cleared, contents, read_manifest, stated
+from provenance.corpus.clearance import check_trained_on, clear, cleared, contents, copies, read_manifest, stated
 from provenance.corpus.examples import check_examples
 
 NO_OPTOUTS = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String})
@@ -104,3 +104,16 @@ def test_a_model_trained_on_something_else_is_refused(examples):
 def test_what_is_no_manifest_is_refused(data, message):
     with pytest.raises(ContractError, match=message):
         read_manifest(data, "m")
+
+
+def test_a_whole_copy_of_what_was_opted_out_of_is_found_and_a_shared_licence_is_none():
+    rows = [
+        ("mine", "a", "2020-01-01"), ("mine", "licence", "2020-01-01"), ("copy", "a", "2024-01-01"), ("piece", "licence", None),
+        ("shares", "licence", "2024-01-01"), ("shares", "b", "2024-01-01"), ("older", "a", "2019-01-01"), ("else", "b", None),
+    ]  # fmt: skip
+    examples = pl.DataFrame(rows, schema=["work_id", "content_sha256", "since"], orient="row").with_columns(
+        pl.col("since").str.to_date()
+    )
+    found = copies(examples, pl.Series(["mine"]))
+    assert found.rows() == [("copy", "mine"), ("piece", "mine")]
+    assert copies(examples, pl.Series([], dtype=pl.String)).is_empty()

@@ -220,13 +220,14 @@ def test_tomorrow_s_training_manifest_lacks_what_was_opted_out_of_today(place, m
     key, manifest = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
     assert key != early
     assert "work-0-1" not in manifest.works
-    assert len(manifest.works) == 20
-    assert manifest.facts["left_out"] == {"works": 1, "examples": 3, "because": {"opt-out": 1}}
+    assert "copied" not in manifest.works, "a copy is the work in another place"
+    assert len(manifest.works) == 19
+    assert manifest.facts["left_out"] == {"works": 2, "examples": 6, "because": {"opt-out": 2}}
     assert "work-0-1" in clear.make_manifest(settings, use="train", day=date(2026, 11, 19))[0].works
     assert clear.write_manifest(settings, use="train", day=date(2026, 11, 21))[0] == key
 
     clear.check_manifest(settings, store.read(key), key)
-    with pytest.raises(CheckFailed, match=r"work-0-1: opt-out: of owner-0$"):
+    with pytest.raises(CheckFailed, match=r"copied: opt-out: a copy of work-0-1; work-0-1: opt-out: of owner-0$"):
         clear.check_manifest(settings, store.read(early), early)
     said = json.loads(store.read(key))
     said["works"]["work-1-0"].pop()
@@ -235,12 +236,14 @@ def test_tomorrow_s_training_manifest_lacks_what_was_opted_out_of_today(place, m
 
     out = tmp_path / "manifest.json"
     code, told, _ = command_line("rights", "manifest", "--day", "2026-11-21", "--out", str(out))
-    assert (code, "20 works" in told, "Left out: 1 works, 3 examples (1 opt-out)" in told) == (0, True, True)
+    assert (code, "19 works" in told, "Left out: 2 works, 6 examples (2 opt-out)" in told) == (0, True, True)
     assert out.read_bytes() == store.read(key)
     assert command_line("rights", "manifest", "--check", str(out))[0] == 0
     listed = tmp_path / "left-out.csv"
     assert command_line("rights", "manifest", "--day", "2026-11-21", "--left-out", str(listed))[0] == 0
-    assert listed.read_text().splitlines() == ["work_id,because", "work-0-1,opt-out: of owner-0"]
+    assert listed.read_text().splitlines() == [
+        "work_id,because", "copied,opt-out: a copy of work-0-1", "work-0-1,opt-out: of owner-0",
+    ]  # fmt: skip
     out.write_text(json.dumps(said))
     code, _, told = command_line("rights", "manifest", "--check", str(out))
     assert (code, "work-1-0: other examples" in told) == (1, True)
