@@ -38,7 +38,7 @@ chaos: $(VENV)/dev.stamp ## kill every part of a stack in turn, and show that ni
 	@$(BIN)/python tests/faults/chaos.py
 
 test: check ## every check and test: fast ones first, then whole nights
-	$(BIN)/pytest -m "not night"
+	$(BIN)/pytest -m "not night" -n 2 --dist worksteal
 	$(BIN)/pytest -m night
 
 check: $(VENV)/dev.stamp ## format, lint, types, layers

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.contracts import ESCROW
+from provenance.core.contracts import DISPUTED, ESCROW
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, parse_minor
 from provenance.core.text import plain
+from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
@@ -44,7 +45,18 @@ def claim(settings: Settings, escrow_id: str, owner_id: str, *, evidence: str, b
     """Give an owner what lies in escrow under a name."""
     engine = _open(settings, owner_id)
     said = {"evidence": _said("evidence", evidence), "by": _said("by", by)}
+    _refuse_open_dispute(settings.store.open(), escrow_id)
     return ledger.claim(engine, escrow_id, owner_id, day=_today(), **said)
+
+
+def _refuse_open_dispute(store: Store, escrow_id: str) -> None:
+    """What is given out is given from then on, too, so nothing is while somebody still disputes it."""
+    if not escrow_id.startswith(DISPUTED) or not store.exists(CURRENT):
+        return
+    disputes = corpus_in_force(store).disputes
+    if disputes and escrow_id in dispute_names(store.read_table(disputes.key), _today())["dispute"]:
+        hint = "Deliver corpus/disputes.parquet with the day on which it ended (closed_on), and give it out after that day."
+        raise InputError(f"escrow {escrow_id}", expected="a dispute that is over", found="one that is open", hint=hint)
 
 
 def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, reason: str, by: str) -> Booking:

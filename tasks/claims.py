@@ -75,8 +75,8 @@ def claims_of(
 
 
 def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
-    """All works of a corpus, such as are held out whole, too, as far as anybody claims them or their terms were judged."""
-    parts = [corpus.claims, *corpus.shards, *([corpus.rights] if corpus.rights else [])]
+    """All works of a corpus; such as are held out whole, too, where terms were judged."""
+    parts = [corpus.rights] if corpus.rights else corpus.shards
     works: list[str] = (
         pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"].unique().to_list()
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.contracts import SIGNALS
-from provenance.core.errors import CheckFailed, InputError, did_you_mean
+from provenance.core.errors import CheckFailed, InputError, did_you_mean, parse_day
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
 from provenance.corpus.clearance import (
@@ -29,7 +29,7 @@ from provenance.corpus.policy import USES, RightsPolicy, read_policy
 from provenance.corpus.shards import corpus_in_force, load_frozen
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
-from tasks.optouts import recorded
+from tasks.optouts import corpora, recorded
 from tasks.publish import code_version
 from tasks.settings import load
 
@@ -75,25 +75,24 @@ def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None
     return cleared(examples, clearance, facts), clearance
 
 
-def write_manifest(settings: Settings, *, use: str, day: date) -> tuple[str, Manifest]:
-    """Write the training manifest of the corpus in force; returns its key. The same again writes nothing."""
+def write_manifest(settings: Settings, *, use: str, day: date) -> tuple[str, Manifest, pl.DataFrame]:
+    """Write the training manifest of the corpus in force; its key, itself and the clearance. The same again writes nothing."""
     store = settings.store.open()
-    manifest, _ = make_manifest(settings, use=use, day=day)
+    manifest, clearance = make_manifest(settings, use=use, day=day)
     data = manifest.as_bytes()
     key = f"{records.ROOT}/manifests/{use}/day={day}/{sha256(data)[:32]}.json"
     store.create(key, data)
-    return key, manifest
+    return key, manifest, clearance
 
 
-def left_out_works(settings: Settings, *, use: str, day: date) -> pl.DataFrame:
-    """`work_id, because` of all works of the corpus in force that the training manifest of a day does not list."""
-    _, clearance = make_manifest(settings, use=use, day=day)
+def left_out(clearance: pl.DataFrame) -> pl.DataFrame:
+    """`work_id, because` of all works that are not cleared."""
     return clearance.filter(~pl.col("cleared")).select("work_id", because=pl.col("because").list.join("; ")).sort("work_id")
 
 
 def clear_today() -> str:
     """The stage `rights.manifest`: what may be trained on today (UTC); returns the manifest's key."""
-    key, manifest = write_manifest(load(), use=TRAIN, day=datetime.now(UTC).date())
+    key, manifest, _ = write_manifest(load(), use=TRAIN, day=datetime.now(UTC).date())
     log.info("training manifest %s: %s, left out: %s", key, manifest.facts["cleared"], manifest.facts["left_out"])
     return key
 
@@ -111,7 +110,9 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
     except KeyError as error:
         hint = "What a training run states has none of these, and is checked by the night."
         raise InputError(where, expected="use, day and corpus", found=f"no {error.args[0]}", hint=hint) from None
-    made, clearance = make_manifest(settings, use=facts["use"], day=date.fromisoformat(facts["day"]), corpus=facts["corpus"])
+    day = parse_day(f"{where}: day", facts["day"])
+    find_frozen(settings.store.open(), facts["corpus"], f"{where}: corpus")
+    made, clearance = make_manifest(settings, use=facts["use"], day=day, corpus=facts["corpus"])
     reasons = dict(clearance.select("work_id", "because").iter_rows())
     problems = [f"{work}: not of the corpus" for work in sorted(manifest.works.keys() - reasons.keys())]
     problems += [
@@ -127,6 +128,20 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckFailed(f"{where}: {'; '.join(problems[:5])}{more}")
     return manifest
+
+
+def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
+    """A frozen corpus by its digest.
+
+    Raises:
+        InputError: there is none of that digest.
+    """
+    key = f"frozen/corpus/{digest}.json"
+    if not digest.isalnum() or not store.exists(key):
+        known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
+        hint = f"There are: {', '.join(name for name in known if name != 'current')}." if known else ""
+        raise InputError(where, expected="the digest of a frozen corpus", found=repr(digest), hint=hint)
+    return load_frozen(store, digest)
 
 
 def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | None:
@@ -155,12 +170,22 @@ def state_training(folder: Path, examples: pl.DataFrame) -> None:
 
 
 def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
-    """Whole copies of what owners have opted out of, as `work_id, original`."""
+    """Whole copies of what owners have opted out of, in this corpus or any that is still stored, as `work_id, original`."""
     if optouts.is_empty():
         return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
+    opted_out = pl.col("work_id").is_in(optouts["work_id"].unique().implode())
+    stored = [load_frozen(store, name) for name in {corpus.digest, *corpora(store)}]
+    originals = pl.concat([_dated(store, one).filter(opted_out) for one in stored])
+    return copies(_dated(store, corpus), originals)
+
+
+def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
+    """`work_id, content_sha256, since` of a corpus's examples; whose claim is not dated has always had the work."""
     columns = ("work_id", "content_sha256", "acquired_at")
     examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
-    return copies(since(examples, store.read_table(corpus.claims.key)), optouts["work_id"])
+    claims = store.read_table(corpus.claims.key, columns=["work_id", "valid_from"])
+    always = claims.with_columns(pl.col("valid_from").fill_null(date.min))
+    return since(examples, always).select("work_id", "content_sha256", "since")
 
 
 def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:

@@ -14,8 +14,8 @@ from provenance.corpus import records
 from provenance.corpus.clearance import TRAIN
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
-from provenance.corpus.shards import corpus_in_force, load_frozen
-from tasks.clear import make_manifest, read_rights
+from provenance.corpus.shards import corpus_in_force
+from tasks.clear import find_frozen, make_manifest, read_rights
 from tasks.sources import registry_in_force
 
 if TYPE_CHECKING:
@@ -147,14 +147,7 @@ def _form(form: forms.Form, document: dict[str, Any], taken: Inventory) -> Itera
 
 
 def _corpus(store: Store, digest: str) -> FrozenCorpus:
-    if digest == IN_FORCE:
-        return corpus_in_force(store)
-    key = f"frozen/corpus/{digest}.json"
-    if not digest.isalnum() or not store.exists(key):
-        known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
-        hint = f"There are: {', '.join(name for name in known if name != 'current')}." if known else ""
-        raise InputError("--corpus", expected="the digest of a frozen corpus", found=repr(digest), hint=hint)
-    return load_frozen(store, digest)
+    return corpus_in_force(store) if digest == IN_FORCE else find_frozen(store, digest, "--corpus")
 
 
 def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:

@@ -173,9 +173,10 @@ def terms_section(asked: Asked) -> dict[str, Any]:
 
 
 def claims_section(asked: Asked) -> dict[str, Any]:
-    """Whose the work is on the day, and for whom its money is booked; of a work that is held out, for whom it would be."""
+    """Whose the work is on the day, and for whom its money is booked."""
     choices = in_force(records.read(asked.store, OPTOUTS), asked.day)
-    return ownership(asked.store, asked.corpus, asked.work_id, asked.day, examples=asked.examples, choices=choices)
+    trained_on = asked.examples.filter(pl.col("split") == TRAIN)
+    return ownership(asked.store, asked.corpus, asked.work_id, asked.day, examples=trained_on, choices=choices)
 
 
 def signals_section(asked: Asked) -> list[dict[str, Any]]:
@@ -226,4 +227,4 @@ def _examples(store: Store, corpus: FrozenCorpus, folder: str, work_id: str) -> 
         return found
     table = store.read_table(delivered)
     known = table.select(name for name in COLUMNS if name in table.columns).filter(pl.col("work_id") == work_id)
-    return pl.concat([found, known], how="diagonal_relaxed")
+    return pl.concat([found, known.with_columns(split=pl.lit("held_out"))], how="diagonal_relaxed")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich.markup import escape
-from rich.text import Text
 
 from provenance.core.money import PPB
 from provenance.corpus.optouts import OPTOUT
 from tasks.screens import titled
+from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,44 +21,42 @@ if TYPE_CHECKING:
 def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What `explain` found, for a terminal."""
     source, terms, claims = found["source"], found["terms"], found["claims"]
-    yield Text(f"{found['work_id']}, on {found['day']}", style="bold")
+    yield line(f"{found['work_id']}, on {found['day']}", style="bold")
     where = source["source_id"] or ", ".join(source["uris"]) or "not known"
     when = f", collected on {source['acquired_at']:%Y-%m-%d}" if source["acquired_at"] else ""
-    yield Text(f"Source: {where}{when}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}")
+    yield line(f"Source: {where}{when}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}")
     for record in source["records"]:
-        yield Text(f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}")
-    yield _assertions_table(terms["assertions"]) if terms["assertions"] else Text("Nobody has asserted any terms.")
+        yield line(f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}")
+    yield _assertions_table(terms["assertions"]) if terms["assertions"] else line("Nobody has asserted any terms.")
     said = f" ({terms['licence_spdx']})" if terms["licence_spdx"] else ""
-    yield Text(f"Terms: {terms['licence_class']}{said}, on the word of {terms['asserted_by']}: {terms['because']}")
+    yield line(f"Terms: {terms['licence_class']}{said}, on the word of {terms['asserted_by']}: {terms['because']}")
     for name in ("conflict", "expired"):
         if terms[name]:
-            yield Text(f"{name.capitalize()}: {terms[name]}", style="yellow")
+            yield line(f"{name.capitalize()}: {terms[name]}", style="yellow")
     if any(terms[key] != terms["as_ingested"][key] for key in ("licence_spdx", "licence_class", "asserted_by")):
         was = terms["as_ingested"]
-        yield Text(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
+        yield line(f"When it was ingested: {was['licence_class']}, on the word of {was['asserted_by']}", style="yellow")
     for use, verdict in terms["uses"].items():
-        yield Text(f"  {use:<9} {verdict} by its terms", style="green" if verdict == "allowed" else "red")
+        yield line(f"  {use:<9} {verdict} by its terms", style="green" if verdict == "allowed" else "red")
     yield from ownership_screen(claims)
     for signal in found["signals"]:
         allowed = {True: "allows", False: "refuses", None: "says nothing of"}[signal["allowed"]]
         what = f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}"
-        yield Text(what) if signal["counts"] else Text(f"{what} (does not count: {signal['why']})", style="dim")
+        yield line(what) if signal["counts"] else line(f"{what} (does not count: {signal['why']})", style="dim")
     for one in found["optouts"]:
-        yield Text(
+        yield line(
             f"{one['action']} of {one['owner_id']} from {one['effective_on']}, {one['choice']}, recorded by "
             f"{one['recorded_by']}: {one['evidence']}{' (in force)' if one['counts'] else ''}"
         )
     against = found["against_training"]
     verdict = f"No model may be trained on it: {'; '.join(against)}" if against else "A model may be trained on it."
-    yield Text(verdict, style="red" if against else "green")
+    yield line(verdict, style="red" if against else "green")
 
 
 def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Who owns a work on a day, on what evidence, and for whom its money is booked."""
-    yield Text(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
+    yield line(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
     yield from ownership_screen(found)
-    if not found["parties"]:
-        yield Text("All of it is held out: no model is trained on it, and nothing is booked for it.", style="yellow")
 
 
 def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -73,28 +70,30 @@ def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         for row in rows:
             days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
             said = (row.get("choice") or "", row["evidence"] or "")
-            table.add_row(escape(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(escape, said))
+            table.add_row(cell(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(cell, said))
         yield table
     if found["unmatched_reason"]:
-        yield Text(f"No owner is known: {found['unmatched_reason']}")
+        yield line(f"No owner is known: {found['unmatched_reason']}")
     for dispute in found["disputes"]:
-        yield Text(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
+        yield line(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
     if found["parties"]:
         table = titled("For whom its money is booked")
         for heading in ("account", "for", "part"):
             table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
         for row in found["parties"]:
-            table.add_row(row["account"], escape(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
+            table.add_row(row["account"], cell(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
         yield table
+    else:
+        yield line("All of it is held out: no model is trained on it, and nothing is booked for it.", style="yellow")
 
 
 def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:
     """What `summary` found, for a terminal."""
     classes = ", ".join(f"{count} {name}" for name, count in found["classes"].items())
-    yield Text(f"{found['works']} works: {classes}", style="bold")
+    yield line(f"{found['works']} works: {classes}", style="bold")
     if found["held_out"]:
-        yield Text(f"{found['held_out']} of them are held out whole, to measure models by: no training manifest lists them.")
-    yield Text("On the word of: " + ", ".join(f"{who} {count}" for who, count in found["asserted_by"].items()))
+        yield line(f"{found['held_out']} of them are held out whole, to measure models by: no training manifest lists them.")
+    yield line("On the word of: " + ", ".join(f"{who} {count}" for who, count in found["asserted_by"].items()))
     titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
     for key, title in titles.items():
         if rows := found[key]:
@@ -103,10 +102,10 @@ def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[Renderabl
             table.add_column("because", overflow="fold")
             table.add_column("such as", overflow="fold")
             for row in rows[:most]:
-                table.add_row(str(row["works"]), escape(row["because"]), escape(row["such_as"]))
+                table.add_row(str(row["works"]), cell(row["because"]), cell(row["such_as"]))
             yield table
             if len(rows) > most:
-                yield Text(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
+                yield line(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
 
 
 def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
@@ -122,8 +121,8 @@ def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType
         also += [f"contradicts: {name}" for name in row["conflicts"]]
         also += [f"same content: {name}" for name in row["same_content_as"]]
         when = row["first_acquired_at"].date().isoformat()
-        cells = (row["source_id"], "\n".join(also), f"{row['records']:,}", when, row["title"] or "")
-        table.add_row(*map(escape, cells))
+        names = "\n".join(map(cell, also))
+        table.add_row(cell(row["source_id"]), names, f"{row['records']:,}", when, cell(row["title"] or ""))
     yield table
     conflicts = found.filter(pl.col("conflicts").list.len() > 0).height
     yield f"{min(most, found.height):,} of {found.height:,} sources; {conflicts:,} whose records contradict each other"
@@ -131,22 +130,22 @@ def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType
 
 def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[RenderableType]:
     """One source, and the records of it."""
-    yield Text(source["source_id"] + (f": {source['title']}" if source["title"] else ""), style="bold")
+    yield line(source["source_id"] + (f": {source['title']}" if source["title"] else ""), style="bold")
     for what, names in (
         ("also", [name for name in source["identifiers"] if name != source["source_id"]]),
         ("related", source["related"]),
         ("same content", source["same_content_as"]),
     ):
         if names:
-            yield Text(f"{what}: {', '.join(names)}")
+            yield line(f"{what}: {', '.join(names)}")
     for name in source["conflicts"]:
-        yield Text(f"contradicts: {name}, which its records list and which is another source", style="yellow")
+        yield line(f"contradicts: {name}, which its records list and which is another source", style="yellow")
     table = titled("Records")
     for heading in ("collected", "by", "at", "evidence"):
         table.add_column(heading, overflow="fold")
     for row in of_it.iter_rows(named=True):
         said = (f"{row['acquired_at']:%Y-%m-%d}", row["collector"], row["source_uri"], row["evidence"])
-        table.add_row(*map(escape, said))
+        table.add_row(*map(cell, said))
     yield table
 
 
@@ -159,7 +158,7 @@ def optouts_screen(rows: pl.DataFrame) -> Table:
         state = row["state"] if row["in_corpus"] else f"{row['state']}, not in the corpus"
         choice = row["choice"] if row["action"] == OPTOUT else "-"
         said = (row["work_id"], row["owner_id"], choice, str(row["effective_on"]), state, row["recorded_by"], row["evidence"])
-        table.add_row(*map(escape, said))
+        table.add_row(*map(cell, said))
     return table
 
 
@@ -175,8 +174,9 @@ def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[Rendera
             "\n".join(f"{night['currency']} {night[name] / PPB:.2%}" for night in last)
             for name in ("share_ppb", "influence_ppb")
         ]
-        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]), "\n".join(models) or "none")
-        table.add_row(*map(escape, said), last[0]["day"] if last else "none yet", *(part or "-" for part in parts))
+        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]))
+        held_by = "\n".join(map(cell, models)) or "none"
+        table.add_row(*map(cell, said), held_by, last[0]["day"] if last else "none yet", *(part or "-" for part in parts))
     yield table
 
 
@@ -187,7 +187,7 @@ def _nights(count: int) -> str:
 def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The report on a delivery."""
     counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
-    yield Text(f"The last delivery: {counts}", style="bold")
+    yield line(f"The last delivery: {counts}", style="bold")
     table = titled("What was found")
     for heading in ("level", "measure", "how many", "of", "what"):
         table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
@@ -197,7 +197,7 @@ def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         many = (f"{row['count']:,}", of) if row["total"] else ("-", "-")
         table.add_row(row["level"], row["measure"], *many, row["meaning"], style=colour.get(row["level"]))
     yield table
-    yield Text(f"Rules and names are on the page: {found['page']}")
+    yield line(f"Rules and names are on the page: {found['page']}")
 
 
 def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
@@ -209,5 +209,5 @@ def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
         when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
         evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
         cells = (who, row["licence"], row["licence_class"], when, evidence, row["standing"])
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(cell, cells))
     return table

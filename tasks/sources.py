@@ -59,7 +59,11 @@ def _none_if_blank(value: Any) -> Any:
 
 def _names(value: Any) -> Any:
     """CSV has one cell for all names, parted by blanks, which none of them has."""
-    return value.split() if isinstance(value, str) else [name for name in value or [] if name is not None]
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, list | None):
+        raise ValueError("not a list")  # noqa: TRY004, pydantic reports no other
+    return [name for name in value or [] if name is not None]
 
 
 _Name = Annotated[

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segment
+from rich.text import Text
 
 from provenance.core.errors import CheckFailed, InputError, InputErrors, NotNow
-from provenance.core.text import on_screen
+from provenance.core.text import on_screen, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +29,16 @@ class Terminal(Console):
         """What is shown, piece by piece."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(on_screen(segment.text), segment.style)
+
+
+def cell(text: str) -> str:
+    """Strangers' text for a cell of a table, on one line: a table is laid out before its text is written out."""
+    return escape(visible(text))
+
+
+def line(text: str, style: str = "") -> Text:
+    """A line with strangers' text in it, which cannot look like another line."""
+    return Text(visible(text), style=style)
 
 
 @contextmanager

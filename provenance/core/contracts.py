@@ -64,7 +64,7 @@ HELD_FOR, DISPUTED = "held-", "dispute-"
 PARTY = {
     "account": _needed(pl.String, "payable (an owner), escrow or unattributed (nobody, or an owner who wants no money)"),
     "party_id": _needed(
-        pl.String, "the owner_id; in escrow the placeholder, work_id, held-OWNER or dispute-DAY-WORK; else nothing"
+        pl.String, "the owner_id; in escrow the placeholder, work_id, held-OWNER or dispute-DAY-KEY-WORK; else nothing"
     ),
 }
 

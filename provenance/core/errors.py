@@ -6,6 +6,9 @@ from datetime import date
 
 from provenance.core.text import visible
 
+# What a hint is looked for among, and how much of a name says which one was meant.
+MOST_COMPARED, SHORTEST_PART = 50_000, 4
+
 
 class InputError(Exception):
     """Bad input: never retried, exit code 2.
@@ -88,7 +91,10 @@ class ClusterUnavailable(NotNow):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known name, or one that has the name in it, if there is any."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1) or [one for one in names if name and name in one]
+    near = [one for one in names if len(name) >= SHORTEST_PART and name in one][:1]
+    if not near and len(names) > MOST_COMPARED:  # takes half a minute for a million
+        names = [one for one in names if one[:2] == name[:2]][:MOST_COMPARED]
+    near = near or difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {near[0]!r}?" if near else ""
 
 

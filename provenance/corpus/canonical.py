@@ -94,7 +94,7 @@ def identify(text: str) -> Identifier:
 
 def says_where(text: str) -> bool:
     """Whether a text is an address, a number or a package, and no mere words."""
-    return bool(_SCHEME.match(text)) or identify(text).kind != MANY
+    return bool(_SCHEME.match(text) or _GIT_SSH.fullmatch(text)) or identify(text).kind != MANY
 
 
 def _known(text: str) -> Identifier:

@@ -79,24 +79,27 @@ def clear(
     return pl.DataFrame(rows, schema=CLEARANCE.schema)
 
 
-def copies(examples: pl.DataFrame, works: pl.Series) -> pl.DataFrame:
+def copies(examples: pl.DataFrame, originals: pl.DataFrame) -> pl.DataFrame:
     """Works of which every example has the bytes of one of some works, as `work_id, original`, sorted.
 
     What is known to be older than the work that has its bytes is no copy. A work that shares some examples alone, such as the
     text of a licence, is none either.
 
     Args:
-        examples: `work_id, content_sha256, since`, the day since when each work is claimed, or was collected, if known.
+        examples, originals: `work_id, content_sha256, since`, the day since when each work is claimed, or was collected, if
+            known.
     """
-    among = pl.col("work_id").is_in(works.unique().implode())
-    originals = examples.filter(among).group_by("content_sha256").agg(
-        original=pl.col("work_id").min(), first=pl.col("since").min()
-    )  # fmt: skip
-    others = examples.filter(~among).join(originals, on="content_sha256", how="left")
-    found = others.group_by("work_id").agg(
-        pl.col("original").min(),
-        whole=pl.col("original").is_not_null().all(),
-        older=(pl.col("since") < pl.col("first")).any(),
+    others = examples.join(originals, on="work_id", how="anti")
+    ordered = originals.sort("since", "work_id", nulls_last=True)
+    first = ordered.group_by("content_sha256").agg(pl.col("work_id", "since").first().name.prefix("first_"))
+    found = (
+        others.join(first, on="content_sha256", how="left")
+        .group_by("work_id")
+        .agg(
+            original=pl.col("first_work_id").sort_by("first_since", "first_work_id", nulls_last=True).first(),
+            whole=pl.col("first_work_id").is_not_null().all(),
+            older=(pl.col("since") < pl.col("first_since")).any(),
+        )
     )
     return found.filter(pl.col("whole") & ~pl.col("older")).select("work_id", "original").sort("work_id")
 

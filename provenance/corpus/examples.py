@@ -25,6 +25,7 @@ from provenance.core.contracts import (
 )
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
+from provenance.core.store import digest
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.licences import check_assertions
 
@@ -117,7 +118,8 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         expected="nothing, since the work has an owner",
     )
     # A work that nobody claims, now or later, goes by its name in escrow: no name may be taken for another kind of escrow.
-    ends = pl.col("work_id").is_in(claims.filter(pl.col("valid_to").is_not_null())["work_id"].unique().implode())
+    dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null())
+    ends = pl.col("work_id").is_in(claims.filter(dated)["work_id"].unique().implode())
     for column in ("work_id", "owner_id"):
         named = pl.col(column).str.starts_with(HELD_FOR) | pl.col(column).str.starts_with(DISPUTED)
         expected = f"a name that does not begin with {HELD_FOR} or {DISPUTED}, as names in escrow do"
@@ -226,7 +228,7 @@ def with_choices(
 ) -> pl.DataFrame:
     """The claims in force on a day with `choice`: what becomes of each owner's part, empty where it is paid as ever.
 
-    Of a work in dispute, `disputed_since` is the first day of the dispute that has been open the longest.
+    Of a work in dispute, `dispute` is the name that its money waits under (`dispute_names`).
 
     Args:
         choices: `work_id, owner_id, choice` in force on the day.
@@ -238,10 +240,10 @@ def with_choices(
         chosen = choices.select("work_id", "owner_id", "choice")
     found = found.join(chosen, on=["work_id", "owner_id"], how="left", maintain_order="left")
     if disputes is None:
-        return found.with_columns(disputed_since=pl.lit(None, pl.Date))
-    works = open_on(disputes, day).group_by("work_id").agg(disputed_since=pl.col("opened_on").min()).sort("work_id")
+        return found.with_columns(dispute=pl.lit(None, pl.String))
+    works = dispute_names(disputes, day)
     found = found.join(works, on="work_id", how="left", maintain_order="left")
-    disputed = pl.col("disputed_since").is_not_null()
+    disputed = pl.col("dispute").is_not_null()
     found = found.with_columns(pl.when(disputed).then(pl.lit(IN_DISPUTE)).otherwise("choice").alias("choice"))
     nobodys = works.join(found, on="work_id", how="anti").with_columns(
         stake_ppb=pl.lit(PPB, pl.Int64), choice=pl.lit(IN_DISPUTE)
@@ -253,6 +255,23 @@ def open_on(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
     """The disputes that are open on a day."""
     over = pl.col("closed_on").is_not_null() & (pl.col("closed_on") < day)
     return disputes.filter((pl.col("opened_on") <= day) & ~over)
+
+
+def dispute_names(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
+    """`work_id, dispute` of works in dispute on a day: the name that their money waits under, sorted by work.
+
+    A name stands for just the disputes that are open together: whoever is given what lies under it is given nothing that
+    somebody else disputes, too, then or later.
+    """
+    still = open_on(disputes, day).sort("opened_on", "owner_id").group_by("work_id", maintain_order=True)
+    names = [
+        (
+            work,
+            f"{DISPUTED}{opened[0]}-{digest([f'{on} {owner}' for on, owner in zip(opened, owners, strict=True)])[:8]}-{work}",
+        )
+        for work, opened, owners in still.agg("opened_on", "owner_id").iter_rows()
+    ]
+    return pl.DataFrame(sorted(names), schema={"work_id": pl.String, "dispute": pl.String}, orient="row")
 
 
 def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
@@ -274,10 +293,10 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
 def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The parties with `claimed`, whether anybody is known, and `since`, the first day of their claim."""
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
-    for column, kind in (("choice", pl.String), ("disputed_since", pl.Date)):
+    for column, kind in (("choice", pl.String), ("dispute", pl.String)):
         if column not in claims.columns:
             claims = claims.with_columns(pl.lit(None, kind).alias(column))
-    known = pl.col("owner_id").is_not_null() | pl.col("disputed_since").is_not_null()
+    known = pl.col("owner_id").is_not_null() | pl.col("dispute").is_not_null()
     found = works.join(valid_on(claims, day), on="work_id", how="left").select(
         "work_id", *booked_as(), pl.col("stake_ppb").fill_null(PPB), known.alias("claimed"), "valid_from"
     )
@@ -290,12 +309,9 @@ def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
 
 
 def booked_as() -> tuple[pl.Expr, pl.Expr]:
-    """The `account` and `party_id` of a claim, by its `work_id, owner_id, choice, disputed_since, placeholder`.
-
-    A dispute's money has the first day of the dispute in its name: whoever wins one has not won a later one.
-    """
-    choice, owner, since = pl.col("choice"), pl.col("owner_id"), pl.col("disputed_since")
-    disputed = since.is_not_null()
+    """The `account` and `party_id` of a claim, by its `work_id, owner_id, choice, dispute, placeholder`."""
+    choice, owner, dispute = pl.col("choice"), pl.col("owner_id"), pl.col("dispute")
+    disputed = dispute.is_not_null()
     account = (
         pl.when(disputed | (choice == HELD))
         .then(pl.lit(ESCROW))
@@ -307,7 +323,7 @@ def booked_as() -> tuple[pl.Expr, pl.Expr]:
     )
     party = (
         pl.when(disputed)
-        .then(pl.lit(DISPUTED) + since.dt.to_string("%Y-%m-%d") + pl.lit("-") + pl.col("work_id"))
+        .then(dispute)
         .when(choice == HELD)
         .then(pl.lit(HELD_FOR) + owner)
         .otherwise(pl.coalesce("owner_id", "placeholder", "work_id"))

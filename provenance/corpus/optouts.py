@@ -182,7 +182,7 @@ def _errors(
             expected = f"somebody who holds or held a stake in {wish.work_id!r}"
             yield InputError(f"{wish.where}: owner_id", expected=expected, found=repr(wish.owner_id), hint=hint)
         if wish.action == WITHDRAW and last.get(pair, {}).get("action") != OPTOUT:
-            theirs = sorted(work for work, owner in last if owner == wish.owner_id and last[work, owner]["action"] == OPTOUT)
+            theirs = (work for work, owner in last if owner == wish.owner_id and last[work, owner]["action"] == OPTOUT)
             hint = near(wish.work_id, theirs, "`provenance optout list` lists what there is.")
             found = f"none of {wish.work_id!r}" if pair not in last else f"one of {wish.work_id!r} that was withdrawn"
             expected = f"an opt-out of {wish.owner_id!r} to withdraw"

@@ -140,11 +140,14 @@ def rights_manifest(
     """
     from provenance.core.store import to_csv
     from tasks.claims import later_than
-    from tasks.clear import check_manifest, left_out_works, write_manifest
+    from tasks.clear import check_manifest, write_manifest
+    from tasks.clear import left_out as those_left_out
     from tasks.settings import load
 
     settings = load()
     if check is not None:
+        if out or left_out:
+            raise InputError("--check", expected="no --out or --left-out beside it: it writes nothing", found="both")
         if not check.is_file():
             raise InputError(f"--check {check}", expected="a training manifest", found="no such file")
         manifest = check_manifest(settings, check.read_bytes(), str(check))
@@ -156,22 +159,25 @@ def rights_manifest(
             if file is not None and file.is_dir():
                 raise InputError(f"{option} {file}", expected="a file", found="a folder")
         on = claims_day(day)
-        key, manifest = write_manifest(settings, use=use, day=on)
+        key, manifest, clearance = write_manifest(settings, use=use, day=on)
         where = settings.store.open().locate(key)
         if out is not None:
             out.write_bytes(manifest.as_bytes())
         if left_out is not None:
-            left_out.write_bytes(to_csv(left_out_works(settings, use=use, day=on)))
+            left_out.write_bytes(to_csv(those_left_out(clearance)))
     facts = {"manifest": where, **manifest.facts}
     if as_json:
         print_json(facts)
         return
     if check is not None:
-        console.print(f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.", soft_wrap=True)
+        console.print(
+            f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.", soft_wrap=True, markup=False
+        )
     elif early := later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"])):
         console.print(f"[yellow]{escape(early)}[/]", soft_wrap=True)
     listed, left = facts["cleared"], facts["left_out"]
-    console.print(f"{where}: {listed['works']} works, {listed['examples']} examples cleared for {facts['use']}", soft_wrap=True)
+    size = f"{listed['works']} works, {listed['examples']} examples cleared for {facts['use']}"
+    console.print(f"{where}: {size}", soft_wrap=True, markup=False)
     reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
     console.print(f"Left out: {left['works']} works, {left['examples']} examples{f' ({reasons})' if reasons else ''}")
 

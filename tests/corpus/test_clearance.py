@@ -114,6 +114,9 @@ def test_a_whole_copy_of_what_was_opted_out_of_is_found_and_a_shared_licence_is_
     examples = pl.DataFrame(rows, schema=["work_id", "content_sha256", "since"], orient="row").with_columns(
         pl.col("since").str.to_date()
     )
-    found = copies(examples, pl.Series(["mine"]))
-    assert found.rows() == [("copy", "mine"), ("piece", "mine")]
-    assert copies(examples, pl.Series([], dtype=pl.String)).is_empty()
+    mine, others = examples.filter(work_id="mine"), examples.filter(pl.col("work_id") != "mine")
+    assert copies(examples, mine).rows() == [("copy", "mine"), ("piece", "mine")]
+    assert copies(others, mine).rows() == [("copy", "mine"), ("piece", "mine")], "also where it is delivered no more"
+    assert copies(examples, mine.clear()).is_empty()
+    younger = mine.with_columns(work_id=pl.lit("a younger one"), since=pl.lit(date(2025, 1, 1)))
+    assert dict(copies(others, pl.concat([younger, mine])).iter_rows())["copy"] == "mine", "it is no copy of what came later"

@@ -1,5 +1,6 @@
 """Opt-outs are added and never edited; the last word of an owner about a work counts, from its day on."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -10,7 +11,7 @@ from samples import HOSTILE_IDS, corpus_frames, deliver
 
 from provenance.core.errors import InputError
 from provenance.corpus import records
-from provenance.corpus.examples import check_claims, parties, read_corpus, with_choices
+from provenance.corpus.examples import check_claims, dispute_names, parties, read_corpus, with_choices
 from provenance.corpus.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
 from provenance.corpus.shards import freeze_corpus
 from tasks.optouts import import_file, listed, opt_out, recorded, withdraw
@@ -204,8 +205,27 @@ def test_choices_and_disputes_say_who_stands_behind_a_work():
     )
     ann = [("a", "escrow", "held-ann", 600_000_000), ("a", "payable", "bob", 400_000_000), ("b", "unattributed", "ann", PPB)]
     assert before == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "somebody", PPB)]
-    assert on == [*ann, ("c", "escrow", f"dispute-{TODAY}-c", PPB), ("d", "escrow", f"dispute-{TODAY}-d", PPB)]
-    assert after == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", f"dispute-{TODAY}-d", PPB)]
+    names = dict(dispute_names(disputes, TODAY).iter_rows())
+    assert all(re.fullmatch(rf"dispute-{TODAY}-[0-9a-f]{{8}}-{work}", name) for work, name in names.items())
+    assert on == [*ann, ("c", "escrow", names["c"], PPB), ("d", "escrow", names["d"], PPB)]
+    assert after == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", names["d"], PPB)]
+
+
+def test_what_several_dispute_waits_apart_from_what_one_of_them_does():
+    opened, closed = [TODAY, TODAY, TODAY + 4 * DAY], [None, TODAY + DAY, TODAY + 5 * DAY]
+    disputes = pl.DataFrame(
+        {
+            "work_id": ["c"] * 3,
+            "owner_id": ["eve", "ann", "dee"],
+            "opened_on": opened,
+            "closed_on": closed,
+        },
+        schema_overrides={"closed_on": pl.Date},
+    )
+    names = [dispute_names(disputes, TODAY + n * DAY)["dispute"].item() for n in range(8)]
+    assert names[0] == names[1] != names[2] == names[3] != names[4] == names[5] != names[6]
+    assert names[6] == names[7] == names[2], "eve alone, as before"
+    assert dispute_names(disputes, TODAY - DAY).is_empty()
 
 
 def test_records_come_back_in_the_order_in_which_they_were_added(store):

@@ -214,10 +214,10 @@ def cleared_terms(store, corpus):
 def test_tomorrow_s_training_manifest_lacks_what_was_opted_out_of_today(place, monkeypatch, command_line, tmp_path):
     settings, store, _ = place
     monkeypatch.setattr(clear, "read_rights", cleared_terms)
-    early, manifest = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    early, manifest, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
     assert len(manifest.works) == 21
     opt_out(store, "owner-0", "work-0-1", choice="paid", **SAID)
-    key, manifest = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    key, manifest, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
     assert key != early
     assert "work-0-1" not in manifest.works
     assert "copied" not in manifest.works, "a copy is the work in another place"
@@ -297,7 +297,10 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
     assert owners(claims_of(store, "work-2-0", day=new, known=believed)) == [("owner-2", PPB, None)]
     found = claims_of(store, "work-1-0", day=new)
     assert [(row["owner_id"], row["evidence"]) for row in found["disputes"]] == [("eve", "a letter")]
-    assert [(row["account"], row["party_id"]) for row in found["parties"]] == [("escrow", "dispute-2026-11-20-work-1-0")]
+    name = found["parties"][0]["party_id"]
+    assert name.startswith("dispute-2026-11-20-")
+    assert name.endswith("-work-1-0")
+    assert [(row["account"], row["party_id"]) for row in found["parties"]] == [("escrow", name)]
     with pytest.raises(InputError, match="corpus in force at 2020-.*found none before 20"):
         claims_of(store, "work-1-0", known=datetime(2020, 1, 1, tzinfo=UTC))
     with pytest.raises(InputError, match="Did you mean 'work-1-0'"):
@@ -305,7 +308,7 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
     code, told, _ = command_line("rights", "claims", "work-2-0", "--day", "2026-11-20", "--json")
     assert (code, json.loads(told)["stakes"][0]["owner_id"]) == (0, "owner-3")
     code, told, _ = command_line("rights", "claims", "work-1-0", "--day", "2026-11-20")
-    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, "dispute-2026-11-20-work-1-0" in told) == (
+    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, name in told) == (
         0,
         True,
         True,
@@ -313,7 +316,7 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
 
     frozen = load_night(store, run(STAGES[0], DAY))
     held = parties(frozen.read_corpus(store, "work_id", "owner_id"), frozen.read_claims(store), frozen.date)
-    assert held.filter(work_id="work-1-0").rows() == [("work-1-0", "escrow", "dispute-2026-11-20-work-1-0", PPB)]
+    assert held.filter(work_id="work-1-0").rows() == [("work-1-0", "escrow", name, PPB)]
     assert not load_night(store, run(STAGES[0], BEFORE)).read_claims(store)["choice"].drop_nulls().len()
 
 
@@ -335,7 +338,7 @@ def test_what_is_in_dispute_waits_night_by_night_and_goes_to_whoever_won(place, 
     first, _, _ = published(store, DAY, 1)
     night(day=DAY)
     was, now = (shares(store, folder_of(store, DAY, revision)) for revision in (1, 2))
-    waits = "dispute-2026-11-20-work-1-0"
+    (waits,) = {party for _, account, party in now if account == "escrow" and party.startswith("dispute-2026-11-20-")}
     for output in {output for output, _, _ in was}:
         mine = now.get((output, "payable", "owner-1"), 0) + now.get((output, "escrow", waits), 0)
         assert mine == pytest.approx(was.get((output, "payable", "owner-1"), 0), abs=3)
@@ -347,6 +350,8 @@ def test_what_is_in_dispute_waits_night_by_night_and_goes_to_whoever_won(place, 
     assert all(waiting.values())
     assert "it is disputed whose it is" in command_line("payouts", DAY)[1]
 
+    with pytest.raises(InputError, match=r"expected a dispute that is over, found one that is open.*closed_on"):
+        claim(settings, waits, "owner-2", evidence="judgment", by="dana")
     delivered(date(2026, 11, 20))
     claim(settings, waits, "owner-2", evidence="judgment", by="dana")
     assert not any(account.party_id == waits for account in ledger.balances(engine, through=10**9))
@@ -395,3 +400,38 @@ def test_no_name_can_be_taken_for_what_is_held_or_disputed(store, column, name):
     deliver(store, frames, days=())
     with pytest.raises(ContractError, match=f"column '{column}': expected a name that does not begin with held- or dispute-"):
         read_corpus(store, "corpus")
+
+
+def test_a_work_whose_claim_begins_later_has_no_name_of_escrow_either(store):
+    frames = corpus_frames()
+    name = pl.when(pl.col("work_id") == "work-3-0").then(pl.lit("held-owner-2")).otherwise("work_id").alias("work_id")
+    frames["examples"] = frames["examples"].with_columns(name)
+    begins = pl.when(pl.col("work_id") == "held-owner-2").then(pl.lit(date(2027, 1, 1)))
+    frames["claims"] = frames["claims"].with_columns(name).with_columns(valid_from=begins)
+    deliver(store, frames, days=())
+    with pytest.raises(ContractError, match="column 'work_id': expected a name that does not begin with held- or dispute-"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"day": "yesterday"}, "day: expected a day as YYYY-MM-DD, found 'yesterday'"),
+    ({"corpus": "../../x"}, "corpus: expected the digest of a frozen corpus, found '../../x'"),
+])  # fmt: skip
+def test_a_manifest_that_cannot_be_checked_is_bad_input(place, tmp_path, command_line, changed, message):
+    settings, store, _ = place
+    key, _, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    file = tmp_path / "[red]manifest.json"
+    file.write_text(json.dumps(store.read_json(key) | changed))
+    code, _, told = command_line("rights", "manifest", "--check", str(file))
+    assert (code, message in told) == (2, True)
+
+
+def test_every_mistake_of_a_file_of_opt_outs_is_told_on_a_line_of_its_own(place, tmp_path, command_line):
+    file = tmp_path / "optouts.csv"
+    file.write_text("work_id,owner_id,choice,evidence\nwork-0-9,owner-0,held,x\nwork-0-1,owner-0,kept,x\nwork-0-0,owner-0,,\n")
+    code, _, told = command_line("optout", "import", str(file), "--by", "dana")
+    assert code == 2
+    assert [line.split("optouts.csv: ")[1].split(": expected")[0] for line in told.splitlines()] == [
+        "line 2: work_id", "line 3: choice", "line 4: choice", "line 4: evidence",
+    ]  # fmt: skip
+    assert told.count("Bad input:") == 4

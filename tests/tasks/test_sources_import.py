@@ -188,3 +188,15 @@ def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
         run.invoke(app, ["rights", "sources", "show", "doi:10.1000/2"], catch_exceptions=False)
     listed = run.invoke(app, ["rights", "sources", "list", "--json", "--known", "2020-01-01"], catch_exceptions=False)
     assert json.loads(listed.stdout) == []
+
+
+@pytest.mark.parametrize("names", [5, True, {"a": 1}])
+def test_names_that_are_no_list_reject_their_row_alone(at, tmp_path, names):
+    (found,) = import_sources(at, [write(tmp_path, [ROWS[0] | {"identifiers": names}, ROWS[1]])], collector="me", now=NOON)
+    assert (found.new, found.rejected) == (1, 1)
+    assert "column 'identifiers': expected up to" in found.problems[0]
+
+
+def test_addresses_of_repositories_as_git_spells_them_are_sources(at, tmp_path):
+    rows = [ROWS[0] | {"source_uri": "git@github.com:org/repo.git"}]
+    assert import_sources(at, [write(tmp_path, rows)], collector="me", now=NOON)[0].new == 1
