@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from samples import create_database, new_bucket, s3_server, train_tiny
 
 from provenance.core.store import Store
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("provenance", deadline=None)
+settings.load_profile("provenance")
 
 
 @pytest.fixture(scope="session")

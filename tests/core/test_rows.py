@@ -47,7 +47,7 @@ def test_rounding_is_bounded_by_half_a_step_of_the_largest_number(bits, worst, s
 
 
 @given(arrays(np.float32, (3, 4), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_row_is_rounded_alike_whatever_stands_beside_it(values):
     together = read_back(dense_only(values, (4,)), 4)
     alone = np.concatenate([read_back(dense_only(values[row : row + 1], (4,)), 4).dense for row in range(3)])

@@ -66,7 +66,7 @@ def test_the_last_word_counts_from_its_day_on_and_as_it_was_known():
 
 
 @given(st.lists(st.tuples(st.sampled_from("wv"), st.sampled_from(["held", "credited", "paid"]), st.integers(0, 5)), max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_recorded_later_never_changes_a_day_before(steps):
     table, days = empty(), {}
     for at, (work, choice, starts) in enumerate(steps):

@@ -95,7 +95,7 @@ lines = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(lines, st.text("ab/", max_size=5))
 def test_groups_are_read_as_protego_reads_them(found, path):
     text = "\n".join(found)
@@ -297,7 +297,7 @@ def test_wrong_encodings_are_read_as_far_as_they_go_and_told_of(body, charset, t
     assert bool(told) == bool(problem)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(st.binary(max_size=300), st.text(max_size=200).map(lambda s: s.encode("utf-8", "surrogatepass"))),
     st.text(max_size=60),
@@ -397,7 +397,7 @@ def test_thousands_of_agents_and_stars_take_no_long_time():
     assert process_time() - begun < 10
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text("ab/*$%2.?~", max_size=8), st.text("ab/$%2.?~", max_size=8))
 def test_patterns_match_as_protego_has_it(pattern, path):
     url = f"{SITE}/{path}"

@@ -263,7 +263,7 @@ ROWS = st.builds(
 LISTS = st.lists(st.lists(ROWS | st.builds(record, st.sampled_from(PLACES)), max_size=6), max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LISTS, st.randoms(use_true_random=False))
 def test_order_repetition_and_how_lists_are_cut_change_nothing(lists, chance: random.Random):
     rows = [row for part in lists for row in part]
@@ -275,7 +275,7 @@ def test_order_repetition_and_how_lists_are_cut_change_nothing(lists, chance: ra
     assert_frame_equal(registry(pl.concat(parts)), made)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LISTS)
 def test_no_source_has_two_names_of_a_kind_and_no_record_is_lost(lists):
     rows = [row for part in lists for row in part]

@@ -29,7 +29,7 @@ def whole(part, examples):
 
 
 @given(parts(), parts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_scores_are_the_dense_product(rows, queries):
     (part, n), (asked, q) = rows, queries
     table = tabulate(asked, np.eye(q, dtype=np.float32), tokens_of(asked))
@@ -38,7 +38,7 @@ def test_scores_are_the_dense_product(rows, queries):
 
 
 @given(parts(), st.sets(st.integers(0, 7)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_table_holds_the_combinations_at_its_tokens(rows, chosen):
     part, n = rows
     token = np.array(sorted(chosen), dtype=np.int64)

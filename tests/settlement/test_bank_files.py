@@ -221,7 +221,7 @@ places = st.fixed_dictionaries(
 drawn = st.tuples(places, st.sampled_from(IBANS), st.sampled_from(sorted(DIGITS)), st.integers(1, 10**11 - 1))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(drawn, min_size=1, max_size=8), st.randoms(), st.sampled_from(VERSIONS))
 def test_any_batch_is_ordered_as_it_is_whatever_its_order(payments, random, version):
     made = [

@@ -270,6 +270,4 @@ def history(postgres, template):
 
 
 def test_random_histories_keep_the_books_of_a_plain_model(postgres, template):
-    run_state_machine_as_test(
-        history(postgres, template), settings=settings(max_examples=EXAMPLES, stateful_step_count=25, deadline=None)
-    )
+    run_state_machine_as_test(history(postgres, template), settings=settings(max_examples=EXAMPLES, stateful_step_count=25))

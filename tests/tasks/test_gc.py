@@ -114,7 +114,7 @@ def keys_of(removals):
     return [found.key for removal in removals for found in removal.objects]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(stores(), st.data())
 def test_nothing_protected_goes_and_wherever_it_is_killed_it_ends_the_same(seen, data):
     gone = keys_of(decide(seen, POLICY, NOW))
