@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.contracts import DISPUTED, ESCROW
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.money import check_currency, parse_minor
+from provenance.core.money import check_currency, format_minor, parse_minor
 from provenance.core.text import plain
 from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
@@ -109,6 +109,13 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
             for booking, entries in ledger.of_party(engine, owner_id)
         ],
     }
+
+
+def moved(settings: Settings, owner_id: str, booking: Booking) -> list[str]:
+    """What a booking added to an owner's accounts, or took from them, as people write it."""
+    of_owner = ledger.of_party(_open(settings, None), owner_id)
+    entries = next((lines for one, lines in of_owner if one.booking_id == booking.booking_id), [])
+    return [f"{account.account} {format_minor(amount, account.currency)}" for account, amount in sorted(entries)]
 
 
 def newest(settings: Settings) -> int:

@@ -95,8 +95,8 @@ class Night:
         published: whether that booking has its export, whatever has become of the latest run.
         night: store key of the folder of the night that is booked.
         outputs, owners: of the day, and those who earned something.
-        totals: control totals in minor units, by currency: what is booked, by whom it is for now.
-        matched: by currency, what part of the money for owners has found one; the rest is in escrow or nobody's.
+        totals: control totals in minor units, by currency, as they were published.
+        matched: by currency, what part of the money for owners has found one by now; the rest is in escrow or nobody's.
         parameters_covered: the part of the model's parameters that features cover; None where no run has noted it.
         work: feature files that runs computed.
         drift: how far owners' shares are from the mean of the last nights before: 0 the same, 1 nothing in common.
@@ -459,7 +459,7 @@ def _booked(store: Store, booking: Booking, amounts: Mapping[Account, int], move
         night=booking.night,
         outputs=sum(part["rows"] for part in inputs["outputs"]),
         owners=len({account.party_id for account, amount in amounts.items() if account.account == PAYABLE and amount}),
-        totals=of_day,
+        totals=manifest["totals"] if manifest else of_day,
         matched={c: of_day[c]["earned_minor"] / pool for c, pool in for_owners.items() if pool},
         parameters_covered=next((w.parameters_covered for w in reversed(work) if w.parameters_covered is not None), None),
         work=work,

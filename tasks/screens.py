@@ -247,10 +247,15 @@ def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
     booked.add_column("says", overflow="fold")
     for booking in found["bookings"]:
         entries = [f"{line['account']} {format_minor(line['amount_minor'], line['currency'])}" for line in booking["entries"]]
-        said = ", ".join(f"{name} {text}" for name, text in booking["facts"].items() if name != "owner_id")
+        said = ", ".join(f"{name} {_fact(value)}" for name, value in booking["facts"].items() if name != "owner_id")
         when = booking["booked_at"][:16].replace("T", " ")
         booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), escape(said))
     yield booked
+
+
+def _fact(value: object) -> str:
+    """What a booking says; a booking of many says how many, since the others are nobody else's affair."""
+    return f"of {len(value)}" if isinstance(value, list) else str(value)
 
 
 def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> pl.DataFrame:

@@ -104,7 +104,7 @@ def restart(names: Annotated[list[str], typer.Argument(help="processes, as `stat
     _start(stack, [part for part in parts(stack, supervise.postgres_user()) if part.name in names])
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def run(command: Annotated[list[str], typer.Argument(help="what to run, such as: provenance verify 2026-11-20")]) -> None:
     """Run a command with the settings and secrets of the stack in its environment."""
     raise typer.Exit(_run(load(), command))

@@ -173,7 +173,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(stack.tasks),
         "AIRFLOW__CORE__FERNET_KEY": hidden["fernet"],
-        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW__CORE__AUTH_MANAGER": "infra.airflow.people.AuthManager",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{stack.airflow_url}/execution/",
         "AIRFLOW__FAB__CONFIG_FILE": str(CHECKOUT / "infra/airflow/webserver_config.py"),
         "AIRFLOW__API__HOST": HOST,

@@ -457,7 +457,8 @@ def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> 
 
     settings = load()
     before = accounts.newest(settings)
-    _tell(accounts.hold(settings, owner_id, reason=reason, by=by), before, as_json=as_json)
+    booking = accounts.hold(settings, owner_id, reason=reason, by=by)
+    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
 
 
 @app.command()
@@ -471,7 +472,8 @@ def release(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) 
 
     settings = load()
     before = accounts.newest(settings)
-    _tell(accounts.release(settings, owner_id, reason=reason, by=by), before, as_json=as_json)
+    booking = accounts.release(settings, owner_id, reason=reason, by=by)
+    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
 
 
 @app.command()
@@ -484,14 +486,15 @@ def claim(
 ) -> None:
     """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
 
-    Example: `provenance claim unmatched-libcst ben-zimmer --evidence "letter of 2026-11-20" --by "J. Doe"`
+    Example: `provenance claim unmatched-libcst tom-christie --evidence "letter of 2026-11-20" --by "J. Doe"`
     """
     from tasks import accounts
     from tasks.settings import load
 
     settings = load()
     before = accounts.newest(settings)
-    _tell(accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), before, as_json=as_json)
+    booking = accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by)
+    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
 
 
 @app.command()
@@ -512,7 +515,8 @@ def advance(
 
     settings = load()
     before = accounts.newest(settings)
-    _tell(accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by), before, as_json=as_json)
+    booking = accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by)
+    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
 
 
 @app.command()
@@ -621,8 +625,8 @@ def statement(
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
-def _tell(booking: Booking, before: int, *, as_json: bool) -> None:
-    """What was booked, or had been before."""
+def _tell(booking: Booking, before: int, *, as_json: bool, moved: Sequence[str] = ()) -> None:
+    """What was booked, or had been before, and what it moved."""
     again = booking.booking_id <= before
     if as_json:
         told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
@@ -630,6 +634,8 @@ def _tell(booking: Booking, before: int, *, as_json: bool) -> None:
     else:
         what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
         console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
+        for line in moved:
+            console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 class WorkloadName(StrEnum):

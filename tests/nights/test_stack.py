@@ -209,6 +209,9 @@ ASKED = {
     "read a night": ("GET", f"/dags/{DAG}/dagRuns", None, {"olga", "ann", "dana"}),
     "run a night": ("POST", f"/dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"day": "2020-01-01"}}, {"olga"}),
     "pause audits": ("PATCH", "/dags/audit_attribution", {"is_paused": True}, {"olga"}),
+    "pause a night": ("PATCH", f"/dags/{DAG}", {"is_paused": False}, {"olga"}),
+    "start settling": ("PATCH", "/dags/settle_period", {"is_paused": True}, {"olga"}),
+    "pause all": ("PATCH", "/dags?dag_id_pattern=settle_period", {"is_paused": True}, {"olga"}),
     "back-fill": (
         "POST", "/backfills/dry_run",
         {"dag_id": DAG, "from_date": f"{BEFORE}T00:00:00Z", "to_date": f"{BEFORE}T23:00:00Z"}, {"olga"},
