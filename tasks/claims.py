@@ -18,13 +18,13 @@ from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
 from tasks.optouts import recorded
 
-LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
-
 if TYPE_CHECKING:
     from datetime import date
 
     from provenance.core.store import Store
     from provenance.corpus.shards import FrozenCorpus
+
+LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
 
 
 def claims_of(

@@ -48,14 +48,16 @@ COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
 CIRCUMSTANCES = ("code_version",)
 
 
-def make_manifest(settings: Settings, *, use: str, day: date, corpus: str | None = None) -> tuple[Manifest, pl.DataFrame]:
+def make_manifest(
+    settings: Settings, *, use: str, day: date, corpus: FrozenCorpus | None = None
+) -> tuple[Manifest, pl.DataFrame]:
     """The works that may be used on a day, as it is known now, and the clearance of every work.
 
     Args:
-        corpus: digest of a frozen corpus; by default the one in force.
+        corpus: by default the one in force.
     """
     store = settings.store.open()
-    frozen = load_frozen(store, corpus) if corpus else corpus_in_force(store)
+    frozen = corpus or corpus_in_force(store)
     examples = read_examples(store, frozen)
     policy = read_policy(settings.rights.policy_path)
     said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
@@ -111,8 +113,8 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
         hint = "What a training run states has none of these, and is checked by the night."
         raise InputError(where, expected="use, day and corpus", found=f"no {error.args[0]}", hint=hint) from None
     day = parse_day(f"{where}: day", facts["day"])
-    find_frozen(settings.store.open(), facts["corpus"], f"{where}: corpus")
-    made, clearance = make_manifest(settings, use=facts["use"], day=day, corpus=facts["corpus"])
+    corpus = find_frozen(settings.store.open(), facts["corpus"], f"{where}: corpus")
+    made, clearance = make_manifest(settings, use=facts["use"], day=day, corpus=corpus)
     reasons = dict(clearance.select("work_id", "because").iter_rows())
     problems = [f"{work}: not of the corpus" for work in sorted(manifest.works.keys() - reasons.keys())]
     problems += [
@@ -174,9 +176,9 @@ def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -
     if optouts.is_empty():
         return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
     opted_out = pl.col("work_id").is_in(optouts["work_id"].unique().implode())
-    stored = [load_frozen(store, name) for name in {corpus.digest, *corpora(store)}]
-    originals = pl.concat([_dated(store, one).filter(opted_out) for one in stored])
-    return copies(_dated(store, corpus), originals)
+    examples = _dated(store, corpus)
+    others = [_dated(store, load_frozen(store, name)) for name in corpora(store) if name != corpus.digest]
+    return copies(examples, pl.concat([one.filter(opted_out) for one in (examples, *others)]))
 
 
 def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:

@@ -164,7 +164,7 @@ def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date)
         registry=registry_in_force(store, known),
         signals=records.read(store, SIGNALS, known=known),
         optouts=records.read(store, OPTOUTS, known=known),
-        clearance=make_manifest(settings, use=TRAIN, day=on, corpus=frozen.digest)[1],
+        clearance=make_manifest(settings, use=TRAIN, day=on, corpus=frozen)[1],
     )
 
 

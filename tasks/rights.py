@@ -66,6 +66,16 @@ class Asked:
         """What had been collected by then of all sites."""
         return records.read(self.store, SIGNALS).filter(pl.col("fetched_at") <= self.end)
 
+    @cached_property
+    def optouts(self) -> pl.DataFrame:
+        """What owners of all works have asked for, whenever it counts."""
+        return records.read(self.store, OPTOUTS)
+
+    @cached_property
+    def choices(self) -> pl.DataFrame:
+        """What of it is in force on the day."""
+        return in_force(self.optouts, self.day)
+
 
 def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
     """Where a work comes from, who said what of its terms and what counts, what it may be used for, and who claims it.
@@ -96,7 +106,7 @@ def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
     refused = found["terms"]["uses"]["train"]
     against = [] if refused == "allowed" else [f"terms: {refused}"]
     against += [f"opt-out of {one['owner_id']} ({one['choice']})" for one in found["optouts"] if one["counts"]]
-    copied = copies_withheld(asked.store, asked.corpus, in_force(records.read(asked.store, OPTOUTS), asked.day))
+    copied = copies_withheld(asked.store, asked.corpus, asked.choices)
     against += [is_copy_of(original) for original in copied.filter(pl.col("work_id") == asked.work_id)["original"]]
     against += [f"dispute: {one['owner_id']} says that it is theirs" for one in found["claims"]["disputes"]]
     if TRAIN not in asked.examples["split"]:
@@ -174,9 +184,8 @@ def terms_section(asked: Asked) -> dict[str, Any]:
 
 def claims_section(asked: Asked) -> dict[str, Any]:
     """Whose the work is on the day, and for whom its money is booked."""
-    choices = in_force(records.read(asked.store, OPTOUTS), asked.day)
     trained_on = asked.examples.filter(pl.col("split") == TRAIN)
-    return ownership(asked.store, asked.corpus, asked.work_id, asked.day, examples=trained_on, choices=choices)
+    return ownership(asked.store, asked.corpus, asked.work_id, asked.day, examples=trained_on, choices=asked.choices)
 
 
 def signals_section(asked: Asked) -> list[dict[str, Any]]:
@@ -190,7 +199,7 @@ def signals_section(asked: Asked) -> list[dict[str, Any]]:
 
 def optouts_section(asked: Asked) -> list[dict[str, Any]]:
     """What owners of the work have asked for by the day, the last first, and which of it is in force."""
-    said = records.read(asked.store, OPTOUTS).filter(pl.col("work_id") == asked.work_id)
+    said = asked.optouts.filter(pl.col("work_id") == asked.work_id)
     valid = {(row["owner_id"], row["choice"]) for row in in_force(said, asked.day).iter_rows(named=True)}
     rows = said.filter(pl.col("effective_on") <= asked.day).reverse().to_dicts()
     found = []

@@ -264,13 +264,10 @@ def dispute_names(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
     somebody else disputes, too, then or later.
     """
     still = open_on(disputes, day).sort("opened_on", "owner_id").group_by("work_id", maintain_order=True)
-    names = [
-        (
-            work,
-            f"{DISPUTED}{opened[0]}-{digest([f'{on} {owner}' for on, owner in zip(opened, owners, strict=True)])[:8]}-{work}",
-        )
-        for work, opened, owners in still.agg("opened_on", "owner_id").iter_rows()
-    ]
+    names = []
+    for work, opened, owners in still.agg("opened_on", "owner_id").iter_rows():
+        key = digest([f"{on} {owner}" for on, owner in zip(opened, owners, strict=True)])[:8]
+        names.append((work, f"{DISPUTED}{opened[0]}-{key}-{work}"))
     return pl.DataFrame(sorted(names), schema={"work_id": pl.String, "dispute": pl.String}, orient="row")
 
 
@@ -293,9 +290,9 @@ def parties(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataF
 def _behind(examples: pl.DataFrame, claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The parties with `claimed`, whether anybody is known, and `since`, the first day of their claim."""
     works = examples.group_by("work_id").agg(placeholder=pl.col("owner_id").first())
-    for column, kind in (("choice", pl.String), ("dispute", pl.String)):
+    for column in ("choice", "dispute"):
         if column not in claims.columns:
-            claims = claims.with_columns(pl.lit(None, kind).alias(column))
+            claims = claims.with_columns(pl.lit(None, pl.String).alias(column))
     known = pl.col("owner_id").is_not_null() | pl.col("dispute").is_not_null()
     found = works.join(valid_on(claims, day), on="work_id", how="left").select(
         "work_id", *booked_as(), pl.col("stake_ppb").fill_null(PPB), known.alias("claimed"), "valid_from"

@@ -174,7 +174,7 @@ def rights_manifest(
             f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.", soft_wrap=True, markup=False
         )
     elif early := later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"])):
-        console.print(f"[yellow]{escape(early)}[/]", soft_wrap=True)
+        console.print(early, style="yellow", soft_wrap=True, markup=False)
     listed, left = facts["cleared"], facts["left_out"]
     size = f"{listed['works']} works, {listed['examples']} examples cleared for {facts['use']}"
     console.print(f"{where}: {size}", soft_wrap=True, markup=False)
