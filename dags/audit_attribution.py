@@ -5,9 +5,9 @@ owners, with two seeds each, and every method's prediction of the outcome is sco
 what training noise allows. The result lies in the store under `audits/`, as JSON and as a figure, and manifests published from
 then on cite it.
 
-**Failed?** What was trained is kept, so a run that was killed goes on where it was: clear the task. Without a retry it met bad
-input: the last line of its log says which, such as an adapter that cannot train. How much is retrained is in the settings
-(`[audit]`); a run takes as long as that many trainings on half of the corpus.
+**Failed?** What was trained is kept, so a run that was killed goes on where it was: clear the task. Without a retry it met
+bad input: the error in its log, below *Task failed with exception*, says which, such as an adapter that cannot train. How
+much is retrained is in the settings (`[audit]`); a run takes as long as that many trainings on half of the corpus.
 
 **Alert**: [stale audit](docs/operators.md#stale-audit).
 """

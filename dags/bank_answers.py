@@ -5,8 +5,9 @@ account statements (camt.053). **Books** each once: a payment that was rejected 
 was withheld from it.
 
 **Failed?** A file that cannot be read, that answers a message which was never sent, or that names another amount than was
-sent moves nothing; the last line of the log names the file, the payment, what was expected and what was found. The other
-files are booked. Ask the bank, remove the file, and clear the task. `provenance payments PERIOD` shows where each stands.
+sent moves nothing; in the log, the error below *Task failed with exception* names the file, the payment, what was expected
+and what was found. The other files are booked. Ask the bank, remove the file, and clear the task. `provenance payments
+PERIOD` shows where each stands.
 """
 
 from datetime import datetime

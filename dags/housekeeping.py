@@ -7,9 +7,10 @@ the corpus in force, the newest night published, nights that are booked and not 
 grace period; the ledger is not touched. A night that begins meanwhile waits before it freezes its inputs. What is removed
 of a night stands in its folder, in `removed.json`; run again, the night computes it anew, to the same bytes.
 
-**Failed?** Something that says what must stay cannot be read, such as the inputs of a night: the last line of the log names
-it, and nothing was removed. Or an object could not be removed: mend the rights of the store's login (or lift the object's
-lock), and clear the task. Stopped at any moment, it goes on from there. `provenance gc --dry-run` says what would go.
+**Failed?** Something that says what must stay cannot be read, such as the inputs of a night: in the log, the error below
+*Task failed with exception* names it, and nothing was removed. Or an object could not be removed: mend the rights of the
+store's login (or lift the object's lock), and clear the task. Stopped at any moment, it goes on from there. `provenance gc
+--dry-run` says what would go.
 """
 
 from datetime import datetime

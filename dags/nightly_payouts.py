@@ -14,10 +14,11 @@ run fails and nothing is booked.
 
 **Late?** A run that has not ended after `notify.night_hours` is told of, as is one that failed: see docs/operators.md.
 
-**Failed?** A task that failed without a retry met bad input: the last line of its log names the file, the row or key, what
-was expected and what was found. Mend the input and clear the task. If `settlement.reconcile` failed, a published file is not
-what was published, or not what the ledger says: `provenance verify DAY` tells which. Anything else is retried; if the
-retries are used up, the infrastructure failed: clear the task once it is back. Nothing is paid twice.
+**Failed?** A task that failed without a retry met bad input: the error in its log, below *Task failed with exception*, names
+the file, the row or key, what was expected and what was found. Mend the input and clear the task. If `settlement.reconcile`
+failed, a published file is not what was published, or not what the ledger says: `provenance verify DAY` tells which.
+Anything else is retried; if the retries are used up, the infrastructure failed: clear the task once it is back. Nothing is
+paid twice.
 
 **Alerts** and what to press: [late night](docs/operators.md#late-night),
 [failed reconcile](docs/operators.md#failed-reconcile), [failed task](docs/operators.md#failed-task),
@@ -62,10 +63,11 @@ def nightly_payouts() -> None:
 
     @task(task_id="inputs.freeze")
     def freeze() -> str:
+        from tasks.form import asked
         from tasks.freeze import freeze, paid_day
 
         context = get_current_context()
-        return freeze(paid_day(context.get("data_interval_start"), context["params"]["day"]))
+        return freeze(paid_day(context.get("data_interval_start"), asked(context["params"], "day")))
 
     @task(task_id="corpus.shard")
     def shard(night: str) -> str:

@@ -12,10 +12,11 @@ largest payments and the digest of `closing.csv`, which lists every balance. The
 and times stand in the ledger. Without both nothing is booked and there is no bank file. A rejection ends the run; what was
 found payable stays owed, and the next month pays it.
 
-**Failed?** A task that failed without a retry met bad input; the last line of its log says which: a rate that is missing
-(`provenance rate`), a payee that no bank could be told of (`provenance payee import`), no payer (`[payer]` in the settings),
-one person who approved twice (clear `settlement.approve`, and have somebody else answer). Nothing moved: mend it and clear the
-task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the payment that differs.
+**Failed?** A task that failed without a retry met bad input; the error in its log, below *Task failed with exception*, says
+which: a rate that is missing (`provenance rate`), a payee that no bank could be told of (`provenance payee import`), no
+payer (`[payer]` in the settings), one person who approved twice (clear `settlement.approve`, and have somebody else answer).
+Nothing moved: mend it and clear the task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the
+payment that differs.
 """
 
 from datetime import datetime, timedelta
@@ -53,10 +54,11 @@ def settle_period() -> None:
 
     @task(task_id="settlement.close")
     def close() -> dict[str, str]:
+        from tasks.form import asked
         from tasks.settle import close, settled_period
 
         context = get_current_context()
-        return close(settled_period(context.get("data_interval_start"), context["params"]["period"]))
+        return close(settled_period(context.get("data_interval_start"), asked(context["params"], "period")))
 
     @task(task_id="settlement.pay")
     def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:

@@ -59,8 +59,9 @@ def _manifest(store: Store, day: str, revision: int) -> dict[str, Any]:
     key = f"{revision_folder(day, revision)}/{MANIFEST}"
     if not store.exists(key):
         last = in_force(store, day)["revision"]
-        found = f"{last} in force" if revision > last else "none"
-        raise InputError(f"revision {revision} of {day}", expected=f"one of 1 to {last}", found=found)
+        if last == 1:
+            raise InputError(day, expected="two revisions to compare", found="one: the day was published and never corrected")
+        raise InputError(f"revision {revision} of {day}", expected=f"one of 1 to {last}", found="none")
     return store.read_json(key)
 
 

@@ -111,7 +111,8 @@ def wait_until_over(day: date, now: datetime) -> None:
     """
     left = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) - now
     if left > EARLY:
-        raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not")
+        hint = f"The scheduled run after {day + timedelta(days=1)} 00:00 UTC pays it."
+        raise ContractError(f"night of {day}", expected="a day that is over (UTC)", found="one that is not", hint=hint)
     if left > timedelta(0):
         log.info("night of %s: the day is over in %.0f seconds, by the ledger's clock", day, left.total_seconds())
         time.sleep(left.total_seconds())

@@ -1,8 +1,12 @@
-"""The production shape on this machine.
+"""The production shape on this machine: PostgreSQL, S3, Dask and all of Airflow, as processes that supervisord keeps running.
 
-make up       start everything, and wait until it is healthy
-make night    the demo's model serves a day; the scheduler pays for it (DAY=YYYY-MM-DD)
-make down     stop everything
+make up        start everything, and wait until it is healthy
+make night     the demo's model serves a day; the scheduler pays for it (DAY=YYYY-MM-DD)
+make backfill  pay days again (FROM=YYYY-MM-DD TO=YYYY-MM-DD DRY_RUN=1)
+make down      stop everything
+
+All else through this program: `status`, `restart airflow-scheduler`, and `run COMMAND`, which gives any command the settings
+and secrets of the stack, such as `run provenance verify 2026-11-20` or `run airflow dags list`.
 """
 
 from __future__ import annotations
@@ -56,7 +60,8 @@ def up() -> None:
         f"[bold]Metrics[/]    http://127.0.0.1:{stack.ports.metrics}/metrics\n"
         f"[bold]Store[/]      s3://{BUCKET} at {stack.s3_url}\n"
         f"[bold]Logs[/]       {stack.logs}\n"
-        f"[bold]Next[/]       make night, or .venv/bin/python -m infra.stack run provenance payouts\n"
+        f"[bold]Next[/]       make night; commands of the pipeline: .venv/bin/python -m infra.stack run provenance --help\n"
+        f"[bold]Paused[/]     every DAG, until somebody unpauses it: docs/operators.md says who and when\n"
         f"[bold]Stop[/]       make down",
         soft_wrap=True,
         highlight=False,
@@ -124,10 +129,13 @@ def night(day: Annotated[str, typer.Option(help="the day to pay; by default yest
 @app.command()
 def backfill(
     first: Annotated[str, typer.Argument(help="the first day, YYYY-MM-DD")],
-    last: Annotated[str, typer.Argument(help="the last day")],
+    last: Annotated[str, typer.Argument(help="the last day; by default the first")] = "",
     dry_run: Annotated[bool, typer.Option(help="show what it would change for whom, and book nothing")] = False,
 ) -> None:
     """Pay days again, or for the first time, through the scheduler; what was paid already is corrected by difference."""
+    if not first:
+        raise InputError("make backfill", expected="FROM=YYYY-MM-DD, and TO=YYYY-MM-DD", found="no FROM")
+    last = last or first
     days = parse_day("FROM", first), parse_day("TO", last)
     if days[1] < days[0]:
         raise InputError("TO", expected=f"a day not before {first}", found=last)

@@ -39,7 +39,8 @@ def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
         )
     runs = _watch(airflow, made, days, console)
     counts = Counter(run["state"] for run in runs)
-    console.print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())) + f" of {len(days)} days")
+    others = "".join(f", {count} {state}" for state, count in sorted(counts.items()) if state != SUCCESS)
+    console.print(f"Paid {counts[SUCCESS]} of {len(days)} {'day' if len(days) == 1 else 'days'}{others}.")
     failed = [run for run in runs if run["state"] != SUCCESS]
     for run in failed:
         console.print(f"[red]{run['state']}[/]: {stack.airflow_url}/dags/{NIGHTLY}/runs/{run['dag_run_id']}", soft_wrap=True)

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault, ServerProxy
 
@@ -195,11 +196,8 @@ def is_healthy(stack: Stack, name: str) -> bool:
     if name in checks:
         return checks[name](stack)
     if name.startswith("dask"):
-        counts = _json(f"http://{HOST}:{stack.ports.dashboard}/json/counts.json")
-        return counts is not None and (name == "dask-scheduler" or counts["workers"] >= stack.workers)
-    health = _json(f"{stack.airflow_url}/api/v2/monitor/health")
-    part = {"airflow-api-server": "metadatabase"}.get(name, name.removeprefix("airflow-").replace("-", "_"))
-    return health is not None and health[part]["status"] == "healthy"
+        return _dask_answers(stack, name)
+    return _airflow_answers(stack, name)
 
 
 def tail(stack: Stack, name: str, lines: int = 15) -> str:
@@ -308,6 +306,24 @@ def _postgres_answers(stack: Stack) -> bool:
             return True
     except sa.exc.OperationalError:
         return False
+
+
+def _dask_answers(stack: Stack, name: str) -> bool:
+    """Whether the scheduler answers, and knows a worker by its name."""
+    if name == "dask-scheduler":
+        return _get(f"http://{HOST}:{stack.ports.dashboard}/health") is not None
+    found = _json(f"http://{HOST}:{stack.ports.dashboard}/json/identity.json")
+    return found is not None and name.removeprefix("dask-") in {worker["name"] for worker in found["workers"].values()}
+
+
+def _airflow_answers(stack: Stack, name: str) -> bool:
+    """Whether Airflow has heard of a part since its process began: the last word of the one before it is no sign of life."""
+    part = {"airflow-api-server": "metadatabase"}.get(name, name.removeprefix("airflow-").replace("-", "_"))
+    health = _json(f"{stack.airflow_url}/api/v2/monitor/health")
+    if health is None or health[part]["status"] != "healthy":
+        return False
+    heard = health[part].get(f"latest_{part}_heartbeat")
+    return heard is None or datetime.fromisoformat(heard).timestamp() >= states(stack)[name]["start"]
 
 
 def _s3_answers(stack: Stack) -> bool:

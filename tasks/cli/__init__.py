@@ -18,7 +18,6 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(payee.app, name="payee")
 app.add_typer(rights.app, name="rights")
 app.add_typer(optout.app, name="optout")
-app.add_typer(rights.app, name="rights")
 
 
 def main() -> None:

@@ -143,11 +143,31 @@ def test_a_settlement_waits_for_two_people_before_it_pays(facts):
     }
 
 
+def test_a_form_that_sets_anything_else_is_refused(tmp_path):
+    """Airflow takes any name that is sent, and a night for `dya` would pay another day than was asked for."""
+    script = """
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.param import process_params
+from provenance.core.errors import InputError
+from tasks.form import asked
+dag = DagBag("dags").dags["nightly_payouts"]
+said = []
+for conf in ({}, {"day": "2026-11-19"}, {"dya": "2026-11-19"}):
+    try:
+        said.append(asked(process_params(dag, dag.get_task("inputs.freeze"), conf, suppress_exception=False), "day"))
+    except InputError as error:
+        said.append(str(error))
+print(said)
+"""
+    told = ast.literal_eval(in_a_fresh_process(script, tmp_path).splitlines()[-1])
+    assert told == [None, "2026-11-19", "form of the run: expected 'day', or nothing, found 'dya'. Did you mean 'day'?"]
+
+
 def test_a_run_pays_the_day_on_which_its_interval_starts():
-    from datetime import UTC, datetime, timedelta, timezone
+    from datetime import UTC, date, datetime, timedelta, timezone
 
     from provenance.core.errors import ContractError, InputError
-    from tasks.freeze import paid_day
+    from tasks.freeze import paid_day, wait_until_over
     from tasks.settle import settled_period
 
     assert paid_day(datetime(2026, 11, 19, tzinfo=UTC)) == "2026-11-19"
@@ -158,6 +178,8 @@ def test_a_run_pays_the_day_on_which_its_interval_starts():
     assert paid_day(datetime(2026, 11, 19, tzinfo=UTC), "2026-11-18") == "2026-11-18"
     with pytest.raises(InputError, match="run of nightly_payouts: day"):
         paid_day(None, "2026-02-30")
+    with pytest.raises(ContractError, match=r"found one that is not\. The scheduled run after 2026-11-20 00:00 UTC pays it"):
+        wait_until_over(date(2026, 11, 19), datetime(2026, 11, 19, 23, tzinfo=UTC))
     assert settled_period(datetime(2026, 11, 3, 6, tzinfo=UTC)) == "2026-11"
     assert settled_period(None, "2026-10") == "2026-10"
     with pytest.raises(InputError, match="expected a period, or a data interval that starts in it, found none"):

@@ -266,6 +266,8 @@ HOUR, A_DAY = 3600.0, 86400.0
 CASES = [
     ("PayoutsLateNight", now("last_published_day_timestamp_seconds", NOW - 57 * HOUR), True),
     ("PayoutsLateNight", now("last_published_day_timestamp_seconds", NOW - 54 * HOUR), False),
+    ("PayoutsNoNight", now("collect_seconds", 0.1), True),
+    ("PayoutsNoNight", now("last_published_day_timestamp_seconds", NOW - 57 * HOUR), False),
     ("PayoutsReconcileFailed", now("night_failed_tasks", 1.0, task="settlement.reconcile"), True),
     ("PayoutsReconcileFailed", now("night_failed_tasks", 1.0, task="influence.score"), False),
     ("PayoutsReconcileFailed", now("bookings_without_export", 1.0), True),
@@ -274,6 +276,8 @@ CASES = [
     ("PayoutsTaskFailed", now("dag_failed_tasks", 0.0, dag="settle_period"), False),
     ("PayoutsStaleAudit", now("audit_day_timestamp_seconds", NOW - 16 * A_DAY), True),
     ("PayoutsStaleAudit", now("audit_day_timestamp_seconds", NOW - 14 * A_DAY), False),
+    ("PayoutsNoAudit", now("collect_seconds", 0.1), True),
+    ("PayoutsNoAudit", now("audit_day_timestamp_seconds", NOW - 16 * A_DAY), False),
     (
         "PayoutsEscrowGrowth",
         now("escrow_minor", 90000.0, currency="EUR") | ago("escrow_minor", WEEK, 50000.0, currency="EUR"),
