@@ -12,7 +12,7 @@ from provenance.core.errors import InputError, did_you_mean
 from provenance.corpus import records
 from provenance.corpus.examples import open_on, parties, valid_on, with_choices
 from provenance.corpus.optouts import in_force
-from provenance.corpus.shards import CURRENT, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.settlement.exports import MANIFEST
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
@@ -143,7 +143,7 @@ def corpus_at(store: Store, moment: datetime) -> str:
         found = f"none before {first:%Y-%m-%dT%H:%M:%SZ}" if isinstance(first, datetime) else "none; run the DAG ingest_corpus"
         raise InputError(where, expected="one that is known", found=found)
     corpus = str(before["corpus_sha256"][-1])
-    if not store.exists(f"frozen/corpus/{corpus}.json"):
+    if not store.exists(corpus_key(corpus)):
         hint = "Deliver it again, or ask for a published night (--night)."
         raise InputError(where, expected=f"the corpus {corpus[:12]}", found="that housekeeping has removed it", hint=hint)
     return corpus

@@ -26,7 +26,7 @@ from provenance.corpus.clearance import (
 from provenance.corpus.examples import open_on, since
 from provenance.corpus.optouts import in_force
 from provenance.corpus.policy import USES, RightsPolicy, read_policy
-from provenance.corpus.shards import corpus_in_force, load_frozen
+from provenance.corpus.shards import corpus_in_force, corpus_key, load_frozen
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
 from tasks.optouts import corpora, recorded
@@ -138,7 +138,7 @@ def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
     Raises:
         InputError: there is none of that digest.
     """
-    key = f"frozen/corpus/{digest}.json"
+    key = corpus_key(digest)
     if not digest.isalnum() or not store.exists(key):
         known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
         hint = f"There are: {', '.join(name for name in known if name != 'current')}." if known else ""

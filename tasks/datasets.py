@@ -38,7 +38,7 @@ from provenance.core.contracts import (
 )
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
-from provenance.corpus.shards import CURRENT, corpus_in_force, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
 from provenance.validation import results
 from tasks.night import load_night, read_manifest
 
@@ -167,7 +167,7 @@ def _corpus(done: Done) -> Iterable[Dataset]:
 
 
 def _frozen(store: Store, name: str) -> Dataset:
-    return Dataset("frozen/corpus", f"frozen/corpus/{name}.json", name, EXAMPLES, corpus=load_frozen(store, name))
+    return Dataset("frozen/corpus", corpus_key(name), name, EXAMPLES, corpus=load_frozen(store, name))
 
 
 def _model(done: Done) -> Iterable[Dataset]:

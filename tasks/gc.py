@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.store import Stored, canonical_json
-from provenance.corpus.shards import CURRENT, load_frozen, part_key
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, revision_folder
@@ -234,10 +234,10 @@ def _frozen_names(
     whole = [night for folder, night in seen.nights.items() if fate[folder] is None]
     written = {found.key: found.modified for found in seen.objects}
     corpora = {seen.in_force} | {night.corpus for night in kept}
-    corpora |= {name for name in seen.corpora if now - written.get(_corpus_key(name), now) < policy.nights}
+    corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
     parts |= {key for night in kept for key in night.outputs} | {key for night in whole for key in night.sample}
-    return parts, {_corpus_key(name) for name in corpora}, {night.model for night in kept}
+    return parts, {corpus_key(name) for name in corpora}, {night.model for night in kept}
 
 
 def _union(named: Iterable[frozenset[str] | None]) -> set[str] | None:
@@ -252,10 +252,6 @@ def _union(named: Iterable[frozenset[str] | None]) -> set[str] | None:
 def _manifests_first(found: Stored) -> tuple[int, str]:
     name = found.key.rsplit("/", 1)[-1]
     return (0 if name == INPUTS else 1 if name.endswith(".json") else 2), found.key
-
-
-def _corpus_key(name: str) -> str:
-    return f"frozen/corpus/{name}.json"
 
 
 # Looking.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json, sha256
-from provenance.corpus.shards import load_frozen
+from provenance.corpus.shards import corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, in_force, revision_folder
@@ -80,7 +80,7 @@ def _copy_inputs(store: Store, made: Store, manifest: Mapping[str, Any]) -> None
     night, inputs = load_night(store, manifest["night"]), manifest["inputs"]
     key = f"{manifest['night']}/inputs.json"
     made.write(key, store.read(key))
-    key = f"frozen/corpus/{inputs['corpus']}.json"
+    key = corpus_key(inputs["corpus"])
     made.write(key, store.read(key))
     corpus = load_frozen(made, inputs["corpus"])
     if corpus.digest != inputs["corpus"]:

@@ -14,7 +14,7 @@ from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.examples import since
-from provenance.corpus.shards import freeze_part
+from provenance.corpus.shards import corpus_key, freeze_part
 from provenance.royalty.contracts import Contract
 from provenance.royalty.shares import by_contract
 from tasks.attribute import WORK
@@ -90,7 +90,7 @@ def value_night(store: Store, night: Night, contract: Contract, settings: Settin
         examples = night.read_corpus(store, "example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
         duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
         frozen = replace(frozen, duplicates=freeze_part(store, duplicates))
-        store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(frozen.manifest))
+        store.create(corpus_key(frozen.digest), canonical_json(frozen.manifest))
     mine = replace(
         night,
         corpus=frozen.digest,

@@ -27,6 +27,11 @@ CURRENT = "frozen/corpus/current.json"
 ADDED_LATER = ("disputes", "rights", "assertions")
 
 
+def corpus_key(corpus_digest: str) -> str:
+    """Where the manifest of a frozen corpus lies."""
+    return f"frozen/corpus/{corpus_digest}.json"
+
+
 def part_key(digest: str) -> str:
     """Where the frozen table with a SHA-256 lies in the store."""
     return f"frozen/parts/{digest}.parquet"
@@ -149,7 +154,7 @@ def freeze_corpus(
         rights=None if rights is None else freeze_part(store, rights),
         assertions=None if rights is None else freeze_part(store, stated(corpus.examples, corpus.assertions)),
     )
-    store.create(f"frozen/corpus/{frozen.digest}.json", canonical_json(frozen.manifest))
+    store.create(corpus_key(frozen.digest), canonical_json(frozen.manifest))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
         store.write(CURRENT, canonical_json({"digest": frozen.digest}))
     return frozen
@@ -185,7 +190,7 @@ def corpus_in_force(store: Store) -> FrozenCorpus:
 
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
     """The manifest of a frozen corpus."""
-    stored: dict[str, Any] = store.read_json(f"frozen/corpus/{corpus_digest}.json")
+    stored: dict[str, Any] = store.read_json(corpus_key(corpus_digest))
     return FrozenCorpus(
         shards=tuple(Part(**shard) for shard in stored["shards"]),
         claims=Part(**stored["claims"]),
