@@ -8,9 +8,9 @@ days from then on counts in the next. Who is owed less than the minimum, or belo
 whose payee data is missing, is not paid.
 
 **Waiting?** `settlement.prepare` and `settlement.approve` wait for people (Browse > Required Actions). They see totals, the
-largest payments and the digest of `closing.csv`, which lists every balance. The two have to be different people: their names
-and times stand in the ledger. Without both nothing is booked and there is no bank file. A rejection ends the run; what was
-found payable stays owed, and the next month pays it.
+largest payments, how many owners are on hold and why, and the digest of `closing.csv`, which lists every balance. The two have
+to be different people: their names and times stand in the ledger. Without both no payment is booked and there is no bank file.
+A rejection ends the run; what was found payable stays owed, and the next month pays it.
 
 **Failed?** A task that failed without a retry met bad input; the error in its log, below *Task failed with exception*, says
 which: a rate that is missing (`provenance rate`), a payee that no bank could be told of (`provenance payee import`), no

@@ -56,7 +56,7 @@ def make(settings: Settings, folder: Path, console: Console) -> None:
         fresh.rename(folder / DUMP)
     copied = _copy(store, Store(f"file://{folder.resolve()}/{COPY}", {}), console)
     console.print(
-        f"{folder} has the ledger {_place(engine)} with {_rows(engine)['booking']:,} bookings, "
+        f"{folder} has the ledger {_place(engine)} up to booking {_rows(engine)['booking']:,}, "
         f"and the store {store.url}, of which {copied:,} objects are new.",
         soft_wrap=True,
         markup=False,

@@ -188,7 +188,8 @@ def _published(night: Night, settings: Settings) -> Iterator[GaugeMetricFamily]:
     }
     yield _many("night_amount_minor", amounts)
     yield _by("night_matched_ratio", night.matched)
-    yield _one("night_drift_ratio", night.drift)
+    if night.drift is not None:
+        yield _one("night_drift_ratio", night.drift)
     features = {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause}
     yield _by("night_features", features)
     if night.parameters_covered is not None:

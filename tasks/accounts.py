@@ -66,7 +66,16 @@ def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, re
     return ledger.advance(_open(settings, owner_id), owner_id, currency, units, day=_today(), **said)
 
 
-def record_rate(settings: Settings, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str) -> Booking:
+def record_rate(
+    settings: Settings,
+    period: str,
+    pair: tuple[str, str],
+    rate: str,
+    *,
+    evidence: str,
+    by: str,
+    unusual: bool = False,
+) -> Booking:
     """Note at which rate a period converts one currency into another."""
     for currency in pair:
         check_currency("currency", currency)
@@ -74,9 +83,10 @@ def record_rate(settings: Settings, period: str, pair: tuple[str, str], rate: st
         value = Decimal(rate)
     except InvalidOperation:
         raise InputError("RATE", expected="a decimal number", found=repr(rate)) from None
-    said = {"evidence": _said("evidence", evidence), "by": _said("by", by)}
-    engine = _open(settings, None)
-    return settling.record_rate(engine, parse_period("PERIOD", period), pair, value, day=_today(), **said)
+    why, who, engine = _said("evidence", evidence), _said("by", by), _open(settings, None)
+    return settling.record_rate(
+        engine, parse_period("PERIOD", period), pair, value, day=_today(), evidence=why, by=who, unusual=unusual
+    )
 
 
 def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from provenance.core.contracts import ESCROW, PAYABLE, WITHDRAWN
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import PPB
 from provenance.core.store import Store, sha256
+from provenance.corpus.shards import corpus_key
 from provenance.royalty.shares import FAITHFUL
 from provenance.settlement import ledger
 from provenance.settlement.accounts import totals
@@ -23,6 +24,7 @@ from provenance.settlement.exports import MANIFEST, current_key, in_force, publi
 from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.database import read_ledger
+from tasks.datasets import STAGES
 from tasks.runs import FAILED, SUCCESS, open_runs, runs
 from tasks.screens import output_data
 from tasks.settings import load
@@ -30,7 +32,7 @@ from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date
 
     import sqlalchemy as sa
@@ -99,9 +101,12 @@ class Night:
         matched: by currency, what part of the money for owners has found one by now; the rest is in escrow or nobody's.
         parameters_covered: the part of the model's parameters that features cover; None where no run has noted it.
         work: feature files that runs computed.
-        drift: how far owners' shares are from the mean of the last nights before: 0 the same, 1 nothing in common.
+        drift: how far owners' shares are from the mean of the last nights before: 0 the same, 1 nothing in common, None where
+            there is nothing to compare.
         escrow: balance by currency after the booking, in minor units; empty where it is not published.
         audit: folder of the audit that the manifest cites; empty where there is none.
+        notice: what the manifest says of the day's revenue, such as that it is invented.
+        again: whether the latest run began after that booking was made.
         runs: Airflow's, the latest last.
     """
 
@@ -117,15 +122,18 @@ class Night:
     matched: Mapping[str, float] = field(default_factory=dict)
     parameters_covered: float | None = None
     work: tuple[Work, ...] = ()
-    drift: float = 0.0
+    drift: float | None = None
     escrow: Mapping[str, int] = field(default_factory=dict)
     audit: str = ""
+    notice: str = ""
+    again: bool = False
     runs: tuple[Run, ...] = ()
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """By task, of the latest run."""
-        return self.runs[-1].seconds if self.runs else {}
+        """By task that has begun, of the latest run, in the order of the pipeline whatever was tried again."""
+        found = self.runs[-1].seconds if self.runs else {}
+        return {task: found[task] for task in in_order(found)}
 
     @property
     def spent(self) -> Mapping[str, float]:
@@ -232,6 +240,11 @@ def nights(store: Store, engine: sa.Engine, runs: Mapping[str, Sequence[Run]] | 
     return _told(store, engine, in_force_of, sorted({*in_force_of, *runs})[-last:], runs)
 
 
+def in_order(tasks: Collection[str]) -> list[str]:
+    """Tasks in the order of the pipeline, then those that it does not know by name."""
+    return [*(task for task in STAGES if task in tasks), *sorted(set(tasks) - set(STAGES))]
+
+
 def _told(
     store: Store,
     engine: sa.Engine,
@@ -281,7 +294,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     if not folder:
         return Flow(mine)
     inputs = _read_frozen(store, f"{folder}/inputs.json")
-    corpus = _read_frozen(store, f"frozen/corpus/{inputs['corpus']}.json")
+    corpus = _read_frozen(store, corpus_key(inputs["corpus"]))
     plan = _stage(store, folder, "plan")
     shared, values = _stage(store, folder, "shares"), _stage(store, folder, "values")
     withdrawn = read_withdrawn(store, folder) if shared else pl.DataFrame(schema=WITHDRAWN.schema)
@@ -445,7 +458,9 @@ def _state(books: str, runs: Sequence[Run]) -> str:
     return WAITING if runs[-1].waiting else runs[-1].state
 
 
-def _booked(store: Store, booking: Booking, amounts: Mapping[Account, int], moved: float, runs: tuple[Run, ...]) -> Night:
+def _booked(
+    store: Store, booking: Booking, amounts: Mapping[Account, int], moved: float | None, runs: tuple[Run, ...]
+) -> Night:
     manifest, of_day = _manifest_of(store, booking), totals(amounts)
     inputs = _read_frozen(store, f"{booking.night}/inputs.json")
     for_owners = {currency: row["revenue_minor"] - row["developer_minor"] for currency, row in of_day.items()}
@@ -466,6 +481,8 @@ def _booked(store: Store, booking: Booking, amounts: Mapping[Account, int], move
         drift=moved,
         escrow={c: row[ESCROW] for c, row in manifest["trial_balance"].items()} if manifest else {},
         audit=(manifest["audit"] or {}).get("folder", "") if manifest else "",
+        notice=manifest.get("notice") or "" if manifest else "",
+        again=bool(runs) and (runs[-1].started is None or runs[-1].started > booking.booked_at),
         runs=runs,
     )
 

@@ -14,7 +14,7 @@ from provenance.core.store import sha256
 from provenance.corpus import records
 from provenance.corpus.examples import PAID, valid_on
 from provenance.corpus.optouts import NO_CHOICES, OPTOUT, PAIR, WITHDRAW, Wish, in_force, latest, new_rows, read_file
-from provenance.corpus.shards import CURRENT, corpus_in_force, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ def corpora(store: Store, known: datetime | None = None) -> list[str]:
     if known is None and store.exists(CURRENT):
         names.append(store.read_json(CURRENT)["digest"])  # put in force before there was a record of it
     found = dict.fromkeys(reversed(names))
-    return [name for name in reversed(found) if store.exists(f"frozen/corpus/{name}.json")]
+    return [name for name in reversed(found) if store.exists(corpus_key(name))]
 
 
 def stakes(store: Store) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import logging
@@ -87,15 +88,15 @@ def read_payees(path: Path) -> list[Details]:
     """The payees of a CSV file, whose columns are the fields of `Details`.
 
     Raises:
-        InputError: naming the first line that is wrong, and how many more are.
+        InputError: naming all that is wrong, by line and column.
     """
     if not path.is_file():
         raise InputError(str(path), expected="a CSV file", found="no such file")
+    reader = csv.DictReader(io.StringIO(_text(path)), strict=True)
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
         rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), expected="a CSV file in UTF-8", found=type(error).__name__) from None
+    except csv.Error as error:  # speaks of commas and quotes, and of no text between them
+        raise InputError(f"{path}: line {reader.reader.line_num}", expected="CSV", found=str(error)) from None
     _check_header(path, reader.fieldnames or [])
     if not rows:
         raise InputError(str(path), expected="a line for each payee", found="none; nothing was changed")
@@ -106,10 +107,20 @@ def read_payees(path: Path) -> list[Details]:
             details = _read_row(row, f"{path}: line {line}", found)
             found[details.owner_id] = details
         except InputError as error:
-            errors.append(error)
+            errors += error.errors if isinstance(error, InputErrors) else [error]
     if errors:
         raise InputErrors(errors)
     return list(found.values())
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        found, hint = "UTF-16" if utf16 else "another encoding", "In a spreadsheet, save it as CSV UTF-8."
+        raise InputError(str(path), expected="a CSV file in UTF-8", found=found, hint=hint) from None
 
 
 def _read_row(row: Mapping[str, Any], where: str, others: Mapping[str, Details]) -> Details:
@@ -123,8 +134,11 @@ def _read_row(row: Mapping[str, Any], where: str, others: Mapping[str, Details])
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
     hint = "`provenance payee columns` explains them."
-    if len(names) == 1 and ";" in names[0]:
-        raise InputError(f"{path}: line 1", expected="commas between columns", found="semicolons", hint=hint)
+    for sign, signs in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and sign in names[0]:
+            raise InputError(f"{path}: line 1", expected="commas between columns", found=signs, hint=hint)
+    if names and not {*names} & {*COLUMNS}:  # a line of somebody's details, perhaps
+        raise InputError(f"{path}: line 1", expected="the names of columns", found="none of them", hint=hint)
     if unknown := [name for name in names if name not in COLUMNS]:
         hint = did_you_mean(unknown[0], COLUMNS) or hint
         raise InputError(f"{path}: line 1", expected=f"some of {', '.join(COLUMNS)}", found=repr(unknown[0]), hint=hint)

@@ -32,22 +32,25 @@ def preview(first: date, last: date) -> Iterator[dict[str, Any]]:
 
     Yields:
         `day`; `changes`: owner, currency, booked and new amount in minor units, the largest change first; `reasons` for which
-        the night would wait for a person, as far as nights that are booked now tell.
+        the night would wait for a person, as far as nights that are booked now tell; `problem`: why the night would fail,
+        where its input is no good.
 
     Raises:
-        InputError: there are no such days, or a day's input is no good.
+        InputError: there are no such days.
     """
     if last < first:
         raise InputError("days", expected=f"a last day not before the first, {first}", found=str(last))
-    store = load().store.open()
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
-        folder = freeze(str(day))
-        for stage in STAGES:
-            stage(folder)
-        wanted, booked = amounts_and_booked(store, folder)
-        yield {
-            "day": str(day),
-            "changes": changes(figures(day, wanted), figures(day, booked)),
-            "reasons": review(folder)["reasons"],
-        }
+        try:
+            yield {"day": str(day), **_of_day(day), "problem": ""}
+        except InputError as error:
+            yield {"day": str(day), "changes": [], "reasons": [], "problem": str(error)}
+
+
+def _of_day(day: date) -> dict[str, Any]:
+    folder = freeze(str(day))
+    for stage in STAGES:
+        stage(folder)
+    wanted, booked = amounts_and_booked(load().store.open(), folder)
+    return {"changes": changes(figures(day, wanted), figures(day, booked)), "reasons": review(folder)["reasons"]}

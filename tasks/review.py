@@ -102,7 +102,9 @@ def _request(day: str, reasons: Sequence[str], now: Figures, then: Figures, befo
     """What a person is asked, in Markdown; names are strangers' and mean nothing in it."""
     said = [f"The night of **{day}** is not like the {len(before)} before it:", ""]
     said += [f"- {markdown(reason)}" for reason in reasons]
-    said += ["", f"- shares have moved by {drift(now, before):.1%} from those nights' mean"]
+    said.append("")
+    if (moved := drift(now, before)) is not None:
+        said.append(f"- shares have moved by {moved:.1%} from those nights' mean")
     for currency, revenue in sorted(now.revenue.items()):
         escrowed = format_minor(now.escrowed.get(currency, 0), currency)
         said.append(f"- revenue **{format_minor(revenue, currency)}**, of which {escrowed} to escrow")

@@ -149,35 +149,34 @@ def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[Re
     yield table
 
 
-def optouts_screen(rows: pl.DataFrame) -> Table:
-    """The last that is recorded for each work and owner."""
-    table = titled(f"Opt-outs: {rows.filter(pl.col('state') == 'in force').height} in force")
-    for heading in ("work", "owner", "choice", "from", "state", "recorded by", "evidence"):
-        table.add_column(heading, overflow="fold")
+def optouts_screen(rows: pl.DataFrame) -> Iterator[RenderableType]:
+    """The last that is recorded for each work and owner; no table, so that ids stay whole."""
+    yield line(f"Opt-outs: {rows.filter(pl.col('state') == 'in force').height} in force", style="bold")
     for row in rows.iter_rows(named=True):
         state = row["state"] if row["in_corpus"] else f"{row['state']}, not in the corpus"
-        choice = row["choice"] if row["action"] == OPTOUT else "-"
-        said = (row["work_id"], row["owner_id"], choice, str(row["effective_on"]), state, row["recorded_by"], row["evidence"])
-        table.add_row(*map(cell, said))
-    return table
+        choice = f"{row['choice']}, " if row["action"] == OPTOUT else ""
+        yield line(row["work_id"])
+        yield line(f"  {row['owner_id']}: {choice}from {row['effective_on']}, {state}")
+        yield line(f"  recorded by {row['recorded_by']}: {row['evidence']}", style="dim")
 
 
 def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """Of each opt-out in force, which models still hold the work, and what of the last night rests on it."""
-    table = titled(f"Opt-outs in force: {len(found)}; parts of the pools of the last night in which they counted")
-    for heading in ("work", "owner", "choice", "since", "models that hold it", "night", "rests on it", "by influence"):
-        table.add_column(heading, overflow="fold")
+    yield line(f"Opt-outs in force: {len(found)}; parts of the pools of the last night in which they counted", style="bold")
     for row in found:
-        models = [f"{m['model_id']} ({m['model'][:8]}, by {m['by']}, {_nights(m['nights'])})" for m in row["models"]]
+        yield line(row["work_id"])
+        yield line(f"  {row['owner_id']}: {row['choice']}, since {row['since']}")
+        for m in row["models"]:
+            yield line(f"  in model {m['model_id']} ({m['model'][:8]}, by {m['by']}, {_nights(m['nights'])})")
+        if not row["models"]:
+            yield line("  in no model of these nights", style="dim")
         last = [night for night in row["nights"] if night["day"] == row["nights"][-1]["day"]]
-        parts = [
-            "\n".join(f"{night['currency']} {night[name] / PPB:.2%}" for night in last)
-            for name in ("share_ppb", "influence_ppb")
-        ]
-        said = (row["work_id"], row["owner_id"], row["choice"], str(row["since"]))
-        held_by = "\n".join(map(cell, models)) or "none"
-        table.add_row(*map(cell, said), held_by, last[0]["day"] if last else "none yet", *(part or "-" for part in parts))
-    yield table
+        rests = ", ".join(
+            f"{night['currency']} {night['share_ppb'] / PPB:.2%} ({night['influence_ppb'] / PPB:.2%} by influence)"
+            for night in last
+        )
+        counted = f"on {last[0]['day']} there rests on it {rests}" if last else "no night has counted it yet"
+        yield line(f"  {counted}", style="" if last else "dim")
 
 
 def _nights(count: int) -> str:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 NIGHTLY = "nightly_payouts"
-FAILED, SUCCESS, AWAITING = "failed", "success", "awaiting_input"
+FAILED, SUCCESS, RUNNING, AWAITING = "failed", "success", "running", "awaiting_input"
+# A task that was cleared keeps the times of the try before, which is among the earlier ones by then.
+BEGUN = frozenset({FAILED, SUCCESS, RUNNING, AWAITING})
 _TIME = sa.DateTime(timezone=True)
-_DAG = sa.table("dag", sa.column("dag_id", sa.Text), sa.column("is_stale", sa.Boolean))
+_DAG = sa.table("dag", sa.column("dag_id", sa.Text), sa.column("is_stale", sa.Boolean), sa.column("is_paused", sa.Boolean))
 _RUN = sa.table(
     "dag_run",
     sa.column("id", sa.Integer),
@@ -42,8 +44,8 @@ _RUN = sa.table(
 _DAY = sa.func.coalesce(
     _RUN.c.conf["day"].astext, sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM-DD")
 )
-_TASK_COLUMNS = ("dag_id", "run_id", "task_id", "state", "start_date", "duration")
-_TASK_TYPES: tuple[Any, ...] = (sa.Text, sa.Text, sa.Text, sa.Text, _TIME, sa.Float)
+_TASK_COLUMNS = ("dag_id", "run_id", "task_id", "state", "start_date", "duration", "try_number")
+_TASK_TYPES: tuple[Any, ...] = (sa.Text, sa.Text, sa.Text, sa.Text, _TIME, sa.Float, sa.Integer)
 _TASK, _TRIED = (
     sa.table(name, *(sa.column(column, kind) for column, kind in zip(_TASK_COLUMNS, _TASK_TYPES, strict=True)))
     for name in ("task_instance", "task_instance_history")
@@ -61,8 +63,9 @@ class Run:
     Attributes:
         day: YYYY-MM-DD: for a night, the day that it pays.
         kind: as Airflow has it: scheduled, manual, backfill.
-        seconds: by task, of its last try; of one that is running, until now.
+        seconds: by task that has begun, of its last try; of one that is running, until now.
         spent: the same, of all its tries.
+        tries: by task, how many it has had, those before it was cleared included.
         failed, waiting: tasks that failed, and those that wait for a person.
     """
 
@@ -74,6 +77,7 @@ class Run:
     ended: datetime | None
     seconds: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
+    tries: Mapping[str, int] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
 
@@ -126,6 +130,7 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
     last_tries, earlier = _by_run(tasks), _by_run(tried)
     for row in rows:
         now, before = last_tries.get(row.run_id, []), earlier.get(row.run_id, [])
+        begun = [task for task in now if task.state in BEGUN]
         found[row.day].append(
             Run(
                 run_id=row.run_id,
@@ -134,8 +139,9 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
                 state=row.state or "",
                 started=row.start_date and _utc(row.start_date),
                 ended=row.end_date and _utc(row.end_date),
-                seconds=_seconds(now),
-                spent=_seconds([*now, *before]),
+                seconds=_seconds(begun),
+                spent=_seconds([*begun, *before]),
+                tries={task.task_id: task.try_number for task in begun},
                 failed=tuple(sorted({task.task_id for task in now if task.state == FAILED})),
                 waiting=tuple(sorted({task.task_id for task in now if task.state == AWAITING})),
             )
@@ -149,6 +155,13 @@ def dags(engine: sa.Engine) -> list[str]:
     query = sa.select(_RUN.c.dag_id).where(_RUN.c.dag_id.not_in(gone)).distinct().order_by(_RUN.c.dag_id)
     with engine.connect() as connection:
         return list(connection.execute(query).scalars())
+
+
+def paused(engine: sa.Engine, dag_id: str = NIGHTLY) -> bool:
+    """Whether a DAG begins no runs by itself; one that Airflow has not seen yet is not said to be paused."""
+    query = sa.select(_DAG.c.is_paused).where(_DAG.c.dag_id == dag_id)
+    with engine.connect() as connection:
+        return bool(connection.execute(query).scalar())
 
 
 def asked(engine: sa.Engine) -> dict[str, Asked]:
@@ -202,7 +215,7 @@ def _seconds(tries: list[sa.Row[Any]]) -> dict[str, float]:
     for row in sorted(tries, key=lambda row: (_utc(row.start_date) if row.start_date else never, row.task_id)):
         if row.start_date:
             seconds = row.duration
-            if seconds is None and row.state == "running":
+            if row.state == RUNNING:  # its duration is still the one of the try before
                 seconds = (datetime.now(UTC) - _utc(row.start_date)).total_seconds()
             found[row.task_id] = found.get(row.task_id, 0.0) + (seconds or 0.0)
     return found

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from rich import box
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
@@ -23,8 +22,12 @@ from provenance.corpus.shards import corpus_in_force, part_key
 from provenance.royalty.contracts import assign, parse_contracts
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
+from provenance.settlement.closings import ranges, unpaid
 from provenance.settlement.exports import MANIFEST, in_force, published_days
+from provenance.settlement.periods import LACKING, NO_RATE, ON_HOLD
+from provenance.settlement.settling import WAITING
 from tasks.night import absent
+from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,7 +72,7 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
 
     table = titled(
-        f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {escape(manifest['inputs']['model_id'])}"
+        f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {cell(manifest['inputs']['model_id'])}"
     )
     table.add_column("owner")  # alone gives way where the screen is narrow: a name that is broken can be read, a number cannot
     for heading in (
@@ -114,10 +117,10 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     for contract in manifest["contract"]["contracts"]:
         if contract["name"] in manifest["contract"]["weights"]:
             terms = contract | {"weight": manifest["contract"]["weights"][contract["name"]]}
-            yield Text(f"{_terms(terms)}.", style="bold yellow" if terms["weight"] < 1 else "")
+            yield line(f"{_terms(terms)}.", style="bold yellow" if terms["weight"] < 1 else "")
     yield Text("Shares are means over the day's outputs, whatever each earned; escrow has the rest.", style="dim")
     if manifest["notice"]:
-        yield Text(manifest["notice"], style="bold yellow")
+        yield line(manifest["notice"], style="bold yellow")
 
 
 def output_screen(
@@ -178,7 +181,7 @@ def contracts_screen(contracts: Sequence[Contract]) -> Table:
     table.add_column("")
     said = [contract.model_dump(mode="json") for contract in contracts]
     for contract in said:
-        table.add_column(escape(contract["name"]), overflow="fold")
+        table.add_column(cell(contract["name"]), overflow="fold")
     for key in said[0]:
         if key != "name":
             table.add_row(key, *(_said(key, contract[key]) for contract in said))
@@ -188,7 +191,7 @@ def contracts_screen(contracts: Sequence[Contract]) -> Table:
 def _said(key: str, value: object) -> str:
     if key.endswith("_ppb"):
         return f"{Decimal(str(value)) / PPB:.9%}".rstrip("%").rstrip("0").rstrip(".") + " %"
-    return escape(", ".join(value) if isinstance(value, list) else str(value))
+    return cell(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def checks_screen(checks: Sequence[Check]) -> Table:
@@ -197,8 +200,8 @@ def checks_screen(checks: Sequence[Check]) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("outcome")
     for check in checks:
-        outcome = Text("holds", style="green") if check.passed else Text("\n".join(check.problems), style="bold red")
-        table.add_row(check.name, outcome)
+        problems = "\n".join(map(cell, check.problems))
+        table.add_row(check.name, "[green]holds[/]" if check.passed else f"[bold red]{problems}[/]")
     return table
 
 
@@ -220,36 +223,36 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
     holds.add_column("owner")
     holds.add_column("because", overflow="fold")
     for owner, reasons in found["holds"].items():
-        holds.add_row(escape(owner), escape("; ".join(reasons)))
+        holds.add_row(cell(owner), cell("; ".join(reasons)))
     yield holds if found["holds"] else Text("No hold is in force.")
     escrow = titled("In escrow, until somebody claims it")
     for column in ("kept for", "since"):
         escrow.add_column(column)
     escrow.add_column("amount", justify="right")
     for row in found["escrow"]:
-        escrow.add_row(escape(row["escrow_id"]), row["since"], format_minor(row["amount_minor"], row["currency"]))
+        escrow.add_row(cell(row["escrow_id"]), row["since"], format_minor(row["amount_minor"], row["currency"]))
     yield escrow if found["escrow"] else Text("Nothing is in escrow.")
 
 
 def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
-    table = titled(f"Accounts of {escape(found['owner_id'])}")
+    table = titled(f"Accounts of {cell(found['owner_id'])}")
     table.add_column("account")
     table.add_column("amount", justify="right")
-    for line in found["accounts"]:
-        table.add_row(line["account"], format_minor(line["amount_minor"], line["currency"]))
+    for row in found["accounts"]:
+        table.add_row(row["account"], format_minor(row["amount_minor"], row["currency"]))
     yield table
     for reason in found["holds"]:
-        yield Text(f"On hold: {reason}", style="bold yellow")
+        yield line(f"On hold: {reason}", style="bold yellow")
     booked = titled("Bookings")
     for column in ("number", "for", "booked", "kind"):
         booked.add_column(column)
     booked.add_column("entries", justify="right")
     booked.add_column("says", overflow="fold")
     for booking in found["bookings"]:
-        entries = [f"{line['account']} {format_minor(line['amount_minor'], line['currency'])}" for line in booking["entries"]]
+        entries = [f"{row['account']} {format_minor(row['amount_minor'], row['currency'])}" for row in booking["entries"]]
         said = ", ".join(f"{name} {_fact(value)}" for name, value in booking["facts"].items() if name != "owner_id")
         when = booking["booked_at"][:16].replace("T", " ")
-        booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), escape(said))
+        booked.add_row(str(booking["booking_id"]), booking["day"], when, booking["kind"], "\n".join(entries), cell(said))
     yield booked
 
 
@@ -288,27 +291,27 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
     currency = data["currency"]
     title = f"{data['output_id']} of {data['day']}, {format_minor(data['revenue_minor'], currency)}"
     contract = data["contract"]
-    yield Panel(Text(data["content"]), title=Text(title), expand=False)
+    yield Panel(Text(data["content"]), title=line(title), expand=False)
     kept = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")
-    yield Text(f"{_terms(contract)}; the developer keeps {kept}, shares are of the rest.", style="dim")
+    yield line(f"{_terms(contract)}; the developer keeps {kept}, shares are of the rest.", style="dim")
     yield Text(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", style="bold")
     widest = max((credit["share_ppb"] for credit in data["credits"]), default=1)
     for credit in data["credits"][:most]:
         share, spread = f"{credit['share_ppb'] / PPB:.2%}", _range(credit["low_ppb"] / PPB, credit["high_ppb"] / PPB)
         bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
         amount = _fractional(credit["amount_nanominor"], currency)
-        yield Text(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>10}{amount:>11}")
+        yield line(f"{_who(credit):<34}{share:>7} {bar:<{BAR}} {spread:>10}{amount:>11}")
         if credit["rules"]:
             other = ", ".join(f"{ruled['rule']} {ruled['share_ppb'] / PPB:.1%}" for ruled in credit["rules"])
-            yield Text(f"    under each rule: {other}", style="dim")
+            yield line(f"    under each rule: {other}", style="dim")
         for work in dict.fromkeys(work["work_id"] for work in credit["top_works"]):
-            yield Text(f"    {work}", style="dim")
+            yield line(f"    {work}", style="dim")
     rest = data["credits"][most:]
     if rest:
         share = sum(credit["share_ppb"] for credit in rest) / PPB
         yield Text(f"and {len(rest)} others with {share:.2%} together (--most {len(data['credits'])} lists them)", style="dim")
     if data["notice"]:
-        yield Text(data["notice"], style="bold yellow")
+        yield line(data["notice"], style="bold yellow")
 
 
 def titled(title: str) -> Table:
@@ -324,7 +327,7 @@ def titled(title: str) -> Table:
 
 
 def _name(name: str) -> str:
-    return escape(name if len(name) <= NAME else f"{name[: NAME - 1]}…")
+    return cell(name if len(name) <= NAME else f"{name[: NAME - 1]}…")
 
 
 def _who(credit: dict[str, Any]) -> str:
@@ -355,7 +358,7 @@ def _escrow_table(manifest: Mapping[str, Any]) -> Table:
     for heading in ("kept for", "because", "amount"):
         table.add_column(heading)
     for (escrow_id, reason), texts in amounts.items():
-        table.add_row(escape(escrow_id), escape(reason), ", ".join(texts))
+        table.add_row(cell(escrow_id), cell(reason), ", ".join(texts))
     return table
 
 
@@ -391,7 +394,7 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
     table.add_column("of all that helped", justify="right")
     table.add_column("mean influence", justify="right")
     for owner, influence, of_all in found.head(most).iter_rows():
-        table.add_row(escape(names.get(owner, owner)), f"{of_all:.1%}", f"{influence:+.2f}")
+        table.add_row(cell(names.get(owner, owner)), f"{of_all:.1%}", f"{influence:+.2f}")
     if found.height > most:
         table.add_row(f"... and {found.height - most} more", "", "")
     yield table
@@ -401,7 +404,7 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
             f"Gradients of {covered['share']:.2%} of the parameters were followed"
             + (f"; left out: {len(left_out)} biases and norms." if left_out else ".")
         )
-    yield Text(
+    yield line(
         f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}, and {out / 'examples.parquet'} with each "
         "example's work; manifest.json says what they rest on."
     )
@@ -462,9 +465,9 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
     for cluster in clusters.head(most):
         for number, row in enumerate(table.filter(pl.col("cluster_id") == cluster).iter_rows(named=True)):
             name = str(cluster)[:12] if not number else ""
-            cells = [name, escape(row["work_id"]), escape(", ".join(row["owners"]))]
+            cells = [name, cell(row["work_id"]), cell(", ".join(row["owners"]))]
             since, alike = [str(row["since"] or "-")] * dated, [f"{row['similarity']:.2f}"]
-            shown.add_row(*cells, *since, *alike, *[escape(row["decision"])] * bool(decided))
+            shown.add_row(*cells, *since, *alike, *[cell(row["decision"])] * bool(decided))
     yield shown
     if len(clusters) > most:
         yield Text(f"and {len(clusters) - most} more (--most {len(clusters)} lists them)", style="dim")
@@ -485,12 +488,12 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
     if made["owners"] > 20:
         table.add_row(f"and {made['owners'] - 20} others", f"{sum(list(made['mean_share'].values())[20:]):.2%}", style="dim")
     yield table
-    yield Text(f"{file}: a row for each output and owner. Outputs that nobody is credited for: {made['unattributed']}.")
+    yield line(f"{file}: a row for each output and owner. Outputs that nobody is credited for: {made['unattributed']}.")
 
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
-    table = titled(f"Attacks by {escape(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
+    table = titled(f"Attacks by {cell(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
     table.add_column("attack", no_wrap=True)
     for rule in result["rules"]:
         table.add_column(rule, justify="right", no_wrap=True)
@@ -504,7 +507,7 @@ def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     yield table
     yield Text("A model trained anew on another corpus pays everybody a little differently; `trained again` shows how much.")
     for row in result["attacks"][1:]:
-        yield Text(f"{row['attack']}: {row['says']}", style="dim")
+        yield line(f"{row['attack']}: {row['says']}", style="dim")
 
 
 def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
@@ -543,20 +546,77 @@ def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 
 def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What a closed period pays: sums by status, then every payment."""
-    yield f"[bold]{found['period']}[/] closed as booking {found['closed_as']}"
+    yield line(f"{found['period']} closed as booking {found['closed_as']}", style="bold")
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found["outcomes"].items()))
-    yield f"Balances: {escape(outcomes) or 'none'}"
+    yield line(f"Balances: {outcomes or 'none'}")
     sums: dict[tuple[str, str], list[int]] = defaultdict(list)
     for payment in found["payments"]:
         sums[payment["status"], payment["currency"]].append(payment["paid_minor"])
     for (status, currency), amounts in sorted(sums.items()):
-        yield f"{status}: {len(amounts)} payments, {format_minor(sum(amounts), currency)}"
+        yield line(f"{status}: {len(amounts)} payments, {format_minor(sum(amounts), currency)}")
+    if any(payment["status"] == WAITING for payment in found["payments"]):
+        yield line("Closed; nothing is booked until two people have approved (Required Actions in Airflow).", style="yellow")
+        yield line("If one of them rejected, nothing is paid: it stays owed, and the next month pays it.", style="dim")
     table = Table(*_folded("owner", "payment", "status", "amount", "reason"), box=box.SIMPLE_HEAD)
     for payment in found["payments"]:
         amount = Text(format_minor(payment["paid_minor"], payment["currency"]), justify="right")
-        table.add_row(escape(payment["owner_id"]), payment["payment_id"], payment["status"], amount, escape(payment["reason"]))
+        table.add_row(cell(payment["owner_id"]), payment["payment_id"], payment["status"], amount, cell(payment["reason"]))
     if found["payments"]:
         yield table
+
+
+def closing_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
+    """What closing a period now would find: every outcome, who is not paid and why, the rates and nights that are missing."""
+    lines, holds = found["lines"], found["holds"]
+    yield line(f"{found['period']}, if it were closed now; nothing is booked", style="bold")
+    if not found["over"]:
+        yield line("The month is not over: nights to come count, too.", style="yellow")
+    balances = _told("Balances", "outcome", "balances", "owed", "to be paid")
+    for outcome in sorted({one.outcome for one in lines}):
+        of_it = [one for one in lines if one.outcome == outcome]
+        owed, paid = _sums((o.currency, o.owed) for o in of_it), _sums((o.pay_currency, o.paid) for o in of_it if o.paid)
+        balances.add_row(outcome, str(len(of_it)), owed, paid)
+    yield balances if lines else line("Nothing is owed.")
+    held = _told("Not paid, since on hold", "because", "owners", "owed")
+    for reason, (count, amounts) in unpaid(lines, holds).items():
+        held.add_row(cell(reason), str(count), _sums(amounts.items()))
+    if held.row_count:
+        yield held
+    lacking = [(one, reason) for one in lines if one.outcome == ON_HOLD for reason in holds[one.owner_id] if reason in LACKING]
+    if lacking:
+        lacking.sort(key=lambda row: (-row[0].owed, row[0].owner_id))
+        owners = _told("To be added with `provenance payee import`", "owner", "has", "owed")
+        for one, reason in lacking[:most]:
+            owners.add_row(cell(one.owner_id), reason, format_minor(one.owed, one.currency))
+        yield owners
+    if len(lacking) > most:
+        yield line(f"and {len(lacking) - most:,} more (--json lists them)", style="dim")
+    waiting: dict[tuple[str, str], int] = defaultdict(int)
+    for one in lines:
+        if one.outcome == NO_RATE:
+            waiting[one.currency, one.pay_currency] += one.owed
+    for (source, target), amount in sorted(waiting.items()):
+        said = f"No rate is noted for {source} to {target}, and {format_minor(amount, source)} waits for it"
+        yield line(f"{said}: the month cannot be closed before `provenance rate`.", style="red")
+    if found["missing"]:
+        yield line(f"No night has paid {ranges(found['missing'])}.", style="yellow")
+
+
+def _told(title: str, first: str, *others: str) -> Table:
+    """A table of which the first column gives way, and the others stand to the right."""
+    table = titled(title)
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _sums(amounts: Iterable[tuple[str, int]]) -> str:
+    """Amounts as people write them, by currency."""
+    found: dict[str, int] = defaultdict(int)
+    for currency, amount in amounts:
+        found[currency] += amount
+    return ", ".join(format_minor(amount, currency) for currency, amount in sorted(found.items()))
 
 
 def _folded(*names: str) -> list[Column]:
@@ -569,8 +629,8 @@ def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(*_folded("owner", "version", "currency", "paid by", "tax data", "changed", "by"), box=box.SIMPLE_HEAD)
     for payee in found:
         tax = "there" if payee["tax_data"] else "[red]missing: held[/]"
-        who = (escape(payee["owner_id"]), str(payee["version"]), payee["currency"], escape(payee["paid_by"]), tax)
-        table.add_row(*who, payee["changed_at"], escape(payee["changed_by"]))
+        who = (cell(payee["owner_id"]), str(payee["version"]), payee["currency"], cell(payee["paid_by"]), tax)
+        table.add_row(*who, payee["changed_at"], cell(payee["changed_by"]))
     return table
 
 
@@ -580,7 +640,7 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
     days.add_column("day", no_wrap=True)
     for heading in ("owners", "change"):
         days.add_column(heading, justify="right")
-    days.add_column("why it would wait for a person")
+    days.add_column("why it would fail, or wait for a person")
     total: dict[tuple[str, str], int] = defaultdict(int)
     for found in previews:
         sums: dict[str, int] = defaultdict(int)
@@ -588,14 +648,17 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
             total[owner, currency] += will - was
             sums[currency] += will - was
         said = "\n".join(format_minor(amount, currency) for currency, amount in sorted(sums.items())) or "nothing"
-        days.add_row(found["day"], str(len(found["changes"])), said, escape("\n".join(found["reasons"])))
+        if found["problem"]:
+            days.add_row(found["day"], "-", "-", f"[bold red]fails[/]: {cell(found['problem'])}")
+        else:
+            days.add_row(found["day"], str(len(found["changes"])), said, "\n".join(map(cell, found["reasons"])))
     yield days
     rows = sorted(((whose, amount) for whose, amount in total.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
-    owners = titled(f"Owners whose amounts change, all {len(previews)} days together: {len(rows)}")
+    owners = titled(f"Owners whose amounts change by these days together: {len(rows)}")
     owners.add_column("owner")
     owners.add_column("change", justify="right")
     for (owner, currency), amount in rows[:most]:
-        owners.add_row(escape(owner), format_minor(amount, currency))
+        owners.add_row(cell(owner), format_minor(amount, currency))
     if rows:
         yield owners
     if len(rows) > most:
@@ -604,12 +667,12 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
 
 def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
     """What changed from one revision to another: causes, totals, owners."""
-    yield f"[bold]{found['day']}[/]: revision {found['before']} -> {found['after']}"
-    yield "[bold]Inputs that differ[/]"
+    yield line(f"{found['day']}: revision {found['before']} -> {found['after']}", style="bold")
+    yield line("Inputs that differ", style="bold")
     for cause in found["causes"]:
-        yield f"  {escape(cause)}"
+        yield line(f"  {cause}")
     if len(found["causes"]) > 1:
-        yield "[dim]  Several differ: what each of them alone would have changed is not told apart.[/]"
+        yield line("  Several differ: what each of them alone would have changed is not told apart.", style="dim")
     was, now = found["totals"]
     table = Table("", "before", "after", "change", title="Totals", title_justify="left", box=box.SIMPLE_HEAD)
     for currency in sorted({*was, *now}):
@@ -620,10 +683,10 @@ def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rendera
     owners = found["owners"]
     table = Table("owner", "before", "after", "change", title="Owners", title_justify="left", box=box.SIMPLE_HEAD)
     for row in owners[:most]:
-        table.add_row(escape(row["owner_id"]), *_from_to(row["before_minor"], row["after_minor"], row["currency"]))
+        table.add_row(cell(row["owner_id"]), *_from_to(row["before_minor"], row["after_minor"], row["currency"]))
     yield table if owners else "No owner earned more or less."
     if len(owners) > most:
-        yield f"[dim]{len(owners) - most:,} more: --most lists them.[/]"
+        yield line(f"{len(owners) - most:,} more: --most lists them.", style="dim")
 
 
 def removals_screen(removals: Sequence[Removal], *, dry_run: bool) -> Iterator[RenderableType]:

@@ -89,14 +89,9 @@ def close(period: str) -> dict[str, str]:
     engine = open_ledger(settings.database, store)
     today = datetime.now(UTC).date()
     details = payees_in_force(settings)
-    table, where = read_withholding(settings.settlement.withholding_path), settings.settlement.withholding
-    payees = {
-        owner: Payee(owner, payee.currency, rate_for(table, payee, where), version)
-        for owner, (version, payee) in details.items()
-    }
+    payees = _payees(settings, details)
     if period not in {closed.period for closed in settling.closes(engine)}:
-        smallest = [Instruction(f"of{n}", 1, payee.currency, payee) for n, (_, payee) in enumerate(details.values())]
-        _try_to_write(settings, period, smallest)
+        _try_to_write(settings, period, _smallest(details))
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
     files = {
@@ -112,8 +107,54 @@ def close(period: str) -> dict[str, str]:
     return {
         "period": period,
         "subject": f"Payments of {period}: {paid}",
-        "body": request(period, lines, rates, missing=_days_without_a_night(engine, period), digest=digest, where=where),
+        "body": request(
+            period,
+            lines,
+            rates,
+            holds=ledger.standing(engine, through=booking.booking_id).held,
+            missing=_days_without_a_night(engine, period),
+            digest=digest,
+            where=where,
+        ),
     }
+
+
+def preview(settings: Settings, period: str) -> dict[str, Any]:
+    """What closing a period now would find; nothing is booked or written. The period may be one that is not over.
+
+    Returns:
+        `period`; `over`: whether it is; `lines`; `holds`: why owners would be on hold; `missing`: days that no night has paid.
+
+    Raises:
+        InputError: it is closed; or what would stop the close, a rate alone excepted.
+    """
+    engine = open_ledger(settings.database, settings.store.open())
+    today = datetime.now(UTC).date()
+    details = payees_in_force(settings)
+    payees = _payees(settings, details)
+    lines, holds = settling.preview(engine, period, payees, Terms(settings.settlement.minimum), day=today)
+    _try_to_write(settings, period, _smallest(details))
+    return {
+        "period": period,
+        "over": period < f"{today:%Y-%m}",
+        "lines": lines,
+        "holds": holds,
+        "missing": [day for day in _days_without_a_night(engine, period) if day < today],
+    }
+
+
+def _payees(settings: Settings, details: Mapping[str, tuple[int, Details]]) -> dict[str, Payee]:
+    """What a close has to know of everybody who is registered."""
+    table, where = read_withholding(settings.settlement.withholding_path), settings.settlement.withholding
+    return {
+        owner: Payee(owner, payee.currency, rate_for(table, payee, where), version)
+        for owner, (version, payee) in details.items()
+    }
+
+
+def _smallest(details: Mapping[str, tuple[int, Details]]) -> list[Instruction]:
+    """A payment to everybody who is registered, to see whether it could be sent."""
+    return [Instruction(f"of{n}", 1, payee.currency, payee) for n, (_, payee) in enumerate(details.values())]
 
 
 def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -> list[str]:

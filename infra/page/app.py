@@ -82,6 +82,8 @@ def nights_page(request: Request, last: Last = 60) -> HTMLResponse:
         nights=nights[::-1],
         audits=audits[::-1],
         escrow=monitor.escrow(read.ledger),
+        paused=runs.paused(read.airflow),
+        asked=runs.asked(read.airflow),
         plots=plots.of_nights(nights, audits),
         settings=read.settings,
         last=last,
@@ -94,7 +96,13 @@ def nights_json(last: Last = 60) -> Response:
     read, nights, audits = _nights(last)
     owed = {c: {"amount_minor": amount, "oldest": oldest} for c, (amount, oldest) in monitor.escrow(read.ledger).items()}
     return _json(
-        {"nights": [_night_data(read, night) for night in nights], "audits": [asdict(a) for a in audits], "escrow": owed}
+        {
+            "nights": [_night_data(read, night) for night in nights],
+            "audits": [asdict(audit) for audit in audits],
+            "escrow": owed,
+            "paused": runs.paused(read.airflow),
+            "asked": {dag: asdict(found) for dag, found in runs.asked(read.airflow).items()},
+        }
     )
 
 
@@ -154,9 +162,8 @@ async def refuse(request: Request, error: HTTPException) -> Response:
     if path.startswith("/api/") or path == "/page.css":
         return await http_exception_handler(request, error)
     if error.status_code == 401:
-        prefix = request.scope.get("app_root_path", "")
         here = quote(request.url.path + (f"?{request.url.query}" if request.url.query else ""), safe="")
-        return RedirectResponse(f"{prefix}/api/v2/auth/login?next={here}", status_code=303)
+        return RedirectResponse(f"{_airflow(request)}/api/v2/auth/login?next={here}", status_code=303)
     said = "You may not read the DAG nightly_payouts." if error.status_code == 403 else str(error.detail)
     return _page(request, "error.html", status_code=error.status_code, said=said)
 
@@ -205,8 +212,13 @@ def _output(output_id: str, day: str) -> dict[str, Any]:
 
 
 def _page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
-    text = pages.get_template(template).render(base=request.scope["root_path"], **values)
+    text = pages.get_template(template).render(base=request.scope["root_path"], airflow=_airflow(request), **values)
     return HTMLResponse(text, status_code=status_code)
+
+
+def _airflow(request: Request) -> str:
+    """Where Airflow itself is served: a prefix, or nothing."""
+    return str(request.scope.get("app_root_path", ""))
 
 
 def _json(found: Any) -> Response:

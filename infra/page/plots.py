@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.page.looks import day, percent, span
 from provenance.core.money import format_minor
+from tasks.monitor import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,8 +85,8 @@ def of_nights(nights: Sequence[Night], audits: Sequence[Audit]) -> list[Plot]:
     plots = [_money(booked, currency) for currency in currencies]
     if any(night.seconds for night in nights):
         plots.append(_times(nights))
-    if len(booked) > 1:
-        plots.append(_drift(booked))
+    if moved := [(night, night.drift) for night in booked if night.drift is not None]:
+        plots.append(_drift(moved))
     return plots + [_audits(audits, family) for family in sorted({f.family for audit in audits for f in audit.figures})]
 
 
@@ -113,7 +114,7 @@ def _money(nights: Sequence[Night], currency: str) -> Plot:
 
 
 def _times(nights: Sequence[Night]) -> Plot:
-    stages = list(dict.fromkeys(stage for night in reversed(nights) for stage in night.seconds))
+    stages = in_order({stage for night in nights for stage in night.seconds})
     longest = max(sum(night.seconds.values()) for night in nights)
     top = next((step for step in SPANS if step >= longest), longest)
     bars = []
@@ -135,15 +136,15 @@ def _times(nights: Sequence[Night]) -> Plot:
     )
 
 
-def _drift(nights: Sequence[Night]) -> Plot:
-    top = _nice(max(0.01, *(night.drift for night in nights)))
+def _drift(moved: Sequence[tuple[Night, float]]) -> Plot:
+    top = _nice(max(0.01, *(drift for _, drift in moved)))
     dots = (
-        Dot(_middle(at, len(nights)), _y(night.drift, top), f"{day(night.day)}: {percent(night.drift)}")
-        for at, night in enumerate(nights)
+        Dot(_middle(at, len(moved)), _y(drift, top), f"{day(night.day)}: {percent(drift)}")
+        for at, (night, drift) in enumerate(moved)
     )
     return Plot(
         "Drift of shares",
-        days=_days([night.day for night in nights]),
+        days=_days([night.day for night, _ in moved]),
         ups=_ups(top, percent),
         legend=(("c2", "part of owners' shares that is not where it was in the nights before"),),
         lines=(Line(tuple(dots), "c2"),),

@@ -14,7 +14,7 @@ import polars as pl
 
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
-from provenance.settlement.periods import ON_HOLD, PAY
+from provenance.settlement.periods import LACKING, ON_HOLD, PAY
 from provenance.settlement.settling import LEFT_OUT, SENT
 
 if TYPE_CHECKING:
@@ -127,13 +127,38 @@ def payments_table(
     return pl.DataFrame(rows, schema=PAYMENTS.schema).sort(*PAYMENTS.key)
 
 
+def unpaid(lines: Iterable[Line], holds: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, dict[str, int]]]:
+    """Why owners are on hold: how many, and what they are owed by currency; missing data first, then the most owners.
+
+    Args:
+        holds: the reasons, by owner; of several all count together.
+    """
+    owners: dict[str, set[str]] = defaultdict(set)
+    owed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for line in lines:
+        if line.outcome == ON_HOLD:
+            reason = "; ".join(sorted(holds[line.owner_id]))
+            owners[reason].add(line.owner_id)
+            owed[reason][line.currency] += line.owed
+    reasons = sorted(owners, key=lambda reason: (reason not in LACKING, -len(owners[reason]), reason))
+    return {reason: (len(owners[reason]), dict(sorted(owed[reason].items()))) for reason in reasons}
+
+
 def request(
-    period: str, lines: Sequence[Line], rates: Mapping[str, str], *, missing: Sequence[date], digest: str, where: str
+    period: str,
+    lines: Sequence[Line],
+    rates: Mapping[str, str],
+    *,
+    holds: Mapping[str, Sequence[str]],
+    missing: Sequence[date],
+    digest: str,
+    where: str,
 ) -> str:
     """What people are asked to approve, in Markdown; no more of an owner than its name and amount.
 
     Args:
         rates: with what each rests on, by pair.
+        holds: why owners are on hold once it is closed.
         missing: days of the period that no night has paid.
         digest: of closing.csv, so that it is known what was approved.
     """
@@ -145,26 +170,40 @@ def request(
             paid[line.pay_currency].append(line.paid)
     payable = [line for line in lines if line.outcome == PAY]
     payable.sort(key=lambda line: (-line.paid, line.owner_id, line.currency))
-    held = {line.owner_id for line in lines if line.outcome == ON_HOLD}
     said = [f"Pay what was owed at the end of **{period}**?", ""]
     said += [f"- **{format_minor(sum(amounts), c)}** in {len(amounts)} payments" for c, amounts in sorted(paid.items())]
     said += [] if paid else ["- nothing is to be paid"]
     said += [f"- {count} balances: {outcome}" for outcome, count in sorted(outcomes.items()) if outcome != PAY]
-    said += [f"- {len(held)} owners are on hold: see why with `provenance balance`"] if held else []
     said += [f"- {pair}: **{markdown(told)}**" for pair, told in sorted(rates.items())]
-    said += [f"- **no night has paid {_ranges(missing)}**"] if missing else []
+    said += [f"- **no night has paid {ranges(missing)}**"] if missing else []
+    said += _on_hold(unpaid(lines, holds))
     if payable:
         said += ["", "| largest payments | owed, less tax | paid |", "|---|---:|---:|"]
         for line in payable[:LARGEST]:
             owed, sent = format_minor(line.net, line.currency), format_minor(line.paid, line.pay_currency)
             said.append(f"| {markdown(line.owner_id)} | {owed} | {sent} |")
     said += ["", f"All lines: `{where}`", "", f"SHA-256 of closing.csv: `{digest}`", ""]
-    said += ["Two people have to approve, one after the other; without both nothing is booked and no bank file is written."]
+    said += ["Two people have to approve, one after the other; without both no payment is booked and no bank file is written."]
     said += ["If you reject, nothing is paid: it stays owed, and the next month pays it, at that month's rates."]
     return "\n".join(said)
 
 
-def _ranges(days: Sequence[date]) -> str:
+def _on_hold(reasons: Mapping[str, tuple[int, Mapping[str, int]]]) -> list[str]:
+    """Who is not paid and why, as a table, and what to do about it."""
+    if not reasons:
+        return []
+    said = ["", "| not paid, since on hold | owners | owed |", "|---|---:|---:|"]
+    for reason, (count, owed) in list(reasons.items())[:LARGEST]:
+        said.append(f"| {markdown(reason)} | {count} | {', '.join(format_minor(a, c) for c, a in owed.items())} |")
+    more = len(reasons) - LARGEST
+    said += ["", f"{more} more reasons: `provenance balance` has them all."] if more > 0 else []
+    if any(lacking in reason for reason in reasons for lacking in LACKING):
+        said += ["", "Closing puts on hold who has no payee or no tax data: `provenance payee import` adds it."]
+        said += ["The first close that finds it releases them, and pays."]
+    return said
+
+
+def ranges(days: Sequence[date]) -> str:
     """Days as people list them: `2026-11-01 to 2026-11-04, 2026-11-09`."""
     runs: list[list[date]] = []
     for day in days:

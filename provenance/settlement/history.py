@@ -94,17 +94,17 @@ def changes(now: Figures, booked: Figures) -> list[tuple[str, str, int, int]]:
     return sorted((row for row in rows if row[2] != row[3]), key=lambda row: (-abs(row[3] - row[2]), row))
 
 
-def drift(now: Figures, before: Sequence[Figures]) -> float:
+def drift(now: Figures, before: Sequence[Figures]) -> float | None:
     """How far shares have moved from the mean of the nights before: 0 the same, 1 nothing in common (total variation).
 
-    Of several currencies the one that has moved furthest counts; without nights before, 0.
+    Of several currencies the one that has moved furthest counts; None where no currency is on both sides.
     """
     mean, shares = _mean(before), now.shares()
     apart: dict[str, float] = defaultdict(float)
     for owner, currency in {*mean, *shares}:
         apart[currency] += abs(shares.get((owner, currency), 0.0) - mean.get((owner, currency), 0.0)) / 2
     known = {currency for _, currency in mean} & {currency for _, currency in shares}
-    return max((apart[currency] for currency in known), default=0.0)
+    return max((apart[currency] for currency in known), default=None)
 
 
 def unusual(now: Figures, before: Sequence[Figures], bounds: Bounds, *, booked: Figures | None = None) -> list[str]:

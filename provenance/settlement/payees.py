@@ -9,20 +9,24 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
 from stdnum.us import rtn
 
-from provenance.core.errors import InputError
+from provenance.core.errors import InputError, InputErrors
 from provenance.core.money import currencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
 
 # Kinds of numbers under which taxes are paid; of a country that has none of these by name, any that the library knows.
 TAX_NUMBERS = frozenset(
@@ -46,6 +50,18 @@ def _is_a_routing_number(text: str) -> str:
     return text
 
 
+def spelt(pattern: str, words: str) -> AfterValidator:
+    """Text that a pattern matches, and that errors call by words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(words)
+        return text
+
+    return AfterValidator(check)
+
+
+COUNTRY = "two capital letters, a country of ISO 3166-1"
 # Of an American bank: a payee's, or the one from which a payer's clearing files come.
 RoutingNumber = Annotated[str, AfterValidator(_is_a_routing_number)]
 
@@ -59,7 +75,7 @@ class Place(BaseModel):
     building: str = Field("", max_length=16, repr=False)
     post_code: str = Field("", max_length=16, repr=False)
     town: str = Field(min_length=1, max_length=35, repr=False)
-    country: str = Field(pattern="^[A-Z]{2}$", repr=False)
+    country: Annotated[str, spelt("[A-Z]{2}", COUNTRY)] = Field(repr=False)
 
     @field_validator("country")
     @classmethod
@@ -67,7 +83,7 @@ class Place(BaseModel):
         import pycountry
 
         if pycountry.countries.get(alpha_2=code) is None:
-            raise ValueError("a country of ISO 3166-1")
+            raise ValueError(COUNTRY)
         return code
 
 
@@ -100,28 +116,48 @@ class Details(BankPlace):
 
     Attributes:
         owner_id: whose payee it is; name: of the account's holder.
-        currency: that it is paid in.
         method: by which it is paid: `iso20022` needs an `iban` and an address, `paypal` a `paypal` address, `nacha` a `routing`
             number and an `account`.
+        currency: that it is paid in.
         tax_residence: country whose withholding applies, tax_id: its number there; without both it is held.
     """
 
     owner_id: str = Field(min_length=1)
-    currency: str
     method: Method
-    paypal: str = Field("", max_length=127, repr=False)
-    routing: RoutingNumber = Field("", repr=False)
-    account: str = Field("", max_length=17, pattern="^[A-Za-z0-9-]*$", repr=False)
+    currency: str
+    paypal: str = Field("", max_length=127, repr=False, validate_default=True)
+    routing: RoutingNumber = Field("", repr=False, validate_default=True)
+    account: Annotated[str, spelt("[A-Za-z0-9-]*", "letters, digits and hyphens")] = Field(
+        "", max_length=17, repr=False, validate_default=True
+    )
     savings: bool = Field(default=False, repr=False)
-    tax_residence: str = Field("", pattern="^([A-Z]{2})?$", repr=False)
+    tax_residence: Annotated[str, spelt("([A-Z]{2})?", COUNTRY)] = Field("", repr=False)
     tax_id: str = Field("", repr=False)
+
+    # Validators of fields and not of the whole, which would run only where no field is wrong: all faults are told at once.
+    @field_validator("method")
+    @classmethod
+    def _has_an_iban(cls, method: Method, info: ValidationInfo) -> Method:
+        if method == Method.iso20022 and info.data.get("iban") == "":
+            raise PydanticCustomError("absent", "iban, which the method iso20022 needs")
+        return method
 
     @field_validator("currency")
     @classmethod
-    def _is_a_currency(cls, code: str) -> str:
+    def _is_a_currency(cls, code: str, info: ValidationInfo) -> str:
         if code not in currencies():
             raise ValueError("a currency of ISO 4217")
+        if code != "USD" and info.data.get("method") == Method.nacha:
+            raise ValueError("the currency USD, which alone nacha pays in")
         return code
+
+    @field_validator("paypal", "routing", "account")
+    @classmethod
+    def _is_there(cls, text: str, info: ValidationInfo) -> str:
+        method = Method.paypal if info.field_name == "paypal" else Method.nacha
+        if not text and info.data.get("method") == method:
+            raise PydanticCustomError("absent", "a value, which the method {method} needs", {"method": str(method)})
+        return text
 
     @field_validator("paypal")
     @classmethod
@@ -130,19 +166,15 @@ class Details(BankPlace):
             raise ValueError("a mail address")
         return text
 
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
-        needed = {Method.iso20022: ("iban",), Method.paypal: ("paypal",), Method.nacha: ("routing", "account")}[self.method]
-        for name in needed:
-            if not getattr(self, name):
-                raise ValueError(f"{name}, which the method {self.method} needs")
-        if self.method == Method.nacha and self.currency != "USD":
-            raise ValueError("the currency USD, which alone nacha pays in")
-        if self.tax_id and not self.tax_residence:
-            raise ValueError("tax_residence beside tax_id")
-        if self.tax_id and not _is_a_tax_number(self.tax_residence, self.tax_id):
-            raise ValueError(f"a tax_id as {self.tax_residence} gives them")
-        return self
+    @field_validator("tax_id")
+    @classmethod
+    def _is_of_its_residence(cls, text: str, info: ValidationInfo) -> str:
+        residence = info.data.get("tax_residence")
+        if text and residence == "":
+            raise PydanticCustomError("absent", "tax_residence beside tax_id")
+        if text and residence and not _is_a_tax_number(residence, text):
+            raise ValueError("a tax_id as its tax_residence gives them")
+        return text
 
     @property
     def taxed(self) -> bool:
@@ -203,7 +235,7 @@ def read_details(values: Mapping[str, Any], where: str) -> Details:
     """A payee from what somebody delivered.
 
     Raises:
-        InputError: naming the field and what is expected, never what was found in it.
+        InputError: naming each field that is wrong and what is expected, never what was found in it.
     """
     try:
         return Details.model_validate(values)
@@ -212,15 +244,31 @@ def read_details(values: Mapping[str, Any], where: str) -> Details:
 
 
 def explain(error: ValidationError, where: str) -> InputError:
-    """The first thing wrong with somebody's details, without repeating any."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    unknown = first["type"] == "extra_forbidden"
-    expected = f"one of {', '.join(Details.model_fields)}" if unknown else first["msg"].removeprefix("Value error, ")
-    found = "an unknown field" if unknown else "something else (not shown)"
-    if first["type"] == "missing":
-        expected, found = "a value", "none"
-    return InputError(f"{where}: {name}" if name else where, expected=expected, found=found)
+    """What is wrong with somebody's details, without repeating any."""
+    errors = []
+    for fault in error.errors(include_input=False, include_url=False):
+        name = ".".join(str(part) for part in fault["loc"])
+        expected, found = _expected_and_found(fault)
+        errors.append(InputError(f"{where}: {name}" if name else where, expected=expected, found=found))
+    return InputErrors(errors) if len(errors) > 1 else errors[0]
+
+
+def _expected_and_found(fault: ErrorDetails) -> tuple[str, str]:
+    """A fault in words that are not a library's."""
+    other, said = "something else (not shown)", fault.get("ctx", {})
+    match fault["type"]:
+        case "missing" | "string_too_short":
+            return "a value", "none"
+        case "absent":
+            return fault["msg"], "none"
+        case "string_too_long":
+            return f"at most {said['max_length']} characters", other
+        case "enum" | "bool_parsing":
+            return str(said.get("expected", "true or false")), other
+        case "extra_forbidden":
+            return f"one of {', '.join(Details.model_fields)}", "an unknown field"
+        case _:
+            return fault["msg"].removeprefix("Value error, "), other
 
 
 def sealing(keys: Sequence[str], where: str) -> MultiFernet:

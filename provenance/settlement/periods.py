@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 PAY, NEGATIVE, BELOW, ON_HOLD, NOTHING = "pay", "carried: below zero", "carried: below the minimum", "held", "nothing owed"
+# A preview alone finds it: a period whose rates are missing is not closed.
+NO_RATE = "no rate"
 # Why an owner is put on hold by itself, until its data is there.
-NO_PAYEE, NO_TAX = "no payee data", "no tax data"
+LACKING = NO_PAYEE, NO_TAX = "no payee data", "no tax data"
+
+
+class RateMissing(InputError):
+    """No rate is recorded for two currencies."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,13 @@ class Terms:
         """Minor units of the one currency as those of the other, rounded down.
 
         Raises:
-            InputError: no rate is recorded.
+            RateMissing: none is recorded.
         """
         if source == target:
             return amount
         if (source, target) not in self.rates:
             hint = "Record it before the period is closed."
-            raise InputError(f"rate {source} to {target}", expected="one recorded for the period", found="none", hint=hint)
+            raise RateMissing(f"rate {source} to {target}", expected="one recorded for the period", found="none", hint=hint)
         rate = Fraction(self.rates[source, target])
         return int(amount * rate * Fraction(10) ** (minor_digits(target) - minor_digits(source)))
 
@@ -122,9 +128,26 @@ def close(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: T
     Raises:
         InputError: a rate is missing, or an owner that is owed something has no complete payee and is not on hold.
     """
+    return [_line(balances, owner, currency, payees.get(owner), terms) for owner, currency in _whose(balances)]
+
+
+def preview(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: Terms) -> list[Line]:
+    """The same while rates may still be missing: a balance that waits for one has the outcome `NO_RATE`."""
+
+    def line(owner: str, currency: str) -> Line:
+        try:
+            return _line(balances, owner, currency, payees.get(owner), terms)
+        except RateMissing:
+            owed = -balances[Account(PAYABLE, owner, currency)]
+            return Line(owner, currency, owed, pay_currency=payees[owner].currency, outcome=NO_RATE)
+
+    return [line(owner, currency) for owner, currency in _whose(balances)]
+
+
+def _whose(balances: Mapping[Account, int]) -> list[tuple[str, str]]:
+    """Owners and currencies of which there is something to say."""
     accounts = (PAYABLE, HELD, CARRIED, ADVANCE)
-    whose = sorted({(a.party_id, a.currency) for a, amount in balances.items() if amount and a.account in accounts})
-    return [_line(balances, owner, currency, payees.get(owner), terms) for owner, currency in whose]
+    return sorted({(a.party_id, a.currency) for a, amount in balances.items() if amount and a.account in accounts})
 
 
 def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Payee | None, terms: Terms) -> Line:

@@ -24,8 +24,9 @@ from provenance.settlement import books
 from provenance.settlement.accounts import HELD, Account
 from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED
 from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, OUTCOME, PAYMENTS, RATE
-from provenance.settlement.periods import NO_PAYEE, NO_TAX, PAY, Line, closing_entries, incomplete, payment_entries
+from provenance.settlement.periods import LACKING, PAY, Line, closing_entries, incomplete, payment_entries
 from provenance.settlement.periods import close as close_lines
+from provenance.settlement.periods import preview as preview_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,8 @@ WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
 SETTLEMENT = "settle_period"
 # By how much a rate and its reverse may miss each other; more is a slip of somebody's finger.
 SPREAD = Decimal("0.1")
+# More than so many times the last rate, or less than such a part of it: its point may be in the wrong place.
+UNUSUAL = 2
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 
 
@@ -87,14 +90,25 @@ def last_day(period: str) -> date:
 
 
 def record_rate(
-    engine: sa.Engine, period: str, pair: tuple[str, str], rate: Decimal, *, day: date, evidence: str, by: str
+    engine: sa.Engine,
+    period: str,
+    pair: tuple[str, str],
+    rate: Decimal,
+    *,
+    day: date,
+    evidence: str,
+    by: str,
+    unusual: bool = False,
 ) -> Booking:
     """Note at how many units of the second currency one of the first is converted when a period closes.
 
     The last one noted counts; the same again is noted once.
 
+    Args:
+        unusual: it may be far from the last one noted, of whichever period.
+
     Raises:
-        InputError: the period is closed, the rate is not above zero, or far from what its reverse says.
+        InputError: the period is closed, the rate is not above zero, or far from what its reverse or the last one says.
     """
     where = f"rate {pair[0]} to {pair[1]} of {period}"
     if not rate.is_finite() or rate <= 0:
@@ -107,9 +121,12 @@ def record_rate(
         if reverse and not 1 - SPREAD < rate * reverse < 1 + SPREAD:
             expected = f"about {1 / reverse:.6g}, since {pair[1]} to {pair[0]} is {reverse}"
             raise InputError(where, expected=expected, found=text, hint="Mend the other one first, if that is the wrong one.")
-        noted = books.last(connection, _of_pair(period, pair))
+        noted = books.last(connection, _of_pair(pair, period))
         if noted and noted.facts == facts:
             return noted
+        last = books.last(connection, _of_pair(pair))
+        if last and not unusual:
+            _check_usual(where, rate, last)
         return books.post(connection, books.other(connection, RATE, day, facts), {})
 
 
@@ -142,10 +159,8 @@ def close(
     with books.alone(engine) as connection:
         made = _closed(connection, period)
         if made is None:
-            _still_open(connection, period, f"period {period}")
-            _hold_and_release(connection, payees, day)
-            terms = replace(terms, rates={**terms.rates, **_rates(connection, period)})
-            lines = close_lines(_to_close(connection, period), payees, terms)
+            balances, terms = _ready(connection, period, payees, terms, day)
+            lines = close_lines(balances, payees, terms)
             facts = {
                 "by": by,
                 "lines": digest([str(line) for line in lines]),
@@ -157,6 +172,23 @@ def close(
             if lines:
                 connection.execute(sa.insert(CLOSED), [_row(made, line) for line in lines])
         return made, [line for _, line in _lines(connection, made.booking_id)]
+
+
+def preview(
+    engine: sa.Engine, period: str, payees: Mapping[str, Payee], terms: Terms, *, day: date
+) -> tuple[list[Line], dict[str, tuple[str, ...]]]:
+    """What `close` would find now, and why owners would then be on hold; nothing is booked.
+
+    The period may be one that is not over. A balance that waits for a rate has the outcome `NO_RATE`.
+
+    Raises:
+        InputError: it is closed, or a later one is.
+    """
+    with books.alone(engine) as connection:
+        balances, terms = _ready(connection, period, payees, terms, day)
+        held = books.standing(connection).held
+        connection.rollback()  # of who was put on hold and released
+    return preview_lines(balances, payees, terms), dict(held)
 
 
 def lines(engine: sa.Engine, period: str) -> tuple[Booking, list[Line]]:
@@ -268,6 +300,14 @@ def closes(engine: sa.Engine) -> list[Booking]:
         return [books.as_booking(row) for row in connection.execute(query)]
 
 
+def _check_usual(where: str, rate: Decimal, last: Booking) -> None:
+    before = Decimal(last.facts["rate"])
+    if not before / UNUSUAL <= rate <= before * UNUSUAL:
+        expected = f"one near {before:f}, as noted for {last.facts['period']}"
+        hint = "Is the point in the right place? If the rate is right, add --unusual."
+        raise InputError(where, expected=expected, found=f"{rate.normalize():f}", hint=hint)
+
+
 def _check(outcome: Outcome, payment: Payment | None, message: str) -> None:
     where = f"{message}: payment {outcome.payment_id}"
     if payment is None:
@@ -283,12 +323,21 @@ def _check(outcome: Outcome, payment: Payment | None, message: str) -> None:
         raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}")
 
 
+def _ready(
+    connection: sa.Connection, period: str, payees: Mapping[str, Payee], terms: Terms, day: date
+) -> tuple[dict[Account, int], Terms]:
+    """The balances that a period closes with, once who lacks data is on hold, and its terms with its rates."""
+    _still_open(connection, period, f"period {period}")
+    _hold_and_release(connection, payees, day)
+    return _to_close(connection, period), replace(terms, rates={**terms.rates, **_rates(connection, period)})
+
+
 def _hold_and_release(connection: sa.Connection, payees: Mapping[str, Payee], day: date) -> None:
     """Put on hold who cannot be paid for want of data, and release who could not but can now."""
     held = books.standing(connection).held
     owed = {a.party_id for a in books.sums(connection, ENTRY.c.account.in_([PAYABLE, HELD])) if a.party_id}
     lacking = incomplete(sorted(owed), payees)
-    for reason in (NO_PAYEE, NO_TAX):
+    for reason in LACKING:
         now = {owner for owner, why in lacking.items() if why == reason}
         before = {owner for owner, reasons in held.items() if reason in reasons}
         if fresh := sorted(now - before):
@@ -392,7 +441,8 @@ def _closed(connection: sa.Connection, period: str) -> Booking | None:
 def _must_be_closed(connection: sa.Connection, period: str) -> Booking:
     made = _closed(connection, period)
     if made is None:
-        raise InputError(f"period {period}", expected="one that is closed", found="one that is open")
+        hint = f"`provenance payments {period} --preview` shows what closing it now would find."
+        raise InputError(f"period {period}", expected="one that is closed", found="one that is open", hint=hint)
     return made
 
 
@@ -403,8 +453,9 @@ def _still_open(connection: sa.Connection, period: str, where: str) -> None:
         raise InputError(where, expected="a period after the last that was closed", found=found)
 
 
-def _of_pair(period: str, pair: tuple[str, str]) -> sa.ColumnElement[bool]:
-    said = {"period": period, "source": pair[0], "target": pair[1]}
+def _of_pair(pair: tuple[str, str], period: str = "") -> sa.ColumnElement[bool]:
+    """Rates of a pair of currencies, of one period or of all."""
+    said = {"source": pair[0], "target": pair[1]} | ({"period": period} if period else {})
     return sa.and_(BOOKING.c.kind == RATE, *(BOOKING.c.facts[name].astext == value for name, value in said.items()))
 
 

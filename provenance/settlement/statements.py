@@ -46,6 +46,7 @@ HOW = (
     "90 % beside a number is where it is expected to lie in nine cases of ten."
 )
 HELD = "What is held is yours on the books and keeps growing, yet it is not paid until the reason is settled."
+IDLE_HOLD = "Your account is on hold: nothing is owed to you now, and what you earn next is held."
 SEND = (
     "Send the name of this statement (owner, period and revision), the night, output or work that you think is wrong, and "
     "whatever shows it: a contract, a registration, the work itself and where it first appeared."
@@ -435,7 +436,7 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
     holds = [plain(reason) for reason in statement.holds]
     amounts = [format_minor(section.held, section.currency) for section in sections if section.held]
     if holds or amounts:
-        now = f"Held now: {' and '.join(amounts)}." if amounts else "There is nothing to hold now."
+        now = f"Held now: {' and '.join(amounts)}." if amounts else IDLE_HOLD
         yield _chapter("held", "What is held, and why", (now, HELD), items=holds)
     else:
         yield _chapter("held", "What is held, and why", ("Nothing is held.",))

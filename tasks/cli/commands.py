@@ -341,7 +341,8 @@ def preview(
 ) -> None:
     """What paying days, or paying them again, would change for whom; nothing is booked.
 
-    Computes as the nights would, and the nights then find it done. Days are held against what is booked now, one by one.
+    Computes as the nights would, and the nights then find it done. Days are held against what is booked now, one by one. Exit
+    code 2: some day's night would fail, and the table says why.
 
     Example: `provenance preview 2026-11-01 2026-11-07`
     """
@@ -356,6 +357,8 @@ def preview(
         print_json(found)
     else:
         console.print(*preview_screen(found, most=most), sep="\n")
+    if any(day["problem"] for day in found):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -527,9 +530,14 @@ def rate(
     value: Annotated[str, typer.Argument(metavar="RATE", help="Units of the second for one of the first, such as 0.8642.")],
     evidence: Annotated[str, typer.Option(help="Where it stands; kept in the ledger.")],
     by: By,
+    unusual: Annotated[
+        bool, typer.Option("--unusual", help="Take it, though it is more than twice the last rate, or less than half.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Note at which rate a period converts one currency into another; the last one noted counts.
+
+    One that is more than twice the last rate noted for the two, of whichever period, or less than half of it, is refused.
 
     Example: `provenance rate 2026-11 USD EUR 0.8642 --evidence "ECB, 2026-11-30" --by "J. Doe"`
     """
@@ -538,27 +546,47 @@ def rate(
 
     settings = load()
     before = accounts.newest(settings)
-    _tell(accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by), before, as_json=as_json)
+    booking = accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by, unusual=unusual)
+    _tell(booking, before, as_json=as_json)
 
 
 @app.command()
 def payments(
     period: Annotated[str | None, typer.Argument(help="A closed period, YYYY-MM; by default the last.")] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Say what closing an open period now would find; nothing is booked.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What a closed period pays, and what became of each payment: waiting, sent, paid, rejected, returned, or left out.
 
+    With `--preview`, of a period that is not closed: what would be paid, who would be on hold and why, which rates are missing.
+    What would stop the close stops it, too.
+
     Example: `provenance payments 2026-11`
     """
-    from tasks.accounts import payments_of
-    from tasks.screens import payments_screen
+    from tasks.screens import closing_screen, payments_screen
     from tasks.settings import load
 
-    found = payments_of(load(), period)
-    if as_json:
-        print_json(found)
+    if preview:
+        from dataclasses import asdict
+
+        from provenance.settlement.settling import parse_period
+        from tasks.settle import preview as preview_of
+
+        if period is None:
+            raise InputError("PERIOD", expected="a period beside --preview, such as 2026-11", found="none")
+        found = preview_of(load(), parse_period("PERIOD", period))
+        shown, screen = {**found, "lines": [asdict(line) for line in found["lines"]]}, closing_screen(found)
     else:
-        console.print(*payments_screen(found), sep="\n", soft_wrap=True)
+        from tasks.accounts import payments_of
+
+        shown = payments_of(load(), period)
+        screen = payments_screen(shown)
+    if as_json:
+        print_json(shown)
+    else:
+        console.print(*screen, sep="\n", soft_wrap=True)
 
 
 @app.command()

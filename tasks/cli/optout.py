@@ -111,7 +111,7 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows.to_dicts())
     else:
-        console.print(optouts_screen(rows), soft_wrap=True)
+        console.print(*optouts_screen(rows), sep="\n", soft_wrap=True)
 
 
 @app.command("report")

@@ -93,7 +93,7 @@ def test_a_backup_of_a_stack_goes_to_a_machine_without_its_logins_and_into_a_new
     said = Console(record=True, width=300, file=io.StringIO())
     backup.make(load(), folder, said)
     assert f"@{old.host or ''}" in (told := said.export_text())
-    assert "with 1 bookings" in told
+    assert "up to booking 1" in told
     assert store.url in told
     kept = [(b.booking_id, b.facts) for b in ledger.bookings(engine)]
 

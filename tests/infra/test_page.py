@@ -13,15 +13,25 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import polars as pl
 import pytest
+import sqlalchemy as sa
+from jinja2 import Environment, PackageLoader
 from paid import DAYS, STAGES, pay, record
 from samples import create_database, free_ports
 from sqlalchemy.engine import make_url
 
+from infra.page import looks
+from tasks import freeze
+from tasks.monitor import Night
+from tasks.runs import Run
 from tasks.settings import CHECKOUT
 
-# An owner whose name a page that does not escape would run.
+# An owner whose name, and a notice, that a page that does not escape would run.
 HOSTILE = "<script>alert('owner {}')</script>"
+NOTICE = "<script>alert('Revenue is invented')</script>"
+SHOWN = "&lt;script&gt;alert(&#39;Revenue is invented&#39;)&lt;/script&gt;"
+WAITING = "2026-10-18"
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 # All of Airflow's core, plugins loaded as it loads them, without the parts that a page needs not.
 SERVER = """
@@ -55,6 +65,7 @@ class Site:
     """An API server with the page on it."""
 
     url: str
+    run_ids: list[str]
     tokens: dict[str, str] = field(default_factory=dict)
 
     def get(self, path, user="viewer", *, cookie=False):
@@ -74,7 +85,7 @@ class Site:
 
 @pytest.fixture(scope="module", params=["simple", pytest.param("fab", marks=pytest.mark.night)])
 def site(request, postgres, tmp_path_factory):
-    """Three days paid, and a server for a viewer and for somebody who may not read the DAG."""
+    """Three days paid and one that waits, and a server for a viewer and for somebody who may not read the DAG."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "passwords.json").write_text(json.dumps({"viewer": "viewer", "wrong": "wrong"}))
     (folder / "plugins").mkdir()
@@ -106,10 +117,17 @@ def site(request, postgres, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
+        plain, noticed = freeze.freeze_outputs, pl.lit(NOTICE).alias("notice")
+        patch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
         pay(called=HOSTILE)
     airflow = settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     record(airflow, DAYS[0], tasks=[(stage, "success", 10.0) for stage in STAGES])
-    record(airflow, DAYS[1], state="failed", tasks=[("settlement.reconcile", "failed", 3.0)])
+    run_ids = [
+        record(airflow, DAYS[1], state="failed", tasks=[("settlement.reconcile", "failed", 3.0)]),
+        record(airflow, WAITING, state="running", tasks=[("settlement.approve", "awaiting_input", None)]),
+    ]
+    record(airflow, "2026-09-30", dag_id="settle_period", tasks=[("settlement.approve", "awaiting_input", None)])
+    pause(airflow)
     (port,) = free_ports(1)
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -118,10 +136,24 @@ def site(request, postgres, tmp_path_factory):
         )  # fmt: skip
     try:
         wait(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield Site(f"http://127.0.0.1:{port}")
+        yield Site(f"http://127.0.0.1:{port}", run_ids)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(20)
+
+
+def pause(airflow):
+    """Airflow's own row of a DAG that is paused."""
+    engine = sa.create_engine(airflow, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags') ON CONFLICT DO NOTHING"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info, "
+                "max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits) "
+                "VALUES ('nightly_payouts', true, false, 'dags', '', '{}', 1, 0, false)"
+            )
+        )
 
 
 def wait(url, server, log: Path):
@@ -179,12 +211,104 @@ def test_nights_show_what_was_paid_and_what_failed(site):
     assert text.count("<figure>") >= 3, "revenue, time, drift"
     found = site.get("/payouts/api/nights.json").json()
     assert [(night["day"], night["state"]) for night in found["nights"]] == [
-        (DAYS[0], "published"), (DAYS[1], "failed"), (DAYS[2], "published"),
+        (DAYS[0], "published"), (DAYS[1], "failed"), (DAYS[2], "published"), (WAITING, "waiting"),
     ]  # fmt: skip
-    revenue = [night["totals"]["EUR"]["revenue_minor"] for night in found["nights"]]
+    revenue = [night["totals"]["EUR"]["revenue_minor"] for night in found["nights"][:3]]
     assert f"EUR {revenue[2] / 100:,.2f}" in text
     assert found["nights"][0]["seconds"] == dict.fromkeys(STAGES, 10.0)
     assert len(site.get("/payouts/api/nights.json?last=1").json()["nights"]) == 1
+
+
+def test_the_first_page_says_what_is_paused_and_who_waits(site):
+    text = without_tags(site.get("/payouts/").text)
+    assert "nightly_payouts is paused: no night runs by itself." in text
+    assert "nightly_payouts has waited for a person since Mon 19 Oct 2026, 00:00 UTC: Required Actions" in text
+    assert "settle_period has waited for a person since Thu 1 Oct 2026, 00:00 UTC: Required Actions" in text
+    assert 'href="/required_actions"' in site.get("/payouts/").text
+    found = site.get("/payouts/api/nights.json").json()
+    assert found["paused"] is True
+    assert {dag: asked["count"] for dag, asked in found["asked"].items()} == {"nightly_payouts": 1, "settle_period": 1}
+
+
+def test_a_notice_of_the_manifests_is_shown_once(site):
+    for path in ("/payouts/", f"/payouts/nights/{DAYS[0]}"):
+        assert site.get(path).text.count(SHOWN) == 1
+    assert "invented" not in site.get(f"/payouts/nights/{WAITING}").text
+
+
+def test_a_night_without_nights_before_has_no_drift(site):
+    nights = site.get("/payouts/api/nights.json").json()["nights"]
+    assert [night["drift"] is None for night in nights] == [True, False, False, True]
+    assert "Drift -" in without_tags(site.get(f"/payouts/nights/{DAYS[0]}").text)
+
+
+def test_a_failed_night_says_where_the_reason_is_and_what_to_read(site):
+    text = site.get(f"/payouts/nights/{DAYS[1]}").text
+    run = f"/dags/nightly_payouts/runs/{quote(site.run_ids[0], safe='')}"
+    assert f'href="{run}/tasks/settlement.reconcile"' in text
+    assert f'href="{run}"' in text
+    assert "published, failed settlement.reconcile" in without_tags(text)
+    assert "settlement.reconcile failed 3 s" in without_tags(text)
+    assert (
+        "settlement.reconcile failed after 1 try. The reason is in its log, below the last Task failed with exception; "
+        "what to do is in docs/operators.md, Failed reconcile." in without_tags(text)
+    )
+    runbook = (CHECKOUT / "docs/operators.md").read_text()
+    assert all(f"\n### {entry}\n" in runbook for entry in ("Failed reconcile", "Failed task", "Waits for approval"))
+    assert "/tasks/" not in site.get(f"/payouts/nights/{DAYS[0]}").text
+
+
+def test_a_waiting_night_says_where_to_answer(site):
+    text = site.get(f"/payouts/nights/{WAITING}").text
+    assert f'/runs/{quote(site.run_ids[1], safe="")}/tasks/settlement.approve"' in text
+    assert (
+        "settlement.approve waits for a person, who answers under Required Actions; see docs/operators.md, Waits for approval."
+        in without_tags(text)
+    )
+    assert 'href="/required_actions"' in text
+    assert "settlement.approve waiting 0 s" in without_tags(text)
+
+
+def test_no_link_asks_for_what_the_frame_of_airflow_forbids(site):
+    for path in ("/payouts/", *(f"/payouts/nights/{day}" for day in (*DAYS, WAITING))):
+        assert "target=" not in site.get(path).text, "the frame is sandboxed: a link out of it would do nothing"
+
+
+def without_tags(text):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", re.sub(r"<br>|</d[td]>", " ", text)))
+
+
+def parts():
+    pages = Environment(loader=PackageLoader("infra.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters.update(looks.FILTERS)
+    return pages.get_template("parts.html").module
+
+
+@pytest.mark.parametrize(
+    ("state", "published", "again", "said"),
+    [
+        ("published", True, True, "published"),
+        ("running", False, False, "running"),
+        ("running", True, False, "published, running"),
+        ("running", True, True, "published, running again"),
+        ("queued", True, True, "published, queued again"),
+        ("failed", True, True, "published, failed again a.task"),
+        ("failed", False, True, "failed a.task"),
+        ("waiting", True, True, "published, waiting"),
+        ("booked", False, False, "booked"),
+    ],
+)
+def test_a_night_that_is_published_stays_so_whatever_its_latest_run_does(state, published, again, said):
+    run = Run("r", "manual", DAYS[0], state, None, None, failed=("a.task",) if state == "failed" else ())
+    shown = str(parts().state(Night(DAYS[0], state, published=published, again=again, runs=(run,))))
+    assert without_tags(shown) == said
+
+
+def test_a_link_names_a_run_whatever_is_in_its_id():
+    link = str(parts().task("/airflow", "manual__2026-10-15T00:00:00+00:00/x", "a.task"))
+    assert link == (
+        '<a href="/airflow/dags/nightly_payouts/runs/manual__2026-10-15T00%3A00%3A00%2B00%3A00%2Fx/tasks/a.task">a.task</a>'
+    )
 
 
 def test_a_night_leads_to_its_files_and_its_outputs(site):

@@ -91,7 +91,17 @@ def fits(frame):
     assert wide <= shown, f"{frame.url}: {wide} px on {shown} px"
 
 
-@pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 900, "light"), (390, 844, "dark"), (360, 740, "light")])
+def table_fits(frame, width):
+    """At a desk the table of nights fits; on a phone it scrolls, shaded where there is more of it."""
+    box = "document.querySelector('#nights').parentElement"
+    wide, shown, shades = frame.evaluate(
+        f"[{box}.scrollWidth, {box}.clientWidth, getComputedStyle({box}).backgroundAttachment]"
+    )
+    assert (wide <= shown) == (width >= 1440), f"{wide} px on {shown} px"
+    assert shades == "local, local, scroll, scroll"
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), [(1440, 900, "light"), (390, 844, "dark"), (360, 740, "light")])
 def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, tmp_path):
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page, ours = context.new_page(), []
@@ -114,14 +124,22 @@ def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, 
     frame.locator("#nights").wait_for()
     framed = next(found for found in page.frames if "/payouts" in found.url)
     fits(framed)
+    table_fits(framed, width)
     page.screenshot(path=tmp_path / f"airflow-{width}.png")
     frame.locator(f"a[href$='{DAYS[3]}']").click()
     frame.locator("text=From shards to files").wait_for()
     fits(framed)
+    run = frame.locator("a[href*='/dags/nightly_payouts/runs/']").first.get_attribute("href")
+    frame.locator(f"a[href='{run}']").click()
+    framed.wait_for_url(f"{url}{run}**")
+    page.go_back()
+    frame.locator("text=From shards to files").wait_for()
 
     page.goto(f"{url}/payouts/")
     page.wait_for_selector("#nights")
     fits(page)
+    table_fits(page, width)
+    assert page.locator(".notice", has_text="Revenue is invented.").count() == 1
     assert page.locator("figure").count() == 6, "two currencies, time, drift, audits of examples and of owners"
     assert page.locator("#nights tbody tr").count() >= len(DAYS)
     page.screenshot(path=tmp_path / f"nights-{width}.png", full_page=True)

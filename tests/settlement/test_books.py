@@ -20,7 +20,7 @@ from provenance.settlement import books, ledger, settling
 from provenance.settlement.accounts import OWED, Account, imbalances
 from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
 from provenance.settlement.payouts import payouts
-from provenance.settlement.periods import NO_PAYEE, NO_TAX, PAY, Payee, Terms
+from provenance.settlement.periods import NO_PAYEE, NO_RATE, NO_TAX, PAY, Payee, Terms
 from provenance.settlement.settling import Approval
 
 # Of up to 25 steps each; 400 of them, some 10,000 steps, take eight minutes.
@@ -171,14 +171,21 @@ def history(postgres, template):
                     settling.close(self.engine, period, self.payees, TERMS, day=LATER, by="me")
                 return
             before = ledger.newest(self.engine)
+            seen = None
+            if period not in self.closed:
+                seen, holds = settling.preview(self.engine, period, self.payees, TERMS, day=LATER)
+                assert ledger.newest(self.engine) == before, "a preview books nothing"
             try:
                 made = self.do(lambda: settling.close(self.engine, period, self.payees, TERMS, day=LATER, by="me"))
             except InputError as error:
                 if "rate JPY to EUR: expected one recorded" not in str(error):
                     raise
+                assert NO_RATE in {line.outcome for line in seen}
                 assert ledger.newest(self.engine) == before, "nothing is put on hold by a close that fails"
                 return
             assert made == settling.close(self.engine, period, {}, Terms(), day=LATER, by="somebody"), "closed once"
+            if seen is not None:
+                assert (seen, holds) == (made[1], ledger.standing(self.engine, through=made[0].booking_id).held)
             complete = {owner for owner, payee in self.payees.items() if payee.withholding_ppb is not None}
             if period not in self.closed:
                 assert {line.owner_id for line in made[1] if line.outcome == PAY} <= complete

@@ -97,3 +97,4 @@ def test_drift_is_a_distance_between_0_and_1(now, before):
     assert -1e-9 <= found <= 1 + 1e-9
     assert drift(of(now), [of(now)] * 3) == pytest.approx(0)
     assert drift(of({"a": 1}), [of({"b": 1})]) == pytest.approx(1)
+    assert drift(of(now), []) is None, "nothing to compare"

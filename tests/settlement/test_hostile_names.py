@@ -46,7 +46,7 @@ from provenance.settlement.closings import closing_table, request
 from provenance.settlement.exports import build, payout_lines, write
 from provenance.settlement.payees import Details
 from provenance.settlement.payouts import Movements, credits, intervals, payouts
-from provenance.settlement.periods import PAY, Line
+from provenance.settlement.periods import ON_HOLD, PAY, Line
 from provenance.settlement.statements import Output, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.verification import check_proof, prove_line, verify
 from tasks.statements import file_name
@@ -329,11 +329,16 @@ def test_other_hostile_ids_are_taken():
 def test_a_request_for_approval_shows_no_name_as_markdown():
     lines = [Line(owner, "EUR", 10, net=10, pay_currency="EUR", paid=10, outcome=PAY) for owner in HOSTILE_IDS]
     for start in range(0, len(lines), 10):
-        text = request("2026-11", lines[start : start + 10], {}, missing=[], digest="0", where="s3://b/closing.csv")
+        text = request("2026-11", lines[start : start + 10], {}, holds={}, missing=[], digest="0", where="s3://b/closing.csv")
         rows = [line for line in text.splitlines() if line.startswith("| ") and "largest" not in line]
         assert len(rows) == len(lines[start : start + 10])
         assert not [row for row in rows if "<script" in row.replace("\\<", "") or "](" in row.replace("\\]\\(", "")]
     assert len(cells(to_csv(closing_table("2026-11", lines, {})))) == len(lines) + 1
+    held = [Line(f"o{number}", "EUR", 10, outcome=ON_HOLD) for number, _ in enumerate(HOSTILE_IDS)]
+    reasons = {line.owner_id: (reason,) for line, reason in zip(held, HOSTILE_IDS, strict=True)}
+    text = request("2026-11", held, {}, holds=reasons, missing=[], digest="0", where="s3://b/closing.csv")
+    assert len([line for line in text.splitlines() if line.startswith("| ")]) == 1 + min(10, len(HOSTILE_IDS))
+    assert "<script" not in text.replace("\\<", "")
 
 
 def test_errors_and_logs_are_one_line_without_escapes(caplog):

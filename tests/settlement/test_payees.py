@@ -1,7 +1,7 @@
 import pytest
 from cryptography.fernet import Fernet
 
-from provenance.core.errors import InputError
+from provenance.core.errors import InputError, InputErrors
 from provenance.settlement.payees import read_details, seal, sealing, unseal
 
 ANN = {
@@ -25,13 +25,23 @@ def test_details_are_checked_and_their_printed_form_shows_none():
         ({"iban": "DE88370400440532013000"}, "iban: expected an IBAN whose check digits hold"),
         ({"iban": ""}, "expected iban, which the method iso20022 needs"),
         ({"bic": "NOBIC"}, "bic: expected a BIC"),
-        ({"country": "XX"}, "country: expected a country of ISO 3166-1"),
-        ({"town": ""}, "town: expected String should have at least 1 character"),
+        ({"country": "XX"}, "country: expected two capital letters, a country of ISO 3166-1, found something else"),
+        ({"country": "de"}, "country: expected two capital letters, a country of ISO 3166-1, found something else"),
+        ({"tax_residence": "Germany"}, "tax_residence: expected two capital letters, a country of ISO 3166-1"),
+        ({"town": ""}, "town: expected a value, found none"),
+        ({"name": "Ann" * 24}, "name: expected at most 70 characters"),
+        ({"method": "by hand"}, "method: expected 'iso20022', 'paypal' or 'nacha'"),
+        ({"savings": "perhaps"}, "savings: expected true or false"),
         ({"currency": "XAU"}, "currency: expected a currency of ISO 4217"),
         ({"method": "paypal", "paypal": "ann"}, "paypal: expected a mail address"),
-        ({"method": "nacha", "routing": "123456789", "account": "1"}, "routing: expected a routing transit number"),
-        ({"method": "nacha", "routing": "111000025", "account": "1"}, "expected the currency USD"),
-        ({"tax_id": "36574261808"}, "expected a tax_id as DE gives them"),
+        ({"method": "paypal"}, "paypal: expected a value, which the method paypal needs, found none"),
+        (
+            {"method": "nacha", "currency": "USD", "routing": "123456789", "account": "1"},
+            "routing: expected a routing transit number",
+        ),
+        ({"method": "nacha", "routing": "111000025", "account": "1"}, "currency: expected the currency USD"),
+        ({"account": "12 34"}, "account: expected letters, digits and hyphens"),
+        ({"tax_id": "36574261808"}, "tax_id: expected a tax_id as its tax_residence gives them"),
         ({"tax_residence": ""}, "expected tax_residence beside tax_id"),
         ({"colour": "red"}, "colour: expected one of"),
     ],
@@ -41,6 +51,17 @@ def test_what_is_wrong_is_said_without_repeating_it(change, expected):
         read_details({**ANN, **change}, "payees.csv line 2")
     assert str(raised.value).startswith("payees.csv line 2")
     assert not [value for name, value in change.items() if len(value) > 4 and value in str(raised.value) and name != "method"]
+
+
+def test_all_that_is_wrong_with_a_payee_is_said_at_once():
+    wrong = {"country": "Germany", "iban": "DE88370400440532013000", "method": "nacha", "tax_id": "36574261808", "name": ""}
+    with pytest.raises(InputErrors) as raised:
+        read_details({**ANN, **wrong}, "payees.csv line 2")
+    fields = [error.where.removeprefix("payees.csv line 2: ") for error in raised.value.errors]
+    assert sorted(fields) == ["account", "country", "currency", "iban", "name", "routing", "tax_id"]
+    said = "\n".join(map(str, raised.value.errors))
+    assert "String" not in said
+    assert not [value for name, value in wrong.items() if value and value in said and name != "method"]
 
 
 def test_a_sealed_record_opens_with_its_key_in_its_own_place_alone():

@@ -11,6 +11,7 @@ from provenance.settlement.accounts import OWED, Account
 from provenance.settlement.periods import (
     BELOW,
     NEGATIVE,
+    NO_RATE,
     NOTHING,
     ON_HOLD,
     PAY,
@@ -20,6 +21,7 @@ from provenance.settlement.periods import (
     close,
     closing_entries,
     payment_entries,
+    preview,
 )
 
 ANN = {"ann": Payee("ann", "EUR")}
@@ -85,6 +87,20 @@ def test_a_rate_that_is_missing_and_an_owner_without_a_payee_are_errors():
         one({"payable": -1}, {})
     with pytest.raises(InputError, match="and no tax data"):
         one({"payable": -1}, {"ann": Payee("ann", "EUR", None)})
+
+
+def test_a_preview_is_the_close_but_for_what_waits_for_a_rate():
+    payees = {"ann": Payee("ann", "JPY"), "bob": Payee("bob", "EUR")}
+    balances = {
+        Account("payable", "ann", "EUR"): -199,
+        Account("payable", "ann", "JPY"): -7,
+        Account("carried", "ann", "USD"): 3,
+    }
+    balances |= {Account("payable", "bob", "EUR"): -5, Account("held", "bob", "USD"): -6}
+    found = preview(balances, payees, Terms())
+    assert [line for line in found if line.outcome == NO_RATE] == [Line("ann", "EUR", 199, pay_currency="JPY", outcome=NO_RATE)]
+    del balances[Account("payable", "ann", "EUR")]
+    assert [line for line in found if line.outcome != NO_RATE] == close(balances, payees, Terms())
 
 
 books = st.dictionaries(

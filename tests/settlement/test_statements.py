@@ -305,6 +305,11 @@ def test_what_is_held_and_why():
     text = said(page(statement(holds=("disputed by A. Smith",))))
     assert "Held now: EUR 3.21." in text
     assert "disputed by A. Smith" in text
+    idle = Section("EUR", history=(("2026-11", 0),))
+    text = said(page(statement(idle, holds=("disputed by A. Smith",))))
+    assert "Your account is on hold: nothing is owed to you now, and what you earn next is held." in text
+    assert "disputed by A. Smith" in text
+    assert "Held now" not in text
     assert "Nothing is held." in said(page(statement(replace(section(), held=0))))
 
 

@@ -3,7 +3,9 @@
 import re
 from datetime import date
 
+import polars as pl
 import pytest
+import sqlalchemy as sa
 from paid import DAYS, STAGES, lay_out, pay, record
 from samples import create_database
 from sqlalchemy.engine import make_url
@@ -14,7 +16,7 @@ from provenance.core.store import canonical_json, sha256
 from provenance.settlement import ledger
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.validation import results
-from tasks import monitor, runs
+from tasks import freeze, monitor, runs
 from tasks.book import book
 from tasks.monitor import audits
 from tasks.publish import publish
@@ -114,7 +116,7 @@ def test_nights_are_what_the_ledger_and_the_manifests_say(books):
         payouts = store.read_table(f"exports/payouts/day={night.day}/rev=0001/payouts.parquet")
         assert night.owners == (payouts["earned_minor"] > 0).sum()
     assert [night.outputs for night in found] == [20, 40, 60]
-    assert found[0].drift == 0.0, "no night before it"
+    assert found[0].drift is None, "no night before it"
     assert 0 < found[1].drift < 1
     assert monitor.nights(store, engine, last=1) == found[2:], "the nights before count, though they are not asked for"
     assert monitor.unpublished(store, engine) == []
@@ -223,6 +225,70 @@ def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
     flow = monitor.night(store, books_of, date(2026, 10, 18), found["2026-10-18"])
     assert (flow.night.state, flow.bookings, flow.corpus) == ("queued", (), "")
     assert monitor.night(store, books_of, date.fromisoformat(DAYS[0]), found[DAYS[0]]).night == first
+
+
+def test_a_run_that_is_tried_again_is_told_in_the_order_of_the_pipeline(airflow):
+    tasks = [
+        ("settlement.reconcile", None, 9.0),  # was cleared, and keeps the times of the try before
+        ("settlement.book", "upstream_failed", 0.0),
+        ("settlement.review", "success", 3.0),
+        ("a.stranger", "success", 4.0),
+        ("royalty.share", "failed", 2.0),
+        ("inputs.freeze", "success", 1.0),
+    ]
+    record(airflow, DAYS[0], state="failed", tasks=tasks, tried=[("settlement.reconcile", 9.0), ("royalty.share", 2.0)])
+    record(airflow, DAYS[1], state="running", tasks=[("royalty.replay", "running", 5.0), ("x", "awaiting_input", None)])
+    engine = runs.open_runs(airflow)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE task_instance SET try_number = 3 WHERE state = 'failed'"))
+        connection.execute(sa.text("UPDATE task_instance SET start_date = now() - interval '1 hour' WHERE state = 'running'"))
+    found = runs.runs(engine)
+    night = monitor.Night(DAYS[0], "failed", runs=tuple(found[DAYS[0]]))
+    assert list(night.seconds) == ["inputs.freeze", "royalty.share", "settlement.review", "a.stranger"]
+    assert night.spent == {**night.seconds, "royalty.share": 4.0, "settlement.reconcile": 9.0}
+    assert night.runs[0].tries == {"inputs.freeze": 1, "royalty.share": 3, "settlement.review": 1, "a.stranger": 1}
+    (running,) = found[DAYS[1]]
+    assert running.seconds["x"] == 0.0, "it waits for a person"
+    assert 3600 <= running.seconds["royalty.replay"] < 3700, "until now, not the duration of the try before"
+
+
+def test_a_day_that_is_run_again_is_told_from_one_that_is_being_published(books, airflow):
+    store, books_of = pay(DAYS[:1])
+    record(airflow, DAYS[0], state="running")
+    engine = runs.open_runs(airflow)
+    (night,) = monitor.nights(store, books_of, runs.runs(engine))
+    assert (night.state, night.published, night.again) == ("running", True, False), "its run began before it was booked"
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE dag_run SET start_date = now() + interval '1 hour'"))
+    assert monitor.nights(store, books_of, runs.runs(engine))[0].again
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE dag_run SET start_date = NULL, state = 'queued'"))
+    assert monitor.nights(store, books_of, runs.runs(engine))[0].again
+
+
+def test_a_dag_is_paused_where_airflow_says_so(airflow):
+    engine = runs.open_runs(airflow)
+    assert not runs.paused(engine), "Airflow has not seen it yet"
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info, "
+                "max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits) "
+                "VALUES ('nightly_payouts', true, false, 'dags', '', '{}', 1, 0, false), "
+                "('settle_period', false, false, 'dags', '', '{}', 1, 0, false)"
+            )
+        )
+    assert runs.paused(engine)
+    assert not runs.paused(engine, "settle_period")
+
+
+def test_what_a_manifest_says_of_revenue_is_told_of_its_night(books, monkeypatch):
+    plain = freeze.freeze_outputs
+    noticed = pl.lit("Revenue is invented.").alias("notice")
+    monkeypatch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
+    store, engine = pay(DAYS[:1])
+    assert [night.notice for night in monitor.nights(store, engine)] == ["Revenue is invented."]
 
 
 def test_money_found_an_owner_or_lies_in_escrow(books):

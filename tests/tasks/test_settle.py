@@ -1,6 +1,7 @@
 """A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -77,6 +78,60 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp
     assert store.read(order) == before, "to the account that was approved"
 
 
+def test_who_approves_is_told_who_is_not_paid_and_why(books, store, tmp_path):
+    register(books, tmp_path, "ann", "bob", "dee")
+    engine = open_ledger(books.database, store)
+    for owner, reason in (("dee", "disputed | by *A*"), ("eve", "opt-out under review")):
+        ledger.hold(engine, owner, day=DAY, reason=reason, by="me")
+    body = settle.close(PERIOD)["body"].splitlines()
+    start = body.index("| not paid, since on hold | owners | owed |")
+    assert body[start + 2 : start + 9] == [
+        "| no payee data | 1 | USD 5.00 |",
+        "| no tax data | 1 | EUR 6.00 |",
+        "| disputed \\| by \\*A\\* | 1 | EUR 4.00 |",
+        "| no payee data; opt\\-out under review | 1 | EUR 3.00 |",
+        "",
+        "Closing puts on hold who has no payee or no tax data: `provenance payee import` adds it.",
+        "The first close that finds it releases them, and pays.",
+    ]
+    assert body[start - 1] == "", "a table of Markdown has an empty line before it"
+    register(books, tmp_path, "ann", "cid")
+    assert settle.close(PERIOD)["body"].splitlines() == body, "what was found, whatever has come since"
+
+
+def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, tmp_path, cli):
+    cid = "cid,Cid,Boston,US,EUR,paypal,,cid@example.org,,,US,536-90-4399"
+    register(books, tmp_path, "ann", "bob", "cid", cid=cid)
+    engine = open_ledger(books.database, store)
+    before = ledger.newest(engine), store.list("")
+    code, out, _ = cli("payments", PERIOD, "--preview")
+    assert code == 0
+    for row in (
+        "held 3 EUR 13.00",
+        "pay 1 EUR 7.00 EUR 7.00",
+        "no rate 1 USD 5.00",
+        "no payee data 2 EUR 7.00",
+        "bob no tax data EUR 6.00",
+        "No rate is noted for USD to EUR, and USD 5.00 waits for it",
+        "No night has paid 2026-10-01 to 2026-10-14, 2026-10-16 to 2026-10-31.",
+    ):
+        assert row in " ".join(out.split())
+    assert "not over" not in out
+    assert (ledger.newest(engine), store.list("")) == before
+    assert ledger.standing(engine, through=before[0]).held == {}
+    settling.record_rate(engine, PERIOD, ("USD", "EUR"), Decimal("0.8"), day=DAY, evidence="ECB", by="me")
+    found = json.loads(cli("payments", PERIOD, "--preview", "--json")[1])
+    assert found["holds"] == {"bob": ["no tax data"], "dee": ["no payee data"], "eve": ["no payee data"]}
+    running = f"{datetime.now(UTC):%Y-%m}"
+    assert "The month is not over" in cli("payments", running, "--preview")[1]
+    settle.close(PERIOD)
+    _, lines = settling.lines(engine, PERIOD)
+    assert found["lines"] == [asdict(line) for line in lines]
+    code, _, err = cli("payments", PERIOD, "--preview")
+    assert (code, "expected a period after the last that was closed, found 2026-10 is closed" in err) == (2, True)
+    assert cli("payments", "--preview")[0] == 2
+
+
 def test_a_month_closes_with_its_own_days_whoever_was_on_hold_when(books, store, tmp_path):
     register(books, tmp_path, "ann", "dee")
     engine = open_ledger(books.database, store)
@@ -145,6 +200,22 @@ def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(boo
         settling.answer(engine, [Outcome(sent.payment_id, "paid")], **said, source="2")
 
 
+def test_a_rate_far_from_the_last_one_is_taken_only_if_that_is_said(books, store, cli):
+    def note(period, value, *more):
+        return cli("rate", period, "USD", "EUR", value, "--evidence", "ECB", "--by", "me", *more)
+
+    assert note(PERIOD, "0.8642")[0] == 0, "the first of two currencies is held against nothing"
+    for far in ("8.642", "0.08642", "1.73"):
+        code, _, err = note("2026-11", far)
+        assert code == 2
+        assert f"rate USD to EUR of 2026-11: expected one near 0.8642, as noted for 2026-10, found {far}." in err
+        assert "add --unusual" in err
+    assert note("2026-11", "1.7")[0] == note("2026-11", "0.9")[0] == 0
+    assert note("2026-11", "9", "--unusual")[0] == 0
+    assert "Booked before" in note("2026-11", "9")[1], "the same again is noted once"
+    assert settling.rates(open_ledger(books.database, store), "2026-11")["USD", "EUR"][0] == 9
+
+
 def test_a_payment_that_differs_is_named(books, store, tmp_path):
     register(books, tmp_path, "ann")
     settle.close(PERIOD)
@@ -171,6 +242,7 @@ def test_a_payment_that_differs_is_named(books, store, tmp_path):
         ({"ann": LINES["bob"]}, "line 3: expected one line for each owner, found a second one of bob"),
         ({"ann": LINES["ann"].replace("ann,", "amn,")}, "owner amn: expected an owner in the ledger .* Did you mean 'ann'"),
         ({"ann": LINES["ann"].replace("Berlin", ""), "bob": LINES["bob"].replace("FR", "XX")}, "town: .*1 more: .*line 3"),
+        ({"ann": LINES["ann"].replace("DE89", "DE88").replace("Berlin", "")}, "line 2: town: .*1 more: .*line 2: iban"),
     ],
 )
 def test_a_file_of_payees_is_taken_whole_or_not_at_all(books, tmp_path, change, message):
@@ -187,6 +259,9 @@ def test_a_file_of_payees_is_taken_whole_or_not_at_all(books, tmp_path, change, 
         (COLUMNS.replace(",", ";"), "line 1: expected commas between columns, found semicolons"),
         (COLUMNS.replace("town", "Town"), "line 1: expected some of owner_id, .* found 'Town'. Did you mean 'town'"),
         ("owner_id,name\n", "line 1: expected the columns .* found no town"),
+        (COLUMNS.replace(",", "\t"), "line 1: expected commas between columns, found tabs"),
+        (LINES["ann"], "line 1: expected the names of columns, found none of them"),
+        (f'{COLUMNS}\nann,"Ann', "line 2: expected CSV, found unexpected end of data"),
     ],
 )
 def test_a_file_that_is_no_file_of_payees_is_told_what_is_wrong_with_it(books, tmp_path, text, message):
@@ -196,6 +271,15 @@ def test_a_file_that_is_no_file_of_payees_is_told_what_is_wrong_with_it(books, t
         import_payees(books, path, by="me")
     with pytest.raises(InputError, match="expected a CSV file, found no such file"):
         import_payees(books, tmp_path / "none.csv", by="me")
+
+
+@pytest.mark.parametrize(("encoding", "found"), [("utf-16", "UTF-16"), ("latin-1", "another encoding")])
+def test_a_file_of_payees_in_another_encoding_is_told_which_one_to_save_it_in(books, tmp_path, encoding, found):
+    path = tmp_path / "payees.csv"
+    path.write_bytes(f"{COLUMNS}\n{LINES['ann']}\n".encode(encoding))
+    with pytest.raises(InputError, match=f"expected a CSV file in UTF-8, found {found}. .*save it as CSV UTF-8") as raised:
+        import_payees(books, path, by="me")
+    assert "Ann" not in str(raised.value)
 
 
 def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp_path, monkeypatch):
@@ -263,8 +347,14 @@ def test_accountants_settle_a_month_with_commands_but_for_the_approval(cli, book
     for amount in ("2.505", "much", "0"):
         assert cli("advance", "ann", amount, "EUR", "--reason", "contract", *by)[0] == 2
     assert cli("payments")[0] == 2
+    code, _, err = cli("payments", PERIOD)
+    assert (code, "provenance payments 2026-10 --preview" in err) == (2, True)
     settle.close(PERIOD)
+    waiting = cli("payments", PERIOD)[1]
+    assert "waiting: 2 payments, EUR 8.82" in waiting
+    assert "Closed; nothing is booked until two people have approved (Required Actions in Airflow)." in waiting
     settle.pay(PERIOD, *TWO)
+    assert "approved" not in cli("payments", PERIOD)[1]
     code, out, _ = cli("payments", PERIOD, "--json")
     found = {p["owner_id"]: (p["paid_minor"], p["currency"], p["status"]) for p in json.loads(out)["payments"]}
     assert found == {"ann": (450, "EUR", "sent"), "cid": (432, "EUR", "sent")}, "less the advance; at the rate, rounded down"

@@ -3,13 +3,16 @@
 import io
 import logging
 import re
+from datetime import date
 
+import polars as pl
 import pytest
 from rich.progress import Progress
 from samples import HOSTILE
 
+from provenance.settlement.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
 from provenance.settlement.verification import Check
-from tasks import screens
+from tasks import rights_screens, screens
 from tasks.cluster import PROGRESS
 from tasks.terminal import Terminal
 from tasks.watch import _Bars
@@ -48,9 +51,15 @@ def difference(name):
     return {"day": "2026-11-01", "before": 1, "after": 2, "causes": [name], "totals": [{}, {}], "owners": [owner]}
 
 
+def closing(name):
+    lines = [Line(name, "EUR", 1, outcome=ON_HOLD), Line(name, "USD", 1, pay_currency="EUR", outcome=NO_RATE)]
+    return {"period": "2026-11", "over": True, "lines": lines, "holds": {name: (name, NO_PAYEE)}, "missing": []}
+
+
 SCREENS = {
     "balance": lambda name: screens.balance_screen(balance(name)),
     "account": lambda name: screens.balance_screen(account(name)),
+    "closing": lambda name: screens.closing_screen(closing(name)),
     "payments": lambda name: screens.payments_screen(payments(name)),
     "diff": lambda name: screens.diff_screen(difference(name)),
     "checks": lambda name: [screens.checks_screen([Check("c", (name,))])],
@@ -67,6 +76,31 @@ SCREENS = {
 }  # fmt: skip
 
 
+def optouts(name):
+    when = {"choice": "held", "effective_on": date(2026, 11, 20), "action": "optout", "state": "in force", "in_corpus": True}
+    rows = pl.DataFrame([{"work_id": name, "owner_id": name, "recorded_by": name, "evidence": name, **when}])
+    return rights_screens.optouts_screen(rows)
+
+
+def optouts_of_models(name):
+    model = {"model_id": name, "model": "0" * 64, "by": "corpus", "nights": 3}
+    night = {"day": "2026-11-20", "currency": "EUR", "share_ppb": 12_000_000, "influence_ppb": 3_000_000}
+    said = {"work_id": name, "owner_id": name, "choice": "held", "since": date(2026, 11, 20)}
+    found = [{**said, "models": [model], "nights": [night]}, {**said, "models": [], "nights": []}]
+    return rights_screens.optout_report_screen(found)
+
+
+SCREENS |= {"opt-outs": optouts, "opt-outs of models": optouts_of_models}
+
+
+@pytest.mark.parametrize("screen", [optouts, optouts_of_models])
+def test_an_id_of_an_opt_out_stands_whole_on_a_narrow_terminal(screen):
+    name = "a-name-of-forty-letters/httpx/_client.py"
+    rows = without_styles(shown(*screen(name), width=80)).splitlines()
+    assert name in rows, "a line of its own, to be copied"
+    assert [row for row in rows if row.startswith(f"  {name}: held")]
+
+
 @pytest.mark.parametrize("screen", SCREENS)
 def test_no_name_is_markup_or_moves_the_cursor(screen):
     for name in HOSTILE:
@@ -75,6 +109,12 @@ def test_no_name_is_markup_or_moves_the_cursor(screen):
         assert "\u202e" not in text
         if name.startswith("["):
             assert "".join(name.split()) in "".join(text.split()), "a tag stays text"
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_no_name_begins_a_line_of_its_own(screen):
+    text = without_styles(shown(*SCREENS[screen]("ann\nowner of all")))
+    assert not [row for row in text.splitlines() if row.strip().startswith("owner of all")]
 
 
 def test_progress_and_warnings_show_names_as_text():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from provenance.core.errors import InputError
-from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber
+from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber, spelt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ class Payer(BankPlace):
     """
 
     nacha_origin: RoutingNumber = Field("", repr=False)
-    nacha_company: str = Field("", max_length=10, pattern="^[A-Za-z0-9]*$", repr=False)
+    nacha_company: Annotated[str, spelt("[A-Za-z0-9]*", "letters and digits")] = Field("", max_length=10, repr=False)
     nacha_bank: str = Field("", max_length=23, repr=False)
 
     def needs(self, method: Method) -> list[str]:
