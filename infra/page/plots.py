@@ -187,8 +187,8 @@ def _colour(number: int) -> str:
 
 
 def _whole(amount: float, currency: str) -> str:
-    """An amount on an axis: without decimals where it has none to speak of."""
-    return format_minor(round(amount), currency).removesuffix(".00")
+    """An amount on an axis, whose title has the currency: without decimals where it has none to speak of."""
+    return format_minor(round(amount), currency, symbol=False).removesuffix(".00")
 
 
 def _nice(value: float) -> float:
