@@ -122,7 +122,7 @@ def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, 
     page.locator("a[href*='plugin/payouts']").first.click()
     frame = page.frame_locator("iframe")
     frame.locator("#nights").wait_for()
-    framed = next(found for found in page.frames if "/payouts" in found.url)
+    framed = next(found for found in page.frames if found.parent_frame and "/payouts" in found.url)
     fits(framed)
     table_fits(framed, width)
     page.screenshot(path=tmp_path / f"airflow-{width}.png")
