@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -163,22 +164,26 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def s3_ports() -> list[int]:
+    """Free ports for an S3 server's parts: SeaweedFS also listens on each port + 10000."""
+    return [port - 20_000 if port > 45_000 else port for port in free_ports(4)]
+
+
 @contextlib.contextmanager
-def s3_server(folder: Path):
+def s3_server(folder: Path, ports: Sequence[int] = ()):
     """A real S3 server (SeaweedFS) on a folder: its endpoint, with credentials in the environment."""
     config = folder / "s3.json"
     keys = {"accessKey": "test-access", "secretKey": "test-secret"}
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     config.write_text(json.dumps({"identities": [{"name": "pipeline", "credentials": [keys], "actions": actions}]}))
-    # SeaweedFS also listens on each port + 10000.
-    master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
+    master, volume, filer, port = ports or s3_ports()
     weed = Path(sys.executable).with_name("weed")
     command = [
         str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-master.port={master}",
         f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}",
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=500", "-master.telemetry=false",
     ]  # fmt: skip
-    with (folder / "log").open("w") as log:
+    with (folder / "log").open("a") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     endpoint = f"http://127.0.0.1:{port}"
     environment = {

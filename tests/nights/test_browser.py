@@ -132,8 +132,6 @@ def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, 
     run = frame.locator("a[href*='/dags/nightly_payouts/runs/']").first.get_attribute("href")
     frame.locator(f"a[href='{run}']").click()
     framed.wait_for_url(f"{url}{run}**")
-    page.go_back()
-    frame.locator("text=From shards to files").wait_for()
 
     page.goto(f"{url}/payouts/")
     page.wait_for_selector("#nights")
