@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 BEFORE = 14
 # Tasks that compute on the cluster; all others take one worker's time.
 ON_CLUSTER = frozenset({"features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay", "royalty.value"})
+# A task that takes the time of a person, and of no worker.
+OF_PEOPLE = frozenset({"settlement.approve"})
 # Nights that are read from the store at a time.
 AT_ONCE = 8
 # Outputs of a night that are listed, at most.
@@ -160,7 +162,8 @@ class Night:
 
     def worker_seconds(self, workers: int) -> float:
         """What all runs and tries took, of a cluster of so many workers."""
-        return sum(seconds * (workers if task in ON_CLUSTER else 1) for task, seconds in self.spent.items())
+        busy = {task: seconds for task, seconds in self.spent.items() if task not in OF_PEOPLE}
+        return sum(seconds * (workers if task in ON_CLUSTER else 1) for task, seconds in busy.items())
 
     def cost(self, settings: Settings) -> int:
         """The same in money: minor units of `monitoring.currency`."""

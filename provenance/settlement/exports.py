@@ -188,14 +188,16 @@ def write_folder(
     """Publish a folder that is real once its manifest is there, and never edited. False if it was there.
 
     Raises:
-        StoreError: it was published before with other content.
+        StoreError: it was published before with other content, or another key lies where the signature's should.
     """
     manifest_key = f"{folder}/{MANIFEST}"
     data = canonical_json(manifest)
     published = store.exists(manifest_key)
     if not published:
         pem = public_pem(key)
-        store.create(key_file(pem), pem)
+        if not store.create(key_file(pem), pem) and store.read(key_file(pem)) != pem:
+            where = store.locate(key_file(pem))
+            raise StoreError(where, expected="the public key of what is signed now", found="something else")
         for name, content in {**files, SIGNATURE: sign(key, data)}.items():
             store.write(f"{folder}/{name}", content)
         published = not store.create(manifest_key, data)

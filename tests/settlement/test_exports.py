@@ -199,6 +199,16 @@ def test_a_revision_is_never_edited(store):
         write(store, other, KEY)
 
 
+def test_a_signature_is_published_with_its_key_or_not_at_all(store):
+    where = key_file(public_pem(KEY))
+    store.write(where, b"")
+    with pytest.raises(
+        StoreError, match=r"exports/keys/.*: expected the public key of what is signed now, found something else"
+    ):
+        write(store, export(), KEY)
+    assert store.list("exports") == [where]
+
+
 def test_the_pointer_never_goes_back(store):
     write(store, export(1), KEY)
     write(store, export(2), KEY)

@@ -222,6 +222,10 @@ def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
     assert first.worker_seconds(2) == 2 * (5 + 20 + 100 + 30) + 10 + 10 + 40
     settings = Settings.model_validate({"cluster": {"workers": 2}, "monitoring": {"hourly_cost": 3600}})
     assert first.cost(settings) == first.worker_seconds(2)
+    asked = runs.Run(
+        "a", "manual", DAYS[0], "success", None, None, spent={"settlement.approve": 7200.0, "settlement.book": 4.0}
+    )
+    assert monitor.Night(DAYS[0], "published", runs=(asked,)).worker_seconds(2) == 4, "a person's hours are no worker's"
     flow = monitor.night(store, books_of, date(2026, 10, 18), found["2026-10-18"])
     assert (flow.night.state, flow.bookings, flow.corpus) == ("queued", (), "")
     assert monitor.night(store, books_of, date.fromisoformat(DAYS[0]), found[DAYS[0]]).night == first
