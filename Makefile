@@ -39,7 +39,7 @@ chaos: $(VENV)/dev.stamp ## kill every part of a stack in turn, and show that ni
 
 test: check ## every check and test: fast ones first, then whole nights
 	$(BIN)/pytest -m "not night" -n 2 --dist worksteal
-	$(BIN)/pytest -m night
+	$(BIN)/pytest -m night -n 2 --dist loadfile
 
 check: $(VENV)/dev.stamp ## format, lint, types, layers
 	$(BIN)/ruff format --check $(CODE)
