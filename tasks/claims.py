@@ -12,7 +12,7 @@ from provenance.core.errors import InputError, did_you_mean
 from provenance.corpus import records
 from provenance.corpus.examples import open_on, parties, valid_on, with_choices
 from provenance.corpus.optouts import in_force
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, works_of
 from provenance.settlement.exports import MANIFEST
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
@@ -44,7 +44,7 @@ def claims_of(
         night: a published day, which is asked with its own corpus and choices instead.
 
     Returns:
-        `corpus`, `day`, and the `ownership`.
+        `corpus`, `day`, `known` (None for a night), and the `ownership`.
 
     Raises:
         InputError: no corpus was in force then, or it has no such work.
@@ -69,18 +69,10 @@ def claims_of(
     return {
         "work_id": work_id,
         "day": day,
+        "known": None if night else moment,
         "corpus": corpus,
         **ownership(store, frozen, work_id, day, examples=mine, choices=choices),
     }
-
-
-def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
-    """All works of a corpus; such as are held out whole, too, where terms were judged."""
-    parts = [corpus.rights] if corpus.rights else corpus.shards
-    works: list[str] = (
-        pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"].unique().to_list()
-    )
-    return sorted(works)
 
 
 def ownership(

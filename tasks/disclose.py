@@ -15,6 +15,7 @@ from provenance.corpus.clearance import TRAIN
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.shards import corpus_in_force
+from tasks.claims import later_than
 from tasks.clear import find_frozen, make_manifest, read_rights
 from tasks.sources import registry_in_force
 
@@ -72,12 +73,14 @@ def disclose(
         `corpus, on, files` (SHA-256 by name) and `missing` (by form, what is to be completed by the provider).
 
     Raises:
-        InputError: there is no such corpus, or the facts cannot be read.
+        InputError: there is no such corpus, it was not in force yet, or the facts cannot be read.
         CheckFailed: a document does not hold to its schema or standard.
     """
     store = settings.store.open()
     said = read_facts(facts) if facts else Facts()
     frozen = _corpus(store, corpus)
+    if early := later_than(store, frozen.digest, on):  # a document would not say so
+        raise InputError("--on", expected="a day on which the corpus was in force", found=str(on), hint=early)
     subject = Subject(frozen, _inventory(settings, frozen, said, on), said, on)
     missing: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}

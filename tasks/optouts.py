@@ -14,7 +14,7 @@ from provenance.core.store import sha256
 from provenance.corpus import records
 from provenance.corpus.examples import PAID, valid_on
 from provenance.corpus.optouts import NO_CHOICES, OPTOUT, PAIR, WITHDRAW, Wish, in_force, latest, new_rows, read_file
-from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen, works_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def import_file(
 
 
 def _record(store: Store, wishes: Sequence[Wish], *, now: datetime, **how: Any) -> pl.DataFrame:
-    rows = new_rows(wishes, recorded(store), stakes(store), now=now, **how)
+    rows = new_rows(wishes, recorded(store), stakes(store), works=frozenset(_works(store)), now=now, **how)
     if rows.height:
         records.append(store, OPTOUTS, rows, now=now)
     log.info("opt-outs: %d of %d recorded", rows.height, len(wishes))
@@ -157,7 +157,6 @@ def listed(store: Store, *, known: datetime | None = None, now: datetime | None 
     moment = known or now or datetime.now(UTC)
     rows, future = recorded(store, known), pl.col("effective_on") > moment.date()
     last = pl.concat([latest(rows.filter(~future)), latest(rows).filter(future)]).sort(PAIR, maintain_order=True)
-    in_corpus = store.read_table(corpus_in_force(store).claims.key)["work_id"] if store.exists(CURRENT) else pl.Series([""])
     state = (
         pl.when(pl.col("effective_on") > moment.date())
         .then(pl.lit(LATER))
@@ -165,7 +164,12 @@ def listed(store: Store, *, known: datetime | None = None, now: datetime | None 
         .then(pl.lit(WITHDRAWN))
         .otherwise(pl.lit(IN_FORCE))
     )
-    return last.with_columns(state=state, in_corpus=pl.col("work_id").is_in(in_corpus.unique().implode()))
+    return last.with_columns(state=state, in_corpus=pl.col("work_id").is_in(_works(store)))
+
+
+def _works(store: Store) -> list[str]:
+    """Works of the corpus in force, if there is one."""
+    return works_of(store, corpus_in_force(store)) if store.exists(CURRENT) else []
 
 
 def choices_on(store: Store, corpus: FrozenCorpus, day: date) -> pl.DataFrame:

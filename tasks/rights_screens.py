@@ -55,7 +55,8 @@ def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def claims_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Who owns a work on a day, on what evidence, and for whom its money is booked."""
-    yield line(f"{found['work_id']} on {found['day']}, by the corpus {found['corpus'][:12]}", style="bold")
+    known = f"as known at {found['known']:%Y-%m-%d %H:%M:%S} UTC" if found["known"] else "as the night had it"
+    yield line(f"{found['work_id']} on {found['day']}, {known}, by the corpus {found['corpus'][:12]}", style="bold")
     yield from ownership_screen(found)
 
 
@@ -73,7 +74,7 @@ def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             table.add_row(cell(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(cell, said))
         yield table
     if found["unmatched_reason"]:
-        yield line(f"No owner is known: {found['unmatched_reason']}")
+        yield line(f"No owner is known; the delivery says: {found['unmatched_reason']}")
     for dispute in found["disputes"]:
         yield line(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
     if found["parties"]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
 
+# Of a delivery, each a Parquet file of that name; all but the first may be left out.
+TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")
 MODALITIES = ("text", "code", "image", "music")
 SPLITS = ("train", "held_out")
 # What becomes of an owner's part of a work: what the owner has chosen, or a dispute about whose it is.
@@ -56,6 +58,15 @@ class Corpus:
     assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
 
 
+def _only_parquet(store: Store, folder: str) -> None:
+    """A table in another format would be as good as not delivered, and nobody would hear of it."""
+    found = {key.removeprefix(f"{folder}/") for key in store.list(folder)}
+    for name in sorted(found):
+        table, _, ending = name.partition(".")
+        if table in TABLES and ending != "parquet" and f"{table}.parquet" not in found:
+            raise ContractError(store.locate(f"{folder}/{name}"), expected=f"the table as {table}.parquet", found=f".{ending}")
+
+
 def read_corpus(store: Store, folder: str) -> Corpus:
     """Read and check `examples.parquet`, `claims.parquet`, `owners.parquet` and `disputes.parquet` below a key of the store.
 
@@ -65,6 +76,7 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     Raises:
         ContractError: naming file, row, column, expected and found.
     """
+    _only_parquet(store, folder)
     examples_file = f"{folder}/examples.parquet"
     if not store.exists(examples_file):
         raise ContractError(

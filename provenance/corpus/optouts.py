@@ -21,7 +21,7 @@ from provenance.core.text import plain
 from provenance.corpus.examples import CREDITED, HELD, PAID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
 OPTOUT, WITHDRAW = "optout", "withdraw"
@@ -86,6 +86,7 @@ def new_rows(
     *,
     now: datetime,
     by: str,
+    works: Collection[str] = (),
     keep_unknown: bool = False,
     file_sha256: str | None = None,
 ) -> pl.DataFrame:
@@ -94,7 +95,8 @@ def new_rows(
     Args:
         recorded: the opt-outs table.
         stakes: `work_id, owner_id` of all that anybody holds or has held.
-        keep_unknown: record wishes about works that nobody knows, for those that may come.
+        works: of the corpus in force, such as have no owners, too.
+        keep_unknown: record wishes about works that nobody is known to own, for works and owners that may come.
         file_sha256: of the file that the wishes are from; the same file is taken once.
 
     Raises:
@@ -105,7 +107,7 @@ def new_rows(
     if not plain(by):
         raise InputError("--by", expected="who records it: it stands there for good", found="nothing")
     last = {(row["work_id"], row["owner_id"]): row for row in latest(recorded).iter_rows(named=True)}
-    errors = list(_errors(wishes, stakes, last, now.date(), keep_unknown=keep_unknown))
+    errors = list(_errors(wishes, stakes, last, now.date(), works=works, keep_unknown=keep_unknown))
     if errors:
         raise InputErrors(errors)
     rows = [
@@ -140,6 +142,7 @@ def _errors(
     last: Mapping[tuple[str, str], Mapping[str, object]],
     today: date,
     *,
+    works: Collection[str],
     keep_unknown: bool,
 ) -> Iterator[InputError]:
     held: dict[str, set[str]] = defaultdict(set)
@@ -172,7 +175,14 @@ def _errors(
             found = str(wish.effective_on)
             yield InputError(f"{wish.where}: effective_on", expected=f"{today} (today, UTC) or later", found=found, hint=hint)
         if wish.work_id not in held:
-            if not keep_unknown:
+            if not keep_unknown and wish.work_id in works:
+                hint = (
+                    "It is in the corpus, and its money stays in escrow. --keep-unknown records the wish: no model to come is "
+                    "trained on it from then on; what is chosen counts once the owner's claim is delivered."
+                )
+                expected, found = "a work whose owner is known", f"{wish.work_id!r}, whose owner is not"
+                yield InputError(f"{wish.where}: work_id", expected=expected, found=found, hint=hint)
+            elif not keep_unknown:
                 hint = near(wish.work_id, held, "--keep-unknown records it for works that may come.")
                 expected = "a work that has owners in a corpus that is or was in force"
                 yield InputError(f"{wish.where}: work_id", expected=expected, found=repr(wish.work_id), hint=hint)

@@ -188,6 +188,14 @@ def corpus_in_force(store: Store) -> FrozenCorpus:
     return load_frozen(store, store.read_json(CURRENT)["digest"])
 
 
+def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
+    """All works of a corpus; such as are held out whole, too, where terms were judged."""
+    parts = [corpus.rights] if corpus.rights else corpus.shards
+    named = pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"]
+    works: list[str] = named.unique().sort().to_list()
+    return works
+
+
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
     """The manifest of a frozen corpus."""
     stored: dict[str, Any] = store.read_json(corpus_key(corpus_digest))

@@ -779,19 +779,16 @@ def disclose(
 
     Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
     """
-    from tasks.claims import later_than
     from tasks.disclose import INDEX
     from tasks.disclose import disclose as write
     from tasks.settings import load
 
-    settings, day = load(), claims_day(on) if on is None else parse_day("--on", on)
-    found = write(settings, what.value, out, on=day, corpus=corpus, facts=facts)
+    day = claims_day(on) if on is None else parse_day("--on", on)
+    found = write(load(), what.value, out, on=day, corpus=corpus, facts=facts)
     missing = [f"{form}: {question}" for form, questions in found["missing"].items() for question in questions]
     if as_json:
         print_json(found)
     else:
-        if early := later_than(settings.store.open(), found["corpus"], day):
-            console.print(early, style="yellow", markup=False, soft_wrap=True)
         count = len(found["files"])
         files = f"{count} file{'' if count == 1 else 's'} about corpus {found['corpus'][:12]}"
         first = f"; begin with {out / INDEX}" if INDEX in found["files"] else ""

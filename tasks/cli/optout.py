@@ -19,7 +19,9 @@ By = Annotated[str, typer.Option("--by", help="Who records it; it stands there f
 From = Annotated[
     str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day on which it counts (UTC); by default today.")
 ]
-KeepUnknown = Annotated[bool, typer.Option("--keep-unknown", help="Record it also for works that may come.")]
+KeepUnknown = Annotated[
+    bool, typer.Option("--keep-unknown", help="Record it also for works whose owner is not known, or that may come.")
+]
 
 
 @app.command("add")

@@ -179,7 +179,9 @@ def rights_manifest(
     size = f"{listed['works']} works, {listed['examples']} examples cleared for {facts['use']}"
     console.print(f"{where}: {size}", soft_wrap=True, markup=False)
     reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
-    console.print(f"Left out: {left['works']} works, {left['examples']} examples{f' ({reasons})' if reasons else ''}")
+    several = "; some works have several reasons" if sum(left["because"].values()) > left["works"] else ""
+    because = f" ({reasons}{several})" if reasons else ""
+    console.print(f"Left out: {left['works']} works, {left['examples']} examples{because}")
 
 
 def _day(option: str, text: str | None) -> date | None:

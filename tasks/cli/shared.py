@@ -61,10 +61,13 @@ def known_time(text: str | None) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         expected = "a time as 2026-11-20T12:00, with or without a zone"
         raise InputError("--known", expected=expected, found=repr(text)) from None
+    if time > datetime.now(UTC):
+        raise InputError("--known", expected="a time that is over", found=text)
+    return time
 
 
 def claims_day(text: str | None) -> date:

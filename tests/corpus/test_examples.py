@@ -91,6 +91,15 @@ def test_a_broken_delivery_names_file_row_column_expected_and_found(store, frame
         read_corpus(store, "corpus")
 
 
+def test_a_table_in_another_format_is_not_passed_over(store):
+    deliver(store, {name: frame for name, frame in corpus_frames().items() if name != "owners"}, days=())
+    store.write("corpus/owners.csv", "owner_id,name\nann,Anné\n".encode("latin-1"))
+    with pytest.raises(ContractError, match=r"corpus/owners.csv: expected the table as owners.parquet, found .csv"):
+        read_corpus(store, "corpus")
+    deliver(store, corpus_frames(), days=())
+    assert read_corpus(store, "corpus").owners.height, "beside the table it is somebody's own"
+
+
 def test_no_corpus_at_all_says_what_one_is(store):
     with pytest.raises(ContractError, match=r"corpus/examples.parquet: expected the examples .* A corpus is a folder"):
         read_corpus(store, "corpus")

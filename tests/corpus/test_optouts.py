@@ -104,6 +104,15 @@ def test_works_that_may_come_are_recorded_if_asked():
         new_rows([Wish("w", "eve", OPTOUT, "held", "x")], empty(), STAKES, now=NOW, by="dana", keep_unknown=True)
 
 
+def test_of_a_work_that_nobody_is_known_to_own_it_is_said_what_an_opt_out_does():
+    wish, said = Wish("orphan", "ann", OPTOUT, "held", "x"), {"now": NOW, "by": "dana", "works": {"orphan"}}
+    with pytest.raises(
+        InputError, match=r"found 'orphan', whose owner is not.*stays in escrow. --keep-unknown records the wish"
+    ):
+        new_rows([wish], empty(), STAKES, **said)
+    assert new_rows([wish], empty(), STAKES, **said, keep_unknown=True)["work_id"].to_list() == ["orphan"]
+
+
 def test_a_file_is_taken_whole_once(frozen, tmp_path):
     path = tmp_path / "o.csv"
     path.write_text(f'{HEADER}\nwork-0-0,owner-0,held,letter\nwork-1-0,owner-1,credited,"a, b"\n')
@@ -127,6 +136,14 @@ def test_all_works_of_an_owner(frozen):
     assert withdraw(frozen, "owner-1", None, evidence="mail", by="dana", now=LATER).height == 5
     assert set(listed(frozen, now=LATER)["state"]) == {"withdrawn"}
     assert set(listed(frozen, known=NOW - DAY)["state"]) == set()
+
+
+def test_an_opt_out_of_a_work_without_an_owner_is_listed_as_of_the_corpus(frozen):
+    orphan = corpus_frames()["examples"].filter(pl.col("unmatched_reason").is_not_null())["work_id"][0]
+    with pytest.raises(InputError, match="whose owner is not"):
+        opt_out(frozen, "eve", orphan, choice="held", **SAID, now=NOW)
+    opt_out(frozen, "eve", orphan, choice="held", **SAID, now=NOW, keep_unknown=True)
+    assert listed(frozen, now=LATER).select("work_id", "in_corpus").rows() == [(orphan, True)]
 
 
 def test_what_will_count_later_does_not_hide_what_counts_today(frozen):

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from samples import corpus_frames, deliver
 
-from provenance.core.contracts import OPTOUTS
-from provenance.core.errors import CheckFailed
+from provenance.core.contracts import CORPORA, OPTOUTS
+from provenance.core.errors import CheckFailed, InputError
 from provenance.corpus import records
 from provenance.corpus.disclosures import spdx
 from provenance.corpus.examples import read_corpus
@@ -98,6 +98,19 @@ def test_records_of_later_days_do_not_count(frozen, store, tmp_path):
 
     assert optouts(date(2026, 11, 19)) == []
     assert optouts(date(2026, 11, 20)) == [["held", 1, 1]]
+
+
+def test_a_corpus_is_not_disclosed_for_a_day_on_which_it_was_not_in_force(frozen, store, tmp_path):
+    since = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    row = {"corpus_sha256": frozen.digest, "in_force_since": since}
+    records.append(store, CORPORA, pl.DataFrame([row]), now=since)
+    with pytest.raises(InputError, match=r"--on: expected a day on which .*found 2026-11-19.* put in force on 2026-11-20"):
+        task.disclose(load(), "eu", tmp_path / "out", on=date(2026, 11, 19))
+    assert not (tmp_path / "out").exists()
+    task.disclose(load(), "eu", tmp_path / "out", on=date(2026, 11, 20))
+    document = json.loads((tmp_path / "out/eu.json").read_text())
+    (judged,) = [q["answer"] for s in document["sections"] for q in s["questions"] if q["key"] == "clearance"]
+    assert judged["title"] == "Works of this corpus, judged on 2026-11-20 for the training of a model to come"
 
 
 def test_nothing_is_written_unless_all_is_valid(frozen, tmp_path, monkeypatch):

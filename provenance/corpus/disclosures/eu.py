@@ -255,7 +255,7 @@ FORM = Form(
                 ),
                 Question("signals", "Signals that were read (counted)", "table"),
                 Question("optouts", "Opt-outs in force (counted)", "table"),
-                Question("clearance", "Works checked before training (counted)", "table"),
+                Question("clearance", "Works that the training of a model to come may use (counted)", "table"),
             ),
         ),
         Section(

@@ -260,10 +260,12 @@ def measures(inventory: Inventory) -> tuple[Table, ...]:
             "" if choices.height else "None are recorded.",
         ),
         Table(
-            "Works that were checked before training",
+            f"Works of this corpus, judged on {inventory.day} for the training of a model to come",
             ("Outcome", "Works", "Examples"),
             tuple(said.iter_rows()),
-            "" if said.height else "No checks are recorded.",
+            "A model that is in use was trained before, and may have works that are not cleared now."
+            if said.height
+            else "No checks are recorded.",
         ),
     )
 
