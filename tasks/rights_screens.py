@@ -140,7 +140,7 @@ def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[Re
         if names:
             yield line(f"{what}: {', '.join(names)}")
     for name in source["conflicts"]:
-        yield line(f"contradicts: {name}, which its records list and which is another source", style="yellow")
+        yield line(f"contradicts: {name}, which its records list and which is kept apart as another work's", style="yellow")
     table = titled("Records")
     for heading in ("collected", "by", "at", "evidence"):
         table.add_column(heading, overflow="fold")

@@ -208,8 +208,11 @@ def show_source(store: Store, name: str, known: datetime | None = None) -> tuple
     found, asked = registry(said), canonical(name)
     mine = found.filter(pl.col("identifiers").list.contains(asked))
     if mine.is_empty():
+        apart = found.filter(pl.col("conflicts").list.contains(asked))["source_id"].to_list()
         hint = (
-            did_you_mean(asked, found["identifiers"].explode())
+            f"Records of {apart[0]!r} list it, though it is another work's; of that there is no record."
+            if apart
+            else did_you_mean(asked, found["identifiers"].explode())
             or "`provenance rights sources list --like TEXT` looks for a text."
         )
         raise InputError(f"source {name!r}", expected="a source of the registry, by any of its names", found="none", hint=hint)

@@ -8,6 +8,7 @@ billion), `_sha256` (hex).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -591,8 +592,13 @@ def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expecte
     more = f" (and {rows.height - 1} more rows)" if rows.height > 1 else ""
     raise ContractError(
         f"{file}: row {row['_row']}{key}: column {column!r}",
-        expected=expected, found=(found if found is not None else repr(row[column])) + more,
+        expected=expected, found=(found if found is not None else _shown(row[column])) + more,
     )  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    """A value as a person writes it; text between quotes, since it may be empty."""
+    return value.isoformat() if isinstance(value, date) else repr(value)
 
 
 def _widens(found: pl.DataType, expected: Any) -> bool:

@@ -220,10 +220,13 @@ def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     for work, day, total in _totals(frame).iter_rows():
         if total not in (0, PPB):  # nobody, once all claims have ended, is a work in escrow
             when = f" on {day}" if day else ""
+            theirs = frame.filter(pl.col("work_id") == work)
+            theirs = valid_on(theirs, day) if day else theirs.filter(pl.col("valid_from").is_null())
+            owners = ", ".join(theirs["owner_id"].unique().sort())
             raise ContractError(
                 f"{file}: work_id {work!r}: column 'stake_ppb'",
                 expected=f"stakes that sum to {PPB:,}{when}",
-                found=f"{total:,}",
+                found=f"{total:,} ({total / PPB:.2%}), of {owners}",
             )
     return frame.sort("work_id", "owner_id", "valid_from")
 

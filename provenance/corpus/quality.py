@@ -27,7 +27,7 @@ NAMED = 20
 MEASURES = {
     "unmatched": "works whose owner is not known; what they earn waits in escrow",
     "unclaimed": "works without a claim in force, though owners have had one",
-    "unspecified": "works of which nobody says under which terms they came",
+    "unspecified": "works under terms that nobody states, or not in words that can be read",
     "forbidden": "works whose terms forbid the use",
     "quarantined": "works that no model to come may be trained on, by the policy",
     "conflicts": "works of whose terms two say different things",

@@ -62,10 +62,10 @@ def parse(text: str) -> Any:
     if text.strip().upper() in {"", "NONE", "NOASSERTION"}:
         raise Unreadable("it asserts nothing")
     try:
-        # The library's answer to empty brackets is an IndexError, and to thousands of terms a TypeError.
+        # The library answers "()" with an IndexError, thousands of terms with a TypeError, and "(AND 0" with an AssertionError.
         expression = licensing().parse(text)
         symbols = list(licensing().license_symbols(expression, decompose=False))
-    except (ExpressionError, IndexError, TypeError, RecursionError) as error:
+    except (ExpressionError, IndexError, TypeError, AssertionError, RecursionError) as error:
         raise Unreadable(f"no SPDX expression: {error}") from error
     for symbol in symbols:
         _check(symbol)

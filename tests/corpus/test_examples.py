@@ -122,7 +122,7 @@ def test_stakes_must_sum_to_one_on_every_day():
     lapsed = claims([("w", "a", PPB, date(2026, 1, 1), date(2026, 1, 31))])
     assert check_claims(lapsed, "f").height == 1, "nobody claims it afterwards, so it goes to escrow"
     overlap = claims([("w", "a", PPB, None, date(2026, 2, 5)), ("w", "b", PPB, date(2026, 2, 1), None)])
-    with pytest.raises(ContractError, match="work_id 'w'.* on 2026-02-01, found 2,000,000,000"):
+    with pytest.raises(ContractError, match=r"work_id 'w'.* on 2026-02-01, found 2,000,000,000 \(200.00%\), of a, b"):
         check_claims(overlap, "f")
     leaves = claims([("w", "a", half, None, None), ("w", "b", half, None, date(2026, 3, 1))])
     with pytest.raises(ContractError, match="on 2026-03-02, found 500,000,000"):
@@ -130,7 +130,7 @@ def test_stakes_must_sum_to_one_on_every_day():
     joins = claims([("w", "a", half, None, None), ("w", "b", half, date(2026, 6, 1), None)])
     with pytest.raises(ContractError, match="on 2026-05-31, found 500,000,000"):
         check_claims(joins, "f")
-    with pytest.raises(ContractError, match="'valid_to': expected a day on or after valid_from"):
+    with pytest.raises(ContractError, match="'valid_to': expected a day on or after valid_from, found 2026-02-01$"):
         check_claims(claims([("w", "a", PPB, date(2026, 2, 2), date(2026, 2, 1))]), "f")
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from identify.vendor.licenses import LICENSES
 
@@ -113,6 +113,7 @@ def test_words_name_a_licence_only_where_nothing_speaks_against_it():
     st.text(max_size=60)
     | st.lists(st.sampled_from(["MIT", "ISC", "AND", "OR", "WITH", "(", ")", "LicenseRef-x", "+"])).map(" ".join)
 )
+@example("(AND 0")
 def test_no_text_crashes_it_and_the_same_text_has_the_same_class(text):
     found = classify(text, POLICY)
     assert found.licence_class in CLASSES

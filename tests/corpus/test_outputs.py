@@ -35,7 +35,7 @@ def test_files_of_a_day_are_read_together_and_sorted(store):
         ({"revenue_minor": pl.lit(1.5)}, r"column 'revenue_minor': expected type Int64, found type Float64"),
         (
             {"served_at": pl.lit(datetime(2026, 11, 20, tzinfo=UTC))},
-            r"column 'served_at': expected a time on 2026-11-19 \(UTC\), found .*2026, 11, 20",
+            r"column 'served_at': expected a time on 2026-11-19 \(UTC\), found 2026-11-20T",
         ),
     ],
 )

@@ -30,7 +30,7 @@ def test_a_delivery_that_the_rules_block_is_reported_and_not_put_in_force(store,
     rules.write_text("[unspecified]\nblock = 0.1\n")
     environment(store, CORPUS__QUALITY=str(rules))
     deliver(store, corpus_frames())
-    with pytest.raises(CheckFailed, match=r"not put in force: 20 of 20 works of which nobody says .*The report: .*\.html"):
+    with pytest.raises(CheckFailed, match=r"not put in force: 20 of 20 works under terms that nobody .*The report: .*\.html"):
         ingest()
     assert not store.exists(CURRENT)
     assert levels(store)["unspecified"] == "block"

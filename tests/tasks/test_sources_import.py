@@ -13,7 +13,7 @@ from provenance.corpus import records
 from provenance.corpus.sources import registry
 from tasks.cli import app
 from tasks.settings import load
-from tasks.sources import LARGEST_CELL, REJECTED, find_sources, import_sources, registry_in_force
+from tasks.sources import LARGEST_CELL, REJECTED, find_sources, import_sources, registry_in_force, show_source
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ROWS = [
@@ -170,6 +170,8 @@ def test_sources_are_found_by_any_name_and_by_their_contradictions(at, tmp_path)
     assert find_sources(made, like="A.EXAMPLE")["source_id"].to_list() == ["doi:10.1000/1"]
     assert find_sources(made, like="of sorts")["source_id"].to_list() == ["youtube:dQw4w9WgXcQ"]
     assert find_sources(made, conflicts=True)["source_id"].to_list() == ["https://w.example/w"]
+    with pytest.raises(InputError, match=r"found none. Records of 'https://w.example/w' list it, though it is another work's"):
+        show_source(at.store.open(), "doi:10.1000/2")
 
 
 def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
