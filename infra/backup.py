@@ -45,7 +45,8 @@ def make(settings: Settings, folder: Path, console: Console) -> None:
         InputError: there is nothing to back up.
     """
     store, engine = settings.store.open(), _engine(settings)
-    if not any(_rows(engine).values()):
+    rows = _rows(engine)
+    if not any(rows.values()):
         raise StoreError(_place(engine), expected="a ledger to back up", found="an empty one", hint=OF_A_STACK)
     if not store.exists(IDENTITY):
         raise StoreError(store.locate(""), expected="a store to back up", found="nothing", hint=OF_A_STACK)
@@ -56,7 +57,7 @@ def make(settings: Settings, folder: Path, console: Console) -> None:
         fresh.rename(folder / DUMP)
     copied = _copy(store, Store(f"file://{folder.resolve()}/{COPY}", {}), console)
     console.print(
-        f"{folder} has the ledger {_place(engine)} up to booking {_rows(engine)['booking']:,}, "
+        f"{folder} has the ledger {_place(engine)} up to booking {rows['booking']:,}, "
         f"and the store {store.url}, of which {copied:,} objects are new.",
         soft_wrap=True,
         markup=False,
@@ -73,7 +74,7 @@ def restore(settings: Settings, folder: Path, console: Console) -> None:
         raise InputError(str(folder / DUMP), expected="a dump that `make` has made", found="none")
     store, saved, engine = settings.store.open(), Store(f"file://{folder.resolve()}/{COPY}", {}), _engine(settings)
     known = {stored.key: stored.bytes for stored in saved.describe()}
-    for stored in store.describe() if store.list("") else ():
+    for stored in store.describe():
         if known.get(stored.key) != stored.bytes:
             expected = "an empty store to restore into, or the beginning of this restore"
             raise StoreError(store.locate(stored.key), expected=expected, found="an object that is not in the backup")
@@ -149,7 +150,7 @@ def _tables(engine: sa.Engine) -> sa.MetaData:
 
 def _copy(source: Store, target: Store, console: Console) -> int:
     """Copy what the target lacks or has in another size; pointers, which are small and change, always. Returns how many."""
-    there = {stored.key: stored.bytes for stored in target.describe()} if target.list("") else {}
+    there = {stored.key: stored.bytes for stored in target.describe()}
     wanted = [s for s in source.describe() if there.get(s.key) != s.bytes or s.key.endswith(".json")]
     for stored in track(wanted, "Copying the store", console=console, transient=True, disable=not wanted):
         target.write(stored.key, source.read(stored.key))

@@ -37,6 +37,20 @@ def pay(days=DAYS, **how) -> tuple[Store, sa.Engine]:
     return store, open_ledger(settings.database, store)
 
 
+def show_dag(url, dag_id, *, paused):
+    """Airflow's own row of a DAG."""
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags') ON CONFLICT DO NOTHING"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info, "
+                "max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits) "
+                "VALUES (:dag_id, :paused, false, 'dags', '', '{}', 1, 0, false)"
+            ),
+            {"dag_id": dag_id, "paused": paused},
+        )
+
+
 def record(url, day, *, state="success", tasks=(), dag_id="nightly_payouts", kind="scheduled", tried=(), backfill=None):
     """A run in Airflow's own tables.
 

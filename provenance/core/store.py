@@ -189,10 +189,13 @@ class Store:
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
 
     def describe(self) -> Iterator[Stored]:
-        """All objects, also those that a kill left half-written, which `list` does not show."""
+        """All objects, also those that a kill left half-written, which `list` does not show; none where there is no store."""
         root = self.path("")
         with self._explained("", "a readable store"):
-            found = self.fs.find(root, detail=True)
+            try:
+                found = self.fs.find(root, detail=True)
+            except FileNotFoundError:
+                return
         for path, facts in sorted(found.items()):
             modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
             yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)

@@ -15,9 +15,8 @@ from urllib.parse import quote
 import httpx
 import polars as pl
 import pytest
-import sqlalchemy as sa
 from jinja2 import Environment, PackageLoader
-from paid import DAYS, STAGES, pay, record
+from paid import DAYS, STAGES, pay, record, show_dag
 from samples import create_database, free_ports
 from sqlalchemy.engine import make_url
 
@@ -127,7 +126,7 @@ def site(request, postgres, tmp_path_factory):
         record(airflow, WAITING, state="running", tasks=[("settlement.approve", "awaiting_input", None)]),
     ]
     record(airflow, "2026-09-30", dag_id="settle_period", tasks=[("settlement.approve", "awaiting_input", None)])
-    pause(airflow)
+    show_dag(airflow, "nightly_payouts", paused=True)
     (port,) = free_ports(1)
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -140,20 +139,6 @@ def site(request, postgres, tmp_path_factory):
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(20)
-
-
-def pause(airflow):
-    """Airflow's own row of a DAG that is paused."""
-    engine = sa.create_engine(airflow, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags') ON CONFLICT DO NOTHING"))
-        connection.execute(
-            sa.text(
-                "INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info, "
-                "max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits) "
-                "VALUES ('nightly_payouts', true, false, 'dags', '', '{}', 1, 0, false)"
-            )
-        )
 
 
 def wait(url, server, log: Path):

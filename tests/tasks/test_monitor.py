@@ -6,7 +6,7 @@ from datetime import date
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from paid import DAYS, STAGES, lay_out, pay, record
+from paid import DAYS, STAGES, lay_out, pay, record, show_dag
 from samples import create_database
 from sqlalchemy.engine import make_url
 
@@ -273,16 +273,8 @@ def test_a_day_that_is_run_again_is_told_from_one_that_is_being_published(books,
 def test_a_dag_is_paused_where_airflow_says_so(airflow):
     engine = runs.open_runs(airflow)
     assert not runs.paused(engine), "Airflow has not seen it yet"
-    with engine.begin() as connection:
-        connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags')"))
-        connection.execute(
-            sa.text(
-                "INSERT INTO dag (dag_id, is_paused, is_stale, bundle_name, timetable_type, partition_mapper_info, "
-                "max_active_tasks, max_consecutive_failed_dag_runs, has_task_concurrency_limits) "
-                "VALUES ('nightly_payouts', true, false, 'dags', '', '{}', 1, 0, false), "
-                "('settle_period', false, false, 'dags', '', '{}', 1, 0, false)"
-            )
-        )
+    show_dag(airflow, "nightly_payouts", paused=True)
+    show_dag(airflow, "settle_period", paused=False)
     assert runs.paused(engine)
     assert not runs.paused(engine, "settle_period")
 
