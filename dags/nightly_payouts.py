@@ -1,6 +1,6 @@
 """Pay a day of model outputs: who influenced each of them, and what each owner earned.
 
-    freeze inputs -> shard -> featurise -> fit curvature -> score -> replay -> value -> owner shares
+    freeze inputs -> shard -> featurise -> fit curvature -> score -> likelihoods -> estimate -> owner shares
     -> review (-> approve, a person) -> book -> publish -> reconcile
 
 The run of the data interval that starts on a day pays that day (UTC): the scheduled run at midnight pays the day that
@@ -93,17 +93,17 @@ def nightly_payouts() -> None:
 
         return score(night)
 
-    @task(task_id="royalty.replay")
-    def replay(night: str) -> str:
-        from tasks.replay import replay
+    @task(task_id="royalty.likelihoods")
+    def likelihoods(night: str) -> str:
+        from tasks.likelihoods import likelihoods
 
-        return replay(night)
+        return likelihoods(night)
 
-    @task(task_id="royalty.value")
-    def value(night: str) -> str:
-        from tasks.values import values
+    @task(task_id="royalty.estimate")
+    def estimate(night: str) -> str:
+        from tasks.estimate import estimate
 
-        return values(night)
+        return estimate(night)
 
     @task(task_id="royalty.share")
     def share(night: str) -> str:
@@ -138,7 +138,7 @@ def nightly_payouts() -> None:
 
         return reconcile(day)
 
-    night = share(value(replay(score(fit_curvature(featurise(shard(freeze())))))))
+    night = share(estimate(likelihoods(score(fit_curvature(featurise(shard(freeze())))))))
     reviewed = review(night)
     approve = ApprovalOperator(  # noqa: AIR001 (a task of its stage, as the others)
         task_id="settlement.approve",

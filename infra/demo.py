@@ -36,7 +36,7 @@ from tasks.terminal import Terminal, exit_codes
 NOTICE = "The revenue of this demo is invented, and no money moves."
 # The invented price list: what an output of each plan earns, in minor units.
 PRICES = (("EUR", 149), ("USD", 199), ("EUR", 499), ("USD", 89))
-ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay", "royalty.value")
+ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score", "royalty.likelihoods", "royalty.estimate")
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def _run(day: date, console: Console) -> None:
                 break
     local_airflow.stop_unless_good(dag_id, run, log, console)
     attribution = sum(run.seconds[task] for task in ATTRIBUTION)
-    console.print(f"[dim]Attribution (features, curvature, scores, replay, values) took {attribution:.0f} s.[/]\n")
+    console.print(f"[dim]Attribution (features, curvature, scores, likelihoods, estimate) took {attribution:.0f} s.[/]\n")
 
     console.print(*owners_screen(store, str(day)), sep="\n")
     first = f"{day}-000"

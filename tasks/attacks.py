@@ -1,7 +1,7 @@
 """Audit `attacks`: somebody splits, copies, pads or pretends; what does that bring under every royalty rule?
 
 OUT/attacks/<attack>/corpus    the corpus that the attacker has changed
-OUT/attacks/models/<digest>    the model that a corpus makes
+OUT/attacks/models/<digest>    the model that a corpus makes; its counterfactual models lie in the store beside it
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from provenance.core.store import Store, digest, sha256
 from provenance.corpus.examples import Corpus, parties, read_corpus
 from provenance.features.model import read_model
 from provenance.royalty.contracts import Contract
+from provenance.royalty.shares import BANZHAF, FAITHFUL, FLAT, PROPORTIONAL, SRS
 from provenance.validation import results
 from provenance.validation.figures import attacks_figure
 from tasks import attribute as task
+from tasks.audit import scores_of
+from tasks.counterfactuals import Subject, check_trainable, planned, records, train, train_model, with_duplicates
 from tasks.night import read_written
-from tasks.replay import every_value
-from tasks.retrain import trainer_of
 from tasks.royalty import value_night
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tasks.attribute import Request
@@ -45,7 +47,7 @@ FEW_WORDS = 12
 # Bytes from here on may be parts of letters, which would no longer be any.
 LAST_ASCII = 0x7F
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-RULES = ("faithful", "srs", "proportional", "flat")
+RULES = (FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT)
 # What somebody writes who pretends to have written something: signs of scripts that no work is written in.
 NONSENSE = (0x0080, 0x0800)
 
@@ -68,33 +70,42 @@ class Attack:
     seed: int = SEED
 
 
-def audit_attacks(request: Request, settings: Settings, attacker: str = "") -> tuple[str, dict[str, Any], Store]:
+def audit_attacks(
+    request: Request, settings: Settings, attacker: str = "", *, trainings: int = 16, only: Sequence[str] = ()
+) -> tuple[str, dict[str, Any], Store]:
     """Run every attack; returns the folder of the result, the result, and the store that has them.
 
     Args:
         attacker: an owner; by default the one with the median share under `faithful`.
+        trainings: what the counterfactual models of each model are worth.
+        only: attacks to run, by name; by default all.
     """
     corpus = _dated(read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name))
-    trainer = trainer_of(read_model(request.model))
+    check_trainable(read_model(request.model))
+    run = _Run(request, settings, trainings)
     with task.opened(request, settings) as (opened, night):
         store = opened.store.open()
 
         honest = Attack("honest", "nobody attacks", corpus, frozenset())
-        before, mine, kept = _shares(honest, request, trainer, opened, "earliest")
+        run = replace(run, settings=opened)
+        before, mine, kept = _shares(honest, run, "earliest")
         attacker = attacker or sorted(before["faithful"], key=before["faithful"].__getitem__)[len(before["faithful"]) // 2]
         if attacker not in before["faithful"]:
             raise ContractError("--attacker", expected=f"one of {', '.join(sorted(before['faithful']))}", found=repr(attacker))
-        examples, added = every_value(kept, mine)
-        values = dict(zip(examples, added.sum(axis=0).tolist(), strict=True))
+        examples = mine.read_corpus(kept, "example_id")["example_id"].to_list()
+        influence = scores_of(run.settings_of(kept), kept, mine, "factored", examples)
+        values = dict(zip(examples, influence.sum(axis=0).tolist(), strict=True))
         rows = [_row(honest, attacker, before, before)]
         again = replace(
             honest, name="trained again", says="nobody attacks, another training seed: what is noise", seed=SEED + 1
         )
         for attack in (again, *_attacks(corpus, attacker, values)):
-            rows.append(_row(attack, attacker, before, _shares(attack, request, trainer, opened, "earliest")[0]))
+            if only and attack.name not in only:
+                continue
+            rows.append(_row(attack, attacker, before, _shares(attack, run, "earliest")[0]))
             if "copies" in attack.name:
                 without = replace(attack, name=f"{attack.name}, not looked for")
-                rows.append(_row(without, attacker, before, _shares(attack, request, trainer, opened, "off")[0]))
+                rows.append(_row(without, attacker, before, _shares(attack, run, "off")[0]))
         result = {"night": {"model_id": night.model_id}, "attacker": attacker, "rules": list(RULES), "attacks": rows}
         return results.publish(store, "attacks", result, attacks_figure(result)), result, store
 
@@ -122,11 +133,13 @@ def _attacks(corpus: Corpus, attacker: str, values: dict[str, float]) -> list[At
     nonsense = [_nonsense(draws, len(content)) for content in others.head(2 * NOBODIES)["content"]]
     strange = [bytes([ord("A") + at % 26]) * len(content) for at, content in enumerate(alike)]
     padding = [_nonsense(draws, len(content)) for content in alike]
+    shuffled = [_shuffled(draws, content) for content in copied]
     added = [
         _added("exact copies", "copies as many of the others' best works as it has", corpus, copied, alias),
         _added("near copies", "the same, every twelfth word changed", corpus, [_altered(c) for c in copied], alias),
         _added("padding", "adds as much nonsense as it has works", corpus, padding, alias),
         _added("outliers", "adds as many works unlike any other", corpus, strange, alias),
+        _added("shuffled", "adds as many of the others' best works, their words in another order", corpus, shuffled, alias),
     ]
     return [
         _split("split at random", corpus, attacker, draws.permutation(works).tolist()),
@@ -178,6 +191,18 @@ def _nonsense(draws: np.random.Generator, size: int) -> bytes:
     return "".join(map(chr, draws.integers(*NONSENSE, max(1, size // 2)))).encode()
 
 
+def _shuffled(draws: np.random.Generator, content: bytes) -> bytes:
+    """The same words, or, where there are few, letters or events, in a random order."""
+    words = content.split(b" ")
+    if len(words) >= FEW_WORDS:
+        return b" ".join(words[at] for at in draws.permutation(len(words)))
+    try:
+        letters = content.decode()
+    except UnicodeDecodeError:
+        return bytes(content[at] for at in draws.permutation(len(content)))
+    return "".join(letters[at] for at in draws.permutation(len(letters))).encode()
+
+
 def _altered(content: bytes) -> bytes:
     """The same with every twelfth word turned round, or, where there are no words, every 24th letter or event raised by one."""
     words = content.split(b" ")
@@ -195,22 +220,43 @@ def _dated(corpus: Corpus) -> Corpus:
     return Corpus(examples.with_columns(pl.col("acquired_at").fill_null(long_ago)), corpus.claims, corpus.owners)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What all attacks of an audit have in common."""
+
+    request: Request
+    settings: Settings
+    trainings: int
+
+    def settings_of(self, store: Store) -> Settings:
+        """The settings for another store."""
+        return self.settings.model_copy(update={"store": self.settings.store.model_copy(update={"url": store.url})})
+
+
 def _shares(
-    attack: Attack, request: Request, trainer: Any, settings: Settings, duplicates: Literal["earliest", "off"]
+    attack: Attack, run: _Run, duplicates: Literal["earliest", "off"]
 ) -> tuple[dict[str, dict[str, float]], Night, Store]:
-    """Mean shares of parties by rule, on the model that the corpus makes; and the night in which they were found."""
+    """Mean shares of parties by rule, on the models that the corpus makes; and the night in which they were found."""
+    request = run.request
     folder = request.out / "attacks" / attack.name.replace(" ", "-")
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     for name in ("examples", "claims", "owners"):
         getattr(attack.corpus, name).write_parquet(folder / "corpus" / f"{name}.parquet")
-    model = _trained(attack, request, trainer)
+    model = _trained(attack, request)
     # In one store, so that what attacks have in common is computed once.
     asked = replace(request, corpus=folder / "corpus", model=model)
     contract = Contract(name="attacked", developer_ppb=0, duplicates=duplicates)
-    with task.opened(asked, settings) as (opened, plain):
+    with task.opened(asked, run.settings) as (opened, plain):
         store = opened.store.open()
-        night = value_night(store, plain, contract, opened)
-    table = read_written(store, night.folder, "values", "rule_shares.parquet")
+        corpus = plain.frozen_corpus(store)
+        corpus = corpus if duplicates == "off" else with_duplicates(store, corpus)
+        subject = Subject(store, plain.model, plain.model_files, corpus, plain.date, opened.model.cache)
+        wanted = planned(subject, run.trainings)
+        train(subject, wanted, opened)
+        names = {each.name for each in wanted}
+        chosen = {record.name: record.folder for record in records(store, plain.model) if record.name in names}
+        night = value_night(store, replace(plain, counterfactuals=chosen), contract, opened)
+    table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     outputs = night.read_outputs(store).height
     means: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
     for rule, party, share in table.group_by("rule", "party_id").agg(pl.col("share").sum() / outputs).iter_rows():
@@ -218,7 +264,7 @@ def _shares(
     return means, night, store
 
 
-def _trained(attack: Attack, request: Request, trainer: Any) -> Path:
+def _trained(attack: Attack, request: Request) -> Path:
     """The folder of the model that a corpus makes; what is there is not trained again."""
     contents = attack.corpus.examples["content"].to_list()
     made_of = [read_model(request.model).files, attack.seed, *map(sha256, contents)]
@@ -228,7 +274,8 @@ def _trained(attack: Attack, request: Request, trainer: Any) -> Path:
         aside = folder.with_name(f".{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(request.model, aside, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
-        trainer.train(contents, seed=attack.seed, folder=aside)
+        works = attack.corpus.examples.select("work_id", "example_id", "content")
+        train_model(read_model(request.model), works, seed=attack.seed, folder=aside)
         aside.rename(folder)
     return folder
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from provenance.core.arrays import gpu_count
@@ -19,14 +20,20 @@ from provenance.core.errors import ContractError, SettingsError
 from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.outputs import read_output_file
-from provenance.corpus.shards import freeze_corpus
-from provenance.features.model import read_model
+from provenance.corpus.shards import FrozenCorpus, freeze_corpus
+from provenance.features.model import Model, read_model
+from provenance.influence.methods import default_weights
+from provenance.influence.scores import party_influence
 from tasks.cluster import open_cluster
+from tasks.counterfactuals import Subject, copy_set, records, usable
 from tasks.curvature import fit_curvature
+from tasks.estimate import corpus_holdings, estimate_copies
 from tasks.featurise import covered, featurise
-from tasks.freeze import chosen_checkpoints, freeze_model, freeze_outputs, influence_method, with_modality
-from tasks.night import Night, read_written
-from tasks.score import score
+from tasks.freeze import chosen_checkpoints, freeze_outputs, influence_method, with_modality
+from tasks.likelihoods import likelihoods
+from tasks.models import freeze_model
+from tasks.night import Night, read_manifest
+from tasks.score import every_score, read_influence, read_parties, score
 from tasks.settings import Settings, load
 from tasks.shard import shard
 
@@ -44,6 +51,7 @@ class Request:
 
     Attributes:
         day: on which claims must be valid.
+        counterfactuals: a folder that `provenance counterfactuals` wrote, by which components of influence are weighed.
     """
 
     corpus: Path
@@ -51,9 +59,10 @@ class Request:
     outputs: Path
     out: Path
     day: date
+    counterfactuals: Path | None = None
 
 
-def local_settings(*, method: str, hybrid_weight: float | None, device: str, workers: int | None) -> Settings:
+def local_settings(*, method: str = "fitted", device: str, workers: int | None) -> Settings:
     """The settings file's, with the method and the machine that are asked for.
 
     Args:
@@ -64,7 +73,7 @@ def local_settings(*, method: str, hybrid_weight: float | None, device: str, wor
     gpus = gpu_count() if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise SettingsError("--device", expected="a CUDA device and CuPy", found="none", hint="Use --device cpu or auto.")
-    influence = settings.influence.model_copy(update={"method": method, "hybrid_weight": hybrid_weight})
+    influence = settings.influence.model_copy(update={"method": method})
     count = workers or gpus or len(os.sched_getaffinity(0))
     cluster = settings.cluster.model_copy(
         # In processes of their own, which no Airflow forbids here.
@@ -81,7 +90,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         InputError: naming file, row, column, expected and found.
     """
     settings = settings.at(request.out / WORK, request.model.resolve())
-    method = influence_method(settings) | {"values": None}
+    method = influence_method(settings)
     try:
         request.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,21 +105,44 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
     frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
     outputs = with_modality(store, frozen, outputs)
+    served = freeze_model(store, model)
     night = Night(
         day=str(request.day),
         corpus=frozen.digest,
         outputs=freeze_outputs(store, outputs),
-        model=freeze_model(store, model),
+        model=served,
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
         method=method,
         contract={},
+        counterfactuals=bring(store, request.counterfactuals, served, model, frozen, request.day, settings),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
         cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
         yield settings.model_copy(update={"cluster": cluster}), night
+
+
+def bring(
+    store: Store, folder: Path | None, served: str, model: Model, corpus: FrozenCorpus, day: date, settings: Settings
+) -> dict[str, str]:
+    """Copy a set of counterfactual models beside what is computed, each checked: digest of its folder by name.
+
+    Raises:
+        InputError: there are none of this model, or one is not what it says.
+    """
+    if folder is None:
+        return {}
+    where = f"--counterfactuals {folder}"
+    expected = f"counterfactual models of the model {served[:12]}, as `provenance counterfactuals train --out` writes them"
+    if not folder.is_dir():
+        raise ContractError(where, expected=expected, found="no such folder")
+    if not copy_set(Store(f"file://{folder.resolve()}", {}), store, served):
+        hint = "Train some for this very model folder: `provenance counterfactuals train --help`."
+        raise ContractError(where, expected=expected, found="none", hint=hint)
+    subject = Subject(store, served, model.files, corpus, day, settings.model.cache)
+    return {record.name: record.folder for record, _ in usable(subject, records(store, served))}
 
 
 def attribute(request: Request, settings: Settings) -> dict[str, Any]:
@@ -124,8 +156,15 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
     """
     with opened(request, settings) as (here, night):
         keep = score_every_example(night, here)
-    store = here.store.open()
-    return _write(request, store, night, keep, covered(night, here))
+        store = here.store.open()
+        names = read_manifest(store, night.folder, "scores")["components"]
+        weights, report = default_weights(names), {"weights": "default"}
+        if night.counterfactuals:
+            likelihoods(night.folder, here)
+            found = estimate_copies(store, night, "off", corpus_holdings(store, night, "off"), here)
+            weights, report = found.weights, found.report
+    said = {"components": dict(zip(names, weights.tolist(), strict=True)), **report}
+    return _write(request, store, night, keep, {"parameters_covered": covered(night, here), "counterfactuals": said})
 
 
 def score_every_example(night: Night, settings: Settings) -> str:
@@ -138,18 +177,22 @@ def score_every_example(night: Night, settings: Settings) -> str:
     return keep
 
 
-def _write(request: Request, store: Store, night: Night, keep: str, covered: dict[str, Any] | None) -> dict[str, Any]:
+def _write(request: Request, store: Store, night: Night, keep: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The tables, and the manifest that makes them real."""
     manifest_file = request.out / "manifest.json"
     manifest_file.unlink(missing_ok=True)
-    parts = sorted((request.out / WORK / keep).glob("*.parquet"))
-    pl.scan_parquet(parts).sink_parquet(request.out / "scores.parquet", compression="zstd")
-    influence = read_written(store, night.folder, "scores", "party_influence.parquet")
-    owners = influence.group_by("output_id", owner_id="party_id", escrow=pl.col("account") == ESCROW).agg(
-        pl.col("influence").sum()
-    )
-    owners = owners.select("output_id", "owner_id", "influence", "escrow").sort("output_id", "owner_id")
-    owners.write_parquet(request.out / "owner_influence.parquet")
+    weights = np.array(list(facts["counterfactuals"]["components"].values()))
+    parts, owners = [], []
+    parties = read_parties(store, night.folder, "off")
+    for number in range(sum(part.rows > 0 for part in night.outputs)):
+        influence = read_influence(store, night, "off", number)
+        summed = np.einsum("k,kqn->qn", weights, influence.sums)
+        owners.append(party_influence(parties, summed, influence.output_ids))
+        parts.append(every_score(store, night, keep, number, weights))
+    pl.concat(parts).write_parquet(request.out / "scores.parquet", compression="zstd")
+    pl.concat(owners).select("output_id", owner_id="party_id", influence="influence", escrow=pl.col("account") == ESCROW).sort(
+        "output_id", "owner_id"
+    ).write_parquet(request.out / "owner_influence.parquet")
     night.read_corpus(store, "example_id", "work_id", "position").write_parquet(request.out / "examples.parquet")
     files = ("scores.parquet", "owner_influence.parquet", "examples.parquet")
     manifest = {
@@ -163,7 +206,7 @@ def _write(request: Request, store: Store, night: Night, keep: str, covered: dic
         },
         "method": night.method,
         "night": night.folder,
-        "parameters_covered": covered,
+        **facts,
         "writes": {name: sha256((request.out / name).read_bytes()) for name in files},
     }
     manifest_file.write_bytes(canonical_json(manifest))

@@ -7,29 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
-from provenance.influence.methods import METHODS
-from provenance.royalty.contracts import Contract
-from provenance.royalty.shares import FAITHFUL
+from provenance.influence.methods import METHODS, default_weights
+from provenance.royalty.estimate import Outcomes, fit, project, rank_correlations
+from provenance.royalty.fidelity import FEWEST
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation import results
 from provenance.validation.figures import lds_figure, owners_figure
-from provenance.validation.lds import (
-    fit_hybrid_weight,
-    linear_datamodelling_score,
-    noise_ceiling,
-    rank_correlations,
-)
+from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from provenance.validation.subsets import all_but_one, halves
 from tasks.attribute import score_every_example
-from tasks.night import VERSIONS, Night, load_night
-from tasks.replay import every_value
+from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
+from tasks.night import VERSIONS, Night, load_night, read_manifest
 from tasks.retrain import retrain
-from tasks.royalty import value_night
+from tasks.score import every_component
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -42,6 +36,7 @@ log = logging.getLogger("provenance.audit")
 
 RUN_FIRST = "Run the DAG nightly_payouts first."
 EXAMPLES, OWNERS = "examples", "owners"
+FITTED = "fitted"
 
 
 @dataclass(frozen=True)
@@ -50,15 +45,17 @@ class Options:
 
     Attributes:
         subsets: of each family, on which methods are compared.
-        tune: more subsets, on which the hybrid's weight is fitted and nothing is reported.
+        tune: more subsets, on which the components of `fitted` are weighed and nothing is reported.
         seeds: trainings of each subset; two at least, for the noise ceiling.
-        methods: those to compare: of influence, and `faithful` for the values that the rule of this name rests on.
+        methods: those to compare.
+        components: report each component of `fitted`, too.
     """
 
     subsets: int = 48
     tune: int = 24
     seeds: int = 2
-    methods: tuple[str, ...] = ("factored", "cosine", "tfidf", "bm25", "hybrid")
+    methods: tuple[str, ...] = ("fitted", "factored", "cosine", "tfidf", "bm25")
+    components: bool = False
 
 
 def audit_lds(settings: Settings, night: Night, options: Options) -> str:
@@ -66,23 +63,25 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     if options.seeds < 2:
         raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
     _check_methods(options.methods)
-    hybrid = "hybrid" in options.methods
-    if hybrid and options.tune < 2:
-        expected = "2 tuning subsets or more, to fit the hybrid's weight on"
+    fitted = FITTED in options.methods
+    if fitted and options.tune < FEWEST:
+        expected = f"{FEWEST} tuning subsets or more, to weigh the components of {FITTED!r} on"
         raise ContractError("audit: tune", expected=expected, found=str(options.tune))
-    names = dict.fromkeys((*(name for name in options.methods if name != "hybrid"), *(("factored", "tfidf") if hybrid else ())))
     store = settings.store.open()
     examples, masks, losses = truth(settings, night, options)
-    scores = {name: scores_of(settings, store, night, name, examples) for name in names}
+    scores = {name: scores_of(settings, store, night, name, examples) for name in options.methods if name != FITTED}
     result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "families": {}}
     # Few owners have few halves; both uses then have fewer, in the same proportion.
     tune = {family: options.tune * len(chosen) // (options.tune + options.subsets) for family, chosen in masks.items()}
-    if hybrid:
-        tuned = [(masks[family][:count], losses[family][:, :count].mean(axis=0)) for family, count in tune.items() if count]
-        weight, reached = fit_hybrid_weight(scores["factored"], scores["tfidf"], tuned)
-        scores["hybrid"] = (1 - weight) * scores["factored"] + weight * scores["tfidf"]
-        result["hybrid"] = {"weight": weight, "lds_on_tuning_subsets": reached, "tuning_subsets": tune}
+    components = components_of(settings, store, night, FITTED) if fitted else {}
+    ends = base_and_served(settings, night) if fitted else None
     for family, chosen in masks.items():
+        if ends is not None:
+            weights = weigh(chosen[: tune[family]], losses[family][:, : tune[family]].mean(axis=0), components, ends)
+            scores[FITTED] = np.asarray(sum(weight * components[name] for name, weight in weights.items()))
+            scores |= components if options.components else {}
+            result.setdefault("weights", {})[family] = weights
+            result["tuning_subsets"] = tune
         reported, outcome = chosen[tune[family] :], losses[family][:, tune[family] :]
         agreement, ceiling = noise_ceiling(outcome)
         found = {}
@@ -134,8 +133,7 @@ def audit_published() -> str:
     if not sum(part.rows for part in night.outputs):
         raise ContractError(f"night of {night.day}", expected="at least one output to audit with", found="none")
     asked = settings.audit
-    rules = (FAITHFUL,) if night.method["values"] else ()
-    methods = tuple(dict.fromkeys((night.method["name"], *rules, *asked.methods)))
+    methods = tuple(dict.fromkeys((night.method["name"], *asked.methods)))
     folder = audit_lds(settings, night, Options(asked.subsets, asked.tune, asked.seeds, methods))
     results.put_in_force(store, folder, night.folder)
     log.info("audit of %s: %s", night.day, store.locate(folder))
@@ -144,7 +142,7 @@ def audit_published() -> str:
 
 def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     """Retrain without each owner in turn; returns the folder of the result."""
-    _check_methods(options.methods, without="hybrid")
+    _check_methods(options.methods)
     store = settings.store.open()
     examples, owners = units(store, night)
     distinct, without = all_but_one(owners)
@@ -167,10 +165,9 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     return results.publish(store, "owners", result, owners_figure(result, predicted, actual))
 
 
-def _check_methods(methods: Sequence[str], *, without: str = "") -> None:
+def _check_methods(methods: Sequence[str]) -> None:
     """Before anything is trained: the names, all of them known."""
-    known = [name for name in METHODS if name != without]
-    known.append(FAITHFUL)
+    known = list(METHODS)
     for name in methods:
         if name not in known:
             raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found=repr(name))
@@ -195,22 +192,51 @@ def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
 
 
 def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
-    """Influences by a method, or the values that `faithful` rests on, `(outputs, examples)`, by the night's own stages.
+    """Influences by a method, `(outputs, examples)`, by the night's own stages; components count as by default."""
+    del examples
+    found = components_of(settings, store, night, name)
+    weights = default_weights(list(found))
+    return np.asarray(sum(weight * matrix for weight, matrix in zip(weights, found.values(), strict=True)))
 
-    What the rule keeps back of them (negative ones, what nonsense adds) is not in it: an audit asks what is true.
-    """
-    if name == FAITHFUL:
-        replayed = night.method["versions"] == VERSIONS and store.exists(f"{night.folder}/replay.json")
-        valued = night if replayed else value_night(store, night, Contract(name="audited", developer_ppb=0), settings)
-        ids, added = every_value(store, valued)
-        place_of = {example: at for at, example in enumerate(ids)}
-        return added[:, [place_of[example] for example in examples]]
+
+def components_of(settings: Settings, store: Store, night: Night, name: str) -> dict[str, np.ndarray]:
+    """Influences by a method and component, `(outputs, examples)` each, examples in the order of the shards."""
     # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
-    method = night.method | {"name": name, "hybrid_weight": None, "values": None, "versions": VERSIONS}
-    mine = replace(night, method=method, contract={})
+    method = night.method | {"name": name, "versions": VERSIONS}
+    mine = replace(night, method=method, contract={}, counterfactuals={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
     keep = score_every_example(mine, settings)
-    parts = [store.read_table(key) for key in store.list(keep) if key.endswith(".parquet")]
-    place = pl.DataFrame({"example_id": list(examples)}).with_row_index("at")
-    ordered = pl.concat(parts).join(place, on="example_id").sort("output_id", "at")
-    return ordered["influence"].to_numpy().reshape(-1, len(examples))
+    names = read_manifest(store, mine.folder, "scores")["components"]
+    return dict(zip(names, every_component(store, mine, keep).astype(np.float64), strict=True))
+
+
+def base_and_served(settings: Settings, night: Night) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihoods of the outputs under the model before and after its training, `(outputs,)` each."""
+    store = settings.store.open()
+    mine = replace(night, method=night.method | {"versions": VERSIONS}, contract={}, counterfactuals={})
+    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
+    likelihoods(mine.folder, settings)
+    found = read_likelihoods(store, mine.folder)
+    return found[BASE], found[SERVED]
+
+
+def weigh(
+    masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarray], ends: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """What each component counts, as retraining on some subsets teaches: the night's own fit, every unit an owner.
+
+    Args:
+        masks: which examples each subset holds, `(subsets, examples)`; losses: `(subsets, outputs)`.
+        components: `(outputs, examples)` each.
+        ends: log-likelihoods under the model before and after its training.
+    """
+    # Examples that are always in or out together are one unit.
+    units, unit = np.unique(masks, axis=1, return_inverse=True)
+    count = np.bincount(unit.ravel())
+    member = np.eye(len(count))[unit.ravel()]
+    size = count / count.sum()
+    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, *ends, size)
+    influence = np.stack([(matrix @ member).T for matrix in components.values()])
+    theta = fit(models, project(models, influence)).theta
+    weights = theta if theta.any() else default_weights(list(components))
+    return dict(zip(components, weights.tolist(), strict=True))

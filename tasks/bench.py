@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,35 +21,25 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import CheckFailed
-from provenance.core.money import PPB
-from provenance.corpus.examples import Corpus, check_claims, check_examples
-from provenance.corpus.shards import freeze_corpus, part_key
+from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
-from provenance.features.model import forward_and_backward
+from provenance.features.model import all_losses, forward_and_backward
 from provenance.influence.methods import queries_from_tensors
 from provenance.influence.methods import score as score_rows
-from provenance.royalty.contracts import Contract
-from provenance.royalty.diagonal import nodes
-from provenance.royalty.values import common_push
+from provenance.royalty import estimate as numerics
 from tasks.attribute import Request, opened, score_every_example
-from tasks.cluster import compute_tree, open_cluster
+from tasks.cluster import open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
-from tasks.freeze import freeze_outputs
-from tasks.night import VERSIONS, Night
-from tasks.replay import Stream, Worth, add_up, stream_shard, write_worth
+from tasks.freeze import AT_A_TIME
 from tasks.score import query_key
 from tasks.shard import chosen_method, load_plan, shard
-from tasks.values import shares_by_value, sums_by_party
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from distributed import Client
 
     from tasks.featurise import Recipe
     from tasks.settings import Settings
@@ -59,9 +48,8 @@ if TYPE_CHECKING:
 ROUNDS = 7
 # Examples of the memory part's smaller corpus, enough for the whole sample of the curvature, and how much larger the other is.
 SMALL, LARGER = 768, 10
-# Examples and outputs of the royalty part, and the examples, outputs and owners that it is extrapolated to.
-STORED, OUTPUTS, LARGE = 8192, 100, (1_000_000, 1_000, 10_000)
-FEW, MANY = 64, 4096  # owners
+# Of the royalty part: owners and outputs of each case, counterfactual models, and components of influence.
+CASES, MODELS, COMPONENTS = ((10_000, 500), (10_000, 1_000)), 64, 10
 
 # The command line, leaving its own peak memory (kB) in a file; what a parent is told of a child's is never less than the
 # parent's own.
@@ -205,114 +193,67 @@ def _night(request: Request, settings: Settings) -> dict[str, Any]:
 
 
 def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
-    """Time of values, sums and shares over a synthetic feature store, whatever the request's corpus, on one thread.
-
-    Of three cases the second has twice the first's examples, and the third as many but many more owners. Values and sums take
-    a time for each example and output, sums and shares another for each owner and output: that is what tells what a large
-    corpus takes.
-    """
-    few = settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"shard_examples": 512})})
+    """Time and peak memory of the estimate on made-up counterfactual models, whatever the request's corpus, on one thread."""
+    del request, settings
     cases = []
-    for examples, owners in ((STORED, FEW), (2 * STORED, FEW), (2 * STORED, MANY)):
-        here = alone(few).at(request.out / f"{examples}-{owners}")
+    for owners, outputs in CASES:
         with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose peak memory is its own
-            cases.append(fresh.submit(_royalty_of, here, examples, owners, OUTPUTS).result())
-        shutil.rmtree(request.out / f"{examples}-{owners}")
-    half, few_owners, many_owners = cases
-    pairs, more = few_owners["examples"] * OUTPUTS, (MANY - FEW) * OUTPUTS
-    per_example = {key: few_owners[key] / pairs for key in ("values", "sums")}
-    per_owner = {key: max(0.0, many_owners[key] - few_owners[key]) / more for key in ("sums", "shares")}
-    memory = max(0.0, many_owners["peak"] - few_owners["peak"]) * 2**20 / more
-    n, q, o = LARGE
-    seconds = {
-        "values": per_example["values"] * n * q,
-        "sums": per_example["sums"] * n * q + per_owner["sums"] * o * q,
-        "shares": per_owner["shares"] * o * q,
-    }
-    return {
-        "cases": cases,
-        "twice_as_many_examples": {key: few_owners[key] / half[key] for key in ("values", "sums")},
-        "values_ratio": few_owners["values"] / few_owners["product"],
-        "seconds_per_example_and_output": per_example,
-        "seconds_per_owner_and_output": per_owner,
-        "bytes_per_owner_and_output": round(memory),
-        "at": {"examples": n, "outputs": q, "owners": o},
-        "hours_at": {key: taken / 3600 for key, taken in seconds.items()},
-        "gigabytes_at": memory * o * q / 1e9,
-    }
+            cases.append(fresh.submit(_royalty_of, owners, outputs).result())
+    half, whole = cases[0]["shares"], cases[1]["shares"]
+    return {"cases": cases, "twice_as_many_outputs": whole / half}
 
 
-def _royalty_of(settings: Settings, examples: int, parties: int, outputs: int) -> dict[str, Any]:
-    """One case: random sketches and queries; owners have works in turn."""
-    with open_cluster(settings.cluster) as client, threadpool_limits(limits=1):
-        return _synthetic(settings, client, (examples, parties, outputs))
+def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
+    """One case: fit, and shares with intervals, block by block of the outputs as a night takes them."""
+    draws = np.random.default_rng(owners)
+    with threadpool_limits(limits=1):
+        size = draws.dirichlet(np.full(owners, 5.0))
+        inside = np.concatenate([_made_up_parts(draws, owners, 8), *(_made_up_parts(draws, owners, 2) for _ in range(28))])
+        effect = draws.standard_normal((owners, 1)) / np.sqrt(owners)
+        value = (inside @ size)[:, None] * 100 + (inside - (inside @ size)[:, None]) @ effect
+        value = value + 0.1 * draws.standard_normal((MODELS, outputs))
+        models = numerics.Outcomes(inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size)
+        blocks = [np.arange(start, min(start + AT_A_TIME, outputs)) for start in range(0, outputs, AT_A_TIME)]
 
+        def influence(block: np.ndarray) -> np.ndarray:
+            return np.random.default_rng(int(block[0])).standard_normal((COMPONENTS, owners, len(block)))
 
-def _synthetic(settings: Settings, client: Client, size: tuple[int, int, int]) -> dict[str, Any]:
-    examples, parties, outputs = size
-    store, draws = settings.store.open(), np.random.default_rng(examples)
-    kept, (rates, weights), numbers = ("a", "b", "c", "d"), nodes(3), settings.royalty.numbers
-    owners = [f"owner-{number:05d}" for number in range(parties)]
-    works = [f"work-{number:07d}" for number in range(examples)]
-    frame = pl.DataFrame({"work_id": works, "content": [work.encode() for work in works]}).with_columns(modality=pl.lit("text"))
-    claims = pl.DataFrame({"work_id": works, "owner_id": [owners[at % len(owners)] for at in range(examples)]})
-    corpus = Corpus(
-        check_examples(frame, "synthetic"),
-        check_claims(claims.with_columns(stake_ppb=pl.lit(PPB)), "synthetic"),
-        pl.DataFrame({"owner_id": owners, "name": owners}),
-    )
-    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
-    output_ids = [f"output-{number:04d}" for number in range(outputs)]
-    contract = Contract(name="bench", developer_ppb=0)
-    night = Night(
-        day="2026-01-01",
-        corpus=frozen.digest,
-        outputs=freeze_outputs(store, pl.DataFrame({"output_id": output_ids})),
-        model="",
-        model_id="synthetic",
-        model_files={},
-        checkpoints=(),
-        method={"versions": VERSIONS, "evidence": 3}
-        | {"values": {"checkpoints": list(kept), "nodes": 3, "width": settings.royalty.width}},
-        contract={"contracts": [contract.model_dump(mode="json")]},
-    )
-    slices = []
-    for begin in range(0, outputs, 64):
-        count = min(64, outputs - begin)
-        keys = tuple(f"queries/{begin}-{node}.safetensors" for node in range(3))
-        for key in keys:
-            store.write(key, save_tensors({c: draws.standard_normal((count + 1, numbers), dtype=np.float32) for c in kept}))
-        slices.append((begin, count, keys))
-    items = []
-    for part in frozen.shards:
-        keys = tuple(f"sketches/{part.sha256}-{checkpoint}.safetensors" for checkpoint in kept)
-        for key in keys:
-            codes = draws.integers(-127, 128, (part.rows, numbers), dtype=np.int8)
-            store.write(key, save_tensors({"codes": codes, "scale": np.ones((part.rows, 1), dtype=np.float32)}))
-        items.append((part.sha256, keys))
-    stream = Stream(store, "cpu", night.folder, kept, tuple(weights.tolist()), tuple(slices), outputs)
-    left, right = (draws.standard_normal((size, numbers), dtype=np.float32) for size in (512, outputs))
-    times: dict[str, float] = {}
-    clock = time.process_time
-    start = clock()
-    for _ in range(examples // 512 * len(kept) * 3):
-        left @ right.T
-    times["product"] = clock() - start
-    start = clock()
-    *sums, push = compute_tree(client, stream_shard, stream, items, add_up, settings=settings.cluster, what="values")
-    times["values"] = clock() - start
-    mean = (sums[0] / examples, sums[1] / examples)
-    ends = np.stack([np.zeros(outputs), np.full(outputs, 1e5)])
-    at_nodes = np.outer(rates, ends[1])
-    write_worth(store, night.folder, Worth(ends, at_nodes, mean, common_push(push), examples, {}))
-    start = clock()
-    found = sums_by_party(store, night, contract, output_ids, (client, settings.cluster))
-    times["sums"] = clock() - start
-    start = clock()
-    shares_by_value(store, night, output_ids, found)
-    times["shares"] = clock() - start
+        clock, times = time.process_time, {}
+        start = clock()
+        projected = np.concatenate([numerics.project(models, influence(block)) for block in blocks], axis=2)
+        times["project"], start = clock() - start, clock()
+        fitted = numerics.fit(models, projected)
+        times["fit"], start = clock() - start, clock()
+        rule = numerics.rule_named("faithful", fitted)
+        drawn = numerics.deviations(fitted, rule)
+        for block in blocks:
+            numerics.shares(fitted, rule, influence(block), block, drawn)
+        times["shares"] = clock() - start
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
-    return {"examples": examples, "outputs": outputs, "owners": len(owners), "peak": peak, **times}
+    return {"owners": owners, "outputs": outputs, "models": MODELS, "components": COMPONENTS, "peak_mb": peak, **times}
+
+
+def _made_up_parts(draws: np.random.Generator, owners: int, parts: int) -> np.ndarray:
+    """A random partition of the owners, `(parts, owners)`: 0 or 1."""
+    return np.eye(parts)[draws.permutation(owners) % parts].T
+
+
+def _likelihoods(request: Request, settings: Settings) -> dict[str, Any]:
+    """CPU time of a forward pass over the outputs, which every counterfactual model takes, against a forward and a backward."""
+    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
+        store = here.store.open()
+        adapter, module = recipe(store, night, here).open(night.checkpoints[-1])
+        contents = night.read_outputs(store)["content"].to_list()
+        size = here.features.batch_size
+
+        def bare() -> None:
+            forward_and_backward(adapter, module, contents, size)
+
+        def forward() -> None:
+            all_losses(adapter, module, contents, batch_size=size)
+
+        times = _turn_by_turn(bare=bare, forward=forward)
+    return {**times, "ratio": times["forward"] / times["bare"]}
 
 
 PARTS = {
@@ -321,6 +262,7 @@ PARTS = {
     "memory": _memory,
     "workers": _workers,
     "night": _night,
+    "likelihoods": _likelihoods,
     "royalty": _royalty,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +12,20 @@ import polars as pl
 from provenance.core.arrays import positive_shares
 from provenance.core.errors import ContractError
 from provenance.royalty.contracts import Contract
-from provenance.royalty.diagonal import nodes
-from provenance.royalty.shapley import EXACT, exact
+from provenance.royalty.shares import BANZHAF, BY_VALUE, FAITHFUL, SRS
 from provenance.validation import results
-from provenance.validation.coalitions import Known, compare, slopes_on_diagonal
+from provenance.validation.coalitions import banzhaf, compare, shapley, slopes_on_diagonal
 from provenance.validation.figures import shares_figure
-from provenance.validation.subsets import around_the_diagonal, coalitions
+from provenance.validation.subsets import around_the_diagonal, coalitions, nodes
 from tasks.audit import scores_of, units
-from tasks.night import read_written
+from tasks.counterfactuals import Subject, planned, records, train
+from tasks.night import read_manifest, read_written
 from tasks.retrain import retrain
 from tasks.royalty import value_night
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tasks.night import Night
     from tasks.settings import Settings
 
@@ -31,6 +33,7 @@ log = logging.getLogger("provenance.coalitions")
 
 NODES = 3  # of the diagonal, each a rate at which everybody's works are in
 SEED = 101  # and those that follow; none that a model in use was trained with
+MOST = 12  # owners: there are 4,096 coalitions of so many
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,27 @@ class Options:
     Attributes:
         seeds: trainings of each coalition; two at least, for the noise of the truth.
         diagonal: trainings at each node of the diagonal.
+        trainings: what the counterfactual models are worth on which shares are estimated, once for each number.
     """
 
     seeds: int = 2
     diagonal: int = 128
+    trainings: tuple[int, ...] = (4, 8, 16)
 
 
 def audit_srs(settings: Settings, night: Night, options: Options) -> str:
     """Hold every rule's shares against those that retraining gives; returns the folder of the result."""
     if options.seeds < 2:
         raise ContractError("audit srs: seeds", expected="2 or more, for the noise of the truth", found=str(options.seeds))
-    owners, _, losses = coalition_truth(settings, night, options)
+    owners, losses = coalition_truth(settings, night, options)
     worth = -losses
-    values = [exact(Known(seed)) for seed in worth]
-    truths = {"srs": exact(Known(worth.mean(axis=0)))}
+    values = [shapley(seed) for seed in worth]
+    truths = {SRS: shapley(worth.mean(axis=0)), BANZHAF: banzhaf(worth.mean(axis=0))}
     noise = [compare(value, np.mean(np.delete(values, at, axis=0), axis=0)) for at, value in enumerate(values)]
     if options.diagonal:
-        truths["faithful"] = slopes_on_diagonal(diagonal_truth(settings, night, options), *nodes(NODES))
-    found = estimates(settings, night, owners)
+        truths[FAITHFUL] = slopes_on_diagonal(diagonal_truth(settings, night, options), *nodes(NODES))
+    found = baselines(settings, night, owners)
+    estimated = {count: estimates(settings, night, owners, count) for count in sorted(options.trainings)}
     result: dict[str, Any] = {
         "night": night.inputs,
         "options": asdict(options),
@@ -65,40 +71,76 @@ def audit_srs(settings: Settings, night: Night, options: Options) -> str:
         "outputs": worth.shape[2],
         "seeds_agree": {key: float(np.mean([each[key] for each in noise])) for key in noise[0]},
         "methods": {name: {truth: compare(values, true) for truth, true in truths.items()} for name, values in found.items()},
+        "trainings": {
+            str(count): {rule: _held_against(shares[rule], truths[rule]) for rule in truths} | {"report": report}
+            for count, (shares, report) in estimated.items()
+        },
         "mean_shares": {
             name: dict(zip(owners, positive_shares(values).mean(axis=1).tolist(), strict=True))
             for name, values in {**{f"{name}, retrained": true for name, true in truths.items()}, **found}.items()
         },
     }
-    return results.publish(settings.store.open(), "srs", result, shares_figure(result, truths, found))
+    last = estimated[max(estimated)][0]
+    figure = shares_figure(result, truths, {rule: last[rule][0] for rule in truths}, found)
+    return results.publish(settings.store.open(), "srs", result, figure)
 
 
-def estimates(settings: Settings, night: Night, owners: list[str]) -> dict[str, np.ndarray]:
-    """What rules and baselines say of owners, `(owners, outputs)`, in whatever unit: shares follow from it."""
+def _held_against(estimate: tuple[np.ndarray, np.ndarray, np.ndarray], truth: np.ndarray) -> dict[str, float]:
+    """How far shares are from the truth, and the part of true shares that their intervals hold."""
+    share, low, high = estimate
+    true = positive_shares(truth)
+    held = (true >= low - 1e-9) & (true <= high + 1e-9)
+    return {**compare(share, truth), "held": float(held.mean()), "width": float((high - low).mean())}
+
+
+def baselines(settings: Settings, night: Night, owners: list[str]) -> dict[str, np.ndarray]:
+    """What is said of owners without retraining, `(owners, outputs)`, in whatever unit: shares follow from it."""
     store = settings.store.open()
-    outputs = night.read_outputs(store)["output_id"].to_list()
     examples, whose = units(store, night)
     member = np.array([[own == owner for own in whose] for owner in owners], dtype=float)
-    found = {}
-    mine = value_night(store, night, Contract(name="audited", developer_ppb=0, duplicates="off"), settings)
-    table = read_written(store, mine.folder, "values", "rule_shares.parquet")
-    for rule in ("faithful", "srs"):
-        part = table.filter(pl.col("rule") == rule)
-        at = {(owner, output): share for owner, output, share in part.select("party_id", "output_id", "share").iter_rows()}
-        found[rule] = np.array([[at.get((owner, output), 0.0) for output in outputs] for owner in owners])
-    for name in ("factored", "tfidf"):
-        found[f"sum of {name}"] = member @ scores_of(settings, store, night, name, examples).T
-    found["by number of examples"] = np.repeat(member.sum(axis=1)[:, None], len(outputs), axis=1)
-    found["equal"] = np.ones((len(owners), len(outputs)))
+    outputs = sum(part.rows for part in night.outputs)
+    tokens = night.read_corpus(store, "tokens")["tokens"].to_numpy()
+    found = {f"sum of {name}": member @ scores_of(settings, store, night, name, examples).T for name in ("factored", "tfidf")}
+    found["by tokens"] = np.repeat((member @ tokens)[:, None], outputs, axis=1)
+    found["equal"] = np.ones((len(owners), outputs))
     return found
 
 
-def coalition_truth(settings: Settings, night: Night, options: Options) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Owners; coalitions `(2^k, k)`; and the outputs' losses after training on each, `(seeds, 2^k, outputs)`."""
+def estimates(
+    settings: Settings, night: Night, owners: Sequence[str], trainings: int
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
+    """Shares by counterfactual models worth so many trainings, and what the night says of their fidelity.
+
+    Returns:
+        by rule shares and the ends of their intervals, `(owners, outputs)` each.
+    """
+    store = settings.store.open()
+    subject = Subject(store, night.model, night.model_files, night.frozen_corpus(store), night.date, settings.model.cache)
+    wanted = planned(subject, trainings)
+    train(subject, wanted, settings)
+    names = {each.name for each in wanted}
+    chosen = {record.name: record.folder for record in records(store, night.model) if record.name in names}
+    contract = Contract(name="audited", developer_ppb=0, duplicates="off")
+    mine = value_night(store, replace(night, counterfactuals=chosen), contract, settings)
+    table = read_written(store, mine.folder, "estimate", "rule_shares.parquet")
+    outputs = night.read_outputs(store)["output_id"].to_list()
+    found = {rule: _by_owner(table.filter(pl.col("rule") == rule), owners, outputs) for rule in BY_VALUE}
+    return found, read_manifest(store, mine.folder, "estimate")["copies"]["off"]
+
+
+def _by_owner(table: pl.DataFrame, owners: Sequence[str], outputs: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    place = {(owner, output): (at, to) for at, owner in enumerate(owners) for to, output in enumerate(outputs)}
+    found = np.zeros((3, len(owners), len(outputs)))
+    for owner, output, *numbers in table.select("party_id", "output_id", "share", "low", "high").iter_rows():
+        found[(slice(None), *place[owner, output])] = numbers
+    return found[0], found[1], found[2]
+
+
+def coalition_truth(settings: Settings, night: Night, options: Options) -> tuple[list[str], np.ndarray]:
+    """Owners, and the outputs' losses after training on each coalition by its number, `(seeds, 2^k, outputs)`."""
     _, whose = units(settings.store.open(), night)
-    owners, inside, masks = coalitions(_few(whose))
-    losses = [retrain(settings, night, masks, SEED + at, "coalitions") for at in range(options.seeds)]
-    return owners, inside, np.stack(losses)
+    owners, _, masks = coalitions(_few(whose))
+    return owners, np.stack([retrain(settings, night, masks, SEED + at, "coalitions") for at in range(options.seeds)])
 
 
 def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -120,8 +162,8 @@ def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[t
 
 def _few(whose: list[str]) -> list[str]:
     count = len(set(whose))
-    if count > EXACT:
+    if count > MOST:
         raise ContractError(
-            "audit srs: corpus", expected=f"at most {EXACT} owners, to train on every coalition", found=str(count)
+            "audit srs: corpus", expected=f"at most {MOST} owners, to train on every coalition", found=str(count)
         )
     return whose

@@ -208,20 +208,20 @@ def _curvature(done: Done) -> Iterable[Dataset]:
     return [Dataset("curvature", "curvature", digest(keys))]
 
 
-def _of_run(prefix: str) -> Callable[[Done], Iterable[Dataset]]:
-    """Snapshots or sketches of a training run; none of a night whose contracts ask for no values."""
-
-    def found(done: Done) -> Iterable[Dataset]:
-        if not done.night.method["values"]:
-            return []
-        keys = [key for key in read_manifest(done.store, done.folder, "replay")["reads"] if key.startswith(f"{prefix}/")]
-        return [Dataset(prefix, prefix, digest(keys))] if keys else []
-
-    return found
+def _counterfactuals(done: Done) -> Iterable[Dataset]:
+    """The counterfactual models that a night rests on; none where it has none."""
+    found = done.night.counterfactuals
+    return [Dataset("counterfactuals", f"counterfactuals/{done.night.model}", digest(found))] if found else []
 
 
-def _worth(done: Done) -> Iterable[Dataset]:
-    return _written("replay", "worth.safetensors")(done) if done.night.method["values"] else []
+def _likelihoods(done: Done) -> Iterable[Dataset]:
+    files = read_manifest(done.store, done.folder, "likelihoods")["files"]
+    return [Dataset("likelihoods", "likelihoods", digest(files))]
+
+
+def _influence(done: Done) -> Iterable[Dataset]:
+    writes = read_manifest(done.store, done.folder, "scores")["writes"]
+    return [Dataset("nights/influence", f"{done.folder}/influence", digest(writes))]
 
 
 def _written(stage: str, file: str, contract: Contract | None = None) -> Callable[[Done], Iterable[Dataset]]:
@@ -317,13 +317,12 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "plan": _plan,
     "features": _features,
     "curvature": _curvature,
-    "party_influence": _written("scores", "party_influence.parquet", PARTY_INFLUENCE),
-    "evidence": _written("scores", "evidence.parquet", EVIDENCE),
-    "snapshots": _of_run("snapshots"),
-    "sketches": _of_run("sketches"),
-    "worth": _worth,
-    "rule_shares": _written("values", "rule_shares.parquet", RULE_SHARES),
-    "works": _written("values", "works.parquet", EVIDENCE),
+    "influence": _influence,
+    "counterfactuals": _counterfactuals,
+    "likelihoods": _likelihoods,
+    "party_influence": _written("estimate", "party_influence.parquet", PARTY_INFLUENCE),
+    "evidence": _written("estimate", "evidence.parquet", EVIDENCE),
+    "rule_shares": _written("estimate", "rule_shares.parquet", RULE_SHARES),
     "shares": _written("shares", "shares.parquet", SHARES),
     "night_shares": _written("shares", "night_shares.parquet", NIGHT_SHARES),
     "ledger": _ledger,
@@ -346,15 +345,18 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "corpus.shard": (("inputs", "corpus", "outputs", "model"), ("plan",)),
     "features.featurise": (("plan", "corpus", "outputs", "model"), ("features",)),
     "influence.fit_curvature": (("plan", "features", "corpus", "model"), ("curvature",)),
-    "influence.score": (("plan", "features", "curvature", "corpus"), ("party_influence", "evidence")),
-    "royalty.replay": (("plan", "corpus", "outputs", "model"), ("snapshots", "sketches", "worth")),
-    "royalty.value": (("worth", "corpus", "outputs", "party_influence", "evidence"), ("rule_shares", "works")),
+    "influence.score": (("plan", "features", "curvature", "corpus"), ("influence",)),
+    "royalty.likelihoods": (("inputs", "outputs", "model", "counterfactuals"), ("likelihoods",)),
+    "royalty.estimate": (
+        ("likelihoods", "influence", "counterfactuals", "corpus", "outputs"),
+        ("rule_shares", "party_influence", "evidence"),
+    ),
     "royalty.share": (("rule_shares", "outputs"), ("shares", "night_shares")),
     "settlement.review": (("shares", "outputs", "ledger"), ()),
     "settlement.prepare": ((), ()),
     "settlement.approve": ((), ()),
     "settlement.book": (("shares", "outputs"), ("ledger",)),
-    "settlement.publish": (("ledger", "shares", "night_shares", "rule_shares", "works", "outputs", "corpus"), ("payouts",)),
+    "settlement.publish": (("ledger", "shares", "night_shares", "rule_shares", "evidence", "outputs", "corpus"), ("payouts",)),
     "settlement.reconcile": (("payouts", "ledger"), ()),
     "settlement.close": (("ledger",), ("closing", "ledger")),
     "settlement.pay": (("closing", "ledger"), ("payments", "bank", "ledger")),

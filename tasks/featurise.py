@@ -62,18 +62,25 @@ class Recipe:
     device: str
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
-        """The adapter, and the module at a checkpoint.
+        """The adapter, and the module at a checkpoint."""
+        return open_model(self.store, self.model, self.model_files, checkpoint, cache=self.cache, device=self.device)
 
-        A worker keeps the last one until `close_models`: the next shard mostly needs the same.
-        """
-        thread, name = threading.get_ident(), (self.model, checkpoint, self.device, self.cache)
-        kept = _OPEN.pop(thread, None)  # out of reach of who closes models meanwhile
-        if kept is None or kept[0] != name:
-            kept = None  # two would need twice the memory
-            model = fetch_model(self.store, self.model, self.model_files, self.cache)
-            kept = name, (model.adapter(), model.load(checkpoint_named(model, checkpoint), device=self.device))
-        _OPEN[thread] = kept
-        return kept[1]
+
+def open_model(
+    store: Store, model: str, files: dict[str, str], checkpoint: str, *, cache: str, device: str
+) -> tuple[Adapter, torch.nn.Module]:
+    """The adapter of a frozen model, and the module at a checkpoint.
+
+    A worker keeps the last one until `close_models`: the next shard mostly needs the same.
+    """
+    thread, name = threading.get_ident(), (model, checkpoint, device, cache)
+    kept = _OPEN.pop(thread, None)  # out of reach of who closes models meanwhile
+    if kept is None or kept[0] != name:
+        kept = None  # two would need twice the memory
+        frozen = fetch_model(store, model, files, cache)
+        kept = name, (frozen.adapter(), frozen.load(checkpoint_named(frozen, checkpoint), device=device))
+    _OPEN[thread] = kept
+    return kept[1]
 
 
 def close_models() -> None:

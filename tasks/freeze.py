@@ -9,30 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from provenance.core.errors import ContractError, ModelError, parse_day
-from provenance.core.store import canonical_json, digest, sha256
+from provenance.core.errors import ContractError, parse_day
+from provenance.core.store import canonical_json, digest
 from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
-from provenance.features.exact import fitting
 from provenance.features.model import Model, read_model
 from provenance.influence.methods import method
 from provenance.royalty.contracts import assign, read_contracts
-from provenance.royalty.shares import BY_VALUE, FAITHFUL, PROPORTIONAL
 from provenance.settlement import ledger
-from provenance.validation.lds import signal_to_noise
-from provenance.validation.results import in_force
 from tasks.clear import check_model
+from tasks.counterfactuals import Subject, records, usable
 from tasks.database import open_ledger
+from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.freeze")
@@ -92,9 +87,10 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
-        method=influence_method(settings) | {"values": values_method(settings, model, contracts)},
-        contract=royalty_terms(store, contracts, settings.influence.method),
+        method=influence_method(settings),
+        contract={"contracts": [contract.model_dump(mode="json") for contract in contracts]},
         choices=freeze_part(store, choices) if choices.height else None,
+        counterfactuals=counterfactuals_of(store, corpus, model, date.fromisoformat(day), settings),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
@@ -118,51 +114,11 @@ def wait_until_over(day: date, now: datetime) -> None:
         time.sleep(left.total_seconds())
 
 
-def values_method(settings: Settings, model: Model, contracts: Sequence[Contract]) -> dict[str, Any] | None:
-    """All that decides what works add, besides the data; None where no contract asks.
-
-    Raises:
-        ContractError: a contract asks for what cannot be known of this model.
-    """
-    asking = [contract for contract in contracts if contract.rule in BY_VALUE]
-    if not asking:
-        return None
-    royalty, module = settings.royalty, model.adapter().module()
-    coordinates = fitting(module, royalty.parameters, settings.features.seed)
-    if coordinates is None:
-        raise ContractError(
-            f"{settings.royalty.path}: contract {asking[0].name!r}: rule {asking[0].rule!r}",
-            expected=f"a model whose training run can be replayed in {royalty.parameters:,} numbers, projected or not",
-            found=f"{sum(p.numel() for p in module.parameters()):,} parameters",
-            hint="Raise royalty.parameters (memory and time grow with it), or pay by the rule 'proportional' or 'flat'.",
-        )
-    between = model.card.checkpoints[1:-1] or model.card.checkpoints[1:]
-    return {
-        "checkpoints": [checkpoint.file for checkpoint in between],
-        "rows": royalty.rows,
-        "numbers": royalty.numbers,
-        "seed": coordinates.seed,
-        "sides": coordinates.sides,
-        "nodes": royalty.nodes,
-        "width": royalty.width,
-    }
-
-
-def royalty_terms(store: Store, contracts: Sequence[Contract], method: str) -> dict[str, Any]:
-    """The contracts as they are now, and what the audit in force says that their rules' values are worth.
-
-    Args:
-        method: by which influences are found, for rules that divide by them.
-    """
-    audit = in_force(store) if any(contract.signal_to_noise for contract in contracts) else None
-    result = store.read_json(f"{audit['folder']}/lds.json") if audit else {"families": {}}
-    method_of = {PROPORTIONAL: method, **dict.fromkeys(BY_VALUE, FAITHFUL)}
-    found = {c.name: signal_to_noise(result, method_of.get(c.rule, "")) for c in contracts}
-    return {
-        "contracts": [contract.model_dump(mode="json") for contract in contracts],
-        "audit": audit and audit["folder"],
-        "signal_to_noise": found,
-    }
+def counterfactuals_of(store: Store, corpus: FrozenCorpus, model: Model, day: date, settings: Settings) -> dict[str, str]:
+    """The counterfactual models that the store has of a model, each checked: digest of its folder by name."""
+    subject = Subject(store, digest(model.files), model.files, corpus, day, settings.model.cache)
+    found = records(store, subject.model)
+    return {record.name: record.folder for record, _ in usable(subject, found)} if found else {}
 
 
 def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
@@ -180,11 +136,10 @@ def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> 
 def influence_method(settings: Settings) -> dict[str, Any]:
     """All that decides influence besides the data."""
     influence = settings.influence
-    method(influence.method, hybrid_weight=influence.hybrid_weight)  # a bad name stops here
+    method(influence.method)  # a bad name stops here
     return {
         "versions": VERSIONS,
         "name": influence.method,
-        "hybrid_weight": influence.hybrid_weight if influence.method == "hybrid" else None,
         "projection": settings.features.projection.as_json(),
         "bits": {"dense": settings.features.dense_bits, "sparse": settings.features.sparse_bits},
         "sample": influence.sample,
@@ -204,16 +159,3 @@ def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
     for checkpoint in chosen:
         model.load(checkpoint)
     return tuple(checkpoint.file for checkpoint in chosen)
-
-
-def freeze_model(store: Store, model: Model) -> str:
-    """Copy a model folder under its digest; returns the digest."""
-    name = digest(model.files)
-    for file, expected in model.files.items():
-        key = f"frozen/models/{name}/{file}"
-        if not store.exists(key):
-            data = (model.folder / file).read_bytes()
-            if sha256(data) != expected:
-                raise ModelError(str(model.folder / file), expected=f"SHA-256 {expected}, as a moment ago", found=sha256(data))
-            store.write(key, data)
-    return name

@@ -8,8 +8,9 @@ that has no export yet. The ledger is not touched at all.
     tables of a booked night                                    it was frozen `nights` days ago        a run again computes them
     a night that nothing was booked from                        the same                               the same
     inputs of a published night                                 it was frozen `replay` days ago        no replay, diff, explain
-    features, curvature, snapshots, sketches                    no night of `features` days names them a run again computes them
+    features, curvature, likelihoods                            no night of `features` days names them a run again computes them
     frozen corpora, models, outputs                             no night that is kept names them       they are frozen again
+    counterfactual models                                       the model served is not kept either    they are trained again
     half-written files of killed processes                      they are `grace` hours old
     logs, workers' copies of models, scratch of replays         the same, of this machine
 
@@ -37,9 +38,10 @@ from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, revision_folder
 from tasks.cluster import PROGRESS
+from tasks.counterfactuals import records
 from tasks.curvature import fitted_key
 from tasks.database import open_ledger
-from tasks.night import REMOVED, load_night
+from tasks.night import REMOVED, VERSIONS, load_night
 from tasks.settings import CHECKOUT, load
 from tasks.shard import load_plan
 
@@ -59,7 +61,9 @@ AT_ONCE = 1_000
 # What a kill leaves of a write, and of a check whether a store is writable.
 ASIDE = re.compile(r"\..*[.-][0-9a-f]{32}")
 INPUTS = "inputs.json"
-PER_PART, FITTED, REPLAYED = ("features/", "statistics/"), "curvature/", ("snapshots/", "sketches/")
+PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "likelihoods/"
+# What nights of version 0.1 kept, and nothing reads any more.
+OBSOLETE = ("snapshots/", "sketches/")
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ class SeenNight:
             that has one.
         outputs: keys of the tables with its outputs, and with what owners chose.
         sample: key of the table with the sample that its plan names.
+        counterfactuals: digests of the folders of its counterfactual models.
         features: keys of features, statistics and curvature; None where no plan says.
-        replayed: keys of snapshots and sketches; None where nothing says.
+        likelihoods: keys of likelihoods; None where nothing says.
     """
 
     frozen_at: datetime
@@ -112,7 +117,8 @@ class SeenNight:
     outputs: frozenset[str]
     sample: frozenset[str]
     features: frozenset[str] | None
-    replayed: frozenset[str] | None
+    likelihoods: frozenset[str] | None
+    counterfactuals: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Seen:
         objects: of the store.
         nights: by folder.
         corpora: parts of every frozen corpus, by digest; in_force: the one that nights read now.
+        counterfactuals: digests of the folders of all counterfactual models, by that of the model served.
         local: files and folders of this machine that may be removed as a whole, by what they are: when they were last
             written, and how many bytes they are.
     """
@@ -131,6 +138,7 @@ class Seen:
     nights: Mapping[str, SeenNight] = field(default_factory=dict)
     corpora: Mapping[str, frozenset[str]] = field(default_factory=dict)
     in_force: str = ""
+    counterfactuals: Mapping[str, frozenset[str]] = field(default_factory=dict)
     local: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict)
 
 
@@ -160,7 +168,7 @@ def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
     fate = {folder: _fate(night, ages[folder], policy) for folder, night in seen.nights.items()}
     parts, manifests, models = _frozen_names(seen, fate, policy, now)
     young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features]
-    features, replayed = _union(night.features for night in young), _union(night.replayed for night in young)
+    features, likelihoods = _union(night.features for night in young), _union(night.likelihoods for night in young)
     going: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for found in seen.objects:
         key, name = found.key, found.key.rsplit("/", 1)[-1]
@@ -174,10 +182,12 @@ def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
             reason = fate.get(folder, (UNBOOKED, "nights")) if ages[folder] else None
             if reason and not (reason[0] == COMPUTED and key == f"{folder}/{INPUTS}"):
                 going[reason].append(found)
-        elif key.startswith((*PER_PART, FITTED, *REPLAYED)):
-            named = replayed if key.startswith(REPLAYED) else features
+        elif key.startswith((*PER_PART, FITTED, LIKELIHOODS, *OBSOLETE)):
+            named = set[str]() if key.startswith(OBSOLETE) else likelihoods if key.startswith(LIKELIHOODS) else features
             if named is not None and key not in named:
                 going[key.split("/", 1)[0], "features"].append(found)
+        elif key.startswith("counterfactuals/") and key.split("/")[1] not in models:
+            going["counterfactual models", "nights"].append(found)
         elif key.startswith("frozen/corpus/") and key != CURRENT and key not in manifests:
             going["frozen corpora", "nights"].append(found)
         elif key.startswith("frozen/models/") and key.split("/")[2] not in models:
@@ -237,7 +247,17 @@ def _frozen_names(
     corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
     parts |= {key for night in kept for key in night.outputs} | {key for night in whole for key in night.sample}
-    return parts, {corpus_key(name) for name in corpora}, {night.model for night in kept}
+    models = {night.model for night in kept}
+    models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights}
+    models |= {folder for served in models for folder in seen.counterfactuals.get(served, ())}
+    models |= {folder for night in kept for folder in night.counterfactuals}
+    return parts, {corpus_key(name) for name in corpora}, models
+
+
+def _newest_record(seen: Seen, served: str, now: datetime) -> datetime:
+    """When a model's last counterfactual was recorded: a set may be trained before the first night that uses it."""
+    prefix = f"counterfactuals/{served}/"
+    return max((found.modified for found in seen.objects if found.key.startswith(prefix)), default=now)
 
 
 def _union(named: Iterable[frozenset[str] | None]) -> set[str] | None:
@@ -278,7 +298,9 @@ def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
     names = [key.removeprefix("frozen/corpus/").removesuffix(".json") for key in keys if key.startswith("frozen/corpus/")]
     corpora = {name: _parts_of(store, name) for name in names if name != "current" and not name.startswith(".")}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
-    return Seen(objects, nights, corpora, in_force, local_files(settings, os.environ))
+    served = {key.split("/")[1] for key in keys if key.startswith("counterfactuals/")}
+    folders = {model: frozenset(record.folder for record in records(store, model)) for model in served}
+    return Seen(objects, nights, corpora, in_force, folders, local_files(settings, os.environ))
 
 
 def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
@@ -300,15 +322,16 @@ def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
         "outputs": frozenset(part.key for part in (*night.outputs, night.choices) if part),
         "sample": sample,
         "features": features,
-        "replayed": _replayed(store, night, done=f"{folder}/replay.json" in keys),
+        "likelihoods": _likelihoods(store, night, done=f"{folder}/likelihoods.json" in keys),
+        "counterfactuals": frozenset(night.counterfactuals.values()),
     }
 
 
-def _replayed(store: Store, night: Night, *, done: bool) -> frozenset[str] | None:
-    if not night.method.get("values") or not sum(part.rows for part in night.outputs):
-        return frozenset()
-    reads = store.read_json(f"{night.folder}/replay.json").get("reads") if done else None
-    return None if reads is None else frozenset(reads)  # replays before retention came do not say
+def _likelihoods(store: Store, night: Night, *, done: bool) -> frozenset[str] | None:
+    """The likelihoods that a night names; None where it may be about to name some."""
+    if not done:
+        return None if night.method["versions"] == VERSIONS else frozenset()
+    return frozenset(key for keys in store.read_json(f"{night.folder}/likelihoods.json")["files"].values() for key in keys)
 
 
 def _parts_of(store: Store, name: str) -> frozenset[str]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # The nights whose mean shares a night's are held against.
 BEFORE = 14
 # Tasks that compute on the cluster; all others take one worker's time.
-ON_CLUSTER = frozenset({"features.featurise", "influence.fit_curvature", "influence.score", "royalty.replay", "royalty.value"})
+ON_CLUSTER = frozenset({"features.featurise", "influence.fit_curvature", "influence.score", "royalty.likelihoods"})
 # A task that takes the time of a person, and of no worker.
 OF_PEOPLE = frozenset({"settlement.approve"})
 # Nights that are read from the store at a time.

@@ -2,8 +2,9 @@
 
     nights/day=2026-11-20/<digest of the inputs>/inputs.json    what was frozen
                                                  plan.json      which features that takes
-                                                 scores.json    influence per party, evidence
-                                                 values.json    what works add, shares under every rule
+                                                 scores.json    influence per party and component, candidates for evidence
+                                                 likelihoods.json   which models' log-likelihoods of the outputs it rests on
+                                                 estimate.json  shares under every rule, evidence, fidelity
                                                  shares.json    shares in parts per billion, by contract
                                                  removed.json   what housekeeping took away, when, by which policy
 
@@ -12,7 +13,7 @@ A night with the same inputs is the same night: its stages find their manifests 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 7, "scores": 6, "values": 4, "shares": 3}
+VERSIONS = {"features": 4, "curvature": 8, "scores": 7, "likelihoods": 1, "estimate": 1, "shares": 4}
 
 REMOVED = "removed.json"
+OPTIONAL = ("choices", "counterfactuals")
+# The works behind shares, by the stage that wrote them.
+EVIDENCE_OF = {"estimate": "evidence.parquet", "values": "works.parquet"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Night:
         method: what decides influence besides the data.
         contract: what decides amounts besides influence.
         choices: what owners who opted out chose, in force on the day; None where none have.
+        counterfactuals: the models trained on parts of the owners that shares rest on: digest of the folder, by name.
     """
 
     day: str
@@ -58,6 +63,7 @@ class Night:
     method: dict[str, Any]
     contract: dict[str, Any]
     choices: Part | None = None
+    counterfactuals: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -66,9 +72,8 @@ class Night:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What is written down; without choices where there are none, so that nights without any are what they were."""
-        said = asdict(self)
-        return said if self.choices else {name: value for name, value in said.items() if name != "choices"}
+        """What is written down; omits `choices` and `counterfactuals` when empty, so the digest is unchanged."""
+        return {name: value for name, value in asdict(self).items() if value or name not in OPTIONAL}
 
     @property
     def date(self) -> date:
@@ -96,7 +101,7 @@ class Night:
     @property
     def contracts(self) -> tuple[Contract, ...]:
         """The contracts that were in force when it was frozen."""
-        return parse_contracts(self.contract["contracts"], f"night of {self.day}")
+        return parse_contracts(self.contract.get("contracts", []), f"night of {self.day}")
 
     def read_outputs(self, store: Store) -> pl.DataFrame:
         """The day's outputs, sorted by id."""
@@ -145,6 +150,11 @@ def read_manifest(store: Store, folder: str, stage: str) -> dict[str, Any]:
         raise absent(store, folder, error) from error
 
 
+def shares_stage(store: Store, folder: str) -> str:
+    """The stage that found shares under every rule: `values` of a night of version 0.1."""
+    return "estimate" if store.exists(f"{folder}/estimate.json") or not store.exists(f"{folder}/values.json") else "values"
+
+
 def absent(store: Store, folder: str, error: StoreError) -> StoreError:
     """The error of reading something of a night, which says so if housekeeping has removed it."""
     key = f"{folder}/{REMOVED}"
@@ -169,6 +179,6 @@ def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFra
 def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
     """The outputs with `developer_ppb`, as the contract of each says."""
     terms = {contract.name: contract.developer_ppb for contract in night.contracts}
-    names = read_manifest(store, night.folder, "values")["contracts"]
+    names = read_manifest(store, night.folder, shares_stage(store, night.folder))["contracts"]
     parts = [terms[names[output]] for output in outputs["output_id"]]
     return outputs.with_columns(developer_ppb=pl.Series(parts, dtype=pl.Int64))

@@ -21,7 +21,7 @@ from provenance.validation import results
 from tasks.book import credited
 from tasks.database import open_ledger
 from tasks.keys import signing_key
-from tasks.night import load_night, read_manifest, read_written
+from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def make_export(
     movements = ledger.movements(engine, booking, after=before)
     standing = movements.standing
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
+    stage = shares_stage(store, night.folder)
     credits = credits_table(
         night.date,
         as_claimed(credited(store, night, outputs), standing),
-        as_claimed(read_written(store, night.folder, "values", "works.parquet"), standing),
-        as_claimed(read_written(store, night.folder, "values", "rule_shares.parquet"), standing),
+        as_claimed(read_written(store, night.folder, stage, EVIDENCE_OF[stage]), standing),
+        as_claimed(read_written(store, night.folder, stage, "rule_shares.parquet"), standing),
     )
     payouts = payouts_table(
         booking.day,
@@ -112,7 +113,7 @@ def make_export(
             "shares": shared["writes"]["shares.parquet"],
             "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
             "scores": read_manifest(store, night.folder, "scores")["writes"],
-            "values": read_manifest(store, night.folder, "values")["writes"],
+            stage: read_manifest(store, night.folder, stage)["writes"],
         },
         "method": night.method,
         "audit": results.in_force(published),

@@ -13,17 +13,18 @@ from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, in_force, revision_folder
 from provenance.settlement.verification import Check
+from tasks.counterfactuals import read_record
 from tasks.curvature import fit_curvature
 from tasks.database import open_ledger
+from tasks.estimate import estimate
 from tasks.featurise import featurise
 from tasks.night import load_night
 from tasks.publish import code_version, make_export
-from tasks.replay import replay
+from tasks.likelihoods import likelihoods
 from tasks.score import score
 from tasks.settings import CHECKOUT
 from tasks.shard import shard
 from tasks.share import share
-from tasks.values import values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.recompute")
 
-STAGES = (shard, featurise, fit_curvature, score, replay, values, share)
+STAGES = (shard, featurise, fit_curvature, score, likelihoods, estimate, share)
 # Facts of a manifest that say when and by what it was made, and not from what.
 CIRCUMSTANCES = ("code_version", "audit")
 
@@ -88,6 +89,10 @@ def _copy_inputs(store: Store, made: Store, manifest: Mapping[str, Any]) -> None
     parts = [*corpus.parts, *night.outputs, *([night.choices] if night.choices else [])]
     files = {part.key: part.sha256 for part in parts}
     files |= {f"frozen/models/{night.model}/{name}": digest for name, digest in night.model_files.items()}
+    for name in night.counterfactuals:
+        record = read_record(store, night.model, name)
+        made.write(record.key, store.read(record.key))
+        files |= {f"frozen/models/{record.folder}/{file}": digest for file, digest in record.files.items()}
     for key, digest in files.items():
         data = store.read(key)
         if sha256(data) != digest:
@@ -101,7 +106,7 @@ def _stages(made: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
     shared = made.read_json(f"{night}/shares.json")["writes"]
     found = {
         "scores": made.read_json(f"{night}/scores.json")["writes"],
-        "values": made.read_json(f"{night}/values.json")["writes"],
+        "estimate": made.read_json(f"{night}/estimate.json")["writes"],
         "shares": shared["shares.parquet"],
         "night_shares": shared["night_shares.parquet"],
     }

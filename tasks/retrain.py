@@ -9,21 +9,20 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.errors import ModelError
 from provenance.core.store import digest
 from provenance.features.model import all_losses, read_model
 from tasks.cluster import compute, open_cluster
+from tasks.counterfactuals import check_trainable, train_model
 from tasks.models import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.core.store import Store
-    from provenance.features.model import Model
     from tasks.night import Night
     from tasks.settings import Settings
 
@@ -61,7 +60,7 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
     """
     store = settings.store.open()
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-    trainer_of(model)
+    check_trainable(model)
     made_of = {
         "version": VERSION,
         "architecture": model.architecture(),
@@ -85,26 +84,12 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
     return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in jobs])
 
 
-def trainer_of(model: Model) -> Any:
-    """A model's adapter, which can train.
-
-    Raises:
-        ModelError: it cannot.
-    """
-    adapter = model.adapter()
-    if not hasattr(adapter, "train"):
-        where = f"adapter {model.card.adapter}"
-        raise ModelError(where, expected="a method train(contents, *, seed, folder), for audits", found="none")
-    return adapter
-
-
 def _train_one(work: _Work, job: _Job) -> str:
-    contents = work.night.read_corpus(work.store, "content")["content"]
+    examples = work.night.read_corpus(work.store, "work_id", "example_id", "position", "content_sha256", "content")
     outputs = work.night.read_outputs(work.store).select("output_id", "content")
-    adapter = trainer_of(fetch_model(work.store, work.night.model, work.night.model_files, work.cache))
-    chosen = [contents[at] for at in job.examples] or contents[:1].to_list()
+    model = fetch_model(work.store, work.night.model, work.night.model_files, work.cache)
     with tempfile.TemporaryDirectory() as folder:
-        adapter.train(chosen, seed=job.seed, folder=Path(folder) / "model")
+        train_model(model, examples[list(job.examples) or [0]], seed=job.seed, folder=Path(folder) / "model")
         trained = read_model(Path(folder) / "model")
         module = trained.load(trained.card.checkpoints[-1 if job.examples else 0])
         losses = all_losses(trained.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)

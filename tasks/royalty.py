@@ -12,21 +12,19 @@ import polars as pl
 from provenance.core.contracts import ESCROW, UNATTRIBUTED
 from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
-from provenance.corpus.duplicates import find_duplicates
-from provenance.corpus.examples import since
-from provenance.corpus.shards import corpus_key, freeze_part
 from provenance.royalty.contracts import Contract
+from provenance.royalty.fidelity import unsupported
 from provenance.royalty.shares import by_contract
-from tasks.attribute import WORK
+from tasks.attribute import WORK, bring
+from tasks.counterfactuals import with_duplicates
 from tasks.curvature import fit_curvature
+from tasks.estimate import estimate
 from tasks.featurise import featurise
-from tasks.freeze import values_method
+from tasks.likelihoods import likelihoods
 from tasks.models import fetch_model
-from tasks.night import VERSIONS, load_night, read_written
-from tasks.replay import replay
+from tasks.night import VERSIONS, load_night, read_manifest, read_written
 from tasks.score import score
 from tasks.shard import shard
-from tasks.values import values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,13 +36,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("provenance.royalty")
 
 
-def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings: Settings) -> dict[str, Any]:
+def royalty(
+    influence: Path, rule: str, *, duplicates: bool, out: Path, settings: Settings, counterfactuals: Path | None = None
+) -> dict[str, Any]:
     """Write owner shares under a rule: `output_id, owner_id, account, share_ppb, low_ppb, high_ppb`; returns counts.
 
     Args:
         influence: what `provenance attribute` wrote.
         duplicates: whether copies count once.
         settings: of the cluster and of royalties; their store and model are the folder's.
+        counterfactuals: a folder that `provenance counterfactuals` wrote; without one, those that `attribute` was given.
 
     Raises:
         InputError: naming what was expected and what was found.
@@ -58,16 +59,25 @@ def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings
     contract = Contract(
         name="asked", developer_ppb=0, rule=rule, duplicates="earliest" if duplicates else "off", fallback="proportional"
     )
-    night = value_night(store, load_night(store, json.loads(manifest.read_text())["night"]), contract, settings)
-    table = read_written(store, night.folder, "values", "rule_shares.parquet")
+    night = load_night(store, json.loads(manifest.read_text())["night"])
+    if counterfactuals is not None:
+        model, corpus = fetch_model(store, night.model, night.model_files, settings.model.cache), night.frozen_corpus(store)
+        night = replace(night, counterfactuals=bring(store, counterfactuals, night.model, model, corpus, night.date, settings))
+    night = value_night(store, night, contract, settings)
+    table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     asked = night.read_outputs(store).select("output_id").with_columns(contract=pl.lit("asked"))
-    shares = by_contract(table, asked, {"asked": contract}, {"asked": 1.0})
+    report = read_manifest(store, night.folder, "estimate")["copies"][contract.duplicates]
+    failed = unsupported({contract.duplicates: report}, contract)
+    shares = by_contract(table, asked, {"asked": contract}, {"asked": 0.0 if failed else 1.0})
     frame = shares.select("output_id", pl.col("party_id").alias("owner_id"), "account", "share_ppb", "low_ppb", "high_ppb")
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(out)
     paid = frame.filter(~pl.col("account").is_in([ESCROW, UNATTRIBUTED]))
     return {
         "rule": rule,
+        "paid_by": contract.fallback if failed else rule,
+        "unsupported": failed,
+        "counterfactuals": report,
         "outputs": asked.height,
         "owners": paid["owner_id"].n_unique(),
         "unattributed": frame.filter(pl.col("account") == UNATTRIBUTED).height,
@@ -84,20 +94,16 @@ def royalty(influence: Path, rule: str, *, duplicates: bool, out: Path, settings
 
 def value_night(store: Store, night: Night, contract: Contract, settings: Settings) -> Night:
     """Run the stages of a night that pays nobody, up to the shares under every rule that the contract needs."""
-    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
     frozen = night.frozen_corpus(store)
     if contract.duplicates != "off" and frozen.duplicates is None:
-        examples = night.read_corpus(store, "example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
-        duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
-        frozen = replace(frozen, duplicates=freeze_part(store, duplicates))
-        store.create(corpus_key(frozen.digest), canonical_json(frozen.manifest))
+        frozen = with_duplicates(store, frozen)
     mine = replace(
         night,
         corpus=frozen.digest,
-        method=night.method | {"values": values_method(settings, model, [contract]), "versions": VERSIONS},
-        contract={"contracts": [contract.model_dump(mode="json")], "audit": None, "signal_to_noise": {}},
+        method=night.method | {"versions": VERSIONS},
+        contract={"contracts": [contract.model_dump(mode="json")]},
     )
     store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
-    for stage in (shard, featurise, fit_curvature, score, replay, values):
+    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate):
         stage(mine.folder, settings)
     return mine

@@ -1,4 +1,9 @@
-"""Stage `score`: every output against every example, reduced on the worker to sums per party and a little evidence."""
+"""Stage `score`: every output against every example, reduced on the worker to sums per party and component, and a little evidence.
+
+nights/.../influence/<rule>-<part>.safetensors     `(K, q, parties)` of a part of the outputs, by rule on copies
+nights/.../influence/<rule>-parties.parquet        whose each column is
+nights/.../influence/<rule>-evidence.parquet       candidates for evidence, with their influence by component
+"""
 
 from __future__ import annotations
 
@@ -13,30 +18,42 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of, to_numpy
-from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.core.store import Store, canonical_json
-from provenance.corpus.examples import parties
+from provenance.core.errors import StoreError
+from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.shards import part_key
-from provenance.influence.methods import prepare, queries_from_tensors, queries_to_tensors
+from provenance.features.layers import layout
+from provenance.influence.methods import (
+    FACTORED,
+    component_names,
+    default_weights,
+    prepare,
+    queries_from_tensors,
+    queries_to_tensors,
+)
 from provenance.influence.methods import score as score_rows
-from provenance.influence.scores import ShardScores, merge, parted, party_influence, reduce_scores
+from provenance.influence.scores import ShardScores, merge, reduce_scores
 from tasks.cluster import compute_tree, open_cluster
 from tasks.curvature import read_fitted
 from tasks.featurise import read_features
-from tasks.night import night_to_compute
+from tasks.holders import COLUMNS, duplicate_rules, holders
+from tasks.models import fetch_model
+from tasks.night import night_to_compute, read_manifest, read_written
 from tasks.settings import load
 from tasks.shard import FeatureFile, chosen_method, load_plan
-from tasks.withdrawn import APART, INFLUENCE_APART, claims_apart, with_apart
 
 if TYPE_CHECKING:
-    from datetime import date
+    from collections.abc import Sequence
 
     from provenance.influence.methods import Queries
+    from tasks.holders import Holders
     from tasks.night import Night
     from tasks.settings import Settings
     from tasks.shard import Plan
 
 log = logging.getLogger("provenance.score")
+
+# So many times as much evidence as is shown is kept until it is known what each component counts.
+CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -46,28 +63,40 @@ class Block:
     Attributes:
         queries: where the part's prepared queries of each source lie.
         comparison: how features of each kind are compared.
-        top: pieces of evidence kept per output and party.
-        apart: claims in which what owners opted out of has parties of its own; None where nobody has.
-        keep: how the files with every example's score begin, or empty for none.
+        holders: by rule on copies, whose each example is.
+        weights: what each component counts where candidates are chosen.
+        top: candidates kept per output and party.
+        keep: how the files with every example's scores begin, or empty for none.
     """
 
     store: Store
     queries: dict[str, str]
     comparison: dict[str, str]
     output_ids: list[str]
-    claims: pl.DataFrame
-    apart: pl.DataFrame | None
-    day: date
+    holders: dict[str, Holders]
+    weights: np.ndarray
     top: int
     device: str
     keep: str
 
 
+@dataclass(frozen=True)
+class Influence:
+    """Sums of influence of some outputs.
+
+    Attributes:
+        sums: by component, output and party, `(K, q, parties)` float64.
+    """
+
+    output_ids: list[str]
+    sums: np.ndarray
+
+
 def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> str:
-    """Write `party_influence.parquet` and `evidence.parquet`, and the manifest that makes them real.
+    """Write sums per party and component, and candidates for evidence, and the manifest that makes them real.
 
     Args:
-        keep: a folder of the store for the scores of every example, one file per shard and part of the outputs.
+        keep: a folder of the store for the scores of every example by component, one file per shard and part of the outputs.
     """
     settings = settings or load()
     store = settings.store.open()
@@ -75,58 +104,112 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         log.info("scores: reused")
         return folder
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
-    corpus = night.frozen_corpus(store)
-    by_part: dict[str, list[FeatureFile]] = {}
-    for file in plan.corpus:
-        by_part.setdefault(file.part, []).append(file)
+    names = components(store, night, plan, settings)
+    rules = duplicate_rules(night)
     block = Block(
         store=store,
         queries={},
         comparison=chosen_method(night).comparison,
         output_ids=[],
-        claims=night.read_claims(store),
-        apart=claims_apart(store, night),
-        day=night.date,
-        top=night.method["evidence"],
+        holders={rule: holders(store, night, rule) for rule in rules},
+        weights=default_weights(names),
+        top=CANDIDATES * night.method["evidence"],
         device=settings.cluster.device,
         keep="",
     )
-    tables = [(pl.DataFrame(schema=PARTY_INFLUENCE.schema), pl.DataFrame(schema=EVIDENCE.schema))]
-    withdrawn = [pl.DataFrame(schema=PARTY_INFLUENCE.schema)]
-    parts = [part for part in night.outputs if part.rows]
-    if parts:
-        queries = _write_queries(store, night, plan)
-        with open_cluster(settings.cluster) as client:
-            for number, part in enumerate(parts):
-                output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
-                prefix = keep and f"{keep}/{number:06d}-"
-                block = replace(block, queries=queries[part.sha256], output_ids=output_ids, keep=prefix)
-                scores = compute_tree(
-                    client,
-                    _score_one,
-                    block,
-                    list(by_part.values()),
-                    partial(merge, top=block.top),
-                    settings=settings.cluster,
-                    what="scores" if len(parts) == 1 else f"scores of outputs, part {number + 1} of {len(parts)}",
-                )
-                scores, alone = parted(scores, APART)
-                tables.append((party_influence(scores, output_ids=output_ids, sources=plan.sources), scores.evidence))
-                withdrawn.append(party_influence(alone, output_ids=output_ids, sources=plan.sources))
-    influence, evidence = (pl.concat(pieces) for pieces in zip(*tables, strict=True))
-    manifest: dict[str, dict[str, Any]] = {
+    found = _score_parts(store, night, plan, block, settings, keep)
+    writes: dict[str, str] = {}
+    for rule in rules:
+        parts = [part[rule] for part in found]
+        parties = pl.concat([part.parties for part in parts]).unique().sort("account", "party_id") if parts else _NOBODY
+        for number, part in enumerate(parts):
+            data = save_tensors({"sums": part.sums.astype(np.float32)})
+            writes[_sums_file(rule, number)] = sha256(data)
+            store.write(f"{folder}/{_sums_file(rule, number)}", data)
+        tables = {"parties": parties, "evidence": pl.concat([part.evidence for part in parts]) if parts else pl.DataFrame()}
+        for name, table in tables.items():
+            file = f"influence/{rule}-{name}.parquet"
+            writes[file] = store.write_table(f"{folder}/{file}", table)
+    manifest: dict[str, Any] = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
-        "writes": {
-            "party_influence.parquet": store.write_table(f"{folder}/party_influence.parquet", influence),
-            "evidence.parquet": store.write_table(f"{folder}/evidence.parquet", evidence),
-        },
+        "writes": writes,
+        "components": list(names),
     }
-    if night.choices:
-        manifest["writes"][INFLUENCE_APART] = store.write_table(f"{folder}/{INFLUENCE_APART}", pl.concat(withdrawn))
     store.write(f"{folder}/scores.json", canonical_json(manifest))
-    outputs = sum(part.rows for part in parts)
-    log.info("scores: %d outputs against %d examples, from %s", outputs, corpus.examples, ", ".join(plan.sources))
+    outputs, examples = sum(part.rows for part in night.outputs), night.frozen_corpus(store).examples
+    log.info("scores: %d outputs against %d examples, by %d components", outputs, examples, len(names))
     return folder
+
+
+_NOBODY = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String})
+
+
+def _sums_file(rule: str, part: int) -> str:
+    return f"influence/{rule}-{part:06d}.safetensors"
+
+
+def _score_parts(
+    store: Store, night: Night, plan: Plan, block: Block, settings: Settings, keep: str
+) -> list[dict[str, ShardScores]]:
+    """Every part of the outputs against all shards, by rule on copies."""
+    parts = [part for part in night.outputs if part.rows]
+    if not parts:
+        return []
+    by_part: dict[str, list[FeatureFile]] = {}
+    for file in plan.corpus:
+        by_part.setdefault(file.part, []).append(file)
+    queries = _write_queries(store, night, plan)
+    found = []
+    with open_cluster(settings.cluster) as client:
+        for number, part in enumerate(parts):
+            output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
+            mine = replace(block, queries=queries[part.sha256], output_ids=output_ids, keep=keep and f"{keep}/{number:06d}-")
+            what = "scores" if len(parts) == 1 else f"scores of outputs, part {number + 1} of {len(parts)}"
+            shards = list(by_part.values())
+            combine = partial(_merge, top=block.top)
+            found.append(compute_tree(client, _score_one, mine, shards, combine, settings=settings.cluster, what=what))
+    return found
+
+
+def _merge(parts: Sequence[dict[str, ShardScores]], *, top: int) -> dict[str, ShardScores]:
+    return {rule: merge([part[rule] for part in parts], top=top) for rule in parts[0]}
+
+
+def read_parties(store: Store, folder: str, rule: str) -> pl.DataFrame:
+    """`account, party_id` of the columns of `read_influence`, by a rule on copies."""
+    return read_written(store, folder, "scores", f"influence/{rule}-parties.parquet")
+
+
+def read_influence(store: Store, night: Night, rule: str, part: int) -> Influence:
+    """Sums of influence of a part of the outputs, by a rule on copies.
+
+    Raises:
+        StoreError: the file is not the one that the manifest names.
+    """
+    file = _sums_file(rule, part)
+    data, stated = store.read(f"{night.folder}/{file}"), read_manifest(store, night.folder, "scores")["writes"][file]
+    if sha256(data) != stated:
+        expected = f"SHA-256 {stated}, as scores.json says"
+        raise StoreError(store.locate(f"{night.folder}/{file}"), expected=expected, found=sha256(data))
+    outputs = [part for part in night.outputs if part.rows][part]
+    ids = store.read_table(outputs.key, columns=["output_id"])["output_id"].to_list()
+    return Influence(ids, load_tensors(data)["sums"].astype(np.float64))
+
+
+def components(store: Store, night: Night, plan: Plan, settings: Settings) -> tuple[str, ...]:
+    """The names of the components of influence, in the order in which they are scored."""
+    names: list[str] = []
+    comparison = chosen_method(night).comparison
+    for source in plan.sources:
+        kind = plan.of(source)[0][0].kind
+        if comparison[kind] != "curved":
+            names.append(source)
+            continue
+        model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+        shape = layout(model.adapter().module(), settings.features.projection)
+        kinds = [block.kind for block in shape.tokens] if kind == FACTORED else []
+        names += component_names(source, kinds, inner=read_fitted(store, night, plan, source).dense is not None)
+    return tuple(names)
 
 
 def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
@@ -135,7 +218,7 @@ def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str
     for at, source in enumerate(plan.sources):
         fitted = read_fitted(store, night, plan, source)
         for number, file in enumerate(plan.of(source)[1]):
-            queries = prepare(fitted, read_features(store, file), chosen_method(night).kinds[file.kind], np)
+            queries = prepare(fitted, read_features(store, file), np)
             key = query_key(night.folder, number, at)
             keys.setdefault(file.part, {})[source] = key
             store.write(key, save_tensors(queries_to_tensors(queries)))
@@ -156,28 +239,57 @@ def _read_queries(
     return {source: queries_from_tensors(comparison, load_tensors(store.read(key)), xp) for source, key, comparison in keys}
 
 
-def _score_one(block: Block, files: list[FeatureFile]) -> ShardScores:
+def _score_one(block: Block, files: list[FeatureFile]) -> dict[str, ShardScores]:
     keys = tuple((file.source, block.queries[file.source], block.comparison[file.kind]) for file in files)
     queries = _read_queries(block.store.url, tuple(sorted(block.store.options.items())), keys, block.device)
-    scores = [score_rows(queries[file.source], read_features(block.store, file, block.device)) for file in files]
-    examples = block.store.read_table(part_key(files[0].part))
-    if block.keep:
-        _keep(block, files[0].part, examples, to_numpy(sum(scores)))
-    found = [
-        reduce_scores(scores, examples, held, output_ids=block.output_ids, top=block.top)
-        for held in with_apart(parties, examples, block.claims, block.apart, block.day)
+    scores = [
+        component
+        for file in files
+        for component in score_rows(queries[file.source], read_features(block.store, file, block.device))
     ]
-    return merge(found, top=block.top)
+    examples = block.store.read_table(part_key(files[0].part), columns=[*COLUMNS, "source_uri"])
+    if block.keep:
+        tensors = {"scores": np.stack([to_numpy(component) for component in scores])}
+        block.store.write(f"{block.keep}{files[0].part}.safetensors", save_tensors(tensors))
+    return {
+        rule: reduce_scores(
+            scores, examples, held.of(examples), output_ids=block.output_ids, weights=block.weights, top=block.top
+        )
+        for rule, held in block.holders.items()
+    }
 
 
-def _keep(block: Block, part: str, examples: pl.DataFrame, influence: np.ndarray) -> None:
-    """Every example's influence on every output, as a file of its own."""
-    count = len(block.output_ids)
-    frame = pl.DataFrame(
-        {
-            "output_id": pl.Series(block.output_ids, dtype=pl.String).gather(np.repeat(np.arange(count), examples.height)),
-            "example_id": pl.concat([examples["example_id"]] * count),
-            "influence": influence.astype(np.float64).ravel(),
-        }
-    )
-    block.store.write_table(f"{block.keep}{part}.parquet", frame)
+def every_score(store: Store, night: Night, keep: str, part: int, weights: np.ndarray) -> pl.DataFrame:
+    """`output_id, example_id, influence` of a part of the outputs, of scores that were kept.
+
+    Args:
+        weights: what each component counts, `(K,)`.
+    """
+    outputs = [each for each in night.outputs if each.rows][part]
+    ids = store.read_table(outputs.key, columns=["output_id"])["output_id"]
+    frames = []
+    for shard in night.frozen_corpus(store).shards:
+        if shard.rows:
+            scores = load_tensors(store.read(f"{keep}/{part:06d}-{shard.sha256}.safetensors"))["scores"]
+            influence = np.einsum("k,kqn->qn", weights, scores.astype(np.float64))
+            examples = store.read_table(shard.key, columns=["example_id"])["example_id"]
+            columns = {
+                "output_id": ids.gather(np.repeat(np.arange(len(ids)), len(examples))),
+                "example_id": pl.concat([examples] * len(ids)),
+                "influence": influence.ravel(),
+            }
+            frames.append(pl.DataFrame(columns))
+    return pl.concat(frames)
+
+
+def every_component(store: Store, night: Night, keep: str) -> np.ndarray:
+    """Every example's influence on every output by component, `(K, outputs, examples)`, of scores that were kept."""
+    shards = [shard.sha256 for shard in night.frozen_corpus(store).shards if shard.rows]
+    parts = range(sum(part.rows > 0 for part in night.outputs))
+    rows = [
+        np.concatenate(
+            [load_tensors(store.read(f"{keep}/{part:06d}-{shard}.safetensors"))["scores"] for shard in shards], axis=2
+        )
+        for part in parts
+    ]
+    return np.concatenate(rows, axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -426,12 +426,9 @@ def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     table.add_row("noise ceiling", *[f"{found['ceiling']:.2f}" for found in families.values()])
     yield table
     yield Text("Intervals are 95 %, over subsets and outputs. A perfect prediction would reach the noise ceiling.")
-    if "hybrid" in result:
-        yield Text(
-            f"Weight of tfidf in the hybrid: {result['hybrid']['weight']:.2f}, fitted on "
-            + " and ".join(f"{count} other halves of {family}" for family, count in result["hybrid"]["tuning_subsets"].items())
-            + " (--hybrid-weight)."
-        )
+    if "weights" in result:
+        tuned = " and ".join(f"{count} other halves of {family}" for family, count in result["tuning_subsets"].items())
+        yield Text(f"What each component of `fitted` counts was fitted on {tuned}.")
 
 
 def read_duplicates(store: Store) -> pl.DataFrame:
@@ -479,8 +476,8 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
 
 
 def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
-    """Mean shares of owners over the outputs asked about."""
-    table = titled(f"Mean shares of {made['outputs']} outputs, rule {made['rule']}")
+    """Mean shares of owners over the outputs asked about, and how far they can be trusted."""
+    table = titled(f"Mean shares of {made['outputs']} outputs, rule {made['paid_by']}")
     table.add_column("owner", no_wrap=True)
     table.add_column("share", justify="right")
     for owner, share in list(made["mean_share"].items())[:20]:
@@ -488,7 +485,40 @@ def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
     if made["owners"] > 20:
         table.add_row(f"and {made['owners'] - 20} others", f"{sum(list(made['mean_share'].values())[20:]):.2%}", style="dim")
     yield table
+    for reason in made["unsupported"]:
+        yield Text(f"The rule {made['rule']} is not supported, and {made['paid_by']} decides: {reason}", style="yellow")
+    yield from fidelity_lines(made["counterfactuals"])
     yield line(f"{file}: a row for each output and owner. Outputs that nobody is credited for: {made['unattributed']}.")
+
+
+def fidelity_lines(report: dict[str, Any]) -> Iterator[RenderableType]:
+    """What counterfactual models say of a night's fidelity, in one line for each figure."""
+    if "lds" not in report:
+        return
+    scores = ", ".join(f"{name} {found['value']:.2f}" for name, found in report["lds"].items())
+    held = ", ".join(f"{name.replace('_', ' ')} {part:.0%}" for name, part in report["intervals_hold"].items())
+    yield Text(
+        f"{report['models']} counterfactual models, each left out and predicted: rank correlation {scores}.", style="dim"
+    )
+    yield Text(f"90 % intervals hold, of what models say: {held}.", style="dim")
+
+
+def counterfactuals_screen(rows: Sequence[dict[str, Any]], store: str) -> Iterator[RenderableType]:
+    """The counterfactual models of a model."""
+    strata = Counter(f"{row['stratum']}{', set aside' if row['aside'] else ''}" for row in rows)
+    table = titled(
+        f"{len(rows)} counterfactual models: " + (", ".join(f"{n} {name}" for name, n in strata.items()) or "none yet")
+    )
+    for heading in ("name", "stratum"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("partition", "works", "examples", "seed"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        stratum = f"{row['stratum']}{' (aside)' if row['aside'] else ''}"
+        numbers = (f"{row[name]:,}" for name in ("partition", "works", "examples"))
+        table.add_row(row["name"][:12], stratum, *numbers, str(row["seed"]))
+    yield table
+    yield line(f"Each is a model folder below {store}, with manifest.json: the works that it was trained on.", style="dim")
 
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
@@ -524,6 +554,14 @@ def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     seeds = result["seeds_agree"]
     rest = [""] * 3 * (len(truths) - 1)
     table.add_row("one seed, against the others", *(f"{seeds[key]:.2f}" for key in ("l1", "spearman", "pearson")), *rest)
+    yield table
+    table = titled("Shares by counterfactual models, each rule against its own truth; intervals are meant to hold 90 %")
+    table.add_column("worth in trainings", no_wrap=True)
+    for truth in truths:
+        for heading in ("L1 error", "Spearman", "held"):
+            table.add_column(f"{truth}\n{heading}", justify="right")
+    for count, found in sorted(result["trainings"].items(), key=lambda item: int(item[0])):
+        table.add_row(str(count), *(f"{found[truth][key]:.2f}" for truth in truths for key in ("l1", "spearman", "held")))
     yield table
     yield Text(
         "L1 is the sum over owners of how far shares are off; 2 would be all wrong. No estimate can beat the seeds' noise."

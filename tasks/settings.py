@@ -141,8 +141,7 @@ class FeatureSettings(_Section):
 
 
 class InfluenceSettings(_Section):
-    method: str = "factored"
-    hybrid_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    method: str = "fitted"
     checkpoints: Annotated[int, Field(ge=1)] = 3
     sample: Annotated[int, Field(ge=2, le=4096)] = 768
     draws: Annotated[int, Field(ge=1)] = 4
@@ -153,21 +152,21 @@ class AuditSettings(_Section):
     subsets: Annotated[int, Field(ge=4)] = 16
     tune: Annotated[int, Field(ge=0)] = 8
     seeds: Annotated[int, Field(ge=2)] = 2
-    methods: tuple[str, ...] = ("factored", "tfidf", "hybrid")
+    methods: tuple[str, ...] = ("factored", "tfidf")
 
 
 class RoyaltySettings(_Section):
     contracts: str = "infra/settings/contracts.toml"
-    rows: Annotated[int, Field(ge=8, le=4096)] = 64
-    numbers: Annotated[int, Field(ge=64, le=65536)] = 4096
-    nodes: Annotated[int, Field(ge=2, le=9)] = 3
-    parameters: Annotated[int, Field(ge=0)] = 500_000
-    width: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     @property
     def path(self) -> Path:
         """The file of contracts."""
         return CHECKOUT / self.contracts
+
+
+class CounterfactualSettings(_Section):
+    trainings: Annotated[int, Field(ge=0, le=256)] = 16
+    groups: Annotated[int, Field(ge=1, le=64)] = 8
 
 
 class RightsSettings(_Section):
@@ -291,6 +290,7 @@ class Settings(_Section):
     influence: InfluenceSettings = InfluenceSettings()
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
+    counterfactuals: CounterfactualSettings = CounterfactualSettings()
     rights: RightsSettings = RightsSettings()
     review: ReviewSettings = ReviewSettings()
     notify: NotifySettings = NotifySettings()

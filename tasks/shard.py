@@ -107,7 +107,7 @@ def load_plan(store: Store, folder: str) -> Plan:
 
 def chosen_method(night: Night) -> Method:
     """The night's method of influence."""
-    return method(night.method["name"], hybrid_weight=night.method["hybrid_weight"])
+    return method(night.method["name"])
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:

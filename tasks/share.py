@@ -10,7 +10,8 @@ import polars as pl
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
-from provenance.royalty.shares import FLAT, by_contract, over_night, rule_weight
+from provenance.royalty.fidelity import signal_of, unsupported
+from provenance.royalty.shares import by_contract, over_night, rule_weight
 from tasks.night import night_to_compute, read_manifest, read_written, with_terms
 from tasks.settings import load
 from tasks.withdrawn import WITHDRAWN_FILE, withdrawn
@@ -27,27 +28,28 @@ def share(folder: str, settings: Settings | None = None) -> str:
     if store.exists(f"{folder}/shares.json"):
         log.info("shares: reused")
         return folder
-    night, values = night_to_compute(store, folder), read_manifest(store, folder, "values")
+    night, estimated = night_to_compute(store, folder), read_manifest(store, folder, "estimate")
     contracts = {contract.name: contract for contract in night.contracts}
-    signal = night.contract["signal_to_noise"]
+    failed = {name: unsupported(estimated["copies"], contract) for name, contract in contracts.items()}
     weights = {
-        name: 1.0 if contract.rule == FLAT else rule_weight(signal.get(name), contract.signal_to_noise)
+        name: 0.0 if failed[name] else rule_weight(signal_of(estimated["copies"], contract), contract.signal_to_noise)
         for name, contract in contracts.items()
     }
     outputs = pl.DataFrame(
-        list(values["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
+        list(estimated["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
     )
-    shares = by_contract(read_written(store, folder, "values", "rule_shares.parquet"), outputs, contracts, weights)
+    shares = by_contract(read_written(store, folder, "estimate", "rule_shares.parquet"), outputs, contracts, weights)
     pools = with_terms(store, night, night.read_outputs(store)).select(
         "output_id", "currency", pool=pl.col("revenue_minor").cast(pl.Float64) * (PPB - pl.col("developer_ppb"))
     )
     manifest: dict[str, Any] = {
-        "reads": values["writes"],
+        "reads": estimated["writes"],
         "writes": {
             "shares.parquet": store.write_table(f"{folder}/shares.parquet", shares),
             "night_shares.parquet": store.write_table(f"{folder}/night_shares.parquet", over_night(shares, pools)),
         },
         "weights": weights,
+        "unsupported": failed,
     }
     if night.choices:
         table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, shares=shares, pools=pools)
@@ -55,10 +57,9 @@ def share(folder: str, settings: Settings | None = None) -> str:
     store.write(f"{folder}/shares.json", canonical_json(manifest))
     for name, contract in contracts.items():
         if weights[name] < 1:
-            audited = signal.get(name)
-            heard = "no audit tells its signal" if audited is None else f"the audited signal is {audited:.2f} times the noise"
-            rest = 1 - weights[name]
-            log.warning("contract %r: %s; %.0f %% by %s", name, heard, 100 * rest, contract.fallback)
+            reasons = failed[name] or ["its signal is too weak"]
+            rest = 100 * (1 - weights[name])
+            log.warning("contract %r, %s: %s; %.0f %% by %s", name, contract.rule, "; ".join(reasons), rest, contract.fallback)
     counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
     log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
     return folder

@@ -1,7 +1,6 @@
-"""How much a night still rests on what owners have opted out of: exact sums, beside those that decide shares.
+"""How much a night still rests on works that owners have opted out of.
 
-The owner's part of each such work is summed as a party of its own, in an account that is nobody's; these sums are kept apart
-from those of parties, which are what they would be without.
+Opted-out shares are summed separately, in an account that is nobody's, and never change payable shares.
 """
 
 from __future__ import annotations
@@ -20,16 +19,15 @@ from provenance.royalty.shares import of_works
 from tasks.night import read_manifest, read_written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import date
+    from collections.abc import Mapping, Sequence
 
     from provenance.core.store import Store
-    from provenance.influence.scores import ShardScores
     from provenance.royalty.contracts import Contract
+    from provenance.royalty.shares import RuleTable
     from tasks.night import Night
 
 APART = "withdrawn"
-INFLUENCE_APART, SHARES_APART, WITHDRAWN_FILE = "withdrawn_influence.parquet", "withdrawn_shares.parquet", "withdrawn.parquet"
+SHARES_APART, WITHDRAWN_FILE = "withdrawn_shares.parquet", "withdrawn.parquet"
 # No id of anybody's has a control in it.
 MARK = "\0"
 PAIR, PARTY = ["work_id", "owner_id"], ["account", "party_id"]
@@ -54,26 +52,7 @@ def _numbered(store: Store, night: Night) -> pl.DataFrame:
     return chosen.join(claims.unique(PAIR, maintain_order=True), on=PAIR, maintain_order="left")
 
 
-def with_apart(
-    held: Callable[[pl.DataFrame, pl.DataFrame, date], pl.DataFrame],
-    examples: pl.DataFrame,
-    claims: pl.DataFrame,
-    apart: pl.DataFrame | None,
-    day: date,
-) -> list[pl.DataFrame]:
-    """The parties of works, and what owners have opted out of as parties of an account of its own, if there is any.
-
-    Args:
-        held: who stands behind the works of examples, by claims on a day.
-    """
-    found = [held(examples, claims, day)]
-    if apart is not None:
-        alone = _alone(held(examples, apart, day))
-        found += [alone.with_columns(account=pl.lit(APART))] if alone.height else []
-    return found
-
-
-def _alone(parties: pl.DataFrame) -> pl.DataFrame:
+def alone(parties: pl.DataFrame) -> pl.DataFrame:
     return parties.filter(pl.col("party_id").str.starts_with(MARK))
 
 
@@ -89,66 +68,57 @@ class Withdrawn:
 
     claims: pl.DataFrame | None
     numbered: pl.DataFrame
-    influence: pl.DataFrame
     tables: list[pl.DataFrame] = field(default_factory=list)
 
     @classmethod
     def of(cls, store: Store, night: Night) -> Withdrawn:
-        """That of a night whose scores are there."""
+        """That of a night."""
         if not night.choices:
-            return cls(None, pl.DataFrame(), pl.DataFrame())
-        influence = read_written(store, night.folder, "scores", INFLUENCE_APART)
-        return cls(claims_apart(store, night), _numbered(store, night), influence)
+            return cls(None, pl.DataFrame())
+        return cls(claims_apart(store, night), _numbered(store, night))
 
-    def flat(self, weights: pl.DataFrame, whole: float, output_ids: Sequence[str]) -> None:
+    def flat(self, weights: pl.DataFrame, output_ids: Sequence[str]) -> None:
         """Add parts by count.
 
         Args:
-            weights: `party_id, weight` by the claims apart; whole: the weight of everybody.
+            weights: `account, party_id, weight` of all parties, those of opted-out works too.
         """
-        mine = _alone(weights).select(work="party_id", share=pl.col("weight") / (whole or 1.0))
+        if self.claims is None:
+            return
+        apart = pl.col("account") == APART
+        whole = float(weights.filter(~apart)["weight"].sum()) or 1.0
+        mine = weights.filter(apart).select(work="party_id", share=pl.col("weight") / whole)
         outputs = pl.DataFrame({"output_id": list(output_ids)}, schema={"output_id": pl.String})
         self.tables.append(_table(rules.FLAT, outputs.join(mine, how="cross")))
 
-    def by_value(self, output_ids: Sequence[str], found: ShardScores, alone: ShardScores, *, paid: int) -> None:
-        """Add parts by what works add to the run.
+    def by_influence(self, works: pl.DataFrame, influence: np.ndarray, whole: np.ndarray, tables: Sequence[RuleTable]) -> None:
+        """Add parts under rules that tell outputs apart: of a party's share, as much as a work has of the party's influence.
 
         Args:
-            found: sums by party; alone: by work; paid: how many sources count.
+            works: `party_id` of opted-out works; influence: theirs, `(q, works)`; whole: of the parties, `(q, n)`.
         """
-        if self.claims is None or not alone.parties.height:
+        if not works.height:
             return
-        whole = np.maximum(found.sums[:paid].sum(axis=0), 0).sum(axis=1)
-        parts = np.maximum(alone.sums[:paid].sum(axis=0), 0)
-        share = np.divide(parts, whole[:, None], out=np.zeros_like(parts), where=whole[:, None] > 0)
-        rows = [
-            pl.DataFrame({"work": alone.parties["party_id"], "share": row}).with_columns(output_id=pl.lit(output))
-            for output, row in zip(output_ids, share, strict=True)
-        ]
-        self.tables.append(_table(rules.FAITHFUL, pl.concat(rows)))
+        parties = tables[0].parties.with_row_index("place").select(*PARTY, "place")
+        booked = works.select(work="party_id").join(self.numbered, on="work", how="left", maintain_order="left")
+        places = booked.join(parties, on=PARTY, how="left", maintain_order="left")["place"].to_list()
+        known = [at for at, place in enumerate(places) if place is not None]
+        columns = np.array([places[at] for at in known], dtype=np.int64)
+        theirs = whole[:, columns]
+        part = np.clip(np.divide(influence[:, known], theirs, out=np.zeros_like(theirs), where=theirs > 0), 0, 1)
+        for table in tables:
+            share = table.share[:, columns] * part
+            rows = [
+                pl.DataFrame({"work": works["party_id"].gather(known), "share": row}).with_columns(output_id=pl.lit(output))
+                for output, row in zip(table.output_ids, share, strict=True)
+            ]
+            self.tables.extend([_table(table.rule, pl.concat(rows))] if rows else [])
 
-    def shares(self, by_source: pl.DataFrame, ruled: pl.DataFrame) -> pl.DataFrame:
-        """Each work's part of each output under every rule: `rule, output_id, work, account, party_id, share`.
-
-        Under `srs`, whose game knows no works, a party's share is divided among them as under `faithful`.
-
-        Args:
-            by_source: `output_id, ..., value`, the influence of parties; ruled: the rule shares table.
-        """
-        each = by_source.group_by("output_id", *PARTY).agg(pl.col("value").sum()).sort("output_id", *PARTY)
-        whole = each.group_by("output_id", maintain_order=True).agg(whole=pl.col("value").clip(lower_bound=0).sum())
-        mine = self.influence.group_by("output_id", work="party_id").agg(pl.col("influence").sum()).join(whole, on="output_id")
-        share = pl.col("influence").clip(lower_bound=0) / pl.col("whole")
-        tables = [*self.tables, _table(rules.PROPORTIONAL, mine.filter(pl.col("whole") > 0).with_columns(share=share))]
-        booked = self.numbered.select("work", *PARTY)
-        found = pl.concat(tables).join(booked, on="work")
-        faithful = found.filter(pl.col("rule") == rules.FAITHFUL)
-        keys = ["output_id", *PARTY]
-        wholes = [ruled.filter(pl.col("rule") == name).select(*keys, pl.col("share").alias(name)) for name in rules.BY_VALUE]
-        parted = faithful.join(wholes[0], on=keys).join(wholes[1], on=keys)
-        part = (pl.col("share") / pl.col(rules.FAITHFUL)).fill_nan(0.0).clip(0, 1) * pl.col(rules.SRS)
-        by_game = parted.with_columns(rule=pl.lit(rules.SRS), share=part).select(found.columns)
-        return pl.concat([found, by_game]).sort("rule", "output_id", "work")
+    def shares(self) -> pl.DataFrame:
+        """Each work's part of each output under every rule: `rule, output_id, work, account, party_id, share`."""
+        empty = pl.DataFrame(schema={"rule": pl.String, "output_id": pl.String, "work": pl.String, "share": pl.Float64})
+        found = pl.concat([empty, *self.tables]).join(self.numbered.select("work", *PARTY), on="work")
+        return found.sort("rule", "output_id", "work")
 
 
 def _table(rule: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -170,8 +140,8 @@ def withdrawn(
     Args:
         outputs: `output_id, contract`; shares: the shares table; pools: `output_id, currency, pool`.
     """
-    works = read_written(store, night.folder, "values", SHARES_APART)
-    ruled = read_written(store, night.folder, "values", "rule_shares.parquet")
+    works = read_written(store, night.folder, "estimate", SHARES_APART)
+    ruled = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     paid = of_works(works, ruled, outputs, contracts, weights=weights, shares=shares)
     influence = works.filter(pl.col("rule") == rules.PROPORTIONAL).select("output_id", "work", part="share")
     numbered = _numbered(store, night)

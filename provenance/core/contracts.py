@@ -306,16 +306,15 @@ PARTY_INFLUENCE = Contract(
     {
         "output_id": _needed(pl.String, "the output"),
         **PARTY,
-        "checkpoint": _needed(pl.String, "the checkpoint whose gradients say so"),
-        "influence": _needed(pl.Float64, "sum over the party's examples, by stake"),
+        "influence": _needed(pl.Float64, "sum over the party's examples, by stake; components as fitted or by default"),
     },
-    key=("output_id", "account", "party_id", "checkpoint"),
+    key=("output_id", "account", "party_id"),
 )  # fmt: skip
 
 RULE_SHARES = Contract(
     "rule_shares", "royalty",
     {
-        "rule": _needed(pl.String, "the royalty rule: faithful, srs, proportional or flat"),
+        "rule": _needed(pl.String, "the royalty rule: faithful, srs, banzhaf, proportional or flat"),
         "output_id": _needed(pl.String, "the output"),
         **PARTY,
         "share": _needed(pl.Float64, "the party's part under the rule; they sum to one, or nobody has any"),

@@ -58,37 +58,23 @@ def gradient_features(
     """
     shape = layout(module, projection)
     xp = xp or namespace_of(next(module.parameters()).device.type)
-    how = {"projection": projection, "checkpoint": checkpoint, "batch_size": batch_size, "xp": xp}
-    found = list(gradient_batches(adapter, module, contents, **how))
-    if not found:
+    if not contents:
         return _empty(shape, xp)
-    order = [place for places, _ in found for place in places]
-    rows = _reorder(concatenate([batch for _, batch in found]), order)
+    order: list[int] = []
+    batches: list[Rows] = []
+    with hooked(module, shape, projection, checkpoint, xp) as tap:
+        arrangement = arrangement_of(adapter, module, contents, tap)
+        # Batches of like lengths waste no work on padding.
+        by_length = sorted(range(len(contents)), key=lambda place: len(contents[place]))
+        size = 1 if arrangement == ONE_BY_ONE else batch_size
+        for start in range(0, len(by_length), size):
+            places = by_length[start : start + size]
+            _batch(adapter, module, [contents[place] for place in places], tap)
+            order += places
+            batches.append(tap.rows(arrangement))
+    rows = _reorder(concatenate(batches), order)
     check_rows(rows, checkpoint)
     return rows
-
-
-def gradient_batches(
-    adapter: Adapter,
-    module: torch.nn.Module,
-    contents: Sequence[bytes],
-    *,
-    projection: Projection,
-    checkpoint: str,
-    batch_size: int,
-    xp: Any = None,
-) -> Iterator[tuple[list[int], Rows]]:
-    """What `gradient_features` returns, batch by batch: places among the contents, and their rows."""
-    xp = xp or namespace_of(next(module.parameters()).device.type)
-    with hooked(module, layout(module, projection), projection, checkpoint, xp) as tap:
-        arrangement = arrangement_of(adapter, module, contents, tap) if contents else SIDE_BY_SIDE
-        # Batches of like lengths waste no work on padding.
-        order = sorted(range(len(contents)), key=lambda place: len(contents[place]))
-        size = 1 if arrangement == ONE_BY_ONE else batch_size
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            _batch(adapter, module, [contents[place] for place in places], tap)
-            yield places, tap.rows(arrangement)
 
 
 @dataclass

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
 
 LARGEST_RANK = 64
-# A vocabulary of so many tokens is not projected, whatever else is; a larger one to so many numbers.
-VOCABULARY, OF_LARGER = 4096, 1024
 KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"
 
 
@@ -90,10 +88,6 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
         raise ModelError(f"module {type(module).__name__}", expected=f"at least one {KINDS}", found="none")
     parameters = dict(module.named_parameters())  # tied weights are listed once
     left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
-    if projection.whole:
-        most = projection.sides
-        inner = tuple(Block(name, "dense", i, o, *_kept(kind, i, o, most), groups) for name, kind, i, o, groups in sides)
-        return Layout(inner, left_out, sum(p.numel() for p in parameters.values()))
     numbers = projection.dense if any(kind != "dense" for _, kind, *_ in sides) else projection.dense_alone
     rank = _rank([side[2:] for side in sides if side[1] == "dense"], numbers)
     blocks = tuple(_block(*side, rank=rank, token_rank=projection.token_rank) for side in sides)
@@ -141,18 +135,6 @@ def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array
     # The layer's own method, for it knows every kind of padding.
     projected: torch.Tensor = layer._conv_forward(x, filters, None)  # noqa: SLF001
     return projected
-
-
-def _kept(kind: str, inputs: int, outputs: int, sides: int) -> tuple[int, int]:
-    """What the sides of a whole gradient are projected to; a vocabulary as little as possible."""
-    if not sides:
-        return inputs, outputs
-    rows, columns = min(inputs, sides), min(outputs, sides)
-    if kind == "input_tokens":
-        rows = inputs if inputs <= VOCABULARY else OF_LARGER
-    if kind == "output_tokens":
-        columns = outputs if outputs <= VOCABULARY else OF_LARGER
-    return rows, columns
 
 
 def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank: int, token_rank: int) -> Block:

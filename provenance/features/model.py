@@ -54,6 +54,8 @@ class Training(_Table):
 
     Attributes:
         manifest: a file of the folder that lists what the run was trained on.
+        command: what trains such a model, run in the folder: `{works}` is a folder with `examples.parquet`, `{seed}` a number,
+            `{out}` where to write a model folder. Without one the adapter's `train` does.
     """
 
     optimizer: str | None = None
@@ -63,6 +65,7 @@ class Training(_Table):
     batch_size: int | None = None
     epochs: float | None = None
     manifest: str | None = None
+    command: tuple[str, ...] | None = None
 
 
 class Checkpoint(_Table):
@@ -106,11 +109,15 @@ class Model:
 
     def architecture(self) -> str:
         """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
-        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
-        other = {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
+        other = self.other_files()
         source = "" if self.card.adapter in BUILT_IN else _source(self.adapter())
         text = json.dumps([self.card.adapter, self.card.adapter_args, other, source], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def other_files(self) -> dict[str, str]:
+        """SHA-256 of the files that are neither weights nor say what a run was."""
+        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
+        return {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
 
     def load(self, checkpoint: Checkpoint, *, device: str = "cpu") -> torch.nn.Module:
         """The module with the weights of a checkpoint, in evaluation mode.
@@ -200,6 +207,25 @@ def state_manifest(folder: Path, data: bytes, name: str = "manifest.json") -> No
         else:
             lines = [*lines[: (at := lines.index("[[checkpoints]]"))], "[training]", said, "", *lines[at:]]
         path.write_text("\n".join(lines) + "\n")
+
+
+def keep_ends(folder: Path) -> None:
+    """Remove all checkpoints of a model folder but the base and the last: what a counterfactual model is asked needs no others."""
+    path = folder / "model.toml"
+    card = read_model(folder).card
+    middle = {checkpoint.file for checkpoint in card.checkpoints[1:-1]}
+    kept: list[str] = []
+    for line in path.read_text().splitlines():
+        if line.startswith("[") or not kept:
+            kept.append("")
+        kept[-1] += line + "\n"
+
+    def is_middle(table: str) -> bool:
+        return table.startswith("[[checkpoints]]") and tomllib.loads(table)["checkpoints"][0]["file"] in middle
+
+    path.write_text("".join(table for table in kept if not is_middle(table)))
+    for file in middle:
+        (folder / file).unlink()
 
 
 def load_adapter(card: ModelCard, folder: Path) -> Adapter:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,16 @@ class Projection:
     """How much is kept of a gradient, and the seed of the matrices.
 
     Attributes:
-        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it. Of whole
-            gradients (method `dense`) it is how many numbers are kept.
+        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it. Of the
+            method `dense` it is how many numbers are kept.
         dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
         token_rank: numbers kept of the hidden side of an embedding or output head.
-        whole: everything is kept as it is, vocabularies too, and as one dense row.
-        sides: of whole gradients of larger models, what a side of a layer is projected to at most; 0 keeps it as it is.
     """
 
     seed: int = 20_261_120
     dense: int = 1536
     dense_alone: int = 4096
     token_rank: int = 32
-    whole: bool = False
-    sides: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For digests and manifests."""
@@ -93,20 +88,10 @@ def matrix(size: int, rank: int, *key: object) -> np.ndarray:
 def matrices(block: Block, projection: Projection, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
     """The projections of a block's inputs and outputs, seeded by layer and checkpoint.
 
-    A vocabulary side has none and gets an empty matrix. Of whole gradients, projections are not scaled and have the side's
-    size for their seed alone: what is projected is then the same at every checkpoint, and of layers that share a weight.
+    A vocabulary side has none and gets an empty matrix.
     """
-    if projection.whole:
-        square = block.inputs == block.outputs  # both sides by one matrix would be no random projection of what they make
-        first = _side(block.inputs, block.rows, projection.seed, "in" if square else "")
-        return first, _side(block.outputs, block.columns, projection.seed, "")
     key = (projection.seed, checkpoint, block.name)
     none = np.empty((0, 0), dtype=np.float32)
     a = none if block.kind == "input_tokens" else matrix(block.inputs, block.rows, *key, "in")
     b = none if block.kind == "output_tokens" else matrix(block.outputs, block.columns, *key, "out")
     return a, b
-
-
-@lru_cache(maxsize=16)
-def _side(size: int, rank: int, seed: int, name: str) -> np.ndarray:
-    return matrix(size, rank, seed, size, name) / np.float32((size / rank) ** 0.5)

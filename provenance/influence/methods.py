@@ -1,9 +1,10 @@
 """Methods of influence behind one interface, so that they can be compared and combined.
 
 A method names the kinds of features it reads. For each kind (and, for gradients, each checkpoint) it fits what it needs from
-the corpus, turns the day's outputs into queries once, and scores shards by one product. Queries are scaled as it takes for
-influences between examples of a sample to have a root mean square of one: checkpoints and kinds add up on one scale, and what
-else was served that day changes no output's influences.
+the corpus, turns the day's outputs into queries once, and scores shards by one product. An influence is a sum of *components*:
+of gradients the rows of the head, the rows of the embedding and the inner layers, at each checkpoint; of words one. Each is
+scaled so that influences between examples of a sample have a root mean square of one; how much each counts is fitted to
+counterfactual models (`royalty.estimate`), and without any they count alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from provenance.core.arrays import namespace, to_numpy
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, decode, encode, some
+from provenance.core.rows import Rows, by_block, decode, encode, some, spread
 from provenance.influence.curvature import (
     Dense,
     Landmarks,
@@ -30,15 +31,14 @@ from provenance.influence.curvature import (
 from provenance.influence.index import Table, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from provenance.core.arrays import Array
     from provenance.influence.statistics import Statistics
 
 FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
-# How much the inner layers count beside the rows of head and embedding; chosen on subsets of the workloads
-# `subwords` and `music` other than those that their audits draw.
-INNER_WEIGHT = 0.3
+# The component of the inner layers, and those over a vocabulary by the kind of their layer; where there is one alone, it has no name.
+INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
 # Examples of the sample whose influences on all others say how large influences are.
@@ -50,50 +50,48 @@ class Method:
     """A way to measure influence.
 
     Attributes:
-        kinds: the kinds of features it reads and the weight of each.
-        comparison: `curved` (corrected by curvature), `cosine`, `tfidf` or `bm25`, by kind.
+        comparison: by the kinds of features that it reads, `curved` (corrected by curvature), `cosine`, `tfidf` or `bm25`.
     """
 
     name: str
-    kinds: dict[str, float]
     comparison: dict[str, str]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of features it reads."""
+        return tuple(self.comparison)
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("factored", {FACTORED: 1.0}, {FACTORED: "curved"}),  # gradients of all layers, factored projection
-        Method("dense", {RADEMACHER: 1.0}, {RADEMACHER: "curved"}),  # whole gradients, Rademacher projection; slow
-        Method("cosine", {FACTORED: 1.0}, {FACTORED: "cosine"}),
-        Method("tfidf", {WORDS: 1.0}, {WORDS: "tfidf"}),
-        Method("bm25", {WORDS: 1.0}, {WORDS: "bm25"}),
-        Method("hybrid", {FACTORED: 0.5, WORDS: 0.5}, {FACTORED: "curved", WORDS: "tfidf"}),
+        # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
+        Method("fitted", {FACTORED: "curved", WORDS: "tfidf"}),
+        Method("factored", {FACTORED: "curved"}),
+        Method("dense", {RADEMACHER: "curved"}),  # whole gradients, Rademacher projection; slow
+        Method("cosine", {FACTORED: "cosine"}),
+        Method("tfidf", {WORDS: "tfidf"}),
+        Method("bm25", {WORDS: "bm25"}),
     )
 }
 
 
-def method(name: str, *, hybrid_weight: float | None = None) -> Method:
+def method(name: str) -> Method:
     """A method by name.
 
-    Args:
-        hybrid_weight: the part of `tfidf` in `hybrid`, as an audit fitted it.
-
     Raises:
-        ContractError: there is no such method, or `hybrid` has no weight.
+        ContractError: there is no such method.
     """
     if name not in METHODS:
         raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(name))
-    found = METHODS[name]
-    if name != "hybrid":
-        return found
-    if hybrid_weight is None or not 0 <= hybrid_weight <= 1:
-        raise ContractError(
-            "method hybrid",
-            expected="the weight of tfidf, between 0 and 1",
-            found=str(hybrid_weight),
-            hint="Fit one with `provenance audit lds`, which prints it and writes it into its result.",
-        )
-    return replace(found, kinds={FACTORED: 1 - hybrid_weight, WORDS: hybrid_weight})
+    return METHODS[name]
+
+
+def default_weights(components: Sequence[str]) -> np.ndarray:
+    """What each component counts where nothing says more: all of gradients alike, and words only where there is nothing else."""
+    gradients = np.array([not component.startswith(WORDS) for component in components])
+    counted = gradients if gradients.any() else ~gradients
+    return np.asarray(counted / counted.sum())
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Fitted:
     """All that a kind of features needs of the corpus to turn outputs into queries.
 
     Attributes:
-        factors: of the sparse and of the dense part of a query, for influences with a root mean square of one.
+        factors: of each component of a query, for influences with a root mean square of one.
     """
 
     comparison: str
@@ -126,7 +124,7 @@ class Fitted:
     dense: Dense | None = None
     landmarks: Landmarks | None = None
     mean_length: float = 0.0
-    factors: tuple[float, float] = (1.0, 1.0)
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +134,7 @@ class Queries:
     Attributes:
         dense: `(q, p)` float32, or None.
         table: of the sparse part.
+        blocks: how many numbers of the sparse part each of its components has; none where the parts of an example are one.
         metric: of the sparse part, in which examples are brought to length one for `tfidf`; None for the plain one.
         mean_length: of examples in words, for `bm25`.
     """
@@ -143,6 +142,7 @@ class Queries:
     comparison: str
     dense: Array | None
     table: Table
+    blocks: tuple[int, ...] = ()
     metric: Weights | None = None
     mean_length: float = 0.0
 
@@ -175,20 +175,13 @@ def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitt
     return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)), mean_length=mean_length)
 
 
-def _factors(fitted: Fitted, sample: Rows) -> tuple[float, float]:
-    """Factors under which some examples of the sample influence all others with a root mean square of one."""
+def _factors(fitted: Fitted, sample: Rows) -> tuple[float, ...]:
+    """Factors under which some examples of the sample influence all others with a root mean square of one, by component."""
     count = sample.examples
     chosen = np.unique(np.linspace(0, count - 1, min(YARDSTICK, count)).astype(np.int64))  # spread, for a sample is sorted
-    queries = prepare(fitted, some(sample, chosen), 1.0, np)
+    queries = prepare(fitted, some(sample, chosen), np)
     others = np.arange(count)[None, :] != chosen[:, None]
-    if fitted.comparison != "curved":
-        return (_inverse_size(score(queries, sample)[others].astype(np.float64)),) * 2
-    nothing = Table(queries.table.token[:0], queries.table.values[:0])
-    sparse = score(replace(queries, dense=None), sample)[others].astype(np.float64)
-    dense = score(replace(queries, table=nothing), sample)[others].astype(np.float64)
-    factors = _inverse_size(sparse), _inverse_size(dense) * (1.0 if fitted.landmarks is None else INNER_WEIGHT)
-    both = _inverse_size(factors[0] * sparse + factors[1] * dense)
-    return factors[0] * both, factors[1] * both
+    return tuple(_inverse_size(found[others].astype(np.float64)) for found in score(queries, sample))
 
 
 def _inverse_size(influences: np.ndarray) -> float:
@@ -196,30 +189,46 @@ def _inverse_size(influences: np.ndarray) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-def prepare(fitted: Fitted, outputs: Rows, weight: float, xp: Any) -> Queries:
-    """The outputs as queries whose influences have a root mean square of about `weight`.
+def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:
+    """The outputs as queries; influences of each component have a root mean square of about one.
 
     Args:
         outputs: features of outputs, as NumPy arrays.
         xp: where the queries shall lie.
     """
-    comparison, of_sparse, of_dense = fitted.comparison, *fitted.factors
+    comparison = fitted.comparison
     if comparison == "tfidf":
         outputs = _tfidf_counts(outputs)
     table = sparse_queries(outputs, fitted.weights, fitted.landmarks)
-    table = Table(xp.asarray(table.token), xp.asarray(table.values * (weight * of_sparse)))
     rows = None
     if comparison == "cosine":
         rows = outputs.dense
     elif fitted.dense is not None:
         rows = fitted.dense.precondition(outputs.dense).astype(np.float32)
-    dense = None if rows is None else xp.asarray(rows * (weight * of_dense))
+    blocks = outputs.sparse.blocks if comparison == "curved" else ()
+    components = (len(blocks) + (rows is not None)) or 1
+    factors = np.asarray(fitted.factors or [1.0] * components, dtype=np.float32)
+    of_table = spread(factors[None, : len(blocks)], blocks)[0][:, None] if blocks else factors[-1]
+    table = Table(xp.asarray(table.token), xp.asarray(table.values * of_table))
+    dense = None if rows is None else xp.asarray(rows * factors[-1])
     held = fitted.weights if comparison == "tfidf" else None
-    return Queries(comparison, dense, table, held, fitted.mean_length)
+    return Queries(comparison, dense, table, blocks, held, fitted.mean_length)
 
 
-def score(queries: Queries, rows: Rows) -> Array:
-    """Influences of a shard's examples on every output: `(q, n)` float32.
+def component_names(source: str, kinds: Sequence[str], *, inner: bool) -> tuple[str, ...]:
+    """What the components of a source of gradients are called, in the order of `score`.
+
+    Args:
+        source: such as a checkpoint's file.
+        kinds: of the layers over a vocabulary, as `features.layers` names them, in their order.
+        inner: whether there are inner layers.
+    """
+    names = [ROWS_OF[kind] for kind in kinds] + [INNER] * inner
+    return tuple(f"{source}/{name}" for name in names)
+
+
+def score(queries: Queries, rows: Rows) -> list[Array]:
+    """Influences of a shard's examples on every output, by component: each `(q, n)` float32.
 
     Args:
         rows: in the namespace of the queries.
@@ -229,13 +238,25 @@ def score(queries: Queries, rows: Rows) -> Array:
         rows = _tfidf_counts(rows)
     elif queries.comparison == "bm25":
         rows = _bm25_counts(rows, queries.mean_length)
-    found = apply(rows.sparse, queries.table, rows.examples)
-    if queries.dense is not None:
-        found = found + rows.dense @ xp.matrix_transpose(queries.dense)
-    if queries.comparison in {"cosine", "tfidf"}:
-        norms = xp.sqrt(squared_norms(rows, queries.metric))
-        found = found / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1))
-    return xp.matrix_transpose(found)
+    part, table = rows.sparse, queries.table
+    if queries.blocks:
+        ends = np.cumsum(queries.blocks).tolist()
+        pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
+        found = [
+            apply(replace(part, values=values), Table(table.token, table.values[:, end - size : end, :]), rows.examples)
+            for values, size, end in pairs
+        ]
+        found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
+    elif queries.comparison == "curved":  # a model without a vocabulary
+        found = [rows.dense @ xp.matrix_transpose(queries.dense)]
+    else:
+        found = [apply(part, table, rows.examples)]
+        if queries.dense is not None:
+            found[0] = found[0] + rows.dense @ xp.matrix_transpose(queries.dense)
+        if queries.comparison in {"cosine", "tfidf"}:
+            norms = xp.sqrt(squared_norms(rows, queries.metric))
+            found[0] = found[0] / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1))
+    return [xp.matrix_transpose(component) for component in found]
 
 
 def _tfidf_counts(rows: Rows) -> Rows:
@@ -287,6 +308,7 @@ def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
     """The arrays that are stored, but for the comparison, as by `to_tensors`."""
     tensors = {
         "mean_length": np.asarray([queries.mean_length]),
+        "blocks": np.asarray(queries.blocks, dtype=np.int64),
         "table/token": to_numpy(queries.table.token),
         "table/values": to_numpy(queries.table.values),
     }
@@ -302,7 +324,8 @@ def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp:
     dense = xp.asarray(tensors["dense"]) if "dense" in tensors else None
     table = Table(xp.asarray(tensors["table/token"]), xp.asarray(tensors["table/values"]))
     known = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
-    return Queries(comparison, dense, table, known, float(tensors["mean_length"][0]))
+    blocks = tuple(tensors["blocks"].tolist())
+    return Queries(comparison, dense, table, blocks, known, float(tensors["mean_length"][0]))
 
 
 def _weights_to_tensors(prefix: str, weights: Weights) -> dict[str, np.ndarray]:

@@ -9,13 +9,14 @@ import numpy as np
 import polars as pl
 
 from provenance.core.arrays import namespace, to_numpy
-from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.core.money import PPB
+from provenance.core.contracts import EVIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.core.arrays import Array
+
+KEYS = ["output_id", "account", "party_id"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class ShardScores:
 
     Attributes:
         parties: `account, party_id`, one row per column of `sums`.
-        sums: influence per source (a checkpoint, or word counts), output and party, `(s, q, parties)`, float64.
-        evidence: rows of the evidence contract, at most `top` per output and party.
+        sums: influence per component, output and party, `(k, q, parties)`, float64.
+        evidence: candidates: columns of the evidence contract with `components`, the influence by component, at most so many
+            per output and party.
     """
 
     parties: pl.DataFrame
@@ -36,44 +38,49 @@ class ShardScores:
 def reduce_scores(
     scores: Sequence[Array],
     examples: pl.DataFrame,
-    parties: pl.DataFrame,
+    holdings: pl.DataFrame,
     *,
     output_ids: Sequence[str],
+    weights: np.ndarray,
     top: int,
-    ranked: np.ndarray | None = None,
 ) -> ShardScores:
-    """A shard's scores against all outputs, summed by party with one product per source.
+    """A shard's scores against all outputs, summed by party with one product per component.
 
     Args:
-        scores: per source, `(q, n)`.
-        examples: `example_id, work_id, source_uri` of the shard's rows.
-        parties: `work_id, account, party_id, stake_ppb` for at least the shard's works.
-        top: pieces of evidence kept per output and party.
-        ranked: what evidence is strong by, `(q, n)`; the sum of the scores by default.
+        scores: per component, `(q, n)`.
+        examples: `example_id, source_uri` of the shard's rows.
+        holdings: `example_id, work_id, account, party_id, part, own` of the shard's examples (`corpus.holdings`).
+        weights: what each component counts where evidence is chosen, `(k,)`.
+        top: candidates kept per output and party.
     """
     xp = namespace(scores[0])
-    held = examples.select("example_id", "work_id", "source_uri").with_row_index("row").join(parties, on="work_id")
+    held = examples.select("example_id", "source_uri").with_row_index("row").join(holdings, on="example_id")
     names = held.select("account", "party_id").unique().sort("account", "party_id").with_row_index("column")
-    held = held.join(names, on=["account", "party_id"])
-    stakes = np.zeros((examples.height, names.height), dtype=np.float32)
-    stakes[held["row"], held["column"]] = held["stake_ppb"].to_numpy() / PPB
-    weights = xp.asarray(stakes)
-    sums = np.stack([to_numpy(xp.matmul(block, weights)) for block in scores]).astype(np.float64)
-    influence = to_numpy(sum(scores) if ranked is None else ranked).astype(np.float64)
-
-    long = held.drop("column", "stake_ppb").join(
-        pl.DataFrame({"output_id": list(output_ids)}).with_row_index("output"), how="cross"
-    )
-    long = long.with_columns(influence=influence[long["output"].to_numpy(), long["row"].to_numpy()])
-    return ShardScores(names.select("account", "party_id"), sums, strongest(long.select(*EVIDENCE.columns), top))
+    held = held.join(names, on=["account", "party_id"]).sort("row", "column")
+    parts = np.zeros((examples.height, names.height), dtype=np.float32)
+    parts[held["row"], held["column"]] = held["part"].to_numpy()
+    columns = xp.asarray(parts)
+    sums = np.stack([to_numpy(xp.matmul(block, columns)) for block in scores]).astype(np.float64)
+    every = np.stack([to_numpy(block) for block in scores])
+    own = held.filter("own").drop("column", "part", "own")
+    long = own.join(pl.DataFrame({"output_id": list(output_ids)}).with_row_index("output"), how="cross")
+    found = every[:, long["output"].to_numpy(), long["row"].to_numpy()].T.astype(np.float64)
+    long = long.with_columns(influence=found @ weights, components=pl.Series(found, dtype=pl.Array(pl.Float64, len(scores))))
+    return ShardScores(names.select("account", "party_id"), sums, strongest(long.select(*EVIDENCE.columns, "components"), top))
 
 
 def strongest(evidence: pl.DataFrame, top: int) -> pl.DataFrame:
     """The `top` strongest pieces of evidence of each output and party; merging shards is concatenating and this."""
-    ranked = evidence.sort(
-        "output_id", "account", "party_id", "influence", "example_id", descending=[False] * 3 + [True, False]
-    )
-    return ranked.group_by("output_id", "account", "party_id", maintain_order=True).head(top).select(*EVIDENCE.columns)
+    ranked = evidence.sort(*KEYS, "influence", "example_id", descending=[False] * 3 + [True, False])
+    chosen: pl.DataFrame = ranked.group_by(*KEYS, maintain_order=True).head(top).select(evidence.columns)
+    return chosen
+
+
+def weighed(evidence: pl.DataFrame, weights: np.ndarray, top: int) -> pl.DataFrame:
+    """The strongest of the candidates where components count by weight: the evidence table."""
+    found = evidence["components"].to_numpy().reshape(evidence.height, len(weights)) @ weights
+    frame = evidence.with_columns(influence=pl.Series(found, dtype=pl.Float64)).select(*EVIDENCE.columns)
+    return strongest(frame, top)
 
 
 def merge(shards: Sequence[ShardScores], *, top: int) -> ShardScores:
@@ -97,17 +104,14 @@ def parted(scores: ShardScores, account: str) -> tuple[ShardScores, ShardScores]
     )
 
 
-def party_influence(scores: ShardScores, *, output_ids: Sequence[str], sources: Sequence[str]) -> pl.DataFrame:
-    """The sums as the party influence table."""
-    index = np.indices(scores.sums.shape).reshape(3, -1)
-    party = scores.parties[index[2]]
-    return pl.DataFrame(
-        {
-            "output_id": np.asarray(output_ids, dtype=object)[index[1]].tolist(),
-            "account": party["account"],
-            "party_id": party["party_id"],
-            "checkpoint": np.asarray(sources, dtype=object)[index[0]].tolist(),
-            "influence": scores.sums.reshape(-1),
-        },
-        schema=PARTY_INFLUENCE.schema,
-    ).sort(*PARTY_INFLUENCE.key)
+def party_influence(parties: pl.DataFrame, influence: np.ndarray, output_ids: Sequence[str]) -> pl.DataFrame:
+    """`output_id, account, party_id, influence`, one row for each output and party, sorted.
+
+    Args:
+        influence: `(q, parties)`.
+    """
+    index = np.indices(influence.shape).reshape(2, -1)
+    rows = parties.select("account", "party_id")[index[1]]
+    outputs = np.asarray(output_ids, dtype=object)[index[0]].tolist()
+    frame = rows.with_columns(output_id=pl.Series(outputs, dtype=pl.String), influence=pl.Series(influence.reshape(-1)))
+    return frame.select(*KEYS, "influence").sort(*KEYS)

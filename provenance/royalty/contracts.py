@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Ppb = Annotated[int, Field(ge=0, le=PPB, strict=True)]
-Rule = Literal["faithful", "srs", "flat", "proportional"]
+Rule = Literal["faithful", "srs", "banzhaf", "flat", "proportional"]
 
 
 class Contract(BaseModel):
@@ -37,8 +37,10 @@ class Contract(BaseModel):
         models, products: patterns of what it covers.
         developer_ppb: the developer's part of the revenue.
         rule: how the rest, the pool, is divided.
-        fallback: how it is divided as far as the rule's values are noise.
-        signal_to_noise: below this, audited, the fallback alone decides; 0 asks for no audit.
+        fallback: how it is divided as far as the rule is not supported by the night's own check.
+        unsupported: where the check fails the `fallback` pays at once, or the night also has to `wait` for a person.
+        signal_to_noise: below this, measured on the night's outputs, the fallback alone decides, and above it a part; 0 is
+            no bound besides the check.
         floor_ppb: an owner's smaller share goes to the others.
         cap_ppb: what an owner's share has beyond this goes to the others.
         unmatched: what works that nobody claims earn is kept in `escrow`, or goes to the `others`.
@@ -55,6 +57,7 @@ class Contract(BaseModel):
     developer_ppb: Ppb
     rule: Rule = "faithful"
     fallback: Literal["flat", "proportional"] = "flat"
+    unsupported: Literal["fallback", "wait"] = "fallback"
     signal_to_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     floor_ppb: Ppb = 0
     cap_ppb: Annotated[int, Field(gt=0, le=PPB, strict=True)] = PPB

@@ -2,64 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from provenance.core.arrays import positive_shares
 from provenance.core.contracts import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
-from provenance.royalty.values import resampled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from provenance.royalty.contracts import Contract
 
-FAITHFUL, SRS, PROPORTIONAL, FLAT = "faithful", "srs", "proportional", "flat"
+FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT = "faithful", "srs", "banzhaf", "proportional", "flat"
 # Rules that need to know what the model would have become on a part of the corpus.
-BY_VALUE = (FAITHFUL, SRS)
+BY_VALUE = (FAITHFUL, SRS, BANZHAF)
 DRAWS, CONFIDENCE, SEED = 200, 0.9, 1
 
 
-def shares_from_sources(rule: str, table: pl.DataFrame) -> pl.DataFrame:
-    """Shares `max(0, v) / sum max(0, v)` with v summed over sources, and intervals by drawing the sources again.
+@dataclass(frozen=True)
+class RuleTable:
+    """Shares of some outputs under one rule.
+
+    Attributes:
+        parties: `account, party_id`, n of them.
+        share, low, high: `(q, n)`; an output of which nobody has a part has zeros.
+    """
+
+    rule: str
+    output_ids: Sequence[str]
+    parties: pl.DataFrame
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def frame(self) -> pl.DataFrame:
+        """The rule shares table; an output of which nobody has a part has no rows.
+
+        Raises:
+            ContractError: a share is not finite.
+        """
+        finite = np.isfinite(self.share).all(axis=1)
+        if not finite.all():
+            output = self.output_ids[int(np.argmin(finite))]
+            raise ContractError(
+                f"{self.rule} share of output {output!r}", expected="finite numbers", found="NaN or infinite ones"
+            )
+        parts = [pl.DataFrame(schema=RULE_SHARES.schema)]
+        for at, output in enumerate(self.output_ids):
+            if self.share[at].any():
+                numbers = {name: pl.Series(getattr(self, name)[at]) for name in ("share", "low", "high")}
+                rows = self.parties.select("account", "party_id").with_columns(
+                    rule=pl.lit(self.rule), output_id=pl.lit(output), **numbers
+                )
+                parts.append(rows.select(*RULE_SHARES.columns))
+        return pl.concat(parts)
+
+
+def from_components(by_component: np.ndarray, output_ids: Sequence[str], parties: pl.DataFrame) -> RuleTable:
+    """Shares `max(0, v) / sum max(0, v)` with v summed over components, and intervals by drawing the components again.
 
     Args:
-        table: `output_id, account, party_id, source, value`.
+        by_component: influence of parties, weighted, `(K, q, n)`.
+    """
+    used = by_component[[bool(block.any()) for block in by_component]]
+    share = positive_shares(used.sum(axis=0).T).T
+    ends = np.zeros((2, *share.shape))
+    for at in range(len(share)):
+        if share[at].any():
+            ends[:, at] = resampled(used[:, at], DRAWS, CONFIDENCE, SEED)
+    return RuleTable(PROPORTIONAL, output_ids, parties, share, np.minimum(ends[0], share), np.maximum(ends[1], share))
+
+
+def resampled(parts: np.ndarray, draws: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of shares when sources are drawn again (Bayesian bootstrap: Rubin 1981).
+
+    Args:
+        parts: what each of S sources says each of O parties adds to an output, `(S, O)`.
 
     Returns:
-        The rule shares table; an output on which nobody has a positive value has no rows.
-
-    Raises:
-        ContractError: a value is not finite.
+        lower and upper ends of `max(0, sum) / sum max(0, sum)`, each `(O,)`.
     """
-    parts = [pl.DataFrame(schema=RULE_SHARES.schema)]
-    for (output,), group in table.sort("output_id").group_by("output_id", maintain_order=True):
-        # The order of keys decides ties of rounding, so it must not depend on who computed first.
-        wide = group.pivot("source", index=["account", "party_id"], values="value", sort_columns=True)
-        wide = wide.sort("account", "party_id")
-        by_source = wide.drop("account", "party_id").fill_null(0.0).to_numpy()
-        if not np.isfinite(by_source).all():
-            raise ContractError(f"influence on output {output!r}", expected="finite numbers", found="NaN or infinite ones")
-        positive = np.maximum(by_source.sum(axis=1), 0)
-        if not positive.sum() > 0:
-            continue
-        share = positive / positive.sum()
-        low, high = resampled(by_source.T, DRAWS, CONFIDENCE, SEED)
-        parts.append(
-            wide.select(
-                pl.lit(rule).alias("rule"),
-                pl.lit(output).alias("output_id"),
-                "account",
-                "party_id",
-                pl.Series("share", share),
-                pl.Series("low", np.minimum(low, share)),
-                pl.Series("high", np.maximum(high, share)),
-            )
-        )
-    return pl.concat(parts)
+    weights = np.random.default_rng(seed).dirichlet(np.ones(len(parts)), size=draws) * len(parts)
+    shares = positive_shares((weights @ parts).T)
+    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
+    return low, high
 
 
 def flat(parties: pl.DataFrame, output_ids: Sequence[str]) -> pl.DataFrame:
@@ -210,7 +241,7 @@ def rule_weight(signal_to_noise: float | None, threshold: float) -> float:
     """The part that a rule decides, beside its fallback: nothing below the threshold, and more the stronger the signal.
 
     Args:
-        signal_to_noise: as the latest audit found it; None without an audit.
+        signal_to_noise: as tonight's counterfactual models tell it; None where there are none.
         threshold: the contract's; without one the rule decides alone.
     """
     if threshold == 0:

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from provenance.core.arrays import positive_shares
-from provenance.validation.lds import rank_correlations
+from provenance.royalty.estimate import rank_correlations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
-class Known:
-    """A game of which every coalition's value is known.
+def shapley(worth: np.ndarray) -> np.ndarray:
+    """Shapley values over all coalitions (Shapley 1953): `(k, outputs)`.
 
-    Attributes:
-        worth: by the coalition's number, whose bits are the owners that are in, `(2^k, outputs)`.
+    Args:
+        worth: of each coalition by its number, whose bits are the owners that are in, `(2^k, outputs)`.
     """
+    players = int(np.log2(len(worth)))
+    # What a coalition of each size counts for in the value of one who has joined it, or has not.
+    joining = np.array([1 / (players * math.comb(players - 1, size)) for size in range(players)])
+    inside = (np.arange(len(worth))[:, None] >> np.arange(players)) & 1 == 1
+    size = inside.sum(axis=1, keepdims=True)
+    weight = np.where(inside, joining[np.maximum(size - 1, 0)], -joining[np.minimum(size, players - 1)])
+    found: np.ndarray = weight.T @ worth
+    return found
 
-    worth: np.ndarray
 
-    @property
-    def players(self) -> int:
-        """How many owners there are."""
-        return int(np.log2(len(self.worth)))
-
-    def values(self, coalitions: np.ndarray) -> np.ndarray:
-        """Of coalitions `(m, k)` bool, their values `(m, outputs)`."""
-        found: np.ndarray = self.worth[coalitions @ (1 << np.arange(self.players))]
-        return found
-
-    def walk(self, order: np.ndarray) -> np.ndarray:
-        """Values of nobody, of the first in an order, of the first two, ...: `(k + 1, outputs)`."""
-        return self.values(np.tri(self.players + 1, self.players, -1, dtype=bool)[:, np.argsort(order)])
+def banzhaf(worth: np.ndarray) -> np.ndarray:
+    """Banzhaf values over all coalitions (Wang and Jia 2023, arXiv 2205.15466, section 4): `(k, outputs)`."""
+    players = int(np.log2(len(worth)))
+    inside = (np.arange(len(worth))[:, None] >> np.arange(players)) & 1 == 1
+    found: np.ndarray = np.where(inside, 1, -1).T @ worth / 2 ** (players - 1)
+    return found
 
 
 def slopes_on_diagonal(seen: Sequence[tuple[np.ndarray, np.ndarray]], rates: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -56,21 +56,28 @@ def owners_figure(result: dict[str, Any], predicted: dict[str, np.ndarray], actu
     return _png(figure)
 
 
-def shares_figure(result: dict[str, Any], truths: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> bytes:
+def shares_figure(
+    result: dict[str, Any], truths: dict[str, np.ndarray], estimated: dict[str, np.ndarray], found: dict[str, np.ndarray]
+) -> bytes:
     """Estimated shares against those that retraining gives, a point for each owner and output; a PNG file.
 
     Args:
-        truths: values by rule, `(owners, outputs)`; found: by method.
+        truths: values by rule, `(owners, outputs)`; estimated: shares by rule; found: values by other methods.
     """
-    pairs = [(rule, name) for rule in truths for name in (rule, "sum of factored")]
-    figure, axes = _figure(len(pairs))
-    for axis, (rule, name) in zip(axes, pairs, strict=True):
-        for owner, x, y in zip(result["owners"], positive_shares(found[name]), positive_shares(truths[rule]), strict=True):
+    most = max(result["trainings"], key=int)
+    panels = []
+    for rule, true in truths.items():
+        panels.append((rule, f"{rule}, {most} trainings", estimated[rule], true, result["trainings"][most][rule]))
+        name = "sum of factored"
+        panels.append((rule, name, positive_shares(found[name]), true, result["methods"][name][rule]))
+    figure, axes = _figure(len(panels))
+    for axis, (rule, name, shares, true, figures) in zip(axes, panels, strict=True):
+        for owner, x, y in zip(result["owners"], shares, positive_shares(true), strict=True):
             axis.scatter(x, y, s=16, alpha=0.7, linewidths=0, label=owner)
         axis.axline((0, 0), slope=1, color="#888888", linewidth=0.6)
         axis.set_xlabel(f"share: {name}")
         axis.set_ylabel(f"share: {rule}, retrained")
-        axis.set_title("L1 error {l1:.2f}, rank correlation {spearman:.2f}".format(**result["methods"][name][rule]))
+        axis.set_title("L1 error {l1:.2f}, rank correlation {spearman:.2f}".format(**figures))
     figure.suptitle(f"{result['night']['model_id']}: owners' shares of each output, estimated and by retraining")
     return _png(figure)
 

@@ -7,13 +7,9 @@ examples; the score is the mean rank correlation (Park et al. 2023, arXiv 2303.1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-from scipy.stats import rankdata
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from provenance.royalty.estimate import rank_correlations
 
 
 @dataclass(frozen=True)
@@ -23,22 +19,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-
-def rank_correlations(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over subsets, for each output.
-
-    Args:
-        predicted, actual: `(subsets, outputs)`.
-
-    Returns:
-        `(outputs,)`; 0 where either does not vary.
-    """
-    one, two = (rankdata(values, axis=0) for values in (predicted, actual))
-    one, two = one - one.mean(axis=0), two - two.mean(axis=0)
-    size = np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
-    found: np.ndarray = np.divide((one * two).sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
-    return found
 
 
 def linear_datamodelling_score(
@@ -77,37 +57,3 @@ def noise_ceiling(losses: np.ndarray) -> tuple[float, float]:
     agreement = float(np.mean([rank_correlations(losses[one], losses[two]).mean() for one, two in pairs]))
     reliability = seeds * agreement / (1 + (seeds - 1) * agreement) if agreement > 0 else 0.0
     return agreement, float(np.sqrt(reliability))
-
-
-def fit_hybrid_weight(
-    first: np.ndarray, second: np.ndarray, subsets: list[tuple[np.ndarray, np.ndarray]], steps: int = 20
-) -> tuple[float, float]:
-    """The weight of the second scores in a mixture that predicts best, over several families of subsets.
-
-    Args:
-        first, second: `(outputs, examples)`.
-        subsets: pairs of subsets and losses, as `linear_datamodelling_score` takes them; each family counts alike.
-
-    Returns:
-        the weight, and the mean score that it reaches on these very subsets.
-    """
-    best = (0.0, -np.inf)
-    for step in range(steps + 1):
-        weight = step / steps
-        mixed = (1 - weight) * first + weight * second
-        reached = [rank_correlations(chosen @ mixed.T.astype(np.float64), -losses).mean() for chosen, losses in subsets]
-        best = max(best, (weight, float(np.mean(reached))), key=lambda pair: pair[1])
-    return best
-
-
-def signal_to_noise(result: Mapping[str, Any], name: str) -> float | None:
-    """Of an audit's result, how much of what owners' works do is predicted, against what is not: `r^2 / (1 - r^2)`.
-
-    r is the score of owners by a method, over what noise lets a perfect prediction reach; None where the audit could
-    not tell.
-    """
-    family = result["families"].get("owners")
-    if family is None or name not in family["methods"] or not family["ceiling"]:
-        return None
-    r = min(max(family["methods"][name]["lds"] / family["ceiling"], 0.0), 0.999)
-    return float(r**2 / (1 - r**2))

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 SPREAD = 0.75
 
 
+def nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and weights of the Gauss-Legendre quadrature on [0, 1]: exact for polynomials of degree `2 count - 1`."""
+    at, weight = np.polynomial.legendre.leggauss(count)
+    return (1 + at) / 2, weight / 2
+
+
 def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     """Random halves of the distinct units (examples, or owners): which positions of `units` each half holds.
 

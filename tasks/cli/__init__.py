@@ -2,7 +2,7 @@
 
 import typer
 
-from tasks.cli import audit, commands, optout, payee, rights
+from tasks.cli import audit, commands, counterfactuals, optout, payee, rights
 from tasks.terminal import exit_codes
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.add_typer(commands.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(counterfactuals.app, name="counterfactuals")
 app.add_typer(payee.app, name="payee")
 app.add_typer(rights.app, name="rights")
 app.add_typer(optout.app, name="optout")

@@ -18,6 +18,7 @@ from tasks.cli.shared import (
     claims_day,
     console,
     print_json,
+    whole_numbers,
 )
 from tasks.terminal import Terminal
 
@@ -31,11 +32,12 @@ def audit_lds(
     outputs: OutputFile,
     out: OutFolder,
     subsets: Annotated[int, typer.Option(min=4, help="Subsets of each family to report on.")] = 48,
-    tune: Annotated[int, typer.Option(min=0, help="More subsets, to fit the hybrid's weight on.")] = 24,
+    tune: Annotated[int, typer.Option(min=0, help="More subsets, to weigh the components of `fitted` on.")] = 24,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each subset.")] = 2,
     methods: Annotated[
-        str, typer.Option(help="Methods to compare, with commas between; faithful: the values that this rule rests on.")
-    ] = "factored,cosine,tfidf,bm25,hybrid",
+        str, typer.Option(help="Methods to compare, with commas between.")
+    ] = "fitted,factored,cosine,tfidf,bm25",
+    components: Annotated[bool, typer.Option("--components", help="Score every component of `fitted`, too.")] = False,
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -53,7 +55,7 @@ def audit_lds(
     _audit(
         "lds",
         (corpus, model, outputs, out),
-        audit.Options(subsets, tune, seeds, tuple(methods.split(","))),
+        audit.Options(subsets, tune, seeds, tuple(methods.split(",")), components),
         workers,
         day,
         as_json=as_json,
@@ -99,22 +101,27 @@ def audit_srs(
     out: OutFolder,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings on each coalition.")] = 2,
     diagonal: Annotated[int, typer.Option(min=0, help="Trainings at each of three parts of the corpus, for `faithful`.")] = 128,
+    trainings: Annotated[
+        str, typer.Option(help="What the counterfactual models are worth in trainings, with commas between.")
+    ] = "4,8,16",
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
 ) -> None:
     """Retrain on every coalition of up to twelve owners, and hold the royalty rules' shares against what comes of it.
 
-    `srs` is held against the Shapley values of the retrained models, `faithful` against the slopes of their worth around the
-    diagonal, where everybody's works are in to the same part. Beside them: summed influences, TF-IDF, shares by size and equal
-    shares. With k owners it trains 2^k models for each seed; what was trained is kept below `--out`. Writes `srs.json` and a
-    figure, `srs.png`. It runs on the CPU.
+    `srs` is held against the Shapley values of the retrained models, `banzhaf` against their Banzhaf values, `faithful` against
+    the slopes of their worth around the diagonal, where everybody's works are in to the same part. The counterfactual models
+    on which the estimates rest have other seeds than the truth's. Beside them: summed influences, TF-IDF, shares by size and
+    equal shares. With k owners it trains 2^k models for each seed; what was trained is kept below `--out`. Writes `srs.json`
+    and a figure, `srs.png`. It runs on the CPU.
 
     Example: `provenance audit srs --corpus corpus --model model --outputs outputs.parquet --out audit`
     """
     from tasks import coalitions
 
-    _audit("srs", (corpus, model, outputs, out), coalitions.Options(seeds, diagonal), workers, day, as_json=as_json)
+    options = coalitions.Options(seeds, diagonal, whole_numbers("--trainings", trainings))
+    _audit("srs", (corpus, model, outputs, out), options, workers, day, as_json=as_json)
 
 
 @app.command("attacks")
@@ -124,6 +131,8 @@ def audit_attacks(
     outputs: OutputFile,
     out: OutFolder,
     attacker: Annotated[str, typer.Option(help="The owner that attacks; by default the one with the median share.")] = "",
+    trainings: Annotated[int, typer.Option(min=2, help="What each model's counterfactual models are worth.")] = 16,
+    only: Annotated[str, typer.Option(help="Attacks to run, with commas between; by default all.")] = "",
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -131,8 +140,9 @@ def audit_attacks(
     """Have an owner split, copy, pad and pretend, and see what that gains under every royalty rule.
 
     Splitting parts the owner's works among six identities, at random and sorted by what they add. The other attacks add works
-    to the corpus, and a model is trained on what comes of it: copies of the others' best works, exact and altered, with and
-    without copies being looked for; nonsense; works unlike any other; and twenty owners of nonsense alone. Writes
+    to the corpus, and a model and its counterfactual models are trained on what comes of it: copies of the others' best works,
+    exact and altered, with and without copies being looked for; nonsense; works unlike any other; shuffled words of the others;
+    and twenty owners of nonsense alone. Writes
     `attacks.json` and a figure, `attacks.png`. It runs on the CPU.
 
     Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
@@ -144,8 +154,9 @@ def audit_attacks(
 
     request = task.Request(corpus, model, outputs, out, claims_day(day))
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
-        folder, result, store = attacks.audit_attacks(request, settings, attacker)
+        settings = task.local_settings(device="cpu", workers=workers)
+        chosen = tuple(name.strip() for name in only.split(",") if name.strip())
+        folder, result, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, only=chosen)
     for name in ("attacks.json", "attacks.png"):
         (out / name).write_bytes(store.read(f"{folder}/{name}"))
     if as_json:
@@ -171,7 +182,7 @@ def _audit(
 
     request = task.Request(*folders, claims_day(day))
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device="cpu", workers=workers)
+        settings = task.local_settings(device="cpu", workers=workers)
         with task.opened(request, settings) as (settings, night):
             run: Any = {"lds": audit.audit_lds, "owners": audit.audit_owners, "srs": coalitions.audit_srs}[kind]
             folder = run(settings, night, options)

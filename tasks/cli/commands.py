@@ -25,7 +25,9 @@ from tasks.cli.shared import (
     By,
     ClaimsDay,
     CorpusFolder,
+    Counterfactuals,
     Device,
+    Duplicates,
     ModelFolder,
     OnDevice,
     OutFolder,
@@ -48,10 +50,8 @@ def attribute(
     model: ModelFolder,
     outputs: OutputFile,
     out: OutFolder,
-    method: Annotated[str, typer.Option(help="factored, dense, cosine, tfidf, bm25 or hybrid.")] = "factored",
-    hybrid_weight: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Part of tfidf; for --method hybrid, which needs it, and for no other.")
-    ] = None,
+    method: Annotated[str, typer.Option(help="fitted, factored, dense, cosine, tfidf or bm25.")] = "fitted",
+    counterfactuals: Counterfactuals = None,
     device: OnDevice = Device.auto,
     workers: Workers = None,
     day: ClaimsDay = None,
@@ -61,26 +61,22 @@ def attribute(
 
     Writes `scores.parquet` (`output_id, example_id, influence`), `owner_influence.parquet` (`output_id, owner_id, influence,
     escrow`), `examples.parquet` (which work each `example_id` is a piece of) and a manifest. An influence is positive where
-    the example made the output more likely; its unit is the root mean square of what some examples of the corpus have on the
-    others. What is computed on the way is kept in `work/` below the folder, so that the same command with other outputs
+    the example made the output more likely. What each component of it counts (rows of the head and of the embedding, inner
+    layers, each checkpoint, words) is fitted to counterfactual models, where a folder of them is named; without, all of
+    gradients count alike. What is computed on the way is kept in `work/` below the folder, so that the same command with other outputs
     computes only their features.
 
     Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
     """
     valid_on = claims_day(day)
-    if hybrid_weight is not None and method != "hybrid":
-        raise InputError("--hybrid-weight", expected="--method hybrid with it", found=f"--method {method}")
-    if hybrid_weight is None and method == "hybrid":
-        hint = "`provenance audit lds` fits one and prints it."
-        raise InputError("--method hybrid", expected="--hybrid-weight, between 0 and 1", found="none", hint=hint)
 
     from tasks import attribute as task
     from tasks.screens import attribution_screen
     from tasks.watch import watch
 
-    request = task.Request(corpus, model, outputs, out, valid_on)
+    request = task.Request(corpus, model, outputs, out, valid_on, counterfactuals)
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method=method, hybrid_weight=hybrid_weight, device=device.value, workers=workers)
+        settings = task.local_settings(method=method, device=device.value, workers=workers)
         manifest = task.attribute(request, settings)
     if as_json:
         print_json(manifest)
@@ -93,21 +89,16 @@ class RuleName(StrEnum):
 
     faithful = "faithful"
     srs = "srs"
+    banzhaf = "banzhaf"
     proportional = "proportional"
     flat = "flat"
-
-
-class Duplicates(StrEnum):
-    """Whether copies count once."""
-
-    cluster = "cluster"
-    off = "off"
 
 
 @app.command()
 def royalty(
     influence: Annotated[Path, typer.Option("--influence", help="Folder that `provenance attribute` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    counterfactuals: Counterfactuals = None,
     rule: Annotated[RuleName, typer.Option(help="How an output's pool is divided.")] = RuleName.faithful,
     duplicates: Annotated[
         Duplicates, typer.Option(help="cluster: copies count once, for the earliest claim.")
@@ -118,12 +109,14 @@ def royalty(
 ) -> None:
     """Owner shares of outputs whose influences `provenance attribute` has found, by a royalty rule.
 
-    `faithful`: what each work adds as everybody's works come in together (Aumann-Shapley), summed by owner. `srs`: the Shapley
-    Royalty Share of owners. Both replay the model's training run. `proportional`: by positive summed influence. `flat`: by
-    tokens, the same for every output. Writes `output_id, owner_id, account, share_ppb, low_ppb, high_ppb`; shares are integers
-    that sum to 1,000,000,000 for every output.
+    `faithful`: what each owner's works add as everybody's come in together (Aumann-Shapley). `srs`: the Shapley Royalty Share
+    of owners. `banzhaf`: what an owner adds to a random half of the others. These three rest on counterfactual models
+    (`provenance counterfactuals train`); where there are none, or they do not support the rule, shares are `proportional`, and
+    the command says so. `proportional`: by positive summed influence. `flat`: by tokens, the same for every output. Writes
+    `output_id, owner_id, account, share_ppb, low_ppb, high_ppb`; shares are integers that sum to 1,000,000,000 for every
+    output, intervals are 90 %.
 
-    Example: `provenance royalty --influence result --rule srs --out shares.parquet`
+    Example: `provenance royalty --influence result --counterfactuals models --rule srs --out shares.parquet`
     """
     from tasks import attribute as task
     from tasks.royalty import royalty as divide
@@ -131,8 +124,9 @@ def royalty(
     from tasks.watch import watch
 
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=workers)
-        made = divide(influence, rule.value, duplicates=duplicates is Duplicates.cluster, out=out, settings=settings)
+        settings = task.local_settings(device=device.value, workers=workers)
+        copies = duplicates is Duplicates.cluster
+        made = divide(influence, rule.value, duplicates=copies, out=out, settings=settings, counterfactuals=counterfactuals)
     if as_json:
         print_json(made)
     else:
@@ -741,7 +735,7 @@ def bench(
         raise InputError("--parts", expected=f"some of {', '.join(benchmark.PARTS)}", found=repr(unknown[0]))
     request = task.Request(corpus, model, outputs, Path(), claims_day(None))
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", hybrid_weight=None, device=device.value, workers=None)
+        settings = task.local_settings(method="factored", device=device.value, workers=None)
         print_json(benchmark.bench(request, settings, asked))
 
 

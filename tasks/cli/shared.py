@@ -29,12 +29,22 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Duplicates(StrEnum):
+    """Whether copies count once."""
+
+    cluster = "cluster"
+    off = "off"
+
+
 CorpusFolder = Annotated[
     Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
 ]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
 OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
+Counterfactuals = Annotated[
+    Path | None, typer.Option("--counterfactuals", help="Folder that `provenance counterfactuals train` wrote.")
+]
 OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
 OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
@@ -68,6 +78,14 @@ def known_time(text: str | None) -> datetime | None:
     if time > datetime.now(UTC):
         raise InputError("--known", expected="a time that is over", found=text)
     return time
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers that an option lists, with commas between."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(option, expected="whole numbers with commas between, such as 4,8,16", found=repr(text)) from None
 
 
 def claims_day(text: str | None) -> date:
