@@ -72,8 +72,8 @@ def reduce_scores(
 def strongest(evidence: pl.DataFrame, top: int) -> pl.DataFrame:
     """The `top` strongest pieces of evidence of each output and party; merging shards is concatenating and this."""
     ranked = evidence.sort(*KEYS, "influence", "example_id", descending=[False] * 3 + [True, False])
-    chosen: pl.DataFrame = ranked.group_by(*KEYS, maintain_order=True).head(top).select(evidence.columns)
-    return chosen
+    chosen = ranked.group_by(*KEYS, maintain_order=True).head(top)
+    return chosen.select(*evidence.columns)
 
 
 def weighed(evidence: pl.DataFrame, weights: np.ndarray, top: int) -> pl.DataFrame:
@@ -113,5 +113,6 @@ def party_influence(parties: pl.DataFrame, influence: np.ndarray, output_ids: Se
     index = np.indices(influence.shape).reshape(2, -1)
     rows = parties.select("account", "party_id")[index[1]]
     outputs = np.asarray(output_ids, dtype=object)[index[0]].tolist()
-    frame = rows.with_columns(output_id=pl.Series(outputs, dtype=pl.String), influence=pl.Series(influence.reshape(-1)))
-    return frame.select(*KEYS, "influence").sort(*KEYS)
+    columns = {"output_id": pl.Series(outputs, dtype=pl.String), "influence": pl.Series(influence.reshape(-1))}
+    frame: pl.DataFrame = rows.with_columns(**columns).select(*KEYS, "influence").sort(*KEYS)
+    return frame
