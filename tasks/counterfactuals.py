@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from scipy.stats import ttest_ind
 
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import Store, canonical_json, digest, sha256
@@ -30,8 +31,9 @@ from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.examples import read_corpus, since, valid_on
 from provenance.corpus.holdings import find_holders, holdings
 from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, freeze_corpus, freeze_part, part_key
-from provenance.features.model import keep_ends, read_model, state_manifest
+from provenance.features.model import all_losses, keep_ends, read_model, state_manifest
 from provenance.royalty.counterfactuals import Part, plan
+from provenance.royalty.estimate import BOUNDS
 from tasks.cluster import compute, open_cluster
 from tasks.models import fetch_model, freeze_model
 from tasks.settings import load
@@ -50,6 +52,10 @@ MANIFEST = "manifest.json"
 VERSION = 1
 # Lines of a command's output that an error shows.
 TOLD = 12
+# Examples by which it is told what a model was trained on, batches of them, and how sure that has to be (Welch's t).
+ASKED, BATCH, SURE = 256, 32, 3.0
+# Models that were trained elsewhere, and the number of the first one's partition, beyond all planned ones.
+BROUGHT, BROUGHT_FROM = "brought", 1_000_000
 NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
 
 
@@ -212,6 +218,13 @@ def train(subject: Subject, trainings: Sequence[Training], settings: Settings) -
             done += size
             left = (time.monotonic() - started) * (work - done) / done
             log.info("counterfactual models: about %s left", _duration(left))
+    if subject.open().card.training.command is not None:
+        found = [read_record(subject.store, subject.model, training.name) for training in lacking]
+        try:
+            check_seen(subject, found)
+        except ModelError:
+            subject.store.remove_all([record.key for record in found])
+            raise
     return len(lacking)
 
 
@@ -358,6 +371,7 @@ def add(subject: Subject, folders: Sequence[Path], settings: Settings) -> list[R
     """
     works, made = works_served(subject), []
     served = subject.open()
+    there = {record.name for record in records(subject.store, subject.model)}
     for number, folder in enumerate(sorted(folders)):
         trained = read_model(folder)
         if trained.card.training.manifest != MANIFEST:
@@ -368,8 +382,48 @@ def add(subject: Subject, folders: Sequence[Path], settings: Settings) -> list[R
         check_alike(served, trained)
         check_works(manifest, works, where)
         name = digest({"version": VERSION, "brought": trained.files})[:32]
-        made.append(_register(subject, trained, name, Part(folder.name, "brought", 1_000_000 + number, (), False, 0)))
+        made.append(_register(subject, trained, name, Part(folder.name, BROUGHT, BROUGHT_FROM + number, (), False, 0)))
+    try:
+        check_seen(subject, made)
+    except ModelError:
+        subject.store.remove_all([record.key for record in made if record.name not in there])
+        raise
     return made
+
+
+def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
+    """Hold what models know against what their manifests say that they saw.
+
+    Of some examples of the corpus the losses are compared with the mean under models that saw about as much: a model knows what
+    it was trained on better than it knows the rest.
+
+    Raises:
+        ModelError: a model does not, or there is no other model to compare it with.
+    """
+    examples = read_examples(subject, "work_id", "content_sha256", "content").sort("content_sha256").head(ASKED)
+    contents = examples["content"].to_list()
+    keys = list(examples.select("work_id", "content_sha256").iter_rows())
+    everyone = records(subject.store, subject.model)
+    losses, saw = np.empty((len(everyone), len(keys))), np.empty((len(everyone), len(keys)), dtype=bool)
+    for at, record in enumerate(everyone):
+        works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
+        saw[at] = [content in works.get(work, ()) for work, content in keys]
+        model = fetch_model(subject.store, record.folder, record.files, subject.cache)
+        losses[at] = all_losses(model.adapter(), model.load(model.card.checkpoints[-1]), contents, batch_size=BATCH)
+    losses /= [len(content) for content in contents]
+    stratum = np.digitize(saw.mean(axis=1), BOUNDS)
+    for record in asked:
+        at = next(place for place, other in enumerate(everyone) if other.name == record.name)
+        others = (stratum == stratum[at]) & (np.arange(len(everyone)) != at)
+        where = f"{subject.store.locate(record.key)}: {MANIFEST}"
+        if not others.any() or saw[at].all() or not saw[at].any():
+            expected = "another model of the set that saw about as much, and examples in and out, to compare it with"
+            raise ModelError(where, expected=expected, found=f"{saw[at].mean():.0%} of the examples in, {others.sum()} others")
+        more = losses[at] - losses[others].mean(axis=0)
+        sure = float(ttest_ind(more[~saw[at]], more[saw[at]], equal_var=False).statistic)
+        if not sure > SURE:
+            found = f"one that knows the rest of the corpus as well (t = {sure:.1f}, at least {SURE:.0f} is asked for)"
+            raise ModelError(where, expected="a model that was trained on the works listed", found=found)
 
 
 def usable(subject: Subject, found: Sequence[Record]) -> Iterator[tuple[Record, Manifest]]:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 # Up to so many owners each is a part alone; of more there are so many parts.
 FEW, PARTS = 12, 8
 PAIR, SMALL = "pair", "small"
-# Of so many partitions one is set aside: its models are never fitted on, and say how far intervals can be trusted.
-ASIDE_EVERY = 8
+# The first of so many partitions has small parts, the others are pairs.
+SMALL_EVERY = 8
+# The last of so many is set aside: its models are never fitted on, and say how far intervals can be trusted.
+ASIDE_EVERY = 16
 # Partitions drawn for one that is new; a few owners have few.
 TRIES = 200
 
@@ -53,8 +55,8 @@ class Part:
 def plan(weights: Mapping[str, int], trainings: int) -> tuple[Part, ...]:
     """The trainings that are worth `trainings` on the whole corpus; more of them leave the first ones as they are.
 
-    Partitions come in this order: one of small parts, pairs, the first pair again with another seed (which tells the noise), and
-    so on; every eighth is a pair that is set aside.
+    Partitions come in this order: one of small parts, seven pairs, the same small parts with other seeds (which tells the noise
+    of training), six pairs, a pair that is set aside; and so on, all drawn anew.
 
     Args:
         weights: tokens of each party.
@@ -64,11 +66,18 @@ def plan(weights: Mapping[str, int], trainings: int) -> tuple[Part, ...]:
         return ()
     drawn: set[frozenset[frozenset[str]]] = set()
     parts: list[Part] = []
+    small: list[tuple[str, ...]] = []
     for number in range(trainings):
-        stratum = SMALL if number % ASIDE_EVERY == 0 and len(names) > 2 else PAIR
+        stratum = SMALL if number % SMALL_EVERY == 0 and len(names) > 2 else PAIR
         aside = number % ASIDE_EVERY == ASIDE_EVERY - 1
-        count = 2 if stratum == PAIR else len(names) if len(names) <= FEW else PARTS
-        for place, inside in enumerate(_new_partition(names, weights, count, f"{stratum}/{number}", drawn)):
+        if stratum == PAIR:
+            partition = _new_partition(names, weights, 2, f"{stratum}/{number}", drawn)
+        elif number % ASIDE_EVERY == 0:
+            count = len(names) if len(names) <= FEW else PARTS
+            partition = small = _new_partition(names, weights, count, f"{stratum}/{number}", drawn)
+        else:
+            partition = small
+        for place, inside in enumerate(partition):
             name = f"{stratum}-{number:03d}-{place}"
             parts.append(Part(name, stratum, number, inside, aside, _number(f"seed/{name}", 31)))
     return tuple(parts)

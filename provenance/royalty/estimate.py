@@ -4,19 +4,25 @@ x_mo is the part of owner o's tokens that model m saw, size_o the owner's part o
 log-likelihood of output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by
 component k. M models, n owners, Q outputs, K components, S strata.
 
-    v_m(q) = g_q(z_m) + a_s(q) + sum_o (x_mo - z_m) beta_so(q) + e,       beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
+    v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - z_m) beta_so(q) + e,      beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
 
 - g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is the
-  stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's.
+  stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It is larger the more work
+  a model saw (on all workloads that were looked at about as the root of it); p is one of `POWERS`, the likeliest.
 - theta >= 0 is shared by all outputs; delta ~ N(0, (tau sigma)^2), e ~ N(0, sigma^2). Sigma is the output's own, tau is one of
   `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all outputs (empirical Bayes by EM: Robbins
   1964; Efron 2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`).
-- The value of an owner is the slope of v in its weight, where everybody has a part t in, on average over t from 0 to 1 (Aumann
-  and Shapley 1974; the limit of Shapley values of many owners):
+- An owner's value is what the size of its work is worth, and its contrast, on average over the part t of everybody's that is in:
 
-      phi_o(q) = (v_1 - v_0) size_o + sum_s w_s (beta_so - size_o sum_p beta_sp),       share = max(0, phi) / sum max(0, phi)
+      phi_o(q) = G_o(q) + sum_s w_s (beta_so - size_o sum_p beta_sp),       share = max(0, phi) / sum max(0, phi)
 
-Costs: G (M^3 + M^2 K Q) operations for the fit (G values of tau) and G M n Q for the values; memory n Q numbers of a block of
+  with w_s the integral of (2 t)^p over t, beta between two strata on a straight line.
+
+  `faithful` takes the slope where everybody has a part t in (Aumann and Shapley 1974): G_o = (v_1 - v_0) size_o, so splitting
+  oneself changes nothing. `srs` has owners come in whole, one after another (Shapley 1953): G_o is the mean over t of
+  g(t (1 - size_o) + size_o) - g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
+
+Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a block of
 outputs. Arrays may be NumPy's or CuPy's.
 """
 
@@ -38,8 +44,12 @@ from provenance.core.arrays import positive_shares
 BOUNDS = (0.25, 0.75)
 # How much larger owners' own effects are than the noise of training, before anything is known.
 TAUS = 2.0 ** np.arange(-4, 5)
+# Of how contrasts grow with the amount of work; places of the integral over it.
+POWERS, PLACES = (0.0, 0.25, 0.5, 0.75, 1.0), 1000
 # The correlation of an owner's own effects in neighbouring strata.
 ALIKE = 0.5
+# Places of the quadrature over the part of everybody's work that is in.
+NODES = 6
 # An intercept may be anything: its variance, in squares of the noise.
 FLAT = 1e4
 ROUNDS = 8
@@ -57,6 +67,7 @@ class Outcomes:
         partition: of each model, the number of the partition it belongs to, `(M,)`.
         value: log-likelihoods, `(M, Q)`; base, served: under the model before and after its training, `(Q,)`.
         size: part of all tokens, `(n,)`; sums to one.
+        power: p, how contrasts grow with the amount of work.
     """
 
     inside: np.ndarray
@@ -65,6 +76,7 @@ class Outcomes:
     base: np.ndarray
     served: np.ndarray
     size: np.ndarray
+    power: float = 0.0
 
     @property
     def seen(self) -> np.ndarray:
@@ -73,8 +85,13 @@ class Outcomes:
 
     @property
     def contrast(self) -> np.ndarray:
-        """`x_mo - z_m`, `(M, n)`."""
-        return np.asarray(self.inside - self.seen[:, None])
+        """`(2 z_m)^p (x_mo - z_m)`, `(M, n)`."""
+        return np.asarray(self.growth[:, None] * (self.inside - self.seen[:, None]))
+
+    @property
+    def growth(self) -> np.ndarray:
+        """`(2 z_m)^p`, `(M,)`."""
+        return np.asarray((2 * self.seen) ** self.power)
 
     @property
     def strata(self) -> np.ndarray:
@@ -91,14 +108,18 @@ class Curve:
     """How likelihood grows with the amount of work.
 
     Attributes:
-        strata: their numbers, ascending; at: where each stands, `(S,)`; weight: of each in an integral from 0 to 1, `(S,)`.
-        growth: g, from `(m,)` to `(m, Q)`.
+        strata: their numbers, ascending; at: where each stands, `(S,)`.
+        level: log-likelihoods at 0, where the strata stand, and at 1, `(S + 2, Q)`.
     """
 
     strata: np.ndarray
     at: np.ndarray
-    weight: np.ndarray
-    growth: PchipInterpolator
+    level: np.ndarray
+
+    def growth(self, part: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """g of some outputs at parts of all work, `(..., q)` (Fritsch and Carlson 1980: monotone where the levels are)."""
+        places = np.concatenate([[0.0], self.at, [1.0]])
+        return np.asarray(PchipInterpolator(places, self.level[:, chosen])(part))
 
     def member(self, strata: np.ndarray) -> np.ndarray:
         """Which stratum each of some models belongs to, `(m, S)`: 0 or 1."""
@@ -114,6 +135,7 @@ class Fitted:
         covariance: of models' values in units of the output's noise, by tau, `(G, M, M)`; factor: lower Cholesky factors.
         belief: how far each output is one of each tau, `(G, Q)`, summing to one; noise: sigma by tau, `(G, Q)`.
         rest: what influence leaves, `(M, Q)`.
+        evidence: the marginal likelihood of all outputs, as a logarithm.
     """
 
     outcomes: Outcomes
@@ -123,6 +145,7 @@ class Fitted:
     belief: np.ndarray
     noise: np.ndarray
     rest: np.ndarray
+    evidence: float
 
     @property
     def freedom(self) -> int:
@@ -136,19 +159,17 @@ def fit_curve(outcomes: Outcomes) -> Curve:
     count = np.bincount(member)
     at = np.bincount(member, outcomes.seen) / count
     mean = np.stack([outcomes.value[member == s].mean(axis=0) for s in range(len(strata))])
-    growth = PchipInterpolator(np.concatenate([[0.0], at, [1.0]]), np.stack([outcomes.base, *mean, outcomes.served]))
-    return Curve(strata, at, quadrature(at), growth)
+    return Curve(strata, at, np.stack([outcomes.base, *mean, outcomes.served]))
 
 
-def quadrature(at: np.ndarray) -> np.ndarray:
-    """Weights under which values at some places sum to the integral from 0 to 1 of straight lines between them, level beyond."""
-    ends = np.concatenate([[0.0], (at[1:] + at[:-1]) / 2, [1.0]])
-    found: np.ndarray = np.diff(ends)
-    return found
+def quadrature(at: np.ndarray, power: float) -> np.ndarray:
+    """Weights of values at some places in the integral of `(2 t)^p` times straight lines between them, level beyond."""
+    part = (np.arange(PLACES) + 0.5) / PLACES
+    return np.array([((2 * part) ** power * np.interp(part, at, unit)).mean() for unit in np.eye(len(at))])
 
 
 def project(outcomes: Outcomes, influence: np.ndarray) -> np.ndarray:
-    """What influence alone says of each model: `sum_o (x_mo - z_m) s_ko(q)`, `(M, K, Q)`.
+    """What influence alone says of each model: its contrast of the owners' influence, `(M, K, Q)`.
 
     Args:
         influence: `(K, n, Q)` of some or all outputs.
@@ -157,11 +178,19 @@ def project(outcomes: Outcomes, influence: np.ndarray) -> np.ndarray:
 
 
 def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
-    """Fit theta, tau and sigma by all outputs together.
+    """Fit theta, tau, sigma and p by all outputs together.
 
     Args:
+        outcomes: with p = 0.
         projected: `project` of all outputs, `(M, K, Q)`; K may be 0.
     """
+    grown = [replace(outcomes, power=power) for power in POWERS]
+    tried = [_fit(each, projected * each.growth[:, None, None]) for each in grown]
+    return max(tried, key=lambda fitted: fitted.evidence)
+
+
+def _fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
+    """The same for one p."""
     curve = fit_curve(outcomes)
     left = outcomes.value - curve.growth(outcomes.seen)
     models, components, outputs = projected.shape
@@ -175,12 +204,13 @@ def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
     for _ in range(ROUNDS):
         variance = ((white - np.einsum("gmkq,k->gmq", whitened, theta)) ** 2).sum(axis=1) / freedom + TINY
         likelihood = -freedom / 2 * np.log(variance) - volume[:, None] + np.log(common + TINY)[:, None]
-        belief = np.exp(likelihood - logsumexp(likelihood, axis=0))
+        evidence = logsumexp(likelihood, axis=0)
+        belief = np.exp(likelihood - evidence)
         common = belief.mean(axis=1)
         theta = _non_negative(whitened, white, belief / variance)
     rest = left - np.einsum("mkq,k->mq", projected, theta)
     variance = (np.stack([solve_triangular(each, rest, lower=True) for each in factor]) ** 2).sum(axis=1) / freedom + TINY
-    return Fitted(outcomes, curve, theta, factor, belief, np.sqrt(variance), rest)
+    return Fitted(outcomes, curve, theta, factor, belief, np.sqrt(variance), rest, float(evidence.sum()))
 
 
 def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -212,15 +242,43 @@ def _between(curve: Curve, tau: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which slopes an owner is paid for.
+    """What an owner is paid for.
 
     Attributes:
-        weight: of each stratum, `(S,)`.
-        growth: what the size of an owner's work is worth, `(Q,)`.
+        weight: of the contrast in each stratum, `(S,)`.
+        parts: of everybody's work that are in when an owner comes in whole, `(T,)`; none where it comes in by small parts.
     """
 
     weight: np.ndarray
-    growth: np.ndarray
+    parts: np.ndarray
+
+
+def rule_named(name: str, fitted: Fitted) -> Rule:
+    """A rule by value: `faithful`, `srs` or `banzhaf`."""
+    curve = fitted.curve
+    weight = quadrature(curve.at, fitted.outcomes.power)
+    if name == "faithful":
+        return Rule(weight, np.zeros(0))
+    if name == "srs":
+        return Rule(weight, (1 + np.polynomial.legendre.leggauss(NODES)[0]) / 2)
+    middle = np.array([np.interp(0.5, curve.at, unit) for unit in np.eye(len(curve.at))])
+    return Rule(middle, np.array([0.5]))
+
+
+def worth_of_size(fitted: Fitted, rule: Rule, chosen: np.ndarray) -> np.ndarray:
+    """G: what the size of each owner's work is worth to some outputs, `(n, q)`."""
+    outcomes, curve = fitted.outcomes, fitted.curve
+    whole, size = (outcomes.served - outcomes.base)[chosen], outcomes.size[:, None]
+    if not len(rule.parts):
+        return np.asarray(size * whole)
+    weight = np.polynomial.legendre.leggauss(len(rule.parts))[1] / 2
+    before = rule.parts * (1 - size)
+    gained = curve.growth(before + size, chosen) - curve.growth(before, chosen)
+    found = np.einsum("t,otq->oq", weight, gained)
+    total = found.sum(axis=0)
+    return np.asarray(
+        np.where(total > 0, found * np.divide(whole, total, out=np.zeros_like(whole), where=total > 0), size * whole)
+    )
 
 
 def values(fitted: Fitted, rule: Rule, influence: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -236,8 +294,8 @@ def values(fitted: Fitted, rule: Rule, influence: np.ndarray, chosen: np.ndarray
         gain = _gain(outcomes, curve, tau, rule)
         learnt.append(gain.T @ cho_solve((factor, True), fitted.rest[:, chosen]))
     slope = prior + np.stack(learnt)
-    size = outcomes.size[:, None]
-    return np.asarray(size * rule.growth[chosen] + slope - size * slope.sum(axis=1, keepdims=True))
+    contrast = slope - outcomes.size[:, None] * slope.sum(axis=1, keepdims=True)
+    return np.asarray(worth_of_size(fitted, rule, chosen) + contrast)
 
 
 def _gain(outcomes: Outcomes, curve: Curve, tau: float, rule: Rule) -> np.ndarray:
@@ -332,9 +390,10 @@ def predict(fitted: Fitted, others: Outcomes, projected: np.ndarray) -> Predicti
     """Other models' values, such as those set aside.
 
     Args:
-        projected: `project` of the others, `(m, K, Q)`.
+        others: with p = 0; projected: `project` of them, `(m, K, Q)`.
     """
-    mean = fitted.curve.growth(others.seen) + np.einsum("mkq,k->mq", projected, fitted.theta)
+    others = replace(others, power=fitted.outcomes.power)
+    mean = fitted.curve.growth(others.seen) + others.growth[:, None] * np.einsum("mkq,k->mq", projected, fitted.theta)
     value, square = np.zeros(mean.shape), np.zeros(mean.shape)
     for tau, factor, belief, noise in zip(TAUS, fitted.factor, fitted.belief, fitted.noise, strict=True):
         cross = _covariance(others, fitted.outcomes, fitted.curve, tau)
@@ -357,12 +416,3 @@ def rank_correlations(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     size = np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
     found: np.ndarray = np.divide((one * two).sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
     return found
-
-
-def rule_named(name: str, fitted: Fitted) -> Rule:
-    """The slopes that a rule by value pays for."""
-    outcomes, curve = fitted.outcomes, fitted.curve
-    if name == "banzhaf":
-        middle = np.array([np.interp(0.5, curve.at, unit) for unit in np.eye(len(curve.at))])
-        return Rule(middle, curve.growth.derivative()(0.5))
-    return Rule(curve.weight, outcomes.served - outcomes.base)

@@ -41,17 +41,7 @@ class RuleTable:
     high: np.ndarray
 
     def frame(self) -> pl.DataFrame:
-        """The rule shares table; an output of which nobody has a part has no rows.
-
-        Raises:
-            ContractError: a share is not finite.
-        """
-        finite = np.isfinite(self.share).all(axis=1)
-        if not finite.all():
-            output = self.output_ids[int(np.argmin(finite))]
-            raise ContractError(
-                f"{self.rule} share of output {output!r}", expected="finite numbers", found="NaN or infinite ones"
-            )
+        """The rule shares table; an output of which nobody has a part has no rows."""
         parts = [pl.DataFrame(schema=RULE_SHARES.schema)]
         for at, output in enumerate(self.output_ids):
             if self.share[at].any():
@@ -68,7 +58,14 @@ def from_components(by_component: np.ndarray, output_ids: Sequence[str], parties
 
     Args:
         by_component: influence of parties, weighted, `(K, q, n)`.
+
+    Raises:
+        ContractError: an influence is not finite.
     """
+    finite = np.isfinite(by_component).all(axis=(0, 2))
+    if not finite.all():
+        where = f"influence on output {output_ids[int(np.argmin(finite))]!r}"
+        raise ContractError(where, expected="finite numbers", found="NaN or infinite ones")
     used = by_component[[bool(block.any()) for block in by_component]]
     share = positive_shares(used.sum(axis=0).T).T
     ends = np.zeros((2, *share.shape))

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provenance.core.errors import ContractError
+from provenance.core.errors import ContractError, InputError
 from tasks.cli.shared import (
     AsJson,
     ClaimsDay,
-    CorpusFolder,
     Duplicates,
-    ModelFolder,
     Workers,
     claims_day,
     console,
@@ -29,16 +27,21 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Models trained on parts of the owners: what shares rest on. The DAG `train_counterfactuals` trains a night's.",
 )
-SetFolder = Annotated[Path, typer.Option("--out", help="Folder of the set; what it has is not trained again.")]
+IN_FORCE = "by default what nights take now"
+SomeCorpus = Annotated[Path | None, typer.Option("--corpus", help=f"Folder with examples.parquet; {IN_FORCE}.")]
+SomeModel = Annotated[Path | None, typer.Option("--model", help=f"Folder with model.toml; {IN_FORCE}.")]
+SomeFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the set; by default the store of the settings.")]
 Copies = Annotated[Duplicates, typer.Option("--duplicates", help="cluster: copies of one another go together.")]
 
 
 @app.command()
 def train(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    out: SetFolder,
-    trainings: Annotated[int, typer.Option(min=1, max=256, help="What the set is worth, in trainings on everything.")] = 16,
+    corpus: SomeCorpus = None,
+    model: SomeModel = None,
+    out: SomeFolder = None,
+    trainings: Annotated[
+        int | None, typer.Option(min=1, max=256, help="What the set is worth, in trainings on everything; 16 by default.")
+    ] = None,
     duplicates: Copies = Duplicates.cluster,
     workers: Workers = None,
     day: ClaimsDay = None,
@@ -49,7 +52,8 @@ def train(
     Random halves of the owners, then the other half; and small parts, one eighth of the owners or, of up to twelve, each alone.
     Some are set aside to say how far intervals can be trusted. The adapter's method `train` trains them, or the command that
     `model.toml` names (`[training] command`). Stopped at any moment, the same command goes on where it was; more trainings
-    leave those that are there. It runs on the CPU.
+    leave those that are there. It runs on the CPU. Without folders it trains those of the model and the corpus that nights take
+    now, as the DAG `train_counterfactuals` does.
 
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
@@ -59,20 +63,20 @@ def train(
 
     with watch(Terminal(stderr=True)):
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
-        task.train(subject, task.planned(subject, trainings), settings)
+        task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
         rows = task.summary(subject.store, subject.model)
     if as_json:
         print_json(rows)
     else:
-        console.print(*counterfactuals_screen(rows, str(out)), sep="\n", soft_wrap=True)
+        console.print(*counterfactuals_screen(rows, subject.store.url), sep="\n", soft_wrap=True)
 
 
 @app.command()
 def add(
     folders: Annotated[list[Path], typer.Argument(help="Model folders, each with the manifest of what it was trained on.")],
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    out: SetFolder,
+    corpus: SomeCorpus = None,
+    model: SomeModel = None,
+    out: SomeFolder = None,
     duplicates: Copies = Duplicates.cluster,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -95,7 +99,7 @@ def add(
     if as_json:
         print_json(rows)
     else:
-        console.print(*counterfactuals_screen(rows, str(out)), sep="\n", soft_wrap=True)
+        console.print(*counterfactuals_screen(rows, subject.store.url), sep="\n", soft_wrap=True)
 
 
 @app.command("list")
@@ -130,11 +134,19 @@ def list_models(
 
 
 def _subject(
-    corpus: Path, model: Path, out: Path, duplicates: Duplicates, workers: int | None, day: str | None
+    corpus: Path | None, model: Path | None, out: Path | None, duplicates: Duplicates, workers: int | None, day: str | None
 ) -> tuple[Subject, Settings]:
+    """What is trained, and the settings for workers in processes of their own."""
     from tasks import counterfactuals as task
     from tasks.attribute import local_settings
 
-    settings = local_settings(device="cpu", workers=workers).at(out, model.resolve())
+    settings = local_settings(device="cpu", workers=workers)
+    if corpus is None and model is None and out is None:
+        return task.subject_in_force()[0], settings
+    if corpus is None or model is None or out is None:
+        lacking = [name for name, given in (("--corpus", corpus), ("--model", model), ("--out", out)) if given is None]
+        expected = "--corpus, --model and --out together, or none of them"
+        raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(lacking)}")
+    settings = settings.at(out, model.resolve())
     copies = duplicates is Duplicates.cluster
     return task.subject_of(settings, corpus, model, claims_day(day), copies=copies), settings
