@@ -18,23 +18,45 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DAY = "2026-10-15"
 OWNERS_EACH = 10  # owners that share an output
 
 
-def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") -> str:
-    """A night whose shares are there: so many credits, of so many owners; returns its folder."""
+# What the contract says, and what a night without counterfactual models says of its fidelity.
+BY_SIZE = {"rule": "flat"}
+UNMEASURED = {"models": 0, "failed": ["0 counterfactual models"]}
+
+
+def lay_out(
+    credits: int,
+    owners: int,
+    seed: int = 1,
+    called: str = "Owner {}",
+    *,
+    terms: Mapping[str, str] = BY_SIZE,
+    report: Mapping[str, Any] = UNMEASURED,
+) -> str:
+    """A night whose shares are there: so many credits, of so many owners; returns its folder.
+
+    Args:
+        terms: what the only contract says.
+        report: what the night says of its fidelity (`provenance.royalty.fidelity.report`).
+    """
     from provenance.core.contracts import EVIDENCE, NIGHT_SHARES, RULE_SHARES, SHARES
     from provenance.core.money import PPB
     from provenance.core.store import canonical_json, sha256
     from provenance.corpus.examples import check_examples, collected
     from provenance.corpus.shards import freeze_corpus
     from provenance.royalty.contracts import Contract
+    from provenance.royalty.fidelity import unsupported
     from tasks.freeze import freeze_outputs
     from tasks.night import VERSIONS, Night
     from tasks.settings import load
@@ -62,7 +84,7 @@ def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") 
         },
         schema_overrides={"notice": pl.String},
     )
-    contract = Contract(name="everything", rule="flat", developer_ppb=300_000_000).model_dump(mode="json")
+    contract = Contract.model_validate({"name": "everything", "developer_ppb": 300_000_000, **terms})
     night = Night(
         day=DAY,
         corpus=frozen.digest,
@@ -72,7 +94,7 @@ def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") 
         model_files={},
         checkpoints=(),
         method={"versions": VERSIONS, "name": "factored"},
-        contract={"contracts": [contract], "audit": None, "signal_to_noise": {}},
+        contract={"contracts": [contract.model_dump(mode="json")]},
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
 
@@ -100,17 +122,21 @@ def lay_out(credits: int, owners: int, seed: int = 1, called: str = "Owner {}") 
     made = (
         ("shares", "shares.parquet", SHARES, shares),
         ("shares", "night_shares.parquet", NIGHT_SHARES, over),
-        ("values", "works.parquet", EVIDENCE, evidence),
-        ("values", "rule_shares.parquet", RULE_SHARES, by_rule),
+        ("estimate", "evidence.parquet", EVIDENCE, evidence),
+        ("estimate", "rule_shares.parquet", RULE_SHARES, by_rule),
     )
-    tables: dict[str, dict[str, pl.DataFrame]] = {"shares": {}, "values": {}, "scores": {}}
+    tables: dict[str, dict[str, pl.DataFrame]] = {"shares": {}, "estimate": {}, "scores": {}}
     for stage, name, contract_of, table in made:
         tables[stage][name] = table.select(contract_of.schema.names())
+    copies = {contract.duplicates: report}
+    failed = unsupported(copies, contract)
     for stage, written in tables.items():
         writes = {name: store.write_table(f"{night.folder}/{name}", table) for name, table in written.items()}
         facts = {
             "writes": writes,
-            "weights": {"everything": 1.0},
+            "copies": copies,
+            "weights": {"everything": 0.0 if failed else 1.0},
+            "unsupported": {"everything": failed},
             "contracts": dict.fromkeys(outputs["output_id"], "everything"),
         }
         store.write(f"{night.folder}/{stage}.json", canonical_json(facts))

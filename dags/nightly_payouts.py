@@ -8,9 +8,10 @@ just ended; a run by hand pays the `day` of its form. Every stage is a transacti
 writes one, so a run that was killed is run again and finds what is done. A day that was booked is booked again *by
 difference*, as the next revision.
 
-**Waiting?** A night unlike those before it (`[review]` in the settings) waits at `settlement.approve` for a person (Browse >
-Required Actions), who sees why and what it would change for whom. Approved, it is booked with that person's name; rejected, the
-run fails and nothing is booked.
+**Waiting?** A night unlike those before it (`[review]` in the settings), or one whose contract wants a person asked where its
+rule fails its check (`unsupported = "wait"`), waits at `settlement.approve` for a person (Browse > Required Actions), who sees
+why and what it would change for whom. Approved, it is booked with that person's name; rejected, the run fails and nothing is
+booked.
 
 **Late?** A run that has not ended after `notify.night_hours` is told of, as is one that failed: see docs/operators.md.
 
@@ -22,7 +23,8 @@ paid twice.
 
 **Alerts** and what to press: [late night](docs/operators.md#late-night),
 [failed reconcile](docs/operators.md#failed-reconcile), [failed task](docs/operators.md#failed-task),
-[escrow growth](docs/operators.md#escrow-growth), [features without cause](docs/operators.md#features-without-cause),
+[rule not supported](docs/operators.md#rule-not-supported), [escrow growth](docs/operators.md#escrow-growth),
+[features without cause](docs/operators.md#features-without-cause),
 [waits for approval](docs/operators.md#waits-for-approval), [metrics absent](docs/operators.md#metrics-absent).
 *Payouts* in the navigation shows every night.
 """

@@ -67,6 +67,16 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
     "night_parameters_covered_ratio": ((), "Part of the model's parameters that the latest published day's features cover"),
     "night_worker_seconds": ((), "What all runs and tries of the latest published day took of workers"),
     "night_cost_minor": (("currency",), "The same in money, in minor units of the settings' currency"),
+    "fidelity_lds": (
+        ("contract", "estimate"),
+        "Linear datamodelling score of the latest published day's own estimate, by contract, beside other ones",
+    ),
+    "fidelity_models": (("contract",), "Counterfactual models that the latest published day's shares rest on, by contract"),
+    "fidelity_intervals_hold": (
+        ("contract", "kind"),
+        "Part of what these models say that lay in the 90 % intervals: of those left out, of those set aside",
+    ),
+    "rule_part": (("contract",), "Part of the latest published day's shares that the contract's rule decided"),
     "owed_minor": (("currency",), "What owners are owed, on hold or not, in minor units"),
     "escrow_minor": (("currency",), "Balance of escrow, in minor units"),
     "escrow_oldest_day_timestamp_seconds": (
@@ -190,12 +200,23 @@ def _published(night: Night, settings: Settings) -> Iterator[GaugeMetricFamily]:
     yield _by("night_matched_ratio", night.matched)
     if night.drift is not None:
         yield _one("night_drift_ratio", night.drift)
+    yield from _fidelity(night.fidelity)
     features = {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause}
     yield _by("night_features", features)
     if night.parameters_covered is not None:
         yield _one("night_parameters_covered_ratio", night.parameters_covered)
     yield _one("night_worker_seconds", night.worker_seconds(settings.cluster.workers))
     yield _by("night_cost_minor", {settings.monitoring.currency: night.cost(settings)})
+
+
+def _fidelity(measured: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    """How far the shares of a night can be trusted; nothing of one that did not measure it."""
+    lds = {(name, by): score["value"] for name, found in measured.items() for by, score in found["lds"].items()}
+    held = {(name, kind): part for name, found in measured.items() for kind, part in found["intervals_hold"].items()}
+    yield _many("fidelity_lds", lds)
+    yield _by("fidelity_models", {name: found["models"] for name, found in measured.items()})
+    yield _many("fidelity_intervals_hold", held)
+    yield _by("rule_part", {name: found["paid_by"].get(found["rule"], 0.0) for name, found in measured.items()})
 
 
 def _books(read: Sources) -> Iterator[GaugeMetricFamily]:

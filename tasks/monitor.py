@@ -16,7 +16,6 @@ from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import PPB
 from provenance.core.store import Store, sha256
 from provenance.corpus.shards import corpus_key
-from provenance.royalty.shares import FAITHFUL
 from provenance.settlement import ledger
 from provenance.settlement.accounts import totals
 from provenance.settlement.books import NIGHT
@@ -25,9 +24,11 @@ from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.database import read_ledger
 from tasks.datasets import STAGES
+from tasks.night import load_night, shares_stage
 from tasks.runs import FAILED, SUCCESS, open_runs, runs
 from tasks.screens import output_data
 from tasks.settings import load
+from tasks.share import fidelity_of
 from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
 
@@ -79,7 +80,7 @@ class Audit:
     Attributes:
         day: whose night was audited.
         cited_from: day of the first booking whose manifest cites it; empty where the next one will be the first.
-        figures: of the methods that the audited night used: its method of influence and, where it paid by value, `faithful`.
+        figures: of the method of influence that the audited night used.
     """
 
     folder: str
@@ -106,6 +107,7 @@ class Night:
         drift: how far owners' shares are from the mean of the last nights before: 0 the same, 1 nothing in common, None where
             there is nothing to compare.
         escrow: balance by currency after the booking, in minor units; empty where it is not published.
+        fidelity: how far shares can be trusted, by contract, as the manifest says; empty where it was not measured.
         audit: folder of the audit that the manifest cites; empty where there is none.
         notice: what the manifest says of the day's revenue, such as that it is invented.
         again: whether the latest run began after that booking was made.
@@ -126,6 +128,7 @@ class Night:
     work: tuple[Work, ...] = ()
     drift: float | None = None
     escrow: Mapping[str, int] = field(default_factory=dict)
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
     audit: str = ""
     notice: str = ""
     again: bool = False
@@ -207,6 +210,7 @@ class Flow:
     """One night, from shards to files. What its stages have not written yet is empty.
 
     Attributes:
+        fidelity: the same as the night's, also before it is published.
         parties: how many have a share, by account.
         opted_out: works that owners have opted out of; rests: by currency, the part of the day's pools that rests on them.
         listed: `output_id, revenue_minor, currency` of the first outputs.
@@ -223,6 +227,7 @@ class Flow:
     checkpoints: tuple[str, ...] = ()
     features: tuple[Features, ...] = ()
     sample: int = 0
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
     parties: Mapping[str, int] = field(default_factory=dict)
     opted_out: int = 0
     rests: Mapping[str, float] = field(default_factory=dict)
@@ -299,7 +304,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     inputs = _read_frozen(store, f"{folder}/inputs.json")
     corpus = _read_frozen(store, corpus_key(inputs["corpus"]))
     plan = _stage(store, folder, "plan")
-    shared, values = _stage(store, folder, "shares"), _stage(store, folder, "values")
+    shared, estimated = _stage(store, folder, "shares"), _stage(store, folder, shares_stage(store, folder))
     withdrawn = read_withdrawn(store, folder) if shared else pl.DataFrame(schema=WITHDRAWN.schema)
     rests = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
@@ -314,10 +319,11 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
         checkpoints=tuple(inputs["checkpoints"]),
         features=_features(plan),
         sample=plan.get("sample", {}).get("rows", 0),
+        fidelity=mine.fidelity or fidelity_of(store, load_night(store, folder)) or {},
         parties=_parties(store, folder, shared),
         opted_out=withdrawn["work_id"].n_unique(),
         rests=dict(rests.iter_rows()),
-        contracts=_terms(inputs, shared.get("weights", {}), Counter(values.get("contracts", {}).values())),
+        contracts=_terms(inputs, shared.get("weights", {}), Counter(estimated.get("contracts", {}).values())),
         bookings=tuple(bookings),
         published=tuple(found for booking in bookings if (found := _published(store, booking))),
         listed=_listed(store, inputs),
@@ -406,15 +412,13 @@ def audits(store: Store, *, last: int | None = None) -> list[Audit]:
 
 
 def _audit(store: Store, reference: Mapping[str, Any], since: str) -> Audit:
-    """What an audit found of the methods that its night used."""
+    """What an audit found of the method that its night used."""
     result = _read(store, f"{reference['folder']}/lds.json", reference["sha256"])
-    method = result["night"]["method"]
-    used = {method["name"], *((FAITHFUL,) if method.get("values") else ())}
+    name = result["night"]["method"]["name"]
     figures = tuple(
         AuditFigure(family, name, estimate["lds"], estimate["low"], estimate["high"], found["ceiling"])
         for family, found in sorted(result["families"].items())
-        for name, estimate in sorted(found["methods"].items())
-        if name in used
+        if (estimate := found["methods"].get(name))
     )
     return Audit(reference["folder"], reference["sha256"], result["night"]["day"], since, figures)
 
@@ -483,6 +487,7 @@ def _booked(
         work=work,
         drift=moved,
         escrow={c: row[ESCROW] for c, row in manifest["trial_balance"].items()} if manifest else {},
+        fidelity=manifest.get("fidelity") or {} if manifest else {},
         audit=(manifest["audit"] or {}).get("folder", "") if manifest else "",
         notice=manifest.get("notice") or "" if manifest else "",
         again=bool(runs) and (runs[-1].started is None or runs[-1].started > booking.booked_at),

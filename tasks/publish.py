@@ -23,6 +23,7 @@ from tasks.database import open_ledger
 from tasks.keys import signing_key
 from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
+from tasks.share import fidelity_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +99,7 @@ def make_export(
     night_shares = pl.DataFrame(schema=NIGHT_SHARES.schema)
     if NIGHT_SHARES_FILE in shared["writes"]:  # a night of an earlier version has none
         night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
+    fidelity = fidelity_of(store, night)
     facts: dict[str, Any] = {
         "format": 1,
         "code_version": code_version(),
@@ -118,6 +120,7 @@ def make_export(
         "method": night.method,
         "audit": results.in_force(published),
         "contract": night.contract | {"weights": shared["weights"]},
+        **({} if fidelity is None else {"fidelity": fidelity}),
         "notice": " ".join(outputs["notice"].drop_nulls().unique().sort()),
         "trial_balance": trial_balance(movements.closing),
         "escrow": _escrow(movements.day_after, store.read_table(corpus.unmatched.key)),

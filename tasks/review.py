@@ -1,4 +1,7 @@
-"""Stage `review`: a night unlike those before it waits for a person, who is told why, and what it would change for whom."""
+"""Stage `review`: some nights wait for a person, who is told why, and what they would change for whom.
+
+They are those unlike the nights before them, and those whose contract wants a person asked where its rule fails its check.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tasks.database import open_ledger
 from tasks.monitor import audits
 from tasks.night import load_night
 from tasks.settings import load
+from tasks.share import fidelity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account, Standing
     from provenance.settlement.history import Figures
+    from tasks.night import Night
 
 log = logging.getLogger("provenance.review")
 
@@ -48,7 +53,11 @@ def review(folder: str) -> dict[str, Any]:
     bounds = Bounds(chosen.nights, chosen.least, chosen.deviations, chosen.newcomer, chosen.moved)
     before = _nights_before(engine, night.date, bounds.nights)
     now, then = figures(night.date, wanted), figures(night.date, booked)
-    reasons = [*unusual(now, before, bounds, booked=then), *_falling_audits(store, bounds.nights)]
+    reasons = [
+        *unusual(now, before, bounds, booked=then),
+        *_falling_audits(store, bounds.nights),
+        *_unsupported_rules(store, night),
+    ]
     if reasons:
         log.warning("%s waits for a person, under Required Actions in Airflow's UI: %s", night.day, "; ".join(reasons))
     else:
@@ -98,9 +107,21 @@ def _falling_audits(store: Store, last: int) -> Iterator[str]:
             )
 
 
+def _unsupported_rules(store: Store, night: Night) -> Iterator[str]:
+    """Contracts whose rule fails its check tonight, and that want a person asked before their fallback pays."""
+    fidelity = fidelity_of(store, night) or {}
+    for contract in night.contracts:
+        failed = fidelity[contract.name]["failed"] if contract.name in fidelity else []
+        if failed and contract.unsupported == "wait":
+            yield (
+                f"contract {contract.name!r}: its rule {contract.rule} fails its check ({'; '.join(failed)}), "
+                f"so its fallback {contract.fallback} pays if this is approved"
+            )
+
+
 def _request(day: str, reasons: Sequence[str], now: Figures, then: Figures, before: Sequence[Figures]) -> str:
     """What a person is asked, in Markdown; names are strangers' and mean nothing in it."""
-    said = [f"The night of **{day}** is not like the {len(before)} before it:", ""]
+    said = [f"The night of **{day}** waits for a person, held against the {len(before)} before it:", ""]
     said += [f"- {markdown(reason)}" for reason in reasons]
     said.append("")
     if (moved := drift(now, before)) is not None:

@@ -26,6 +26,7 @@ from provenance.settlement.closings import ranges, unpaid
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.settlement.periods import LACKING, NO_RATE, ON_HOLD
 from provenance.settlement.settling import WAITING
+from provenance.settlement.trust import in_words
 from tasks.night import absent
 from tasks.terminal import cell, line
 
@@ -117,7 +118,10 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     for contract in manifest["contract"]["contracts"]:
         if contract["name"] in manifest["contract"]["weights"]:
             terms = contract | {"weight": manifest["contract"]["weights"][contract["name"]]}
-            yield line(f"{_terms(terms)}.", style="bold yellow" if terms["weight"] < 1 else "")
+            measured = manifest.get("fidelity", {}).get(contract["name"])
+            yield line(f"{_terms(terms, measured)}.", style="bold yellow" if terms["weight"] < 1 else "")
+    if credits.height:
+        yield Text(in_words([manifest.get("fidelity")]))
     yield Text("Shares are means over the day's outputs, whatever each earned; escrow has the rest.", style="dim")
     if manifest["notice"]:
         yield line(manifest["notice"], style="bold yellow")
@@ -150,7 +154,8 @@ def output_data(store: Store, output_id: str, days: Iterable[str]) -> dict[str, 
     else:
         return None
     output = _output(store, manifest, output_id)
-    served = output.row(0, named=True)
+    served, contract = output.row(0, named=True), _contract(manifest, output)
+    measured = manifest.get("fidelity", {}).get(contract["name"])
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
     return {
         "output_id": output_id,
@@ -160,7 +165,9 @@ def output_data(store: Store, output_id: str, days: Iterable[str]) -> dict[str, 
         "revenue_minor": served["revenue_minor"],
         "currency": rows["currency"][0],
         "content": served["content"].decode("utf-8", errors="replace"),
-        "contract": _contract(manifest, output),
+        "contract": contract,
+        "fidelity": measured,
+        "trust": in_words([measured and {contract["name"]: measured}]),
         "credits": [
             {**row, "owner_name": names.get(row["owner_id"] or "", "")}
             for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
@@ -279,12 +286,18 @@ def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, An
     return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}
 
 
-def _terms(contract: Mapping[str, Any]) -> str:
-    """By which rule a contract pays, in a few words."""
+def _terms(contract: Mapping[str, Any], measured: Mapping[str, Any] | None) -> str:
+    """By which rule a contract pays, in a few words, and why if it is not its own.
+
+    Args:
+        measured: how far its shares can be trusted, as the manifest says.
+    """
     name, rule, weight = contract["name"], contract["rule"], contract["weight"]
     if weight == 1:
         return f"Contract {name!r} pays by {rule}"
-    return f"Contract {name!r} pays {weight:.0%} by {rule}, {1 - weight:.0%} by {contract['fallback']} (see signal_to_noise)"
+    why = "; ".join(measured["failed"]) if measured else ""
+    paid = f"{weight:.0%} by {rule}, {1 - weight:.0%} by {contract['fallback']}"
+    return f"Contract {name!r} pays {paid} ({why or 'see signal_to_noise'})"
 
 
 def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
@@ -293,7 +306,8 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
     contract = data["contract"]
     yield Panel(Text(data["content"]), title=line(title), expand=False)
     kept = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")
-    yield line(f"{_terms(contract)}; the developer keeps {kept}, shares are of the rest.", style="dim")
+    yield line(f"{_terms(contract, data['fidelity'])}; the developer keeps {kept}, shares are of the rest.", style="dim")
+    yield Text(data["trust"], style="dim")
     yield Text(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", style="bold")
     widest = max((credit["share_ppb"] for credit in data["credits"]), default=1)
     for credit in data["credits"][:most]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,6 +18,9 @@ from tasks.settings import load
 from tasks.withdrawn import WITHDRAWN_FILE, withdrawn
 
 if TYPE_CHECKING:
+    from provenance.core.store import Store
+    from provenance.royalty.contracts import Contract
+    from tasks.night import Night
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.share")
@@ -63,3 +67,37 @@ def share(folder: str, settings: Settings | None = None) -> str:
     counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
     log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
     return folder
+
+
+def fidelity_of(store: Store, night: Night) -> dict[str, Any] | None:
+    """How far a night's shares can be trusted, by contract that covers some of its outputs.
+
+    Returns:
+        None where it was not measured: of a night of version 0.1, or of one without shares yet. By contract its `rule`;
+        `paid_by`, the part that each rule decides; `models`, how many counterfactual models were left out and predicted;
+        `lds`, how well, by what predicted them; `intervals_hold`, the part of what came that lay in the intervals, by which
+        models; `failed`, why the rule pays nothing. Where there are too few models `lds` and `intervals_hold` are empty.
+    """
+    if not all(store.exists(f"{night.folder}/{stage}.json") for stage in ("estimate", "shares")):
+        return None
+    estimated, shared = (read_manifest(store, night.folder, stage) for stage in ("estimate", "shares"))
+    covered = Counter(estimated["contracts"].values())
+    found = {}
+    for contract in night.contracts:
+        if covered[contract.name]:
+            report = estimated["copies"][contract.duplicates]
+            found[contract.name] = {
+                "rule": contract.rule,
+                "paid_by": _paid_by(contract, shared["weights"][contract.name]),
+                "models": report["models"],
+                "lds": report.get("lds", {}),
+                "intervals_hold": report.get("intervals_hold", {}),
+                "failed": shared["unsupported"][contract.name],
+            }
+    return found
+
+
+def _paid_by(contract: Contract, weight: float) -> dict[str, float]:
+    if contract.rule == contract.fallback:
+        return {contract.rule: 1.0}
+    return {rule: part for rule, part in ((contract.rule, weight), (contract.fallback, 1 - weight)) if part}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import polars as pl
@@ -32,6 +33,7 @@ from provenance.settlement.statements import (
     as_html,
     as_pdf,
 )
+from provenance.settlement.trust import in_words
 from tasks.cluster import compute, open_cluster
 from tasks.database import open_ledger
 from tasks.keys import signing_key
@@ -60,11 +62,16 @@ LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class _Night:
-    """What a night's export says, of the revision that counts."""
+    """What a night's export says, of the revision that counts.
+
+    Attributes:
+        fidelity: how far its shares can be trusted, by contract; None where it was not measured, empty where none were divided.
+    """
 
     booking: Booking
     manifest_sha256: str
     notice: str
+    fidelity: Mapping[str, Any] | None
     counts: Mapping[tuple[str, str], int]
     intervals: Mapping[tuple[str, str], tuple[int, int]]
 
@@ -229,6 +236,7 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[_
             hint="Clear settlement.publish of its run.",
         )
     manifest = store.read(f"{folder}/{MANIFEST}")
+    said = json.loads(manifest)
     credits = from_parquet(store.read(f"{folder}/credits.parquet"), folder)
     credits = credits.filter(pl.col("account") == PAYABLE)  # a statement is of money
     intervals = from_csv(store.read(f"{folder}/intervals.csv"), INTERVALS.schema)
@@ -238,7 +246,8 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[_
     night = _Night(
         booking,
         sha256(manifest),
-        str(store.read_json(f"{folder}/{MANIFEST}").get("notice") or ""),
+        str(said.get("notice") or ""),
+        said.get("fidelity") if said["rows"]["credits"] else {},
         {(owner, currency): count for owner, currency, count in counts.iter_rows()},
         {(o, c): (low, high) for o, c, low, high in intervals.select(*WHOSE, "low_minor", "high_minor").iter_rows()},
     )
@@ -267,6 +276,7 @@ def _statement(facts: _Period, owner_id: str) -> Statement:
             for of, p, on in facts.payments.get(owner_id, ())
         ),
         notice=f"{open_yet}{notice}".strip(),
+        trust=in_words(night.fidelity for night in facts.nights.values()),
     )
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from provenance.core.store import Store
+from provenance.core.store import Store, canonical_json
 from tasks.book import book
 from tasks.publish import publish
 from tasks.settings import CHECKOUT
@@ -15,13 +15,43 @@ spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "be
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 DAYS = ("2026-10-15", "2026-10-16", "2026-10-17")
-STAGES = ("inputs.freeze", "features.featurise", "royalty.replay", "settlement.reconcile")
+# What a night says of its fidelity: its rule pays, or does not.
+SUPPORTED = {
+    "models": 24, "set_aside": 4, "compared": 16,
+    "lds": {
+        name: {"value": value, "low": value - 0.05, "high": value + 0.05}
+        for name, value in (("estimate", 0.86), ("influence", 0.41), ("size", -0.02), ("tfidf", 0.33))
+    },
+    "intervals_hold": {"left_out": 0.93, "set_aside": 0.9}, "signal_to_noise": {"estimate": 2.8, "influence": 0.2},
+    "failed": [],
+}  # fmt: skip
+NO_BETTER = "predictions of models left out rank no better than size alone (+0.01)"
+UNSUPPORTED = SUPPORTED | {"failed": [NO_BETTER]}
+STAGES = ("inputs.freeze", "features.featurise", "royalty.likelihoods", "settlement.reconcile")
 
 
-def lay_out(day, credits, owners=40, **how):
+def lay_out(day, credits, owners=40, *, rule="faithful", unsupported="fallback", report=SUPPORTED, **how):
     """A day's shares in the store of the settings; returns the night's folder."""
     bench.DAY = day
-    return bench.lay_out(credits, owners, **how)
+    terms = {"rule": rule, "unsupported": unsupported}
+    return bench.lay_out(credits, owners, terms=terms, report=report, **how)
+
+
+def rewrite(store, key, **changed):
+    """Change some of what a manifest says."""
+    store.write(key, canonical_json(store.read_json(key) | changed))
+
+
+def as_of_old(store, folder):
+    """Make of a night one of version 0.1, whose stage `values` found the shares and which measured nothing."""
+    found, shared = store.read_json(f"{folder}/estimate.json"), store.read_json(f"{folder}/shares.json")
+    found["writes"]["works.parquet"] = found["writes"].pop("evidence.parquet")
+    del found["copies"], shared["unsupported"], shared["copies"]
+    store.write(f"{folder}/values.json", canonical_json(found))
+    store.write(f"{folder}/shares.json", canonical_json(shared))
+    store.write(f"{folder}/works.parquet", store.read(f"{folder}/evidence.parquet"))
+    store.remove_all([f"{folder}/evidence.parquet", f"{folder}/estimate.json"])
+    return folder
 
 
 def pay(days=DAYS, **how) -> tuple[Store, sa.Engine]:

@@ -61,6 +61,7 @@ pages = Environment(
     loader=PackageLoader("infra.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 pages.filters.update(looks.FILTERS)
+pages.globals["predictors"] = tuple(looks.PREDICTORS.items())
 
 
 @cache

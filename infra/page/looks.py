@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
+from provenance.settlement.trust import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# What can predict counterfactual models, in the order in which it is shown.
+PREDICTORS = {"estimate": "the estimate", "influence": "influence alone", "tfidf": "TF-IDF", "size": "size alone"}
 STATES = {
     "published": "good",
     "booked": "odd",
@@ -92,6 +95,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "moment": moment,
     "size": size,
     "path": path,
+    "in_words": in_words,
     "look": lambda state: STATES.get(state, "odd"),
     "count": lambda number: f"{number:,}",
 }

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.page.looks import day, percent, span
+from infra.page.looks import PREDICTORS, day, percent, span
 from provenance.core.money import format_minor
 from tasks.monitor import in_order
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 10, 24
-# Classes of colours that the style sheet has, and currencies that have a plot each.
+# Classes of colours that the style sheet has; currencies and contracts that have a plot each.
 COLOURS = 14
-CURRENCIES = 4
+CURRENCIES = CONTRACTS = 4
 CEILING = "ceiling"
 # Spans of time that an axis ends with, in seconds: their halves are round, too.
 SPANS = (1, 2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 4 * 3600, 8 * 3600, 12 * 3600, 24 * 3600)
@@ -79,7 +79,7 @@ class Plot:
 
 
 def of_nights(nights: Sequence[Night], audits: Sequence[Audit]) -> list[Plot]:
-    """What nights earned and kept, how long they took, how far shares moved, and what audits found; oldest first."""
+    """What nights earned and kept, how long they took, how far shares moved and can be trusted, and what audits found."""
     booked = [night for night in nights if night.totals]
     currencies = sorted({currency for night in booked for currency in night.totals})[:CURRENCIES]
     plots = [_money(booked, currency) for currency in currencies]
@@ -87,6 +87,8 @@ def of_nights(nights: Sequence[Night], audits: Sequence[Audit]) -> list[Plot]:
         plots.append(_times(nights))
     if moved := [(night, night.drift) for night in booked if night.drift is not None]:
         plots.append(_drift(moved))
+    contracts = sorted({name for night in booked for name, found in night.fidelity.items() if found["lds"]})[:CONTRACTS]
+    plots += [_fidelity(booked, name) for name in contracts]
     return plots + [_audits(audits, family) for family in sorted({f.family for audit in audits for f in audit.figures})]
 
 
@@ -148,6 +150,34 @@ def _drift(moved: Sequence[tuple[Night, float]]) -> Plot:
         ups=_ups(top, percent),
         legend=(("c2", "part of owners' shares that is not where it was in the nights before"),),
         lines=(Line(tuple(dots), "c2"),),
+    )
+
+
+def _fidelity(nights: Sequence[Night], contract: str) -> Plot:
+    """How well counterfactual models were predicted for one contract, by the estimate and by what it has to beat."""
+    measured = [(night, night.fidelity[contract]["lds"]) for night in nights if night.fidelity.get(contract, {}).get("lds")]
+    shown = [(by, said) for by, said in PREDICTORS.items() if by != "influence" and any(by in lds for _, lds in measured)]
+    lines = [
+        Line(
+            tuple(
+                Dot(
+                    _middle(at, len(measured)),
+                    _y(lds[by]["value"], 1),
+                    f"{day(night.day)}: {said} {lds[by]['value']:.2f}, {lds[by]['low']:.2f} to {lds[by]['high']:.2f}",
+                )
+                for at, (night, lds) in enumerate(measured)
+                if by in lds
+            ),
+            _colour(number + 3),
+        )
+        for number, (by, said) in enumerate(shown)
+    ]
+    return Plot(
+        f"Fidelity of shares: {contract}",
+        days=_days([night.day for night, _ in measured]),
+        ups=_ups(1, lambda score: f"{score:.2f}"),
+        legend=tuple((_colour(number + 3), said) for number, (_, said) in enumerate(shown)),
+        lines=tuple(lines),
     )
 
 

@@ -14,23 +14,21 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import jinja2
 import typst
 from lxml import etree
 
 from provenance.core.errors import InputError, parse_day
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
 from provenance.core.text import plain
+from provenance.settlement.pages import TEMPLATES, chapter, page, percent, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()
-TEMPLATES = Path(__file__).parent / "templates"
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
@@ -41,9 +39,10 @@ PERIODS = 24
 FEWEST = 12
 
 HOW = (
-    "For every output, the influence of each training example on it was estimated from the model itself, and the output's "
-    "revenue was shared among the owners of the works that it rests on most. Such estimates are not exact: the interval of "
-    "90 % beside a number is where it is expected to lie in nine cases of ten."
+    "An output's revenue is shared among owners by how much their works added to it. That is estimated from the model itself "
+    "and, where there are any, from counterfactual models: trained in the same way, on the works of some of the owners. Such "
+    "estimates are not exact: the interval of 90 % beside a number is where it is expected to lie in nine cases of ten. Where "
+    "a night's own check finds that they predict nothing, the contract says what counts instead."
 )
 HELD = "What is held is yours on the books and keeps growing, yet it is not paid until the reason is settled."
 IDLE_HOLD = "Your account is on hold: nothing is owed to you now, and what you earn next is held."
@@ -190,6 +189,7 @@ class Statement:
         period: YYYY-MM; through: the last booking that this statement knows; made_on: the date that it bears.
         holds: why payments are held.
         notice: what a reader must know first: that it is a demo, say; contact: where to contest.
+        trust: how far the shares of the period can be trusted (`provenance.settlement.trust.in_words`).
         revision: the how manieth of its owner and period; replaces_sha256: digest of the one before, if any.
     """
 
@@ -204,6 +204,7 @@ class Statement:
     sections: tuple[Section, ...] = ()
     payments: tuple[PaymentLine, ...] = ()
     notice: str = ""
+    trust: str = ""
     revision: int = 1
     replaces_sha256: str = ""
 
@@ -253,14 +254,7 @@ def as_html(statement: Statement) -> bytes:
     Raises:
         AssertionError: it does not add up.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("statement.html").render(_view(statement)).encode()
+    return page(_view(statement))
 
 
 def as_pdf(statement: Statement, *, fonts: Sequence[Path] = ()) -> bytes:
@@ -416,38 +410,38 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
     sections = statement.sections
     if sections:
         tables = [_sums_up(section, month) for section in sections]
-        yield _chapter("sum", "How it adds up", tables=tables)
+        yield chapter("sum", "How it adds up", tables=tables)
     yield _payments(statement)
     for section in sections:
         of = f", {currency_name(section.currency)}" if len(sections) > 1 else ""
         known = section.currency.lower()
         if section.earnings:
             picture = _picture(section, statement.period)
-            yield _chapter(f"nights-{known}", f"Night by night{of}", tables=[_nights(section)], picture=picture)
+            yield chapter(f"nights-{known}", f"Night by night{of}", tables=[_nights(section)], picture=picture)
         elif any(earned for _, earned in section.history):
             said = (f"There are no earnings in {month}.",)
-            yield _chapter(f"nights-{known}", f"Month by month{of}", said, picture=_picture(section, statement.period))
+            yield chapter(f"nights-{known}", f"Month by month{of}", said, picture=_picture(section, statement.period))
         if section.works:
-            yield _chapter(f"works-{known}", f"Your works{of}", tables=[_works(section)])
+            yield chapter(f"works-{known}", f"Your works{of}", tables=[_works(section)])
         if section.outputs:
-            yield _chapter(f"outputs-{known}", f"The outputs{of}", tables=[_outputs(section)])
+            yield chapter(f"outputs-{known}", f"The outputs{of}", tables=[_outputs(section)])
         if section.movements:
-            yield _chapter(f"entries-{known}", f"Every entry of your account{of}", tables=[_entries(section)])
+            yield chapter(f"entries-{known}", f"Every entry of your account{of}", tables=[_entries(section)])
     holds = [plain(reason) for reason in statement.holds]
     amounts = [format_minor(section.held, section.currency) for section in sections if section.held]
     if holds or amounts:
         now = f"Held now: {' and '.join(amounts)}." if amounts else IDLE_HOLD
-        yield _chapter("held", "What is held, and why", (now, HELD), items=holds)
+        yield chapter("held", "What is held, and why", (now, HELD), items=holds)
     else:
-        yield _chapter("held", "What is held, and why", ("Nothing is held.",))
-    yield _chapter("how", "How this was found out", (HOW,))
+        yield chapter("held", "What is held, and why", ("Nothing is held.",))
+    yield chapter("how", "How this was found out", (HOW, *([plain(statement.trust)] if statement.trust else [])))
     contact = [plain(statement.contact)]
-    yield _chapter("contest", "If you think that this is wrong", (SEND, CORRECTIONS, "Write to:"), items=contact)
+    yield chapter("contest", "If you think that this is wrong", (SEND, CORRECTIONS, "Write to:"), items=contact)
     proofs = sorted({(e.day, e.revision, e.manifest_sha256) for section in sections for e in section.earnings})
     if proofs:
         columns = (("Night", "short"), ("Revision", "number"), ("SHA-256 of the manifest", "digest"))
         rows = [(day, str(revision), digest) for day, revision, digest in proofs]
-        yield _chapter("check", "How to check this", (VERIFY,), tables=[_table("manifests", "Manifests", columns, rows)])
+        yield chapter("check", "How to check this", (VERIFY,), tables=[table("manifests", "Manifests", columns, rows)])
 
 
 def _sums_up(section: Section, month: str) -> dict[str, Any]:
@@ -461,7 +455,7 @@ def _sums_up(section: Section, month: str) -> dict[str, Any]:
         ("Paid to you", money(-section.paid)),
     ]
     note = f"Of this {money(section.held)} is held." if section.held else ""
-    return _table(
+    return table(
         f"sum-{section.currency.lower()}",
         f"From what was owed before to what is owed now, {currency_name(section.currency)}",
         (("What", "long"), ("Amount", "number")),
@@ -473,7 +467,7 @@ def _sums_up(section: Section, month: str) -> dict[str, Any]:
 
 def _payments(statement: Statement) -> dict[str, Any]:
     if not statement.payments:
-        return _chapter("payments", "Payments", ("There are no payments.",))
+        return chapter("payments", "Payments", ("There are no payments.",))
     columns = (
         ("Payment", "digest"),
         ("For", "short"),
@@ -493,7 +487,7 @@ def _payments(statement: Statement) -> dict[str, Any]:
         )
         for p in statement.payments
     ]
-    return _chapter("payments", "Payments", tables=[_table("paid", "Payments to you", columns, rows)])
+    return chapter("payments", "Payments", tables=[table("paid", "Payments to you", columns, rows)])
 
 
 def _nights(section: Section) -> dict[str, Any]:
@@ -504,7 +498,7 @@ def _nights(section: Section) -> dict[str, Any]:
         for e in section.earnings
     ]
     outputs = sum(earning.outputs for earning in section.earnings)
-    return _table(
+    return table(
         f"earned-{section.currency.lower()}",
         "What each night brought, and the interval of 90 %",
         columns,
@@ -516,7 +510,7 @@ def _nights(section: Section) -> dict[str, Any]:
 def _works(section: Section) -> dict[str, Any]:
     amounts = _small(section.currency, [work.amount_nanominor for work in section.works])
     rest = _first(len(section.works), section.works_in_all, "works")
-    return _table(
+    return table(
         f"by-work-{section.currency.lower()}",
         "Works that count among the most influential for an output, and what those outputs brought",
         (("Work", "code"), ("Where it was found", "code"), ("Outputs", "number"), ("They brought", "number")),
@@ -532,7 +526,7 @@ def _works(section: Section) -> dict[str, Any]:
 def _outputs(section: Section) -> dict[str, Any]:
     amounts = _small(section.currency, [output.amount_nanominor for output in section.outputs])
     rest = _first(len(section.outputs), section.outputs_in_all, "outputs")
-    return _table(
+    return table(
         f"by-output-{section.currency.lower()}",
         "Your share of each output, and the interval of 90 %",
         (
@@ -545,7 +539,7 @@ def _outputs(section: Section) -> dict[str, Any]:
             ("Through", "code"),
         ),
         [
-            (o.day, o.output_id, *(_percent(n) for n in (o.share_ppb, o.low_ppb, o.high_ppb)), amount, ", ".join(o.works))
+            (o.day, o.output_id, *(percent(n) for n in (o.share_ppb, o.low_ppb, o.high_ppb)), amount, ", ".join(o.works))
             for o, amount in zip(section.outputs, amounts, strict=True)
         ],
         note=f"{rest} Parts of the smallest unit of money count: only a night's sum is rounded.".strip(),
@@ -559,7 +553,7 @@ def _entries(section: Section) -> dict[str, Any]:
         balance += m.amount
         at = f"{m.booked_at.astimezone(UTC):%Y-%m-%d %H:%M}"
         rows.append((str(m.booking_id), at, str(m.day), m.what, money(m.amount), money(balance)))
-    return _table(
+    return table(
         f"entries-of-{section.currency.lower()}",
         f"Entries, from {money(section.opening)} on",
         (
@@ -602,54 +596,6 @@ def _picture(section: Section, period: str) -> dict[str, str]:
     return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
 
 
-def _chapter(
-    known: str,
-    title: str,
-    said: Sequence[str] = (),
-    *,
-    items: Sequence[str] = (),
-    tables: Sequence[dict[str, Any]] = (),
-    picture: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    linked = [{"text": item, "href": _href(item)} for item in items]
-    return {"id": known, "title": title, "said": list(said), "items": linked, "tables": list(tables), "picture": picture}
-
-
-def _table(
-    known: str,
-    caption: str,
-    columns: Sequence[tuple[str, str]],
-    rows: Iterable[Sequence[str]],
-    *,
-    total: Sequence[str] = (),
-    note: str = "",
-    links: int | None = None,
-) -> dict[str, Any]:
-    """A table.
-
-    Args:
-        columns: names, and kinds: `number` to the right, `short` on one line, `digest` too where there is room,
-            `long` and `code` broken where needed.
-        links: the column that holds addresses.
-    """
-    cells = [
-        [{"text": plain(text), "href": _href(text) if column == links else ""} for column, text in enumerate(row)]
-        for row in rows
-    ]
-    named = [{"name": name, "kind": kind} for name, kind in columns]
-    return {"id": known, "caption": caption, "columns": named, "rows": cells, "total": list(total), "note": note}
-
-
-def _href(text: str) -> str:
-    """Where a link may lead: an address on the web, or nowhere."""
-    address = plain(text)
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return ""
-    return address if parts.scheme in {"http", "https"} and parts.hostname and " " not in address else ""
-
-
 def _money(section: Section) -> Callable[[int], str]:
     return lambda amount: format_minor(amount, section.currency)
 
@@ -669,14 +615,6 @@ def _small(currency: str, amounts: Sequence[int]) -> list[str]:
         else:
             found.append(f"{currency} {sign}{whole:,}" + (f".{part:0{places}d}" if places else ""))
     return found
-
-
-def _percent(ppb: int) -> str:
-    """Parts per billion as a percentage."""
-    thousandths = (abs(ppb) + 5_000) // 10_000
-    if ppb and not thousandths:
-        return "< 0.001 %"
-    return f"{'-' if ppb < 0 else ''}{thousandths // 1_000}.{thousandths % 1_000:03d} %"
 
 
 def _count(number: int, what: str) -> str:

@@ -15,7 +15,7 @@ from datetime import datetime
 import promql_parser as promql
 import pytest
 import yaml
-from paid import DAYS, STAGES, lay_out, pay, record
+from paid import DAYS, STAGES, UNSUPPORTED, as_of_old, lay_out, pay, record
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from samples import create_database
@@ -25,6 +25,7 @@ from infra import metrics
 from provenance.validation import results
 from tasks import monitor, runs
 from tasks.book import book
+from tasks.publish import publish
 from tasks.settings import CHECKOUT
 from tasks.work import Work, note
 
@@ -51,7 +52,7 @@ def read(tmp_path, postgres, airflow_tables, monkeypatch):
     note(store, monitor.nights(store, engine)[-1].night, Work("2026-10-18T00:10:00+00:00", 6, 1, 2, 0, 4, 0.99))
     estimate = {"lds": 0.5, "low": 0.4, "high": 0.6}
     families = {"owners": {"subsets": 4, "seed_agreement": 0.6, "ceiling": 0.8, "methods": {"factored": estimate}}}
-    night = {"day": DAYS[1], "method": {"name": "factored", "values": None}}
+    night = {"day": DAYS[1], "method": {"name": "factored"}}
     results.put_in_force(store, results.publish(store, "lds", {"night": night, "families": families}, b""), "nights/x")
     record(airflow, DAYS[1], state="failed", tasks=[("settlement.reconcile", "failed", 2.0)])
     record(airflow, DAYS[2], tasks=[(stage, "success", 10.0) for stage in STAGES])
@@ -97,6 +98,11 @@ def test_metrics_are_what_the_books_say(read):
     assert one(found, "bookings_without_export") == 0
     assert [one(found, "night_features", what=what) for what in ("computed", "reused", "without_cause")] == [8, 1, 4]
     assert one(found, "night_cost_minor", currency="EUR") == last.worker_seconds(2) == 2 * 20 + 20
+    assert one(found, "fidelity_lds", contract="everything", estimate="estimate") == pytest.approx(0.86)
+    assert {labels["estimate"] for labels, _ in found["provenance_fidelity_lds"]} == {"estimate", "influence", "size", "tfidf"}
+    assert one(found, "fidelity_models", contract="everything") == 24
+    assert one(found, "fidelity_intervals_hold", contract="everything", kind="left_out") == 0.93
+    assert one(found, "rule_part", contract="everything") == 1
     assert one(found, "audit_score", family="owners", method="factored") == 0.5
     assert one(found, "audit_ceiling", family="owners", method="factored") == 0.8
     assert one(found, "waiting_since_timestamp_seconds", dag="nightly_payouts") > 0
@@ -108,8 +114,26 @@ def test_metrics_are_what_the_books_say(read):
 def test_no_metric_has_many_labels(read):
     found = scrape(metrics.Payouts(lambda: read))
     labels = {name for samples in found.values() for labels, _ in samples for name in labels}
-    assert labels <= {"state", "task", "currency", "total", "what", "family", "method", "dag", "part"}
+    assert labels <= {
+        "state", "task", "currency", "total", "what", "family", "method", "dag", "part", "contract", "estimate", "kind",
+    }  # fmt: skip
     assert sum(len(samples) for samples in found.values()) < 200
+
+
+def test_a_rule_that_fails_its_check_decides_nothing(read):
+    book(lay_out("2026-10-18", 200, report=UNSUPPORTED))
+    publish("2026-10-18")
+    found = scrape(metrics.Payouts(lambda: read))
+    assert one(found, "rule_part", contract="everything") == 0
+    assert one(found, "fidelity_models", contract="everything") == 24
+
+
+def test_nothing_is_told_of_the_fidelity_of_a_night_that_did_not_measure_it(read):
+    book(as_of_old(read.store, lay_out("2026-10-18", 200)))
+    publish("2026-10-18")
+    found = scrape(metrics.Payouts(lambda: read))
+    assert one(found, "night_outputs") == 20
+    assert not [name for name in found if "fidelity" in name or "rule_part" in name]
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_told(read, caplog):
@@ -297,6 +321,9 @@ CASES = [
     ("PayoutsFeaturesWithoutCause", now("night_features", 3.0, what="without_cause"), True),
     ("PayoutsFeaturesWithoutCause", now("night_features", 0.0, what="without_cause"), False),
     ("PayoutsFeaturesWithoutCause", now("night_features", 3.0, what="computed"), False),
+    ("PayoutsRuleNotSupported", now("rule_part", 0.0, contract="everything"), True),
+    ("PayoutsRuleNotSupported", now("rule_part", 0.2, contract="everything"), False),
+    ("PayoutsRuleNotSupported", now("fidelity_models", 0.0, contract="everything"), False),
     ("PayoutsWaitsForApproval", now("waiting_since_timestamp_seconds", NOW - 5 * HOUR, dag="settle_period"), True),
     ("PayoutsWaitsForApproval", now("waiting_since_timestamp_seconds", NOW - 3 * HOUR, dag="settle_period"), False),
     ("PayoutsMetricsAbsent", {}, True),

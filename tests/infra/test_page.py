@@ -16,7 +16,7 @@ import httpx
 import polars as pl
 import pytest
 from jinja2 import Environment, PackageLoader
-from paid import DAYS, STAGES, pay, record, show_dag
+from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, lay_out, pay, record, show_dag
 from samples import create_database, free_ports
 from sqlalchemy.engine import make_url
 
@@ -119,6 +119,7 @@ def site(request, postgres, tmp_path_factory):
         plain, noticed = freeze.freeze_outputs, pl.lit(NOTICE).alias("notice")
         patch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
         pay(called=HOSTILE)
+        lay_out(WAITING, 200, unsupported="wait", report=UNSUPPORTED)
     airflow = settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     record(airflow, DAYS[0], tasks=[(stage, "success", 10.0) for stage in STAGES])
     run_ids = [
@@ -202,6 +203,47 @@ def test_nights_show_what_was_paid_and_what_failed(site):
     assert f"EUR {revenue[2] / 100:,.2f}" in text
     assert found["nights"][0]["seconds"] == dict.fromkeys(STAGES, 10.0)
     assert len(site.get("/payouts/api/nights.json?last=1").json()["nights"]) == 1
+
+
+def test_nights_show_how_far_shares_can_be_trusted(site):
+    text = site.get("/payouts/").text
+    assert text.count('<td class="n">0.86</td>') == 3
+    assert "Fidelity of shares: everything" in text
+    assert f"{looks.day(DAYS[0])}: the estimate 0.86, 0.81 to 0.91" in text
+    found = site.get("/payouts/api/nights.json").json()["nights"]
+    assert [night["fidelity"].get("everything", {}).get("lds") for night in found] == [*[SUPPORTED["lds"]] * 3, None]
+
+
+def test_a_night_says_what_pays_and_how_well_it_predicts(site):
+    text = without_tags(site.get(f"/payouts/nights/{DAYS[0]}").text)
+    assert "How far shares can be trusted Shares rest on 24 counterfactual models; left out and predicted, these ranked" in text
+    assert "everything faithful 100 % faithful 24 the estimate 0.86 0.81 to 0.91 93 % left out 90 % set aside" in text
+    for row in ("TF-IDF 0.33 0.28 to 0.38", "influence alone 0.41 0.36 to 0.46", "size alone -0.02 -0.07 to 0.03"):
+        assert row in text
+    assert "pays nothing" not in text
+    found = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
+    assert found["fidelity"] == found["night"]["fidelity"]
+    assert found["fidelity"]["everything"]["models"] == 24
+    output = without_tags(site.get(f"/payouts/outputs/o-0000001?day={DAYS[0]}").text)
+    assert "Trust Shares rest on 24 counterfactual models" in output
+
+
+def test_a_night_that_waits_says_why_its_rule_pays_nothing(site):
+    text = without_tags(site.get(f"/payouts/nights/{WAITING}").text)
+    assert f"Contract everything: its rule faithful pays nothing, since its check failed: {NO_BETTER}." in text
+    assert "The check failed and amounts were divided by size." in text
+    assert "\n### Rule not supported\n" in (CHECKOUT / "docs/operators.md").read_text()
+    found = site.get(f"/payouts/api/nights/{WAITING}.json").json()["fidelity"]["everything"]
+    assert (found["paid_by"], found["failed"]) == ({"flat": 1.0}, [NO_BETTER])
+
+
+def test_names_and_reasons_in_what_was_measured_are_shown_and_not_run():
+    facts = {**SUPPORTED, "rule": "faithful", "paid_by": {"flat": 1.0}, "failed": [HOSTILE]}
+    shown = str(parts().fidelity({HOSTILE: facts, "songs": facts | {"lds": {}}}))
+    assert "<script" not in shown
+    assert without_tags(shown) == "&lt;script&gt;alert(&#39;owner {}&#39;)&lt;/script&gt; 0.86 failed songs - failed"
+    row = str(parts().measured(HOSTILE, facts, True, "the estimate", facts["lds"]["estimate"]))
+    assert "<script" not in row
 
 
 def test_the_first_page_says_what_is_paused_and_who_waits(site):

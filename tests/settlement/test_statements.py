@@ -231,7 +231,7 @@ def test_what_others_supplied_is_text_and_never_markup():
         movements=(Movement(1, date(2026, 11, 1), AT, EVIL, 650_46),),
     )
     of = statement(
-        evil, owner_name=EVIL, owner_id=EVIL, identifiers={EVIL: EVIL}, holds=(EVIL,), notice=EVIL, contact=EVIL,
+        evil, owner_name=EVIL, owner_id=EVIL, identifiers={EVIL: EVIL}, holds=(EVIL,), notice=EVIL, contact=EVIL, trust=EVIL,
         payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),), replaces_sha256=EVIL,
     )  # fmt: skip
     root = page(of)
@@ -287,6 +287,19 @@ def test_a_statement_without_earnings_says_so():
     assert as_pdf(idle).startswith(b"%PDF-")
     below = statement(Section("EUR", closing=-1_00, adjusted=-1_00, movements=(Movement(1, AT.date(), AT, "x", -1_00),)))
     assert "EUR -1.00Below zero: a correction is set off against what you earn next." in said(page(below))
+
+
+def test_one_sentence_says_how_far_shares_can_be_trusted():
+    trust = (
+        "On 28 of 30 nights shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is "
+        "perfect, 0 is chance). On 2 nights the check failed and amounts were divided by size."
+    )
+    trusted = statement(trust=trust)
+    (chapter,) = page(trusted).xpath("//section[@aria-labelledby='how']")
+    assert [said(paragraph) for paragraph in chapter.iter("p")][1:] == [trust]
+    assert "".join(trust.split()) in "".join(pdf_text(as_pdf(trusted)).split())
+    (chapter,) = page(statement()).xpath("//section[@aria-labelledby='how']")
+    assert len(list(chapter.iter("p"))) == 1, "nothing was divided, so there is nothing to trust"
 
 
 def test_two_currencies_are_two_accounts():

@@ -6,7 +6,7 @@ from datetime import date
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from paid import DAYS, STAGES, lay_out, pay, record, show_dag
+from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, as_of_old, lay_out, pay, record, show_dag
 from samples import create_database
 from sqlalchemy.engine import make_url
 
@@ -24,7 +24,7 @@ from tasks.settings import CHECKOUT, Settings
 from tasks.work import Work, note
 
 
-def audited(store, day, score, *, values=None):
+def audited(store, day, score):
     """An audit of a day's night, in force from now on."""
     families = {
         family: {
@@ -33,12 +33,12 @@ def audited(store, day, score, *, values=None):
             "ceiling": 0.8,
             "methods": {
                 name: {"lds": score + bonus, "low": score - 0.1, "high": score + 0.1}
-                for name, bonus in (("factored", 0.0), ("tfidf", 0.1), ("faithful", 0.2))
+                for name, bonus in (("factored", 0.0), ("tfidf", 0.1))
             },
         }
         for family in ("owners", "examples")
     }
-    night = {"day": day, "method": {"name": "factored", "values": values}}
+    night = {"day": day, "method": {"name": "factored"}}
     folder = results.publish(store, "lds", {"night": night, "families": families}, b"figure")
     results.put_in_force(store, folder, f"nights/day={day}/x")
     return folder
@@ -59,7 +59,7 @@ def test_audits_come_in_the_order_in_which_bookings_cite_them(store):
     assert audits(store) == []
     first = audited(store, "2026-11-01", 0.5)
     published(store, "2026-11-02", 2, results.in_force(store))
-    second = audited(store, "2026-11-02", 0.4, values={"numbers": 64})
+    second = audited(store, "2026-11-02", 0.4)
     published(store, "2026-10-05", 3, results.in_force(store))  # a day that was late
     published(store, "2026-11-03", 4, results.in_force(store))
     third = audited(store, "2026-11-03", 0.3)
@@ -71,9 +71,7 @@ def test_audits_come_in_the_order_in_which_bookings_cite_them(store):
     ]
     used = [[(f.family, f.method, round(f.score, 2)) for f in audit.figures] for audit in found[:2]]
     assert used[0] == [("examples", "factored", 0.5), ("owners", "factored", 0.5)]
-    assert used[1] == [
-        ("examples", "factored", 0.4), ("examples", "faithful", 0.6), ("owners", "factored", 0.4), ("owners", "faithful", 0.6),
-    ]  # fmt: skip
+    assert used[1] == [("examples", "factored", 0.4), ("owners", "factored", 0.4)], "of the method in use alone"
     assert {(f.ceiling, round(f.low, 2), round(f.high, 2)) for f in found[0].figures} == {(0.8, 0.4, 0.6)}
     assert [audit.folder for audit in audits(store, last=1)] == [second, third]
 
@@ -166,7 +164,7 @@ def test_one_night_s_flow(books):
         assert sha256(store.read(f"{published.folder}/manifest.json")) == published.manifest_sha256
     assert (flow.examples, flow.shards, flow.features) == (40, 1, ()), "a night of its own, which has no plan"
     assert flow.parties == {PAYABLE: 40}
-    assert [(terms.name, terms.rule, terms.outputs) for terms in flow.contracts] == [("everything", "flat", 40)]
+    assert [(terms.name, terms.rule, terms.outputs) for terms in flow.contracts] == [("everything", "faithful", 40)]
     assert flow.listed[0] == (
         "o-0000000",
         store.read_table(f"frozen/parts/{store.read_json(f'{flow.night.night}/inputs.json')['outputs'][0]['sha256']}.parquet")[
@@ -176,6 +174,29 @@ def test_one_night_s_flow(books):
     )
     assert monitor.output(store, "o-0000001", date.fromisoformat(DAYS[0]))["day"] == DAYS[0]
     assert monitor.output(store, "o-0000001")["day"] == DAYS[2], "the latest day that has it"
+
+
+def test_fidelity_is_what_the_manifest_says_and_before_it_what_the_stages_found(books):
+    store, engine = pay(DAYS[:1])
+    (night,) = monitor.nights(store, engine)
+    assert night.fidelity == store.read_json(f"exports/payouts/day={DAYS[0]}/rev=0001/manifest.json")["fidelity"]
+    assert night.fidelity["everything"]["lds"] == SUPPORTED["lds"]
+    assert monitor.night(store, engine, date.fromisoformat(DAYS[0])).fidelity == night.fidelity
+    lay_out(DAYS[1], 200, report=UNSUPPORTED, unsupported="wait")
+    run = runs.Run("r", "scheduled", DAYS[1], "running", None, None, waiting=("settlement.approve",))
+    waiting = monitor.night(store, engine, date.fromisoformat(DAYS[1]), [run])
+    assert (waiting.night.state, waiting.night.fidelity) == ("waiting", {})
+    assert (waiting.fidelity["everything"]["paid_by"], waiting.fidelity["everything"]["failed"]) == ({"flat": 1.0}, [NO_BETTER])
+    assert [(terms.rule, terms.weight, terms.outputs) for terms in waiting.contracts] == [("faithful", 0.0, 20)]
+
+
+def test_a_night_of_old_has_no_fidelity_and_all_the_rest(books):
+    store, engine = pay(())
+    book(as_of_old(store, lay_out(DAYS[0], 200)))
+    publish(DAYS[0])
+    flow = monitor.night(store, engine, date.fromisoformat(DAYS[0]))
+    assert (flow.night.state, flow.fidelity, flow.night.fidelity) == ("published", {}, {})
+    assert [(terms.rule, terms.weight, terms.outputs) for terms in flow.contracts] == [("faithful", 1.0, 20)]
 
 
 def test_work_is_summed_over_runs(books):
@@ -218,7 +239,7 @@ def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
     ]  # fmt: skip
     assert all(night.state in monitor.STATES for night in nights)
     first = nights[0]
-    # Two runs and three tries of featurise (5, 20 and 100 s) and one of replay (30 s) on two workers; the others on one.
+    # Two runs and three tries of featurise (5, 20 and 100 s) and one of likelihoods (30 s) on two workers; the others on one.
     assert first.worker_seconds(2) == 2 * (5 + 20 + 100 + 30) + 10 + 10 + 40
     settings = Settings.model_validate({"cluster": {"workers": 2}, "monitoring": {"hourly_cost": 3600}})
     assert first.cost(settings) == first.worker_seconds(2)
@@ -241,7 +262,7 @@ def test_a_run_that_is_tried_again_is_told_in_the_order_of_the_pipeline(airflow)
         ("inputs.freeze", "success", 1.0),
     ]
     record(airflow, DAYS[0], state="failed", tasks=tasks, tried=[("settlement.reconcile", 9.0), ("royalty.share", 2.0)])
-    record(airflow, DAYS[1], state="running", tasks=[("royalty.replay", "running", 5.0), ("x", "awaiting_input", None)])
+    record(airflow, DAYS[1], state="running", tasks=[("royalty.likelihoods", "running", 5.0), ("x", "awaiting_input", None)])
     engine = runs.open_runs(airflow)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE task_instance SET try_number = 3 WHERE state = 'failed'"))
@@ -253,7 +274,7 @@ def test_a_run_that_is_tried_again_is_told_in_the_order_of_the_pipeline(airflow)
     assert night.runs[0].tries == {"inputs.freeze": 1, "royalty.share": 3, "settlement.review": 1, "a.stranger": 1}
     (running,) = found[DAYS[1]]
     assert running.seconds["x"] == 0.0, "it waits for a person"
-    assert 3600 <= running.seconds["royalty.replay"] < 3700, "until now, not the duration of the try before"
+    assert 3600 <= running.seconds["royalty.likelihoods"] < 3700, "until now, not the duration of the try before"
 
 
 def test_a_day_that_is_run_again_is_told_from_one_that_is_being_published(books, airflow):

@@ -50,7 +50,7 @@ def test_an_odd_night_is_booked_with_the_name_of_who_approved(past):
     folder = paid.lay_out(DAYS[4], 40_000, seed=9)
     request = review(folder)
     assert [reason.split(":")[0] for reason in request["reasons"]] == ["revenue"]
-    assert "is not like the 4 before it" in request["body"]
+    assert "held against the 4 before it" in request["body"]
     assert "| 40 owners would be booked" in request["body"]
     with pytest.raises(CheckFailed, match="nobody has approved this night"):
         book(folder, request, None)
@@ -100,6 +100,36 @@ def test_falling_audits_are_a_reason(past, monkeypatch):
     assert review(folder)["reasons"] == [
         "audit of 2026-09-08, owners: factored scores 0.50 (0.45 to 0.55), before 0.70 (0.65 to 0.75)"
     ]
+
+
+def test_a_rule_that_fails_its_check_waits_for_a_person_where_the_contract_says_so(past):
+    folder = paid.lay_out(DAYS[4], 400, seed=9, report=paid.UNSUPPORTED, unsupported="wait")
+    request = review(folder)
+    (reason,) = request["reasons"]
+    assert reason == (
+        "contract 'everything': its rule faithful fails its check (predictions of models left out rank no better than size "
+        "alone (+0.01)), so its fallback flat pays if this is approved"
+    )
+    assert "- contract 'everything': its rule faithful fails its check" in request["body"]
+    with pytest.raises(CheckFailed, match="nobody has approved this night"):
+        book(folder, request, None)
+    book(folder, request, SAID)
+    assert bookings(DAYS[4])[0].facts["reasons"] == request["reasons"]
+
+
+def test_a_rule_that_fails_its_check_falls_back_at_once_where_the_contract_says_so(past):
+    assert review(paid.lay_out(DAYS[4], 400, seed=9, report=paid.UNSUPPORTED))["reasons"] == []
+
+
+@pytest.mark.parametrize("rule", ["flat", "faithful"])
+def test_nobody_is_asked_about_a_rule_that_passes_its_check_or_needs_none(past, rule):
+    report = paid.UNSUPPORTED if rule == "flat" else paid.SUPPORTED
+    assert review(paid.lay_out(DAYS[4], 400, seed=9, rule=rule, unsupported="wait", report=report))["reasons"] == []
+
+
+def test_a_night_that_measured_nothing_of_its_shares_is_reviewed_as_before(past):
+    folder = paid.as_of_old(load().store.open(), paid.lay_out(DAYS[4], 400, seed=9, unsupported="wait"))
+    assert review(folder)["reasons"] == []
 
 
 def test_the_store_is_only_read(past, tmp_path):
