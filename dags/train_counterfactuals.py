@@ -3,13 +3,13 @@
     plan -> train (mapped, one task for each group of trainings)
 
 Shares rest on them: what an output's likelihood does when owners' works are left out says what each owner added. A model that
-has none is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is served or the corpus that
-it was trained on is delivered; a model that has all of its set has nothing to train. How many is in the settings
-(`[counterfactuals] trainings`): the set costs so many trainings on everything, once for a model.
+has none is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is served or another corpus
+is delivered; a model that has all of its set has nothing to train. How many is in the settings (`[counterfactuals] trainings`):
+the set costs so many trainings on everything, once for a model.
 
-**Failed?** Each training is kept once it is done: clear the task, and it goes on with what is missing. Without a retry it met bad
-input: the error in its log, below *Task failed with exception*, says which, such as an adapter that cannot train. Progress and
-the time left stand in the log of each task; `provenance counterfactuals list` shows what is there.
+**Failed?** Each training is kept once it is done: clear the task, and it goes on with what is missing. Without a retry it met
+bad input: the error in its log, below *Task failed with exception*, says which, such as an adapter that cannot train. Progress
+and the time left stand in the log of each task; `provenance counterfactuals list` shows what is there.
 """
 
 from datetime import datetime

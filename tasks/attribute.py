@@ -17,7 +17,7 @@ import polars as pl
 from provenance.core.arrays import gpu_count
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import ContractError, SettingsError
-from provenance.core.store import Store, canonical_json, sha256
+from provenance.core.store import Store, canonical_json, digest, sha256
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.outputs import read_output_file
 from provenance.corpus.shards import FrozenCorpus, freeze_corpus
@@ -116,7 +116,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         checkpoints=chosen_checkpoints(model, settings),
         method=method,
         contract={},
-        counterfactuals=bring(store, request.counterfactuals, served, model, frozen, request.day, settings),
+        counterfactuals=bring(store, request.counterfactuals, model, frozen, day=request.day, cache=settings.model.cache),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
@@ -124,24 +124,26 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         yield settings.model_copy(update={"cluster": cluster}), night
 
 
-def bring(
-    store: Store, folder: Path | None, served: str, model: Model, corpus: FrozenCorpus, day: date, settings: Settings
-) -> dict[str, str]:
+def bring(store: Store, folder: Path | None, model: Model, corpus: FrozenCorpus, *, day: date, cache: str) -> dict[str, str]:
     """Copy a set of counterfactual models beside what is computed, each checked: digest of its folder by name.
+
+    Args:
+        folder: where the set lies; None for no set.
+        model: the model served, frozen in the store.
 
     Raises:
         InputError: there are none of this model, or one is not what it says.
     """
     if folder is None:
         return {}
-    where = f"--counterfactuals {folder}"
+    where, served = f"--counterfactuals {folder}", digest(model.files)
     expected = f"counterfactual models of the model {served[:12]}, as `provenance counterfactuals train --out` writes them"
     if not folder.is_dir():
         raise ContractError(where, expected=expected, found="no such folder")
     if not copy_set(Store(f"file://{folder.resolve()}", {}), store, served):
         hint = "Train some for this very model folder: `provenance counterfactuals train --help`."
         raise ContractError(where, expected=expected, found="none", hint=hint)
-    subject = Subject(store, served, model.files, corpus, day, settings.model.cache)
+    subject = Subject(store, served, model.files, corpus, day, cache)
     return {record.name: record.folder for record, _ in usable(subject, records(store, served))}
 
 

@@ -278,7 +278,7 @@ def train_model(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
 def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -> None:
     """Train with the command that `model.toml` names.
 
-    The command runs in the model's folder; `{works}` is a folder with `examples.parquet`, `{out}` where to write a model folder.
+    It runs in the model's folder; `{works}` is a folder with `examples.parquet`, `{out}` where to write a model folder.
     """
     assert model.card.training.command is not None
     given = folder.with_name("works")
@@ -360,7 +360,7 @@ def works_served(subject: Subject) -> dict[str, Counter[str]]:
     return found
 
 
-def add(subject: Subject, folders: Sequence[Path], settings: Settings) -> list[Record]:
+def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
     """Bring along models that were trained elsewhere: checked, frozen, recorded.
 
     Args:

@@ -214,6 +214,16 @@ def _counterfactuals(done: Done) -> Iterable[Dataset]:
     return [Dataset("counterfactuals", f"counterfactuals/{done.night.model}", digest(found))] if found else []
 
 
+def _trained(done: Done) -> Iterable[Dataset]:
+    """The counterfactual models of the model in use; none where none is trained yet."""
+    from provenance.features.model import read_model
+    from tasks.counterfactuals import records as trained
+
+    served = digest(read_model(done.settings.model.path).files)
+    found = {record.name: record.folder for record in trained(done.store, served)}
+    return [Dataset("counterfactuals", f"counterfactuals/{served}", digest(found))] if found else []
+
+
 def _likelihoods(done: Done) -> Iterable[Dataset]:
     files = read_manifest(done.store, done.folder, "likelihoods")["files"]
     return [Dataset("likelihoods", "likelihoods", digest(files))]
@@ -319,6 +329,7 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "curvature": _curvature,
     "influence": _influence,
     "counterfactuals": _counterfactuals,
+    "trained": _trained,
     "likelihoods": _likelihoods,
     "party_influence": _written("estimate", "party_influence.parquet", PARTY_INFLUENCE),
     "evidence": _written("estimate", "evidence.parquet", EVIDENCE),
@@ -341,6 +352,8 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "corpus.ingest": (("delivery", "sources"), ("ingested",)),
     "rights.signals": (("in_force",), ("signals",)),
     "rights.manifest": (("in_force", "signals", "optouts"), ("manifest",)),
+    "counterfactuals.plan": (("in_force",), ()),
+    "counterfactuals.train": (("in_force",), ("trained",)),
     "inputs.freeze": (("corpus", "outputs"), ("inputs", "model")),
     "corpus.shard": (("inputs", "corpus", "outputs", "model"), ("plan",)),
     "features.featurise": (("plan", "corpus", "outputs", "model"), ("features",)),

@@ -75,6 +75,10 @@ def _causes(store: Store, before: Mapping[str, Any], after: Mapping[str, Any]) -
         yield from _corpus(store, *nights)
     if nights[0].choices != nights[1].choices:
         yield from _choices(*(night.read_choices(store) for night in nights))
+    if nights[0].counterfactuals != nights[1].counterfactuals:
+        old, new = (set(night.counterfactuals.items()) for night in nights)
+        counts = f"{len(new - old)} added, {len(old - new)} removed, {len(new)} in all"
+        yield f"counterfactual models: {counts}"
     for name in FACTS:
         was, now = facts[0].get(name), facts[1].get(name)
         if was != now:

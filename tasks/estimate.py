@@ -1,4 +1,4 @@
-"""Stage `estimate`: every owner's share of every output, under every rule that can be computed, and how far each can be trusted.
+"""Stage `estimate`: every owner's share of every output, under every rule that can be computed, and its fidelity.
 
 nights/.../rule_shares.parquet      shares by rule, output and party
 nights/.../party_influence.parquet  influence of parties, components as fitted
@@ -86,7 +86,7 @@ def estimate(folder: str, settings: Settings | None = None) -> str:
             tables["rule_shares"].append(rules.flat(weights.filter(pl.col("account") != APART), chosen))
             opted_out.flat(weights, chosen)
         covered = assigned.filter(pl.col("contract").is_in([contract.name for contract in mine]))["output_id"]
-        _divide(store, night, rule, found, set(covered), tables, opted_out)
+        _divide(store, night, rule, found, covered=set(covered), tables=tables, opted_out=opted_out)
     writes = {
         f"{name}.parquet": store.write_table(f"{folder}/{name}.parquet", pl.concat([_EMPTY[name], *parts]).sort(*KEYS[name]))
         for name, parts in tables.items()
@@ -151,7 +151,7 @@ def estimate_copies(store: Store, night: Night, rule: str, holdings: pl.DataFram
     fitted = numerics.fit(outcomes, projected)
     weights = fitted.theta if fitted.theta.any() else default
     words = np.array([name.startswith(WORDS) for name in names])
-    report = fidelity.report(fitted, projected, weights, words, aside, of_aside)
+    report = fidelity.report(fitted, projected, weights=weights, words=words, aside=aside, of_aside=of_aside)
     report["weights"] = "fitted" if fitted.theta.any() else "default"
     return Estimated(parties, weights, fitted, report)
 
@@ -215,6 +215,7 @@ def _divide(
     night: Night,
     rule: str,
     found: Estimated,
+    *,
     covered: set[str],
     tables: dict[str, list[pl.DataFrame]],
     opted_out: Withdrawn,

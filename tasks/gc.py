@@ -1,8 +1,8 @@
 """Housekeeping: what can be computed again goes once it is older than the policy says; what was published never does.
 
-Never removed, whatever the settings: exports, closings, statements, files for banks, keys, audits and what they trained,
-deliveries (`corpus/`, `outputs/`), records of rights (`rights/`), the corpus in force, and the whole night of every booking
-that has no export yet. The ledger is not touched at all.
+Never removed, whatever the settings: exports, closings, statements, files for banks, keys, audits and appeals with what they
+trained, deliveries (`corpus/`, `outputs/`), records of rights (`rights/`), the corpus in force, and the whole night of every
+booking that has no export yet. The ledger is not touched at all.
 
     what                                                        goes when                              then
     tables of a booked night                                    it was frozen `nights` days ago        a run again computes them

@@ -1,5 +1,6 @@
-"""Stage `likelihoods`: how likely the day's outputs are under the model served, before and after its training, and under every
-counterfactual model. One forward pass for each output and model.
+"""Stage `likelihoods`: how likely the day's outputs are under the model served, its base, and every counterfactual model.
+
+One forward pass for each output and model.
 
 likelihoods/<digest>.parquet     losses of a part of the outputs under one checkpoint: computed once
 """

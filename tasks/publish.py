@@ -112,6 +112,7 @@ def make_export(
             "model_id": night.model_id,
             "outputs": [part.sha256 for part in night.outputs],
             **({"choices": night.choices.sha256} if night.choices else {}),
+            **({"counterfactuals": night.counterfactuals} if night.counterfactuals else {}),
             "shares": shared["writes"]["shares.parquet"],
             "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
             "scores": read_manifest(store, night.folder, "scores")["writes"],

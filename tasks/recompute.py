@@ -18,9 +18,9 @@ from tasks.curvature import fit_curvature
 from tasks.database import open_ledger
 from tasks.estimate import estimate
 from tasks.featurise import featurise
+from tasks.likelihoods import likelihoods
 from tasks.night import load_night
 from tasks.publish import code_version, make_export
-from tasks.likelihoods import likelihoods
 from tasks.score import score
 from tasks.settings import CHECKOUT
 from tasks.shard import shard

@@ -62,7 +62,9 @@ def royalty(
     night = load_night(store, json.loads(manifest.read_text())["night"])
     if counterfactuals is not None:
         model, corpus = fetch_model(store, night.model, night.model_files, settings.model.cache), night.frozen_corpus(store)
-        night = replace(night, counterfactuals=bring(store, counterfactuals, night.model, model, corpus, night.date, settings))
+        night = replace(
+            night, counterfactuals=bring(store, counterfactuals, model, corpus, day=night.date, cache=settings.model.cache)
+        )
     night = value_night(store, night, contract, settings)
     table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     asked = night.read_outputs(store).select("output_id").with_columns(contract=pl.lit("asked"))

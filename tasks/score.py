@@ -1,4 +1,4 @@
-"""Stage `score`: every output against every example, reduced on the worker to sums per party and component, and a little evidence.
+"""Stage `score`: every output against every example, reduced on the worker to sums per party and component, and evidence.
 
 nights/.../influence/<rule>-<part>.safetensors     `(K, q, parties)` of a part of the outputs, by rule on copies
 nights/.../influence/<rule>-parties.parquet        whose each column is
@@ -117,13 +117,13 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
         device=settings.cluster.device,
         keep="",
     )
-    found = _score_parts(store, night, plan, block, settings, keep)
+    found = _score_parts(store, night, plan, block=block, settings=settings, keep=keep)
     writes: dict[str, str] = {}
     for rule in rules:
         parts = [part[rule] for part in found]
         parties = pl.concat([part.parties for part in parts]).unique().sort("account", "party_id") if parts else _NOBODY
         for number, part in enumerate(parts):
-            data = save_tensors({"sums": part.sums.astype(np.float32)})
+            data = save_tensors({"sums": np.ascontiguousarray(part.sums, dtype=np.float32)})
             writes[_sums_file(rule, number)] = sha256(data)
             store.write(f"{folder}/{_sums_file(rule, number)}", data)
         tables = {"parties": parties, "evidence": pl.concat([part.evidence for part in parts]) if parts else pl.DataFrame()}
@@ -149,7 +149,7 @@ def _sums_file(rule: str, part: int) -> str:
 
 
 def _score_parts(
-    store: Store, night: Night, plan: Plan, block: Block, settings: Settings, keep: str
+    store: Store, night: Night, plan: Plan, *, block: Block, settings: Settings, keep: str
 ) -> list[dict[str, ShardScores]]:
     """Every part of the outputs against all shards, by rule on copies."""
     parts = [part for part in night.outputs if part.rows]
@@ -249,7 +249,7 @@ def _score_one(block: Block, files: list[FeatureFile]) -> dict[str, ShardScores]
     ]
     examples = block.store.read_table(part_key(files[0].part), columns=[*COLUMNS, "source_uri"])
     if block.keep:
-        tensors = {"scores": np.stack([to_numpy(component) for component in scores])}
+        tensors = {"scores": np.ascontiguousarray([to_numpy(component) for component in scores])}
         block.store.write(f"{block.keep}{files[0].part}.safetensors", save_tensors(tensors))
     return {
         rule: reduce_scores(

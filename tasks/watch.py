@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tasks.cluster import PROGRESS
 
@@ -21,7 +30,8 @@ if TYPE_CHECKING:
 @contextmanager
 def watch(console: Console) -> Iterator[None]:
     """Show what the stages log: a bar for each piece of work, and warnings as they are."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    done = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (*done, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
     logger = logging.getLogger("provenance")
     before = logger.level, logger.propagate
     with Progress(*columns, console=console, transient=True) as progress, warnings.catch_warnings():

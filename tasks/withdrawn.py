@@ -53,6 +53,7 @@ def _numbered(store: Store, night: Night) -> pl.DataFrame:
 
 
 def alone(parties: pl.DataFrame) -> pl.DataFrame:
+    """The rows of opted-out works, by the names that `claims_apart` gave them."""
     return parties.filter(pl.col("party_id").str.starts_with(MARK))
 
 

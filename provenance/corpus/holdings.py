@@ -66,9 +66,9 @@ def holdings(examples: pl.DataFrame, claims: pl.DataFrame, day: date, clusters: 
     alone = named.filter(pl.col("cluster_id").is_null()).join(whose, on="work_id")
     copied = named.filter(pl.col("cluster_id").is_not_null()).join(clusters.holders, on="cluster_id")
     found = pl.concat([alone.with_columns(part=pl.lit(1.0)).select(copied.columns), copied])
-    own = whose.select("work_id", *PARTY, own=pl.lit(True))  # noqa: FBT003 (a column's value)
+    own = whose.select("work_id", *PARTY, own=pl.lit(True))
     found = found.with_columns(pl.col("part") * pl.col("stake_ppb") / PPB)
-    found = found.join(own, on=["work_id", *PARTY], how="left").with_columns(pl.col("own").fill_null(False))  # noqa: FBT003
+    found = found.join(own, on=["work_id", *PARTY], how="left").with_columns(pl.col("own").fill_null(False))
     return found.select("example_id", "work_id", *PARTY, "part", "own").sort("example_id", *PARTY)
 
 

@@ -210,7 +210,7 @@ def state_manifest(folder: Path, data: bytes, name: str = "manifest.json") -> No
 
 
 def keep_ends(folder: Path) -> None:
-    """Remove all checkpoints of a model folder but the base and the last: what a counterfactual model is asked needs no others."""
+    """Remove all checkpoints of a model folder but the base and the last: a counterfactual model needs no others."""
     path = folder / "model.toml"
     card = read_model(folder).card
     middle = {checkpoint.file for checkpoint in card.checkpoints[1:-1]}

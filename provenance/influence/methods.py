@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from provenance.influence.statistics import Statistics
 
 FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
-# The component of the inner layers, and those over a vocabulary by the kind of their layer; where there is one alone, it has no name.
+# Components of gradients: the inner layers, and layers over a vocabulary by their kind.
 INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
 BM25_K1, BM25_B = 1.2, 0.75
@@ -88,7 +88,7 @@ def method(name: str) -> Method:
 
 
 def default_weights(components: Sequence[str]) -> np.ndarray:
-    """What each component counts where nothing says more: all of gradients alike, and words only where there is nothing else."""
+    """What each component counts where nothing says more: all of gradients alike, words only where there is nothing else."""
     gradients = np.array([not component.startswith(WORDS) for component in components])
     counted = gradients if gradients.any() else ~gradients
     return np.asarray(counted / counted.sum())

@@ -94,16 +94,6 @@ def merge(shards: Sequence[ShardScores], *, top: int) -> ShardScores:
     return ShardScores(names.select("account", "party_id"), sums, evidence)
 
 
-def parted(scores: ShardScores, account: str) -> tuple[ShardScores, ShardScores]:
-    """The same without an account, and that account alone."""
-    mine = (scores.parties["account"] == account).to_numpy()
-    of_account = pl.col("account") == account
-    return tuple(  # type: ignore[return-value]
-        ShardScores(scores.parties.filter(chosen), scores.sums[:, :, chosen], scores.evidence.filter(rows))
-        for chosen, rows in ((~mine, ~of_account), (mine, of_account))
-    )
-
-
 def party_influence(parties: pl.DataFrame, influence: np.ndarray, output_ids: Sequence[str]) -> pl.DataFrame:
     """`output_id, account, party_id, influence`, one row for each output and party, sorted.
 

@@ -1,29 +1,29 @@
 """Owner shares from counterfactual models: influence is the prior, and models trained on parts of the owners correct it.
 
-x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens, z_m = sum_o size_o x_mo; v_m(q) the
-log-likelihood of output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by
+x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens, z_m = sum_o size_o x_mo; v_m(q)
+the log-likelihood of output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by
 component k. M models, n owners, Q outputs, K components, S strata.
 
-    v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - z_m) beta_so(q) + e,      beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
+    v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - z_m) beta_so(q) + e
+    beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
 
-- g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is the
-  stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It is larger the more work
-  a model saw (on all workloads that were looked at about as the root of it); p is one of `POWERS`, the likeliest.
+- g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is
+  the stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It is larger the more
+  work a model saw; p is one of `POWERS`, the likeliest.
 - theta >= 0 is shared by all outputs; delta ~ N(0, (tau sigma)^2), e ~ N(0, sigma^2). Sigma is the output's own, tau is one of
-  `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all outputs (empirical Bayes by EM: Robbins
-  1964; Efron 2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`).
-- An owner's value is what the size of its work is worth, and its contrast, on average over the part t of everybody's that is in:
+  `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all outputs (empirical Bayes by EM: Efron
+  2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`).
+- An owner's value is what the size of its work is worth, and its contrast, on average over the part t of all work that is in:
 
       phi_o(q) = G_o(q) + sum_s w_s (beta_so - size_o sum_p beta_sp),       share = max(0, phi) / sum max(0, phi)
 
-  with w_s the integral of (2 t)^p over t, beta between two strata on a straight line.
+  with w_s the integral of (2 t)^p over t, beta between two strata on a straight line. `faithful` takes the slope where
+  everybody has a part t in (Aumann and Shapley 1974): G_o = (v_1 - v_0) size_o, so splitting oneself changes nothing. `srs` has
+  owners come in whole, one after another (Shapley 1953): G_o is the mean over t of g(t (1 - size_o) + size_o) -
+  g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
 
-  `faithful` takes the slope where everybody has a part t in (Aumann and Shapley 1974): G_o = (v_1 - v_0) size_o, so splitting
-  oneself changes nothing. `srs` has owners come in whole, one after another (Shapley 1953): G_o is the mean over t of
-  g(t (1 - size_o) + size_o) - g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
-
-Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a block of
-outputs. Arrays may be NumPy's or CuPy's.
+Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a
+block of outputs.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Curve:
     level: np.ndarray
 
     def growth(self, part: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """g of some outputs at parts of all work, `(..., q)` (Fritsch and Carlson 1980: monotone where the levels are)."""
+        """The curve g of some outputs at parts of all work, `(..., q)` (Fritsch and Carlson 1980)."""
         places = np.concatenate([[0.0], self.at, [1.0]])
         return np.asarray(PchipInterpolator(places, self.level[:, chosen])(part))
 
@@ -193,7 +193,7 @@ def _fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
     """The same for one p."""
     curve = fit_curve(outcomes)
     left = outcomes.value - curve.growth(outcomes.seen)
-    models, components, outputs = projected.shape
+    models, components, _ = projected.shape
     factor = np.stack([cholesky(_covariance(outcomes, outcomes, curve, tau) + np.eye(models), lower=True) for tau in TAUS])
     white = np.stack([solve_triangular(each, left, lower=True) for each in factor])
     flat = projected.reshape(models, -1)

@@ -47,6 +47,7 @@ def check_enough(outcomes: Outcomes) -> list[str]:
 def report(
     fitted: Fitted,
     projected: np.ndarray,
+    *,
     weights: np.ndarray,
     words: np.ndarray,
     aside: Outcomes,

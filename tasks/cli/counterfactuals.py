@@ -93,8 +93,8 @@ def add(
     from tasks.watch import watch
 
     with watch(Terminal(stderr=True)):
-        subject, settings = _subject(corpus, model, out, duplicates, None, day)
-        task.add(subject, folders, settings)
+        subject, _ = _subject(corpus, model, out, duplicates, None, day)
+        task.add(subject, folders)
         rows = task.summary(subject.store, subject.model)
     if as_json:
         print_json(rows)

@@ -1,0 +1,67 @@
+"""What an appeal costs before it starts, and what it found: lines and tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from provenance.core.money import PPB, format_minor
+from tasks.screens import titled
+from tasks.terminal import cell, line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rich.console import RenderableType
+
+    from tasks.appeal import Appeal
+
+
+def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]:
+    """What is contested, and what answering takes.
+
+    Args:
+        workers: how many train at a time; None where a cluster decides.
+    """
+    case, cost = appeal.case, appeal.cost
+    outputs = f"{case.outputs.height} output{'' if case.outputs.height == 1 else 's'}"
+    yield line(f"{case.owner_id} contests {outputs} of {case.day}, revision {case.revision}.", style="bold")
+    yield line(f"{cost['pairs']} pairs, with and without the owner's works: {cost['trainings']} trainings.")
+    yield line(
+        f"{cost['there']} of them are there; the other {cost['missing']} are worth {cost['worth']} trainings on everything."
+    )
+    if cost["missing"] and workers:
+        times = cost["worth"] / min(workers, cost["missing"])
+        yield line(
+            f"With {workers} at a time that takes about {times:.1f} times as long as one training on everything does here."
+        )
+
+
+def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Iterator[RenderableType]:
+    """What an appeal found beside what was paid."""
+    table = titled(f"Appeal of {cell(report['owner_name'])} about {report['day']}, revision {report['revision']}")
+    table.add_column("outputs")
+    for heading in ("paid", "range", "experiment", "range", "difference\nfor the day", "range"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report["currencies"]:
+        change, currency = row["difference_minor"], row["currency"]
+        ends = " to ".join(format_minor(change[end], currency, symbol=False) for end in ("low", "high"))
+        cells = (*_share(row["paid"]), *_share(row["found"]), format_minor(change["value"], currency), ends)
+        table.add_row(f"{row['outputs']} in {currency}", *cells)
+    table.add_section()
+    outputs = sorted(report["outputs"], key=lambda row: (-row["pool_nanominor"], row["output_id"]))
+    for row in outputs[:most]:
+        found = _share(row["found"]) if row["found"] else ("not known", "")
+        table.add_row(cell(row["output_id"]), *_share(row["paid"]), *found, "", "")
+    yield table
+    if len(outputs) > most:
+        yield Text(f"and {len(outputs) - most:,} more, in report.json", style="dim")
+    for sentence in report["verdict"]:
+        yield line(sentence, style="bold")
+    yield Text("Nothing is booked. Ranges are 90 %; more pairs make the experiment's narrower.", style="dim")
+    yield line(f"{folder}: report.html, report.json, report.sig")
+
+
+def _share(share: Mapping[str, int]) -> tuple[str, str]:
+    return f"{share['ppb'] / PPB:.2%}", f"{share['low_ppb'] / PPB * 100:.1f}-{share['high_ppb'] / PPB:.1%}"
