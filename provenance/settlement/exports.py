@@ -53,7 +53,9 @@ MOVEMENTS = (
     "held_minor",
 )
 HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
-MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MANIFEST = "manifest.json"
+# The report on an appeal, which is a manifest, too: of its page.
+APPEALS, REPORT = "appeals", "report.json"
 # Of a component of an account in the journal.
 LETTERS_OF_ACCOUNT = 100
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
@@ -182,15 +184,29 @@ def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
 
 
+def signature_of(manifest: str) -> str:
+    """The file with the signature of a manifest, beside it."""
+    return f"{manifest.removesuffix('.json')}.sig"
+
+
 def write_folder(
-    store: Store, folder: str, files: Mapping[str, bytes], manifest: Mapping[str, Any], key: Ed25519PrivateKey
+    store: Store,
+    folder: str,
+    files: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
+    key: Ed25519PrivateKey,
+    *,
+    name: str = MANIFEST,
 ) -> bool:
     """Publish a folder that is real once its manifest is there, and never edited. False if it was there.
+
+    Args:
+        name: of the manifest's file.
 
     Raises:
         StoreError: it was published before with other content, or another key lies where the signature's should.
     """
-    manifest_key = f"{folder}/{MANIFEST}"
+    manifest_key = f"{folder}/{name}"
     data = canonical_json(manifest)
     published = store.exists(manifest_key)
     if not published:
@@ -198,8 +214,8 @@ def write_folder(
         if not store.create(key_file(pem), pem) and store.read(key_file(pem)) != pem:
             where = store.locate(key_file(pem))
             raise StoreError(where, expected="the public key of what is signed now", found="something else")
-        for name, content in {**files, SIGNATURE: sign(key, data)}.items():
-            store.write(f"{folder}/{name}", content)
+        for file, content in {**files, signature_of(name): sign(key, data)}.items():
+            store.write(f"{folder}/{file}", content)
         published = not store.create(manifest_key, data)
     if published and store.read_json(manifest_key)["files"] != manifest["files"]:
         raise StoreError(

@@ -17,7 +17,7 @@ from provenance.core.money import NANO, PPB
 from provenance.core.store import sha256
 from provenance.core.text import uncelled
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
-from provenance.settlement.exports import MANIFEST, SIGNATURE, payout_lines, revision_folder
+from provenance.settlement.exports import MANIFEST, payout_lines, revision_folder, signature_of
 from provenance.settlement.payouts import closing
 from provenance.settlement.proofs import is_signed, prove, proven, root
 
@@ -53,8 +53,9 @@ def verify(
     standing: Standing | None = None,
     keys: Sequence[bytes] = (),
     chain: bool = True,
+    name: str = MANIFEST,
 ) -> list[Check]:
-    """Check a published revision.
+    """Check a published revision, or another folder that a signed manifest proves.
 
     Args:
         folder: the revision's key in the store.
@@ -63,11 +64,12 @@ def verify(
         standing: who was on hold after that booking, and what had been claimed; None to check the files alone.
         keys: public keys of which one must have signed it, as PEM; none to take the store's word.
         chain: whether the manifest before this one is at hand.
+        name: of the manifest's file.
     """
-    manifest = store.read_json(f"{folder}/{MANIFEST}")
+    manifest = store.read_json(f"{folder}/{name}")
     checks = [
         Check("checksums", tuple(_checksums(store, folder, manifest))),
-        Check("signature", tuple(_signature(store, folder, keys))),
+        Check("signature", tuple(_signature(store, folder, keys, name))),
     ]
     if checks[0].passed and "payouts.csv" in manifest["files"]:
         data = store.read(f"{folder}/payouts.csv")
@@ -91,16 +93,17 @@ def verify(
     return checks
 
 
-def _signature(store: Store, folder: str, keys: Sequence[bytes]) -> Iterator[str]:
+def _signature(store: Store, folder: str, keys: Sequence[bytes], name: str = MANIFEST) -> Iterator[str]:
+    file = signature_of(name)
     try:
-        data, signature = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/{SIGNATURE}")
+        data, signature = store.read(f"{folder}/{name}"), store.read(f"{folder}/{file}")
     except StoreError as error:
-        yield f"{SIGNATURE}: {error.found}"
+        yield f"{file}: {error.found}"
         return
-    known = keys or [store.read(name) for name in store.list("exports/keys")]
+    known = keys or [store.read(key) for key in store.list("exports/keys")]
     if not any(is_signed(pem, data, signature) for pem in known):
         whose = "a key that these settings trust" if keys else f"any of the {len(known)} keys in exports/keys"
-        yield f"{SIGNATURE}: not by {whose}, or not on this manifest"
+        yield f"{file}: not by {whose}, or not on this {name.removesuffix('.json')}"
 
 
 def _parsed(data: bytes) -> list[dict[str, str]]:

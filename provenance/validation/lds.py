@@ -7,6 +7,7 @@ examples; the score is the mean rank correlation (Park et al. 2023, arXiv 2303.1
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 
 from provenance.royalty.estimate import rank_correlations

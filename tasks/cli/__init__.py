@@ -2,7 +2,7 @@
 
 import typer
 
-from tasks.cli import audit, commands, counterfactuals, optout, payee, rights
+from tasks.cli import appeal, audit, commands, counterfactuals, optout, payee, rights
 from tasks.terminal import exit_codes
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     "PROVENANCE_&lt;SECTION&gt;__&lt;KEY&gt; overrides one key. Exit codes: 0 good, 1 a check failed, 2 bad input.",
 )
 app.add_typer(commands.app)
+app.add_typer(appeal.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(counterfactuals.app, name="counterfactuals")
 app.add_typer(payee.app, name="payee")

@@ -63,8 +63,8 @@ def attribute(
     escrow`), `examples.parquet` (which work each `example_id` is a piece of) and a manifest. An influence is positive where
     the example made the output more likely. What each component of it counts (rows of the head and of the embedding, inner
     layers, each checkpoint, words) is fitted to counterfactual models, where a folder of them is named; without, all of
-    gradients count alike. What is computed on the way is kept in `work/` below the folder, so that the same command with other outputs
-    computes only their features.
+    gradients count alike. What is computed on the way is kept in `work/` below the folder, so that the same command with other
+    outputs computes only their features.
 
     Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
     """
@@ -224,7 +224,10 @@ def payouts(
 @app.command()
 def verify(
     what: Annotated[
-        str, typer.Argument(metavar="DAY|PERIOD|MANIFEST", help="A day, a closed month, or the path of a manifest or a proof.")
+        str,
+        typer.Argument(
+            metavar="DAY|PERIOD|MANIFEST", help="A day, a closed month, or the path of a manifest, a proof or a report."
+        ),
     ],
     public_key: Annotated[
         Path | None, typer.Option("--key", help="The public key, as PEM, that must have signed a manifest.")
@@ -235,19 +238,24 @@ def verify(
 
     A closed month is checked against the ledger, and so are the files for banks.
 
-    A manifest is checked from the files beside it alone, so an accountant can check a copy; whole stores have the public key
-    under exports/keys, of a lone copy name it with --key. What `provenance proof` wrote is checked by itself.
+    A manifest, or the report on an appeal, is checked from the files beside it alone, so anybody can check a copy; whole stores
+    have the public key under exports/keys, of a lone copy name it with --key. What `provenance proof` wrote is checked by
+    itself.
 
     Example: `provenance verify 2026-11-20`
     """
     from provenance.core.store import Store
+    from provenance.settlement.exports import APPEALS, MANIFEST, REPORT
     from provenance.settlement.verification import check_proof, read_json
     from provenance.settlement.verification import verify as verify_files
     from tasks.reconcile import check_day
     from tasks.settings import load
 
-    path = Path(what) / "manifest.json" if Path(what).is_dir() else Path(what)
-    if "/" in what and not path.is_file():
+    path = Path(what)
+    if path.is_dir():
+        path /= REPORT if (path / REPORT).is_file() else MANIFEST
+    appeal = re.fullmatch(f"({APPEALS}/[0-9a-f]+)(/{REPORT})?", what)
+    if "/" in what and not path.is_file() and not appeal:
         raise InputError(what, expected="a manifest.json, its folder, or a day as YYYY-MM-DD", found="no such file")
     if path.is_file():
         root = path.resolve().parent
@@ -259,7 +267,13 @@ def verify(
         up = root.parents[3] if whole else root
         folder = str(root.relative_to(up))
         keys = [public_key.read_bytes()] if public_key else []
-        checks = verify_files(Store(f"file://{up}", {}), folder, keys=keys, chain=whole)
+        name = REPORT if path.name == REPORT else MANIFEST
+        checks = verify_files(Store(f"file://{up}", {}), folder, keys=keys, chain=whole, name=name)
+    elif appeal:
+        from tasks.appeal import check_report
+
+        folder = appeal[1]
+        checks = check_report(load(), folder)
     elif re.fullmatch(r"\d{4}-\d{2}", what):
         from tasks.settle import check_period
 
@@ -420,7 +434,7 @@ def gc(
 ) -> None:
     """Remove what nights have computed and the policy does not keep ([retention] in the settings); the ledger is not touched.
 
-    Exports, closings, statements, files for banks, keys, audits, deliveries and the corpus in force stay, whatever the policy.
+    Exports, closings, statements, files for banks, keys, audits, appeals, deliveries and the corpus in force always stay.
     A night run again computes what is gone, to the same bytes; what a night's `removed.json` names can no longer be read.
     Stopped at any moment, the same command goes on from there. The DAG `housekeeping` does the same every week.
 
@@ -711,8 +725,8 @@ def bench(
     model: ModelFolder,
     outputs: OutputFile,
     parts: Annotated[
-        str, typer.Option(help="Which of features, scoring, memory, workers, night and royalty, with commas between.")
-    ] = "features,scoring,memory,workers,night,royalty",
+        str, typer.Option(help="Which of features, scoring, memory, workers, night, likelihoods, royalty, with commas between.")
+    ] = "features,scoring,memory,workers,night,likelihoods,royalty",
     device: OnDevice = Device.auto,
 ) -> None:
     """What attribution costs on this machine, as JSON: ratios of two times that were taken turn by turn.
@@ -720,8 +734,9 @@ def bench(
     `features`: CPU time of gradient features against a bare forward and backward pass on the same batches, without and with
     normalisers and writing; bytes per example. `scoring`: against a dense matrix product of as many numbers. `memory`: peak
     of a corpus ten times larger against that of a small one. `workers`: one against two. `night`: one on which nothing is
-    new against one on which everything is. `royalty`: values and shares over a synthetic store of features, and what they take
-    for a million examples. Run it on a machine that does nothing else.
+    new against one on which everything is. `likelihoods`: what a counterfactual model takes each night against a forward and
+    backward pass. `royalty`: the estimate of shares on made-up counterfactual models. Run it on a machine that does nothing
+    else.
 
     Example: `provenance workload code var/workloads/code`, then `provenance bench --corpus var/workloads/code/corpus
     --model var/workloads/code/model --outputs var/workloads/code/outputs.parquet`

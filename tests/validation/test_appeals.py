@@ -1,0 +1,119 @@
+"""Pairs of trainings on games whose Shapley values are known."""
+
+import numpy as np
+import pytest
+
+from provenance.validation.appeals import (
+    AGREES,
+    LESS,
+    MORE,
+    by_couple,
+    design,
+    difference,
+    mean_of,
+    pooled,
+    share_of,
+    verdict,
+)
+from provenance.validation.coalitions import shapley
+
+OTHERS = [f"owner-{number}" for number in range(6)]
+PLAYERS = ["me", *OTHERS]
+
+
+def game(seed, outputs=3):
+    """What each coalition is worth by its number, `(2^7, outputs)`: work that teaches less the more there is, and surprises."""
+    random = np.random.default_rng(seed)
+    inside = (np.arange(2 ** len(PLAYERS))[:, None] >> np.arange(len(PLAYERS))) & 1
+    size = random.uniform(0.5, 2, (len(PLAYERS), outputs))
+    return 10 * np.log1p(inside @ size) + random.standard_normal((len(inside), outputs)) * (inside.any(axis=1)[:, None])
+
+
+def played(worth, pairs, name, noise=0.0, seed=0):
+    """Couples of a game, each training with noise of its own."""
+    random = np.random.default_rng(seed)
+    drawn = design(OTHERS, pairs, name)
+    numbers = np.array([sum(2 ** PLAYERS.index(other) for other in pair.others) for pair in drawn])
+    without, within = (worth[numbers + me] for me in (0, 1))
+    without, within = (side + noise * random.standard_normal(side.shape) for side in (without, within))
+    return by_couple(without, within)
+
+
+def test_the_same_name_draws_the_same_pairs_and_more_leave_the_first_as_they_are():
+    drawn = design(OTHERS, 8, "one")
+    assert design(reversed(OTHERS), 8, "one") == drawn
+    assert design(OTHERS, 12, "one")[:8] == drawn
+    assert design(OTHERS, 8, "two") != drawn
+    assert len({pair.seed for pair in drawn}) == 8
+
+
+def test_pairs_are_antithetic():
+    drawn = design(OTHERS, 40, "one")
+    for first, second in zip(drawn[::2], drawn[1::2], strict=True):
+        assert first.rate + second.rate == 1
+        assert sorted(first.others + second.others) == OTHERS, "everybody is in one of the two"
+
+
+def test_rates_fill_the_range_evenly():
+    rates = sorted(pair.rate for pair in design(OTHERS, 32, "one"))
+    assert np.histogram(rates, bins=16, range=(0, 1))[0].max() <= 3
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_who_is_in_is_as_likely_as_the_rate_says():
+    others = [f"owner-{number}" for number in range(2000)]
+    for pair in design(others, 12, "one"):
+        assert len(pair.others) / len(others) == pytest.approx(pair.rate, abs=0.05)
+
+
+def test_the_mean_over_pairs_is_the_shapley_value():
+    worth = game(1)
+    true = shapley(worth)[0]
+    means = np.stack([mean_of(played(worth, 8, f"draw {number}")).value for number in range(400)])
+    error = means.mean(axis=0) - true
+    assert (np.abs(error) < 4 * means.std(axis=0) / np.sqrt(len(means))).all(), "no further than chance explains"
+    assert (np.abs(error) < 0.02 * np.abs(true)).all()
+
+
+@pytest.mark.parametrize("pairs", [8, 16])
+def test_intervals_hold_the_truth_about_nine_times_in_ten(pairs):
+    held = []
+    for number in range(400):
+        worth = game(number)
+        found = mean_of(played(worth, pairs, f"draw {number}", noise=1.0, seed=number))
+        true = shapley(worth)[0]
+        held += ((found.low <= true) & (true <= found.high)).tolist()
+    assert 0.87 <= np.mean(held) <= 0.97, "rates are spread evenly, so a little more often than the interval says"
+
+
+def test_shares_are_parts_of_what_training_brought_and_pools_weigh_them():
+    couples = np.array([[1.0, 4.0, -1.0], [3.0, 4.0, -1.0], [2.0, 4.0, -1.0]])
+    brought = np.array([10.0, 8.0, 10.0])
+    each = share_of(couples, brought)
+    assert each.value.tolist() == pytest.approx([0.2, 0.5, 0.0])
+    assert each.low[0] < 0.2 < each.high[0]
+    assert (each.low[1], each.high[1], each.low[2], each.high[2]) == (0.5, 0.5, 0.0, 0.0)
+    together = pooled(couples, brought, np.array([1, 3, 0]))
+    assert float(together.value) == pytest.approx((0.2 + 3 * 0.5) / 4)
+    assert 0 <= together.low < together.value < together.high <= 1
+    assert float(pooled(couples, brought, np.array([0, 0, 1])).value) == 0.0
+
+
+def test_one_couple_has_no_interval():
+    with pytest.raises(ValueError, match="one couple"):
+        mean_of(np.zeros((1, 2)))
+
+
+def test_the_verdict_is_whether_what_was_paid_lies_in_the_interval():
+    said = [verdict(paid, 10, 20) for paid in (9, 10, 15, 20, 21)]
+    assert said == [LESS, AGREES, AGREES, AGREES, MORE]
+
+
+def test_differences_are_whole_minor_units():
+    cent = 10**9
+    assert difference(100 * cent, 20 * cent, 250_000_000) == 5
+    assert difference(100 * cent, 30 * cent, 250_000_000) == -5
+    assert difference(3 * cent, 0, 500_000_000) == 2, "halves go up"
+    assert difference(3 * cent, 3 * cent, 500_000_000) == -1
+    # More digits than a float has.
+    assert difference(10**14 * cent + cent // 2, 0, 10**9) == 10**14 + 1
