@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -103,6 +103,7 @@ def run_dag(dag_id: str, day: date) -> Run:
     The run's data interval is the day; running the day again replaces its run, as clearing it in the UI would.
     """
     from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     bag = DagBag(CHECKOUT / "dags")
     if bag.import_errors:
@@ -116,8 +117,12 @@ def run_dag(dag_id: str, day: date) -> Run:
         errors.append(context["exception"])
 
     for operator in dag.tasks:
-        told = cast("list[Any]", operator.on_failure_callback)  # Airflow has made a list of whatever there was
-        operator.on_failure_callback = [*told, remember]
+        told: Any = operator.on_failure_callback  # a list, but of a mapped task as it was given
+        told = [told, remember] if callable(told) else [*told, remember]
+        if isinstance(operator, MappedOperator):
+            operator.partial_kwargs["on_failure_callback"] = told
+        else:
+            operator.on_failure_callback = told
     # A manual run covers the last whole interval before its date, so the first second after the day stands for the day; at
     # midnight it would take the place of the scheduled run of the day after.
     after = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, seconds=1)

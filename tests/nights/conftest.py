@@ -129,7 +129,7 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
             "SIGNALS__COLLECT": "false",  # nobody is asked who is not the tests' own
             "REVIEW__MOVED": "1000",  # nobody is there to be asked about corrections
             "AUDIT__SUBSETS": "4",
-            "AUDIT__TUNE": "2",
+            "AUDIT__TUNE": "8",
         }
         environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
         operators.append(Operator(store, environment, folder / f"{name}.log"))

@@ -171,12 +171,12 @@ def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready,
 def compute(night):
     """The stages between freezing and booking."""
     from tasks.curvature import fit_curvature
-    from tasks.replay import replay
+    from tasks.estimate import estimate
+    from tasks.likelihoods import likelihoods
     from tasks.score import score
     from tasks.share import share
-    from tasks.values import values
 
-    for stage in (shard, featurise, fit_curvature, score, replay, values, share):
+    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate, share):
         stage(night)
     return night
 

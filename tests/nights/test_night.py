@@ -128,15 +128,15 @@ def test_the_same_day_again_computes_nothing_and_changes_not_a_byte(history):
     shards = int(history.first_log.split("features of corpus shards: 0 reused, ")[1].split()[0])
     assert shards >= 9
     assert f"features of corpus shards: {shards} reused, 0 computed" in history.again_log
-    assert "features of outputs: 3 reused, 0 computed" in history.again_log
-    assert "curvature: 3 sources reused, 0 computed" in history.again_log
+    assert "features of outputs: 4 reused, 0 computed" in history.again_log
+    assert "curvature: 4 sources reused, 0 computed" in history.again_log
     assert history.again == history.first
 
 
 def test_the_next_day_computes_its_outputs_alone_and_opens_where_the_last_closed(history):
     assert " reused, 0 computed" in history.following_log.split("features of corpus shards: ")[1].splitlines()[0]
-    assert "features of outputs: 0 reused, 3 computed" in history.following_log
-    assert "curvature: 3 sources reused, 0 computed" in history.following_log
+    assert "features of outputs: 0 reused, 4 computed" in history.following_log
+    assert "curvature: 4 sources reused, 0 computed" in history.following_log
     rows, manifest = accountant(history.following)
     closed = balances(accountant(history.first)[0], "closing")
     opened = balances(rows, "opening")
