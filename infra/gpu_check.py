@@ -18,7 +18,7 @@ from provenance.core.arrays import gpu_count
 
 NOTHING_RUN = 3
 CHECKOUT = Path(__file__).parents[1]
-TESTS = [CHECKOUT / "tests/features/test_gpu.py", CHECKOUT / "tests/royalty/test_replay_gpu.py"]
+TESTS = [CHECKOUT / "tests/features/test_gpu.py"]
 WORKLOAD = CHECKOUT / "var/workloads/code"
 LARGE = CHECKOUT / "var/gpu-check/model"
 

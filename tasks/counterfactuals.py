@@ -285,15 +285,20 @@ def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
     given.mkdir()
     works.write_parquet(given / "examples.parquet")
     said = {"works": str(given), "seed": str(seed), "out": str(folder)}
-    words = [word.format_map(said) for word in model.card.training.command]
-    where = f"{model.folder / 'model.toml'}: [training] command"
+    where, words = f"{model.folder / 'model.toml'}: [training] command", []
+    for word in model.card.training.command:
+        try:
+            words.append(word.format_map(said))
+        except (LookupError, ValueError):
+            expected = f"words with no more in braces than {', '.join(said)}; a brace itself is two"
+            raise ModelError(where, expected=expected, found=repr(word)) from None
     try:
         done = subprocess.run(words, cwd=model.folder, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise ModelError(where, expected="a command that can be run", found=f"{words[0]}: {error}") from error
     if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-TOLD:])
-        raise ModelError(where, expected="exit code 0", found=f"{done.returncode}; its last lines are:\n{last}")
+        last = " | ".join((done.stdout + done.stderr).splitlines()[-TOLD:])
+        raise ModelError(where, expected="exit code 0", found=f"{done.returncode}; its last lines are: {last}")
 
 
 def _register(subject: Subject, trained: Model, name: str, part: Part) -> Record:
@@ -369,10 +374,9 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
     Raises:
         ModelError: a folder has no manifest, or is of other works, another recipe or architecture.
     """
-    works, made = works_served(subject), []
-    served = subject.open()
-    there = {record.name for record in records(subject.store, subject.model)}
-    for number, folder in enumerate(sorted(folders)):
+    works, served, models = works_served(subject), subject.open(), []
+    there = {record.name: record.partition for record in records(subject.store, subject.model)}
+    for folder in sorted(folders):
         trained = read_model(folder)
         if trained.card.training.manifest != MANIFEST:
             where, found = f"{folder / 'model.toml'}: training.manifest", repr(trained.card.training.manifest)
@@ -381,8 +385,12 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
         manifest = read_manifest((folder / MANIFEST).read_bytes(), where)
         check_alike(served, trained)
         check_works(manifest, works, where)
+        models.append(trained)
+    made, following = [], max([BROUGHT_FROM - 1, *there.values()]) + 1
+    for number, trained in enumerate(models, following):  # once all are checked, so that either all are recorded or none
         name = digest({"version": VERSION, "brought": trained.files})[:32]
-        made.append(_register(subject, trained, name, Part(folder.name, BROUGHT, BROUGHT_FROM + number, (), False, 0)))
+        part = Part(trained.folder.name, BROUGHT, there.get(name, number), (), False, 0)
+        made.append(_register(subject, trained, name, part))
     try:
         check_seen(subject, made)
     except ModelError:

@@ -139,8 +139,9 @@ def estimate_copies(store: Store, night: Night, rule: str, holdings: pl.DataFram
     held = holdings.filter(pl.col("account") != APART)
     outcomes, aside = read_outcomes(store, night, held, parties.filter(paid), settings)
     default = default_weights(names)
-    enough = fidelity.check_enough(outcomes)
-    if enough or not outcomes.value.shape[1]:
+    any_outputs = outcomes.value.shape[1] > 0
+    enough = fidelity.check_enough(outcomes) if any_outputs else []
+    if enough or not any_outputs:
         report = {"weights": "default", "models": len(outcomes.inside), "failed": enough}
         return Estimated(parties, default, None, report)
     everyone = [read_influence(store, night, rule, part).sums[:, :, paid] for part in range(_parts(night))]

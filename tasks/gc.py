@@ -62,6 +62,7 @@ AT_ONCE = 1_000
 ASIDE = re.compile(r"\..*[.-][0-9a-f]{32}")
 INPUTS = "inputs.json"
 PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "likelihoods/"
+COUNTERFACTUALS = "counterfactuals/"
 # What nights of version 0.1 kept, and nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
 
@@ -186,7 +187,7 @@ def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
             named = set[str]() if key.startswith(OBSOLETE) else likelihoods if key.startswith(LIKELIHOODS) else features
             if named is not None and key not in named:
                 going[key.split("/", 1)[0], "features"].append(found)
-        elif key.startswith("counterfactuals/") and key.split("/")[1] not in models:
+        elif key.startswith(COUNTERFACTUALS) and key.split("/")[1] not in models:
             going["counterfactual models", "nights"].append(found)
         elif key.startswith("frozen/corpus/") and key != CURRENT and key not in manifests:
             going["frozen corpora", "nights"].append(found)
@@ -256,7 +257,7 @@ def _frozen_names(
 
 def _newest_record(seen: Seen, served: str, now: datetime) -> datetime:
     """When a model's last counterfactual was recorded: a set may be trained before the first night that uses it."""
-    prefix = f"counterfactuals/{served}/"
+    prefix = f"{COUNTERFACTUALS}{served}/"
     return max((found.modified for found in seen.objects if found.key.startswith(prefix)), default=now)
 
 
@@ -298,7 +299,7 @@ def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
     names = [key.removeprefix("frozen/corpus/").removesuffix(".json") for key in keys if key.startswith("frozen/corpus/")]
     corpora = {name: _parts_of(store, name) for name in names if name != "current" and not name.startswith(".")}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
-    served = {key.split("/")[1] for key in keys if key.startswith("counterfactuals/")}
+    served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
     folders = {model: frozenset(record.folder for record in records(store, model)) for model in served}
     return Seen(objects, nights, corpora, in_force, folders, local_files(settings, os.environ))
 

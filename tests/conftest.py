@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from samples import create_database, new_bucket, s3_server, train_tiny
+from samples import create_database, new_bucket, s3_server, train_counterfactuals, train_tiny
 
 from provenance.core.store import Store
 
@@ -20,6 +20,12 @@ settings.load_profile("provenance")
 def tiny_model(tmp_path_factory) -> Path:
     """A byte-level transformer of a few thousand parameters, with a base and four checkpoints."""
     return train_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tiny_model, tmp_path_factory) -> Path:
+    """Nine counterfactual models of the tiny model: of five owners each alone, and two random halves with the others."""
+    return train_counterfactuals(tmp_path_factory.mktemp("sets"), tiny_model, 3)
 
 
 @pytest.fixture

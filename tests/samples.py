@@ -11,7 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -140,6 +140,18 @@ def train_tiny(folder: Path) -> Path:
     contents = corpus_frames()["examples"]["content"].to_list()
     CausalLM(folder, epochs=8, batch_size=16, learning_rate=1e-2).train(contents, seed=1, folder=folder)
     return folder
+
+
+def train_counterfactuals(folder: Path, model: Path, trainings: int) -> Path:
+    """Counterfactual models on the corpus that `lay_out` lays out, in a new folder below one."""
+    from tasks.attribute import local_settings
+    from tasks.counterfactuals import planned, subject_of, train
+
+    lay_out(folder)
+    settings = local_settings(device="cpu", workers=1).at(folder / "set", model)
+    subject = subject_of(settings, folder / "corpus", model, date.fromisoformat(DAY), copies=True)
+    train(subject, planned(subject, trainings), settings)
+    return folder / "set"
 
 
 def stack_settings(folder: Path, **ports: int) -> Path:

@@ -7,14 +7,13 @@ import os
 from samples import DAY
 
 STAGES = (
-    "freeze.freeze", "shard.shard", "featurise.featurise", "curvature.fit_curvature", "score.score", "replay.replay",
-    "values.values", "share.share", "book.book",
+    "freeze.freeze", "shard.shard", "featurise.featurise", "curvature.fit_curvature", "score.score",
+    "likelihoods.likelihoods", "estimate.estimate", "share.share", "book.book",
 )  # fmt: skip
 # Of a model of a few thousand parameters the least that every stage still has to work on.
 SMALL = {
     "CORPUS__SHARD_EXAMPLES": "16", "CLUSTER__WORKERS": "1", "INFLUENCE__CHECKPOINTS": "1", "INFLUENCE__SAMPLE": "16",
-    "INFLUENCE__DRAWS": "1", "FEATURES__DENSE_ALONE": "64", "FEATURES__DENSE": "64", "ROYALTY__NODES": "2",
-    "ROYALTY__ROWS": "8", "ROYALTY__NUMBERS": "64",
+    "INFLUENCE__DRAWS": "1", "FEATURES__DENSE_ALONE": "64", "FEATURES__DENSE": "64",
 }  # fmt: skip
 
 
@@ -36,7 +35,7 @@ def night(attempt=run, day=DAY):
 def at_once(environments):
     """A night in several processes that begin every stage together, each with an environment; returns their exit codes."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tasks.replay", "tasks.publish", "provenance.features.adapters.causal_lm", "s3fs"])
+    processes.set_forkserver_preload(["tasks.estimate", "tasks.publish", "provenance.features.adapters.causal_lm", "s3fs"])
     together = processes.Barrier(len(environments))
     running = [processes.Process(target=_abreast, args=(together, environment)) for environment in environments]
     for process in running:

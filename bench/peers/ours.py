@@ -25,7 +25,7 @@ def main() -> None:
     """Run one method and write what came of it."""
     method, folder, workload = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     examples = json.loads((folder / "examples.json").read_text())
-    settings = alone(local_settings(method=method, hybrid_weight=None, device="cpu", workers=1))
+    settings = alone(local_settings(method=method, device="cpu", workers=1))
     with (
         tempfile.TemporaryDirectory() as scratch,
         opened(replace(request_of(workload), out=Path(scratch)), settings) as (here, night),

@@ -45,7 +45,7 @@ def request_of(workload: Path) -> Request:
 
 def compare(workload: Path, options: Options, console: Console) -> dict[str, Any]:
     """Retrain, run every method, and hold each against what came of retraining."""
-    settings = local_settings(method="factored", hybrid_weight=None, device="cpu", workers=None)
+    settings = local_settings(method="factored", device="cpu", workers=None)
     with watch(console), opened(request_of(workload), settings) as (here, night):
         store = here.store.open()
         examples, masks, losses = truth(here, night, options)

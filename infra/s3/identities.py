@@ -28,8 +28,20 @@ PLACE = "${bucket}"
 EXPORTS, BANK, ANSWERS = "exports/", "bank/", "bank/answers/"
 DELIVERIES = ("corpus/", "outputs/")
 # What nights compute and housekeeping may remove again.
-MADE = ("frozen/", "features/", "statistics/", "curvature/", "snapshots/", "sketches/", "nights/")
-AUDITS = "audits/"
+MADE = (
+    "frozen/",
+    "features/",
+    "statistics/",
+    "curvature/",
+    "likelihoods/",
+    "counterfactuals/",
+    "nights/",
+    # Of version 0.1.
+    "snapshots/",
+    "sketches/",
+)
+# What audits found, and what was answered to owners who contested a share.
+AUDITS, APPEALS = "audits/", "appeals/"
 # Records of where works come from, under which terms, and what owners wish: added to, never edited.
 RIGHTS = "rights/"
 PROBES = ".write-check-"
@@ -59,11 +71,14 @@ ROLES: Mapping[str, Role] = {
         deletes=(*MADE, PROBES),
         retains=(EXPORTS,),
     ),
-    "accountants": Role("They collect exports, closings and statements, and need nothing else.", reads=(EXPORTS,)),
+    "accountants": Role(
+        "They collect exports, closings and statements, and what was answered to who contested a share.",
+        reads=(EXPORTS, APPEALS),
+    ),
     "operators": Role(
         "They look into nights and mend none by hand. Account numbers of payees lie below bank/ alone, which no failed night "
         "is explained by, so they do not read it.",
-        reads=(*DELIVERIES, *MADE, AUDITS, RIGHTS, EXPORTS, "logs/", "store.json"),
+        reads=(*DELIVERIES, *MADE, AUDITS, APPEALS, RIGHTS, EXPORTS, "logs/", "store.json"),
     ),
     "bank": Role(
         "Whoever carries files to the bank and its answers back. What was approved is not theirs to rewrite.",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from provenance.core.arrays import from_torch, namespace, namespace_of, to_numpy
+from provenance.core.arrays import from_torch, namespace, namespace_of, positive_shares, to_numpy
 from provenance.core.errors import SettingsError
 from tasks.settings import CHECKOUT
 
@@ -45,3 +45,7 @@ def test_cupy_has_all_that_the_code_asks_of_a_namespace():
         if found is None:
             missing.append(name)
     assert not missing
+
+
+def test_shares_are_of_what_is_positive_and_losses_are_not_carried():
+    assert positive_shares(np.array([[1.0, -1.0], [3.0, -2.0], [-2.0, 0.0]])).tolist() == [[0.25, 0.0], [0.75, 0.0], [0.0, 0.0]]

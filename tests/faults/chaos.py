@@ -95,16 +95,16 @@ FAULTS = (
     Fault("dask-worker", "SIGKILL of a Dask worker", "features.featurise", kill_child("dask-worker-1")),
     Fault("dask-nanny", "SIGKILL of the process that looks after a Dask worker", "influence.score", kill("dask-worker-2")),
     Fault("dask-scheduler", "SIGKILL of the Dask scheduler", "features.featurise", kill("dask-scheduler")),
-    Fault("task", "SIGKILL of an Airflow task", "royalty.value", kill_task),
+    Fault("task", "SIGKILL of an Airflow task", "royalty.estimate", kill_task),
     Fault("scheduler", "SIGKILL of the Airflow scheduler", "influence.score", kill("airflow-scheduler")),
-    Fault("api-server", "SIGKILL of the API server", "royalty.replay", kill("airflow-api-server")),
+    Fault("api-server", "SIGKILL of the API server", "royalty.likelihoods", kill("airflow-api-server")),
     Fault("dag-processor", "SIGKILL of the DAG processor", "corpus.shard", kill("airflow-dag-processor")),
     Fault("triggerer", "SIGKILL of the triggerer", "corpus.shard", kill("airflow-triggerer")),
     Fault("postgres", "PostgreSQL stopped at once and started again", "settlement.book", kill("postgres", "SIGQUIT")),
-    Fault("postgres-early", "the same while gradients are computed", "royalty.replay", kill("postgres", "SIGQUIT")),
+    Fault("postgres-early", "the same while gradients are computed", "features.featurise", kill("postgres", "SIGQUIT")),
     Fault("s3", "SIGKILL of the S3 server", "features.featurise", kill("s3")),
     Fault("s3-publish", "the same while a night is published", "settlement.publish", kill("s3")),
-    Fault("power", "SIGKILL of everything at once, and `make up`", "royalty.value", cut_the_power),
+    Fault("power", "SIGKILL of everything at once, and `make up`", "royalty.estimate", cut_the_power),
 )
 
 

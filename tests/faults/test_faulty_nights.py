@@ -18,7 +18,7 @@ from tasks import freeze
 
 PUBLISH = "publish.publish"
 INPUTS = ("corpus/", "outputs/", "frozen/")
-REUSED = ("features/", "statistics/", "curvature/", "snapshots/", "sketches/")
+REUSED = ("features/", "statistics/", "curvature/", "likelihoods/")
 
 
 def same(place, undisturbed):

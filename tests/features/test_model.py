@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from provenance.core.errors import ModelError
 from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.model import read_model
+from provenance.features.model import keep_ends, read_model, state_manifest
 
 
 @pytest.fixture
@@ -45,6 +45,28 @@ def test_training_makes_the_model_better(tiny_model):
     with torch.no_grad():
         losses = [adapter.loss(model.load(c), batch).item() for c in model.card.checkpoints]
     assert losses[-1] < losses[0]
+
+
+def test_of_all_checkpoints_the_first_and_the_last_can_be_kept(folder):
+    before = read_model(folder)
+    (folder / "model.toml").write_text((folder / "model.toml").read_text() + "# the end\n")
+    keep_ends(folder)
+    kept = read_model(folder)
+    assert kept.card.checkpoints == (before.card.checkpoints[0], before.card.checkpoints[-1])
+    assert kept.card.model_copy(update={"checkpoints": before.card.checkpoints}) == before.card
+    assert kept.architecture() == before.architecture()
+    assert {name for name in before.files if name not in kept.files} == {c.file for c in before.card.checkpoints[1:-1]}
+    text = (folder / "model.toml").read_text()
+    keep_ends(folder)
+    assert (folder / "model.toml").read_text() == text
+
+
+def test_what_a_run_was_trained_on_is_stated_beside_a_command(folder):
+    card(folder, "[training]\n", '[training]\ncommand = ["train", "{works}", "{seed}", "{out}"]\n')
+    state_manifest(folder, b"{}")
+    found = read_model(folder)
+    assert found.card.training.command == ("train", "{works}", "{seed}", "{out}")
+    assert found.manifest == folder / "manifest.json"
 
 
 def missing_file(folder):

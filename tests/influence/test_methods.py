@@ -11,9 +11,10 @@ from provenance.core.rows import Rows, Sparse, concatenate, no_tokens, some
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import (
-    INNER_WEIGHT,
     METHODS,
     Sampled,
+    component_names,
+    default_weights,
     fit,
     from_tensors,
     method,
@@ -45,8 +46,13 @@ CORPUS, SAMPLE, TARGETS, OUTPUTS = rows(40, 1), rows(15, 2), rows(15, 3), rows(4
 SAMPLED = Sampled(SAMPLE, TARGETS, gram(TARGETS.dense), 15)
 
 
-def queries_of(comparison, weight=1.0):
-    return prepare(fit(comparison, gather(CORPUS), SAMPLED), OUTPUTS, weight, np)
+def queries_of(comparison):
+    return prepare(fit(comparison, gather(CORPUS), SAMPLED), OUTPUTS, np)
+
+
+def components(fitted, outputs, corpus=CORPUS):
+    """`(k, q, n)`."""
+    return np.stack(score(prepare(fitted, outputs, np), corpus))
 
 
 def counts(texts):
@@ -56,8 +62,8 @@ def counts(texts):
 
 def lexical(comparison):
     documents, asked = word_features(DOCUMENTS, ["text"] * len(DOCUMENTS)), word_features(ASKED, ["text"] * len(ASKED))
-    queries = prepare(fit(comparison, gather(documents), Sampled(documents)), asked, 1.0, np)
-    return score(queries, documents)
+    (found,) = score(prepare(fit(comparison, gather(documents), Sampled(documents)), asked, np), documents)
+    return found
 
 
 def test_tfidf_is_the_cosine_of_weighted_counts():
@@ -90,17 +96,18 @@ def test_cosine_is_the_cosine_of_whole_rows():
         sparse[part.sparse.example, part.sparse.token] = part.sparse.values
         return np.concatenate([part.dense, sparse.reshape(part.examples, -1)], axis=1)
 
-    found = score(queries_of("cosine"), CORPUS)
+    (found,) = score(queries_of("cosine"), CORPUS)
     q, g = flat(OUTPUTS), flat(CORPUS)
     expected = q @ (g / np.linalg.norm(g, axis=1, keepdims=True)).T
     assert np.allclose(found / expected, found[0, 0] / expected[0, 0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_examples_of_the_sample_influence_one_another_with_the_root_mean_square_asked_for(comparison):
-    found = score(prepare(fit(comparison, gather(CORPUS), SAMPLED), SAMPLE, 0.3, np), SAMPLE).astype(float)
-    others = found[~np.eye(SAMPLE.examples, dtype=bool)]
-    assert np.sqrt((others**2).mean()) == pytest.approx(0.3, rel=1e-4)
+@pytest.mark.parametrize(("comparison", "count"), [("curved", 3), ("cosine", 1)])
+def test_by_each_component_examples_of_the_sample_influence_one_another_with_a_root_mean_square_of_one(comparison, count):
+    found = components(fit(comparison, gather(CORPUS), SAMPLED), SAMPLE, SAMPLE).astype(float)
+    assert found.shape == (count, SAMPLE.examples, SAMPLE.examples)
+    others = found[:, ~np.eye(SAMPLE.examples, dtype=bool)]
+    assert np.sqrt((others**2).mean(axis=1)) == pytest.approx(1, rel=1e-4)
 
 
 def test_the_order_of_the_sample_hardly_changes_the_scale():
@@ -118,7 +125,7 @@ def test_the_order_of_the_sample_hardly_changes_the_scale():
 def test_a_sample_may_be_very_small(count):
     few = np.arange(count)
     sampled = Sampled(some(SAMPLE, few), some(TARGETS, few), gram(TARGETS.dense), 15)
-    found = score(prepare(fit("curved", gather(CORPUS), sampled), OUTPUTS, 1.0, np), CORPUS)
+    found = components(fit("curved", gather(CORPUS), sampled), OUTPUTS)
     assert np.isfinite(found).all()
     assert found.any()
 
@@ -127,44 +134,54 @@ def test_landmarks_that_meet_no_token_of_the_corpus_correct_nothing():
     strangers = replace(TARGETS, sparse=replace(TARGETS.sparse, token=TARGETS.sparse.token + 9))
     fitted = fit("curved", gather(CORPUS), Sampled(SAMPLE, strangers, gram(TARGETS.dense), 15))
     assert fitted.landmarks is None
-    assert np.isfinite(score(prepare(fitted, OUTPUTS, 1.0, np), CORPUS)).all()
+    assert np.isfinite(components(fitted, OUTPUTS)).all()
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
 def test_an_outputs_company_changes_no_influence(comparison):
     fitted = fit(comparison, gather(CORPUS), SAMPLED)
-    alone = score(prepare(fitted, some(OUTPUTS, np.array([2])), 1.0, np), CORPUS)
-    assert np.allclose(score(prepare(fitted, OUTPUTS, 1.0, np), CORPUS)[2:3], alone, rtol=1e-4, atol=1e-6)
+    alone = components(fitted, some(OUTPUTS, np.array([2])))
+    assert np.allclose(components(fitted, OUTPUTS)[:, 2:3], alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
 def test_shards_change_no_score(comparison):
     queries = queries_of(comparison)
     shards = [rows(size, seed) for size, seed in ((3, 7), (11, 8), (1, 9))]
-    apart = np.concatenate([score(queries, shard) for shard in shards], axis=1)
+    apart = np.concatenate([np.stack(score(queries, shard)) for shard in shards], axis=2)
     assert np.allclose(score(queries, concatenate(shards)), apart, rtol=1e-5, atol=1e-6)
 
 
-def test_the_parts_of_a_curved_score_add_up():
-    """Inner layers count `INNER_WEIGHT` times head and embedding, in root mean square over the sample."""
-    statistics = gather(CORPUS)
-    both = score(queries_of("curved"), CORPUS)
-    sparse_only = Sampled(Rows(SAMPLE.dense[:, :0], (), SAMPLE.sparse), TARGETS)
-    first = score(
-        prepare(fit("curved", statistics, sparse_only), OUTPUTS, 1.0, np), Rows(CORPUS.dense[:, :0], (), CORPUS.sparse)
-    )
+def test_the_components_of_a_curved_score_are_its_parts_alone():
+    """The rows of each layer over the vocabulary, and the inner layers."""
+    found = components(fit("curved", gather(CORPUS), SAMPLED), OUTPUTS)
+    without_inner = lambda of: Rows(of.dense[:, :0], (), of.sparse)  # noqa: E731
+    sparse_only = Sampled(without_inner(SAMPLE), TARGETS)
+    rows_alone = components(fit("curved", gather(CORPUS), sparse_only), OUTPUTS, without_inner(CORPUS))
     dense_only = Sampled(dense_part(SAMPLE), dense_part(TARGETS), gram(TARGETS.dense), 15)
-    fitted = fit("curved", gather(dense_part(CORPUS)), dense_only)
-    second = score(prepare(fitted, dense_part(OUTPUTS), 1.0, np), dense_part(CORPUS))
-    total = first + INNER_WEIGHT * second
-    assert np.allclose(both / np.linalg.norm(both), total / np.linalg.norm(total), rtol=1e-3, atol=1e-4)
+    inner_alone = components(fit("curved", gather(dense_part(CORPUS)), dense_only), dense_part(OUTPUTS), dense_part(CORPUS))
+    assert len(rows_alone) == 2
+    assert len(inner_alone) == 1
+    assert np.allclose(found, np.concatenate([rows_alone, inner_alone]), rtol=1e-3, atol=1e-4)
+
+
+def test_components_are_named_by_source_in_the_order_of_their_scores():
+    found = component_names("step-1", ["output_tokens", "input_tokens"], inner=True)
+    assert found == ("step-1/head", "step-1/embedding", "step-1/inner")
+    assert component_names("step-1", [], inner=True) == ("step-1/inner",)
+    assert component_names("step-1", ["output_tokens"], inner=False) == ("step-1/head",)
+
+
+def test_without_more_to_go_by_gradients_count_alike_and_words_where_there_is_nothing_else():
+    assert default_weights(["a/head", "a/inner", "words"]).tolist() == [0.5, 0.5, 0]
+    assert default_weights(["words"]).tolist() == [1]
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
 def test_what_was_fitted_survives_the_store(comparison):
     fitted = fit(comparison, gather(CORPUS), SAMPLED)
-    again = prepare(from_tensors(comparison, to_tensors(fitted)), OUTPUTS, 1.0, np)
-    queries = prepare(fitted, OUTPUTS, 1.0, np)
+    again = prepare(from_tensors(comparison, to_tensors(fitted)), OUTPUTS, np)
+    queries = prepare(fitted, OUTPUTS, np)
     stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
     assert np.array_equal(score(again, CORPUS), score(queries, CORPUS))
     assert np.array_equal(score(stored, CORPUS), score(queries, CORPUS))
@@ -174,18 +191,16 @@ def test_what_was_fitted_survives_the_store(comparison):
 def test_queries_of_words_survive_the_store(comparison):
     documents, asked = word_features(DOCUMENTS, ["text"] * len(DOCUMENTS)), word_features(ASKED, ["text"] * len(ASKED))
     fitted = from_tensors(comparison, to_tensors(fit(comparison, gather(documents), Sampled(documents))))
-    queries = prepare(fitted, asked, 1.0, np)
+    queries = prepare(fitted, asked, np)
     stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
-    assert np.array_equal(score(stored, documents), lexical(comparison))
+    assert np.array_equal(score(stored, documents)[0], lexical(comparison))
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ContractError, match="method: expected one of factored, dense, .*, found 'magic'"):
+    with pytest.raises(ContractError, match="method: expected one of fitted, factored, dense, .*, found 'magic'"):
         method("magic")
 
 
-def test_a_hybrid_needs_its_fitted_weight():
-    with pytest.raises(ContractError, match="the weight of tfidf, between 0 and 1, found None. Fit one with"):
-        method("hybrid")
-    assert method("hybrid", hybrid_weight=0.25).kinds == {"factored": 0.75, "words": 0.25}
+def test_what_a_night_rests_on_reads_gradients_and_words():
+    assert method("fitted").kinds == ("factored", "words")
     assert all(found.name == name for name, found in METHODS.items())

@@ -5,12 +5,14 @@ import polars as pl
 import pytest
 
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.influence.scores import merge, party_influence, reduce_scores
+from provenance.influence.scores import merge, party_influence, reduce_scores, weighed
 
 RNG = np.random.default_rng(0)
 N, Q, P = 40, 3, 8
 FEATURES = [RNG.standard_normal((N, P)).astype(np.float32) for _ in range(2)]
 QUERIES = [RNG.standard_normal((Q, P)).astype(np.float32) for _ in range(2)]
+SCORES = np.stack([q.astype(float) @ f.T for q, f in zip(QUERIES, FEATURES, strict=True)])
+WEIGHTS = np.array([0.25, 0.75])
 OUTPUTS = [f"out-{q}" for q in range(Q)]
 EXAMPLES = pl.DataFrame(
     {
@@ -20,62 +22,90 @@ EXAMPLES = pl.DataFrame(
     },
     schema_overrides={"source_uri": pl.String},
 )
-PARTIES = pl.DataFrame(
-    [(f"w{w}", "payable", f"o{w % 3}", 10**9) for w in range(9) if w != 4]
-    + [("w4", "payable", "o0", 250_000_000), ("w4", "payable", "o1", 750_000_000), ("w9", "escrow", "w9", 10**9)],
-    schema=["work_id", "account", "party_id", "stake_ppb"],
+# Works of one owner, one of two, one that nobody claims; the copies among them are another's by half.
+PARTS = pl.DataFrame(
+    [(f"w{w}", "payable", f"o{w % 3}", 1.0, True) for w in range(9) if w not in {4, 7}]
+    + [("w4", "payable", "o0", 0.25, True), ("w4", "payable", "o1", 0.75, True), ("w9", "escrow", "w9", 1.0, True)]
+    + [("w7", "payable", "o2", 0.5, False)],
+    schema=["work_id", "account", "party_id", "part", "own"],
     orient="row",
 )
-
-
-def tables(scores):
-    return party_influence(scores, output_ids=OUTPUTS, sources=["a", "b"]), scores.evidence
+HOLDINGS = EXAMPLES.select("example_id", "work_id").join(PARTS, on="work_id")
 
 
 def run(cuts, top=2):
     edges = [0, *cuts, N]
     shards = [
         reduce_scores(
-            [q @ f[a:b].T for q, f in zip(QUERIES, FEATURES, strict=True)], EXAMPLES[a:b], PARTIES, output_ids=OUTPUTS, top=top
+            [q @ f[a:b].T for q, f in zip(QUERIES, FEATURES, strict=True)],
+            EXAMPLES[a:b],
+            HOLDINGS.join(EXAMPLES[a:b], on="example_id", how="semi"),
+            output_ids=OUTPUTS,
+            weights=WEIGHTS,
+            top=top,
         )
         for a, b in itertools.pairwise(edges)
     ]
-    return shards, tables(merge(shards, top=top))
+    return shards, merge(shards, top=top)
 
 
-def test_sums_are_stake_weighted_sums_of_scores():
-    _, (influence, _) = run([])
-    assert influence.schema == PARTY_INFLUENCE.schema
-    for checkpoint, (query, feature) in enumerate(zip(QUERIES, FEATURES, strict=True)):
-        scores = query.astype(float) @ feature.T
-        stakes = {"o0": np.zeros(N), "o1": np.zeros(N), "o2": np.zeros(N), "w9": np.zeros(N)}
-        for work, _, party, stake in PARTIES.rows():
-            stakes[party] += (EXAMPLES["work_id"] == work).to_numpy() * stake / 1e9
-        for party, weight in stakes.items():
-            for q, output in enumerate(OUTPUTS):
-                row = influence.filter(
-                    (pl.col("output_id") == output) & (pl.col("party_id") == party) & (pl.col("checkpoint") == "ab"[checkpoint])
-                )
-                assert row["influence"].item() == pytest.approx(scores[q] @ weight, rel=1e-5, abs=1e-5)
+def test_sums_of_each_component_are_sums_of_scores_by_part():
+    _, whole = run([])
+    assert whole.sums.shape == (2, Q, 4)
+    parts = {"o0": np.zeros(N), "o1": np.zeros(N), "o2": np.zeros(N), "w9": np.zeros(N)}
+    for work, _, party, part, _ in PARTS.rows():
+        parts[party] += (EXAMPLES["work_id"] == work).to_numpy() * part
+    assert whole.parties["party_id"].to_list() == ["w9", "o0", "o1", "o2"]
+    expected = SCORES @ np.stack([parts[party] for party in whole.parties["party_id"]]).T
+    assert np.allclose(whole.sums, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_table_has_a_row_for_each_output_and_party():
+    _, whole = run([])
+    influence = np.einsum("k,kqn->qn", WEIGHTS, whole.sums)
+    table = party_influence(whole.parties, influence, OUTPUTS)
+    assert table.schema == PARTY_INFLUENCE.schema
+    row = table.filter((pl.col("output_id") == "out-2") & (pl.col("party_id") == "o1"))
+    assert row["influence"].to_list() == [influence[2, 2]]
+    assert table.height == Q * 4
+    assert table.equals(table.sort(*PARTY_INFLUENCE.key))
 
 
 @pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, N))])
 def test_shards_and_their_order_change_nothing(cuts):
-    _, (whole, evidence) = run([])
-    shards, (parts, found) = run(cuts)
-    assert parts.drop("influence").equals(whole.drop("influence"))
-    assert np.allclose(parts["influence"], whole["influence"], rtol=1e-5, atol=1e-5)
-    assert found.drop("influence").equals(evidence.drop("influence"))
-    backwards, _ = tables(merge([merge(shards[1:][::-1], top=2), shards[0]], top=2))
-    assert np.allclose(backwards["influence"], whole["influence"], rtol=1e-5, atol=1e-5)
+    _, whole = run([])
+    shards, parts = run(cuts)
+    assert parts.parties.equals(whole.parties)
+    assert np.allclose(parts.sums, whole.sums, rtol=1e-5, atol=1e-5)
+    assert parts.evidence.drop("influence", "components").equals(whole.evidence.drop("influence", "components"))
+    backwards = merge([merge(shards[1:][::-1], top=2), shards[0]], top=2)
+    assert np.allclose(backwards.sums, whole.sums, rtol=1e-5, atol=1e-5)
 
 
-def test_evidence_is_the_strongest_of_each_party_summed_over_checkpoints():
-    _, (_, evidence) = run([13])
-    assert evidence.schema == EVIDENCE.schema
-    scores = sum(q.astype(float) @ f.T for q, f in zip(QUERIES, FEATURES, strict=True))
+def test_evidence_is_the_strongest_of_each_party_summed_over_components():
+    _, whole = run([13])
+    scores = np.einsum("k,kqn->qn", WEIGHTS, SCORES)
     mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
     best = sorted(mine, key=lambda i: -scores[1][i])[:2]
-    found = evidence.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
+    found = whole.evidence.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
     assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
     assert found["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
+    assert np.allclose(found["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
+
+
+def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
+    _, whole = run([], top=N)
+    assert "w7" not in whole.evidence["work_id"].to_list()
+    assert {"w2", "w5", "w8"} == set(whole.evidence.filter(pl.col("party_id") == "o2")["work_id"])
+
+
+def test_evidence_is_chosen_again_once_it_is_known_what_components_count():
+    _, whole = run([], top=N)
+    table = weighed(whole.evidence, np.array([1.0, 0.0]), 2)
+    assert table.schema == EVIDENCE.schema
+    mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
+    best = sorted(mine, key=lambda i: -SCORES[0, 1][i])[:2]
+    found = table.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
+    assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
+    assert found["influence"].to_list() == pytest.approx([SCORES[0, 1][i] for i in best], rel=1e-5)
+    assert table.group_by("output_id", "party_id").len()["len"].max() == 2

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from infra.s3.identities import ADMINISTRATOR, BANK, POLICIES, ROLES, identities, keys_of, main, policies, policy
+from infra.s3.identities import ADMINISTRATOR, BANK, MADE, POLICIES, ROLES, identities, keys_of, main, policies, policy
 from infra.s3.setup import HERE, NEEDS_TLS
 from provenance.core.errors import SettingsError
+from tasks import gc
 
 BUCKET_POLICY = json.loads((HERE / "bucket-policy.json").read_text())
 
@@ -42,6 +43,14 @@ def test_files_of_banks_are_read_by_those_who_carry_them():
 def test_nobody_deletes_what_is_published():
     for name, role in ROLES.items():
         assert not any(prefix.startswith("exports/") or not prefix for prefix in role.deletes), name
+
+
+def test_housekeeping_may_delete_what_it_removes_and_versions_of_that_go():
+    removed = {*gc.PER_PART, gc.FITTED, gc.LIKELIHOODS, *gc.OBSOLETE, gc.COUNTERFACTUALS, "frozen/", "nights/"}
+    assert removed == set(MADE)
+    assert removed <= set(ROLES["pipeline"].deletes)
+    rules = json.loads((HERE / "lifecycle.json").read_text())["Rules"]
+    assert removed <= {rule["Filter"]["Prefix"] for rule in rules if "NoncurrentVersionExpiration" in rule}
 
 
 def test_the_bucket_s_policy_only_forbids():

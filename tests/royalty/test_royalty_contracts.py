@@ -36,6 +36,14 @@ def test_the_first_contract_that_covers_an_output_counts(tmp_path):
     assert assign(table, contracts, "outputs").to_list() == ["search", "all others", "all others"]
 
 
+def test_a_contract_says_what_pays_where_its_rule_is_not_supported(tmp_path):
+    plain, strict = read_contracts(
+        written(tmp_path, WHOLE.replace("search*", "s") + 'rule = "banzhaf"\nunsupported = "wait"\n')
+    )
+    assert (plain.unsupported, plain.fallback) == ("fallback", "flat")
+    assert (strict.unsupported, strict.rule) == ("wait", "banzhaf")
+
+
 def test_an_output_under_no_contract_is_an_error(tmp_path):
     contracts = read_contracts(written(tmp_path, WHOLE))[:1]
     with pytest.raises(ContractError, match=r"outputs: output 'b': .*none for model 'm' and product 'chat'"):
@@ -55,6 +63,7 @@ def test_an_output_under_no_contract_is_an_error(tmp_path):
             '[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrule = "shapley"\n',
             "rule: expected 'faithful', 'srs', .*found 'shapley'",
         ),
+        ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nunsupported = "stop"\n', "expected 'fallback' or 'wait', found 'stop'"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nrul = "srs"\n', "found 'rul'. Did you mean 'rule'?"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nfloor_ppb = 9\ncap_ppb = 8\n', "floor_ppb at most cap_ppb, 8"),
         ('[[contract]]\nname = "a"\ndeveloper_ppb = 1\nmodels = []\n', "models: expected .*at least 1 item"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -97,8 +98,9 @@ def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeyp
     assert np.abs(scores_of(other) - expected).max() <= 1e-5 * np.sqrt((expected**2).mean())
     again = pl.read_parquet(other.out / "owner_influence.parquet")
     assert again.drop("influence").equals(owners.drop("influence"))
-    one, two = (pl.read_parquet(run.out / "work/nights/*/*/evidence.parquet") for run in (request_of, other))
-    assert one.drop("influence").equals(two.drop("influence"))
+    where = "work/nights/*/*/influence/off-evidence.parquet"
+    one, two = (pl.read_parquet(run.out / where).drop("influence", "components") for run in (request_of, other))
+    assert one.equals(two)
 
 
 @pytest.mark.parametrize("name", ["dense", "cosine", "tfidf", "bm25"])
@@ -109,13 +111,16 @@ def test_every_method_gives_a_table(request_of, name):
     assert np.abs(scores).max() > 0
 
 
-def test_a_hybrid_is_the_weighted_sum_of_its_parts(request_of, tmp_path):
-    parts = {}
-    for name in ("factored", "tfidf"):
-        other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / name, DAY)
-        parts[name] = scores_of(other, influence={"method": name, "sample": 24})
-    hybrid = scores_of(request_of, influence={"method": "hybrid", "hybrid_weight": 0.25, "sample": 24})
-    assert np.allclose(hybrid, 0.75 * parts["factored"] + 0.25 * parts["tfidf"], rtol=1e-4, atol=1e-4)
+def test_without_counterfactual_models_gradients_count_alike_and_words_not_at_all(request_of, tmp_path):
+    other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / "factored", DAY)
+    gradients = scores_of(other, influence={"method": "factored", "sample": 24})
+    assert np.allclose(scores_of(request_of), gradients, rtol=1e-5, atol=1e-6)
+    said = json.loads((request_of.out / "manifest.json").read_text())["counterfactuals"]
+    parts = ("head", "embedding", "inner")
+    assert set(said["components"]) == {f"step-{n:04d}.safetensors/{part}" for n in (6, 12, 18) for part in parts} | {"words"}
+    assert said["components"].pop("words") == 0
+    assert list(said["components"].values()) == pytest.approx([1 / 9] * 9)
+    assert said["weights"] == "default"
 
 
 def test_a_second_run_with_other_outputs_reuses_the_corpus(request_of):
@@ -125,7 +130,7 @@ def test_a_second_run_with_other_outputs_reuses_the_corpus(request_of):
     attribute(request_of, settings())
     again = {path.name: path.stat().st_mtime_ns for path in (request_of.out / "work/features").iterdir()}
     assert features.items() <= again.items()
-    assert len(again) == len(features) + 3, "one file per checkpoint, of the new outputs"
+    assert len(again) == len(features) + 4, "one file per checkpoint and one of words, of the new outputs"
     assert set(pl.read_parquet(request_of.out / "scores.parquet")["output_id"]) == {f"2026-11-18-{n:03d}" for n in range(8)}
 
 
@@ -199,7 +204,7 @@ def test_bad_input_is_named_and_nothing_is_published(request_of, spoil, kind, me
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_an_error(request_of):
     with pytest.raises(SettingsError, match=r"--device: expected a CUDA device and CuPy, found none. Use --device cpu or auto"):
-        attribute(request_of, local_settings(method="factored", hybrid_weight=None, device="cuda", workers=1))
+        attribute(request_of, local_settings(method="factored", device="cuda", workers=1))
 
 
 def test_the_command_writes_and_shows(request_of, monkeypatch):
@@ -220,9 +225,7 @@ def test_the_command_writes_and_shows(request_of, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "magic"], "method: expected one of factored, .*found 'magic'"),
-        (["--method", "hybrid"], "--method hybrid: expected --hybrid-weight, between 0 and 1, found none"),
-        (["--method", "tfidf", "--hybrid-weight", "0.5"], "--hybrid-weight: expected --method hybrid with it"),
+        (["--method", "magic"], "method: expected one of fitted, factored, .*found 'magic'"),
         (["--out", "/dev/null/x"], "--out /dev/null/x: expected a folder to write to"),
     ],
 )
@@ -232,6 +235,15 @@ def test_bad_arguments_are_named(request_of, arguments, message):
     assert isinstance(bad.exception, InputError)
     assert re.search(message, str(bad.exception)), bad.exception
     assert not (request_of.out / "work").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [("x", "found no such folder"), ("in", "found none. Train some for this very")])
+def test_a_folder_without_counterfactual_models_of_the_model_is_named(request_of, tmp_path, name, message):
+    request = replace(request_of, counterfactuals=tmp_path / name)
+    expected = rf"--counterfactuals .*/{name}: expected counterfactual models of the model \w+, as .*, {message}"
+    with pytest.raises(ContractError, match=expected):
+        attribute(request, settings())
+    assert not (request.out / "manifest.json").exists()
 
 
 def test_words_are_cut_as_the_modality_says_and_again_when_it_changes(request_of):

@@ -8,9 +8,11 @@ from samples import lay_out
 from typer.testing import CliRunner
 
 from provenance.core.errors import ContractError, ModelError
+from tasks import coalitions
 from tasks.attribute import Request, opened
 from tasks.audit import Options, audit_lds, audit_owners
 from tasks.cli import app
+from tasks.coalitions import audit_srs
 from tasks.settings import Settings
 
 SETTINGS = Settings.model_validate(
@@ -37,35 +39,68 @@ def run(request, audit, options):
 
 
 def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
-    store, folder = run(request_of, audit_lds, Options(subsets=4, tune=2, seeds=2, methods=("factored", "tfidf", "hybrid")))
+    store, folder = run(request_of, audit_lds, Options(subsets=4, tune=8, seeds=2, methods=("factored", "tfidf", "fitted")))
     result = store.read_json(f"{folder}/lds.json")
     assert set(result["families"]) == {"examples", "owners"}
     for found in result["families"].values():
-        assert set(found["methods"]) == {"factored", "tfidf", "hybrid"}
+        assert set(found["methods"]) == {"factored", "tfidf", "fitted"}
         assert found["subsets"] == 4
         assert all(m["low"] <= m["lds"] <= m["high"] <= 1 for m in found["methods"].values())
         assert found["seed_agreement"] <= found["ceiling"] <= 1
-    assert 0 <= result["hybrid"]["weight"] <= 1
+    assert set(result["weights"]) == {"examples", "owners"}
+    for weights in result["weights"].values():
+        assert {name.split("/")[-1] for name in weights} == {"head", "embedding", "inner", "words"}
+        assert all(weight >= 0 for weight in weights.values())
+        assert any(weights.values())
+    assert result["tuning_subsets"] == {"examples": 8, "owners": 6}, "five owners have ten halves"
     assert store.read(f"{folder}/lds.png").startswith(b"\x89PNG")
     before = trained(request_of)
-    run(request_of, audit_lds, Options(subsets=5, tune=2, seeds=2, methods=("factored", "tfidf")))
+    run(request_of, audit_lds, Options(subsets=5, tune=8, seeds=2, methods=("factored", "tfidf")))
     after = trained(request_of)
     assert before.items() <= after.items(), "nothing is trained twice"
     assert len(after) <= len(before) + 4, "one more subset, two families, two seeds"
 
 
 def test_leaving_owners_out_is_audited(request_of):
-    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf", "faithful")))
+    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf")))
     result = store.read_json(f"{folder}/owners.json")
     assert result["owners"] == ["owner-0", "owner-1", "owner-2", "owner-3", "unmatched-somebody"]
     # Each owner has words of their own, so that leaving the owner out must show.
-    for method in ("factored", "faithful"):
-        assert result["methods"][method]["rank_correlation"] > 0.5
+    assert result["methods"]["factored"]["rank_correlation"] > 0.5
+
+
+def test_components_can_be_reported_one_by_one(request_of):
+    options = Options(subsets=4, tune=8, seeds=2, methods=("fitted",), components=True)
+    store, folder = run(request_of, audit_lds, options)
+    result = store.read_json(f"{folder}/lds.json")
+    for family, found in result["families"].items():
+        assert set(found["methods"]) == {"fitted", *result["weights"][family]}
+
+
+def test_royalty_rules_are_held_against_training_on_every_coalition(request_of):
+    store, folder = run(request_of, audit_srs, coalitions.Options(seeds=2, diagonal=8, trainings=(3,)))
+    result = store.read_json(f"{folder}/srs.json")
+    assert len(result["owners"]) == 5
+    assert set(result["trainings"]) == {"3"}
+    rules = {"faithful", "srs", "banzhaf"}
+    for rule in rules:
+        found = result["trainings"]["3"][rule]
+        assert 0 <= found["held"] <= 1
+        assert found["l1"] < 2
+    assert result["trainings"]["3"]["report"]["models"] == 9
+    assert result["trainings"]["3"]["srs"]["l1"] < result["methods"]["sum of factored"]["srs"]["l1"]
+    assert set(result["methods"]) == {"sum of factored", "sum of tfidf", "by tokens", "equal"}
+    for shares in result["mean_shares"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert {f"{rule}, retrained" for rule in rules} <= set(result["mean_shares"])
+    assert store.read(f"{folder}/srs.png").startswith(b"\x89PNG")
 
 
 def test_one_seed_has_no_ceiling(request_of):
     with pytest.raises(ContractError, match="audit: seeds: expected 2 or more, for the noise ceiling, found 1"):
         run(request_of, audit_lds, Options(seeds=1))
+    with pytest.raises(ContractError, match="audit srs: seeds: expected 2 or more, for the noise of the truth, found 1"):
+        run(request_of, audit_srs, coalitions.Options(seeds=1))
 
 
 def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
@@ -93,8 +128,8 @@ def test_the_commands_show_a_table(request_of, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(methods=("factored", "magic")), r"audit: methods: expected some of factored, .*, found 'magic'"),
-        (Options(tune=0, methods=("hybrid",)), r"audit: tune: expected 2 tuning subsets or more, .*, found 0"),
+        (Options(methods=("factored", "magic")), r"audit: methods: expected some of fitted, factored, .*, found 'magic'"),
+        (Options(tune=0, methods=("fitted",)), r"audit: tune: expected 8 tuning subsets or more, .* 'fitted' on, found 0"),
     ],
 )
 def test_options_are_checked_before_anything_is_trained(request_of, options, message):

@@ -13,7 +13,7 @@ from tasks.attribute import Request
 from tasks.cli import app
 from tasks.settings import Settings
 
-SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"sample": 24}})
+SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,20 @@ def test_a_night_with_nothing_new_computes_no_gradients(request_of):
     assert found["nothing_new"] < found["everything_new"]
 
 
-def test_values_and_shares_are_timed_on_a_synthetic_store(request_of, monkeypatch):
-    for name, value in (("STORED", 1024), ("OUTPUTS", 8), ("MANY", 256), ("ProcessPoolExecutor", ThreadPoolExecutor)):
+def test_the_estimate_is_timed_on_made_up_models(request_of, monkeypatch):
+    for name, value in (("CASES", ((32, 4), (32, 8))), ("ProcessPoolExecutor", ThreadPoolExecutor)):
         monkeypatch.setattr(bench, name, value)  # processes of their own would take long to start
     found = bench.bench(request_of, SETTINGS, ("royalty",))["royalty"]
-    assert [(case["examples"], case["owners"]) for case in found["cases"]] == [(1024, 64), (2048, 64), (2048, 256)]
-    assert all(case[key] > 0 for case in found["cases"] for key in ("product", "values", "sums", "shares"))
-    per_example = found["seconds_per_example_and_output"]["values"]
-    assert found["hours_at"]["values"] == pytest.approx(per_example * 1e9 / 3600)
+    assert [(case["owners"], case["outputs"]) for case in found["cases"]] == [(32, 4), (32, 8)]
+    assert all(case["models"] == 64 and case["components"] == 10 for case in found["cases"])
+    assert all(case[key] > 0 for case in found["cases"] for key in ("project", "fit", "shares", "peak_mb"))
+    assert found["twice_as_many_outputs"] == found["cases"][1]["shares"] / found["cases"][0]["shares"]
+
+
+def test_what_a_counterfactual_model_takes_each_night_is_less_than_a_step_of_training(request_of):
+    found = bench.bench(request_of, SETTINGS, ("likelihoods",))["likelihoods"]
+    assert 0 < found["forward"] < found["bare"]
+    assert found["ratio"] == found["forward"] / found["bare"]
 
 
 @pytest.mark.night
@@ -71,4 +77,6 @@ def test_the_command_prints_json_and_names_an_unknown_part(request_of):
     good = CliRunner().invoke(app, ["bench", *folders, "--parts", "scoring", "--device", "cpu"])
     assert json.loads(good.stdout)["scoring"]["ratio"] > 0
     bad = CliRunner().invoke(app, ["bench", *folders, "--parts", "speed"])
-    assert "expected some of features, scoring, memory, workers, night, royalty, found 'speed'" in str(bad.exception)
+    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, found 'speed'" in str(
+        bad.exception
+    )

@@ -18,7 +18,7 @@ from tasks.work import noted
 def made(tmp_path, tiny_model):
     lay_out(tmp_path)
     request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
-    settings = local_settings(method="factored", hybrid_weight=None, device="cpu", workers=1)
+    settings = local_settings(method="factored", device="cpu", workers=1)
     with opened(request, settings) as (here, night):
         yield recipe(here.store.open(), night, here), night.checkpoints
     close_models()
@@ -49,7 +49,7 @@ def test_workers_that_share_a_process_share_no_module(made):
 def test_a_night_notes_what_it_computes_and_what_it_need_not_have(tmp_path, tiny_model):
     lay_out(tmp_path)
     request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
-    settings = local_settings(method="factored", hybrid_weight=None, device="cpu", workers=1)
+    settings = local_settings(method="factored", device="cpu", workers=1)
     settings = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"processes": False})})
     with opened(request, settings) as (here, night):
         store, folder = here.store.open(), night.folder

@@ -33,11 +33,12 @@ UNTOUCHABLE = (
     "frozen/corpus/.current.json.lock",
 )  # fmt: skip
 FILES = (
-    "plan.json", "scores.json", "party_influence.parquet", "queries/000000-0.safetensors", "replay.json",
-    "values/p.safetensors", "values.json", "shares.json", "shares.parquet",
+    "plan.json", "scores.json", "influence/earliest-000000.safetensors", "queries/000000-0.safetensors", "likelihoods.json",
+    "party_influence.parquet", "estimate.json", "shares.json", "shares.parquet",
 )  # fmt: skip
 AGES = st.sampled_from([0, 1, 3, 29, 31, 59, 61, 399, 401, 1000])
 NAMES = st.frozensets(st.sampled_from("abcdef"), max_size=4)
+KINDS = ("features", "statistics", "curvature", "likelihoods", "snapshots", "sketches", "frozen/parts")
 
 
 @st.composite
@@ -52,23 +53,34 @@ def stores(draw):
         outputs = frozenset(f"frozen/parts/{part}.parquet" for part in draw(NAMES))
         there = draw(st.sets(st.sampled_from(FILES)))
         features = frozenset(f"{kind}/{name}.safetensors" for kind in ("features", "curvature") for name in draw(NAMES))
-        replayed = draw(st.sampled_from([None, frozenset(f"sketches/{name}.safetensors" for name in draw(NAMES))]))
+        likelihoods = frozenset(f"likelihoods/{name}.parquet" for name in draw(NAMES))
         planned, sample = "plan.json" in there, frozenset({f"frozen/parts/{draw(st.sampled_from('abcdef'))}.parquet"})
         nights[folder] = SeenNight(
             frozen_at=NOW - age * DAYS, booked=booked, standing=booked and draw(st.booleans()),
             corpus=draw(st.sampled_from("uvw")), model=draw(st.sampled_from("mn")), outputs=outputs,
             sample=sample if planned else frozenset(), features=features if planned else None,
-            replayed=replayed if "replay.json" in there else None,
+            likelihoods=likelihoods if "likelihoods.json" in there else None, counterfactuals=draw(NAMES),
         )  # fmt: skip
         objects.append(Stored(f"{folder}/inputs.json", 1, NOW - age * DAYS))
         objects += [Stored(f"{folder}/{name}", 1, NOW - draw(st.sampled_from([0, 1, age])) * DAYS) for name in sorted(there)]
-    for kind in ("features", "statistics", "curvature", "snapshots", "sketches", "frozen/parts"):
-        suffix = "parquet" if kind == "frozen/parts" else "safetensors"
+    for kind in KINDS:
+        suffix = "parquet" if kind in {"frozen/parts", "likelihoods"} else "safetensors"
         objects += [Stored(f"{kind}/{name}.{suffix}", 1, NOW - draw(AGES) * DAYS) for name in sorted(draw(NAMES))]
     objects += [Stored(f"frozen/corpus/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in sorted(corpora)]
-    objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mno"]
+    objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mnoabcdef"]
+    objects += [
+        Stored(f"counterfactuals/{served}/{name}.json", 1, NOW - draw(AGES) * DAYS)
+        for served in "mno"
+        for name in sorted(draw(NAMES))
+    ]
     objects += [Stored(f"exports/.payouts.csv.{'0' * 32}", 1, NOW - draw(AGES) * DAYS)]
-    return Seen(tuple(objects), nights, corpora, draw(st.sampled_from("uvw")))
+    return Seen(tuple(objects), nights, corpora, draw(st.sampled_from("uvw")), recorded(objects))
+
+
+def recorded(objects):
+    """The folders of counterfactual models by the model served; each is called as its record is."""
+    keys = [o.key.split("/") for o in objects if o.key.startswith("counterfactuals/")]
+    return {served: frozenset(n.removesuffix(".json") for _, s, n in keys if s == served) for served in {k[1] for k in keys}}
 
 
 def protected(seen):
@@ -83,13 +95,21 @@ def protected(seen):
     for folder in read:
         night = seen.nights[folder]
         keys |= {f"frozen/corpus/{night.corpus}.json", *seen.corpora[night.corpus], *night.outputs}
-        keys |= {f"frozen/models/{night.model}/model.toml"} | (night.sample if folder in whole else set())
+        keys |= {f"frozen/models/{name}/model.toml" for name in {night.model, *night.counterfactuals}}
+        keys |= night.sample if folder in whole else set()
+    # Counterfactual models stay with the model that they belong to; and for a while where no night has used them yet.
+    served = {seen.nights[folder].model for folder in read}
+    records = [o for o in seen.objects if o.key.startswith("counterfactuals/")]
+    served |= {o.key.split("/")[1] for o in records if NOW - o.modified < 60 * DAYS}
+    for model in served:
+        keys |= {f"frozen/models/{model}/model.toml", *(o.key for o in records if o.key.split("/")[1] == model)}
+        keys |= {f"frozen/models/{name}/model.toml" for name in seen.counterfactuals.get(model, ())}
     keys |= {f"frozen/corpus/{seen.in_force}.json", *seen.corpora[seen.in_force]}
     for folder, night in seen.nights.items():
         if night.standing or age[folder] < 30 or folder in busy:
             for names, kinds in (
                 (night.features, ("features/", "statistics/", "curvature/")),
-                (night.replayed, ("snapshots/", "sketches/")),
+                (night.likelihoods, ("likelihoods/",)),
             ):
                 keys |= {o.key for o in seen.objects if o.key.startswith(kinds)} if names is None else names
     return keys
@@ -105,9 +125,9 @@ def after(seen, gone):
     for folder, night in seen.nights.items():
         if f"{folder}/inputs.json" not in gone:
             left = replace(night, features=None, sample=frozenset()) if f"{folder}/plan.json" in gone else night
-            nights[folder] = replace(left, replayed=None) if f"{folder}/replay.json" in gone else left
+            nights[folder] = replace(left, likelihoods=None) if f"{folder}/likelihoods.json" in gone else left
     corpora = {name: parts for name, parts in seen.corpora.items() if f"frozen/corpus/{name}.json" not in gone}
-    return Seen(objects, nights, corpora, seen.in_force)
+    return Seen(objects, nights, corpora, seen.in_force, recorded(objects))
 
 
 def keys_of(removals):
@@ -167,18 +187,18 @@ def a_night(day):
     """A night without Airflow; returns its folder."""
     from tasks.book import book
     from tasks.curvature import fit_curvature
+    from tasks.estimate import estimate
     from tasks.featurise import featurise
     from tasks.freeze import freeze
+    from tasks.likelihoods import likelihoods
     from tasks.publish import publish
     from tasks.reconcile import reconcile
-    from tasks.replay import replay
     from tasks.score import score
     from tasks.shard import shard
     from tasks.share import share
-    from tasks.values import values
 
     folder = freeze(day)
-    for stage in (shard, featurise, fit_curvature, score, replay, values, share, book):
+    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate, share, book):
         stage(folder)
     publish(day)
     reconcile(day)
@@ -255,7 +275,7 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     assert not [key for key in wanted if key.startswith((last, "exports/payouts", "audits", "corpus", "outputs"))]
 
     # Killed again and again, it ends as one that was not.
-    for count in (0, 1, 5, 30):
+    for count in (0, 1, 5, 15):
         with monkeypatch.context() as patched:
             killed_after(patched, count)
             with pytest.raises(Killed):
@@ -271,11 +291,13 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     assert store.list(unbooked) == [f"{unbooked}/{REMOVED}"]
     (told,) = store.read_json(f"{first}/{REMOVED}")["removed"]
     assert (told["on"], told["policy"]) == (f"{later:%Y-%m-%d}", "retention.nights = 60")
-    assert {"scores.json", "values/", "shares.parquet"} <= set(told["names"])
+    assert {"scores.json", "influence/", "estimate.json", "shares.parquet"} <= set(told["names"])
 
     from tasks.book import book
 
-    with pytest.raises(StoreError, match=rf"values.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"):
+    with pytest.raises(
+        StoreError, match=rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
+    ):
         book(first)
     output = outputs_frame(BEFORE)["output_id"][0]
     code, printed, _ = command_line("explain", output, "--json")

@@ -24,7 +24,7 @@ from tasks.settings import load
 TASK_OF = {
     "ingest.ingest": "corpus.ingest", "freeze.freeze": "inputs.freeze", "shard.shard": "corpus.shard",
     "featurise.featurise": "features.featurise", "curvature.fit_curvature": "influence.fit_curvature",
-    "score.score": "influence.score", "replay.replay": "royalty.replay", "values.values": "royalty.value",
+    "score.score": "influence.score", "likelihoods.likelihoods": "royalty.likelihoods", "estimate.estimate": "royalty.estimate",
     "share.share": "royalty.share", "book.book": "settlement.book", "publish.publish": "settlement.publish",
     "reconcile.reconcile": "settlement.reconcile",
 }  # fmt: skip

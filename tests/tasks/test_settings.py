@@ -37,7 +37,8 @@ def test_another_file_can_be_named(tmp_path):
             r"environment: PROVENANCE_STORE_URL: expected PROVENANCE_SETTINGS or .*Two underscores",
         ),
         ("[features\n", {}, r"s.toml: expected TOML"),
-        ("[royalty]\nrows = 1", {}, r"royalty.rows: expected .*greater than or equal to 8"),
+        ("[royalty]\nrows = 1", {}, r"s.toml: royalty.rows: expected one of contracts, found 'rows'"),
+        ("[counterfactuals]\ngroups = 0", {}, r"counterfactuals.groups: expected .*greater than or equal to 1"),
     ],
 )
 def test_a_wrong_key_is_named_with_the_nearest_known_one(tmp_path, text, environment, message):

@@ -64,7 +64,11 @@ SCREENS = {
     "diff": lambda name: screens.diff_screen(difference(name)),
     "checks": lambda name: [screens.checks_screen([Check("c", (name,))])],
     "royalty": lambda name: screens.royalty_screen(
-        {"outputs": 1, "rule": "srs", "mean_share": {name: 1.0}, "owners": 1, "unattributed": 0}, name
+        {"outputs": 1, "rule": "srs", "paid_by": "flat", "unsupported": ["too few models"], "counterfactuals": {},
+         "mean_share": {name: 1.0}, "owners": 1, "unattributed": 0}, name
+    ),
+    "counterfactuals": lambda name: screens.counterfactuals_screen(
+        [{"name": "0" * 32, "stratum": "pair", "aside": True, "partition": 1, "works": 1, "examples": 1, "seed": 1}], name
     ),
     "attacks": lambda name: screens.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
     "payees": lambda name: [
@@ -132,9 +136,10 @@ def test_the_panel_of_an_output_shows_its_id_as_text():
     credit = {"account": "payable", "owner_id": "[/]", "owner_name": "[red]x[/]", "escrow_id": None, "share_ppb": 10**9,
               "low_ppb": 0, "high_ppb": 10**9, "amount_nanominor": 1, "rules": [],
               "top_works": [{"work_id": "[/]"}]}  # fmt: skip
-    contract = {"name": "[/]", "rule": "srs", "weight": 1, "developer_ppb": 0, "fallback": "flat"}
+    contract = {"name": "[/]", "rule": "srs", "weight": 0, "developer_ppb": 0, "fallback": "flat"}
     data = {"output_id": "[/]\x1b[2J", "day": "2026-11-01", "revenue_minor": 1, "currency": "EUR", "content": "\x1b[2J[/]",
-            "contract": contract, "credits": [credit], "notice": "[/]"}  # fmt: skip
+            "contract": contract, "fidelity": {"failed": ["[/]\x1b[2J"]}, "trust": "The check failed.", "credits": [credit],
+            "notice": "[/]"}  # fmt: skip
     text = without_styles(shown(*screens._output_tables(data, 10), width=200))
     assert "\x1b" not in text
     assert "[/]\\x1b[2J of 2026-11-01" in text

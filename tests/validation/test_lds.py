@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from provenance.validation.lds import (
-    fit_hybrid_weight,
-    linear_datamodelling_score,
-    noise_ceiling,
-    rank_correlations,
-)
+from provenance.royalty.estimate import rank_correlations
+from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from provenance.validation.subsets import all_but_one, halves
 
 R = np.random.default_rng(0)
@@ -53,14 +49,6 @@ def test_a_perfect_prediction_reaches_the_noise_ceiling(seeds):
     reached = linear_datamodelling_score(SCORES, subsets, noisy.mean(axis=0), resamples=0).value
     assert agreement < reached
     assert reached == pytest.approx(ceiling, abs=0.02)
-
-
-def test_the_hybrid_weight_is_found():
-    other = R.standard_normal(SCORES.shape)
-    truth = -(SUBSETS @ (0.7 * SCORES + 0.3 * other).T)
-    weight, reached = fit_hybrid_weight(SCORES, other, [(SUBSETS, truth)])
-    assert weight == pytest.approx(0.3)
-    assert reached == pytest.approx(1)
 
 
 def test_halves_are_halves_of_units_and_keep_units_whole():

@@ -1,0 +1,105 @@
+"""Who holds what part of each example: by stake, and copies as one work of those who have the claim on all of them."""
+
+from datetime import UTC, date, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provenance.corpus.holdings import find_holders, holdings
+
+PPB = 1_000_000_000
+DAY = date(2026, 11, 20)
+EARLY, LATE = date(2020, 1, 1), date(2024, 1, 1)
+
+
+def examples(works):
+    """`works` names the work of each example."""
+    columns = {"example_id": [f"e{at}" for at in range(len(works))], "work_id": works}
+    frame = pl.DataFrame(columns, schema={"example_id": pl.String, "work_id": pl.String})
+    return frame.with_columns(
+        owner_id=pl.lit(None, pl.String), acquired_at=pl.lit(datetime(2025, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
+    )
+
+
+def claims(*rows):
+    """Rows of work, owner, stake, and since when."""
+    columns = {"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64, "valid_from": pl.Date}
+    frame = pl.DataFrame(list(rows), schema=columns, orient="row")
+    return frame.with_columns(valid_to=pl.lit(None, pl.Date))
+
+
+def found(works, claimed, clusters=None, rule="earliest"):
+    """Parts and whether they are their own, by example and party."""
+    table, schema = examples(works), {"example_id": pl.String, "cluster_id": pl.String}
+    copies = pl.DataFrame(list((clusters or {}).items()), schema=schema, orient="row")
+    members = table.join(copies, on="example_id", how="semi")
+    held = holdings(table, claimed, DAY, find_holders(members, claimed, DAY, copies, rule))
+    assert held.columns == ["example_id", "work_id", "account", "party_id", "part", "own"]
+    assert held.equals(held.sort("example_id", "account", "party_id"))
+    return {(example, party): (round(part, 12), own) for example, _, _, party, part, own in held.iter_rows()}
+
+
+def test_an_example_is_held_by_stake():
+    both = claims(("a", "ann", 600_000_000, None), ("a", "bob", 400_000_000, None), ("b", "bob", PPB, None))
+    assert found(["a", "a", "b"], both) == {
+        ("e0", "ann"): (0.6, True), ("e0", "bob"): (0.4, True), ("e1", "ann"): (0.6, True), ("e1", "bob"): (0.4, True),
+        ("e2", "bob"): (1.0, True),
+    }  # fmt: skip
+
+
+def test_what_nobody_claims_is_held_in_escrow():
+    no_copies = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
+    held = holdings(examples(["a"]), claims(), DAY, find_holders(examples([]), claims(), DAY, no_copies, "earliest"))
+    assert held.rows() == [("e0", "a", "escrow", "a", 1.0, True)]
+
+
+CLAIMED = claims(("a", "ann", PPB, EARLY), ("b", "bob", PPB, LATE), ("c", "bob", PPB, LATE))
+COPIES = {"e0": "e0", "e1": "e0"}
+
+
+def test_copies_count_as_one_work_of_whoever_came_first():
+    assert found(["a", "b", "c"], CLAIMED, COPIES) == {
+        ("e0", "ann"): (0.5, True), ("e1", "ann"): (0.5, False), ("e2", "bob"): (1.0, True),
+    }  # fmt: skip
+
+
+def test_copies_are_held_in_equal_parts_where_the_contract_says_so():
+    assert found(["a", "b", "c"], CLAIMED, COPIES, "equal") == {
+        ("e0", "ann"): (0.25, True), ("e0", "bob"): (0.25, False), ("e1", "ann"): (0.25, False), ("e1", "bob"): (0.25, True),
+        ("e2", "bob"): (1.0, True),
+    }  # fmt: skip
+
+
+def test_copies_count_each_for_itself_where_the_contract_says_so():
+    assert found(["a", "b", "c"], CLAIMED, COPIES, "off") == {
+        ("e0", "ann"): (1.0, True), ("e1", "bob"): (1.0, True), ("e2", "bob"): (1.0, True),
+    }  # fmt: skip
+
+
+def test_a_copy_of_one_s_own_work_is_one_s_own():
+    twice = claims(("a", "ann", PPB, EARLY), ("b", "ann", PPB, LATE))
+    assert found(["a", "b"], twice, COPIES) == {("e0", "ann"): (0.5, True), ("e1", "ann"): (0.5, True)}
+
+
+def test_a_claim_that_has_ended_holds_nothing():
+    over = CLAIMED.with_columns(valid_to=pl.when(pl.col("work_id") == "a").then(pl.lit(date(2023, 1, 1))))
+    held = found(["a", "b", "c"], over, COPIES)
+    assert held["e0", "bob"] == (0.5, False)
+    assert ("e0", "ann") not in held
+
+
+@given(st.data(), st.sampled_from(["earliest", "equal", "off"]))
+def test_a_cluster_counts_as_one_example_and_all_others_as_one_each(data, rule):
+    works = data.draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+    copies = data.draw(st.dictionaries(st.sampled_from([f"e{at}" for at in range(len(works))]), st.sampled_from(["x", "y"])))
+    whose = claims(*((work, f"o{at}", PPB // 2, day) for work in "abc" for at, day in ((0, EARLY), (ord(work), None))))
+    held = found(works, whose, copies, rule)
+    clustered = {} if rule == "off" else copies
+    by_example = {example: sum(part for (of, _), (part, _) in held.items() if of == example) for example, _ in held}
+    assert set(by_example) == {f"e{at}" for at in range(len(works))}
+    assert sum(by_example.values()) == pytest.approx(len(works) - len(clustered) + len(set(clustered.values())))
+    for example, part in by_example.items():
+        of = clustered.get(example)
+        assert part == pytest.approx(1 / list(clustered.values()).count(of) if of else 1)

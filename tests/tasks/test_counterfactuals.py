@@ -1,0 +1,495 @@
+"""Counterfactual models: trained once each, whatever happens on the way, and none that is not what it says."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from samples import corpus_frames, deliver, lay_out
+from typer.testing import CliRunner
+
+from provenance.core.errors import ContractError, InputError, ModelError
+from provenance.core.store import Store, sha256
+from provenance.features.adapters.causal_lm import CausalLM
+from provenance.features.model import read_model
+from tasks import counterfactuals
+from tasks.attribute import local_settings
+from tasks.cli import app
+from tasks.counterfactuals import MANIFEST, add, planned, read_record, records, subject_of, summary, train, usable
+
+DAY = date(2026, 11, 20)
+KEPT = ("counterfactuals", "frozen/models")
+
+
+def opened(folder, model, out, *, copies=True):
+    """A model and a corpus folder, with a store of their own; and its settings."""
+    settings = local_settings(device="cpu", workers=1).at(out, model)
+    return subject_of(settings, folder / "corpus", model, DAY, copies=copies), settings
+
+
+def everything(store, *prefixes):
+    return {key: sha256(store.read(key)) for prefix in prefixes for key in store.list(prefix)}
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("counterfactuals")
+    lay_out(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(laid_out, tiny_model):
+    """A set that is worth three trainings, five owners each alone and two pairs; which trainings, and the settings."""
+    subject, settings = opened(laid_out, tiny_model, laid_out / "set")
+    trainings = planned(subject, 3)
+    assert train(subject, trainings, settings) == len(trainings) == 9
+    return subject, trainings, settings
+
+
+def test_a_training_is_on_the_works_of_its_part_and_kept_with_what_it_saw(trained):
+    subject, trainings, _ = trained
+    examples = counterfactuals.read_examples(subject, "work_id", "content_sha256")
+    assert sorted(record.name for record in records(subject.store, subject.model)) == sorted(each.name for each in trainings)
+    for training in trainings:
+        record = read_record(subject.store, subject.model, training.name)
+        part = training.part
+        assert (record.stratum, record.partition, record.aside, record.seed) == (
+            part.stratum, part.partition, part.aside, part.seed,
+        )  # fmt: skip
+        given = examples[list(training.examples)]
+        manifest = counterfactuals.trained_on(subject.store, record)
+        assert {work: sorted(digests) for work, digests in manifest.works.items()} == {
+            work: sorted(digests) for work, digests in given.group_by("work_id").agg("content_sha256").iter_rows()
+        }
+        assert manifest.facts == {"seed": record.seed}
+
+
+def test_of_a_model_the_base_and_the_end_are_kept(trained, tiny_model, tmp_path):
+    subject, trainings, _ = trained
+    record = read_record(subject.store, subject.model, trainings[0].name)
+    kept = read_model(subject.store.fetch(f"frozen/models/{record.folder}", record.files, tmp_path / "kept"))
+    served = read_model(tiny_model)
+    assert len(kept.card.checkpoints) == 2
+    assert kept.card.checkpoints[0].step == 0
+    assert kept.card.checkpoints[-1].file == record.checkpoint
+    assert kept.architecture() == served.architecture()
+    assert kept.card.training.epochs == served.card.training.epochs
+    assert {file for file in kept.files if file.endswith(".safetensors")} == {each.file for each in kept.card.checkpoints}
+
+
+def test_run_again_it_trains_nothing_and_more_trainings_leave_what_is_there(trained, monkeypatch):
+    subject, trainings, settings = trained
+    before = everything(subject.store, *KEPT)
+    monkeypatch.setattr(counterfactuals, "train_model", None)
+    assert train(subject, trainings, settings) == 0
+    assert everything(subject.store, *KEPT) == before
+    more = planned(subject, 5)
+    assert more[: len(trainings)] == trainings
+    assert counterfactuals.trainings_there(subject.store, subject.model, more) == (9, 13)
+    lacking = counterfactuals.missing(subject, more)
+    assert {each.name for each in lacking} == {each.name for each in more[9:]}
+    sizes = [len(each.examples) for each in lacking]
+    assert sizes == sorted(sizes, reverse=True), "the longest first"
+
+
+def test_wherever_it_stops_the_same_command_ends_with_the_same_set(trained, laid_out, tiny_model, tmp_path):
+    expected, trainings, _ = trained
+    subject, settings = opened(laid_out, tiny_model, tmp_path / "again")
+    assert (subject.model, subject.corpus) == (expected.model, expected.corpus)
+    for count in (0, 4, 5, 23):
+        left = [count]
+
+        def dying(method, left=left):
+            def write(self, key, data):
+                if key.startswith(KEPT) and not key.startswith(f"frozen/models/{subject.model}"):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise RuntimeError("killed")
+                return method(self, key, data)
+
+            return write
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "write", dying(Store.write))
+            patch.setattr(Store, "create", dying(Store.create))
+            with pytest.raises(RuntimeError, match="killed"):
+                train(subject, trainings, settings)
+    assert 0 < len(records(subject.store, subject.model)) < len(trainings)
+    train(subject, trainings, settings)
+    assert everything(subject.store, *KEPT) == everything(expected.store, *KEPT), "names, and every byte"
+
+
+def test_a_name_says_recipe_works_and_seed(trained, laid_out, tiny_model, tmp_path):
+    _, trainings, _ = trained
+    names = [training.name for training in trainings]
+    assert [training.name for training in planned(opened(laid_out, tiny_model, tmp_path / "same")[0], 3)] == names
+    other = tmp_path / "model"
+    shutil.copytree(tiny_model, other)
+    card = other / "model.toml"
+    card.write_text(card.read_text().replace("epochs = 8\n", "epochs = 9\n"))
+    changed = planned(opened(laid_out, other, tmp_path / "other")[0], 3)
+    assert [training.part for training in changed] == [training.part for training in trainings]
+    assert not {training.name for training in changed} & set(names)
+
+
+def test_a_work_goes_with_whoever_has_the_largest_part_and_a_copy_with_its_original(tmp_path, tiny_model):
+    frames = corpus_frames()
+    copied = frames["examples"].filter(pl.col("work_id") == "work-3-0")["content"]
+    is_copy = pl.col("work_id") == "work-2-0"
+    content = frames["examples"]["content"].to_list()
+    at = frames["examples"].with_row_index("at").filter(is_copy)["at"].to_list()
+    for place, value in zip(at, copied, strict=True):
+        content[place] = value
+    dated = frames["claims"].with_columns(
+        valid_from=pl.when(pl.col("owner_id") == "owner-3").then(pl.date(2020, 1, 1)).otherwise(pl.date(2024, 1, 1))
+    )
+    (tmp_path / "corpus").mkdir()
+    frames |= {"examples": frames["examples"].with_columns(content=pl.Series(content)), "claims": dated}
+    for name, frame in frames.items():
+        frame.write_parquet(tmp_path / "corpus" / f"{name}.parquet")
+    whose = {}
+    for copies in (True, False):
+        subject, _ = opened(tmp_path, tiny_model, tmp_path / f"set-{copies}", copies=copies)
+        table = counterfactuals.owner_of_examples(subject).group_by("work_id").agg(pl.col("owner").unique().sort())
+        whose[copies] = dict(table.iter_rows())
+    assert all(len(owners) == 1 for owners in whose[False].values())
+    assert whose[False]["work-0-0"] == ["payable/owner-0"], "of two the one with the larger stake"
+    assert whose[False]["work-4-0"] == ["escrow/unmatched-somebody"]
+    assert whose[False]["work-2-0"] == ["payable/owner-2"]
+    assert whose[True]["work-2-0"] == ["payable/owner-3"], "who claimed it first"
+
+
+def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
+    frames = corpus_frames(owners=2)
+    (tmp_path / "corpus").mkdir()
+    alone = frames["examples"].filter(pl.col("owner_id").is_null() & (pl.col("work_id") != "work-0-0"))
+    alone.write_parquet(tmp_path / "corpus/examples.parquet")
+    frames["claims"].filter(pl.col("work_id") != "work-0-0").write_parquet(tmp_path / "corpus/claims.parquet")
+    subject, _ = opened(tmp_path, tiny_model, tmp_path / "set")
+    with pytest.raises(ContractError, match=r"counterfactual models: expected works of at least 2 owners, .*found 1 owner"):
+        planned(subject, 3)
+
+
+def test_a_model_that_nobody_can_train_is_named(trained, monkeypatch):
+    subject, trainings, settings = trained
+    monkeypatch.delattr(CausalLM, "train")
+    wanted = r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\), or \[training\] command .*neither"
+    with pytest.raises(ModelError, match=wanted):
+        train(subject, trainings, settings)
+
+
+# Models that somebody else has trained.
+
+
+@pytest.fixture(scope="module")
+def elsewhere(trained, tmp_path_factory):
+    """Folders of models as somebody else would have them."""
+    subject, trainings, _ = trained
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for training in trainings[5:]:
+        record = read_record(subject.store, subject.model, training.name)
+        subject.store.fetch(f"frozen/models/{record.folder}", record.files, folder / training.part.name)
+    return folder
+
+
+@pytest.fixture
+def brought(elsewhere, laid_out, tiny_model, tmp_path):
+    """The same, to be spoiled by a test; and an empty set."""
+    shutil.copytree(elsewhere, tmp_path / "brought")
+    return sorted((tmp_path / "brought").iterdir()), opened(laid_out, tiny_model, tmp_path / "set")[0]
+
+
+def test_folders_that_were_trained_elsewhere_are_brought_along_once(brought):
+    folders, subject = brought
+    made = add(subject, folders)
+    assert len(made) == 4
+    assert {record.stratum for record in made} == {"brought"}
+    assert not any(record.aside for record in made)
+    assert len({record.partition for record in made}) == 4
+    before = everything(subject.store, *KEPT)
+    assert add(subject, folders) == made
+    assert everything(subject.store, *KEPT) == before
+    rows = summary(subject.store, subject.model)
+    assert sorted(row["examples"] for row in rows) == [24, 25, 35, 36]
+    assert {record.name for record, _ in usable(subject, made)} == {record.name for record in made}
+
+
+def test_what_is_brought_later_is_a_partition_of_its_own(brought):
+    folders, subject = brought
+    add(subject, folders[:2])
+    add(subject, folders[1:])
+    found = records(subject.store, subject.model)
+    assert len({record.partition for record in found}) == len(found) == 4
+
+
+def replaced(folder, old, new):
+    card = folder / "model.toml"
+    assert old in card.read_text()
+    card.write_text(card.read_text().replace(old, new, 1))
+
+
+def other_adapter(folder):
+    replaced(folder, 'adapter = "CausalLM"', 'adapter = "EventSequence"')
+
+
+def other_arguments(folder):
+    replaced(folder, "epochs = 8\n", "epochs = 9\n")
+
+
+def other_recipe(folder):
+    replaced(folder, '[training]\nmanifest = "manifest.json"\n', '[training]\nmanifest = "manifest.json"\n# no more is known\n')
+    replaced(folder, "weight_decay = 0.01", "weight_decay = 0.5")
+
+
+def other_architecture(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+
+
+def other_works(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["works"]["work-9-9"] = ["0" * 64, "1" * 64]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def other_contents(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    work = min(manifest["works"])
+    manifest["works"][work] = [*manifest["works"][work], "0" * 64]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def no_manifest(folder):
+    replaced(folder, 'manifest = "manifest.json"\n', "")
+
+
+def other_half(folder):
+    """The manifest of the other half: works that are in the corpus, but that this model never saw."""
+    there = next(other for other in folder.parent.iterdir() if other.name[:8] == folder.name[:8] and other != folder)
+    shutil.copyfile(there / MANIFEST, folder / MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (other_adapter, r"model.toml: key 'adapter': expected 'CausalLM', as served, found 'EventSequence'"),
+        (other_arguments, r"model.toml: adapter_args.epochs: expected 8, as the model served has, found 9"),
+        (other_recipe, r"model.toml: training.weight_decay: expected 0.01, as served, found 0.5"),
+        (other_architecture, r"model.toml: expected the architecture of the model served, found other config.json"),
+        (other_works, r"manifest.json: expected works that .*found work 'work-9-9': 2 of its 2 examples are not there"),
+        (other_contents, r"manifest.json: expected works that .*found work 'work-\S+': 1 of its \d examples are not there"),
+        (no_manifest, r"model.toml: training.manifest: expected 'manifest.json', a file with the works .*found None"),
+        (other_half, r"manifest.json: expected a model that was trained on the works listed, found one that knows the rest"),
+    ],
+)
+def test_a_model_that_is_not_what_it_should_be_is_refused_by_name(brought, spoil, message):
+    folders, subject = brought
+    spoil(folders[1])
+    with pytest.raises(ModelError, match=message):
+        add(subject, folders)
+    assert records(subject.store, subject.model) == [], "all or none"
+
+
+def test_a_lone_model_that_was_brought_has_nothing_to_be_compared_with(brought):
+    folders, subject = brought
+    with pytest.raises(ModelError, match=r"expected another model of the set that saw about as much, .* 0 others"):
+        add(subject, folders[:1])
+    assert records(subject.store, subject.model) == []
+
+
+def test_of_another_recipe_no_record_is_used(trained):
+    subject, _, _ = trained
+    first, *others = records(subject.store, subject.model)
+    assert len(list(usable(subject, others))) == len(others)
+    with pytest.raises(ModelError, match=r"json: expected recipe \w{12} of the model served, found another.*Remove it"):
+        list(usable(subject, [*others, replace(first, made_of="another recipe")]))
+
+
+def test_what_a_model_saw_is_not_believed_if_it_was_changed_since(trained):
+    subject, _, _ = trained
+    record = replace(records(subject.store, subject.model)[0])
+    changed = replace(record, files={**record.files, MANIFEST: "0" * 64})
+    with pytest.raises(ModelError, match=rf"{MANIFEST}: expected SHA-256 0{{64}}, found"):
+        list(usable(subject, [changed]))
+
+
+def test_a_set_is_copied_whole_and_a_file_that_is_another_is_refused(trained, tmp_path):
+    subject, trainings, _ = trained
+    target = Store(f"file://{tmp_path}/target", {})
+    assert len(counterfactuals.copy_set(subject.store, target, subject.model)) == len(trainings)
+    assert everything(target, "counterfactuals") == everything(subject.store, "counterfactuals")
+    assert everything(target, "frozen/models").items() <= everything(subject.store, "frozen/models").items()
+    record = records(target, subject.model)[0]
+    target.write(f"frozen/models/{record.folder}/{MANIFEST}", b"{}")
+    with pytest.raises(ModelError, match=rf"{MANIFEST}: expected SHA-256 \w+, as its record says, found"):
+        counterfactuals.copy_set(target, Store(f"file://{tmp_path}/other", {}), subject.model)
+
+
+# Models that a command trains.
+
+TRAINER = """
+import json, pathlib, shutil, sys
+works, seed, out = sys.argv[1:]
+print("training with seed", seed)
+if seed == "13":
+    sys.exit("this seed is unlucky")
+pathlib.Path(out).mkdir()
+shutil.copy(pathlib.Path(works) / "examples.parquet", out)
+(pathlib.Path(out) / "asked.json").write_text(json.dumps([seed, str(pathlib.Path.cwd())]))
+"""
+
+
+@pytest.fixture
+def by_command(tiny_model, tmp_path):
+    """A model folder whose card names a command."""
+    folder = tmp_path / "commanded"
+    shutil.copytree(tiny_model, folder)
+    (folder / "train.py").write_text(TRAINER)
+    command = json.dumps([sys.executable, "train.py", "{works}", "{seed}", "{out}"])
+    replaced(folder, "[training]\n", f"[training]\ncommand = {command}\n")
+    return folder
+
+
+WORKS = pl.DataFrame({"work_id": ["a", "b"], "content": [b"one", b"two"]})
+
+
+def test_a_command_is_run_in_the_model_s_folder_with_works_seed_and_where_to_write(by_command, tmp_path):
+    out = tmp_path / "scratch/model"
+    out.parent.mkdir()
+    counterfactuals.train_model(read_model(by_command), WORKS, seed=7, folder=out)
+    assert json.loads((out / "asked.json").read_text()) == ["7", str(by_command)]
+    assert pl.read_parquet(out / "examples.parquet").equals(WORKS)
+
+
+def test_a_command_that_fails_is_told_with_its_last_words(by_command, tmp_path):
+    with pytest.raises(ModelError, match=r"model.toml: \[training\] command: expected exit code 0, found 1; ") as caught:
+        counterfactuals.train_model(read_model(by_command), WORKS, seed=13, folder=tmp_path / "model")
+    assert "training with seed 13 | this seed is unlucky" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("no-such-program", r"command: expected a command that can be run, found no-such-program: .*No such file"),
+        ("{corpus}", r"command: expected words with no more in braces than works, seed, out; .*found '\{corpus\}'"),
+        ("{", r"command: expected words with no more in braces than works, seed, out; .*found '\{'"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_named(by_command, tmp_path, word, message):
+    replaced(by_command, json.dumps(sys.executable), json.dumps(word))
+    with pytest.raises(ModelError, match=message):
+        counterfactuals.train_model(read_model(by_command), WORKS, seed=1, folder=tmp_path / "model")
+
+
+def trains_by(adapter_of, *, on=lambda works: works):
+    """A stand-in for the command, which trains in this process."""
+
+    def run(model, works, *, seed, folder):
+        adapter_of(model).train(on(works)["content"].to_list(), seed=seed, folder=folder)
+
+    return run
+
+
+def test_models_that_a_command_trains_are_a_set_like_any_other(by_command, laid_out, tmp_path, monkeypatch):
+    subject, settings = opened(laid_out, by_command, tmp_path / "set")
+    monkeypatch.setattr(counterfactuals, "run_command", trains_by(lambda model: model.adapter()))
+    trainings = planned(subject, 3)
+    assert train(subject, trainings, settings) == 9
+    found = records(subject.store, subject.model)
+    assert {record.name for record in found} == {each.name for each in trainings}
+    assert all("train.py" in record.files for record in found), "what the command left out is the model's own"
+    assert len(list(usable(subject, found))) == 9
+
+
+def test_a_command_that_trains_on_other_works_than_it_was_given_is_found_out(by_command, laid_out, tmp_path, monkeypatch):
+    subject, settings = opened(laid_out, by_command, tmp_path / "set")
+    everyone = counterfactuals.read_examples(subject, "content")
+    monkeypatch.setattr(counterfactuals, "run_command", trains_by(lambda model: model.adapter(), on=lambda _: everyone))
+    with pytest.raises(ModelError, match=r"expected a model that was trained on the works listed, found one that knows"):
+        train(subject, planned(subject, 3), settings)
+    assert records(subject.store, subject.model) == []
+
+
+# By the command line, and by Airflow.
+
+
+def test_the_commands_train_add_and_list(laid_out, tiny_model, elsewhere, tmp_path):
+    base = ["--corpus", str(laid_out / "corpus"), "--model", str(tiny_model), "--out", str(tmp_path / "set")]
+    runner = CliRunner()
+    shown = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1"])
+    assert shown.exit_code == 0, shown.output
+    assert "7 counterfactual models: 5 small, 2 pair" in shown.output
+    again = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1", "--json"])
+    rows = json.loads(again.stdout)
+    assert [row["stratum"] for row in rows] == ["small"] * 5 + ["pair"] * 2
+    assert sum(row["examples"] for row in rows) == 120, "two trainings on everything"
+    folders = [str(folder) for folder in sorted(elsewhere.iterdir())]
+    added = runner.invoke(app, ["counterfactuals", "add", *folders, *base, "--json"])
+    assert added.exit_code == 0, added.output
+    assert [row["stratum"] for row in json.loads(added.stdout)][7:] == ["brought"] * 4
+    listed = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set"), "--json"])
+    assert json.loads(listed.stdout) == json.loads(added.stdout)
+    shown = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set")])
+    assert "11 counterfactual models: 5 small, 2 pair, 4 brought" in shown.output
+
+
+def test_folders_are_named_together_or_not_at_all(laid_out, tmp_path):
+    words = ["counterfactuals", "train", "--corpus", str(laid_out / "corpus"), "--out", str(tmp_path / "set")]
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, InputError)
+    assert "expected --corpus, --model and --out together, or none of them, found no --model" in str(found.exception)
+    nowhere = CliRunner().invoke(app, ["counterfactuals", "list", str(tmp_path / "nowhere")])
+    assert re.search(r"nowhere: expected a folder that `provenance counterfactuals train --out` wrote", str(nowhere.exception))
+
+
+@pytest.fixture
+def in_force(store, environment):
+    """A corpus and a model that nights take now."""
+    from tasks.ingest import ingest
+
+    environment(store, COUNTERFACTUALS__TRAININGS="3", COUNTERFACTUALS__GROUPS="2", CORPUS__SHARD_EXAMPLES="60")
+    deliver(store, corpus_frames())
+    ingest()
+    return counterfactuals.subject_in_force()[0]
+
+
+def test_airflow_trains_what_is_missing_in_groups_of_about_the_same_work(in_force):
+    groups = counterfactuals.plan_missing()
+    assert [len(names) for names in groups] == [5, 4]
+    sizes = {each.name: len(each.examples) for each in planned(in_force, 3)}
+    first, second = (sum(sizes[name] for name in names) for names in groups)
+    assert abs(first - second) <= 36
+    assert counterfactuals.train_named(groups[1]) == 4
+    assert {name for names in counterfactuals.plan_missing() for name in names} == set(groups[0])
+    assert counterfactuals.train_named([*groups[0], *groups[1]]) == 5
+    assert counterfactuals.plan_missing() == []
+
+
+def test_a_night_takes_the_models_that_are_there_and_housekeeping_keeps_them(in_force, store, monkeypatch, tmp_path):
+    from tasks import gc
+    from tasks.datasets import DATASETS, Done, flow
+    from tasks.freeze import freeze
+    from tasks.night import load_night
+    from tasks.settings import load
+
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setattr(gc, "CHECKOUT", tmp_path)
+    assert load_night(store, freeze("2026-11-19")).counterfactuals == {}
+    counterfactuals.train_named([name for names in counterfactuals.plan_missing() for name in names])
+    night = load_night(store, freeze("2026-11-19"))
+    found = records(store, in_force.model)
+    assert night.counterfactuals == {record.name: record.folder for record in found}
+    assert len(found) == 9
+    reads, writes = flow("counterfactuals.train", Done(load(), store, {}, 9))
+    assert [dataset.name for dataset in reads] == ["frozen/corpus"]
+    assert writes == DATASETS["counterfactuals"](Done(load(), store, {"night": night.folder}, None))
+    before = everything(store, *KEPT)
+    gc.collect(now=datetime.now(UTC) + timedelta(days=59))
+    assert everything(store, *KEPT) == before
+    gc.collect(now=datetime.now(UTC) + timedelta(days=3000))
+    assert everything(store, *KEPT) == {}, "no night and no model in use names them"
