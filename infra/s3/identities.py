@@ -71,10 +71,7 @@ ROLES: Mapping[str, Role] = {
         deletes=(*MADE, PROBES),
         retains=(EXPORTS,),
     ),
-    "accountants": Role(
-        "They collect exports, closings and statements, and what was answered to who contested a share.",
-        reads=(EXPORTS, APPEALS),
-    ),
+    "accountants": Role("They collect exports, closings and statements, and need nothing else.", reads=(EXPORTS,)),
     "operators": Role(
         "They look into nights and mend none by hand. Account numbers of payees lie below bank/ alone, which no failed night "
         "is explained by, so they do not read it.",
