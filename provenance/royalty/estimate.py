@@ -10,7 +10,8 @@ component k. M models, n owners, Q outputs, K components, S strata.
 - g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is
   the stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It is larger the more
   work a model saw; p is one of `POWERS`, the likeliest.
-- theta >= 0 is shared by all outputs; delta ~ N(0, (tau sigma)^2), e ~ N(0, sigma^2). Sigma is the output's own, tau is one of
+- theta >= 0 is shared by all outputs; delta ~ N(0, (tau sigma)^2 n size_o), the sum of what so many works do each by itself, so
+  who splits into several identities changes nothing; e ~ N(0, sigma^2). Sigma is the output's own, tau is one of
   `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all outputs (empirical Bayes by EM: Efron
   2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`).
 - An owner's value is what the size of its work is worth, and its contrast, on average over the part t of all work that is in:
@@ -92,6 +93,11 @@ class Outcomes:
     def growth(self) -> np.ndarray:
         """`(2 z_m)^p`, `(M,)`."""
         return np.asarray((2 * self.seen) ** self.power)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Variances of owners' own effects, `(n,)`, with a mean of one."""
+        return np.asarray(self.size * len(self.size))
 
     @property
     def strata(self) -> np.ndarray:
@@ -230,7 +236,7 @@ def _covariance(one: Outcomes, two: Outcomes, curve: Curve, tau: float) -> np.nd
     """Prior covariance of models' values in units of the noise, without it: `(m, m')`."""
     first, second = curve.member(one.strata), curve.member(two.strata)
     alike = first @ _between(curve, tau) @ second.T
-    return np.asarray((one.contrast @ two.contrast.T) * alike + FLAT * first @ second.T)
+    return np.asarray(((one.contrast * one.scale) @ two.contrast.T) * alike + FLAT * first @ second.T)
 
 
 def _between(curve: Curve, tau: float) -> np.ndarray:
@@ -301,7 +307,7 @@ def values(fitted: Fitted, rule: Rule, influence: np.ndarray, chosen: np.ndarray
 def _gain(outcomes: Outcomes, curve: Curve, tau: float, rule: Rule) -> np.ndarray:
     """Covariance of models' values with owners' weighted effects, `(M, n)`."""
     by_model = curve.member(outcomes.strata) @ _between(curve, tau) @ rule.weight
-    return np.asarray(by_model[:, None] * outcomes.contrast)
+    return np.asarray(by_model[:, None] * outcomes.contrast * outcomes.scale)
 
 
 def deviations(fitted: Fitted, rule: Rule, *, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
@@ -314,7 +320,7 @@ def deviations(fitted: Fitted, rule: Rule, *, draws: int = DRAWS, seed: int = SE
     outcomes, curve = fitted.outcomes, fitted.curve
     random = np.random.default_rng(seed)
     owners, strata = len(outcomes.size), len(curve.strata)
-    effects = random.standard_normal((strata, draws, owners))
+    effects = random.standard_normal((strata, draws, owners)) * np.sqrt(outcomes.scale)
     noise = random.standard_normal((draws, len(outcomes.inside)))
     again = random.standard_normal((draws, owners)) * retraining_noise(owners)
     student = np.sqrt(fitted.freedom / random.chisquare(fitted.freedom, (draws, 1)))

@@ -116,7 +116,8 @@ def conditioned(fitted, partition):
     value, square = 0.0, 0.0
     for tau, belief, noise in zip(TAUS, fitted.belief, fitted.noise, strict=True):
         alike = tau**2 * estimate.ALIKE**apart
-        prior = (contrast @ contrast.T) * (strata @ alike @ strata.T) + estimate.FLAT * strata @ strata.T
+        of_size = (contrast * outcomes.size * len(outcomes.size)) @ contrast.T
+        prior = of_size * (strata @ alike @ strata.T) + estimate.FLAT * strata @ strata.T
         whole = prior + np.eye(len(prior))
         gain = prior[np.ix_(out, ~out)] @ np.linalg.inv(whole[np.ix_(~out, ~out)])
         each = outcomes.value[out] - fitted.rest[out] + gain @ fitted.rest[~out]
