@@ -93,7 +93,7 @@ def audit_attacks(
         if attacker not in before["faithful"]:
             raise ContractError("--attacker", expected=f"one of {', '.join(sorted(before['faithful']))}", found=repr(attacker))
         examples = mine.read_corpus(kept, "example_id")["example_id"].to_list()
-        influence = scores_of(run.settings_of(kept), kept, mine, "factored", examples)
+        influence = scores_of(run.settings_of(kept), kept, mine, "factored")
         values = dict(zip(examples, influence.sum(axis=0).tolist(), strict=True))
         rows = [_row(honest, attacker, before, before)]
         again = replace(

@@ -68,8 +68,8 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
         expected = f"{FEWEST} tuning subsets or more, to weigh the components of {FITTED!r} on"
         raise ContractError("audit: tune", expected=expected, found=str(options.tune))
     store = settings.store.open()
-    examples, masks, losses = truth(settings, night, options)
-    scores = {name: scores_of(settings, store, night, name, examples) for name in options.methods if name != FITTED}
+    _, masks, losses = truth(settings, night, options)
+    scores = {name: scores_of(settings, store, night, name) for name in options.methods if name != FITTED}
     result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "families": {}}
     # Few owners have few halves; both uses then have fewer, in the same proportion.
     tune = {family: options.tune * len(chosen) // (options.tune + options.subsets) for family, chosen in masks.items()}
@@ -156,7 +156,7 @@ def audit_owners(settings: Settings, night: Night, options: Options) -> str:
     actual, predicted = rise.mean(axis=0), {}
     result["mean_rise"] = dict(zip(distinct, actual.mean(axis=1).tolist(), strict=True))
     for name in options.methods:
-        matrix = scores_of(settings, store, night, name, examples)
+        matrix = scores_of(settings, store, night, name)
         predicted[name] = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
         result["methods"][name] = {
             "rank_correlation": float(rank_correlations(predicted[name], actual).mean()),
@@ -191,9 +191,8 @@ def units(store: Store, night: Night) -> tuple[list[str], list[str]]:
     return examples["example_id"].to_list(), whose.to_list()
 
 
-def scores_of(settings: Settings, store: Store, night: Night, name: str, examples: Sequence[str]) -> np.ndarray:
+def scores_of(settings: Settings, store: Store, night: Night, name: str) -> np.ndarray:
     """Influences by a method, `(outputs, examples)`, by the night's own stages; components count as by default."""
-    del examples
     found = components_of(settings, store, night, name)
     weights = default_weights(list(found))
     return np.asarray(sum(weight * matrix for weight, matrix in zip(weights, found.values(), strict=True)))

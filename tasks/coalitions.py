@@ -96,11 +96,11 @@ def _held_against(estimate: tuple[np.ndarray, np.ndarray, np.ndarray], truth: np
 def baselines(settings: Settings, night: Night, owners: list[str]) -> dict[str, np.ndarray]:
     """What is said of owners without retraining, `(owners, outputs)`, in whatever unit: shares follow from it."""
     store = settings.store.open()
-    examples, whose = units(store, night)
+    _, whose = units(store, night)
     member = np.array([[own == owner for own in whose] for owner in owners], dtype=float)
     outputs = sum(part.rows for part in night.outputs)
     tokens = night.read_corpus(store, "tokens")["tokens"].to_numpy()
-    found = {f"sum of {name}": member @ scores_of(settings, store, night, name, examples).T for name in ("factored", "tfidf")}
+    found = {f"sum of {name}": member @ scores_of(settings, store, night, name).T for name in ("factored", "tfidf")}
     found["by tokens"] = np.repeat((member @ tokens)[:, None], outputs, axis=1)
     found["equal"] = np.ones((len(owners), outputs))
     return found

@@ -33,7 +33,7 @@ def main() -> None:
     ):
         store = here.store.open()
         start = time.process_time()
-        scores = scores_of(here, store, night, method, examples)
+        scores = scores_of(here, store, night, method)
         seconds = time.process_time() - start
         made, bare = recipe(store, night, here), 0.0
         contents = night.read_corpus(store, "content")["content"].to_list()
