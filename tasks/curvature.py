@@ -18,19 +18,10 @@ from provenance.core.arrays import to_numpy
 from provenance.core.rows import concatenate, move
 from provenance.core.store import digest
 from provenance.corpus.shards import part_key
-from provenance.features.rademacher import rademacher_sampled
 from provenance.features.sampled import DATA, sampled_features
 from provenance.influence import statistics
 from provenance.influence.curvature import gram
-from provenance.influence.methods import (
-    FACTORED,
-    RADEMACHER,
-    Fitted,
-    Sampled,
-    fit,
-    from_tensors,
-    to_tensors,
-)
+from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, close_models, features_of, recipe
 from tasks.night import night_to_compute
@@ -136,9 +127,8 @@ def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
     if chunk.comparison != "curved":
         return Sampled(move(features_of(made, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = made.open(chunk.checkpoint)
-    sample = {FACTORED: sampled_features, RADEMACHER: rademacher_sampled}[chunk.kind]
-    draws = {"batch_size": BATCH, "draws": chunk.draws}
-    batches = list(sample(adapter, module, contents, projection=made.projection, checkpoint=chunk.checkpoint, **draws))
+    where = {"projection": made.projection, "checkpoint": chunk.checkpoint}
+    batches = list(sampled_features(adapter, module, contents, **where, batch_size=BATCH, draws=chunk.draws))
     if any(batch.law == DATA for batch in batches):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
     return Sampled(

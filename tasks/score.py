@@ -23,7 +23,6 @@ from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.shards import part_key
 from provenance.features.layers import layout
 from provenance.influence.methods import (
-    FACTORED,
     component_names,
     default_weights,
     prepare,
@@ -207,7 +206,7 @@ def components(store: Store, night: Night, plan: Plan, settings: Settings) -> tu
             continue
         model = fetch_model(store, night.model, night.model_files, settings.model.cache)
         shape = layout(model.adapter().module(), settings.features.projection)
-        kinds = [block.kind for block in shape.tokens] if kind == FACTORED else []
+        kinds = [block.kind for block in shape.tokens]
         names += component_names(source, kinds, inner=read_fitted(store, night, plan, source).dense is not None)
     return tuple(names)
 

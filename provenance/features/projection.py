@@ -20,8 +20,7 @@ class Projection:
     """How much is kept of a gradient, and the seed of the matrices.
 
     Attributes:
-        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it. Of the
-            method `dense` it is how many numbers are kept.
+        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it.
         dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
         token_rank: numbers kept of the hidden side of an embedding or output head.
     """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
     from provenance.influence.statistics import Statistics
 
-FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
+FACTORED, WORDS = "factored", "words"
 # Components of gradients: the inner layers, and layers over a vocabulary by their kind.
 INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
@@ -68,7 +68,6 @@ METHODS = {
         # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
         Method("fitted", {FACTORED: "curved", WORDS: "tfidf"}),
         Method("factored", {FACTORED: "curved"}),
-        Method("dense", {RADEMACHER: "curved"}),  # whole gradients, Rademacher projection; slow
         Method("cosine", {FACTORED: "cosine"}),
         Method("tfidf", {WORDS: "tfidf"}),
         Method("bm25", {WORDS: "bm25"}),

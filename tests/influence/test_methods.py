@@ -197,7 +197,7 @@ def test_queries_of_words_survive_the_store(comparison):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ContractError, match="method: expected one of fitted, factored, dense, .*, found 'magic'"):
+    with pytest.raises(ContractError, match="method: expected one of fitted, factored, cosine, .*, found 'magic'"):
         method("magic")
 
 

@@ -103,7 +103,7 @@ def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeyp
     assert one.equals(two)
 
 
-@pytest.mark.parametrize("name", ["dense", "cosine", "tfidf", "bm25"])
+@pytest.mark.parametrize("name", ["cosine", "tfidf", "bm25"])
 def test_every_method_gives_a_table(request_of, name):
     scores = scores_of(request_of, influence={"method": name, "sample": 24}, corpus={"shard_examples": 20})
     assert scores.shape == (8, 60)
