@@ -12,13 +12,13 @@ from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
 from provenance.influence.methods import METHODS, default_weights
-from provenance.royalty.estimate import Outcomes, fit, project, rank_correlations
+from provenance.royalty.estimate import Outcomes, fit, project
 from provenance.royalty.fidelity import FEWEST
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation import results
-from provenance.validation.figures import lds_figure, owners_figure
+from provenance.validation.figures import lds_figure
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
-from provenance.validation.subsets import all_but_one, halves
+from provenance.validation.subsets import halves
 from tasks.attribute import score_every_example
 from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
 from tasks.night import VERSIONS, Night, load_night, read_manifest
@@ -48,14 +48,12 @@ class Options:
         tune: more subsets, on which the components of `fitted` are weighed and nothing is reported.
         seeds: trainings of each subset; two at least, for the noise ceiling.
         methods: those to compare.
-        components: report each component of `fitted`, too.
     """
 
     subsets: int = 48
     tune: int = 24
     seeds: int = 2
     methods: tuple[str, ...] = ("fitted", "factored", "cosine", "tfidf", "bm25")
-    components: bool = False
 
 
 def audit_lds(settings: Settings, night: Night, options: Options) -> str:
@@ -79,7 +77,6 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
         if ends is not None:
             weights = weigh(chosen[: tune[family]], losses[family][:, : tune[family]].mean(axis=0), components, ends)
             scores[FITTED] = np.asarray(sum(weight * components[name] for name, weight in weights.items()))
-            scores |= components if options.components else {}
             result.setdefault("weights", {})[family] = weights
             result["tuning_subsets"] = tune
         reported, outcome = chosen[tune[family] :], losses[family][:, tune[family] :]
@@ -138,31 +135,6 @@ def audit_published() -> str:
     results.put_in_force(store, folder, night.folder)
     log.info("audit of %s: %s", night.day, store.locate(folder))
     return folder
-
-
-def audit_owners(settings: Settings, night: Night, options: Options) -> str:
-    """Retrain without each owner in turn; returns the folder of the result."""
-    _check_methods(options.methods)
-    store = settings.store.open()
-    examples, owners = units(store, night)
-    distinct, without = all_but_one(owners)
-    everything = np.ones((1, len(examples)), dtype=bool)
-    masks = np.concatenate([everything, without])
-    losses = np.stack([retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
-    rise = losses[:, 1:] - losses[:, :1]
-    result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "owners": distinct, "methods": {}}
-    if options.seeds > 1:
-        result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
-    actual, predicted = rise.mean(axis=0), {}
-    result["mean_rise"] = dict(zip(distinct, actual.mean(axis=1).tolist(), strict=True))
-    for name in options.methods:
-        matrix = scores_of(settings, store, night, name)
-        predicted[name] = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
-        result["methods"][name] = {
-            "rank_correlation": float(rank_correlations(predicted[name], actual).mean()),
-            "mean_influence": dict(zip(distinct, predicted[name].mean(axis=1).tolist(), strict=True)),
-        }
-    return results.publish(store, "owners", result, owners_figure(result, predicted, actual))
 
 
 def _check_methods(methods: Sequence[str]) -> None:

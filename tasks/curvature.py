@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -127,8 +127,8 @@ def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
     if chunk.comparison != "curved":
         return Sampled(move(features_of(made, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = made.open(chunk.checkpoint)
-    where = {"projection": made.projection, "checkpoint": chunk.checkpoint}
-    batches = list(sampled_features(adapter, module, contents, **where, batch_size=BATCH, draws=chunk.draws))
+    where: dict[str, Any] = {"projection": made.projection, "checkpoint": chunk.checkpoint, "batch_size": BATCH}
+    batches = list(sampled_features(adapter, module, contents, **where, draws=chunk.draws))
     if any(batch.law == DATA for batch in batches):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
     return Sampled(
