@@ -11,7 +11,7 @@ import numpy as np
 from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
-from provenance.influence.methods import METHODS, default_weights
+from provenance.influence.methods import comparisons, default_weights
 from provenance.royalty.estimate import Outcomes, fit, project
 from provenance.royalty.fidelity import FEWEST
 from provenance.settlement.exports import MANIFEST, in_force, published_days
@@ -27,8 +27,6 @@ from tasks.score import every_component
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from provenance.core.store import Store
     from tasks.settings import Settings
 
@@ -60,7 +58,8 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     """Retrain on random halves of examples and of owners; returns the folder of the result."""
     if options.seeds < 2:
         raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
-    _check_methods(options.methods)
+    for name in options.methods:  # all of them known, before anything is trained
+        comparisons(name)
     fitted = FITTED in options.methods
     if fitted and options.tune < FEWEST:
         expected = f"{FEWEST} tuning subsets or more, to weigh the components of {FITTED!r} on"
@@ -137,16 +136,6 @@ def audit_published() -> str:
     return folder
 
 
-def _check_methods(methods: Sequence[str]) -> None:
-    """Before anything is trained: the names, all of them known."""
-    known = list(METHODS)
-    for name in methods:
-        if name not in known:
-            raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found=repr(name))
-    if not methods:
-        raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found="none")
-
-
 def _seeds(options: Options) -> range:
     return range(101, 101 + options.seeds)  # none that a model in use was trained with
 
@@ -172,23 +161,26 @@ def scores_of(settings: Settings, store: Store, night: Night, name: str) -> np.n
 
 def components_of(settings: Settings, store: Store, night: Night, name: str) -> dict[str, np.ndarray]:
     """Influences by a method and component, `(outputs, examples)` each, examples in the order of the shards."""
-    # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
-    method = night.method | {"name": name, "versions": VERSIONS}
-    mine = replace(night, method=method, contract={}, counterfactuals={})
-    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
+    mine = _without_money(store, night, name)
     keep = score_every_example(mine, settings)
     names = read_manifest(store, mine.folder, "scores")["components"]
-    return dict(zip(names, every_component(store, mine, keep).astype(np.float64), strict=True))
+    return dict(zip(names, every_component(store, mine, keep), strict=True))
 
 
 def base_and_served(settings: Settings, night: Night) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihoods of the outputs under the model before and after its training, `(outputs,)` each."""
     store = settings.store.open()
-    mine = replace(night, method=night.method | {"versions": VERSIONS}, contract={}, counterfactuals={})
-    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
+    mine = _without_money(store, night, night.method["name"])
     likelihoods(mine.folder, settings)
     found = read_likelihoods(store, mine.folder)
     return found[BASE], found[SERVED]
+
+
+def _without_money(store: Store, night: Night, method: str) -> Night:
+    """A night like another without a contract, so that it pays nobody and keeps every score, computed as today."""
+    mine = replace(night, method=night.method | {"name": method, "versions": VERSIONS}, contract={}, counterfactuals={})
+    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
+    return mine
 
 
 def weigh(

@@ -36,7 +36,7 @@ from tasks.cluster import open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
 from tasks.freeze import AT_A_TIME
 from tasks.score import query_key
-from tasks.shard import chosen_method, load_plan, shard
+from tasks.shard import compared, load_plan, shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,14 +124,14 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
         for number, source in enumerate(plan.sources):
             file = plan.of(source)[0][0]
             tensors = load_tensors(store.read(query_key(night.folder, 0, number)))
-            queries = queries_from_tensors(chosen_method(night).comparison[file.kind], tensors, xp)
-            rows = read_features(store, file, here.cluster.device)
+            queries = queries_from_tensors(compared(night)[file.kind], tensors, xp)
+            rows, outputs = read_features(store, file, here.cluster.device), queries.table.values.shape[2]
             numbers = rows.dense.size + rows.sparse.values.size
             left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
-            right = xp.asarray(np.random.default_rng(2).random((left.shape[1], queries.count), dtype=np.float32))
+            right = xp.asarray(np.random.default_rng(2).random((left.shape[1], outputs), dtype=np.float32))
             times = _turn_by_turn(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
             width = rows.dense.shape[1] + rows.sparse.vocabulary * rows.sparse.values.shape[1]
-            shape = {"examples": rows.examples, "outputs": queries.count, "numbers": left.shape[1], "width": width}
+            shape = {"examples": rows.examples, "outputs": outputs, "numbers": left.shape[1], "width": width}
             found[source] = shape | times
     product = sum(each["product"] for each in found.values())
     return {"checkpoints": found, "ratio": sum(each["scores"] for each in found.values()) / product}

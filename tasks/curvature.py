@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, close_models, features_of, recipe
 from tasks.night import night_to_compute
 from tasks.settings import load
-from tasks.shard import chosen_method, load_plan
+from tasks.shard import compared, load_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def fit_curvature(folder: str, settings: Settings | None = None) -> str:
             for source in missing:
                 files, _ = plan.of(source)
                 kind, checkpoint = files[0].kind, files[0].checkpoint
-                comparison = chosen_method(night).comparison[kind]
+                comparison = compared(night)[kind]
                 groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
                 sums = compute_tree(
                     client, _gather, store, groups, _merge, settings=settings.cluster, what=f"statistics of {source}"
@@ -95,7 +96,7 @@ def fitted_key(night: Night, plan: Plan, source: str) -> str:
     made_of = {
         "features": sorted(file.key for file in files),
         "sample": plan.sample.content_digest,
-        "comparison": chosen_method(night).comparison[files[0].kind],
+        "comparison": compared(night)[files[0].kind],
         "draws": night.method["draws"],
         "version": night.method["versions"]["curvature"],
     }
@@ -105,7 +106,7 @@ def fitted_key(night: Night, plan: Plan, source: str) -> str:
 def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:
     """What was fitted for a source."""
     files, _ = plan.of(source)
-    comparison = chosen_method(night).comparison[files[0].kind]
+    comparison = compared(night)[files[0].kind]
     return from_tensors(comparison, load_tensors(store.read(fitted_key(night, plan, source))))
 
 
@@ -114,10 +115,7 @@ def _gather(store: Store, files: tuple[FeatureFile, ...]) -> statistics.Statisti
 
 
 def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
-    total = parts[0]
-    for part in parts[1:]:
-        total = statistics.merge(total, part)
-    return total
+    return reduce(statistics.merge, parts)
 
 
 def _sample(made: Recipe, chunk: _Chunk) -> Sampled:

@@ -27,7 +27,7 @@ from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
 from tasks.night import load_night, night_to_compute
 from tasks.settings import load
-from tasks.shard import FeatureFile, chosen_method, load_plan
+from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
 
 def covered(night: Night, settings: Settings) -> dict[str, Any] | None:
     """The part of the parameters whose gradients are followed, and what is left out; None where no gradient is."""
-    if FACTORED not in chosen_method(night).kinds:
+    if FACTORED not in compared(night):
         return None
     model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
     shape = layout(model.adapter().module(), settings.features.projection)

@@ -9,8 +9,7 @@ costs more truth than anything else.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,10 +28,6 @@ class Projection:
     dense: int = 1536
     dense_alone: int = 4096
     token_rank: int = 32
-
-    def as_json(self) -> dict[str, Any]:
-        """For digests and manifests."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -63,11 +58,6 @@ class Block:
     def vocabulary(self) -> int:
         """Tokens on the side that is a vocabulary."""
         return self.inputs if self.kind == "input_tokens" else self.outputs
-
-    @property
-    def width(self) -> int:
-        """Numbers kept of each token."""
-        return self.columns if self.kind == "input_tokens" else self.rows
 
 
 def matrix(size: int, rank: int, *key: object) -> np.ndarray:

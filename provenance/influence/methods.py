@@ -45,45 +45,27 @@ BM25_K1, BM25_B = 1.2, 0.75
 YARDSTICK = 64
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to measure influence.
-
-    Attributes:
-        comparison: by the kinds of features that it reads, `curved` (corrected by curvature), `cosine`, `tfidf` or `bm25`.
-    """
-
-    name: str
-    comparison: dict[str, str]
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of features it reads."""
-        return tuple(self.comparison)
-
-
+# Ways to measure influence. Of each, by the kinds of features that it reads, how these are compared: `curved` (corrected by
+# curvature), `cosine`, `tfidf` or `bm25`.
 METHODS = {
-    method.name: method
-    for method in (
-        # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
-        Method("fitted", {FACTORED: "curved", WORDS: "tfidf"}),
-        Method("factored", {FACTORED: "curved"}),
-        Method("cosine", {FACTORED: "cosine"}),
-        Method("tfidf", {WORDS: "tfidf"}),
-        Method("bm25", {WORDS: "bm25"}),
-    )
+    # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
+    "fitted": {FACTORED: "curved", WORDS: "tfidf"},
+    "factored": {FACTORED: "curved"},
+    "cosine": {FACTORED: "cosine"},
+    "tfidf": {WORDS: "tfidf"},
+    "bm25": {WORDS: "bm25"},
 }
 
 
-def method(name: str) -> Method:
-    """A method by name.
+def comparisons(method: str) -> dict[str, str]:
+    """How a method compares features, by their kind.
 
     Raises:
         ContractError: there is no such method.
     """
-    if name not in METHODS:
-        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(name))
-    return METHODS[name]
+    if method not in METHODS:
+        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(method))
+    return METHODS[method]
 
 
 def default_weights(components: Sequence[str]) -> np.ndarray:
@@ -144,11 +126,6 @@ class Queries:
     blocks: tuple[int, ...] = ()
     metric: Weights | None = None
     mean_length: float = 0.0
-
-    @property
-    def count(self) -> int:
-        """How many outputs there are."""
-        return int(self.table.values.shape[2])
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:

@@ -47,6 +47,8 @@ def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
         assert found["subsets"] == 4
         assert all(m["low"] <= m["lds"] <= m["high"] <= 1 for m in found["methods"].values())
         assert found["seed_agreement"] <= found["ceiling"] <= 1
+    # Each owner has words of their own, so that who is left out must show.
+    assert result["families"]["owners"]["methods"]["factored"]["lds"] > 0.5
     assert set(result["weights"]) == {"examples", "owners"}
     for weights in result["weights"].values():
         assert {name.split("/")[-1] for name in weights} == {"head", "embedding", "inner", "words"}
@@ -112,7 +114,7 @@ def test_the_commands_show_a_table(request_of, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(methods=("factored", "magic")), r"audit: methods: expected some of fitted, factored, .*, found 'magic'"),
+        (Options(methods=("factored", "magic")), r"method: expected one of fitted, factored, .*, found 'magic'"),
         (Options(tune=0, methods=("fitted",)), r"audit: tune: expected 8 tuning subsets or more, .* 'fitted' on, found 0"),
     ],
 )
