@@ -215,7 +215,7 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
     elif queries.comparison == "bm25":
         rows = _bm25_counts(rows, queries.mean_length)
     part, table = rows.sparse, queries.table
-    if queries.blocks:
+    if queries.comparison == "curved":
         ends = np.cumsum(queries.blocks).tolist()
         pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
         found = [
@@ -223,8 +223,6 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
             for values, size, end in pairs
         ]
         found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
-    elif queries.comparison == "curved":  # a model without a vocabulary
-        found = [rows.dense @ xp.matrix_transpose(queries.dense)]
     else:
         found = [apply(part, table, rows.examples)]
         if queries.dense is not None:
