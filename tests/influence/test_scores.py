@@ -88,9 +88,7 @@ def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
     assert {"w2", "w5", "w8"} == set(whole.evidence.filter(pl.col("party_id") == "o2")["work_id"])
 
 
-@pytest.mark.parametrize(
-    "weights", [WEIGHTS, np.array([1.0, 0.0])], ids=["as scored", "once fitted"]
-)
+@pytest.mark.parametrize("weights", [WEIGHTS, np.array([1.0, 0.0])], ids=["as scored", "once fitted"])
 def test_evidence_is_the_strongest_of_each_party_summed_over_components(weights):
     table = run([13])[1].evidence if weights is WEIGHTS else weighed(run([], top=N)[1].evidence, weights, 2)
     scores = np.einsum("k,kqn->qn", weights, SCORES)
