@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
 from provenance.features.model import Model, read_model
-from provenance.influence.methods import method
+from provenance.influence.methods import comparisons
 from provenance.royalty.contracts import assign, read_contracts
 from provenance.settlement import ledger
 from tasks.clear import check_model
@@ -136,11 +137,11 @@ def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> 
 def influence_method(settings: Settings) -> dict[str, Any]:
     """All that decides influence besides the data."""
     influence = settings.influence
-    method(influence.method)  # a bad name stops here
+    comparisons(influence.method)  # a bad name stops here
     return {
         "versions": VERSIONS,
         "name": influence.method,
-        "projection": settings.features.projection.as_json(),
+        "projection": asdict(settings.features.projection),
         "bits": {"dense": settings.features.dense_bits, "sparse": settings.features.sparse_bits},
         "sample": influence.sample,
         "draws": influence.draws,

@@ -582,20 +582,6 @@ def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     )
 
 
-def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
-    """How well each method predicts what leaving an owner out does."""
-    table = titled(f"Leave one owner out: {len(result['owners'])} owners")
-    table.add_column("method", no_wrap=True)
-    table.add_column("rank correlation over owners", justify="right")
-    for name, found in sorted(result["methods"].items(), key=lambda item: -item[1]["rank_correlation"]):
-        table.add_row(name, f"{found['rank_correlation']:.2f}")
-    if "ceiling" in result:
-        table.add_section()
-        table.add_row("another seed", f"{result['seed_agreement']:.2f}")
-        table.add_row("noise ceiling", f"{result['ceiling']:.2f}")
-    yield table
-
-
 def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What a closed period pays: sums by status, then every payment."""
     yield line(f"{found['period']} closed as booking {found['closed_as']}", style="bold")
