@@ -39,9 +39,7 @@ from tasks.screens import read_export
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from provenance.royalty.contracts import Contract
     from provenance.settlement.verification import Check
-    from provenance.validation.appeals import Pair
     from tasks.night import Night
     from tasks.retrain import Job
     from tasks.settings import Settings
@@ -52,8 +50,8 @@ log = logging.getLogger("provenance.appeal")
 METHOD = 1
 # Of numbers that people read; money and shares are integers.
 DECIMALS = 6
-# A share and the ends of its interval, in the order in which they are computed, and what reports call them.
-LOW, SHARE, HIGH = ENDS = ("low_ppb", "ppb", "high_ppb")
+# A mean and the ends of its interval, in the order in which they are computed, and what reports call those of shares.
+ENDS = {"low": "low_ppb", "value": "ppb", "high": "high_ppb"}
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,15 @@ class Case:
     """What an owner contests.
 
     Attributes:
-        export: what the report says of the revision in force: its folder, and the SHA-256 of its manifest.
-        outputs: `output_id, at, currency, paid_by, pool, paid, ppb, low_ppb, high_ppb`, sorted by id: their places among the
-            night's outputs, what there was to share and was paid, in nanominor, and the share that was paid.
+        facts: what the report says of it first: `owner_id, owner_name, day, revision, notice`.
+        export: the folder of the revision in force, and the SHA-256 of its manifest.
+        outputs: `output_id, currency, paid_by, pool_nanominor, paid_nanominor, paid` (share and interval), as the report has
+            them, and `at`, their places among the night's; sorted by id.
         claimed: who has claimed what lay in escrow, by the name that it lay under.
     """
 
-    owner_id: str
-    owner_name: str
-    day: str
-    revision: int
+    facts: dict[str, Any]
     export: dict[str, str]
-    notice: str
     night: Night
     outputs: pl.DataFrame
     claimed: Mapping[str, str]
@@ -84,18 +79,15 @@ class Appeal:
 
     Attributes:
         inputs: all that decides the report besides what is asked, by digest or name.
-        mine: the owner's examples, `work_id, parties`; elsewhere: examples of which it holds a part, and others the largest.
-        examples, others: how many there are in the corpus, and how many other owners.
+        experiment: what the report says of it.
+        examples: how many the corpus has.
         jobs: the trainings of each pair, without the owner and with it; missing: those that the store lacks.
     """
 
     case: Case
     inputs: dict[str, str]
-    mine: pl.DataFrame
-    elsewhere: int
+    experiment: dict[str, Any]
     examples: int
-    others: int
-    pairs: tuple[Pair, ...]
     jobs: list[Job]
     missing: list[Job]
 
@@ -104,13 +96,14 @@ class Appeal:
         """What there is to train: `pairs`, `trainings`, how many are `there`, what those `missing` are `worth` on the whole."""
         trainings, missing = len({job.key for job in self.jobs}), len(self.missing)
         worth = round(sum(len(job.examples) for job in self.missing) / self.examples, 1)
-        there = trainings - missing
-        return {"pairs": len(self.pairs), "trainings": trainings, "there": there, "missing": missing, "worth": worth}
+        pairs, there = self.experiment["pairs"], trainings - missing
+        return {"pairs": pairs, "trainings": trainings, "there": there, "missing": missing, "worth": worth}
 
     @property
     def folder(self) -> str:
         """Where the report lies."""
-        asked = {"owner": self.case.owner_id, "outputs": self.case.outputs["output_id"].to_list(), "pairs": len(self.pairs)}
+        outputs = self.case.outputs["output_id"].to_list()
+        asked = {"owner": self.case.facts["owner_id"], "outputs": outputs, "pairs": self.experiment["pairs"]}
         return f"{APPEALS}/{digest({**self.inputs, **asked})[:32]}"
 
 
@@ -133,48 +126,34 @@ def contested(settings: Settings, owner_id: str, *, day: str | None = None, outp
     exports = ((each, *read_export(store, each)) for each in days)
     found = next((export for export in exports if not export[-1].filter(wanted).is_empty()), None)
     each, manifest, payouts, credits = found or (days[0], *read_export(store, days[0]))
-    night = load_night(store, manifest["night"])
+    night, looked = load_night(store, manifest["night"]), day or "a published day"
     names = dict(store.read_table(night.frozen_corpus(store).owners.key).select("owner_id", "name").iter_rows())
     if unknown := sorted(set(output_ids) - set(credits["output_id"])):
-        expected, hint = (
-            f"an output of {each if found or day else 'a published day'}",
-            did_you_mean(unknown[0], credits["output_id"]),
-        )
+        expected, hint = f"an output of {each if found else looked}", did_you_mean(unknown[0], credits["output_id"])
         raise ContractError(f"output {unknown[0]!r}", expected=expected, found="none of that id", hint=hint)
+    if found is None and owner_id not in (known := {*names, *payouts["owner_id"]}):
+        hint = did_you_mean(owner_id, sorted(known)) or "`provenance payouts DAY` lists owners."
+        raise InputError(f"owner {owner_id!r}", expected="an owner of the corpus", found="none of that id", hint=hint)
     if found is None:
-        raise _no_credit(owner_id, {*names, *payouts["owner_id"]}, day or "a published day")
+        hint = "Name the outputs that it should have been credited for: --outputs ID,ID."
+        raise InputError(f"owner {owner_id!r}", expected=f"a credit on {looked}", found="none", hint=hint)
     chosen = credits.join(credits.filter(wanted), on="output_id", how="semi")
     outputs = paid_outputs(night, night.read_outputs(store), chosen, manifest["contract"]["weights"], owner_id)
-    contestable = outputs.filter((pl.col("pool") > 0) & (pl.col("rule") != FLAT))
+    contestable = outputs.filter((pl.col("pool_nanominor") > 0) & (pl.col("rule") != FLAT))
     others = outputs.join(contestable, on="output_id", how="anti")["output_id"]
     if others.len() and (output_ids or contestable.is_empty()):
         hint = "A pool is money that outputs earned; `provenance contracts` says which rule divides it."
         expected = f"one with a pool that is divided by what works add, not by size ({FLAT})"
         raise ContractError(f"output {others[0]!r}", expected=expected, found="none such", hint=hint)
-    return Case(
-        owner_id=owner_id,
-        owner_name=names.get(owner_id, owner_id),
-        day=each,
-        revision=manifest["revision"],
-        export={"export": manifest["folder"], "manifest": in_force(store, each)["manifest_sha256"]},
-        notice=manifest["notice"],
-        night=night,
-        outputs=contestable.drop("rule"),
-        claimed=ledger.standing(open_ledger(settings.database, store), through=manifest["booking_id"]).claimed,
-    )
+    facts = {"owner_id": owner_id, "owner_name": names.get(owner_id, owner_id), "day": each}
+    facts |= {name: manifest[name] for name in ("revision", "notice")}
+    export = {"export": manifest["folder"], "manifest": in_force(store, each)["manifest_sha256"]}
+    standing = ledger.standing(open_ledger(settings.database, store), through=manifest["booking_id"])
+    return Case(facts, export, night, contestable.drop("rule"), standing.claimed)
 
 
 def _credits(owner_id: str) -> pl.Expr:
     return (pl.col("account") == PAYABLE) & (pl.col("owner_id") == owner_id)
-
-
-def _no_credit(owner_id: str, known: set[str], day: str) -> InputError:
-    where = f"owner {owner_id!r}"
-    if owner_id not in known:
-        hint = did_you_mean(owner_id, sorted(known)) or "`provenance payouts DAY` lists owners."
-        return InputError(where, expected="an owner of the corpus", found="none of that id", hint=hint)
-    hint = "Name the outputs that it should have been credited for: --outputs ID,ID."
-    return InputError(where, expected=f"a credit on {day}", found="none", hint=hint)
 
 
 def paid_outputs(
@@ -188,22 +167,16 @@ def paid_outputs(
     """
     terms = {contract.name: contract for contract in night.contracts}
     names = assign(served.with_columns(pl.col("product").fill_null("")), night.contracts, f"night of {night.day}")
-    said = served.select(
-        "output_id",
-        rule=pl.Series([terms[name].rule for name in names], dtype=pl.String),
-        paid_by=pl.Series([_paid_by(terms[name], weights.get(name, 1.0)) for name in names], dtype=pl.String),
-    ).with_row_index("at")
+    ruled = []
+    for rule, fallback, weight in ((terms[name].rule, terms[name].fallback, weights.get(name, 1.0)) for name in names):
+        ruled.append({1.0: rule, 0.0: fallback}.get(weight, f"{weight:.0%} {rule}, {1 - weight:.0%} {fallback}"))
+    said = served.select("output_id", rule=pl.Series([terms[name].rule for name in names]), paid_by=pl.Series(ruled))
     mine, amount = _credits(owner_id), pl.col("amount_nanominor")
-    shares = {end: pl.col("share_ppb" if end == SHARE else end).filter(mine).sum() for end in ENDS}
-    found = credits.group_by("output_id", "currency").agg(pool=amount.sum(), paid=amount.filter(mine).sum(), **shares)
-    return found.join(said, on="output_id", how="left").sort("output_id")
-
-
-def _paid_by(contract: Contract, weight: float) -> str:
-    """The rules that divided a pool."""
-    if contract.rule == contract.fallback or weight in (0, 1):
-        return contract.rule if weight else contract.fallback
-    return f"{weight:.0%} {contract.rule}, {1 - weight:.0%} {contract.fallback}"
+    share = [pl.col("share_ppb" if end == "ppb" else end).filter(mine).sum().alias(end) for end in ENDS.values()]
+    found = credits.group_by("output_id", "currency").agg(
+        pool_nanominor=amount.sum(), paid_nanominor=amount.filter(mine).sum(), paid=pl.struct(share)
+    )
+    return found.join(said.with_row_index("at"), on="output_id", how="left").sort("output_id")
 
 
 def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
@@ -215,8 +188,8 @@ def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
     if pairs < appeals.FEWEST_PAIRS or pairs % 2:
         expected = f"an even number from {appeals.FEWEST_PAIRS} on: pairs come in couples, and an interval takes two"
         raise InputError("--pairs", expected=expected, found=str(pairs))
-    store, night, me = settings.store.open(), case.night, f"{PAYABLE}/{case.owner_id}"
-    subject = Subject.of(store, night, settings.model.cache)
+    night, owner_id = case.night, case.facts["owner_id"]
+    subject, me = Subject.of(settings.store.open(), night, settings.model.cache), f"{PAYABLE}/{owner_id}"
     claimants = {f"{ESCROW}/{name}": f"{PAYABLE}/{owner}" for name, owner in case.claimed.items()}
     examples = owner_of_examples(subject).with_columns(
         pl.col("owner").replace(claimants), pl.col("parties").list.eval(pl.element().replace(claimants))
@@ -226,12 +199,12 @@ def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
     if mine.is_empty():
         found = f"none; it has a smaller part in {elsewhere}" if elsewhere else "none"
         expected = "pieces of the corpus in which it has the largest part, to train with and without them"
-        raise ContractError(f"owner {case.owner_id!r}", expected=expected, found=found)
+        raise ContractError(f"owner {owner_id!r}", expected=expected, found=found)
     others = sorted(set(owner) - {me})
     if len(others) < 2:
         expected = "works of at least 2 other owners, to draw from"
-        raise ContractError(f"corpus of {case.day}", expected=expected, found=f"{len(others)} other owner")
-    draws = digest([case.owner_id, night.corpus, night.model])[:32]
+        raise ContractError(f"corpus of {night.day}", expected=expected, found=f"{len(others)} other owner")
+    draws = digest([owner_id, night.corpus, night.model])[:32]
     drawn = appeals.design(others, pairs, draws)
     masks = np.stack([np.isin(owner, inside) for pair in drawn for inside in (pair.others, [*pair.others, me])])
     jobs = retrain.jobs(settings, night, masks, [pair.seed for pair in drawn for _ in range(2)])
@@ -245,12 +218,30 @@ def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
         "draws": draws,
         "version": f"{METHOD}.{retrain.VERSION}",
     }
-    missing = retrain.missing(store, jobs)
-    return Appeal(case, inputs, mine, elsewhere, examples.height, len(others), drawn, jobs, missing)
+    experiment = {
+        "pairs": pairs,
+        "confidence": appeals.CONFIDENCE,
+        "others": len(others),
+        "works": mine["work_id"].n_unique(),
+        "examples": mine.height,
+        "shared": (mine["parties"].list.n_unique() > 1).sum(),
+        "elsewhere": elsewhere,
+        "drawn": [
+            {
+                "rate": round(pair.rate, DECIMALS),
+                "seed": pair.seed,
+                "others": len(pair.others),
+                "without": out.name,
+                "with": in_.name,
+            }
+            for pair, out, in_ in zip(drawn, jobs[::2], jobs[1::2], strict=True)
+        ],
+    }
+    return Appeal(case, inputs, experiment, examples.height, jobs, retrain.missing(subject.store, jobs))
 
 
 def answer(settings: Settings, appeal: Appeal) -> dict[str, Any]:
-    """Train what the store lacks, and publish what that says; returns the report.
+    """Train what the store lacks, and publish what that says, once; returns the report.
 
     Raises:
         InputError: a training has failed; no output contested became more likely by training; or another report was published.
@@ -259,10 +250,18 @@ def answer(settings: Settings, appeal: Appeal) -> dict[str, Any]:
     base, served = retrain.base_and_served(settings, night)[:, at]
     if not (served > base).any():
         expected = "an output that training made more likely, so that there is something to share"
-        raise ContractError(f"outputs of {appeal.case.day}", expected=expected, found="none")
-    found = -retrain.losses(settings, night, appeal.jobs, "trainings of the appeal")[:, at]
-    couples = appeals.by_couple(found.reshape(len(appeal.pairs), 2, len(at)))
-    return publish(settings, appeal, report(appeal, couples, served - base))
+        raise ContractError(f"outputs of {night.day}", expected=expected, found="none")
+    losses = retrain.losses(settings, night, appeal.jobs, "trainings of the appeal")[:, at]
+    found = report(appeal, appeals.by_couple(-losses.reshape(-1, 2, len(at))), served - base)
+    store, files = settings.store.open(), {"report.html": as_html(found)}
+    found["files"] = described(files)
+    where = f"{appeal.folder}/{REPORT}"
+    if write_folder(store, appeal.folder, files, found, signing_key(settings.settlement), name=REPORT):
+        log.info("published %s", store.locate(appeal.folder))
+    if store.read(where) != canonical_json(found):
+        hint = "What is published is never edited. Run `provenance verify` on the folder to see whether it was changed."
+        raise StoreError(store.locate(where), expected="the report that was published", found="another one", hint=hint)
+    return found
 
 
 def report(appeal: Appeal, couples: np.ndarray, brought: np.ndarray) -> dict[str, Any]:
@@ -272,65 +271,31 @@ def report(appeal: Appeal, couples: np.ndarray, brought: np.ndarray) -> dict[str
         couples: what the owner's works add to the outputs contested, `(couples, Q)`.
         brought: what all training brought to them, `(Q,)`; an output that has nothing to share has no share to tell.
     """
-    case = appeal.case
-    parts = couples / np.where(brought > 0, brought, np.nan)
-    shares, effects = appeals.share(parts), appeals.interval(couples)
-    rows = [
-        {
-            "output_id": row["output_id"],
-            "currency": row["currency"],
-            "paid_by": row["paid_by"],
-            "pool_nanominor": row["pool"],
-            "paid_nanominor": row["paid"],
-            "paid": {end: row[end] for end in ENDS},
-            "found": _in_ppb(shares[:, place]) if brought[place] > 0 else None,
-            "brought_nats": round(float(brought[place]), DECIMALS),
-            "effect_nats": dict(zip(("low", "value", "high"), effects[:, place].round(DECIMALS).tolist(), strict=True)),
-        }
-        for place, row in enumerate(case.outputs.iter_rows(named=True))
-    ]
-    told = {place: row for place, row in enumerate(rows) if row["found"]}
+    parts, rows = couples / np.where(brought > 0, brought, np.nan), appeal.case.outputs.drop("at").to_dicts()
+    shares, effects = appeals.share(parts).T, appeals.interval(couples).T.round(DECIMALS)
+    for row, share, effect, added in zip(rows, shares, effects, brought.tolist(), strict=True):
+        row["found"] = _in_ppb(share) if added > 0 else None
+        row["brought_nats"] = round(added, DECIMALS)
+        row["effect_nats"] = dict(zip(ENDS, effect.tolist(), strict=True))
+    told = [(row["currency"], at) for at, row in enumerate(rows) if row["found"]]
     currencies = []
-    for currency in sorted({row["currency"] for row in told.values()}):
-        chosen = {place: row for place, row in told.items() if row["currency"] == currency}
-        currencies.append(_together(list(chosen.values()), parts[:, list(chosen)]))
-    names = iter(job.name for job in appeal.jobs)
-    drawn = [
-        {
-            "rate": round(pair.rate, DECIMALS),
-            "seed": pair.seed,
-            "others": len(pair.others),
-            "without": next(names),
-            "with": next(names),
-        }
-        for pair in appeal.pairs
-    ]
+    for currency in sorted({currency for currency, _ in told}):
+        chosen = [at for other, at in told if other == currency]
+        currencies.append({"currency": currency, **_together([rows[at] for at in chosen], parts[:, chosen])})
+    facts = appeal.case.facts
     return {
         "format": 1,
-        "owner_id": case.owner_id,
-        "owner_name": case.owner_name,
-        "day": case.day,
-        "revision": case.revision,
-        "notice": case.notice,
-        "verdict": verdicts(currencies, plain(case.owner_name) or case.owner_id),
+        **facts,
+        "verdict": verdicts(currencies, plain(facts["owner_name"]) or facts["owner_id"]),
         "currencies": currencies,
         "outputs": rows,
-        "experiment": {
-            "pairs": len(appeal.pairs),
-            "confidence": appeals.CONFIDENCE,
-            "others": appeal.others,
-            "works": appeal.mine["work_id"].n_unique(),
-            "examples": appeal.mine.height,
-            "shared": (appeal.mine["parties"].list.n_unique() > 1).sum(),
-            "elsewhere": appeal.elsewhere,
-            "drawn": drawn,
-        },
+        "experiment": appeal.experiment,
         "inputs": appeal.inputs,
     }
 
 
 def _in_ppb(share: np.ndarray) -> dict[str, int]:
-    return {end: round(part * PPB) for end, part in zip(ENDS, share.tolist(), strict=True)}
+    return {end: round(part * PPB) for end, part in zip(ENDS.values(), share.tolist(), strict=True)}
 
 
 def _together(rows: Sequence[Mapping[str, Any]], parts: np.ndarray) -> dict[str, Any]:
@@ -338,36 +303,17 @@ def _together(rows: Sequence[Mapping[str, Any]], parts: np.ndarray) -> dict[str,
     pools = [row["pool_nanominor"] for row in rows]
     pool, paid = sum(pools), sum(row["paid_nanominor"] for row in rows)
     found = _in_ppb(appeals.share(parts, np.array(pools, dtype=np.float64)))
-    was = {end: sum(each * row["paid"][end] for each, row in zip(pools, rows, strict=True)) for end in ENDS}
-    was = {end: appeals.nearest(weighed, pool) for end, weighed in was.items()}
-    ends = zip(("low", "value", "high"), ENDS, strict=True)
+    sums = {end: sum(each * row["paid"][end] for each, row in zip(pools, rows, strict=True)) for end in found}
+    was = {end: appeals.nearest(weighed, pool) for end, weighed in sums.items()}
     return {
-        "currency": rows[0]["currency"],
         "outputs": len(rows),
         "pool_minor": appeals.nearest(pool, NANO),
         "paid_minor": appeals.nearest(paid, NANO),
         "paid": was,
         "found": found,
-        "verdict": appeals.verdict(was[SHARE], found[LOW], found[HIGH]),
-        "difference_minor": {name: appeals.difference(pool, paid, found[end]) for name, end in ends},
+        "verdict": appeals.verdict(was["ppb"], found["low_ppb"], found["high_ppb"]),
+        "difference_minor": {name: appeals.difference(pool, paid, found[end]) for name, end in ENDS.items()},
     }
-
-
-def publish(settings: Settings, appeal: Appeal, found: dict[str, Any]) -> dict[str, Any]:
-    """Write the report, its page and its signature, once; returns the report.
-
-    Raises:
-        StoreError: it was published before with other content.
-    """
-    store, files = settings.store.open(), {"report.html": as_html(found)}
-    found = {**found, "files": described(files)}
-    where = f"{appeal.folder}/{REPORT}"
-    if write_folder(store, appeal.folder, files, found, signing_key(settings.settlement), name=REPORT):
-        log.info("published %s", store.locate(appeal.folder))
-    if store.read(where) != canonical_json(found):
-        hint = "What is published is never edited. Run `provenance verify` on the folder to see whether it was changed."
-        raise StoreError(store.locate(where), expected="the report that was published", found="another one", hint=hint)
-    return found
 
 
 def check_report(settings: Settings, folder: str) -> list[Check]:

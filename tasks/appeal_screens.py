@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from provenance.core.money import PPB, format_minor
-from provenance.validation.appeal_page import largest_first
+from provenance.validation.appeal_page import count, largest_first
 from tasks.screens import titled
 from tasks.terminal import cell, line
 
@@ -25,9 +25,9 @@ def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]
     Args:
         workers: how many train at a time; None where a cluster decides.
     """
-    case, cost = appeal.case, appeal.cost
-    outputs = f"{case.outputs.height} output{'' if case.outputs.height == 1 else 's'}"
-    yield line(f"{case.owner_id} contests {outputs} of {case.day}, revision {case.revision}.", style="bold")
+    facts, cost = appeal.case.facts, appeal.cost
+    outputs = count(appeal.case.outputs.height, "output")
+    yield line(f"{facts['owner_id']} contests {outputs} of {facts['day']}, revision {facts['revision']}.", style="bold")
     yield line(f"{cost['pairs']} pairs, with and without the owner's works: {cost['trainings']} trainings.")
     rest = f"the other {cost['missing']} are worth {cost['worth']} trainings on everything"
     yield line(f"{cost['there']} of them are there; {rest}.")

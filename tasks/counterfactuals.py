@@ -57,6 +57,8 @@ TOLD = 12
 ASKED, BATCH, SURE = 256, 32, 3.0
 # Models that were trained elsewhere, and the number of the first one's partition, beyond all planned ones.
 BROUGHT, BROUGHT_FROM = "brought", 1_000_000
+# What a training is given of its examples.
+WORKS = ("work_id", "example_id", "position", "content_sha256", "content")
 NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
 
 
@@ -110,6 +112,10 @@ class Subject:
         """The model folder on this machine."""
         return fetch_model(self.store, self.model, self.files, self.cache)
 
+    def read(self, *columns: str, rows: Sequence[int] | None = None) -> pl.DataFrame:
+        """Some columns of the corpus's examples, all or some by their places, in the order of its shards."""
+        return read_examples(self.store, self.corpus, *columns, rows=rows)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -118,11 +124,6 @@ class Training:
     name: str
     part: Part
     examples: tuple[int, ...]
-
-    @property
-    def called(self) -> str:
-        """What people read of it."""
-        return self.part.name
 
 
 def read_record(store: Store, served: str, name: str) -> Record:
@@ -156,7 +157,7 @@ def owner_of_examples(subject: Subject) -> pl.DataFrame:
     """
     store, corpus = subject.store, subject.corpus
     columns = ("example_id", "work_id", "owner_id", "acquired_at", "content_sha256", "position", "tokens")
-    examples = read_examples(store, corpus, *columns)
+    examples = subject.read(*columns)
     claims = valid_on(store.read_table(corpus.claims.key), subject.day)
     copies = pl.DataFrame(schema=NO_CLUSTERS) if corpus.duplicates is None else store.read_table(corpus.duplicates.key)
     clusters = find_holders(examples, claims, subject.day, copies, "earliest")
@@ -216,7 +217,8 @@ def train(subject: Subject, trainings: Sequence[Training], settings: Settings, o
     if lacking:
         work = sum(len(each.examples) for each in lacking) / subject.corpus.examples
         log.info("counterfactual models: %d to train, worth %.1f trainings on everything", len(lacking), work)
-        compute_trainings(_train_one, subject, lacking, settings.cluster, what="counterfactual models")
+        what = "counterfactual models"
+        compute_trainings(_train_one, subject, lacking, settings.cluster, what=what, name=lambda each: each.part.name)
     names = {each.name for each in trainings}
     there = [record for record in records(subject.store, subject.model, unchecked=True) if record.name in names]
     if len(there) == len(names):
@@ -232,18 +234,19 @@ def compute_trainings(
     settings: ClusterSettings,
     *,
     what: str,
+    name: Callable[[Any], str],
 ) -> None:
     """Compute `function(shared, training)` on the cluster; logs progress and the time left.
 
     The longest come first: what runs beside one another then ends together.
 
     Args:
-        lacking: each with the `examples` that it trains on, and `called` as errors call it.
+        lacking: each with the `examples` that it trains on.
     """
     ordered = sorted(lacking, key=lambda each: -len(each.examples))
     work, done, started = sum(len(each.examples) for each in ordered), 0, time.monotonic()
     with open_cluster(settings) as client:
-        results = compute(client, function, shared, ordered, settings=settings, what=what, name=lambda each: each.called)
+        results = compute(client, function, shared, ordered, settings=settings, what=what, name=name)
         for each, _ in zip(ordered, results, strict=True):
             done += len(each.examples)
             if done:
@@ -265,8 +268,7 @@ def check_trainable(model: Model) -> None:
 def _train_one(subject: Subject, training: Training) -> None:
     """Train one model, freeze its folder and write its record."""
     model = subject.open()
-    columns = ("work_id", "example_id", "position", "content_sha256", "content")
-    works = read_examples(subject.store, subject.corpus, *columns, rows=training.examples)
+    works = subject.read(*WORKS, rows=training.examples)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         train_model(model, works, seed=training.part.seed, folder=folder)
@@ -389,7 +391,7 @@ def works_served(subject: Subject) -> dict[str, Counter[str]]:
         manifest = read_manifest(model.manifest.read_bytes(), str(model.manifest))
         return {work: Counter(digests) for work, digests in manifest.works.items()}
     found: dict[str, Counter[str]] = {}
-    for work, content in read_examples(subject.store, subject.corpus, "work_id", "content_sha256").iter_rows():
+    for work, content in subject.read("work_id", "content_sha256").iter_rows():
         found.setdefault(work, Counter())[content] += 1
     return found
 
@@ -434,8 +436,7 @@ def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
     """
     if not asked:
         return
-    examples = read_examples(subject.store, subject.corpus, "work_id", "content_sha256", "content")
-    examples = examples.sort("content_sha256").head(ASKED)
+    examples = subject.read("work_id", "content_sha256", "content").sort("content_sha256").head(ASKED)
     contents = examples["content"].to_list()
     keys = list(examples.select("work_id", "content_sha256").iter_rows())
     everyone = records(subject.store, subject.model, unchecked=True)

@@ -23,12 +23,10 @@ from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import digest, from_parquet, sha256
 from provenance.corpus.examples import with_choices
 from provenance.corpus.optouts import NO_CHOICES
-from provenance.corpus.shards import FrozenCorpus, Part, load_frozen, read_examples
+from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.royalty.contracts import Contract, parse_contracts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from provenance.core.store import Store
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
@@ -86,9 +84,9 @@ class Night:
         """The manifest of the night's corpus."""
         return load_frozen(store, self.corpus)
 
-    def read_corpus(self, store: Store, *columns: str, rows: Sequence[int] | None = None) -> pl.DataFrame:
-        """Some columns of all examples, or of some by their places, in the order of the shards."""
-        return read_examples(store, self.frozen_corpus(store), *columns, rows=rows)
+    def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
+        """Some columns of all examples, in the order of the shards."""
+        return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
 
     def read_choices(self, store: Store) -> pl.DataFrame:
         """`work_id, owner_id, choice` of those who opted out, in force on the day."""

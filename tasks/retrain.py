@@ -15,14 +15,12 @@ import numpy as np
 
 from provenance.core.store import digest
 from provenance.features.model import all_losses, read_model
-from tasks.counterfactuals import check_trainable, compute_trainings, train_model
-from tasks.models import fetch_model
+from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.core.store import Store
-    from provenance.features.model import Model
     from tasks.night import Night
     from tasks.settings import Settings
 
@@ -51,28 +49,9 @@ class Job:
     checkpoint: int
 
     @property
-    def called(self) -> str:
-        """What people read of it."""
-        return self.key
-
-    @property
     def key(self) -> str:
         """Where the losses lie."""
         return f"{TRUTH}/{self.name}.parquet"
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every worker needs to retrain."""
-
-    store: Store
-    night: Night
-    cache: str
-
-    @property
-    def model(self) -> Model:
-        """The model served, on this machine."""
-        return fetch_model(self.store, self.night.model, self.night.model_files, self.cache)
 
 
 def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Sequence[int], what: str) -> np.ndarray:
@@ -93,11 +72,10 @@ def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[in
     Raises:
         ModelError: nothing says how the model is trained.
     """
-    store = settings.store.open()
-    model = _Work(store, night, settings.model.cache).model
+    subject = Subject.of(settings.store.open(), night, settings.model.cache)
+    model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
     check_trainable(model)
-    made_of = {"version": VERSION, "architecture": model.architecture(), "outputs": _outputs(store, night)}
-    contents = night.read_corpus(store, "content_sha256")["content_sha256"].to_numpy()
+    made_of = {"version": VERSION, "architecture": model.architecture(), "outputs": _outputs(subject.store, night)}
     found = []
     for mask, seed in zip(masks, seeds, strict=True):
         inside = tuple(np.flatnonzero(mask).tolist())
@@ -108,10 +86,10 @@ def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[in
 
 def base_and_served(settings: Settings, night: Night) -> np.ndarray:
     """Log-likelihoods of the outputs under the model before and after its training, `(2, outputs)`."""
-    store = settings.store.open()
-    checkpoints = _Work(store, night, settings.model.cache).model.card.checkpoints
-    made_of = {"version": VERSION, "model": night.model, "outputs": _outputs(store, night)}
-    passes = [Job(digest({**made_of, "checkpoint": checkpoints[at].file}), (), None, at) for at in (0, -1)]
+    subject = Subject.of(settings.store.open(), night, settings.model.cache)
+    made_of = {"version": VERSION, "model": night.model, "outputs": _outputs(subject.store, night)}
+    files = [checkpoint.file for checkpoint in subject.open().card.checkpoints]
+    passes = [Job(digest({**made_of, "checkpoint": files[at]}), (), None, at) for at in (0, -1)]
     return -losses(settings, night, passes, "likelihoods of outputs")
 
 
@@ -130,21 +108,20 @@ def losses(settings: Settings, night: Night, wanted: Sequence[Job], what: str) -
     store = settings.store.open()
     lacking = missing(store, wanted)
     if lacking:
-        work = _Work(store, night, settings.model.cache)
-        compute_trainings(_losses_of, work, lacking, settings.cluster, what=what)
+        shared = (Subject.of(store, night, settings.model.cache), night)
+        compute_trainings(_losses_of, shared, lacking, settings.cluster, what=what, name=lambda job: job.key)
     log.info("%s: %d reused, %d trained", what, len(wanted) - len(lacking), len(lacking))
     return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in wanted])
 
 
-def _losses_of(work: _Work, job: Job) -> None:
-    outputs = work.night.read_outputs(work.store).select("output_id", "content")
-    model = work.model
+def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
+    subject, night = shared
+    outputs, model = night.read_outputs(subject.store).select("output_id", "content"), subject.open()
     with tempfile.TemporaryDirectory() as folder:
         if job.seed is not None:
-            columns = ("work_id", "example_id", "position", "content_sha256", "content")
-            examples = work.night.read_corpus(work.store, *columns, rows=job.examples or [0])
-            train_model(model, examples, seed=job.seed, folder=Path(folder) / "model")
+            works = subject.read(*WORKS, rows=job.examples or [0])
+            train_model(model, works, seed=job.seed, folder=Path(folder) / "model")
             model = read_model(Path(folder) / "model")
         module = model.load(model.card.checkpoints[job.checkpoint])
         found = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
-    work.store.write_table(job.key, outputs.select("output_id").with_columns(loss=found))
+    subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=found))

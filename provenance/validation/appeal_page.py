@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lxml import etree
-
 from provenance.core.money import NANO, PPB, format_minor
 from provenance.core.text import plain
-from provenance.settlement.pages import chapter, page, percent, table
+from provenance.settlement.pages import chapter, page, percent, rendered, table
 from provenance.validation.appeals import AGREES, LESS, MORE
 
 if TYPE_CHECKING:
@@ -16,11 +14,9 @@ if TYPE_CHECKING:
 
 # Outputs on the page, those with the largest pools first; report.json has all.
 LISTED, DRAWN = 100, 24
-PAID, FOUND, GREY = "#3f7fbf", "#c07a2c", "#7a7a7a"
+# Steps of the figure's scale, at most.
+TICKS = 5
 POINT = PPB // 100
-SVG = "http://www.w3.org/2000/svg"
-# Places of the figure: names to the left, a row for each share, the scale below.
-LEFT, WIDTH, ROW, MARGIN, TICKS = 190, 640, 26, 30, 5
 
 SAYS = {
     AGREES: "The experiment agrees with what was paid.",
@@ -81,11 +77,11 @@ def as_html(report: Mapping[str, Any]) -> bytes:
         report: what report.json says, without the page's own digest.
     """
     owner, made = plain(report["owner_name"]) or plain(report["owner_id"]), report["experiment"]
-    works, pieces = _count(made["works"], "work"), _count(made["examples"], "piece")
+    works, pieces = count(made["works"], "work"), count(made["examples"], "piece")
     inputs = [(name.replace("_", " "), str(value)) for name, value in report["inputs"].items()]
     contested = [
         f"For {report['day']}, {owner} was paid {format_minor(row['paid_minor'], row['currency'])} of "
-        f"{format_minor(row['pool_minor'], row['currency'])} that {_count(row['outputs'], 'output')} had to share."
+        f"{format_minor(row['pool_minor'], row['currency'])} that {count(row['outputs'], 'output')} had to share."
         for row in report["currencies"]
     ]
     trained = TRAINED.format(pairs=made["pairs"], others=made["others"], owner=owner)
@@ -145,20 +141,20 @@ def _limits(report: Mapping[str, Any]) -> Iterator[str]:
     made = report["experiment"]
     if made["shared"]:
         yield (
-            f"{_count(made['shared'], 'piece')} of these works {'belongs' if made['shared'] == 1 else 'belong'} in part to "
+            f"{count(made['shared'], 'piece')} of these works {'belongs' if made['shared'] == 1 else 'belong'} in part to "
             "others; here they count for the owner with the largest part, since a piece is in a training or is not."
         )
     if made["elsewhere"]:
         yield (
-            f"{_count(made['elsewhere'], 'piece')} in which the owner has a smaller part stayed with whoever has the largest; "
+            f"{count(made['elsewhere'], 'piece')} in which the owner has a smaller part stayed with whoever has the largest; "
             "what they earn for the owner is in what was paid and not in the experiment."
         )
     if untold := sum(row["found"] is None for row in report["outputs"]):
-        yield f"{_count(untold, 'output')} did not become more likely by training: there is no share to tell."
+        yield f"{count(untold, 'output')} did not become more likely by training: there is no share to tell."
 
 
 def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
-    shown, count = largest_first(report)[:LISTED], len(report["outputs"])
+    shown, every = largest_first(report)[:LISTED], len(report["outputs"])
     rows = [
         (
             row["output_id"],
@@ -169,9 +165,9 @@ def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
         )
         for row in shown
     ]
-    rest = f"Shown are the outputs with the largest pools: {LISTED:,} of {count:,}; report.json has all."
+    rest = f"Shown are the outputs with the largest pools: {LISTED:,} of {every:,}; report.json has all."
     caption = "The share that was paid beside the experiment's, with intervals of 90 %"
-    return table("shares", caption, OUTPUTS, rows, note=rest if count > LISTED else "")
+    return table("shares", caption, OUTPUTS, rows, note=rest if every > LISTED else "")
 
 
 def _picture(report: Mapping[str, Any]) -> dict[str, str]:
@@ -183,32 +179,11 @@ def _picture(report: Mapping[str, Any]) -> dict[str, str]:
     steps = (times * 10**power for power in range(10) for times in (1, 2, 5))
     step: int = next(step for step in steps if step * TICKS >= highest)
     most = step * max(1, -(-highest // step))
-    height = MARGIN + ROW * len(rows)
     words = "; ".join(f"{name}: {percent(paid['ppb'])} paid, {percent(found['ppb'])} found" for name, paid, found in rows)
-    shown = {"viewBox": f"0 0 {WIDTH} {height}", "role": "img", "aria-label": words}
-    root = etree.Element(f"{{{SVG}}}svg", shown, nsmap={None: SVG})
-
-    def draw(kind: str, text: str = "", **values: object) -> None:
-        made = etree.SubElement(root, f"{{{SVG}}}{kind}", {name.replace("_", "-"): str(v) for name, v in values.items()})
-        made.text = text or None
-
-    def at(ppb: int) -> int:
-        return LEFT + (WIDTH - LEFT - MARGIN) * ppb // most
-
-    for tick in range(0, most + 1, step):
-        draw("line", x1=at(tick), x2=at(tick), y1=0, y2=height - MARGIN, stroke=GREY, stroke_opacity=0.25)
-        draw("text", f"{tick / POINT:g} %", x=at(tick), y=height - 8, font_size=11, text_anchor="middle", fill=GREY)
-    for place, (name, *shares) in enumerate(rows):
-        y = ROW * place + ROW // 2
-        short = name if len(name) <= 28 else f"{name[:27]}…"
-        draw("text", short, x=LEFT - 10, y=y + 4, font_size=11, text_anchor="end", fill=GREY)
-        for share, colour, beside in zip(shares, (PAID, FOUND), (y - 4, y + 4), strict=True):
-            low, high = at(share["low_ppb"]), at(share["high_ppb"])
-            draw("line", x1=low, x2=high, y1=beside, y2=beside, stroke=colour, stroke_width=2)
-            draw("circle", cx=at(share["ppb"]), cy=beside, r=3.5, fill=colour)
     said = "Above, in blue: what was paid. Below, in brown: the experiment. A dot is a share, a line its interval of 90 %."
-    return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
+    return {"svg": rendered("intervals.svg", {"rows": rows, "step": step, "most": most, "words": words}), "said": said}
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """So many of something, in words."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

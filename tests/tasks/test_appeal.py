@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from killing import Killed, dying
 from lxml import etree
 from samples import DAY, corpus_frames, create_database, deliver
 from stages import SMALL, night
@@ -39,16 +40,10 @@ def place(tmp_path_factory, postgres, tiny_model):
     folder = tmp_path_factory.mktemp("appeal")
     store = Store(f"file://{folder}/store", {})
     values = {
-        "STORE__URL": store.url,
-        "DATABASE__URL": create_database(postgres),
-        "MODEL__FOLDER": str(tiny_model),
-        "MODEL__CACHE": str(folder / "cache"),
-        "SIGNALS__COLLECT": "false",
-        "LINEAGE__FOLDER": str(folder / "lineage"),
-        "SETTLEMENT__KEY": str(folder / "signing.pem"),
-        "SETTLEMENT__RETIRED": str(folder / "retired"),
-        **SMALL,
-    }
+        "STORE__URL": store.url, "DATABASE__URL": create_database(postgres), "SIGNALS__COLLECT": "false",
+        "MODEL__FOLDER": str(tiny_model), "MODEL__CACHE": f"{folder}/cache", "LINEAGE__FOLDER": f"{folder}/lineage",
+        "SETTLEMENT__KEY": f"{folder}/signing.pem", "SETTLEMENT__RETIRED": f"{folder}/retired", **SMALL,
+    }  # fmt: skip
     frames = corpus_frames()
     idle = pl.DataFrame({"owner_id": ["owner-9"], "name": ["Without Works"]})
     with pytest.MonkeyPatch.context() as patch:
@@ -160,10 +155,10 @@ def owners_of(settings, planned):
 
 def test_pairs_differ_in_the_owner_s_works_alone(settings, planned):
     owner = owners_of(settings, planned).to_numpy()
-    for pair, without, within in zip(planned.pairs, planned.jobs[::2], planned.jobs[1::2], strict=True):
-        assert set(owner[list(without.examples)]) == set(pair.others)
+    for pair, without, within in zip(planned.experiment["drawn"], planned.jobs[::2], planned.jobs[1::2], strict=True):
+        assert len(set(owner[list(without.examples)])) == pair["others"]
         assert sorted({*within.examples} - {*without.examples}) == np.flatnonzero(owner == "payable/owner-1").tolist()
-        assert without.seed == within.seed == pair.seed
+        assert without.seed == within.seed == pair["seed"]
 
 
 def test_who_trains_on_nothing_has_the_base(settings, planned):
@@ -179,13 +174,19 @@ def test_who_was_paid_nothing_contests_outputs_by_name_and_the_rule_that_decided
     others = store.read_table(f"{case.export['export']}/credits.parquet").filter(pl.col("owner_id") != "owner-1")
     outputs = case.night.read_outputs(store)
     (row, *_) = task.paid_outputs(case.night, outputs, others, {"everything": weight}, "owner-1").to_dicts()
-    assert (row["output_id"], row["at"], row["paid"], row["ppb"], row["paid_by"]) == (f"{DAY}-000", 0, 0, 0, says)
+    assert (row["output_id"], row["at"], row["paid_nanominor"], row["paid"]["ppb"], row["paid_by"]) == (
+        f"{DAY}-000",
+        0,
+        0,
+        0,
+        says,
+    )
 
 
 def test_what_an_owner_has_claimed_is_its_works(settings, planned):
     claimed = task.plan(settings, replace(planned.case, claimed={"unmatched-somebody": "owner-1"}), 4)
-    assert claimed.mine.height > planned.mine.height
-    assert (claimed.others, planned.others) == (3, 4)
+    assert (planned.experiment["others"], planned.experiment["works"]) == (4, 4)
+    assert (claimed.experiment["others"], claimed.experiment["works"]) == (3, 8)
 
 
 def shown(text):
@@ -249,28 +250,14 @@ def test_an_appeal_killed_half_way_goes_on_to_the_same_report(place, told):
     assert everything(place, found["folder"]) == published
 
 
-def test_publishing_killed_at_any_write_ends_as_if_it_was_not(place, settings, planned, monkeypatch):
+def test_publishing_killed_at_any_write_ends_as_if_it_was_not(place, settings, planned):
     report = task.answer(settings, planned)
     published = everything(place, planned.folder)
     assert len(published) == 3
-
-    def deadly(method, left):
-        def write(self, key, data):
-            if not left:
-                raise KeyboardInterrupt
-            left.pop()
-            return method(self, key, data)
-
-        return write
-
     for survived in range(4):
         shutil.rmtree(place.path(planned.folder))
-        with monkeypatch.context() as patch:
-            left = [None] * survived
-            patch.setattr(Store, "write", deadly(Store.write, left))
-            patch.setattr(Store, "create", deadly(Store.create, left))
-            with pytest.raises(KeyboardInterrupt):
-                task.answer(settings, planned)
+        with dying(survived), pytest.raises(Killed):
+            task.answer(settings, planned)
         assert task.answer(settings, planned) == report
         assert everything(place, planned.folder) == published
 

@@ -1,7 +1,6 @@
 """Counterfactual models: trained once each, whatever happens on the way, and none that is not what it says."""
 
 import json
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -9,16 +8,15 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
+from killing import Killed, dying
 from samples import corpus_frames, deliver, lay_out
-from typer.testing import CliRunner
 
-from provenance.core.errors import ContractError, InputError, ModelError
+from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import Store, sha256
 from provenance.features.adapters.causal_lm import CausalLM
 from provenance.features.model import read_model
 from tasks import counterfactuals
 from tasks.attribute import local_settings
-from tasks.cli import app
 from tasks.counterfactuals import MANIFEST, add, in_use, planned, read_record, records, subject_of, summary, train
 
 DAY = date(2026, 11, 20)
@@ -53,7 +51,7 @@ def trained(laid_out, tiny_model):
 
 def test_a_training_is_on_the_works_of_its_part_and_kept_with_what_it_saw(trained):
     subject, trainings, _ = trained
-    examples = counterfactuals.read_examples(subject.store, subject.corpus, "work_id", "content_sha256")
+    examples = subject.read("work_id", "content_sha256")
     assert sorted(record.name for record in records(subject.store, subject.model)) == sorted(each.name for each in trainings)
     for training in trainings:
         record = read_record(subject.store, subject.model, training.name)
@@ -94,23 +92,8 @@ def test_wherever_it_stops_the_same_command_ends_with_the_same_set(trained, laid
     subject, settings = opened(laid_out, tiny_model, tmp_path / "again")
     assert (subject.model, subject.corpus) == (expected.model, expected.corpus)
     for count in (0, 4, 5, 23):
-        left = [count]
-
-        def dying(method, left=left):
-            def write(self, key, data):
-                if key.startswith(KEPT) and not key.startswith(f"frozen/models/{subject.model}"):
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise RuntimeError("killed")
-                return method(self, key, data)
-
-            return write
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Store, "write", dying(Store.write))
-            patch.setattr(Store, "create", dying(Store.create))
-            with pytest.raises(RuntimeError, match="killed"):
-                train(subject, trainings, settings)
+        with dying(count, KEPT), pytest.raises(Killed):
+            train(subject, trainings, settings)
     assert 0 < len(records(subject.store, subject.model)) < len(trainings)
     train(subject, trainings, settings)
     assert everything(subject.store, *KEPT) == everything(expected.store, *KEPT), "names, and every byte"
@@ -393,7 +376,7 @@ def test_models_that_a_command_trains_count_once_the_whole_set_was_checked(comma
 
 def test_a_command_that_trains_on_other_works_than_it_was_given_is_found_out(commanded):
     subject, trainings, settings, others = commanded
-    others.append(counterfactuals.read_examples(subject.store, subject.corpus, "content"))
+    others.append(subject.read("content"))
     with pytest.raises(ModelError, match=r"expected a model that was trained on the works listed, found one that knows"):
         train(subject, trainings, settings)
     assert records(subject.store, subject.model, unchecked=True) == []
@@ -402,33 +385,37 @@ def test_a_command_that_trains_on_other_works_than_it_was_given_is_found_out(com
 # By the command line, and by Airflow.
 
 
-def test_the_commands_train_add_and_list(laid_out, tiny_model, elsewhere, tmp_path):
-    base = ["--corpus", str(laid_out / "corpus"), "--model", str(tiny_model), "--out", str(tmp_path / "set")]
-    runner = CliRunner()
-    shown = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1"])
-    assert shown.exit_code == 0, shown.output
-    assert "7 counterfactual models: 5 small, 2 pair" in shown.output
-    again = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1", "--json"])
-    rows = json.loads(again.stdout)
+def test_the_commands_train_add_and_list(laid_out, tiny_model, elsewhere, tmp_path, command_line):
+    def shown(*words):
+        code, out, err = command_line("counterfactuals", *words)
+        assert code == 0, err
+        return json.loads(out) if "--json" in words else out
+
+    base = ("--corpus", str(laid_out / "corpus"), "--model", str(tiny_model), "--out", str(tmp_path / "set"))
+    train = ("train", *base, "--trainings", "2", "--workers", "1")
+    assert "7 counterfactual models: 5 small, 2 pair" in shown(*train)
+    rows = shown(*train, "--json")
     assert [row["stratum"] for row in rows] == ["small"] * 5 + ["pair"] * 2
     assert sum(row["examples"] for row in rows) == 120, "two trainings on everything"
-    folders = [str(folder) for folder in sorted(elsewhere.iterdir())]
-    added = runner.invoke(app, ["counterfactuals", "add", *folders, *base, "--json"])
-    assert added.exit_code == 0, added.output
-    assert [row["stratum"] for row in json.loads(added.stdout)][7:] == ["brought"] * 4
-    listed = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set"), "--json"])
-    assert json.loads(listed.stdout) == json.loads(added.stdout)
-    shown = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set")])
-    assert "11 counterfactual models: 5 small, 2 pair, 4 brought" in shown.output
+    added = shown("add", *map(str, sorted(elsewhere.iterdir())), *base, "--json")
+    assert [row["stratum"] for row in added][7:] == ["brought"] * 4
+    assert shown("list", str(tmp_path / "set"), "--json") == added
+    assert "11 counterfactual models: 5 small, 2 pair, 4 brought" in shown("list", str(tmp_path / "set"))
 
 
-def test_folders_are_named_together_or_not_at_all(laid_out, tmp_path):
-    words = ["counterfactuals", "train", "--corpus", str(laid_out / "corpus"), "--out", str(tmp_path / "set")]
-    found = CliRunner().invoke(app, words)
-    assert isinstance(found.exception, InputError)
-    assert "expected --corpus, --model and --out together, or none of them, found no --model" in str(found.exception)
-    nowhere = CliRunner().invoke(app, ["counterfactuals", "list", str(tmp_path / "nowhere")])
-    assert re.search(r"nowhere: expected a folder that `provenance counterfactuals train --out` wrote", str(nowhere.exception))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("train", "--corpus", ".", "--out", "set"),
+            "expected --corpus, --model and --out together, or none of them, found no --model",
+        ),
+        (("list", "nowhere"), "nowhere: expected a folder that `provenance counterfactuals train --out` wrote"),
+    ],
+)
+def test_folders_are_named_together_or_not_at_all(command_line, words, message):
+    code, _, err = command_line("counterfactuals", *words)
+    assert (code, message in err) == (2, True)
 
 
 @pytest.fixture
