@@ -119,8 +119,8 @@ def _numbers(row: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
     amounts = {end: format_minor(amount, row["currency"]) for end, amount in row["difference_minor"].items()}
     between = f"the experiment's share less what was paid, from {amounts['low']} to {amounts['high']}"
     numbers = (
-        ("", "Share that was paid", *_share(row["paid"])),
-        ("", "Share by the experiment", *_share(row["found"])),
+        ("", "Share that was paid", *in_words(row["paid"])),
+        ("", "Share by the experiment", *in_words(row["found"])),
         ("owed", "Difference for the day", amounts["value"], between),
     )
     names = ("kind", "label", "amount", "note")
@@ -130,7 +130,8 @@ def _numbers(row: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
     }
 
 
-def _share(share: Mapping[str, int] | None) -> tuple[str, str]:
+def in_words(share: Mapping[str, int] | None) -> tuple[str, str]:
+    """A share, and its interval."""
     if share is None:
         return "not known", ""
     return percent(share["ppb"]), f"{share['low_ppb'] / POINT:.1f} to {share['high_ppb'] / POINT:.1f} %"
@@ -160,8 +161,8 @@ def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
             row["output_id"],
             format_minor(row["pool_nanominor"] // NANO, row["currency"]),
             row["paid_by"],
-            *_share(row["paid"]),
-            *_share(row["found"]),
+            *in_words(row["paid"]),
+            *in_words(row["found"]),
         )
         for row in shown
     ]

@@ -33,6 +33,15 @@ def everything(store, *prefixes):
     return {key: sha256(store.read(key)) for prefix in prefixes for key in store.list(prefix)}
 
 
+def edited(file, old, new):
+    def edit(folder):
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
 @pytest.fixture(scope="module")
 def laid_out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("counterfactuals")
@@ -105,8 +114,7 @@ def test_a_name_says_recipe_works_and_seed(trained, laid_out, tiny_model, tmp_pa
     assert [training.name for training in planned(opened(laid_out, tiny_model, tmp_path / "same")[0], 3)] == names
     other = tmp_path / "model"
     shutil.copytree(tiny_model, other)
-    card = other / "model.toml"
-    card.write_text(card.read_text().replace("epochs = 8\n", "epochs = 9\n"))
+    edited("model.toml", "epochs = 8\n", "epochs = 9\n")(other)
     changed = planned(opened(laid_out, other, tmp_path / "other")[0], 3)
     assert [training.part for training in changed] == [training.part for training in trainings]
     assert not {training.name for training in changed} & set(names)
@@ -133,9 +141,8 @@ def test_a_work_goes_with_whoever_has_the_largest_part_and_a_copy_with_its_origi
         table = counterfactuals.owner_of_examples(subject).group_by("work_id").agg(pl.col("owner").unique().sort())
         whose[copies] = dict(table.iter_rows())
     assert all(len(owners) == 1 for owners in whose[False].values())
-    assert whose[False]["work-0-0"] == ["payable/owner-0"], "of two the one with the larger stake"
-    assert whose[False]["work-4-0"] == ["escrow/unmatched-somebody"]
-    assert whose[False]["work-2-0"] == ["payable/owner-2"]
+    expected = {"work-0-0": "payable/owner-0", "work-4-0": "escrow/unmatched-somebody", "work-2-0": "payable/owner-2"}
+    assert {work: whose[False][work] for work in expected} == {work: [owner] for work, owner in expected.items()}
     assert whose[True]["work-2-0"] == ["payable/owner-3"], "who claimed it first"
 
 
@@ -177,36 +184,17 @@ def brought(elsewhere, laid_out, tiny_model, tmp_path):
     return sorted((tmp_path / "brought").iterdir()), opened(laid_out, tiny_model, tmp_path / "set")[0]
 
 
-def test_folders_that_were_trained_elsewhere_are_brought_along_once(brought):
+def test_folders_that_were_trained_elsewhere_are_brought_along_once_each_a_partition_of_its_own(brought):
     folders, subject = brought
-    made = add(subject, folders)
-    assert len(made) == 4
-    assert {record.stratum for record in made} == {"brought"}
-    assert not any(record.aside for record in made)
-    assert len({record.partition for record in made}) == 4
-    before = everything(subject.store, *KEPT)
-    assert add(subject, folders) == made
+    made = add(subject, folders[:2])
+    assert add(subject, folders[1:])[0] == made[1]
+    before, found = everything(subject.store, *KEPT), records(subject.store, subject.model)
+    assert sorted(record.name for record in add(subject, folders)) == [record.name for record in found]
     assert everything(subject.store, *KEPT) == before
-    rows = summary(subject.store, subject.model)
-    assert sorted(row["examples"] for row in rows) == [24, 25, 35, 36]
-    assert in_use(subject) == {record.name: record.folder for record in made}
-
-
-def test_what_is_brought_later_is_a_partition_of_its_own(brought):
-    folders, subject = brought
-    add(subject, folders[:2])
-    add(subject, folders[1:])
-    found = records(subject.store, subject.model)
+    assert {(record.stratum, record.aside) for record in found} == {("brought", False)}
     assert len({record.partition for record in found}) == len(found) == 4
-
-
-def edited(file, old, new):
-    def edit(folder):
-        text = (folder / file).read_text()
-        assert old in text
-        (folder / file).write_text(text.replace(old, new, 1))
-
-    return edit
+    assert sorted(row["examples"] for row in summary(subject.store, subject.model)) == [24, 25, 35, 36]
+    assert in_use(subject) == {record.name: record.folder for record in found}
 
 
 def lists(work, contents):
@@ -323,24 +311,19 @@ def test_a_command_is_run_in_the_model_s_folder_with_works_seed_and_where_to_wri
     assert pl.read_parquet(out / "examples.parquet").equals(WORKS)
 
 
-def test_a_command_that_fails_is_told_with_its_last_words(by_command, tmp_path):
-    with pytest.raises(ModelError, match=r"model.toml: \[training\] command: expected exit code 0, found 1; ") as caught:
-        counterfactuals.train_model(read_model(by_command), WORKS, seed=13, folder=tmp_path / "model")
-    assert "training with seed 13 | this seed is unlucky" in str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("program", "seed", "message"),
     [
-        ("no-such-program", r"command: expected a command that can be run, found no-such-program: .*No such file"),
-        ("{corpus}", r"command: expected words with no more in braces than works, seed, out; .*found '\{corpus\}'"),
-        ("{", r"command: expected words with no more in braces than works, seed, out; .*found '\{'"),
+        (sys.executable, 13, r"expected exit code 0, found 1; .*: training with seed 13 \| this seed is unlucky"),
+        ("no-such-program", 1, r"expected a command that can be run, found no-such-program: .*No such file"),
+        ("{corpus}", 1, r"expected words with no more in braces than works, seed, out; .*found '\{corpus\}'"),
+        ("{", 1, r"expected words with no more in braces than works, seed, out; .*found '\{'"),
     ],
 )
-def test_a_command_that_cannot_be_run_is_named(by_command, tmp_path, word, message):
-    edited("model.toml", json.dumps(sys.executable), json.dumps(word))(by_command)
-    with pytest.raises(ModelError, match=message):
-        counterfactuals.train_model(read_model(by_command), WORKS, seed=1, folder=tmp_path / "model")
+def test_a_command_that_fails_is_told_with_its_last_words(by_command, tmp_path, program, seed, message):
+    edited("model.toml", json.dumps(sys.executable), json.dumps(program))(by_command)
+    with pytest.raises(ModelError, match=rf"model.toml: \[training\] command: {message}"):
+        counterfactuals.train_model(read_model(by_command), WORKS, seed=seed, folder=tmp_path / "model")
 
 
 @pytest.fixture
