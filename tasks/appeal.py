@@ -20,12 +20,12 @@ import polars as pl
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import ContractError, InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
-from provenance.core.store import canonical_json, digest
+from provenance.core.store import canonical_json, digest, sha256
 from provenance.core.text import plain
 from provenance.royalty.contracts import assign
 from provenance.royalty.shares import FLAT
 from provenance.settlement import ledger
-from provenance.settlement.exports import APPEALS, REPORT, described, in_force, published_days, write_folder
+from provenance.settlement.exports import APPEALS, MANIFEST, REPORT, described, published_days, write_folder
 from provenance.settlement.verification import verify
 from provenance.validation import appeals
 from provenance.validation.appeal_page import as_html, verdicts
@@ -129,7 +129,7 @@ def contested(settings: Settings, owner_id: str, *, day: str | None = None, outp
     night, looked = load_night(store, manifest["night"]), day or "a published day"
     names = dict(store.read_table(night.frozen_corpus(store).owners.key).select("owner_id", "name").iter_rows())
     if unknown := sorted(set(output_ids) - set(credits["output_id"])):
-        expected, hint = f"an output of {each if found else looked}", did_you_mean(unknown[0], credits["output_id"])
+        expected, hint = f"an output of {each if found else looked}", did_you_mean(unknown[0], credits["output_id"].unique())
         raise ContractError(f"output {unknown[0]!r}", expected=expected, found="none of that id", hint=hint)
     if found is None and owner_id not in (known := {*names, *payouts["owner_id"]}):
         hint = did_you_mean(owner_id, sorted(known)) or "`provenance payouts DAY` lists owners."
@@ -147,7 +147,7 @@ def contested(settings: Settings, owner_id: str, *, day: str | None = None, outp
         raise ContractError(f"output {others[0]!r}", expected=expected, found="none such", hint=hint)
     facts = {"owner_id": owner_id, "owner_name": names.get(owner_id, owner_id), "day": each}
     facts |= {name: manifest[name] for name in ("revision", "notice")}
-    export = {"export": manifest["folder"], "manifest": in_force(store, each)["manifest_sha256"]}
+    export = {"export": manifest["folder"], "manifest": sha256(store.read(f"{manifest['folder']}/{MANIFEST}"))}
     standing = ledger.standing(open_ledger(settings.database, store), through=manifest["booking_id"])
     return Case(facts, export, night, contestable.drop("rule"), standing.claimed)
 

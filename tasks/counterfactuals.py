@@ -57,6 +57,8 @@ TOLD = 12
 ASKED, BATCH, SURE = 256, 32, 3.0
 # Models that were trained elsewhere, and the number of the first one's partition, beyond all planned ones.
 BROUGHT, BROUGHT_FROM = "brought", 1_000_000
+# What a record keeps of the plan.
+PLANNED = ("stratum", "partition", "aside", "seed")
 # What a training is given of its examples.
 WORKS = ("work_id", "example_id", "position", "content_sha256", "content")
 NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
@@ -330,11 +332,8 @@ def _register(subject: Subject, trained: Model, name: str, part: Part, *, checke
         files=trained.files,
         checkpoint=trained.card.checkpoints[-1].file,
         made_of=recipe_of(subject.open()),
-        stratum=part.stratum,
-        partition=part.partition,
-        aside=part.aside,
-        seed=part.seed,
         checked=checked,
+        **{name: getattr(part, name) for name in PLANNED},
     )
     subject.store.create(record.key, canonical_json(asdict(record)))
     return read_record(subject.store, subject.model, name)
@@ -556,7 +555,7 @@ def summary(store: Store, served: str) -> list[dict[str, Any]]:
     rows = []
     for record in sorted(records(store, served), key=lambda each: (each.partition, each.name)):
         works = trained_on(store, record).works
-        said = {name: getattr(record, name) for name in ("name", "stratum", "partition", "aside", "seed")}
+        said = {name: getattr(record, name) for name in ("name", *PLANNED)}
         counts = {"works": len(works), "examples": sum(map(len, works.values()))}
         rows.append({**said, **counts, "folder": f"frozen/models/{record.folder}"})
     return rows
