@@ -44,9 +44,9 @@ def train(
 
     Random halves of the owners, then the other half; and small parts, one eighth of the owners or, of up to twelve, each alone.
     Some are set aside to say how far intervals can be trusted. The adapter's method `train` trains them, or the command that
-    `model.toml` names (`[training] command`). Stopped at any moment, the same command goes on where it was; more trainings
-    leave those that are there. It runs on the CPU. Without folders it trains those of the model and the corpus that nights take
-    now, as the DAG `train_counterfactuals` does.
+    `model.toml` names (`[training] command`); what that has trained counts once the whole set was checked. Stopped at any
+    moment, the same command goes on where it was; more trainings leave those that are there. It runs on the CPU. Without
+    folders it trains those of the model and the corpus that nights take now, as the DAG `train_counterfactuals` does.
 
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
