@@ -20,9 +20,8 @@ from provenance.validation.figures import lds_figure
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from provenance.validation.subsets import halves
 from tasks.attribute import score_every_example
-from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
 from tasks.night import VERSIONS, Night, load_night, read_manifest
-from tasks.retrain import retrain
+from tasks.retrain import base_and_served, retrain
 from tasks.score import every_component
 from tasks.settings import load
 
@@ -161,44 +160,29 @@ def scores_of(settings: Settings, store: Store, night: Night, name: str) -> np.n
 
 def components_of(settings: Settings, store: Store, night: Night, name: str) -> dict[str, np.ndarray]:
     """Influences by a method and component, `(outputs, examples)` each, examples in the order of the shards."""
-    mine = _without_money(store, night, name)
+    # Without a contract it pays nobody and keeps every score; how it computes is today's affair.
+    method = night.method | {"name": name, "versions": VERSIONS}
+    mine = replace(night, method=method, contract={}, counterfactuals={})
+    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
     keep = score_every_example(mine, settings)
     names = read_manifest(store, mine.folder, "scores")["components"]
     return dict(zip(names, every_component(store, mine, keep), strict=True))
 
 
-def base_and_served(settings: Settings, night: Night) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods of the outputs under the model before and after its training, `(outputs,)` each."""
-    store = settings.store.open()
-    mine = _without_money(store, night, night.method["name"])
-    likelihoods(mine.folder, settings)
-    found = read_likelihoods(store, mine.folder)
-    return found[BASE], found[SERVED]
-
-
-def _without_money(store: Store, night: Night, method: str) -> Night:
-    """A night like another without a contract, so that it pays nobody and keeps every score, computed as today."""
-    mine = replace(night, method=night.method | {"name": method, "versions": VERSIONS}, contract={}, counterfactuals={})
-    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
-    return mine
-
-
-def weigh(
-    masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarray], ends: tuple[np.ndarray, np.ndarray]
-) -> dict[str, float]:
+def weigh(masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarray], ends: np.ndarray) -> dict[str, float]:
     """What each component counts, as retraining on some subsets teaches: the night's own fit, every unit an owner.
 
     Args:
         masks: which examples each subset holds, `(subsets, examples)`; losses: `(subsets, outputs)`.
         components: `(outputs, examples)` each.
-        ends: log-likelihoods under the model before and after its training.
+        ends: log-likelihoods under the model before and after its training, `(2, outputs)`.
     """
     # Examples that are always in or out together are one unit.
     units, unit = np.unique(masks, axis=1, return_inverse=True)
     count = np.bincount(unit.ravel())
     member = np.eye(len(count))[unit.ravel()]
     size = count / count.sum()
-    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, *ends, size)
+    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, ends[0], ends[1], size)
     influence = np.stack([(matrix @ member).T for matrix in components.values()])
     theta = fit(models, project(models, influence)).theta
     weights = theta if theta.any() else default_weights(list(components))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.errors import ContractError, parse_day
-from provenance.core.store import canonical_json, digest
+from provenance.core.store import canonical_json
 from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
@@ -20,7 +20,7 @@ from provenance.influence.methods import comparisons
 from provenance.royalty.contracts import assign, read_contracts
 from provenance.settlement import ledger
 from tasks.clear import check_model
-from tasks.counterfactuals import Subject, records, usable
+from tasks.counterfactuals import Subject, in_use
 from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
@@ -80,18 +80,20 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     contracts = read_contracts(settings.royalty.path)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     choices = choices_on(store, corpus, date.fromisoformat(day))
+    served = freeze_model(store, model)
+    subject = Subject(store, served, model.files, corpus, date.fromisoformat(day), settings.model.cache)
     night = Night(
         day=day,
         corpus=corpus.digest,
         outputs=freeze_outputs(store, outputs),
-        model=freeze_model(store, model),
+        model=served,
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
         method=influence_method(settings),
         contract={"contracts": [contract.model_dump(mode="json") for contract in contracts]},
         choices=freeze_part(store, choices) if choices.height else None,
-        counterfactuals=counterfactuals_of(store, corpus, model, date.fromisoformat(day), settings),
+        counterfactuals=in_use(subject),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
@@ -113,13 +115,6 @@ def wait_until_over(day: date, now: datetime) -> None:
     if left > timedelta(0):
         log.info("night of %s: the day is over in %.0f seconds, by the ledger's clock", day, left.total_seconds())
         time.sleep(left.total_seconds())
-
-
-def counterfactuals_of(store: Store, corpus: FrozenCorpus, model: Model, day: date, settings: Settings) -> dict[str, str]:
-    """The counterfactual models that the store has of a model, each checked: digest of its folder by name."""
-    subject = Subject(store, digest(model.files), model.files, corpus, day, settings.model.cache)
-    found = records(store, subject.model)
-    return {record.name: record.folder for record, _ in usable(subject, found)} if found else {}
 
 
 def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:

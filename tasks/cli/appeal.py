@@ -56,8 +56,7 @@ def appeal(
         console.print("Nothing was trained.")
         return
     with watch(Terminal(stderr=True)):
-        task.train(settings, planned)
-        report = task.publish(settings, planned)
+        report = task.answer(settings, planned)
     if as_json:
         print_json({"folder": planned.folder, **report})
     else:
