@@ -180,9 +180,13 @@ def fit_curve(outcomes: Outcomes) -> Curve:
 
 
 def quadrature(at: np.ndarray, power: float) -> np.ndarray:
-    """Weights of values at some places in the integral of `(2 t)^p` times straight lines between them, level beyond."""
+    """Weights of values at some places in the integral of `(2 t)^p` times straight lines between them, level beyond.
+
+    Below the first place nothing was seen, and `(2 t)^p` is taken to grow no further.
+    """
     part = (np.arange(PLACES) + 0.5) / PLACES
-    return np.array([((2 * part) ** power * np.interp(part, at, unit)).mean() for unit in np.eye(len(at))])
+    growth = (2 * (np.maximum(part, at[0]) if power < 0 else part)) ** power
+    return np.array([(growth * np.interp(part, at, unit)).mean() for unit in np.eye(len(at))])
 
 
 def project(outcomes: Outcomes, influence: Array) -> np.ndarray:
@@ -217,10 +221,12 @@ def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
     curve = fit_curve(outcomes)
     left = outcomes.value - curve.growth(outcomes.seen)
     # The noise of every output by itself, whose unit they have in common.
-    apart = _fit(replace(outcomes, power=POWERS[len(POWERS) // 2]), curve, left, projected, np.zeros(0))
+    apart = _fit(outcomes, curve, left, projected, np.zeros(0))
     scale = (apart.belief * apart.noise).sum(axis=0)
     left, projected = split(left, scale), split(projected, scale)
-    tried = [_fit(replace(outcomes, power=power), curve, left, projected, scale) for power in POWERS]
+    # Models that all saw about as much do not tell how contrasts grow.
+    powers = POWERS if len(curve.strata) > 1 else (0.0,)
+    tried = [_fit(replace(outcomes, power=power), curve, left, projected, scale) for power in powers]
     return max(tried, key=lambda fitted: fitted.evidence)
 
 
@@ -233,14 +239,15 @@ def _fit(outcomes: Outcomes, curve: Curve, left: np.ndarray, projected: np.ndarr
     flat = projected.reshape(models, -1)
     whitened = np.stack([solve_triangular(each, flat, lower=True).reshape(projected.shape) for each in factor])
     volume = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-    freedom = models - len(curve.strata)
-    common, theta = np.full(len(TAUS), 1 / len(TAUS)), np.zeros(components)
+    freedom, alone = models - len(curve.strata), int(len(scale) > 0)
+    often, theta = np.full((len(TAUS), left.shape[1]), 1 / len(TAUS)), np.zeros(components)
     for _ in range(ROUNDS):
         variance = ((white - np.einsum("gmkq,k->gmq", whitened, theta)) ** 2).sum(axis=1) / freedom + TINY
-        likelihood = -freedom / 2 * np.log(variance) - volume[:, None] + np.log(common + TINY)[:, None]
+        likelihood = -freedom / 2 * np.log(variance) - volume[:, None] + np.log(often + TINY)
         evidence = logsumexp(likelihood, axis=0)
         belief = np.exp(likelihood - evidence)
-        common = belief.mean(axis=1)
+        # The series that all have in common is one of a kind: of its tau nothing is known beforehand.
+        often[:, alone:] = belief[:, alone:].mean(axis=1, keepdims=True)
         theta = _non_negative(whitened, white, belief / variance, 1 / freedom)
     rest = left - np.einsum("mkq,k->mq", projected, theta)
     variance = (np.stack([solve_triangular(each, rest, lower=True) for each in factor]) ** 2).sum(axis=1) / freedom + TINY

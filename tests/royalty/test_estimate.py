@@ -32,9 +32,10 @@ def values(fitted, rule, influence):
 
 
 def shares(fitted, rule, influence, chosen=None):
+    influence = influence if chosen is None else influence[:, :, chosen]
     chosen = np.arange(influence.shape[2]) if chosen is None else chosen
     named = estimate.rule_named(rule, fitted)
-    return estimate.shares(fitted, named, influence[:, :, chosen], chosen, estimate.deviations(fitted, named))
+    return estimate.shares(fitted, named, influence, chosen, estimate.deviations(fitted, named))
 
 
 def apart(one, two):
@@ -352,17 +353,20 @@ def test_growth_goes_through_the_base_the_strata_and_the_model_served_and_never_
     assert (np.diff(curve.growth(np.linspace(0, 1, 200)), axis=0) >= -1e-9).all()
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("power", [-0.5, 0.0, 0.5, 1.0])
 def test_strata_are_weighed_as_an_integral_of_straight_lines(power):
     at = np.array([0.125, 0.5])
     weight = estimate.quadrature(at, power)
     places = (np.arange(100_000) + 0.5) / 100_000
     for height in ([1.0, 1.0], [3.0, -1.0]):
-        expected = ((2 * places) ** power * np.interp(places, at, height)).mean()
+        growth = (2 * places) ** power
+        if power < 0:
+            growth = np.minimum(growth, (2 * at[0]) ** power)
+        expected = (growth * np.interp(places, at, height)).mean()
         assert weight @ height == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("power", [-0.5, 0.0, 1.0])
 def test_it_is_found_how_contrasts_grow_with_the_amount_of_work(power):
     random = np.random.default_rng(3)
     game = draw_game(random, owners=12, outputs=30, alike=True)
@@ -385,6 +389,7 @@ def test_one_stratum_is_enough():
     models = game.trained(16, random)[0]
     fitted, influence = fitted_on(models.some(models.strata == 1))
     assert len(fitted.curve.strata) == 1
+    assert fitted.outcomes.power == 0
     truth = positive_shares(shapley(game.every_coalition()[1]))
     assert apart(shares(fitted, "srs", influence).share, truth) < 0.4 * apart(game.size[:, None], truth)
 
