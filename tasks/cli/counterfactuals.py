@@ -42,7 +42,7 @@ def train(
     trainings: Annotated[
         int | None, typer.Option(min=1, max=256, help="What the set is worth, in trainings on everything; 16 by default.")
     ] = None,
-    duplicates: Copies = Duplicates.cluster,
+    duplicates: Copies = "cluster",
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -77,7 +77,7 @@ def add(
     corpus: SomeCorpus = None,
     model: SomeModel = None,
     out: SomeFolder = None,
-    duplicates: Copies = Duplicates.cluster,
+    duplicates: Copies = "cluster",
     day: ClaimsDay = None,
     as_json: AsJson = False,
 ) -> None:
@@ -148,5 +148,5 @@ def _subject(
         expected = "--corpus, --model and --out together, or none of them"
         raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(lacking)}")
     settings = settings.at(out, model.resolve())
-    copies = duplicates is Duplicates.cluster
+    copies = duplicates == "cluster"
     return task.subject_of(settings, corpus, model, claims_day(day), copies=copies), settings
