@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provenance.core.errors import ContractError, InputError
-from tasks.cli.shared import (
-    AsJson,
-    ClaimsDay,
-    Duplicates,
-    Workers,
-    claims_day,
-    console,
-    print_json,
-)
-from tasks.terminal import Terminal
+from tasks.cli.shared import AsJson, ClaimsDay, Duplicates, Workers, claims_day, show, watched
 
 if TYPE_CHECKING:
     from tasks.counterfactuals import Subject
@@ -59,16 +50,12 @@ def train(
     """
     from tasks import counterfactuals as task
     from tasks.screens import counterfactuals_screen
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
+    with watched():
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
         task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
         rows = task.summary(subject.store, subject.model)
-    if as_json:
-        print_json(rows)
-    else:
-        console.print(*counterfactuals_screen(rows, subject.store.url), sep="\n", soft_wrap=True)
+    show(rows, counterfactuals_screen(rows, subject.store.url), as_json=as_json)
 
 
 @app.command()
@@ -90,16 +77,12 @@ def add(
     """
     from tasks import counterfactuals as task
     from tasks.screens import counterfactuals_screen
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
+    with watched():
         subject, _ = _subject(corpus, model, out, duplicates, None, day)
         task.add(subject, folders)
         rows = task.summary(subject.store, subject.model)
-    if as_json:
-        print_json(rows)
-    else:
-        console.print(*counterfactuals_screen(rows, subject.store.url), sep="\n", soft_wrap=True)
+    show(rows, counterfactuals_screen(rows, subject.store.url), as_json=as_json)
 
 
 @app.command("list")
@@ -127,10 +110,7 @@ def list_models(
         expected = "a folder that `provenance counterfactuals train --out` wrote"
         raise ContractError(str(folder), expected=expected, found="no such folder")
     rows = [row for model in served for row in task.summary(store, model)]
-    if as_json:
-        print_json(rows)
-    else:
-        console.print(*counterfactuals_screen(rows, str(folder or store.url)), sep="\n", soft_wrap=True)
+    show(rows, counterfactuals_screen(rows, str(folder or store.url)), as_json=as_json)
 
 
 def _subject(
