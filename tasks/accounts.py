@@ -15,8 +15,9 @@ from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
+from provenance.settlement.books import CLOSE
 from provenance.settlement.settling import parse_period
-from tasks.database import open_ledger
+from tasks.database import open_books
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,7 @@ def last_closed(settings: Settings) -> str:
     Raises:
         InputError: none is.
     """
-    closed = settling.closes(_open(settings, None))
+    closed = ledger.bookings(_open(settings, None), kind=CLOSE)
     if not closed:
         raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")
     return closed[-1].period
@@ -187,8 +188,7 @@ def _line(account: Account, amount: int) -> dict[str, Any]:
 
 def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
     """The ledger, an owner being one that it or the corpus in force knows."""
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     if owner_id is not None:
         check_owners(store, engine, [owner_id])
     return engine

@@ -40,7 +40,7 @@ from provenance.settlement.exports import MANIFEST, revision_folder
 from tasks.cluster import PROGRESS
 from tasks.counterfactuals import records
 from tasks.curvature import fitted_key
-from tasks.database import open_ledger
+from tasks.database import open_books
 from tasks.night import REMOVED, VERSIONS, load_night
 from tasks.settings import CHECKOUT, load
 from tasks.shard import load_plan
@@ -374,8 +374,7 @@ def collect(settings: Settings | None = None, *, dry_run: bool = False, now: dat
         InputError: the store or the ledger cannot be read, or an object cannot be removed.
     """
     settings = settings or load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     policy, now = Policy.of(settings.retention), now or datetime.now(UTC)
     if dry_run:
         return decide(look(settings, store, engine), policy, now)

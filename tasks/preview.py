@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import InputError
 from provenance.settlement.history import changes, figures
-from tasks.curvature import fit_curvature
-from tasks.estimate import estimate
-from tasks.featurise import featurise
 from tasks.freeze import freeze
-from tasks.likelihoods import likelihoods
+from tasks.recompute import STAGES
 from tasks.review import amounts_and_booked, review
-from tasks.score import score
 from tasks.settings import load
-from tasks.shard import shard
-from tasks.share import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-STAGES = (shard, featurise, fit_curvature, score, likelihoods, estimate, share)
 
 
 def preview(first: date, last: date) -> Iterator[dict[str, Any]]:

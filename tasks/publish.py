@@ -19,7 +19,7 @@ from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
 from tasks.book import credited
-from tasks.database import open_ledger
+from tasks.database import open_books
 from tasks.keys import signing_key
 from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
@@ -42,8 +42,7 @@ NIGHT_SHARES_FILE = "night_shares.parquet"
 def publish(day: str) -> str:
     """Publish what is booked and not yet published; returns the folder of the day's revision in force."""
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     with ledger.publishing(engine):
         booked = ledger.bookings(engine, kind=NIGHT)
         first = len(booked)

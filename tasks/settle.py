@@ -21,7 +21,7 @@ from provenance.core.text import visible
 from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
-from provenance.settlement.books import NIGHT
+from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.closings import (
     bank_folder,
     closing_folder,
@@ -38,7 +38,7 @@ from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
 from tasks.approvals import approval
-from tasks.database import open_ledger
+from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
@@ -85,12 +85,11 @@ def settled_period(interval_start: datetime | None, asked: str | None = None) ->
 def close(period: str) -> dict[str, str]:
     """Close a period and publish what that found; returns what people are asked to approve."""
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     today = datetime.now(UTC).date()
     details = payees_in_force(settings)
     payees = _payees(settings, details)
-    if period not in {closed.period for closed in settling.closes(engine)}:
+    if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
         _try_to_write(settings, period, _smallest(details))
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
@@ -164,8 +163,7 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
         prepared, approved: what Airflow's approval tasks return.
     """
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     today = datetime.now(UTC).date()
     waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
     _try_to_write(settings, period, _instructions(settings, waiting) if waiting else [])
@@ -207,8 +205,7 @@ def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
     Raises:
         InputError: it is not closed.
     """
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     booking, lines = settling.lines(engine, period)
     payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)
     tables = {closing_folder(period): ("closing.csv", closing_table(period, lines, booking.facts["rates"]))}

@@ -20,7 +20,7 @@ from provenance.corpus.identifiers import OF_OWNERS
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
-from provenance.settlement.books import NIGHT
+from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.statements import (
     Earning,
@@ -35,7 +35,7 @@ from provenance.settlement.statements import (
 )
 from provenance.settlement.trust import in_words
 from tasks.cluster import compute, open_cluster
-from tasks.database import open_ledger
+from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
 from tasks.settings import load
@@ -135,8 +135,7 @@ def statement(settings: Settings, owner_id: str, period: str) -> Statement:
     Raises:
         InputError: there is no such owner in the ledger.
     """
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     known = ledger.owners(engine)
     if owner_id not in known:
         hint = did_you_mean(owner_id, known)
@@ -194,7 +193,7 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
         history=ledger.earned_by_period(engine, period),
         held=ledger.standing(engine, through=through).held,
         payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}, owner_id),
-        closed_on=next((closed.day for closed in settling.closes(engine) if closed.period == period), None),
+        closed_on=next((closed.day for closed in ledger.bookings(engine, kind=CLOSE) if closed.period == period), None),
         names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
         identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
         contact=contact,
@@ -206,7 +205,7 @@ def _payments(
 ) -> dict[str, list[tuple[str, Payment, date | None]]]:
     """Payments for a period, and those for others of which something was booked in it."""
     found: dict[str, list[tuple[str, Payment, date | None]]] = defaultdict(list)
-    for closed in settling.closes(engine):
+    for closed in ledger.bookings(engine, kind=CLOSE):
         for payment in settling.payments(engine, closed.period, owner_id):
             heard = bookings.get(payment.booking_id or 0)
             if period in (closed.period, heard.period if heard else ""):

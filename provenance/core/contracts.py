@@ -478,35 +478,7 @@ PAYMENTS = Contract(
     key=("payment_id",),
 )  # fmt: skip
 
-ALL = (
-    EXAMPLES,
-    CLAIMS,
-    OWNERS,
-    DECISIONS,
-    DUPLICATES,
-    SOURCES,
-    REGISTRY,
-    ASSERTIONS,
-    RIGHTS,
-    DISPUTES,
-    SIGNALS,
-    OPTOUTS,
-    CORPORA,
-    CLEARANCE,
-    OUTPUTS,
-    EVIDENCE,
-    PARTY_INFLUENCE,
-    RULE_SHARES,
-    SHARES,
-    NIGHT_SHARES,
-    WITHDRAWN,
-    CREDITS,
-    PAYOUTS,
-    INTERVALS,
-    CLOSING,
-    ESCROW_AGES,
-    PAYMENTS,
-)
+ALL = tuple(found for found in list(globals().values()) if isinstance(found, Contract))
 
 
 def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:

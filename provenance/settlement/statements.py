@@ -156,11 +156,6 @@ class Section:
         """The same, by kind."""
         return self.earned + self.adjusted - self.recouped - self.withheld - self.paid
 
-    @property
-    def adds_up(self) -> bool:
-        """Whether entries, and kinds of them, both lead from opening to closing."""
-        return self.opening + self.moved == self.closing == self.opening + self.kinds
-
 
 @dataclass(frozen=True)
 class PaymentLine:

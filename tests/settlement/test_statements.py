@@ -361,10 +361,7 @@ def test_what_does_not_add_up_is_not_rendered(changes, found):
             form(wrong)
 
 
-def test_a_section_adds_up_by_entries_and_by_kinds():
-    assert section().adds_up
-    assert not replace(section(), earned=0).adds_up
-    assert not replace(section(), movements=()).adds_up
+def test_a_currency_has_one_section():
     check(statement())
     with pytest.raises(AssertionError, match="a currency has two sections: EUR, EUR"):
         check(statement(section(), section()))
