@@ -39,6 +39,7 @@ from provenance.core.contracts import (
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
 from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
+from provenance.settlement.periods import bank_folder, closing_folder, payments_folder, statements_folder
 from provenance.validation import results
 from tasks.night import load_night, read_manifest
 
@@ -179,17 +180,14 @@ def _outputs(done: Done) -> Iterable[Dataset]:
     return [Dataset("outputs", f"outputs/day={done.night.day}", version, OUTPUTS)]
 
 
-def _plan(done: Done) -> Iterable[Dataset]:
-    return [_file(done, "plan.json")]
+def _file(name: str) -> Callable[[Done], Iterable[Dataset]]:
+    """A file of the night, in the version that lies there."""
 
+    def found(done: Done) -> Iterable[Dataset]:
+        key = f"{done.folder}/{name}"
+        return [Dataset(f"nights/{name}", key, sha256(done.store.read(key)))]
 
-def _inputs(done: Done) -> Iterable[Dataset]:
-    return [_file(done, "inputs.json")]
-
-
-def _file(done: Done, name: str) -> Dataset:
-    key = f"{done.folder}/{name}"
-    return Dataset(f"nights/{name}", key, sha256(done.store.read(key)))
+    return found
 
 
 def _features(done: Done) -> Iterable[Dataset]:
@@ -219,7 +217,7 @@ def _trained(done: Done) -> Iterable[Dataset]:
     from provenance.features.model import read_model
     from tasks.counterfactuals import records as trained
 
-    served = digest(read_model(done.settings.model.path).files)
+    served = digest(read_model(done.settings.model.folder).files)
     found = {record.name: record.folder for record in trained(done.store, served)}
     return [Dataset("counterfactuals", f"counterfactuals/{served}", digest(found))] if found else []
 
@@ -279,30 +277,6 @@ def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Cont
     return found
 
 
-def _closing_folder(period: str) -> str:
-    from provenance.settlement.closings import closing_folder
-
-    return closing_folder(period)
-
-
-def _payments_folder(period: str) -> str:
-    from provenance.settlement.closings import payments_folder
-
-    return payments_folder(period)
-
-
-def _bank_folder(period: str) -> str:
-    from provenance.settlement.closings import bank_folder
-
-    return bank_folder(period)
-
-
-def _statements_folder(period: str) -> str:
-    from tasks.statements import statements_folder
-
-    return statements_folder(period)
-
-
 def _audit(done: Done) -> Iterable[Dataset]:
     return [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))]
 
@@ -323,8 +297,8 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "corpus": _corpus,
     "model": _model,
     "outputs": _outputs,
-    "inputs": _inputs,
-    "plan": _plan,
+    "inputs": _file("inputs.json"),
+    "plan": _file("plan.json"),
     "features": _features,
     "curvature": _curvature,
     "influence": _influence,
@@ -339,10 +313,10 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "ledger": _ledger,
     "payouts": _payouts,
     "audit": _audit,
-    "closing": _published("exports/periods", _closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
-    "payments": _published("exports/periods", _payments_folder, {"payments.csv": PAYMENTS}),
-    "bank": _published("bank", _bank_folder, {}),
-    "statements": _published("exports/statements", _statements_folder, {}),
+    "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
+    "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
+    "bank": _published("bank", bank_folder, {}),
+    "statements": _published("exports/statements", statements_folder, {}),
     "answers": _answers,
 }
 

@@ -22,18 +22,18 @@ from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.books import CLOSE, NIGHT
-from provenance.settlement.closings import (
-    bank_folder,
-    closing_folder,
-    closing_table,
-    escrow_ages,
-    payments_folder,
-    payments_table,
-    request,
-)
+from provenance.settlement.closings import closing_table, escrow_ages, payments_table, request
 from provenance.settlement.exports import MANIFEST, described, write_folder
 from provenance.settlement.payees import Method, explain
-from provenance.settlement.periods import PAY, Payee, Terms
+from provenance.settlement.periods import (
+    PAY,
+    Payee,
+    Terms,
+    bank_folder,
+    closing_folder,
+    payments_folder,
+    statements_folder,
+)  # fmt: skip
 from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
@@ -43,7 +43,6 @@ from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
 from tasks.settings import load
-from tasks.statements import statements_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -144,9 +143,10 @@ def preview(settings: Settings, period: str) -> dict[str, Any]:
 
 def _payees(settings: Settings, details: Mapping[str, tuple[int, Details]]) -> dict[str, Payee]:
     """What a close has to know of everybody who is registered."""
-    table, where = read_withholding(settings.settlement.withholding_path), settings.settlement.withholding
+    path = settings.settlement.withholding
+    table = read_withholding(path)
     return {
-        owner: Payee(owner, payee.currency, rate_for(table, payee, where), version)
+        owner: Payee(owner, payee.currency, rate_for(table, payee, str(path)), version)
         for owner, (version, payee) in details.items()
     }
 

@@ -22,6 +22,7 @@ from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
+from provenance.settlement.periods import statements_folder
 from provenance.settlement.statements import (
     Earning,
     Movement,
@@ -141,11 +142,6 @@ def statement(settings: Settings, owner_id: str, period: str) -> Statement:
         hint = did_you_mean(owner_id, known)
         raise InputError(f"owner {owner_id}", expected="an owner in the ledger", found="none of that id", hint=hint)
     return _statement(_gather(store, engine, period, settings.settlement.contact, owner_id), owner_id)
-
-
-def statements_folder(period: str) -> str:
-    """Where everybody's statements lie."""
-    return f"exports/statements/period={period}"
 
 
 def statement_folder(period: str, owner_id: str) -> str:

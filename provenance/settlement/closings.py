@@ -31,21 +31,6 @@ OLDER = "older_minor"
 LARGEST = 10
 
 
-def closing_folder(period: str) -> str:
-    """Where the lines of a close are published."""
-    return f"exports/periods/period={period}/closing"
-
-
-def payments_folder(period: str) -> str:
-    """Where it is published what was paid; without anybody's account."""
-    return f"exports/periods/period={period}/payments"
-
-
-def bank_folder(period: str) -> str:
-    """Where the files for banks lie; accountants who read exports do not read these."""
-    return f"bank/period={period}"
-
-
 def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) -> pl.DataFrame:
     """What a close found, as accountants get it: the closing table.
 

@@ -168,7 +168,7 @@ def contracts(
     from provenance.royalty.contracts import read_contracts
     from tasks.screens import contracts_screen
 
-    found = read_contracts(file or settings_in_force().royalty.path)
+    found = read_contracts(file or settings_in_force().royalty.contracts)
     show([contract.model_dump(mode="json") for contract in found], [contracts_screen(found)], as_json=as_json)
 
 
@@ -358,7 +358,7 @@ def replace_signing_key() -> None:
 
     settlement = settings_in_force().settlement
     retired = replace_key(settlement)
-    console.print(f"{settlement.key_path} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
+    console.print(f"{settlement.key} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
 
 
 @app.command()
