@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # A path that is relative to the checkout where it does not say from where.
-Located = Annotated[Path, AfterValidator(CHECKOUT.joinpath)]
+Located = Annotated[Path, AfterValidator(lambda path: CHECKOUT / path)]
 PREFIX = "PROVENANCE_"
 # The one secret of ours: it comes from the environment alone.
 KEY_VARIABLE = f"{PREFIX}PAYEES__KEY"

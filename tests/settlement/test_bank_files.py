@@ -13,7 +13,7 @@ from schwifty import IBAN
 
 from provenance.core.errors import InputError
 from provenance.settlement.bank import iso20022, nacha, paypal
-from provenance.settlement.bank.batches import Batch, Instruction, Payer, check
+from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.bank.nacha import clearing_file
@@ -85,8 +85,6 @@ WRONG = [
 
 @pytest.mark.parametrize(("wrong", "expected"), WRONG)
 def test_what_no_schema_finds_is_found(wrong, expected):
-    with pytest.raises(InputError, match=expected):
-        check(wrong)
     with pytest.raises(InputError, match=expected):
         credit_transfer(wrong)
 

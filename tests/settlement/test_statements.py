@@ -232,7 +232,7 @@ def test_what_others_supplied_is_text_and_never_markup():
     )
     of = statement(
         evil, owner_name=EVIL, owner_id=EVIL, identifiers={EVIL: EVIL}, holds=(EVIL,), notice=EVIL, contact=EVIL, trust=EVIL,
-        payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),), replaces_sha256=EVIL,
+        payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),),
     )  # fmt: skip
     root = page(of)
     assert said(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
