@@ -48,6 +48,15 @@ def database(postgres) -> str:
     return create_database(postgres)
 
 
+@pytest.fixture
+def empty_books(store, database, tmp_path, monkeypatch) -> Store:
+    """The store of settings, with a ledger and a key of its own; nothing is in it."""
+    values = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
+    for name, value in values.items():
+        monkeypatch.setenv(f"PROVENANCE_{name}", value)
+    return store
+
+
 @pytest.fixture(scope="session")
 def airflow_tables(postgres, tmp_path_factory) -> str:
     """URL of a database with Airflow's own tables, and no rows of ours."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import DAY, corpus_frames, deliver, outputs_frame
@@ -183,28 +184,6 @@ def test_a_policy_that_contradicts_itself_is_refused(tmp_path, text, message):
         load({"PROVENANCE_SETTINGS": str(tmp_path / "s.toml")})
 
 
-def a_night(day):
-    """A night without Airflow; returns its folder."""
-    from tasks.book import book
-    from tasks.curvature import fit_curvature
-    from tasks.estimate import estimate
-    from tasks.featurise import featurise
-    from tasks.freeze import freeze
-    from tasks.likelihoods import likelihoods
-    from tasks.publish import publish
-    from tasks.reconcile import reconcile
-    from tasks.score import score
-    from tasks.shard import shard
-    from tasks.share import share
-
-    folder = freeze(day)
-    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate, share, book):
-        stage(folder)
-    publish(day)
-    reconcile(day)
-    return folder
-
-
 def everything(store, prefix=""):
     return {found.key: store.read(found.key) for found in store.describe() if found.key.startswith(prefix)}
 
@@ -215,18 +194,15 @@ BEFORE = "2026-11-18"
 @pytest.fixture
 def two_nights(store, environment, monkeypatch, tmp_path):
     """Two nights paid, and a third of the first day's outputs that nobody booked; returns their folders."""
-    from tasks.freeze import freeze
-    from tasks.ingest import ingest
-
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
     monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
     environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"))
     deliver(store, corpus_frames(), days=(BEFORE, DAY))
-    ingest()
-    folders = [a_night(BEFORE), a_night(DAY)]
+    stages.run("ingest.ingest")
+    folders = [stages.night(day=BEFORE), stages.night(day=DAY)]
     outputs = store.read(f"outputs/day={BEFORE}/part.parquet")
     store.write_table(f"outputs/day={BEFORE}/part.parquet", outputs_frame(BEFORE, 6))
-    folders.append(freeze(BEFORE))
+    folders.append(stages.run("freeze.freeze", BEFORE))
     store.write(f"outputs/day={BEFORE}/part.parquet", outputs)
     return folders
 
@@ -293,17 +269,14 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     assert (told["on"], told["policy"]) == (f"{later:%Y-%m-%d}", "retention.nights = 60")
     assert {"scores.json", "influence/", "estimate.json", "shares.parquet"} <= set(told["names"])
 
-    from tasks.book import book
-
-    with pytest.raises(
-        StoreError, match=rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
-    ):
-        book(first)
+    said = rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
+    with pytest.raises(StoreError, match=said):
+        stages.run("book.book", first)
     output = outputs_frame(BEFORE)["output_id"][0]
     code, printed, _ = command_line("explain", output, "--json")
     assert (code, json.loads(printed)["contract"]["rule"]) == (0, "faithful"), "what was frozen is still there"
     assert command_line("replay", BEFORE)[0] == 0
-    assert a_night(BEFORE) == first
+    assert stages.night(day=BEFORE) == first
     assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
         k: v for k, v in published.items() if k not in asides
     }

@@ -4,10 +4,8 @@ from datetime import date, timedelta
 
 import paid
 import pytest
-from samples import create_database
 
 from provenance.core.errors import CheckFailed
-from provenance.core.store import Store
 from provenance.settlement import ledger
 from tasks.book import book
 from tasks.database import open_ledger
@@ -23,14 +21,13 @@ SAID = {
 
 
 @pytest.fixture
-def past(tmp_path, postgres, monkeypatch):
-    """Four booked days much alike."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
+def past(empty_books, monkeypatch):
+    """Four booked days much alike; returns the store."""
     monkeypatch.setenv("PROVENANCE_REVIEW__LEAST", "4")
     monkeypatch.setenv("PROVENANCE_REVIEW__DEVIATIONS", "20")
     for seed, day in enumerate(DAYS[:4]):
         book(paid.lay_out(day, 400, seed=seed))
+    return empty_books
 
 
 def bookings(day):
@@ -128,13 +125,12 @@ def test_nobody_is_asked_about_a_rule_that_passes_its_check_or_needs_none(past, 
 
 
 def test_a_night_that_measured_nothing_of_its_shares_is_reviewed_as_before(past):
-    folder = paid.as_of_old(load().store.open(), paid.lay_out(DAYS[4], 400, seed=9, unsupported="wait"))
+    folder = paid.as_of_old(past, paid.lay_out(DAYS[4], 400, seed=9, unsupported="wait"))
     assert review(folder)["reasons"] == []
 
 
-def test_the_store_is_only_read(past, tmp_path):
+def test_the_store_is_only_read(past):
     folder = paid.lay_out(DAYS[4], 40_000, seed=9)
-    store = Store(f"file://{tmp_path}/store", {})
-    before = {key: store.read(key) for key in store.list("")}
+    before = {key: past.read(key) for key in past.list("")}
     review(folder)
-    assert {key: store.read(key) for key in store.list("")} == before
+    assert {key: past.read(key) for key in past.list("")} == before
