@@ -68,14 +68,7 @@ def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, re
 
 
 def record_rate(
-    settings: Settings,
-    period: str,
-    pair: tuple[str, str],
-    rate: str,
-    *,
-    evidence: str,
-    by: str,
-    unusual: bool = False,
+    settings: Settings, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str, unusual: bool = False
 ) -> Booking:
     """Note at which rate a period converts one currency into another."""
     for currency in pair:

@@ -46,11 +46,7 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause, facts=facts)
     new = booking.revision > before
     log.info(
-        "booking %d of %s, revision %d: %s",
-        booking.booking_id,
-        night.day,
-        booking.revision,
-        "new" if new else "as it was",
+        "booking %d of %s, revision %d: %s", booking.booking_id, night.day, booking.revision, "new" if new else "as it was"
     )
     return night.day
 

@@ -357,9 +357,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Columns that follow from columns alone, by the names of the datasets above.
 COLUMNS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     "nights/shares.parquet": {"share_ppb": (("nights/rule_shares.parquet", "share"),)},
-    "nights/night_shares.parquet": {
-        "share_ppb": (("nights/rule_shares.parquet", "share"), ("outputs", "revenue_minor")),
-    },
+    "nights/night_shares.parquet": {"share_ppb": (("nights/rule_shares.parquet", "share"), ("outputs", "revenue_minor"))},
     "exports/payouts/credits.parquet": {
         "share_ppb": (("nights/shares.parquet", "share_ppb"),),
         "amount_nanominor": (("nights/shares.parquet", "share_ppb"), ("outputs", "revenue_minor")),

@@ -93,10 +93,7 @@ def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     keys = ["output_id", "content_sha256", "revenue_minor", "currency", "product"]
     was, now = before.select(keys), after.select(keys)
     both = was.join(now, on="output_id", suffix="_now")
-    found = {
-        "added": now.join(was, on="output_id", how="anti"),
-        "withdrawn": was.join(now, on="output_id", how="anti"),
-    }
+    found = {"added": now.join(was, on="output_id", how="anti"), "withdrawn": was.join(now, on="output_id", how="anti")}
     for name in keys[1:]:
         what = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
         found[what] = both.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))

@@ -254,11 +254,7 @@ def in_order(tasks: Collection[str]) -> list[str]:
 
 
 def _told(
-    store: Store,
-    engine: sa.Engine,
-    in_force_of: Mapping[str, Booking],
-    days: Sequence[str],
-    runs: Mapping[str, Sequence[Run]],
+    store: Store, engine: sa.Engine, in_force_of: Mapping[str, Booking], days: Sequence[str], runs: Mapping[str, Sequence[Run]]
 ) -> list[Night]:
     """Some days, oldest first.
 

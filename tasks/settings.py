@@ -326,8 +326,5 @@ def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str],
     fields = Settings.model_fields
     known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
     return SettingsError(
-        f"{source}: {dotted}",
-        expected=f"one of {', '.join(known)}",
-        found=repr(where[-1]),
-        hint=did_you_mean(where[-1], known),
+        f"{source}: {dotted}", expected=f"one of {', '.join(known)}", found=repr(where[-1]), hint=did_you_mean(where[-1], known)
     )

@@ -92,10 +92,7 @@ def close(period: str) -> dict[str, str]:
         _try_to_write(settings, period, _smallest(details))
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
-    files = {
-        "closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])),
-        "escrow.csv": to_csv(escrow),
-    }
+    files = {"closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])), "escrow.csv": to_csv(escrow)}
     _publish(store, closing_folder(period), files, {"booking_id": booking.booking_id}, signing_key(settings.settlement))
     rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
     digest = sha256(files["closing.csv"])

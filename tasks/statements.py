@@ -23,17 +23,7 @@ from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHH
 from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.periods import statements_folder
-from provenance.settlement.statements import (
-    Earning,
-    Movement,
-    Output,
-    PaymentLine,
-    Section,
-    Statement,
-    Work,
-    as_html,
-    as_pdf,
-)
+from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.trust import in_words
 from tasks.cluster import compute, open_cluster
 from tasks.database import open_books, open_ledger
@@ -323,11 +313,7 @@ def _section(facts: _Period, owner_id: str, currency: str, entries: Iterable[tup
 
 
 def _earnings(
-    facts: _Period,
-    owner_id: str,
-    currency: str,
-    by_booking: Mapping[int, Mapping[str, int]],
-    bookings: Mapping[int, Booking],
+    facts: _Period, owner_id: str, currency: str, by_booking: Mapping[int, Mapping[str, int]], bookings: Mapping[int, Booking]
 ) -> Iterator[Earning]:
     """Each night of the period with all its revisions that count in it."""
     by_day: dict[str, int] = defaultdict(int)

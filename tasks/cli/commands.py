@@ -134,10 +134,7 @@ def explain(
 
 
 @app.command()
-def duplicates(
-    most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20,
-    as_json: AsJson = False,
-) -> None:
+def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20, as_json: AsJson = False) -> None:
     """Copies among the works of the corpus in force, exact and near, and who has a claim on them.
 
     A cluster counts as one work, for the earliest claim; claims of one date, or of none, have equal parts. To contest one,
@@ -264,10 +261,7 @@ def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
 
 
 @app.command()
-def proof(
-    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
-    owner_id: OwnerId,
-) -> None:
+def proof(day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")], owner_id: OwnerId) -> None:
     """Prove to an owner that its lines are in a day's published file, without showing any other.
 
     Prints JSON: each line, and the hashes that lead from it to the root in the manifest. `provenance verify FILE` checks it; so
@@ -526,8 +520,7 @@ def payments(
 
 @app.command()
 def answer(
-    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")],
-    as_json: AsJson = False,
+    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")], as_json: AsJson = False
 ) -> None:
     """Book what banks answered: payments that were made, rejected, or came back; each file whole or not at all, and once.
 
