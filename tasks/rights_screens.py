@@ -8,7 +8,7 @@ import polars as pl
 
 from provenance.core.money import PPB
 from provenance.corpus.optouts import OPTOUT
-from tasks.screens import number, titled
+from tasks.screens import titled
 from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for title, rows in (("Claims in force", found["stakes"]), ("Claims of other days", found["others"])):
         if not rows:
             continue
-        table = titled(title, "owner", number("stake"), "from", "to", "choice", "evidence")
+        table = titled(title)
+        for heading in ("owner", "stake", "from", "to", "choice", "evidence"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "stake" else "left")
         for row in rows:
             days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
             said = (row.get("choice") or "", row["evidence"] or "")
@@ -76,8 +78,12 @@ def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for dispute in found["disputes"]:
         yield line(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
     if found["parties"]:
-        rows = ((row["account"], cell(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}") for row in found["parties"])
-        yield titled("For whom its money is booked", "account", "for", number("part"), rows=rows)
+        table = titled("For whom its money is booked")
+        for heading in ("account", "for", "part"):
+            table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
+        for row in found["parties"]:
+            table.add_row(row["account"], cell(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
+        yield table
     else:
         yield line("All of it is held out: no model is trained on it, and nothing is booked for it.", style="yellow")
 
@@ -92,9 +98,13 @@ def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[Renderabl
     titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
     for key, title in titles.items():
         if rows := found[key]:
-            told = ((str(row["works"]), cell(row["because"]), cell(row["such_as"])) for row in rows[:most])
-            together = f"{title}: {sum(row['works'] for row in rows)} works"
-            yield titled(together, number("works"), "because", "such as", rows=told)
+            table = titled(f"{title}: {sum(row['works'] for row in rows)} works")
+            table.add_column("works", justify="right")
+            table.add_column("because", overflow="fold")
+            table.add_column("such as", overflow="fold")
+            for row in rows[:most]:
+                table.add_row(str(row["works"]), cell(row["because"]), cell(row["such_as"]))
+            yield table
             if len(rows) > most:
                 yield line(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
 
@@ -104,7 +114,9 @@ def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType
     if found.is_empty():
         yield "There are none. `provenance rights sources import LIST` adds a list of what was collected."
         return
-    table = titled("Sources", "source", "also", "records", "first collected", "title")
+    table = titled("Sources")
+    for heading in ("source", "also", "records", "first collected", "title"):
+        table.add_column(heading, overflow="fold")
     for row in found.head(most).iter_rows(named=True):
         also = [name for name in row["identifiers"] if name != row["source_id"]]
         also += [f"contradicts: {name}" for name in row["conflicts"]]
@@ -129,7 +141,9 @@ def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[Re
             yield line(f"{what}: {', '.join(names)}")
     for name in source["conflicts"]:
         yield line(f"contradicts: {name}, which its records list and which is kept apart as another work's", style="yellow")
-    table = titled("Records", "collected", "by", "at", "evidence")
+    table = titled("Records")
+    for heading in ("collected", "by", "at", "evidence"):
+        table.add_column(heading, overflow="fold")
     for row in of_it.iter_rows(named=True):
         said = (f"{row['acquired_at']:%Y-%m-%d}", row["collector"], row["source_uri"], row["evidence"])
         table.add_row(*map(cell, said))
@@ -174,7 +188,9 @@ def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The report on a delivery."""
     counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
     yield line(f"The last delivery: {counts}", style="bold")
-    table = titled("What was found", "level", "measure", number("how many"), number("of"), "what")
+    table = titled("What was found")
+    for heading in ("level", "measure", "how many", "of", "what"):
+        table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
     colour = {"block": "red", "warn": "yellow"}
     for row in found["findings"]:
         of = f"{row['total']:,}"
@@ -185,7 +201,9 @@ def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
-    table = titled("Who says what of its terms", "who", "terms", "class", "when", "evidence", "counts?")
+    table = titled("Who says what of its terms")
+    for heading in ("who", "terms", "class", "when", "evidence", "counts?"):
+        table.add_column(heading, overflow="fold")
     for row in assertions:
         who = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
         when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"

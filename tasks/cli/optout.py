@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, Known, console, known_time, print_json, settings_in_force, show
+from tasks.cli.shared import AsJson, Known, console, known_time, print_json
 
 app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
 
@@ -44,9 +44,10 @@ def optout_add(
     Example: `provenance optout add httpx==0.28.1/httpx/_client.py --owner tom-christie --choice held --by Ann --evidence mail`
     """
     from tasks.optouts import opt_out
+    from tasks.settings import load
 
     rows = opt_out(
-        settings_in_force().store.open(),
+        load().store.open(),
         owner,
         _one_or_all(work_id, every=every),
         choice=choice,
@@ -73,9 +74,10 @@ def optout_withdraw(
     Example: `provenance optout withdraw httpx==0.28.1/httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
     """
     from tasks.optouts import withdraw
+    from tasks.settings import load
 
     one, first = _one_or_all(work_id, every=every), parse_day("--from", day) if day else None
-    rows = withdraw(settings_in_force().store.open(), owner, one, evidence=evidence, by=by, day=first)
+    rows = withdraw(load().store.open(), owner, one, evidence=evidence, by=by, day=first)
     _told(len(rows), as_json=as_json, rows=rows.to_dicts())
 
 
@@ -91,8 +93,9 @@ def optout_import(
     Example: `provenance optout import optouts.csv --by "J. Doe"`
     """
     from tasks.optouts import import_file
+    from tasks.settings import load
 
-    lines, rows = import_file(settings_in_force().store.open(), file, by=by, keep_unknown=keep_unknown)
+    lines, rows = import_file(load().store.open(), file, by=by, keep_unknown=keep_unknown)
     _told(len(rows), as_json=as_json, rows=rows.to_dicts(), of=lines)
 
 
@@ -104,9 +107,13 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
     """
     from tasks.optouts import listed
     from tasks.rights_screens import optouts_screen
+    from tasks.settings import load
 
-    rows = listed(settings_in_force().store.open(), known=known_time(known))
-    show(rows.to_dicts(), optouts_screen(rows), as_json=as_json)
+    rows = listed(load().store.open(), known=known_time(known))
+    if as_json:
+        print_json(rows.to_dicts())
+    else:
+        console.print(*optouts_screen(rows), sep="\n", soft_wrap=True)
 
 
 @app.command("report")
@@ -120,9 +127,13 @@ def optout_report(
     """
     from tasks.reports import report
     from tasks.rights_screens import optout_report_screen
+    from tasks.settings import load
 
-    found = report(settings_in_force().store.open(), last=last)
-    show(found, optout_report_screen(found), as_json=as_json)
+    found = report(load().store.open(), last=last)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*optout_report_screen(found), sep="\n", soft_wrap=True)
 
 
 @app.command("columns")

@@ -13,18 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import (
-    AsJson,
-    ClaimsDay,
-    Known,
-    claims_day,
-    console,
-    known_time,
-    print_json,
-    settings_in_force,
-    show,
-    watched,
-)
+from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json
 from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
@@ -52,10 +41,12 @@ def signals_collect(
 
     Example: `provenance rights signals collect --pages`
     """
+    from tasks.settings import load
     from tasks.signals import collect
+    from tasks.watch import watch
 
-    with watched():
-        found = collect(settings_in_force(), source, pages=pages, private=allow_private)
+    with watch(Terminal(stderr=True)):
+        found = collect(load(), source, pages=pages, private=allow_private)
     if as_json:
         print_json(found)
         return
@@ -76,9 +67,10 @@ def signals_show(
 
     Example: `provenance rights signals show https://example.org/story`
     """
-    from tasks.signals import show as shown_of
+    from tasks.settings import load
+    from tasks.signals import show
 
-    found = shown_of(settings_in_force(), uri, use=use, known=known_time(known))
+    found = show(load(), uri, use=use, known=known_time(known))
     if as_json:
         print_json(found)
         return
@@ -111,15 +103,19 @@ def rights_claims(
     """
     from tasks.claims import claims_of
     from tasks.rights_screens import claims_screen
+    from tasks.settings import load
 
     if night and known:
         raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
     if night and day:
         raise InputError("--night", expected="no --day beside it: a night is paid by the claims of its own day", found="both")
     found = claims_of(
-        settings_in_force().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
+        load().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
     )
-    show(found, claims_screen(found), as_json=as_json)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*claims_screen(found), sep="\n", soft_wrap=True)
 
 
 @app.command("manifest")
@@ -146,8 +142,9 @@ def rights_manifest(
     from tasks.claims import later_than
     from tasks.clear import check_manifest, write_manifest
     from tasks.clear import left_out as those_left_out
+    from tasks.settings import load
 
-    settings = settings_in_force()
+    settings = load()
     if check is not None:
         if out or left_out:
             raise InputError("--check", expected="no --out or --left-out beside it: it writes nothing", found="both")
@@ -209,10 +206,11 @@ def sources_import(
 
     Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
     """
+    from tasks.settings import load
     from tasks.sources import import_sources
 
     each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
-    found = import_sources(settings_in_force(), files, collector=collector, each=each)
+    found = import_sources(load(), files, collector=collector, each=each)
     if as_json:
         print_json([asdict(one) for one in found])
         return
@@ -239,12 +237,16 @@ def sources_list(
     Example: `provenance rights sources list --like arxiv --conflicts`
     """
     from tasks.rights_screens import sources_screen
+    from tasks.settings import load
     from tasks.sources import find_sources, registry_in_force
 
     moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
-        found = find_sources(registry_in_force(settings_in_force().store.open(), moment), like=like, conflicts=conflicts)
-    show(found.head(most).to_dicts(), sources_screen(found, most=most), as_json=as_json)
+        found = find_sources(registry_in_force(load().store.open(), moment), like=like, conflicts=conflicts)
+    if as_json:
+        print_json(found.head(most).to_dicts())
+    else:
+        console.print(*sources_screen(found, most=most), sep="\n", soft_wrap=True)
 
 
 @sources.command("show")
@@ -258,11 +260,15 @@ def sources_show(
     Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
     """
     from tasks.rights_screens import source_screen
+    from tasks.settings import load
     from tasks.sources import show_source
 
     with Terminal(stderr=True).status("Merging the records of sources"):
-        row, of_it = show_source(settings_in_force().store.open(), name, known_time(known))
-    show(row | {"of_records": of_it.to_dicts()}, source_screen(row, of_it), as_json=as_json)
+        row, of_it = show_source(load().store.open(), name, known_time(known))
+    if as_json:
+        print_json(row | {"of_records": of_it.to_dicts()})
+    else:
+        console.print(*source_screen(row, of_it), sep="\n", soft_wrap=True)
 
 
 @app.command("explain")
@@ -280,9 +286,13 @@ def rights_explain(
     """
     from tasks.rights import explain
     from tasks.rights_screens import explain_screen
+    from tasks.settings import load
 
-    found = explain(settings_in_force(), work_id, claims_day(day))
-    show(found, explain_screen(found), as_json=as_json)
+    found = explain(load(), work_id, claims_day(day))
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*explain_screen(found), sep="\n", soft_wrap=True)
 
 
 @app.command("summary")
@@ -298,9 +308,13 @@ def rights_summary(
     """
     from tasks.rights import summary
     from tasks.rights_screens import summary_screen
+    from tasks.settings import load
 
-    found = summary(settings_in_force())
-    show(found, summary_screen(found, most=most), as_json=as_json)
+    found = summary(load())
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*summary_screen(found, most=most), sep="\n", soft_wrap=True)
 
 
 @app.command("quality")
@@ -313,8 +327,12 @@ def rights_quality(as_json: AsJson = False) -> None:
     """
     from tasks.quality import last_report
     from tasks.rights_screens import quality_screen
+    from tasks.settings import load
 
-    found = last_report(settings_in_force().store.open())
-    show(found, quality_screen(found), as_json=as_json)
+    found = last_report(load().store.open())
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*quality_screen(found), sep="\n", soft_wrap=True)
     if any(one["level"] == "block" for one in found["findings"]):
         raise typer.Exit(1)
