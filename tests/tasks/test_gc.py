@@ -335,6 +335,7 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     assert not (tmp_path / "airflow/logs/dag_id=x").exists()
     assert [path.name for path in events.parent.iterdir()] == ["2028-12-31.jsonl"]
     assert "Nothing is older" in command_line("gc")[1]
+    assert gc.AT_ONCE <= 1000, "as many as S3 removes by one request"
 
 
 def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, environment, monkeypatch, tmp_path):
@@ -361,24 +362,3 @@ def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, e
     assert order == ["cleared", "frozen"]
     with ledger.freezing(engine), ledger.freezing(engine):
         pass  # nights do not wait for one another
-
-
-def test_objects_are_removed_at_once(store):
-    keys = [f"x/{number}" for number in range(5)]
-    for key in keys:
-        store.write(key, b"1")
-    store.remove_all([*keys[:3], "x/never"])
-    assert [found.key for found in store.describe()] == keys[3:]
-    assert gc.AT_ONCE <= 1000
-
-
-@pytest.mark.night
-def test_objects_are_removed_at_once_on_s3(bucket):
-    keys = [f"x/{number}" for number in range(5)]
-    for key in keys:
-        bucket.write(key, b"12")
-    (found, *_) = bucket.describe()
-    assert (found.key, found.bytes) == ("x/0", 2)
-    assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=5)
-    bucket.remove_all([*keys[:3], "x/never"])
-    assert [found.key for found in bucket.describe()] == keys[3:]
