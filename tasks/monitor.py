@@ -301,7 +301,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     corpus = _read_frozen(store, corpus_key(inputs["corpus"]))
     plan = _stage(store, folder, "plan")
     shared, estimated = _stage(store, folder, "shares"), _stage(store, folder, shares_stage(store, folder))
-    withdrawn = read_withdrawn(store, folder) if shared else pl.DataFrame(schema=WITHDRAWN.schema)
+    withdrawn = read_withdrawn(store, folder) if shared else WITHDRAWN.frame()
     rests = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
         night=mine,

@@ -7,8 +7,6 @@ import logging
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
@@ -28,6 +26,7 @@ from tasks.share import fidelity_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
@@ -95,7 +94,7 @@ def make_export(
         names=_names(published, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
     shared = read_manifest(store, night.folder, "shares")
-    night_shares = pl.DataFrame(schema=NIGHT_SHARES.schema)
+    night_shares = NIGHT_SHARES.frame()
     if NIGHT_SHARES_FILE in shared["writes"]:  # a night of an earlier version has none
         night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
     fidelity = fidelity_of(store, night)

@@ -17,7 +17,7 @@ from provenance.core.errors import ContractError
 from provenance.core.text import NOT_IN_IDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 UTC_TIME = pl.Datetime("us", "UTC")
 # Longer ones have no place in an index of PostgreSQL's.
@@ -48,6 +48,10 @@ class Contract:
     def schema(self) -> pl.Schema:
         """Column names and types, in order."""
         return pl.Schema({name: column.dtype for name, column in self.columns.items()})
+
+    def frame(self, rows: Sequence[Any] = ()) -> pl.DataFrame:
+        """Rows, each by column or in the order of the columns, as the table."""
+        return pl.DataFrame(rows, schema=self.schema, orient="row")
 
 
 def _needed(dtype: Any, meaning: str) -> Column:

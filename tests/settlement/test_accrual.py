@@ -23,7 +23,7 @@ def night(revenues, weights, developer_ppb=0):
         for party, ppb in enumerate(allocate(PPB, parts)):
             account = "escrow" if party == 2 else "payable"
             rows.append((f"o{n}", account, f"p{party}", ppb, ppb, ppb))
-    return outputs, credit_outputs(outputs, pl.DataFrame(rows, schema=SHARES.schema, orient="row"))
+    return outputs, credit_outputs(outputs, SHARES.frame(rows))
 
 
 nights = st.integers(1, 12).flatmap(

@@ -33,10 +33,8 @@ AFTER = {
     Account("receivable", "", "EUR"): 100, Account("developer", "", "EUR"): -30, Account("payable", "ann", "EUR"): -40,
     Account("payable", "bob", "EUR"): -20, Account("escrow", "unmatched-x", "EUR"): -10,
 }  # fmt: skip
-ENDS = pl.DataFrame(
-    [("EUR", "payable", "ann", 571428571, 500000000, 600000000), ("EUR", "payable", "bob", 285714286, 285714286, 285714286)],
-    schema=NIGHT_SHARES.schema,
-    orient="row",
+ENDS = NIGHT_SHARES.frame(
+    [("EUR", "payable", "ann", 571428571, 500000000, 600000000), ("EUR", "payable", "bob", 285714286, 285714286, 285714286)]
 )
 NAMES = {"ann": "=HYPERLINK(evil)", "bob": 'Bo "B", Ltd.'}
 
@@ -48,15 +46,9 @@ def tables(revision=1, day_before=None):
         schema=["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"],
         orient="row",
     )
-    evidence = pl.DataFrame(
-        [("o1", "payable", "ann", "e1", "w1", None, 0.5), ("o1", "payable", "ann", "e2", "w2", "u", 2.5)],
-        schema=EVIDENCE.schema,
-        orient="row",
-    )
-    by_rule = pl.DataFrame(
-        [(rule, "o1", "payable", "ann", share, share, share) for rule, share in (("srs", 0.55), ("flat", 0.25))],
-        schema=RULE_SHARES.schema,
-        orient="row",
+    evidence = EVIDENCE.frame([("o1", "payable", "ann", "e1", "w1", None, 0.5), ("o1", "payable", "ann", "e2", "w2", "u", 2.5)])
+    by_rule = RULE_SHARES.frame(
+        [(rule, "o1", "payable", "ann", share, share, share) for rule, share in (("srs", 0.55), ("flat", 0.25))]
     )
     credit = credits(DAY, credited, evidence, by_rule)
     before = day_before or {}
@@ -212,7 +204,7 @@ def test_the_pointer_never_goes_back(store):
 
 
 def test_an_export_holds_on_an_empty_day(store):
-    empty_pay, empty_credit = pl.DataFrame(schema=PAYOUTS.schema), pl.DataFrame(schema=CREDITS.schema)
+    empty_pay, empty_credit = PAYOUTS.frame(), CREDITS.frame()
     nil = build(
         DAY, 1, payouts=empty_pay, intervals=intervals(empty_pay, ENDS), credits=empty_credit, entries=[], totals={},
         facts={"previous": None},

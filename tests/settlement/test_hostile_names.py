@@ -88,13 +88,11 @@ def published(tmp_path_factory):
     rows[-1] = (*rows[-1][:3], 10**9 - 10**9 // len(ESCROWS) * (len(ESCROWS) - 1), *rows[-1][4:])
     columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"]
     credited = pl.DataFrame(rows, schema=columns, orient="row")
-    credit = credits(
-        DAY, credited, pl.DataFrame(schema=EVIDENCE.schema), pl.DataFrame(schema=RULE_SHARES.schema)
-    )  # fmt: skip
+    credit = credits(DAY, credited, EVIDENCE.frame(), RULE_SHARES.frame())
     movements = Movements({}, closing, {}, after, {}, standing)
     pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
     ends = [("EUR", "payable", owner, share, share // 2, share * 2) for owner in HOSTILE_IDS]
-    shares = pl.DataFrame(ends, schema=NIGHT_SHARES.schema, orient="row")
+    shares = NIGHT_SHARES.frame(ends)
     said = {name or "empty": name for name in HOSTILE}
     moved = {Account("escrow", ESCROWS[0], "EUR"): 1, Account("payable", "ann", "EUR"): -1}
     bookings = [(Booking(1, "night", DAY, NOON, 1, "n"), sorted(after.items()))]
@@ -154,7 +152,7 @@ def test_all_cells_of_text_in_the_workbook_are_text(published):
 def test_a_name_that_is_too_long_for_a_cell_is_cut_and_not_left_out(published):
     pay = published[1].files["payouts.parquet"]
     frame = pl.read_parquet(pay).with_columns(owner_name=pl.lit("x" * 40_000))
-    made = build(DAY, 1, payouts=frame, intervals=pl.DataFrame(schema=INTERVALS.schema), credits=pl.DataFrame(), entries=[],
+    made = build(DAY, 1, payouts=frame, intervals=INTERVALS.frame(), credits=pl.DataFrame(), entries=[],
                  totals={}, facts={"notice": "y" * 40_000})  # fmt: skip
     book = openpyxl.load_workbook(io.BytesIO(made.files["payouts.xlsx"]))
     assert book["Payouts"]["D2"].value == "x" * 32_767
@@ -177,7 +175,7 @@ def test_bean_check_accepts_the_journal_and_no_two_names_share_an_account(publis
     # Nobody can name itself into the account of somebody whose name has a digest.
     taken = next(account.rsplit(":", 1)[1] for account in accounts if ":Ann-" in account)
     mine = [(Booking(1, "night", DAY, NOON, 1, "n"), [(Account("payable", taken[:1].lower() + taken[1:], "EUR"), -1)])]
-    other = build(DAY, 1, payouts=pl.DataFrame(schema=PAYOUTS.schema), intervals=pl.DataFrame(schema=INTERVALS.schema),
+    other = build(DAY, 1, payouts=PAYOUTS.frame(), intervals=INTERVALS.frame(),
                   credits=pl.DataFrame(), entries=mine, totals={}, facts={})  # fmt: skip
     assert f"Payable:{taken} " not in other.files["journal.beancount"].decode()
 
