@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.gc")
 
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 # Objects that are removed at a time.
 AT_ONCE = 1_000
 # What a kill leaves of a write, and of a check whether a store is writable.
@@ -65,35 +66,6 @@ PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "lik
 COUNTERFACTUALS = "counterfactuals/"
 # What nights of version 0.1 kept, and nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How long what is kept, and the settings that say so."""
-
-    nights: timedelta
-    features: timedelta
-    replay: timedelta | None
-    logs: timedelta
-    grace: timedelta
-
-    @classmethod
-    def of(cls, said: RetentionSettings) -> Policy:
-        """What the settings say."""
-        return cls(
-            nights=timedelta(days=said.nights),
-            features=timedelta(days=said.features),
-            replay=timedelta(days=said.replay) if said.replay else None,
-            logs=timedelta(days=said.logs),
-            grace=timedelta(hours=said.grace),
-        )
-
-    def said(self, name: str) -> str:
-        """One of them as a person would write it."""
-        span: timedelta = getattr(self, name)
-        return (
-            f"retention.{name} = {span // timedelta(hours=1)} hours" if name == "grace" else f"retention.{name} = {span.days}"
-        )
 
 
 @dataclass(frozen=True)
@@ -163,17 +135,17 @@ COMPUTED, UNBOOKED, EXPIRED = "tables of nights", "nights that were never booked
 NIGHTLY = (COMPUTED, UNBOOKED, EXPIRED)
 
 
-def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
+def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal]:
     """What goes, in the order in which it must; nothing is read or removed here."""
     ages = _ages(seen, policy, now)
     fate = {folder: _fate(night, ages[folder], policy) for folder, night in seen.nights.items()}
     parts, manifests, models = _frozen_names(seen, fate, policy, now)
-    young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features]
+    young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features * DAY]
     features, likelihoods = _union(night.features for night in young), _union(night.likelihoods for night in young)
     going: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for found in seen.objects:
         key, name = found.key, found.key.rsplit("/", 1)[-1]
-        if found.modified > now - policy.grace:
+        if found.modified > now - policy.grace * HOUR:
             continue
         if name.startswith("."):
             if ASIDE.fullmatch(name):
@@ -198,18 +170,23 @@ def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
     order = {kind: place for place, kind in enumerate((*NIGHTLY, "frozen corpora"))}
     chosen = sorted(going, key=lambda which: (order.get(which[0], len(order)), which))
     removals = [
-        Removal(kind, policy.said(name), tuple(sorted(going[kind, name], key=_manifests_first))) for kind, name in chosen
+        Removal(kind, _said(policy, name), tuple(sorted(going[kind, name], key=_manifests_first))) for kind, name in chosen
     ]
     in_use = {night.model for folder, night in seen.nights.items() if fate[folder] is None}
     return removals + list(_local(seen, in_use, policy, now))
 
 
-def _local(seen: Seen, in_use: set[str], policy: Policy, now: datetime) -> Iterator[Removal]:
+def _local(seen: Seen, in_use: set[str], policy: RetentionSettings, now: datetime) -> Iterator[Removal]:
     for kind, found in seen.local.items():
-        name, span = ("logs", policy.logs) if kind == LOGS else ("grace", policy.grace)
+        name, span = ("logs", policy.logs * DAY) if kind == LOGS else ("grace", policy.grace * HOUR)
         gone = [one for one in found if one.modified <= now - span and not (kind == MODELS and Path(one.key).name in in_use)]
         if gone:
-            yield Removal(kind, policy.said(name), tuple(gone), local=True)
+            yield Removal(kind, _said(policy, name), tuple(gone), local=True)
+
+
+def _said(policy: RetentionSettings, name: str) -> str:
+    """One of the policy's spans as a person would write it."""
+    return f"retention.{name} = {getattr(policy, name)}" + (" hours" if name == "grace" else "")
 
 
 def _night_of(key: str) -> str:
@@ -218,38 +195,41 @@ def _night_of(key: str) -> str:
     return "/".join(parts[:3]) if parts[0] == "nights" and len(parts) > 3 else ""
 
 
-def _ages(seen: Seen, policy: Policy, now: datetime) -> dict[str, timedelta]:
+def _ages(seen: Seen, policy: RetentionSettings, now: datetime) -> dict[str, timedelta]:
     """How long ago each night was frozen; no time for one in whose folder something was written a moment ago."""
     touched: dict[str, datetime] = {}
     for found in seen.objects:
         if (folder := _night_of(found.key)) and not found.key.endswith(f"/{REMOVED}"):
             touched[folder] = max(found.modified, touched.get(folder, found.modified))
     frozen_at = touched | {folder: night.frozen_at for folder, night in seen.nights.items()}
-    return {folder: now - frozen_at[folder] if last <= now - policy.grace else timedelta() for folder, last in touched.items()}
+    return {
+        folder: now - frozen_at[folder] if last <= now - policy.grace * HOUR else timedelta()
+        for folder, last in touched.items()
+    }
 
 
-def _fate(night: SeenNight, age: timedelta, policy: Policy) -> tuple[str, str] | None:
+def _fate(night: SeenNight, age: timedelta, policy: RetentionSettings) -> tuple[str, str] | None:
     """What goes of a night, and by which policy; None for nothing."""
-    if night.standing or age < policy.nights:
+    if night.standing or age < policy.nights * DAY:
         return None
     if not night.booked:
         return UNBOOKED, "nights"
-    return (COMPUTED, "nights") if policy.replay is None or age < policy.replay else (EXPIRED, "replay")
+    return (COMPUTED, "nights") if not policy.replay or age < policy.replay * DAY else (EXPIRED, "replay")
 
 
 def _frozen_names(
-    seen: Seen, fate: Mapping[str, tuple[str, str] | None], policy: Policy, now: datetime
+    seen: Seen, fate: Mapping[str, tuple[str, str] | None], policy: RetentionSettings, now: datetime
 ) -> tuple[set[str], set[str], set[str]]:
     """What must stay frozen: tables, manifests of corpora, and models by digest."""
     kept = [night for folder, night in seen.nights.items() if fate[folder] in (None, (COMPUTED, "nights"))]
     whole = [night for folder, night in seen.nights.items() if fate[folder] is None]
     written = {found.key: found.modified for found in seen.objects}
     corpora = {seen.in_force} | {night.corpus for night in kept}
-    corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights}
+    corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights * DAY}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
     parts |= {key for night in kept for key in night.outputs} | {key for night in whole for key in night.sample}
     models = {night.model for night in kept}
-    models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights}
+    models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights * DAY}
     models |= {folder for served in models for folder in seen.counterfactuals.get(served, ())}
     models |= {folder for night in kept for folder in night.counterfactuals}
     return parts, {corpus_key(name) for name in corpora}, models
@@ -375,7 +355,7 @@ def collect(settings: Settings | None = None, *, dry_run: bool = False, now: dat
     """
     settings = settings or load()
     store, engine = open_books(settings)
-    policy, now = Policy.of(settings.retention), now or datetime.now(UTC)
+    policy, now = settings.retention, now or datetime.now(UTC)
     if dry_run:
         return decide(look(settings, store, engine), policy, now)
     with ledger.clearing(engine):

@@ -16,13 +16,13 @@ from samples import DAY, corpus_frames, deliver, outputs_frame
 from provenance.core.errors import SettingsError, StoreError
 from provenance.core.store import Store, Stored
 from tasks import gc
-from tasks.gc import Policy, Seen, SeenNight, collect, decide
+from tasks.gc import Seen, SeenNight, collect, decide
 from tasks.night import REMOVED
-from tasks.settings import load
+from tasks.settings import RetentionSettings, load
 
 NOW = datetime(2029, 1, 1, tzinfo=UTC)
 DAYS = timedelta(days=1)
-POLICY = Policy(nights=60 * DAYS, features=30 * DAYS, replay=400 * DAYS, logs=90 * DAYS, grace=2 * DAYS)
+POLICY = RetentionSettings(nights=60, features=30, replay=400, logs=90, grace=48)
 # What nobody may touch, however old.
 UNTOUCHABLE = (
     "store.json", "corpus/examples.parquet", "outputs/day=2026-01-01/part.parquet", "exports/keys/ab.pem",
@@ -165,7 +165,7 @@ def test_what_goes_of_a_night_depends_on_whether_it_was_paid():
     assert said(seen(400)) == [("inputs of nights", "retention.replay = 400", everything, 15)]
     assert said(seen(60, booked=False)) == [("nights that were never booked", "retention.nights = 60", everything, 15)]
     assert said(seen(4000, standing=True)) == []
-    for_ever = replace(POLICY, replay=None)
+    for_ever = POLICY.model_copy(update={"replay": 0})
     assert keys_of(decide(seen(4000), for_ever, NOW)) == keys_of(decide(seen(60), POLICY, NOW))
 
 
