@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from samples import create_database, new_bucket, s3_server, train_counterfactuals, train_tiny
 
@@ -65,6 +66,12 @@ def airflow_tables(postgres, tmp_path_factory) -> str:
     script = "from airflow.utils import db; db.initdb()"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, **environment}, capture_output=True)
     return url
+
+
+@pytest.fixture
+def airflow(airflow_tables, postgres) -> str:
+    """URL of Airflow's tables, of the test's own."""
+    return create_database(postgres, sa.engine.make_url(airflow_tables).database)
 
 
 @pytest.fixture(scope="session")
