@@ -102,6 +102,10 @@ class Done:
         """The night in hand."""
         return load_night(self.store, self.folder)
 
+    def said(self, stage: str) -> dict[str, Any]:
+        """What a stage of the night put down."""
+        return read_manifest(self.store, self.folder, stage)
+
     @cached_property
     def exported(self) -> dict[str, Any]:
         """The manifest of the export that the stage returned."""
@@ -127,17 +131,16 @@ def flow(stage: str, done: Done) -> tuple[list[Dataset], list[Dataset]]:
     return done.of(*reads), done.of(*writes)
 
 
-def _delivery(done: Done) -> Iterable[Dataset]:
-    folder = done.settings.corpus.folder
-    for contract in (EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES):
-        key = f"{folder}/{contract.name}.parquet"
-        if done.store.exists(key):
-            yield Dataset(key, key, contract=contract)
+def _delivered(*contracts: Contract) -> Callable[[Done], Iterable[Dataset]]:
+    """Files of a delivery, as far as they are there."""
 
+    def found(done: Done) -> Iterable[Dataset]:
+        for contract in contracts:
+            key = f"{done.settings.corpus.folder}/{contract.name}.parquet"
+            if done.store.exists(key):
+                yield Dataset(key, key, contract=contract)
 
-def _listed(done: Done) -> Iterable[Dataset]:
-    key = f"{done.settings.corpus.folder}/sources.parquet"
-    return [Dataset(key, key, contract=SOURCES)] if done.store.exists(key) else []
+    return found
 
 
 def _records(contract: Contract) -> Callable[[Done], Iterable[Dataset]]:
@@ -155,29 +158,8 @@ def _in_force(done: Done) -> Iterable[Dataset]:
     return [Dataset("frozen/corpus", CURRENT, corpus.digest, EXAMPLES, corpus=corpus)]
 
 
-def _manifest(done: Done) -> Iterable[Dataset]:
-    return [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))]
-
-
-def _ingested(done: Done) -> Iterable[Dataset]:
-    return [_frozen(done.store, str(done.result))]
-
-
-def _corpus(done: Done) -> Iterable[Dataset]:
-    return [_frozen(done.store, done.night.corpus)]
-
-
 def _frozen(store: Store, name: str) -> Dataset:
     return Dataset("frozen/corpus", corpus_key(name), name, EXAMPLES, corpus=load_frozen(store, name))
-
-
-def _model(done: Done) -> Iterable[Dataset]:
-    return [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)]
-
-
-def _outputs(done: Done) -> Iterable[Dataset]:
-    version = digest([part.sha256 for part in done.night.outputs])
-    return [Dataset("outputs", f"outputs/day={done.night.day}", version, OUTPUTS)]
 
 
 def _file(name: str) -> Callable[[Done], Iterable[Dataset]]:
@@ -222,21 +204,11 @@ def _trained(done: Done) -> Iterable[Dataset]:
     return [Dataset("counterfactuals", f"counterfactuals/{served}", digest(found))] if found else []
 
 
-def _likelihoods(done: Done) -> Iterable[Dataset]:
-    files = read_manifest(done.store, done.folder, "likelihoods")["files"]
-    return [Dataset("likelihoods", "likelihoods", digest(files))]
-
-
-def _influence(done: Done) -> Iterable[Dataset]:
-    writes = read_manifest(done.store, done.folder, "scores")["writes"]
-    return [Dataset("nights/influence", f"{done.folder}/influence", digest(writes))]
-
-
 def _written(stage: str, file: str, contract: Contract | None = None) -> Callable[[Done], Iterable[Dataset]]:
     """A table that a stage of the night wrote, in the version that its manifest names."""
 
     def found(done: Done) -> Iterable[Dataset]:
-        version = read_manifest(done.store, done.folder, stage)["writes"].get(file)
+        version = done.said(stage)["writes"].get(file)
         return [Dataset(f"nights/{file}", f"{done.folder}/{file}", version, contract)] if version else []
 
     return found
@@ -277,34 +249,28 @@ def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Cont
     return found
 
 
-def _audit(done: Done) -> Iterable[Dataset]:
-    return [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))]
-
-
-def _answers(_: Done) -> Iterable[Dataset]:
-    return [Dataset("bank/answers", "bank/answers")]
-
-
 DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
-    "listed": _listed,
+    "listed": _delivered(SOURCES),
     "sources": _records(SOURCES),
-    "delivery": _delivery,
-    "ingested": _ingested,
+    "delivery": _delivered(EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES),
+    "ingested": lambda done: [_frozen(done.store, str(done.result))],
     "in_force": _in_force,
     "signals": _records(SIGNALS),
     "optouts": _records(OPTOUTS),
-    "manifest": _manifest,
-    "corpus": _corpus,
-    "model": _model,
-    "outputs": _outputs,
+    "manifest": lambda done: [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))],
+    "corpus": lambda done: [_frozen(done.store, done.night.corpus)],
+    "model": lambda done: [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)],
+    "outputs": lambda done: [
+        Dataset("outputs", f"outputs/day={done.night.day}", digest([part.sha256 for part in done.night.outputs]), OUTPUTS)
+    ],
     "inputs": _file("inputs.json"),
     "plan": _file("plan.json"),
     "features": _features,
     "curvature": _curvature,
-    "influence": _influence,
+    "influence": lambda done: [Dataset("nights/influence", f"{done.folder}/influence", digest(done.said("scores")["writes"]))],
     "counterfactuals": _counterfactuals,
     "trained": _trained,
-    "likelihoods": _likelihoods,
+    "likelihoods": lambda done: [Dataset("likelihoods", "likelihoods", digest(done.said("likelihoods")["files"]))],
     "party_influence": _written("estimate", "party_influence.parquet", PARTY_INFLUENCE),
     "evidence": _written("estimate", "evidence.parquet", EVIDENCE),
     "rule_shares": _written("estimate", "rule_shares.parquet", RULE_SHARES),
@@ -312,12 +278,12 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "night_shares": _written("shares", "night_shares.parquet", NIGHT_SHARES),
     "ledger": _ledger,
     "payouts": _payouts,
-    "audit": _audit,
+    "audit": lambda done: [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))],
     "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
     "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
     "bank": _published("bank", bank_folder, {}),
     "statements": _published("exports/statements", statements_folder, {}),
-    "answers": _answers,
+    "answers": lambda _: [Dataset("bank/answers", "bank/answers")],
 }
 
 # By task: what it reads, what it writes. People's approvals are in the ledger once it is booked.
