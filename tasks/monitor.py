@@ -521,17 +521,11 @@ def _parties(store: Store, folder: str, shared: Mapping[str, Any]) -> dict[str, 
 
 
 def _terms(inputs: Mapping[str, Any], weights: Mapping[str, float], outputs: Mapping[str, int]) -> tuple[Terms, ...]:
-    return tuple(
-        Terms(
-            name=contract["name"],
-            rule=contract["rule"],
-            fallback=contract["fallback"],
-            developer_ppb=contract["developer_ppb"],
-            weight=weights.get(contract["name"], 1.0),
-            outputs=outputs.get(contract["name"], 0),
-        )
-        for contract in inputs["contract"]["contracts"]
-    )
+    found = []
+    for contract in inputs["contract"]["contracts"]:
+        said = {name: contract[name] for name in ("name", "rule", "fallback", "developer_ppb")}
+        found.append(Terms(**said, weight=weights.get(said["name"], 1.0), outputs=outputs.get(said["name"], 0)))
+    return tuple(found)
 
 
 def _published(store: Store, booking: Booking) -> Published | None:
