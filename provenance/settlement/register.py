@@ -110,8 +110,7 @@ def remove(engine: sa.Engine, owner_id: str) -> int:
 
 def _last(connection: sa.Connection) -> dict[str, sa.Row[Any]]:
     """The last version of every payee, removed or not."""
-    query = sa.select(PAYEE).distinct(PAYEE.c.owner_id).order_by(PAYEE.c.owner_id, PAYEE.c.version.desc())
-    return {row.owner_id: row for row in connection.execute(query)}
+    return {row.owner_id: row for row in connection.execute(sa.select(PAYEE).order_by(PAYEE.c.version))}
 
 
 def _opened(rows: Iterable[sa.Row[Any]], box: MultiFernet) -> dict[str, tuple[int, Details]]:
