@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.store import Stored, canonical_json
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, revision_folder
@@ -277,7 +277,8 @@ def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
             named = _named(store, folder, keys)
             nights[folder] = SeenNight(found.modified, folder in {b.night for b in booked}, folder in standing, **named)
     names = [key.removeprefix("frozen/corpus/").removesuffix(".json") for key in keys if key.startswith("frozen/corpus/")]
-    corpora = {name: _parts_of(store, name) for name in names if name != "current" and not name.startswith(".")}
+    frozen = [name for name in names if name != "current" and not name.startswith(".")]
+    corpora = {name: frozenset(part.key for part in load_frozen(store, name).parts) for name in frozen}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
     served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
     folders = {model: frozenset(record.folder for record in records(store, model)) for model in served}
@@ -313,10 +314,6 @@ def _likelihoods(store: Store, night: Night, *, done: bool) -> frozenset[str] | 
     if not done:
         return None if night.method["versions"] == VERSIONS else frozenset()
     return frozenset(key for keys in store.read_json(f"{night.folder}/likelihoods.json")["files"].values() for key in keys)
-
-
-def _parts_of(store: Store, name: str) -> frozenset[str]:
-    return frozenset(part_key(part.sha256) for part in load_frozen(store, name).parts)
 
 
 def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:

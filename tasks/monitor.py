@@ -396,7 +396,8 @@ def audits(store: Store, *, last: int | None = None) -> list[Audit]:
         StoreError: an audit that is cited is gone, or is not what was cited.
     """
     days = published_days(store)
-    manifests = [_manifest(store, in_force(store, day)) for day in days[-last if last else None :]]
+    pointers = [in_force(store, day) for day in days[-last if last else None :]]
+    manifests = [_read(store, f"{pointer['folder']}/{MANIFEST}", pointer["manifest_sha256"]) for pointer in pointers]
     manifests.sort(key=lambda manifest: manifest["booking_id"])
     cited: dict[str, tuple[Mapping[str, Any], str]] = {}
     for manifest in manifests:
@@ -417,11 +418,6 @@ def _audit(store: Store, reference: Mapping[str, Any], since: str) -> Audit:
         if (estimate := found["methods"].get(name))
     )
     return Audit(reference["folder"], reference["sha256"], result["night"]["day"], since, figures)
-
-
-def _manifest(store: Store, pointer: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest that a day's pointer names."""
-    return _read(store, f"{pointer['folder']}/{MANIFEST}", pointer["manifest_sha256"])
 
 
 def _read(store: Store, key: str, digest: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -110,7 +111,8 @@ def write_statements(period: str) -> int:
     missing = [owner for owner in facts.owners if not store.exists(f"{statement_folder(period, owner)}/statement.pdf")]
     with open_cluster(settings.cluster) as client:
         made = (_statement(facts, owner) for owner in missing)
-        for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=_whose):
+        whose = attrgetter("owner_id")
+        for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=whose):
             pass
     folder = statements_folder(period)
     names = [f"owner={file_name(owner)}/statement.{form}" for owner in facts.owners for form in FORMS]
@@ -150,10 +152,6 @@ def file_name(owner_id: str) -> str:
 def _write(store: Store, made: Statement) -> None:
     for form, render in FORMS.items():
         store.create(f"{statement_folder(made.period, made.owner_id)}/statement.{form}", render(made))
-
-
-def _whose(made: Statement) -> str:
-    return f"the statement of {made.owner_id}"
 
 
 def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id: str | None = None) -> _Period:
