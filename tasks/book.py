@@ -9,8 +9,8 @@ from provenance.core.errors import CheckFailed
 from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
-from tasks.approvals import approval
 from tasks.database import open_ledger
+from tasks.form import approval
 from tasks.night import load_night, read_manifest, read_written, with_terms
 from tasks.settings import load
 

@@ -37,8 +37,8 @@ from provenance.settlement.periods import (
 from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
-from tasks.approvals import approval
 from tasks.database import open_books, open_ledger
+from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
