@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.contracts import DISPUTED, ESCROW
+from provenance.core.contracts import DISPUTED, ESCROW, OWNERS
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
 from provenance.core.text import plain
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
+    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
@@ -189,7 +190,7 @@ def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
 
 def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None:
     """Raise InputError naming the first owner that neither the ledger nor the corpus in force knows."""
-    known = sorted({*ledger.owners(engine), *_names(store)})
+    known = sorted({*ledger.owners(engine), *owners_in_force(store)["owner_id"]})
     for owner_id in sorted({*owners} - {*known}):
         raise InputError(
             f"owner {owner_id}",
@@ -199,11 +200,9 @@ def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None
         )
 
 
-def _names(store: Store) -> list[str]:
-    if not store.exists(CURRENT):
-        return []
-    names: list[str] = store.read_table(corpus_in_force(store).owners.key)["owner_id"].to_list()
-    return names
+def owners_in_force(store: Store) -> pl.DataFrame:
+    """Owners of the corpus in force; none where there is no corpus yet."""
+    return store.read_table(corpus_in_force(store).owners.key) if store.exists(CURRENT) else OWNERS.frame()
 
 
 def _said(name: str, text: str) -> str:

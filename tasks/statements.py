@@ -18,7 +18,6 @@ from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
-from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import CLOSE, NIGHT
@@ -26,6 +25,7 @@ from provenance.settlement.exports import MANIFEST, described, revision_folder, 
 from provenance.settlement.periods import statements_folder
 from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.trust import in_words
+from tasks.accounts import owners_in_force
 from tasks.cluster import compute, open_cluster
 from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
@@ -166,7 +166,7 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
     nights = {str(b.day): b for b in bookings if b.kind == NIGHT and b.period == period == f"{b.day:%Y-%m}"}
     read = {day: _read_night(store, booking, owner_id) for day, booking in sorted(nights.items())}
     through = max(booking.booking_id for booking in bookings if booking.period <= period)
-    corpus = _owners(store)
+    owners = owners_in_force(store)
     return _Period(
         period=period,
         through=through,
@@ -178,8 +178,8 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
         held=ledger.standing(engine, through=through).held,
         payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}, owner_id),
         closed_on=next((closed.day for closed in ledger.bookings(engine, kind=CLOSE) if closed.period == period), None),
-        names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
-        identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
+        names=dict(owners.select("owner_id", "name").iter_rows()),
+        identifiers={row["owner_id"]: _identified(row) for row in owners.iter_rows(named=True)},
         contact=contact,
     )
 
@@ -195,13 +195,6 @@ def _payments(
             if period in (closed.period, heard.period if heard else ""):
                 found[payment.line.owner_id].append((closed.period, payment, heard.day if heard else None))
     return found
-
-
-def _owners(store: Store) -> pl.DataFrame:
-    """Owners of the corpus in force."""
-    if not store.exists(CURRENT):
-        return pl.DataFrame()
-    return store.read_table(corpus_in_force(store).owners.key)
 
 
 def _identified(owner: Mapping[str, str | None]) -> dict[str, str]:
