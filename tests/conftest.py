@@ -49,15 +49,6 @@ def database(postgres) -> str:
     return create_database(postgres)
 
 
-@pytest.fixture
-def empty_books(store, database, tmp_path, monkeypatch) -> Store:
-    """The store of settings, with a ledger and a key of its own; nothing is in it."""
-    values = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
-    for name, value in values.items():
-        monkeypatch.setenv(f"PROVENANCE_{name}", value)
-    return store
-
-
 @pytest.fixture(scope="session")
 def airflow_tables(postgres, tmp_path_factory) -> str:
     """URL of a database with Airflow's own tables, and no rows of ours."""
@@ -66,12 +57,6 @@ def airflow_tables(postgres, tmp_path_factory) -> str:
     script = "from airflow.utils import db; db.initdb()"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, **environment}, capture_output=True)
     return url
-
-
-@pytest.fixture
-def airflow(airflow_tables, postgres) -> str:
-    """URL of Airflow's tables, of the test's own."""
-    return create_database(postgres, sa.engine.make_url(airflow_tables).database)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +70,21 @@ def s3(tmp_path_factory):
 def bucket(s3) -> Store:
     """A store in a fresh bucket."""
     return new_bucket(s3)
+
+
+@pytest.fixture
+def books(store, database, tmp_path, monkeypatch) -> Store:
+    """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
+    named = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
+    for name, value in named.items():
+        monkeypatch.setenv(f"PROVENANCE_{name}", value)
+    return store
+
+
+@pytest.fixture
+def airflow(airflow_tables, postgres) -> str:
+    """URL of Airflow's tables, of the test's own."""
+    return create_database(postgres, sa.make_url(airflow_tables).database)
 
 
 @pytest.fixture

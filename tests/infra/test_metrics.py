@@ -37,7 +37,7 @@ NOW, WEEK = 1_800_000_000.0, 7 * 86400.0
 
 
 @pytest.fixture
-def read(empty_books, airflow, monkeypatch):
+def read(books, airflow, monkeypatch):
     """Sources over three paid days, runs of Airflow's, a note of work and an audit."""
     monkeypatch.setenv("PROVENANCE_MONITORING__HOURLY_COST", "3600")
     monkeypatch.setenv(runs.VARIABLE, airflow)

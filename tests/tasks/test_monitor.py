@@ -62,7 +62,7 @@ def test_an_audit_that_is_not_what_was_cited_is_an_error(store):
         audits(store)
 
 
-def test_nights_are_what_the_ledger_and_the_manifests_say(empty_books):
+def test_nights_are_what_the_ledger_and_the_manifests_say(books):
     store, engine = pay()
     found = monitor.nights(store, engine)
     assert [night.day for night in found] == list(DAYS)
@@ -84,7 +84,7 @@ def test_nights_are_what_the_ledger_and_the_manifests_say(empty_books):
     assert monitor.unpublished(store, engine) == []
 
 
-def test_a_booking_without_an_export_is_told(empty_books):
+def test_a_booking_without_an_export_is_told(books):
     store, engine = pay(DAYS[:1])
     book(lay_out(DAYS[1], 200))
     assert [night.state for night in monitor.nights(store, engine)] == ["published", "booked"]
@@ -94,7 +94,7 @@ def test_a_booking_without_an_export_is_told(empty_books):
     assert monitor.unpublished(store, engine) == []
 
 
-def test_nothing_is_known_of_an_empty_store(empty_books):
+def test_nothing_is_known_of_an_empty_store(books):
     store, engine = pay(())
     assert monitor.nights(store, engine) == []
     assert monitor.escrow(engine) == {}
@@ -104,7 +104,7 @@ def test_nothing_is_known_of_an_empty_store(empty_books):
         monitor.output(store, "x")
 
 
-def test_one_night_s_flow(empty_books):
+def test_one_night_s_flow(books):
     store, engine = pay()
     first = monitor.nights(store, engine)[0]
     plan = {
@@ -140,7 +140,7 @@ def test_one_night_s_flow(empty_books):
     assert monitor.output(store, "o-0000001")["day"] == DAYS[2], "the latest day that has it"
 
 
-def test_fidelity_is_what_the_manifest_says_and_before_it_what_the_stages_found(empty_books):
+def test_fidelity_is_what_the_manifest_says_and_before_it_what_the_stages_found(books):
     store, engine = pay(DAYS[:1])
     (night,) = monitor.nights(store, engine)
     assert night.fidelity == store.read_json(f"exports/payouts/day={DAYS[0]}/rev=0001/manifest.json")["fidelity"]
@@ -154,7 +154,7 @@ def test_fidelity_is_what_the_manifest_says_and_before_it_what_the_stages_found(
     assert [(terms.rule, terms.weight, terms.outputs) for terms in waiting.contracts] == [("faithful", 0.0, 20)]
 
 
-def test_a_night_of_old_has_no_fidelity_and_all_the_rest(empty_books):
+def test_a_night_of_old_has_no_fidelity_and_all_the_rest(books):
     store, engine = pay(())
     book(as_of_old(store, lay_out(DAYS[0], 200)))
     publish(DAYS[0])
@@ -163,7 +163,7 @@ def test_a_night_of_old_has_no_fidelity_and_all_the_rest(empty_books):
     assert [(terms.rule, terms.weight, terms.outputs) for terms in flow.contracts] == [("faithful", 1.0, 20)]
 
 
-def test_work_is_summed_over_runs(empty_books):
+def test_work_is_summed_over_runs(books):
     store, engine = pay(DAYS[:1])
     folder = monitor.nights(store, engine)[0].night
     for count, covered in ((6, 0.99), (0, None)):
@@ -172,7 +172,7 @@ def test_work_is_summed_over_runs(empty_books):
     assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (8, 6, 3, 0.99)
 
 
-def test_runs_are_told_by_the_day_that_they_pay(empty_books, airflow):
+def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
     tasks = [(stage, "success", 10.0 * (at + 1)) for at, stage in enumerate(STAGES)]
     record(airflow, DAYS[0], state="failed", tasks=[*tasks[:1], ("features.featurise", "failed", 5.0)])
     record(airflow, DAYS[0], tasks=tasks, kind="manual", tried=[("features.featurise", 100.0)])
@@ -241,7 +241,7 @@ def test_a_run_that_is_tried_again_is_told_in_the_order_of_the_pipeline(airflow)
     assert 3600 <= running.seconds["royalty.likelihoods"] < 3700, "until now, not the duration of the try before"
 
 
-def test_a_day_that_is_run_again_is_told_from_one_that_is_being_published(empty_books, airflow):
+def test_a_day_that_is_run_again_is_told_from_one_that_is_being_published(books, airflow):
     store, books_of = pay(DAYS[:1])
     record(airflow, DAYS[0], state="running")
     engine = runs.open_runs(airflow)
@@ -264,7 +264,7 @@ def test_a_dag_is_paused_where_airflow_says_so(airflow):
     assert not runs.paused(engine, "settle_period")
 
 
-def test_what_a_manifest_says_of_revenue_is_told_of_its_night(empty_books, monkeypatch):
+def test_what_a_manifest_says_of_revenue_is_told_of_its_night(books, monkeypatch):
     plain = freeze.freeze_outputs
     noticed = pl.lit("Revenue is invented.").alias("notice")
     monkeypatch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
@@ -272,7 +272,7 @@ def test_what_a_manifest_says_of_revenue_is_told_of_its_night(empty_books, monke
     assert [night.notice for night in monitor.nights(store, engine)] == ["Revenue is invented."]
 
 
-def test_money_found_an_owner_or_lies_in_escrow(empty_books):
+def test_money_found_an_owner_or_lies_in_escrow(books):
     store, engine = pay(DAYS[:1])
     first, second = (date.fromisoformat(day) for day in DAYS[:2])
     amounts = ledger.of_nights(engine, since=first, through=second)

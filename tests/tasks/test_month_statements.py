@@ -3,6 +3,7 @@
 import json
 
 import paid
+import pytest
 
 from tasks.book import book
 from tasks.publish import publish
@@ -12,31 +13,32 @@ from tasks.statements import statement
 PERIOD, OWNER = "2026-10", "owner-000001"
 
 
-def trust():
-    """What a statement of the settings' ledger says of its shares."""
-    return statement(load(), OWNER, PERIOD).trust
+@pytest.fixture
+def settings(books):
+    """Settings of a store and a ledger with nothing in them."""
+    return load()
 
 
-def test_a_statement_says_how_far_the_month_s_shares_can_be_trusted(empty_books):
-    old = paid.DAYS[0]
-    book(paid.as_of_old(empty_books, paid.lay_out(old, 200)))
+def test_a_statement_says_how_far_the_month_s_shares_can_be_trusted(settings):
+    store, old = settings.store.open(), paid.DAYS[0]
+    book(paid.as_of_old(store, paid.lay_out(old, 200)))
     publish(old)
-    assert trust() == "How far shares can be trusted was not measured."
+    assert statement(settings, OWNER, PERIOD).trust == "How far shares can be trusted was not measured."
     paid.pay(paid.DAYS[1:])
-    assert trust() == (
+    assert statement(settings, OWNER, PERIOD).trust == (
         "On 2 of 3 nights shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is "
         "perfect, 0 is chance). On 1 night how far shares can be trusted was not measured."
     )
 
 
-def test_the_revision_that_counts_is_what_a_statement_goes_by(empty_books):
+def test_the_revision_that_counts_is_what_a_statement_goes_by(settings):
     paid.pay(paid.DAYS[:1])
     book(paid.lay_out(paid.DAYS[0], 400, seed=9, report=paid.UNSUPPORTED))
     publish(paid.DAYS[0])
-    assert trust() == "The check failed and amounts were divided by size."
+    assert statement(settings, OWNER, PERIOD).trust == "The check failed and amounts were divided by size."
 
 
-def test_the_same_is_said_of_a_night_and_of_an_output(empty_books, command_line):
+def test_the_same_is_said_of_a_night_and_of_an_output(settings, command_line):
     day = paid.DAYS[0]
     paid.pay([day])
     words = "Shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is perfect, 0 is chance)."

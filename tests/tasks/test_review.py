@@ -6,6 +6,7 @@ import paid
 import pytest
 
 from provenance.core.errors import CheckFailed
+from provenance.core.store import Store
 from provenance.settlement import ledger
 from tasks.book import book
 from tasks.database import open_ledger
@@ -21,13 +22,12 @@ SAID = {
 
 
 @pytest.fixture
-def past(empty_books, monkeypatch):
-    """Four booked days much alike; returns the store."""
+def past(books, monkeypatch):
+    """Four booked days much alike."""
     monkeypatch.setenv("PROVENANCE_REVIEW__LEAST", "4")
     monkeypatch.setenv("PROVENANCE_REVIEW__DEVIATIONS", "20")
     for seed, day in enumerate(DAYS[:4]):
         book(paid.lay_out(day, 400, seed=seed))
-    return empty_books
 
 
 def bookings(day):
@@ -122,12 +122,13 @@ def test_nobody_is_asked_about_a_rule_that_passes_its_check_needs_none_or_falls_
 
 
 def test_a_night_that_measured_nothing_of_its_shares_is_reviewed_as_before(past):
-    folder = paid.as_of_old(past, paid.lay_out(DAYS[4], 400, seed=9, unsupported="wait"))
+    folder = paid.as_of_old(load().store.open(), paid.lay_out(DAYS[4], 400, seed=9, unsupported="wait"))
     assert review(folder)["reasons"] == []
 
 
-def test_the_store_is_only_read(past):
+def test_the_store_is_only_read(past, tmp_path):
     folder = paid.lay_out(DAYS[4], 40_000, seed=9)
-    before = {key: past.read(key) for key in past.list("")}
+    store = Store(f"file://{tmp_path}/store", {})
+    before = {key: store.read(key) for key in store.list("")}
     review(folder)
-    assert {key: past.read(key) for key in past.list("")} == before
+    assert {key: store.read(key) for key in store.list("")} == before
