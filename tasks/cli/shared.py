@@ -101,14 +101,14 @@ def watched() -> AbstractContextManager[None]:
     return watch(Terminal(stderr=True))
 
 
-def show(data: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
-    """Print what a command has found: JSON, or a screen, which is not made where nobody looks at it."""
-    if as_json:
-        print_json(data)
-    else:
-        console.print(*screen, sep="\n", soft_wrap=True)
-
-
 def print_json(data: object) -> None:
     """Print JSON, for other programs."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show(found: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Print what was found: as JSON, or as a screen, which is not made where it is not shown."""
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*screen, sep="\n", soft_wrap=True)
