@@ -5,7 +5,8 @@
 Shares rest on them: what an output's likelihood does when owners' works are left out says what each owner added. A model that
 has none is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is served or another corpus
 is delivered; a model that has all of its set has nothing to train. How many is in the settings (`[counterfactuals] trainings`):
-the set costs so many trainings on everything, once for a model.
+the set costs so many trainings on everything, once for a model. What a command of `model.toml` has trained counts once the
+whole set is there, and was checked to know the works that it was given.
 
 **Failed?** Each training is kept once it is done: clear the task, and it goes on with what is missing. Without a retry it met
 bad input: the error in its log, below *Task failed with exception*, says which, such as an adapter that cannot train. Progress

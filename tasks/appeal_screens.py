@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from provenance.core.money import PPB, format_minor
+from provenance.validation.appeal_page import count, largest_first
 from tasks.screens import titled
 from tasks.terminal import cell, line
 
@@ -24,13 +25,12 @@ def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]
     Args:
         workers: how many train at a time; None where a cluster decides.
     """
-    case, cost = appeal.case, appeal.cost
-    outputs = f"{case.outputs.height} output{'' if case.outputs.height == 1 else 's'}"
-    yield line(f"{case.owner_id} contests {outputs} of {case.day}, revision {case.revision}.", style="bold")
+    facts, cost = appeal.case.facts, appeal.cost
+    outputs = count(appeal.case.outputs.height, "output")
+    yield line(f"{facts['owner_id']} contests {outputs} of {facts['day']}, revision {facts['revision']}.", style="bold")
     yield line(f"{cost['pairs']} pairs, with and without the owner's works: {cost['trainings']} trainings.")
-    yield line(
-        f"{cost['there']} of them are there; the other {cost['missing']} are worth {cost['worth']} trainings on everything."
-    )
+    rest = f"the other {cost['missing']} are worth {cost['worth']} trainings on everything"
+    yield line(f"{cost['there']} of them are there; {rest}.")
     if cost["missing"] and workers:
         times = cost["worth"] / min(workers, cost["missing"])
         yield line(
@@ -50,10 +50,9 @@ def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Itera
         cells = (*_share(row["paid"]), *_share(row["found"]), format_minor(change["value"], currency), ends)
         table.add_row(f"{row['outputs']} in {currency}", *cells)
     table.add_section()
-    outputs = sorted(report["outputs"], key=lambda row: (-row["pool_nanominor"], row["output_id"]))
+    outputs = largest_first(report)
     for row in outputs[:most]:
-        found = _share(row["found"]) if row["found"] else ("not known", "")
-        table.add_row(cell(row["output_id"]), *_share(row["paid"]), *found, "", "")
+        table.add_row(cell(row["output_id"]), *_share(row["paid"]), *_share(row["found"]), "", "")
     yield table
     if len(outputs) > most:
         yield Text(f"and {len(outputs) - most:,} more, in report.json", style="dim")
@@ -63,5 +62,7 @@ def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Itera
     yield line(f"{folder}: report.html, report.json, report.sig")
 
 
-def _share(share: Mapping[str, int]) -> tuple[str, str]:
+def _share(share: Mapping[str, int] | None) -> tuple[str, str]:
+    if share is None:
+        return "not known", ""
     return f"{share['ppb'] / PPB:.2%}", f"{share['low_ppb'] / PPB * 100:.1f}-{share['high_ppb'] / PPB:.1%}"

@@ -26,7 +26,7 @@ from provenance.validation import results
 from provenance.validation.figures import attacks_figure
 from tasks import attribute as task
 from tasks.audit import scores_of
-from tasks.counterfactuals import Subject, check_trainable, planned, records, train, train_model, with_duplicates
+from tasks.counterfactuals import Subject, check_trainable, train_model, train_set, with_duplicates
 from tasks.night import read_written
 from tasks.royalty import value_night
 
@@ -250,11 +250,8 @@ def _shares(
         store = opened.store.open()
         corpus = plain.frozen_corpus(store)
         corpus = corpus if duplicates == "off" else with_duplicates(store, corpus)
-        subject = Subject(store, plain.model, plain.model_files, corpus, plain.date, opened.model.cache)
-        wanted = planned(subject, run.trainings)
-        train(subject, wanted, opened)
-        names = {each.name for each in wanted}
-        chosen = {record.name: record.folder for record in records(store, plain.model) if record.name in names}
+        subject = replace(Subject.of(store, plain, opened.model.cache), corpus=corpus)
+        chosen = train_set(subject, run.trainings, opened)
         night = value_night(store, replace(plain, counterfactuals=chosen), contract, opened)
     table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     outputs = night.read_outputs(store).height

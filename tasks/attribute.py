@@ -17,15 +17,13 @@ import polars as pl
 from provenance.core.arrays import gpu_count
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import ContractError, SettingsError
-from provenance.core.store import Store, canonical_json, digest, sha256
-from provenance.corpus.examples import read_corpus
+from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.outputs import read_output_file
-from provenance.corpus.shards import FrozenCorpus, freeze_corpus
-from provenance.features.model import Model, read_model
+from provenance.features.model import read_model
 from provenance.influence.methods import default_weights
 from provenance.influence.scores import party_influence
 from tasks.cluster import open_cluster
-from tasks.counterfactuals import Subject, copy_set, records, usable
+from tasks.counterfactuals import Subject, copy_set, freeze_folder, in_use
 from tasks.curvature import fit_curvature
 from tasks.estimate import corpus_holdings, estimate_copies
 from tasks.featurise import covered, featurise
@@ -33,7 +31,7 @@ from tasks.freeze import chosen_checkpoints, freeze_outputs, influence_method, w
 from tasks.likelihoods import likelihoods
 from tasks.models import freeze_model
 from tasks.night import Night, read_manifest
-from tasks.score import every_score, read_influence, read_parties, score
+from tasks.score import every_score, output_parts, read_influence, read_parties, score
 from tasks.settings import Settings, load
 from tasks.shard import shard
 
@@ -96,16 +94,14 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     except OSError as error:
         raise ContractError(f"--out {request.out}", expected="a folder to write to", found=str(error)) from error
     store = settings.store.open()
-    if not request.corpus.is_dir():
-        raise ContractError(str(request.corpus), expected="a corpus folder with examples.parquet", found="no such folder")
-    corpus = read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name)
+    frozen = freeze_folder(store, request.corpus, settings.corpus.shard_examples)
     model = read_model(request.model)
     outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
     if outputs.is_empty():
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
-    frozen = freeze_corpus(store, corpus, shard_examples=settings.corpus.shard_examples)
     outputs = with_modality(store, frozen, outputs)
     served = freeze_model(store, model)
+    subject = Subject(store, served, model.files, frozen, request.day, settings.model.cache)
     night = Night(
         day=str(request.day),
         corpus=frozen.digest,
@@ -116,7 +112,7 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         checkpoints=chosen_checkpoints(model, settings),
         method=method,
         contract={},
-        counterfactuals=bring(store, request.counterfactuals, model, frozen, day=request.day, cache=settings.model.cache),
+        counterfactuals=bring(request.counterfactuals, subject),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
@@ -124,27 +120,25 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
         yield settings.model_copy(update={"cluster": cluster}), night
 
 
-def bring(store: Store, folder: Path | None, model: Model, corpus: FrozenCorpus, *, day: date, cache: str) -> dict[str, str]:
-    """Copy a set of counterfactual models beside what is computed, each checked: digest of its folder by name.
+def bring(folder: Path | None, subject: Subject) -> dict[str, str]:
+    """Copy a set of counterfactual models beside what is computed: digest of each model's folder by name.
 
     Args:
         folder: where the set lies; None for no set.
-        model: the model served, frozen in the store.
 
     Raises:
         InputError: there are none of this model, or one is not what it says.
     """
     if folder is None:
         return {}
-    where, served = f"--counterfactuals {folder}", digest(model.files)
+    where, served = f"--counterfactuals {folder}", subject.model
     expected = f"counterfactual models of the model {served[:12]}, as `provenance counterfactuals train --out` writes them"
     if not folder.is_dir():
         raise ContractError(where, expected=expected, found="no such folder")
-    if not copy_set(Store(f"file://{folder.resolve()}", {}), store, served):
+    if not copy_set(Store(f"file://{folder.resolve()}", {}), subject.store, served):
         hint = "Train some for this very model folder: `provenance counterfactuals train --help`."
         raise ContractError(where, expected=expected, found="none", hint=hint)
-    subject = Subject(store, served, model.files, corpus, day, cache)
-    return {record.name: record.folder for record, _ in usable(subject, records(store, served))}
+    return in_use(subject)
 
 
 def attribute(request: Request, settings: Settings) -> dict[str, Any]:
@@ -186,7 +180,7 @@ def _write(request: Request, store: Store, night: Night, keep: str, facts: dict[
     weights = np.array(list(facts["counterfactuals"]["components"].values()))
     parts, owners = [], []
     parties = read_parties(store, night.folder, "off")
-    for number in range(sum(part.rows > 0 for part in night.outputs)):
+    for number in range(len(output_parts(night))):
         influence = read_influence(store, night, "off", number)
         summed = np.einsum("k,kqn->qn", weights, influence.sums)
         owners.append(party_influence(parties, summed, influence.output_ids))

@@ -11,24 +11,21 @@ import numpy as np
 from provenance.core.errors import ContractError
 from provenance.core.store import canonical_json
 from provenance.corpus.examples import parties
-from provenance.influence.methods import METHODS, default_weights
-from provenance.royalty.estimate import Outcomes, fit, project, rank_correlations
+from provenance.influence.methods import comparisons, default_weights
+from provenance.royalty.estimate import Outcomes, fit, project
 from provenance.royalty.fidelity import FEWEST
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from provenance.validation import results
-from provenance.validation.figures import lds_figure, owners_figure
+from provenance.validation.figures import lds_figure
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
-from provenance.validation.subsets import all_but_one, halves
+from provenance.validation.subsets import halves
 from tasks.attribute import score_every_example
-from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
 from tasks.night import VERSIONS, Night, load_night, read_manifest
-from tasks.retrain import retrain
+from tasks.retrain import base_and_served, retrain
 from tasks.score import every_component
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from provenance.core.store import Store
     from tasks.settings import Settings
 
@@ -48,21 +45,20 @@ class Options:
         tune: more subsets, on which the components of `fitted` are weighed and nothing is reported.
         seeds: trainings of each subset; two at least, for the noise ceiling.
         methods: those to compare.
-        components: report each component of `fitted`, too.
     """
 
     subsets: int = 48
     tune: int = 24
     seeds: int = 2
     methods: tuple[str, ...] = ("fitted", "factored", "cosine", "tfidf", "bm25")
-    components: bool = False
 
 
 def audit_lds(settings: Settings, night: Night, options: Options) -> str:
     """Retrain on random halves of examples and of owners; returns the folder of the result."""
     if options.seeds < 2:
         raise ContractError("audit: seeds", expected="2 or more, for the noise ceiling", found=str(options.seeds))
-    _check_methods(options.methods)
+    for name in options.methods:  # all of them known, before anything is trained
+        comparisons(name)
     fitted = FITTED in options.methods
     if fitted and options.tune < FEWEST:
         expected = f"{FEWEST} tuning subsets or more, to weigh the components of {FITTED!r} on"
@@ -79,7 +75,6 @@ def audit_lds(settings: Settings, night: Night, options: Options) -> str:
         if ends is not None:
             weights = weigh(chosen[: tune[family]], losses[family][:, : tune[family]].mean(axis=0), components, ends)
             scores[FITTED] = np.asarray(sum(weight * components[name] for name, weight in weights.items()))
-            scores |= components if options.components else {}
             result.setdefault("weights", {})[family] = weights
             result["tuning_subsets"] = tune
         reported, outcome = chosen[tune[family] :], losses[family][:, tune[family] :]
@@ -140,41 +135,6 @@ def audit_published() -> str:
     return folder
 
 
-def audit_owners(settings: Settings, night: Night, options: Options) -> str:
-    """Retrain without each owner in turn; returns the folder of the result."""
-    _check_methods(options.methods)
-    store = settings.store.open()
-    examples, owners = units(store, night)
-    distinct, without = all_but_one(owners)
-    everything = np.ones((1, len(examples)), dtype=bool)
-    masks = np.concatenate([everything, without])
-    losses = np.stack([retrain(settings, night, masks, seed, OWNERS) for seed in _seeds(options)])
-    rise = losses[:, 1:] - losses[:, :1]
-    result: dict[str, Any] = {"night": night.inputs, "options": asdict(options), "owners": distinct, "methods": {}}
-    if options.seeds > 1:
-        result["seed_agreement"], result["ceiling"] = noise_ceiling(rise)
-    actual, predicted = rise.mean(axis=0), {}
-    result["mean_rise"] = dict(zip(distinct, actual.mean(axis=1).tolist(), strict=True))
-    for name in options.methods:
-        matrix = scores_of(settings, store, night, name)
-        predicted[name] = np.stack([matrix[:, ~chosen].sum(axis=1) for chosen in without])
-        result["methods"][name] = {
-            "rank_correlation": float(rank_correlations(predicted[name], actual).mean()),
-            "mean_influence": dict(zip(distinct, predicted[name].mean(axis=1).tolist(), strict=True)),
-        }
-    return results.publish(store, "owners", result, owners_figure(result, predicted, actual))
-
-
-def _check_methods(methods: Sequence[str]) -> None:
-    """Before anything is trained: the names, all of them known."""
-    known = list(METHODS)
-    for name in methods:
-        if name not in known:
-            raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found=repr(name))
-    if not methods:
-        raise ContractError("audit: methods", expected=f"some of {', '.join(known)}", found="none")
-
-
 def _seeds(options: Options) -> range:
     return range(101, 101 + options.seeds)  # none that a model in use was trained with
 
@@ -200,41 +160,29 @@ def scores_of(settings: Settings, store: Store, night: Night, name: str) -> np.n
 
 def components_of(settings: Settings, store: Store, night: Night, name: str) -> dict[str, np.ndarray]:
     """Influences by a method and component, `(outputs, examples)` each, examples in the order of the shards."""
-    # Without a contract it is no night that pays, and keeps every score; how it computes is today's affair.
+    # Without a contract it pays nobody and keeps every score; how it computes is today's affair.
     method = night.method | {"name": name, "versions": VERSIONS}
     mine = replace(night, method=method, contract={}, counterfactuals={})
     store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
     keep = score_every_example(mine, settings)
     names = read_manifest(store, mine.folder, "scores")["components"]
-    return dict(zip(names, every_component(store, mine, keep).astype(np.float64), strict=True))
+    return dict(zip(names, every_component(store, mine, keep), strict=True))
 
 
-def base_and_served(settings: Settings, night: Night) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods of the outputs under the model before and after its training, `(outputs,)` each."""
-    store = settings.store.open()
-    mine = replace(night, method=night.method | {"versions": VERSIONS}, contract={}, counterfactuals={})
-    store.write(f"{mine.folder}/inputs.json", canonical_json(mine.inputs))
-    likelihoods(mine.folder, settings)
-    found = read_likelihoods(store, mine.folder)
-    return found[BASE], found[SERVED]
-
-
-def weigh(
-    masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarray], ends: tuple[np.ndarray, np.ndarray]
-) -> dict[str, float]:
+def weigh(masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarray], ends: np.ndarray) -> dict[str, float]:
     """What each component counts, as retraining on some subsets teaches: the night's own fit, every unit an owner.
 
     Args:
         masks: which examples each subset holds, `(subsets, examples)`; losses: `(subsets, outputs)`.
         components: `(outputs, examples)` each.
-        ends: log-likelihoods under the model before and after its training.
+        ends: log-likelihoods under the model before and after its training, `(2, outputs)`.
     """
     # Examples that are always in or out together are one unit.
     units, unit = np.unique(masks, axis=1, return_inverse=True)
     count = np.bincount(unit.ravel())
     member = np.eye(len(count))[unit.ravel()]
     size = count / count.sum()
-    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, *ends, size)
+    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, ends[0], ends[1], size)
     influence = np.stack([(matrix @ member).T for matrix in components.values()])
     theta = fit(models, project(models, influence)).theta
     weights = theta if theta.any() else default_weights(list(components))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -24,19 +22,18 @@ from safetensors.numpy import load as load_tensors
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import CheckFailed
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.model import all_losses, forward_and_backward
 from provenance.influence.methods import queries_from_tensors
 from provenance.influence.methods import score as score_rows
 from provenance.royalty import estimate as numerics
-from tasks.attribute import Request, opened, score_every_example
+from tasks.attribute import Request, attribute, opened, score_every_example
 from tasks.cluster import open_cluster
 from tasks.featurise import featurise, featurise_one, read_features, recipe
 from tasks.freeze import AT_A_TIME
 from tasks.score import query_key
-from tasks.shard import chosen_method, load_plan, shard
+from tasks.shard import compared, load_plan, shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,16 +47,6 @@ ROUNDS = 7
 SMALL, LARGER = 768, 10
 # Of the royalty part: owners and outputs of each case, counterfactual models, and components of influence.
 CASES, MODELS, COMPONENTS = ((10_000, 500), (10_000, 1_000)), 64, 10
-
-# The command line, leaving its own peak memory (kB) in a file; what a parent is told of a child's is never less than the
-# parent's own.
-TELLING_ITS_PEAK = r"""
-import atexit, pathlib, re, sys
-from tasks.cli import main
-to, status = pathlib.Path(sys.argv.pop(1)), pathlib.Path("/proc/self/status")
-atexit.register(lambda: to.write_text(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]))
-main()
-"""
 
 
 def bench(request: Request, settings: Settings, parts: Sequence[str]) -> dict[str, Any]:
@@ -124,36 +111,29 @@ def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
         for number, source in enumerate(plan.sources):
             file = plan.of(source)[0][0]
             tensors = load_tensors(store.read(query_key(night.folder, 0, number)))
-            queries = queries_from_tensors(chosen_method(night).comparison[file.kind], tensors, xp)
-            rows = read_features(store, file, here.cluster.device)
+            queries = queries_from_tensors(compared(night)[file.kind], tensors, xp)
+            rows, outputs = read_features(store, file, here.cluster.device), queries.table.values.shape[2]
             numbers = rows.dense.size + rows.sparse.values.size
             left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
-            right = xp.asarray(np.random.default_rng(2).random((left.shape[1], queries.count), dtype=np.float32))
+            right = xp.asarray(np.random.default_rng(2).random((left.shape[1], outputs), dtype=np.float32))
             times = _turn_by_turn(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
             width = rows.dense.shape[1] + rows.sparse.vocabulary * rows.sparse.values.shape[1]
-            shape = {"examples": rows.examples, "outputs": queries.count, "numbers": left.shape[1], "width": width}
+            shape = {"examples": rows.examples, "outputs": outputs, "numbers": left.shape[1], "width": width}
             found[source] = shape | times
     product = sum(each["product"] for each in found.values())
     return {"checkpoints": found, "ratio": sum(each["scores"] for each in found.values()) / product}
 
 
-def _memory(request: Request, _settings: Settings) -> dict[str, Any]:
+def _memory(request: Request, settings: Settings) -> dict[str, Any]:
     """Peak memory of attribution on the CPU, in MB, for a small corpus and a larger one, each in a process of its own."""
+    influence = settings.influence.model_copy(update={"method": "fitted", "checkpoints": 1})
+    cluster = settings.cluster.model_copy(update={"address": "", "device": "cpu", "workers": 1, "processes": False})
+    asked = settings.model_copy(update={"influence": influence, "cluster": cluster})
     peaks = {}
     for times in (1, LARGER):
         corpus = request.out / f"corpus-{times}"
         _copy_corpus(request.corpus, corpus, times)
-        peak = request.out / f"peak-{times}"
-        command = [sys.executable, "-c", TELLING_ITS_PEAK, str(peak), "attribute", "--workers", "1", "--device", "cpu"]
-        for name, path in (
-            ("corpus", corpus), ("model", request.model), ("outputs", request.outputs), ("out", request.out / f"out-{times}"),
-        ):  # fmt: skip
-            command += [f"--{name}", str(path.resolve())]
-        environment = os.environ | {"PROVENANCE_INFLUENCE__CHECKPOINTS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode:
-            raise CheckFailed(f"provenance attribute failed on the corpus of {times}: {done.stderr[-2000:]}")
-        peaks[times] = int(peak.read_text()) / 1024
+        _, peaks[times] = _apart(attribute, replace(request, corpus=corpus, out=request.out / f"out-{times}"), asked)
     return {
         "examples": SMALL,
         "times": LARGER,
@@ -161,6 +141,19 @@ def _memory(request: Request, _settings: Settings) -> dict[str, Any]:
         "peak_larger": peaks[LARGER],
         "ratio": peaks[LARGER] / peaks[1],
     }
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a function returns in a process of its own, and the peak memory of that, in MB."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+        return fresh.submit(_with_its_peak, function, *arguments).result()
+
+
+def _with_its_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    found = function(*arguments)
+    # Its own word: what a parent is told of a child's peak is never less than the parent's.
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+    return found, peak
 
 
 def _workers(request: Request, settings: Settings) -> dict[str, Any]:
@@ -197,8 +190,8 @@ def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
     del request, settings
     cases = []
     for owners, outputs in CASES:
-        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose peak memory is its own
-            cases.append(fresh.submit(_royalty_of, owners, outputs).result())
+        case, peak = _apart(_royalty_of, owners, outputs)
+        cases.append(case | {"peak_mb": peak})
     half, whole = cases[0]["shares"], cases[1]["shares"]
     return {"cases": cases, "twice_as_many_outputs": whole / half}
 
@@ -229,8 +222,7 @@ def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
         for block in blocks:
             numerics.shares(fitted, rule, influence(block), block, drawn)
         times["shares"] = clock() - start
-    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
-    return {"owners": owners, "outputs": outputs, "models": MODELS, "components": COMPONENTS, "peak_mb": peak, **times}
+    return {"owners": owners, "outputs": outputs, "models": MODELS, "components": COMPONENTS, **times}
 
 
 def _made_up_parts(draws: np.random.Generator, owners: int, parts: int) -> np.ndarray:

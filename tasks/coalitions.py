@@ -18,7 +18,7 @@ from provenance.validation.coalitions import banzhaf, compare, shapley, slopes_o
 from provenance.validation.figures import shares_figure
 from provenance.validation.subsets import around_the_diagonal, coalitions, nodes
 from tasks.audit import scores_of, units
-from tasks.counterfactuals import Subject, planned, records, train
+from tasks.counterfactuals import Subject, train_set
 from tasks.night import read_manifest, read_written
 from tasks.retrain import retrain
 from tasks.royalty import value_night
@@ -115,13 +115,9 @@ def estimates(
         by rule shares and the ends of their intervals, `(owners, outputs)` each.
     """
     store = settings.store.open()
-    subject = Subject(store, night.model, night.model_files, night.frozen_corpus(store), night.date, settings.model.cache)
-    wanted = planned(subject, trainings)
-    train(subject, wanted, settings)
-    names = {each.name for each in wanted}
-    chosen = {record.name: record.folder for record in records(store, night.model) if record.name in names}
+    subject = Subject.of(store, night, settings.model.cache)
     contract = Contract(name="audited", developer_ppb=0, duplicates="off")
-    mine = value_night(store, replace(night, counterfactuals=chosen), contract, settings)
+    mine = value_night(store, replace(night, counterfactuals=train_set(subject, trainings, settings)), contract, settings)
     table = read_written(store, mine.folder, "estimate", "rule_shares.parquet")
     outputs = night.read_outputs(store)["output_id"].to_list()
     found = {rule: _by_owner(table.filter(pl.col("rule") == rule), owners, outputs) for rule in BY_VALUE}

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from provenance.corpus.clearance import Manifest, read_manifest, stated
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.examples import read_corpus, since, valid_on
 from provenance.corpus.holdings import find_holders, holdings
-from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, freeze_corpus, freeze_part, part_key
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, freeze_corpus, freeze_part, read_examples
 from provenance.features.model import all_losses, keep_ends, read_model, state_manifest
 from provenance.royalty.counterfactuals import Part, plan
 from provenance.royalty.estimate import BOUNDS
@@ -39,11 +39,12 @@ from tasks.models import fetch_model, freeze_model
 from tasks.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from datetime import date
 
     from provenance.features.model import Model
-    from tasks.settings import Settings
+    from tasks.night import Night
+    from tasks.settings import ClusterSettings, Settings
 
 log = logging.getLogger("provenance.counterfactuals")
 
@@ -56,6 +57,10 @@ TOLD = 12
 ASKED, BATCH, SURE = 256, 32, 3.0
 # Models that were trained elsewhere, and the number of the first one's partition, beyond all planned ones.
 BROUGHT, BROUGHT_FROM = "brought", 1_000_000
+# What a record keeps of the plan.
+PLANNED = ("stratum", "partition", "aside", "seed")
+# What a training is given of its examples.
+WORKS = ("work_id", "example_id", "position", "content_sha256", "content")
 NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
 
 
@@ -68,6 +73,7 @@ class Record:
         folder: digest of its own frozen folder; files: SHA-256 by name; checkpoint: the file of its last one.
         made_of: digest of what else must be the same: adapter, arguments, other files, and what the run was.
         stratum, partition, aside, seed: as planned (`royalty.counterfactuals.Part`).
+        checked: whether it is known to have been trained on its works; until then it counts for nothing.
     """
 
     served: str
@@ -80,11 +86,12 @@ class Record:
     partition: int
     aside: bool
     seed: int
+    checked: bool = True
 
     @property
     def key(self) -> str:
         """Where it lies in the store."""
-        return record_key(self.served, self.name)
+        return f"counterfactuals/{self.served}/{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,18 @@ class Subject:
     day: date
     cache: str
 
+    @classmethod
+    def of(cls, store: Store, night: Night, cache: str) -> Subject:
+        """The model that a night serves, and its corpus."""
+        return cls(store, night.model, night.model_files, night.frozen_corpus(store), night.date, cache)
+
     def open(self) -> Model:
         """The model folder on this machine."""
         return fetch_model(self.store, self.model, self.files, self.cache)
+
+    def read(self, *columns: str, rows: Sequence[int] | None = None) -> pl.DataFrame:
+        """Some columns of the corpus's examples, all or some by their places, in the order of its shards."""
+        return read_examples(self.store, self.corpus, *columns, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -112,20 +128,19 @@ class Training:
     examples: tuple[int, ...]
 
 
-def record_key(served: str, name: str) -> str:
-    """Where the record of a counterfactual model lies."""
-    return f"counterfactuals/{served}/{name}.json"
-
-
 def read_record(store: Store, served: str, name: str) -> Record:
     """The record of a counterfactual model by its name."""
-    return Record(**store.read_json(record_key(served, name)))
+    return Record(**store.read_json(f"counterfactuals/{served}/{name}.json"))
 
 
-def records(store: Store, served: str) -> list[Record]:
-    """All counterfactual models of a model, sorted by name."""
-    keys = sorted(key for key in store.list(f"counterfactuals/{served}") if key.endswith(".json"))
-    return [Record(**store.read_json(key)) for key in keys]
+def records(store: Store, served: str, *, unchecked: bool = False) -> list[Record]:
+    """All counterfactual models of a model, sorted by name.
+
+    Args:
+        unchecked: also those that are there and do not count yet.
+    """
+    found = [Record(**store.read_json(key)) for key in store.list(f"counterfactuals/{served}") if key.endswith(".json")]
+    return sorted((record for record in found if record.checked or unchecked), key=lambda record: record.name)
 
 
 def trained_on(store: Store, record: Record) -> Manifest:
@@ -137,27 +152,22 @@ def trained_on(store: Store, record: Record) -> Manifest:
     return read_manifest(data, store.locate(key))
 
 
-def read_examples(subject: Subject, *columns: str) -> pl.DataFrame:
-    """Some columns of all examples of the corpus, in the order of its shards."""
-    return pl.concat([subject.store.read_table(part_key(part.sha256), columns=columns) for part in subject.corpus.shards])
-
-
 def owner_of_examples(subject: Subject) -> pl.DataFrame:
-    """`example_id, work_id, content_sha256, position, tokens, owner`: who decides whether an example is in a training.
+    """`example_id, work_id, content_sha256, position, tokens, parties, owner`: who decides whether an example is in a training.
 
-    That is the party with the largest part in it; of copies, in all of them together.
+    That is the party with the largest part in it; of copies, in all of them together. The others follow it among the parties.
     """
     store, corpus = subject.store, subject.corpus
     columns = ("example_id", "work_id", "owner_id", "acquired_at", "content_sha256", "position", "tokens")
-    examples = read_examples(subject, *columns)
+    examples = subject.read(*columns)
     claims = valid_on(store.read_table(corpus.claims.key), subject.day)
     copies = pl.DataFrame(schema=NO_CLUSTERS) if corpus.duplicates is None else store.read_table(corpus.duplicates.key)
     clusters = find_holders(examples, claims, subject.day, copies, "earliest")
     held = holdings(examples, claims, subject.day, clusters)
-    first = held.sort("example_id", "part", "account", "party_id", descending=[False, True, False, False])
-    owner = first.group_by("example_id", maintain_order=True).first()
-    owner = owner.select("example_id", owner=pl.col("account") + "/" + pl.col("party_id"))
-    return examples.drop("owner_id", "acquired_at").join(owner, on="example_id", how="left", maintain_order="left")
+    largest = held.sort("example_id", "part", "account", "party_id", descending=[False, True, False, False])
+    parties = largest.group_by("example_id", maintain_order=True).agg(parties=pl.col("account") + "/" + pl.col("party_id"))
+    parties = parties.with_columns(owner=pl.col("parties").list.first())
+    return examples.drop("owner_id", "acquired_at").join(parties, on="example_id", how="left", maintain_order="left")
 
 
 def planned(subject: Subject, trainings: int) -> list[Training]:
@@ -182,55 +192,68 @@ def recipe_of(model: Model) -> str:
     return digest([model.architecture(), model.card.training.model_dump(mode="json", exclude={"manifest"})])
 
 
-def missing(subject: Subject, trainings: Sequence[Training]) -> list[Training]:
-    """Those that the store lacks, the longest first: what runs beside one another then ends together."""
-    there = set(subject.store.list(f"counterfactuals/{subject.model}"))
-    lacking = [training for training in trainings if record_key(subject.model, training.name) not in there]
-    return sorted({training.name: training for training in lacking}.values(), key=lambda each: -len(each.examples))
+def missing(subject: Subject, trainings: Sequence[Training], *, unchecked: bool = False) -> list[Training]:
+    """Those that the store lacks, the longest first.
+
+    Args:
+        unchecked: whether one that does not count yet is there.
+    """
+    there = {record.name for record in records(subject.store, subject.model, unchecked=unchecked)}
+    lacking = {each.name: each for each in trainings if each.name not in there}
+    return sorted(lacking.values(), key=lambda each: -len(each.examples))
 
 
-def train(subject: Subject, trainings: Sequence[Training], settings: Settings) -> int:
-    """Train what the store lacks, on the cluster; returns how many that were. Logs progress and the time left.
+def train(subject: Subject, trainings: Sequence[Training], settings: Settings, only: Collection[str] | None = None) -> int:
+    """Train what the store lacks of a set, on the cluster; returns how many that were. Logs progress and the time left.
+
+    What a command has trained counts once the whole set is there, and was checked.
+
+    Args:
+        only: names of those to train here; by default all.
 
     Raises:
         InputError: the model cannot be trained here, or a training has failed: says which, and with what words.
     """
     check_trainable(subject.open())
-    lacking = missing(subject, trainings)
-    if not lacking:
-        log.info("counterfactual models: all %d are there", len(trainings))
-        return 0
-    examples = owner_of_examples(subject).select("work_id", "example_id", "position", "content_sha256")
-    work, whole = sum(len(each.examples) for each in lacking), len(examples)
-    log.info("counterfactual models: %d to train, worth %.1f trainings on everything", len(lacking), work / whole)
-    started, done = time.monotonic(), 0
-    with open_cluster(settings.cluster) as client:
-        results = compute(
-            client,
-            _train_one,
-            (subject, examples),
-            lacking,
-            settings=settings.cluster,
-            what="counterfactual models",
-            name=lambda each: each.part.name,
-        )
-        for size in results:
-            done += size
-            left = (time.monotonic() - started) * (work - done) / done
-            log.info("counterfactual models: about %s left", _duration(left))
-    if subject.open().card.training.command is not None:
-        found = [read_record(subject.store, subject.model, training.name) for training in lacking]
-        try:
-            check_seen(subject, found)
-        except ModelError:
-            subject.store.remove_all([record.key for record in found])
-            raise
+    lacking = [each for each in missing(subject, trainings, unchecked=True) if only is None or each.name in only]
+    if lacking:
+        work = sum(len(each.examples) for each in lacking) / subject.corpus.examples
+        log.info("counterfactual models: %d to train, worth %.1f trainings on everything", len(lacking), work)
+        what = "counterfactual models"
+        compute_trainings(_train_one, subject, lacking, settings.cluster, what=what, name=lambda each: each.part.name)
+    names = {each.name for each in trainings}
+    there = [record for record in records(subject.store, subject.model, unchecked=True) if record.name in names]
+    if len(there) == len(names):
+        log.info("counterfactual models: all %d are there", len(names))
+        check_new(subject, there)
     return len(lacking)
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def compute_trainings(
+    function: Callable[[Any, Any], object],
+    shared: object,
+    lacking: Sequence[Any],
+    settings: ClusterSettings,
+    *,
+    what: str,
+    name: Callable[[Any], str],
+) -> None:
+    """Compute `function(shared, training)` on the cluster; logs progress and the time left.
+
+    The longest come first: what runs beside one another then ends together.
+
+    Args:
+        lacking: each with the `examples` that it trains on.
+    """
+    ordered = sorted(lacking, key=lambda each: -len(each.examples))
+    work, done, started = sum(len(each.examples) for each in ordered), 0, time.monotonic()
+    with open_cluster(settings) as client:
+        results = compute(client, function, shared, ordered, settings=settings, what=what, name=name)
+        for each, _ in zip(ordered, results, strict=True):
+            done += len(each.examples)
+            if done:
+                left = (time.monotonic() - started) * (work - done) / done
+                log.info("%s: about %s left", what, timedelta(seconds=round(left)))
 
 
 def check_trainable(model: Model) -> None:
@@ -244,12 +267,10 @@ def check_trainable(model: Model) -> None:
         )
 
 
-def _train_one(where: tuple[Subject, pl.DataFrame], training: Training) -> int:
-    """Train one model, freeze its folder and write its record; returns how many examples it saw."""
-    subject, examples = where
+def _train_one(subject: Subject, training: Training) -> None:
+    """Train one model, freeze its folder and write its record."""
     model = subject.open()
-    rows = list(training.examples)
-    works = examples[rows].with_columns(content=read_examples(subject, "content")["content"][rows])
+    works = subject.read(*WORKS, rows=training.examples)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         train_model(model, works, seed=training.part.seed, folder=folder)
@@ -259,8 +280,8 @@ def _train_one(where: tuple[Subject, pl.DataFrame], training: Training) -> int:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(model.folder / name, folder / name)
         state_manifest(folder, stated(works, {"seed": training.part.seed}).as_bytes(), MANIFEST)
-        _register(subject, read_model(folder), training.name, training.part)
-    return len(rows)
+        # An adapter trains on what it is given; what a command does nobody knows.
+        _register(subject, read_model(folder), training.name, training.part, checked=model.card.training.command is None)
 
 
 def train_model(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -> None:
@@ -301,8 +322,8 @@ def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
         raise ModelError(where, expected="exit code 0", found=f"{done.returncode}; its last lines are: {last}")
 
 
-def _register(subject: Subject, trained: Model, name: str, part: Part) -> Record:
-    """Freeze a model folder and write its record, once."""
+def _register(subject: Subject, trained: Model, name: str, part: Part, *, checked: bool) -> Record:
+    """Freeze a model folder and write its record, once; returns the one that is there."""
     check_alike(subject.open(), trained)
     record = Record(
         served=subject.model,
@@ -311,36 +332,45 @@ def _register(subject: Subject, trained: Model, name: str, part: Part) -> Record
         files=trained.files,
         checkpoint=trained.card.checkpoints[-1].file,
         made_of=recipe_of(subject.open()),
-        stratum=part.stratum,
-        partition=part.partition,
-        aside=part.aside,
-        seed=part.seed,
+        checked=checked,
+        **{name: getattr(part, name) for name in PLANNED},
     )
     subject.store.create(record.key, canonical_json(asdict(record)))
-    return record
+    return read_record(subject.store, subject.model, name)
+
+
+def check_new(subject: Subject, found: Sequence[Record]) -> None:
+    """Have models count that do not yet, once all of them are known to have been trained on their works.
+
+    Raises:
+        ModelError: one was not; then none of the new ones is kept.
+    """
+    new = [record for record in found if not record.checked]
+    try:
+        check_seen(subject, new)
+    except ModelError:
+        subject.store.remove_all([record.key for record in new])
+        raise
+    for record in new:
+        subject.store.write(record.key, canonical_json(asdict(replace(record, checked=True))))
 
 
 def check_alike(served: Model, trained: Model) -> None:
     """Raise ModelError where a counterfactual model is of another architecture or recipe than the model served."""
-    where = str(trained.folder / "model.toml")
-    if trained.card.adapter != served.card.adapter:
-        raise ModelError(
-            f"{where}: key 'adapter'", expected=f"{served.card.adapter!r}, as served", found=repr(trained.card.adapter)
-        )
-    theirs, ours = trained.card.adapter_args, served.card.adapter_args
-    for key in sorted({*theirs, *ours}):
-        if theirs.get(key) != ours.get(key):
-            expected = f"{ours.get(key)!r}, as the model served has"
-            raise ModelError(f"{where}: adapter_args.{key}", expected=expected, found=repr(theirs.get(key)))
+    where, theirs, ours = f"{trained.folder / 'model.toml'}", trained.card, served.card
+    rows: list[tuple[str, object, object]] = [("key 'adapter'", ours.adapter, theirs.adapter)]
+    names = sorted({*theirs.adapter_args, *ours.adapter_args})
+    rows += [(f"adapter_args.{name}", ours.adapter_args.get(name), theirs.adapter_args.get(name)) for name in names]
+    known = ours.training.model_dump(exclude={"manifest", "command"}, exclude_none=True)
+    rows += [(f"training.{name}", wanted, getattr(theirs.training, name)) for name, wanted in known.items()]
+    for key, wanted, found in rows:
+        if found != wanted:
+            raise ModelError(f"{where}: {key}", expected=f"{wanted!r}, as served", found=repr(found))
     if trained.architecture() != served.architecture():
-        names = {name for model in (trained, served) for name in model.other_files()}
-        differing = [name for name in sorted(names) if trained.files.get(name) != served.files.get(name)]
+        files = sorted({*trained.other_files(), *served.other_files()})
+        differing = [name for name in files if trained.files.get(name) != served.files.get(name)]
         found = f"other {', '.join(differing) or 'code of the adapter'}"
         raise ModelError(where, expected="the architecture of the model served", found=found)
-    for key in ("optimizer", "betas", "eps", "weight_decay", "batch_size", "epochs"):
-        there, here = getattr(trained.card.training, key), getattr(served.card.training, key)
-        if here is not None and there != here:
-            raise ModelError(f"{where}: training.{key}", expected=f"{here!r}, as served", found=repr(there))
 
 
 def check_works(manifest: Manifest, works: dict[str, Counter[str]], where: str) -> None:
@@ -360,7 +390,7 @@ def works_served(subject: Subject) -> dict[str, Counter[str]]:
         manifest = read_manifest(model.manifest.read_bytes(), str(model.manifest))
         return {work: Counter(digests) for work, digests in manifest.works.items()}
     found: dict[str, Counter[str]] = {}
-    for work, content in read_examples(subject, "work_id", "content_sha256").iter_rows():
+    for work, content in subject.read("work_id", "content_sha256").iter_rows():
         found.setdefault(work, Counter())[content] += 1
     return found
 
@@ -375,28 +405,23 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
         ModelError: a folder has no manifest, or is of other works, another recipe or architecture.
     """
     works, served, models = works_served(subject), subject.open(), []
-    there = {record.name: record.partition for record in records(subject.store, subject.model)}
+    there = {record.name: record.partition for record in records(subject.store, subject.model, unchecked=True)}
     for folder in sorted(folders):
         trained = read_model(folder)
         if trained.card.training.manifest != MANIFEST:
             where, found = f"{folder / 'model.toml'}: training.manifest", repr(trained.card.training.manifest)
             raise ModelError(where, expected=f"'{MANIFEST}', a file with the works that it was trained on", found=found)
         where = str(folder / MANIFEST)
-        manifest = read_manifest((folder / MANIFEST).read_bytes(), where)
         check_alike(served, trained)
-        check_works(manifest, works, where)
+        check_works(read_manifest((folder / MANIFEST).read_bytes(), where), works, where)
         models.append(trained)
     made, following = [], max([BROUGHT_FROM - 1, *there.values()]) + 1
     for number, trained in enumerate(models, following):  # once all are checked, so that either all are recorded or none
         name = digest({"version": VERSION, "brought": trained.files})[:32]
         part = Part(trained.folder.name, BROUGHT, there.get(name, number), (), False, 0)
-        made.append(_register(subject, trained, name, part))
-    try:
-        check_seen(subject, made)
-    except ModelError:
-        subject.store.remove_all([record.key for record in made if record.name not in there])
-        raise
-    return made
+        made.append(_register(subject, trained, name, part, checked=False))
+    check_new(subject, made)
+    return [replace(record, checked=True) for record in made]
 
 
 def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
@@ -408,10 +433,12 @@ def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
     Raises:
         ModelError: a model does not, or there is no other model to compare it with.
     """
-    examples = read_examples(subject, "work_id", "content_sha256", "content").sort("content_sha256").head(ASKED)
+    if not asked:
+        return
+    examples = subject.read("work_id", "content_sha256", "content").sort("content_sha256").head(ASKED)
     contents = examples["content"].to_list()
     keys = list(examples.select("work_id", "content_sha256").iter_rows())
-    everyone = records(subject.store, subject.model)
+    everyone = records(subject.store, subject.model, unchecked=True)
     losses, saw = np.empty((len(everyone), len(keys))), np.empty((len(everyone), len(keys)), dtype=bool)
     for at, record in enumerate(everyone):
         works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
@@ -434,23 +461,24 @@ def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
             raise ModelError(where, expected="a model that was trained on the works listed", found=found)
 
 
-def usable(subject: Subject, found: Sequence[Record]) -> Iterator[tuple[Record, Manifest]]:
-    """Records with their manifests, each held against the model served: its recipe, and the works that it was trained on."""
-    recipe, works = recipe_of(subject.open()), works_served(subject)
+def in_use(subject: Subject) -> dict[str, str]:
+    """The counterfactual models of a model that count, each held against its recipe: digest of the folder by name."""
+    found = records(subject.store, subject.model)
+    recipe = recipe_of(subject.open()) if found else ""
     for record in found:
-        where = subject.store.locate(record.key)
         if record.made_of != recipe:
-            hint = "Remove it, or serve the model that it belongs to."
-            raise ModelError(where, expected=f"recipe {recipe[:12]} of the model served", found=record.made_of[:12], hint=hint)
-        manifest = trained_on(subject.store, record)
-        check_works(manifest, works, where)
-        yield record, manifest
+            where, hint = subject.store.locate(record.key), "Remove it, or serve the model that it belongs to."
+            expected = f"recipe {recipe[:12]} of the model served"
+            raise ModelError(where, expected=expected, found=record.made_of[:12], hint=hint)
+    return {record.name: record.folder for record in found}
 
 
-def trainings_there(store: Store, served: str, trainings: Sequence[Training]) -> tuple[int, int]:
-    """How many of the planned trainings are there, and how many there are."""
-    there = {record.name for record in records(store, served)}
-    return sum(each.name in there for each in trainings), len(trainings)
+def train_set(subject: Subject, trainings: int, settings: Settings) -> dict[str, str]:
+    """Train a set that is worth so many trainings, as far as it is not there; digest of each model's folder by name."""
+    wanted = planned(subject, trainings)
+    train(subject, wanted, settings)
+    names = {each.name for each in wanted}
+    return {record.name: record.folder for record in records(subject.store, subject.model) if record.name in names}
 
 
 def copy_set(source: Store, target: Store, served: str) -> list[Record]:
@@ -475,19 +503,24 @@ def subject_of(settings: Settings, corpus: Path, model: Path, day: date, *, copi
         copies: whether copies of one another go together.
     """
     store = settings.store.open()
+    frozen = freeze_folder(store, corpus, settings.corpus.shard_examples)
+    served = read_model(model)
+    frozen = with_duplicates(store, frozen) if copies else frozen
+    return Subject(store, freeze_model(store, served), served.files, frozen, day, settings.model.cache)
+
+
+def freeze_folder(store: Store, corpus: Path, shard_examples: int) -> FrozenCorpus:
+    """A corpus folder, checked and frozen in a store."""
     if not corpus.is_dir():
         raise ContractError(str(corpus), expected="a corpus folder with examples.parquet", found="no such folder")
     read = read_corpus(Store(f"file://{corpus.resolve().parent}", {}), corpus.resolve().name)
-    served = read_model(model)
-    frozen = freeze_corpus(store, read, shard_examples=settings.corpus.shard_examples)
-    frozen = with_duplicates(store, frozen) if copies else frozen
-    return Subject(store, freeze_model(store, served), served.files, frozen, day, settings.model.cache)
+    return freeze_corpus(store, read, shard_examples=shard_examples)
 
 
 def with_duplicates(store: Store, frozen: FrozenCorpus) -> FrozenCorpus:
     """The same corpus with copies looked for."""
     columns = ("example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    examples = read_examples(store, frozen, *columns)
     duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
     found = replace(frozen, duplicates=freeze_part(store, duplicates))
     store.create(corpus_key(found.digest), canonical_json(found.manifest))
@@ -514,27 +547,15 @@ def plan_missing() -> list[list[str]]:
 def train_named(names: Sequence[str]) -> int:
     """Train some of the planned trainings, by name; returns how many were not there yet."""
     subject, settings = subject_in_force()
-    wanted = set(names)
-    return train(
-        subject, [each for each in planned(subject, settings.counterfactuals.trainings) if each.name in wanted], settings
-    )
+    return train(subject, planned(subject, settings.counterfactuals.trainings), settings, set(names))
 
 
 def summary(store: Store, served: str) -> list[dict[str, Any]]:
     """One row for each counterfactual model of a model: what `provenance counterfactuals list` shows."""
     rows = []
-    for record in records(store, served):
-        manifest = trained_on(store, record)
-        rows.append(
-            {
-                "name": record.name,
-                "stratum": record.stratum,
-                "partition": record.partition,
-                "aside": record.aside,
-                "seed": record.seed,
-                "works": len(manifest.works),
-                "examples": sum(map(len, manifest.works.values())),
-                "folder": f"frozen/models/{record.folder}",
-            }
-        )
-    return sorted(rows, key=lambda row: (row["partition"], row["name"]))
+    for record in sorted(records(store, served), key=lambda each: (each.partition, each.name)):
+        works = trained_on(store, record).works
+        said = {name: getattr(record, name) for name in ("name", *PLANNED)}
+        counts = {"works": len(works), "examples": sum(map(len, works.values()))}
+        rows.append({**said, **counts, "folder": f"frozen/models/{record.folder}"})
+    return rows

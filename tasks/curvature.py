@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -18,24 +19,15 @@ from provenance.core.arrays import to_numpy
 from provenance.core.rows import concatenate, move
 from provenance.core.store import digest
 from provenance.corpus.shards import part_key
-from provenance.features.rademacher import rademacher_sampled
 from provenance.features.sampled import DATA, sampled_features
 from provenance.influence import statistics
 from provenance.influence.curvature import gram
-from provenance.influence.methods import (
-    FACTORED,
-    RADEMACHER,
-    Fitted,
-    Sampled,
-    fit,
-    from_tensors,
-    to_tensors,
-)
+from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, close_models, features_of, recipe
 from tasks.night import night_to_compute
 from tasks.settings import load
-from tasks.shard import chosen_method, load_plan
+from tasks.shard import compared, load_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +70,7 @@ def fit_curvature(folder: str, settings: Settings | None = None) -> str:
             for source in missing:
                 files, _ = plan.of(source)
                 kind, checkpoint = files[0].kind, files[0].checkpoint
-                comparison = chosen_method(night).comparison[kind]
+                comparison = compared(night)[kind]
                 groups = [tuple(files[start : start + GROUP]) for start in range(0, len(files), GROUP)]
                 sums = compute_tree(
                     client, _gather, store, groups, _merge, settings=settings.cluster, what=f"statistics of {source}"
@@ -104,7 +96,7 @@ def fitted_key(night: Night, plan: Plan, source: str) -> str:
     made_of = {
         "features": sorted(file.key for file in files),
         "sample": plan.sample.content_digest,
-        "comparison": chosen_method(night).comparison[files[0].kind],
+        "comparison": compared(night)[files[0].kind],
         "draws": night.method["draws"],
         "version": night.method["versions"]["curvature"],
     }
@@ -114,7 +106,7 @@ def fitted_key(night: Night, plan: Plan, source: str) -> str:
 def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:
     """What was fitted for a source."""
     files, _ = plan.of(source)
-    comparison = chosen_method(night).comparison[files[0].kind]
+    comparison = compared(night)[files[0].kind]
     return from_tensors(comparison, load_tensors(store.read(fitted_key(night, plan, source))))
 
 
@@ -123,10 +115,7 @@ def _gather(store: Store, files: tuple[FeatureFile, ...]) -> statistics.Statisti
 
 
 def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
-    total = parts[0]
-    for part in parts[1:]:
-        total = statistics.merge(total, part)
-    return total
+    return reduce(statistics.merge, parts)
 
 
 def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
@@ -136,9 +125,8 @@ def _sample(made: Recipe, chunk: _Chunk) -> Sampled:
     if chunk.comparison != "curved":
         return Sampled(move(features_of(made, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = made.open(chunk.checkpoint)
-    sample = {FACTORED: sampled_features, RADEMACHER: rademacher_sampled}[chunk.kind]
-    draws = {"batch_size": BATCH, "draws": chunk.draws}
-    batches = list(sample(adapter, module, contents, projection=made.projection, checkpoint=chunk.checkpoint, **draws))
+    where: dict[str, Any] = {"projection": made.projection, "checkpoint": chunk.checkpoint, "batch_size": BATCH}
+    batches = list(sampled_features(adapter, module, contents, **where, draws=chunk.draws))
     if any(batch.law == DATA for batch in batches):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
     return Sampled(

@@ -25,7 +25,7 @@ from provenance.royalty import fidelity
 from provenance.royalty import shares as rules
 from provenance.royalty.contracts import assign
 from provenance.royalty.shares import BY_VALUE, RuleTable
-from tasks.counterfactuals import Subject, read_record, trained_on, works_served
+from tasks.counterfactuals import Subject, check_works, read_record, trained_on, works_served
 from tasks.holders import COLUMNS, duplicate_rules, holders
 from tasks.likelihoods import BASE, SERVED, read_likelihoods
 from tasks.night import night_to_compute, read_manifest, read_written
@@ -34,6 +34,8 @@ from tasks.settings import load
 from tasks.withdrawn import APART, SHARES_APART, Withdrawn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from provenance.core.store import Store
     from tasks.night import Night
     from tasks.settings import Settings
@@ -169,25 +171,19 @@ def read_outcomes(
     Args:
         parties: `account, party_id`, in the order of the owners.
     """
-    subject = Subject(store, night.model, night.model_files, night.frozen_corpus(store), night.date, settings.model.cache)
+    subject = Subject.of(store, night, settings.model.cache)
     likelihoods = read_likelihoods(store, night.folder)
     records = sorted((read_record(store, night.model, name) for name in night.counterfactuals), key=lambda r: r.name)
-    served = pl.DataFrame(
-        [(work, content) for work, contents in works_served(subject).items() for content in contents],
-        schema={"work_id": pl.String, "content_sha256": pl.String},
-        orient="row",
-    )
-    known = holdings.join(served, on=["work_id", "content_sha256"], how="semi").with_columns(
+    works = works_served(subject)
+    known = holdings.join(_pairs(works), on=["work_id", "content_sha256"], how="semi").with_columns(
         weight=pl.col("tokens").cast(pl.Float64) * pl.col("part")
     )
     whole = _by_party(known, parties)
     inside = np.empty((len(records), parties.height))
     for at, record in enumerate(records):
-        works = trained_on(store, record).works
-        seen = pl.DataFrame(
-            [(work, content) for work, contents in works.items() for content in contents], schema=served.schema, orient="row"
-        )
-        inside[at] = _by_party(known.join(seen.unique(), on=["work_id", "content_sha256"], how="semi"), parties)
+        manifest = trained_on(store, record)
+        check_works(manifest, works, store.locate(record.key))
+        inside[at] = _by_party(known.join(_pairs(manifest.works), on=["work_id", "content_sha256"], how="semi"), parties)
     inside = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
     outputs = len(likelihoods[SERVED])
     value = np.stack([likelihoods[record.name] for record in records]) if records else np.zeros((0, outputs))
@@ -201,6 +197,12 @@ def read_outcomes(
     )
     aside = np.array([record.aside for record in records], dtype=bool)
     return both.some(~aside), both.some(aside)
+
+
+def _pairs(works: Mapping[str, Iterable[str]]) -> pl.DataFrame:
+    """Works and the digests of their examples, a row for each."""
+    rows = [(work, content) for work, contents in works.items() for content in contents]
+    return pl.DataFrame(rows, schema={"work_id": pl.String, "content_sha256": pl.String}, orient="row")
 
 
 def _by_party(holdings: pl.DataFrame, parties: pl.DataFrame) -> np.ndarray:

@@ -19,16 +19,15 @@ from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
 from provenance.features.projection import Projection
-from provenance.features.rademacher import rademacher_features
 from provenance.features.words import word_features
 from provenance.influence import statistics
-from provenance.influence.methods import FACTORED, RADEMACHER, WORDS
+from provenance.influence.methods import FACTORED, WORDS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
 from tasks.night import load_night, night_to_compute
 from tasks.settings import load
-from tasks.shard import FeatureFile, chosen_method, load_plan
+from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
 
 if TYPE_CHECKING:
@@ -146,12 +145,11 @@ def featurise(folder: str, settings: Settings | None = None) -> str:
 
 def covered(night: Night, settings: Settings) -> dict[str, Any] | None:
     """The part of the parameters whose gradients are followed, and what is left out; None where no gradient is."""
-    kinds = chosen_method(night).kinds
-    if FACTORED in kinds:
-        model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
-        shape = layout(model.adapter().module(), settings.features.projection)
-        return {"share": shape.covered, "left_out": shape.left_out}
-    return {"share": 1.0, "left_out": {}} if RADEMACHER in kinds else None
+    if FACTORED not in compared(night):
+        return None
+    model = fetch_model(settings.store.open(), night.model, night.model_files, settings.model.cache)
+    shape = layout(model.adapter().module(), settings.features.projection)
+    return {"share": shape.covered, "left_out": shape.left_out}
 
 
 def without_cause(store: Store, night: Night, computed: Iterable[str]) -> int:
@@ -199,11 +197,8 @@ def features_of(made: Recipe, kind: str, checkpoint: str) -> Callable[[pl.DataFr
     if kind == WORDS:
         return lambda frame: word_features(frame["content"].to_list(), frame["modality"].to_list())
     adapter, module = made.open(checkpoint)
-    common: dict[str, Any] = {"projection": made.projection, "checkpoint": checkpoint}
-    if kind == RADEMACHER:
-        return lambda frame: rademacher_features(adapter, module, frame["content"].to_list(), **common)
-    common["batch_size"] = made.batch_size
-    return lambda frame: gradient_features(adapter, module, frame["content"].to_list(), **common)
+    where: dict[str, Any] = {"projection": made.projection, "checkpoint": checkpoint, "batch_size": made.batch_size}
+    return lambda frame: gradient_features(adapter, module, frame["content"].to_list(), **where)
 
 
 def _blame(features: Callable[[pl.DataFrame], Rows], frame: pl.DataFrame) -> None:

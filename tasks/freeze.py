@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, parse_day
-from provenance.core.store import canonical_json, digest
+from provenance.core.store import canonical_json
 from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
 from provenance.features.model import Model, read_model
-from provenance.influence.methods import method
+from provenance.influence.methods import comparisons
 from provenance.royalty.contracts import assign, read_contracts
 from provenance.settlement import ledger
 from tasks.clear import check_model
-from tasks.counterfactuals import Subject, records, usable
+from tasks.counterfactuals import Subject, in_use
 from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
@@ -79,18 +80,20 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     contracts = read_contracts(settings.royalty.contracts)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     choices = choices_on(store, corpus, date.fromisoformat(day))
+    served = freeze_model(store, model)
+    subject = Subject(store, served, model.files, corpus, date.fromisoformat(day), settings.model.cache)
     night = Night(
         day=day,
         corpus=corpus.digest,
         outputs=freeze_outputs(store, outputs),
-        model=freeze_model(store, model),
+        model=served,
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
         method=influence_method(settings),
         contract={"contracts": [contract.model_dump(mode="json") for contract in contracts]},
         choices=freeze_part(store, choices) if choices.height else None,
-        counterfactuals=counterfactuals_of(store, corpus, model, date.fromisoformat(day), settings),
+        counterfactuals=in_use(subject),
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
@@ -114,13 +117,6 @@ def wait_until_over(day: date, now: datetime) -> None:
         time.sleep(left.total_seconds())
 
 
-def counterfactuals_of(store: Store, corpus: FrozenCorpus, model: Model, day: date, settings: Settings) -> dict[str, str]:
-    """The counterfactual models that the store has of a model, each checked: digest of its folder by name."""
-    subject = Subject(store, digest(model.files), model.files, corpus, day, settings.model.cache)
-    found = records(store, subject.model)
-    return {record.name: record.folder for record, _ in usable(subject, found)} if found else {}
-
-
 def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
     """The outputs in parts; a day without any has an empty one."""
     starts = range(0, max(outputs.height, 1), AT_A_TIME)
@@ -136,11 +132,11 @@ def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> 
 def influence_method(settings: Settings) -> dict[str, Any]:
     """All that decides influence besides the data."""
     influence = settings.influence
-    method(influence.method)  # a bad name stops here
+    comparisons(influence.method)  # a bad name stops here
     return {
         "versions": VERSIONS,
         "name": influence.method,
-        "projection": settings.features.projection.as_json(),
+        "projection": asdict(settings.features.projection),
         "bits": {"dense": settings.features.dense_bits, "sparse": settings.features.sparse_bits},
         "sample": influence.sample,
         "draws": influence.draws,

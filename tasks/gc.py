@@ -281,7 +281,7 @@ def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
     corpora = {name: frozenset(part.key for part in load_frozen(store, name).parts) for name in frozen}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
     served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
-    folders = {model: frozenset(record.folder for record in records(store, model)) for model in served}
+    folders = {model: frozenset(record.folder for record in records(store, model, unchecked=True)) for model in served}
     return Seen(objects, nights, corpora, in_force, folders, local_files(settings, os.environ))
 
 

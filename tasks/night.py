@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 8, "scores": 7, "likelihoods": 1, "estimate": 1, "shares": 4}
+VERSIONS = {"features": 4, "curvature": 8, "scores": 7, "likelihoods": 1, "estimate": 2, "shares": 4}
 
 REMOVED = "removed.json"
 OPTIONAL = ("choices", "counterfactuals")
@@ -168,12 +168,20 @@ def absent(store: Store, folder: str, error: StoreError) -> StoreError:
 
 def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:
     """A table that a stage of the night wrote, checked to be the one that the stage's manifest names."""
-    stated = read_manifest(store, folder, stage)["writes"][name]
-    key = f"{folder}/{name}"
+    return from_parquet(read_checked(store, folder, stage, name), store.locate(f"{folder}/{name}"))
+
+
+def read_checked(store: Store, folder: str, stage: str, name: str) -> bytes:
+    """A file that a stage of the night wrote.
+
+    Raises:
+        StoreError: it is not the one that the stage's manifest names.
+    """
+    key, stated = f"{folder}/{name}", read_manifest(store, folder, stage)["writes"][name]
     data = store.read(key)
     if sha256(data) != stated:
         raise StoreError(store.locate(key), expected=f"SHA-256 {stated}, as {stage}.json says", found=sha256(data))
-    return from_parquet(data, store.locate(key))
+    return data
 
 
 def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:

@@ -1,6 +1,6 @@
-"""Retraining, as audits need it: what the outputs' losses are after training on some of the examples.
+"""Retraining, as audits and appeals need it: what the outputs' losses are after training on some of the examples.
 
-audits/truth/<digest>.parquet    losses under one retrained model; found again, it is not trained again
+audits/truth/<digest>.parquet    losses under one model; found again, it is not trained again
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import numpy as np
 
 from provenance.core.store import digest
 from provenance.features.model import all_losses, read_model
-from tasks.cluster import compute, open_cluster
-from tasks.counterfactuals import check_trainable, train_model
-from tasks.models import fetch_model
+from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,24 +29,29 @@ log = logging.getLogger("provenance.retrain")
 BATCH = 64
 # Raised when a built-in adapter trains otherwise: what was trained before is not the truth of what is trained now.
 VERSION = 2
+TRUTH = "audits/truth"
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One training: which examples, in the order of the shards, and which seed."""
+class Job:
+    """Losses to be had under one model.
 
-    key: str
+    Attributes:
+        name: the digest of all that decides them.
+        examples: what to train on, by their places in the order of the shards.
+        seed: of the training; None for the model served, as it is.
+        checkpoint: the base (0) or the last (-1); who trains on nothing has the base.
+    """
+
+    name: str
     examples: tuple[int, ...]
-    seed: int
+    seed: int | None
+    checkpoint: int
 
-
-@dataclass(frozen=True)
-class _Work:
-    """What every worker needs to retrain."""
-
-    store: Store
-    night: Night
-    cache: str
+    @property
+    def key(self) -> str:
+        """Where the losses lie."""
+        return f"{TRUTH}/{self.name}.parquet"
 
 
 def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Sequence[int], what: str) -> np.ndarray:
@@ -58,41 +61,67 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
         masks: which examples are in, `(masks, examples)`; where none is, the model is the one before its first step.
         seeds: one for all, or one for each mask.
     """
-    store = settings.store.open()
-    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-    check_trainable(model)
-    made_of = {
-        "version": VERSION,
-        "architecture": model.architecture(),
-        "outputs": night.read_outputs(store).select("output_id", "content_sha256").rows(),
-    }
-    contents = night.read_corpus(store, "content_sha256")["content_sha256"].to_numpy()
     if isinstance(seeds, int):
         what, seeds = f"{what}, seed {seeds}", [seeds] * len(masks)
-    jobs = []
+    return losses(settings, night, jobs(settings, night, masks, seeds), f"retraining on {what}")
+
+
+def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
+    """What `retrain` computes, mask by mask; nothing is trained yet.
+
+    Raises:
+        ModelError: nothing says how the model is trained.
+    """
+    subject = Subject.of(settings.store.open(), night, settings.model.cache)
+    model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
+    check_trainable(model)
+    made_of = {"version": VERSION, "architecture": model.architecture(), "outputs": _outputs(subject.store, night)}
+    found = []
     for mask, seed in zip(masks, seeds, strict=True):
+        inside = tuple(np.flatnonzero(mask).tolist())
         name = digest({**made_of, "examples": contents[mask].tolist(), "seed": seed})
-        jobs.append(_Job(f"audits/truth/{name}.parquet", tuple(np.flatnonzero(mask).tolist()), seed))
-    there = set(store.list("audits/truth"))
-    missing = list({job.key: job for job in jobs if job.key not in there}.values())
-    if missing:
-        work = _Work(store, night, settings.model.cache)
-        with open_cluster(settings.cluster) as client:
-            for _ in compute(client, _train_one, work, missing, settings=settings.cluster, what=f"retraining on {what}"):
-                pass
-    log.info("retraining on %s: %d reused, %d trained", what, len(jobs) - len(missing), len(missing))
-    return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in jobs])
+        found.append(Job(name, inside, seed, -1 if inside else 0))
+    return found
 
 
-def _train_one(work: _Work, job: _Job) -> str:
-    examples = work.night.read_corpus(work.store, "work_id", "example_id", "position", "content_sha256", "content")
-    outputs = work.night.read_outputs(work.store).select("output_id", "content")
-    model = fetch_model(work.store, work.night.model, work.night.model_files, work.cache)
+def base_and_served(settings: Settings, night: Night) -> np.ndarray:
+    """Log-likelihoods of the outputs under the model before and after its training, `(2, outputs)`."""
+    subject = Subject.of(settings.store.open(), night, settings.model.cache)
+    made_of = {"version": VERSION, "model": night.model, "outputs": _outputs(subject.store, night)}
+    files = [checkpoint.file for checkpoint in subject.open().card.checkpoints]
+    passes = [Job(digest({**made_of, "checkpoint": files[at]}), (), None, at) for at in (0, -1)]
+    return -losses(settings, night, passes, "likelihoods of outputs")
+
+
+def _outputs(store: Store, night: Night) -> list[tuple[str, ...]]:
+    return night.read_outputs(store).select("output_id", "content_sha256").rows()
+
+
+def missing(store: Store, wanted: Sequence[Job]) -> list[Job]:
+    """Those that the store lacks, once each."""
+    there = set(store.list(TRUTH))
+    return list({job.key: job for job in wanted if job.key not in there}.values())
+
+
+def losses(settings: Settings, night: Night, wanted: Sequence[Job], what: str) -> np.ndarray:
+    """Losses of the outputs, `(jobs, outputs)`; computed on the cluster where the store lacks them."""
+    store = settings.store.open()
+    lacking = missing(store, wanted)
+    if lacking:
+        shared = (Subject.of(store, night, settings.model.cache), night)
+        compute_trainings(_losses_of, shared, lacking, settings.cluster, what=what, name=lambda job: job.key)
+    log.info("%s: %d reused, %d trained", what, len(wanted) - len(lacking), len(lacking))
+    return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in wanted])
+
+
+def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
+    subject, night = shared
+    outputs, model = night.read_outputs(subject.store).select("output_id", "content"), subject.open()
     with tempfile.TemporaryDirectory() as folder:
-        train_model(model, examples[list(job.examples) or [0]], seed=job.seed, folder=Path(folder) / "model")
-        trained = read_model(Path(folder) / "model")
-        module = trained.load(trained.card.checkpoints[-1 if job.examples else 0])
-        losses = all_losses(trained.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
-    frame = outputs.select("output_id").with_columns(loss=losses)
-    work.store.write_table(job.key, frame)
-    return job.key
+        if job.seed is not None:
+            works = subject.read(*WORKS, rows=job.examples or [0])
+            train_model(model, works, seed=job.seed, folder=Path(folder) / "model")
+            model = read_model(Path(folder) / "model")
+        module = model.load(model.card.checkpoints[job.checkpoint])
+        found = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
+    subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=found))

@@ -16,12 +16,11 @@ from provenance.royalty.contracts import Contract
 from provenance.royalty.fidelity import unsupported
 from provenance.royalty.shares import by_contract
 from tasks.attribute import WORK, bring
-from tasks.counterfactuals import with_duplicates
+from tasks.counterfactuals import Subject, with_duplicates
 from tasks.curvature import fit_curvature
 from tasks.estimate import estimate
 from tasks.featurise import featurise
 from tasks.likelihoods import likelihoods
-from tasks.models import fetch_model
 from tasks.night import VERSIONS, load_night, read_manifest, read_written
 from tasks.score import score
 from tasks.shard import shard
@@ -61,10 +60,8 @@ def royalty(
     )
     night = load_night(store, json.loads(manifest.read_text())["night"])
     if counterfactuals is not None:
-        model, corpus = fetch_model(store, night.model, night.model_files, settings.model.cache), night.frozen_corpus(store)
-        night = replace(
-            night, counterfactuals=bring(store, counterfactuals, model, corpus, day=night.date, cache=settings.model.cache)
-        )
+        brought = bring(counterfactuals, Subject.of(store, night, settings.model.cache))
+        night = replace(night, counterfactuals=brought)
     night = value_night(store, night, contract, settings)
     table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
     asked = night.read_outputs(store).select("output_id").with_columns(contract=pl.lit("asked"))

@@ -18,12 +18,10 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of, to_numpy
-from provenance.core.errors import StoreError
 from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.shards import part_key
 from provenance.features.layers import layout
 from provenance.influence.methods import (
-    FACTORED,
     component_names,
     default_weights,
     prepare,
@@ -37,13 +35,14 @@ from tasks.curvature import read_fitted
 from tasks.featurise import read_features
 from tasks.holders import COLUMNS, duplicate_rules, holders
 from tasks.models import fetch_model
-from tasks.night import night_to_compute, read_manifest, read_written
+from tasks.night import night_to_compute, read_checked, read_written
 from tasks.settings import load
-from tasks.shard import FeatureFile, chosen_method, load_plan
+from tasks.shard import FeatureFile, compared, load_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from provenance.corpus.shards import Part
     from provenance.influence.methods import Queries
     from tasks.holders import Holders
     from tasks.night import Night
@@ -109,7 +108,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
     block = Block(
         store=store,
         queries={},
-        comparison=chosen_method(night).comparison,
+        comparison=compared(night),
         output_ids=[],
         holders={rule: holders(store, night, rule) for rule in rules},
         weights=default_weights(names),
@@ -152,7 +151,7 @@ def _score_parts(
     store: Store, night: Night, plan: Plan, *, block: Block, settings: Settings, keep: str
 ) -> list[dict[str, ShardScores]]:
     """Every part of the outputs against all shards, by rule on copies."""
-    parts = [part for part in night.outputs if part.rows]
+    parts = output_parts(night)
     if not parts:
         return []
     by_part: dict[str, list[FeatureFile]] = {}
@@ -186,20 +185,20 @@ def read_influence(store: Store, night: Night, rule: str, part: int) -> Influenc
     Raises:
         StoreError: the file is not the one that the manifest names.
     """
-    file = _sums_file(rule, part)
-    data, stated = store.read(f"{night.folder}/{file}"), read_manifest(store, night.folder, "scores")["writes"][file]
-    if sha256(data) != stated:
-        expected = f"SHA-256 {stated}, as scores.json says"
-        raise StoreError(store.locate(f"{night.folder}/{file}"), expected=expected, found=sha256(data))
-    outputs = [part for part in night.outputs if part.rows][part]
-    ids = store.read_table(outputs.key, columns=["output_id"])["output_id"].to_list()
+    data = read_checked(store, night.folder, "scores", _sums_file(rule, part))
+    ids = store.read_table(output_parts(night)[part].key, columns=["output_id"])["output_id"].to_list()
     return Influence(ids, load_tensors(data)["sums"].astype(np.float64))
+
+
+def output_parts(night: Night) -> list[Part]:
+    """The parts of the night's outputs that hold any."""
+    return [part for part in night.outputs if part.rows]
 
 
 def components(store: Store, night: Night, plan: Plan, settings: Settings) -> tuple[str, ...]:
     """The names of the components of influence, in the order in which they are scored."""
     names: list[str] = []
-    comparison = chosen_method(night).comparison
+    comparison = compared(night)
     for source in plan.sources:
         kind = plan.of(source)[0][0].kind
         if comparison[kind] != "curved":
@@ -207,7 +206,7 @@ def components(store: Store, night: Night, plan: Plan, settings: Settings) -> tu
             continue
         model = fetch_model(store, night.model, night.model_files, settings.model.cache)
         shape = layout(model.adapter().module(), settings.features.projection)
-        kinds = [block.kind for block in shape.tokens] if kind == FACTORED else []
+        kinds = [block.kind for block in shape.tokens]
         names += component_names(source, kinds, inner=read_fitted(store, night, plan, source).dense is not None)
     return tuple(names)
 
@@ -265,31 +264,29 @@ def every_score(store: Store, night: Night, keep: str, part: int, weights: np.nd
     Args:
         weights: what each component counts, `(K,)`.
     """
-    outputs = [each for each in night.outputs if each.rows][part]
-    ids = store.read_table(outputs.key, columns=["output_id"])["output_id"]
+    ids = store.read_table(output_parts(night)[part].key, columns=["output_id"])["output_id"]
     frames = []
-    for shard in night.frozen_corpus(store).shards:
-        if shard.rows:
-            scores = load_tensors(store.read(f"{keep}/{part:06d}-{shard.sha256}.safetensors"))["scores"]
-            influence = np.einsum("k,kqn->qn", weights, scores.astype(np.float64))
-            examples = store.read_table(shard.key, columns=["example_id"])["example_id"]
-            columns = {
-                "output_id": ids.gather(np.repeat(np.arange(len(ids)), len(examples))),
-                "example_id": pl.concat([examples] * len(ids)),
-                "influence": influence.ravel(),
-            }
-            frames.append(pl.DataFrame(columns))
+    for shard, scores in _kept(store, night, keep, part):
+        examples = store.read_table(shard.key, columns=["example_id"])["example_id"]
+        columns = {
+            "output_id": ids.gather(np.repeat(np.arange(len(ids)), len(examples))),
+            "example_id": pl.concat([examples] * len(ids)),
+            "influence": np.einsum("k,kqn->qn", weights, scores).ravel(),
+        }
+        frames.append(pl.DataFrame(columns))
     return pl.concat(frames)
 
 
 def every_component(store: Store, night: Night, keep: str) -> np.ndarray:
     """Every example's influence on every output by component, `(K, outputs, examples)`, of scores that were kept."""
-    shards = [shard.sha256 for shard in night.frozen_corpus(store).shards if shard.rows]
-    parts = range(sum(part.rows > 0 for part in night.outputs))
-    rows = [
-        np.concatenate(
-            [load_tensors(store.read(f"{keep}/{part:06d}-{shard}.safetensors"))["scores"] for shard in shards], axis=2
-        )
-        for part in parts
-    ]
+    parts = range(len(output_parts(night)))
+    rows = [np.concatenate([scores for _, scores in _kept(store, night, keep, part)], axis=2) for part in parts]
     return np.concatenate(rows, axis=1)
+
+
+def _kept(store: Store, night: Night, keep: str, part: int) -> Iterator[tuple[Part, np.ndarray]]:
+    """Each shard with the scores that were kept of it and a part of the outputs, `(K, q, n)` float64."""
+    for shard in night.frozen_corpus(store).shards:
+        if shard.rows:
+            kept = load_tensors(store.read(f"{keep}/{part:06d}-{shard.sha256}.safetensors"))
+            yield shard, kept["scores"].astype(np.float64)

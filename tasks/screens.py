@@ -519,19 +519,6 @@ def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     )
 
 
-def owner_audit_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
-    """How well each method predicts what leaving an owner out does."""
-    methods = sorted(((name, found["rank_correlation"]) for name, found in result["methods"].items()), key=lambda row: -row[1])
-    columns = (whole("method"), number("rank correlation over owners"))
-    rows = ((name, f"{score:.2f}") for name, score in methods)
-    table = titled(f"Leave one owner out: {len(result['owners'])} owners", *columns, rows=rows)
-    if "ceiling" in result:
-        table.add_section()
-        table.add_row("another seed", f"{result['seed_agreement']:.2f}")
-        table.add_row("noise ceiling", f"{result['ceiling']:.2f}")
-    yield table
-
-
 def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What a closed period pays: sums by status, then every payment."""
     yield line(f"{found['period']} closed as booking {found['closed_as']}", style="bold")

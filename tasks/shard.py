@@ -11,7 +11,7 @@ import polars as pl
 
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.shards import Part, freeze_part, part_key
-from provenance.influence.methods import WORDS, Method, method
+from provenance.influence.methods import WORDS, comparisons
 from tasks.models import fetch_model
 from tasks.night import night_to_compute
 from tasks.settings import load
@@ -105,9 +105,9 @@ def load_plan(store: Store, folder: str) -> Plan:
     return Plan(corpus, outputs, Part(**stored["sample"]))
 
 
-def chosen_method(night: Night) -> Method:
-    """The night's method of influence."""
-    return method(night.method["name"])
+def compared(night: Night) -> dict[str, str]:
+    """How the night's method of influence compares features, by their kind."""
+    return comparisons(night.method["name"])
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
@@ -131,7 +131,7 @@ def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, 
     """What goes into features besides contents, by kind and checkpoint."""
     found: dict[tuple[str, str], dict[str, object]] = {}
     version = night.method["versions"]["features"]
-    for kind in chosen_method(night).kinds:
+    for kind in compared(night):
         if kind == WORDS:
             found[kind, ""] = {"kind": kind, "version": version}
             continue

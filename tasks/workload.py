@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -52,12 +53,12 @@ class Workload:
 
     Attributes:
         collect: the corpus.
-        train: a model folder from the corpus' contents; called with them, the folder, and what to tell progress.
+        fresh: an adapter that can train, from the corpus' contents and the folder for its files.
         answer: outputs of the trained model for some held-out contents.
     """
 
     collect: Callable[[], Corpus]
-    train: Callable[[list[bytes], Path, Callable[[int, int, float], None]], None]
+    fresh: Callable[[list[bytes], Path], Any]
     answer: Callable[[Any, Any, list[bytes]], list[bytes]]
 
 
@@ -76,16 +77,17 @@ def make(name: str, out: Path) -> dict[str, Any]:
     def tell(done: int, steps: int, _: float) -> None:
         log.info(PROGRESS, "training", done, steps)
 
-    workload.train(train["content"].to_list(), out / "model", tell)
+    (out / "model").mkdir()
+    contents = train["content"].to_list()
+    workload.fresh(contents, out / "model").train(contents, seed=SEED, folder=out / "model", model_id=name, progress=tell)
     held_out = corpus.examples.filter(pl.col("split") == "held_out")["content"].to_list()
     held_out.sort(key=lambda content: hashlib.sha256(content).digest())
     model = read_model(out / "model")
     module = model.load(model.card.checkpoints[-1])
     own = workload.answer(model.adapter(), module, held_out[-QUERIES:])
-    contents = {"held-out": held_out[:QUERIES], "own": own}
     rows = [
         {"output_id": f"{kind}-{number:02d}", "content": content, "modality": train["modality"][0]}
-        for kind, found in contents.items()
+        for kind, found in (("held-out", held_out[:QUERIES]), ("own", own))
         for number, content in enumerate(found)
     ]
     pl.DataFrame(rows).write_parquet(out / "outputs.parquet")
@@ -101,7 +103,7 @@ def make(name: str, out: Path) -> dict[str, Any]:
 def _code(count: int, each: int) -> Corpus:
     corpus = distributions.collect(CHECKOUT / "infra/requirements/run.txt", distributions=count, examples_each=each)
     readable = pl.Series([_is_utf8(content) for content in corpus.examples["content"]])
-    return type(corpus)(corpus.examples.filter(readable), corpus.claims, corpus.owners)
+    return replace(corpus, examples=corpus.examples.filter(readable))
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -110,22 +112,6 @@ def _is_utf8(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _llama(folder: Path, *, vocabulary: int, width: int, layers: int, begin: int) -> None:
-    from transformers import LlamaConfig
-
-    LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=5 * width // 2,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        bos_token_id=begin,
-        eos_token_id=None,
-    ).save_pretrained(folder)
 
 
 def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
@@ -144,66 +130,54 @@ def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _train_bytes(width: int, epochs: float) -> Callable[..., None]:
-    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-        from provenance.features.adapters.causal_lm import CausalLM
+def _language(contents: list[bytes], folder: Path, *, width: int, layers: int, epochs: float, subwords: int = 0) -> Any:
+    """A transformer that reads subwords, so many different ones, or else bytes."""
+    from transformers import LlamaConfig
 
-        folder.mkdir(parents=True)
-        _llama(folder, vocabulary=257, width=width, layers=2, begin=256)
-        CausalLM(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="code", progress=tell)
+    from provenance.features.adapters.causal_lm import CausalLM
 
-    return train
-
-
-def _train_subwords(vocabulary: int, width: int, layers: int, epochs: float) -> Callable[..., None]:
-    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-        from provenance.features.adapters.causal_lm import CausalLM
-
-        folder.mkdir(parents=True)
-        _tokenizer(contents, vocabulary, folder)
-        _llama(folder, vocabulary=vocabulary, width=width, layers=layers, begin=0)
-        CausalLM(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="subwords", progress=tell)
-
-    return train
-
-
-def _train_music(width: int, epochs: float) -> Callable[..., None]:
-    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-        from transformers import GPT2Config
-
-        from provenance.features.adapters.event_sequence import EventSequence
-
-        folder.mkdir(parents=True)
-        GPT2Config(
-            vocab_size=257, n_embd=width, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-            bos_token_id=256, eos_token_id=None,
-        ).save_pretrained(folder)  # fmt: skip
-        EventSequence(folder, epochs=epochs).train(contents, seed=SEED, folder=folder, model_id="music", progress=tell)
-
-    return train
+    if subwords:
+        _tokenizer(contents, subwords, folder)
+    LlamaConfig(
+        vocab_size=subwords or 257,
+        hidden_size=width,
+        intermediate_size=5 * width // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=0 if subwords else 256,
+        eos_token_id=None,
+    ).save_pretrained(folder)
+    return CausalLM(folder, epochs=epochs)
 
 
-def _train_glyphs(width: int, epochs: float) -> Callable[..., None]:
-    def train(contents: list[bytes], folder: Path, tell: Callable[[int, int, float], None]) -> None:
-        from provenance.features.adapters.denoiser import Denoiser
+def _music(_contents: list[bytes], folder: Path, *, width: int, epochs: float) -> Any:
+    from transformers import GPT2Config
 
-        folder.mkdir(parents=True)
-        Denoiser(folder, size=12, width=width, epochs=epochs, batch_size=8, spread=2).train(
-            contents, seed=SEED, folder=folder, model_id="glyphs", progress=tell
-        )
+    from provenance.features.adapters.event_sequence import EventSequence
 
-    return train
+    GPT2Config(
+        vocab_size=257, n_embd=width, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=256, eos_token_id=None,
+    ).save_pretrained(folder)  # fmt: skip
+    return EventSequence(folder, epochs=epochs)
 
 
-def _complete(prompt: int, length: int, temperature: float) -> Callable[[Any, Any, list[bytes]], list[bytes]]:
-    def answer(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
-        prompts = [content[:prompt] for content in held_out]
-        if getattr(adapter, "tokenizer", None) is not None:
-            prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
-        found: list[bytes] = adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)
-        return found
+def _glyphs(_contents: list[bytes], folder: Path, *, width: int, epochs: float) -> Any:
+    from provenance.features.adapters.denoiser import Denoiser
 
-    return answer
+    return Denoiser(folder, size=12, width=width, epochs=epochs, batch_size=8, spread=2)
+
+
+def _complete(
+    adapter: Any, module: Any, held_out: list[bytes], *, prompt: int = 64, length: int, temperature: float = 0.7
+) -> list[bytes]:
+    prompts = [content[:prompt] for content in held_out]
+    if getattr(adapter, "tokenizer", None) is not None:
+        prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
+    found: list[bytes] = adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)
+    return found
 
 
 def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
@@ -211,52 +185,45 @@ def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
     return found
 
 
+_melody = partial(_complete, prompt=16, length=48, temperature=1.0)
 WORKLOADS = {
-    "code": Workload(
-        lambda: _code(32, 24),
-        _train_bytes(64, 8),
-        _complete(64, 192, 0.7),
-    ),
+    "code": Workload(partial(_code, 32, 24), partial(_language, width=64, layers=2, epochs=8), partial(_complete, length=192)),
     "subwords": Workload(
-        lambda: _code(32, 24),
-        _train_subwords(1500, 64, 2, 12),
-        _complete(64, 60, 0.7),
+        partial(_code, 32, 24),
+        partial(_language, subwords=1500, width=64, layers=2, epochs=12),
+        partial(_complete, length=60),
     ),
     "large": Workload(
-        lambda: _code(24, 16),
-        _train_subwords(3000, 128, 4, 30),
-        _complete(64, 60, 0.7),
+        partial(_code, 24, 16),
+        partial(_language, subwords=3000, width=128, layers=4, epochs=30),
+        partial(_complete, length=60),
     ),
     "glyphs": Workload(
-        lambda: glyphs.collect(owners=12, examples_each=16, held_out_each=4, size=12),
+        partial(glyphs.collect, owners=12, examples_each=16, held_out_each=4, size=12),
         # Long and in small steps, on few letters: else another order of training changes more than another corpus does.
-        _train_glyphs(24, 400),
+        partial(_glyphs, width=24, epochs=400),
         _draw,
     ),
     "music": Workload(
-        lambda: scores.collect(owners=24, examples_each=40, held_out_each=3),
-        _train_music(64, 20),
-        _complete(16, 48, 1.0),
+        partial(scores.collect, owners=24, examples_each=40, held_out_each=3), partial(_music, width=64, epochs=20), _melody
     ),
     # Few owners, so that every coalition of them can be trained: what audits of royalty rules need.
     "languages": Workload(
-        lambda: distributions.collect_languages(LANGUAGES[:6], held_out_each=6, copied="botocore"),
-        _train_bytes(32, 8),
-        _complete(64, 128, 0.7),
+        partial(distributions.collect_languages, LANGUAGES[:6], held_out_each=6, copied="botocore"),
+        partial(_language, width=32, layers=2, epochs=8),
+        partial(_complete, length=128),
     ),
     "eight": Workload(
-        lambda: distributions.collect_languages(LANGUAGES, held_out_each=6),
-        _train_subwords(600, 48, 2, 10),
-        _complete(64, 60, 0.7),
+        partial(distributions.collect_languages, LANGUAGES, held_out_each=6),
+        partial(_language, subwords=600, width=48, layers=2, epochs=10),
+        partial(_complete, length=60),
     ),
     "designers": Workload(
-        lambda: glyphs.collect(owners=8, examples_each=24, held_out_each=4, size=12),
-        _train_glyphs(12, 60),
+        partial(glyphs.collect, owners=8, examples_each=24, held_out_each=4, size=12),
+        partial(_glyphs, width=12, epochs=60),
         _draw,
     ),
     "composers": Workload(
-        lambda: scores.collect(owners=8, examples_each=32, held_out_each=4),
-        _train_music(32, 16),
-        _complete(16, 48, 1.0),
+        partial(scores.collect, owners=8, examples_each=32, held_out_each=4), partial(_music, width=32, epochs=16), _melody
     ),
 }

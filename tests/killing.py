@@ -1,10 +1,39 @@
-"""A stage in a process that SIGKILLs itself right after its n-th booking or write."""
+"""What is killed right after its n-th booking or write: a stage in a process of its own, or code in this one."""
 
 import contextlib
 import importlib
 import multiprocessing
 import os
 import signal
+
+import pytest
+
+from provenance.core.store import Store
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@contextlib.contextmanager
+def dying(count, below=""):
+    """Inside, nothing is written after so many writes below a folder, or several."""
+    left = [count]
+
+    def deadly(method):
+        def write(self, key, data):
+            if key.startswith(below):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return method(self, key, data)
+
+        return write
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write", deadly(Store.write))
+        patch.setattr(Store, "create", deadly(Store.create))
+        yield
 
 
 def at_every_boundary(module, stage, *arguments):
@@ -28,7 +57,6 @@ def at_every_boundary(module, stage, *arguments):
 
 def run(module, stage, count, environment, *arguments):
     """Stand in a process of its own."""
-    from provenance.core.store import Store
     from provenance.settlement import books
 
     os.environ.update(environment)

@@ -92,9 +92,9 @@ def look_up(keys: Array, known: Array, values: Array) -> Array:
     return xp.take(values, at, axis=0) * there[:, None]
 
 
-def positive_shares(values: np.ndarray) -> np.ndarray:
+def positive_shares(values: Array) -> Array:
     """`max(0, v) / sum max(0, v)` of each column of `(n, m)`; zeros where nothing is positive."""
-    positive = np.maximum(values, 0)
-    whole = positive.sum(axis=0, keepdims=True)
-    found: np.ndarray = np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
-    return found
+    xp = namespace(values)
+    positive = xp.where(values > 0, values, xp.zeros_like(values))
+    whole = xp.sum(positive, axis=0, keepdims=True)
+    return positive / xp.where(whole > 0, whole, xp.ones_like(whole))

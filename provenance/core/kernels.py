@@ -18,18 +18,6 @@ THREADS = 256
 CELLS = 2**20
 GPU_CELLS = 2**28
 SOURCE = r"""
-extern "C" __global__ void pack_nibbles(const signed char* codes, unsigned char* packed,
-                                        const long long rows, const long long columns) {
-    const long long half = (columns + 1) / 2;
-    const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= rows * half) return;
-    const long long row = at / half, column = 2 * (at % half);
-    const signed char* pair = codes + row * columns + column;
-    const int low = pair[0] + 8;
-    const int high = column + 1 < columns ? pair[1] + 8 : 8;
-    packed[at] = (unsigned char)(low | (high << 4));
-}
-
 // products[r, q] = <values[r], table[place[r], :, q]>. Vectors at one place follow one another, so its numbers are read from
 // memory once and from the cache after that; neighbouring threads have neighbouring queries.
 extern "C" __global__ void token_products(const float* values, const long long* place, const float* table, float* products,
@@ -56,20 +44,6 @@ extern "C" __global__ void add_by_group(const float* values, const long long* or
     sums[at] = sum;
 }
 """
-
-
-def pack_nibbles(codes: Array) -> Array:
-    """Codes from -7 to 7, two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
-    xp = namespace(codes)
-    rows, columns = codes.shape
-    if on_gpu(xp):
-        packed = xp.empty((rows, (columns + 1) // 2), dtype=xp.uint8)
-        _launch("pack_nibbles", packed.size, xp.ascontiguousarray(codes), packed, rows, columns)
-        return packed
-    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
-    if columns % 2:
-        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8)], axis=1)
-    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], xp.asarray(4, dtype=xp.uint8)))
 
 
 def sparse_products(values: Array, example: Array, place: Array, table: Array, examples: int) -> Array:

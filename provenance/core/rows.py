@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from provenance.core.arrays import namespace, to_numpy
-from provenance.core.kernels import pack_nibbles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -194,6 +193,16 @@ def _scale(exponent: Array) -> Array:
     """`2 ** (exponent / 256)` as float32."""
     xp = namespace(exponent)
     return xp.pow(xp.asarray(2.0, dtype=xp.float32), xp.astype(exponent, xp.float32) / STEPS)
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """Codes from -7 to 7, two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
+    xp = namespace(codes)
+    rows, columns = codes.shape
+    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
+    if columns % 2:
+        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8)], axis=1)
+    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], xp.asarray(4, dtype=xp.uint8)))
 
 
 def _values(codes: Array, columns: int, bits: int) -> Array:

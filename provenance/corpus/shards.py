@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from provenance.core.errors import ContractError, ExampleError
@@ -17,7 +18,7 @@ from provenance.core.words import words
 from provenance.corpus.licences import stated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from provenance.core.store import Store
     from provenance.corpus.examples import Corpus
@@ -186,6 +187,23 @@ def corpus_in_force(store: Store) -> FrozenCorpus:
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
     return load_frozen(store, store.read_json(CURRENT)["digest"])
+
+
+def read_examples(store: Store, corpus: FrozenCorpus, *columns: str, rows: Sequence[int] | None = None) -> pl.DataFrame:
+    """Some columns of a corpus's examples, in the order of its shards.
+
+    Args:
+        rows: places in that order, ascending; by default all. Shards that have none of them are not read.
+    """
+    if rows is None:
+        return pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+    found, start, wanted = [], 0, np.asarray(rows)
+    for part in corpus.shards:
+        mine = wanted[(wanted >= start) & (wanted < start + part.rows)] - start
+        if mine.size:
+            found.append(store.read_table(part.key, columns=columns)[mine])
+        start += part.rows
+    return pl.concat(found)
 
 
 def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:

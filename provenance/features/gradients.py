@@ -7,7 +7,7 @@ activation gradients alone. Hooks see each layer's inputs and output gradients, 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from provenance.core.arrays import from_torch, look_up, namespace, namespace_of,
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
-from provenance.features.layers import Layout, input_side, layout, named_blocks, output_side
+from provenance.features.layers import Layout, input_side, layout, output_side
 from provenance.features.model import example_losses
 from provenance.features.projection import Block, Projection, matrices
 
@@ -58,8 +58,6 @@ def gradient_features(
     """
     shape = layout(module, projection)
     xp = xp or namespace_of(next(module.parameters()).device.type)
-    if not contents:
-        return _empty(shape, xp)
     order: list[int] = []
     batches: list[Rows] = []
     with hooked(module, shape, projection, checkpoint, xp) as tap:
@@ -283,12 +281,12 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
     tap = Tap(shape, xp)
     trainable = [p for p in module.parameters() if p.requires_grad]
     wide = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
-    handles = []
+    layers, handles = dict(module.named_modules()), []
     try:
         module.requires_grad_(False)
-        for block, layer in named_blocks(module, shape):
+        for block in shape.blocks:
             a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
-            handles.append(layer.register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
+            handles.append(layers[block.name].register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
         yield tap
     finally:
         for handle in handles:
@@ -320,15 +318,6 @@ def _reorder(rows: Rows, order: list[int]) -> Rows:
     there = xp.asarray(order)
     sparse = by_token(part.vocabulary, part.blocks, xp.take(there, part.example), part.token, part.values)
     return Rows(xp.take(rows.dense, xp.argsort(there), axis=0), rows.blocks, sparse)
-
-
-def _empty(shape: Layout, xp: Any) -> Rows:
-    sparse = no_tokens(xp)
-    if shape.tokens:
-        widths = tuple(block.width for block in shape.tokens)
-        values = xp.zeros((0, sum(widths)), dtype=xp.float32)
-        sparse = replace(sparse, vocabulary=shape.tokens[0].vocabulary, blocks=widths, values=values)
-    return Rows(xp.zeros((0, shape.size), dtype=xp.float32), tuple(block.size for block in shape.dense), sparse)
 
 
 def check_rows(rows: Rows, checkpoint: str) -> None:

@@ -18,8 +18,6 @@ from provenance.core.errors import ModelError
 from provenance.features.projection import Block, Projection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from provenance.core.arrays import Array
 
 LARGEST_RANK = 64
@@ -47,11 +45,6 @@ class Layout:
     def tokens(self) -> list[Block]:
         """The layers over the vocabulary."""
         return [block for block in self.blocks if block.kind != "dense"]
-
-    @property
-    def size(self) -> int:
-        """Numbers in the dense part of a feature row."""
-        return sum(block.size for block in self.blocks)
 
     @property
     def covered(self) -> float:
@@ -183,10 +176,3 @@ def _vocabulary_layers(module: torch.nn.Module) -> tuple[torch.nn.Module | None,
     if not isinstance(head, torch.nn.Linear):
         return None, set()
     return head, {m for m in embeddings if m.num_embeddings == head.out_features}
-
-
-def named_blocks(module: torch.nn.Module, shape: Layout) -> Iterator[tuple[Block, torch.nn.Module]]:
-    """Each block with its layer."""
-    layers = dict(module.named_modules())
-    for block in shape.blocks:
-        yield block, layers[block.name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -17,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from provenance.core.errors import ExampleError, InputError, ModelError, in_batch
+from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -233,13 +232,8 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
     where = f"{folder / 'model.toml'}: key 'adapter'"
     target = BUILT_IN.get(card.adapter, card.adapter)
     if ":" not in target:
-        near = difflib.get_close_matches(card.adapter, BUILT_IN, n=1)
-        raise ModelError(
-            where,
-            expected=f"package.module:Class or one of {', '.join(BUILT_IN)}",
-            found=repr(card.adapter),
-            hint=f"Did you mean {near[0]!r}?" if near else "",
-        )
+        expected = f"package.module:Class or one of {', '.join(BUILT_IN)}"
+        raise ModelError(where, expected=expected, found=repr(card.adapter), hint=did_you_mean(card.adapter, BUILT_IN))
     module, _, name = target.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)

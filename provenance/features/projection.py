@@ -9,8 +9,7 @@ costs more truth than anything else.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,8 +19,7 @@ class Projection:
     """How much is kept of a gradient, and the seed of the matrices.
 
     Attributes:
-        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it. Of the
-            method `dense` it is how many numbers are kept.
+        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it.
         dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
         token_rank: numbers kept of the hidden side of an embedding or output head.
     """
@@ -30,10 +28,6 @@ class Projection:
     dense: int = 1536
     dense_alone: int = 4096
     token_rank: int = 32
-
-    def as_json(self) -> dict[str, Any]:
-        """For digests and manifests."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -64,11 +58,6 @@ class Block:
     def vocabulary(self) -> int:
         """Tokens on the side that is a vocabulary."""
         return self.inputs if self.kind == "input_tokens" else self.outputs
-
-    @property
-    def width(self) -> int:
-        """Numbers kept of each token."""
-        return self.columns if self.kind == "input_tokens" else self.rows
 
 
 def matrix(size: int, rank: int, *key: object) -> np.ndarray:

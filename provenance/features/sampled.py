@@ -13,6 +13,7 @@ For any other loss, or a module that is not called as a whole, the data's own gr
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,13 @@ def sampled_features(
     xp = xp or namespace_of(next(module.parameters()).device.type)
     shape = layout(module, projection)
     with hooked(module, shape, projection, checkpoint, xp) as tap:
-        arrangement = arrangement_of(adapter, module, contents, tap) if contents else ""
+        arrangement = arrangement_of(adapter, module, contents, tap)
         size = 1 if arrangement == ONE_BY_ONE else batch_size
         for start in range(0, len(contents), size):
             chosen = list(contents[start : start + size])
             tap.clear(len(chosen))
             found = []
-            for law in backward_passes(adapter, module, chosen, checkpoint=checkpoint, draws=draws):
+            for law in _backward_passes(adapter, module, chosen, checkpoint=checkpoint, draws=draws):
                 rows = tap.rows(arrangement)
                 check_rows(rows, checkpoint)
                 found.append((law, rows, tap.terms(rows)))
@@ -86,7 +87,7 @@ def sampled_features(
                 yield Terms(data, rows, terms, law)
 
 
-def backward_passes(
+def _backward_passes(
     adapter: Adapter, module: torch.nn.Module, contents: list[bytes], *, checkpoint: str, draws: int
 ) -> Iterator[str]:
     """One forward pass, a backward pass for the data's targets, and then one for each draw of sampled ones.
@@ -94,7 +95,7 @@ def backward_passes(
     Yields:
         after each backward pass, the law of its targets.
     """
-    with cut(module) as cuts:
+    with _cut(module) as cuts:
         losses = example_losses(adapter, module, contents)
     generator = torch.Generator().manual_seed(_seed(contents, checkpoint))
     found = torch.autograd.grad(losses.sum(), [leaf for _, leaf in cuts], create_graph=True, allow_unused=True) if cuts else ()
@@ -104,38 +105,38 @@ def backward_passes(
     _backward(cuts, slopes, losses)
     yield DATA
     for _ in range(draws):
-        drawn = [sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+        drawn = [_sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
         _backward(cuts, [noise for noise, _ in drawn], losses)
         yield drawn[0][1] if drawn else DATA
 
 
-class cut:  # noqa: N801, a context manager, named as contextlib names its own
-    """Part the module's output from the loss: the loss sees a leaf, and what flows back into the module is ours to choose."""
+@contextmanager
+def _cut(module: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Part the module's output from the loss: the loss sees a leaf, and what flows back into the module is ours to choose.
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module, self.cuts = module, list[tuple[torch.Tensor, torch.Tensor]]()
+    Yields:
+        each output with its leaf, as they come.
+    """
+    cuts: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __enter__(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        self.handle = self.module.register_forward_hook(self._hook)
-        return self.cuts
+    def leaf_of(z: torch.Tensor) -> torch.Tensor:
+        cuts.append((z, z.detach().requires_grad_(True)))
+        return cuts[-1][1]
 
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
-
-    def _hook(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
-        def leaf_of(z: torch.Tensor) -> torch.Tensor:
-            leaf = z.detach().requires_grad_(True)
-            self.cuts.append((z, leaf))
-            return leaf
-
+    def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
         if isinstance(output, torch.Tensor):
             return leaf_of(output)
         if isinstance(getattr(output, "logits", None), torch.Tensor):
             output["logits"] = leaf_of(output.logits)
-            return output
-        if isinstance(output, tuple):
+        elif isinstance(output, tuple):
             return tuple(leaf_of(z) if isinstance(z, torch.Tensor) and z.is_floating_point() else z for z in output)
         return output
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield cuts
+    finally:
+        handle.remove()
 
 
 def _backward(cuts: list[tuple[torch.Tensor, torch.Tensor]], flows: Sequence[torch.Tensor], losses: torch.Tensor) -> None:
@@ -146,7 +147,7 @@ def _backward(cuts: list[tuple[torch.Tensor, torch.Tensor]], flows: Sequence[tor
         losses.sum().backward(retain_graph=True)
 
 
-def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+def _sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of those that sampled targets would give, and the law that it follows.
 
     Args:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from provenance.core.arrays import Array
     from provenance.influence.statistics import Statistics
 
-FACTORED, RADEMACHER, WORDS = "factored", "rademacher", "words"
+FACTORED, WORDS = "factored", "words"
 # Components of gradients: the inner layers, and layers over a vocabulary by their kind.
 INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
 # Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
@@ -45,46 +45,27 @@ BM25_K1, BM25_B = 1.2, 0.75
 YARDSTICK = 64
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to measure influence.
-
-    Attributes:
-        comparison: by the kinds of features that it reads, `curved` (corrected by curvature), `cosine`, `tfidf` or `bm25`.
-    """
-
-    name: str
-    comparison: dict[str, str]
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of features it reads."""
-        return tuple(self.comparison)
-
-
+# Ways to measure influence. Of each, by the kinds of features that it reads, how these are compared: `curved` (corrected by
+# curvature), `cosine`, `tfidf` or `bm25`.
 METHODS = {
-    method.name: method
-    for method in (
-        # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
-        Method("fitted", {FACTORED: "curved", WORDS: "tfidf"}),
-        Method("factored", {FACTORED: "curved"}),
-        Method("dense", {RADEMACHER: "curved"}),  # whole gradients, Rademacher projection; slow
-        Method("cosine", {FACTORED: "cosine"}),
-        Method("tfidf", {WORDS: "tfidf"}),
-        Method("bm25", {WORDS: "bm25"}),
-    )
+    # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
+    "fitted": {FACTORED: "curved", WORDS: "tfidf"},
+    "factored": {FACTORED: "curved"},
+    "cosine": {FACTORED: "cosine"},
+    "tfidf": {WORDS: "tfidf"},
+    "bm25": {WORDS: "bm25"},
 }
 
 
-def method(name: str) -> Method:
-    """A method by name.
+def comparisons(method: str) -> dict[str, str]:
+    """How a method compares features, by their kind.
 
     Raises:
         ContractError: there is no such method.
     """
-    if name not in METHODS:
-        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(name))
-    return METHODS[name]
+    if method not in METHODS:
+        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(method))
+    return METHODS[method]
 
 
 def default_weights(components: Sequence[str]) -> np.ndarray:
@@ -145,11 +126,6 @@ class Queries:
     blocks: tuple[int, ...] = ()
     metric: Weights | None = None
     mean_length: float = 0.0
-
-    @property
-    def count(self) -> int:
-        """How many outputs there are."""
-        return int(self.table.values.shape[2])
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
@@ -239,7 +215,7 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
     elif queries.comparison == "bm25":
         rows = _bm25_counts(rows, queries.mean_length)
     part, table = rows.sparse, queries.table
-    if queries.blocks:
+    if queries.comparison == "curved":
         ends = np.cumsum(queries.blocks).tolist()
         pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
         found = [
@@ -247,8 +223,6 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
             for values, size, end in pairs
         ]
         found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
-    elif queries.comparison == "curved":  # a model without a vocabulary
-        found = [rows.dense @ xp.matrix_transpose(queries.dense)]
     else:
         found = [apply(part, table, rows.examples)]
         if queries.dense is not None:

@@ -8,29 +8,34 @@ component k. M models, n owners, Q outputs, K components, S strata.
     beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
 
 - g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is
-  the stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It is larger the more
-  work a model saw; p is one of `POWERS`, the likeliest.
-- theta >= 0 is shared by all outputs; delta ~ N(0, (tau sigma)^2 n size_o), the sum of what so many works do each by itself, so
-  who splits into several identities changes nothing; e ~ N(0, sigma^2). Sigma is the output's own, tau is one of
-  `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all outputs (empirical Bayes by EM: Efron
-  2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`).
+  the stratum's intercept. What is left is a *contrast*: an owner's work against as much of everybody's. It grows
+  with the work that a model saw, or shrinks; p is one of `POWERS`, the likeliest.
+- A model that trained well or badly says more, or less, of all outputs at once, and so does an owner who teaches what all
+  outputs need. So values are split into two kinds of *series*: what outputs have in common (their mean, each in units of its
+  noise), and of each output what is its own. Each series has an e and a delta of its own.
+- theta >= 0 is shared by all series; delta ~ N(0, (tau sigma)^2 n size_o), the sum of what so many works do each by itself, so
+  who splits into several identities changes nothing; e ~ N(0, sigma^2). Sigma is the series' own, tau is one of
+  `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all series (empirical Bayes by EM: Efron
+  2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`); that
+  all components count alike, each in units of its spread, is believed beforehand as if one model had said it.
 - An owner's value is what the size of its work is worth, and its contrast, on average over the part t of all work that is in:
 
       phi_o(q) = G_o(q) + sum_s w_s (beta_so - size_o sum_p beta_sp),       share = max(0, phi) / sum max(0, phi)
 
   with w_s the integral of (2 t)^p over t, beta between two strata on a straight line. `faithful` takes the slope where
   everybody has a part t in (Aumann and Shapley 1974): G_o = (v_1 - v_0) size_o, so splitting oneself changes nothing. `srs` has
-  owners come in whole, one after another (Shapley 1953): G_o is the mean over t of g(t (1 - size_o) + size_o) -
-  g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
+  owners come in whole, one after another (Shapley 1953): G_o is the mean over the part t of the others that came before of
+  g(t (1 - size_o) + size_o) - g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
 
 Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a
-block of outputs.
+block of outputs. The fit is small and stays in host memory; what grows with owners runs wherever influence is (NumPy or CuPy).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -39,14 +44,19 @@ from scipy.optimize import nnls
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
-from provenance.core.arrays import positive_shares
+from provenance.core.arrays import namespace, positive_shares, runs, to_numpy
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from provenance.core.arrays import Array
 
 # Where one stratum ends and the next begins: parts of all tokens that a model saw.
 BOUNDS = (0.25, 0.75)
 # How much larger owners' own effects are than the noise of training, before anything is known.
 TAUS = 2.0 ** np.arange(-4, 5)
 # Of how contrasts grow with the amount of work; places of the integral over it.
-POWERS, PLACES = (0.0, 0.25, 0.5, 0.75, 1.0), 1000
+POWERS, PLACES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0), 1000
 # The correlation of an owner's own effects in neighbouring strata.
 ALIKE = 0.5
 # Places of the quadrature over the part of everybody's work that is in.
@@ -54,7 +64,6 @@ NODES = 6
 # An intercept may be anything: its variance, in squares of the noise.
 FLAT = 1e4
 ROUNDS = 8
-RIDGE = 1e-6
 TINY = 1e-12
 DRAWS, CONFIDENCE, SEED = 200, 0.9, 1
 
@@ -134,18 +143,20 @@ class Curve:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the counterfactual models of a night teach.
+    """What the counterfactual models of a night teach. Series: what outputs have in common, then what is each output's own.
 
     Attributes:
+        scale: what a unit of the common series counts in each output, `(Q,)`.
         theta: what each component counts, `(K,)`.
-        covariance: of models' values in units of the output's noise, by tau, `(G, M, M)`; factor: lower Cholesky factors.
-        belief: how far each output is one of each tau, `(G, Q)`, summing to one; noise: sigma by tau, `(G, Q)`.
-        rest: what influence leaves, `(M, Q)`.
-        evidence: the marginal likelihood of all outputs, as a logarithm.
+        factor: lower Cholesky factors of the covariance of models' values in units of a series' noise, by tau, `(G, M, M)`.
+        belief: how far each series is one of each tau, `(G, 1 + Q)`, summing to one; noise: sigma by tau, `(G, 1 + Q)`.
+        rest: what influence leaves, `(M, 1 + Q)`.
+        evidence: the marginal likelihood of all series, as a logarithm.
     """
 
     outcomes: Outcomes
     curve: Curve
+    scale: np.ndarray
     theta: np.ndarray
     factor: np.ndarray
     belief: np.ndarray
@@ -174,13 +185,26 @@ def quadrature(at: np.ndarray, power: float) -> np.ndarray:
     return np.array([((2 * part) ** power * np.interp(part, at, unit)).mean() for unit in np.eye(len(at))])
 
 
-def project(outcomes: Outcomes, influence: np.ndarray) -> np.ndarray:
+def project(outcomes: Outcomes, influence: Array) -> np.ndarray:
     """What influence alone says of each model: its contrast of the owners' influence, `(M, K, Q)`.
 
     Args:
         influence: `(K, n, Q)` of some or all outputs.
     """
-    return np.asarray(np.einsum("mn,knq->mkq", outcomes.contrast, influence, optimize=True))
+    xp = namespace(influence)
+    found = xp.matmul(xp.asarray(outcomes.contrast), xp.astype(influence, xp.float64))
+    return to_numpy(found).transpose(1, 0, 2)
+
+
+def split(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The series of outputs' values `(..., Q)`: what they have in common, and what is each one's own, `(..., 1 + Q)`."""
+    common = (values / scale).mean(axis=-1, keepdims=True)
+    return np.concatenate([common, values - common * scale], axis=-1)
+
+
+def join(series: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Outputs' values from their series: the reverse of `split`."""
+    return np.asarray(series[..., 1:] + scale * series[..., :1])
 
 
 def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
@@ -190,15 +214,19 @@ def fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
         outcomes: with p = 0.
         projected: `project` of all outputs, `(M, K, Q)`; K may be 0.
     """
-    grown = [replace(outcomes, power=power) for power in POWERS]
-    tried = [_fit(each, projected * each.growth[:, None, None]) for each in grown]
+    curve = fit_curve(outcomes)
+    left = outcomes.value - curve.growth(outcomes.seen)
+    # The noise of every output by itself, whose unit they have in common.
+    apart = _fit(replace(outcomes, power=POWERS[len(POWERS) // 2]), curve, left, projected, np.zeros(0))
+    scale = (apart.belief * apart.noise).sum(axis=0)
+    left, projected = split(left, scale), split(projected, scale)
+    tried = [_fit(replace(outcomes, power=power), curve, left, projected, scale) for power in POWERS]
     return max(tried, key=lambda fitted: fitted.evidence)
 
 
-def _fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
-    """The same for one p."""
-    curve = fit_curve(outcomes)
-    left = outcomes.value - curve.growth(outcomes.seen)
+def _fit(outcomes: Outcomes, curve: Curve, left: np.ndarray, projected: np.ndarray, scale: np.ndarray) -> Fitted:
+    """The same for one p and some series: what growth leaves of models' values, and what influence says of them."""
+    projected = projected * outcomes.growth[:, None, None]
     models, components, _ = projected.shape
     factor = np.stack([cholesky(_covariance(outcomes, outcomes, curve, tau) + np.eye(models), lower=True) for tau in TAUS])
     white = np.stack([solve_triangular(each, left, lower=True) for each in factor])
@@ -213,22 +241,24 @@ def _fit(outcomes: Outcomes, projected: np.ndarray) -> Fitted:
         evidence = logsumexp(likelihood, axis=0)
         belief = np.exp(likelihood - evidence)
         common = belief.mean(axis=1)
-        theta = _non_negative(whitened, white, belief / variance)
+        theta = _non_negative(whitened, white, belief / variance, 1 / freedom)
     rest = left - np.einsum("mkq,k->mq", projected, theta)
     variance = (np.stack([solve_triangular(each, rest, lower=True) for each in factor]) ** 2).sum(axis=1) / freedom + TINY
-    return Fitted(outcomes, curve, theta, factor, belief, np.sqrt(variance), rest, float(evidence.sum()))
+    return Fitted(outcomes, curve, scale, theta, factor, belief, np.sqrt(variance), rest, float(evidence.sum()))
 
 
-def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted least squares with theta >= 0 (Lawson and Hanson 1974, chapter 23)."""
+def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray, drawn: float) -> np.ndarray:
+    """Weighted least squares with theta >= 0 (Lawson and Hanson 1974, chapter 23), somewhat drawn to one value for all."""
     components = whitened.shape[2]
     if not components:
         return np.zeros(0)
     gram = np.einsum("gmkq,gmlq,gq->kl", whitened, whitened, weight, optimize=True)
     target = np.einsum("gmkq,gmq,gq->k", whitened, white, weight, optimize=True)
     scale = np.sqrt(np.diag(gram)) + TINY
-    root = cholesky(gram / scale[:, None] / scale + RIDGE * np.eye(components), lower=True)
-    found: np.ndarray = nnls(root.T, solve_triangular(root, target / scale, lower=True))[0] / scale
+    gram, target = gram / scale[:, None] / scale, target / scale
+    alike = max(0.0, target.sum() / (gram.sum() + TINY))
+    root = cholesky(gram + drawn * np.eye(components), lower=True)
+    found: np.ndarray = nnls(root.T, solve_triangular(root, target + drawn * alike, lower=True))[0] / scale
     return found
 
 
@@ -252,11 +282,13 @@ class Rule:
 
     Attributes:
         weight: of the contrast in each stratum, `(S,)`.
-        parts: of everybody's work that are in when an owner comes in whole, `(T,)`; none where it comes in by small parts.
+        parts: of everybody else's work that are in when an owner comes in whole, `(T,)`; none where it comes in by small parts.
+        chance: how often it is each of them, `(T,)`.
     """
 
     weight: np.ndarray
     parts: np.ndarray
+    chance: np.ndarray
 
 
 def rule_named(name: str, fitted: Fitted) -> Rule:
@@ -264,11 +296,15 @@ def rule_named(name: str, fitted: Fitted) -> Rule:
     curve = fitted.curve
     weight = quadrature(curve.at, fitted.outcomes.power)
     if name == "faithful":
-        return Rule(weight, np.zeros(0))
+        return Rule(weight, np.zeros(0), np.zeros(0))
     if name == "srs":
-        return Rule(weight, (1 + np.polynomial.legendre.leggauss(NODES)[0]) / 2)
+        # Of n owners 0 to n - 1 others came before, each as often: the integral over the part that is in, and half of what it
+        # has at either end (Euler and Maclaurin's formula).
+        owners, (nodes, chance) = len(fitted.outcomes.size), np.polynomial.legendre.leggauss(NODES)
+        parts = np.concatenate([[0.0], (1 + nodes) / 2, [1.0]])
+        return Rule(weight, parts, np.concatenate([[0.5], chance / 2 * (owners - 1), [0.5]]) / owners)
     middle = np.array([np.interp(0.5, curve.at, unit) for unit in np.eye(len(curve.at))])
-    return Rule(middle, np.array([0.5]))
+    return Rule(middle, np.array([0.5]), np.ones(1))
 
 
 def worth_of_size(fitted: Fitted, rule: Rule, chosen: np.ndarray) -> np.ndarray:
@@ -277,31 +313,50 @@ def worth_of_size(fitted: Fitted, rule: Rule, chosen: np.ndarray) -> np.ndarray:
     whole, size = (outcomes.served - outcomes.base)[chosen], outcomes.size[:, None]
     if not len(rule.parts):
         return np.asarray(size * whole)
-    weight = np.polynomial.legendre.leggauss(len(rule.parts))[1] / 2
     before = rule.parts * (1 - size)
     gained = curve.growth(before + size, chosen) - curve.growth(before, chosen)
-    found = np.einsum("t,otq->oq", weight, gained)
+    found = np.einsum("t,otq->oq", rule.chance, gained)
     total = found.sum(axis=0)
     return np.asarray(
         np.where(total > 0, found * np.divide(whole, total, out=np.zeros_like(whole), where=total > 0), size * whole)
     )
 
 
-def values(fitted: Fitted, rule: Rule, influence: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Values phi of owners by tau, `(G, n, q)`, for some outputs.
+def values(fitted: Fitted, rule: Rule, influence: Array, chosen: np.ndarray) -> Array:
+    """Values phi of owners, `(n, q)`, for some outputs.
 
     Args:
         influence: `(K, n, q)` of the chosen outputs.
     """
-    outcomes, curve = fitted.outcomes, fitted.curve
-    prior = np.einsum("k,knq->nq", fitted.theta, influence) * rule.weight.sum()
-    learnt = []
+    return _values(fitted, rule, influence, chosen)[0]
+
+
+def _values(fitted: Fitted, rule: Rule, influence: Array, chosen: np.ndarray) -> tuple[Array, Array]:
+    """The same, and what is added where an output's own series is of one tau for sure, `(G, n, q)`."""
+    xp, size = namespace(influence), fitted.outcomes.size
+    slope = xp.tensordot(xp.asarray(fitted.theta), xp.astype(influence, xp.float64), axes=1) * float(rule.weight.sum())
+    belief = xp.asarray(fitted.belief)
+    common = xp.sum(_learnt(fitted, rule, np.array([0]), xp) * belief[:, None, :1], axis=0)
+    by_tau = _learnt(fitted, rule, 1 + chosen, xp)
+    own = xp.sum(by_tau * xp.take(belief, xp.asarray(1 + chosen), axis=1)[:, None, :], axis=0)
+    contrast = _contrast(slope, size) + own + common * xp.asarray(fitted.scale[chosen])
+    return xp.asarray(worth_of_size(fitted, rule, chosen)) + contrast, by_tau - own
+
+
+def _learnt(fitted: Fitted, rule: Rule, series: np.ndarray, xp: ModuleType) -> Array:
+    """What models say of owners beyond influence, by tau: `(G, n, s)` for some series."""
+    found = []
     for tau, factor in zip(TAUS, fitted.factor, strict=True):
-        gain = _gain(outcomes, curve, tau, rule)
-        learnt.append(gain.T @ cho_solve((factor, True), fitted.rest[:, chosen]))
-    slope = prior + np.stack(learnt)
-    contrast = slope - outcomes.size[:, None] * slope.sum(axis=1, keepdims=True)
-    return np.asarray(worth_of_size(fitted, rule, chosen) + contrast)
+        gain = _gain(fitted.outcomes, fitted.curve, tau, rule)
+        slope = xp.matmul(xp.asarray(gain.T), xp.asarray(cho_solve((factor, True), fitted.rest[:, series])))
+        found.append(_contrast(slope, fitted.outcomes.size))
+    return xp.stack(found)
+
+
+def _contrast(slope: Array, size: np.ndarray) -> Array:
+    """What owners' work is worth against as much of everybody's, `(n, s)`."""
+    xp = namespace(slope)
+    return slope - xp.asarray(size)[:, None] * xp.sum(slope, axis=0, keepdims=True)
 
 
 def _gain(outcomes: Outcomes, curve: Curve, tau: float, rule: Rule) -> np.ndarray:
@@ -310,15 +365,37 @@ def _gain(outcomes: Outcomes, curve: Curve, tau: float, rule: Rule) -> np.ndarra
     return np.asarray(by_model[:, None] * outcomes.contrast * outcomes.scale)
 
 
-def deviations(fitted: Fitted, rule: Rule, *, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """Draws of how far values may be from the truth, in units of the output's noise, by tau: `(G, draws, n)`.
+@dataclass(frozen=True)
+class Deviations:
+    """Draws of how far owners' values may be from what is estimated.
+
+    Attributes:
+        common: of what outputs have in common, `(draws, n)`, in the unit of that series.
+        own: of what is an output's own, by tau, `(G, draws, n)`, in units of the noise of that series.
+    """
+
+    common: np.ndarray
+    own: np.ndarray
+
+
+def deviations(fitted: Fitted, rule: Rule, *, draws: int = DRAWS, seed: int = SEED) -> Deviations:
+    """Draws from the posterior, for any output."""
+    random = np.random.default_rng(seed)
+    common, own = (_drawn(fitted, rule, random, draws) for _ in range(2))
+    learnt = _learnt(fitted, rule, np.array([0]), np)[:, :, 0]
+    learnt = learnt - fitted.belief[:, 0] @ learnt
+    tau = random.permutation(_taus(fitted.belief[:, 0], draws))
+    return Deviations(learnt[tau] + fitted.noise[tau, :1] * common[tau, np.arange(draws)], own)
+
+
+def _drawn(fitted: Fitted, rule: Rule, random: np.random.Generator, draws: int) -> np.ndarray:
+    """How far values of a series may be from the truth, in units of its noise, by tau: `(G, draws, n)`.
 
     By drawing effects and noise and taking off what the fit would learn of them (Matheron's rule: Wilson et al. 2021, JMLR 22,
     section 3); times a Student factor, since the noise is itself estimated; and with the noise that the truth has if every
     coalition is trained once.
     """
     outcomes, curve = fitted.outcomes, fitted.curve
-    random = np.random.default_rng(seed)
     owners, strata = len(outcomes.size), len(curve.strata)
     effects = random.standard_normal((strata, draws, owners)) * np.sqrt(outcomes.scale)
     noise = random.standard_normal((draws, len(outcomes.inside)))
@@ -331,8 +408,14 @@ def deviations(fitted: Fitted, rule: Rule, *, draws: int = DRAWS, seed: int = SE
         seen = np.einsum("ms,sdo,mo->dm", member, own, outcomes.contrast, optimize=True) + noise
         learnt = cho_solve((factor, True), seen.T).T @ _gain(outcomes, curve, tau, rule)
         slope = np.einsum("s,sdo->do", rule.weight, own) - learnt + again
-        found.append(student * (slope - slope.sum(axis=1, keepdims=True) * outcomes.size))
+        found.append(student * _contrast(slope.T, outcomes.size).T)
     return np.stack(found)
+
+
+def _taus(belief: np.ndarray, draws: int) -> np.ndarray:
+    """The number of a tau for each draw, ascending, each as often as it is believed, `(draws,)`."""
+    at = (np.arange(draws) + 0.5) / draws
+    return np.minimum(np.searchsorted(np.cumsum(belief), at), len(belief) - 1)
 
 
 def retraining_noise(owners: int) -> float:
@@ -344,28 +427,49 @@ def retraining_noise(owners: int) -> float:
 class Shares:
     """Shares of owners in outputs and their intervals, `(n, q)` each; of an output that nobody adds to all are zero."""
 
-    share: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    share: Array
+    low: Array
+    high: Array
 
 
-def shares(fitted: Fitted, rule: Rule, influence: np.ndarray, chosen: np.ndarray, drawn: np.ndarray) -> Shares:
+def shares(fitted: Fitted, rule: Rule, influence: Array, chosen: np.ndarray, drawn: Deviations) -> Shares:
     """Shares of some outputs.
 
     Args:
         influence: `(K, n, q)` of the chosen outputs.
         drawn: `deviations`.
     """
-    by_tau, belief, noise = values(fitted, rule, influence, chosen), fitted.belief[:, chosen], fitted.noise[:, chosen]
-    share = positive_shares(np.einsum("gq,gnq->nq", belief, by_tau))
-    # The draws of an output take each tau as often as it is believed.
-    at = (np.arange(drawn.shape[1]) + 0.5) / drawn.shape[1]
-    ends = np.empty((2, *share.shape))
-    for place in range(share.shape[1]):
-        tau = np.minimum(np.searchsorted(np.cumsum(belief[:, place]), at), len(belief) - 1)
-        value = by_tau[tau, :, place] + noise[tau, place, None] * drawn[tau, np.arange(len(at))]
-        ends[:, :, place] = np.quantile(positive_shares(value.T), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
-    return Shares(share, np.minimum(ends[0], share), np.maximum(ends[1], share))
+    xp = namespace(influence)
+    value, by_tau = _values(fitted, rule, influence, chosen)
+    share = positive_shares(value)
+    common, own = xp.asarray(drawn.common), xp.asarray(drawn.own)
+    ends = []
+    for place, output in enumerate(chosen.tolist()):
+        # The draws of an output take each tau as often as it is believed.
+        tau = _taus(fitted.belief[:, 1 + output], len(drawn.common))
+        of_series = [
+            float(fitted.noise[each, 1 + output]) * own[each, first : first + count, :] + by_tau[each, :, place]
+            for each, first, count in zip(*(part.tolist() for part in runs(tau)), strict=True)
+        ]
+        values_drawn = value[:, place] + float(fitted.scale[output]) * common + xp.concat(of_series)
+        ends.append(_ends(positive_shares(values_drawn.T)))
+    if not ends:
+        return Shares(share, share, share)
+    low, high = (xp.stack(side, axis=1) for side in zip(*ends, strict=True))
+    return Shares(share, xp.minimum(low, share), xp.maximum(high, share))
+
+
+def _ends(draws: Array) -> tuple[Array, Array]:
+    """The ends of intervals of `CONFIDENCE`, between draws `(n, draws)`: `(n,)` each."""
+    xp = namespace(draws)
+    ascending = xp.sort(draws, axis=1)
+    found = []
+    for part in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
+        at = part * (draws.shape[1] - 1)
+        lower = int(at)
+        above = min(lower + 1, draws.shape[1] - 1)
+        found.append(ascending[:, lower] + (at - lower) * (ascending[:, above] - ascending[:, lower]))
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -378,18 +482,23 @@ class Prediction:
 
 def leave_out(fitted: Fitted) -> Prediction:
     """Every partition predicted from the others, in closed form (Sundararajan and Keerthi 2001, equation 14, by blocks)."""
-    outcomes = fitted.outcomes
-    value, square = np.zeros(fitted.rest.shape), np.zeros(fitted.rest.shape)
+    outcomes, rest, scale = fitted.outcomes, fitted.rest, fitted.scale
+    error, square = np.zeros(rest.shape), np.zeros(rest.shape)
     for factor, belief, noise in zip(fitted.factor, fitted.belief, fitted.noise, strict=True):
         inverse = cho_solve((factor, True), np.eye(len(factor)))
-        weighed = inverse @ fitted.rest
+        weighed = inverse @ rest
         for partition in np.unique(outcomes.partition):
             out = np.flatnonzero(outcomes.partition == partition)
             block = np.linalg.inv(inverse[np.ix_(out, out)])
-            error = block @ weighed[out]
-            value[out] += belief * (outcomes.value[out] - error)
-            square[out] += belief * (noise**2 * np.diag(block)[:, None] + (outcomes.value[out] - error) ** 2)
-    return Prediction(value, np.sqrt(np.maximum(square - value**2, 0)))
+            each = block @ weighed[out]
+            error[out] += belief * each
+            square[out] += belief * (noise**2 * np.diag(block)[:, None] + each**2)
+    return Prediction(outcomes.value - join(error, scale), _spread(error, square, scale))
+
+
+def _spread(mean: np.ndarray, square: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standard deviations of outputs' values, from the means and mean squares of their series."""
+    return np.asarray(np.sqrt(join(np.maximum(square - mean**2, 0), scale**2)))
 
 
 def predict(fitted: Fitted, others: Outcomes, projected: np.ndarray) -> Prediction:
@@ -400,15 +509,16 @@ def predict(fitted: Fitted, others: Outcomes, projected: np.ndarray) -> Predicti
     """
     others = replace(others, power=fitted.outcomes.power)
     mean = fitted.curve.growth(others.seen) + others.growth[:, None] * np.einsum("mkq,k->mq", projected, fitted.theta)
-    value, square = np.zeros(mean.shape), np.zeros(mean.shape)
+    shape = (len(others.inside), fitted.rest.shape[1])
+    learnt, square = np.zeros(shape), np.zeros(shape)
     for tau, factor, belief, noise in zip(TAUS, fitted.factor, fitted.belief, fitted.noise, strict=True):
         cross = _covariance(others, fitted.outcomes, fitted.curve, tau)
         own = np.diag(_covariance(others, others, fitted.curve, tau)) + 1
         known = solve_triangular(factor, cross.T, lower=True)
-        each = mean + cross @ cho_solve((factor, True), fitted.rest)
-        value += belief * each
+        each = cross @ cho_solve((factor, True), fitted.rest)
+        learnt += belief * each
         square += belief * (noise**2 * (own - (known**2).sum(axis=0))[:, None] + each**2)
-    return Prediction(value, np.sqrt(np.maximum(square - value**2, 0)))
+    return Prediction(mean + join(learnt, fitted.scale), _spread(learnt, square, fitted.scale))
 
 
 def rank_correlations(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:

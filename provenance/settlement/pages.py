@@ -25,6 +25,11 @@ def page(view: Mapping[str, Any]) -> bytes:
     Args:
         view: `title, name, notice, accounts, summary, facts, chapters`, as `statement.html` lays them out.
     """
+    return rendered("statement.html", view).encode()
+
+
+def rendered(template: str, view: Mapping[str, Any]) -> str:
+    """A template filled in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -32,7 +37,7 @@ def page(view: Mapping[str, Any]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("statement.html").render(view).encode()
+    return environment.get_template(template).render(view)
 
 
 def chapter(

@@ -48,15 +48,6 @@ class Pair:
     seed: int
 
 
-@dataclass(frozen=True)
-class Found:
-    """A mean over couples and the interval that holds the truth nine times in ten: a number each, or one for each output."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def design(others: Sequence[str], pairs: int, name: str) -> tuple[Pair, ...]:
     """Pairs, each followed by the one that has its rate from the other end and everybody whom it left out.
 
@@ -87,19 +78,19 @@ def _radical_inverse(number: int) -> float:
     return int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() if number else 0.0
 
 
-def by_couple(without: np.ndarray, within: np.ndarray) -> np.ndarray:
+def by_couple(likelihoods: np.ndarray) -> np.ndarray:
     """What the owner's works add in each couple, `(pairs / 2, Q)`.
 
     Args:
-        without, within: log-likelihoods of outputs without and with the works, `(pairs, Q)`, in the order of `design`.
+        likelihoods: log-likelihoods of outputs without and with the works, `(pairs, 2, Q)`, in the order of `design`.
     """
-    added = within - without
+    added = likelihoods[:, 1] - likelihoods[:, 0]
     found: np.ndarray = added.reshape(-1, 2, added.shape[1]).mean(axis=1)
     return found
 
 
-def mean_of(couples: np.ndarray) -> Found:
-    """The mean over couples, the first axis, and its interval.
+def interval(couples: np.ndarray) -> np.ndarray:
+    """The mean over couples, the first axis, and the ends that hold the truth nine times in ten: low, mean, high.
 
     Raises:
         ValueError: there are fewer than two couples.
@@ -109,37 +100,21 @@ def mean_of(couples: np.ndarray) -> Found:
         raise ValueError("one couple does not tell how far couples differ")
     value = couples.mean(axis=0)
     spread = student.ppf((1 + CONFIDENCE) / 2, count - 1) * couples.std(axis=0, ddof=1) / math.sqrt(count)
-    return Found(value, value - spread, value + spread)
+    return np.stack([value - spread, value, value + spread])
 
 
-def share_of(couples: np.ndarray, brought: np.ndarray) -> Found:
-    """The owner's share of each output, `(Q,)`, from 0 to 1.
+def share(parts: np.ndarray, pools: np.ndarray | None = None) -> np.ndarray:
+    """The owner's share of each output, `(3, Q)` as `interval` has it, or of some pools together, `(3,)`; from 0 to 1.
 
-    Args:
-        couples: `by_couple`.
-        brought: v_1 - v_0, `(Q,)`, above zero.
-    """
-    return _within_bounds(mean_of(couples / brought))
-
-
-def pooled(couples: np.ndarray, brought: np.ndarray, pools: np.ndarray) -> Found:
-    """The owner's part of some pools together: the mean of its shares, weighted by the pools.
-
-    An output that the works made less likely counts below zero: to set each to zero by itself would add up chance.
+    Together it is the mean of shares, weighted by pools, where an output that the works made less likely counts below zero: to
+    set each to zero by itself would add up chance.
 
     Args:
+        parts: what the works add in each couple, by what training brought to the output in all, `(couples, Q)`.
         pools: what there is to share for each output, `(Q,)`, in whatever unit.
     """
-    return _within_bounds(mean_of(couples / brought @ (pools / pools.sum())))
-
-
-def _within_bounds(found: Found) -> Found:
-    return Found(*(np.clip(end, 0.0, 1.0) for end in (found.value, found.low, found.high)))
-
-
-def ppb(part: float) -> int:
-    """A part of a whole in parts per billion."""
-    return round(float(part) * PPB)
+    found: np.ndarray = np.clip(interval(parts if pools is None else parts @ (pools / pools.sum())), 0.0, 1.0)
+    return found
 
 
 def verdict(paid: int, low: int, high: int) -> str:
@@ -148,10 +123,14 @@ def verdict(paid: int, low: int, high: int) -> str:
 
 
 def difference(pool: int, paid: int, share: int) -> int:
-    """By how much a share of a pool is more than what was paid of it: whole minor units, halves upwards.
+    """By how much a share of a pool is more than what was paid of it, in whole minor units.
 
     Args:
         pool, paid: in nanominor; share: in parts per billion.
     """
-    exact, unit = pool * share - paid * PPB, PPB * NANO
-    return (2 * exact + unit) // (2 * unit)
+    return nearest(pool * share - paid * PPB, PPB * NANO)
+
+
+def nearest(number: int, unit: int) -> int:
+    """A number in whole units, halves upwards."""
+    return (2 * number + unit) // (2 * unit)

@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# With more owners than this a legend hides the points.
-LEGEND = 10
-
-
 def lds_figure(result: dict[str, Any]) -> bytes:
     """Each method's score with its interval, beside the ceiling that training noise sets; a PNG file."""
     figure, axes = _figure(len(result["families"]))
@@ -32,27 +28,6 @@ def lds_figure(result: dict[str, Any]) -> bytes:
         axis.set_xlim(min(0.0, *(found["methods"][name]["low"] - 0.05 for name in names)), 1)
         axis.axvline(0, color="#888888", linewidth=0.6)
     figure.suptitle(f"{result['night']['model_id']}: predicted and actual effects of training on halves of the corpus")
-    return _png(figure)
-
-
-def owners_figure(result: dict[str, Any], predicted: dict[str, np.ndarray], actual: np.ndarray) -> bytes:
-    """What leaving an owner out did to an output, against the owner's influence on it, by each method; a PNG file.
-
-    Args:
-        predicted: by method, `(owners, outputs)`; actual: `(owners, outputs)`, in nats.
-    """
-    figure, axes = _figure(len(predicted))
-    for axis, (name, influence) in zip(axes, predicted.items(), strict=True):
-        for owner, x, y in zip(result["owners"], influence, actual, strict=True):
-            axis.scatter(x, y, s=16, alpha=0.7, linewidths=0, label=owner)
-        axis.axhline(0, color="#888888", linewidth=0.6)
-        axis.axvline(0, color="#888888", linewidth=0.6)
-        axis.set_xlabel("influence of the owner on the output")
-        axis.set_title(f"{name}: mean rank correlation {result['methods'][name]['rank_correlation']:.2f}")
-    axes[0].set_ylabel("rise of the output's loss without the owner (nats)")
-    if len(result["owners"]) <= LEGEND:
-        axes[-1].legend(title="owner left out", fontsize="small")
-    figure.suptitle(f"{result['night']['model_id']}: one owner left out, a point for each output")
     return _png(figure)
 
 

@@ -46,13 +46,6 @@ def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     return found
 
 
-def all_but_one(units: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Each distinct unit, and everything without it: `(distinct, len(units))` bool."""
-    distinct = sorted(set(units))
-    without = np.array([[unit != left_out for unit in units] for left_out in distinct])
-    return distinct, without
-
-
 def coalitions(units: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The distinct units, every coalition of them `(2^k, k)`, and which positions of `units` each holds `(2^k, len(units))`."""
     distinct = sorted(set(units))

@@ -55,8 +55,7 @@ def appeal(
         console.print("Nothing was trained.")
         return
     with watched():
-        task.train(settings, planned)
-        report = task.publish(settings, planned)
+        report = task.answer(settings, planned)
     show({"folder": planned.folder, **report}, appeal_screen(report, planned.folder, most=most), as_json=as_json)
 
 

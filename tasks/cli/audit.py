@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,14 @@ from tasks.cli.shared import (
 )
 from tasks.terminal import Terminal
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provenance.core.store import Store
+    from tasks.attribute import Request
+    from tasks.night import Night
+    from tasks.settings import Settings
+
 app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
 
 
@@ -37,7 +45,6 @@ def audit_lds(
     methods: Annotated[
         str, typer.Option(help="Methods to compare, with commas between.")
     ] = "fitted,factored,cosine,tfidf,bm25",
-    components: Annotated[bool, typer.Option("--components", help="Score every component of `fitted`, too.")] = False,
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -52,45 +59,8 @@ def audit_lds(
     """
     from tasks import audit
 
-    _audit(
-        "lds",
-        (corpus, model, outputs, out),
-        audit.Options(subsets, tune, seeds, tuple(methods.split(",")), components),
-        workers,
-        day,
-        as_json=as_json,
-    )
-
-
-@app.command("owners")
-def audit_owners(
-    corpus: CorpusFolder,
-    model: ModelFolder,
-    outputs: OutputFile,
-    out: OutFolder,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings without each owner.")] = 2,
-    methods: Annotated[str, typer.Option(help="Methods to compare, with commas between.")] = "factored,cosine,tfidf,bm25",
-    workers: Workers = None,
-    day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
-    """Retrain without each owner in turn, and compare the rise of each output's loss with the owner's influence on it.
-
-    A work of several owners leaves with the one who has the largest stake. Writes `owners.json` and a figure, `owners.png`.
-    It runs on the CPU.
-
-    Example: `provenance audit owners --corpus corpus --model model --outputs outputs.parquet --out audit`
-    """
-    from tasks import audit
-
-    _audit(
-        "owners",
-        (corpus, model, outputs, out),
-        audit.Options(4, 0, seeds, tuple(methods.split(","))),
-        workers,
-        day,
-        as_json=as_json,
-    )
+    options = audit.Options(subsets, tune, seeds, tuple(methods.split(",")))
+    _audit("lds", (corpus, model, outputs, out), _of_night(audit.audit_lds, options), workers, day, as_json=as_json)
 
 
 @app.command("srs")
@@ -121,7 +91,7 @@ def audit_srs(
     from tasks import coalitions
 
     options = coalitions.Options(seeds, diagonal, whole_numbers("--trainings", trainings))
-    _audit("srs", (corpus, model, outputs, out), options, workers, day, as_json=as_json)
+    _audit("srs", (corpus, model, outputs, out), _of_night(coalitions.audit_srs, options), workers, day, as_json=as_json)
 
 
 @app.command("attacks")
@@ -148,51 +118,50 @@ def audit_attacks(
     Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
     """
     from tasks import attacks
-    from tasks import attribute as task
-    from tasks.screens import attacks_screen
-    from tasks.watch import watch
 
-    request = task.Request(corpus, model, outputs, out, claims_day(day))
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(device="cpu", workers=workers)
-        chosen = tuple(name.strip() for name in only.split(",") if name.strip())
-        folder, result, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, only=chosen)
-    for name in ("attacks.json", "attacks.png"):
-        (out / name).write_bytes(store.read(f"{folder}/{name}"))
-    if as_json:
-        print_json(result)
-    else:
-        console.print(*attacks_screen(result), sep="\n", soft_wrap=True)
-        console.print(f"{out / 'attacks'}.json, attacks.png")
+    chosen = tuple(name.strip() for name in only.split(",") if name.strip())
+
+    def run(request: Request, settings: Settings) -> tuple[str, Store]:
+        folder, _, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, only=chosen)
+        return folder, store
+
+    _audit("attacks", (corpus, model, outputs, out), run, workers, day, as_json=as_json)
+
+
+def _of_night(audit: Callable[[Settings, Night, Any], str], options: Any) -> Callable[[Request, Settings], tuple[str, Store]]:
+    """An audit of the night that a request's inputs make: its folder, and the store that has it."""
+    from tasks.attribute import opened
+
+    def run(request: Request, settings: Settings) -> tuple[str, Store]:
+        with opened(request, settings) as (here, night):
+            return audit(here, night, options), here.store.open()
+
+    return run
 
 
 def _audit(
     kind: str,
     folders: tuple[Path, Path, Path, Path],
-    options: Any,
+    run: Callable[[Request, Settings], tuple[str, Store]],
     workers: int | None,
     day: str | None,
     *,
     as_json: bool,
 ) -> None:
-    from tasks import attribute as task
-    from tasks import audit, coalitions
-    from tasks.screens import lds_screen, owner_audit_screen, srs_screen
+    """Run an audit, leave its result and figure in the out folder, and show it."""
+    from tasks import screens
+    from tasks.attribute import Request, local_settings
     from tasks.watch import watch
 
-    request = task.Request(*folders, claims_day(day))
+    request = Request(*folders, claims_day(day))
     with watch(Terminal(stderr=True)):
-        settings = task.local_settings(device="cpu", workers=workers)
-        with task.opened(request, settings) as (settings, night):
-            run: Any = {"lds": audit.audit_lds, "owners": audit.audit_owners, "srs": coalitions.audit_srs}[kind]
-            folder = run(settings, night, options)
-            store = settings.store.open()
-    result = store.read_json(f"{folder}/{kind}.json")
+        folder, store = run(request, local_settings(device="cpu", workers=workers))
     for name in (f"{kind}.json", f"{kind}.png"):
         (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
+    result = store.read_json(f"{folder}/{kind}.json")
     if as_json:
         print_json(result)
-    else:
-        screen = {"lds": lds_screen, "owners": owner_audit_screen, "srs": srs_screen}[kind]
-        console.print(*screen(result), sep="\n", soft_wrap=True)
-        console.print(f"{request.out / kind}.json, {kind}.png")
+        return
+    screen = {"lds": screens.lds_screen, "srs": screens.srs_screen, "attacks": screens.attacks_screen}[kind]
+    console.print(*screen(result), sep="\n", soft_wrap=True)
+    console.print(f"{request.out / kind}.json, {kind}.png")

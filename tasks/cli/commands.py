@@ -51,7 +51,7 @@ def attribute(
     model: ModelFolder,
     outputs: OutputFile,
     out: OutFolder,
-    method: Annotated[str, typer.Option(help="fitted, factored, dense, cosine, tfidf or bm25.")] = "fitted",
+    method: Annotated[str, typer.Option(help="fitted, factored, cosine, tfidf or bm25.")] = "fitted",
     counterfactuals: Counterfactuals = None,
     device: OnDevice = "auto",
     workers: Workers = None,

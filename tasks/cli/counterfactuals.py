@@ -11,6 +11,7 @@ from provenance.core.errors import ContractError, InputError
 from tasks.cli.shared import AsJson, ClaimsDay, Duplicates, Workers, claims_day, show, watched
 
 if TYPE_CHECKING:
+    from provenance.core.store import Store
     from tasks.counterfactuals import Subject
     from tasks.settings import Settings
 
@@ -42,20 +43,18 @@ def train(
 
     Random halves of the owners, then the other half; and small parts, one eighth of the owners or, of up to twelve, each alone.
     Some are set aside to say how far intervals can be trusted. The adapter's method `train` trains them, or the command that
-    `model.toml` names (`[training] command`). Stopped at any moment, the same command goes on where it was; more trainings
-    leave those that are there. It runs on the CPU. Without folders it trains those of the model and the corpus that nights take
-    now, as the DAG `train_counterfactuals` does.
+    `model.toml` names (`[training] command`); what that has trained counts once the whole set was checked. Stopped at any
+    moment, the same command goes on where it was; more trainings leave those that are there. It runs on the CPU. Without
+    folders it trains those of the model and the corpus that nights take now, as the DAG `train_counterfactuals` does.
 
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
     from tasks import counterfactuals as task
-    from tasks.screens import counterfactuals_screen
 
     with watched():
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
         task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
-        rows = task.summary(subject.store, subject.model)
-    show(rows, counterfactuals_screen(rows, subject.store.url), as_json=as_json)
+    _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
 
 
 @app.command()
@@ -76,13 +75,11 @@ def add(
     Example: `provenance counterfactuals add run-1 run-2 --corpus corpus --model model --out models`
     """
     from tasks import counterfactuals as task
-    from tasks.screens import counterfactuals_screen
 
     with watched():
         subject, _ = _subject(corpus, model, out, duplicates, None, day)
         task.add(subject, folders)
-        rows = task.summary(subject.store, subject.model)
-    show(rows, counterfactuals_screen(rows, subject.store.url), as_json=as_json)
+    _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
 
 
 @app.command("list")
@@ -97,20 +94,27 @@ def list_models(
     Example: `provenance counterfactuals list models`
     """
     from provenance.core.store import Store
-    from tasks import counterfactuals as task
-    from tasks.screens import counterfactuals_screen
+    from tasks.counterfactuals import subject_in_force
 
     if folder is None:
-        subject, _ = task.subject_in_force()
-        store, served = subject.store, [subject.model]
-    elif folder.is_dir():
-        store = Store(f"file://{folder.resolve()}", {})
-        served = sorted({key.split("/")[1] for key in store.list("counterfactuals")})
-    else:
+        subject, _ = subject_in_force()
+        _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
+        return
+    if not folder.is_dir():
         expected = "a folder that `provenance counterfactuals train --out` wrote"
         raise ContractError(str(folder), expected=expected, found="no such folder")
-    rows = [row for model in served for row in task.summary(store, model)]
-    show(rows, counterfactuals_screen(rows, str(folder or store.url)), as_json=as_json)
+    store = Store(f"file://{folder.resolve()}", {})
+    served = sorted({key.split("/")[1] for key in store.list("counterfactuals")})
+    _show(store, served, str(folder), as_json=as_json)
+
+
+def _show(store: Store, served: list[str], where: str, *, as_json: bool) -> None:
+    """The counterfactual models of some models."""
+    from tasks.counterfactuals import summary
+    from tasks.screens import counterfactuals_screen
+
+    rows = [row for model in served for row in summary(store, model)]
+    show(rows, counterfactuals_screen(rows, where), as_json=as_json)
 
 
 def _subject(

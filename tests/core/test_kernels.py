@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from provenance.core.arrays import to_numpy
-from provenance.core.kernels import SOURCE, _by_group, add_by_group, pack_nibbles, sparse_products
+from provenance.core.kernels import SOURCE, _by_group, add_by_group, sparse_products
 
 R = np.random.default_rng(0)
-NAMES = ("pack_nibbles", "token_products", "add_by_group")
+NAMES = ("token_products", "add_by_group")
 # One thread after another: what a kernel may not rely on is any order among them.
 SHIM = r"""
 struct Place { unsigned x; };
@@ -71,25 +71,6 @@ def test_the_source_compiles_for_gpus(architecture):
         assert name.encode() in binary
 
 
-def test_a_fault_in_the_source_is_seen():
-    from cupy.cuda import compiler
-
-    with pytest.raises(compiler.CompileException, match="undefined"):
-        compiler._NVRTCProgram(SOURCE.replace("sums[at] = sum;", "sums[at] = total;"), "kernels.cu").compile(("-arch=sm_90",))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 8), (3, 33)])
-def test_packing(on_cpu, shape):
-    codes = R.integers(-7, 8, shape).astype(np.int8)
-    rows, columns = shape
-    packed = np.zeros((rows, (columns + 1) // 2), dtype=np.uint8)
-    run(on_cpu, "pack_nibbles", packed.size, codes, packed, rows, columns)
-    assert np.array_equal(packed, pack_nibbles(codes))
-    assert np.array_equal(packed, to_numpy(pack_nibbles(array_api_strict.asarray(codes))))
-    both = np.stack([packed & 15, packed >> 4], axis=2).reshape(rows, -1)[:, :columns].astype(int) - 8
-    assert np.array_equal(both, codes)
-
-
 def grouped_on_cpu(library, values, group, groups):
     order, starts = _by_group(group, groups)
     sums = np.full((groups, values.shape[1]), np.nan, dtype=np.float32)
@@ -97,9 +78,13 @@ def grouped_on_cpu(library, values, group, groups):
     return sums
 
 
-def test_adding_by_group(on_cpu):
-    values, group = R.standard_normal((60, 7)).astype(np.float32), R.integers(0, 9, 60) * 2  # every other group is empty
-    assert np.allclose(grouped_on_cpu(on_cpu, values, group, 18), add_by_group(values, group, 18), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("groups", [1, 4, 18])
+def test_adding_by_group(on_cpu, groups):
+    values, group = R.standard_normal((60, 7)).astype(np.float32), R.integers(0, groups, 60) // 2 * 2  # some are empty
+    expected = np.stack([values[group == number].sum(axis=0) for number in range(groups)])
+    strict = add_by_group(array_api_strict.asarray(values), array_api_strict.asarray(group), groups)
+    for found in (grouped_on_cpu(on_cpu, values, group, groups), add_by_group(values, group, groups), to_numpy(strict)):
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

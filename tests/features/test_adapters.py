@@ -15,9 +15,9 @@ from provenance.features.adapters.event_sequence import EventSequence
 from provenance.features.model import read_model
 
 
-def image(size=8, shade=200):
+def image(size=8, colour=200, mode="L"):
     file = io.BytesIO()
-    Image.new("L", (size, size), shade).save(file, format="PNG")
+    Image.new(mode, (size, size), colour).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -51,7 +51,7 @@ def test_training_lowers_the_loss_and_leaves_a_model_folder(kind, gpt2, tmp_path
         "bytes": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"abab", b"babab"]),
         "tokens": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"a cat sat", b"a cat"]),
         "events": lambda: (EventSequence(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [bytes([60, 200] * 4)] * 2),
-        "images": lambda: (Denoiser(tmp_path, size=8, width=4, epochs=40, batch_size=2), [image(), image(shade=10)]),
+        "images": lambda: (Denoiser(tmp_path, size=8, width=4, epochs=40, batch_size=2), [image(), image(colour=10)]),
     }[kind]()
     before, after = trained_loss(adapter, contents, tmp_path / "trained")
     assert after < before
@@ -74,22 +74,16 @@ def test_tokens_begin_with_the_architectures_own(gpt2):
     assert (ids[1] == -100).sum() == 2
 
 
-def test_padding_changes_no_loss(gpt2):
-    adapter = CausalLM(gpt2)
+@pytest.mark.parametrize("kind", ["bytes", "images"])
+def test_the_loss_of_a_content_is_the_same_in_any_company(kind, gpt2):
+    adapter, one, other = {
+        "bytes": lambda: (CausalLM(gpt2), b"ab", b"a longer one"),
+        "images": lambda: (Denoiser(gpt2, size=8, width=4, draws=3), image(), image(colour=3)),
+    }[kind]()
     module = adapter.module().eval()
     with torch.no_grad():
-        both = adapter.loss(module, adapter.collate([b"ab", b"a longer one"]))
-        alone = adapter.loss(module, adapter.collate([b"ab"]))
+        both, alone = (adapter.loss(module, adapter.collate(contents)) for contents in ([one, other], [one]))
     assert both[0].item() == pytest.approx(alone[0].item(), rel=1e-5)
-
-
-def test_the_loss_of_an_image_is_the_same_in_any_company(tmp_path):
-    adapter = Denoiser(tmp_path, size=8, width=4, draws=3)
-    module = adapter.module()
-    with torch.no_grad():
-        both = adapter.loss(module, adapter.collate([image(), image(shade=3)]))
-        alone = adapter.loss(module, adapter.collate([image(shade=3)]))
-    assert both[1].item() == pytest.approx(alone[0].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -115,18 +109,14 @@ def test_text_that_is_no_text_is_named(gpt2):
 
 
 def test_colours_that_would_be_lost_are_refused(tmp_path):
-    def png(mode, colour):
-        file = io.BytesIO()
-        Image.new(mode, (8, 8), colour).save(file, format="PNG")
-        return file.getvalue()
-
     grey, colour = Denoiser(tmp_path, size=8), Denoiser(tmp_path, size=8, channels=3)
-    assert torch.equal(grey.collate([png("RGB", (9, 9, 9))])[0], grey.collate([png("L", 9)])[0]), "grey is grey in any mode"
-    colour.collate([png("RGB", (9, 0, 0)), png("RGBA", (9, 0, 0, 255))])
+    one, two = (grey.collate([grey_image])[0] for grey_image in (image(8, (9, 9, 9), "RGB"), image(colour=9)))
+    assert torch.equal(one, two), "grey is grey in any mode"
+    colour.collate([image(8, (9, 0, 0), "RGB"), image(8, (9, 0, 0, 255), "RGBA")])
     with pytest.raises(ModelError, match=r"expected an opaque grey image, for channels = 1, found one of mode RGB"):
-        grey.collate([png("RGB", (9, 0, 0))])
+        grey.collate([image(8, (9, 0, 0), "RGB")])
     with pytest.raises(ModelError, match=r"expected an opaque colour image, for channels = 3, found one of mode RGBA"):
-        colour.collate([png("RGBA", (9, 0, 0, 100))])
+        colour.collate([image(8, (9, 0, 0, 100), "RGBA")])
 
 
 @pytest.mark.parametrize("kind", [CausalLM, EventSequence])

@@ -103,6 +103,8 @@ def case(name, tmp_path):
 LANGUAGE = list(CONFIGS)
 NETWORKS = ["linear", "in place", "conv1d", "conv2d", "grouped", "reflect", "circular", "replicate", "positions"]
 SEVERAL = [f"{kind}, {order}" for kind in ("linear", "conv2d") for order in ("side by side", "turn by turn", "call by call")]
+# Taken one example at a time: a loss that depends on its batch, and positions that are looked up once for several draws.
+ALONE = ["linear, batch by batch", "positions, side by side"]
 
 
 def features(adapter, module, contents=CONTENTS, *, batch_size=4, checkpoint="c", **more):
@@ -133,7 +135,7 @@ def dense_of(adapter, module, contents, checkpoint):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("name", LANGUAGE + NETWORKS + SEVERAL)
+@pytest.mark.parametrize("name", LANGUAGE + NETWORKS + SEVERAL + ALONE)
 def test_features_equal_per_example_gradients(name, tmp_path):
     adapter, module = case(name, tmp_path)
     found = features(adapter, module)
@@ -161,7 +163,7 @@ def test_token_rows_are_the_rows_of_the_gradient(name, tmp_path):
         module.zero_grad()
         adapter.loss(module, adapter.collate([content])).sum().backward()
         inputs = module.get_input_embeddings().weight.grad.numpy() - (head if tied else 0)
-        part, width = found.sparse, embedding.width
+        part, width = found.sparse, embedding.columns
         mine = part.example == row
         assert part.token[mine].tolist() == sorted({256, *content})
         for values, whole, side, tokens in (
@@ -180,12 +182,6 @@ def test_batch_size_and_the_company_of_others_change_nothing_beyond_rounding(nam
     for other in (features(adapter, module, batch_size=1), features(adapter, module, CONTENTS[::-1], batch_size=3)):
         order = slice(None) if np.allclose(other.dense[0], whole.dense[0], rtol=1e-4) else slice(None, None, -1)
         assert np.allclose(whole.dense, other.dense[order], rtol=1e-4, atol=1e-5 * np.abs(whole.dense).max())
-
-
-def test_a_loss_that_depends_on_its_batch_is_taken_one_example_at_a_time(tmp_path):
-    adapter, module = case("linear, batch by batch", tmp_path)
-    expected = dense_of(adapter, module, CONTENTS, "c")
-    assert np.allclose(features(adapter, module).dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["gpt2 tied", "conv2d, side by side"])
@@ -238,17 +234,6 @@ def test_checkpoints_are_projected_differently(tmp_path):
     assert not np.allclose(one.dense, two.dense)
 
 
-def test_no_examples_give_no_rows_of_the_same_shape(tmp_path):
-    adapter, module = case("llama", tmp_path)
-    some, none = features(adapter, module), features(adapter, module, [])
-    assert none.examples == 0
-    assert none.dense.shape[1] == some.dense.shape[1]
-    assert none.blocks == some.blocks
-    assert none.sparse.vocabulary == some.sparse.vocabulary
-    assert none.sparse.blocks == some.sparse.blocks
-    assert none.sparse.values.shape == (0, some.sparse.values.shape[1])
-
-
 class Toy(Vectors):
     """As small as an adapter can be."""
 
@@ -256,23 +241,33 @@ class Toy(Vectors):
         super().__init__(network("linear"), (12,))
 
 
-def test_a_loss_of_the_wrong_shape_names_the_adapter():
-    class Mean(Toy):
-        def loss(self, module, batch):
-            return super().loss(module, batch).mean()
-
-    with pytest.raises(ModelError, match=r"Mean: loss: expected one number per example, shape \(1,\), found shape \(\)"):
-        features(Mean(), network("linear"))
+class Mean(Toy):
+    def loss(self, module, batch):
+        return super().loss(module, batch).mean()
 
 
-def test_a_loss_that_is_not_finite_names_the_example():
-    class Broken(Toy):
-        def loss(self, module, batch):
-            bad = torch.zeros(len(batch)).index_fill(0, torch.tensor([2]), math.inf) if len(batch) == 4 else 0
-            return super().loss(module, batch) + bad
+class Broken(Toy):
+    def loss(self, module, batch):
+        bad = torch.zeros(len(batch)).index_fill(0, torch.tensor([2]), math.inf) if len(batch) == 4 else 0
+        return super().loss(module, batch) + bad
 
-    with pytest.raises(ModelError, match=r"Broken: loss of example 2 of the batch: expected a finite number, found inf"):
-        features(Broken(), network("linear"))
+
+class Flat(Toy):
+    def loss(self, module, batch):
+        return 0.0 * super().loss(module, batch)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (Mean(), r"Mean: loss: expected one number per example, shape \(1,\), found shape \(\)"),
+        (Broken(), r"Broken: loss of example 2 of the batch: expected a finite number, found inf"),
+        (Flat(), "expected gradient features, found only zeros"),
+    ],
+)
+def test_losses_that_are_no_losses_are_refused(adapter, message):
+    with pytest.raises(ModelError, match=message):
+        features(adapter, network("linear"))
 
 
 def test_a_layer_that_the_loss_does_not_reach_is_named():
@@ -285,27 +280,11 @@ def test_a_layer_that_the_loss_does_not_reach_is_named():
         features(Dangling(), module)
 
 
-def test_zero_gradients_are_refused():
-    class Flat(Toy):
-        def loss(self, module, batch):
-            return 0.0 * super().loss(module, batch)
-
-    with pytest.raises(ModelError, match="expected gradient features, found only zeros"):
-        features(Flat(), network("linear"))
-
-
 @pytest.mark.parametrize("order", ["side by side", "turn by turn"])
 def test_copies_of_one_content_have_the_features_of_one(order, tmp_path):
     adapter, module = case(f"linear, {order}", tmp_path)
     alone = features(adapter, module, [b"same"]).dense
     assert np.allclose(features(adapter, module, [b"same"] * 6).dense, np.repeat(alone, 6, axis=0), rtol=1e-4)
-
-
-def test_positions_looked_up_once_for_several_draws_are_taken_one_example_at_a_time():
-    adapter = Vectors(Positions(), (4, 6), terms=3)
-    module = adapter.module().double()
-    expected = dense_of(adapter, module, CONTENTS, "c")
-    assert np.allclose(features(adapter, module).dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 class Padded(nn.Module):

@@ -6,11 +6,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
 
 WHOLE = Projection(dense=10**6, dense_alone=10**6)  # every side is kept as it is, so that features are gradients
 CONTENTS = [b"ab", b"cd", b"ef", b"gh"]
+WHERE = {"projection": WHOLE, "checkpoint": "c", "batch_size": 4}
+
+
+def sampled(adapter, module, draws=1, **other):
+    return sampled_features(adapter, module, CONTENTS, draws=draws, **{**WHERE, **other})
 
 
 class Classes:
@@ -44,10 +50,6 @@ def by_hand(module, x, y):
 
 def weighted(module, x, y):
     return flat(module, x, y) * 0.25
-
-
-def classes_in_the_middle(module, x, y):
-    return functional.cross_entropy(module(x).transpose(1, 2).contiguous(), y, ignore_index=-100, reduction="none").sum(1)
 
 
 def squares(module, x, y):
@@ -92,7 +94,7 @@ def fisher(module, x, y, kind):
     ("loss", "law", "scale"),
     [
         (flat, CROSS_ENTROPY, 1), (turned, CROSS_ENTROPY, 1), (by_hand, CROSS_ENTROPY, 1), (weighted, CROSS_ENTROPY, 1 / 16),
-        (classes_in_the_middle, CROSS_ENTROPY, 1), (squares, ELEMENTWISE, 1), (weighted_squares, "weights", 1),
+        (squares, ELEMENTWISE, 1), (weighted_squares, "weights", 1),
     ],
 )  # fmt: skip
 def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
@@ -100,9 +102,7 @@ def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
     torch.manual_seed(0)
     module = nn.Linear(4, 5, bias=False)
     total, draws, laws = 0, 1500, set()
-    for batch in sampled_features(
-        adapter, module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=2, draws=draws, xp=None
-    ):
+    for batch in sampled(adapter, module, draws, batch_size=2):
         rows = batch.sampled.dense
         total = total + rows.T @ rows / draws
         laws.add(batch.law)
@@ -114,36 +114,44 @@ def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
 @pytest.mark.parametrize("loss", [absolute, in_parts])
 def test_a_loss_without_a_known_law_falls_back_to_the_data(loss):
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    for batch in sampled_features(Classes(loss), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=2):
+    for batch in sampled(Classes(loss), module, 2):
         assert batch.law == DATA
         assert np.allclose(batch.sampled.dense, batch.data.dense)
 
 
-def test_the_data_rows_are_the_gradient_features():
-    from provenance.features.gradients import gradient_features
+class Turn(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
 
+
+def test_classes_may_stand_in_the_middle():
+    def loss(module, x, y):
+        return functional.cross_entropy(module(x), y, ignore_index=-100, reduction="none").sum(1)
+
+    (batch,) = sampled(Classes(loss), nn.Sequential(nn.Linear(4, 5), Turn()))
+    assert batch.law == CROSS_ENTROPY
+    assert not np.allclose(batch.data.dense, batch.sampled.dense)
+
+
+def test_the_data_rows_are_the_gradient_features():
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    expected = gradient_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4).dense
-    (batch,) = sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    expected = gradient_features(Classes(flat), module, CONTENTS, **WHERE).dense
+    (batch,) = sampled(Classes(flat), module)
     assert np.allclose(batch.data.dense, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_module_called_twice_has_a_law_for_each_call():
     module = nn.Linear(4, 5)
-    (batch,) = sampled_features(Classes(twice), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    (batch,) = sampled(Classes(twice), module)
     assert batch.law == CROSS_ENTROPY
     assert batch.terms.shape[0] == 2 * len(CONTENTS), "a row for each example and call"
 
 
 def test_the_same_batch_draws_the_same_targets():
     module = nn.Linear(4, 5)
-    one, two = (
-        next(sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint=c, batch_size=4, draws=1)).sampled
-        for c in "cc"
-    )
-    other = next(sampled_features(Classes(flat), module, CONTENTS, projection=WHOLE, checkpoint="d", batch_size=4, draws=1))
-    assert np.array_equal(one.dense, two.dense)
-    assert not np.array_equal(one.dense, other.sampled.dense)
+    one, two, other = (next(sampled(Classes(flat), module, checkpoint=name)).sampled.dense for name in "ccd")
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
 
 
 class Words:
@@ -158,7 +166,7 @@ class Words:
 
 def test_a_model_of_a_vocabulary_alone_has_terms_without_numbers():
     module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
-    (batch,) = sampled_features(Words(), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    (batch,) = sampled(Words(), module)
     assert batch.terms.shape == (4, 0)
     assert batch.sampled.sparse.blocks == (4, 4)
 
@@ -178,7 +186,7 @@ def test_layers_that_see_different_numbers_of_rows_have_examples_as_terms():
     def loss(module, x, y):
         return functional.cross_entropy(module(x), y[:, 0], reduction="none")
 
-    (batch,) = sampled_features(Classes(loss), Uneven(), CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    (batch,) = sampled(Classes(loss), Uneven())
     assert np.array_equal(batch.terms, batch.sampled.dense)
 
 
@@ -187,7 +195,7 @@ def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
         return flat(module, x, y) * torch.arange(1, len(x) + 1)
 
     module = nn.Linear(4, 5)
-    batches = list(sampled_features(Classes(loss), module, CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1))
+    batches = list(sampled(Classes(loss), module))
     assert [batch.data.examples for batch in batches] == [1] * len(CONTENTS)
 
 
@@ -207,6 +215,6 @@ def test_the_output_that_the_loss_uses_is_the_one_that_is_sampled():
     def loss(module, x, y):
         return flat(lambda x: module(x)[1], x, y)
 
-    (batch,) = sampled_features(Classes(loss), Pair(), CONTENTS, projection=WHOLE, checkpoint="c", batch_size=4, draws=1)
+    (batch,) = sampled(Classes(loss), Pair())
     assert batch.law == CROSS_ENTROPY
     assert not np.allclose(batch.data.dense, batch.sampled.dense)

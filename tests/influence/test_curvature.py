@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-import array_api_strict
 import numpy as np
 import pytest
 
-from provenance.core.arrays import to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.rows import Rows, Sparse, move, no_tokens
+from provenance.core.rows import Rows, Sparse, no_tokens
 from provenance.influence.curvature import (
     Weights,
     fit_dense,
@@ -19,7 +17,7 @@ from provenance.influence.curvature import (
     sparse_queries,
     squared_norms,
 )
-from provenance.influence.index import Table, apply
+from provenance.influence.index import apply
 from provenance.influence.statistics import gather, merge
 
 RNG = np.random.default_rng(0)
@@ -146,13 +144,3 @@ def test_plain_norms_are_norms():
     rows = Rows(RNG.standard_normal((6, 5)).astype(np.float32), (5,), rows.sparse)
     expected = (rows.dense**2).sum(1) + (whole(rows) ** 2).sum((1, 2))
     assert np.allclose(squared_norms(rows, None), expected, rtol=1e-5)
-
-
-def test_scores_need_nothing_beyond_the_array_standard():
-    queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
-    weights = Weights(np.arange(9), np.ones((9, 2)))
-    table = sparse_queries(queries, weights, fit_landmarks(landmarks, weights))
-    strict = array_api_strict
-    moved = Table(strict.asarray(table.token), strict.asarray(table.values))
-    found = apply(move(examples, strict).sparse, moved, 20)
-    assert np.allclose(to_numpy(found), apply(examples.sparse, table, 20), rtol=1e-6, atol=1e-7)

@@ -1,13 +1,10 @@
 """Products with sparse rows equal products with the matrices that they stand for."""
 
-import array_api_strict
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provenance.core.arrays import look_up, to_numpy
-from provenance.core.kernels import add_by_group
+from provenance.core.arrays import look_up
 from provenance.core.rows import Sparse
 from provenance.influence.index import Table, apply, tabulate, tokens_of
 
@@ -55,16 +52,6 @@ def test_many_products_are_added_up_in_parts(monkeypatch):
     expected = apply(part, table, 30)
     monkeypatch.setattr("provenance.core.kernels.CELLS", 60)
     assert np.allclose(apply(part, table, 30), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("groups", [1, 4, 9])
-def test_rows_are_added_by_group(groups):
-    r = np.random.default_rng(groups)
-    group, values = r.integers(0, groups, 20), r.standard_normal((20, 3)).astype(np.float32)
-    expected = np.stack([values[group == g].sum(axis=0) for g in range(groups)])
-    assert np.allclose(add_by_group(values, group, groups), expected, atol=1e-5)
-    strict = add_by_group(array_api_strict.asarray(values), array_api_strict.asarray(group), groups)
-    assert np.allclose(to_numpy(strict), expected, atol=1e-5)
 
 
 def test_an_unknown_token_gets_zeros():

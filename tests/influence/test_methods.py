@@ -11,13 +11,12 @@ from provenance.core.rows import Rows, Sparse, concatenate, no_tokens, some
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import (
-    METHODS,
     Sampled,
+    comparisons,
     component_names,
     default_weights,
     fit,
     from_tensors,
-    method,
     prepare,
     queries_from_tensors,
     queries_to_tensors,
@@ -138,14 +137,10 @@ def test_landmarks_that_meet_no_token_of_the_corpus_correct_nothing():
 
 
 @pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_an_outputs_company_changes_no_influence(comparison):
+def test_neither_an_outputs_company_nor_shards_change_an_influence(comparison):
     fitted = fit(comparison, gather(CORPUS), SAMPLED)
     alone = components(fitted, some(OUTPUTS, np.array([2])))
     assert np.allclose(components(fitted, OUTPUTS)[:, 2:3], alone, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_shards_change_no_score(comparison):
     queries = queries_of(comparison)
     shards = [rows(size, seed) for size, seed in ((3, 7), (11, 8), (1, 9))]
     apart = np.concatenate([np.stack(score(queries, shard)) for shard in shards], axis=2)
@@ -177,30 +172,20 @@ def test_without_more_to_go_by_gradients_count_alike_and_words_where_there_is_no
     assert default_weights(["words"]).tolist() == [1]
 
 
-@pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_what_was_fitted_survives_the_store(comparison):
-    fitted = fit(comparison, gather(CORPUS), SAMPLED)
-    again = prepare(from_tensors(comparison, to_tensors(fitted)), OUTPUTS, np)
-    queries = prepare(fitted, OUTPUTS, np)
+@pytest.mark.parametrize("comparison", ["curved", "cosine", "tfidf", "bm25"])
+def test_what_was_fitted_and_queries_survive_the_store(comparison):
+    corpus, outputs, sampled = CORPUS, OUTPUTS, SAMPLED
+    if comparison in {"tfidf", "bm25"}:
+        corpus, outputs = (word_features(texts, ["text"] * len(texts)) for texts in (DOCUMENTS, ASKED))
+        sampled = Sampled(corpus)
+    fitted = fit(comparison, gather(corpus), sampled)
+    again = prepare(from_tensors(comparison, to_tensors(fitted)), outputs, np)
+    queries = prepare(fitted, outputs, np)
     stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
-    assert np.array_equal(score(again, CORPUS), score(queries, CORPUS))
-    assert np.array_equal(score(stored, CORPUS), score(queries, CORPUS))
-
-
-@pytest.mark.parametrize("comparison", ["tfidf", "bm25"])
-def test_queries_of_words_survive_the_store(comparison):
-    documents, asked = word_features(DOCUMENTS, ["text"] * len(DOCUMENTS)), word_features(ASKED, ["text"] * len(ASKED))
-    fitted = from_tensors(comparison, to_tensors(fit(comparison, gather(documents), Sampled(documents))))
-    queries = prepare(fitted, asked, np)
-    stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
-    assert np.array_equal(score(stored, documents)[0], lexical(comparison))
+    assert np.array_equal(score(again, corpus), score(queries, corpus))
+    assert np.array_equal(score(stored, corpus), score(queries, corpus))
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ContractError, match="method: expected one of fitted, factored, dense, .*, found 'magic'"):
-        method("magic")
-
-
-def test_what_a_night_rests_on_reads_gradients_and_words():
-    assert method("fitted").kinds == ("factored", "words")
-    assert all(found.name == name for name, found in METHODS.items())
+    with pytest.raises(ContractError, match="method: expected one of fitted, factored, cosine, .*, found 'magic'"):
+        comparisons("magic")

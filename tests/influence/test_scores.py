@@ -82,30 +82,23 @@ def test_shards_and_their_order_change_nothing(cuts):
     assert np.allclose(backwards.sums, whole.sums, rtol=1e-5, atol=1e-5)
 
 
-def test_evidence_is_the_strongest_of_each_party_summed_over_components():
-    _, whole = run([13])
-    scores = np.einsum("k,kqn->qn", WEIGHTS, SCORES)
-    mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
-    best = sorted(mine, key=lambda i: -scores[1][i])[:2]
-    found = whole.evidence.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
-    assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
-    assert found["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
-    assert np.allclose(found["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
-
-
 def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
     _, whole = run([], top=N)
     assert "w7" not in whole.evidence["work_id"].to_list()
     assert {"w2", "w5", "w8"} == set(whole.evidence.filter(pl.col("party_id") == "o2")["work_id"])
 
 
-def test_evidence_is_chosen_again_once_it_is_known_what_components_count():
-    _, whole = run([], top=N)
-    table = weighed(whole.evidence, np.array([1.0, 0.0]), 2)
-    assert table.schema == EVIDENCE.schema
+@pytest.mark.parametrize("weights", [WEIGHTS, np.array([1.0, 0.0])], ids=["as scored", "once fitted"])
+def test_evidence_is_the_strongest_of_each_party_summed_over_components(weights):
+    table = run([13])[1].evidence if weights is WEIGHTS else weighed(run([], top=N)[1].evidence, weights, 2)
+    scores = np.einsum("k,kqn->qn", weights, SCORES)
     mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
-    best = sorted(mine, key=lambda i: -SCORES[0, 1][i])[:2]
+    best = sorted(mine, key=lambda i: -scores[1][i])[:2]
     found = table.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
     assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
-    assert found["influence"].to_list() == pytest.approx([SCORES[0, 1][i] for i in best], rel=1e-5)
+    assert found["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
     assert table.group_by("output_id", "party_id").len()["len"].max() == 2
+    if weights is WEIGHTS:
+        assert np.allclose(found["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
+    else:
+        assert table.schema == EVIDENCE.schema

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import array_api_strict
 import numpy as np
 import pytest
 from games import Game, concave, draw_game, linear
 from scipy.stats import norm
 
-from provenance.core.arrays import positive_shares
+from provenance.core.arrays import gpu_count, namespace_of, positive_shares, to_numpy
 from provenance.royalty import estimate
 from provenance.royalty.estimate import TAUS, Outcomes
 from provenance.royalty.shares import BY_VALUE
@@ -27,7 +28,7 @@ def fitted_on(outcomes, influence=None):
 
 def values(fitted, rule, influence):
     every = np.arange(influence.shape[2])
-    return np.einsum("gq,gnq->nq", fitted.belief, estimate.values(fitted, estimate.rule_named(rule, fitted), influence, every))
+    return estimate.values(fitted, estimate.rule_named(rule, fitted), influence, every)
 
 
 def shares(fitted, rule, influence, chosen=None):
@@ -104,7 +105,7 @@ def test_what_influence_says_in_full_leaves_no_effect_to_be_found():
     assert TAUS @ with_it.belief.mean(axis=1) < 0.5
     assert TAUS @ without.belief.mean(axis=1) > 2
     assert np.allclose(with_it.belief.sum(axis=0), 1)
-    assert np.mean(with_it.noise.min(axis=0) / game.noise) == pytest.approx(1, abs=0.25)
+    assert np.mean(with_it.noise[:, 1:].min(axis=0) / game.noise) == pytest.approx(1, abs=0.25)
 
 
 def conditioned(fitted, partition):
@@ -113,18 +114,20 @@ def conditioned(fitted, partition):
     out = outcomes.partition == partition
     strata, contrast = fitted.curve.member(outcomes.strata), outcomes.contrast
     apart = np.abs(fitted.curve.strata[:, None] - fitted.curve.strata)
-    value, square = 0.0, 0.0
+    error, square = 0.0, 0.0
     for tau, belief, noise in zip(TAUS, fitted.belief, fitted.noise, strict=True):
         alike = tau**2 * estimate.ALIKE**apart
         of_size = (contrast * outcomes.size * len(outcomes.size)) @ contrast.T
         prior = of_size * (strata @ alike @ strata.T) + estimate.FLAT * strata @ strata.T
         whole = prior + np.eye(len(prior))
         gain = prior[np.ix_(out, ~out)] @ np.linalg.inv(whole[np.ix_(~out, ~out)])
-        each = outcomes.value[out] - fitted.rest[out] + gain @ fitted.rest[~out]
+        each = gain @ fitted.rest[~out] - fitted.rest[out]
         spread = whole[np.ix_(out, out)] - gain @ prior[np.ix_(~out, out)]
-        value = value + belief * each
+        error = error + belief * each
         square = square + belief * (noise**2 * np.diag(spread)[:, None] + each**2)
-    return value, np.sqrt(square - value**2)
+    variance = square - error**2
+    value = outcomes.value[out] + error[:, 1:] + fitted.scale * error[:, :1]
+    return value, np.sqrt(variance[:, 1:] + fitted.scale**2 * variance[:, :1])
 
 
 def test_leaving_a_partition_out_in_closed_form_is_conditioning_on_the_others():
@@ -256,6 +259,21 @@ def test_some_outputs_at_a_time_get_what_all_together_get(models):
         assert np.allclose(getattr(part, name), getattr(whole, name)[:, some])
 
 
+@pytest.mark.parametrize(
+    "device", ["strict", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no GPU")])]
+)
+@pytest.mark.parametrize("rule", BY_VALUE)
+def test_shares_are_the_same_on_any_device(models, rule, device):
+    outcomes, influence = models
+    xp = array_api_strict if device == "strict" else namespace_of(device)
+    moved = xp.asarray(influence)
+    assert np.allclose(estimate.project(outcomes, moved), estimate.project(outcomes, influence))
+    fitted, _ = fitted_on(outcomes, influence)
+    plain, there = shares(fitted, rule, influence), shares(fitted, rule, moved)
+    for name in ("share", "low", "high"):
+        assert np.allclose(to_numpy(getattr(there, name)), getattr(plain, name), atol=1e-9)
+
+
 def test_shapes_are_those_that_the_documents_name(models):
     outcomes, influence = models
     fitted, _ = fitted_on(outcomes, influence)
@@ -264,12 +282,54 @@ def test_shapes_are_those_that_the_documents_name(models):
     assert estimate.project(outcomes, influence).shape == (count, 2, 6)
     assert fitted.theta.shape == (2,)
     assert fitted.factor.shape == (places, count, count)
-    assert fitted.belief.shape == fitted.noise.shape == (places, 6)
-    assert fitted.rest.shape == estimate.leave_out(fitted).value.shape == (count, 6)
+    assert fitted.scale.shape == (6,)
+    assert fitted.belief.shape == fitted.noise.shape == (places, 7)
+    assert fitted.rest.shape == (count, 7)
+    assert estimate.leave_out(fitted).value.shape == (count, 6)
     assert fitted.freedom == count - len(fitted.curve.strata)
     rule = estimate.rule_named("faithful", fitted)
-    assert estimate.deviations(fitted, rule, draws=7).shape == (places, 7, 9)
-    assert estimate.values(fitted, rule, influence[:, :, :2], np.arange(2)).shape == (places, 9, 2)
+    drawn = estimate.deviations(fitted, rule, draws=7)
+    assert (drawn.common.shape, drawn.own.shape) == ((7, 9), (places, 7, 9))
+    assert estimate.values(fitted, rule, influence[:, :, :2], np.arange(2)).shape == (9, 2)
+
+
+def test_series_of_outputs_are_joined_again():
+    value, scale = np.random.default_rng(1).standard_normal((3, 2, 5)), np.array([1.0, 2.0, 0.5, 3.0, 1.0])
+    series = estimate.split(value, scale)
+    assert np.allclose(series[..., 0], (value / scale).mean(axis=-1))
+    assert np.allclose((series[..., 1:] / scale).mean(axis=-1), 0)
+    assert np.allclose(estimate.join(series, scale), value)
+
+
+def test_noise_that_all_outputs_share_does_not_pass_for_what_a_component_counts():
+    """A model that trained badly is bad for every output: many outputs are not so many witnesses."""
+    found, apart = [], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        game = draw_game(random, owners=8, outputs=40, growth=linear, alike=True, strength=0.3)
+        stranger = (random.standard_normal((8, 1)) + 0.3 * random.standard_normal((8, 40)))[None]
+        outcomes = game.trained(4, random)[0]
+        shared = 2 * random.standard_normal((len(outcomes.inside), 1)) * game.noise
+        outcomes = replace(outcomes, value=outcomes.value + shared)
+        found.append(fitted_on(outcomes, stranger)[0].theta[0])
+        contrast = estimate.project(outcomes, stranger)[:, 0]
+        apart.append(max(0.0, (contrast * outcomes.value).sum() / (contrast**2).sum()))
+    assert np.mean(found) < 0.4 * np.mean(apart)
+
+
+@pytest.mark.parametrize("owners", [2, 5, 40])
+def test_size_is_worth_the_mean_over_how_many_came_before(owners):
+    random = np.random.default_rng(5)
+    game = draw_game(random, owners=owners, outputs=3, alike=True)
+    fitted, _ = fitted_on(game.trained(12, random)[0])
+    curve, size = fitted.curve, 1 / owners
+    before = np.arange(owners) * size
+    expected = (curve.growth(before + size) - curve.growth(before)).mean(axis=0)
+    found = estimate.worth_of_size(fitted, estimate.rule_named("srs", fitted), np.arange(3))
+    assert found == pytest.approx(np.tile(expected, (owners, 1)), rel=1e-6)
+    uneven = replace(fitted, outcomes=replace(fitted.outcomes, size=random.dirichlet(np.full(owners, 6.0))))
+    found = estimate.worth_of_size(uneven, estimate.rule_named("srs", uneven), np.arange(3))
+    assert found.sum(axis=0) == pytest.approx(fitted.outcomes.served - fitted.outcomes.base)
 
 
 def test_an_output_that_nobody_adds_to_has_no_shares(models):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from killing import Killed, dying
 from lxml import etree
 from samples import DAY, corpus_frames, create_database, deliver
 from stages import SMALL, night
@@ -24,7 +25,7 @@ from provenance.core.store import Store, Stored, canonical_json
 from provenance.settlement.exports import in_force
 from provenance.validation import appeals
 from tasks import appeal as task
-from tasks import gc
+from tasks import gc, retrain
 from tasks.attribute import local_settings
 from tasks.ingest import ingest
 from tasks.settings import load
@@ -39,16 +40,10 @@ def place(tmp_path_factory, postgres, tiny_model):
     folder = tmp_path_factory.mktemp("appeal")
     store = Store(f"file://{folder}/store", {})
     values = {
-        "STORE__URL": store.url,
-        "DATABASE__URL": create_database(postgres),
-        "MODEL__FOLDER": str(tiny_model),
-        "MODEL__CACHE": str(folder / "cache"),
-        "SIGNALS__COLLECT": "false",
-        "LINEAGE__FOLDER": str(folder / "lineage"),
-        "SETTLEMENT__KEY": str(folder / "signing.pem"),
-        "SETTLEMENT__RETIRED": str(folder / "retired"),
-        **SMALL,
-    }
+        "STORE__URL": store.url, "DATABASE__URL": create_database(postgres), "SIGNALS__COLLECT": "false",
+        "MODEL__FOLDER": str(tiny_model), "MODEL__CACHE": f"{folder}/cache", "LINEAGE__FOLDER": f"{folder}/lineage",
+        "SETTLEMENT__KEY": f"{folder}/signing.pem", "SETTLEMENT__RETIRED": f"{folder}/retired", **SMALL,
+    }  # fmt: skip
     frames = corpus_frames()
     idle = pl.DataFrame({"owner_id": ["owner-9"], "name": ["Without Works"]})
     with pytest.MonkeyPatch.context() as patch:
@@ -70,118 +65,128 @@ def planned(settings):
     return task.plan(settings, task.contested(settings, "owner-1"), 4)
 
 
+@pytest.fixture
+def told(place, command_line):
+    """Gives the command for an owner, and reads its report."""
+
+    def give(*words):
+        code, out, err = command_line("appeal", *words, "--workers", "1", "--json", "--yes")
+        assert code == 0, err
+        return json.loads(out)
+
+    return give
+
+
+@pytest.fixture
+def found(told):
+    """The report to owner-1."""
+    return told("owner-1", "--pairs", "4")
+
+
 def trained(store):
     """Trainings that the store has, and when each was written."""
-    return {file.name: file.stat().st_mtime_ns for file in Path(store.path(task.TRAININGS)).glob("[!.]*")}
+    return {file.name: file.stat().st_mtime_ns for file in Path(store.path(retrain.TRUTH)).glob("[!.]*")}
 
 
-def reports(store):
-    return {key: store.read(key) for key in store.list("appeals") if not key.startswith(task.TRAININGS)}
+def everything(store, folder="appeals"):
+    return {key: store.read(key) for key in store.list(folder)}
 
 
-def told(command_line, *words):
-    code, out, err = command_line("appeal", *words, "--json", "--yes")
-    assert code == 0, err
-    return json.loads(out)
-
-
-def test_a_report_has_the_effect_beside_what_was_paid(place, command_line):
-    found = told(command_line, "owner-1", *FEW)
+def test_a_report_has_the_effect_beside_what_was_paid(place, found):
     credits = place.read_table(f"{in_force(place, DAY)['folder']}/credits.parquet")
-    mine = credits.filter((pl.col("owner_id") == "owner-1") & (pl.col("account") == "payable"))
-    assert [row["output_id"] for row in found["outputs"]] == sorted(mine["output_id"])
-    paid = dict(mine.select("output_id", "share_ppb").iter_rows())
+    mine = credits.filter((pl.col("owner_id") == "owner-1") & (pl.col("account") == "payable")).sort("output_id")
+    assert [row["output_id"] for row in found["outputs"]] == mine["output_id"].to_list()
+    assert [row["paid"]["ppb"] for row in found["outputs"]] == mine["share_ppb"].to_list()
     for row in found["outputs"]:
-        assert row["paid"]["ppb"] == paid[row["output_id"]]
         assert 0 <= row["found"]["low_ppb"] <= row["found"]["ppb"] <= row["found"]["high_ppb"] <= PPB
         assert row["effect_nats"]["low"] < row["effect_nats"]["value"] < row["effect_nats"]["high"]
         assert row["found"]["ppb"] == pytest.approx(PPB * row["effect_nats"]["value"] / row["brought_nats"], abs=PPB / 10**5)
     assert [row["currency"] for row in found["currencies"]] == ["EUR", "USD"]
     for row in found["currencies"]:
-        pools = credits.filter(currency=row["currency"])["amount_nanominor"].sum()
-        got = mine.filter(currency=row["currency"])["amount_nanominor"].sum()
+        pools, got = (each.filter(currency=row["currency"])["amount_nanominor"].sum() for each in (credits, mine))
         for end, share in (("low", "low_ppb"), ("value", "ppb"), ("high", "high_ppb")):
             exact = Fraction(pools * row["found"][share], PPB * NANO) - Fraction(got, NANO)
             assert abs(row["difference_minor"][end] - exact) <= Fraction(1, 2)
             assert isinstance(row["difference_minor"][end], int)
         assert row["verdict"] == appeals.verdict(row["paid"]["ppb"], row["found"]["low_ppb"], row["found"]["high_ppb"])
         assert 0.1 < row["found"]["ppb"] / PPB < 0.3, "five owners of like works"
-    assert found["experiment"]["others"] == 4
-    assert found["experiment"]["works"] == 4
+    assert (found["experiment"]["others"], found["experiment"]["works"]) == (4, 4)
+    assert (found["experiment"]["shared"], found["experiment"]["elsewhere"]) == (0, 6), (
+        "two fifths of a work, and of its copies"
+    )
     assert found["verdict"]
 
 
-def test_the_page_says_the_same_and_is_well_formed(place, command_line):
-    found = told(command_line, "owner-1", *FEW)
+def test_page_and_table_say_the_same_and_where_the_report_is(place, found, command_line):
     page = place.read(f"{found['folder']}/report.html")
     text = " ".join(etree.fromstring(page).itertext())
     for said in (*found["verdict"], "Owner 1, Ltd.", "Revenue is invented.", found["outputs"][0]["output_id"], "report.sig"):
         assert said in text
     assert found["inputs"]["manifest"] in text
-
-
-def test_the_table_says_what_was_found_and_where_the_report_is(command_line):
-    code, out, err = command_line("appeal", "owner-1", *FEW, "--yes", "--most", "2")
+    code, out, err = command_line("appeal", "owner-1", *FEW, "--most", "2")
     assert code == 0, err
     assert "owner-1 contests 8 outputs of 2026-11-19, revision 1." in err
     assert "8 trainings" in err
-    assert "Owner 1, Ltd." in out
-    assert "and 6 more, in report.json" in out
-    assert "Nothing is booked." in out
-    assert "report.html, report.json, report.sig" in out
+    for said in ("Owner 1, Ltd.", "and 6 more, in report.json", "Nothing is booked.", "report.html, report.json, report.sig"):
+        assert said in out
 
 
-def test_again_nothing_is_trained_and_the_bytes_are_the_same(place, command_line):
-    told(command_line, "owner-1", *FEW)
-    before, published = trained(place), reports(place)
+def test_again_nothing_is_trained_and_the_bytes_are_the_same(place, found, command_line):
+    before, published = trained(place), everything(place)
     code, _, err = command_line("appeal", "owner-1", *FEW)  # without asking, since nothing is to be trained
     assert code == 0, err
-    assert trained(place) == before
-    assert reports(place) == published
+    assert (trained(place), everything(place)) == (before, published)
 
 
-def test_more_pairs_and_other_questions_about_the_day_train_no_pair_again(place, command_line):
-    told(command_line, "owner-1", *FEW)
+def test_more_pairs_and_other_questions_about_the_day_train_no_pair_again(place, found, told):
     before = trained(place)
-    one = told(command_line, "owner-1", *FEW, "--outputs", f"{DAY}-003")
+    one = told("owner-1", "--pairs", "4", "--outputs", f"{DAY}-003")
     assert [row["output_id"] for row in one["outputs"]] == [f"{DAY}-003"]
     assert trained(place) == before, "losses are of all outputs of the day"
-    more = told(command_line, "owner-1", "--pairs", "6", "--workers", "1")
+    more = told("owner-1", "--pairs", "6")
     assert more["experiment"]["drawn"][:4] == one["experiment"]["drawn"]
     assert before.items() <= trained(place).items()
     assert len(trained(place)) == len(before) + 4
 
 
-def test_pairs_differ_in_the_owner_s_works_alone(planned):
-    owner = planned.examples["owner"].to_numpy()
-    for pair, without, within in zip(planned.pairs, planned.without, planned.within, strict=True):
-        assert set(owner[list(without.examples)]) == set(pair.others)
+def owners_of(settings, planned):
+    return task.owner_of_examples(task.Subject.of(settings.store.open(), planned.case.night, settings.model.cache))["owner"]
+
+
+def test_pairs_differ_in_the_owner_s_works_alone(settings, planned):
+    owner = owners_of(settings, planned).to_numpy()
+    for pair, without, within in zip(planned.experiment["drawn"], planned.jobs[::2], planned.jobs[1::2], strict=True):
+        assert len(set(owner[list(without.examples)])) == pair["others"]
         assert sorted({*within.examples} - {*without.examples}) == np.flatnonzero(owner == "payable/owner-1").tolist()
-        assert without.seed == within.seed
-    empty = [each for each in planned.without if not each.examples]
-    assert all(each.checkpoint == 0 for each in empty), "nobody's works: the base"
+        assert without.seed == within.seed == pair["seed"]
 
 
 def test_who_trains_on_nothing_has_the_base(settings, planned):
-    nobody = task.Run(f"{task.TRAININGS}/nobody.parquet", (), 0, 5)
-    task.train(settings, replace(planned, without=(nobody,), within=(), there=frozenset()))
-    base, served, empty = (task._likelihoods(planned, each) for each in (planned.base, planned.served, nobody))
+    night = planned.case.night
+    base, served = retrain.base_and_served(settings, night)
+    (empty,) = -retrain.retrain(settings, night, np.zeros((1, planned.examples), dtype=bool), 5, "nothing")
     assert np.abs(empty - base).max() < 0.1 * (served - base).min(), "fresh weights say about as much whatever the seed"
 
 
-def test_who_was_paid_nothing_contests_outputs_by_name(settings, planned):
+@pytest.mark.parametrize(("weight", "says"), [(1.0, "faithful"), (0.0, "flat"), (0.25, "25% faithful, 75% flat")])
+def test_who_was_paid_nothing_contests_outputs_by_name_and_the_rule_that_decided_is_told(settings, planned, weight, says):
     store, case = settings.store.open(), planned.case
-    others = store.read_table(f"{case.export}/credits.parquet").filter(pl.col("owner_id") != "owner-1")
-    named = {"owner_id": "owner-1", "chosen": {f"{DAY}-001"}, "asked": True}
-    (row,) = task._outputs(store, case.night, others, {"everything": 0.0}, **named).to_dicts()
-    assert (row["paid"], row["share_ppb"], row["paid_by"]) == (0, 0, "flat")
+    others = store.read_table(f"{case.export['export']}/credits.parquet").filter(pl.col("owner_id") != "owner-1")
+    outputs = case.night.read_outputs(store)
+    (row, *_) = task.paid_outputs(case.night, outputs, others, {"everything": weight}, "owner-1").to_dicts()
+    assert (row["output_id"], row["at"], row["paid_nanominor"], row["paid"]["ppb"], row["paid_by"]) == (
+        f"{DAY}-000",
+        0,
+        0,
+        0,
+        says,
+    )
 
 
 def test_what_an_owner_has_claimed_is_its_works(settings, planned):
-    case = replace(planned.case, claimed={"unmatched-somebody": "owner-1"})
-    claimed = task.plan(settings, case, 4)
-    assert claimed.mine.height > planned.mine.height
-    assert "escrow/unmatched-somebody" not in claimed.examples["owner"].to_list()
+    claimed = task.plan(settings, replace(planned.case, claimed={"unmatched-somebody": "owner-1"}), 4)
+    assert (planned.experiment["others"], planned.experiment["works"]) == (4, 4)
+    assert (claimed.experiment["others"], claimed.experiment["works"]) == (3, 8)
 
 
 def shown(text):
@@ -189,114 +194,89 @@ def shown(text):
     return "".join(text.split())
 
 
-def test_the_command_verifies_the_report_and_finds_what_was_changed(place, command_line, tmp_path):
-    folder = told(command_line, "owner-1", *FEW)["folder"]
-    assert command_line("verify", folder)[0] == 0
-    assert command_line("verify", f"{folder}/report.json")[0] == 0
+def test_the_command_verifies_the_report_and_finds_what_was_changed(place, found, command_line, tmp_path):
+    folder = found["folder"]
+    (key,) = place.list("exports/keys")
+    copy, with_key = tmp_path / "copy", ("--key", place.path(key))
+    shutil.copytree(place.path(folder), copy)
+    for words in ((folder,), (f"{folder}/report.json",), (str(copy), *with_key), (str(copy / "report.json"), *with_key)):
+        assert command_line("verify", *words)[0] == 0
     code, _, err = command_line("verify", "appeals/" + "0" * 32)
     assert (code, "report.json: expected an object, found nothing" in err) == (2, True)
-    (key,) = place.list("exports/keys")
-    copy = tmp_path / "copy"
-    shutil.copytree(place.path(folder), copy)
-    assert command_line("verify", str(copy), "--key", place.path(key))[0] == 0
-    assert command_line("verify", str(copy / "report.json"), "--key", place.path(key))[0] == 0
     code, out, _ = command_line("verify", str(copy))
     assert (code, shown("report.sig: not by any of the 0 keys") in shown(out)) == (1, True)
     for name, says in (("report.json", "not on this report"), ("report.html", "SHA-256"), ("report.sig", "not on this report")):
         data = (copy / name).read_bytes()
-        (copy / name).write_bytes(data.replace(b"owner-1", b"owner-2") if name != "report.sig" else b"A" + data[1:])
-        code, out, err = command_line("verify", str(copy), "--key", place.path(key))
-        assert code == 1, name
-        assert shown(says) in shown(out)
-        assert "does not hold" in err
+        other = (
+            (b"B" if data[:1] == b"A" else b"A") + data[1:] if name == "report.sig" else data.replace(b"owner-1", b"owner-2")
+        )
+        (copy / name).write_bytes(other)
+        code, out, err = command_line("verify", str(copy), *with_key)
+        assert (code, shown(says) in shown(out), "does not hold" in err) == (1, True, True), name
         (copy / name).write_bytes(data)
 
 
-def test_a_report_that_was_changed_is_not_taken_for_the_published_one(place, settings, planned, command_line):
-    folder = told(command_line, "owner-1", *FEW)["folder"]
-    planned = replace(planned, there=frozenset(place.list(task.TRAININGS)))
-    data = place.read(f"{folder}/report.json")
-    place.write(f"{folder}/report.json", data.replace(b"agrees", b"agreed"))
+def test_a_report_that_was_changed_is_not_taken_for_the_published_one(place, found, settings, planned, command_line):
+    where = f"{found['folder']}/report.json"
+    data = place.read(where)
+    place.write(where, data.replace(b"agrees", b"agreed"))
     try:
         with pytest.raises(StoreError, match="expected the report that was published, found another one"):
-            task.publish(settings, planned)
-        code, out, _ = command_line("verify", folder)
+            task.answer(settings, planned)
+        code, out, _ = command_line("verify", found["folder"])
         says = "not by a key that these settings trust, or not on this report"
         assert (code, shown(says) in shown(out)) == (1, True)
     finally:
-        place.write(f"{folder}/report.json", data)
+        place.write(where, data)
 
 
-def test_an_appeal_killed_half_way_goes_on(place, command_line):
-    told(command_line, "owner-2", *FEW)
-    published = reports(place)
-    shutil.rmtree(place.path("appeals"))
+def test_an_appeal_killed_half_way_goes_on_to_the_same_report(place, told):
+    found = told("owner-2", "--pairs", "4")
+    published, others = everything(place, found["folder"]), trained(place)
+    for name in {pair[side] for pair in found["experiment"]["drawn"] for side in ("without", "with")}:
+        place.remove(f"{retrain.TRUTH}/{name}.parquet")
+        del others[f"{name}.parquet"]
+    shutil.rmtree(place.path(found["folder"]))
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.cli", "appeal", "owner-2", *FEW, "--yes"], start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while len(trained(place)) < 5 and process.poll() is None and time.monotonic() < deadline:
+    while len(trained(place)) < len(others) + 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = trained(place)
-    assert 5 <= len(before) < 10, "killed between its first and its last"
-    assert told(command_line, "owner-2", *FEW)["owner_id"] == "owner-2"
-    assert {name: at for name, at in trained(place).items() if name in before} == before
-    mine = {key: data for key, data in published.items() if key in reports(place)}
-    assert mine, "the same report"
-    assert reports(place) == mine
+    assert 3 <= len(before) - len(others) < 8, "killed between its first and its last"
+    assert told("owner-2", "--pairs", "4") == found
+    assert before.items() <= trained(place).items()
+    assert everything(place, found["folder"]) == published
 
 
-def test_publishing_killed_at_any_write_ends_as_if_it_was_not(place, settings, planned, monkeypatch):
-    task.train(settings, planned)
-    task.publish(settings, planned)
-    published = {key: place.read(key) for key in place.list(planned.folder)}
+def test_publishing_killed_at_any_write_ends_as_if_it_was_not(place, settings, planned):
+    report = task.answer(settings, planned)
+    published = everything(place, planned.folder)
     assert len(published) == 3
-
-    class Killed(BaseException):
-        pass
-
-    def deadly(method, left):
-        def write(self, key, data):
-            if not left[0]:
-                raise Killed
-            left[0] -= 1
-            return method(self, key, data)
-
-        return write
-
     for survived in range(4):
         shutil.rmtree(place.path(planned.folder))
-        with monkeypatch.context() as patch:
-            left = [survived]
-            patch.setattr(Store, "write", deadly(Store.write, left))
-            patch.setattr(Store, "create", deadly(Store.create, left))
-            with pytest.raises(Killed):
-                task.publish(settings, planned)
-        task.publish(settings, planned)
-        assert {key: place.read(key) for key in place.list(planned.folder)} == published
+        with dying(survived), pytest.raises(Killed):
+            task.answer(settings, planned)
+        assert task.answer(settings, planned) == report
+        assert everything(place, planned.folder) == published
 
 
 def test_an_output_that_training_did_not_help_has_no_share(settings, planned, monkeypatch):
-    task.train(settings, planned)
-    brought = task._brought(planned)
+    couples, brought = np.ones((2, 8)) + np.arange(2)[:, None], np.full(8, 10.0)
     brought[3] = -1.0
-    monkeypatch.setattr(task, "_brought", lambda appeal: brought)
-    found = task.report(planned)
-    assert [row["found"] is None for row in found["outputs"]] == [at == 3 for at in range(8)]
-    assert [row["outputs"] for row in found["currencies"]] == [4, 3]
-    assert canonical_json(found)
-    assert b"1 output did not become more likely by training" in task.as_html(found)
-    monkeypatch.setattr(task, "_brought", lambda appeal: -np.abs(brought))
+    report = task.report(planned, couples, brought)
+    assert [row["found"] is None for row in report["outputs"]] == [at == 3 for at in range(8)]
+    assert [row["outputs"] for row in report["currencies"]] == [4, 3]
+    assert canonical_json(report)
+    assert b"1 output did not become more likely by training" in task.as_html(report)
+    monkeypatch.setattr(retrain, "base_and_served", lambda settings, night: np.zeros((2, 8)))
+    monkeypatch.setattr(retrain, "losses", None)
     with pytest.raises(ContractError, match="expected an output that training made more likely"):
-        task.train(settings, replace(planned, there=frozenset()))
-
-
-def test_a_rule_that_decided_in_part_is_told(planned):
-    (contract,) = planned.case.night.contracts
-    assert [task._paid_by(contract, weight) for weight in (1.0, 0.0, 0.25)] == ["faithful", "flat", "25% faithful, 75% flat"]
+        task.answer(settings, planned)
 
 
 def test_cost_is_said_and_consent_is_asked_before_anything_is_trained(place, command_line, monkeypatch):
@@ -336,9 +316,10 @@ def test_errors_name_the_place_and_the_next_step(place, command_line, words, mes
 
 
 def test_housekeeping_leaves_appeals_alone():
-    long_ago, now = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=UTC)
-    kept = tuple(Stored(key, 1, long_ago) for key in ("appeals/0f/report.json", f"{task.TRAININGS}/0f.parquet"))
-    assert gc.decide(gc.Seen(kept), gc.Policy.of(load().retention), now) == []
+    kept = tuple(
+        Stored(key, 1, datetime(2020, 1, 1, tzinfo=UTC)) for key in ("appeals/0f/report.json", "audits/truth/0f.parquet")
+    )
+    assert gc.decide(gc.Seen(kept), gc.Policy.of(load().retention), datetime(2026, 11, 20, tzinfo=UTC)) == []
 
 
 def test_without_a_published_day_there_is_nothing_to_contest(place, tmp_path):
@@ -355,10 +336,8 @@ def test_a_model_that_cannot_be_trained_is_named(settings, planned, monkeypatch)
 
 
 def test_one_other_owner_is_too_few(settings, planned, monkeypatch):
-    few = planned.examples.with_columns(
-        owner=pl.when(pl.col("owner") == "payable/owner-1").then("owner").otherwise(pl.lit("x"))
-    )
-    monkeypatch.setattr(task, "owner_of_examples", lambda subject: few)
+    two = pl.DataFrame({"owner": ["payable/owner-1", "x"], "parties": [["payable/owner-1"], ["x"]]})
+    monkeypatch.setattr(task, "owner_of_examples", lambda subject: two)
     with pytest.raises(ContractError, match="expected works of at least 2 other owners, to draw from, found 1 other owner"):
         task.plan(settings, planned.case, 4)
 
@@ -382,20 +361,13 @@ def test_what_is_paid_by_size_is_not_contested(settings, monkeypatch):
 def test_the_experiment_finds_what_training_on_every_coalition_gives(settings, planned):
     """Shapley values by all 32 coalitions, against the intervals of eight pairs."""
     from provenance.validation.coalitions import shapley
+    from provenance.validation.subsets import coalitions
 
-    owner = planned.examples["owner"].to_numpy()
-    names = sorted(set(owner))
-    runs = []
-    for number in range(2 ** len(names)):
-        inside = np.flatnonzero(np.isin(owner, [name for bit, name in enumerate(names) if number >> bit & 1]))
-        key = f"{task.TRAININGS}/coalition-{number}.parquet"
-        runs.append(task.Run(key, tuple(inside.tolist()), -1 if inside.size else 0, 7))
-    task.train(settings, replace(planned, without=tuple(runs), within=()))
-    worth = np.stack([task._likelihoods(planned, each) for each in runs])
-    true = shapley(worth)[names.index("payable/owner-1")] / task._brought(planned)
-    eight = task.plan(settings, planned.case, 8)
-    task.train(settings, eight)
-    rows = task.report(eight)["outputs"]
+    names, _, masks = coalitions(owners_of(settings, planned).to_list())
+    worth = -retrain.retrain(settings, planned.case.night, masks, 7, "coalitions")
+    base, served = retrain.base_and_served(settings, planned.case.night)
+    true = shapley(worth)[names.index("payable/owner-1")] / (served - base)
+    rows = task.answer(settings, task.plan(settings, planned.case, 8))["outputs"]
     held = [row["found"]["low_ppb"] <= share * PPB <= row["found"]["high_ppb"] for share, row in zip(true, rows, strict=True)]
     assert np.mean(held) >= 0.75
     assert [row["found"]["ppb"] / PPB for row in rows] == pytest.approx(true.tolist(), abs=0.06)

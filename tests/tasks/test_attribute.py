@@ -65,11 +65,8 @@ def test_the_tables_say_who_influenced_what(request_of):
     own = pl.read_parquet(request_of.corpus / "examples.parquet").with_row_index("row")
     assert own.height * 8 == scores.height
 
-
-def test_the_owner_whose_words_an_output_uses_comes_first(request_of):
-    attribute(request_of, settings())
-    owners = pl.read_parquet(request_of.out / "owner_influence.parquet").sort("influence", descending=True)
-    best = owners.group_by("output_id", maintain_order=True).first().sort("output_id")
+    # The owner whose words an output uses comes first.
+    best = owners.sort("influence", descending=True).group_by("output_id", maintain_order=True).first().sort("output_id")
     wanted = [f"owner-{n % 5}" if n % 5 < 4 else "unmatched-somebody" for n in range(8)]
     assert sum(one == two for one, two in zip(best["owner_id"], wanted, strict=True)) >= 6
 
@@ -103,7 +100,7 @@ def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeyp
     assert one.equals(two)
 
 
-@pytest.mark.parametrize("name", ["dense", "cosine", "tfidf", "bm25"])
+@pytest.mark.parametrize("name", ["cosine", "tfidf", "bm25"])
 def test_every_method_gives_a_table(request_of, name):
     scores = scores_of(request_of, influence={"method": name, "sample": 24}, corpus={"shard_examples": 20})
     assert scores.shape == (8, 60)
@@ -134,13 +131,6 @@ def test_a_second_run_with_other_outputs_reuses_the_corpus(request_of):
     assert set(pl.read_parquet(request_of.out / "scores.parquet")["output_id"]) == {f"2026-11-18-{n:03d}" for n in range(8)}
 
 
-def spoil_weights(request):
-    path = request.model / "step-0006.safetensors"
-    tensors = load_file(path)
-    tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(4, 4)
-    save_file(tensors, path)
-
-
 def nan_weights(request):
     path = request.model / "step-0006.safetensors"
     tensors = load_file(path)
@@ -160,21 +150,9 @@ def no_content(request):
     pl.read_parquet(path).drop("content").write_parquet(path)
 
 
-def twice(request):
-    frame = pl.read_parquet(request.outputs)
-    pl.concat([frame, frame.head(1)]).write_parquet(request.outputs)
-
-
-def no_owner(request):
-    (request.corpus / "claims.parquet").unlink()
-    path = request.corpus / "examples.parquet"
-    pl.read_parquet(path).with_columns(owner_id=pl.lit(None, pl.String)).write_parquet(path)
-
-
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        (spoil_weights, ModelError, r"step-0006.*'model.layers.0.self_attn.q_proj.weight': expected shape \(16, 16\), found"),
         (nan_weights, ModelError, r"step-0006.safetensors: tensor 'lm_head.weight': expected finite weights, found 1 NaN"),
         (
             long_example,
@@ -182,8 +160,6 @@ def no_owner(request):
             r"example_id 'e17': .*expected at most 300 bytes, the model's context, found 301 bytes. Split",
         ),
         (no_content, ContractError, r"examples.parquet: column 'content': expected a required column"),
-        (twice, ContractError, r"outputs.parquet: row 8: output_id: expected a key that no other row has"),
-        (no_owner, ContractError, r"column 'owner_id': expected an owner \(owner_id, or claims on the work\) or an unmatched"),
         (
             lambda r: r.outputs.unlink(),
             ContractError,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from provenance.core.errors import ContractError, ModelError
 from tasks import coalitions
 from tasks.attribute import Request, opened
-from tasks.audit import Options, audit_lds, audit_owners
+from tasks.audit import Options, audit_lds
 from tasks.cli import app
 from tasks.coalitions import audit_srs
 from tasks.settings import Settings
@@ -47,6 +47,8 @@ def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
         assert found["subsets"] == 4
         assert all(m["low"] <= m["lds"] <= m["high"] <= 1 for m in found["methods"].values())
         assert found["seed_agreement"] <= found["ceiling"] <= 1
+    # Each owner has words of their own, so that who is left out must show.
+    assert result["families"]["owners"]["methods"]["factored"]["lds"] > 0.5
     assert set(result["weights"]) == {"examples", "owners"}
     for weights in result["weights"].values():
         assert {name.split("/")[-1] for name in weights} == {"head", "embedding", "inner", "words"}
@@ -59,22 +61,6 @@ def test_an_audit_scores_methods_and_goes_on_where_it_was(request_of):
     after = trained(request_of)
     assert before.items() <= after.items(), "nothing is trained twice"
     assert len(after) <= len(before) + 4, "one more subset, two families, two seeds"
-
-
-def test_leaving_owners_out_is_audited(request_of):
-    store, folder = run(request_of, audit_owners, Options(seeds=1, methods=("factored", "tfidf")))
-    result = store.read_json(f"{folder}/owners.json")
-    assert result["owners"] == ["owner-0", "owner-1", "owner-2", "owner-3", "unmatched-somebody"]
-    # Each owner has words of their own, so that leaving the owner out must show.
-    assert result["methods"]["factored"]["rank_correlation"] > 0.5
-
-
-def test_components_can_be_reported_one_by_one(request_of):
-    options = Options(subsets=4, tune=8, seeds=2, methods=("fitted",), components=True)
-    store, folder = run(request_of, audit_lds, options)
-    result = store.read_json(f"{folder}/lds.json")
-    for family, found in result["families"].items():
-        assert set(found["methods"]) == {"fitted", *result["weights"][family]}
 
 
 def test_royalty_rules_are_held_against_training_on_every_coalition(request_of):
@@ -108,7 +94,7 @@ def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
 
     monkeypatch.delattr(CausalLM, "train")
     with pytest.raises(ModelError, match=r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\)"):
-        run(request_of, audit_owners, Options(seeds=1, methods=("factored",)))
+        run(request_of, audit_lds, Options(methods=("factored",)))
 
 
 def test_the_commands_show_a_table(request_of, monkeypatch):
@@ -120,15 +106,15 @@ def test_the_commands_show_a_table(request_of, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert "noise ceiling" in shown.output
     assert (request_of.out / "lds.png").exists()
-    shown = CliRunner().invoke(app, ["audit", "owners", *base, "--seeds", "1", "--json"])
+    shown = CliRunner().invoke(app, ["audit", "lds", *base, "--subsets", "4", "--tune", "2", "--json"])
     assert shown.exit_code == 0, shown.output
-    assert set(json.loads(shown.stdout)["methods"]) == {"tfidf", "cosine"}
+    assert set(json.loads(shown.stdout)["families"]["owners"]["methods"]) == {"tfidf", "cosine"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(methods=("factored", "magic")), r"audit: methods: expected some of fitted, factored, .*, found 'magic'"),
+        (Options(methods=("factored", "magic")), r"method: expected one of fitted, factored, .*, found 'magic'"),
         (Options(tune=0, methods=("fitted",)), r"audit: tune: expected 8 tuning subsets or more, .* 'fitted' on, found 0"),
     ],
 )
@@ -150,4 +136,4 @@ def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
     examples.filter(pl.col("work_id").is_in(known)).write_parquet(tmp_path / "corpus/examples.parquet")
     request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
     with pytest.raises(ContractError, match=r"expected at least 2 examples and 2 owners, .* of 1 owners"):
-        run(request, audit_owners, Options(seeds=1, methods=("factored",)))
+        run(request, audit_lds, Options(methods=("factored",)))

@@ -1,7 +1,6 @@
 """Counterfactual models: trained once each, whatever happens on the way, and none that is not what it says."""
 
 import json
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -9,17 +8,16 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
-from samples import corpus_frames, deliver, lay_out
-from typer.testing import CliRunner
+from killing import Killed, dying
+from samples import corpus_frames, deliver
 
-from provenance.core.errors import ContractError, InputError, ModelError
+from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import Store, sha256
 from provenance.features.adapters.causal_lm import CausalLM
 from provenance.features.model import read_model
 from tasks import counterfactuals
 from tasks.attribute import local_settings
-from tasks.cli import app
-from tasks.counterfactuals import MANIFEST, add, planned, read_record, records, subject_of, summary, train, usable
+from tasks.counterfactuals import MANIFEST, add, in_use, planned, read_record, records, subject_of, summary, train
 
 DAY = date(2026, 11, 20)
 KEPT = ("counterfactuals", "frozen/models")
@@ -35,37 +33,38 @@ def everything(store, *prefixes):
     return {key: sha256(store.read(key)) for prefix in prefixes for key in store.list(prefix)}
 
 
+def edited(file, old, new):
+    def edit(folder):
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
 @pytest.fixture(scope="module")
-def laid_out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("counterfactuals")
-    lay_out(folder)
-    return folder
+def laid_out(tiny_set):
+    """Where the corpus lies, and the set that was trained on it."""
+    return tiny_set.parent
 
 
 @pytest.fixture(scope="module")
 def trained(laid_out, tiny_model):
     """A set that is worth three trainings, five owners each alone and two pairs; which trainings, and the settings."""
     subject, settings = opened(laid_out, tiny_model, laid_out / "set")
-    trainings = planned(subject, 3)
-    assert train(subject, trainings, settings) == len(trainings) == 9
-    return subject, trainings, settings
+    return subject, planned(subject, 3), settings
 
 
 def test_a_training_is_on_the_works_of_its_part_and_kept_with_what_it_saw(trained):
     subject, trainings, _ = trained
-    examples = counterfactuals.read_examples(subject, "work_id", "content_sha256")
+    examples = subject.read("work_id", "content_sha256")
     assert sorted(record.name for record in records(subject.store, subject.model)) == sorted(each.name for each in trainings)
     for training in trainings:
         record = read_record(subject.store, subject.model, training.name)
-        part = training.part
-        assert (record.stratum, record.partition, record.aside, record.seed) == (
-            part.stratum, part.partition, part.aside, part.seed,
-        )  # fmt: skip
-        given = examples[list(training.examples)]
+        assert all(getattr(record, name) == getattr(training.part, name) for name in counterfactuals.PLANNED)
+        given = examples[list(training.examples)].group_by("work_id").agg("content_sha256")
         manifest = counterfactuals.trained_on(subject.store, record)
-        assert {work: sorted(digests) for work, digests in manifest.works.items()} == {
-            work: sorted(digests) for work, digests in given.group_by("work_id").agg("content_sha256").iter_rows()
-        }
+        assert {work: sorted(saw) for work, saw in manifest.works.items()} == {w: sorted(saw) for w, saw in given.iter_rows()}
         assert manifest.facts == {"seed": record.seed}
 
 
@@ -74,12 +73,11 @@ def test_of_a_model_the_base_and_the_end_are_kept(trained, tiny_model, tmp_path)
     record = read_record(subject.store, subject.model, trainings[0].name)
     kept = read_model(subject.store.fetch(f"frozen/models/{record.folder}", record.files, tmp_path / "kept"))
     served = read_model(tiny_model)
-    assert len(kept.card.checkpoints) == 2
-    assert kept.card.checkpoints[0].step == 0
-    assert kept.card.checkpoints[-1].file == record.checkpoint
+    base, last = kept.card.checkpoints
+    assert (base.step, last.file) == (0, record.checkpoint)
     assert kept.architecture() == served.architecture()
     assert kept.card.training.epochs == served.card.training.epochs
-    assert {file for file in kept.files if file.endswith(".safetensors")} == {each.file for each in kept.card.checkpoints}
+    assert {file for file in kept.files if file.endswith(".safetensors")} == {base.file, last.file}
 
 
 def test_run_again_it_trains_nothing_and_more_trainings_leave_what_is_there(trained, monkeypatch):
@@ -90,11 +88,9 @@ def test_run_again_it_trains_nothing_and_more_trainings_leave_what_is_there(trai
     assert everything(subject.store, *KEPT) == before
     more = planned(subject, 5)
     assert more[: len(trainings)] == trainings
-    assert counterfactuals.trainings_there(subject.store, subject.model, more) == (9, 13)
     lacking = counterfactuals.missing(subject, more)
     assert {each.name for each in lacking} == {each.name for each in more[9:]}
-    sizes = [len(each.examples) for each in lacking]
-    assert sizes == sorted(sizes, reverse=True), "the longest first"
+    assert lacking == sorted(lacking, key=lambda each: -len(each.examples)), "the longest first"
 
 
 def test_wherever_it_stops_the_same_command_ends_with_the_same_set(trained, laid_out, tiny_model, tmp_path):
@@ -102,23 +98,8 @@ def test_wherever_it_stops_the_same_command_ends_with_the_same_set(trained, laid
     subject, settings = opened(laid_out, tiny_model, tmp_path / "again")
     assert (subject.model, subject.corpus) == (expected.model, expected.corpus)
     for count in (0, 4, 5, 23):
-        left = [count]
-
-        def dying(method, left=left):
-            def write(self, key, data):
-                if key.startswith(KEPT) and not key.startswith(f"frozen/models/{subject.model}"):
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise RuntimeError("killed")
-                return method(self, key, data)
-
-            return write
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Store, "write", dying(Store.write))
-            patch.setattr(Store, "create", dying(Store.create))
-            with pytest.raises(RuntimeError, match="killed"):
-                train(subject, trainings, settings)
+        with dying(count, KEPT), pytest.raises(Killed):
+            train(subject, trainings, settings)
     assert 0 < len(records(subject.store, subject.model)) < len(trainings)
     train(subject, trainings, settings)
     assert everything(subject.store, *KEPT) == everything(expected.store, *KEPT), "names, and every byte"
@@ -130,46 +111,42 @@ def test_a_name_says_recipe_works_and_seed(trained, laid_out, tiny_model, tmp_pa
     assert [training.name for training in planned(opened(laid_out, tiny_model, tmp_path / "same")[0], 3)] == names
     other = tmp_path / "model"
     shutil.copytree(tiny_model, other)
-    card = other / "model.toml"
-    card.write_text(card.read_text().replace("epochs = 8\n", "epochs = 9\n"))
+    edited("model.toml", "epochs = 8\n", "epochs = 9\n")(other)
     changed = planned(opened(laid_out, other, tmp_path / "other")[0], 3)
     assert [training.part for training in changed] == [training.part for training in trainings]
     assert not {training.name for training in changed} & set(names)
 
 
+def write(folder, frames):
+    (folder / "corpus").mkdir()
+    for name, frame in frames.items():
+        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+
+
 def test_a_work_goes_with_whoever_has_the_largest_part_and_a_copy_with_its_original(tmp_path, tiny_model):
     frames = corpus_frames()
-    copied = frames["examples"].filter(pl.col("work_id") == "work-3-0")["content"]
-    is_copy = pl.col("work_id") == "work-2-0"
     content = frames["examples"]["content"].to_list()
-    at = frames["examples"].with_row_index("at").filter(is_copy)["at"].to_list()
-    for place, value in zip(at, copied, strict=True):
-        content[place] = value
-    dated = frames["claims"].with_columns(
-        valid_from=pl.when(pl.col("owner_id") == "owner-3").then(pl.date(2020, 1, 1)).otherwise(pl.date(2024, 1, 1))
-    )
-    (tmp_path / "corpus").mkdir()
-    frames |= {"examples": frames["examples"].with_columns(content=pl.Series(content)), "claims": dated}
-    for name, frame in frames.items():
-        frame.write_parquet(tmp_path / "corpus" / f"{name}.parquet")
+    at = {work: frames["examples"]["work_id"].to_list().index(work) for work in ("work-2-0", "work-3-0")}
+    content[at["work-2-0"] : at["work-2-0"] + 3] = content[at["work-3-0"] : at["work-3-0"] + 3]
+    since = pl.when(pl.col("owner_id") == "owner-3").then(pl.date(2020, 1, 1)).otherwise(pl.date(2024, 1, 1))
+    frames["examples"] = frames["examples"].with_columns(content=pl.Series(content))
+    frames["claims"] = frames["claims"].with_columns(valid_from=since)
+    write(tmp_path, frames)
     whose = {}
     for copies in (True, False):
         subject, _ = opened(tmp_path, tiny_model, tmp_path / f"set-{copies}", copies=copies)
         table = counterfactuals.owner_of_examples(subject).group_by("work_id").agg(pl.col("owner").unique().sort())
         whose[copies] = dict(table.iter_rows())
     assert all(len(owners) == 1 for owners in whose[False].values())
-    assert whose[False]["work-0-0"] == ["payable/owner-0"], "of two the one with the larger stake"
-    assert whose[False]["work-4-0"] == ["escrow/unmatched-somebody"]
-    assert whose[False]["work-2-0"] == ["payable/owner-2"]
+    expected = {"work-0-0": "payable/owner-0", "work-4-0": "escrow/unmatched-somebody", "work-2-0": "payable/owner-2"}
+    assert {work: whose[False][work] for work in expected} == {work: [owner] for work, owner in expected.items()}
     assert whose[True]["work-2-0"] == ["payable/owner-3"], "who claimed it first"
 
 
 def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
     frames = corpus_frames(owners=2)
-    (tmp_path / "corpus").mkdir()
     alone = frames["examples"].filter(pl.col("owner_id").is_null() & (pl.col("work_id") != "work-0-0"))
-    alone.write_parquet(tmp_path / "corpus/examples.parquet")
-    frames["claims"].filter(pl.col("work_id") != "work-0-0").write_parquet(tmp_path / "corpus/claims.parquet")
+    write(tmp_path, {"examples": alone, "claims": frames["claims"].filter(pl.col("work_id") != "work-0-0")})
     subject, _ = opened(tmp_path, tiny_model, tmp_path / "set")
     with pytest.raises(ContractError, match=r"counterfactual models: expected works of at least 2 owners, .*found 1 owner"):
         planned(subject, 3)
@@ -204,68 +181,28 @@ def brought(elsewhere, laid_out, tiny_model, tmp_path):
     return sorted((tmp_path / "brought").iterdir()), opened(laid_out, tiny_model, tmp_path / "set")[0]
 
 
-def test_folders_that_were_trained_elsewhere_are_brought_along_once(brought):
+def test_folders_that_were_trained_elsewhere_are_brought_along_once_each_a_partition_of_its_own(brought):
     folders, subject = brought
-    made = add(subject, folders)
-    assert len(made) == 4
-    assert {record.stratum for record in made} == {"brought"}
-    assert not any(record.aside for record in made)
-    assert len({record.partition for record in made}) == 4
-    before = everything(subject.store, *KEPT)
-    assert add(subject, folders) == made
+    made = add(subject, folders[:2])
+    assert add(subject, folders[1:])[0] == made[1]
+    before, found = everything(subject.store, *KEPT), records(subject.store, subject.model)
+    assert sorted(record.name for record in add(subject, folders)) == [record.name for record in found]
     assert everything(subject.store, *KEPT) == before
-    rows = summary(subject.store, subject.model)
-    assert sorted(row["examples"] for row in rows) == [24, 25, 35, 36]
-    assert {record.name for record, _ in usable(subject, made)} == {record.name for record in made}
-
-
-def test_what_is_brought_later_is_a_partition_of_its_own(brought):
-    folders, subject = brought
-    add(subject, folders[:2])
-    add(subject, folders[1:])
-    found = records(subject.store, subject.model)
+    assert {(record.stratum, record.aside) for record in found} == {("brought", False)}
     assert len({record.partition for record in found}) == len(found) == 4
+    assert sorted(row["examples"] for row in summary(subject.store, subject.model)) == [24, 25, 35, 36]
+    assert in_use(subject) == {record.name: record.folder for record in found}
 
 
-def replaced(folder, old, new):
-    card = folder / "model.toml"
-    assert old in card.read_text()
-    card.write_text(card.read_text().replace(old, new, 1))
+def lists(work, contents):
+    """A manifest that lists more of a work, by default its first one, than the model was trained on."""
 
+    def edit(folder):
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["works"].setdefault(work or min(manifest["works"]), []).extend(contents)
+        (folder / MANIFEST).write_text(json.dumps(manifest))
 
-def other_adapter(folder):
-    replaced(folder, 'adapter = "CausalLM"', 'adapter = "EventSequence"')
-
-
-def other_arguments(folder):
-    replaced(folder, "epochs = 8\n", "epochs = 9\n")
-
-
-def other_recipe(folder):
-    replaced(folder, '[training]\nmanifest = "manifest.json"\n', '[training]\nmanifest = "manifest.json"\n# no more is known\n')
-    replaced(folder, "weight_decay = 0.01", "weight_decay = 0.5")
-
-
-def other_architecture(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
-
-
-def other_works(folder):
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["works"]["work-9-9"] = ["0" * 64, "1" * 64]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def other_contents(folder):
-    manifest = json.loads((folder / MANIFEST).read_text())
-    work = min(manifest["works"])
-    manifest["works"][work] = [*manifest["works"][work], "0" * 64]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def no_manifest(folder):
-    replaced(folder, 'manifest = "manifest.json"\n', "")
+    return edit
 
 
 def other_half(folder):
@@ -277,13 +214,16 @@ def other_half(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (other_adapter, r"model.toml: key 'adapter': expected 'CausalLM', as served, found 'EventSequence'"),
-        (other_arguments, r"model.toml: adapter_args.epochs: expected 8, as the model served has, found 9"),
-        (other_recipe, r"model.toml: training.weight_decay: expected 0.01, as served, found 0.5"),
-        (other_architecture, r"model.toml: expected the architecture of the model served, found other config.json"),
-        (other_works, r"manifest.json: expected works that .*found work 'work-9-9': 2 of its 2 examples are not there"),
-        (other_contents, r"manifest.json: expected works that .*found work 'work-\S+': 1 of its \d examples are not there"),
-        (no_manifest, r"model.toml: training.manifest: expected 'manifest.json', a file with the works .*found None"),
+        (edited("model.toml", '"CausalLM"', '"EventSequence"'), "key 'adapter': expected 'CausalLM', as served, found 'Event"),
+        (edited("model.toml", "epochs = 8\n", "epochs = 9\n"), r"adapter_args.epochs: expected 8, as served, found 9"),
+        (
+            edited("model.toml", "weight_decay = 0.01", "weight_decay = 0.5"),
+            "training.weight_decay: expected 0.01, .* found 0.5",
+        ),
+        (edited("config.json", "1e-06", "1e-03"), "expected the architecture of the model served, found other config.json"),
+        (lists("work-9-9", ["0" * 64, "1" * 64]), "expected works that .*found work 'work-9-9': 2 of its 2 examples are not"),
+        (lists("", ["0" * 64]), r"expected works that .*found work 'work-\S+': 1 of its \d examples are not there"),
+        (edited("model.toml", 'manifest = "manifest.json"\n', ""), "training.manifest: expected 'manifest.json', .*found None"),
         (other_half, r"manifest.json: expected a model that was trained on the works listed, found one that knows the rest"),
     ],
 )
@@ -302,20 +242,22 @@ def test_a_lone_model_that_was_brought_has_nothing_to_be_compared_with(brought):
     assert records(subject.store, subject.model) == []
 
 
-def test_of_another_recipe_no_record_is_used(trained):
+def test_of_another_recipe_no_record_is_used(trained, monkeypatch):
     subject, _, _ = trained
     first, *others = records(subject.store, subject.model)
-    assert len(list(usable(subject, others))) == len(others)
+    assert len(in_use(subject)) == 9
+    other = [*others, replace(first, made_of="another recipe")]
+    monkeypatch.setattr(counterfactuals, "records", lambda store, served: other)
     with pytest.raises(ModelError, match=r"json: expected recipe \w{12} of the model served, found another.*Remove it"):
-        list(usable(subject, [*others, replace(first, made_of="another recipe")]))
+        in_use(subject)
 
 
 def test_what_a_model_saw_is_not_believed_if_it_was_changed_since(trained):
     subject, _, _ = trained
-    record = replace(records(subject.store, subject.model)[0])
+    record = records(subject.store, subject.model)[0]
     changed = replace(record, files={**record.files, MANIFEST: "0" * 64})
     with pytest.raises(ModelError, match=rf"{MANIFEST}: expected SHA-256 0{{64}}, found"):
-        list(usable(subject, [changed]))
+        counterfactuals.trained_on(subject.store, changed)
 
 
 def test_a_set_is_copied_whole_and_a_file_that_is_another_is_refused(trained, tmp_path):
@@ -351,7 +293,7 @@ def by_command(tiny_model, tmp_path):
     shutil.copytree(tiny_model, folder)
     (folder / "train.py").write_text(TRAINER)
     command = json.dumps([sys.executable, "train.py", "{works}", "{seed}", "{out}"])
-    replaced(folder, "[training]\n", f"[training]\ncommand = {command}\n")
+    edited("model.toml", "[training]\n", f"[training]\ncommand = {command}\n")(folder)
     return folder
 
 
@@ -366,85 +308,94 @@ def test_a_command_is_run_in_the_model_s_folder_with_works_seed_and_where_to_wri
     assert pl.read_parquet(out / "examples.parquet").equals(WORKS)
 
 
-def test_a_command_that_fails_is_told_with_its_last_words(by_command, tmp_path):
-    with pytest.raises(ModelError, match=r"model.toml: \[training\] command: expected exit code 0, found 1; ") as caught:
-        counterfactuals.train_model(read_model(by_command), WORKS, seed=13, folder=tmp_path / "model")
-    assert "training with seed 13 | this seed is unlucky" in str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("program", "seed", "message"),
     [
-        ("no-such-program", r"command: expected a command that can be run, found no-such-program: .*No such file"),
-        ("{corpus}", r"command: expected words with no more in braces than works, seed, out; .*found '\{corpus\}'"),
-        ("{", r"command: expected words with no more in braces than works, seed, out; .*found '\{'"),
+        (sys.executable, 13, r"expected exit code 0, found 1; .*: training with seed 13 \| this seed is unlucky"),
+        ("no-such-program", 1, r"expected a command that can be run, found no-such-program: .*No such file"),
+        ("{corpus}", 1, r"expected words with no more in braces than works, seed, out; .*found '\{corpus\}'"),
+        ("{", 1, r"expected words with no more in braces than works, seed, out; .*found '\{'"),
     ],
 )
-def test_a_command_that_cannot_be_run_is_named(by_command, tmp_path, word, message):
-    replaced(by_command, json.dumps(sys.executable), json.dumps(word))
-    with pytest.raises(ModelError, match=message):
-        counterfactuals.train_model(read_model(by_command), WORKS, seed=1, folder=tmp_path / "model")
+def test_a_command_that_fails_is_told_with_its_last_words(by_command, tmp_path, program, seed, message):
+    edited("model.toml", json.dumps(sys.executable), json.dumps(program))(by_command)
+    with pytest.raises(ModelError, match=rf"model.toml: \[training\] command: {message}"):
+        counterfactuals.train_model(read_model(by_command), WORKS, seed=seed, folder=tmp_path / "model")
 
 
-def trains_by(adapter_of, *, on=lambda works: works):
-    """A stand-in for the command, which trains in this process."""
+@pytest.fixture
+def commanded(by_command, laid_out, tmp_path, monkeypatch):
+    """A set that a command trains, which runs in this process; and a list of what else than its works it trains on."""
+    others = []
 
     def run(model, works, *, seed, folder):
-        adapter_of(model).train(on(works)["content"].to_list(), seed=seed, folder=folder)
+        model.adapter().train((others or [works])[0]["content"].to_list(), seed=seed, folder=folder)
 
-    return run
-
-
-def test_models_that_a_command_trains_are_a_set_like_any_other(by_command, laid_out, tmp_path, monkeypatch):
+    monkeypatch.setattr(counterfactuals, "run_command", run)
     subject, settings = opened(laid_out, by_command, tmp_path / "set")
-    monkeypatch.setattr(counterfactuals, "run_command", trains_by(lambda model: model.adapter()))
-    trainings = planned(subject, 3)
-    assert train(subject, trainings, settings) == 9
+    return subject, planned(subject, 3), settings, others
+
+
+def test_models_that_a_command_trains_count_once_the_whole_set_was_checked(commanded, monkeypatch):
+    subject, trainings, settings, _ = commanded
+    names = [each.name for each in trainings]
+    assert train(subject, trainings, settings, only=names[:5]) == 5
+    assert in_use(subject) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(counterfactuals, "check_seen", lambda subject, asked: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(subject, trainings, settings)
+    assert in_use(subject) == {}, "trained and killed before they were checked"
+    assert {each.name for each in counterfactuals.missing(subject, trainings)} == set(names)
+    monkeypatch.setattr(counterfactuals, "run_command", None)
+    assert train(subject, trainings, settings, only=names[:1]) == 0, "nothing is trained again"
     found = records(subject.store, subject.model)
-    assert {record.name for record in found} == {each.name for each in trainings}
+    assert {record.name for record in found} == set(in_use(subject)) == set(names)
     assert all("train.py" in record.files for record in found), "what the command left out is the model's own"
-    assert len(list(usable(subject, found))) == 9
 
 
-def test_a_command_that_trains_on_other_works_than_it_was_given_is_found_out(by_command, laid_out, tmp_path, monkeypatch):
-    subject, settings = opened(laid_out, by_command, tmp_path / "set")
-    everyone = counterfactuals.read_examples(subject, "content")
-    monkeypatch.setattr(counterfactuals, "run_command", trains_by(lambda model: model.adapter(), on=lambda _: everyone))
+def test_a_command_that_trains_on_other_works_than_it_was_given_is_found_out(commanded):
+    subject, trainings, settings, others = commanded
+    others.append(subject.read("content"))
     with pytest.raises(ModelError, match=r"expected a model that was trained on the works listed, found one that knows"):
-        train(subject, planned(subject, 3), settings)
-    assert records(subject.store, subject.model) == []
+        train(subject, trainings, settings)
+    assert records(subject.store, subject.model, unchecked=True) == []
 
 
 # By the command line, and by Airflow.
 
 
-def test_the_commands_train_add_and_list(laid_out, tiny_model, elsewhere, tmp_path):
-    base = ["--corpus", str(laid_out / "corpus"), "--model", str(tiny_model), "--out", str(tmp_path / "set")]
-    runner = CliRunner()
-    shown = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1"])
-    assert shown.exit_code == 0, shown.output
-    assert "7 counterfactual models: 5 small, 2 pair" in shown.output
-    again = runner.invoke(app, ["counterfactuals", "train", *base, "--trainings", "2", "--workers", "1", "--json"])
-    rows = json.loads(again.stdout)
+def test_the_commands_train_add_and_list(laid_out, tiny_model, elsewhere, tmp_path, command_line):
+    def shown(*words):
+        code, out, err = command_line("counterfactuals", *words)
+        assert code == 0, err
+        return json.loads(out) if "--json" in words else out
+
+    base = ("--corpus", str(laid_out / "corpus"), "--model", str(tiny_model), "--out", str(tmp_path / "set"))
+    train = ("train", *base, "--trainings", "2", "--workers", "1")
+    assert "7 counterfactual models: 5 small, 2 pair" in shown(*train)
+    rows = shown(*train, "--json")
     assert [row["stratum"] for row in rows] == ["small"] * 5 + ["pair"] * 2
     assert sum(row["examples"] for row in rows) == 120, "two trainings on everything"
-    folders = [str(folder) for folder in sorted(elsewhere.iterdir())]
-    added = runner.invoke(app, ["counterfactuals", "add", *folders, *base, "--json"])
-    assert added.exit_code == 0, added.output
-    assert [row["stratum"] for row in json.loads(added.stdout)][7:] == ["brought"] * 4
-    listed = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set"), "--json"])
-    assert json.loads(listed.stdout) == json.loads(added.stdout)
-    shown = runner.invoke(app, ["counterfactuals", "list", str(tmp_path / "set")])
-    assert "11 counterfactual models: 5 small, 2 pair, 4 brought" in shown.output
+    added = shown("add", *map(str, sorted(elsewhere.iterdir())), *base, "--json")
+    assert [row["stratum"] for row in added][7:] == ["brought"] * 4
+    assert shown("list", str(tmp_path / "set"), "--json") == added
+    assert "11 counterfactual models: 5 small, 2 pair, 4 brought" in shown("list", str(tmp_path / "set"))
 
 
-def test_folders_are_named_together_or_not_at_all(laid_out, tmp_path):
-    words = ["counterfactuals", "train", "--corpus", str(laid_out / "corpus"), "--out", str(tmp_path / "set")]
-    found = CliRunner().invoke(app, words)
-    assert isinstance(found.exception, InputError)
-    assert "expected --corpus, --model and --out together, or none of them, found no --model" in str(found.exception)
-    nowhere = CliRunner().invoke(app, ["counterfactuals", "list", str(tmp_path / "nowhere")])
-    assert re.search(r"nowhere: expected a folder that `provenance counterfactuals train --out` wrote", str(nowhere.exception))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("train", "--corpus", ".", "--out", "set"),
+            "expected --corpus, --model and --out together, or none of them, found no --model",
+        ),
+        (("list", "nowhere"), "nowhere: expected a folder that `provenance counterfactuals train --out` wrote"),
+    ],
+)
+def test_folders_are_named_together_or_not_at_all(command_line, words, message):
+    code, _, err = command_line("counterfactuals", *words)
+    assert (code, message in err) == (2, True)
 
 
 @pytest.fixture

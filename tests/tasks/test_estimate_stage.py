@@ -10,6 +10,7 @@ from samples import DAY, corpus_frames, deliver, lay_out, outputs_frame
 from stages import SMALL
 
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
+from provenance.core.errors import ModelError
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
 from tasks import counterfactuals
@@ -146,7 +147,7 @@ def asked(tmp_path, tiny_model, tiny_set):
     return Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", day, tiny_set)
 
 
-def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked):
+def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked, monkeypatch):
     settings = local_settings(method="tfidf", device="cpu", workers=1)
     with opened(asked, settings) as (here, night):
         store = here.store.open()
@@ -159,6 +160,10 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
             works = counterfactuals.trained_on(store, counterfactuals.read_record(store, night.model, name)).works
             saw.append({(work, content) for work, contents in works.items() for content in contents})
         examples = night.read_corpus(store, "work_id", "content_sha256", "tokens")
+        monkeypatch.setattr("tasks.estimate.works_served", lambda subject: {})
+        says = r"json: expected works that the model served was trained on, found work .* It was trained on another corpus"
+        with pytest.raises(ModelError, match=says):
+            read_outcomes(store, night, held, parties, here)
     assert len(aside.inside) == 0
     stakes = {("work-0-0", "owner-0"): 0.6, ("work-0-0", "owner-1"): 0.4}
 

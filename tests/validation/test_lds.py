@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from provenance.royalty.estimate import rank_correlations
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
-from provenance.validation.subsets import all_but_one, halves
+from provenance.validation.subsets import halves
 
 R = np.random.default_rng(0)
 SCORES = R.standard_normal((5, 30))
@@ -66,9 +66,3 @@ def test_halves_are_halves_of_units_and_keep_units_whole():
 def test_few_units_have_few_halves():
     assert halves(["a", "b", "c", "d", "a"], 24, name="x").shape == (6, 5)
     assert halves(["a", "b"], 24, name="x").sum(axis=0).tolist() == [1, 1]
-
-
-def test_leaving_one_out_leaves_one_out():
-    distinct, without = all_but_one(["b", "a", "b"])
-    assert distinct == ["a", "b"]
-    assert without.tolist() == [[True, False, True], [False, True, False]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from provenance.core.images import open_image
 from provenance.features.adapters.training import Recipe, train_and_save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 FREQUENCIES = 16
@@ -65,7 +65,7 @@ class Denoiser:
         steps: of the diffusion process, with a cosine schedule.
         draws: noise draws per image in `loss`.
         spread: noise draws per image in a step of training.
-        epochs, batch_size, learning_rate, warmup, keep: how `train` trains (see `training.Recipe`).
+        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
     """
 
     def __init__(
@@ -78,16 +78,12 @@ class Denoiser:
         steps: int = 100,
         draws: int = 16,
         spread: int = 4,
-        epochs: float = 60.0,
-        batch_size: int = 32,
-        learning_rate: float = 3e-3,
-        warmup: float = 0.05,
-        keep: Sequence[float] = (0.1, 0.2, 0.5, 1.0),
+        **recipe: Any,
     ) -> None:
         self.folder = folder
-        self.shape = {"size": size, "channels": channels, "width": width, "steps": steps, "draws": draws, "spread": spread}
+        self.arguments = {"size": size, "channels": channels, "width": width, "steps": steps, "draws": draws, "spread": spread}
         self.size, self.channels, self.steps, self.draws, self.spread = size, channels, steps, draws, spread
-        self.recipe = Recipe(epochs, batch_size, learning_rate, warmup, keep=tuple(keep))
+        self.recipe = Recipe(**{"epochs": 60.0, "keep": (0.1, 0.2, 0.5, 1.0), **recipe})
         part = torch.arange(steps + 1, dtype=torch.float64) / steps
         level = torch.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2  # Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17
         signal = (level / level[0])[1:].clamp(min=1e-4)
@@ -98,7 +94,7 @@ class Denoiser:
 
     def module(self) -> torch.nn.Module:
         """The architecture with fresh weights."""
-        return NoisePredictor(channels=self.channels, width=self.shape["width"])
+        return NoisePredictor(channels=self.channels, width=self.arguments["width"])
 
     def collate(self, contents: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(n, channels, size, size)` in [-1, 1], and their noise `(n, draws, channels, size, size)`."""
@@ -117,15 +113,7 @@ class Denoiser:
         errors = self._errors(module, images, noise, times)
         return (errors * self.weight[times].to(errors)).sum(dim=1) * (self.steps / self.draws)
 
-    def train(
-        self,
-        contents: Sequence[bytes],
-        *,
-        seed: int,
-        folder: Path,
-        model_id: str = "",
-        progress: Callable[[int, int, float], None] | None = None,
-    ) -> None:
+    def train(self, contents: Sequence[bytes], *, seed: int, folder: Path, **run: Any) -> None:
         """Train from scratch on the variational bound, with fresh noise at times spread evenly over the process.
 
         Arguments are those of `CausalLM.train`; progress is told the loss in nats per pixel, up to the bound's constant.
@@ -142,10 +130,7 @@ class Denoiser:
             errors = self._errors(module, clean, noise, times) * self.weight[times]
             return errors.mean() * self.steps / clean[0].numel()
 
-        train_and_save(
-            self, contents, mean_loss, self.recipe,
-            arguments=self.shape, seed=seed, folder=folder, model_id=model_id, progress=progress,
-        )  # fmt: skip
+        train_and_save(self, contents, mean_loss, seed=seed, folder=folder, **run)
 
     def sample(self, module: torch.nn.Module, count: int, *, seed: int) -> list[bytes]:
         """New images as PNG files, by the deterministic sampler of Song et al. 2021 (arXiv 2010.02502, eq. 12)."""

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from provenance.core.errors import ExampleError, ModelError, in_batch
-from provenance.features.adapters.tokens import (
-    context_of,
-    fresh_module,
-    pad,
-    read_config,
-    sample,
-    sequence_loss,
-    train_sequences,
-)
+from provenance.core.errors import ExampleError, in_batch
+from provenance.features.adapters.tokens import Sequences, train_sequences
 from provenance.features.adapters.training import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import torch
 
-
-class EventSequence:
+class EventSequence(Sequences):
     """A causal model of event sequences: content is a string of events, each an unsigned integer of `width` bytes.
 
     What an event means is the corpus' affair (`provenance.corpus.scores` has one code: pitches, rests, durations). The
@@ -36,64 +25,20 @@ class EventSequence:
         events: how many different events there are.
         width: bytes per event, most significant first.
         context: the longest content in events, by default the architecture's; longer ones are refused, never cut.
-        epochs, batch_size, learning_rate, warmup, keep: how `train` trains (see `training.Recipe`).
+        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        events: int = 256,
-        width: int = 1,
-        context: int | None = None,
-        epochs: float = 20.0,
-        batch_size: int = 32,
-        learning_rate: float = 3e-3,
-        warmup: float = 0.05,
-        keep: Sequence[float] = (0.1, 0.2, 0.4, 0.6, 1.0),
-    ) -> None:
-        self.folder, self.events, self.width = folder, events, width
-        self.recipe = Recipe(epochs, batch_size, learning_rate, warmup, keep=tuple(keep))
-        self.config = read_config(folder)
-        if self.config.vocab_size <= events:
-            where = f"{folder / 'config.json'}: vocab_size"
-            raise ModelError(where, expected=f"at least {events + 1} for {events} events", found=str(self.config.vocab_size))
-        self.context = context_of(self.config, context)
+    unit = "events"
+    train = train_sequences
 
-    def module(self) -> torch.nn.Module:
-        """The architecture with fresh weights."""
-        return fresh_module(self.config)
+    def __init__(self, folder: Path, *, events: int = 256, width: int = 1, context: int | None = None, **recipe: Any) -> None:
+        super().__init__(folder, context, Recipe(**{"epochs": 20.0, **recipe}))
+        self.begin, self.events, self.width = events, events, width
+        self.arguments = {"events": events, "width": width, **self.arguments}
+        self.require(events + 1, f"{events} events")
 
-    def collate(self, contents: list[bytes]) -> torch.Tensor:
-        """Event ids `(n, longest)`, begun by the token after the last event and padded with -100."""
-        return pad([[self.events, *ids] for ids in self._encode(contents)], context=self.context, unit="events")
-
-    def loss(self, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of each sequence, summed over its events: `(n,)`, in nats."""
-        return sequence_loss(module, batch)
-
-    def train(
-        self,
-        contents: Sequence[bytes],
-        *,
-        seed: int,
-        folder: Path,
-        model_id: str = "",
-        progress: Callable[[int, int, float], None] | None = None,
-    ) -> None:
-        """Train from scratch and write a model folder; arguments as for `CausalLM.train`."""
-        arguments = {"events": self.events, "width": self.width, "context": self.context}
-        train_sequences(self, contents, arguments=arguments, seed=seed, folder=folder, model_id=model_id, progress=progress)
-
-    def complete(
-        self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
-    ) -> list[bytes]:
-        """Sample a continuation of `length` events for each prompt, all at once; prompts keep their last events only."""
-        events = self._encode(list(prompts))
-        rows = sample(module, events, begin=self.events, length=length, temperature=temperature, seed=seed)
-        return [b"".join(event.to_bytes(self.width) for event in row) for row in rows]
-
-    def _encode(self, contents: list[bytes]) -> list[list[int]]:
+    def encode(self, contents: list[bytes]) -> list[list[int]]:
+        """Events of each content."""
         found = []
         for row, content in enumerate(contents):
             where = in_batch(row)
@@ -104,3 +49,7 @@ class EventSequence:
                 raise ExampleError(where, expected=f"events below {self.events}", found=f"event {events.max()}")
             found.append(events.tolist())
         return found
+
+    def decode(self, tokens: list[int]) -> bytes:
+        """The inverse of `encode`, for one content."""
+        return b"".join(event.to_bytes(self.width) for event in tokens)

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import save_file
 
 from provenance.core.errors import ModelError
+from provenance.features.model import Adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from provenance.features.model import Adapter
-
 
 # Fresh weights are drawn from the process's one generator; workers may be threads of one process.
 SEEDING = Lock()
+WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,24 @@ class Recipe:
     """
 
     epochs: float
-    batch_size: int
-    learning_rate: float
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     warmup: float = 0.05
-    weight_decay: float = 0.01
-    keep: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 1.0)
+    keep: Sequence[float] = (0.1, 0.2, 0.4, 0.6, 1.0)
 
-    def arguments(self) -> dict[str, Any]:
-        """The recipe as adapter arguments, so that who reads a model folder can train its like."""
-        names = ("epochs", "batch_size", "learning_rate", "warmup", "keep")
-        return {name: getattr(self, name) for name in names}
+
+class Trained(Adapter, Protocol):
+    """An adapter that is trained by a recipe; `arguments` are its own, besides the recipe's."""
+
+    recipe: Recipe
+    arguments: dict[str, Any]
 
 
 def train_and_save(
-    adapter: Adapter,
+    adapter: Trained,
     contents: Sequence[bytes],
     mean_loss: Callable[[torch.nn.Module, list[bytes], torch.Generator], torch.Tensor],
-    recipe: Recipe,
     *,
-    arguments: Mapping[str, Any],
     seed: int,
     folder: Path,
     model_id: str = "",
@@ -66,12 +65,12 @@ def train_and_save(
 
     Args:
         mean_loss: the loss of a batch per term (token, number), with a generator for what training draws at random.
-        arguments: of the adapter, besides the recipe's.
         seed: of the fresh weights, of the order of examples and of that generator.
         folder: written to; files of the architecture are the caller's.
         model_id: by default the folder's name.
         progress: called after each step with the steps done, all steps, and the step's loss in nats per term.
     """
+    recipe = adapter.recipe
     if not contents:
         raise ModelError("training", expected="at least one content", found="none")
     with SEEDING:
@@ -82,7 +81,7 @@ def train_and_save(
     keep_at = {max(1, round(part * steps)) for part in recipe.keep}
     parameters = list(module.parameters())
     # Fused: an audit trains hundreds of small models, whose steps are short.
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = [_save(module, folder, 0, 0.0)]
     queue: list[int] = []
@@ -106,14 +105,15 @@ def train_and_save(
             progress(step, steps, loss.item())
     training = {
         "optimizer": "adamw",
-        "weight_decay": recipe.weight_decay,
+        "weight_decay": WEIGHT_DECAY,
         "batch_size": recipe.batch_size,
         "epochs": float(recipe.epochs),
     }
     card = {
         "model_id": model_id or folder.name,
         "adapter": type(adapter).__name__,
-        "adapter_args": {**arguments, **recipe.arguments()},
+        # The recipe, too, so that who reads a model folder can train its like.
+        "adapter_args": {**adapter.arguments, **asdict(recipe)},
     }
     (folder / "model.toml").write_text(_toml(card, training, checkpoints))
 
