@@ -150,7 +150,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
     from provenance.features.adapters.causal_lm import CausalLM
     from tasks.clear import state_training
 
-    folder = settings.model.path
+    folder = settings.model.folder
     train = corpus.examples.filter(corpus.examples["split"] == "train")
     contents = train["content"].to_list()
     fingerprint = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
@@ -212,7 +212,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     if store.exists(key):
         console.print(f"Outputs: those of {day} were served before")
         return
-    model = read_model(settings.model.path)
+    model = read_model(settings.model.folder)
     adapter = model.adapter()
     assert isinstance(adapter, CausalLM)
     asked = [content[:64] for _, content in prompts(corpus)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.contracts import DISPUTED, ESCROW
+from provenance.core.contracts import DISPUTED, ESCROW, OWNERS
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
 from provenance.core.text import plain
@@ -15,13 +15,15 @@ from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import trial_balance
+from provenance.settlement.books import CLOSE
 from provenance.settlement.settling import parse_period
-from tasks.database import open_ledger
+from tasks.database import open_books
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
+    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
@@ -67,14 +69,7 @@ def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, re
 
 
 def record_rate(
-    settings: Settings,
-    period: str,
-    pair: tuple[str, str],
-    rate: str,
-    *,
-    evidence: str,
-    by: str,
-    unusual: bool = False,
+    settings: Settings, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str, unusual: bool = False
 ) -> Booking:
     """Note at which rate a period converts one currency into another."""
     for currency in pair:
@@ -139,7 +134,7 @@ def last_closed(settings: Settings) -> str:
     Raises:
         InputError: none is.
     """
-    closed = settling.closes(_open(settings, None))
+    closed = ledger.bookings(_open(settings, None), kind=CLOSE)
     if not closed:
         raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")
     return closed[-1].period
@@ -187,8 +182,7 @@ def _line(account: Account, amount: int) -> dict[str, Any]:
 
 def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
     """The ledger, an owner being one that it or the corpus in force knows."""
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     if owner_id is not None:
         check_owners(store, engine, [owner_id])
     return engine
@@ -196,7 +190,7 @@ def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
 
 def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None:
     """Raise InputError naming the first owner that neither the ledger nor the corpus in force knows."""
-    known = sorted({*ledger.owners(engine), *_names(store)})
+    known = sorted({*ledger.owners(engine), *owners_in_force(store)["owner_id"]})
     for owner_id in sorted({*owners} - {*known}):
         raise InputError(
             f"owner {owner_id}",
@@ -206,11 +200,9 @@ def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None
         )
 
 
-def _names(store: Store) -> list[str]:
-    if not store.exists(CURRENT):
-        return []
-    names: list[str] = store.read_table(corpus_in_force(store).owners.key)["owner_id"].to_list()
-    return names
+def owners_in_force(store: Store) -> pl.DataFrame:
+    """Owners of the corpus in force; none where there is no corpus yet."""
+    return store.read_table(corpus_in_force(store).owners.key) if store.exists(CURRENT) else OWNERS.frame()
 
 
 def _said(name: str, text: str) -> str:

@@ -13,7 +13,7 @@ from provenance.core.text import visible
 from provenance.settlement import ledger, settling
 from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
-from tasks.database import open_ledger
+from tasks.database import open_books
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
         InputError: it cannot be read, answers a message that was never sent, or speaks of a payment that it may not.
     """
     said = read_answers(data, where)
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     outcomes = [outcome for outcome in said.outcomes if OURS.fullmatch(outcome.payment_id)]
     others = said.others + len(said.outcomes) - len(outcomes)
     if said.answers_to:

@@ -9,8 +9,8 @@ from provenance.core.errors import CheckFailed
 from provenance.core.store import digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
-from tasks.approvals import approval
 from tasks.database import open_ledger
+from tasks.form import approval
 from tasks.night import load_night, read_manifest, read_written, with_terms
 from tasks.settings import load
 
@@ -46,11 +46,7 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
     booking = ledger.book(engine, night.date, amounts, night=folder, cause=cause, facts=facts)
     new = booking.revision > before
     log.info(
-        "booking %d of %s, revision %d: %s",
-        booking.booking_id,
-        night.day,
-        booking.revision,
-        "new" if new else "as it was",
+        "booking %d of %s, revision %d: %s", booking.booking_id, night.day, booking.revision, "new" if new else "as it was"
     )
     return night.day
 

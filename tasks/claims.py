@@ -34,7 +34,6 @@ def claims_of(
     day: date | None = None,
     known: datetime | None = None,
     night: date | None = None,
-    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Who owns a work on a day, as it was believed at a time.
 
@@ -49,7 +48,7 @@ def claims_of(
     Raises:
         InputError: no corpus was in force then, or it has no such work.
     """
-    moment = known or now or datetime.now(UTC)
+    moment = known or datetime.now(UTC)
     if night is not None:
         folder = export_in_force(store, night)["folder"]
         frozen_night = load_night(store, store.read_json(f"{folder}/{MANIFEST}")["night"])

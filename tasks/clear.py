@@ -59,7 +59,7 @@ def make_manifest(
     store = settings.store.open()
     frozen = corpus or corpus_in_force(store)
     examples = read_examples(store, frozen)
-    policy = read_policy(settings.rights.policy_path)
+    policy = read_policy(settings.rights.policy)
     said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
     optouts = in_force(recorded(store), day)
     disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
@@ -70,7 +70,7 @@ def make_manifest(
         "use": use,
         "day": str(day),
         "corpus": frozen.digest,
-        "policy": sha256(settings.rights.policy_path.read_bytes()),
+        "policy": sha256(settings.rights.policy.read_bytes()),
         "clearance": digest(clearance.rows()),
         "code_version": code_version(),
     }

@@ -144,7 +144,6 @@ def compute_tree(
     *,
     settings: ClusterSettings,
     what: str,
-    name: Callable[[Item], str] = str,
 ) -> Result:
     """`combine` of all `function(shared, item)`, added up on the workers a few at a time; only the total comes back.
 
@@ -158,7 +157,7 @@ def compute_tree(
         level = [client.submit(_combined, group, combine=combine, **options) for group in groups]
         del groups
     try:
-        for _, future in _as_finished(client, waiting, items, what=what, name=name):
+        for _, future in _as_finished(client, waiting, items, what=what, name=str):
             del waiting[future.key]  # its worker keeps it until it has been combined, and no longer
         result: Result | InputError = level[0].result()
     finally:

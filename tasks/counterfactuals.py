@@ -531,7 +531,7 @@ def subject_in_force() -> tuple[Subject, Settings]:
     """The model and the corpus that nights take now."""
     settings = load()
     store = settings.store.open()
-    corpus, model = corpus_in_force(store), read_model(settings.model.path)
+    corpus, model = corpus_in_force(store), read_model(settings.model.folder)
     day = datetime.now(UTC).date()
     return Subject(store, freeze_model(store, model), model.files, corpus, day, settings.model.cache), settings
 

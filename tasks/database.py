@@ -20,7 +20,7 @@ from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
-    from tasks.settings import DatabaseSettings
+    from tasks.settings import DatabaseSettings, Settings
 
 NAME = "provenance"
 # PostgreSQL's own programs.
@@ -73,6 +73,12 @@ def open_ledger(settings: DatabaseSettings, store: Store) -> sa.Engine:
             hint="store.url and database.url do not belong together: give each store a ledger of its own.",
         )
     return engine
+
+
+def open_books(settings: Settings) -> tuple[Store, sa.Engine]:
+    """The store of some settings, and the ledger of it."""
+    store = settings.store.open()
+    return store, open_ledger(settings.database, store)
 
 
 def open_locks(settings: DatabaseSettings) -> sa.Engine:

@@ -39,6 +39,7 @@ from provenance.core.contracts import (
 from provenance.core.store import digest, sha256
 from provenance.corpus import records
 from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
+from provenance.settlement.periods import bank_folder, closing_folder, payments_folder, statements_folder
 from provenance.validation import results
 from tasks.night import load_night, read_manifest
 
@@ -101,6 +102,10 @@ class Done:
         """The night in hand."""
         return load_night(self.store, self.folder)
 
+    def said(self, stage: str) -> dict[str, Any]:
+        """What a stage of the night put down."""
+        return read_manifest(self.store, self.folder, stage)
+
     @cached_property
     def exported(self) -> dict[str, Any]:
         """The manifest of the export that the stage returned."""
@@ -126,17 +131,16 @@ def flow(stage: str, done: Done) -> tuple[list[Dataset], list[Dataset]]:
     return done.of(*reads), done.of(*writes)
 
 
-def _delivery(done: Done) -> Iterable[Dataset]:
-    folder = done.settings.corpus.folder
-    for contract in (EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES):
-        key = f"{folder}/{contract.name}.parquet"
-        if done.store.exists(key):
-            yield Dataset(key, key, contract=contract)
+def _delivered(*contracts: Contract) -> Callable[[Done], Iterable[Dataset]]:
+    """Files of a delivery, as far as they are there."""
 
+    def found(done: Done) -> Iterable[Dataset]:
+        for contract in contracts:
+            key = f"{done.settings.corpus.folder}/{contract.name}.parquet"
+            if done.store.exists(key):
+                yield Dataset(key, key, contract=contract)
 
-def _listed(done: Done) -> Iterable[Dataset]:
-    key = f"{done.settings.corpus.folder}/sources.parquet"
-    return [Dataset(key, key, contract=SOURCES)] if done.store.exists(key) else []
+    return found
 
 
 def _records(contract: Contract) -> Callable[[Done], Iterable[Dataset]]:
@@ -154,42 +158,18 @@ def _in_force(done: Done) -> Iterable[Dataset]:
     return [Dataset("frozen/corpus", CURRENT, corpus.digest, EXAMPLES, corpus=corpus)]
 
 
-def _manifest(done: Done) -> Iterable[Dataset]:
-    return [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))]
-
-
-def _ingested(done: Done) -> Iterable[Dataset]:
-    return [_frozen(done.store, str(done.result))]
-
-
-def _corpus(done: Done) -> Iterable[Dataset]:
-    return [_frozen(done.store, done.night.corpus)]
-
-
 def _frozen(store: Store, name: str) -> Dataset:
     return Dataset("frozen/corpus", corpus_key(name), name, EXAMPLES, corpus=load_frozen(store, name))
 
 
-def _model(done: Done) -> Iterable[Dataset]:
-    return [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)]
+def _file(name: str) -> Callable[[Done], Iterable[Dataset]]:
+    """A file of the night, in the version that lies there."""
 
+    def found(done: Done) -> Iterable[Dataset]:
+        key = f"{done.folder}/{name}"
+        return [Dataset(f"nights/{name}", key, sha256(done.store.read(key)))]
 
-def _outputs(done: Done) -> Iterable[Dataset]:
-    version = digest([part.sha256 for part in done.night.outputs])
-    return [Dataset("outputs", f"outputs/day={done.night.day}", version, OUTPUTS)]
-
-
-def _plan(done: Done) -> Iterable[Dataset]:
-    return [_file(done, "plan.json")]
-
-
-def _inputs(done: Done) -> Iterable[Dataset]:
-    return [_file(done, "inputs.json")]
-
-
-def _file(done: Done, name: str) -> Dataset:
-    key = f"{done.folder}/{name}"
-    return Dataset(f"nights/{name}", key, sha256(done.store.read(key)))
+    return found
 
 
 def _features(done: Done) -> Iterable[Dataset]:
@@ -219,26 +199,16 @@ def _trained(done: Done) -> Iterable[Dataset]:
     from provenance.features.model import read_model
     from tasks.counterfactuals import records as trained
 
-    served = digest(read_model(done.settings.model.path).files)
+    served = digest(read_model(done.settings.model.folder).files)
     found = {record.name: record.folder for record in trained(done.store, served)}
     return [Dataset("counterfactuals", f"counterfactuals/{served}", digest(found))] if found else []
-
-
-def _likelihoods(done: Done) -> Iterable[Dataset]:
-    files = read_manifest(done.store, done.folder, "likelihoods")["files"]
-    return [Dataset("likelihoods", "likelihoods", digest(files))]
-
-
-def _influence(done: Done) -> Iterable[Dataset]:
-    writes = read_manifest(done.store, done.folder, "scores")["writes"]
-    return [Dataset("nights/influence", f"{done.folder}/influence", digest(writes))]
 
 
 def _written(stage: str, file: str, contract: Contract | None = None) -> Callable[[Done], Iterable[Dataset]]:
     """A table that a stage of the night wrote, in the version that its manifest names."""
 
     def found(done: Done) -> Iterable[Dataset]:
-        version = read_manifest(done.store, done.folder, stage)["writes"].get(file)
+        version = done.said(stage)["writes"].get(file)
         return [Dataset(f"nights/{file}", f"{done.folder}/{file}", version, contract)] if version else []
 
     return found
@@ -279,58 +249,28 @@ def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Cont
     return found
 
 
-def _closing_folder(period: str) -> str:
-    from provenance.settlement.closings import closing_folder
-
-    return closing_folder(period)
-
-
-def _payments_folder(period: str) -> str:
-    from provenance.settlement.closings import payments_folder
-
-    return payments_folder(period)
-
-
-def _bank_folder(period: str) -> str:
-    from provenance.settlement.closings import bank_folder
-
-    return bank_folder(period)
-
-
-def _statements_folder(period: str) -> str:
-    from tasks.statements import statements_folder
-
-    return statements_folder(period)
-
-
-def _audit(done: Done) -> Iterable[Dataset]:
-    return [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))]
-
-
-def _answers(_: Done) -> Iterable[Dataset]:
-    return [Dataset("bank/answers", "bank/answers")]
-
-
 DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
-    "listed": _listed,
+    "listed": _delivered(SOURCES),
     "sources": _records(SOURCES),
-    "delivery": _delivery,
-    "ingested": _ingested,
+    "delivery": _delivered(EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES),
+    "ingested": lambda done: [_frozen(done.store, str(done.result))],
     "in_force": _in_force,
     "signals": _records(SIGNALS),
     "optouts": _records(OPTOUTS),
-    "manifest": _manifest,
-    "corpus": _corpus,
-    "model": _model,
-    "outputs": _outputs,
-    "inputs": _inputs,
-    "plan": _plan,
+    "manifest": lambda done: [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))],
+    "corpus": lambda done: [_frozen(done.store, done.night.corpus)],
+    "model": lambda done: [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)],
+    "outputs": lambda done: [
+        Dataset("outputs", f"outputs/day={done.night.day}", digest([part.sha256 for part in done.night.outputs]), OUTPUTS)
+    ],
+    "inputs": _file("inputs.json"),
+    "plan": _file("plan.json"),
     "features": _features,
     "curvature": _curvature,
-    "influence": _influence,
+    "influence": lambda done: [Dataset("nights/influence", f"{done.folder}/influence", digest(done.said("scores")["writes"]))],
     "counterfactuals": _counterfactuals,
     "trained": _trained,
-    "likelihoods": _likelihoods,
+    "likelihoods": lambda done: [Dataset("likelihoods", "likelihoods", digest(done.said("likelihoods")["files"]))],
     "party_influence": _written("estimate", "party_influence.parquet", PARTY_INFLUENCE),
     "evidence": _written("estimate", "evidence.parquet", EVIDENCE),
     "rule_shares": _written("estimate", "rule_shares.parquet", RULE_SHARES),
@@ -338,12 +278,12 @@ DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
     "night_shares": _written("shares", "night_shares.parquet", NIGHT_SHARES),
     "ledger": _ledger,
     "payouts": _payouts,
-    "audit": _audit,
-    "closing": _published("exports/periods", _closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
-    "payments": _published("exports/periods", _payments_folder, {"payments.csv": PAYMENTS}),
-    "bank": _published("bank", _bank_folder, {}),
-    "statements": _published("exports/statements", _statements_folder, {}),
-    "answers": _answers,
+    "audit": lambda done: [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))],
+    "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
+    "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
+    "bank": _published("bank", bank_folder, {}),
+    "statements": _published("exports/statements", statements_folder, {}),
+    "answers": lambda _: [Dataset("bank/answers", "bank/answers")],
 }
 
 # By task: what it reads, what it writes. People's approvals are in the ledger once it is booked.
@@ -383,9 +323,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Columns that follow from columns alone, by the names of the datasets above.
 COLUMNS: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     "nights/shares.parquet": {"share_ppb": (("nights/rule_shares.parquet", "share"),)},
-    "nights/night_shares.parquet": {
-        "share_ppb": (("nights/rule_shares.parquet", "share"), ("outputs", "revenue_minor")),
-    },
+    "nights/night_shares.parquet": {"share_ppb": (("nights/rule_shares.parquet", "share"), ("outputs", "revenue_minor"))},
     "exports/payouts/credits.parquet": {
         "share_ppb": (("nights/shares.parquet", "share_ppb"),),
         "amount_nanominor": (("nights/shares.parquet", "share_ppb"), ("outputs", "revenue_minor")),

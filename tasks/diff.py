@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from provenance.core.errors import InputError
-from provenance.corpus.shards import load_frozen
 from provenance.settlement.exports import MANIFEST, in_force, revision_folder
 from tasks.night import load_night
 
@@ -93,10 +92,7 @@ def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     keys = ["output_id", "content_sha256", "revenue_minor", "currency", "product"]
     was, now = before.select(keys), after.select(keys)
     both = was.join(now, on="output_id", suffix="_now")
-    found = {
-        "added": now.join(was, on="output_id", how="anti"),
-        "withdrawn": was.join(now, on="output_id", how="anti"),
-    }
+    found = {"added": now.join(was, on="output_id", how="anti"), "withdrawn": was.join(now, on="output_id", how="anti")}
     for name in keys[1:]:
         what = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
         found[what] = both.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))
@@ -110,13 +106,11 @@ def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
         examples = [night.read_corpus(store, "example_id", "work_id") for night in (before, after)]
         added = examples[1].join(examples[0], on="example_id", how="anti")
         removed = examples[0].join(examples[1], on="example_id", how="anti")
-        yield f"corpus: {added.height} examples added, {removed.height} withdrawn{_named(added, removed)}"
+        works = sorted({*added["work_id"], *removed["work_id"]})
+        yield f"corpus: {added.height} examples added, {removed.height} withdrawn{_some(works)}"
     if was.claims != now.claims:
-        claims = [load_frozen(store, night.corpus).claims for night in (before, after)]
-        old, new = (store.read_table(part.key) for part in claims)
-        changed = pl.concat([old.join(new, on=old.columns, how="anti", nulls_equal=True),
-                             new.join(old, on=old.columns, how="anti", nulls_equal=True)])  # fmt: skip
-        works = sorted(changed["work_id"].unique())
+        old, new = (store.read_table(corpus.claims.key) for corpus in (was, now))
+        works = sorted(_differing(old, new)["work_id"].unique())
         yield f"claims: on {len(works)} works{_some(works)}"
     for name in ("owners", "unmatched", "duplicates", "disputes", "rights"):
         if getattr(was, name) != getattr(now, name):
@@ -124,13 +118,15 @@ def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
 
 
 def _choices(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
-    changed = pl.concat([before.join(after, on=before.columns, how="anti"), after.join(before, on=before.columns, how="anti")])
+    changed = _differing(before, after)
     owners, works = (sorted(changed[name].unique()) for name in ("owner_id", "work_id"))
     yield f"opt-outs: of {len(owners)} owners{_some(owners)}, of {len(works)} works{_some(works)}"
 
 
-def _named(added: pl.DataFrame, removed: pl.DataFrame) -> str:
-    return _some(sorted({*added["work_id"], *removed["work_id"]}))
+def _differing(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """Rows that stand on one side alone."""
+    sides = ((before, after), (after, before))
+    return pl.concat(one.join(other, on=one.columns, how="anti", nulls_equal=True) for one, other in sides)
 
 
 def _some(names: list[str], most: int = 5) -> str:

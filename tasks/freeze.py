@@ -72,12 +72,12 @@ def freeze(day: str) -> str:
 
 def _freeze(settings: Settings, store: Store, day: str) -> str:
     corpus = corpus_in_force(store)
-    model = read_model(settings.model.path)
+    model = read_model(settings.model.folder)
     if check_model(store, model, corpus) is None:
         log.info("model %s: nobody has stated what it was trained on ([training] manifest)", visible(model.card.model_id))
     outputs = read_outputs(store, date.fromisoformat(day), model_id=model.card.model_id)
     outputs = with_modality(store, corpus, outputs)
-    contracts = read_contracts(settings.royalty.path)
+    contracts = read_contracts(settings.royalty.contracts)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     choices = choices_on(store, corpus, date.fromisoformat(day))
     served = freeze_model(store, model)

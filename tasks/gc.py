@@ -33,14 +33,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.store import Stored, canonical_json
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports import MANIFEST, revision_folder
 from tasks.cluster import PROGRESS
 from tasks.counterfactuals import records
 from tasks.curvature import fitted_key
-from tasks.database import open_ledger
+from tasks.database import open_books
 from tasks.night import REMOVED, VERSIONS, load_night
 from tasks.settings import CHECKOUT, load
 from tasks.shard import load_plan
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.gc")
 
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 # Objects that are removed at a time.
 AT_ONCE = 1_000
 # What a kill leaves of a write, and of a check whether a store is writable.
@@ -65,35 +66,6 @@ PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "lik
 COUNTERFACTUALS = "counterfactuals/"
 # What nights of version 0.1 kept, and nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How long what is kept, and the settings that say so."""
-
-    nights: timedelta
-    features: timedelta
-    replay: timedelta | None
-    logs: timedelta
-    grace: timedelta
-
-    @classmethod
-    def of(cls, said: RetentionSettings) -> Policy:
-        """What the settings say."""
-        return cls(
-            nights=timedelta(days=said.nights),
-            features=timedelta(days=said.features),
-            replay=timedelta(days=said.replay) if said.replay else None,
-            logs=timedelta(days=said.logs),
-            grace=timedelta(hours=said.grace),
-        )
-
-    def said(self, name: str) -> str:
-        """One of them as a person would write it."""
-        span: timedelta = getattr(self, name)
-        return (
-            f"retention.{name} = {span // timedelta(hours=1)} hours" if name == "grace" else f"retention.{name} = {span.days}"
-        )
 
 
 @dataclass(frozen=True)
@@ -163,17 +135,17 @@ COMPUTED, UNBOOKED, EXPIRED = "tables of nights", "nights that were never booked
 NIGHTLY = (COMPUTED, UNBOOKED, EXPIRED)
 
 
-def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
+def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal]:
     """What goes, in the order in which it must; nothing is read or removed here."""
     ages = _ages(seen, policy, now)
     fate = {folder: _fate(night, ages[folder], policy) for folder, night in seen.nights.items()}
     parts, manifests, models = _frozen_names(seen, fate, policy, now)
-    young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features]
+    young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features * DAY]
     features, likelihoods = _union(night.features for night in young), _union(night.likelihoods for night in young)
     going: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for found in seen.objects:
         key, name = found.key, found.key.rsplit("/", 1)[-1]
-        if found.modified > now - policy.grace:
+        if found.modified > now - policy.grace * HOUR:
             continue
         if name.startswith("."):
             if ASIDE.fullmatch(name):
@@ -198,18 +170,23 @@ def decide(seen: Seen, policy: Policy, now: datetime) -> list[Removal]:
     order = {kind: place for place, kind in enumerate((*NIGHTLY, "frozen corpora"))}
     chosen = sorted(going, key=lambda which: (order.get(which[0], len(order)), which))
     removals = [
-        Removal(kind, policy.said(name), tuple(sorted(going[kind, name], key=_manifests_first))) for kind, name in chosen
+        Removal(kind, _said(policy, name), tuple(sorted(going[kind, name], key=_manifests_first))) for kind, name in chosen
     ]
     in_use = {night.model for folder, night in seen.nights.items() if fate[folder] is None}
     return removals + list(_local(seen, in_use, policy, now))
 
 
-def _local(seen: Seen, in_use: set[str], policy: Policy, now: datetime) -> Iterator[Removal]:
+def _local(seen: Seen, in_use: set[str], policy: RetentionSettings, now: datetime) -> Iterator[Removal]:
     for kind, found in seen.local.items():
-        name, span = ("logs", policy.logs) if kind == LOGS else ("grace", policy.grace)
+        name, span = ("logs", policy.logs * DAY) if kind == LOGS else ("grace", policy.grace * HOUR)
         gone = [one for one in found if one.modified <= now - span and not (kind == MODELS and Path(one.key).name in in_use)]
         if gone:
-            yield Removal(kind, policy.said(name), tuple(gone), local=True)
+            yield Removal(kind, _said(policy, name), tuple(gone), local=True)
+
+
+def _said(policy: RetentionSettings, name: str) -> str:
+    """One of the policy's spans as a person would write it."""
+    return f"retention.{name} = {getattr(policy, name)}" + (" hours" if name == "grace" else "")
 
 
 def _night_of(key: str) -> str:
@@ -218,38 +195,41 @@ def _night_of(key: str) -> str:
     return "/".join(parts[:3]) if parts[0] == "nights" and len(parts) > 3 else ""
 
 
-def _ages(seen: Seen, policy: Policy, now: datetime) -> dict[str, timedelta]:
+def _ages(seen: Seen, policy: RetentionSettings, now: datetime) -> dict[str, timedelta]:
     """How long ago each night was frozen; no time for one in whose folder something was written a moment ago."""
     touched: dict[str, datetime] = {}
     for found in seen.objects:
         if (folder := _night_of(found.key)) and not found.key.endswith(f"/{REMOVED}"):
             touched[folder] = max(found.modified, touched.get(folder, found.modified))
     frozen_at = touched | {folder: night.frozen_at for folder, night in seen.nights.items()}
-    return {folder: now - frozen_at[folder] if last <= now - policy.grace else timedelta() for folder, last in touched.items()}
+    return {
+        folder: now - frozen_at[folder] if last <= now - policy.grace * HOUR else timedelta()
+        for folder, last in touched.items()
+    }
 
 
-def _fate(night: SeenNight, age: timedelta, policy: Policy) -> tuple[str, str] | None:
+def _fate(night: SeenNight, age: timedelta, policy: RetentionSettings) -> tuple[str, str] | None:
     """What goes of a night, and by which policy; None for nothing."""
-    if night.standing or age < policy.nights:
+    if night.standing or age < policy.nights * DAY:
         return None
     if not night.booked:
         return UNBOOKED, "nights"
-    return (COMPUTED, "nights") if policy.replay is None or age < policy.replay else (EXPIRED, "replay")
+    return (COMPUTED, "nights") if not policy.replay or age < policy.replay * DAY else (EXPIRED, "replay")
 
 
 def _frozen_names(
-    seen: Seen, fate: Mapping[str, tuple[str, str] | None], policy: Policy, now: datetime
+    seen: Seen, fate: Mapping[str, tuple[str, str] | None], policy: RetentionSettings, now: datetime
 ) -> tuple[set[str], set[str], set[str]]:
     """What must stay frozen: tables, manifests of corpora, and models by digest."""
     kept = [night for folder, night in seen.nights.items() if fate[folder] in (None, (COMPUTED, "nights"))]
     whole = [night for folder, night in seen.nights.items() if fate[folder] is None]
     written = {found.key: found.modified for found in seen.objects}
     corpora = {seen.in_force} | {night.corpus for night in kept}
-    corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights}
+    corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights * DAY}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
     parts |= {key for night in kept for key in night.outputs} | {key for night in whole for key in night.sample}
     models = {night.model for night in kept}
-    models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights}
+    models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights * DAY}
     models |= {folder for served in models for folder in seen.counterfactuals.get(served, ())}
     models |= {folder for night in kept for folder in night.counterfactuals}
     return parts, {corpus_key(name) for name in corpora}, models
@@ -297,7 +277,8 @@ def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
             named = _named(store, folder, keys)
             nights[folder] = SeenNight(found.modified, folder in {b.night for b in booked}, folder in standing, **named)
     names = [key.removeprefix("frozen/corpus/").removesuffix(".json") for key in keys if key.startswith("frozen/corpus/")]
-    corpora = {name: _parts_of(store, name) for name in names if name != "current" and not name.startswith(".")}
+    frozen = [name for name in names if name != "current" and not name.startswith(".")]
+    corpora = {name: frozenset(part.key for part in load_frozen(store, name).parts) for name in frozen}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
     served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
     folders = {model: frozenset(record.folder for record in records(store, model, unchecked=True)) for model in served}
@@ -335,10 +316,6 @@ def _likelihoods(store: Store, night: Night, *, done: bool) -> frozenset[str] | 
     return frozenset(key for keys in store.read_json(f"{night.folder}/likelihoods.json")["files"].values() for key in keys)
 
 
-def _parts_of(store: Store, name: str) -> frozenset[str]:
-    return frozenset(part_key(part.sha256) for part in load_frozen(store, name).parts)
-
-
 def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:
     """What this machine has: logs file by file, copies of models and scratch as whole folders."""
     home = Path(environment.get("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
@@ -374,9 +351,8 @@ def collect(settings: Settings | None = None, *, dry_run: bool = False, now: dat
         InputError: the store or the ledger cannot be read, or an object cannot be removed.
     """
     settings = settings or load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
-    policy, now = Policy.of(settings.retention), now or datetime.now(UTC)
+    store, engine = open_books(settings)
+    policy, now = settings.retention, now or datetime.now(UTC)
     if dry_run:
         return decide(look(settings, store, engine), policy, now)
     with ledger.clearing(engine):

@@ -40,7 +40,7 @@ def ingest() -> str:
     settings = load()
     store = settings.store.open()
     store.check_writable()
-    policy, rules = read_policy(settings.rights.policy_path), read_rules(settings.corpus.quality_path)
+    policy, rules = read_policy(settings.rights.policy), read_rules(settings.corpus.quality)
     corpus = read_corpus(store, settings.corpus.folder)
     train = corpus.examples.filter(pl.col("split") == "train")
     duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))

@@ -23,7 +23,7 @@ log = logging.getLogger("provenance.keys")
 
 def signing_key(settings: SettlementSettings) -> Ed25519PrivateKey:
     """The key of the settings; made, for its owner's eyes alone, where there is none."""
-    path = settings.key_path
+    path = settings.key
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -42,9 +42,9 @@ def signing_key(settings: SettlementSettings) -> Ed25519PrivateKey:
 
 def trusted_keys(settings: SettlementSettings) -> list[bytes]:
     """The public keys of which one must have signed: the settings' own, where that is at hand, and those that it followed."""
-    path = settings.key_path
+    path = settings.key
     own = [public_pem(read_key(path.read_bytes(), str(path)))] if path.exists() else []
-    return own + [retired.read_bytes() for retired in sorted(settings.retired_path.glob("*.pem"))] if own else []
+    return own + [retired.read_bytes() for retired in sorted(settings.retired.glob("*.pem"))] if own else []
 
 
 def replace_key(settings: SettlementSettings) -> Path:
@@ -53,11 +53,11 @@ def replace_key(settings: SettlementSettings) -> Path:
     Raises:
         InputError: there is no key to replace.
     """
-    path = settings.key_path
+    path = settings.key
     if not path.exists():
         raise InputError(str(path), expected="a key to replace", found="none", hint="The first export makes one.")
     pem = public_pem(read_key(path.read_bytes(), str(path)))
-    retired = settings.retired_path / f"{sha256(pem)[:16]}.pem"
+    retired = settings.retired / f"{sha256(pem)[:16]}.pem"
     retired.parent.mkdir(parents=True, exist_ok=True)
     retired.write_bytes(pem)
     path.unlink()

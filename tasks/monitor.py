@@ -254,11 +254,7 @@ def in_order(tasks: Collection[str]) -> list[str]:
 
 
 def _told(
-    store: Store,
-    engine: sa.Engine,
-    in_force_of: Mapping[str, Booking],
-    days: Sequence[str],
-    runs: Mapping[str, Sequence[Run]],
+    store: Store, engine: sa.Engine, in_force_of: Mapping[str, Booking], days: Sequence[str], runs: Mapping[str, Sequence[Run]]
 ) -> list[Night]:
     """Some days, oldest first.
 
@@ -305,7 +301,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     corpus = _read_frozen(store, corpus_key(inputs["corpus"]))
     plan = _stage(store, folder, "plan")
     shared, estimated = _stage(store, folder, "shares"), _stage(store, folder, shares_stage(store, folder))
-    withdrawn = read_withdrawn(store, folder) if shared else pl.DataFrame(schema=WITHDRAWN.schema)
+    withdrawn = read_withdrawn(store, folder) if shared else WITHDRAWN.frame()
     rests = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
         night=mine,
@@ -400,7 +396,8 @@ def audits(store: Store, *, last: int | None = None) -> list[Audit]:
         StoreError: an audit that is cited is gone, or is not what was cited.
     """
     days = published_days(store)
-    manifests = [_manifest(store, in_force(store, day)) for day in days[-last if last else None :]]
+    pointers = [in_force(store, day) for day in days[-last if last else None :]]
+    manifests = [_read(store, f"{pointer['folder']}/{MANIFEST}", pointer["manifest_sha256"]) for pointer in pointers]
     manifests.sort(key=lambda manifest: manifest["booking_id"])
     cited: dict[str, tuple[Mapping[str, Any], str]] = {}
     for manifest in manifests:
@@ -421,11 +418,6 @@ def _audit(store: Store, reference: Mapping[str, Any], since: str) -> Audit:
         if (estimate := found["methods"].get(name))
     )
     return Audit(reference["folder"], reference["sha256"], result["night"]["day"], since, figures)
-
-
-def _manifest(store: Store, pointer: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest that a day's pointer names."""
-    return _read(store, f"{pointer['folder']}/{MANIFEST}", pointer["manifest_sha256"])
 
 
 def _read(store: Store, key: str, digest: str) -> dict[str, Any]:
@@ -525,17 +517,11 @@ def _parties(store: Store, folder: str, shared: Mapping[str, Any]) -> dict[str, 
 
 
 def _terms(inputs: Mapping[str, Any], weights: Mapping[str, float], outputs: Mapping[str, int]) -> tuple[Terms, ...]:
-    return tuple(
-        Terms(
-            name=contract["name"],
-            rule=contract["rule"],
-            fallback=contract["fallback"],
-            developer_ppb=contract["developer_ppb"],
-            weight=weights.get(contract["name"], 1.0),
-            outputs=outputs.get(contract["name"], 0),
-        )
-        for contract in inputs["contract"]["contracts"]
-    )
+    found = []
+    for contract in inputs["contract"]["contracts"]:
+        said = {name: contract[name] for name in ("name", "rule", "fallback", "developer_ppb")}
+        found.append(Terms(**said, weight=weights.get(said["name"], 1.0), outputs=outputs.get(said["name"], 0)))
+    return tuple(found)
 
 
 def _published(store: Store, booking: Booking) -> Published | None:

@@ -7,8 +7,6 @@ import logging
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.store import sha256
 from provenance.settlement import exports, ledger
@@ -19,7 +17,7 @@ from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
 from provenance.validation import results
 from tasks.book import credited
-from tasks.database import open_ledger
+from tasks.database import open_books
 from tasks.keys import signing_key
 from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
@@ -28,6 +26,7 @@ from tasks.share import fidelity_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
@@ -42,8 +41,7 @@ NIGHT_SHARES_FILE = "night_shares.parquet"
 def publish(day: str) -> str:
     """Publish what is booked and not yet published; returns the folder of the day's revision in force."""
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     with ledger.publishing(engine):
         booked = ledger.bookings(engine, kind=NIGHT)
         first = len(booked)
@@ -96,7 +94,7 @@ def make_export(
         names=_names(published, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
     shared = read_manifest(store, night.folder, "shares")
-    night_shares = pl.DataFrame(schema=NIGHT_SHARES.schema)
+    night_shares = NIGHT_SHARES.frame()
     if NIGHT_SHARES_FILE in shared["writes"]:  # a night of an earlier version has none
         night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
     fidelity = fidelity_of(store, night)

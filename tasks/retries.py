@@ -13,7 +13,5 @@ LASTING = (
 RETRY_WHAT_MAY_PASS = {
     "retries": 2,
     "retry_delay": timedelta(minutes=1),
-    "retry_policy": ExceptionRetryPolicy(
-        rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING],
-    ),
+    "retry_policy": ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING]),
 }

@@ -49,8 +49,7 @@ def review(folder: str) -> dict[str, Any]:
     night = load_night(store, folder)
     engine = open_ledger(settings.database, store)
     wanted, booked = amounts_and_booked(store, folder)
-    chosen = settings.review
-    bounds = Bounds(chosen.nights, chosen.least, chosen.deviations, chosen.newcomer, chosen.moved)
+    bounds = Bounds(**settings.review.model_dump())
     before = _nights_before(engine, night.date, bounds.nights)
     now, then = figures(night.date, wanted), figures(night.date, booked)
     reasons = [

@@ -93,7 +93,7 @@ def explain(settings: Settings, work_id: str, day: date) -> dict[str, Any]:
         hint = did_you_mean(work_id, rights["work_id"].to_list()) or LIST_WORKS
         raise ContractError(f"work {work_id!r}", expected="a work of the corpus in force", found="none of that name", hint=hint)
     asked = Asked(
-        store, corpus, read_policy(settings.rights.policy_path), work_id, day, found.row(0, named=True),
+        store, corpus, read_policy(settings.rights.policy), work_id, day, found.row(0, named=True),
         _examples(store, corpus, settings.corpus.folder, work_id),
         tuple(assertions.filter(pl.col("work_id") == work_id).iter_rows(named=True)), settings.signals.days,
     )  # fmt: skip

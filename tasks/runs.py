@@ -25,35 +25,28 @@ NIGHTLY = "nightly_payouts"
 FAILED, SUCCESS, RUNNING, AWAITING = "failed", "success", "running", "awaiting_input"
 # A task that was cleared keeps the times of the try before, which is among the earlier ones by then.
 BEGUN = frozenset({FAILED, SUCCESS, RUNNING, AWAITING})
-_TIME = sa.DateTime(timezone=True)
-_DAG = sa.table("dag", sa.column("dag_id", sa.Text), sa.column("is_stale", sa.Boolean), sa.column("is_paused", sa.Boolean))
-_RUN = sa.table(
-    "dag_run",
-    sa.column("id", sa.Integer),
-    sa.column("dag_id", sa.Text),
-    sa.column("run_id", sa.Text),
-    sa.column("run_type", sa.Text),
-    sa.column("state", sa.Text),
-    sa.column("start_date", _TIME),
-    sa.column("end_date", _TIME),
-    sa.column("data_interval_start", _TIME),
-    sa.column("conf", JSONB),
-    sa.column("backfill_id", sa.Integer),
-)
-# The day that a run is for: the one in its form, or else the one on which its data interval starts.
-_DAY = sa.func.coalesce(
-    _RUN.c.conf["day"].astext, sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM-DD")
-)
-_TASK_COLUMNS = ("dag_id", "run_id", "task_id", "state", "start_date", "duration", "try_number")
-_TASK_TYPES: tuple[Any, ...] = (sa.Text, sa.Text, sa.Text, sa.Text, _TIME, sa.Float, sa.Integer)
+
+
+def _table(name: str, columns: str) -> sa.TableClause:
+    """Some columns of one of Airflow's tables."""
+    return sa.table(name, *map(sa.column, columns.split()))
+
+
+_DAG = _table("dag", "dag_id is_stale is_paused")
+_RUN = _table("dag_run", "id dag_id run_id run_type state start_date end_date data_interval_start conf backfill_id")
 _TASK, _TRIED = (
-    sa.table(name, *(sa.column(column, kind) for column, kind in zip(_TASK_COLUMNS, _TASK_TYPES, strict=True)))
+    _table(name, "dag_id run_id task_id state start_date duration try_number")
     for name in ("task_instance", "task_instance_history")
 )
-_TASK_ID = sa.table("task_instance", sa.column("id"), sa.column("dag_id", sa.Text), sa.column("state", sa.Text))
-_ASKED = sa.table("hitl_detail", sa.column("ti_id"), sa.column("created_at", _TIME), sa.column("responded_at", _TIME))
-_BACKFILL = sa.table("backfill", sa.column("id", sa.Integer), sa.column("dag_id", sa.Text), sa.column("completed_at", _TIME))
-_BACKFILL_RUN = sa.table("backfill_dag_run", sa.column("id", sa.Integer), sa.column("backfill_id", sa.Integer))
+_TASK_ID = _table("task_instance", "id dag_id state")
+_ASKED = _table("hitl_detail", "ti_id created_at responded_at")
+_BACKFILL = _table("backfill", "id dag_id completed_at")
+_BACKFILL_RUN = _table("backfill_dag_run", "id backfill_id")
+# The day that a run is for: the one in its form, or else the one on which its data interval starts.
+_DAY = sa.func.coalesce(
+    sa.type_coerce(_RUN.c.conf, JSONB)["day"].astext,
+    sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM-DD"),
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +160,7 @@ def paused(engine: sa.Engine, dag_id: str = NIGHTLY) -> bool:
 def asked(engine: sa.Engine) -> dict[str, Asked]:
     """What waits for people, by DAG."""
     query = (
-        sa.select(_TASK_ID.c.dag_id, sa.func.count(), sa.func.min(_ASKED.c.created_at, type_=_TIME))
+        sa.select(_TASK_ID.c.dag_id, sa.func.count(), sa.func.min(_ASKED.c.created_at))
         .join(_TASK_ID, _TASK_ID.c.id == _ASKED.c.ti_id)
         .where(_ASKED.c.responded_at.is_(None) & (_TASK_ID.c.state == AWAITING))
         .group_by(_TASK_ID.c.dag_id)

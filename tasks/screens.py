@@ -72,18 +72,10 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
     }
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
 
-    table = titled(
-        f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {cell(manifest['inputs']['model_id'])}"
-    )
-    table.add_column("owner")  # alone gives way where the screen is narrow: a name that is broken can be read, a number cannot
-    for heading in (
-        "mean\nshare",
-        "range",
-        "out-\nputs",
-        *(f"{c}\nearned" for c in currencies),
-        *(f"{c}\nbalance" for c in currencies),
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["mean\nshare", "range", "out-\nputs", *(f"{c}\n{of}" for of in ("earned", "balance") for c in currencies)]
+    title = f"Payouts for {day}, revision {manifest['revision']}: {count} outputs of {cell(manifest['inputs']['model_id'])}"
+    # The owner alone gives way where the screen is narrow: a name that is broken can be read, a number cannot.
+    table = titled(title, "owner", *(number(heading, no_wrap=True) for heading in headings))
     for owner, share, low, high, outputs in owners.head(most).iter_rows():
         amounts = [money.get((owner, c), (0, 0)) for c in currencies]
         table.add_row(
@@ -91,20 +83,13 @@ def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[Rendera
             f"{share:.2%}",
             _range(low, high),
             str(outputs),
-            *(format_minor(e, c, symbol=False) for (e, _), c in zip(amounts, currencies, strict=True)),
-            *(format_minor(b, c, symbol=False) for (_, b), c in zip(amounts, currencies, strict=True)),
+            *(format_minor(of[i], c, symbol=False) for i in (0, 1) for of, c in zip(amounts, currencies, strict=True)),
         )
     rest = owners.slice(most)
     if rest.height:
         sums = [[sum(money.get((o, c), (0, 0))[i] for o in rest["owner_id"]) for c in currencies] for i in (0, 1)]
-        table.add_row(
-            f"and {rest.height} others",
-            f"{rest['share_ppb'].sum():.2%}",
-            "",
-            "",
-            *(format_minor(a, c, symbol=False) for row in sums for a, c in zip(row, currencies, strict=True)),
-            style="dim",
-        )
+        told = (format_minor(a, c, symbol=False) for row in sums for a, c in zip(row, currencies, strict=True))
+        table.add_row(f"and {rest.height} others", f"{rest['share_ppb'].sum():.2%}", "", "", *told, style="dim")
     yield table
     yield _escrow_table(manifest)
     yield _totals_table(manifest)
@@ -184,15 +169,10 @@ def _means(credits: pl.DataFrame) -> pl.DataFrame:
 
 def contracts_screen(contracts: Sequence[Contract]) -> Table:
     """What each contract says, a column for each."""
-    table = titled("Royalty contracts: of several that cover an output, the first counts")
-    table.add_column("")
     said = [contract.model_dump(mode="json") for contract in contracts]
-    for contract in said:
-        table.add_column(cell(contract["name"]), overflow="fold")
-    for key in said[0]:
-        if key != "name":
-            table.add_row(key, *(_said(key, contract[key]) for contract in said))
-    return table
+    title = "Royalty contracts: of several that cover an output, the first counts"
+    rows = ((key, *(_said(key, contract[key]) for contract in said)) for key in said[0] if key != "name")
+    return titled(title, "", *(cell(contract["name"]) for contract in said), rows=rows)
 
 
 def _said(key: str, value: object) -> str:
@@ -203,9 +183,7 @@ def _said(key: str, value: object) -> str:
 
 def checks_screen(checks: Sequence[Check]) -> Table:
     """What was checked, and what was wrong."""
-    table = titled("")
-    table.add_column("check", no_wrap=True)
-    table.add_column("outcome")
+    table = titled("", whole("check"), "outcome")
     for check in checks:
         problems = "\n".join(map(cell, check.problems))
         table.add_row(check.name, "[green]holds[/]" if check.passed else f"[bold red]{problems}[/]")
@@ -217,44 +195,23 @@ def balance_screen(found: dict[str, Any]) -> Iterator[RenderableType]:
     if "owner_id" in found:
         yield from _account_tables(found)
         return
-    table = titled(f"Trial balance after booking {found['through']}")
-    table.add_column("account")
-    for currency in found["trial_balance"]:
-        table.add_column(currency, justify="right")
-    for name in CHART:
-        amounts = [format_minor(row[name], c, symbol=False) for c, row in found["trial_balance"].items()]
-        table.add_row(name, *amounts)
-    yield table
+    by_currency = found["trial_balance"]
+    rows = [(name, *(format_minor(row[name], c, symbol=False) for c, row in by_currency.items())) for name in CHART]
+    yield titled(f"Trial balance after booking {found['through']}", "account", *map(number, by_currency), rows=rows)
     yield Text("receivable = the sum of all others", style="dim")
-    holds = titled("Holds in force")
-    holds.add_column("owner")
-    holds.add_column("because", overflow="fold")
-    for owner, reasons in found["holds"].items():
-        holds.add_row(cell(owner), cell("; ".join(reasons)))
-    yield holds if found["holds"] else Text("No hold is in force.")
-    escrow = titled("In escrow, until somebody claims it")
-    for column in ("kept for", "since"):
-        escrow.add_column(column)
-    escrow.add_column("amount", justify="right")
-    for row in found["escrow"]:
-        escrow.add_row(cell(row["escrow_id"]), row["since"], format_minor(row["amount_minor"], row["currency"]))
-    yield escrow if found["escrow"] else Text("Nothing is in escrow.")
+    held = [(cell(owner), cell("; ".join(reasons))) for owner, reasons in found["holds"].items()]
+    yield titled("Holds in force", "owner", "because", rows=held) if held else Text("No hold is in force.")
+    kept = [(cell(r["escrow_id"]), r["since"], format_minor(r["amount_minor"], r["currency"])) for r in found["escrow"]]
+    escrow = titled("In escrow, until somebody claims it", "kept for", "since", number("amount"), rows=kept)
+    yield escrow if kept else Text("Nothing is in escrow.")
 
 
 def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
-    table = titled(f"Accounts of {cell(found['owner_id'])}")
-    table.add_column("account")
-    table.add_column("amount", justify="right")
-    for row in found["accounts"]:
-        table.add_row(row["account"], format_minor(row["amount_minor"], row["currency"]))
-    yield table
+    accounts = [(row["account"], format_minor(row["amount_minor"], row["currency"])) for row in found["accounts"]]
+    yield titled(f"Accounts of {cell(found['owner_id'])}", "account", number("amount"), rows=accounts)
     for reason in found["holds"]:
         yield line(f"On hold: {reason}", style="bold yellow")
-    booked = titled("Bookings")
-    for column in ("number", "for", "booked", "kind"):
-        booked.add_column(column)
-    booked.add_column("entries", justify="right")
-    booked.add_column("says", overflow="fold")
+    booked = titled("Bookings", "number", "for", "booked", "kind", number("entries"), "says")
     for booking in found["bookings"]:
         entries = [f"{row['account']} {format_minor(row['amount_minor'], row['currency'])}" for row in booking["entries"]]
         said = ", ".join(f"{name} {_fact(value)}" for name, value in booking["facts"].items() if name != "owner_id")
@@ -328,16 +285,24 @@ def _output_tables(data: dict[str, Any], most: int) -> Iterator[RenderableType]:
         yield line(data["notice"], style="bold yellow")
 
 
-def titled(title: str) -> Table:
-    """A table that fits a terminal of 80 columns."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+def titled(title: str, *columns: str | Column, rows: Iterable[Iterable[RenderableType]] = ()) -> Table:
+    """A table that fits a terminal of 80 columns; text is broken where it lacks room and never cut: people match ids."""
+    headings = (Column(column, overflow="fold") if isinstance(column, str) else column for column in columns)
+    looks: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD}
+    table = Table(*headings, title=title, pad_edge=False, collapse_padding=True, **looks)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def number(heading: str, *, no_wrap: bool = False) -> Column:
+    """A column of numbers, which stand to the right."""
+    return Column(heading, justify="right", no_wrap=no_wrap)
+
+
+def whole(heading: str) -> Column:
+    """A column that leaves it to the others to give way."""
+    return Column(heading, no_wrap=True)
 
 
 def _name(name: str) -> str:
@@ -365,24 +330,17 @@ def _fractional(nanominor: int, currency: str) -> str:
 
 
 def _escrow_table(manifest: Mapping[str, Any]) -> Table:
-    table = titled("In escrow, until somebody claims it")
     amounts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in manifest["escrow"]:
         amounts[row["escrow_id"], row["reason"]].append(format_minor(row["amount_minor"], row["currency"]))
-    for heading in ("kept for", "because", "amount"):
-        table.add_column(heading)
-    for (escrow_id, reason), texts in amounts.items():
-        table.add_row(cell(escrow_id), cell(reason), ", ".join(texts))
-    return table
+    rows = ((cell(escrow_id), cell(reason), ", ".join(texts)) for (escrow_id, reason), texts in amounts.items())
+    return titled("In escrow, until somebody claims it", "kept for", "because", "amount", rows=rows)
 
 
 def _totals_table(manifest: Mapping[str, Any]) -> Table:
-    table = titled("It adds up: revenue = developer + earned + escrowed + unattributed")
-    table.add_column("currency")
     names = list(TOTALS.values())
-    for name in names:
-        table.add_column(name.removesuffix("_minor"), justify="right")
-    table.add_column("difference", justify="right")
+    headings = (number(name.removesuffix("_minor")) for name in (*names, "difference"))
+    table = titled("It adds up: revenue = developer + earned + escrowed + unattributed", "currency", *headings)
     for currency, totals in manifest["totals"].items():
         difference = totals["revenue_minor"] - sum(totals[name] for name in names[1:])
         table.add_row(currency, *(format_minor(totals[name], currency, symbol=False) for name in names), str(difference))
@@ -403,12 +361,9 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
         .sort("part", "owner_id", descending=[True, False])
     )
     outputs, method = owners["output_id"].n_unique(), manifest["method"]["name"]
-    table = titled(f"Influence on {outputs} outputs, method {method}")
-    table.add_column("owner", no_wrap=True)
-    table.add_column("of all that helped", justify="right")
-    table.add_column("mean influence", justify="right")
-    for owner, influence, of_all in found.head(most).iter_rows():
-        table.add_row(cell(names.get(owner, owner)), f"{of_all:.1%}", f"{influence:+.2f}")
+    rows = ((cell(names.get(owner, owner)), f"{of_all:.1%}", f"{mean:+.2f}") for owner, mean, of_all in found.head(most).rows())
+    columns = (whole("owner"), number("of all that helped"), number("mean influence"))
+    table = titled(f"Influence on {outputs} outputs, method {method}", *columns, rows=rows)
     if found.height > most:
         table.add_row(f"... and {found.height - most} more", "", "")
     yield table
@@ -427,10 +382,9 @@ def attribution_screen(request: Request, manifest: dict[str, Any], *, most: int 
 def lds_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How well each method predicts retraining, beside what noise allows."""
     families = result["families"]
-    table = titled("Linear datamodelling score: rank correlation of predicted and actual effects of training on halves")
-    table.add_column("method", no_wrap=True)
-    for family, found in families.items():
-        table.add_column(f"halves of {family} ({found['subsets']})", justify="right")
+    title = "Linear datamodelling score: rank correlation of predicted and actual effects of training on halves"
+    halves = (number(f"halves of {family} ({found['subsets']})") for family, found in families.items())
+    table = titled(title, whole("method"), *halves)
     first = next(iter(families.values()))
     for name in sorted(first["methods"], key=lambda name: -first["methods"][name]["lds"]):
         cells = ["{lds:.2f} ({low:.2f} to {high:.2f})".format(**found["methods"][name]) for found in families.values()]
@@ -466,13 +420,9 @@ def read_duplicates(store: Store) -> pl.DataFrame:
 def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
     """Clusters of copies, in their order."""
     clusters = table["cluster_id"].unique(maintain_order=True)
-    shown = titled(f"{len(clusters)} works that there are copies of, {table.height} examples in all")
     dated, decided = table["since"].null_count() < table.height, (table["decision"] != "").any()
-    shown.add_column("cluster")
-    shown.add_column("work", overflow="fold")
-    shown.add_column("owners", overflow="fold")
-    for heading in ("since",) * dated + ("alike",) + ("decided by",) * bool(decided):
-        shown.add_column(heading)
+    headings = ("cluster", "work", "owners") + ("since",) * dated + ("alike",) + ("decided by",) * bool(decided)
+    shown = titled(f"{len(clusters)} works that there are copies of, {table.height} examples in all", *headings)
     for cluster in clusters.head(most):
         for number, row in enumerate(table.filter(pl.col("cluster_id") == cluster).iter_rows(named=True)):
             name = str(cluster)[:12] if not number else ""
@@ -491,11 +441,9 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
 
 def royalty_screen(made: dict[str, Any], file: str) -> Iterator[RenderableType]:
     """Mean shares of owners over the outputs asked about, and how far they can be trusted."""
-    table = titled(f"Mean shares of {made['outputs']} outputs, rule {made['paid_by']}")
-    table.add_column("owner", no_wrap=True)
-    table.add_column("share", justify="right")
-    for owner, share in list(made["mean_share"].items())[:20]:
-        table.add_row(_name(owner), f"{share:.2%}")
+    rows = ((_name(owner), f"{share:.2%}") for owner, share in list(made["mean_share"].items())[:20])
+    title = f"Mean shares of {made['outputs']} outputs, rule {made['paid_by']}"
+    table = titled(title, whole("owner"), number("share"), rows=rows)
     if made["owners"] > 20:
         table.add_row(f"and {made['owners'] - 20} others", f"{sum(list(made['mean_share'].values())[20:]):.2%}", style="dim")
     yield table
@@ -520,13 +468,8 @@ def fidelity_lines(report: dict[str, Any]) -> Iterator[RenderableType]:
 def counterfactuals_screen(rows: Sequence[dict[str, Any]], store: str) -> Iterator[RenderableType]:
     """The counterfactual models of a model."""
     strata = Counter(f"{row['stratum']}{', set aside' if row['aside'] else ''}" for row in rows)
-    table = titled(
-        f"{len(rows)} counterfactual models: " + (", ".join(f"{n} {name}" for name, n in strata.items()) or "none yet")
-    )
-    for heading in ("name", "stratum"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("partition", "works", "examples", "seed"):
-        table.add_column(heading, justify="right")
+    title = f"{len(rows)} counterfactual models: " + (", ".join(f"{n} {name}" for name, n in strata.items()) or "none yet")
+    table = titled(title, whole("name"), whole("stratum"), *map(number, ("partition", "works", "examples", "seed")))
     for row in rows:
         stratum = f"{row['stratum']}{' (aside)' if row['aside'] else ''}"
         numbers = (f"{row[name]:,}" for name in ("partition", "works", "examples"))
@@ -537,10 +480,8 @@ def counterfactuals_screen(rows: Sequence[dict[str, Any]], store: str) -> Iterat
 
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
-    table = titled(f"Attacks by {cell(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule")
-    table.add_column("attack", no_wrap=True)
-    for rule in result["rules"]:
-        table.add_column(rule, justify="right", no_wrap=True)
+    title = f"Attacks by {cell(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule"
+    table = titled(title, whole("attack"), *(number(rule, no_wrap=True) for rule in result["rules"]))
     for row in result["attacks"]:
         honest = row is result["attacks"][0]
         cells = [
@@ -557,11 +498,9 @@ def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
 def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """How far rules and baselines are from what retraining on coalitions gives."""
     truths = list(next(iter(result["methods"].values())))
-    table = titled(f"Shares of {len(result['owners'])} owners in {result['outputs']} outputs, against retraining")
-    table.add_column("estimate", no_wrap=True)
-    for truth in truths:
-        for heading in ("L1 error", "Spearman", "Pearson"):
-            table.add_column(f"{truth}\n{heading}", justify="right")
+    title = f"Shares of {len(result['owners'])} owners in {result['outputs']} outputs, against retraining"
+    figures = (number(f"{truth}\n{heading}") for truth in truths for heading in ("L1 error", "Spearman", "Pearson"))
+    table = titled(title, whole("estimate"), *figures)
     for name, found in sorted(result["methods"].items(), key=lambda item: item[1][truths[0]]["l1"]):
         table.add_row(name, *(f"{found[truth][key]:.2f}" for truth in truths for key in ("l1", "spearman", "pearson")))
     table.add_section()
@@ -569,11 +508,9 @@ def srs_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     rest = [""] * 3 * (len(truths) - 1)
     table.add_row("one seed, against the others", *(f"{seeds[key]:.2f}" for key in ("l1", "spearman", "pearson")), *rest)
     yield table
-    table = titled("Shares by counterfactual models, each rule against its own truth; intervals are meant to hold 90 %")
-    table.add_column("worth in trainings", no_wrap=True)
-    for truth in truths:
-        for heading in ("L1 error", "Spearman", "held"):
-            table.add_column(f"{truth}\n{heading}", justify="right")
+    title = "Shares by counterfactual models, each rule against its own truth; intervals are meant to hold 90 %"
+    figures = (number(f"{truth}\n{heading}") for truth in truths for heading in ("L1 error", "Spearman", "held"))
+    table = titled(title, whole("worth in trainings"), *figures)
     for count, found in sorted(result["trainings"].items(), key=lambda item: int(item[0])):
         table.add_row(str(count), *(f"{found[truth][key]:.2f}" for truth in truths for key in ("l1", "spearman", "held")))
     yield table
@@ -595,9 +532,9 @@ def payments_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     if any(payment["status"] == WAITING for payment in found["payments"]):
         yield line("Closed; nothing is booked until two people have approved (Required Actions in Airflow).", style="yellow")
         yield line("If one of them rejected, nothing is paid: it stays owed, and the next month pays it.", style="dim")
-    table = Table(*_folded("owner", "payment", "status", "amount", "reason"), box=box.SIMPLE_HEAD)
+    table = titled("", "owner", "payment", "status", number("amount"), "reason")
     for payment in found["payments"]:
-        amount = Text(format_minor(payment["paid_minor"], payment["currency"]), justify="right")
+        amount = format_minor(payment["paid_minor"], payment["currency"])
         table.add_row(cell(payment["owner_id"]), payment["payment_id"], payment["status"], amount, cell(payment["reason"]))
     if found["payments"]:
         yield table
@@ -609,24 +546,20 @@ def closing_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rend
     yield line(f"{found['period']}, if it were closed now; nothing is booked", style="bold")
     if not found["over"]:
         yield line("The month is not over: nights to come count, too.", style="yellow")
-    balances = _told("Balances", "outcome", "balances", "owed", "to be paid")
+    balances = titled("Balances", "outcome", *map(number, ("balances", "owed", "to be paid")))
     for outcome in sorted({one.outcome for one in lines}):
         of_it = [one for one in lines if one.outcome == outcome]
         owed, paid = _sums((o.currency, o.owed) for o in of_it), _sums((o.pay_currency, o.paid) for o in of_it if o.paid)
         balances.add_row(outcome, str(len(of_it)), owed, paid)
     yield balances if lines else line("Nothing is owed.")
-    held = _told("Not paid, since on hold", "because", "owners", "owed")
-    for reason, (count, amounts) in unpaid(lines, holds).items():
-        held.add_row(cell(reason), str(count), _sums(amounts.items()))
-    if held.row_count:
-        yield held
+    held = [(cell(why), str(count), _sums(owed.items())) for why, (count, owed) in unpaid(lines, holds).items()]
+    if held:
+        yield titled("Not paid, since on hold", "because", number("owners"), number("owed"), rows=held)
     lacking = [(one, reason) for one in lines if one.outcome == ON_HOLD for reason in holds[one.owner_id] if reason in LACKING]
     if lacking:
         lacking.sort(key=lambda row: (-row[0].owed, row[0].owner_id))
-        owners = _told("To be added with `provenance payee import`", "owner", "has", "owed")
-        for one, reason in lacking[:most]:
-            owners.add_row(cell(one.owner_id), reason, format_minor(one.owed, one.currency))
-        yield owners
+        rows = ((cell(one.owner_id), reason, format_minor(one.owed, one.currency)) for one, reason in lacking[:most])
+        yield titled("To be added with `provenance payee import`", "owner", number("has"), number("owed"), rows=rows)
     if len(lacking) > most:
         yield line(f"and {len(lacking) - most:,} more (--json lists them)", style="dim")
     waiting: dict[tuple[str, str], int] = defaultdict(int)
@@ -640,15 +573,6 @@ def closing_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rend
         yield line(f"No night has paid {ranges(found['missing'])}.", style="yellow")
 
 
-def _told(title: str, first: str, *others: str) -> Table:
-    """A table of which the first column gives way, and the others stand to the right."""
-    table = titled(title)
-    table.add_column(first, overflow="fold")
-    for heading in others:
-        table.add_column(heading, justify="right")
-    return table
-
-
 def _sums(amounts: Iterable[tuple[str, int]]) -> str:
     """Amounts as people write them, by currency."""
     found: dict[str, int] = defaultdict(int)
@@ -657,14 +581,9 @@ def _sums(amounts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(format_minor(amount, currency) for currency, amount in sorted(found.items()))
 
 
-def _folded(*names: str) -> list[Column]:
-    """Columns whose cells are broken where they are too narrow, and never cut: people match identifiers."""
-    return [Column(name, overflow="fold") for name in names]
-
-
 def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
     """Who is registered, and how each is paid, masked."""
-    table = Table(*_folded("owner", "version", "currency", "paid by", "tax data", "changed", "by"), box=box.SIMPLE_HEAD)
+    table = titled("", "owner", "version", "currency", "paid by", "tax data", "changed", "by")
     for payee in found:
         tax = "there" if payee["tax_data"] else "[red]missing: held[/]"
         who = (cell(payee["owner_id"]), str(payee["version"]), payee["currency"], cell(payee["paid_by"]), tax)
@@ -674,11 +593,8 @@ def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
 
 def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> Iterator[RenderableType]:
     """What paying days would change: day by day, and in all, owner by owner."""
-    days = titled("What would be booked; nothing is yet")
-    days.add_column("day", no_wrap=True)
-    for heading in ("owners", "change"):
-        days.add_column(heading, justify="right")
-    days.add_column("why it would fail, or wait for a person")
+    columns = (whole("day"), number("owners"), number("change"), "why it would fail, or wait for a person")
+    days = titled("What would be booked; nothing is yet", *columns)
     total: dict[tuple[str, str], int] = defaultdict(int)
     for found in previews:
         sums: dict[str, int] = defaultdict(int)
@@ -691,16 +607,13 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
         else:
             days.add_row(found["day"], str(len(found["changes"])), said, "\n".join(map(cell, found["reasons"])))
     yield days
-    rows = sorted(((whose, amount) for whose, amount in total.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
-    owners = titled(f"Owners whose amounts change by these days together: {len(rows)}")
-    owners.add_column("owner")
-    owners.add_column("change", justify="right")
-    for (owner, currency), amount in rows[:most]:
-        owners.add_row(cell(owner), format_minor(amount, currency))
-    if rows:
-        yield owners
-    if len(rows) > most:
-        yield Text(f"and {len(rows) - most:,} more", style="dim")
+    changed = sorted(((whose, amount) for whose, amount in total.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
+    if changed:
+        title = f"Owners whose amounts change by these days together: {len(changed)}"
+        rows = ((cell(owner), format_minor(amount, currency)) for (owner, currency), amount in changed[:most])
+        yield titled(title, "owner", number("change"), rows=rows)
+    if len(changed) > most:
+        yield Text(f"and {len(changed) - most:,} more", style="dim")
 
 
 def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
@@ -712,17 +625,16 @@ def diff_screen(found: Mapping[str, Any], *, most: int = 20) -> Iterator[Rendera
     if len(found["causes"]) > 1:
         yield line("  Several differ: what each of them alone would have changed is not told apart.", style="dim")
     was, now = found["totals"]
-    table = Table("", "before", "after", "change", title="Totals", title_justify="left", box=box.SIMPLE_HEAD)
+    changes = ("before", "after", "change")
+    table = titled("Totals", "", *changes)
     for currency in sorted({*was, *now}):
         for name in TOTALS.values():
             old, new = (side.get(currency, {}).get(name, 0) for side in (was, now))
             table.add_row(name.removesuffix("_minor"), *_from_to(old, new, currency))
     yield table
     owners = found["owners"]
-    table = Table("owner", "before", "after", "change", title="Owners", title_justify="left", box=box.SIMPLE_HEAD)
-    for row in owners[:most]:
-        table.add_row(cell(row["owner_id"]), *_from_to(row["before_minor"], row["after_minor"], row["currency"]))
-    yield table if owners else "No owner earned more or less."
+    rows = ((cell(r["owner_id"]), *_from_to(r["before_minor"], r["after_minor"], r["currency"])) for r in owners[:most])
+    yield titled("Owners", "owner", *changes, rows=rows) if owners else "No owner earned more or less."
     if len(owners) > most:
         yield line(f"{len(owners) - most:,} more: --most lists them.", style="dim")
 
@@ -732,11 +644,8 @@ def removals_screen(removals: Sequence[Removal], *, dry_run: bool) -> Iterator[R
     if not removals:
         yield Text("Nothing is older than the policy keeps it.")
         return
-    table = titled("What would be removed" if dry_run else "Removed")
-    table.add_column("what")
-    for name in ("objects", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("because of")
+    numbers = (number(heading, no_wrap=True) for heading in ("objects", "size"))
+    table = titled("What would be removed" if dry_run else "Removed", "what", *numbers, "because of")
     for removal in removals:
         where = " (this machine)" if removal.local else ""
         table.add_row(f"{removal.kind}{where}", f"{len(removal.objects):,}", decimal(removal.bytes), removal.policy)

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from provenance.features.projection import Projection
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# A path that is relative to the checkout where it does not say from where.
+Located = Annotated[Path, AfterValidator(lambda path: CHECKOUT / path)]
 PREFIX = "PROVENANCE_"
 # The one secret of ours: it comes from the environment alone.
 KEY_VARIABLE = f"{PREFIX}PAYEES__KEY"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def _from_json(value: Any) -> Any:
@@ -77,12 +79,7 @@ class ClusterSettings(_Section):
 class CorpusSettings(_Section):
     folder: str = "corpus"
     shard_examples: Annotated[int, Field(ge=1)] = 384
-    quality: str = "infra/settings/quality.toml"
-
-    @property
-    def quality_path(self) -> Path:
-        """The rules for the quality of deliveries."""
-        return CHECKOUT / self.quality
+    quality: Located = Path("infra/settings/quality.toml")
 
 
 def _listed(value: Any) -> Any:
@@ -114,13 +111,8 @@ class SignalsSettings(_Section):
 
 
 class ModelSettings(_Section):
-    folder: str = "var/models/demo-code"
+    folder: Located = Path("var/models/demo-code")
     cache: str = "var/cache/models"
-
-    @property
-    def path(self) -> Path:
-        """The model folder."""
-        return CHECKOUT / self.folder
 
 
 class FeatureSettings(_Section):
@@ -156,12 +148,7 @@ class AuditSettings(_Section):
 
 
 class RoyaltySettings(_Section):
-    contracts: str = "infra/settings/contracts.toml"
-
-    @property
-    def path(self) -> Path:
-        """The file of contracts."""
-        return CHECKOUT / self.contracts
+    contracts: Located = Path("infra/settings/contracts.toml")
 
 
 class CounterfactualSettings(_Section):
@@ -170,12 +157,7 @@ class CounterfactualSettings(_Section):
 
 
 class RightsSettings(_Section):
-    policy: str = "infra/settings/rights.toml"
-
-    @property
-    def policy_path(self) -> Path:
-        """The policy on rights."""
-        return CHECKOUT / self.policy
+    policy: Located = Path("infra/settings/rights.toml")
 
 
 class ReviewSettings(_Section):
@@ -215,27 +197,12 @@ class RetentionSettings(_Section):
 
 
 class SettlementSettings(_Section):
-    key: str = "var/keys/signing.pem"
-    retired: str = "var/keys/retired"
+    key: Located = Path("var/keys/signing.pem")
+    retired: Located = Path("var/keys/retired")
     minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
-    withholding: str = "infra/settings/withholding.toml"
+    withholding: Located = Path("infra/settings/withholding.toml")
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
     contact: str = "the operator of this pipeline"
-
-    @property
-    def key_path(self) -> Path:
-        """The file of the key that signs."""
-        return CHECKOUT / self.key
-
-    @property
-    def retired_path(self) -> Path:
-        """The folder of public keys that signed before."""
-        return CHECKOUT / self.retired
-
-    @property
-    def withholding_path(self) -> Path:
-        """The table of withholding tax."""
-        return CHECKOUT / self.withholding
 
 
 class PayerSettings(_Section):
@@ -304,7 +271,7 @@ class Settings(_Section):
     def at(self, work: Path, model: Path | None = None) -> Settings:
         """The same with a store of their own in a folder, and perhaps another model."""
         work = work.resolve()
-        where = {"cache": str(work / "cache")} | ({"folder": str(model)} if model else {})
+        where = {"cache": str(work / "cache")} | ({"folder": CHECKOUT / model} if model else {})
         return self.model_copy(
             update={
                 "store": self.store.model_copy(update={"url": f"file://{work}", "endpoint_url": ""}),
@@ -359,8 +326,5 @@ def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str],
     fields = Settings.model_fields
     known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
     return SettingsError(
-        f"{source}: {dotted}",
-        expected=f"one of {', '.join(known)}",
-        found=repr(where[-1]),
-        hint=did_you_mean(where[-1], known),
+        f"{source}: {dotted}", expected=f"one of {', '.join(known)}", found=repr(where[-1]), hint=did_you_mean(where[-1], known)
     )

@@ -21,29 +21,28 @@ from provenance.core.text import visible
 from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
-from provenance.settlement.books import NIGHT
-from provenance.settlement.closings import (
-    bank_folder,
-    closing_folder,
-    closing_table,
-    escrow_ages,
-    payments_folder,
-    payments_table,
-    request,
-)
+from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.closings import closing_table, escrow_ages, payments_table, request
 from provenance.settlement.exports import MANIFEST, described, write_folder
 from provenance.settlement.payees import Method, explain
-from provenance.settlement.periods import PAY, Payee, Terms
+from provenance.settlement.periods import (
+    PAY,
+    Payee,
+    Terms,
+    bank_folder,
+    closing_folder,
+    payments_folder,
+    statements_folder,
+)  # fmt: skip
 from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
-from tasks.approvals import approval
-from tasks.database import open_ledger
+from tasks.database import open_books, open_ledger
+from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
 from tasks.settings import load
-from tasks.statements import statements_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,19 +84,15 @@ def settled_period(interval_start: datetime | None, asked: str | None = None) ->
 def close(period: str) -> dict[str, str]:
     """Close a period and publish what that found; returns what people are asked to approve."""
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     today = datetime.now(UTC).date()
     details = payees_in_force(settings)
     payees = _payees(settings, details)
-    if period not in {closed.period for closed in settling.closes(engine)}:
+    if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
         _try_to_write(settings, period, _smallest(details))
     booking, lines = settling.close(engine, period, payees, Terms(settings.settlement.minimum), day=today, by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), settling.last_day(period))
-    files = {
-        "closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])),
-        "escrow.csv": to_csv(escrow),
-    }
+    files = {"closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])), "escrow.csv": to_csv(escrow)}
     _publish(store, closing_folder(period), files, {"booking_id": booking.booking_id}, signing_key(settings.settlement))
     rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
     digest = sha256(files["closing.csv"])
@@ -145,9 +140,10 @@ def preview(settings: Settings, period: str) -> dict[str, Any]:
 
 def _payees(settings: Settings, details: Mapping[str, tuple[int, Details]]) -> dict[str, Payee]:
     """What a close has to know of everybody who is registered."""
-    table, where = read_withholding(settings.settlement.withholding_path), settings.settlement.withholding
+    path = settings.settlement.withholding
+    table = read_withholding(path)
     return {
-        owner: Payee(owner, payee.currency, rate_for(table, payee, where), version)
+        owner: Payee(owner, payee.currency, rate_for(table, payee, str(path)), version)
         for owner, (version, payee) in details.items()
     }
 
@@ -164,8 +160,7 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
         prepared, approved: what Airflow's approval tasks return.
     """
     settings = load()
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     today = datetime.now(UTC).date()
     waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
     _try_to_write(settings, period, _instructions(settings, waiting) if waiting else [])
@@ -207,8 +202,7 @@ def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
     Raises:
         InputError: it is not closed.
     """
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     booking, lines = settling.lines(engine, period)
     payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)
     tables = {closing_folder(period): ("closing.csv", closing_table(period, lines, booking.facts["rates"]))}

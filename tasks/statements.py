@@ -8,6 +8,7 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,25 +18,16 @@ from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
-from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
-from provenance.settlement.books import NIGHT
+from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
-from provenance.settlement.statements import (
-    Earning,
-    Movement,
-    Output,
-    PaymentLine,
-    Section,
-    Statement,
-    Work,
-    as_html,
-    as_pdf,
-)
+from provenance.settlement.periods import statements_folder
+from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.trust import in_words
+from tasks.accounts import owners_in_force
 from tasks.cluster import compute, open_cluster
-from tasks.database import open_ledger
+from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
 from tasks.settings import load
@@ -119,7 +111,8 @@ def write_statements(period: str) -> int:
     missing = [owner for owner in facts.owners if not store.exists(f"{statement_folder(period, owner)}/statement.pdf")]
     with open_cluster(settings.cluster) as client:
         made = (_statement(facts, owner) for owner in missing)
-        for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=_whose):
+        whose = attrgetter("owner_id")
+        for _ in compute(client, _write, store, list(made), settings=settings.cluster, what="statements", name=whose):
             pass
     folder = statements_folder(period)
     names = [f"owner={file_name(owner)}/statement.{form}" for owner in facts.owners for form in FORMS]
@@ -135,18 +128,12 @@ def statement(settings: Settings, owner_id: str, period: str) -> Statement:
     Raises:
         InputError: there is no such owner in the ledger.
     """
-    store = settings.store.open()
-    engine = open_ledger(settings.database, store)
+    store, engine = open_books(settings)
     known = ledger.owners(engine)
     if owner_id not in known:
         hint = did_you_mean(owner_id, known)
         raise InputError(f"owner {owner_id}", expected="an owner in the ledger", found="none of that id", hint=hint)
     return _statement(_gather(store, engine, period, settings.settlement.contact, owner_id), owner_id)
-
-
-def statements_folder(period: str) -> str:
-    """Where everybody's statements lie."""
-    return f"exports/statements/period={period}"
 
 
 def statement_folder(period: str, owner_id: str) -> str:
@@ -167,10 +154,6 @@ def _write(store: Store, made: Statement) -> None:
         store.create(f"{statement_folder(made.period, made.owner_id)}/statement.{form}", render(made))
 
 
-def _whose(made: Statement) -> str:
-    return f"the statement of {made.owner_id}"
-
-
 def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id: str | None = None) -> _Period:
     bookings = ledger.bookings(engine)
     if not any(booking.period == period for booking in bookings):
@@ -183,7 +166,7 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
     nights = {str(b.day): b for b in bookings if b.kind == NIGHT and b.period == period == f"{b.day:%Y-%m}"}
     read = {day: _read_night(store, booking, owner_id) for day, booking in sorted(nights.items())}
     through = max(booking.booking_id for booking in bookings if booking.period <= period)
-    corpus = _owners(store)
+    owners = owners_in_force(store)
     return _Period(
         period=period,
         through=through,
@@ -194,9 +177,9 @@ def _gather(store: Store, engine: sa.Engine, period: str, contact: str, owner_id
         history=ledger.earned_by_period(engine, period),
         held=ledger.standing(engine, through=through).held,
         payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}, owner_id),
-        closed_on=next((closed.day for closed in settling.closes(engine) if closed.period == period), None),
-        names=dict(corpus.select("owner_id", "name").iter_rows()) if corpus.height else {},
-        identifiers={row["owner_id"]: _identified(row) for row in corpus.iter_rows(named=True)},
+        closed_on=next((closed.day for closed in ledger.bookings(engine, kind=CLOSE) if closed.period == period), None),
+        names=dict(owners.select("owner_id", "name").iter_rows()),
+        identifiers={row["owner_id"]: _identified(row) for row in owners.iter_rows(named=True)},
         contact=contact,
     )
 
@@ -206,19 +189,12 @@ def _payments(
 ) -> dict[str, list[tuple[str, Payment, date | None]]]:
     """Payments for a period, and those for others of which something was booked in it."""
     found: dict[str, list[tuple[str, Payment, date | None]]] = defaultdict(list)
-    for closed in settling.closes(engine):
+    for closed in ledger.bookings(engine, kind=CLOSE):
         for payment in settling.payments(engine, closed.period, owner_id):
             heard = bookings.get(payment.booking_id or 0)
             if period in (closed.period, heard.period if heard else ""):
                 found[payment.line.owner_id].append((closed.period, payment, heard.day if heard else None))
     return found
-
-
-def _owners(store: Store) -> pl.DataFrame:
-    """Owners of the corpus in force."""
-    if not store.exists(CURRENT):
-        return pl.DataFrame()
-    return store.read_table(corpus_in_force(store).owners.key)
 
 
 def _identified(owner: Mapping[str, str | None]) -> dict[str, str]:
@@ -328,11 +304,7 @@ def _section(facts: _Period, owner_id: str, currency: str, entries: Iterable[tup
 
 
 def _earnings(
-    facts: _Period,
-    owner_id: str,
-    currency: str,
-    by_booking: Mapping[int, Mapping[str, int]],
-    bookings: Mapping[int, Booking],
+    facts: _Period, owner_id: str, currency: str, by_booking: Mapping[int, Mapping[str, int]], bookings: Mapping[int, Booking]
 ) -> Iterator[Earning]:
     """Each night of the period with all its revisions that count in it."""
     by_day: dict[str, int] = defaultdict(int)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from samples import create_database, new_bucket, s3_server, train_counterfactuals, train_tiny
 
@@ -69,6 +70,21 @@ def s3(tmp_path_factory):
 def bucket(s3) -> Store:
     """A store in a fresh bucket."""
     return new_bucket(s3)
+
+
+@pytest.fixture
+def books(store, database, tmp_path, monkeypatch) -> Store:
+    """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
+    named = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
+    for name, value in named.items():
+        monkeypatch.setenv(f"PROVENANCE_{name}", value)
+    return store
+
+
+@pytest.fixture
+def airflow(airflow_tables, postgres) -> str:
+    """URL of Airflow's tables, of the test's own."""
+    return create_database(postgres, sa.make_url(airflow_tables).database)
 
 
 @pytest.fixture

@@ -24,12 +24,14 @@ def run(stage, *arguments):
 
 
 def night(attempt=run, day=DAY):
-    """All stages, each by way of `attempt`."""
-    handed = day
-    for stage in STAGES:
-        handed = attempt(stage, handed)
+    """All stages, each by way of `attempt`; returns the night's folder."""
+    first, *others = STAGES
+    folder = attempt(first, day)
+    for stage in others:
+        attempt(stage, folder)
     attempt("publish.publish", day)
     attempt("reconcile.reconcile", day)
+    return folder
 
 
 def at_once(environments):

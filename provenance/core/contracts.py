@@ -17,7 +17,7 @@ from provenance.core.errors import ContractError
 from provenance.core.text import NOT_IN_IDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 UTC_TIME = pl.Datetime("us", "UTC")
 # Longer ones have no place in an index of PostgreSQL's.
@@ -48,6 +48,10 @@ class Contract:
     def schema(self) -> pl.Schema:
         """Column names and types, in order."""
         return pl.Schema({name: column.dtype for name, column in self.columns.items()})
+
+    def frame(self, rows: Sequence[Any] = ()) -> pl.DataFrame:
+        """Rows, each by column or in the order of the columns, as the table."""
+        return pl.DataFrame(rows, schema=self.schema, orient="row")
 
 
 def _needed(dtype: Any, meaning: str) -> Column:
@@ -478,35 +482,7 @@ PAYMENTS = Contract(
     key=("payment_id",),
 )  # fmt: skip
 
-ALL = (
-    EXAMPLES,
-    CLAIMS,
-    OWNERS,
-    DECISIONS,
-    DUPLICATES,
-    SOURCES,
-    REGISTRY,
-    ASSERTIONS,
-    RIGHTS,
-    DISPUTES,
-    SIGNALS,
-    OPTOUTS,
-    CORPORA,
-    CLEARANCE,
-    OUTPUTS,
-    EVIDENCE,
-    PARTY_INFLUENCE,
-    RULE_SHARES,
-    SHARES,
-    NIGHT_SHARES,
-    WITHDRAWN,
-    CREDITS,
-    PAYOUTS,
-    INTERVALS,
-    CLOSING,
-    ESCROW_AGES,
-    PAYMENTS,
-)
+ALL = tuple(found for found in list(globals().values()) if isinstance(found, Contract))
 
 
 def conform(contract: Contract, frame: pl.DataFrame, file: str) -> pl.DataFrame:

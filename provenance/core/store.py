@@ -205,7 +205,7 @@ class Store:
         path = self.path(key)
         with self._explained(key, "a readable object"):
             try:
-                return self._read_local(path) if self._is_local else self._read_s3(path)
+                return bytes(self.fs.cat_file(path)) if self._is_local else self._read_s3(path)
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
                     raise
@@ -340,9 +340,6 @@ class Store:
                 os.unlink(aside)
             raise
         return aside
-
-    def _read_local(self, path: str) -> bytes:
-        return bytes(self.fs.cat_file(path))
 
     def _read_s3(self, path: str) -> bytes:
         """An object of which as many bytes came as it has, and those of its checksum, where the server keeps one."""

@@ -266,12 +266,12 @@ def cause_of(connection: sa.Connection, booking: Booking) -> str:
 
 def sums(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[Account, int]:
     """What some bookings or entries amount to, by account; accounts with nothing are left out."""
-    total = sa.func.sum(ENTRY.c.amount_minor)
-    query = (
-        sa.select(ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, total)
-        .join(BOOKING)
-        .where(where)
-        .group_by(ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
-        .having(total != 0)
-    )
-    return {Account(*row[:3]): int(row[3]) for row in connection.execute(query)}
+    return dict(sums_by(connection, where))
+
+
+def sums_by(connection: sa.Connection, where: sa.ColumnElement[bool], *columns: sa.Column[Any]) -> Iterator[tuple[Any, ...]]:
+    """The same by some columns, too: an account, their values and the amount of each."""
+    keys, total = (ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, *columns), sa.func.sum(ENTRY.c.amount_minor)
+    query = sa.select(*keys, total).select_from(ENTRY).join(BOOKING).where(where).group_by(*keys).having(total != 0)
+    for name, party, currency, *values, amount in connection.execute(query):
+        yield Account(name, party, currency), *values, int(amount)

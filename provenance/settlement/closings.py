@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
 from provenance.settlement.periods import LACKING, ON_HOLD, PAY
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
+    import polars as pl
+
     from provenance.settlement.accounts import Account
     from provenance.settlement.periods import Line
     from provenance.settlement.settling import Payment
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
 AGES = ((90, "up_to_90_days_minor"), (365, "up_to_one_year_minor"), (3 * 365, "up_to_three_years_minor"))
 OLDER = "older_minor"
 LARGEST = 10
-
-
-def closing_folder(period: str) -> str:
-    """Where the lines of a close are published."""
-    return f"exports/periods/period={period}/closing"
-
-
-def payments_folder(period: str) -> str:
-    """Where it is published what was paid; without anybody's account."""
-    return f"exports/periods/period={period}/payments"
-
-
-def bank_folder(period: str) -> str:
-    """Where the files for banks lie; accountants who read exports do not read these."""
-    return f"bank/period={period}"
 
 
 def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) -> pl.DataFrame:
@@ -71,7 +56,7 @@ def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) 
         }
         for line in lines
     ]
-    return pl.DataFrame(rows, schema=CLOSING.schema).sort(*CLOSING.key)
+    return CLOSING.frame(rows).sort(*CLOSING.key)
 
 
 def _rate(line: Line, rates: Mapping[str, str]) -> str:
@@ -95,7 +80,7 @@ def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.Data
         {"escrow_id": name, "currency": currency, "amount_minor": sum(ages.values()), **ages}
         for (name, currency), ages in found.items()
     ]
-    return pl.DataFrame(rows, schema=ESCROW_AGES.schema).sort(*ESCROW_AGES.key)
+    return ESCROW_AGES.frame(rows).sort(*ESCROW_AGES.key)
 
 
 def payments_table(
@@ -124,7 +109,7 @@ def payments_table(
         }
         for payment in payments
     ]
-    return pl.DataFrame(rows, schema=PAYMENTS.schema).sort(*PAYMENTS.key)
+    return PAYMENTS.frame(rows).sort(*PAYMENTS.key)
 
 
 def unpaid(lines: Iterable[Line], holds: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, dict[str, int]]]:

@@ -273,6 +273,7 @@ def _workbook(
 
     if totals:
         names = list(TOTALS.values())
+        last = chr(ord("A") + len(names))
         heading("The day: revenue = developer + earned + escrowed + unattributed", [*names, "difference", "in words"])
         row += 2
         for currency, values in totals.items():
@@ -282,7 +283,7 @@ def _workbook(
                     sheet.write_formula(row, column, _sum_of(name, row), number, values[name])
                 else:
                     sheet.write_number(row, column, values[name], number)
-            sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:{_column(len(names))}{row + 1})", number, 0)
+            sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:{last}{row + 1})", number, 0)
             earned = format_minor(values["earned_minor"], currency)
             sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
             row += 1
@@ -317,10 +318,6 @@ def _workbook(
 def _sum_of(name: str, row: int) -> str:
     """A formula: the column of the payouts, summed over the currency that begins the row."""
     return f"=SUMIFS(payouts[{name}],payouts[currency],A{row + 1})"
-
-
-def _column(number: int) -> str:
-    return chr(ord("A") + number)
 
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import format_minor
-from provenance.settlement.accounts import RECEIVABLE
+from provenance.settlement.accounts import RECEIVABLE, TOTALS, totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,16 +76,10 @@ def figures(day: date, amounts: Mapping[Account, int]) -> Figures:
     Args:
         amounts: of the day, by whom they are for (`Standing.earned`).
     """
-    sums: dict[str, dict[str, int]] = {RECEIVABLE: defaultdict(int), ESCROW: defaultdict(int)}
-    earned: dict[tuple[str, str], int] = {}
-    for account, amount in amounts.items():
-        if account.account == RECEIVABLE:
-            sums[RECEIVABLE][account.currency] += amount
-        elif account.account == ESCROW:
-            sums[ESCROW][account.currency] -= amount
-        elif account.account == PAYABLE:
-            earned[account.party_id, account.currency] = -amount
-    return Figures(day, dict(sums[RECEIVABLE]), dict(sums[ESCROW]), earned)
+    of_day = totals(amounts)
+    revenue, escrowed = ({c: row[TOTALS[account]] for c, row in of_day.items()} for account in (RECEIVABLE, ESCROW))
+    earned = {(a.party_id, a.currency): -amount for a, amount in amounts.items() if a.account == PAYABLE}
+    return Figures(day, revenue, escrowed, earned)
 
 
 def changes(now: Figures, booked: Figures) -> list[tuple[str, str, int, int]]:
@@ -117,16 +111,16 @@ def unusual(now: Figures, before: Sequence[Figures], bounds: Bounds, *, booked: 
     reasons = list(_moved(now, booked, bounds)) if booked and booked.revenue else []
     if len(before) < bounds.least:
         return reasons
-    for name, totals, of in (
+    for name, sums, of in (
         ("revenue", now.revenue, [b.revenue for b in before]),
         ("escrow", now.escrowed, [b.escrowed for b in before]),
     ):
-        for currency in sorted({*totals, *(c for b in of for c in b)}):
+        for currency in sorted({*sums, *(c for b in of for c in b)}):
             usual = [math.log1p(max(b.get(currency, 0), 0)) for b in of]
             low, high = _usual(usual, bounds.deviations, SLACK_OF_TOTALS)
-            if not low <= math.log1p(max(totals.get(currency, 0), 0)) <= high:
+            if not low <= math.log1p(max(sums.get(currency, 0), 0)) <= high:
                 span = " to ".join(format_minor(round(math.expm1(max(end, 0.0))), currency) for end in (low, high))
-                reasons.append(f"{name}: {format_minor(totals.get(currency, 0), currency)}, usually {span}")
+                reasons.append(f"{name}: {format_minor(sums.get(currency, 0), currency)}, usually {span}")
     return reasons + list(_shares(now, before, bounds))
 
 

@@ -278,17 +278,11 @@ def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
 
 def of_nights(engine: sa.Engine, *, since: date, through: date) -> dict[date, dict[Account, int]]:
     """The same of every day from one through another, after the last booking."""
-    query = (
-        sa.select(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, sa.func.sum(ENTRY.c.amount_minor))
-        .join(BOOKING)
-        .where((BOOKING.c.kind == NIGHT) & BOOKING.c.day.between(since, through))
-        .group_by(BOOKING.c.day, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency)
-    )
+    nights = (BOOKING.c.kind == NIGHT) & BOOKING.c.day.between(since, through)
     found: dict[date, dict[Account, int]] = {}
     with engine.connect() as connection:
-        for day, account, party, currency, amount in connection.execute(query):
-            if amount:
-                found.setdefault(day, {})[Account(account, party, currency)] = int(amount)
+        for account, day, amount in books.sums_by(connection, nights, BOOKING.c.day):
+            found.setdefault(day, {})[account] = amount
     return found
 
 
@@ -315,15 +309,9 @@ def owners(engine: sa.Engine) -> list[str]:
 def by_day(engine: sa.Engine, account: str, *, through: int) -> dict[tuple[Account, date], int]:
     """What lies in an account, by whom it is for and the day for which it was put there."""
     now = balances(engine, through=through)
-    query = (
-        sa.select(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.day, sa.func.sum(ENTRY.c.amount_minor))
-        .join(BOOKING)
-        .where((ENTRY.c.account == account) & (BOOKING.c.booking_id <= through))
-        .group_by(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.day)
-    )
+    there = (ENTRY.c.account == account) & (BOOKING.c.booking_id <= through)
     with engine.connect() as connection:
-        found = {(Account(account, row[0], row[1]), row[2]): int(row[3]) for row in connection.execute(query)}
-    return {key: amount for key, amount in found.items() if amount and key[0] in now}
+        return {(whose, day): amount for whose, day, amount in books.sums_by(connection, there, BOOKING.c.day) if whose in now}
 
 
 def of_party(engine: sa.Engine, party_id: str) -> list[tuple[Booking, list[tuple[Account, int]]]]:

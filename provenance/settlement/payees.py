@@ -94,21 +94,14 @@ class BankPlace(Place):
     iban: str = Field("", repr=False)
     bic: str = Field("", repr=False)
 
-    @field_validator("iban")
+    @field_validator("iban", "bic")
     @classmethod
-    def _is_an_iban(cls, text: str) -> str:
+    def _is_one(cls, text: str, info: ValidationInfo) -> str:
+        kind, expected = (IBAN, "an IBAN whose check digits hold") if info.field_name == "iban" else (BIC, "a BIC")
         try:
-            return str(IBAN(text)) if text else ""
+            return str(kind(text)) if text else ""
         except SchwiftyException as error:
-            raise ValueError(f"an IBAN whose check digits hold ({type(error).__name__})") from None
-
-    @field_validator("bic")
-    @classmethod
-    def _is_a_bic(cls, text: str) -> str:
-        try:
-            return str(BIC(text)) if text else ""
-        except SchwiftyException as error:
-            raise ValueError(f"a BIC ({type(error).__name__})") from None
+            raise ValueError(f"{expected} ({type(error).__name__})") from None
 
 
 class Details(BankPlace):

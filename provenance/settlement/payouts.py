@@ -88,7 +88,7 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
                 f"{owner} {currency}: adds up to {closing(row)}, the ledger has {row['closing_balance_minor']}"
             )
         rows.append(row)
-    return pl.DataFrame(rows, schema=PAYOUTS.schema).sort(*PAYOUTS.key)
+    return PAYOUTS.frame(rows).sort(*PAYOUTS.key)
 
 
 def as_claimed(table: pl.DataFrame, standing: Standing) -> pl.DataFrame:
@@ -127,7 +127,7 @@ def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame
     ).iter_rows():
         ends = (earned * low // share, -(-earned * high // share)) if share else (earned, earned)
         rows.append((*whose, earned, *ends))
-    return pl.DataFrame(rows, schema=INTERVALS.schema, orient="row").sort(*INTERVALS.key)
+    return INTERVALS.frame(rows).sort(*INTERVALS.key)
 
 
 def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: pl.DataFrame) -> pl.DataFrame:

@@ -28,6 +28,26 @@ NO_RATE = "no rate"
 LACKING = NO_PAYEE, NO_TAX = "no payee data", "no tax data"
 
 
+def closing_folder(period: str) -> str:
+    """Where the lines of a close are published."""
+    return f"exports/periods/period={period}/closing"
+
+
+def payments_folder(period: str) -> str:
+    """Where it is published what was paid; without anybody's account."""
+    return f"exports/periods/period={period}/payments"
+
+
+def bank_folder(period: str) -> str:
+    """Where the files for banks lie; accountants who read exports do not read these."""
+    return f"bank/period={period}"
+
+
+def statements_folder(period: str) -> str:
+    """Where everybody's statements lie."""
+    return f"exports/statements/period={period}"
+
+
 class RateMissing(InputError):
     """No rate is recorded for two currencies."""
 

@@ -6,7 +6,7 @@ it to another account between the approval and the bank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -44,12 +44,12 @@ def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, 
     """
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
-        known, numbers = _newest(connection, box), _numbers(connection)
-        found = {}
+        last = _last(connection)
+        known, found = _opened(last.values(), box), {}
         for details in payees:
             version, before = known.get(details.owner_id, (0, None))
             if before != details:
-                version = numbers.get(details.owner_id, 0) + 1
+                version = last[details.owner_id].version + 1 if details.owner_id in last else 1
                 row = {"owner_id": details.owner_id, "version": version, "changed_by": by}
                 connection.execute(sa.insert(PAYEE), {**row, "sealed": seal(box, details, version)})
             found[details.owner_id] = version
@@ -65,7 +65,7 @@ def any_there(engine: sa.Engine) -> bool:
 def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Details]]:
     """Every payee's newest version, by owner."""
     with engine.connect() as connection:
-        return _newest(connection, box)
+        return _opened(_last(connection).values(), box)
 
 
 def versions(engine: sa.Engine, box: MultiFernet, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Details]:
@@ -108,17 +108,11 @@ def remove(engine: sa.Engine, owner_id: str) -> int:
         return connection.execute(sa.update(PAYEE).where(this).values(sealed=b"")).rowcount
 
 
-def _newest(connection: sa.Connection, box: MultiFernet) -> dict[str, tuple[int, Details]]:
-    numbers = _numbers(connection)
-    rows = connection.execute(sa.select(PAYEE).where(KNOWN))
-    return {
-        row.owner_id: (row.version, unseal(box, row.sealed, row.owner_id, row.version))
-        for row in rows
-        if row.version == numbers[row.owner_id]
-    }
-
-
-def _numbers(connection: sa.Connection) -> dict[str, int]:
+def _last(connection: sa.Connection) -> dict[str, sa.Row[Any]]:
     """The last version of every payee, removed or not."""
-    query = sa.select(PAYEE.c.owner_id, sa.func.max(PAYEE.c.version)).group_by(PAYEE.c.owner_id)
-    return {owner: int(number) for owner, number in connection.execute(query)}
+    return {row.owner_id: row for row in connection.execute(sa.select(PAYEE).order_by(PAYEE.c.version))}
+
+
+def _opened(rows: Iterable[sa.Row[Any]], box: MultiFernet) -> dict[str, tuple[int, Details]]:
+    """Versions with their details, by owner, without those that were removed."""
+    return {r.owner_id: (r.version, unseal(box, r.sealed, r.owner_id, r.version)) for r in rows if r.sealed}

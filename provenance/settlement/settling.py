@@ -293,13 +293,6 @@ def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> lis
         return _payments(connection, closed, owner_id) if closed else []
 
 
-def closes(engine: sa.Engine) -> list[Booking]:
-    """Closed periods, oldest first."""
-    query = sa.select(BOOKING).where(BOOKING.c.kind == CLOSE).order_by(BOOKING.c.booking_id)
-    with engine.connect() as connection:
-        return [books.as_booking(row) for row in connection.execute(query)]
-
-
 def _check_usual(where: str, rate: Decimal, last: Booking) -> None:
     before = Decimal(last.facts["rate"])
     if not before / UNUSUAL <= rate <= before * UNUSUAL:

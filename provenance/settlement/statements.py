@@ -156,11 +156,6 @@ class Section:
         """The same, by kind."""
         return self.earned + self.adjusted - self.recouped - self.withheld - self.paid
 
-    @property
-    def adds_up(self) -> bool:
-        """Whether entries, and kinds of them, both lead from opening to closing."""
-        return self.opening + self.moved == self.closing == self.opening + self.kinds
-
 
 @dataclass(frozen=True)
 class PaymentLine:
@@ -190,7 +185,7 @@ class Statement:
         holds: why payments are held.
         notice: what a reader must know first: that it is a demo, say; contact: where to contest.
         trust: how far the shares of the period can be trusted (`provenance.settlement.trust.in_words`).
-        revision: the how manieth of its owner and period; replaces_sha256: digest of the one before, if any.
+        revision: the how manieth of its owner and period.
     """
 
     owner_id: str
@@ -206,7 +201,6 @@ class Statement:
     notice: str = ""
     trust: str = ""
     revision: int = 1
-    replaces_sha256: str = ""
 
 
 def check(statement: Statement) -> None:
@@ -356,8 +350,6 @@ def _view(statement: Statement) -> dict[str, Any]:
     facts += [(plain(kind), plain(number)) for kind, number in sorted(statement.identifiers.items())]
     facts += [("Period", month), ("Made on", f"{_day(statement.made_on)}, after booking {statement.through}")]
     facts += [("Revision", str(statement.revision))]
-    if statement.replaces_sha256:
-        facts += [("Replaces (SHA-256)", plain(statement.replaces_sha256))]
     return {
         "title": f"Statement for {month}",
         "name": name,

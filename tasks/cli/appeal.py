@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provenance.core.errors import InputError
-from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, print_json
+from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, settings_in_force, show, watched
 from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -43,32 +43,27 @@ def appeal(
     """
     from tasks import appeal as task
     from tasks.appeal_screens import appeal_screen, cost_screen
-    from tasks.watch import watch
 
     settings = _settings(workers)
     chosen = tuple(name.strip() for name in outputs.split(",") if name.strip())
     asked = day_argument(day) if day else None
-    with watch(Terminal(stderr=True)):
+    with watched():
         planned = task.plan(settings, task.contested(settings, owner_id, day=asked, output_ids=chosen), pairs)
     at_a_time = None if settings.cluster.address else settings.cluster.workers
     Terminal(stderr=True).print(*cost_screen(planned, at_a_time), sep="\n", soft_wrap=True)
     if planned.missing and not yes and not _agreed(planned.cost["missing"], as_json=as_json):
         console.print("Nothing was trained.")
         return
-    with watch(Terminal(stderr=True)):
+    with watched():
         report = task.answer(settings, planned)
-    if as_json:
-        print_json({"folder": planned.folder, **report})
-    else:
-        console.print(*appeal_screen(report, planned.folder, most=most), sep="\n", soft_wrap=True)
+    show({"folder": planned.folder, **report}, appeal_screen(report, planned.folder, most=most), as_json=as_json)
 
 
 def _settings(workers: int | None) -> Settings:
     """The settings in force, with their cluster, or else with workers of this machine."""
     from tasks.attribute import local_settings
-    from tasks.settings import load
 
-    settings = load()
+    settings = settings_in_force()
     return settings if settings.cluster.address and not workers else local_settings(device="cpu", workers=workers)
 
 

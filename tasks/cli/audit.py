@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,10 @@ from tasks.cli.shared import (
     OutputFile,
     Workers,
     claims_day,
-    console,
-    print_json,
+    show,
+    watched,
     whole_numbers,
 )
-from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,17 +151,12 @@ def _audit(
     """Run an audit, leave its result and figure in the out folder, and show it."""
     from tasks import screens
     from tasks.attribute import Request, local_settings
-    from tasks.watch import watch
 
     request = Request(*folders, claims_day(day))
-    with watch(Terminal(stderr=True)):
+    with watched():
         folder, store = run(request, local_settings(device="cpu", workers=workers))
     for name in (f"{kind}.json", f"{kind}.png"):
         (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
     result = store.read_json(f"{folder}/{kind}.json")
-    if as_json:
-        print_json(result)
-        return
     screen = {"lds": screens.lds_screen, "srs": screens.srs_screen, "attacks": screens.attacks_screen}[kind]
-    console.print(*screen(result), sep="\n", soft_wrap=True)
-    console.print(f"{request.out / kind}.json, {kind}.png")
+    show(result, chain(screen(result), [f"{request.out / kind}.json, {kind}.png"]), as_json=as_json)

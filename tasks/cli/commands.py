@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from provenance.core.errors import CheckFailed, InputError, parse_day
-from tasks.terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from provenance.settlement.books import Booking
     from provenance.settlement.verification import Check
+    from tasks.settings import Settings
 
 from tasks.cli.shared import (
     AsJson,
@@ -26,7 +25,6 @@ from tasks.cli.shared import (
     ClaimsDay,
     CorpusFolder,
     Counterfactuals,
-    Device,
     Duplicates,
     ModelFolder,
     OnDevice,
@@ -39,6 +37,9 @@ from tasks.cli.shared import (
     console,
     day_argument,
     print_json,
+    settings_in_force,
+    show,
+    watched,
 )
 
 app = typer.Typer()
@@ -52,7 +53,7 @@ def attribute(
     out: OutFolder,
     method: Annotated[str, typer.Option(help="fitted, factored, cosine, tfidf or bm25.")] = "fitted",
     counterfactuals: Counterfactuals = None,
-    device: OnDevice = Device.auto,
+    device: OnDevice = "auto",
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -72,26 +73,12 @@ def attribute(
 
     from tasks import attribute as task
     from tasks.screens import attribution_screen
-    from tasks.watch import watch
 
     request = task.Request(corpus, model, outputs, out, valid_on, counterfactuals)
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method=method, device=device.value, workers=workers)
+    with watched():
+        settings = task.local_settings(method=method, device=device, workers=workers)
         manifest = task.attribute(request, settings)
-    if as_json:
-        print_json(manifest)
-    else:
-        console.print(*attribution_screen(request, manifest), sep="\n", soft_wrap=True)
-
-
-class RuleName(StrEnum):
-    """Royalty rules."""
-
-    faithful = "faithful"
-    srs = "srs"
-    banzhaf = "banzhaf"
-    proportional = "proportional"
-    flat = "flat"
+    show(manifest, attribution_screen(request, manifest), as_json=as_json)
 
 
 @app.command()
@@ -99,11 +86,11 @@ def royalty(
     influence: Annotated[Path, typer.Option("--influence", help="Folder that `provenance attribute` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     counterfactuals: Counterfactuals = None,
-    rule: Annotated[RuleName, typer.Option(help="How an output's pool is divided.")] = RuleName.faithful,
-    duplicates: Annotated[
-        Duplicates, typer.Option(help="cluster: copies count once, for the earliest claim.")
-    ] = Duplicates.cluster,
-    device: OnDevice = Device.auto,
+    rule: Annotated[
+        Literal["faithful", "srs", "banzhaf", "proportional", "flat"], typer.Option(help="How an output's pool is divided.")
+    ] = "faithful",
+    duplicates: Annotated[Duplicates, typer.Option(help="cluster: copies count once, for the earliest claim.")] = "cluster",
+    device: OnDevice = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,16 +108,12 @@ def royalty(
     from tasks import attribute as task
     from tasks.royalty import royalty as divide
     from tasks.screens import royalty_screen
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(device=device.value, workers=workers)
-        copies = duplicates is Duplicates.cluster
-        made = divide(influence, rule.value, duplicates=copies, out=out, settings=settings, counterfactuals=counterfactuals)
-    if as_json:
-        print_json(made)
-    else:
-        console.print(*royalty_screen(made, str(out)), sep="\n", soft_wrap=True)
+    with watched():
+        settings = task.local_settings(device=device, workers=workers)
+        copies = duplicates == "cluster"
+        made = divide(influence, rule, duplicates=copies, out=out, settings=settings, counterfactuals=counterfactuals)
+    show(made, royalty_screen(made, str(out)), as_json=as_json)
 
 
 @app.command()
@@ -145,20 +128,13 @@ def explain(
     Example: `provenance explain 2026-11-20-007`
     """
     from tasks.screens import output_screen
-    from tasks.settings import load
 
-    data, tables = output_screen(load().store.open(), output_id, day_argument(day) if day else None, most=most)
-    if as_json:
-        print_json(data)
-    else:
-        console.print(*tables, sep="\n", soft_wrap=True)
+    data, tables = output_screen(settings_in_force().store.open(), output_id, day_argument(day) if day else None, most=most)
+    show(data, tables, as_json=as_json)
 
 
 @app.command()
-def duplicates(
-    most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20,
-    as_json: AsJson = False,
-) -> None:
+def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20, as_json: AsJson = False) -> None:
     """Copies among the works of the corpus in force, exact and near, and who has a claim on them.
 
     A cluster counts as one work, for the earliest claim; claims of one date, or of none, have equal parts. To contest one,
@@ -168,14 +144,11 @@ def duplicates(
     Example: `provenance duplicates --most 50`
     """
     from tasks.screens import duplicates_screen, read_duplicates
-    from tasks.settings import load
 
-    table = read_duplicates(load().store.open())
-    if as_json:
-        shown = table["cluster_id"].unique(maintain_order=True).head(most)
-        print_json(table.filter(table["cluster_id"].is_in(shown.implode())).to_dicts())
-    else:
-        console.print(*duplicates_screen(table, most=most), sep="\n", soft_wrap=True)
+    table = read_duplicates(settings_in_force().store.open())
+    shown = table["cluster_id"].unique(maintain_order=True).head(most).implode()
+    rows = table.filter(table["cluster_id"].is_in(shown)).to_dicts()
+    show(rows, duplicates_screen(table, most=most), as_json=as_json)
 
 
 @app.command()
@@ -191,13 +164,9 @@ def contracts(
     """
     from provenance.royalty.contracts import read_contracts
     from tasks.screens import contracts_screen
-    from tasks.settings import load
 
-    found = read_contracts(file or load().royalty.path)
-    if as_json:
-        print_json([contract.model_dump(mode="json") for contract in found])
-    else:
-        console.print(contracts_screen(found), soft_wrap=True)
+    found = read_contracts(file or settings_in_force().royalty.contracts)
+    show([contract.model_dump(mode="json") for contract in found], [contracts_screen(found)], as_json=as_json)
 
 
 @app.command()
@@ -211,14 +180,11 @@ def payouts(
     Example: `provenance payouts 2026-11-20 --most 50`
     """
     from tasks.screens import owners_screen, read_export
-    from tasks.settings import load
 
-    store = load().store.open()
-    if as_json:
-        manifest, table, _ = read_export(store, day_argument(day))
-        print_json({"manifest": manifest, "payouts": table.to_dicts()})
-    else:
-        console.print(*owners_screen(store, day_argument(day), most=most), sep="\n")
+    store = settings_in_force().store.open()
+    manifest, table, _ = read_export(store, day_argument(day))
+    found = {"manifest": manifest, "payouts": table.to_dicts()}
+    show(found, owners_screen(store, day_argument(day), most=most), as_json=as_json)
 
 
 @app.command()
@@ -249,7 +215,6 @@ def verify(
     from provenance.settlement.verification import check_proof, read_json
     from provenance.settlement.verification import verify as verify_files
     from tasks.reconcile import check_day
-    from tasks.settings import load
 
     path = Path(what)
     if path.is_dir():
@@ -273,14 +238,14 @@ def verify(
         from tasks.appeal import check_report
 
         folder = appeal[1]
-        checks = check_report(load(), folder)
+        checks = check_report(settings_in_force(), folder)
     elif re.fullmatch(r"\d{4}-\d{2}", what):
         from tasks.settle import check_period
 
-        folder, checks = check_period(load(), what)
+        folder, checks = check_period(settings_in_force(), what)
     else:
         day = parse_day("argument DAY|PERIOD|MANIFEST", what).isoformat()
-        folder, checks = check_day(load(), day)
+        folder, checks = check_day(settings_in_force(), day)
     _report(checks, folder, as_json=as_json)
 
 
@@ -288,20 +253,15 @@ def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
     """Show what was checked; raises CheckFailed unless all of it holds."""
     from tasks.screens import checks_screen
 
-    if as_json:
-        print_json({"folder": what, "checks": {check.name: list(check.problems) for check in checks}})
-    else:
-        console.print(escape(what), checks_screen(checks), sep="\n", soft_wrap=True)
+    told = {"folder": what, "checks": {check.name: list(check.problems) for check in checks}}
+    show(told, [escape(what), checks_screen(checks)], as_json=as_json)
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{what}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
 
 
 @app.command()
-def proof(
-    day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
-    owner_id: OwnerId,
-) -> None:
+def proof(day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")], owner_id: OwnerId) -> None:
     """Prove to an owner that its lines are in a day's published file, without showing any other.
 
     Prints JSON: each line, and the hashes that lead from it to the root in the manifest. `provenance verify FILE` checks it; so
@@ -311,9 +271,8 @@ def proof(
     """
     from provenance.settlement.exports import in_force
     from provenance.settlement.verification import prove_line
-    from tasks.settings import load
 
-    store = load().store.open()
+    store = settings_in_force().store.open()
     print_json(prove_line(store, in_force(store, day_argument(day))["folder"], owner_id))
 
 
@@ -331,13 +290,9 @@ def diff(
     """
     from tasks.diff import diff as found_in
     from tasks.screens import diff_screen
-    from tasks.settings import load
 
-    found = found_in(load().store.open(), day_argument(day), before, after)
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*diff_screen(found, most=most), sep="\n", soft_wrap=True)
+    found = found_in(settings_in_force().store.open(), day_argument(day), before, after)
+    show(found, diff_screen(found, most=most), as_json=as_json)
 
 
 @app.command()
@@ -356,15 +311,11 @@ def preview(
     """
     from tasks.preview import preview as of_days
     from tasks.screens import preview_screen
-    from tasks.watch import watch
 
     days = date.fromisoformat(day_argument(first)), date.fromisoformat(day_argument(last or first))
-    with watch(Terminal(stderr=True)):
+    with watched():
         found = list(of_days(*days))
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*preview_screen(found, most=most), sep="\n")
+    show(found, preview_screen(found, most=most), as_json=as_json)
     if any(day["problem"] for day in found):
         raise typer.Exit(2)
 
@@ -382,11 +333,9 @@ def replay(
     Example: `provenance replay 2026-11-20`
     """
     from tasks.recompute import recompute
-    from tasks.settings import load
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
-        folder, checks = recompute(load(), day_argument(day), revision)
+    with watched():
+        folder, checks = recompute(settings_in_force(), day_argument(day), revision)
     _report(checks, folder, as_json=as_json)
 
 
@@ -400,11 +349,10 @@ def replace_signing_key() -> None:
     Example: `provenance replace-key`
     """
     from tasks.keys import replace_key
-    from tasks.settings import load
 
-    settlement = load().settlement
+    settlement = settings_in_force().settlement
     retired = replace_key(settlement)
-    console.print(f"{settlement.key_path} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
+    console.print(f"{settlement.key} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -418,13 +366,9 @@ def balance(
     """
     from tasks.accounts import balance as found_in
     from tasks.screens import balance_screen
-    from tasks.settings import load
 
-    found = found_in(load(), owner_id)
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*balance_screen(found), sep="\n", soft_wrap=True)
+    found = found_in(settings_in_force(), owner_id)
+    show(found, balance_screen(found), as_json=as_json)
 
 
 @app.command()
@@ -442,17 +386,12 @@ def gc(
     """
     from tasks.gc import collect
     from tasks.screens import removals_screen
-    from tasks.settings import load
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
-        removals = collect(load(), dry_run=dry_run)
-    if as_json:
-        facts = ("kind", "policy", "bytes")
-        told = [{name: getattr(r, name) for name in facts} | {"objects": [o.key for o in r.objects]} for r in removals]
-        print_json({"dry_run": dry_run, "removed": told})
-    else:
-        console.print(*removals_screen(removals, dry_run=dry_run), sep="\n", soft_wrap=True)
+    with watched():
+        removals = collect(settings_in_force(), dry_run=dry_run)
+    facts = ("kind", "policy", "bytes")
+    told = [{name: getattr(r, name) for name in facts} | {"objects": [o.key for o in r.objects]} for r in removals]
+    show({"dry_run": dry_run, "removed": told}, removals_screen(removals, dry_run=dry_run), as_json=as_json)
 
 
 @app.command()
@@ -464,12 +403,8 @@ def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> 
     Example: `provenance hold tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
     """
     from tasks import accounts
-    from tasks.settings import load
 
-    settings = load()
-    before = accounts.newest(settings)
-    booking = accounts.hold(settings, owner_id, reason=reason, by=by)
-    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
+    _book(lambda settings: accounts.hold(settings, owner_id, reason=reason, by=by), owner_id, as_json=as_json)
 
 
 @app.command()
@@ -479,12 +414,8 @@ def release(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) 
     Example: `provenance release tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
     """
     from tasks import accounts
-    from tasks.settings import load
 
-    settings = load()
-    before = accounts.newest(settings)
-    booking = accounts.release(settings, owner_id, reason=reason, by=by)
-    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
+    _book(lambda settings: accounts.release(settings, owner_id, reason=reason, by=by), owner_id, as_json=as_json)
 
 
 @app.command()
@@ -500,12 +431,8 @@ def claim(
     Example: `provenance claim unmatched-libcst tom-christie --evidence "letter of 2026-11-20" --by "J. Doe"`
     """
     from tasks import accounts
-    from tasks.settings import load
 
-    settings = load()
-    before = accounts.newest(settings)
-    booking = accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by)
-    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
+    _book(lambda settings: accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), owner_id, as_json=as_json)
 
 
 @app.command()
@@ -522,12 +449,11 @@ def advance(
     Example: `provenance advance tom-christie 250.00 EUR --reason "contract of 2026-11-01" --by "J. Doe"`
     """
     from tasks import accounts
-    from tasks.settings import load
 
-    settings = load()
-    before = accounts.newest(settings)
-    booking = accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by)
-    _tell(booking, before, as_json=as_json, moved=accounts.moved(settings, owner_id, booking))
+    def make(settings: Settings) -> Booking:
+        return accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by)
+
+    _book(make, owner_id, as_json=as_json)
 
 
 @app.command()
@@ -550,12 +476,11 @@ def rate(
     Example: `provenance rate 2026-11 USD EUR 0.8642 --evidence "ECB, 2026-11-30" --by "J. Doe"`
     """
     from tasks import accounts
-    from tasks.settings import load
 
-    settings = load()
-    before = accounts.newest(settings)
-    booking = accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by, unusual=unusual)
-    _tell(booking, before, as_json=as_json)
+    def make(settings: Settings) -> Booking:
+        return accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by, unusual=unusual)
+
+    _book(make, as_json=as_json)
 
 
 @app.command()
@@ -574,7 +499,6 @@ def payments(
     Example: `provenance payments 2026-11`
     """
     from tasks.screens import closing_screen, payments_screen
-    from tasks.settings import load
 
     if preview:
         from dataclasses import asdict
@@ -584,23 +508,19 @@ def payments(
 
         if period is None:
             raise InputError("PERIOD", expected="a period beside --preview, such as 2026-11", found="none")
-        found = preview_of(load(), parse_period("PERIOD", period))
+        found = preview_of(settings_in_force(), parse_period("PERIOD", period))
         shown, screen = {**found, "lines": [asdict(line) for line in found["lines"]]}, closing_screen(found)
     else:
         from tasks.accounts import payments_of
 
-        shown = payments_of(load(), period)
+        shown = payments_of(settings_in_force(), period)
         screen = payments_screen(shown)
-    if as_json:
-        print_json(shown)
-    else:
-        console.print(*screen, sep="\n", soft_wrap=True)
+    show(shown, screen, as_json=as_json)
 
 
 @app.command()
 def answer(
-    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")],
-    as_json: AsJson = False,
+    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")], as_json: AsJson = False
 ) -> None:
     """Book what banks answered: payments that were made, rejected, or came back; each file whole or not at all, and once.
 
@@ -609,9 +529,8 @@ def answer(
     Example: `provenance answer status.xml statement.xml`
     """
     from tasks.answers import book_answer
-    from tasks.settings import load
 
-    settings, found = load(), []
+    settings, found = settings_in_force(), []
     for file in files:
         if not file.is_file():
             raise InputError(str(file), expected="a file that a bank sent", found="no such file")
@@ -645,11 +564,10 @@ def statement(
 
     from provenance.settlement.settling import parse_period
     from tasks.accounts import last_closed
-    from tasks.settings import load
     from tasks.statements import FORMS, file_name
     from tasks.statements import statement as stated
 
-    settings = load()
+    settings = settings_in_force()
     found = stated(settings, owner_id, parse_period("--period", period) if period else last_closed(settings))
     if as_json:
         print_json(asdict(found))
@@ -661,31 +579,25 @@ def statement(
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
-def _tell(booking: Booking, before: int, *, as_json: bool, moved: Sequence[str] = ()) -> None:
-    """What was booked, or had been before, and what it moved."""
+def _book(make: Callable[[Settings], Booking], owner_id: str = "", *, as_json: bool) -> None:
+    """Book something, and say what was booked, or had been before, and what that moved for an owner."""
+    from tasks import accounts
+
+    settings = settings_in_force()
+    before = accounts.newest(settings)
+    booking = make(settings)
     again = booking.booking_id <= before
     if as_json:
         told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
         print_json({**told, "again": again})
-    else:
-        what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
-        console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
-        for line in moved:
-            console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+        return
+    what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
+    console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
+    for line in accounts.moved(settings, owner_id, booking) if owner_id else ():
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
-class WorkloadName(StrEnum):
-    """What `workload` can make."""
-
-    code = "code"
-    subwords = "subwords"
-    large = "large"
-    glyphs = "glyphs"
-    music = "music"
-    languages = "languages"
-    eight = "eight"
-    designers = "designers"
-    composers = "composers"
+WorkloadName = Literal["code", "subwords", "large", "glyphs", "music", "languages", "eight", "designers", "composers"]
 
 
 @app.command()
@@ -705,11 +617,10 @@ def workload(
     Example: `provenance workload music var/workloads/music`, then `provenance audit lds --corpus var/workloads/music/corpus
     --model var/workloads/music/model --outputs var/workloads/music/outputs.parquet --out var/workloads/music/audit`
     """
-    from tasks.watch import watch
     from tasks.workload import make
 
-    with watch(Terminal(stderr=True)):
-        made = make(name.value, out)
+    with watched():
+        made = make(name, out)
     if as_json:
         print_json(made)
     else:
@@ -727,7 +638,7 @@ def bench(
     parts: Annotated[
         str, typer.Option(help="Which of features, scoring, memory, workers, night, likelihoods, royalty, with commas between.")
     ] = "features,scoring,memory,workers,night,likelihoods,royalty",
-    device: OnDevice = Device.auto,
+    device: OnDevice = "auto",
 ) -> None:
     """What attribution costs on this machine, as JSON: ratios of two times that were taken turn by turn.
 
@@ -743,32 +654,23 @@ def bench(
     """
     from tasks import attribute as task
     from tasks import bench as benchmark
-    from tasks.watch import watch
 
     asked = parts.split(",")
     if unknown := [name for name in asked if name not in benchmark.PARTS]:
         raise InputError("--parts", expected=f"some of {', '.join(benchmark.PARTS)}", found=repr(unknown[0]))
     request = task.Request(corpus, model, outputs, Path(), claims_day(None))
-    with watch(Terminal(stderr=True)):
-        settings = task.local_settings(method="factored", device=device.value, workers=None)
+    with watched():
+        settings = task.local_settings(method="factored", device=device, workers=None)
         print_json(benchmark.bench(request, settings, asked))
 
 
-class Disclosure(StrEnum):
-    """What can be disclosed."""
-
-    eu = "eu"
-    us = "us"
-    croissant = "croissant"
-    spdx = "spdx"
-    csv = "csv"
-    all = "all"
+Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
 
 
 @app.command()
 def disclose(
     out: OutFolder,
-    what: Annotated[Disclosure, typer.Argument(help="One of them, or all with a page that links them.")] = Disclosure.all,
+    what: Annotated[Disclosure, typer.Argument(help="One of them, or all with a page that links them.")] = "all",
     corpus: Annotated[str, typer.Option("--corpus", help="Digest of a frozen corpus.")] = "in force",
     facts: Annotated[
         Path | None, typer.Option("--model-facts", help="TOML file of what only you know; see infra/settings/disclosure.toml.")
@@ -790,10 +692,9 @@ def disclose(
     """
     from tasks.disclose import INDEX
     from tasks.disclose import disclose as write
-    from tasks.settings import load
 
     day = claims_day(on) if on is None else parse_day("--on", on)
-    found = write(load(), what.value, out, on=day, corpus=corpus, facts=facts)
+    found = write(settings_in_force(), what, out, on=day, corpus=corpus, facts=facts)
     missing = [f"{form}: {question}" for form, questions in found["missing"].items() for question in questions]
     if as_json:
         print_json(found)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provenance.core.errors import ContractError, InputError
-from tasks.cli.shared import AsJson, ClaimsDay, Duplicates, Workers, claims_day, console, print_json
-from tasks.terminal import Terminal
+from tasks.cli.shared import AsJson, ClaimsDay, Duplicates, Workers, claims_day, show, watched
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -35,7 +34,7 @@ def train(
     trainings: Annotated[
         int | None, typer.Option(min=1, max=256, help="What the set is worth, in trainings on everything; 16 by default.")
     ] = None,
-    duplicates: Copies = Duplicates.cluster,
+    duplicates: Copies = "cluster",
     workers: Workers = None,
     day: ClaimsDay = None,
     as_json: AsJson = False,
@@ -51,9 +50,8 @@ def train(
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
     from tasks import counterfactuals as task
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
+    with watched():
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
         task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
     _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
@@ -65,7 +63,7 @@ def add(
     corpus: SomeCorpus = None,
     model: SomeModel = None,
     out: SomeFolder = None,
-    duplicates: Copies = Duplicates.cluster,
+    duplicates: Copies = "cluster",
     day: ClaimsDay = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,9 +75,8 @@ def add(
     Example: `provenance counterfactuals add run-1 run-2 --corpus corpus --model model --out models`
     """
     from tasks import counterfactuals as task
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
+    with watched():
         subject, _ = _subject(corpus, model, out, duplicates, None, day)
         task.add(subject, folders)
     _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
@@ -117,10 +114,7 @@ def _show(store: Store, served: list[str], where: str, *, as_json: bool) -> None
     from tasks.screens import counterfactuals_screen
 
     rows = [row for model in served for row in summary(store, model)]
-    if as_json:
-        print_json(rows)
-    else:
-        console.print(*counterfactuals_screen(rows, where), sep="\n", soft_wrap=True)
+    show(rows, counterfactuals_screen(rows, where), as_json=as_json)
 
 
 def _subject(
@@ -138,5 +132,5 @@ def _subject(
         expected = "--corpus, --model and --out together, or none of them"
         raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(lacking)}")
     settings = settings.at(out, model.resolve())
-    copies = duplicates is Duplicates.cluster
+    copies = duplicates == "cluster"
     return task.subject_of(settings, corpus, model, claims_day(day), copies=copies), settings

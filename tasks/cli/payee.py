@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.cli.shared import AsJson, By, OwnerId, console, print_json
+from tasks.cli.shared import AsJson, By, OwnerId, console, print_json, settings_in_force, show
 
 app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
 
@@ -40,9 +40,8 @@ def payee_import(
     Example: `provenance payee import payees.csv --by "J. Doe"`
     """
     from tasks.payees import import_payees
-    from tasks.settings import load
 
-    found = import_payees(load(), file, by=by)
+    found = import_payees(settings_in_force(), file, by=by)
     if as_json:
         print_json(found)
     else:
@@ -57,13 +56,9 @@ def payee_list(as_json: AsJson = False) -> None:
     """
     from tasks.payees import masked
     from tasks.screens import payees_screen
-    from tasks.settings import load
 
-    found = masked(load())
-    if as_json:
-        print_json(found)
-    else:
-        console.print(payees_screen(found), soft_wrap=True)
+    found = masked(settings_in_force())
+    show(found, [payees_screen(found)], as_json=as_json)
 
 
 @app.command("remove")
@@ -75,9 +70,8 @@ def payee_remove(owner_id: OwnerId) -> None:
     Example: `provenance payee remove tom-christie`
     """
     from tasks.payees import remove_payee
-    from tasks.settings import load
 
-    console.print(f"{remove_payee(load(), owner_id)} versions are gone.")
+    console.print(f"{remove_payee(settings_in_force(), owner_id)} versions are gone.")
 
 
 @app.command("columns")
@@ -100,6 +94,5 @@ def payee_reseal() -> None:
     """
     from provenance.settlement.register import reseal
     from tasks.payees import register_of
-    from tasks.settings import load
 
-    console.print(f"{reseal(*register_of(load()))} records are sealed with the first key.")
+    console.print(f"{reseal(*register_of(settings_in_force()))} records are sealed with the first key.")

@@ -6,36 +6,27 @@ import json
 import os
 import sys
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from provenance.core.errors import InputError, parse_day
 from tasks.terminal import Terminal
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
+    from rich.console import RenderableType
+
+    from tasks.settings import Settings
+
 # What is written to a file or another program has no terminal's edge to stop at.
 WIDTH_OF_FILES = 160
 console = Terminal(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Duplicates(StrEnum):
-    """Whether copies count once."""
-
-    cluster = "cluster"
-    off = "off"
-
-
+Duplicates = Literal["cluster", "off"]
 CorpusFolder = Annotated[
     Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
 ]
@@ -45,7 +36,7 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; resu
 Counterfactuals = Annotated[
     Path | None, typer.Option("--counterfactuals", help="Folder that `provenance counterfactuals train` wrote.")
 ]
-OnDevice = Annotated[Device, typer.Option("--device", help="auto takes a GPU where there is one.")]
+OnDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
 OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; owners and accountants read it.")]
@@ -53,8 +44,6 @@ By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger."
 ClaimsDay = Annotated[
     str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
 ]
-
-
 Known = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +87,28 @@ def day_argument(text: str) -> str:
     return parse_day("argument DAY", text).isoformat()
 
 
+def settings_in_force() -> Settings:
+    """The settings in force, whose module only a command that runs imports."""
+    from tasks.settings import load
+
+    return load()
+
+
+def watched() -> AbstractContextManager[None]:
+    """Show on standard error what stages log while they run."""
+    from tasks.watch import watch
+
+    return watch(Terminal(stderr=True))
+
+
 def print_json(data: object) -> None:
     """Print JSON, for other programs."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show(found: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Print what was found: as JSON, or as a screen, which is not made where it is not shown."""
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*screen, sep="\n", soft_wrap=True)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -53,6 +54,17 @@ def test_no_write_is_lost_where_each_replaces_what_it_read(any_store):
     assert any_store.read("counter") == b"24"
     assert not any_store.replace("counter", b"0", previous=b"23")
     assert any_store.read("counter") == b"24"
+
+
+def test_objects_are_described_and_removed_at_once(any_store):
+    keys = [f"x/{number}" for number in range(5)]
+    for key in keys:
+        any_store.write(key, b"12")
+    (found, *_) = any_store.describe()
+    assert (found.key, found.bytes) == ("x/0", 2)
+    assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=5)
+    any_store.remove_all([*keys[:3], "x/never"])
+    assert [found.key for found in any_store.describe()] == keys[3:]
 
 
 def test_missing_object_is_a_clear_error(any_store):

@@ -15,7 +15,7 @@ from provenance.corpus.licences import check_assertions, classify, of_unknown_wo
 from provenance.corpus.policy import CLASSES, read_policy
 from tasks.settings import Settings
 
-POLICY = read_policy(Settings().rights.policy_path)
+POLICY = read_policy(Settings().rights.policy)
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 DAY = timedelta(days=1)
 ISC = dict(LICENSES)["ISC"]

@@ -32,7 +32,7 @@ def changed(path, value):
 
 
 def test_the_policy_that_is_delivered_is_good_and_has_a_class_for_the_common_licences():
-    policy = read_policy(Settings().rights.policy_path)
+    policy = read_policy(Settings().rights.policy)
     common = {
         "commercial": ["MIT", "Apache-2.0", "BSD-3-Clause", "GPL-2.0-or-later", "AGPL-3.0-only", "CC-BY-SA-4.0", "CC0-1.0"],
         "non_commercial": ["CC-BY-NC-4.0", "CC-BY-NC-ND-3.0-IGO", "CC-BY-NC-SA-2.0-UK", "PolyForm-Noncommercial-1.0.0"],

@@ -72,7 +72,7 @@ def test_rights_are_frozen_with_the_corpus_and_corpora_without_them_keep_their_d
     of_then = {key: value for key, value in asdict(before).items() if key not in {"disputes", "rights", "assertions"}}
     assert before.digest == digest(of_then), "as it was before there was a table of rights"
     assert store.read(f"frozen/corpus/{before.digest}.json") == canonical_json(of_then)
-    policy = read_policy(Settings().rights.policy_path)
+    policy = read_policy(Settings().rights.policy)
     rights = rights_of(corpus.examples, corpus.assertions, policy, now=datetime(2026, 11, 20, tzinfo=UTC))
     after = freeze_corpus(store, corpus, shard_examples=8, rights=rights)
     assert (after.shards, after.claims) == (before.shards, before.claims)

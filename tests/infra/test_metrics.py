@@ -15,14 +15,11 @@ from datetime import datetime
 import promql_parser as promql
 import pytest
 import yaml
-from paid import DAYS, STAGES, UNSUPPORTED, as_of_old, lay_out, pay, record
+from paid import DAYS, STAGES, UNSUPPORTED, as_of_old, audited, lay_out, pay, record
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from samples import create_database
-from sqlalchemy.engine import make_url
 
 from infra import metrics
-from provenance.validation import results
 from tasks import monitor, runs
 from tasks.book import book
 from tasks.publish import publish
@@ -40,20 +37,13 @@ NOW, WEEK = 1_800_000_000.0, 7 * 86400.0
 
 
 @pytest.fixture
-def read(tmp_path, postgres, airflow_tables, monkeypatch):
+def read(books, airflow, monkeypatch):
     """Sources over three paid days, runs of Airflow's, a note of work and an audit."""
-    airflow = create_database(postgres, make_url(airflow_tables).database)
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
     monkeypatch.setenv("PROVENANCE_MONITORING__HOURLY_COST", "3600")
     monkeypatch.setenv(runs.VARIABLE, airflow)
     store, engine = pay()
     note(store, monitor.nights(store, engine)[-1].night, Work("2026-10-18T00:10:00+00:00", 6, 1, 2, 0, 4, 0.99))
-    estimate = {"lds": 0.5, "low": 0.4, "high": 0.6}
-    families = {"owners": {"subsets": 4, "seed_agreement": 0.6, "ceiling": 0.8, "methods": {"factored": estimate}}}
-    night = {"day": DAYS[1], "method": {"name": "factored"}}
-    results.put_in_force(store, results.publish(store, "lds", {"night": night, "families": families}, b""), "nights/x")
+    audited(store, DAYS[1], 0.5)
     record(airflow, DAYS[1], state="failed", tasks=[("settlement.reconcile", "failed", 2.0)])
     record(airflow, DAYS[2], tasks=[(stage, "success", 10.0) for stage in STAGES])
     record(airflow, "2026-10-18", state="running", tasks=[("royalty.approve", "awaiting_input", None)])

@@ -8,8 +8,8 @@ from provenance.settlement.accounts import Account, totals
 from provenance.settlement.accrual import accrue, credit_outputs
 
 
-def night(revenues, weights):
-    """Outputs with `revenues` (minor units, currency) and shares by `weights[output][party]`."""
+def night(revenues, weights, developer_ppb=0):
+    """Outputs with `revenues` (minor units, currency), and what shares by `weights[output][party]` give of each."""
     outputs = pl.DataFrame(
         {
             "output_id": [f"o{n}" for n in range(len(revenues))],
@@ -17,13 +17,13 @@ def night(revenues, weights):
             "currency": [c for _, c in revenues],
         },
         schema={"output_id": pl.String, "revenue_minor": pl.Int64, "currency": pl.String},
-    )
+    ).with_columns(developer_ppb=pl.lit(developer_ppb))
     rows = []
     for n, parts in enumerate(weights):
         for party, ppb in enumerate(allocate(PPB, parts)):
             account = "escrow" if party == 2 else "payable"
             rows.append((f"o{n}", account, f"p{party}", ppb, ppb, ppb))
-    return outputs, pl.DataFrame(rows, schema=SHARES.schema, orient="row")
+    return outputs, credit_outputs(outputs, SHARES.frame(rows))
 
 
 nights = st.integers(1, 12).flatmap(
@@ -36,18 +36,16 @@ nights = st.integers(1, 12).flatmap(
 
 @given(nights, st.integers(0, PPB))
 def test_every_output_is_split_exactly(case, developer_ppb):
-    outputs, shares = night(*case)
-    credits = credit_outputs(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), shares)
+    outputs, credits = night(*case, developer_ppb)
     sums = dict(credits.group_by("output_id").agg(pl.col("amount_nanominor").sum()).iter_rows())
-    for output, revenue, _ in outputs.iter_rows():
+    for output, revenue, *_ in outputs.iter_rows():
         assert sums[output] + revenue * developer_ppb == revenue * NANO
 
 
 @given(nights, st.integers(0, PPB))
 def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
-    outputs, shares = night(*case)
-    credits = credit_outputs(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), shares)
-    amounts = accrue(outputs.with_columns(developer_ppb=pl.lit(developer_ppb)), credits)
+    outputs, credits = night(*case, developer_ppb)
+    amounts = accrue(outputs, credits)
     for currency in outputs["currency"].unique():
         assert sum(amount for account, amount in amounts.items() if account.currency == currency) == 0
     exact = credits.group_by("account", "party_id", "currency").agg(pl.col("amount_nanominor").cast(pl.Int128).sum())
@@ -59,8 +57,5 @@ def test_the_day_balances_and_rounding_costs_nobody_a_unit(case, developer_ppb):
 
 
 def test_cents_of_many_outputs_add_up_before_they_are_rounded():
-    outputs, shares = night([(1, "EUR")] * 1000, [[1, 1, 1]] * 1000)
-    amounts = accrue(
-        outputs.with_columns(developer_ppb=pl.lit(0)), credit_outputs(outputs.with_columns(developer_ppb=pl.lit(0)), shares)
-    )
+    amounts = accrue(*night([(1, "EUR")] * 1000, [[1, 1, 1]] * 1000))
     assert sorted(-a for k, a in amounts.items() if k.account != "receivable") == [333, 333, 334]

@@ -239,7 +239,7 @@ def history(postgres, template):
 
         def publish(self, booking):
             movements = ledger.movements(self.engine, booking, after=self.exported)
-            none = pl.DataFrame(schema=CREDITS.schema).with_columns(account=pl.lit(""))
+            none = CREDITS.frame().with_columns(account=pl.lit(""))
             table = payouts(booking.day, booking.revision, movements=movements, credits=none, names={})
             opening = {(o, c): m for o, c, m in table.select("owner_id", "currency", "opening_balance_minor").iter_rows() if m}
             assert opening == {key: m for key, m in self.balances.items() if m}, "an export opens where the last one closed"

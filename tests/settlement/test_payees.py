@@ -34,6 +34,8 @@ def test_details_are_checked_and_their_printed_form_shows_none():
         ({"savings": "perhaps"}, "savings: expected true or false"),
         ({"currency": "XAU"}, "currency: expected a currency of ISO 4217"),
         ({"method": "paypal", "paypal": "ann"}, "paypal: expected a mail address"),
+        ({"method": "paypal", "paypal": "@ann.example"}, "paypal: expected a mail address"),
+        ({"method": "paypal", "paypal": "a@ann.example\n=1"}, "paypal: expected a mail address"),
         ({"method": "paypal"}, "paypal: expected a value, which the method paypal needs, found none"),
         (
             {"method": "nacha", "currency": "USD", "routing": "123456789", "account": "1"},

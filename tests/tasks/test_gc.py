@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import DAY, corpus_frames, deliver, outputs_frame
@@ -15,13 +16,13 @@ from samples import DAY, corpus_frames, deliver, outputs_frame
 from provenance.core.errors import SettingsError, StoreError
 from provenance.core.store import Store, Stored
 from tasks import gc
-from tasks.gc import Policy, Seen, SeenNight, collect, decide
+from tasks.gc import Seen, SeenNight, collect, decide
 from tasks.night import REMOVED
-from tasks.settings import load
+from tasks.settings import RetentionSettings, load
 
 NOW = datetime(2029, 1, 1, tzinfo=UTC)
 DAYS = timedelta(days=1)
-POLICY = Policy(nights=60 * DAYS, features=30 * DAYS, replay=400 * DAYS, logs=90 * DAYS, grace=2 * DAYS)
+POLICY = RetentionSettings(nights=60, features=30, replay=400, logs=90, grace=48)
 # What nobody may touch, however old.
 UNTOUCHABLE = (
     "store.json", "corpus/examples.parquet", "outputs/day=2026-01-01/part.parquet", "exports/keys/ab.pem",
@@ -164,7 +165,7 @@ def test_what_goes_of_a_night_depends_on_whether_it_was_paid():
     assert said(seen(400)) == [("inputs of nights", "retention.replay = 400", everything, 15)]
     assert said(seen(60, booked=False)) == [("nights that were never booked", "retention.nights = 60", everything, 15)]
     assert said(seen(4000, standing=True)) == []
-    for_ever = replace(POLICY, replay=None)
+    for_ever = POLICY.model_copy(update={"replay": 0})
     assert keys_of(decide(seen(4000), for_ever, NOW)) == keys_of(decide(seen(60), POLICY, NOW))
 
 
@@ -183,28 +184,6 @@ def test_a_policy_that_contradicts_itself_is_refused(tmp_path, text, message):
         load({"PROVENANCE_SETTINGS": str(tmp_path / "s.toml")})
 
 
-def a_night(day):
-    """A night without Airflow; returns its folder."""
-    from tasks.book import book
-    from tasks.curvature import fit_curvature
-    from tasks.estimate import estimate
-    from tasks.featurise import featurise
-    from tasks.freeze import freeze
-    from tasks.likelihoods import likelihoods
-    from tasks.publish import publish
-    from tasks.reconcile import reconcile
-    from tasks.score import score
-    from tasks.shard import shard
-    from tasks.share import share
-
-    folder = freeze(day)
-    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate, share, book):
-        stage(folder)
-    publish(day)
-    reconcile(day)
-    return folder
-
-
 def everything(store, prefix=""):
     return {found.key: store.read(found.key) for found in store.describe() if found.key.startswith(prefix)}
 
@@ -215,18 +194,15 @@ BEFORE = "2026-11-18"
 @pytest.fixture
 def two_nights(store, environment, monkeypatch, tmp_path):
     """Two nights paid, and a third of the first day's outputs that nobody booked; returns their folders."""
-    from tasks.freeze import freeze
-    from tasks.ingest import ingest
-
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
     monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
     environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"))
     deliver(store, corpus_frames(), days=(BEFORE, DAY))
-    ingest()
-    folders = [a_night(BEFORE), a_night(DAY)]
+    stages.run("ingest.ingest")
+    folders = [stages.night(day=BEFORE), stages.night(day=DAY)]
     outputs = store.read(f"outputs/day={BEFORE}/part.parquet")
     store.write_table(f"outputs/day={BEFORE}/part.parquet", outputs_frame(BEFORE, 6))
-    folders.append(freeze(BEFORE))
+    folders.append(stages.run("freeze.freeze", BEFORE))
     store.write(f"outputs/day={BEFORE}/part.parquet", outputs)
     return folders
 
@@ -293,17 +269,14 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     assert (told["on"], told["policy"]) == (f"{later:%Y-%m-%d}", "retention.nights = 60")
     assert {"scores.json", "influence/", "estimate.json", "shares.parquet"} <= set(told["names"])
 
-    from tasks.book import book
-
-    with pytest.raises(
-        StoreError, match=rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
-    ):
-        book(first)
+    said = rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
+    with pytest.raises(StoreError, match=said):
+        stages.run("book.book", first)
     output = outputs_frame(BEFORE)["output_id"][0]
     code, printed, _ = command_line("explain", output, "--json")
     assert (code, json.loads(printed)["contract"]["rule"]) == (0, "faithful"), "what was frozen is still there"
     assert command_line("replay", BEFORE)[0] == 0
-    assert a_night(BEFORE) == first
+    assert stages.night(day=BEFORE) == first
     assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
         k: v for k, v in published.items() if k not in asides
     }
@@ -362,6 +335,7 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     assert not (tmp_path / "airflow/logs/dag_id=x").exists()
     assert [path.name for path in events.parent.iterdir()] == ["2028-12-31.jsonl"]
     assert "Nothing is older" in command_line("gc")[1]
+    assert gc.AT_ONCE <= 1000, "as many as S3 removes by one request"
 
 
 def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, environment, monkeypatch, tmp_path):
@@ -388,24 +362,3 @@ def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, e
     assert order == ["cleared", "frozen"]
     with ledger.freezing(engine), ledger.freezing(engine):
         pass  # nights do not wait for one another
-
-
-def test_objects_are_removed_at_once(store):
-    keys = [f"x/{number}" for number in range(5)]
-    for key in keys:
-        store.write(key, b"1")
-    store.remove_all([*keys[:3], "x/never"])
-    assert [found.key for found in store.describe()] == keys[3:]
-    assert gc.AT_ONCE <= 1000
-
-
-@pytest.mark.night
-def test_objects_are_removed_at_once_on_s3(bucket):
-    keys = [f"x/{number}" for number in range(5)]
-    for key in keys:
-        bucket.write(key, b"12")
-    (found, *_) = bucket.describe()
-    assert (found.key, found.bytes) == ("x/0", 2)
-    assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=5)
-    bucket.remove_all([*keys[:3], "x/never"])
-    assert [found.key for found in bucket.describe()] == keys[3:]

@@ -6,9 +6,7 @@ from datetime import date
 import polars as pl
 import pytest
 import sqlalchemy as sa
-from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, as_of_old, lay_out, pay, record, show_dag
-from samples import create_database
-from sqlalchemy.engine import make_url
+from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, as_of_old, audited, lay_out, pay, record, show_dag
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import ContractError, StoreError
@@ -22,26 +20,6 @@ from tasks.monitor import audits
 from tasks.publish import publish
 from tasks.settings import CHECKOUT, Settings
 from tasks.work import Work, note
-
-
-def audited(store, day, score):
-    """An audit of a day's night, in force from now on."""
-    families = {
-        family: {
-            "subsets": 4,
-            "seed_agreement": 0.5,
-            "ceiling": 0.8,
-            "methods": {
-                name: {"lds": score + bonus, "low": score - 0.1, "high": score + 0.1}
-                for name, bonus in (("factored", 0.0), ("tfidf", 0.1))
-            },
-        }
-        for family in ("owners", "examples")
-    }
-    night = {"day": day, "method": {"name": "factored"}}
-    folder = results.publish(store, "lds", {"night": night, "families": families}, b"figure")
-    results.put_in_force(store, folder, f"nights/day={day}/x")
-    return folder
 
 
 def published(store, day, booking_id, audit):
@@ -82,20 +60,6 @@ def test_an_audit_that_is_not_what_was_cited_is_an_error(store):
     store.write(f"{folder}/lds.json", b"{}")
     with pytest.raises(StoreError, match="lds.json: expected SHA-256"):
         audits(store)
-
-
-@pytest.fixture
-def books(tmp_path, postgres, monkeypatch):
-    """A store and a ledger of the settings, with nothing in them."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
-
-
-@pytest.fixture
-def airflow(airflow_tables, postgres):
-    """Airflow's tables, of the test's own."""
-    return create_database(postgres, make_url(airflow_tables).database)
 
 
 def test_nights_are_what_the_ledger_and_the_manifests_say(books):

@@ -6,17 +6,13 @@ from samples import DAY, corpus_frames, deliver
 from stages import SMALL, run
 from typer.testing import CliRunner
 
-from provenance.core.store import Store
 from tasks.cli import app
 
 BEFORE, NEXT = "2026-11-18", "2026-11-20"
 
 
-def test_a_day_without_outputs_is_one_line_and_the_others_go_on(tmp_path, environment, database, monkeypatch):
-    store = Store(f"file://{tmp_path}/store", {})
-    for name, value in SMALL.items():
-        monkeypatch.setenv(f"PROVENANCE_{name}", value)
-    environment(store)
+def test_a_day_without_outputs_is_one_line_and_the_others_go_on(store, environment):
+    environment(store, **SMALL)
     deliver(store, corpus_frames(), days=(DAY,))
     run("ingest.ingest")
     said = CliRunner().invoke(app, ["preview", BEFORE, NEXT, "--json"])

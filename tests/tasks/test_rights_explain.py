@@ -49,7 +49,7 @@ def delivered(store, monkeypatch):
     deliver(store, frames)
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
     corpus = read_corpus(store, "corpus")
-    policy = read_policy(load().rights.policy_path)
+    policy = read_policy(load().rights.policy)
     rights = rights_of(corpus.examples, corpus.assertions, policy, now=NOON)
     freeze_corpus(store, corpus, shard_examples=8, rights=rights)
     return store
@@ -200,7 +200,7 @@ def test_what_the_demo_collects_has_a_class_and_evidence_for_every_work(store):
     from tasks.settings import CHECKOUT
 
     corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
-    rights = rights_of(corpus.examples, corpus.assertions, read_policy(load().rights.policy_path), now=NOON)
+    rights = rights_of(corpus.examples, corpus.assertions, read_policy(load().rights.policy), now=NOON)
     assert set(rights["work_id"]) == set(corpus.examples["work_id"])
     assert (rights["evidence"].str.len_chars() > 0).all()
     assert (rights["licence_class"] == "commercial").mean() > 0.8

@@ -53,13 +53,18 @@ def books(store, environment, monkeypatch, tmp_path):
     return settings
 
 
+@pytest.fixture
+def engine(books, store):
+    return open_ledger(books.database, store)
+
+
 def register(settings, tmp_path, *owners, **changed):
     path = tmp_path / "payees.csv"
     path.write_text("\n".join([COLUMNS, *((LINES | changed)[owner] for owner in owners), ""]))
     return import_payees(settings, path, by="me")
 
 
-def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp_path):
+def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp_path, engine):
     register(books, tmp_path, *LINES)
     closed = settle.close(PERIOD)
     assert "EUR 11.00** in 2 payments" in closed["body"]
@@ -68,7 +73,6 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp
     assert sorted(key.rsplit("-", 1)[1] for key in keys) == ["iso20022.xml", "nacha.ach", "paypal.csv"]
     assert settle.reconcile(PERIOD) == 3
     assert all(check.passed for check in settle.check_period(books, PERIOD)[1])
-    engine = open_ledger(books.database, store)
     held = {booking.facts["reason"]: booking.facts["owners"] for booking in ledger.bookings(engine, kind="hold")}
     assert held == {"no payee data": ["eve"], "no tax data": ["bob"]}
     register(books, tmp_path, "ann", ann=LINES["ann"].replace("DE89370400440532013000", "DE02120300000000202051"))
@@ -78,9 +82,8 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(books, store, tmp
     assert store.read(order) == before, "to the account that was approved"
 
 
-def test_who_approves_is_told_who_is_not_paid_and_why(books, store, tmp_path):
+def test_who_approves_is_told_who_is_not_paid_and_why(books, tmp_path, engine):
     register(books, tmp_path, "ann", "bob", "dee")
-    engine = open_ledger(books.database, store)
     for owner, reason in (("dee", "disputed | by *A*"), ("eve", "opt-out under review")):
         ledger.hold(engine, owner, day=DAY, reason=reason, by="me")
     body = settle.close(PERIOD)["body"].splitlines()
@@ -99,10 +102,9 @@ def test_who_approves_is_told_who_is_not_paid_and_why(books, store, tmp_path):
     assert settle.close(PERIOD)["body"].splitlines() == body, "what was found, whatever has come since"
 
 
-def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, tmp_path, cli):
+def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, tmp_path, cli, engine):
     cid = "cid,Cid,Boston,US,EUR,paypal,,cid@example.org,,,US,536-90-4399"
     register(books, tmp_path, "ann", "bob", "cid", cid=cid)
-    engine = open_ledger(books.database, store)
     before = ledger.newest(engine), store.list("")
     code, out, _ = cli("payments", PERIOD, "--preview")
     assert code == 0
@@ -132,9 +134,8 @@ def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, 
     assert cli("payments", "--preview")[0] == 2
 
 
-def test_a_month_closes_with_its_own_days_whoever_was_on_hold_when(books, store, tmp_path):
+def test_a_month_closes_with_its_own_days_whoever_was_on_hold_when(books, tmp_path, engine):
     register(books, tmp_path, "ann", "dee")
-    engine = open_ledger(books.database, store)
     ledger.hold(engine, "dee", day=date(2026, 11, 1), reason="dispute", by="me")
     of_november = {Account("payable", owner, "EUR"): -40 for owner in ("ann", "dee", "eve")}
     ledger.book(engine, date(2026, 11, 2), of_november | {Account("receivable", "", "EUR"): 120}, night="n2", cause="c2")
@@ -183,8 +184,7 @@ def test_a_payee_that_is_removed_before_the_approval_stops_it_and_nothing_is_boo
     assert store.list("bank") == []
 
 
-def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(books, store, tmp_path):
-    engine = open_ledger(books.database, store)
+def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(books, tmp_path, engine):
     note = {"day": date(2026, 10, 31), "evidence": "ECB", "by": "me"}
     settling.record_rate(engine, PERIOD, ("USD", "EUR"), Decimal("0.8642"), **note)
     with pytest.raises(InputError, match=r"rate EUR to USD of 2026-10: expected about 1.15714, .* found 115.7"):
@@ -282,8 +282,7 @@ def test_a_file_of_payees_in_another_encoding_is_told_which_one_to_save_it_in(bo
     assert "Ann" not in str(raised.value)
 
 
-def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp_path, monkeypatch):
-    engine = open_ledger(books.database, store)
+def test_what_cannot_be_paid_stops_the_close_and_nothing_moves(books, store, tmp_path, monkeypatch, engine):
     register(books, tmp_path, "ann", ann=LINES["ann"].replace("Ann Ørsted", "王小明"))
     with pytest.raises(InputError, match="payee ann: expected letters that have a Latin form"):
         settle.close(PERIOD)
@@ -378,7 +377,7 @@ def left_behind(settings, store):
     return kinds, orders, names, tables, [p.status for p in settling.payments(engine, PERIOD)]
 
 
-def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, monkeypatch, postgres):
+def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, monkeypatch, postgres, engine):
     from samples import create_database
 
     from provenance.core.store import Store
@@ -393,7 +392,6 @@ def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, stor
     monkeypatch.setenv("PROVENANCE_STORE__URL", undisturbed.url)
     monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
     settings = load()
-    engine = open_ledger(books.database, store)
     amounts = ledger.of_day(engine, DAY, through=1)
     ledger.book(open_ledger(settings.database, undisturbed), DAY, amounts, night="n", cause="c")
     register(settings, tmp_path, *LINES)

@@ -80,11 +80,8 @@ class Batch:
         return found
 
 
-def check(batch: Batch, method: Method | None = None) -> None:
-    """What no schema finds.
-
-    Args:
-        method: that all are paid by; without it, the first one's.
+def check(batch: Batch, method: Method) -> None:
+    """What no schema finds of a batch that is all paid by one method.
 
     Raises:
         InputError: naming the payment; never the payee's details.
@@ -96,7 +93,6 @@ def check(batch: Batch, method: Method | None = None) -> None:
         raise InputError(f"{where}: created_at", expected="a time with its zone", found="one without")
     if not batch.instructions:
         raise InputError(where, expected="at least one payment", found="none")
-    method = method or batch.instructions[0].payee.method
     if missing := batch.payer.needs(method):
         raise InputError(f"{where}: payer", expected=f"{', '.join(missing)}, which the method {method} needs", found="nothing")
     for instruction in batch.instructions:

@@ -91,10 +91,7 @@ def verify(batch: Batch, data: bytes) -> None:
         raise AssertionError(f"clearing file {batch.message_id}: not in blocks of {BLOCK} lines of {COLUMNS} columns")
     hashed = sum(int(routing[:8]) for _, _, routing, _ in rows) % HASHES
     sums = (len(rows), hashed, 0, sum(cents for _, cents, _, _ in rows))
-    controls = {
-        "8": ((4, 10), (10, 20), (20, 32), (32, 44)),
-        "9": ((13, 21), (21, 31), (31, 43), (43, 55)),
-    }
+    controls = {"8": ((4, 10), (10, 20), (20, 32), (32, 44)), "9": ((13, 21), (21, 31), (31, 43), (43, 55))}
     for line in lines[len(rows) + 2 : len(rows) + 4]:
         if tuple(int(line[first:last]) for first, last in controls.get(line[0], ())) != sums:
             raise AssertionError(f"clearing file {batch.message_id}: a control record is not that of its entries")
