@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,7 +15,7 @@ from lxml import etree
 
 from provenance.core.text import plain
 from provenance.corpus.disclosures import inventory as counts
-from provenance.corpus.disclosures.forms import ANSWERED, TO_COMPLETE, WAITS, Table
+from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()
-TEMPLATES = Path(__file__).parent / "templates"
 # Rows of a table that are shown; the file for machines has all.
 MOST_ROWS = 100
 
