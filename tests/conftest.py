@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from samples import create_database, new_bucket, s3_server, train_counterfactuals, train_tiny
+from samples import create_database, new_bucket, train_counterfactuals, train_tiny
+from servers import s3_server
 
 from provenance.core.store import Store
 

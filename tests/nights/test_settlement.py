@@ -1,22 +1,15 @@
 """A month settled through Airflow: closed, approved by people through its API, paid, answered."""
 
-import contextlib
 import csv
 import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from samples import corpus_frames, deliver, free_ports
+from samples import corpus_frames, deliver
+from servers import eventually
 
 from provenance.core.money import format_minor
 from provenance.core.store import Store
@@ -26,7 +19,7 @@ from provenance.settlement.bank import iso20022
 from tasks import accounts
 from tasks.answers import book_answer
 from tasks.payees import import_payees
-from tasks.settings import CHECKOUT, load
+from tasks.settings import load
 
 pytestmark = pytest.mark.night
 # A month that is over; its settlement runs on the third of the next.
@@ -77,13 +70,10 @@ class People:
 
     def answer(self, task_id, user, choice="Approve", other=""):
         """Wait until a task asks, have somebody else try in vain, and answer it; returns what it asked."""
-        deadline = time.monotonic() + 90
-        while True:
-            found = [asked for asked in self.asked() if asked["task_instance"]["task_id"] == task_id]
-            if found:
-                break
-            assert time.monotonic() < deadline, f"{task_id} does not ask"
-            time.sleep(0.5)
+        found = eventually(
+            lambda: [asked for asked in self.asked() if asked["task_instance"]["task_id"] == task_id],
+            f"{task_id} does not ask", within=90,
+        )  # fmt: skip
         run = found[0]["task_instance"]["dag_run_id"]
         path = f"/api/v2/dags/settle_period/dagRuns/{run}/taskInstances/{task_id}/-1/hitlDetails"
         answer = {"chosen_options": [choice], "params_input": {}}
@@ -96,43 +86,10 @@ class People:
 
 
 @pytest.fixture(scope="module")
-def people(airflow_environment, postgres, tmp_path_factory):
+def people(airflow_environment, postgres, api_server):
     """Ann, Bob and an administrator, at an API server on the nights' Airflow."""
-    (port,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("api")
-    passwords = folder / "passwords.json"
-    passwords.write_text(json.dumps({name: name for name in ("ann", "bob", "vic", "admin")}))
-    environment = {
-        **os.environ,
-        **airflow_environment,
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ann:user,bob:user,vic:viewer,admin:admin",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-        "PROVENANCE_DATABASE__URL": postgres.format("postgres"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    script = (
-        "import os; from infra import local_airflow as a; a.configure(); "
-        f"os.execvp('airflow', ['airflow', 'api-server', '--port', '{port}', '--workers', '1'])"
-    )
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", script], env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
-        )
-    found = People(f"http://127.0.0.1:{port}")
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                found.token("admin")
-                break
-            assert server.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "the API server did not start"
-            time.sleep(0.5)
-        yield found
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(20)
+    environment = airflow_environment | {"PROVENANCE_DATABASE__URL": postgres.format("postgres")}
+    return People(api_server(environment, {"ann": "user", "bob": "user", "vic": "viewer", "admin": "admin"}))
 
 
 @pytest.fixture
