@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from samples import create_database, new_bucket, train_counterfactuals, train_tiny
+from samples import create_database, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
 from servers import s3_server
 
 from provenance.core.store import Store
@@ -77,20 +77,8 @@ def environment(monkeypatch, tmp_path, tiny_model, database):
     """Settings of a night on the tiny corpus and model, in the environment; returns a function that overrides some."""
 
     def configure(store: Store, **extra: str) -> None:
-        values = {
-            "STORE__URL": store.url,
-            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
-            "DATABASE__URL": database,
-            "MODEL__FOLDER": str(tiny_model),
-            "MODEL__CACHE": str(tmp_path / "cache"),
-            "CORPUS__SHARD_EXAMPLES": "8",
-            "CLUSTER__WORKERS": "1",
-            "SIGNALS__COLLECT": "false",
-            "LINEAGE__FOLDER": str(tmp_path / "lineage"),
-            **extra,
-        }
-        for name, value in values.items():
-            monkeypatch.setenv(f"PROVENANCE_{name}", value)
+        few = {"CORPUS__SHARD_EXAMPLES": "8", "CLUSTER__WORKERS": "1"}
+        enter(monkeypatch, settings_of(store, database, tiny_model, tmp_path, **(few | extra)))
 
     return configure
 

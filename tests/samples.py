@@ -101,6 +101,27 @@ def lay_out(folder, count: int = 8) -> None:
     outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
 
 
+def settings_of(store: Store, database: str, model: Path, folder: Path, **more: str) -> dict[str, str]:
+    """The environment of nights on a store; what they keep besides lies in a folder, and nobody is asked for signals."""
+    values = {
+        "STORE__URL": store.url,
+        "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
+        "DATABASE__URL": database,
+        "MODEL__FOLDER": str(model),
+        "MODEL__CACHE": f"{folder}/cache",
+        "SETTLEMENT__KEY": f"{folder}/signing.pem",
+        "LINEAGE__FOLDER": f"{folder}/lineage",
+        "SIGNALS__COLLECT": "false",
+    }
+    return {f"PROVENANCE_{name}": value for name, value in (values | more).items()}
+
+
+def enter(patch, environment: dict[str, str]) -> None:
+    """Make an environment that of this process."""
+    for name, value in environment.items():
+        patch.setenv(name, value)
+
+
 def create_database(postgres: str, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)

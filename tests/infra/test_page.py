@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from jinja2 import Environment, PackageLoader
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, lay_out, pay, record, show_dag
-from samples import create_database
+from samples import create_database, enter
 from servers import answers, free_ports, served
 from sqlalchemy.engine import make_url
 
@@ -112,8 +112,7 @@ def site(request, postgres, tmp_path_factory):
         tables = make_url(request.getfixturevalue("airflow_tables")).database
         settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = create_database(postgres, tables)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
+        enter(patch, settings)
         plain, noticed = freeze.freeze_outputs, pl.lit(NOTICE).alias("notice")
         patch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
         pay(called=HOSTILE)

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from samples import CHROMIUM, DAY, create_database
+from samples import CHROMIUM, DAY, create_database, settings_of
 from servers import answers, free_ports, served
 
 from provenance.core.store import Store
@@ -120,21 +120,14 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
     folder, operators = tmp_path_factory.mktemp("operators"), []
 
     def make(store: Store, name: str) -> Operator:
-        values = {
-            "STORE__URL": store.url,
-            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
-            "DATABASE__URL": create_database(postgres),
-            "MODEL__FOLDER": str(tiny_model),
-            "MODEL__CACHE": str(folder / name / "cache"),
+        few = {
             "CORPUS__SHARD_EXAMPLES": "8",
-            "SETTLEMENT__KEY": str(folder / "signing.pem"),
-            "LINEAGE__FOLDER": str(folder / name / "lineage"),
-            "SIGNALS__COLLECT": "false",  # nobody is asked who is not the tests' own
             "REVIEW__MOVED": "1000",  # nobody is there to be asked about corrections
             "AUDIT__SUBSETS": "4",
             "AUDIT__TUNE": "8",
         }
-        environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
+        own = settings_of(store, create_database(postgres), tiny_model, folder / name, **few)
+        environment = airflow_environment | own | {"PROVENANCE_SETTLEMENT__KEY": str(folder / "signing.pem")}
         operators.append(Operator(store, environment, folder / f"{name}.log"))
         return operators[-1]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 import pytest
-from samples import DAY, corpus_frames, deliver, new_bucket, outputs_frame
+from samples import DAY, corpus_frames, deliver, enter, new_bucket, outputs_frame
 
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
@@ -26,25 +26,12 @@ def accountant(files):
     for name, stated in manifest["files"].items():
         assert hashlib.sha256(files[f"{folder}/{name}"]).hexdigest() == stated["sha256"]
         assert len(files[f"{folder}/{name}"]) == stated["bytes"]
-    rows = list(csv.DictReader(io.StringIO(files[f"{folder}/payouts.csv"].decode())))
-    assert list(rows[0]) == [
-        "day",
-        "revision",
-        "owner_id",
-        "owner_name",
-        "currency",
-        "outputs",
-        "opening_balance_minor",
-        "earned_minor",
-        "adjustment_minor",
-        "recouped_minor",
-        "withheld_minor",
-        "held_minor",
-        "paid_minor",
-        "closing_balance_minor",
-        "status",
-        "hold_reason",
-    ]
+    text = files[f"{folder}/payouts.csv"].decode()
+    assert text.splitlines()[0] == (
+        "day,revision,owner_id,owner_name,currency,outputs,opening_balance_minor,earned_minor,adjustment_minor,"
+        "recouped_minor,withheld_minor,held_minor,paid_minor,closing_balance_minor,status,hold_reason"
+    )
+    rows = list(csv.DictReader(io.StringIO(text)))
     earned = defaultdict(int)
     for row in rows:
         money = {name: int(value) for name, value in row.items() if name.endswith("_minor")}
@@ -181,9 +168,7 @@ def test_bad_input_fails_the_run_without_a_retry_and_publishes_nothing(history):
 @pytest.fixture
 def cli(history, monkeypatch, command_line):
     """The command line, run on the history's store: exit code, standard output and standard error."""
-    for name, value in history.operator.environment.items():
-        monkeypatch.setenv(name, value)
-
+    enter(monkeypatch, history.operator.environment)
     return command_line
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from samples import corpus_frames, deliver
+from samples import corpus_frames, deliver, enter
 from servers import eventually
 
 from provenance.core.money import format_minor
@@ -103,8 +103,7 @@ def accounting(new_operator, tmp_path, monkeypatch):
     deliver(store, corpus_frames(), days=(DAY,))
     operator.ingest()
     operator.night(DAY)
-    for name, value in operator.environment.items():
-        monkeypatch.setenv(name, value)
+    enter(monkeypatch, operator.environment)
     return operator
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import s3fs
 import sqlalchemy as sa
-from samples import CHROMIUM, corpus_frames, outputs_frame, stack_settings, train_tiny
+from samples import CHROMIUM, corpus_frames, enter, outputs_frame, stack_settings, train_tiny
 from servers import Webhook, eventually, free_ports, listening
 
 from infra.stack import supervise
@@ -104,8 +104,7 @@ def running(pid):
 def store(stack):
     """The stack's store, as the pipeline reaches it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(stack).items():
-            patch.setenv(name, value)
+        enter(patch, environment(stack))
         yield Store(f"s3://{BUCKET}", {"endpoint_url": stack.s3_url})
 
 

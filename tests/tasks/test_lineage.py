@@ -11,7 +11,7 @@ import attr
 import pytest
 from openlineage.client import facet_v2
 from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-from samples import corpus_frames, create_database, deliver
+from samples import corpus_frames, create_database, deliver, enter, settings_of
 from servers import Webhook, listening
 from stages import SMALL, night, run
 
@@ -78,16 +78,8 @@ def told(tmp_path_factory, tiny_model, postgres):
     """A whole night's events, and the store that they are about."""
     folder = tmp_path_factory.mktemp("lineage")
     store = Store(f"file://{folder}/store", {})
-    values = {
-        "STORE__URL": store.url, "STORE__ENDPOINT_URL": "", "DATABASE__URL": create_database(postgres),
-        "MODEL__FOLDER": str(tiny_model), "MODEL__CACHE": f"{folder}/cache", "SETTLEMENT__KEY": f"{folder}/signing.pem",
-        "LINEAGE__FOLDER": f"{folder}/lineage", **SMALL,
-    }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(f"PROVENANCE_{name}", value)
-        for name, value in SECRETS.items():
-            patch.setenv(name, value)
+        enter(patch, settings_of(store, create_database(postgres), tiny_model, folder, **SMALL) | SECRETS)
         deliver(store, corpus_frames())
         telling("ingest.ingest")
         night(telling)
