@@ -132,12 +132,6 @@ def _pieces(root: Path, source: Source, wanted: int) -> list[dict[str, object]]:
     return found
 
 
-def _tune(book: str, tune: int | None) -> Any:
-    from music21 import converter
-
-    return converter.parse(book, format="abc", number=tune)
-
-
 def _parts(file: Path, tune: int | None) -> Iterator[list[tuple[int | None, Fraction]]]:
     """The notes of each part of a score; none where music21 cannot read it."""
     from music21 import converter
@@ -148,7 +142,7 @@ def _parts(file: Path, tune: int | None) -> Iterator[list[tuple[int | None, Frac
             warnings.simplefilter("ignore")
             # A book of tunes as text: music21 reads the file again for each, and leaves it open.
             book = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".abc" else None
-            score: Any = converter.parse(file, number=tune) if book is None else _tune(book, tune)
+            score: Any = converter.parse(book or file, number=tune, format=None if book is None else "abc")
     except (Music21Exception, ValueError, KeyError, AttributeError):
         return
     for part in getattr(score, "parts", ()):

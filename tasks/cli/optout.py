@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, Known, console, known_time, print_json
+from tasks.cli.shared import AsJson, Known, console, known_time, print_json, show
 
 app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
 
@@ -110,10 +110,7 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
     from tasks.settings import load
 
     rows = listed(load().store.open(), known=known_time(known))
-    if as_json:
-        print_json(rows.to_dicts())
-    else:
-        console.print(*optouts_screen(rows), sep="\n", soft_wrap=True)
+    show(rows.to_dicts(), optouts_screen(rows), as_json=as_json)
 
 
 @app.command("report")
@@ -130,10 +127,7 @@ def optout_report(
     from tasks.settings import load
 
     found = report(load().store.open(), last=last)
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*optout_report_screen(found), sep="\n", soft_wrap=True)
+    show(found, optout_report_screen(found), as_json=as_json)
 
 
 @app.command("columns")

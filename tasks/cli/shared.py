@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provenance.core.errors import InputError, parse_day
 from tasks.terminal import Terminal
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # What is written to a file or another program has no terminal's edge to stop at.
 WIDTH_OF_FILES = 160
@@ -101,3 +105,11 @@ def day_argument(text: str) -> str:
 def print_json(data: object) -> None:
     """Print JSON, for other programs."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show(found: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Print what was found: as JSON, or as a screen, which is not made where it is not shown."""
+    if as_json:
+        print_json(found)
+    else:
+        console.print(*screen, sep="\n", soft_wrap=True)

@@ -130,21 +130,9 @@ def _datasets(inventory: Inventory, facts: Facts, kind: str, names: list[str] | 
         since=pl.col("first_acquired").min().dt.strftime("%m/%Y"),
         until=pl.col("last_acquired").max().dt.strftime("%m/%Y"),
     )
-    by_name = {row["source"]: row for row in found.iter_rows(named=True)}
-    rows = tuple(
-        (
-            source.name,
-            source.link,
-            source.description,
-            row["modalities"],
-            row["works"],
-            row["words"],
-            row["since"],
-            row["until"],
-        )
-        for source in facts.sources
-        if (row := by_name.get(source.name)) and (names is None or source.name in names)
-    )
+    listed = [(s.name, s.link, s.description) for s in facts.sources if names is None or s.name in names]
+    named = pl.DataFrame(listed, schema=dict.fromkeys(("source", "link", "description"), pl.String), orient="row")
+    rows = tuple(named.join(found, on="source", maintain_order="left").rows())
     columns = ("Dataset", "Link", "Description", "Modalities", "Works", "Words, patches or events", "Collected from", "to")
     return Table("Datasets", columns, rows)
 

@@ -135,7 +135,7 @@ def take(
     )
     holders = _holders(works, claims, owners, day)
     works = (
-        works.join(rights.select("work_id", _licence=pl.col("licence_spdx"), **_columns(RIGHTS_OF)), on="work_id", how="left")
+        works.join(rights.select("work_id", *RIGHTS_OF, _licence="licence_spdx"), on="work_id", how="left")
         .with_columns(_named(registry))
         .join(registry.select("source_id", "title"), on="source_id", how="left")
         .join(holders, on="work_id", how="left")
@@ -354,7 +354,3 @@ def _without_login(uri: pl.Expr) -> pl.Expr:
 
 def _sum(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Int64).sum()
-
-
-def _columns(names: Iterable[str]) -> dict[str, pl.Expr]:
-    return {name: pl.col(name) for name in names}
