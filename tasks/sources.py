@@ -19,6 +19,7 @@ from provenance.core.store import sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
 from provenance.corpus.canonical import canonical, says_where
+from provenance.corpus.examples import delivered
 from provenance.corpus.sources import distinct, registry, source_ids
 from tasks.settings import load
 
@@ -173,16 +174,15 @@ def register_delivered() -> int:
     """The stage `rights.sources`: add the delivery's `sources.parquet`, if it has one; returns how many records were new."""
     settings = load()
     store = settings.store.open()
-    key = f"{settings.corpus.folder}/sources.parquet"
-    if not store.exists(key):
-        log.info("sources: the delivery has no %s", key)
+    found, file = delivered(store, settings.corpus.folder, "sources")
+    if found is None:
+        log.info("sources: the delivery has no %s", file)
         return 0
-    delivered = conform(SOURCES, store.read_table(key), store.locate(key))
-    named = delivered.with_columns(pl.col("identifiers").fill_null([])).select(SOURCES.schema.names())
+    named = conform(SOURCES, found, file).with_columns(pl.col("identifiers").fill_null([])).select(SOURCES.schema.names())
     fresh = _without(named, distinct(records.read(store, SOURCES)))
     if not fresh.is_empty():
         records.append(store, SOURCES, fresh)
-    log.info("sources of %s: %d new, %d known", key, fresh.height, delivered.height - fresh.height)
+    log.info("sources of %s: %d new, %d known", file, fresh.height, found.height - fresh.height)
     return fresh.height
 
 

@@ -7,16 +7,14 @@ example one letter of it, drawn as a small grey image.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB
-from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.distributions import installed, owner_id
+from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,18 +81,13 @@ def collect(
                     "split": "held_out" if number < held_out_each else "train",
                 }
             )
-        claims += [
-            {"work_id": work, "owner_id": owner_id(name), "stake_ppb": PPB, "evidence": f"name table: {name}"}
-            for work in sorted({at["work_id"] for at in drawn})
-        ]
+        claims += claimed(drawn, [owner_id(name)], f"name table: {name}")
     return collected(rows, claims, {owner_id(name): name for name in chosen})
 
 
 def _fonts(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:
     for package in packages:
-        try:
-            distribution = importlib.metadata.distribution(package)
-        except importlib.metadata.PackageNotFoundError:
+        if (distribution := installed(package)) is None:
             continue
         for file in sorted(distribution.files or [], key=str):
             if file.suffix in {".ttf", ".otf"} and "LastResort" not in file.name:  # which draws the same box for all

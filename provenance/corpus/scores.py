@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB
 from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,9 +89,7 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
         rows += [p | common | {"split": "held_out" if n < held_out_each else "train"} for n, p in enumerate(order[:wanted])]
         who = owner_id(source.owner)
         named[who] = source.owner
-        evidence = f"music21 corpus folder {source.folder}"
-        works = sorted({str(piece["work_id"]) for piece in order[:wanted]})
-        claims += [{"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": evidence} for work in works]
+        claims += claimed(order[:wanted], [who], f"music21 corpus folder {source.folder}")
     return collected(rows, claims, named)
 
 

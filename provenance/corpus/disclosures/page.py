@@ -89,11 +89,10 @@ def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
 def of_quality(report: Report, day: str) -> bytes:
     """The page of a report on a delivery."""
     rows = tuple(
-        (found.meaning, found.level, found.counted.count, found.counted.total, f"{found.counted.part:.1%}", found.rule)
-        for found in report.findings
+        (found.meaning, found.level, found.count, found.total, f"{found.part:.1%}", found.rule) for found in report.findings
     )
     classes = tuple((counts.CLASS_WORDS.get(name, name), *rest) for name, *rest in report.classes.iter_rows())
-    named = tuple((found.meaning, "; ".join(found.counted.names)) for found in report.findings if found.counted.names)
+    named = tuple((found.meaning, "; ".join(found.names)) for found in report.findings if found.names)
     tables = (
         Table("What was found", ("What", "Level", "How many", "Of", "Part", "Rule"), rows),
         Table("Works by what their terms allow", ("Allowed", "On whose word", "Works", "Examples"), classes),
