@@ -30,7 +30,7 @@ from provenance.corpus.examples import Corpus, claimed, collected
 from provenance.corpus.notices import licence_files, notices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from importlib.metadata import Distribution, PackageMetadata
 
 PIECE_BYTES = (128, 256)
@@ -82,7 +82,7 @@ def terms_of(metadata: PackageMetadata) -> Terms:
     return Terms(owners, licence, evidence, "; ".join(missing) or None)
 
 
-def collect(lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
+def collect(lock: Path, *, distributions: int, examples_each: int) -> Corpus:
     """Collect a corpus from the installed distributions that a lock file names.
 
     Two say under which terms a work comes: the distribution's metadata, which is the aggregator's word (PyPI's), and its own
@@ -94,7 +94,6 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
 
     Args:
         lock: a requirements file with `name==version` lines.
-        progress: called with the name of each distribution taken.
     """
     names = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), flags=re.MULTILINE)
     rows: list[dict[str, object]] = []
@@ -110,7 +109,6 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
         if not distribution or not pieces:
             continue
         taken += 1
-        progress(name)
         terms = terms_of(distribution.metadata)
         works = sorted({str(piece["work_id"]) for piece in pieces})
         common = {

@@ -17,7 +17,7 @@ from provenance.corpus.distributions import installed, owner_id
 from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 PACKAGES = (
     "font-amatic-sc", "font-caladea", "font-fjallaone", "font-fredoka-one", "font-hanken-grotesk", "font-intuitive",
@@ -28,9 +28,7 @@ LEAST = 8
 DESIGNER, MANUFACTURER, LICENCE = 9, 8, 13
 
 
-def collect(
-    *, owners: int, examples_each: int, held_out_each: int, size: int, progress: Callable[[str], None] = lambda _: None
-) -> Corpus:
+def collect(*, owners: int, examples_each: int, held_out_each: int, size: int) -> Corpus:
     """Collect letters from the typefaces of the packages in `PACKAGES`.
 
     Fonts and letters are taken in the order of a digest of their names. An owner with fewer than `LEAST` for
@@ -41,7 +39,6 @@ def collect(
         examples_each: letters of each that the model is trained on, at most.
         held_out_each: letters of each that it never sees.
         size: height and width of the images in pixels.
-        progress: called with the name of each font taken.
 
     Raises:
         ContractError: none of the packages is installed.
@@ -66,7 +63,6 @@ def collect(
     rows: list[dict[str, object]] = []
     claims = []
     for name in chosen:
-        progress(name)
         order = sorted(enough[name], key=lambda at: hashlib.sha256(f"{at['work_id']}/{at['letter']}".encode()).digest())
         drawn = order[: held_out_each + examples_each]
         for number, at in enumerate(drawn):

@@ -20,7 +20,7 @@ from provenance.corpus.distributions import owner_id
 from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 REST, FIRST_DURATION = 128, 192
 DURATIONS = tuple(
@@ -54,7 +54,7 @@ SOURCES = (
 )  # fmt: skip
 
 
-def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
+def collect(*, owners: int, examples_each: int, held_out_each: int) -> Corpus:
     """Collect melodies from music21's corpus.
 
     Scores are taken in the order of a digest of their names. An owner with fewer than `LEAST` stretches for
@@ -64,7 +64,6 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
         owners: how many composers and collections, at most.
         examples_each: stretches of each that the model is trained on, at most.
         held_out_each: stretches of each that it never sees.
-        progress: called with the name of each owner taken.
 
     Raises:
         ContractError: music21 is not installed.
@@ -80,7 +79,6 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
     for source in SOURCES:
         if len(named) == owners:
             break
-        progress(source.owner)
         pieces = _pieces(root, source, wanted)
         if len(pieces) < LEAST + held_out_each:
             continue

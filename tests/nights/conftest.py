@@ -77,23 +77,20 @@ class Operator:
         return json.loads(answer)
 
     def ingest(self) -> None:
-        answer = self.run("ingest_corpus", DAY)
-        assert answer["state"] == "success", (answer, self.log[-4000:])
+        self.succeeds("ingest_corpus", DAY)
 
     def night(self, day: str) -> None:
-        answer = self.run("nightly_payouts", day)
-        assert answer["state"] == "success", (answer, self.log[-4000:])
+        self.succeeds("nightly_payouts", day)
 
     def audit(self, day: str) -> None:
-        answer = self.run("audit_attribution", day)
+        self.succeeds("audit_attribution", day)
+
+    def succeeds(self, dag_id: str, day: str) -> None:
+        answer = self.run(dag_id, day)
         assert answer["state"] == "success", (answer, self.log[-4000:])
 
-    def night_killed_after(self, day: str, word: str, count: int) -> None:
-        """Run a night in a process that SIGKILLs itself after its n-th write to a key with `word` in it."""
-        self.killed_after("nightly_payouts", day, word, count)
-
     def killed_after(self, dag_id: str, day: str, word: str, count: int) -> None:
-        """The same with any DAG; the word `booking` stands for bookings in the ledger."""
+        """Run a DAG in a process that SIGKILLs itself after its n-th write to a key with a word in it, or its n-th `booking`."""
         self.stop()
         self.start(dag_id, day, KILL_AFTER=f"{word}:{count}")
         assert self.process.wait(240) == -signal.SIGKILL, self.log_file.read_text()[-4000:]

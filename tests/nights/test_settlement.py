@@ -4,13 +4,13 @@ import csv
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from samples import corpus_frames, deliver, enter
 from servers import eventually
 
+from infra.stack.api import Airflow, RefusedError
 from provenance.core.money import format_minor
 from provenance.core.store import Store
 from provenance.settlement import ledger, settling
@@ -49,47 +49,31 @@ def payees_csv(path, ibans=IBANS):
     return path
 
 
-class People:
-    """Users of an Airflow API server who answer approvals."""
+def answer(url, task_id, user, choice="Approve", viewer=""):
+    """Wait until a task asks, have somebody who may only look try in vain, and answer it; returns what it asked."""
+    waiting = {"response_received": "false", "state": "awaiting_input"}
 
-    def __init__(self, url):
-        self.url = url
+    def asked():
+        found = Airflow(url, "admin", "admin").call("GET", "/dags/settle_period/dagRuns/~/hitlDetails", **waiting)
+        return next((one for one in found["hitl_details"] if one["task_instance"]["task_id"] == task_id), None)
 
-    def call(self, path, method="GET", body=None, user="admin"):
-        headers = {} if path == "/auth/token" else {"Authorization": f"Bearer {self.token(user)}"}
-        answer = httpx.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-    def token(self, user):
-        return self.call("/auth/token", "POST", {"username": user, "password": user})["access_token"]
-
-    def asked(self):
-        query = "/api/v2/dags/settle_period/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input"
-        return self.call(query)["hitl_details"]
-
-    def answer(self, task_id, user, choice="Approve", other=""):
-        """Wait until a task asks, have somebody else try in vain, and answer it; returns what it asked."""
-        found = eventually(
-            lambda: [asked for asked in self.asked() if asked["task_instance"]["task_id"] == task_id],
-            f"{task_id} does not ask", within=90,
-        )  # fmt: skip
-        run = found[0]["task_instance"]["dag_run_id"]
-        path = f"/api/v2/dags/settle_period/dagRuns/{run}/taskInstances/{task_id}/-1/hitlDetails"
-        answer = {"chosen_options": [choice], "params_input": {}}
-        if other:
-            with pytest.raises(httpx.HTTPStatusError) as raised:
-                self.call(path, "PATCH", answer, other)
-            self.denied = raised.value.response.status_code
-        self.call(path, "PATCH", answer, user)
-        return found[0]
+    found = eventually(asked, f"{task_id} does not ask", within=90)
+    run = found["task_instance"]["dag_run_id"]
+    path = f"/dags/settle_period/dagRuns/{run}/taskInstances/{task_id}/-1/hitlDetails"
+    chosen = {"chosen_options": [choice], "params_input": {}}
+    if viewer:
+        with pytest.raises(RefusedError) as refused:
+            Airflow(url, viewer, viewer).call("PATCH", path, chosen)
+        assert refused.value.status == 403
+    Airflow(url, user, user).call("PATCH", path, chosen)
+    return found
 
 
 @pytest.fixture(scope="module")
 def people(airflow_environment, postgres, api_server):
-    """Ann, Bob and an administrator, at an API server on the nights' Airflow."""
+    """Where Ann, Bob and an administrator find an API server on the nights' Airflow."""
     environment = airflow_environment | {"PROVENANCE_DATABASE__URL": postgres.format("postgres")}
-    return People(api_server(environment, {"ann": "user", "bob": "user", "vic": "viewer", "admin": "admin"}))
+    return api_server(environment, {"ann": "user", "bob": "user", "vic": "viewer", "admin": "admin"})
 
 
 @pytest.fixture
@@ -114,7 +98,7 @@ def note_rate(settings):
 def settle(operator, people, *answers):
     """Run the settlement while people answer; returns how the run ended, and what they were asked."""
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: [people.answer(f"settlement.{task}", *answer) for task, *answer in answers])
+        asked = pool.submit(lambda: [answer(people, f"settlement.{task}", *said) for task, *said in answers])
         return operator.run("settle_period", SETTLES), asked.result()
 
 
@@ -187,7 +171,6 @@ def test_a_month_is_closed_approved_by_two_people_paid_and_answered(accounting, 
     assert "expected one person who prepared and another who approves, found ann and ann" in result["error"]
     assert "Two people have to approve" in asked[0]["body"]
     assert "no night has paid 2026-10-01" in asked[0]["body"]
-    assert people.denied == 403, "who may only look cannot answer"
     result, _ = settle(accounting, people, ("prepare", "ann", "Reject"))
     assert result["state"] == "success"
     assert store.list("bank") == [], "without two approvals there is no bank file"
