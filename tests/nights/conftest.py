@@ -90,7 +90,7 @@ class Operator:
         assert answer["state"] == "success", (answer, self.log[-4000:])
 
     def killed_after(self, dag_id: str, day: str, word: str, count: int) -> None:
-        """Run a DAG in a process that SIGKILLs itself after its n-th write to a key with a word in it, or its n-th `booking`."""
+        """Run a DAG in a process that SIGKILLs itself after its n-th write to a key with a word in it, or `booking`."""
         self.stop()
         self.start(dag_id, day, KILL_AFTER=f"{word}:{count}")
         assert self.process.wait(240) == -signal.SIGKILL, self.log_file.read_text()[-4000:]
