@@ -225,9 +225,12 @@ def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
 
 def valid_on(claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The claims in force on a day."""
-    started = pl.col("valid_from").is_null() | (pl.col("valid_from") <= day)
-    ended = pl.col("valid_to").is_not_null() & (pl.col("valid_to") < day)
-    return claims.filter(started & ~ended)
+    return claims.filter(_is_within(pl.lit(day), "valid_from", "valid_to"))
+
+
+def _is_within(day: pl.Expr, first: str, last: str) -> pl.Expr:
+    """Whether a day is one of an interval, which has no beginning or no end where that is null."""
+    return (pl.col(first).fill_null(day) <= day) & (pl.col(last).fill_null(day) >= day)
 
 
 def with_choices(
@@ -260,8 +263,7 @@ def with_choices(
 
 def open_on(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
     """The disputes that are open on a day."""
-    over = pl.col("closed_on").is_not_null() & (pl.col("closed_on") < day)
-    return disputes.filter((pl.col("opened_on") <= day) & ~over)
+    return disputes.filter(_is_within(pl.lit(day), "opened_on", "closed_on"))
 
 
 def dispute_names(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
@@ -361,9 +363,7 @@ def _totals(claims: pl.DataFrame) -> pl.DataFrame:
     ends = changing.select("work_id", day=pl.col("valid_to").dt.offset_by("1d"))
     before = starts.with_columns(pl.col("day").dt.offset_by("-1d"))
     days = pl.concat([before, starts, ends]).drop_nulls().unique()
-    inside = (pl.col("valid_from").fill_null(pl.col("day")) <= pl.col("day")) & (
-        pl.col("valid_to").fill_null(pl.col("day")) >= pl.col("day")
-    )
+    inside = _is_within(pl.col("day"), "valid_from", "valid_to")
     totals = days.join(changing, on="work_id").group_by("work_id", "day").agg(total=pl.col("stake_ppb").filter(inside).sum())
     return pl.concat([constant, totals]).sort("work_id", "day")
 
