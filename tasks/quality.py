@@ -86,7 +86,8 @@ def keep(store: Store, report: Report, now: datetime) -> str:
         store.write(f"{stem}.json", data)
     for found in report.findings:
         if found.level in {WARN, BLOCK}:
-            log.warning("%s: %d of %d %s (%s)", found.level, found.count, found.total, found.meaning, found.rule)
+            told = (found.level, found.count, found.total, found.meaning, found.rule, found.names[0])
+            log.warning("%s: %d of %d %s (%s), the first: %r", *told)
     log.info("report on the delivery: %s.html", store.locate(stem))
     if report.blocking:
         because = "; ".join(f"{found.count} of {found.total} {found.meaning}" for found in report.blocking)

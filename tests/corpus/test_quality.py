@@ -73,7 +73,7 @@ def test_tables_beside_the_works_are_counted():
     report = assess(
         delivery(
             work("a"),
-            assertions=[expired, expired | {"expires_at": None}],
+            assertions=[expired, expired | {"expires_at": None, "work_id": "b"}],
             claims=[{"work_id": "a", "owner_id": "o", "stake_ppb": 10**9}],
             duplicates=[{"cluster_id": "1", "example_id": "1", "similarity": 1.0, "decision": ""}],
             disputed=("a",),
@@ -82,7 +82,7 @@ def test_tables_beside_the_works_are_counted():
         {},
         NOW,
     )
-    assert counts(report) == {"expired": 1, "unevidenced": 1, "copies": 1, "disputed": 1, "sources": 1}
+    assert counts(report) == {"expired": 1, "strays": 1, "unevidenced": 1, "copies": 1, "disputed": 1, "sources": 1}
 
 
 def test_a_rule_warns_above_its_part_and_blocks_above_its_other():
