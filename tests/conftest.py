@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from samples import create_database, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
 from servers import s3_server
@@ -70,6 +71,20 @@ def s3(tmp_path_factory):
 def bucket(s3) -> Store:
     """A store in a fresh bucket."""
     return new_bucket(s3)
+
+
+@pytest.fixture
+def books(store, database, tmp_path, monkeypatch) -> Store:
+    """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
+    named = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
+    enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in named.items()})
+    return store
+
+
+@pytest.fixture
+def airflow(airflow_tables, postgres) -> str:
+    """URL of Airflow's tables, of the test's own."""
+    return create_database(postgres, sa.make_url(airflow_tables).database)
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ import yaml
 from paid import DAYS, STAGES, UNSUPPORTED, as_of_old, lay_out, pay, record
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from samples import create_database
-from sqlalchemy.engine import make_url
 
 from infra import metrics
 from provenance.validation import results
@@ -40,12 +38,8 @@ NOW, WEEK = 1_800_000_000.0, 7 * 86400.0
 
 
 @pytest.fixture
-def read(tmp_path, postgres, airflow_tables, monkeypatch):
+def read(books, airflow, monkeypatch):
     """Sources over three paid days, runs of Airflow's, a note of work and an audit."""
-    airflow = create_database(postgres, make_url(airflow_tables).database)
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
     monkeypatch.setenv("PROVENANCE_MONITORING__HOURLY_COST", "3600")
     monkeypatch.setenv(runs.VARIABLE, airflow)
     store, engine = pay()

@@ -7,8 +7,6 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, as_of_old, lay_out, pay, record, show_dag
-from samples import create_database
-from sqlalchemy.engine import make_url
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import ContractError, StoreError
@@ -82,20 +80,6 @@ def test_an_audit_that_is_not_what_was_cited_is_an_error(store):
     store.write(f"{folder}/lds.json", b"{}")
     with pytest.raises(StoreError, match="lds.json: expected SHA-256"):
         audits(store)
-
-
-@pytest.fixture
-def books(tmp_path, postgres, monkeypatch):
-    """A store and a ledger of the settings, with nothing in them."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
-
-
-@pytest.fixture
-def airflow(airflow_tables, postgres):
-    """Airflow's tables, of the test's own."""
-    return create_database(postgres, make_url(airflow_tables).database)
 
 
 def test_nights_are_what_the_ledger_and_the_manifests_say(books):

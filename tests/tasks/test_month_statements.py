@@ -4,7 +4,6 @@ import json
 
 import paid
 import pytest
-from samples import create_database
 
 from tasks.book import book
 from tasks.publish import publish
@@ -15,11 +14,8 @@ PERIOD, OWNER = "2026-10", "owner-000001"
 
 
 @pytest.fixture
-def settings(tmp_path, postgres, monkeypatch):
+def settings(books):
     """Settings of a store and a ledger with nothing in them."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
     return load()
 
 

@@ -2,27 +2,19 @@
 
 import paid
 import pytest
-from samples import create_database
 
 from provenance.settlement.exports import in_force
 from tasks.book import book
 from tasks.night import load_night
 from tasks.publish import publish
 from tasks.reconcile import reconcile
-from tasks.settings import load
 from tasks.share import fidelity_of
 
 DAY = paid.DAYS[0]
 AS_MEASURED = {"models": 24, "lds": paid.SUPPORTED["lds"], "intervals_hold": {"left_out": 0.93, "set_aside": 0.9}}
 
 
-@pytest.fixture
-def store(tmp_path, postgres, monkeypatch):
-    """The store of settings with a ledger, with nothing in either."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
-    return load().store.open()
+pytestmark = pytest.mark.usefixtures("books")
 
 
 def manifest(store, folder):

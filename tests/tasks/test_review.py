@@ -4,7 +4,6 @@ from datetime import date, timedelta
 
 import paid
 import pytest
-from samples import create_database
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import Store
@@ -23,10 +22,8 @@ SAID = {
 
 
 @pytest.fixture
-def past(tmp_path, postgres, monkeypatch):
+def past(books, monkeypatch):
     """Four booked days much alike."""
-    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path}/store")
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
     monkeypatch.setenv("PROVENANCE_REVIEW__LEAST", "4")
     monkeypatch.setenv("PROVENANCE_REVIEW__DEVIATIONS", "20")
     for seed, day in enumerate(DAYS[:4]):
