@@ -28,6 +28,7 @@ from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from samples import corpus_frames, deliver, stack_settings, train_tiny  # noqa: E402
+from servers import eventually  # noqa: E402
 
 from infra.stack import supervise  # noqa: E402
 from infra.stack.api import airflow_as, follow, trigger  # noqa: E402
@@ -214,13 +215,11 @@ def undisturbed(days: list[str]) -> None:
 
 def scheduled(airflow: Airflow) -> str:
     """The run that the scheduler makes by itself."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        found = [run["dag_run_id"] for run in airflow.runs(NIGHTLY) if run["run_type"] == "scheduled"]
-        if found:
-            return str(found[0])
-        time.sleep(1)
-    raise TimeoutError("no scheduled run")
+
+    def found() -> list[dict[str, Any]]:
+        return [run for run in airflow.runs(NIGHTLY) if run["run_type"] == "scheduled"]
+
+    return str(eventually(found, "no scheduled run", within=PATIENCE, every=1.0)[0]["dag_run_id"])
 
 
 def pid_of(airflow: Airflow, run_id: str, task_id: str) -> int:

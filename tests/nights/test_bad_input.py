@@ -1,16 +1,24 @@
 """Whatever is wrong with the input, the night stops before anything is computed, booked or published."""
 
 import shutil
+from datetime import date
 
 import polars as pl
 import pytest
+from rich.console import Console
 from samples import DAY, corpus_frames, deliver, outputs_frame
+from stages import STAGES, run
 
+from infra import demo
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError, StoreError
 from provenance.core.store import Store
+from tasks.book import book
 from tasks.featurise import featurise
 from tasks.freeze import freeze
 from tasks.ingest import ingest
+from tasks.publish import publish
+from tasks.reconcile import reconcile
+from tasks.settings import load
 from tasks.shard import shard
 
 ADAPTER = """
@@ -118,38 +126,25 @@ def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready,
     assert nothing_published(other)
 
 
-def compute(night):
-    """The stages between freezing and booking."""
-    from tasks.curvature import fit_curvature
-    from tasks.estimate import estimate
-    from tasks.likelihoods import likelihoods
-    from tasks.score import score
-    from tasks.share import share
-
-    for stage in (shard, featurise, fit_curvature, score, likelihoods, estimate, share):
-        stage(night)
+def compute(day):
+    """The stages before booking; returns the night's folder."""
+    night = freeze(day)
+    for stage in STAGES[1 : STAGES.index("book.book")]:
+        run(stage, night)
     return night
 
 
 def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
-    from tasks.book import book
-    from tasks.publish import publish
-    from tasks.reconcile import reconcile
-
     store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().head(0))
-    night = compute(freeze(DAY))
-    folder = publish(book(night))
+    folder = publish(book(compute(DAY)))
     assert reconcile(DAY) == folder
     assert store.read_json(f"{folder}/manifest.json")["rows"] == {"payouts": 0, "credits": 0}
 
 
 def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, store):
-    from tasks.book import book
-    from tasks.publish import publish
-
     following = "2026-11-20"
     store.write_table(f"outputs/day={following}/part.parquet", outputs_frame(following))
-    nights = [compute(freeze(day)) for day in (DAY, following)]
+    nights = [compute(day) for day in (DAY, following)]
     publish(book(nights[0]))
     store.remove(f"exports/payouts/day={DAY}/current.json")
     publish(book(nights[1]))
@@ -157,9 +152,7 @@ def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, st
 
 
 def test_a_table_changed_after_its_stage_is_not_booked(ready, store):
-    from tasks.book import book
-
-    night = compute(freeze(DAY))
+    night = compute(DAY)
     shares = store.read_table(f"{night}/shares.parquet")
     store.write_table(f"{night}/shares.parquet", shares.reverse())
     with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
@@ -173,13 +166,6 @@ def test_a_day_that_is_not_over_is_refused(ready, store):
 
 
 def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, tmp_path):
-    from datetime import date
-
-    from rich.console import Console
-
-    from infra import demo
-    from tasks.settings import load
-
     before = store.read("corpus/examples.parquet")
     with pytest.raises(InputError, match=r"examples.parquet: expected the demo's corpus, or none, found a table that"):
         demo._corpus(store, load(), Console(quiet=True))
