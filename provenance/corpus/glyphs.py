@@ -54,10 +54,7 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, size: int) -
     enough = {name: letters for name, letters in by_owner.items() if len(letters) >= LEAST + held_out_each}
     if not enough:
         raise ContractError(
-            "glyph corpus",
-            expected=f"one of the packages {', '.join(PACKAGES)}",
-            found="none",
-            hint="Run make workloads.",
+            "glyph corpus", expected=f"one of the packages {', '.join(PACKAGES)}", found="none", hint="Run make workloads."
         )
     chosen = sorted(enough, key=lambda name: hashlib.sha256(name.encode()).digest())[:owners]
     rows: list[dict[str, object]] = []

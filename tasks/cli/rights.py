@@ -285,8 +285,7 @@ def rights_explain(
 
 @app.command("summary")
 def rights_summary(
-    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20,
-    as_json: AsJson = False,
+    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20, as_json: AsJson = False
 ) -> None:
     """How many works of the corpus in force have terms of which class, whose words differ, and what is in quarantine.
 

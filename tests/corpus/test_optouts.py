@@ -226,12 +226,7 @@ def test_choices_and_disputes_say_who_stands_behind_a_work():
 def test_what_several_dispute_waits_apart_from_what_one_of_them_does():
     opened, closed = [TODAY, TODAY, TODAY + 4 * DAY], [None, TODAY + DAY, TODAY + 5 * DAY]
     disputes = pl.DataFrame(
-        {
-            "work_id": ["c"] * 3,
-            "owner_id": ["eve", "ann", "dee"],
-            "opened_on": opened,
-            "closed_on": closed,
-        },
+        {"work_id": ["c"] * 3, "owner_id": ["eve", "ann", "dee"], "opened_on": opened, "closed_on": closed},
         schema_overrides={"closed_on": pl.Date},
     )
     names = [dispute_names(disputes, TODAY + n * DAY)["dispute"].item() for n in range(8)]

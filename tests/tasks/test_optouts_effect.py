@@ -51,10 +51,7 @@ def with_copy(frames):
     )  # fmt: skip
     claims = frames["claims"].with_columns(valid_from=pl.lit(date(2020, 1, 1)))
     mine = {"work_id": "copied", "owner_id": "owner-3", "stake_ppb": PPB, "valid_from": date(2024, 1, 1)}
-    return frames | {
-        "examples": pl.concat([frames["examples"], copied]),
-        "claims": pl.concat([claims, pl.DataFrame([mine])]),
-    }
+    return frames | {"examples": pl.concat([frames["examples"], copied]), "claims": pl.concat([claims, pl.DataFrame([mine])])}
 
 
 def shares(store, folder):
@@ -308,11 +305,7 @@ def test_who_owned_a_work_is_told_for_a_day_as_it_was_believed_at_a_time(place, 
     code, told, _ = command_line("rights", "claims", "work-2-0", "--day", "2026-11-20", "--json")
     assert (code, json.loads(told)["stakes"][0]["owner_id"]) == (0, "owner-3")
     code, told, _ = command_line("rights", "claims", "work-1-0", "--day", "2026-11-20")
-    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, name in told) == (
-        0,
-        True,
-        True,
-    )
+    assert (code, "Disputed by eve since 2026-11-20: a letter" in told, name in told) == (0, True, True)
 
     frozen = load_night(store, run(STAGES[0], DAY))
     held = parties(frozen.read_corpus(store, "work_id", "owner_id"), frozen.read_claims(store), frozen.date)

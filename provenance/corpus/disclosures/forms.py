@@ -219,11 +219,7 @@ def _question(question: Question) -> dict[str, Any]:
         "oneOf": [
             _object(
                 same
-                | {
-                    "status": {"const": ANSWERED},
-                    "answer": kinds[question.kind],
-                    "said_by": {"enum": ["provider", "tables"]},
-                }
+                | {"status": {"const": ANSWERED}, "answer": kinds[question.kind], "said_by": {"enum": ["provider", "tables"]}}
             ),
             _object(same | {"status": {"enum": without}, "answer": {"type": "null"}, "said_by": {"type": "null"}}),
         ]

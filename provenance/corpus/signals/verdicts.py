@@ -67,12 +67,7 @@ class Weighed:
 
 
 def verdicts(
-    signals: pl.DataFrame,
-    uris: Iterable[str],
-    use: str = "train",
-    *,
-    now: datetime | None = None,
-    days: int | None = None,
+    signals: pl.DataFrame, uris: Iterable[str], use: str = "train", *, now: datetime | None = None, days: int | None = None
 ) -> pl.DataFrame:
     """What the signals say of a use of each address.
 
@@ -99,12 +94,7 @@ def verdicts(
 
 
 def weigh(
-    signals: pl.DataFrame,
-    uri: str,
-    use: str = "train",
-    *,
-    now: datetime | None = None,
-    days: int | None = None,
+    signals: pl.DataFrame, uri: str, use: str = "train", *, now: datetime | None = None, days: int | None = None
 ) -> tuple[bool | None, list[Weighed]]:
     """The verdict on one address, and every signal on it, those that count first; arguments as in `verdicts`."""
     return _weigh(_in_force(signals), uri, use, now, days)
