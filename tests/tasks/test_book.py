@@ -1,20 +1,14 @@
 """A night whose shares are there, booked and published."""
 
-import importlib.util
-
 import killing
 import pytest
+from paid import bench
 from samples import create_database
 
 from provenance.core.store import Store
 from tasks.book import book
 from tasks.publish import publish
 from tasks.reconcile import reconcile
-from tasks.settings import CHECKOUT
-
-spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "bench/settlement.py")
-bench = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bench)
 
 
 @pytest.fixture
