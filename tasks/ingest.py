@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from provenance.core.contracts import CORPORA
-from provenance.core.errors import did_you_mean
 from provenance.corpus import records
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
-from provenance.corpus.licences import of_unknown_works, rights_of
-from provenance.corpus.policy import CLASSES, read_policy
+from provenance.corpus.licences import rights_of
+from provenance.corpus.policy import read_policy
 from provenance.corpus.quality import read_rules
 from provenance.corpus.shards import freeze_corpus
 from provenance.corpus.sources import source_ids
@@ -26,7 +25,6 @@ from tasks.sources import registry_in_force
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
-    from provenance.corpus.examples import Corpus
 
 log = logging.getLogger("provenance.ingest")
 
@@ -64,7 +62,6 @@ def ingest() -> str:
         frozen.unmatched.rows,
         duplicates.height,
     )
-    _tell_rights(corpus, rights)
     return frozen.digest
 
 
@@ -73,27 +70,3 @@ def _record(store: Store, corpus: str, now: datetime) -> None:
     known = records.read(store, CORPORA)["corpus_sha256"]
     if known.is_empty() or known[-1] != corpus:
         records.append(store, CORPORA, pl.DataFrame([{"corpus_sha256": corpus, "in_force_since": now}]), now=now)
-
-
-def _tell_rights(corpus: Corpus, rights: pl.DataFrame) -> None:
-    """What the terms of works come to, and what a person should look at."""
-    by_class = dict(rights["licence_class"].value_counts().iter_rows())
-    counted = {name: rights.filter(pl.col(name) != "").height for name in ("conflict", "expired", "quarantine")}
-    log.info(
-        "rights of %d works: %s; words differ about %d, assertions on %d have expired",
-        rights.height,
-        ", ".join(f"{by_class[name]} {name}" for name in CLASSES if name in by_class),
-        counted["conflict"],
-        counted["expired"],
-    )
-    if counted["quarantine"]:
-        log.warning(
-            "%d works are in quarantine: models to come are not to be trained on them, models that hold them still owe. "
-            "`provenance rights summary` says why",
-            counted["quarantine"],
-        )
-    strange = of_unknown_works(corpus.examples, corpus.assertions)["work_id"].unique().sort()
-    if len(strange):
-        known = corpus.examples["work_id"].unique().sort()
-        first = f"{strange[0]!r}. {did_you_mean(strange[0], known)}".strip()
-        log.warning("assertions on %d works that the corpus does not have change nothing, the first: %s", len(strange), first)

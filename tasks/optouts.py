@@ -111,10 +111,10 @@ def recorded(store: Store, known: datetime | None = None) -> pl.DataFrame:
     return records.read(store, OPTOUTS, known=known)
 
 
-def corpora(store: Store, known: datetime | None = None) -> list[str]:
+def corpora(store: Store) -> list[str]:
     """Digests of the corpora that have been in force, the latest last, as far as they are still there."""
-    names = records.read(store, CORPORA, known=known)["corpus_sha256"].to_list()
-    if known is None and store.exists(CURRENT):
+    names = records.read(store, CORPORA)["corpus_sha256"].to_list()
+    if store.exists(CURRENT):
         names.append(store.read_json(CURRENT)["digest"])  # put in force before there was a record of it
     found = dict.fromkeys(reversed(names))
     return [name for name in reversed(found) if store.exists(corpus_key(name))]

@@ -86,11 +86,11 @@ def keep(store: Store, report: Report, now: datetime) -> str:
         store.write(f"{stem}.json", data)
     for found in report.findings:
         if found.level in {WARN, BLOCK}:
-            counted = found.counted
-            log.warning("%s: %d of %d %s (%s)", found.level, counted.count, counted.total, found.meaning, found.rule)
+            told = (found.level, found.count, found.total, found.meaning, found.rule, found.names[0])
+            log.warning("%s: %d of %d %s (%s), the first: %r", *told)
     log.info("report on the delivery: %s.html", store.locate(stem))
     if report.blocking:
-        because = "; ".join(f"{found.counted.count} of {found.counted.total} {found.meaning}" for found in report.blocking)
+        because = "; ".join(f"{found.count} of {found.total} {found.meaning}" for found in report.blocking)
         raise CheckFailed(f"the delivery is not put in force: {because}. The report: {store.locate(stem)}.html")
     return f"{stem}.html"
 

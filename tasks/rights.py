@@ -16,6 +16,7 @@ from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.corpus import records
 from provenance.corpus.clearance import TRAIN, is_copy_of
+from provenance.corpus.examples import delivered
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, read_policy
@@ -231,9 +232,8 @@ def _examples(store: Store, corpus: FrozenCorpus, folder: str, work_id: str) -> 
     """A work's examples; those that are held out of training are not frozen, and stand in the delivery alone."""
     frames = [store.read_table(part.key, columns=COLUMNS).filter(pl.col("work_id") == work_id) for part in corpus.shards]
     found = pl.concat(frames)
-    delivered = f"{folder}/examples.parquet"
-    if not found.is_empty() or not store.exists(delivered):
+    table, _ = delivered(store, folder, "examples")
+    if not found.is_empty() or table is None:
         return found
-    table = store.read_table(delivered)
     known = table.select(name for name in COLUMNS if name in table.columns).filter(pl.col("work_id") == work_id)
     return pl.concat([found, known.with_columns(split=pl.lit("held_out"))], how="diagonal_relaxed")

@@ -12,7 +12,7 @@ from tasks.screens import titled
 from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -65,25 +65,21 @@ def ownership_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for title, rows in (("Claims in force", found["stakes"]), ("Claims of other days", found["others"])):
         if not rows:
             continue
-        table = titled(title)
-        for heading in ("owner", "stake", "from", "to", "choice", "evidence"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "stake" else "left")
-        for row in rows:
-            days = (str(row["valid_from"] or "always"), str(row["valid_to"] or "open"))
-            said = (row.get("choice") or "", row["evidence"] or "")
-            table.add_row(cell(row["owner_name"]), f"{row['stake_ppb'] / PPB:.4%}", *days, *map(cell, said))
-        yield table
+        held = [
+            (
+                row["owner_name"], f"{row['stake_ppb'] / PPB:.4%}", str(row["valid_from"] or "always"),
+                str(row["valid_to"] or "open"), row.get("choice") or "", row["evidence"] or "",
+            )
+            for row in rows
+        ]  # fmt: skip
+        yield _table(title, ("owner", "stake", "from", "to", "choice", "evidence"), held, right=("stake",))
     if found["unmatched_reason"]:
         yield line(f"No owner is known; the delivery says: {found['unmatched_reason']}")
     for dispute in found["disputes"]:
         yield line(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", style="yellow")
     if found["parties"]:
-        table = titled("For whom its money is booked")
-        for heading in ("account", "for", "part"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "part" else "left")
-        for row in found["parties"]:
-            table.add_row(row["account"], cell(row["party_id"]), f"{row['stake_ppb'] / PPB:.4%}")
-        yield table
+        booked = [(row["account"], row["party_id"], f"{row['stake_ppb'] / PPB:.4%}") for row in found["parties"]]
+        yield _table("For whom its money is booked", ("account", "for", "part"), booked, right=("part",))
     else:
         yield line("All of it is held out: no model is trained on it, and nothing is booked for it.", style="yellow")
 
@@ -98,13 +94,9 @@ def summary_screen(found: Mapping[str, Any], *, most: int) -> Iterator[Renderabl
     titles = {"conflicts": "Words differ", "expired": "Words that are good no more", "quarantine": "Not for models to come"}
     for key, title in titles.items():
         if rows := found[key]:
-            table = titled(f"{title}: {sum(row['works'] for row in rows)} works")
-            table.add_column("works", justify="right")
-            table.add_column("because", overflow="fold")
-            table.add_column("such as", overflow="fold")
-            for row in rows[:most]:
-                table.add_row(str(row["works"]), cell(row["because"]), cell(row["such_as"]))
-            yield table
+            shown = [(str(row["works"]), row["because"], row["such_as"]) for row in rows[:most]]
+            headings = ("works", "because", "such as")
+            yield _table(f"{title}: {sum(row['works'] for row in rows)} works", headings, shown, right=("works",))
             if len(rows) > most:
                 yield line(f"and {len(rows) - most} more reasons (--most {len(rows)} lists them)", style="dim")
 
@@ -141,13 +133,8 @@ def source_screen(source: Mapping[str, Any], of_it: pl.DataFrame) -> Iterator[Re
             yield line(f"{what}: {', '.join(names)}")
     for name in source["conflicts"]:
         yield line(f"contradicts: {name}, which its records list and which is kept apart as another work's", style="yellow")
-    table = titled("Records")
-    for heading in ("collected", "by", "at", "evidence"):
-        table.add_column(heading, overflow="fold")
-    for row in of_it.iter_rows(named=True):
-        said = (f"{row['acquired_at']:%Y-%m-%d}", row["collector"], row["source_uri"], row["evidence"])
-        table.add_row(*map(cell, said))
-    yield table
+    said = of_it.select(pl.col("acquired_at").dt.strftime("%Y-%m-%d"), "collector", "source_uri", "evidence")
+    yield _table("Records", ("collected", "by", "at", "evidence"), said.rows())
 
 
 def optouts_screen(rows: pl.DataFrame) -> Iterator[RenderableType]:
@@ -201,13 +188,20 @@ def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
-    table = titled("Who says what of its terms")
-    for heading in ("who", "terms", "class", "when", "evidence", "counts?"):
-        table.add_column(heading, overflow="fold")
+    rows = []
     for row in assertions:
         who = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
         when = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
         evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
-        cells = (who, row["licence"], row["licence_class"], when, evidence, row["standing"])
-        table.add_row(*map(cell, cells))
+        rows.append((who, row["licence"], row["licence_class"], when, evidence, row["standing"]))
+    return _table("Who says what of its terms", ("who", "terms", "class", "when", "evidence", "counts?"), rows)
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+    """Rows of strangers' texts, folded where a screen is narrow."""
+    table = titled(title)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
+    for row in rows:
+        table.add_row(*map(cell, row))
     return table

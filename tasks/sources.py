@@ -19,6 +19,7 @@ from provenance.core.store import sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
 from provenance.corpus.canonical import canonical, says_where
+from provenance.corpus.examples import delivered
 from provenance.corpus.sources import distinct, registry, source_ids
 from tasks.settings import load
 
@@ -151,14 +152,12 @@ def import_sources(
     read = [_read_list(path, collector, moment) for path in each(paths)]
     there, told = distinct(records.read(store, SOURCES)), []
     for path, (good, bad) in zip(paths, read, strict=True):
-        fresh = _without(good, there)
         kept = ""
         if not bad.is_empty():
             data = to_parquet(bad.drop("expected"))
             kept = f"{REJECTED}/{sha256(data)}.parquet"
             store.create(kept, data)
-        if not fresh.is_empty():
-            records.append(store, SOURCES, fresh, now=moment)
+        fresh = _add(store, good, there, moment)
         there = pl.concat([there, fresh])
         kinds = bad.group_by("expected", maintain_order=True).agg(pl.len(), pl.col("why").first())
         problems = tuple(f"{count:,} such as {why}" for _, count, why in kinds.iter_rows())
@@ -173,16 +172,13 @@ def register_delivered() -> int:
     """The stage `rights.sources`: add the delivery's `sources.parquet`, if it has one; returns how many records were new."""
     settings = load()
     store = settings.store.open()
-    key = f"{settings.corpus.folder}/sources.parquet"
-    if not store.exists(key):
-        log.info("sources: the delivery has no %s", key)
+    found, file = delivered(store, settings.corpus.folder, "sources")
+    if found is None:
+        log.info("sources: the delivery has no %s", file)
         return 0
-    delivered = conform(SOURCES, store.read_table(key), store.locate(key))
-    named = delivered.with_columns(pl.col("identifiers").fill_null([])).select(SOURCES.schema.names())
-    fresh = _without(named, distinct(records.read(store, SOURCES)))
-    if not fresh.is_empty():
-        records.append(store, SOURCES, fresh)
-    log.info("sources of %s: %d new, %d known", key, fresh.height, delivered.height - fresh.height)
+    named = conform(SOURCES, found, file).with_columns(pl.col("identifiers").fill_null([])).select(SOURCES.schema.names())
+    fresh = _add(store, named, distinct(records.read(store, SOURCES)))
+    log.info("sources of %s: %d new, %d known", file, fresh.height, found.height - fresh.height)
     return fresh.height
 
 
@@ -221,12 +217,15 @@ def show_source(store: Store, name: str, known: datetime | None = None) -> tuple
     return row, said.filter(of_it.fill_null(value=False)).sort("acquired_at", maintain_order=True)
 
 
-def _without(good: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
-    """The different rows that are not there yet."""
+def _add(store: Store, good: pl.DataFrame, there: pl.DataFrame, now: datetime | None = None) -> pl.DataFrame:
+    """Add the different rows that are not there yet to the records; returns them."""
     marked = pl.concat([there.with_columns(_new=pl.lit(value=False)), distinct(good).with_columns(_new=pl.lit(value=True))])
     listed = marked.with_columns(_listed=pl.col("identifiers").list.join("\x00"))
     what = [name for name in listed.columns if name not in {"identifiers", "_new"}]
-    return listed.unique(what, keep="first", maintain_order=True).filter("_new").select(SOURCES.schema.names())
+    fresh = listed.unique(what, keep="first", maintain_order=True).filter("_new").select(SOURCES.schema.names())
+    if not fresh.is_empty():
+        records.append(store, SOURCES, fresh, now=now)
+    return fresh
 
 
 def _read_list(path: Path, collector: str, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
-from samples import create_database, new_bucket, s3_server, train_counterfactuals, train_tiny
+from samples import create_database, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
+from servers import s3_server
 
 from provenance.core.store import Store
 
@@ -76,8 +77,7 @@ def bucket(s3) -> Store:
 def books(store, database, tmp_path, monkeypatch) -> Store:
     """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
     named = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
-    for name, value in named.items():
-        monkeypatch.setenv(f"PROVENANCE_{name}", value)
+    enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in named.items()})
     return store
 
 
@@ -92,20 +92,8 @@ def environment(monkeypatch, tmp_path, tiny_model, database):
     """Settings of a night on the tiny corpus and model, in the environment; returns a function that overrides some."""
 
     def configure(store: Store, **extra: str) -> None:
-        values = {
-            "STORE__URL": store.url,
-            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
-            "DATABASE__URL": database,
-            "MODEL__FOLDER": str(tiny_model),
-            "MODEL__CACHE": str(tmp_path / "cache"),
-            "CORPUS__SHARD_EXAMPLES": "8",
-            "CLUSTER__WORKERS": "1",
-            "SIGNALS__COLLECT": "false",
-            "LINEAGE__FOLDER": str(tmp_path / "lineage"),
-            **extra,
-        }
-        for name, value in values.items():
-            monkeypatch.setenv(f"PROVENANCE_{name}", value)
+        few = {"CORPUS__SHARD_EXAMPLES": "8", "CLUSTER__WORKERS": "1"}
+        enter(monkeypatch, settings_of(store, database, tiny_model, tmp_path, **(few | extra)))
 
     return configure
 

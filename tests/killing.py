@@ -57,20 +57,26 @@ def at_every_boundary(module, stage, *arguments):
 
 def run(module, stage, count, environment, *arguments):
     """Stand in a process of its own."""
+    os.environ.update(environment)
+    die_after(count)
+    getattr(importlib.import_module(module), stage)(*arguments)
+
+
+def die_after(count, word=""):
+    """Have this process kill itself right after its n-th write to a key with a word in it, or booking, if that is the word."""
     from provenance.settlement import books
 
-    os.environ.update(environment)
     left = [count]
 
-    def survive():
-        left[0] -= 1
+    def survive(what):
+        left[0] -= word in what
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def deadly(method):
         def write(self, key, data):
             outcome = method(self, key, data)
-            survive()
+            survive(key)
             return outcome
 
         return write
@@ -81,8 +87,7 @@ def run(module, stage, count, environment, *arguments):
     def booked(engine):
         with alone(engine) as connection:
             yield connection
-        survive()
+        survive("booking")
 
     books.alone = booked
     Store.write, Store.create = deadly(Store.write), deadly(Store.create)
-    getattr(importlib.import_module(module), stage)(*arguments)

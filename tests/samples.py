@@ -1,21 +1,12 @@
 """Small inputs that tests share, and the servers that they need."""
 
-import contextlib
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 import sqlalchemy as sa
+from servers import weed_ports
 
 from provenance.core.store import Store
 
@@ -110,6 +101,27 @@ def lay_out(folder, count: int = 8) -> None:
     outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
 
 
+def settings_of(store: Store, database: str, model: Path, folder: Path, **more: str) -> dict[str, str]:
+    """The environment of nights on a store; what they keep besides lies in a folder, and nobody is asked for signals."""
+    values = {
+        "STORE__URL": store.url,
+        "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
+        "DATABASE__URL": database,
+        "MODEL__FOLDER": str(model),
+        "MODEL__CACHE": f"{folder}/cache",
+        "SETTLEMENT__KEY": f"{folder}/signing.pem",
+        "LINEAGE__FOLDER": f"{folder}/lineage",
+        "SIGNALS__COLLECT": "false",
+    }
+    return {f"PROVENANCE_{name}": value for name, value in (values | more).items()}
+
+
+def enter(patch, environment: dict[str, str]) -> None:
+    """Make an environment that of this process."""
+    for name, value in environment.items():
+        patch.setenv(name, value)
+
+
 def create_database(postgres: str, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -157,67 +169,8 @@ def train_counterfactuals(folder: Path, model: Path, trainings: int) -> Path:
 def stack_settings(folder: Path, **ports: int) -> Path:
     """Settings of a stack in a folder, on free ports."""
     names = ("airflow", "metrics", "s3", "postgres", "dask", "dashboard", "seaweed")
-    # SeaweedFS also listens on ports + 10000.
-    free = {name: port - 20_000 if port > 45_000 else port for name, port in zip(names, free_ports(7), strict=True)}
+    free = dict(zip(names, weed_ports(7), strict=True))
     lines = [f'folder = "{folder}/stack"', "[ports]", *(f"{name} = {port}" for name, port in (free | ports).items())]
     path = folder / "stack.toml"
     path.write_text("\n".join(lines))
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def s3_ports() -> list[int]:
-    """Free ports for an S3 server's parts: SeaweedFS also listens on each port + 10000."""
-    return [port - 20_000 if port > 45_000 else port for port in free_ports(4)]
-
-
-@contextlib.contextmanager
-def s3_server(folder: Path, ports: Sequence[int] = ()):
-    """A real S3 server (SeaweedFS) on a folder: its endpoint, with credentials in the environment."""
-    config = folder / "s3.json"
-    keys = {"accessKey": "test-access", "secretKey": "test-secret"}
-    actions = ["Admin", "Read", "List", "Tagging", "Write"]
-    config.write_text(json.dumps({"identities": [{"name": "pipeline", "credentials": [keys], "actions": actions}]}))
-    master, volume, filer, port = ports or s3_ports()
-    weed = Path(sys.executable).with_name("weed")
-    command = [
-        str(weed), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-master.port={master}",
-        f"-volume.port={volume}", f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={config}",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=500", "-master.telemetry=false",
-    ]  # fmt: skip
-    with (folder / "log").open("a") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    endpoint = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test-access",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{endpoint}/status", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < deadline, "SeaweedFS did not start"
-                time.sleep(0.3)
-        yield endpoint
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # its graceful stop takes half a minute, and the data is thrown away
-        server.wait(20)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -18,7 +18,7 @@ from provenance.core.errors import ContractError, InputError
 from provenance.core.store import canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 TRAIN = "train"
 # How reasons begin, by what speaks against a work.
@@ -196,29 +196,20 @@ def check_trained_on(manifest: Manifest, works: Mapping[str, list[str]], where: 
     Args:
         works: of the corpus, as `contents` has them.
     """
-    differ = sorted(_differing(manifest, works))
+    both = ((work, manifest.works.get(work, ()), works.get(work, ())) for work in sorted({*manifest.works, *works}))
+    differ = {work: (Counter(trained), Counter(here)) for work, trained, here in both if sorted(trained) != sorted(here)}
     if not differ:
         return
-    first = differ[0]
-    there, here = Counter(manifest.works.get(first, ())), Counter(works.get(first, ()))
-    lacking, unseen = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for work in differ:
-        trained, has = Counter(manifest.works.get(work, ())), Counter(works.get(work, ()))
-        lacking += Counter({(work, name): count for name, count in (trained - has).items()})
-        unseen += Counter({(work, name): count for name, count in (has - trained).items()})
+    first, (trained, here) = next(iter(differ.items()))
     found = (
-        f"work {first!r}: {(there - here).total()} of its {there.total()} examples are not in the corpus, "
-        f"{(here - there).total()} of the corpus's {here.total()} it was not trained on"
+        f"work {first!r}: {(trained - here).total()} of its {trained.total()} examples are not in the corpus, "
+        f"{(here - trained).total()} of the corpus's {here.total()} it was not trained on"
     )
+    lacking = sum((trained - here).total() for trained, here in differ.values())
+    unseen = sum((here - trained).total() for trained, here in differ.values())
     hint = (
-        f"In all {len(differ)} works differ: {lacking.total()} examples that it was trained on and the corpus has not, "
-        f"{unseen.total()} the other way. Ingest the corpus that it was trained on."
+        f"In all {len(differ)} works differ: {lacking} examples that it was trained on and the corpus has not, "
+        f"{unseen} the other way. Ingest the corpus that it was trained on."
     )
     expected = "the works that the corpus in force has for training"
     raise InputError(where, expected=expected, found=found, hint=hint)
-
-
-def _differing(manifest: Manifest, works: Mapping[str, list[str]]) -> Iterator[str]:
-    for work in {*manifest.works, *works}:
-        if sorted(manifest.works.get(work, ())) != sorted(works.get(work, ())):
-            yield work

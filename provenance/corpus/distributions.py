@@ -26,12 +26,11 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB, allocate
-from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.examples import Corpus, claimed, collected
 from provenance.corpus.notices import licence_files, notices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from importlib.metadata import Distribution, PackageMetadata
 
 PIECE_BYTES = (128, 256)
@@ -83,7 +82,7 @@ def terms_of(metadata: PackageMetadata) -> Terms:
     return Terms(owners, licence, evidence, "; ".join(missing) or None)
 
 
-def collect(lock: Path, *, distributions: int, examples_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
+def collect(lock: Path, *, distributions: int, examples_each: int) -> Corpus:
     """Collect a corpus from the installed distributions that a lock file names.
 
     Two say under which terms a work comes: the distribution's metadata, which is the aggregator's word (PyPI's), and its own
@@ -95,7 +94,6 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
 
     Args:
         lock: a requirements file with `name==version` lines.
-        progress: called with the name of each distribution taken.
     """
     names = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), flags=re.MULTILINE)
     rows: list[dict[str, object]] = []
@@ -106,12 +104,11 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
     for name in sorted(names, key=lambda n: hashlib.sha256(n.encode()).digest()):
         if taken == distributions:
             break
-        distribution = _installed(name)
+        distribution = installed(name)
         pieces = distribution and _pieces(distribution, examples_each)
         if not distribution or not pieces:
             continue
         taken += 1
-        progress(name)
         terms = terms_of(distribution.metadata)
         works = sorted({str(piece["work_id"]) for piece in pieces})
         common = {
@@ -126,12 +123,7 @@ def collect(lock: Path, *, distributions: int, examples_each: int, progress: Cal
         if terms.unmatched_reason is None:
             by_id = {owner_id(owner): owner for owner in terms.owners}
             owners |= by_id
-            stakes = allocate(PPB, [1] * len(by_id))
-            claims += [
-                {"work_id": work, "owner_id": owner, "stake_ppb": stake, "evidence": terms.evidence}
-                for work in works
-                for owner, stake in zip(by_id, stakes, strict=True)
-            ]
+            claims += claimed(pieces, list(by_id), terms.evidence)
     return collected(rows, claims, owners, assertions)
 
 
@@ -168,7 +160,7 @@ def collect_languages(languages: Sequence[Language], *, held_out_each: int, copi
     claims: list[dict[str, object]] = []
     owners: dict[str, str] = {}
     for language in languages:
-        distribution = _installed(language.distribution)
+        distribution = installed(language.distribution)
         pieces = distribution and _pieces(distribution, language.examples, language.suffix, FILES)
         terms = terms_of(distribution.metadata) if distribution else None
         if not pieces or terms is None or terms.unmatched_reason:
@@ -183,10 +175,7 @@ def collect_languages(languages: Sequence[Language], *, held_out_each: int, copi
         for who, (name, made) in makers.items():
             owners[who] = name
             rows += [piece | {"modality": "code", "licence_spdx": terms.licence_spdx} for piece in made]
-            claims += [
-                {"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": terms.evidence}
-                for work in sorted({str(piece["work_id"]) for piece in made})
-            ]
+            claims += claimed(made, [who], terms.evidence)
     return collected(rows, claims, owners)
 
 
@@ -251,7 +240,8 @@ def _licence(metadata: PackageMetadata) -> tuple[str | None, str | None]:
     return (" AND ".join(sorted(found)), f"Classifier {', '.join(classifiers)!r}") if found else (None, None)
 
 
-def _installed(name: str) -> Distribution | None:
+def installed(name: str) -> Distribution | None:
+    """A distribution, if it is there."""
     try:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from provenance.core.contracts import DECISIONS, DUPLICATES, conform, is_unclaimed, reject, unique
 from provenance.core.money import PPB, allocate
 from provenance.core.words import words
+from provenance.corpus.examples import delivered
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -71,11 +72,11 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
 
 def read_decisions(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
     """What people have decided about copies, checked; None where nothing is delivered."""
-    key = f"{folder}/decisions.parquet"
-    if not store.exists(key):
+    found, file = delivered(store, folder, "decisions")
+    if found is None:
         return None
-    decisions = conform(DECISIONS, store.read_table(key), store.locate(key))
-    check_decisions(decisions, examples, store.locate(key))
+    decisions = conform(DECISIONS, found, file)
+    check_decisions(decisions, examples, file)
     return decisions
 
 

@@ -24,13 +24,13 @@ from provenance.core.contracts import (
     unique,
 )
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB
+from provenance.core.money import PPB, allocate
 from provenance.core.store import digest
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.licences import check_assertions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
     from provenance.core.store import Store
@@ -77,74 +77,55 @@ def read_corpus(store: Store, folder: str) -> Corpus:
         ContractError: naming file, row, column, expected and found.
     """
     _only_parquet(store, folder)
-    examples_file = f"{folder}/examples.parquet"
-    if not store.exists(examples_file):
-        raise ContractError(
-            store.locate(examples_file),
-            expected="the examples of a corpus",
-            found="no such file",
-            hint="A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet.",
-        )
-    examples = check_examples(store.read_table(examples_file), store.locate(examples_file))
+    found, file = delivered(store, folder, "examples")
+    if found is None:
+        hint = "A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet."
+        raise ContractError(file, expected="the examples of a corpus", found="no such file", hint=hint)
+    examples = check_examples(found, file)
 
-    claims_file = f"{folder}/claims.parquet"
-    if store.exists(claims_file):
-        claims = check_claims(store.read_table(claims_file), store.locate(claims_file))
-        claims_source = store.locate(claims_file)
+    claims, claims_file = delivered(store, folder, "claims")
+    if claims is None:
+        claims, claims_file = _claims_of_examples(examples, file), file
     else:
-        claims = _claims_of_examples(examples, store.locate(examples_file))
-        claims_source = store.locate(examples_file)
+        claims = check_claims(claims, claims_file)
 
-    owners_file = f"{folder}/owners.parquet"
-    if store.exists(owners_file):
-        owners = conform(OWNERS, store.read_table(owners_file), store.locate(owners_file))
-        check_identifiers(owners, store.locate(owners_file), OF_OWNERS)
-        unique(OWNERS, owners, store.locate(owners_file))
-        known = owners["owner_id"].implode()
-        reject(
-            claims,
-            ~pl.col("owner_id").is_in(known),
-            claims_source,
-            "owner_id",
-            expected=f"an owner of {store.locate(owners_file)}",
-        )
-    else:
+    owners, owners_file = delivered(store, folder, "owners")
+    if owners is None:
         ids = claims["owner_id"].unique().sort()
-        owners = conform(OWNERS, pl.DataFrame({"owner_id": ids, "name": ids}), claims_source)
+        owners = conform(OWNERS, pl.DataFrame({"owner_id": ids, "name": ids}), claims_file)
+    else:
+        owners = conform(OWNERS, owners, owners_file)
+        check_identifiers(owners, owners_file, OF_OWNERS)
+        unique(OWNERS, owners, owners_file)
+        unknown = ~pl.col("owner_id").is_in(owners["owner_id"].implode())
+        reject(claims, unknown, claims_file, "owner_id", expected=f"an owner of {owners_file}")
 
     claimed = claims["work_id"].unique().implode()
     matched, marked = pl.col("work_id").is_in(claimed), pl.col("unmatched_reason").is_not_null()
-    reject(
-        examples,
-        ~matched & ~marked,
-        store.locate(examples_file),
-        "owner_id",
-        expected="an owner (owner_id, or claims on the work) or an unmatched_reason",
-        found="neither",
-    )
-    reject(
-        examples,
-        matched & marked,
-        store.locate(examples_file),
-        "unmatched_reason",
-        expected="nothing, since the work has an owner",
-    )
+    owned = "an owner (owner_id, or claims on the work) or an unmatched_reason"
+    reject(examples, ~matched & ~marked, file, "owner_id", expected=owned, found="neither")
+    reject(examples, matched & marked, file, "unmatched_reason", expected="nothing, since the work has an owner")
     # A work that nobody claims, now or later, goes by its name in escrow: no name may be taken for another kind of escrow.
     dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null())
     ends = pl.col("work_id").is_in(claims.filter(dated)["work_id"].unique().implode())
     for column in ("work_id", "owner_id"):
         named = pl.col(column).str.starts_with(HELD_FOR) | pl.col(column).str.starts_with(DISPUTED)
         expected = f"a name that does not begin with {HELD_FOR} or {DISPUTED}, as names in escrow do"
-        reject(examples, (marked | ends) & named, store.locate(examples_file), column, expected=expected)
-    assertions_file = f"{folder}/assertions.parquet"
-    asserted = store.read_table(assertions_file) if store.exists(assertions_file) else pl.DataFrame(schema=ASSERTIONS.schema)
+        reject(examples, (marked | ends) & named, file, column, expected=expected)
+    asserted, assertions_file = delivered(store, folder, "assertions")
     return Corpus(
         examples,
         claims,
         owners.sort("owner_id"),
         disputes=read_disputes(store, folder, examples),
-        assertions=check_assertions(asserted, store.locate(assertions_file)),
+        assertions=check_assertions(pl.DataFrame(schema=ASSERTIONS.schema) if asserted is None else asserted, assertions_file),
     )
+
+
+def delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | None, str]:
+    """A table of a delivery, if it has that, and where it lies or would."""
+    key = f"{folder}/{table}.parquet"
+    return store.read_table(key) if store.exists(key) else None, store.locate(key)
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
@@ -153,14 +134,25 @@ def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataF
     Raises:
         ContractError: naming file, row, column, expected and found.
     """
-    key = f"{folder}/disputes.parquet"
-    if not store.exists(key):
+    found, file = delivered(store, folder, "disputes")
+    if found is None:
         return None
-    disputes, file = conform(DISPUTES, store.read_table(key), store.locate(key)), store.locate(key)
+    disputes = conform(DISPUTES, found, file)
     unknown = ~pl.col("work_id").is_in(examples["work_id"].unique().implode())
     reject(disputes, unknown, file, "work_id", expected="a work of the examples")
     reject(disputes, pl.col("closed_on") < pl.col("opened_on"), file, "closed_on", expected="a day on or after opened_on")
     return disputes.sort("work_id", "opened_on", "owner_id") if disputes.height else None
+
+
+def claimed(pieces: Iterable[Mapping[str, Any]], owners: Sequence[str], evidence: str) -> list[dict[str, Any]]:
+    """Claims of owners, in equal parts, on the works of some pieces."""
+    stakes = dict(zip(owners, allocate(PPB, [1] * len(owners)), strict=True))
+    works = sorted({str(piece["work_id"]) for piece in pieces})
+    return [
+        {"work_id": work, "owner_id": owner, "stake_ppb": stake, "evidence": evidence}
+        for work in works
+        for owner, stake in stakes.items()
+    ]
 
 
 def collected(
@@ -233,9 +225,12 @@ def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
 
 def valid_on(claims: pl.DataFrame, day: date) -> pl.DataFrame:
     """The claims in force on a day."""
-    started = pl.col("valid_from").is_null() | (pl.col("valid_from") <= day)
-    ended = pl.col("valid_to").is_not_null() & (pl.col("valid_to") < day)
-    return claims.filter(started & ~ended)
+    return claims.filter(_is_within(pl.lit(day), "valid_from", "valid_to"))
+
+
+def _is_within(day: pl.Expr, first: str, last: str) -> pl.Expr:
+    """Whether a day is one of an interval, which has no beginning or no end where that is null."""
+    return (pl.col(first).fill_null(day) <= day) & (pl.col(last).fill_null(day) >= day)
 
 
 def with_choices(
@@ -268,8 +263,7 @@ def with_choices(
 
 def open_on(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
     """The disputes that are open on a day."""
-    over = pl.col("closed_on").is_not_null() & (pl.col("closed_on") < day)
-    return disputes.filter((pl.col("opened_on") <= day) & ~over)
+    return disputes.filter(_is_within(pl.lit(day), "opened_on", "closed_on"))
 
 
 def dispute_names(disputes: pl.DataFrame, day: date) -> pl.DataFrame:
@@ -369,9 +363,7 @@ def _totals(claims: pl.DataFrame) -> pl.DataFrame:
     ends = changing.select("work_id", day=pl.col("valid_to").dt.offset_by("1d"))
     before = starts.with_columns(pl.col("day").dt.offset_by("-1d"))
     days = pl.concat([before, starts, ends]).drop_nulls().unique()
-    inside = (pl.col("valid_from").fill_null(pl.col("day")) <= pl.col("day")) & (
-        pl.col("valid_to").fill_null(pl.col("day")) >= pl.col("day")
-    )
+    inside = _is_within(pl.col("day"), "valid_from", "valid_to")
     totals = days.join(changing, on="work_id").group_by("work_id", "day").agg(total=pl.col("stake_ppb").filter(inside).sum())
     return pl.concat([constant, totals]).sort("work_id", "day")
 

@@ -7,19 +7,17 @@ example one letter of it, drawn as a small grey image.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB
-from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.distributions import installed, owner_id
+from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 PACKAGES = (
     "font-amatic-sc", "font-caladea", "font-fjallaone", "font-fredoka-one", "font-hanken-grotesk", "font-intuitive",
@@ -30,9 +28,7 @@ LEAST = 8
 DESIGNER, MANUFACTURER, LICENCE = 9, 8, 13
 
 
-def collect(
-    *, owners: int, examples_each: int, held_out_each: int, size: int, progress: Callable[[str], None] = lambda _: None
-) -> Corpus:
+def collect(*, owners: int, examples_each: int, held_out_each: int, size: int) -> Corpus:
     """Collect letters from the typefaces of the packages in `PACKAGES`.
 
     Fonts and letters are taken in the order of a digest of their names. An owner with fewer than `LEAST` for
@@ -43,7 +39,6 @@ def collect(
         examples_each: letters of each that the model is trained on, at most.
         held_out_each: letters of each that it never sees.
         size: height and width of the images in pixels.
-        progress: called with the name of each font taken.
 
     Raises:
         ContractError: none of the packages is installed.
@@ -59,16 +54,12 @@ def collect(
     enough = {name: letters for name, letters in by_owner.items() if len(letters) >= LEAST + held_out_each}
     if not enough:
         raise ContractError(
-            "glyph corpus",
-            expected=f"one of the packages {', '.join(PACKAGES)}",
-            found="none",
-            hint="Run make workloads.",
+            "glyph corpus", expected=f"one of the packages {', '.join(PACKAGES)}", found="none", hint="Run make workloads."
         )
     chosen = sorted(enough, key=lambda name: hashlib.sha256(name.encode()).digest())[:owners]
     rows: list[dict[str, object]] = []
     claims = []
     for name in chosen:
-        progress(name)
         order = sorted(enough[name], key=lambda at: hashlib.sha256(f"{at['work_id']}/{at['letter']}".encode()).digest())
         drawn = order[: held_out_each + examples_each]
         for number, at in enumerate(drawn):
@@ -83,18 +74,13 @@ def collect(
                     "split": "held_out" if number < held_out_each else "train",
                 }
             )
-        claims += [
-            {"work_id": work, "owner_id": owner_id(name), "stake_ppb": PPB, "evidence": f"name table: {name}"}
-            for work in sorted({at["work_id"] for at in drawn})
-        ]
+        claims += claimed(drawn, [owner_id(name)], f"name table: {name}")
     return collected(rows, claims, {owner_id(name): name for name in chosen})
 
 
 def _fonts(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:
     for package in packages:
-        try:
-            distribution = importlib.metadata.distribution(package)
-        except importlib.metadata.PackageNotFoundError:
+        if (distribution := installed(package)) is None:
             continue
         for file in sorted(distribution.files or [], key=str):
             if file.suffix in {".ttf", ".otf"} and "LastResort" not in file.name:  # which draws the same box for all

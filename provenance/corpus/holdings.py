@@ -42,9 +42,8 @@ def find_holders(examples: pl.DataFrame, claims: pl.DataFrame, day: date, cluste
         rule: `earliest`, `equal` or `off`, as `Contract.duplicates`.
     """
     found = examples.join(clusters.select("example_id", "cluster_id"), on="example_id")
-    if rule == "off" or found.is_empty():
-        members = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String, "part": pl.Float64})
-        return Clusters(members, claimants(pl.DataFrame(schema=_HELD), rule="equal"))
+    if rule == "off":
+        found = found.clear()
     works = found.select("cluster_id", "work_id").unique()
     held = held_since(found, claims, day).join(works, on="work_id")
     part = (1 / pl.len().over("cluster_id")).alias("part")
@@ -70,13 +69,3 @@ def holdings(examples: pl.DataFrame, claims: pl.DataFrame, day: date, clusters: 
     found = found.with_columns(pl.col("part") * pl.col("stake_ppb") / PPB)
     found = found.join(own, on=["work_id", *PARTY], how="left").with_columns(pl.col("own").fill_null(False))
     return found.select("example_id", "work_id", *PARTY, "part", "own").sort("example_id", *PARTY)
-
-
-_HELD = {
-    "cluster_id": pl.String,
-    "account": pl.String,
-    "party_id": pl.String,
-    "stake_ppb": pl.Int64,
-    "claimed": pl.Boolean,
-    "since": pl.Date,
-}

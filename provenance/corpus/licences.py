@@ -198,11 +198,6 @@ def terms_of(licences: Iterable[str], policy: RightsPolicy) -> dict[str, Terms]:
     return {licence: classify(licence, policy) for licence in sorted(set(licences))}
 
 
-def of_unknown_works(examples: pl.DataFrame, assertions: pl.DataFrame) -> pl.DataFrame:
-    """The assertions on works that the corpus does not have."""
-    return assertions.join(examples.select("work_id").unique(), on="work_id", how="anti", maintain_order="left")
-
-
 def _of_expression(expression: Any, policy: RightsPolicy) -> tuple[Class, str]:
     operator, terms = spdx.parts(expression)
     if operator == "":

@@ -7,7 +7,7 @@ the part at which the delivery is not put in force.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from provenance.core.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -32,6 +32,7 @@ MEASURES = {
     "quarantined": "works that no model to come may be trained on, by the policy",
     "conflicts": "works of whose terms two say different things",
     "expired": "assertions of terms whose evidence has expired",
+    "strays": "assertions of terms about works that are not delivered, which change nothing",
     "disputed": "works that are in dispute",
     "copies": "examples that have a copy, exact or near",
     "sourceless": "works that do not say where they were collected",
@@ -57,28 +58,21 @@ class Rule(BaseModel):
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What a measure found: how many of how many, and the first of them by name."""
+class Finding:
+    """What a measure found, how many of how many and the first of them by name, held against its rule."""
 
+    measure: str
+    meaning: str
+    level: str
+    rule: str
     count: int
     total: int
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]
 
     @property
     def part(self) -> float:
         """Of all; nothing of nothing is nothing."""
         return self.count / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A measure held against its rule."""
-
-    measure: str
-    meaning: str
-    counted: Counted
-    level: str
-    rule: str
 
 
 @dataclass(frozen=True)
@@ -127,18 +121,7 @@ class Report:
             "examples": self.examples,
             "owners": self.owners,
             "classes": self.classes.to_dicts(),
-            "findings": [
-                {
-                    "measure": finding.measure,
-                    "meaning": finding.meaning,
-                    "level": finding.level,
-                    "rule": finding.rule,
-                    "count": finding.counted.count,
-                    "total": finding.counted.total,
-                    "names": list(finding.counted.names),
-                }
-                for finding in self.findings
-            ],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
 
@@ -171,9 +154,10 @@ def read_rules(path: Path) -> dict[str, Rule]:
 def assess(delivery: Delivery, rules: Mapping[str, Rule], now: datetime) -> Report:
     """Count everything, and hold it against the rules; what has no rule is counted all the same."""
     findings = []
-    for measure, counted in _measured(delivery, now).items():
+    for measure, (count, total, names) in _measured(delivery, now).items():
         rule = rules.get(measure, Rule())
-        findings.append(Finding(measure, MEASURES[measure], counted, _level(counted, rule), _spelt(rule)))
+        level = _level(count / total if total else 0.0, rule)
+        findings.append(Finding(measure, MEASURES[measure], level, _spelt(rule), count, total, tuple(names[:NAMED])))
     classes = (
         delivery.works.group_by("licence_class", "asserted_by")
         .agg(works=pl.len(), examples=pl.col("examples").sum())
@@ -182,43 +166,40 @@ def assess(delivery: Delivery, rules: Mapping[str, Rule], now: datetime) -> Repo
     return Report(delivery.works.height, delivery.examples, delivery.owners, classes, tuple(findings))
 
 
-def _measured(delivery: Delivery, now: datetime) -> dict[str, Counted]:
+def _measured(delivery: Delivery, now: datetime) -> dict[str, tuple[int, int, Sequence[str]]]:
+    """By measure: how many, of how many, and their names."""
     works, claims, assertions = delivery.works, delivery.claims, delivery.assertions
+    copies = delivery.duplicates["example_id"].sort()
     column = pl.col
-
-    def of_works(bad: pl.Expr) -> Counted:
-        return _counted(works, bad, "work_id")
-
     return {
-        "unmatched": of_works(column("unmatched")),
-        "unclaimed": of_works(~column("unmatched") & ~column("claimed")),
-        "unspecified": of_works(column("licence_class") == "unspecified"),
-        "forbidden": of_works(column("licence_class") == "forbidden"),
-        "quarantined": of_works(column("quarantine") != ""),
-        "conflicts": of_works(column("conflict") != ""),
-        "expired": _counted(assertions, column("expires_at") <= now, "work_id"),
-        "disputed": Counted(len(delivery.disputed), works.height, delivery.disputed[:NAMED]),
-        "copies": Counted(
-            delivery.duplicates.height, delivery.examples, tuple(delivery.duplicates["example_id"].sort()[:NAMED])
-        ),
-        "sourceless": of_works(column("source_uri").is_null()),
-        "undated": of_works(column("acquired_at").is_null()),
-        "unevidenced": _counted(claims, column("evidence").fill_null("") == "", "work_id"),
-        "sources": Counted(len(delivery.contradictions), delivery.sources, delivery.contradictions[:NAMED]),
+        "unmatched": _counted(works, column("unmatched")),
+        "unclaimed": _counted(works, ~column("unmatched") & ~column("claimed")),
+        "unspecified": _counted(works, column("licence_class") == "unspecified"),
+        "forbidden": _counted(works, column("licence_class") == "forbidden"),
+        "quarantined": _counted(works, column("quarantine") != ""),
+        "conflicts": _counted(works, column("conflict") != ""),
+        "expired": _counted(assertions, column("expires_at") <= now),
+        "strays": _counted(assertions, ~column("work_id").is_in(works["work_id"].implode())),
+        "disputed": (len(delivery.disputed), works.height, delivery.disputed),
+        "copies": (copies.len(), delivery.examples, copies.head(NAMED).to_list()),
+        "sourceless": _counted(works, column("source_uri").is_null()),
+        "undated": _counted(works, column("acquired_at").is_null()),
+        "unevidenced": _counted(claims, column("evidence").fill_null("") == ""),
+        "sources": (len(delivery.contradictions), delivery.sources, delivery.contradictions),
     }
 
 
-def _counted(frame: pl.DataFrame, bad: pl.Expr, name: str) -> Counted:
+def _counted(frame: pl.DataFrame, bad: pl.Expr) -> tuple[int, int, Sequence[str]]:
     found = frame.filter(bad.fill_null(value=False))
-    return Counted(found.height, frame.height, tuple(found[name].unique().sort()[:NAMED]))
+    return found.height, frame.height, found["work_id"].unique().sort().head(NAMED).to_list()
 
 
-def _level(counted: Counted, rule: Rule) -> str:
-    if rule.block is not None and counted.part > rule.block:
+def _level(part: float, rule: Rule) -> str:
+    if rule.block is not None and part > rule.block:
         return BLOCK
     if rule == Rule():
         return COUNTED
-    return WARN if rule.warn is not None and counted.part > rule.warn else GOOD
+    return WARN if rule.warn is not None and part > rule.warn else GOOD
 
 
 def _spelt(rule: Rule) -> str:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError
-from provenance.core.money import PPB
 from provenance.corpus.distributions import owner_id
-from provenance.corpus.examples import Corpus, collected
+from provenance.corpus.examples import Corpus, claimed, collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 REST, FIRST_DURATION = 128, 192
 DURATIONS = tuple(
@@ -55,7 +54,7 @@ SOURCES = (
 )  # fmt: skip
 
 
-def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Callable[[str], None] = lambda _: None) -> Corpus:
+def collect(*, owners: int, examples_each: int, held_out_each: int) -> Corpus:
     """Collect melodies from music21's corpus.
 
     Scores are taken in the order of a digest of their names. An owner with fewer than `LEAST` stretches for
@@ -65,7 +64,6 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
         owners: how many composers and collections, at most.
         examples_each: stretches of each that the model is trained on, at most.
         held_out_each: stretches of each that it never sees.
-        progress: called with the name of each owner taken.
 
     Raises:
         ContractError: music21 is not installed.
@@ -81,7 +79,6 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
     for source in SOURCES:
         if len(named) == owners:
             break
-        progress(source.owner)
         pieces = _pieces(root, source, wanted)
         if len(pieces) < LEAST + held_out_each:
             continue
@@ -90,9 +87,7 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, progress: Ca
         rows += [p | common | {"split": "held_out" if n < held_out_each else "train"} for n, p in enumerate(order[:wanted])]
         who = owner_id(source.owner)
         named[who] = source.owner
-        evidence = f"music21 corpus folder {source.folder}"
-        works = sorted({str(piece["work_id"]) for piece in order[:wanted]})
-        claims += [{"work_id": work, "owner_id": who, "stake_ppb": PPB, "evidence": evidence} for work in works]
+        claims += claimed(order[:wanted], [who], f"music21 corpus folder {source.folder}")
     return collected(rows, claims, named)
 
 
@@ -132,12 +127,6 @@ def _pieces(root: Path, source: Source, wanted: int) -> list[dict[str, object]]:
     return found
 
 
-def _tune(book: str, tune: int | None) -> Any:
-    from music21 import converter
-
-    return converter.parse(book, format="abc", number=tune)
-
-
 def _parts(file: Path, tune: int | None) -> Iterator[list[tuple[int | None, Fraction]]]:
     """The notes of each part of a score; none where music21 cannot read it."""
     from music21 import converter
@@ -148,7 +137,7 @@ def _parts(file: Path, tune: int | None) -> Iterator[list[tuple[int | None, Frac
             warnings.simplefilter("ignore")
             # A book of tunes as text: music21 reads the file again for each, and leaves it open.
             book = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".abc" else None
-            score: Any = converter.parse(file, number=tune) if book is None else _tune(book, tune)
+            score: Any = converter.parse(book or file, number=tune, format=None if book is None else "abc")
     except (Music21Exception, ValueError, KeyError, AttributeError):
         return
     for part in getattr(score, "parts", ()):

@@ -93,8 +93,7 @@ class FrozenCorpus:
     @property
     def parts(self) -> tuple[Part, ...]:
         """All of its tables."""
-        named = (self.claims, self.owners, self.unmatched, self.duplicates, self.disputes, self.rights, self.assertions)
-        return (*self.shards, *(part for part in named if part))
+        return (*self.shards, *(part for part in vars(self).values() if isinstance(part, Part)))
 
 
 def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
@@ -217,12 +216,5 @@ def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
     """The manifest of a frozen corpus."""
     stored: dict[str, Any] = store.read_json(corpus_key(corpus_digest))
-    return FrozenCorpus(
-        shards=tuple(Part(**shard) for shard in stored["shards"]),
-        claims=Part(**stored["claims"]),
-        owners=Part(**stored["owners"]),
-        unmatched=Part(**stored["unmatched"]),
-        examples=stored["examples"],
-        held_out=stored["held_out"],
-        **{name: Part(**stored[name]) for name in ("duplicates", *ADDED_LATER) if stored.get(name)},
-    )
+    parts = {name: Part(**part) for name, part in stored.items() if isinstance(part, dict)}
+    return FrozenCorpus(**(stored | parts | {"shards": tuple(Part(**shard) for shard in stored["shards"])}))

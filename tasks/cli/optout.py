@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, Known, console, known_time, print_json
+from tasks.cli.shared import AsJson, Known, console, known_time, print_json, show
 
 app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
 
@@ -56,7 +56,7 @@ def optout_add(
         day=parse_day("--from", day) if day else None,
         keep_unknown=keep_unknown,
     )
-    _told(len(rows), as_json=as_json, rows=rows.to_dicts())
+    _told(rows.to_dicts(), as_json=as_json)
 
 
 @app.command("withdraw")
@@ -78,7 +78,7 @@ def optout_withdraw(
 
     one, first = _one_or_all(work_id, every=every), parse_day("--from", day) if day else None
     rows = withdraw(load().store.open(), owner, one, evidence=evidence, by=by, day=first)
-    _told(len(rows), as_json=as_json, rows=rows.to_dicts())
+    _told(rows.to_dicts(), as_json=as_json)
 
 
 @app.command("import")
@@ -96,7 +96,7 @@ def optout_import(
     from tasks.settings import load
 
     lines, rows = import_file(load().store.open(), file, by=by, keep_unknown=keep_unknown)
-    _told(len(rows), as_json=as_json, rows=rows.to_dicts(), of=lines)
+    _told(rows.to_dicts(), as_json=as_json, of=lines)
 
 
 @app.command("list")
@@ -110,10 +110,7 @@ def optout_list(known: Known = None, as_json: AsJson = False) -> None:
     from tasks.settings import load
 
     rows = listed(load().store.open(), known=known_time(known))
-    if as_json:
-        print_json(rows.to_dicts())
-    else:
-        console.print(*optouts_screen(rows), sep="\n", soft_wrap=True)
+    show(rows.to_dicts(), optouts_screen(rows), as_json=as_json)
 
 
 @app.command("report")
@@ -130,10 +127,7 @@ def optout_report(
     from tasks.settings import load
 
     found = report(load().store.open(), last=last)
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*optout_report_screen(found), sep="\n", soft_wrap=True)
+    show(found, optout_report_screen(found), as_json=as_json)
 
 
 @app.command("columns")
@@ -154,10 +148,10 @@ def _one_or_all(work_id: str | None, *, every: bool) -> str | None:
     return work_id
 
 
-def _told(count: int, *, as_json: bool, rows: list[dict[str, object]], of: int | None = None) -> None:
+def _told(rows: list[dict[str, object]], *, as_json: bool, of: int | None = None) -> None:
     if as_json:
         print_json(rows)
-    elif not count:
+    elif not rows:
         console.print("Nothing was recorded: all of it stands there already.")
     else:
-        console.print(f"{count}{f' of {of}' if of is not None else ''} recorded, from {rows[0]['effective_on']} on.")
+        console.print(f"{len(rows)}{f' of {of}' if of is not None else ''} recorded, from {rows[0]['effective_on']} on.")

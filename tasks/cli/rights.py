@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json
+from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json, show
 from tasks.terminal import Terminal
 
 app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
@@ -112,10 +112,7 @@ def rights_claims(
     found = claims_of(
         load().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
     )
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*claims_screen(found), sep="\n", soft_wrap=True)
+    show(found, claims_screen(found), as_json=as_json)
 
 
 @app.command("manifest")
@@ -243,10 +240,7 @@ def sources_list(
     moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
         found = find_sources(registry_in_force(load().store.open(), moment), like=like, conflicts=conflicts)
-    if as_json:
-        print_json(found.head(most).to_dicts())
-    else:
-        console.print(*sources_screen(found, most=most), sep="\n", soft_wrap=True)
+    show(found.head(most).to_dicts(), sources_screen(found, most=most), as_json=as_json)
 
 
 @sources.command("show")
@@ -265,10 +259,7 @@ def sources_show(
 
     with Terminal(stderr=True).status("Merging the records of sources"):
         row, of_it = show_source(load().store.open(), name, known_time(known))
-    if as_json:
-        print_json(row | {"of_records": of_it.to_dicts()})
-    else:
-        console.print(*source_screen(row, of_it), sep="\n", soft_wrap=True)
+    show(row | {"of_records": of_it.to_dicts()}, source_screen(row, of_it), as_json=as_json)
 
 
 @app.command("explain")
@@ -289,16 +280,12 @@ def rights_explain(
     from tasks.settings import load
 
     found = explain(load(), work_id, claims_day(day))
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*explain_screen(found), sep="\n", soft_wrap=True)
+    show(found, explain_screen(found), as_json=as_json)
 
 
 @app.command("summary")
 def rights_summary(
-    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20,
-    as_json: AsJson = False,
+    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20, as_json: AsJson = False
 ) -> None:
     """How many works of the corpus in force have terms of which class, whose words differ, and what is in quarantine.
 
@@ -311,10 +298,7 @@ def rights_summary(
     from tasks.settings import load
 
     found = summary(load())
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*summary_screen(found, most=most), sep="\n", soft_wrap=True)
+    show(found, summary_screen(found, most=most), as_json=as_json)
 
 
 @app.command("quality")
@@ -330,9 +314,6 @@ def rights_quality(as_json: AsJson = False) -> None:
     from tasks.settings import load
 
     found = last_report(load().store.open())
-    if as_json:
-        print_json(found)
-    else:
-        console.print(*quality_screen(found), sep="\n", soft_wrap=True)
+    show(found, quality_screen(found), as_json=as_json)
     if any(one["level"] == "block" for one in found["findings"]):
         raise typer.Exit(1)

@@ -56,6 +56,16 @@ def take(*shards, sources=(), claims=(), owners=(), day=DAY, **tables):
     return inventory.take(shards, *holders, facts, corpus=CORPUS, day=day, **tables), facts
 
 
+def summary_of(*rows, **others):
+    """The answers of the summary of one shard."""
+    taken, facts = take(shard(*rows), **others)
+    return answered(eu.summary(taken, facts, DAY))
+
+
+def notice_of(taken, facts):
+    return us.notice(taken, facts, DAY, works_sha256="0" * 64)
+
+
 def answered(document):
     return {q["key"]: q for section in document["sections"] for q in section["questions"]}
 
@@ -161,20 +171,16 @@ def test_the_summary_answers_what_is_known_and_lists_what_is_not():
 
 
 def test_nothing_is_denied_while_works_belong_to_no_source():
-    taken, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b")), sources=(PUBLIC,))
-    found = answered(eu.summary(taken, facts, DAY))
+    found = summary_of(piece("a", "pkg:pypi/a"), piece("b"), sources=(PUBLIC,))
     assert found["crawled"]["status"] == found["interactions"]["status"] == forms.TO_COMPLETE
     assert found["crawlers"]["status"] == found["crawled_domains"]["status"] == forms.WAITS
 
 
 def test_a_complete_summary_lacks_nothing():
     facts = read_facts(EXAMPLE)
-    rows = shard(piece("a", "pkg:pypi/a@1", modality="code"))
-    nobody = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64})
-    nobody = nobody.with_columns(valid_from=pl.lit(None, pl.Date), valid_to=pl.lit(None, pl.Date))
-    taken = inventory.take([rows], nobody, pl.DataFrame(schema={"owner_id": pl.String, "name": pl.String}), facts,
-                           corpus=CORPUS, day=DAY)  # fmt: skip
-    summary, notice = eu.summary(taken, facts, DAY), us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    sources = [source.model_dump() for source in facts.sources]
+    taken, _ = take(shard(piece("a", "pkg:pypi/a@1", modality="code")), sources=sources)
+    summary, notice = eu.summary(taken, facts, DAY), notice_of(taken, facts)
     assert summary["missing"] == notice["missing"] == []
     forms.check(us.FORM, notice)
     assert answered(notice)["file_by"]["answer"] == "2026-11-15"
@@ -200,13 +206,12 @@ def test_users_data_that_is_denied_and_there_is_an_error():
      (10**13, "1 billion tokens to 10 trillion tokens"), (10**13 + 1, "More than 10 trillion tokens")],
 )  # fmt: skip
 def test_sizes_are_in_the_template_s_bands(size, band):
-    taken, facts = take(shard(piece("a", words=size)))
-    assert answered(eu.summary(taken, facts, DAY))["sizes"]["answer"]["rows"][0][1] == band
+    assert summary_of(piece("a", words=size))["sizes"]["answer"]["rows"][0][1] == band
 
 
 def test_images_and_music_are_counted_as_such():
-    taken, facts = take(shard(piece("a", modality="image", words=16), piece("b", modality="music", words=700)))
-    assert answered(eu.summary(taken, facts, DAY))["sizes"]["answer"]["rows"] == [
+    found = summary_of(piece("a", modality="image", words=16), piece("b", modality="music", words=700))
+    assert found["sizes"]["answer"]["rows"] == [
         ["Image", "Less than 1 million images", 1, "images", 1],
         ["Other: music as notes", "700 events", 700, "events", 1],
     ]
@@ -233,13 +238,14 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
         ("b", "train", True, [], 1, "d"),
         ("z", "train", True, [], 1, "d"),
     ]
-    taken, facts = take(
-        shard(piece("a"), piece("b"), piece("c")),
+    found = summary_of(
+        piece("a"),
+        piece("b"),
+        piece("c"),
         signals=pl.DataFrame([signal | row for row in rows], schema=SIGNALS.schema),
         optouts=pl.DataFrame([choice | event for event in events], schema=OPTOUTS.schema),
         clearance=pl.DataFrame(cleared, schema=CLEARANCE.schema, orient="row"),
     )
-    found = answered(eu.summary(taken, facts, DAY))
     assert found["signals"]["answer"]["rows"] == [["robots", 2, 1, 1]]
     assert found["optouts"]["answer"]["rows"] == [["held", 1, 1]]
     assert found["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
@@ -249,7 +255,7 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
 def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
     jsonschema.Draft202012Validator.check_schema(forms.schema(form))
     taken, facts = take(shard(piece("a", "pkg:pypi/a")), sources=(PUBLIC,))
-    whole = eu.summary(taken, facts, DAY) if form is eu.FORM else us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    whole = eu.summary(taken, facts, DAY) if form is eu.FORM else notice_of(taken, facts)
     forms.check(form, whole)
 
     def spoiled(change):
@@ -274,7 +280,7 @@ def test_the_works_listed_for_the_register_are_all_that_may_be_copyrighted():
     listed = inventory.listed(taken.copyrighted)
     assert listed["work_id"].to_list() == ["b", "c", "d"]
     assert from_csv(to_csv(listed), listed.schema).equals(listed)
-    assert "3 works" in answered(us.notice(taken, facts, DAY, works_sha256="0" * 64))["works"]["answer"]
+    assert "3 works" in answered(notice_of(taken, facts))["works"]["answer"]
 
 
 def test_the_description_as_a_data_set_is_valid_and_names_every_file():
@@ -363,7 +369,7 @@ def test_strangers_texts_are_text_everywhere():
     sources = [{"name": name, "kind": "public", "match": [f"https://x.org/{name}"], "description": name} for name in names]
     taken, facts = take(shard(*rows), sources=sources, claims=claims, owners=owners)
     facts = facts.model_copy(update={"data": facts.data.model_copy(update={"name": "<script>alert(1)</script>"})})
-    summary, notice = eu.summary(taken, facts, DAY), us.notice(taken, facts, DAY, works_sha256="0" * 64)
+    summary, notice = eu.summary(taken, facts, DAY), notice_of(taken, facts)
     forms.check(eu.FORM, summary)
     forms.check(us.FORM, notice)
     bill, described = spdx.bill(taken, facts, DAY), croissant.description(frozen(), taken, facts, DAY)

@@ -31,12 +31,34 @@ def test_without_claims_and_owners_files_the_examples_speak(store):
 def broken(**changes):
     frames = corpus_frames()
     for name, change in changes.items():
-        frames[name] = change(frames[name])
+        frames[name] = change(frames.get(name))
     return frames
 
 
 def nth(row, value):
     return pl.when(pl.int_range(pl.len()) == row).then(value)
+
+
+def unmatched_as(column, name):
+    unmatched = pl.col("unmatched_reason").is_not_null()
+    return broken(examples=lambda f: f.with_columns(pl.when(unmatched).then(pl.lit(name)).otherwise(column).alias(column)))
+
+
+def disputed(work, closed_on):
+    row = {"work_id": work, "owner_id": "eve", "opened_on": date(2026, 1, 2), "closed_on": closed_on, "evidence": "x"}
+    return broken(disputes=lambda _: pl.DataFrame([row], schema_overrides={"closed_on": pl.Date}))
+
+
+def claimed_later(work, name):
+    """Nobody claims a work before a day, and until then it goes by its name in escrow."""
+    called = pl.when(pl.col("work_id") == work).then(pl.lit(name)).otherwise("work_id").alias("work_id")
+    begins = pl.when(pl.col("work_id") == name).then(pl.lit(date(2027, 1, 1)))
+    return broken(
+        examples=lambda f: f.with_columns(called), claims=lambda f: f.with_columns(called).with_columns(valid_from=begins)
+    )
+
+
+TAKEN = "expected a name that does not begin with held- or dispute-, as names in escrow do"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +105,11 @@ def nth(row, value):
             broken(owners=lambda f: pl.concat([f, f.head(1)])),
             r"owners.parquet: row 4: owner_id: expected a key .*'owner-0', which row 0",
         ),
+        (disputed("work-9", None), r"disputes.parquet: row 0 .*'work_id': expected a work of"),
+        (disputed("work-1-0", date(2026, 1, 1)), r"'closed_on': expected a day on or after"),
+        (unmatched_as("owner_id", "held-ann"), f"column 'owner_id': {TAKEN}"),
+        (unmatched_as("work_id", "dispute-w"), f"column 'work_id': {TAKEN}"),
+        (claimed_later("work-3-0", "held-owner-2"), f"column 'work_id': {TAKEN}"),
     ],
 )
 def test_a_broken_delivery_names_file_row_column_expected_and_found(store, frames, message):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import HOSTILE_IDS, corpus_frames, deliver
 
+from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import InputError
-from provenance.corpus import records
 from provenance.corpus.examples import check_claims, dispute_names, parties, read_corpus, with_choices
 from provenance.corpus.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
 from provenance.corpus.shards import freeze_corpus
@@ -20,6 +20,7 @@ NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 TODAY, DAY, LATER = NOW.date(), timedelta(days=1), NOW + timedelta(seconds=1)
 PPB = 1_000_000_000
 HEADER = "work_id,owner_id,choice,evidence"
+EMPTY = pl.DataFrame(schema=OPTOUTS.schema)
 STAKES = pl.DataFrame({"work_id": ["w", "w", "v"], "owner_id": ["ann", "bob", "ann"]})
 SAID = {"evidence": "letter", "by": "dana"}
 
@@ -34,18 +35,12 @@ def frozen(store):
 
 def history(*steps):
     """A table of `(work, owner, action, choice, recorded, effective)`, in days from now."""
-    recorded_rows = pl.DataFrame(schema=dict(new_rows([], empty(), STAKES, now=NOW, by="x").schema))
+    recorded_rows = EMPTY
     for work, owner, action, choice, at, starts in steps:
         wish = Wish(work, owner, action, choice, f"letter {at}", TODAY + starts * DAY)
         added = new_rows([wish], recorded_rows, STAKES, now=NOW + at * DAY, by="dana")
         recorded_rows = pl.concat([recorded_rows, added])
     return recorded_rows
-
-
-def empty():
-    from provenance.core.contracts import OPTOUTS
-
-    return pl.DataFrame(schema=OPTOUTS.schema)
 
 
 def test_the_last_word_counts_from_its_day_on_and_as_it_was_known():
@@ -68,7 +63,7 @@ def test_the_last_word_counts_from_its_day_on_and_as_it_was_known():
 @given(st.lists(st.tuples(st.sampled_from("wv"), st.sampled_from(["held", "credited", "paid"]), st.integers(0, 5)), max_size=8))
 @settings(max_examples=60)
 def test_what_is_recorded_later_never_changes_a_day_before(steps):
-    table, days = empty(), {}
+    table, days = EMPTY, {}
     for at, (work, choice, starts) in enumerate(steps):
         now = NOW + at * DAY
         before = {d: in_force(table, TODAY + d * DAY).rows() for d in range(at)}
@@ -94,14 +89,14 @@ def test_what_is_recorded_later_never_changes_a_day_before(steps):
 )  # fmt: skip
 def test_wishes_that_make_no_sense_are_refused(wish, message):
     with pytest.raises(InputError, match=message):
-        new_rows([wish], empty(), STAKES, now=NOW, by="dana")
+        new_rows([wish], EMPTY, STAKES, now=NOW, by="dana")
 
 
 def test_works_that_may_come_are_recorded_if_asked():
     wish = Wish("not-yet", "ann", OPTOUT, "held", "x")
-    assert new_rows([wish], empty(), STAKES, now=NOW, by="dana", keep_unknown=True)["work_id"].to_list() == ["not-yet"]
+    assert new_rows([wish], EMPTY, STAKES, now=NOW, by="dana", keep_unknown=True)["work_id"].to_list() == ["not-yet"]
     with pytest.raises(InputError, match="owner_id"):
-        new_rows([Wish("w", "eve", OPTOUT, "held", "x")], empty(), STAKES, now=NOW, by="dana", keep_unknown=True)
+        new_rows([Wish("w", "eve", OPTOUT, "held", "x")], EMPTY, STAKES, now=NOW, by="dana", keep_unknown=True)
 
 
 def test_of_a_work_that_nobody_is_known_to_own_it_is_said_what_an_opt_out_does():
@@ -109,8 +104,8 @@ def test_of_a_work_that_nobody_is_known_to_own_it_is_said_what_an_opt_out_does()
     with pytest.raises(
         InputError, match=r"found 'orphan', whose owner is not.*stays in escrow. --keep-unknown records the wish"
     ):
-        new_rows([wish], empty(), STAKES, **said)
-    assert new_rows([wish], empty(), STAKES, **said, keep_unknown=True)["work_id"].to_list() == ["orphan"]
+        new_rows([wish], EMPTY, STAKES, **said)
+    assert new_rows([wish], EMPTY, STAKES, **said, keep_unknown=True)["work_id"].to_list() == ["orphan"]
 
 
 def test_a_file_is_taken_whole_once(frozen, tmp_path):
@@ -197,7 +192,7 @@ def test_a_file_with_an_error_records_nothing(frozen, tmp_path, data, message):
 @pytest.mark.parametrize("name", HOSTILE_IDS)
 def test_whatever_names_are_they_come_back(name):
     wish = Wish(name, name, OPTOUT, "held", "x")
-    rows = new_rows([wish], empty(), pl.DataFrame({"work_id": [name], "owner_id": [name]}), now=NOW, by="dana")
+    rows = new_rows([wish], EMPTY, pl.DataFrame({"work_id": [name], "owner_id": [name]}), now=NOW, by="dana")
     assert in_force(rows, TODAY).rows() == [(name, name, "held")]
 
 
@@ -231,24 +226,10 @@ def test_choices_and_disputes_say_who_stands_behind_a_work():
 def test_what_several_dispute_waits_apart_from_what_one_of_them_does():
     opened, closed = [TODAY, TODAY, TODAY + 4 * DAY], [None, TODAY + DAY, TODAY + 5 * DAY]
     disputes = pl.DataFrame(
-        {
-            "work_id": ["c"] * 3,
-            "owner_id": ["eve", "ann", "dee"],
-            "opened_on": opened,
-            "closed_on": closed,
-        },
+        {"work_id": ["c"] * 3, "owner_id": ["eve", "ann", "dee"], "opened_on": opened, "closed_on": closed},
         schema_overrides={"closed_on": pl.Date},
     )
     names = [dispute_names(disputes, TODAY + n * DAY)["dispute"].item() for n in range(8)]
     assert names[0] == names[1] != names[2] == names[3] != names[4] == names[5] != names[6]
     assert names[6] == names[7] == names[2], "eve alone, as before"
     assert dispute_names(disputes, TODAY - DAY).is_empty()
-
-
-def test_records_come_back_in_the_order_in_which_they_were_added(store):
-    from provenance.core.contracts import OPTOUTS
-
-    for days in (0, 1):
-        rows = new_rows([Wish("w", "ann", OPTOUT, ("held", "paid")[days], "x")], empty(), STAKES, now=NOW + days * DAY, by="d")
-        records.append(store, OPTOUTS, rows, now=NOW + days * DAY)
-    assert in_force(records.read(store, OPTOUTS), TODAY + DAY)["choice"].to_list() == ["paid"]

@@ -32,7 +32,7 @@ def delivery(*works, assertions=(), claims=(), duplicates=(), disputed=(), contr
 
 
 def counts(report):
-    return {finding.measure: finding.counted.count for finding in report.findings if finding.counted.count}
+    return {finding.measure: finding.count for finding in report.findings if finding.count}
 
 
 def test_a_good_delivery_has_nothing_to_tell_of():
@@ -61,8 +61,8 @@ def test_each_lack_is_counted_by_its_measure_and_named(changed, measure):
     report = assess(delivery(work("good"), work("bad", **changed)), {}, NOW)
     assert counts(report) == {measure: 1}
     (found,) = (finding for finding in report.findings if finding.measure == measure)
-    assert found.counted.names == ("bad",)
-    assert found.counted.part == 0.5
+    assert found.names == ("bad",)
+    assert found.part == 0.5
 
 
 def test_tables_beside_the_works_are_counted():
@@ -73,7 +73,7 @@ def test_tables_beside_the_works_are_counted():
     report = assess(
         delivery(
             work("a"),
-            assertions=[expired, expired | {"expires_at": None}],
+            assertions=[expired, expired | {"expires_at": None, "work_id": "b"}],
             claims=[{"work_id": "a", "owner_id": "o", "stake_ppb": 10**9}],
             duplicates=[{"cluster_id": "1", "example_id": "1", "similarity": 1.0, "decision": ""}],
             disputed=("a",),
@@ -82,7 +82,7 @@ def test_tables_beside_the_works_are_counted():
         {},
         NOW,
     )
-    assert counts(report) == {"expired": 1, "unevidenced": 1, "copies": 1, "disputed": 1, "sources": 1}
+    assert counts(report) == {"expired": 1, "strays": 1, "unevidenced": 1, "copies": 1, "disputed": 1, "sources": 1}
 
 
 def test_a_rule_warns_above_its_part_and_blocks_above_its_other():

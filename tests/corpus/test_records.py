@@ -7,15 +7,9 @@ import pytest
 
 from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import ContractError
-from provenance.core.store import Store
 from provenance.corpus.records import append, keep_raw, raw_key, read
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(f"file://{tmp_path}", {})
 
 
 def optout(work, at=NOON, **other):

@@ -54,28 +54,26 @@ def allowed(rows, path="/", **other):
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "train", "general"),
+    ("text", "path", "train"),
     [
-        ("User-agent: *\nDisallow: /\n", "/x", None, False),
-        ("User-agent: GPTBot\nDisallow: /\n", "/x", False, False),
-        ("User-agent: gptbot/1.1\nUser-agent: *\nDisallow: /\n", "/x", False, False),
-        ("User-agent: GPTBot\nDisallow: /a\n", "/x", None, None),
-        ("User-agent: GPTBot\nDisallow: /\nAllow: /x\n", "/x", True, True),
-        ("User-agent: GPTBot\nDisallow: /x\nAllow: /x\n", "/x", True, True),
-        ("User-agent: GPTBot\nDisallow:\n", "/x", True, True),
-        ("User-agent: GPTBot\nDisallow: /*.jpg$\n", "/a/b.jpg", False, False),
-        ("User-agent: GPTBot\nDisallow: /*.jpg$\n", "/a/b.jpg?x", None, None),
-        ("User-agent: GPTBot\nDisallow: /%7ejoe # his\n", "/~joe/", False, False),
-        ("User-agent: GPTBot\nDisallow: /\n\nUser-agent: CCBot\nAllow: /x\n", "/x", False, False),
-        ("User-agent: OtherBot\nDisallow: /\n", "/x", None, None),
-        ("\ufeffUser-agent: GPTBot\r\nDisallow: /\r\n", "/x", False, False),
-        ("<html>not found</html>", "/x", None, None),
+        ("User-agent: *\nDisallow: /\n", "/x", None),
+        ("User-agent: GPTBot\nDisallow: /\n", "/x", False),
+        ("User-agent: gptbot/1.1\nUser-agent: *\nDisallow: /\n", "/x", False),
+        ("User-agent: GPTBot\nDisallow: /a\n", "/x", None),
+        ("User-agent: GPTBot\nDisallow: /\nAllow: /x\n", "/x", True),
+        ("User-agent: GPTBot\nDisallow: /x\nAllow: /x\n", "/x", True),
+        ("User-agent: GPTBot\nDisallow:\n", "/x", True),
+        ("User-agent: GPTBot\nDisallow: /*.jpg$\n", "/a/b.jpg", False),
+        ("User-agent: GPTBot\nDisallow: /*.jpg$\n", "/a/b.jpg?x", None),
+        ("User-agent: GPTBot\nDisallow: /%7ejoe # his\n", "/~joe/", False),
+        ("User-agent: GPTBot\nDisallow: /\n\nUser-agent: CCBot\nAllow: /x\n", "/x", False),
+        ("User-agent: OtherBot\nDisallow: /\n", "/x", None),
+        ("\ufeffUser-agent: GPTBot\r\nDisallow: /\r\n", "/x", False),
+        ("<html>not found</html>", "/x", None),
     ],
 )
-def test_robots_speaks_of_training_where_it_names_an_agent_for_it(text, path, train, general):
-    rows = robots_rows(text)
-    assert allowed(rows, path) is train
-    assert allowed(rows, path, general=True) is general
+def test_robots_speaks_of_training_where_it_names_an_agent_for_it(text, path, train):
+    assert allowed(robots_rows(text), path) is train
 
 
 @pytest.mark.parametrize(

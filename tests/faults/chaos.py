@@ -24,9 +24,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT / "tests"), str(CHECKOUT)]
 
 import psutil  # noqa: E402
+from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from samples import corpus_frames, deliver, stack_settings, train_tiny  # noqa: E402
+from servers import eventually  # noqa: E402
 
 from infra.stack import supervise  # noqa: E402
 from infra.stack.api import airflow_as, follow, trigger  # noqa: E402
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 # A night that was hit has its tasks' retries to end in, a minute after each failure.
 PATIENCE = 900
-console = Console(width=110)
+console = Console(width=160)
 
 
 @dataclass(frozen=True)
@@ -213,13 +215,11 @@ def undisturbed(days: list[str]) -> None:
 
 def scheduled(airflow: Airflow) -> str:
     """The run that the scheduler makes by itself."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        found = [run["dag_run_id"] for run in airflow.runs(NIGHTLY) if run["run_type"] == "scheduled"]
-        if found:
-            return str(found[0])
-        time.sleep(1)
-    raise TimeoutError("no scheduled run")
+
+    def found() -> list[dict[str, Any]]:
+        return [run for run in airflow.runs(NIGHTLY) if run["run_type"] == "scheduled"]
+
+    return str(eventually(found, "no scheduled run", within=PATIENCE, every=1.0)[0]["dag_run_id"])
 
 
 def pid_of(airflow: Airflow, run_id: str, task_id: str) -> int:
@@ -256,12 +256,10 @@ def differs(store: Store, reference: Store, day: date) -> str:
 
 def tell(rows: list[tuple[str, str, str, str, float, str]]) -> None:
     """The table, as docs/reliability.md has it."""
-    table = Table("fault", "during", "run", "tried again", "seconds", "published")
+    table = Table("fault", "during", "run", "tried again", "seconds", box=box.MARKDOWN)
     for what, at, state, tried, seconds, outcome in rows:
-        table.add_row(what, at, state, tried, f"{seconds:.0f}", outcome)
+        table.add_row(what, at and f"`{at}`", f"{state}, {outcome}", tried, f"{seconds:.0f} s")
     console.print(table)
-    for what, at, state, tried, seconds, outcome in rows:
-        console.print(f"| {what} | {f'`{at}`' if at else ''} | {state}, {outcome} | {tried} | {seconds:.0f} s |")
 
 
 if __name__ == "__main__":

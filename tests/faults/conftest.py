@@ -7,7 +7,7 @@ from botocore.retries.standard import ExponentialBackoff
 from places import Place
 from proxy import Proxy
 from s3fs import S3FileSystem
-from samples import corpus_frames, create_database, deliver
+from samples import corpus_frames, create_database, deliver, enter, settings_of
 from stages import SMALL, night, run
 
 from provenance.core.store import Store
@@ -19,18 +19,9 @@ def places(postgres, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
 
     def make(store, reached=None):
-        reached = reached or store
         database = create_database(postgres)
-        values = {
-            **SMALL,
-            "STORE__URL": reached.url,
-            "STORE__ENDPOINT_URL": reached.options.get("endpoint_url", ""),
-            "DATABASE__URL": database,
-            "MODEL__FOLDER": str(tiny_model),
-            "MODEL__CACHE": str(folder / database.split("test_")[1].split("?")[0]),
-            "SETTLEMENT__KEY": str(folder / "signing.pem"),
-        }
-        return Place(store, {f"PROVENANCE_{name}": value for name, value in values.items()})
+        own = {"MODEL__CACHE": str(folder / database.split("test_")[1].split("?")[0])}
+        return Place(store, settings_of(reached or store, database, tiny_model, folder, **SMALL, **own))
 
     return make
 
@@ -40,22 +31,17 @@ def undisturbed(places, tmp_path_factory):
     """A night without a fault."""
     place = places(Store(f"file://{tmp_path_factory.mktemp('undisturbed')}", {}))
     with pytest.MonkeyPatch.context() as patch:
-        enter(place, patch)
+        enter(patch, place.environment)
         deliver(place.store, corpus_frames())
         run("ingest.ingest")
         night()
     return place
 
 
-def enter(place, patch):
-    for name, value in place.environment.items():
-        patch.setenv(name, value)
-
-
 @pytest.fixture
 def at(monkeypatch):
     """Makes a place that of the settings."""
-    return lambda place: enter(place, monkeypatch)
+    return lambda place: enter(monkeypatch, place.environment)
 
 
 @pytest.fixture

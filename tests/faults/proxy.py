@@ -22,7 +22,6 @@ import contextlib
 import json
 import random
 import signal
-import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -118,33 +117,26 @@ class Proxy:
             await answer.write_eof()
             return answer
 
-    @contextlib.asynccontextmanager
-    async def listening(self, port=0):
-        """Listen on this machine; gives the URL."""
-        connector = TCPConnector(limit=0)
-        async with ClientSession(connector=connector, auto_decompress=False) as self._session:
-            application = web.Application(client_max_size=1 << 40)
-            application.router.add_route("*", "/{path:.*}", self.answer)
-            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
-            await runner.setup()
-            try:
-                site = web.TCPSite(runner, "127.0.0.1", port)
-                await site.start()
-                yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-            finally:
-                await runner.cleanup()
-
     @contextlib.contextmanager
-    def running(self):
-        """The same from a thread of its own."""
+    def running(self, port=0):
+        """Listen on this machine, from a thread of its own; gives the URL."""
         loop, ready, url = asyncio.new_event_loop(), threading.Event(), []
         over = asyncio.Event()
 
         async def serve():
-            async with self.listening() as found:
-                url.append(found)
-                ready.set()
-                await over.wait()
+            connector = TCPConnector(limit=0)
+            async with ClientSession(connector=connector, auto_decompress=False) as self._session:
+                application = web.Application(client_max_size=1 << 40)
+                application.router.add_route("*", "/{path:.*}", self.answer)
+                runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+                await runner.setup()
+                try:
+                    await web.TCPSite(runner, "127.0.0.1", port).start()
+                    url.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+                    ready.set()
+                    await over.wait()
+                finally:
+                    await runner.cleanup()
 
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
         thread.start()
@@ -164,21 +156,6 @@ def hang_up(request):
     return web.Response(status=500)  # which nobody gets
 
 
-async def serve(arguments):
-    proxy = Proxy(arguments.to, tuple(arguments.faults.split(",")), arguments.rate, arguments.seed, arguments.hold)
-    if unknown := set(proxy.faults) - FAULTS.keys():
-        sys.exit(f"--faults: expected some of {', '.join(FAULTS)}, found {', '.join(sorted(unknown))}")
-    try:
-        async with proxy.listening(arguments.listen) as url:
-            print(f"{url} -> {proxy.to}", flush=True)  # noqa: T201
-            over = asyncio.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, over.set)
-            await over.wait()
-    finally:
-        print(json.dumps({"requests": proxy.requests, "injected": proxy.injected}), flush=True)  # noqa: T201
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--listen", type=int, required=True, help="port on 127.0.0.1")
@@ -187,7 +164,16 @@ def main():
     parser.add_argument("--rate", type=float, default=0.1, help="the part of requests that meet one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hold", type=float, default=60.0, help="seconds that a request without an answer is held")
-    asyncio.run(serve(parser.parse_args()))
+    arguments = parser.parse_args()
+    proxy = Proxy(arguments.to, tuple(arguments.faults.split(",")), arguments.rate, arguments.seed, arguments.hold)
+    if unknown := set(proxy.faults) - FAULTS.keys():
+        parser.error(f"--faults: expected some of {', '.join(FAULTS)}, found {', '.join(sorted(unknown))}")
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with proxy.running(arguments.listen) as url:
+        print(f"{url} -> {proxy.to}", flush=True)  # noqa: T201
+        signal.sigwait(ends)
+    print(json.dumps({"requests": proxy.requests, "injected": proxy.injected}), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import contextlib
 import itertools
-import time
 from datetime import UTC, date, datetime, timedelta
 
 import botocore.auth
 import pytest
 from places import filled
-from samples import DAY, corpus_frames, deliver, new_bucket, s3_ports, s3_server
+from samples import DAY, corpus_frames, deliver, new_bucket
+from servers import eventually, s3_server, weed_ports
 from stages import at_once, night, run
 
 from provenance.core.errors import ContractError, StoreError, StoreUnavailable
@@ -114,19 +114,18 @@ def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
 
 def until_it_answers(stage, argument):
     """A stage, tried again as Airflow does while a server that has just been started finds its files."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return run(stage, argument)
-        except StoreUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(1)
+
+    def attempt():
+        with contextlib.suppress(StoreUnavailable):
+            return [run(stage, argument)]
+
+    return eventually(attempt, stage, every=1.0)[0]
 
 
 @pytest.mark.night
 def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatient):
     """With room again the server is started again: its index, once it could not write, often refuses until then."""
-    disk, ports = small_disk("disk", 48), s3_ports()
+    disk, ports = small_disk("disk", 48), weed_ports(4)
     with contextlib.ExitStack() as running:
         place = places(new_bucket(running.enter_context(s3_server(disk, ports))))
         undisturbed.copy(place.store)

@@ -30,12 +30,9 @@ def entries(database):
     return [(b, ledger.entries(engine, b.booking_id)) for b in ledger.bookings(engine)]
 
 
-def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(tmp_path, environment, postgres, database, monkeypatch):
+def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(tmp_path, environment, postgres, database):
     store, folder, console = Store(f"file://{tmp_path}/store", {}), tmp_path / "backup", Console(quiet=True)
-    for name, value in SMALL.items():
-        monkeypatch.setenv(f"PROVENANCE_{name}", value)
-    monkeypatch.setenv("PROVENANCE_SETTLEMENT__KEY", str(tmp_path / "signing.pem"))
-    environment(store)
+    environment(store, **SMALL)
     deliver(store, corpus_frames(), days=(DAY, NEXT))
     run("ingest.ingest")
     night(day=DAY)
@@ -51,7 +48,7 @@ def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(tmp_path,
     other, lost = create_database(postgres), Store(f"file://{tmp_path}/other", {})
     with pytest.raises(StoreError, match="expected an empty store to restore into|nothing is in"):
         backup.restore(load(), folder, console)
-    environment(lost, DATABASE__URL=other, MODEL__CACHE=str(tmp_path / "cache2"))
+    environment(lost, **SMALL, DATABASE__URL=other, MODEL__CACHE=str(tmp_path / "cache2"))
     backup.restore(load(), folder, console)
     assert entries(other) == kept
     assert not problems(DAY)

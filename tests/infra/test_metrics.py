@@ -276,6 +276,10 @@ def ago(name, seconds, value, **labels):
     return {(f"provenance_{name}", seconds): [(labels, value)]}
 
 
+def grown(name, before, after, seconds, **labels):
+    return now(name, after, **labels) | ago(name, seconds, before, **labels)
+
+
 HOUR, A_DAY = 3600.0, 86400.0
 CASES = [
     ("PayoutsLateNight", now("last_published_day_timestamp_seconds", NOW - 57 * HOUR), True),
@@ -292,17 +296,9 @@ CASES = [
     ("PayoutsStaleAudit", now("audit_day_timestamp_seconds", NOW - 14 * A_DAY), False),
     ("PayoutsNoAudit", now("collect_seconds", 0.1), True),
     ("PayoutsNoAudit", now("audit_day_timestamp_seconds", NOW - 16 * A_DAY), False),
-    (
-        "PayoutsEscrowGrowth",
-        now("escrow_minor", 90000.0, currency="EUR") | ago("escrow_minor", WEEK, 50000.0, currency="EUR"),
-        True,
-    ),
-    (
-        "PayoutsEscrowGrowth",
-        now("escrow_minor", 70000.0, currency="EUR") | ago("escrow_minor", WEEK, 50000.0, currency="EUR"),
-        False,
-    ),
-    ("PayoutsEscrowGrowth", now("escrow_minor", 900.0, currency="EUR") | ago("escrow_minor", WEEK, 5.0, currency="EUR"), False),
+    ("PayoutsEscrowGrowth", grown("escrow_minor", 50000.0, 90000.0, WEEK, currency="EUR"), True),
+    ("PayoutsEscrowGrowth", grown("escrow_minor", 50000.0, 70000.0, WEEK, currency="EUR"), False),
+    ("PayoutsEscrowGrowth", grown("escrow_minor", 5.0, 900.0, WEEK, currency="EUR"), False),
     (
         "PayoutsEscrowGrowth",
         now("escrow_minor", 90000.0, currency="EUR") | ago("escrow_minor", WEEK, 5.0, currency="USD"),
@@ -318,16 +314,8 @@ CASES = [
     ("PayoutsWaitsForApproval", now("waiting_since_timestamp_seconds", NOW - 3 * HOUR, dag="settle_period"), False),
     ("PayoutsMetricsAbsent", {}, True),
     ("PayoutsMetricsAbsent", now("collect_seconds", 0.1), False),
-    (
-        "PayoutsMetricsIncomplete",
-        now("collect_errors_total", 3.0, part="books") | ago("collect_errors_total", 900.0, 1.0, part="books"),
-        True,
-    ),
-    (
-        "PayoutsMetricsIncomplete",
-        now("collect_errors_total", 3.0, part="books") | ago("collect_errors_total", 900.0, 3.0, part="books"),
-        False,
-    ),
+    ("PayoutsMetricsIncomplete", grown("collect_errors_total", 1.0, 3.0, 900.0, part="books"), True),
+    ("PayoutsMetricsIncomplete", grown("collect_errors_total", 3.0, 3.0, 900.0, part="books"), False),
 ]
 
 

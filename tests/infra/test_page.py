@@ -3,13 +3,10 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -17,7 +14,8 @@ import polars as pl
 import pytest
 from jinja2 import Environment, PackageLoader
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, lay_out, pay, record, show_dag
-from samples import create_database, free_ports
+from samples import create_database, enter
+from servers import answers, free_ports, served
 from sqlalchemy.engine import make_url
 
 from infra.page import looks
@@ -114,8 +112,7 @@ def site(request, postgres, tmp_path_factory):
         tables = make_url(request.getfixturevalue("airflow_tables")).database
         settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = create_database(postgres, tables)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
+        enter(patch, settings)
         plain, noticed = freeze.freeze_outputs, pl.lit(NOTICE).alias("notice")
         patch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
         pay(called=HOSTILE)
@@ -129,33 +126,10 @@ def site(request, postgres, tmp_path_factory):
     record(airflow, "2026-09-30", dag_id="settle_period", tasks=[("settlement.approve", "awaiting_input", None)])
     show_dag(airflow, "nightly_payouts", paused=True)
     (port,) = free_ports(1)
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(port)], env={**os.environ, **settings}, cwd=CHECKOUT, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait(f"http://127.0.0.1:{port}", server, folder / "log")
-        yield Site(f"http://127.0.0.1:{port}", run_ids)
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(20)
-
-
-def wait(url, server, log: Path):
-    deadline = time.monotonic() + 180
-    while not answers(url):
-        assert server.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, "the API server did not start"
-        time.sleep(0.3)
-
-
-def answers(url):
-    try:
-        httpx.get(f"{url}/api/v2/version", timeout=5)
-    except httpx.TransportError:
-        return False
-    return True
+    url, command = f"http://127.0.0.1:{port}", [sys.executable, "-c", SERVER, port]
+    environment = {**os.environ, **settings}
+    with served(command, lambda: answers(f"{url}/api/v2/version"), folder / "log", within=180, env=environment, cwd=CHECKOUT):
+        yield Site(url, run_ids)
 
 
 @pytest.mark.parametrize("path", PATHS + APIS)

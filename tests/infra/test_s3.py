@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,7 @@ import botocore.session
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from samples import free_ports
+from servers import answers, served, weed_ports
 
 from infra.s3.identities import ADMINISTRATOR, ROLES, identities
 from infra.s3.setup import lock, open_client, set_up
@@ -36,35 +34,22 @@ def endpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("identities")
     config = folder / "s3.json"
     config.write_text(json.dumps(identities(BUCKET, KEYS)))
-    # SeaweedFS also listens on each port + 10000.
-    master, volume, filer, port = (p - 20_000 if p > 45_000 else p for p in free_ports(4))
+    master, volume, filer, port = weed_ports(4)
     # As in production, but for the ports and folders.
     line = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())["services"]["s3"]["command"][-1].split("exec weed ")[1]
     mine = {"-dir": folder, "-s3.port": port, "-s3.config": config, "-volume.max": 50}
     words = [word.partition("=") for word in line.split()]
     command = [
-        str(Path(sys.executable).with_name("weed")),
+        Path(sys.executable).with_name("weed"),
         *(f"{flag}{equals}{mine.get(flag, value)}" for flag, equals, value in words),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-master.volumeSizeLimitMB=64"),
     ]
-    with (folder / "log").open("w") as log:
-        environment = {**os.environ, "WEED_S3_SSE_KEK": "5e" * 32}  # the key that encrypts what a bucket encrypts
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/status", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < deadline, "SeaweedFS did not start"
-                time.sleep(0.3)
+    url, environment = (
+        f"http://127.0.0.1:{port}",
+        {**os.environ, "WEED_S3_SSE_KEK": "5e" * 32},
+    )  # encrypts what a bucket encrypts
+    with served(command, lambda: answers(f"{url}/status"), folder / "log", env=environment):
         yield url
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(20)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
 """Whole nights: Airflow in a process of its own, on the tests' PostgreSQL, over a store on disk or on S3."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from samples import CHROMIUM, DAY, create_database
+from samples import CHROMIUM, DAY, create_database, settings_of
+from servers import answers, free_ports, served
 
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
@@ -74,23 +77,20 @@ class Operator:
         return json.loads(answer)
 
     def ingest(self) -> None:
-        answer = self.run("ingest_corpus", DAY)
-        assert answer["state"] == "success", (answer, self.log[-4000:])
+        self.succeeds("ingest_corpus", DAY)
 
     def night(self, day: str) -> None:
-        answer = self.run("nightly_payouts", day)
-        assert answer["state"] == "success", (answer, self.log[-4000:])
+        self.succeeds("nightly_payouts", day)
 
     def audit(self, day: str) -> None:
-        answer = self.run("audit_attribution", day)
+        self.succeeds("audit_attribution", day)
+
+    def succeeds(self, dag_id: str, day: str) -> None:
+        answer = self.run(dag_id, day)
         assert answer["state"] == "success", (answer, self.log[-4000:])
 
-    def night_killed_after(self, day: str, word: str, count: int) -> None:
-        """Run a night in a process that SIGKILLs itself after its n-th write to a key with `word` in it."""
-        self.killed_after("nightly_payouts", day, word, count)
-
     def killed_after(self, dag_id: str, day: str, word: str, count: int) -> None:
-        """The same with any DAG; the word `booking` stands for bookings in the ledger."""
+        """Run a DAG in a process that SIGKILLs itself after its n-th write to a key with a word in it, or `booking`."""
         self.stop()
         self.start(dag_id, day, KILL_AFTER=f"{word}:{count}")
         assert self.process.wait(240) == -signal.SIGKILL, self.log_file.read_text()[-4000:]
@@ -117,24 +117,53 @@ def new_operator(airflow_environment, postgres, tiny_model, tmp_path_factory):
     folder, operators = tmp_path_factory.mktemp("operators"), []
 
     def make(store: Store, name: str) -> Operator:
-        values = {
-            "STORE__URL": store.url,
-            "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
-            "DATABASE__URL": create_database(postgres),
-            "MODEL__FOLDER": str(tiny_model),
-            "MODEL__CACHE": str(folder / name / "cache"),
+        few = {
             "CORPUS__SHARD_EXAMPLES": "8",
-            "SETTLEMENT__KEY": str(folder / "signing.pem"),
-            "LINEAGE__FOLDER": str(folder / name / "lineage"),
-            "SIGNALS__COLLECT": "false",  # nobody is asked who is not the tests' own
             "REVIEW__MOVED": "1000",  # nobody is there to be asked about corrections
             "AUDIT__SUBSETS": "4",
             "AUDIT__TUNE": "8",
         }
-        environment = {**airflow_environment, **{f"PROVENANCE_{key}": value for key, value in values.items()}}
+        own = settings_of(store, create_database(postgres), tiny_model, folder / name, **few)
+        environment = airflow_environment | own | {"PROVENANCE_SETTLEMENT__KEY": str(folder / "signing.pem")}
         operators.append(Operator(store, environment, folder / f"{name}.log"))
         return operators[-1]
 
     yield make
     for operator in operators:
         operator.stop()
+
+
+@pytest.fixture(scope="module")
+def api_server(tmp_path_factory):
+    """Starts Airflow's API server, its users' passwords their names; gives its URL."""
+    with contextlib.ExitStack() as running:
+
+        def start(environment, users):
+            folder, (port,) = tmp_path_factory.mktemp("api"), free_ports(1)
+            (folder / "passwords.json").write_text(json.dumps({name: name for name in users}))
+            told = {
+                **os.environ,
+                **environment,
+                "AIRFLOW__API__PORT": str(port),
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            }
+            if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
+                (folder / "page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
+                told["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(folder)
+            command = ["airflow", "api-server", "--port", str(port), "--workers", "1"]
+            script = f"import os; from infra import local_airflow as a; a.configure(); os.execvp('airflow', {command})"
+            url, log = f"http://127.0.0.1:{port}", folder / "log"
+            server = served(
+                [sys.executable, "-c", script],
+                lambda: answers(f"{url}/api/v2/version"),
+                log,
+                within=180,
+                env=told,
+                cwd=CHECKOUT,
+            )
+            running.enter_context(server)
+            return url
+
+        yield start

@@ -5,55 +5,24 @@ Reads lines of `dag_id day` and answers each with a line of JSON on standard out
 where the word is `booking`.
 """
 
-import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 from datetime import date
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
+from killing import die_after  # noqa: E402
+
 from infra import local_airflow  # noqa: E402
-from provenance.core.store import Store  # noqa: E402
-from provenance.settlement import books  # noqa: E402
-
-
-def deadly(method, word, count):
-    left = [count]
-
-    def write(self, key, data):
-        outcome = method(self, key, data)
-        left[0] -= word in key
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return outcome
-
-    return write
-
-
-def deadly_booking(alone, count):
-    left = [count]
-
-    @contextlib.contextmanager
-    def booked(engine):
-        with alone(engine) as connection:
-            yield connection
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return booked
-
 
 if kill_after := os.environ.get("KILL_AFTER"):
     word, count = kill_after.split(":")
-    if word == "booking":
-        books.alone = deadly_booking(books.alone, int(count))
-    else:
-        Store.write, Store.create = (deadly(method, word, int(count)) for method in (Store.write, Store.create))
+    die_after(int(count), word)
 ours = logging.getLogger("provenance")
 ours.setLevel(logging.INFO)
 ours.addHandler(logging.StreamHandler(sys.stderr))

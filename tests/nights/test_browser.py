@@ -1,21 +1,10 @@
 """The page in a real browser, on a phone's width and a desk's: logged in, from Airflow's navigation down to one output."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from importlib.metadata import entry_points
-from pathlib import Path
-
-import httpx
 import polars as pl
 import pytest
-from samples import corpus_frames, deliver, free_ports, outputs_frame
+from samples import corpus_frames, deliver, outputs_frame
 
 from provenance.core.store import Store
-from tasks.settings import CHECKOUT
 
 pytestmark = pytest.mark.night
 DAYS = ("2026-11-16", "2026-11-17", "2026-11-18", "2026-11-19")
@@ -42,47 +31,9 @@ def operator(new_operator, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(operator, tmp_path_factory):
+def url(operator, api_server):
     """Where an API server with the page answers."""
-    folder = tmp_path_factory.mktemp("api")
-    (port,) = free_ports(1)
-    (folder / "passwords.json").write_text(json.dumps({"admin": "admin"}))
-    environment = {
-        **os.environ,
-        **operator.environment,
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
-        (folder / "page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
-        environment["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(folder)
-    script = (
-        "import os; from infra import local_airflow as a; a.configure(); "
-        f"os.execvp('airflow', ['airflow', 'api-server', '--port', '{port}', '--workers', '1'])"
-    )
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", script], env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while not answers(f"http://127.0.0.1:{port}"):
-            assert server.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "the API server did not start"
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(20)
-
-
-def answers(url):
-    try:
-        return httpx.get(f"{url}/api/v2/version", timeout=5).status_code < 500
-    except httpx.TransportError:
-        return False
+    return api_server(operator.environment, {"admin": "admin"})
 
 
 def fits(frame):

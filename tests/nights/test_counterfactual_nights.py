@@ -20,8 +20,7 @@ def history(new_operator, tmp_path_factory):
     operator.killed_after("train_counterfactuals", DAY, "counterfactuals/", 4)
     found = {"killed": names(operator.store)}
     for run in ("trained", "again"):
-        answer = operator.run("train_counterfactuals", DAY)
-        assert answer["state"] == "success", (answer, operator.log[-4000:])
+        operator.succeeds("train_counterfactuals", DAY)
         found[run], found[f"{run} log"] = names(operator.store), operator.log
     operator.night(DAY)
     operator.night(NEXT)

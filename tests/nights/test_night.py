@@ -5,11 +5,11 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from samples import DAY, corpus_frames, deliver, new_bucket, outputs_frame
+from samples import DAY, corpus_frames, deliver, enter, new_bucket, outputs_frame
 
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
@@ -26,25 +26,12 @@ def accountant(files):
     for name, stated in manifest["files"].items():
         assert hashlib.sha256(files[f"{folder}/{name}"]).hexdigest() == stated["sha256"]
         assert len(files[f"{folder}/{name}"]) == stated["bytes"]
-    rows = list(csv.DictReader(io.StringIO(files[f"{folder}/payouts.csv"].decode())))
-    assert list(rows[0]) == [
-        "day",
-        "revision",
-        "owner_id",
-        "owner_name",
-        "currency",
-        "outputs",
-        "opening_balance_minor",
-        "earned_minor",
-        "adjustment_minor",
-        "recouped_minor",
-        "withheld_minor",
-        "held_minor",
-        "paid_minor",
-        "closing_balance_minor",
-        "status",
-        "hold_reason",
-    ]
+    text = files[f"{folder}/payouts.csv"].decode()
+    assert text.splitlines()[0] == (
+        "day,revision,owner_id,owner_name,currency,outputs,opening_balance_minor,earned_minor,adjustment_minor,"
+        "recouped_minor,withheld_minor,held_minor,paid_minor,closing_balance_minor,status,hold_reason"
+    )
+    rows = list(csv.DictReader(io.StringIO(text)))
     earned = defaultdict(int)
     for row in rows:
         money = {name: int(value) for name, value in row.items() if name.endswith("_minor")}
@@ -67,21 +54,6 @@ def balances(rows, column):
     return {(row["owner_id"], row["currency"]): int(row[f"{column}_balance_minor"]) for row in rows}
 
 
-@dataclass
-class History:
-    """What an operator did on one store, and what there was to see after each step."""
-
-    operator: object
-    first: dict[str, bytes]
-    first_log: str
-    again: dict[str, bytes]
-    again_log: str
-    following: dict[str, bytes]
-    following_log: str
-    reissued: dict[str, bytes]
-    refused: dict
-
-
 @pytest.fixture(scope="module", params=["file", "s3"])
 def history(request, new_operator, tmp_path_factory):
     """A day, the day again, the next day, the first day with other revenue, and a day with bad input."""
@@ -92,21 +64,21 @@ def history(request, new_operator, tmp_path_factory):
     operator = new_operator(store, request.param)
     deliver(store, corpus_frames(), days=(DAY, NEXT, BAD))
     operator.ingest()
+    found = SimpleNamespace(operator=operator)
     operator.night(DAY)
-    first, first_log = operator.export(DAY), operator.log
+    found.first, found.first_log = operator.export(DAY), operator.log
     operator.night(DAY)
-    again, again_log = operator.export(DAY), operator.log
+    found.again, found.again_log = operator.export(DAY), operator.log
     operator.night(NEXT)
-    following, following_log = operator.export(NEXT), operator.log
+    found.following, found.following_log = operator.export(NEXT), operator.log
     if request.param == "file":
         operator.audit(NEXT)
     store.write_table(f"outputs/day={DAY}/part.parquet", outputs_frame().with_columns(pl.col("revenue_minor") * 2))
     operator.night(DAY)
+    found.reissued = operator.export(DAY)
     store.write_table(f"outputs/day={BAD}/part.parquet", outputs_frame(BAD).with_columns(currency=pl.lit("XQZ")))
-    refused = operator.run("nightly_payouts", BAD)
-    return History(
-        operator, first, first_log, again, again_log, following, following_log, operator.export(DAY), refused
-    )  # fmt: skip
+    found.refused = operator.run("nightly_payouts", BAD)
+    return found
 
 
 def test_an_export_is_what_was_promised(history):
@@ -181,9 +153,7 @@ def test_bad_input_fails_the_run_without_a_retry_and_publishes_nothing(history):
 @pytest.fixture
 def cli(history, monkeypatch, command_line):
     """The command line, run on the history's store: exit code, standard output and standard error."""
-    for name, value in history.operator.environment.items():
-        monkeypatch.setenv(name, value)
-
+    enter(monkeypatch, history.operator.environment)
     return command_line
 
 
@@ -333,13 +303,13 @@ def test_a_night_killed_again_and_again_ends_in_the_same_bytes(new_operator, tmp
     undisturbed.night(DAY)
     undisturbed.stop()
 
-    killed.night_killed_after(DAY, "features/", 5)
+    killed.killed_after("nightly_payouts", DAY, "features/", 5)
     left = len(killed.store.list("features"))
     assert left in {5, 6}, "the other worker may have been writing, too"
-    killed.night_killed_after(DAY, "exports/", 2)  # two files of the export, no manifest
+    killed.killed_after("nightly_payouts", DAY, "exports/", 2)  # two files of the export, no manifest
     reused = int(killed.log_file.read_text().split("features of corpus shards: ")[1].split()[0])
     assert 0 < reused <= left, "what was computed before the kill is not computed again"
-    killed.night_killed_after(DAY, "manifest.json", 1)  # the manifest, no pointer to it
+    killed.killed_after("nightly_payouts", DAY, "manifest.json", 1)  # the manifest, no pointer to it
     assert not killed.store.exists(f"exports/payouts/day={DAY}/current.json")
     killed.night(DAY)
     assert killed.export(DAY) == undisturbed.export(DAY)

@@ -1,23 +1,16 @@
 """A month settled through Airflow: closed, approved by people through its API, paid, answered."""
 
-import contextlib
 import csv
 import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from samples import corpus_frames, deliver, free_ports
+from samples import corpus_frames, deliver, enter
+from servers import eventually
 
+from infra.stack.api import Airflow, RefusedError
 from provenance.core.money import format_minor
 from provenance.core.store import Store
 from provenance.settlement import ledger, settling
@@ -26,7 +19,7 @@ from provenance.settlement.bank import iso20022
 from tasks import accounts
 from tasks.answers import book_answer
 from tasks.payees import import_payees
-from tasks.settings import CHECKOUT, load
+from tasks.settings import load
 
 pytestmark = pytest.mark.night
 # A month that is over; its settlement runs on the third of the next.
@@ -56,83 +49,31 @@ def payees_csv(path, ibans=IBANS):
     return path
 
 
-class People:
-    """Users of an Airflow API server who answer approvals."""
+def answer(url, task_id, user, choice="Approve", viewer=""):
+    """Wait until a task asks, have somebody who may only look try in vain, and answer it; returns what it asked."""
+    waiting = {"response_received": "false", "state": "awaiting_input"}
 
-    def __init__(self, url):
-        self.url = url
+    def asked():
+        found = Airflow(url, "admin", "admin").call("GET", "/dags/settle_period/dagRuns/~/hitlDetails", **waiting)
+        return next((one for one in found["hitl_details"] if one["task_instance"]["task_id"] == task_id), None)
 
-    def call(self, path, method="GET", body=None, user="admin"):
-        headers = {} if path == "/auth/token" else {"Authorization": f"Bearer {self.token(user)}"}
-        answer = httpx.request(method, f"{self.url}{path}", json=body, headers=headers, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-    def token(self, user):
-        return self.call("/auth/token", "POST", {"username": user, "password": user})["access_token"]
-
-    def asked(self):
-        query = "/api/v2/dags/settle_period/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input"
-        return self.call(query)["hitl_details"]
-
-    def answer(self, task_id, user, choice="Approve", other=""):
-        """Wait until a task asks, have somebody else try in vain, and answer it; returns what it asked."""
-        deadline = time.monotonic() + 90
-        while True:
-            found = [asked for asked in self.asked() if asked["task_instance"]["task_id"] == task_id]
-            if found:
-                break
-            assert time.monotonic() < deadline, f"{task_id} does not ask"
-            time.sleep(0.5)
-        run = found[0]["task_instance"]["dag_run_id"]
-        path = f"/api/v2/dags/settle_period/dagRuns/{run}/taskInstances/{task_id}/-1/hitlDetails"
-        answer = {"chosen_options": [choice], "params_input": {}}
-        if other:
-            with pytest.raises(httpx.HTTPStatusError) as raised:
-                self.call(path, "PATCH", answer, other)
-            self.denied = raised.value.response.status_code
-        self.call(path, "PATCH", answer, user)
-        return found[0]
+    found = eventually(asked, f"{task_id} does not ask", within=90)
+    run = found["task_instance"]["dag_run_id"]
+    path = f"/dags/settle_period/dagRuns/{run}/taskInstances/{task_id}/-1/hitlDetails"
+    chosen = {"chosen_options": [choice], "params_input": {}}
+    if viewer:
+        with pytest.raises(RefusedError) as refused:
+            Airflow(url, viewer, viewer).call("PATCH", path, chosen)
+        assert refused.value.status == 403
+    Airflow(url, user, user).call("PATCH", path, chosen)
+    return found
 
 
 @pytest.fixture(scope="module")
-def people(airflow_environment, postgres, tmp_path_factory):
-    """Ann, Bob and an administrator, at an API server on the nights' Airflow."""
-    (port,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("api")
-    passwords = folder / "passwords.json"
-    passwords.write_text(json.dumps({name: name for name in ("ann", "bob", "vic", "admin")}))
-    environment = {
-        **os.environ,
-        **airflow_environment,
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ann:user,bob:user,vic:viewer,admin:admin",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-        "PROVENANCE_DATABASE__URL": postgres.format("postgres"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    script = (
-        "import os; from infra import local_airflow as a; a.configure(); "
-        f"os.execvp('airflow', ['airflow', 'api-server', '--port', '{port}', '--workers', '1'])"
-    )
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", script], env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
-        )
-    found = People(f"http://127.0.0.1:{port}")
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                found.token("admin")
-                break
-            assert server.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "the API server did not start"
-            time.sleep(0.5)
-        yield found
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(20)
+def people(airflow_environment, postgres, api_server):
+    """Where Ann, Bob and an administrator find an API server on the nights' Airflow."""
+    environment = airflow_environment | {"PROVENANCE_DATABASE__URL": postgres.format("postgres")}
+    return api_server(environment, {"ann": "user", "bob": "user", "vic": "viewer", "admin": "admin"})
 
 
 @pytest.fixture
@@ -146,8 +87,7 @@ def accounting(new_operator, tmp_path, monkeypatch):
     deliver(store, corpus_frames(), days=(DAY,))
     operator.ingest()
     operator.night(DAY)
-    for name, value in operator.environment.items():
-        monkeypatch.setenv(name, value)
+    enter(monkeypatch, operator.environment)
     return operator
 
 
@@ -158,7 +98,7 @@ def note_rate(settings):
 def settle(operator, people, *answers):
     """Run the settlement while people answer; returns how the run ended, and what they were asked."""
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: [people.answer(f"settlement.{task}", *answer) for task, *answer in answers])
+        asked = pool.submit(lambda: [answer(people, f"settlement.{task}", *said) for task, *said in answers])
         return operator.run("settle_period", SETTLES), asked.result()
 
 
@@ -231,7 +171,6 @@ def test_a_month_is_closed_approved_by_two_people_paid_and_answered(accounting, 
     assert "expected one person who prepared and another who approves, found ann and ann" in result["error"]
     assert "Two people have to approve" in asked[0]["body"]
     assert "no night has paid 2026-10-01" in asked[0]["body"]
-    assert people.denied == 403, "who may only look cannot answer"
     result, _ = settle(accounting, people, ("prepare", "ann", "Reject"))
     assert result["state"] == "success"
     assert store.list("bank") == [], "without two approvals there is no bank file"

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
@@ -16,7 +14,8 @@ import psutil
 import pytest
 import s3fs
 import sqlalchemy as sa
-from samples import CHROMIUM, corpus_frames, free_ports, outputs_frame, stack_settings, train_tiny
+from samples import CHROMIUM, corpus_frames, enter, outputs_frame, stack_settings, train_tiny
+from servers import Webhook, eventually, free_ports, listening
 
 from infra.stack import supervise
 from infra.stack.api import RefusedError, airflow_as, follow, trigger
@@ -34,44 +33,20 @@ PATIENCE = 600
 HOSTILE = "{{ 7 * 7 }}<script>"
 
 
-class Receiver:
-    """A webhook that remembers what it was sent."""
+def heard(receiver, event, **wanted):
+    """What a webhook was told of an event."""
 
-    def __init__(self):
-        heard = self.heard = []
+    def found():
+        told = [one for one in list(receiver.heard) if one["event"] == event]
+        return next((one for one in told if all(one[name] == value for name, value in wanted.items())), None)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *words):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def wait_for(self, event, **wanted):
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            for told in list(self.heard):
-                if told["event"] == event and all(told[name] == value for name, value in wanted.items()):
-                    return told
-            time.sleep(0.5)
-        raise AssertionError(f"nobody told {event} {wanted}: {self.heard}")
+    return eventually(found, lambda: f"nobody told {event} {wanted}: {receiver.heard}", within=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def receiver():
-    made = Receiver()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with listening(Webhook()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +104,7 @@ def running(pid):
 def store(stack):
     """The stack's store, as the pipeline reaches it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(stack).items():
-            patch.setenv(name, value)
+        enter(patch, environment(stack))
         yield Store(f"s3://{BUCKET}", {"endpoint_url": stack.s3_url})
 
 
@@ -162,10 +136,7 @@ def paid(stack, store, olga):
         store.write_table(f"outputs/day={day}/part.parquet", frame)
     assert ends(olga, "ingest_corpus", trigger(olga, "ingest_corpus", {})) == "success"
     olga.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
-    until = time.monotonic() + PATIENCE
-    while not (runs := olga.runs(DAG)):
-        assert time.monotonic() < until
-        time.sleep(1)
+    runs = eventually(lambda: olga.runs(DAG), "no scheduled run", within=PATIENCE, every=1.0)
     assert [run["run_type"] for run in runs] == ["scheduled"]
     run_id = runs[0]["dag_run_id"]
     assert ends(olga, DAG, run_id) == "success", {name: task["state"] for name, task in olga.tasks(DAG, run_id).items()}
@@ -184,20 +155,19 @@ def test_the_scheduler_pays_a_night_on_s3_and_the_dask_cluster(stack, store, olg
 
 
 def test_metrics_tell_of_the_night(stack, paid):
-    until = time.monotonic() + 60  # an answer is good for some seconds
     midnight = datetime(YESTERDAY.year, YESTERDAY.month, YESTERDAY.day, tzinfo=UTC).timestamp()
-    while True:
+
+    def told():
         text = httpx.get(f"http://127.0.0.1:{stack.ports.metrics}/metrics", timeout=30).text
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-        if float(lines.get("provenance_last_published_day_timestamp_seconds", 0)) == midnight:
-            break
-        assert time.monotonic() < until, text[:2000]
-        time.sleep(2)
+        return float(lines.get("provenance_last_published_day_timestamp_seconds", 0)) == midnight and lines
+
+    lines = eventually(told, "yesterday in the metrics", every=2.0)  # an answer is good for some seconds
     assert not [line for line in lines if "collect_errors_total" in line and float(lines[line])]
 
 
 def test_a_late_night_is_told_of_by_webhook(receiver, paid):
-    told = receiver.wait_for("is late", dag_id=DAG, run_id=paid)
+    told = heard(receiver, "is late", dag_id=DAG, run_id=paid)
     assert told["runbook"].startswith("docs/operators.md#")
     assert told["link"].endswith(paid)
 
@@ -208,7 +178,7 @@ def test_a_run_for_no_day_fails_with_the_next_step_and_is_told_of(stack, olga, r
     log = "".join(path.read_text() for path in (stack.logs / "tasks").rglob(f"*{run_id}*/task_id=inputs.freeze/*.log"))
     assert "expected a day to pay, or a data interval that starts on it, found neither. Trigger it with a day" in log
     assert olga.tasks(DAG, run_id)["inputs.freeze"]["try_number"] == 1
-    told = receiver.wait_for("failed", run_id=run_id)
+    told = heard(receiver, "failed", run_id=run_id)
     assert told["runbook"] == "docs/operators.md#failed-task"
 
 
@@ -286,10 +256,7 @@ def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, s
     made = olga.call("POST", "/backfills", asked)
     by_hand = trigger(olga, DAG, {"day": str(THIRD)})
     assert ends(olga, DAG, by_hand) == "success"
-    until = time.monotonic() + PATIENCE
-    while (found := olga.call("GET", f"/backfills/{made['id']}"))["completed_at"] is None:
-        assert time.monotonic() < until, found
-        time.sleep(1)
+    eventually(lambda: olga.call("GET", f"/backfills/{made['id']}")["completed_at"], "the backfill", within=PATIENCE, every=1.0)
     states = [run["state"] for run in olga.runs(DAG) if run["run_type"] == "backfill"]
     assert states == ["success"] * 3
     booked = ledger.bookings(engine)
@@ -343,7 +310,7 @@ def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
     run_id = trigger(olga, DAG, {"day": str(ODD)})
     ends_at = "settlement.approve"
     waits_at(olga, run_id, ends_at)
-    assert receiver.wait_for("waits for a person", run_id=run_id)["task_id"] == ends_at
+    assert heard(receiver, "waits for a person", run_id=run_id)["task_id"] == ends_at
     path = f"/dags/{DAG}/dagRuns/{run_id}/taskInstances/{ends_at}/-1/hitlDetails"
     dana = airflow_as(stack, "dana")
     assert "revenue" in dana.call("GET", path)["body"]
@@ -387,20 +354,19 @@ def test_every_process_of_a_stack_is_known_as_one(stack, paid):
         child.pid for pid in began for child in psutil.Process(pid).children(recursive=True) if "postgres" not in child.name()
     }
     assert len(below) >= 5, "executor's workers, and what serves logs"
-    until = time.monotonic() + 10
     # One that has just begun may have no environment yet, and one that has just ended has none any more.
-    while unknown := [told for pid in (began | below).difference(of(stack)) if (told := running(pid))]:
-        assert time.monotonic() < until, unknown
-        time.sleep(0.2)
+
+    def unknown():
+        return [told for pid in (began | below).difference(of(stack)) if (told := running(pid))]
+
+    eventually(lambda: not unknown(), unknown, within=10)
 
 
 def test_what_is_killed_is_started_again_and_what_is_up_is_left_alone(stack, paid):
     before = {name: state["pid"] for name, state in supervise.states(stack).items()}
     supervise.kill(stack, "airflow-triggerer")
-    until = time.monotonic() + 60
-    while supervise.states(stack)["airflow-triggerer"]["pid"] in {0, before["airflow-triggerer"]}:
-        assert time.monotonic() < until
-        time.sleep(0.2)
+    gone = {0, before["airflow-triggerer"]}
+    eventually(lambda: supervise.states(stack)["airflow-triggerer"]["pid"] not in gone, "another triggerer")
     assert command("infra.stack", "up").returncode == 0
     after = {name: state["pid"] for name, state in supervise.states(stack).items()}
     assert {name for name in before if before[name] != after[name]} == {"airflow-triggerer"}

@@ -136,19 +136,20 @@ def test_the_description_leads_to_the_examples(frozen, store, tmp_path, monkeypa
     assert read == frozen_ids
 
 
-def test_a_corpus_that_is_not_there(frozen, store, command_line, tmp_path):
-    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--corpus", "nothing")
-    assert code == 2
-    assert f"There are: {frozen.digest}" in errors
-    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--corpus", "../../etc")
-    assert code == 2
-    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), "--on", "tomorrow")
-    assert code == 2
-    assert "--on" in errors
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--corpus", "nothing"), "There are: {digest}"),
+        (("--corpus", "../../etc"), "expected the digest of a frozen corpus"),
+        (("--on", "tomorrow"), "--on"),
+    ],
+)
+def test_a_corpus_or_a_day_that_is_not_there(frozen, command_line, tmp_path, words, said):
+    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), *words)
+    assert (code, said.format(digest=frozen.digest) in errors) == (2, True)
 
 
 def test_no_corpus_in_force(store, monkeypatch, command_line, tmp_path):
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
     code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path))
-    assert code == 2
-    assert "corpus in force" in errors
+    assert (code, "corpus in force" in errors) == (2, True)

@@ -5,14 +5,14 @@ import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import attr
 import pytest
 from openlineage.client import facet_v2
 from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
-from samples import corpus_frames, create_database, deliver
+from samples import corpus_frames, create_database, deliver, enter, settings_of
+from servers import Webhook, listening
 from stages import SMALL, night, run
 
 from provenance.core.store import Store, sha256
@@ -78,16 +78,8 @@ def told(tmp_path_factory, tiny_model, postgres):
     """A whole night's events, and the store that they are about."""
     folder = tmp_path_factory.mktemp("lineage")
     store = Store(f"file://{folder}/store", {})
-    values = {
-        "STORE__URL": store.url, "STORE__ENDPOINT_URL": "", "DATABASE__URL": create_database(postgres),
-        "MODEL__FOLDER": str(tiny_model), "MODEL__CACHE": f"{folder}/cache", "SETTLEMENT__KEY": f"{folder}/signing.pem",
-        "LINEAGE__FOLDER": f"{folder}/lineage", **SMALL,
-    }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(f"PROVENANCE_{name}", value)
-        for name, value in SECRETS.items():
-            patch.setenv(name, value)
+        enter(patch, settings_of(store, create_database(postgres), tiny_model, folder, **SMALL) | SECRETS)
         deliver(store, corpus_frames())
         telling("ingest.ingest")
         night(telling)
@@ -241,27 +233,10 @@ def test_a_folder_that_cannot_be_written_fails_nothing(settings, tmp_path, caplo
     assert "no event of this task" in caplog.text
 
 
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.got.append((self.path, self.headers["Authorization"], json.loads(body)))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    server.got, server.status, server.url = [], 201, f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Webhook(201)) as server:
+        yield server
 
 
 def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server, monkeypatch):
@@ -270,8 +245,8 @@ def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server,
     lineage.started(context("royalty.share"))
     lineage.failed(context("royalty.share", error=ValueError()))
     (path,) = folder.iterdir()
-    assert [event for _, _, event in server.got] == [json.loads(line) for line in path.read_text().splitlines()]
-    assert {(path, key) for path, key, _ in server.got} == {("/api/v1/lineage", "Bearer key")}
+    assert server.heard == [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(path, headers["Authorization"]) for path, headers in server.asked} == {("/api/v1/lineage", "Bearer key")}
 
 
 def test_a_server_that_refuses_fails_nothing(settings, server, caplog):

@@ -5,10 +5,10 @@ import email.policy
 import json
 import socketserver
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from servers import Webhook, listening
 
 from tasks import notify
 from tasks.settings import CHECKOUT
@@ -18,21 +18,8 @@ HOSTILE = "output '{{ 7 * 7 }}{{ conn.smtp_default.password }}<script>alert(1)</
 
 @pytest.fixture
 def webhook():
-    heard = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            heard.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *words):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield SimpleNamespace(heard=heard, url=f"http://127.0.0.1:{server.server_address[1]}")
-        server.shutdown()
+    with listening(Webhook()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -79,7 +66,7 @@ CONTEXT = {
 
 def test_a_failed_run_is_told_by_mail_and_webhook(told, webhook, mailbox):
     notify.failed()(dict(CONTEXT))
-    ((path, body),) = webhook.heard
+    (body,), ((path, _),) = webhook.heard, webhook.asked
     assert path == "/alarms"
     assert body["subject"] == "nightly_payouts failed: 2026-11-19"
     assert body["link"].endswith("/dags/nightly_payouts/runs/scheduled__2026-11-20")
@@ -91,7 +78,7 @@ def test_a_failed_run_is_told_by_mail_and_webhook(told, webhook, mailbox):
 
 def test_what_strangers_wrote_is_neither_a_template_nor_markup_nor_a_header(told, webhook, mailbox):
     notify.failed()(dict(CONTEXT))
-    ((_, body),) = webhook.heard
+    (body,) = webhook.heard
     assert body["reason"] == " ".join(HOSTILE.split())
     (mail,) = mailbox.heard
     assert mail["bcc"] is None
@@ -103,7 +90,7 @@ def test_what_strangers_wrote_is_neither_a_template_nor_markup_nor_a_header(told
 def test_one_channel_that_fails_keeps_no_other_from_telling(told, webhook, mailbox, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps({"conn_type": "smtp", "host": "127.0.0.1", "port": 1}))
     notify.waits()(dict(CONTEXT))
-    assert [body["event"] for _, body in webhook.heard] == ["waits for a person"]
+    assert [body["event"] for body in webhook.heard] == ["waits for a person"]
 
 
 def test_a_late_run_is_told_of_but_not_one_of_a_backfill(told, webhook):
@@ -116,7 +103,7 @@ def test_a_late_run_is_told_of_but_not_one_of_a_backfill(told, webhook):
     context = {"dag_run": run, "deadline": {"id": "x", "deadline_time": "2026-11-20T06:00:00Z"}}
     notify.tell_late(context)
     notify.tell_late({**context, "dag_run": {**run, "run_type": "backfill"}})
-    ((_, body),) = webhook.heard
+    (body,) = webhook.heard
     assert body["event"] == "is late"
     assert body["run_id"] == "r1"
     assert "2026-11-20T06:00:00Z" in body["reason"]

@@ -1,7 +1,6 @@
 """`provenance rights`: the chain of one work, what a corpus's terms come to, and what an ingest says of them."""
 
 import json
-import logging
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -16,6 +15,7 @@ from provenance.corpus.licences import rights_of
 from provenance.corpus.policy import read_policy
 from provenance.corpus.shards import corpus_in_force, freeze_corpus
 from tasks.claims import claims_of
+from tasks.quality import last_report
 from tasks.rights import explain, summary
 from tasks.settings import load
 
@@ -162,24 +162,24 @@ def test_the_command_line_shows_both(delivered, command_line):
     assert command_line("rights", "explain", WORK, "--day", "20.11.2026")[0] == 2
 
 
-def test_an_ingest_freezes_rights_and_says_what_a_person_should_look_at(store, environment, caplog):
+def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(store, environment, caplog):
     from tasks.ingest import ingest
 
     environment(store)
     frames = corpus_frames() | {"assertions": pl.DataFrame(ASSERTED, infer_schema_length=None)}
     deliver(store, frames)
-    with caplog.at_level(logging.INFO, logger="provenance.ingest"):
-        digest = ingest()
+    digest = ingest()
     frozen = corpus_in_force(store)
     assert frozen.digest == digest
     rights = store.read_table(frozen.rights.key)
     assert rights.height == 20
     assert rights["licence_class"].null_count() == 0
     assert store.read_table(frozen.assertions.key).height == len(ASSERTED)
-    said = caplog.text
-    assert "rights of 20 works: 1 non_commercial, 19 unspecified; words differ about 1, assertions on 1 have expired" in said
-    assert "20 works are in quarantine" in said
-    assert "assertions on 1 works that the corpus does not have change nothing, the first: 'work-9-9'. Did you mean" in said
+    found = {row["measure"]: row["count"] for row in last_report(store)["findings"]}
+    expected = {"unspecified": 19, "conflicts": 1, "expired": 1, "quarantined": 20, "strays": 1}
+    assert {name: found[name] for name in expected} == expected
+    assert "warn: 20 of 20 works that no model to come may be trained on, by the policy" in caplog.text
+    assert "works that are not delivered, which change nothing (warns above 0.0%), the first: 'work-9-9'" in caplog.text
     assert ingest() == digest
 
 

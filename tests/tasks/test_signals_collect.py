@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import ssl
-import threading
 import time
 import zlib
 from collections import Counter
@@ -15,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from servers import listening
 from typer.testing import CliRunner
 
 from provenance.core.contracts import SIGNALS
@@ -84,13 +84,8 @@ def endless(handler, chunk=b"x" * 65_536, total=100 * MEGABYTE):
 
 @pytest.fixture
 def site():
-    server = Site()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Site()) as server:
+        yield server
 
 
 @pytest.fixture

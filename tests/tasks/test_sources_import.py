@@ -98,6 +98,9 @@ def test_what_was_known_then_is_the_registry_of_then(at, tmp_path):
     ("evidence", "x" * (LARGEST_CELL + 1), "column 'evidence': expected 1 to 1,000,000 characters, found 1,000,001 characters"),
     ("content_sha256", "abc", "column 'content_sha256': expected 64 hex digits"),
     ("identifiers", ["a\x00b"], "column 'identifiers'"),
+    ("identifiers", 5, "column 'identifiers': expected up to"),
+    ("identifiers", True, "column 'identifiers': expected up to"),
+    ("identifiers", {"a": 1}, "column 'identifiers': expected up to"),
 ])  # fmt: skip
 def test_a_row_that_cannot_be_read_is_kept_with_the_reason(at, tmp_path, column, value, why):
     bad = ROWS[0] | {column: value}
@@ -190,13 +193,6 @@ def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
         run.invoke(app, ["rights", "sources", "show", "doi:10.1000/2"], catch_exceptions=False)
     listed = run.invoke(app, ["rights", "sources", "list", "--json", "--known", "2020-01-01"], catch_exceptions=False)
     assert json.loads(listed.stdout) == []
-
-
-@pytest.mark.parametrize("names", [5, True, {"a": 1}])
-def test_names_that_are_no_list_reject_their_row_alone(at, tmp_path, names):
-    (found,) = import_sources(at, [write(tmp_path, [ROWS[0] | {"identifiers": names}, ROWS[1]])], collector="me", now=NOON)
-    assert (found.new, found.rejected) == (1, 1)
-    assert "column 'identifiers': expected up to" in found.problems[0]
 
 
 def test_addresses_of_repositories_as_git_spells_them_are_sources(at, tmp_path):

@@ -50,7 +50,9 @@ def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: da
     """
     context = mlc.Context(conforms_to=CONFORMS_TO)
     shown = frozen.shards[:MOST_FILES]
-    files = [_file(context, part, facts, f"examples-{number:05d}") for number, part in enumerate(shown)]
+    parts = {f"examples-{number:05d}": part for number, part in enumerate(shown)}
+    parts |= {"claims": frozen.claims, "unmatched": frozen.unmatched}
+    files = [_file(context, part, facts, name) for name, part in parts.items()]
     examples = mlc.FileSet(
         ctx=context,
         id="examples-files",
@@ -59,19 +61,18 @@ def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: da
         includes=[part.key for part in frozen.shards],
         encoding_formats=[PARQUET],
     )
-    works, when = inventory.works, _at(on)
-    span = counts.collected(works)
+    works, span = inventory.works, counts.collected(inventory.works)
     metadata = mlc.Metadata(
         ctx=context,
         name=facts.data.name,
         description=_said(inventory, len(shown), len(frozen.shards)),
         version="1.0.0",
-        date_published=when,
+        date_published=datetime.combine(on, time.min),
         license=_licences(inventory),
         url=facts.data.url if facts.data.public else f"urn:sha256:{inventory.corpus}",
         cite_as=f"{facts.provider.name or facts.data.name}: {facts.data.name}, corpus {inventory.corpus}, {on}.",
         creators=[mlc.Organization(ctx=context, name=facts.provider.name)] if facts.provider.name else [],
-        distribution=[*files, *_tables(context, frozen, facts), examples],
+        distribution=[*files, examples],
         record_sets=[_records(context)],
         data_collection=facts.processing.collection,
         data_collection_type=sorted({source.kind for source in facts.sources if source.name in set(works["source"])}) or None,
@@ -109,10 +110,6 @@ def _file(context: mlc.Context, part: Part, facts: Facts, name: str) -> mlc.File
         encoding_formats=[PARQUET],
         sha256=part.sha256,
     )
-
-
-def _tables(context: mlc.Context, frozen: FrozenCorpus, facts: Facts) -> list[mlc.FileObject]:
-    return [_file(context, part, facts, name) for name, part in (("claims", frozen.claims), ("unmatched", frozen.unmatched))]
 
 
 def _records(context: mlc.Context) -> mlc.RecordSet:
@@ -157,16 +154,15 @@ def _licences(inventory: Inventory) -> list[str]:
 
 def _missing(inventory: Inventory) -> str:
     works = inventory.works
-    without = ((works[name].null_count(), what) for name, what in (("source_uri", "an address"), ("licence", "a licence")))
-    told = [f"{count:,} works have no {what.split()[-1]}" for count, what in without]
-    return f"Of {works.height:,} works: {', '.join(told)}; {works['last_acquired'].null_count():,} have no date of collection."
+    address, licence, day = (f"{works[name].null_count():,}" for name in ("source_uri", "licence", "last_acquired"))
+    told = f"{address} works have no address, {licence} works have no licence; {day} have no date of collection."
+    return f"Of {works.height:,} works: {told}"
 
 
 def _personal(facts: Facts) -> list[str] | None:
-    said = {True: "It has personal data.", False: "It has no personal data, by the word of its provider."}
-    told = [said.get(facts.processing.personal_data) if facts.processing.personal_data is not None else None]
-    return [text for text in (*told, facts.processing.personal_data_measures) if text] or None
-
-
-def _at(day: date) -> datetime:
-    return datetime.combine(day, time.min)
+    said: dict[bool | None, str] = {
+        True: "It has personal data.",
+        False: "It has no personal data, by the word of its provider.",
+    }
+    told = (said.get(facts.processing.personal_data), facts.processing.personal_data_measures)
+    return [text for text in told if text] or None

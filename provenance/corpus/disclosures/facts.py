@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import date  # noqa: TC003 (pydantic reads it)
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -152,6 +152,14 @@ class Facts(_Part):
     synthetic: Synthetic = Synthetic()
     processing: Processing = Processing()
     data: Data = Data()
+
+    def answer(self, fact: str) -> Any:
+        """What stands at `part.name`, or at several of these, parted by commas; None where anything of it is missing."""
+        places = (place.strip().partition(".") for place in fact.split(","))
+        found = [getattr(getattr(self, part, None), name, None) for part, _, name in places]
+        if any(value in (None, ()) for value in found):
+            return None
+        return found[0] if len(found) == 1 else "; ".join(map(str, found))
 
 
 def read_facts(path: Path) -> Facts:

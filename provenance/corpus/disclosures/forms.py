@@ -1,21 +1,28 @@
 """Forms: questions in sections, as a law or its template has them, and what is answered, by whom, and what is not yet.
 
-A form is data. From it come the document, the JSON schema that the document is held against, and the page.
+A form is data, in a file of `templates/`. From it come the document, the JSON schema that the document is held against, and
+the page.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonschema
+from pydantic import TypeAdapter
 
 from provenance.core.errors import CheckFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from provenance.corpus.disclosures.facts import Facts
+
+TEMPLATES = Path(__file__).parent / "templates"
 Kind = Literal["text", "yes_no", "list", "date", "table"]
 Cell = str | int | None
 ANSWERED = "answered"
@@ -92,24 +99,35 @@ class Table:
         return {"title": self.title, "columns": [*self.columns], "rows": [[*row] for row in self.rows], "note": self.note}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is answered, and on whose word: the provider's, or that of the tables; nothing where nobody knows."""
-
-    value: str | bool | date | Sequence[str] | Table | None
-    said_by: Literal["provider", "tables"]
+def read_form(name: str) -> Form:
+    """The form of a file."""
+    return TypeAdapter(Form).validate_python(tomllib.loads((TEMPLATES / f"{name}.toml").read_text(encoding="utf-8")))
 
 
 def fill(
-    form: Form, answers: Mapping[str, Answer], *, version: str, corpus: str, on: date, tables: Sequence[Table] = ()
+    form: Form,
+    facts: Facts,
+    said: Mapping[str, Any],
+    counted: Mapping[str, Any],
+    *,
+    corpus: str,
+    on: date,
+    tables: Sequence[Table] = (),
 ) -> dict[str, Any]:
-    """The document: the form with its answers, what is missing, and tables that stand behind it."""
+    """The document: the form with its answers, what is missing, and tables that stand behind it.
+
+    Args:
+        facts: what the provider answers, where a question names it.
+        said: what the provider answers otherwise, by key.
+        counted: what the tables answer, by key; where they have nothing, the provider's answer counts.
+    """
+    found = {key: value for key, value in counted.items() if value is not None}
+    answers = {question.key: facts.answer(question.fact) for question in form.questions} | dict(said) | found
     sections, missing = [], []
     for section in form.sections:
         rows = []
         for question in section.questions:
-            answer = answers[question.key]
-            status = _status(question, answer, [answers[key].value for key in question.when])
+            status = _status(question, answers[question.key], [answers[key] for key in question.when])
             if status == TO_COMPLETE:
                 missing.append(f"{section.number} {question.text} ({question.fact})")
             answered = status == ANSWERED
@@ -118,15 +136,15 @@ def fill(
                     "key": question.key,
                     "question": question.text,
                     "status": status,
-                    "answer": _plain(answer.value) if answered else None,
-                    "said_by": answer.said_by if answered else None,
+                    "answer": _plain(answers[question.key]) if answered else None,
+                    "said_by": ("tables" if question.key in found else "provider") if answered else None,
                 }
             )
         sections.append({"number": section.number, "title": section.title, "questions": rows})
     return {
         "form": form.title,
         "basis": form.basis,
-        "version": version,
+        "version": facts.version,
         "last_update": on.isoformat(),
         "corpus": corpus,
         "missing": missing,
@@ -167,10 +185,10 @@ def check(form: Form, document: dict[str, Any]) -> None:
         raise CheckFailed(f"{form.name}.json does not hold to its schema: {error.json_path}: {error.message[:500]}")
 
 
-def _status(question: Question, answer: Answer, gates: Sequence[object]) -> str:
+def _status(question: Question, answer: object, gates: Sequence[object]) -> str:
     if gates and all(gate is False for gate in gates):
         return NO_MATTER
-    if answer.value is not None:
+    if answer is not None:
         return ANSWERED
     if question.optional:
         return NOT_GIVEN
@@ -201,11 +219,7 @@ def _question(question: Question) -> dict[str, Any]:
         "oneOf": [
             _object(
                 same
-                | {
-                    "status": {"const": ANSWERED},
-                    "answer": kinds[question.kind],
-                    "said_by": {"enum": ["provider", "tables"]},
-                }
+                | {"status": {"const": ANSWERED}, "answer": kinds[question.kind], "said_by": {"enum": ["provider", "tables"]}}
             ),
             _object(same | {"status": {"enum": without}, "answer": {"type": "null"}, "said_by": {"type": "null"}}),
         ]

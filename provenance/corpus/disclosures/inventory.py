@@ -41,6 +41,8 @@ NO_LICENCE = "(none can be read)"
 UNITS = {"text": "words", "code": "words", "image": "images", "music": "events"}
 # Terms under which nobody holds a right any more, and nothing else is meant by them. What is in doubt is not here.
 PUBLIC_DOMAIN = ("CC0-1.0", "CC-PDDC", "CC-PDM-1.0", "PDDL-1.0")
+# Licences and places in a table.
+MOST_FREQUENT = 20
 # Domains that a provider has to name, of all crawled ones, by size: in percent, and how many at most (EU template, 2.3).
 MOST_DOMAINS = (10, None)
 MOST_DOMAINS_OF_SMES = (5, 1_000)
@@ -135,7 +137,7 @@ def take(
     )
     holders = _holders(works, claims, owners, day)
     works = (
-        works.join(rights.select("work_id", _licence=pl.col("licence_spdx"), **_columns(RIGHTS_OF)), on="work_id", how="left")
+        works.join(rights.select("work_id", *RIGHTS_OF, _licence="licence_spdx"), on="work_id", how="left")
         .with_columns(_named(registry))
         .join(registry.select("source_id", "title"), on="source_id", how="left")
         .join(holders, on="work_id", how="left")
@@ -192,15 +194,15 @@ def by_class(works: pl.DataFrame, title: str = "Works by what their terms allow"
     )
 
 
-def by_licence(inventory: Inventory, most: int = 20) -> Table:
+def by_licence(inventory: Inventory) -> Table:
     """The most frequent licences."""
     works = inventory.works.with_columns(pl.col("licence").fill_null(NO_LICENCE))
-    return counted(works, "licence", "Works by licence", "Licence", most=most)
+    return counted(works, "licence", "Works by licence", "Licence", most=MOST_FREQUENT)
 
 
-def by_place(inventory: Inventory, most: int = 20) -> Table:
+def by_place(inventory: Inventory) -> Table:
     """The domains, packages and schemes that most words came from."""
-    return counted(inventory.works, "place", "Where works were collected", "Place", most=most)
+    return counted(inventory.works, "place", "Where works were collected", "Place", most=MOST_FREQUENT)
 
 
 def by_source(inventory: Inventory) -> Table:
@@ -354,7 +356,3 @@ def _without_login(uri: pl.Expr) -> pl.Expr:
 
 def _sum(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Int64).sum()
-
-
-def _columns(names: Iterable[str]) -> dict[str, pl.Expr]:
-    return {name: pl.col(name) for name in names}

@@ -1,22 +1,24 @@
 """Disclosures as pages to read: plain chapters of text and tables, laid out by one template.
 
-Whatever strangers wrote is text and never markup; a page loads nothing and runs nothing.
+Whatever strangers wrote is text and never markup, on one line and without what cannot be seen, since all that is put into the
+template is (`_shown`); a page loads nothing and runs nothing.
 """
 
 from __future__ import annotations
 
 import io
 import threading
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import jinja2
 from lxml import etree
+from markupsafe import Markup
 
 from provenance.core.text import plain
 from provenance.corpus.disclosures import inventory as counts
-from provenance.corpus.disclosures.forms import ANSWERED, TO_COMPLETE, WAITS, Table
+from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,23 +28,37 @@ if TYPE_CHECKING:
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()
-TEMPLATES = Path(__file__).parent / "templates"
 # Rows of a table that are shown; the file for machines has all.
 MOST_ROWS = 100
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """A part of a page: sentences, questions of a form, links, a figure and tables, whichever it has.
+
+    Attributes:
+        tables: as they are or as documents have them (`Table.plain`).
+    """
+
+    title: str
+    said: Sequence[str] = ()
+    questions: Sequence[dict[str, Any]] = ()
+    links: Sequence[dict[str, str]] = ()
+    tables: Sequence[Table | dict[str, Any]] = ()
+    picture: dict[str, str] | None = None
+
+
 def of_form(document: dict[str, Any], file: str, inventory: Inventory) -> bytes:
     """The page of a form's document."""
-    chapters = [_section(section) for section in document["sections"]]
-    behind = [_table(Table(**table)) for table in document["tables"]]
-    chapters.append(_chapter("What stands behind it", tables=behind, picture=figure(inventory)))
+    chapters = [Chapter(f"{part['number']}. {part['title']}", questions=part["questions"]) for part in document["sections"]]
+    chapters.append(Chapter("What stands behind it", tables=document["tables"], picture=figure(inventory)))
     missing = len(document["missing"])
     return _render(
         title=document["form"],
         name=document["basis"],
         notice=f"Not complete: {missing} answers are to be completed by the provider." if missing else "",
         facts=_facts(document["version"], document["last_update"], document["corpus"], file),
-        missing=[plain(text) for text in document["missing"]],
+        missing=document["missing"],
         chapters=chapters,
     )
 
@@ -66,7 +82,7 @@ def of_croissant(document: dict[str, Any], inventory: Inventory, on: str) -> byt
         title="The corpus as a data set",
         name="Croissant 1.1 with fields on responsible AI; validated by mlcroissant",
         facts=_facts("1.1", on, inventory.corpus, "croissant.json"),
-        chapters=[_chapter("Description", tables=[_table(table) for table in tables])],
+        chapters=[Chapter("Description", tables=tables)],
     )
 
 
@@ -82,8 +98,8 @@ def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
         name="SPDX 2.3; validated by spdx-tools",
         facts=_facts("2.3", on, inventory.corpus, "spdx.json"),
         chapters=[
-            _chapter("How it is listed", said=[document["comment"]], picture=figure(inventory)),
-            _chapter("What it lists", tables=[_table(table) for table in tables]),
+            Chapter("How it is listed", said=[document["comment"]], picture=figure(inventory)),
+            Chapter("What it lists", tables=tables),
         ],
     )
 
@@ -91,11 +107,10 @@ def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
 def of_quality(report: Report, day: str) -> bytes:
     """The page of a report on a delivery."""
     rows = tuple(
-        (found.meaning, found.level, found.counted.count, found.counted.total, f"{found.counted.part:.1%}", found.rule)
-        for found in report.findings
+        (found.meaning, found.level, found.count, found.total, f"{found.part:.1%}", found.rule) for found in report.findings
     )
     classes = tuple((counts.CLASS_WORDS.get(name, name), *rest) for name, *rest in report.classes.iter_rows())
-    named = tuple((found.meaning, "; ".join(found.counted.names)) for found in report.findings if found.counted.names)
+    named = tuple((found.meaning, "; ".join(found.names)) for found in report.findings if found.names)
     tables = (
         Table("What was found", ("What", "Level", "How many", "Of", "Part", "Rule"), rows),
         Table("Works by what their terms allow", ("Allowed", "On whose word", "Works", "Examples"), classes),
@@ -108,7 +123,7 @@ def of_quality(report: Report, day: str) -> bytes:
         name=size,
         notice=f"Not put in force: {blocked}." if blocked else "",
         facts=_facts("", day, "", ""),
-        chapters=[_chapter("Report", tables=[_table(table) for table in tables if table.rows])],
+        chapters=[Chapter("Report", tables=[table for table in tables if table.rows])],
     )
 
 
@@ -132,8 +147,8 @@ def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> by
         name="What a model was trained on, as laws and catalogues ask for it",
         facts=_facts("", on, inventory.corpus, ""),
         chapters=[
-            _chapter("Documents", links=linked),
-            _chapter("The corpus in numbers", tables=[_table(table) for table in tables], picture=figure(inventory)),
+            Chapter("Documents", links=linked),
+            Chapter("The corpus in numbers", tables=tables, picture=figure(inventory)),
         ],
     )
 
@@ -175,55 +190,28 @@ def figure(inventory: Inventory) -> dict[str, str]:
     return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
 
 
-def _section(section: dict[str, Any]) -> dict[str, Any]:
-    questions = [
-        {
-            "text": question["question"],
-            "answered": question["status"] == ANSWERED,
-            "open": question["status"] in {TO_COMPLETE, WAITS},
-            "status": question["status"],
-            "said_by": question["said_by"] or "",
-            **_answer(question["answer"]),
-        }
-        for question in section["questions"]
-    ]
-    return _chapter(f"{section['number']}. {section['title']}", questions=questions)
+def _shown(value: object) -> str:
+    """How anything stands on a page."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return f"{value:,}" if isinstance(value, int) else plain(str("" if value is None else value))
 
 
-def _answer(answer: object) -> dict[str, Any]:
-    """How an answer is shown: as words, as a list, or as a table."""
-    if isinstance(answer, dict):
-        return {"words": "", "items": [], "table": _table(Table(**answer))}
-    if isinstance(answer, list):
-        return {"words": "", "items": [plain(str(item)) for item in answer], "table": None}
-    words = ("Yes" if answer else "No") if isinstance(answer, bool) else plain(str(answer))
-    return {"words": words, "items": [], "table": None}
+def _numbers(rows: Sequence[Sequence[object]]) -> list[bool]:
+    """Which columns of a table are of numbers alone."""
+    return [all(isinstance(cell, int) for cell in cells) for cells in zip(*rows, strict=True)]
 
 
-def _table(table: Table) -> dict[str, Any]:
-    shown = table.rows[:MOST_ROWS]
-    rest = f"{len(table.rows) - MOST_ROWS:,} more rows are in the file for machines." if len(table.rows) > MOST_ROWS else ""
-    numbers = [all(isinstance(row[column], int) for row in shown) and bool(shown) for column in range(len(table.columns))]
-    return {
-        "caption": plain(table.title),
-        "columns": [{"name": plain(name), "number": number} for name, number in zip(table.columns, numbers, strict=True)],
-        "rows": [[_cell(cell) for cell in row] for row in shown],
-        "note": " ".join(part for part in (table.note, rest) if part),
-    }
-
-
-def _cell(cell: object) -> dict[str, str]:
-    text = f"{cell:,}" if isinstance(cell, int) else plain(str(cell or ""))
-    return {"text": text, "href": _href(text) if isinstance(cell, str) else ""}
-
-
-def _href(address: str) -> str:
+def _address(cell: object) -> str:
     """Where a link may lead: an address on the web, or nowhere."""
+    text = plain(cell) if isinstance(cell, str) else ""
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(text)
     except ValueError:
         return ""
-    return address if parts.scheme in {"http", "https"} and parts.hostname and " " not in address else ""
+    return text if parts.scheme in {"http", "https"} and parts.hostname and " " not in text else ""
 
 
 def _flat(value: object) -> str:
@@ -234,20 +222,7 @@ def _flat(value: object) -> str:
 
 def _facts(version: str, on: str, corpus: str, file: str) -> list[tuple[str, str]]:
     found = (("Version", version), ("Last update", on), ("Corpus (SHA-256)", corpus), ("For machines", file))
-    return [(kind, plain(said)) for kind, said in found if said]
-
-
-def _chapter(
-    title: str,
-    *,
-    said: Sequence[str] = (),
-    questions: Sequence[dict[str, Any]] = (),
-    links: Sequence[dict[str, str]] = (),
-    tables: Sequence[dict[str, Any]] = (),
-    picture: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    told = [plain(text) for text in said]
-    return {"title": title, "said": told, "questions": questions, "links": links, "tables": tables, "picture": picture}
+    return [(kind, said) for kind, said in found if said]
 
 
 def _render(
@@ -255,12 +230,15 @@ def _render(
     title: str,
     name: str,
     facts: Sequence[tuple[str, str]],
-    chapters: Sequence[dict[str, Any]],
+    chapters: Sequence[Chapter],
     notice: str = "",
     missing: Sequence[str] = (),
 ) -> bytes:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
     )
+    environment.filters |= {"address": _address, "numbers": _numbers}
+    environment.globals |= {"MOST_ROWS": MOST_ROWS, "ANSWERED": ANSWERED, "OPEN": (TO_COMPLETE, WAITS)}
     view = {"title": title, "name": name, "notice": notice, "facts": facts, "missing": missing, "chapters": chapters}
     return environment.get_template("disclosure.html").render(view).encode()

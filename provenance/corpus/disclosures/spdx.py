@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -181,8 +182,7 @@ def _expression(text: str) -> LicenseExpression | None:
 
 
 def _is_own(symbol: str) -> bool:
-    name = symbol.removeprefix("LicenseRef-")
-    return name != symbol and bool(name) and all(c.isascii() and (c.isalnum() or c in "-.") for c in name)
+    return re.fullmatch("LicenseRef-[A-Za-z0-9.-]+", symbol) is not None
 
 
 def _own_licences(terms: Sequence[str]) -> list[ExtractedLicensingInfo]:
@@ -199,10 +199,9 @@ def _location(uri: str | None) -> str | SpdxNoAssertion:
         parts = urlsplit(uri or "")
     except ValueError:
         return SpdxNoAssertion()
-    on_the_web = (
-        parts.scheme in {"http", "https"} and uri is not None and uri.isascii() and uri.isprintable() and " " not in uri
-    )
-    return uri if on_the_web and uri and url_pattern_ignore_case.match(uri) else SpdxNoAssertion()
+    if not uri or parts.scheme not in {"http", "https"} or not (uri.isascii() and uri.isprintable()) or " " in uri:
+        return SpdxNoAssertion()
+    return uri if url_pattern_ignore_case.match(uri) else SpdxNoAssertion()
 
 
 def _references(uri: str | None) -> list[ExternalPackageRef]:

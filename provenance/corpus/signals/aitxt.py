@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
-from provenance.corpus.signals.robots import EVERYBODY, rules, token
+from provenance.corpus.signals.robots import addressed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +32,10 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
     if not answer.good:
         return [silence(answer, KIND)]
     text, problem = answer.text()
-    asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
-    names = frozenset(asked)
     found = []
-    for rule in rules(text):
-        if rule.name not in {"allow", "disallow"}:
-            continue
-        whom = sorted(asked[name] for name in names & rule.agents)
+    for rule, whom in addressed(text, agents):
         allowed = rule.name == "allow" or not rule.value
-        for pattern in patterns(rule.value or "/", answer.about) if whom else ():
+        for pattern in patterns(rule.value or "/", answer.about):
             scope = answer.about + pattern
             agents_named = ", ".join(whom)
             says = f"{rule.line} (User-agent: {agents_named})"

@@ -65,23 +65,26 @@ def token(agent: str) -> str:
     return agent.split("/", 1)[0].strip().lower()
 
 
+def addressed(text: str, agents: Sequence[str]) -> Iterator[tuple[Rule, list[str]]]:
+    """The lines that allow or disallow, and whom of everybody and of some agents each is for."""
+    asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
+    names = frozenset(asked)
+    for rule in rules(text):
+        if rule.name in {"allow", "disallow"} and (whom := names & rule.agents):
+            yield rule, sorted(asked[name] for name in whom)
+
+
 def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...], list[tuple[bool, str, str]]]:
     """For everybody and for each of the agents that is named: whether paths are allowed, their pattern, and the line.
 
     Agents with the same rules are one key. `Disallow:` with nothing allows everything.
     """
-    asked = {token(agent): agent for agent in agents} | {EVERYBODY: EVERYBODY}
-    names = frozenset(asked)
     found: dict[str, list[tuple[bool, str, str]]] = {}
-    for rule in rules(text):
-        if rule.name not in {"allow", "disallow"} or (not rule.value and rule.name == "allow"):
-            continue
+    for rule, whom in addressed(text, agents):
         pattern = pattern_of(rule.value or "/", origin)
-        if pattern is None:
-            continue
-        for name in names & rule.agents:
-            entry = (rule.name == "allow" or not rule.value, pattern, rule.line)
-            found.setdefault(asked[name], []).append(entry)
+        if pattern is not None and (rule.value or rule.name == "disallow"):
+            for name in whom:
+                found.setdefault(name, []).append((rule.name == "allow" or not rule.value, pattern, rule.line))
     same: dict[tuple[tuple[bool, str, str], ...], list[str]] = {}
     for name, entries in found.items():
         same.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
@@ -111,18 +114,8 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
         for allowed, pattern, line in entries:
             for use, whom in (("train", named), ("crawl", [EVERYBODY] if EVERYBODY in names else [])):
                 if whom:
-                    listed = ", ".join(whom)
-                    says = f"{line} (User-agent: {listed})"
-                    found.append(
-                        row(
-                            answer,
-                            KIND,
-                            use,
-                            says=says,
-                            scope=origin + pattern,
-                            allowed=allowed,
-                            agents=listed,
-                            problem=problem,
-                        )
-                    )
+                    agents_named, scope = ", ".join(whom), origin + pattern
+                    says = f"{line} (User-agent: {agents_named})"
+                    told = row(answer, KIND, use, says=says, scope=scope, allowed=allowed, agents=agents_named, problem=problem)
+                    found.append(told)
     return found or [silence(answer, KIND, "crawl", problem)]

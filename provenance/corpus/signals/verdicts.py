@@ -16,9 +16,9 @@ The newest collection counts, and what it was not answered (5xx, 429, no answer)
 not changed its mind. A permission older than the limit does not count any more; a reservation does, until it is known to be
 over.
 
-What robots.txt says to everybody (`crawl`) does not count for training unless it is asked to: most of it is about search
-engines and load, and was written before there was anything to train. It counts where it names an agent that collects for
-models, or says nothing because the server fails, in which case nobody knows whom it names.
+What robots.txt says to everybody (`crawl`) does not count for training: most of it is about search engines and load, and was
+written before there was anything to train. It counts where it names an agent that collects for models, or says nothing because
+the server fails, in which case nobody knows whom it names.
 """
 
 from __future__ import annotations
@@ -67,13 +67,7 @@ class Weighed:
 
 
 def verdicts(
-    signals: pl.DataFrame,
-    uris: Iterable[str],
-    use: str = "train",
-    *,
-    now: datetime | None = None,
-    days: int | None = None,
-    general: bool = False,
+    signals: pl.DataFrame, uris: Iterable[str], use: str = "train", *, now: datetime | None = None, days: int | None = None
 ) -> pl.DataFrame:
     """What the signals say of a use of each address.
 
@@ -83,34 +77,27 @@ def verdicts(
         use: train, search, crawl or as signals name it.
         now: the time at which a signal's age is taken.
         days: the age up to which a permission counts; None: any.
-        general: whether what robots.txt says to everybody counts for the use, too.
 
     Returns:
         `source_uri, allowed, because`, sorted; `allowed` is null where nothing is said, and `because` names what counts first.
     """
-    asked = _asked(use, general=general)
+    asked = _asked(use)
     rounds = {  # what could be told of: most of a robots.txt is not about the use
         about: [(r, over) for r, over in found if over != REPLACED and (r["problem"] or not _silent(r, use, asked))]
         for about, found in _in_force(signals).items()
     }
     rows = []
     for uri in sorted(set(uris)):
-        allowed, weighed = _weigh(rounds, uri, use, now, days, general=general)
+        allowed, weighed = _weigh(rounds, uri, use, now, days)
         rows.append({"source_uri": uri, "allowed": allowed, "because": _because(rounds, uri, use, allowed, weighed)})
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def weigh(
-    signals: pl.DataFrame,
-    uri: str,
-    use: str = "train",
-    *,
-    now: datetime | None = None,
-    days: int | None = None,
-    general: bool = False,
+    signals: pl.DataFrame, uri: str, use: str = "train", *, now: datetime | None = None, days: int | None = None
 ) -> tuple[bool | None, list[Weighed]]:
     """The verdict on one address, and every signal on it, those that count first; arguments as in `verdicts`."""
-    return _weigh(_in_force(signals), uri, use, now, days, general=general)
+    return _weigh(_in_force(signals), uri, use, now, days)
 
 
 def _in_force(signals: pl.DataFrame) -> dict[str, list[tuple[Row, str]]]:
@@ -141,12 +128,12 @@ def _answered(row: Row) -> bool:
 
 
 def _weigh(
-    rounds: dict[str, list[tuple[Row, str]]], uri: str, use: str, now: datetime | None, days: int | None, *, general: bool
+    rounds: dict[str, list[tuple[Row, str]]], uri: str, use: str, now: datetime | None, days: int | None
 ) -> tuple[bool | None, list[Weighed]]:
     origin, page = origin_of(uri), page_of(uri)
     if origin is None or page is None:
         return None, []
-    asked = _asked(use, general=general)
+    asked = _asked(use)
     left: list[Weighed] = []
     files: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row, over in [*rounds.get(page, ()), *(rounds.get(origin, ()) if origin != page else ())]:
@@ -178,10 +165,10 @@ def _weigh(
     return allowed, sorted(left, key=lambda w: (not w.counts, w.signal["kind"], w.signal["url"], w.signal["scope"], w.why))
 
 
-def _asked(use: str, *, general: bool) -> set[str]:
+def _asked(use: str) -> set[str]:
     """The uses by which signals speak of a use."""
     own = USES.get(use, use)
-    return {own, *WIDER.get(own, ()), *(("crawl",) if general else ())}
+    return {own, *WIDER.get(own, ())}
 
 
 def _silent(row: Row, use: str, asked: set[str]) -> str:
