@@ -54,8 +54,8 @@ bench: setup ## what attribution costs on this machine: ratios, as JSON
 	@$(BIN)/provenance bench --corpus var/workloads/code/corpus --model var/workloads/code/model \
 		--outputs var/workloads/code/outputs.parquet
 
-peers: workloads .venv-peers/stamp ## our influence beside traker, dattri and kronfluence (hours; WORKLOADS="code music")
-	@$(BIN)/python bench/peers/run.py $(or $(WORKLOADS),code subwords glyphs music)
+peers: workloads .venv-peers/stamp ## our influence beside traker, dattri, kronfluence and bergson (many hours; WORKLOADS="code music")
+	@$(BIN)/python bench/peers/run.py $(or $(WORKLOADS),code subwords glyphs music large)
 
 gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check

@@ -1,4 +1,7 @@
-"""Scores of one of our methods, in a process of its own: `ours.py METHOD FOLDER WORKLOAD`; writes what `peer.py` writes."""
+"""Scores of one of our methods, in a process of its own: `ours.py METHOD FOLDER WORKLOAD`; writes what `peer.py` writes.
+
+Of `fitted` its components, `(components, outputs, examples)`, which the comparison weighs.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import measured
+import numpy as np
 from run import request_of
 from threadpoolctl import threadpool_limits
 
 from provenance.features.model import forward_and_backward
 from tasks.attribute import local_settings, opened
-from tasks.audit import scores_of
+from tasks.audit import FITTED, components_of, scores_of
 from tasks.bench import alone
 from tasks.featurise import recipe
 from tasks.shard import load_plan
@@ -33,7 +37,12 @@ def main() -> None:
     ):
         store = here.store.open()
         start = time.process_time()
-        scores = scores_of(here, store, night, method)
+        if method == FITTED:
+            components = components_of(here, store, night, method)
+            scores = np.stack(list(components.values()))
+            (folder / "components.json").write_text(json.dumps(list(components)))
+        else:
+            scores = scores_of(here, store, night, method)
         seconds = time.process_time() - start
         made, bare = recipe(store, night, here), 0.0
         contents = night.read_corpus(store, "content")["content"].to_list()

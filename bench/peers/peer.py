@@ -1,7 +1,8 @@
 """Scores of one peer's method, in the peers' environment: `peer.py METHOD FOLDER`.
 
 Reads FOLDER/contents.json (base64 of examples and outputs) and FOLDER/model, and writes FOLDER/METHOD.npy, influences
-`(outputs, examples)`, and FOLDER/METHOD.json: CPU seconds, bytes kept per example and checkpoint, peak memory.
+`(outputs, examples)`, and FOLDER/METHOD.json: CPU seconds, bytes kept per example and checkpoint, peak memory. bergson's
+methods (`bergsons.py`) see the checkpoints together, and keep nothing that is counted here.
 """
 
 from __future__ import annotations
@@ -207,19 +208,28 @@ def main() -> None:
     examples, outputs = ([base64.b64decode(each) for each in stored[name]] for name in ("examples", "outputs"))
     model = read_model(folder / "model")
     adapter = model.adapter()
+    checkpoints = [checkpoint for checkpoint in model.card.checkpoints if checkpoint.file in stored["checkpoints"]]
     total, seconds, bare, kept = np.zeros((len(outputs), len(examples))), 0.0, 0.0, 0
-    for checkpoint in model.card.checkpoints:
-        if checkpoint.file not in stored["checkpoints"]:
-            continue
+    for checkpoint in checkpoints:
         module = model.load(checkpoint)
         start = time.process_time()
         forward_and_backward(adapter, module, examples, BATCH)
         bare += time.process_time() - start
+        if method not in METHODS:
+            continue
         start = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             scores, kept = METHODS[method](adapter, module, examples, outputs, Path(scratch))
         seconds += time.process_time() - start
         total += scores / scores.std()
+    if method not in METHODS:
+        import bergsons
+
+        start = time.process_time()
+        with tempfile.TemporaryDirectory() as scratch:
+            asked = bergsons.Bergson(model, examples, outputs, Path(scratch), seed=stored["seed"], chosen=stored["chosen"])
+            total = bergsons.METHODS[method](asked, checkpoints)
+        seconds = time.process_time() - start
     measured.write(folder, method, total, seconds=seconds, bare=bare, kept=kept)
 
 

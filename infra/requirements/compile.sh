@@ -19,8 +19,9 @@ uv compile pyproject.toml - --no-emit-package torch --extra stack -c $locks/stac
 rapids=$(sed -n 's/^dask-cuda==\([0-9]*\.[0-9]*\).*/\1/p' $locks/gpu.txt)
 uv compile pyproject.toml - --no-emit-package torch --extra gpu --no-config -c $locks/gpu.txt -o $locks/image-worker.txt \
     <<< "rmm-cu13==$rapids.*"
-# traker asks for torchvision, and never needs it; the one on PyPI does not work beside the CPU build of torch.
-uv compile bench/peers/requirements.in --no-emit-package torch --no-emit-package torchvision -c $locks/run.txt \
+# traker and bergson ask for torchvision, bergson for torchaudio, and never need them; those on PyPI do not work beside the CPU
+# build of torch.
+uv compile bench/peers/requirements.in --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio -c $locks/run.txt \
     -o bench/peers/requirements.txt
 uv compile --no-annotate -o $locks/uv.txt - <<< "uv==$("$UV" --version | cut -d' ' -f2)"
 uv compile --no-config --no-annotate -o $locks/advisories.txt - <<< "pip-audit>=2.10"

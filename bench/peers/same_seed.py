@@ -1,0 +1,63 @@
+"""Retraining that differs by the examples alone: the very steps of the model served, with what is left out weighing nothing.
+
+Other seeds tell what a corpus does to any model; this tells what it did to one, and that is what MAGIC estimates.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from provenance.core.store import digest
+from provenance.features.adapters.tokens import IGNORED, sequence_loss
+from provenance.features.adapters.training import train_and_save
+from provenance.features.model import all_losses, read_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BATCH = 64
+
+
+def retrain(workload: Path, contents: Sequence[bytes], outputs: Sequence[bytes], masks: np.ndarray, seed: int) -> np.ndarray:
+    """Losses of the outputs after training with each of the masks, `(masks, outputs)`, or what was kept of before.
+
+    Args:
+        masks: which examples count, `(masks, examples)`.
+        seed: of the model served, a model of token sequences.
+    """
+    kept = workload / "same-seed"
+    kept.mkdir(exist_ok=True)
+    files = [kept / f"{digest([seed, np.flatnonzero(mask).tolist()])}.npy" for mask in masks]
+    missing = [at for at, file in enumerate(files) if not file.exists()]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        train = partial(_train, workload / "model", contents, outputs, seed)
+        for at, losses in zip(missing, pool.map(train, [masks[at] for at in missing]), strict=True):
+            np.save(files[at], losses)
+    return np.stack([np.load(file) for file in files])
+
+
+def _train(folder: Path, contents: Sequence[bytes], outputs: Sequence[bytes], seed: int, mask: np.ndarray) -> np.ndarray:
+    torch.set_num_threads(1)
+    adapter: Any = read_model(folder).adapter()
+    numbers: Any = range(len(contents))
+    trained: list[torch.nn.Module] = []
+
+    def mean_loss(module: torch.nn.Module, batch: list[Any], _: torch.Generator) -> torch.Tensor:
+        trained[:] = [module]
+        ids = adapter.collate([contents[number] for number in batch])
+        weight = torch.from_numpy(mask[batch]).float()
+        mean: torch.Tensor = (sequence_loss(module, ids) * weight).sum() / (ids[:, 1:] != IGNORED).sum()
+        return mean
+
+    with tempfile.TemporaryDirectory() as scratch:
+        train_and_save(adapter, numbers, mean_loss, adapter.recipe, arguments={}, seed=seed, folder=Path(scratch))
+    return all_losses(adapter, trained[0].eval(), outputs, batch_size=BATCH)
