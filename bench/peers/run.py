@@ -36,8 +36,8 @@ from provenance.core.store import digest
 from provenance.features.model import read_model
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from tasks.attribute import Request, local_settings, opened
-from tasks.audit import EXAMPLES, FITTED, OWNERS, Options, base_and_served, truth, weigh
-from tasks.retrain import retrain
+from tasks.audit import EXAMPLES, FITTED, OWNERS, Options, truth, weigh
+from tasks.retrain import base_and_served, retrain
 from tasks.watch import watch
 from tasks.workload import SEED, WORKLOADS, make
 
