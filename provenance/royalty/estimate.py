@@ -13,7 +13,7 @@ component k. M models, n owners, Q outputs, K components, S strata.
 - A model that trained well or badly says more, or less, of all outputs at once, and so does an owner who teaches what all
   outputs need. So values are split into two kinds of *series*: what outputs have in common (their mean, each in units of its
   noise), and of each output what is its own. Each series has an e and a delta of its own.
-- theta >= 0 is shared by all series; delta ~ N(0, (tau sigma)^2 n size_o), the sum of what so many works do each by itself, so
+- theta >= 0 is shared by all series; delta ~ N(0, (tau sigma)^2 size_o), the sum of what so many works do each by itself, so
   who splits into several identities changes nothing; e ~ N(0, sigma^2). Sigma is the series' own, tau is one of
   `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all series (empirical Bayes by EM: Efron
   2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`); that
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 # Where one stratum ends and the next begins: parts of all tokens that a model saw.
 BOUNDS = (0.25, 0.75)
-# How much larger owners' own effects are than the noise of training, before anything is known.
-TAUS = 2.0 ** np.arange(-4, 5)
+# How much larger the own effects of all owners together may be than the noise of training, before anything is known.
+TAUS = 2.0 ** np.arange(-3, 7)
 # Of how contrasts grow with the amount of work; places of the integral over it.
 POWERS, PLACES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0), 1000
 # The correlation of an owner's own effects in neighbouring strata.
@@ -102,11 +102,6 @@ class Outcomes:
     def growth(self) -> np.ndarray:
         """`(2 z_m)^p`, `(M,)`."""
         return np.asarray((2 * self.seen) ** self.power)
-
-    @property
-    def scale(self) -> np.ndarray:
-        """Variances of owners' own effects, `(n,)`, with a mean of one."""
-        return np.asarray(self.size * len(self.size))
 
     @property
     def strata(self) -> np.ndarray:
@@ -273,7 +268,7 @@ def _covariance(one: Outcomes, two: Outcomes, curve: Curve, tau: float) -> np.nd
     """Prior covariance of models' values in units of the noise, without it: `(m, m')`."""
     first, second = curve.member(one.strata), curve.member(two.strata)
     alike = first @ _between(curve, tau) @ second.T
-    return np.asarray(((one.contrast * one.scale) @ two.contrast.T) * alike + FLAT * first @ second.T)
+    return np.asarray(((one.contrast * one.size) @ two.contrast.T) * alike + FLAT * first @ second.T)
 
 
 def _between(curve: Curve, tau: float) -> np.ndarray:
@@ -369,7 +364,7 @@ def _contrast(slope: Array, size: np.ndarray) -> Array:
 def _gain(outcomes: Outcomes, curve: Curve, tau: float, rule: Rule) -> np.ndarray:
     """Covariance of models' values with owners' weighted effects, `(M, n)`."""
     by_model = curve.member(outcomes.strata) @ _between(curve, tau) @ rule.weight
-    return np.asarray(by_model[:, None] * outcomes.contrast * outcomes.scale)
+    return np.asarray(by_model[:, None] * outcomes.contrast * outcomes.size)
 
 
 @dataclass(frozen=True)
@@ -404,7 +399,7 @@ def _drawn(fitted: Fitted, rule: Rule, random: np.random.Generator, draws: int) 
     """
     outcomes, curve = fitted.outcomes, fitted.curve
     owners, strata = len(outcomes.size), len(curve.strata)
-    effects = random.standard_normal((strata, draws, owners)) * np.sqrt(outcomes.scale)
+    effects = random.standard_normal((strata, draws, owners)) * np.sqrt(outcomes.size)
     noise = random.standard_normal((draws, len(outcomes.inside)))
     again = random.standard_normal((draws, owners)) * retraining_noise(owners)
     student = np.sqrt(fitted.freedom / random.chisquare(fitted.freedom, (draws, 1)))

@@ -103,8 +103,9 @@ def test_what_influence_says_in_full_leaves_no_effect_to_be_found():
     game = draw_game(random, owners=8, outputs=20, growth=linear)
     models = game.trained(16, random)[0]
     with_it, without = fitted_on(models, game.effect[None])[0], fitted_on(models)[0]
-    assert TAUS @ with_it.belief.mean(axis=1) < 0.5
-    assert TAUS @ without.belief.mean(axis=1) > 2
+    of_one = TAUS / np.sqrt(8)  # an owner of eight
+    assert of_one @ with_it.belief.mean(axis=1) < 0.5
+    assert of_one @ without.belief.mean(axis=1) > 2
     assert np.allclose(with_it.belief.sum(axis=0), 1)
     assert np.mean(with_it.noise[:, 1:].min(axis=0) / game.noise) == pytest.approx(1, abs=0.25)
 
@@ -118,7 +119,7 @@ def conditioned(fitted, partition):
     error, square = 0.0, 0.0
     for tau, belief, noise in zip(TAUS, fitted.belief, fitted.noise, strict=True):
         alike = tau**2 * estimate.ALIKE**apart
-        of_size = (contrast * outcomes.size * len(outcomes.size)) @ contrast.T
+        of_size = (contrast * outcomes.size) @ contrast.T
         prior = of_size * (strata @ alike @ strata.T) + estimate.FLAT * strata @ strata.T
         whole = prior + np.eye(len(prior))
         gain = prior[np.ix_(out, ~out)] @ np.linalg.inv(whole[np.ix_(~out, ~out)])

@@ -319,7 +319,7 @@ def test_housekeeping_leaves_appeals_alone():
     kept = tuple(
         Stored(key, 1, datetime(2020, 1, 1, tzinfo=UTC)) for key in ("appeals/0f/report.json", "audits/truth/0f.parquet")
     )
-    assert gc.decide(gc.Seen(kept), gc.Policy.of(load().retention), datetime(2026, 11, 20, tzinfo=UTC)) == []
+    assert gc.decide(gc.Seen(kept), load().retention, datetime(2026, 11, 20, tzinfo=UTC)) == []
 
 
 def test_without_a_published_day_there_is_nothing_to_contest(place, tmp_path):
