@@ -182,7 +182,7 @@ def weigh(masks: np.ndarray, losses: np.ndarray, components: dict[str, np.ndarra
     count = np.bincount(unit.ravel())
     member = np.eye(len(count))[unit.ravel()]
     size = count / count.sum()
-    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, ends[0], ends[1], size)
+    models = Outcomes(units.astype(float), np.arange(len(masks)), -losses, ends[0], ends[1], size, units @ size)
     influence = np.stack([(matrix @ member).T for matrix in components.values()])
     theta = fit(models, project(models, influence)).theta
     weights = theta if theta.any() else default_weights(list(components))

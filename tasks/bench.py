@@ -205,7 +205,9 @@ def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
         effect = draws.standard_normal((owners, 1)) / np.sqrt(owners)
         value = (inside @ size)[:, None] * 100 + (inside - (inside @ size)[:, None]) @ effect
         value = value + 0.1 * draws.standard_normal((MODELS, outputs))
-        models = numerics.Outcomes(inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size)
+        models = numerics.Outcomes(
+            inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size, inside @ size
+        )
         blocks = [np.arange(start, min(start + AT_A_TIME, outputs)) for start in range(0, outputs, AT_A_TIME)]
 
         def influence(block: np.ndarray) -> np.ndarray:

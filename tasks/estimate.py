@@ -179,11 +179,15 @@ def read_outcomes(
         weight=pl.col("tokens").cast(pl.Float64) * pl.col("part")
     )
     whole = _by_party(known, parties)
-    inside = np.empty((len(records), parties.height))
+    examples = night.read_corpus(store, "work_id", "content_sha256", "tokens")
+    trained = examples.join(_pairs(works), on=["work_id", "content_sha256"], how="semi")
+    inside, seen = np.empty((len(records), parties.height)), np.empty(len(records))
     for at, record in enumerate(records):
         manifest = trained_on(store, record)
         check_works(manifest, works, store.locate(record.key))
-        inside[at] = _by_party(known.join(_pairs(manifest.works), on=["work_id", "content_sha256"], how="semi"), parties)
+        pairs = _pairs(manifest.works)
+        inside[at] = _by_party(known.join(pairs, on=["work_id", "content_sha256"], how="semi"), parties)
+        seen[at] = trained.join(pairs, on=["work_id", "content_sha256"], how="semi")["tokens"].sum()
     inside = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
     outputs = len(likelihoods[SERVED])
     value = np.stack([likelihoods[record.name] for record in records]) if records else np.zeros((0, outputs))
@@ -194,6 +198,7 @@ def read_outcomes(
         base=likelihoods[BASE],
         served=likelihoods[SERVED],
         size=whole / whole.sum() if whole.sum() else whole,
+        seen=seen / max(1, int(trained["tokens"].sum())),
     )
     aside = np.array([record.aside for record in records], dtype=bool)
     return both.some(~aside), both.some(aside)

@@ -1,10 +1,11 @@
 """Owner shares from counterfactual models: influence is the prior, and models trained on parts of the owners correct it.
 
-x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens, z_m = sum_o size_o x_mo; v_m(q)
-the log-likelihood of output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by
-component k. M models, n owners, Q outputs, K components, S strata.
+x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens, x_m the mean of x_mo by size; z_m
+the part of all tokens that the model was trained on (copies add to nobody's size, but train); v_m(q) the log-likelihood of
+output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by component k. M models,
+n owners, Q outputs, K components, S strata.
 
-    v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - z_m) beta_so(q) + e
+    v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - x_m) beta_so(q) + e
     beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
 
 - g_q, how likelihood grows with the amount of work, is a monotone curve through v_0, the mean of each stratum and v_1; a_s is
@@ -77,6 +78,7 @@ class Outcomes:
         partition: of each model, the number of the partition it belongs to, `(M,)`.
         value: log-likelihoods, `(M, Q)`; base, served: under the model before and after its training, `(Q,)`.
         size: part of all tokens, `(n,)`; sums to one.
+        seen: z, the part of all tokens that each model was trained on, `(M,)`; here copies count as often as there are of them.
         power: p, how contrasts grow with the amount of work.
     """
 
@@ -86,17 +88,13 @@ class Outcomes:
     base: np.ndarray
     served: np.ndarray
     size: np.ndarray
+    seen: np.ndarray
     power: float = 0.0
 
     @property
-    def seen(self) -> np.ndarray:
-        """z: part of all tokens that each model saw, `(M,)`."""
-        return np.asarray(self.inside @ self.size)
-
-    @property
     def contrast(self) -> np.ndarray:
-        """`(2 z_m)^p (x_mo - z_m)`, `(M, n)`."""
-        return np.asarray(self.growth[:, None] * (self.inside - self.seen[:, None]))
+        """`(2 z_m)^p (x_mo - sum_p size_p x_mp)`, `(M, n)`."""
+        return np.asarray(self.growth[:, None] * (self.inside - (self.inside @ self.size)[:, None]))
 
     @property
     def growth(self) -> np.ndarray:
@@ -110,7 +108,8 @@ class Outcomes:
 
     def some(self, chosen: np.ndarray) -> Outcomes:
         """Of some models alone."""
-        return replace(self, inside=self.inside[chosen], partition=self.partition[chosen], value=self.value[chosen])
+        rows = {name: getattr(self, name)[chosen] for name in ("inside", "partition", "value", "seen")}
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Game:
             base=self.worth(nobody)[0],
             served=self.worth(everybody, random)[0],
             size=self.size,
+            seen=inside @ self.size,
         )
 
     def trained(self, trainings, random):

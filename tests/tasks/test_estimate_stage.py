@@ -160,6 +160,9 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
             works = counterfactuals.trained_on(store, counterfactuals.read_record(store, night.model, name)).works
             saw.append({(work, content) for work, contents in works.items() for content in contents})
         examples = night.read_corpus(store, "work_id", "content_sha256", "tokens")
+        once = corpus_holdings(store, night, "earliest")
+        copies_once = read_outcomes(store, night, once, parties, here)[0]
+        assert np.allclose(copies_once.seen, models.seen), "a copy is no owner's work once more, but it trains"
         monkeypatch.setattr("tasks.estimate.works_served", lambda subject: {})
         says = r"json: expected works that the model served was trained on, found work .* It was trained on another corpus"
         with pytest.raises(ModelError, match=says):
@@ -180,6 +183,9 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
     assert models.inside.shape == (9, 5)
     for row, among in zip(models.inside, saw, strict=True):
         assert np.allclose(row, [tokens(party, among) / of for party, of in zip(names, whole, strict=True)])
+    total = examples["tokens"].sum()
+    seen = [sum(count for work, content, count in examples.iter_rows() if (work, content) in among) / total for among in saw]
+    assert np.allclose(models.seen, seen)
     assert models.seen[models.partition == 1].sum() == pytest.approx(1), "a half and the other half"
     assert 0 < models.inside[:, names.index("owner-1")].max() <= 1
 
