@@ -118,10 +118,14 @@ KEYS = {"rule_shares": RULE_SHARES.key, "evidence": EVIDENCE.key, "party_influen
 
 
 def corpus_holdings(store: Store, night: Night, rule: str) -> pl.DataFrame:
-    """Who holds what of the corpus: the holdings with `tokens` and `content_sha256` of each example."""
+    """Who holds what of the corpus: the holdings with `tokens` and `content_sha256` of each example, and what trains.
+
+    That is `weight`: of copies each trains, though together they count as one work.
+    """
     examples = night.read_corpus(store, *COLUMNS, "content_sha256", "tokens")
     held = holders(store, night, rule).of(examples)
-    return held.join(examples.select("example_id", "content_sha256", "tokens"), on="example_id", maintain_order="left")
+    held = held.join(examples.select("example_id", "content_sha256", "tokens"), on="example_id", maintain_order="left")
+    return held.with_columns(weight=pl.col("tokens") * pl.col("part") / pl.col("part").sum().over("example_id"))
 
 
 def flat_weights(holdings: pl.DataFrame, count: str) -> pl.DataFrame:
@@ -175,9 +179,7 @@ def read_outcomes(
     likelihoods = read_likelihoods(store, night.folder)
     records = sorted((read_record(store, night.model, name) for name in night.counterfactuals), key=lambda r: r.name)
     works = works_served(subject)
-    known = holdings.join(_pairs(works), on=["work_id", "content_sha256"], how="semi").with_columns(
-        weight=pl.col("tokens").cast(pl.Float64) * pl.col("part")
-    )
+    known = holdings.join(_pairs(works), on=["work_id", "content_sha256"], how="semi")
     whole = _by_party(known, parties)
     examples = night.read_corpus(store, "work_id", "content_sha256", "tokens")
     trained = examples.join(_pairs(works), on=["work_id", "content_sha256"], how="semi")

@@ -1,9 +1,9 @@
 """Owner shares from counterfactual models: influence is the prior, and models trained on parts of the owners correct it.
 
-x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens, x_m the mean of x_mo by size; z_m
-the part of all tokens that the model was trained on (copies add to nobody's size, but train); v_m(q) the log-likelihood of
-output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by component k. M models,
-n owners, Q outputs, K components, S strata.
+x_mo is the part of owner o's tokens that model m saw, size_o the owner's part of all tokens (whoever copied them), x_m the mean
+of x_mo by size; z_m the part of all tokens that the model was trained on, those of nobody who is paid as well; v_m(q) the
+log-likelihood of output q under m, v_0 under the base and v_1 under the model served; s_ko(q) the influence of o's works by
+component k. M models, n owners, Q outputs, K components, S strata.
 
     v_m(q) = g_q(z_m) + a_s(q) + (2 z_m)^p sum_o (x_mo - x_m) beta_so(q) + e
     beta_so(q) = sum_k theta_k s_ko(q) + delta_so(q)
@@ -78,7 +78,7 @@ class Outcomes:
         partition: of each model, the number of the partition it belongs to, `(M,)`.
         value: log-likelihoods, `(M, Q)`; base, served: under the model before and after its training, `(Q,)`.
         size: part of all tokens, `(n,)`; sums to one.
-        seen: z, the part of all tokens that each model was trained on, `(M,)`; here copies count as often as there are of them.
+        seen: z, the part of all tokens that each model was trained on, `(M,)`, those of nobody who is paid as well.
         power: p, how contrasts grow with the amount of work.
     """
 
