@@ -128,7 +128,7 @@ def lay_out(
     tables: dict[str, dict[str, pl.DataFrame]] = {"shares": {}, "estimate": {}, "scores": {}}
     for stage, name, contract_of, table in made:
         tables[stage][name] = table.select(contract_of.schema.names())
-    copies = {contract.duplicates: report}
+    copies: dict[str, Any] = {contract.duplicates: report}
     failed = unsupported(copies, contract)
     for stage, written in tables.items():
         writes = {name: store.write_table(f"{night.folder}/{name}", table) for name, table in written.items()}
@@ -168,7 +168,7 @@ def measure(credits: int) -> dict[str, Any]:
             "PROVENANCE_DATABASE__FOLDER": f"{folder}/postgres",
             "PROVENANCE_SETTLEMENT__KEY": f"{folder}/signing.pem",
         }
-        told = ""
+        told: Any = ""
         for call in (f"lay_out({credits}, {owners})", "settle(told)"):
             begin = "import sys, json; sys.path.insert(0, 'bench'); from settlement import *"
             script = f"{begin}; told = {told!r}; print(json.dumps({call}))"

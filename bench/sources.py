@@ -55,7 +55,7 @@ def lay_out(folder: Path, lists: int, size: int, seed: int = 1) -> int:
         works = np.unique(np.concatenate([draw.integers(0, size * 2, size), size * (number + 2) + np.arange(size)]))
         works = draw.permutation(works)[:size]
         seen |= set(works.tolist())
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for work in works.tolist():
             spellings, other = KINDS[work % len(KINDS)]
             at = {"n": work, "d": f"{work:011d}", "s": work % 5000}

@@ -45,8 +45,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from provenance.features.adapters.tokens import IGNORED, read_config
-from provenance.features.adapters.training import schedule, train_and_save
+from provenance.features.adapters.tokens import IGNORED
+from provenance.features.adapters.training import WEIGHT_DECAY, schedule, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,7 +185,8 @@ class Bergson:
 
     def _scores(self, where: Path) -> np.ndarray:
         rises, _ = load_scores_loss_signed(str(where))
-        return -rises.double().numpy().T
+        scores: np.ndarray = -rises.double().numpy().T
+        return scores
 
     def _training(self) -> tuple[Trainer, TrainerState, torch.nn.Module, DataStream]:
         """The training of the model served, as bergson takes its steps."""
@@ -198,14 +199,14 @@ class Bergson:
         recipe = self.adapter.recipe
         with tempfile.TemporaryDirectory() as scratch:
             numbers: Any = range(self.counts[1])
-            train_and_save(self.adapter, numbers, note, recipe, arguments={}, seed=self.seed, folder=Path(scratch))
+            train_and_save(self.adapter, numbers, note, seed=self.seed, folder=Path(scratch))
         steps = len(batches) // recipe.batch_size
-        module = AutoModelForCausalLM.from_config(read_config(self.model.folder), attn_implementation="eager")
+        module = AutoModelForCausalLM.from_config(self.adapter.config, attn_implementation="eager")
         module.load_state_dict(self.model.load(self.model.card.checkpoints[0]).state_dict())
         module.loss_function = partial(weighted_causal_lm_ce, reduction="mean")
         optimizer = torchopt.adamw(
             lambda step: recipe.learning_rate * schedule((float(step) + 1) / steps, recipe.warmup),
-            betas=BETAS, eps=EPSILON, eps_root=EPSILON_ROOT, weight_decay=recipe.weight_decay,
+            betas=BETAS, eps=EPSILON, eps_root=EPSILON_ROOT, weight_decay=WEIGHT_DECAY,
         )  # fmt: skip
         trainer, state = Trainer.initialize(module.eval(), optimizer)
         rows = Dataset.from_dict({"input_ids": [self.tokens[number] for number in batches], "doc_ids": batches})

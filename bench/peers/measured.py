@@ -18,12 +18,12 @@ def write(folder: Path, method: str, scores: np.ndarray, *, seconds: float, bare
         kept: bytes per example and checkpoint.
     """
     np.save(folder / f"{method}.npy", scores)
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    (peak,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     found = {
         "seconds": seconds,
         "forward_and_backward": bare,
         "ratio": seconds / bare,
         "bytes_per_example": kept,
-        "peak_mb": int(peak[1]) / 1024,
+        "peak_mb": int(peak) / 1024,
     }
     (folder / f"{method}.json").write_text(json.dumps(found))

@@ -36,7 +36,7 @@ BATCH = 32
 TRAK_NUMBERS, LOGRA_NUMBERS = 512, 256
 
 
-class Rows(Dataset):
+class Rows(Dataset[int]):
     """Numbers of rows; the collate function turns them into an adapter's batch."""
 
     def __init__(self, count: int) -> None:
@@ -56,7 +56,7 @@ class Losses(nn.Module):
         super().__init__()
         self.adapter, self.inner = adapter, module
 
-    def forward(self, *batch: torch.Tensor) -> torch.Tensor:
+    def forward(self, *batch: torch.Tensor) -> Any:
         """Losses `(n,)`."""
         return self.adapter.loss(self.inner, batch if len(batch) > 1 else batch[0])
 
@@ -64,12 +64,12 @@ class Losses(nn.Module):
 class TotalLoss(Losses):
     """The same with the sum as an attribute `loss`, as dattri asks for."""
 
-    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:
+    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:  # type: ignore[override]
         """`loss`, of all examples."""
         return SimpleNamespace(loss=super().forward(*batch.values()).sum())
 
 
-def loader(adapter: Adapter, contents: Sequence[bytes], wrap: Callable[[Any], Any] = lambda batch: batch) -> DataLoader:
+def loader(adapter: Adapter, contents: Sequence[bytes], wrap: Callable[[Any], Any] = lambda batch: batch) -> DataLoader[Any]:
     """Batches in order."""
     return DataLoader(
         Rows(len(contents)), batch_size=BATCH, collate_fn=lambda rows: wrap(adapter.collate([contents[r] for r in rows]))

@@ -66,7 +66,7 @@ class Truth:
 
     Attributes:
         masks, losses: of halves, by family; the first `tune[family]` are for the weights of components.
-        ends: log-likelihoods of the outputs before and after the training.
+        ends: log-likelihoods of the outputs before and after the training, `(2, outputs)`.
         chosen: the few outputs that every one is asked about singly.
         same: losses of halves of the examples by the served model's own steps; None where no method estimates that.
     """
@@ -78,7 +78,7 @@ class Truth:
     masks: dict[str, np.ndarray]
     losses: dict[str, np.ndarray]
     tune: dict[str, int]
-    ends: tuple[np.ndarray, np.ndarray]
+    ends: np.ndarray
     chosen: list[int]
     same: np.ndarray | None
 

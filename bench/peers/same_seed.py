@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from provenance.core.store import digest
-from provenance.features.adapters.tokens import IGNORED, sequence_loss
+from provenance.features.adapters.tokens import IGNORED
 from provenance.features.adapters.training import train_and_save
 from provenance.features.model import all_losses, read_model
 
@@ -55,9 +55,9 @@ def _train(folder: Path, contents: Sequence[bytes], outputs: Sequence[bytes], se
         trained[:] = [module]
         ids = adapter.collate([contents[number] for number in batch])
         weight = torch.from_numpy(mask[batch]).float()
-        mean: torch.Tensor = (sequence_loss(module, ids) * weight).sum() / (ids[:, 1:] != IGNORED).sum()
+        mean: torch.Tensor = (adapter.loss(module, ids) * weight).sum() / (ids[:, 1:] != IGNORED).sum()
         return mean
 
     with tempfile.TemporaryDirectory() as scratch:
-        train_and_save(adapter, numbers, mean_loss, adapter.recipe, arguments={}, seed=seed, folder=Path(scratch))
+        train_and_save(adapter, numbers, mean_loss, seed=seed, folder=Path(scratch))
     return all_losses(adapter, trained[0].eval(), outputs, batch_size=BATCH)

@@ -95,7 +95,7 @@ def _backward_passes(
     Yields:
         after each backward pass, the law of its targets.
     """
-    with _cut(module) as cuts:
+    with cut(module) as cuts:
         losses = example_losses(adapter, module, contents)
     generator = torch.Generator().manual_seed(_seed(contents, checkpoint))
     found = torch.autograd.grad(losses.sum(), [leaf for _, leaf in cuts], create_graph=True, allow_unused=True) if cuts else ()
@@ -105,13 +105,13 @@ def _backward_passes(
     _backward(cuts, slopes, losses)
     yield DATA
     for _ in range(draws):
-        drawn = [_sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
+        drawn = [sample_flow(leaf, slope, generator) for leaf, slope in zip(leaves, slopes, strict=True)]
         _backward(cuts, [noise for noise, _ in drawn], losses)
         yield drawn[0][1] if drawn else DATA
 
 
 @contextmanager
-def _cut(module: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+def cut(module: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Part the module's output from the loss: the loss sees a leaf, and what flows back into the module is ours to choose.
 
     Yields:
@@ -147,7 +147,7 @@ def _backward(cuts: list[tuple[torch.Tensor, torch.Tensor]], flows: Sequence[tor
         losses.sum().backward(retain_graph=True)
 
 
-def _sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of those that sampled targets would give, and the law that it follows.
 
     Args:
