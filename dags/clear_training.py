@@ -4,7 +4,7 @@
 **Writes** `rights/signals/`, which only grows, and `rights/manifests/train/day=D/<digest>.json`: the works cleared for today.
 
 A server that does not answer is told of in the log and keeps nobody waiting; what it said before goes on counting as
-docs/rights.md says. With `signals.collect = false` nobody is asked. The same day again writes the same manifest, or, where
+docs/signals.md says. With `signals.collect = false` nobody is asked. The same day again writes the same manifest, or, where
 somebody has opted out meanwhile, another.
 """
 
