@@ -589,7 +589,7 @@ def _widens(found: pl.DataType, expected: Any) -> bool:
 
 
 def markdown(contracts: Iterable[Contract] = ALL) -> str:
-    """The contracts as the table that ARCHITECTURE.md shows (a test holds the two equal)."""
+    """The contracts as the table that docs/tables.md shows (a test holds the two equal)."""
     lines = ["| table | written by | key | columns |", "|---|---|---|---|"]
     for contract in contracts:
         columns = ", ".join(f"`{name}`{'*' if column.required else ''}" for name, column in contract.columns.items())
