@@ -235,8 +235,9 @@ def test_a_failed_night_says_where_the_reason_is_and_what_to_read(site):
     assert f'href="{run}"' in text
     assert "published, failed settlement.reconcile" in without_tags(text)
     assert "settlement.reconcile failed 3 s" in without_tags(text)
-    reason = "The reason is in its log, below the last Task failed with exception; what to do is in docs/operators.md, Failed"
-    assert f"settlement.reconcile failed after 1 try. {reason} reconcile." in without_tags(text)
+    reason = "The reason is in its log, below the last Task failed with exception"
+    what_to_do = "what to do is in docs/operators.md, Failed reconcile."
+    assert f"settlement.reconcile failed after 1 try. {reason}; {what_to_do}" in without_tags(text)
     runbook = (CHECKOUT / "docs/operators.md").read_text()
     assert all(f"\n### {entry}\n" in runbook for entry in ("Failed reconcile", "Failed task", "Waits for approval"))
     assert "/tasks/" not in site.get(f"/payouts/nights/{DAYS[0]}").text

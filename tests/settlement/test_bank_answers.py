@@ -136,9 +136,9 @@ def test_a_statement_says_what_was_paid_and_what_came_back(kind):
     # The second version tells amounts of transactions in details alone.
     plain = {"details": f"<AmtDtls><TxAmt>{amount('12.50')}</TxAmt></AmtDtls>"} if kind.endswith(".02") else {"value": "12.50"}
     debit, credit = ({} if kind.endswith(".02") else {"mark": mark} for mark in ("DBIT", "CRDT"))
-    sent = [entry(booked(f"p{n}", **plain, **debit), status=said) for n, said in ((1, "BOOK"), (3, "PDNG"), (4, "INFO"))]
-    back = entry(booked("p2", **plain, **credit, returned=RETURN), mark="CRDT")
-    found = statement(sent[0], back, *sent[1:], kind=kind)
+    sent, back = entry(booked("p1", **plain, **debit)), booked("p2", **plain, **credit, returned=RETURN)
+    not_yet = [entry(booked(name, **plain, **debit), status=said) for name, said in (("p3", "PDNG"), ("p4", "INFO"))]
+    found = statement(sent, entry(back, mark="CRDT"), *not_yet, kind=kind)
     paid, returned = Outcome("p1", PAID, 1250, "EUR"), Outcome("p2", RETURNED, 1250, "EUR", "AC04 account closed")
     assert found == Answers(kind, "c1", "", (paid, returned, Outcome("p3", PENDING, 1250, "EUR")))
 

@@ -219,8 +219,10 @@ drawn = st.tuples(places, st.sampled_from(IBANS), st.sampled_from(sorted(DIGITS)
 @settings(max_examples=50)
 @given(st.lists(drawn, min_size=1, max_size=8), st.randoms(), st.sampled_from(VERSIONS))
 def test_any_batch_is_ordered_as_it_is_whatever_its_order(payments, random, version):
-    payees = [with_payee(ANN, iban=iban, currency=currency, **place) for place, iban, currency, _ in payments]
-    made = [pay(number, payee, amount) for number, (payee, (*_, amount)) in enumerate(zip(payees, payments, strict=True))]
+    made = [
+        pay(number, with_payee(ANN, iban=iban, currency=currency, **place), amount)
+        for number, (place, iban, currency, amount) in enumerate(payments)
+    ]
     data = credit_transfer(batch(*made), version)
     shuffled = random.sample(made, len(made))
     assert credit_transfer(batch(*shuffled), version) == data
