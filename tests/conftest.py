@@ -1,5 +1,6 @@
 """What tests share: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, and a database."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
-from samples import create_database, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
+from samples import DAY, create_database, deliver, enter, new_bucket, settings_of, train_counterfactuals, train_tiny
 from servers import s3_server
+from stages import run
 
 from provenance.core.store import Store
 
@@ -74,11 +76,22 @@ def bucket(s3) -> Store:
 
 
 @pytest.fixture
-def books(store, database, tmp_path, monkeypatch) -> Store:
+def new_books(postgres, tmp_path, monkeypatch):
+    """Makes stores, each with an empty ledger and the same key, as the settings name them from then on."""
+
+    def make(name: str = "store") -> Store:
+        made, key = Store(f"file://{tmp_path}/{name}", {}), f"{tmp_path}/signing.pem"
+        named = {"STORE__URL": made.url, "DATABASE__URL": create_database(postgres), "SETTLEMENT__KEY": key}
+        enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in named.items()})
+        return made
+
+    return make
+
+
+@pytest.fixture
+def books(new_books) -> Store:
     """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
-    named = {"STORE__URL": store.url, "DATABASE__URL": database, "SETTLEMENT__KEY": str(tmp_path / "signing.pem")}
-    enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in named.items()})
-    return store
+    return new_books()
 
 
 @pytest.fixture
@@ -99,6 +112,25 @@ def environment(monkeypatch, tmp_path, tiny_model, database):
 
 
 @pytest.fixture
+def ingested(store, environment):
+    """Puts a corpus in force on the store that the settings name, with days of outputs beside it; returns its digest."""
+
+    def make(frames=None, days=(DAY,), **settings: str) -> str:
+        environment(store, **settings)
+        deliver(store, frames, days)
+        return run("ingest.ingest")
+
+    return make
+
+
+@pytest.fixture
+def own_logs(monkeypatch, tmp_path):
+    """What housekeeping takes for logs of Airflow lies in a folder of the test's own, not in a developer's checkout."""
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setattr("tasks.gc.CHECKOUT", tmp_path)
+
+
+@pytest.fixture
 def command_line(monkeypatch, capsys):
     """Runs `provenance` in this process: exit code, standard output and standard error."""
     from tasks.cli import main
@@ -109,5 +141,30 @@ def command_line(monkeypatch, capsys):
             main()
         captured = capsys.readouterr()
         return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def shown(command_line):
+    """What `provenance` shows where all is well, as data if it was asked for JSON."""
+
+    def run(*words):
+        code, out, err = command_line(*words)
+        assert code == 0, out + err
+        return json.loads(out) if "--json" in words else out
+
+    return run
+
+
+@pytest.fixture
+def refused(command_line):
+    """What `provenance` says of bad input, or with another exit code of what else is wrong."""
+
+    def run(*words, code=2):
+        found, out, err = command_line(*words)
+        assert found == code, out + err
+        assert "Traceback" not in err
+        return err
 
     return run

@@ -17,22 +17,31 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def dying(count, below=""):
-    """Inside, nothing is written after so many writes below a folder, or several."""
+    """Inside, nothing is written or removed after so many writes, and removals of one object each, below some folders."""
     left = [count]
+
+    def survive(key):
+        if key.startswith(below):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
 
     def deadly(method):
         def write(self, key, data):
-            if key.startswith(below):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Killed
+            survive(key)
             return method(self, key, data)
 
         return write
 
+    def remove_all(self, keys):
+        for key in keys:
+            survive(key)
+            self.remove(key)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "write", deadly(Store.write))
         patch.setattr(Store, "create", deadly(Store.create))
+        patch.setattr(Store, "remove_all", remove_all)
         yield
 
 

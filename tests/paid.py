@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from provenance.core.store import Store, canonical_json
 from provenance.validation import results
 from tasks.book import book
+from tasks.database import open_ledger
 from tasks.publish import publish
-from tasks.settings import CHECKOUT
+from tasks.settings import CHECKOUT, load
 
 spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "bench/settlement.py")
 bench = importlib.util.module_from_spec(spec)
@@ -57,9 +58,6 @@ def as_of_old(store, folder):
 
 def pay(days=DAYS, **how) -> tuple[Store, sa.Engine]:
     """Book and publish days of more and more revenue, on the store and the ledger of the settings."""
-    from tasks.database import open_ledger
-    from tasks.settings import load
-
     for number, day in enumerate(days):
         book(lay_out(day, 200 * (number + 1), seed=number + 1, **how))
         publish(day)

@@ -1,5 +1,7 @@
 """Small inputs that tests share, and the servers that they need."""
 
+import subprocess
+import sys
 import uuid
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -9,6 +11,8 @@ import sqlalchemy as sa
 from servers import weed_ports
 
 from provenance.core.store import Store
+from provenance.corpus.examples import read_corpus
+from provenance.corpus.shards import freeze_corpus
 
 DAY = "2026-11-19"
 # A real browser, where there is one: `make test` installs it where it may.
@@ -33,6 +37,11 @@ HOSTILE_IDS = tuple(name for name in HOSTILE if name.strip() and len(name.encode
 WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven", "lantern", "orchid", "paper", "violet"]
 
 
+def table(columns: str, *rows, **types) -> pl.DataFrame:
+    """A table of rows; columns whose values do not say their type are named with it."""
+    return pl.DataFrame(list(rows), schema=columns.split(), schema_overrides=types, orient="row", infer_schema_length=None)
+
+
 def sentence(owner: int, number: int, words: int = 14) -> bytes:
     """Text in which each owner has favourite words, so that influence has something to find."""
     own = [WORDS[owner], WORDS[(owner + 1) % len(WORDS)]]
@@ -47,26 +56,25 @@ def corpus_frames(owners: int = 5, each: int = 12) -> dict[str, pl.DataFrame]:
         matched = owner < owners - 1
         for number in range(each):
             work = f"work-{owner}-{number // 3}"
-            rows.append(
-                {
-                    "work_id": work,
-                    "content": sentence(owner, number),
-                    "position": number % 3,
-                    "source_uri": f"https://example.org/{work}",
-                    "owner_id": None if matched else "unmatched-somebody",
-                    "unmatched_reason": None if matched else "no author is named",
-                }
-            )
+            named = (None, None) if matched else ("unmatched-somebody", "no author is named")
+            rows.append((work, sentence(owner, number), number % 3, f"https://example.org/{work}", *named))
             if matched and number % 3 == 0:
-                stakes = {f"owner-{owner}": 600_000_000, "owner-1": 400_000_000} if (owner, number) == (0, 0) else None
-                for who, stake in (stakes or {f"owner-{owner}": 1_000_000_000}).items():
-                    claims.append({"work_id": work, "owner_id": who, "stake_ppb": stake})
-    names = [{"owner_id": f"owner-{owner}", "name": f"Owner {owner}, Ltd."} for owner in range(owners - 1)]
+                both = {f"owner-{owner}": 600_000_000, "owner-1": 400_000_000}
+                stakes = both if (owner, number) == (0, 0) else {f"owner-{owner}": 1_000_000_000}
+                claims += [(work, who, stake) for who, stake in stakes.items()]
+    names = [(f"owner-{owner}", f"Owner {owner}, Ltd.") for owner in range(owners - 1)]
+    examples = table("work_id content position source_uri owner_id unmatched_reason", *rows)
     return {
-        "examples": pl.DataFrame(rows, infer_schema_length=None),
-        "claims": pl.DataFrame(claims),
-        "owners": pl.DataFrame(names),
+        "examples": examples,
+        "claims": table("work_id owner_id stake_ppb", *claims),
+        "owners": table("owner_id name", *names),
     }
+
+
+def optout_row(at: datetime, work: str, owner: str, day: date | None = None) -> dict:
+    """A record that an owner wants held what a work earns, from a day on."""
+    said = {"action": "optout", "choice": "held", "recorded_by": "ann", "evidence": "a letter"}
+    return said | {"recorded_at": at, "work_id": work, "owner_id": owner, "effective_on": day or at.date()}
 
 
 def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
@@ -85,20 +93,52 @@ def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
     )
 
 
-def deliver(store: Store, frames: dict[str, pl.DataFrame], days: tuple[str, ...] = (DAY,)) -> None:
-    """Lay a corpus and days of outputs where data teams would."""
-    for name, frame in frames.items():
+def deliver(store: Store, frames: dict[str, pl.DataFrame] | None = None, days: tuple[str, ...] = (DAY,)) -> None:
+    """Lay a corpus, by default the tiny one, and days of outputs where data teams would."""
+    for name, frame in (frames or corpus_frames()).items():
         store.write_table(f"corpus/{name}.parquet", frame)
     for day in days:
         store.write_table(f"outputs/day={day}/part.parquet", outputs_frame(day))
 
 
+def freeze(store: Store, frames: dict[str, pl.DataFrame] | None = None, **how):
+    """Deliver a corpus and put it in force, without the checks of an ingest; returns it as frozen."""
+    deliver(store, frames, days=())
+    return freeze_corpus(store, read_corpus(store, "corpus"), **({"shard_examples": 8} | how))
+
+
+def assert_checked(corpus, store: Store) -> None:
+    """A corpus that was collected passes the checks of one that is delivered, with all its examples."""
+    deliver(store, {name: getattr(corpus, name) for name in ("examples", "claims", "owners")}, days=())
+    assert read_corpus(store, "corpus").examples.height == corpus.examples.height
+
+
+def lay_corpus_out(folder, frames: dict[str, pl.DataFrame]) -> None:
+    """A corpus as a folder."""
+    (folder / "corpus").mkdir()
+    for name, frame in frames.items():
+        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+
+
 def lay_out(folder, count: int = 8) -> None:
     """The corpus as a folder, and a file of outputs beside it."""
-    (folder / "corpus").mkdir()
-    for name, frame in corpus_frames().items():
-        frame.write_parquet(folder / "corpus" / f"{name}.parquet")
+    lay_corpus_out(folder, corpus_frames())
     outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
+
+
+def request_on(folder: Path, model: Path, count: int = 8, **how):
+    """A request on what is laid out in a folder."""
+    from tasks.attribute import Request
+
+    lay_out(folder, count)
+    places = {"corpus": folder / "corpus", "outputs": folder / "outputs.parquet", "out": folder / "out"}
+    return Request(**({"model": model, "day": date(2026, 11, 20)} | places | how))
+
+
+def words_of(request, *names: str) -> list[str]:
+    """What a request says as options of a command."""
+    names = names or ("corpus", "model", "outputs", "out")
+    return [word for name in names for word in (f"--{name}", str(getattr(request, name)))]
 
 
 def settings_of(store: Store, database: str, model: Path, folder: Path, **more: str) -> dict[str, str]:
@@ -130,12 +170,35 @@ def create_database(postgres: str, template: str = "template1") -> str:
     return postgres.format(name)
 
 
+def credited_frame(rows) -> pl.DataFrame:
+    """What outputs give to whom, as shares are credited."""
+    columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"]
+    return pl.DataFrame(list(rows), schema=columns, orient="row")
+
+
+def checked_journal(data: bytes, folder: Path) -> str:
+    """The text of a journal that `bean-check` accepts."""
+    path = folder / "journal.beancount"
+    path.write_bytes(data)
+    command = [str(Path(sys.executable).with_name("bean-check")), str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    return path.read_text()
+
+
 def new_bucket(s3: str) -> Store:
     import s3fs
 
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem(endpoint_url=s3, use_listings_cache=False).mkdir(name)
     return Store(f"s3://{name}/root", {"endpoint_url": s3})
+
+
+def reword(path: Path, old: str, new: str) -> None:
+    """Change what a file says, once; it has to say it."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 def train_tiny(folder: Path) -> Path:

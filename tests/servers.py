@@ -12,7 +12,10 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import entry_points
 from pathlib import Path
+
+from tasks.settings import CHECKOUT
 
 
 def eventually(ask, what="it", *, within=60.0, every=0.3):
@@ -60,6 +63,30 @@ def answers(url: str) -> bool:
     return True
 
 
+def credentials(access: str, secret: str) -> dict[str, str]:
+    """The environment of whoever has a key of an S3 server."""
+    return {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def page_settings(folder: Path, users: dict[str, str]) -> dict[str, str]:
+    """The environment of an API server of Airflow with the page on it, its users' passwords their names."""
+    passwords, plugins = folder / "passwords.json", folder / "plugins"
+    passwords.write_text(json.dumps({name: name for name in users}))
+    plugins.mkdir()
+    if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
+        (plugins / "page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
+    return {
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+    }
+
+
+def airflow_server(command, url: str, log: Path, environment: dict[str, str]):
+    """An API server of Airflow, from when it answers on."""
+    return served(command, lambda: answers(f"{url}/api/v2/version"), log, within=180, env=environment, cwd=CHECKOUT)
+
+
 @contextlib.contextmanager
 def s3_server(folder: Path, ports: Sequence[int] = ()):
     """A real S3 server (SeaweedFS) on a folder: its endpoint, with credentials in the environment."""
@@ -74,11 +101,7 @@ def s3_server(folder: Path, ports: Sequence[int] = ()):
         f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=500",
         "-master.telemetry=false",
     ]  # fmt: skip
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test-access",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    environment = credentials("test-access", "test-secret")
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     endpoint = f"http://127.0.0.1:{port}"
@@ -90,29 +113,40 @@ def s3_server(folder: Path, ports: Sequence[int] = ()):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-class Webhook(ThreadingHTTPServer):
-    """A server that remembers what is posted to it, as JSON, and where, with which headers; answers with `status`."""
+class Local(ThreadingHTTPServer):
+    """A server of this process, on a free port."""
 
     daemon_threads = True
 
-    def __init__(self, status=204):
-        super().__init__(("127.0.0.1", 0), _Heard)
-        self.status, self.heard, self.asked = status, [], []
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class _Heard(BaseHTTPRequestHandler):
+class Quiet(BaseHTTPRequestHandler):
+    """What answers requests, and writes no log of them."""
+
+    def log_message(self, *_):
+        pass
+
+
+class Webhook(Local):
+    """A server that remembers what is posted to it, as JSON, and where, with which headers; answers with `status`."""
+
+    def __init__(self, status=204):
+        super().__init__(_Heard)
+        self.status, self.heard, self.asked = status, [], []
+
+
+class _Heard(Quiet):
     def do_POST(self):
         self.server.asked.append((self.path, self.headers))
         self.server.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(self.server.status)
         self.end_headers()
-
-    def log_message(self, *_):
-        pass
 
 
 @contextlib.contextmanager

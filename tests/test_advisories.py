@@ -67,7 +67,6 @@ def test_what_pip_audit_cannot_say_is_no_answer(locks, monkeypatch):
 
 
 def test_every_lock_is_asked_about():
-    assert {"run.txt", "dev.txt", "stack.txt", "gpu.txt", "torch.txt", "workloads.txt", "requirements.txt"} <= {
-        p.name for p in LOCKS
-    }
+    names = {path.name for path in LOCKS}
+    assert {"run.txt", "dev.txt", "stack.txt", "gpu.txt", "torch.txt", "workloads.txt", "requirements.txt"} <= names
     assert all(path.is_file() for path in LOCKS)

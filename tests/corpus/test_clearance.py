@@ -5,7 +5,7 @@ from datetime import date
 
 import polars as pl
 import pytest
-from samples import corpus_frames
+from samples import corpus_frames, table
 
 from provenance.core.errors import ContractError, InputError
 from provenance.corpus.clearance import check_trained_on, clear, cleared, contents, copies, read_manifest, stated
@@ -29,10 +29,8 @@ def rights(examples, **quarantine):
     return pl.DataFrame(rows)
 
 
-def because(table):
-    return {
-        work: reasons for work, cleared, reasons in table.select("work_id", "cleared", "because").iter_rows() if not cleared
-    }
+def because(judged):
+    return dict(judged.filter(~pl.col("cleared")).select("work_id", "because").iter_rows())
 
 
 def test_nothing_is_cleared_where_nobody_has_looked_at_rights(examples):
@@ -67,13 +65,11 @@ def test_each_reason_keeps_a_work_out_and_is_told(examples):
 
 def test_the_same_works_are_the_same_bytes_in_whatever_order_they_come(examples):
     shuffled = examples.sample(fraction=1, shuffle=True, seed=1)
-    made = [
-        cleared(frame, clear(frame, rights(frame), NO_OPTOUTS, NO_VERDICTS), {"day": "d"}).as_bytes()
-        for frame in (examples, shuffled)
-    ]
-    assert made[0] == made[1]
-    manifest = read_manifest(made[0], "m")
-    assert manifest.as_bytes() == made[0]
+    tables = ((frame, clear(frame, rights(frame), NO_OPTOUTS, NO_VERDICTS)) for frame in (examples, shuffled))
+    one, two = (cleared(frame, judged, {"day": "d"}).as_bytes() for frame, judged in tables)
+    assert one == two
+    manifest = read_manifest(one, "m")
+    assert manifest.as_bytes() == one
     check_trained_on(manifest, contents(shuffled), "m")
 
 
@@ -81,10 +77,9 @@ def test_a_model_trained_on_something_else_is_refused(examples):
     trained = stated(examples.filter(pl.col("work_id") != "work-1-0"))
     with pytest.raises(InputError) as refused:
         check_trained_on(trained, contents(examples.filter(pl.col("position") < 2)), "model/manifest.json")
-    assert "work 'work-0-0': 1 of its 3 examples are not in the corpus, 0 of the corpus's 2" in str(refused.value)
-    assert "In all 6 works differ: 5 examples that it was trained on and the corpus has not, 2 the other way" in str(
-        refused.value
-    )
+    said = str(refused.value)
+    assert "work 'work-0-0': 1 of its 3 examples are not in the corpus, 0 of the corpus's 2" in said
+    assert "In all 6 works differ: 5 examples that it was trained on and the corpus has not, 2 the other way" in said
     check_trained_on(stated(examples), contents(examples), "m")
 
 
@@ -111,9 +106,7 @@ def test_a_whole_copy_of_what_was_opted_out_of_is_found_and_a_shared_licence_is_
         ("mine", "a", "2020-01-01"), ("mine", "licence", "2020-01-01"), ("copy", "a", "2024-01-01"), ("piece", "licence", None),
         ("shares", "licence", "2024-01-01"), ("shares", "b", "2024-01-01"), ("older", "a", "2019-01-01"), ("else", "b", None),
     ]  # fmt: skip
-    examples = pl.DataFrame(rows, schema=["work_id", "content_sha256", "since"], orient="row").with_columns(
-        pl.col("since").str.to_date()
-    )
+    examples = table("work_id content_sha256 since", *rows).with_columns(pl.col("since").str.to_date())
     mine, others = examples.filter(work_id="mine"), examples.filter(pl.col("work_id") != "mine")
     assert copies(examples, mine).rows() == [("copy", "mine"), ("piece", "mine")]
     assert copies(others, mine).rows() == [("copy", "mine"), ("piece", "mine")], "also where it is delivered no more"

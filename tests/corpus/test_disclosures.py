@@ -8,7 +8,7 @@ import jsonschema
 import mlcroissant as mlc
 import polars as pl
 import pytest
-from samples import HOSTILE
+from samples import HOSTILE, optout_row
 
 from provenance.core.contracts import CLEARANCE, OPTOUTS, RIGHTS, SIGNALS, SOURCES
 from provenance.core.errors import CheckFailed, InputError
@@ -93,21 +93,11 @@ def test_a_work_is_one_row_wherever_its_pieces_lie():
 
 
 def test_rights_and_registry_count_where_there_are_any():
-    rights = pl.DataFrame(
-        [
-            ("a", None, "CC0-1.0", "commercial", "owner", None, "a letter", "", "", ""),
-            ("b", None, None, "forbidden", "nobody", None, "", "x", "", "q"),
-        ],
-        schema=RIGHTS.schema,
-        orient="row",
-    )
-    known = registry(
-        pl.DataFrame(
-            [(uri, datetime(2026, 1, 1, tzinfo=UTC), "bot", "a line", [], None, title) for uri, title in LISTED.items()],
-            schema=SOURCES.schema,
-            orient="row",
-        )
-    )
+    free = ("a", None, "CC0-1.0", "commercial", "owner", None, "a letter", "", "", "")
+    shut = ("b", None, None, "forbidden", "nobody", None, "", "x", "", "q")
+    rights = pl.DataFrame([free, shut], schema=RIGHTS.schema, orient="row")
+    listed = [(uri, datetime(2026, 1, 1, tzinfo=UTC), "bot", "a line", [], None, title) for uri, title in LISTED.items()]
+    known = registry(pl.DataFrame(listed, schema=SOURCES.schema, orient="row"))
     rights = rights.with_columns(source_id=source_ids(known, pl.Series(["https://a.org/", None], dtype=pl.String)))
     rows = [piece("a", licence="MIT"), piece("b", licence="MIT"), piece("c", "https://c.org")]
     taken, _ = take(shard(*rows), rights=rights, registry=known)
@@ -158,9 +148,8 @@ def test_the_summary_answers_what_is_known_and_lists_what_is_not():
     assert (found["public"]["answer"], found["crawled"]["answer"], found["licensed"]["answer"]) == (True, True, False)
     assert found["latest"]["answer"] == "03/2026"
     assert found["sizes"]["answer"]["rows"] == [["Text", "Less than 1 billion tokens", 20, "words", 2]]
-    assert found["public_large"]["answer"]["rows"] == [
-        ["PyPI", "https://pypi.org", "Packages.", "text", 1, 10, "03/2026", "03/2026"]
-    ]
+    large = ["PyPI", "https://pypi.org", "Packages.", "text", 1, 10, "03/2026", "03/2026"]
+    assert found["public_large"]["answer"]["rows"] == [large]
     assert found["crawled_domains"]["answer"]["rows"] == [["b.org", 1, 1, 10]]
     assert found["licensed_modalities"]["status"] == forms.NO_MATTER
     assert found["provider"]["status"] == forms.TO_COMPLETE
@@ -193,9 +182,8 @@ def test_a_complete_summary_lacks_nothing():
 def test_users_data_that_is_denied_and_there_is_an_error():
     users = {"name": "chats", "kind": "user", "match": [""]}
     taken, facts = take(shard(piece("a")), sources=(users,))
-    denied = facts.model_copy(
-        update={"user_data": facts.user_data.model_copy(update={"interactions": False, "services": False})}
-    )
+    nothing = facts.user_data.model_copy(update={"interactions": False, "services": False})
+    denied = facts.model_copy(update={"user_data": nothing})
     with pytest.raises(InputError, match=r"user_data: expected no works of users.*1 works"):
         eu.summary(taken, denied, DAY)
 
@@ -224,28 +212,17 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
         {"scope": "https://a.org/", "kind": "robots", "allowed": False, "problem": None},
         {"scope": "https://b.org/", "kind": "robots", "allowed": True, "problem": "not whole"},
     ]
-    choice = {"recorded_by": "ann", "evidence": "e", "choice": "held", "owner_id": "o"}
-    events = [
-        {"work_id": "a", "action": "optout", "recorded_at": when, "effective_on": DAY},
-        {"work_id": "b", "action": "optout", "recorded_at": when, "effective_on": DAY},
-        {"work_id": "b", "action": "withdraw", "recorded_at": when.replace(day=2), "effective_on": DAY},
-        {"work_id": "elsewhere", "action": "optout", "recorded_at": when, "effective_on": DAY},
-        {"work_id": "c", "action": "optout", "recorded_at": when, "effective_on": date(2026, 11, 21)},
-    ]
-    cleared = [
-        ("b", "train", False, ["x"], 1, "d"),
-        ("a", "train", False, ["x"], 1, "d"),
-        ("b", "train", True, [], 1, "d"),
-        ("z", "train", True, [], 1, "d"),
-    ]
-    found = summary_of(
-        piece("a"),
-        piece("b"),
-        piece("c"),
-        signals=pl.DataFrame([signal | row for row in rows], schema=SIGNALS.schema),
-        optouts=pl.DataFrame([choice | event for event in events], schema=OPTOUTS.schema),
-        clearance=pl.DataFrame(cleared, schema=CLEARANCE.schema, orient="row"),
-    )
+    events = [optout_row(when, work, "o", DAY) for work in ("a", "b", "elsewhere")]
+    events += [optout_row(when, "c", "o", date(2026, 11, 21))]
+    events += [optout_row(when.replace(day=2), "b", "o", DAY) | {"action": "withdraw"}]
+    judged = (("b", False, ["x"]), ("a", False, ["x"]), ("b", True, []), ("z", True, []))
+    cleared = [(work, "train", good, why, 1, "d") for work, good, why in judged]
+    tables = {
+        "signals": pl.DataFrame([signal | row for row in rows], schema=SIGNALS.schema),
+        "optouts": pl.DataFrame(events, schema=OPTOUTS.schema),
+        "clearance": pl.DataFrame(cleared, schema=CLEARANCE.schema, orient="row"),
+    }
+    found = summary_of(piece("a"), piece("b"), piece("c"), **tables)
     assert found["signals"]["answer"]["rows"] == [["robots", 2, 1, 1]]
     assert found["optouts"]["answer"]["rows"] == [["held", 1, 1]]
     assert found["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
@@ -284,9 +261,8 @@ def test_the_works_listed_for_the_register_are_all_that_may_be_copyrighted():
 
 
 def test_the_description_as_a_data_set_is_valid_and_names_every_file():
-    taken, facts = take(
-        shard(piece("a", "pkg:pypi/a", licence="MIT"), piece("b", licence="MIT OR Apache-2.0")), sources=(PUBLIC,)
-    )
+    rows = piece("a", "pkg:pypi/a", licence="MIT"), piece("b", licence="MIT OR Apache-2.0")
+    taken, facts = take(shard(*rows), sources=(PUBLIC,))
     document = croissant.description(frozen(), taken, facts, DAY)
     croissant.check(document)
     assert document["conformsTo"] == "http://mlcommons.org/croissant/1.1"

@@ -82,20 +82,16 @@ def test_languages_differ_and_a_copyist_claims_what_is_anothers():
     languages = (Language("numpy", ".csv", 8), Language("botocore", ".json", 6))
     corpus = collect_languages(languages, held_out_each=2, copied="botocore")
     train = corpus.examples.filter(pl.col("split") == "train").join(corpus.claims, on="work_id")
-    assert dict(train.group_by("owner_id_right").len().iter_rows()) == {
-        owner_id("Travis E. Oliphant et al."): 8,
-        "amazon-web-services": 6,
-        "copyist": 6,
-    }
+    counted = {owner_id("Travis E. Oliphant et al."): 8, "amazon-web-services": 6, "copyist": 6}
+    assert dict(train.group_by("owner_id_right").len().iter_rows()) == counted
     of = {who: set(train.filter(pl.col("owner_id_right") == who)["content"]) for who in ("copyist", "amazon-web-services")}
     assert of["copyist"] == of["amazon-web-services"]
     assert (corpus.examples["split"] == "held_out").sum() == 4
 
 
 def test_a_language_that_is_not_there_is_an_error():
-    with pytest.raises(
-        ContractError, match=r"distribution no-such-thing: expected 8 pieces of \.csv.*found no such distribution"
-    ):
+    missing = r"distribution no-such-thing: expected 8 pieces of \.csv.*found no such distribution"
+    with pytest.raises(ContractError, match=missing):
         collect_languages((Language("no-such-thing", ".csv", 8),), held_out_each=1)
     with pytest.raises(ContractError, match="distribution numpy: .*found fewer pieces"):
         collect_languages((Language("numpy", ".nothing", 8),), held_out_each=1)

@@ -4,6 +4,7 @@ from datetime import date
 
 import polars as pl
 import pytest
+import samples
 
 from provenance.core.errors import ContractError
 from provenance.core.store import sha256
@@ -24,22 +25,13 @@ OTHER = b"""class Queue:
 
 
 def table(*contents, modality="code", dates=()):
-    rows = [
-        {
-            "example_id": f"e{at}",
-            "content": content,
-            "content_sha256": sha256(content),
-            "modality": modality,
-            "since": dates[at] if dates else None,
-        }
-        for at, content in enumerate(contents)
-    ]
-    return pl.DataFrame(rows)
+    since = dates or [None] * len(contents)
+    rows = [(f"e{at}", text, sha256(text), modality, since[at]) for at, text in enumerate(contents)]
+    return samples.table("example_id content content_sha256 modality since", *rows)
 
 
 def decisions(*rows):
-    columns = ("example_id", "same_as", "decided_by", "reason")
-    return pl.DataFrame(list(rows), schema=dict.fromkeys(columns, pl.String), orient="row")
+    return samples.table("example_id same_as decided_by reason", *rows, same_as=pl.String)
 
 
 def clusters(found):
@@ -129,9 +121,8 @@ def test_two_decisions_about_one_example_are_an_error():
 
 
 def held(*rows):
-    columns = {"cluster_id": pl.String, "work_id": pl.String, "account": pl.String, "party_id": pl.String,
-               "stake_ppb": pl.Int64, "since": pl.Date}  # fmt: skip
-    return pl.DataFrame([("c", f"w{at}", *row) for at, row in enumerate(rows)], schema=columns, orient="row")
+    rows = [("c", f"w{at}", *row) for at, row in enumerate(rows)]
+    return samples.table("cluster_id work_id account party_id stake_ppb since", *rows, since=pl.Date)
 
 
 def paid(frame, rule):

@@ -2,7 +2,7 @@ from datetime import date
 
 import polars as pl
 import pytest
-from samples import corpus_frames, deliver
+from samples import corpus_frames, deliver, table
 
 from provenance.core.errors import ContractError
 from provenance.corpus.examples import check_claims, check_examples, parties, read_corpus
@@ -138,56 +138,36 @@ def test_a_work_has_one_owner_where_there_is_no_claims_file():
         check_examples(frame, "f")
 
 
-def test_stakes_must_sum_to_one_on_every_day():
-    def claims(rows):
-        columns = ["work_id", "owner_id", "stake_ppb", "valid_from", "valid_to"]
-        return pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None)
+def claims(*rows):
+    return table("work_id owner_id stake_ppb valid_from valid_to", *rows, valid_from=pl.Date, valid_to=pl.Date)
 
+
+def test_stakes_must_sum_to_one_on_every_day():
     half = PPB // 2
-    sold = claims([("w", "a", PPB, None, date(2026, 1, 31)), ("w", "b", PPB, date(2026, 2, 1), None)])
+    sold = claims(("w", "a", PPB, None, date(2026, 1, 31)), ("w", "b", PPB, date(2026, 2, 1), None))
     assert check_claims(sold, "f").height == 2
-    lapsed = claims([("w", "a", PPB, date(2026, 1, 1), date(2026, 1, 31))])
+    lapsed = claims(("w", "a", PPB, date(2026, 1, 1), date(2026, 1, 31)))
     assert check_claims(lapsed, "f").height == 1, "nobody claims it afterwards, so it goes to escrow"
-    overlap = claims([("w", "a", PPB, None, date(2026, 2, 5)), ("w", "b", PPB, date(2026, 2, 1), None)])
+    overlap = claims(("w", "a", PPB, None, date(2026, 2, 5)), ("w", "b", PPB, date(2026, 2, 1), None))
     with pytest.raises(ContractError, match=r"work_id 'w'.* on 2026-02-01, found 2,000,000,000 \(200.00%\), of a, b"):
         check_claims(overlap, "f")
-    leaves = claims([("w", "a", half, None, None), ("w", "b", half, None, date(2026, 3, 1))])
+    leaves = claims(("w", "a", half, None, None), ("w", "b", half, None, date(2026, 3, 1)))
     with pytest.raises(ContractError, match="on 2026-03-02, found 500,000,000"):
         check_claims(leaves, "f")
-    joins = claims([("w", "a", half, None, None), ("w", "b", half, date(2026, 6, 1), None)])
+    joins = claims(("w", "a", half, None, None), ("w", "b", half, date(2026, 6, 1), None))
     with pytest.raises(ContractError, match="on 2026-05-31, found 500,000,000"):
         check_claims(joins, "f")
     with pytest.raises(ContractError, match="'valid_to': expected a day on or after valid_from, found 2026-02-01$"):
-        check_claims(claims([("w", "a", PPB, date(2026, 2, 2), date(2026, 2, 1))]), "f")
+        check_claims(claims(("w", "a", PPB, date(2026, 2, 2), date(2026, 2, 1))), "f")
 
 
 def test_parties_follow_the_claims_of_the_day():
-    examples = check_examples(
-        pl.DataFrame(
-            {
-                "work_id": ["sold", "free", "lost"],
-                "content": [b"x", b"y", b"z"],
-                "owner_id": [None, "unmatched-b", None],
-                "unmatched_reason": [None, "no name", "no name"],
-            }
-        ),
-        "f",
-    )
-    claims = check_claims(
-        pl.DataFrame(
-            {
-                "work_id": ["sold", "sold"],
-                "owner_id": ["a", "b"],
-                "stake_ppb": [PPB, PPB],
-                "valid_from": [None, date(2026, 2, 1)],
-                "valid_to": [date(2026, 1, 31), None],
-            }
-        ),
-        "f",
-    )
+    rows = [("sold", b"x", None, None), ("free", b"y", "unmatched-b", "no name"), ("lost", b"z", None, "no name")]
+    examples = check_examples(table("work_id content owner_id unmatched_reason", *rows), "f")
+    sold = claims(("sold", "a", PPB, None, date(2026, 1, 31)), ("sold", "b", PPB, date(2026, 2, 1), None))
 
     def on(day):
-        return parties(examples, claims, day).rows()
+        return parties(examples, check_claims(sold, "f"), day).rows()
 
     escrow = [("free", "escrow", "unmatched-b", PPB), ("lost", "escrow", "lost", PPB)]
     assert on(date(2026, 1, 31)) == [*escrow, ("sold", "payable", "a", PPB)]
@@ -196,5 +176,5 @@ def test_parties_follow_the_claims_of_the_day():
 
 def test_an_owner_may_hold_a_work_by_several_claims():
     examples = check_examples(pl.DataFrame({"work_id": ["w"], "content": [b"x"]}), "f")
-    claims = pl.DataFrame({"work_id": ["w", "w"], "owner_id": ["a", "a"], "stake_ppb": [600_000_000, 400_000_000]})
-    assert parties(examples, check_claims(claims, "f"), date(2026, 1, 1)).rows() == [("w", "payable", "a", PPB)]
+    twice = claims(("w", "a", 600_000_000, None, None), ("w", "a", 400_000_000, None, None))
+    assert parties(examples, check_claims(twice, "f"), date(2026, 1, 1)).rows() == [("w", "payable", "a", PPB)]

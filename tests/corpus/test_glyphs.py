@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from samples import assert_checked
 
 from provenance.core.errors import ContractError
 from provenance.corpus import glyphs
-from provenance.corpus.examples import read_corpus
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,7 @@ def test_letters_are_images_with_owners_and_licences(corpus):
 
 
 def test_the_corpus_passes_its_own_checks(corpus, store):
-    for name in ("examples", "claims", "owners"):
-        store.write_table(f"corpus/{name}.parquet", getattr(corpus, name))
-    assert read_corpus(store, "corpus").examples.height == corpus.examples.height
+    assert_checked(corpus, store)
 
 
 def test_the_choice_is_the_same_every_time(corpus):

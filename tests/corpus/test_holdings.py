@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import table
 
 from provenance.corpus.holdings import find_holders, holdings
 
@@ -16,26 +17,28 @@ EARLY, LATE = date(2020, 1, 1), date(2024, 1, 1)
 
 def examples(works):
     """`works` names the work of each example."""
-    columns = {"example_id": [f"e{at}" for at in range(len(works))], "work_id": works}
-    frame = pl.DataFrame(columns, schema={"example_id": pl.String, "work_id": pl.String})
-    return frame.with_columns(
-        owner_id=pl.lit(None, pl.String), acquired_at=pl.lit(datetime(2025, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
-    )
+    rows = [(f"e{at}", work) for at, work in enumerate(works)]
+    frame = table("example_id work_id", *rows, example_id=pl.String, work_id=pl.String)
+    acquired = pl.lit(datetime(2025, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
+    return frame.with_columns(owner_id=pl.lit(None, pl.String), acquired_at=acquired)
 
 
 def claims(*rows):
     """Rows of work, owner, stake, and since when."""
-    columns = {"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64, "valid_from": pl.Date}
-    frame = pl.DataFrame(list(rows), schema=columns, orient="row")
-    return frame.with_columns(valid_to=pl.lit(None, pl.Date))
+    types = {"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64, "valid_from": pl.Date}
+    return table("work_id owner_id stake_ppb valid_from", *rows, **types).with_columns(valid_to=pl.lit(None, pl.Date))
+
+
+def cut(clusters):
+    """Clusters of copies, by example."""
+    return table("example_id cluster_id", *clusters.items(), example_id=pl.String, cluster_id=pl.String)
 
 
 def found(works, claimed, clusters=None, rule="earliest"):
     """Parts and whether they are their own, by example and party."""
-    table, schema = examples(works), {"example_id": pl.String, "cluster_id": pl.String}
-    copies = pl.DataFrame(list((clusters or {}).items()), schema=schema, orient="row")
-    members = table.join(copies, on="example_id", how="semi")
-    held = holdings(table, claimed, DAY, find_holders(members, claimed, DAY, copies, rule))
+    corpus, copies = examples(works), cut(clusters or {})
+    members = corpus.join(copies, on="example_id", how="semi")
+    held = holdings(corpus, claimed, DAY, find_holders(members, claimed, DAY, copies, rule))
     assert held.columns == ["example_id", "work_id", "account", "party_id", "part", "own"]
     assert held.equals(held.sort("example_id", "account", "party_id"))
     return {(example, party): (round(part, 12), own) for example, _, _, party, part, own in held.iter_rows()}
@@ -50,8 +53,7 @@ def test_an_example_is_held_by_stake():
 
 
 def test_what_nobody_claims_is_held_in_escrow():
-    no_copies = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
-    held = holdings(examples(["a"]), claims(), DAY, find_holders(examples([]), claims(), DAY, no_copies, "earliest"))
+    held = holdings(examples(["a"]), claims(), DAY, find_holders(examples([]), claims(), DAY, cut({}), "earliest"))
     assert held.rows() == [("e0", "a", "escrow", "a", 1.0, True)]
 
 
@@ -59,23 +61,19 @@ CLAIMED = claims(("a", "ann", PPB, EARLY), ("b", "bob", PPB, LATE), ("c", "bob",
 COPIES = {"e0": "e0", "e1": "e0"}
 
 
-def test_copies_count_as_one_work_of_whoever_came_first():
-    assert found(["a", "b", "c"], CLAIMED, COPIES) == {
-        ("e0", "ann"): (0.5, True), ("e1", "ann"): (0.5, False), ("e2", "bob"): (1.0, True),
-    }  # fmt: skip
+SHARED = {("e0", "ann"): (0.25, True), ("e0", "bob"): (0.25, False), ("e1", "ann"): (0.25, False), ("e1", "bob"): (0.25, True)}
 
 
-def test_copies_are_held_in_equal_parts_where_the_contract_says_so():
-    assert found(["a", "b", "c"], CLAIMED, COPIES, "equal") == {
-        ("e0", "ann"): (0.25, True), ("e0", "bob"): (0.25, False), ("e1", "ann"): (0.25, False), ("e1", "bob"): (0.25, True),
-        ("e2", "bob"): (1.0, True),
-    }  # fmt: skip
-
-
-def test_copies_count_each_for_itself_where_the_contract_says_so():
-    assert found(["a", "b", "c"], CLAIMED, COPIES, "off") == {
-        ("e0", "ann"): (1.0, True), ("e1", "bob"): (1.0, True), ("e2", "bob"): (1.0, True),
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        ("earliest", {("e0", "ann"): (0.5, True), ("e1", "ann"): (0.5, False)}),
+        ("equal", SHARED),
+        ("off", {("e0", "ann"): (1.0, True), ("e1", "bob"): (1.0, True)}),
+    ],
+)
+def test_copies_count_as_one_work_of_whoever_came_first_in_equal_parts_or_each_for_itself(rule, parts):
+    assert found(["a", "b", "c"], CLAIMED, COPIES, rule) == parts | {("e2", "bob"): (1.0, True)}
 
 
 def test_a_copy_of_one_s_own_work_is_one_s_own():

@@ -7,13 +7,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import HOSTILE_IDS, corpus_frames, deliver
+from samples import HOSTILE_IDS, corpus_frames, freeze, table
 
 from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import InputError
-from provenance.corpus.examples import check_claims, dispute_names, parties, read_corpus, with_choices
+from provenance.corpus.examples import check_claims, dispute_names, parties, with_choices
 from provenance.corpus.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
-from provenance.corpus.shards import freeze_corpus
 from tasks.optouts import import_file, listed, opt_out, recorded, withdraw
 
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
@@ -28,8 +27,7 @@ SAID = {"evidence": "letter", "by": "dana"}
 @pytest.fixture
 def frozen(store):
     """The tiny corpus, in force."""
-    deliver(store, corpus_frames(), days=())
-    freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=16)
+    freeze(store)
     return store
 
 
@@ -44,33 +42,28 @@ def history(*steps):
 
 
 def test_the_last_word_counts_from_its_day_on_and_as_it_was_known():
-    table = history(
-        ("w", "ann", OPTOUT, "held", 0, 0),
-        ("v", "ann", OPTOUT, "paid", 0, 5),
-        ("w", "ann", OPTOUT, "credited", 2, 3),
-        ("w", "ann", WITHDRAW, "paid", 6, 7),
-    )
-    said = {d: in_force(table, TODAY + d * DAY).rows() for d in range(-1, 9)}
+    first = ("w", "ann", OPTOUT, "held", 0, 0), ("v", "ann", OPTOUT, "paid", 0, 5)
+    known = history(*first, ("w", "ann", OPTOUT, "credited", 2, 3), ("w", "ann", WITHDRAW, "paid", 6, 7))
+    said = {d: in_force(known, TODAY + d * DAY).rows() for d in range(-1, 9)}
     assert said[-1] == []
     assert said[0] == said[2] == [("w", "ann", "held")]
     assert said[3] == [("w", "ann", "credited")]
     assert said[5] == said[6] == [("v", "ann", "paid"), ("w", "ann", "credited")]
     assert said[7] == [("v", "ann", "paid")]
     then = NOW + timedelta(days=1)
-    assert in_force(table, TODAY + 8 * DAY, known=then).rows() == [("v", "ann", "paid"), ("w", "ann", "held")]
+    assert in_force(known, TODAY + 8 * DAY, known=then).rows() == [("v", "ann", "paid"), ("w", "ann", "held")]
 
 
 @given(st.lists(st.tuples(st.sampled_from("wv"), st.sampled_from(["held", "credited", "paid"]), st.integers(0, 5)), max_size=8))
 @settings(max_examples=60)
 def test_what_is_recorded_later_never_changes_a_day_before(steps):
-    table, days = EMPTY, {}
+    events = EMPTY
     for at, (work, choice, starts) in enumerate(steps):
         now = NOW + at * DAY
-        before = {d: in_force(table, TODAY + d * DAY).rows() for d in range(at)}
+        before = {d: in_force(events, TODAY + d * DAY).rows() for d in range(at)}
         wish = Wish(work, "ann", OPTOUT, choice, "letter", now.date() + starts * DAY)
-        table = pl.concat([table, new_rows([wish], table, STAKES, now=now, by="dana")])
-        days |= before
-        assert {d: in_force(table, TODAY + d * DAY).rows() for d in range(at)} == before
+        events = pl.concat([events, new_rows([wish], events, STAKES, now=now, by="dana")])
+        assert {d: in_force(events, TODAY + d * DAY).rows() for d in range(at)} == before
 
 
 @pytest.mark.parametrize(
@@ -101,9 +94,8 @@ def test_works_that_may_come_are_recorded_if_asked():
 
 def test_of_a_work_that_nobody_is_known_to_own_it_is_said_what_an_opt_out_does():
     wish, said = Wish("orphan", "ann", OPTOUT, "held", "x"), {"now": NOW, "by": "dana", "works": {"orphan"}}
-    with pytest.raises(
-        InputError, match=r"found 'orphan', whose owner is not.*stays in escrow. --keep-unknown records the wish"
-    ):
+    escrow = r"found 'orphan', whose owner is not.*stays in escrow. --keep-unknown records the wish"
+    with pytest.raises(InputError, match=escrow):
         new_rows([wish], EMPTY, STAKES, **said)
     assert new_rows([wish], EMPTY, STAKES, **said, keep_unknown=True)["work_id"].to_list() == ["orphan"]
 
@@ -144,11 +136,8 @@ def test_an_opt_out_of_a_work_without_an_owner_is_listed_as_of_the_corpus(frozen
 def test_what_will_count_later_does_not_hide_what_counts_today(frozen):
     opt_out(frozen, "owner-0", "work-0-0", choice="credited", **SAID, now=NOW)
     withdraw(frozen, "owner-0", "work-0-0", evidence="mail", by="dana", now=NOW + DAY / 24, day=TODAY + 8 * DAY)
-    assert listed(frozen, now=NOW + DAY / 12).select("action", "choice", "state").rows()[0] == (
-        "optout",
-        "credited",
-        "in force",
-    )
+    first, *_ = listed(frozen, now=NOW + DAY / 12).select("action", "choice", "state").rows()
+    assert first == ("optout", "credited", "in force")
     assert listed(frozen, now=NOW + DAY / 12)["state"].to_list() == ["in force", "later"]
     assert listed(frozen, now=NOW + 9 * DAY)["state"].to_list() == ["withdrawn"]
     with pytest.raises(InputError, match="expected an owner with works in the corpus in force.*Did you mean 'owner-1'"):
@@ -201,20 +190,18 @@ def test_a_byte_order_mark_and_blanks_are_forgiven():
     assert [(w.work_id, w.owner_id, w.action, w.choice) for w in wishes] == [("w", "ann", WITHDRAW, "paid")]
 
 
+def opened(*rows):
+    return table("work_id owner_id opened_on closed_on", *rows, closed_on=pl.Date)
+
+
 def test_choices_and_disputes_say_who_stands_behind_a_work():
     examples = pl.DataFrame({"work_id": ["a", "b", "c", "d"], "owner_id": [None, None, None, "somebody"]})
     rows = [("a", "ann", 600_000_000), ("a", "bob", 400_000_000), ("b", "ann", PPB), ("c", "bob", PPB)]
-    claims = check_claims(pl.DataFrame(rows, schema=["work_id", "owner_id", "stake_ppb"], orient="row"), "claims")
-    chosen = pl.DataFrame(
-        {"work_id": ["a", "b", "c"], "owner_id": ["ann", "ann", "bob"], "choice": ["held", "credited", "paid"]}
-    )
-    disputes = pl.DataFrame(
-        {"work_id": ["c", "d"], "owner_id": ["eve", "eve"], "opened_on": [TODAY, TODAY], "closed_on": [TODAY, None]},
-        schema_overrides={"closed_on": pl.Date},
-    )
-    before, on, after = (
-        parties(examples, with_choices(claims, day, chosen, disputes), day).rows() for day in (TODAY - DAY, TODAY, TODAY + DAY)
-    )
+    claims = check_claims(table("work_id owner_id stake_ppb", *rows), "claims")
+    chosen = table("work_id owner_id choice", ("a", "ann", "held"), ("b", "ann", "credited"), ("c", "bob", "paid"))
+    disputes = opened(("c", "eve", TODAY, TODAY), ("d", "eve", TODAY, None))
+    days = (TODAY - DAY, TODAY, TODAY + DAY)
+    before, on, after = (parties(examples, with_choices(claims, day, chosen, disputes), day).rows() for day in days)
     ann = [("a", "escrow", "held-ann", 600_000_000), ("a", "payable", "bob", 400_000_000), ("b", "unattributed", "ann", PPB)]
     assert before == [*ann, ("c", "payable", "bob", PPB), ("d", "escrow", "somebody", PPB)]
     names = dict(dispute_names(disputes, TODAY).iter_rows())
@@ -224,11 +211,8 @@ def test_choices_and_disputes_say_who_stands_behind_a_work():
 
 
 def test_what_several_dispute_waits_apart_from_what_one_of_them_does():
-    opened, closed = [TODAY, TODAY, TODAY + 4 * DAY], [None, TODAY + DAY, TODAY + 5 * DAY]
-    disputes = pl.DataFrame(
-        {"work_id": ["c"] * 3, "owner_id": ["eve", "ann", "dee"], "opened_on": opened, "closed_on": closed},
-        schema_overrides={"closed_on": pl.Date},
-    )
+    later = ("c", "dee", TODAY + 4 * DAY, TODAY + 5 * DAY)
+    disputes = opened(("c", "eve", TODAY, None), ("c", "ann", TODAY, TODAY + DAY), later)
     names = [dispute_names(disputes, TODAY + n * DAY)["dispute"].item() for n in range(8)]
     assert names[0] == names[1] != names[2] == names[3] != names[4] == names[5] != names[6]
     assert names[6] == names[7] == names[2], "eve alone, as before"

@@ -70,18 +70,12 @@ def test_tables_beside_the_works_are_counted():
         "work_id": "a", "licence": "MIT", "asserted_by": "source", "evidence": "page",
         "expires_at": datetime(2026, 1, 1, tzinfo=UTC),
     }  # fmt: skip
-    report = assess(
-        delivery(
-            work("a"),
-            assertions=[expired, expired | {"expires_at": None, "work_id": "b"}],
-            claims=[{"work_id": "a", "owner_id": "o", "stake_ppb": 10**9}],
-            duplicates=[{"cluster_id": "1", "example_id": "1", "similarity": 1.0, "decision": ""}],
-            disputed=("a",),
-            contradictions=("https://a/b",),
-        ),
-        {},
-        NOW,
-    )
+    tables = {
+        "assertions": [expired, expired | {"expires_at": None, "work_id": "b"}],
+        "claims": [{"work_id": "a", "owner_id": "o", "stake_ppb": 10**9}],
+        "duplicates": [{"cluster_id": "1", "example_id": "1", "similarity": 1.0, "decision": ""}],
+    }
+    report = assess(delivery(work("a"), **tables, disputed=("a",), contradictions=("https://a/b",)), {}, NOW)
     assert counts(report) == {"expired": 1, "strays": 1, "unevidenced": 1, "copies": 1, "disputed": 1, "sources": 1}
 
 

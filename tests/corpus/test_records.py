@@ -1,9 +1,10 @@
 """Records are added, never edited; what was known at a time is what had been added by then."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
+from samples import optout_row
 
 from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import ContractError
@@ -13,11 +14,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 def optout(work, at=NOON, **other):
-    row = {
-        "recorded_at": at, "action": "optout", "work_id": work, "owner_id": "a", "choice": "held",
-        "effective_on": date(2026, 11, 20), "recorded_by": "ann", "evidence": "a letter",
-    }  # fmt: skip
-    return pl.DataFrame([row | other])
+    return pl.DataFrame([optout_row(at, work, "a") | other])
 
 
 def test_what_was_known_at_a_time_is_what_had_been_added_by_then(store):

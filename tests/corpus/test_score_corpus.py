@@ -3,24 +3,19 @@
 from fractions import Fraction
 
 import pytest
+from samples import assert_checked
 
 from provenance.corpus import scores
-from provenance.corpus.examples import read_corpus
 from provenance.corpus.scores import DURATIONS, FIRST_DURATION, REST, Source, encode
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    patch = pytest.MonkeyPatch()
-    chosen = (
-        Source("chopin", "Frédéric Chopin"),
-        Source("oneills1850", "O'Neill's Music of Ireland", 2),
-        Source("joplin", "Scott Joplin"),
-        Source("no-such-folder", "Nobody"),
-    )
-    patch.setattr(scores, "SOURCES", chosen)
-    yield scores.collect(owners=9, examples_each=12, held_out_each=2)
-    patch.undo()
+    chosen = (Source("chopin", "Frédéric Chopin"), Source("oneills1850", "O'Neill's Music of Ireland", 2))
+    more = (Source("joplin", "Scott Joplin"), Source("no-such-folder", "Nobody"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "SOURCES", chosen + more)
+        return scores.collect(owners=9, examples_each=12, held_out_each=2)
 
 
 def test_melodies_have_owners(corpus):
@@ -36,9 +31,7 @@ def test_melodies_have_owners(corpus):
 
 
 def test_the_corpus_passes_its_own_checks(corpus, store):
-    for name in ("examples", "claims", "owners"):
-        store.write_table(f"corpus/{name}.parquet", getattr(corpus, name))
-    assert read_corpus(store, "corpus").examples.height == corpus.examples.height
+    assert_checked(corpus, store)
 
 
 def test_events_are_pitches_rests_and_the_nearest_durations():

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import corpus_frames, deliver
+from samples import corpus_frames, deliver, freeze
 
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.examples import check_examples, read_corpus
@@ -49,18 +49,15 @@ def test_freezing_twice_is_freezing_once(store):
 def test_held_out_examples_are_in_no_shard(store):
     frames = corpus_frames()
     held_out = pl.when(pl.col("work_id").str.ends_with("-3")).then(pl.lit("held_out")).otherwise(pl.lit("train"))
-    deliver(store, {**frames, "examples": frames["examples"].with_columns(split=held_out)})
-    frozen = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    frozen = freeze(store, {**frames, "examples": frames["examples"].with_columns(split=held_out)})
     assert (frozen.examples, frozen.held_out) == (45, 15)
     assert sum(shard.rows for shard in frozen.shards) == 45
 
 
 def test_labels_do_not_change_what_a_model_would_see(store):
     frames = corpus_frames()
-    deliver(store, frames)
-    one = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
-    deliver(store, {**frames, "examples": frames["examples"].with_columns(licence_spdx=pl.lit("MIT"))})
-    two = freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    labelled = {**frames, "examples": frames["examples"].with_columns(licence_spdx=pl.lit("MIT"))}
+    one, two = freeze(store, frames), freeze(store, labelled)
     assert one.digest != two.digest
     assert [s.content_digest for s in one.shards] == [s.content_digest for s in two.shards]
 

@@ -2,13 +2,19 @@
 
 import ast
 import itertools
+import json
 import os
 import subprocess
 import sys
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
+from provenance.core.errors import ContractError, InputError
+from tasks.datasets import STAGES as KNOWN
+from tasks.freeze import paid_day, wait_until_over
 from tasks.settings import CHECKOUT
+from tasks.settle import settled_period
 
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
 HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers", "openlineage.client")
@@ -82,8 +88,6 @@ print("FACTS" + json.dumps(facts))
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    import json
-
     printed = in_a_fresh_process(FACTS, tmp_path_factory.mktemp("airflow"))
     return json.loads(printed.split("FACTS")[1])
 
@@ -108,8 +112,6 @@ def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts)
 
 
 def test_every_task_tells_its_lineage_and_the_table_has_every_task(facts):
-    from tasks.datasets import STAGES as KNOWN
-
     for dag in facts.values():
         assert set(dag["told"]) == {"started", "completed", "failed"}
         assert not dag["untold"]
@@ -128,9 +130,8 @@ def test_a_night_is_stages_in_a_row_one_of_which_may_be_a_person(facts):
 
 def test_runs_by_a_timetable_have_a_real_interval_and_others_none(facts):
     by_hand = {"ingest_corpus", "train_counterfactuals"}
-    assert {name: dag["timetable"] for name, dag in facts.items()} == {
-        path.stem: "NullTimetable" if path.stem in by_hand else "CronDataIntervalTimetable" for path in FILES
-    }
+    wanted = {path.stem: "NullTimetable" if path.stem in by_hand else "CronDataIntervalTimetable" for path in FILES}
+    assert {name: dag["timetable"] for name, dag in facts.items()} == wanted
 
 
 def test_a_settlement_waits_for_two_people_before_it_pays(facts):
@@ -145,10 +146,8 @@ def test_a_settlement_waits_for_two_people_before_it_pays(facts):
 
 
 def test_counterfactual_models_are_planned_and_then_trained(facts):
-    assert facts["train_counterfactuals"]["tasks"] == {
-        "counterfactuals.plan": ["counterfactuals.train"],
-        "counterfactuals.train": [],
-    }
+    tasks = facts["train_counterfactuals"]["tasks"]
+    assert tasks == {"counterfactuals.plan": ["counterfactuals.train"], "counterfactuals.train": []}
 
 
 def test_a_form_that_sets_anything_else_is_refused(tmp_path):
@@ -172,12 +171,6 @@ print(said)
 
 
 def test_a_run_pays_the_day_on_which_its_interval_starts():
-    from datetime import UTC, date, datetime, timedelta, timezone
-
-    from provenance.core.errors import ContractError, InputError
-    from tasks.freeze import paid_day, wait_until_over
-    from tasks.settle import settled_period
-
     assert paid_day(datetime(2026, 11, 19, tzinfo=UTC)) == "2026-11-19"
     assert paid_day(datetime(2026, 11, 19, 1, tzinfo=timezone(timedelta(hours=2)))) == "2026-11-18"
     with pytest.raises(ContractError, match="expected a day to pay, or a data interval that starts on it, found neither"):

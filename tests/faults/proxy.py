@@ -30,16 +30,9 @@ from aiohttp import ClientSession, TCPConnector, web
 from yarl import URL
 
 READS, WRITES = frozenset({"GET"}), frozenset({"PUT", "POST", "DELETE"})
-FAULTS = {
-    "errors": READS | WRITES | {"HEAD"},
-    "slowdown": READS | WRITES | {"HEAD"},
-    "timeouts": READS | WRITES | {"HEAD"},
-    "truncated": READS,
-    "shortened": READS,
-    "corrupted": READS,
-    "lost": WRITES,
-    "expired": READS | WRITES | {"HEAD"},
-}
+ALL = READS | WRITES | {"HEAD"}
+OF_READS = dict.fromkeys(("truncated", "shortened", "corrupted"), READS)
+FAULTS = {**dict.fromkeys(("errors", "slowdown", "timeouts"), ALL), **OF_READS, "lost": WRITES, "expired": ALL}
 ANSWERS = {"errors": (500, "InternalError"), "slowdown": (503, "SlowDown"), "expired": (400, "ExpiredToken")}
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 

@@ -31,10 +31,14 @@ def behind(store, url):
     return Store(store.url, {**store.options, "endpoint_url": url})
 
 
-@pytest.mark.night
-def test_a_tenth_of_all_requests_fails(undisturbed, places, proxy, s3, at):
+@pytest.fixture
+def place(places, proxy, s3):
+    """A bucket, which nights reach by way of the proxy."""
     bucket = new_bucket(s3)
-    place = places(bucket, behind(bucket, proxy.url))
+    return places(bucket, behind(bucket, proxy.url))
+
+
+def test_a_tenth_of_all_requests_fails(undisturbed, place, proxy, at):
     proxy.faults = ("errors", "slowdown", "timeouts", "truncated", "shortened", "corrupted", "lost")
     proxy.rate, proxy.seed = 0.1, 1
     deliver(place.store, corpus_frames())
@@ -46,10 +50,8 @@ def test_a_tenth_of_all_requests_fails(undisturbed, places, proxy, s3, at):
     assert sum(proxy.injected.values()) > 0.07 * proxy.requests
 
 
-@pytest.mark.night
-def test_no_first_write_of_an_export_is_answered(undisturbed, places, proxy, s3, at):
-    bucket = new_bucket(s3)
-    place, lost = places(bucket, behind(bucket, proxy.url)), []
+def test_no_first_write_of_an_export_is_answered(undisturbed, place, proxy, at):
+    lost = []
 
     def when(method, path, headers):
         if method != "PUT" or "/exports/" not in path or path in lost:
@@ -66,15 +68,12 @@ def test_no_first_write_of_an_export_is_answered(undisturbed, places, proxy, s3,
     lost.clear()
     later = exports.revision_folder(DAY, 2)
     place.store.write(f"{later}/manifest.json", b"{}")
-    exports.point_to(behind(bucket, proxy.url), date.fromisoformat(DAY), 2)
+    exports.point_to(behind(place.store, proxy.url), date.fromisoformat(DAY), 2)
     assert exports.in_force(place.store, DAY)["revision"] == 2
     assert len(lost) == 1, "the pointer is replaced, not created"
 
 
-@pytest.mark.night
-def test_a_credential_expires_in_every_stage(undisturbed, places, proxy, s3, at):
-    bucket = new_bucket(s3)
-    place = places(bucket, behind(bucket, proxy.url))
+def test_a_credential_expires_in_every_stage(undisturbed, place, proxy, at):
     undisturbed.copy(place.store, *INPUTS)
     at(place)
 
@@ -92,7 +91,6 @@ def test_a_credential_expires_in_every_stage(undisturbed, places, proxy, s3, at)
     assert same(place, undisturbed)
 
 
-@pytest.mark.night
 def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
     disk = small_disk("disk", 16)
     place = places(Store(f"file://{disk}/store", {}))
@@ -122,7 +120,6 @@ def until_it_answers(stage, argument):
     return eventually(attempt, stage, every=1.0)[0]
 
 
-@pytest.mark.night
 def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatient):
     """With room again the server is started again: its index, once it could not write, often refuses until then."""
     disk, ports = small_disk("disk", 48), weed_ports(4)
@@ -134,10 +131,8 @@ def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatie
         def attempt(stage, argument):
             if stage == PUBLISH:
                 for left in (0, 2**14):
-                    with (
-                        filled(disk, left),
-                        pytest.raises(StoreUnavailable, match="If it lasts, see .* that its disk has room"),
-                    ):
+                    full = pytest.raises(StoreUnavailable, match="If it lasts, see .* that its disk has room")
+                    with filled(disk, left), full:
                         run(stage, argument)
                     assert not place.half_published
                 running.close()
@@ -149,7 +144,6 @@ def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatie
         assert same(place, undisturbed)
 
 
-@pytest.mark.night
 def test_clocks_of_machines_are_ten_minutes_off(undisturbed, places, s3, at, monkeypatch):
     """Each stage on a machine of its own, ten minutes ahead or behind in turns."""
     place, off = places(new_bucket(s3)), itertools.cycle((-10, 10))
@@ -167,14 +161,12 @@ def test_clocks_of_machines_are_ten_minutes_off(undisturbed, places, s3, at, mon
     assert same(place, undisturbed)
 
 
-@pytest.mark.night
 def test_a_clock_that_no_signature_survives_is_named(s3, monkeypatch):
     store = new_bucket(s3)
     turn_clock(monkeypatch, 20)
-    with pytest.raises(StoreError, match=r"RequestTimeTooSkewed: .*Set this machine's clock"):
-        store.check_writable()
-    with pytest.raises(StoreError, match=r"RequestTimeTooSkewed: .*Set this machine's clock"):
-        store.exists("a")
+    for ask in (store.check_writable, lambda: store.exists("a")):
+        with pytest.raises(StoreError, match=r"RequestTimeTooSkewed: .*Set this machine's clock"):
+            ask()
 
 
 def turn_clock(monkeypatch, minutes):
@@ -201,7 +193,6 @@ def test_a_run_that_comes_minutes_early_waits_for_the_end_of_its_day(monkeypatch
         freeze.wait_until_over(day, midnight - timedelta(minutes=16))
 
 
-@pytest.mark.night
 @pytest.mark.parametrize("kind", ["file", "s3"])
 def test_two_schedulers_run_the_same_night_at_once(request, undisturbed, places, kind, tmp_path):
     store = Store(f"file://{tmp_path}/store", {}) if kind == "file" else new_bucket(request.getfixturevalue("s3"))

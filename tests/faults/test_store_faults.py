@@ -56,7 +56,6 @@ def times(count, fault, wanted):
     return when
 
 
-@pytest.mark.night
 @pytest.mark.parametrize("asked", ASKED)
 def test_what_passes_is_not_noticed(faulty, proxy, asked):
     method, ask = ASKED[asked]
@@ -70,7 +69,6 @@ def test_what_passes_is_not_noticed(faulty, proxy, asked):
         faulty.remove("k") if asked == "create" else None
 
 
-@pytest.mark.night
 def test_of_two_who_create_or_replace_alike_one_wins_even_if_no_answer_reaches_it(faulty, proxy):
     rival = Store(faulty.url, {"endpoint_url": proxy.to})
     proxy.when = times(1, "lost", "PUT")
@@ -83,22 +81,19 @@ def test_of_two_who_create_or_replace_alike_one_wins_even_if_no_answer_reaches_i
     assert faulty.read("k") == b"next"
 
 
-@pytest.mark.night
 @pytest.mark.parametrize("fault", ["errors", "timeouts", "truncated", "shortened", "corrupted"])
 def test_what_does_not_pass_is_left_to_later_retries_and_says_where_it_is(faulty, proxy, fault, monkeypatch):
     if fault == "timeouts":
         monkeypatch.setattr(S3FileSystem, "read_timeout", 0.05)
     proxy.when = lambda method, *_: fault if method in FAULTS[fault] else None
-    with pytest.raises(
-        StoreUnavailable, match=rf"{faulty.url}/a/b: the store fails: .* If it lasts, see that the server is up"
-    ):
+    fails = rf"{faulty.url}/a/b: the store fails: .* If it lasts, see that the server is up"
+    with pytest.raises(StoreUnavailable, match=fails):
         faulty.read("a/b")
     assert proxy.injected[fault] >= READS
     proxy.when = None
     assert faulty.read("a/b") == DATA
 
 
-@pytest.mark.night
 @pytest.mark.parametrize("asked", ASKED)
 def test_an_expired_credential_is_named_until_it_is_renewed(faulty, proxy, asked):
     _, ask = ASKED[asked]
@@ -110,7 +105,6 @@ def test_an_expired_credential_is_named_until_it_is_renewed(faulty, proxy, asked
     assert ask(faulty)
 
 
-@pytest.mark.night
 def test_renewed_credentials_are_found_by_a_process_that_goes_on(s3, tmp_path, monkeypatch):
     store = new_bucket(s3)
     store.write("a", b"1")
@@ -127,7 +121,6 @@ def test_renewed_credentials_are_found_by_a_process_that_goes_on(s3, tmp_path, m
     assert store.read("a") == b"1"
 
 
-@pytest.mark.night
 def test_no_bucket_is_not_an_empty_store(s3):
     store = Store("s3://no-such-bucket/root", {"endpoint_url": s3})
     with pytest.raises(StoreError, match=r"no-such-bucket/root/a: .*NoSuchBucket.*Check the URL"):

@@ -1,9 +1,11 @@
 """What a GPU computes is what a CPU computes. Run by `make gpu-check`; skipped, never passed, where there is no GPU."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
-from samples import corpus_frames, lay_out
+from samples import corpus_frames, request_on
 
 from provenance.core.arrays import gpu_count, namespace_of, to_numpy
 from provenance.core.rows import encode, move
@@ -69,14 +71,11 @@ def test_scores(tiny_model, monkeypatch, cells):
 
 def test_a_night_on_a_cuda_cluster(tmp_path, tiny_model):
     """The same command on a LocalCUDACluster and on the CPU."""
-    from datetime import date
+    from tasks.attribute import attribute, local_settings
 
-    from tasks.attribute import Request, attribute, local_settings
-
-    lay_out(tmp_path)
-    tables = {}
+    whole, tables = request_on(tmp_path, tiny_model), {}
     for device in ("cpu", "cuda"):
-        request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / device, date(2026, 11, 20))
+        request = replace(whole, out=tmp_path / device)
         attribute(request, local_settings(method="factored", device=device, workers=1))
         tables[device] = pl.read_parquet(request.out / "scores.parquet").sort("output_id", "example_id")
     one, two = (tables[device]["influence"].to_numpy() for device in ("cpu", "cuda"))

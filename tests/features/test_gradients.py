@@ -108,9 +108,8 @@ ALONE = ["linear, batch by batch", "positions, side by side"]
 
 
 def features(adapter, module, contents=CONTENTS, *, batch_size=4, checkpoint="c", **more):
-    return gradient_features(
-        adapter, module, contents, projection=PROJECTION, checkpoint=checkpoint, batch_size=batch_size, **more
-    )
+    where = {"projection": PROJECTION, "checkpoint": checkpoint, "batch_size": batch_size}
+    return gradient_features(adapter, module, contents, **where, **more)
 
 
 def dense_of(adapter, module, contents, checkpoint):

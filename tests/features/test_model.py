@@ -4,6 +4,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import reword
+from transformers import GPT2Config
 
 from provenance.core.errors import ModelError
 from provenance.features.adapters.causal_lm import CausalLM
@@ -13,13 +15,6 @@ from provenance.features.model import keep_ends, read_model, state_manifest
 @pytest.fixture
 def folder(tiny_model, tmp_path):
     return shutil.copytree(tiny_model, tmp_path / "tiny")
-
-
-def card(folder, old, new):
-    path = folder / "model.toml"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 def middle(folder):
@@ -55,7 +50,7 @@ def test_of_all_checkpoints_the_first_and_the_last_can_be_kept(folder):
 
 
 def test_what_a_run_was_trained_on_is_stated_beside_a_command(folder):
-    card(folder, "[training]\n", '[training]\ncommand = ["train", "{works}", "{seed}", "{out}"]\n')
+    reword(folder / "model.toml", "[training]\n", '[training]\ncommand = ["train", "{works}", "{seed}", "{out}"]\n')
     state_manifest(folder, b"{}")
     found = read_model(folder)
     assert found.card.training.command == ("train", "{works}", "{seed}", "{out}")
@@ -77,7 +72,7 @@ HEAD = "lm_head.weight"
     ],
 )
 def test_a_broken_card_names_key_expected_and_found(folder, old, new, message):
-    card(folder, old, new)
+    reword(folder / "model.toml", old, new)
     with pytest.raises(ModelError, match=message):
         load_all(folder)
 
@@ -136,8 +131,6 @@ def test_no_folder_at_all(tmp_path):
 
 
 def test_tied_weights_are_stored_once_and_loaded_whole(tmp_path):
-    from transformers import GPT2Config
-
     folder = tmp_path / "tied"
     folder.mkdir()
     GPT2Config(vocab_size=257, n_embd=8, n_layer=1, n_head=2, n_positions=64, tie_word_embeddings=True).save_pretrained(folder)

@@ -11,13 +11,9 @@ def test_a_matrix_is_a_function_of_its_key():
     assert np.allclose(matrix(5, 2, "pinned"), PINNED, atol=1e-6)
 
 
-PINNED = [
-    [0.21258326, 1.0423857],
-    [-0.9854914, 0.00955861],
-    [1.1656359, -0.38732186],
-    [-0.02587653, -0.9443066],
-    [-0.35247449, -0.6095962],
-]
+FIRST = (0.21258326, -0.9854914, 1.1656359, -0.02587653, -0.35247449)
+SECOND = (1.0423857, 0.00955861, -0.38732186, -0.9443066, -0.6095962)
+PINNED = np.stack([FIRST, SECOND], axis=1)
 
 
 def test_columns_are_orthogonal_and_inner_products_keep_their_mean():

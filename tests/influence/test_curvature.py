@@ -7,16 +7,8 @@ import pytest
 
 from provenance.core.errors import ContractError
 from provenance.core.rows import Rows, Sparse, no_tokens
-from provenance.influence.curvature import (
-    Weights,
-    fit_dense,
-    fit_landmarks,
-    gram,
-    metric,
-    shrinkage,
-    sparse_queries,
-    squared_norms,
-)
+from provenance.influence import curvature
+from provenance.influence.curvature import Weights, fit_dense, fit_landmarks, gram, metric, shrinkage, squared_norms
 from provenance.influence.index import apply
 from provenance.influence.statistics import gather, merge
 
@@ -41,7 +33,7 @@ def whole(rows):
 
 def test_the_dense_part_is_the_formula_written_out():
     examples = len(TERMS) // 4
-    curvature = fit_dense(gram(TERMS), len(TERMS), examples)
+    fitted = fit_dense(gram(TERMS), len(TERMS), examples)
     f = TERMS.T.astype(float) @ TERMS / len(TERMS)
     d = np.diag((np.diag(f) + 0.01 * np.diag(f).mean()) ** -0.25)
     dfd = d @ f @ d
@@ -49,8 +41,8 @@ def test_the_dense_part_is_the_formula_written_out():
     rho = ((1 - 2 / p) * t2 + t**2) / ((n + 1 - 2 / p) * (t2 - t**2 / p))
     damping = rho / (1 - rho) * t / p
     expected = QUERIES @ d @ np.linalg.inv(dfd + damping * np.eye(p)) @ d
-    assert curvature.damping == pytest.approx(rho / (1 - rho))
-    assert np.allclose(curvature.precondition(QUERIES), expected, rtol=1e-4)
+    assert fitted.damping == pytest.approx(rho / (1 - rho))
+    assert np.allclose(fitted.precondition(QUERIES), expected, rtol=1e-4)
 
 
 def test_gram_matrices_of_shards_add_up():
@@ -93,7 +85,7 @@ def test_the_sparse_part_is_woodburys_identity_written_out():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
     weights = Weights(np.arange(9), RNG.random((9, 2)) + 0.5)
     marks = fit_landmarks(landmarks, weights)
-    found = apply(examples.sparse, sparse_queries(queries, weights, marks), 20).T
+    found = apply(examples.sparse, curvature.sparse_queries(queries, weights, marks), 20).T
 
     root = np.sqrt(weights.weight)[None, :, [0, 0, 1]]
     q, s, g = ((whole(rows) * root).reshape(rows.examples, -1) for rows in (queries, landmarks, examples))

@@ -9,20 +9,9 @@ import pytest
 from provenance.core.errors import ContractError
 from provenance.core.rows import Rows, Sparse, concatenate, no_tokens, some
 from provenance.features.words import word_features
+from provenance.influence import methods
 from provenance.influence.curvature import gram
-from provenance.influence.methods import (
-    Sampled,
-    comparisons,
-    component_names,
-    default_weights,
-    fit,
-    from_tensors,
-    prepare,
-    queries_from_tensors,
-    queries_to_tensors,
-    score,
-    to_tensors,
-)
+from provenance.influence.methods import Sampled, comparisons, component_names, default_weights, fit, prepare, score
 from provenance.influence.statistics import gather
 
 DOCUMENTS = [b"the cat sat on the mat", b"the dog sat", b"a cat and a dog", b"quantum cats", b"the the the"]
@@ -179,9 +168,9 @@ def test_what_was_fitted_and_queries_survive_the_store(comparison):
         corpus, outputs = (word_features(texts, ["text"] * len(texts)) for texts in (DOCUMENTS, ASKED))
         sampled = Sampled(corpus)
     fitted = fit(comparison, gather(corpus), sampled)
-    again = prepare(from_tensors(comparison, to_tensors(fitted)), outputs, np)
+    again = prepare(methods.from_tensors(comparison, methods.to_tensors(fitted)), outputs, np)
     queries = prepare(fitted, outputs, np)
-    stored = queries_from_tensors(comparison, queries_to_tensors(queries), np)
+    stored = methods.queries_from_tensors(comparison, methods.queries_to_tensors(queries), np)
     assert np.array_equal(score(again, corpus), score(queries, corpus))
     assert np.array_equal(score(stored, corpus), score(queries, corpus))
 

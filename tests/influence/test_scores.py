@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+from samples import table
 
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
 from provenance.influence.scores import merge, party_influence, reduce_scores, weighed
@@ -14,38 +15,22 @@ QUERIES = [RNG.standard_normal((Q, P)).astype(np.float32) for _ in range(2)]
 SCORES = np.stack([q.astype(float) @ f.T for q, f in zip(QUERIES, FEATURES, strict=True)])
 WEIGHTS = np.array([0.25, 0.75])
 OUTPUTS = [f"out-{q}" for q in range(Q)]
-EXAMPLES = pl.DataFrame(
-    {
-        "example_id": [f"e{i:02d}" for i in range(N)],
-        "work_id": [f"w{i // 4}" for i in range(N)],
-        "source_uri": [None] * N,
-    },
-    schema_overrides={"source_uri": pl.String},
-)
+ROWS = [(f"e{i:02d}", f"w{i // 4}", None) for i in range(N)]
+EXAMPLES = table("example_id work_id source_uri", *ROWS, source_uri=pl.String)
 # Works of one owner, one of two, one that nobody claims; the copies among them are another's by half.
-PARTS = pl.DataFrame(
-    [(f"w{w}", "payable", f"o{w % 3}", 1.0, True) for w in range(9) if w not in {4, 7}]
-    + [("w4", "payable", "o0", 0.25, True), ("w4", "payable", "o1", 0.75, True), ("w9", "escrow", "w9", 1.0, True)]
-    + [("w7", "payable", "o2", 0.5, False)],
-    schema=["work_id", "account", "party_id", "part", "own"],
-    orient="row",
-)
+WHOLE = [(f"w{w}", "payable", f"o{w % 3}", 1.0, True) for w in range(9) if w not in {4, 7}]
+SOME = [("w4", "payable", "o0", 0.25, True), ("w4", "payable", "o1", 0.75, True), ("w7", "payable", "o2", 0.5, False)]
+PARTS = table("work_id account party_id part own", *WHOLE, *SOME, ("w9", "escrow", "w9", 1.0, True))
 HOLDINGS = EXAMPLES.select("example_id", "work_id").join(PARTS, on="work_id")
 
 
 def run(cuts, top=2):
-    edges = [0, *cuts, N]
-    shards = [
-        reduce_scores(
-            [q @ f[a:b].T for q, f in zip(QUERIES, FEATURES, strict=True)],
-            EXAMPLES[a:b],
-            HOLDINGS.join(EXAMPLES[a:b], on="example_id", how="semi"),
-            output_ids=OUTPUTS,
-            weights=WEIGHTS,
-            top=top,
-        )
-        for a, b in itertools.pairwise(edges)
-    ]
+    def shard(a, b):
+        scores, examples = [q @ f[a:b].T for q, f in zip(QUERIES, FEATURES, strict=True)], EXAMPLES[a:b]
+        held = HOLDINGS.join(examples, on="example_id", how="semi")
+        return reduce_scores(scores, examples, held, output_ids=OUTPUTS, weights=WEIGHTS, top=top)
+
+    shards = list(itertools.starmap(shard, itertools.pairwise([0, *cuts, N])))
     return shards, merge(shards, top=top)
 
 
@@ -63,12 +48,12 @@ def test_sums_of_each_component_are_sums_of_scores_by_part():
 def test_the_table_has_a_row_for_each_output_and_party():
     _, whole = run([])
     influence = np.einsum("k,kqn->qn", WEIGHTS, whole.sums)
-    table = party_influence(whole.parties, influence, OUTPUTS)
-    assert table.schema == PARTY_INFLUENCE.schema
-    row = table.filter((pl.col("output_id") == "out-2") & (pl.col("party_id") == "o1"))
+    found = party_influence(whole.parties, influence, OUTPUTS)
+    assert found.schema == PARTY_INFLUENCE.schema
+    row = found.filter((pl.col("output_id") == "out-2") & (pl.col("party_id") == "o1"))
     assert row["influence"].to_list() == [influence[2, 2]]
-    assert table.height == Q * 4
-    assert table.equals(table.sort(*PARTY_INFLUENCE.key))
+    assert found.height == Q * 4
+    assert found.equals(found.sort(*PARTY_INFLUENCE.key))
 
 
 @pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, N))])
@@ -90,15 +75,15 @@ def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
 
 @pytest.mark.parametrize("weights", [WEIGHTS, np.array([1.0, 0.0])], ids=["as scored", "once fitted"])
 def test_evidence_is_the_strongest_of_each_party_summed_over_components(weights):
-    table = run([13])[1].evidence if weights is WEIGHTS else weighed(run([], top=N)[1].evidence, weights, 2)
+    whole = run([13])[1].evidence if weights is WEIGHTS else weighed(run([], top=N)[1].evidence, weights, 2)
     scores = np.einsum("k,kqn->qn", weights, SCORES)
     mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
     best = sorted(mine, key=lambda i: -scores[1][i])[:2]
-    found = table.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
+    found = whole.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
     assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
     assert found["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
-    assert table.group_by("output_id", "party_id").len()["len"].max() == 2
+    assert whole.group_by("output_id", "party_id").len()["len"].max() == 2
     if weights is WEIGHTS:
         assert np.allclose(found["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
     else:
-        assert table.schema == EVIDENCE.schema
+        assert whole.schema == EVIDENCE.schema

@@ -6,8 +6,8 @@ from datetime import date
 import pytest
 import sqlalchemy as sa
 from rich.console import Console
-from samples import DAY, corpus_frames, create_database, deliver
-from stages import SMALL, night, run
+from samples import DAY, create_database
+from stages import SMALL, night
 
 from infra import backup
 from infra.postgres.setup import LOGINS, set_up
@@ -30,11 +30,11 @@ def entries(database):
     return [(b, ledger.entries(engine, b.booking_id)) for b in ledger.bookings(engine)]
 
 
-def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(tmp_path, environment, postgres, database):
-    store, folder, console = Store(f"file://{tmp_path}/store", {}), tmp_path / "backup", Console(quiet=True)
-    environment(store, **SMALL)
-    deliver(store, corpus_frames(), days=(DAY, NEXT))
-    run("ingest.ingest")
+def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(
+    tmp_path, store, ingested, environment, postgres, database
+):
+    folder, console = tmp_path / "backup", Console(quiet=True)
+    ingested(days=(DAY, NEXT), **SMALL)
     night(day=DAY)
     backup.make(load(), folder, console)
     kept = entries(database)
@@ -72,12 +72,12 @@ def as_login(server: sa.URL, login: str) -> str:
 
 
 def test_a_backup_of_a_stack_goes_to_a_machine_without_its_logins_and_into_a_new_stack(
-    tmp_path, environment, servers, monkeypatch
+    tmp_path, store, environment, servers, monkeypatch
 ):
     old, bare, new = servers
     for server in (old, new):
         set_up(server.render_as_string(hide_password=False), {login: login for login in LOGINS})
-    store, folder, quiet = Store(f"file://{tmp_path}/store", {}), tmp_path / "backup", Console(quiet=True)
+    folder, quiet = tmp_path / "backup", Console(quiet=True)
     environment(store, DATABASE__URL=as_login(old, "provenance"))
     with pytest.raises(StoreError, match=r"(?s)expected a ledger to back up, found an empty one.*infra\.stack run") as empty:
         backup.make(load(), folder, quiet)
@@ -132,8 +132,8 @@ def test_a_backup_of_a_stack_goes_to_a_machine_without_its_logins_and_into_a_new
     assert [(b.booking_id, b.facts) for b in ledger.bookings(open_ledger(load().database, third))] == kept
 
 
-def test_without_a_backup_nothing_is_restored(tmp_path, environment):
-    environment(Store(f"file://{tmp_path}/store", {}))
+def test_without_a_backup_nothing_is_restored(tmp_path, store, environment):
+    environment(store)
     with pytest.raises(InputError, match="expected a dump"):
         backup.restore(load(), tmp_path, Console(quiet=True))
 

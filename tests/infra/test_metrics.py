@@ -26,11 +26,8 @@ from tasks.publish import publish
 from tasks.settings import CHECKOUT
 from tasks.work import Work, note
 
-RULES = {
-    rule["alert"]: rule
-    for group in yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]
-    for rule in group["rules"]
-}
+GROUPS = yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]
+RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 BOARD = json.loads((CHECKOUT / "infra/monitoring/grafana/payouts.json").read_text())
 BOARD_EXPRESSIONS = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
 NOW, WEEK = 1_800_000_000.0, 7 * 86400.0
@@ -82,9 +79,8 @@ def test_metrics_are_what_the_books_say(read):
     assert one(found, "nights", state="waiting") == 1
     assert {labels["state"] for labels, _ in found["provenance_nights"]} == set(monitor.STATES)
     assert one(found, "night_failed_tasks", task="settlement.reconcile") == 1
-    assert one(found, "owed_minor", currency="EUR") == sum(
-        night.totals["EUR"]["earned_minor"] for night in nights if night.totals
-    )
+    earned = sum(night.totals["EUR"]["earned_minor"] for night in nights if night.totals)
+    assert one(found, "owed_minor", currency="EUR") == earned
     assert one(found, "bookings_without_export") == 0
     assert [one(found, "night_features", what=what) for what in ("computed", "reused", "without_cause")] == [8, 1, 4]
     assert one(found, "night_cost_minor", currency="EUR") == last.worker_seconds(2) == 2 * 20 + 20
@@ -127,9 +123,8 @@ def test_nothing_is_told_of_the_fidelity_of_a_night_that_did_not_measure_it(read
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_told(read, caplog):
-    broken = monitor.Sources(
-        read.settings, read.store, read.ledger, runs.open_runs("postgresql+psycopg2://nobody@127.0.0.1:1/x")
-    )
+    unreachable = runs.open_runs("postgresql+psycopg2://nobody@127.0.0.1:1/x")
+    broken = monitor.Sources(read.settings, read.store, read.ledger, unreachable)
     found = scrape(metrics.Payouts(lambda: broken))
     counted = {labels["part"]: value for labels, value in found["provenance_collect_errors_total"]}
     assert counted == {"sources": 0, "nights": 1, "books": 0, "audits": 0, "airflow": 1}
@@ -299,11 +294,7 @@ CASES = [
     ("PayoutsEscrowGrowth", grown("escrow_minor", 50000.0, 90000.0, WEEK, currency="EUR"), True),
     ("PayoutsEscrowGrowth", grown("escrow_minor", 50000.0, 70000.0, WEEK, currency="EUR"), False),
     ("PayoutsEscrowGrowth", grown("escrow_minor", 5.0, 900.0, WEEK, currency="EUR"), False),
-    (
-        "PayoutsEscrowGrowth",
-        now("escrow_minor", 90000.0, currency="EUR") | ago("escrow_minor", WEEK, 5.0, currency="USD"),
-        False,
-    ),
+    ("PayoutsEscrowGrowth", now("escrow_minor", 9e4, currency="EUR") | ago("escrow_minor", WEEK, 5.0, currency="USD"), False),
     ("PayoutsFeaturesWithoutCause", now("night_features", 3.0, what="without_cause"), True),
     ("PayoutsFeaturesWithoutCause", now("night_features", 0.0, what="without_cause"), False),
     ("PayoutsFeaturesWithoutCause", now("night_features", 3.0, what="computed"), False),

@@ -1,12 +1,11 @@
 """The page behind Airflow's own authentication: who may read it, and what it makes of hostile input."""
 
-import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from urllib.parse import quote
 
 import httpx
@@ -15,7 +14,7 @@ import pytest
 from jinja2 import Environment, PackageLoader
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, lay_out, pay, record, show_dag
 from samples import create_database, enter
-from servers import answers, free_ports, served
+from servers import airflow_server, free_ports, page_settings
 from sqlalchemy.engine import make_url
 
 from infra.page import looks
@@ -45,13 +44,8 @@ with get_application_builder() as builder:
     for name, role in (("viewer", "Viewer"), ("wrong", "Public")):
         manager.add_user(name, name, name, name + "@example.org", manager.find_role(role), password=name)
 """
-PATHS = (
-    "/payouts/",
-    f"/payouts/nights/{DAYS[0]}",
-    "/payouts/outputs/o-0000001",
-    "/payouts/outputs?output_id=x",
-    "/payouts/page.css",
-)
+SHOWN_PAGES = ("/payouts/", f"/payouts/nights/{DAYS[0]}", "/payouts/outputs/o-0000001")
+PATHS = (*SHOWN_PAGES, "/payouts/outputs?output_id=x", "/payouts/page.css")
 APIS = (
     "/payouts/api/nights.json", f"/payouts/api/nights/{DAYS[0]}.json", "/payouts/api/outputs/o-0000001.json",
 )  # fmt: skip
@@ -84,29 +78,21 @@ class Site:
 def site(request, postgres, tmp_path_factory):
     """Three days paid and one that waits, and a server for a viewer and for somebody who may not read the DAG."""
     folder = tmp_path_factory.mktemp("site")
-    (folder / "passwords.json").write_text(json.dumps({"viewer": "viewer", "wrong": "wrong"}))
-    (folder / "plugins").mkdir()
-    if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
-        (folder / "plugins/page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
-    settings = {
+    settings = page_settings(folder, {"viewer": "viewer", "wrong": ""}) | {
         "PROVENANCE_STORE__URL": f"file://{folder}/store",
         "PROVENANCE_DATABASE__URL": create_database(postgres),
         "PROVENANCE_SETTLEMENT__KEY": str(folder / "signing.pem"),
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder / "plugins"),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "viewer:viewer,wrong:",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
         "AIRFLOW__API_AUTH__JWT_SECRET": "0123456789abcdef" * 4,
         "AIRFLOW__API__SECRET_KEY": "0123456789abcdef" * 2,
     }
     if request.param == "fab":
         settings |= {"AIRFLOW__CORE__AUTH_MANAGER": FAB, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": create_database(postgres)}
         script = f"from airflow.utils import db; db.initdb()\n{FAB_USERS}"
-        done = subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, **settings}, capture_output=True, text=True, check=False
-        )
+        command, env = [sys.executable, "-c", script], {**os.environ, **settings}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     else:
         tables = make_url(request.getfixturevalue("airflow_tables")).database
@@ -127,8 +113,7 @@ def site(request, postgres, tmp_path_factory):
     show_dag(airflow, "nightly_payouts", paused=True)
     (port,) = free_ports(1)
     url, command = f"http://127.0.0.1:{port}", [sys.executable, "-c", SERVER, port]
-    environment = {**os.environ, **settings}
-    with served(command, lambda: answers(f"{url}/api/v2/version"), folder / "log", within=180, env=environment, cwd=CHECKOUT):
+    with airflow_server(command, url, folder / "log", {**os.environ, **settings}):
         yield Site(url, run_ids)
 
 
@@ -153,7 +138,7 @@ def test_a_wrong_role_is_refused(site, path):
         assert not re.search(r"o-0|EUR|owner-", answer.text)
 
 
-@pytest.mark.parametrize("path", PATHS[:3] + APIS)
+@pytest.mark.parametrize("path", SHOWN_PAGES + APIS)
 def test_who_may_read_the_dag_may_read_the_page(site, path):
     for cookie in (False, True):
         answer = site.get(path, cookie=cookie)
@@ -250,10 +235,9 @@ def test_a_failed_night_says_where_the_reason_is_and_what_to_read(site):
     assert f'href="{run}"' in text
     assert "published, failed settlement.reconcile" in without_tags(text)
     assert "settlement.reconcile failed 3 s" in without_tags(text)
-    assert (
-        "settlement.reconcile failed after 1 try. The reason is in its log, below the last Task failed with exception; "
-        "what to do is in docs/operators.md, Failed reconcile." in without_tags(text)
-    )
+    reason = "The reason is in its log, below the last Task failed with exception"
+    what_to_do = "what to do is in docs/operators.md, Failed reconcile."
+    assert f"settlement.reconcile failed after 1 try. {reason}; {what_to_do}" in without_tags(text)
     runbook = (CHECKOUT / "docs/operators.md").read_text()
     assert all(f"\n### {entry}\n" in runbook for entry in ("Failed reconcile", "Failed task", "Waits for approval"))
     assert "/tasks/" not in site.get(f"/payouts/nights/{DAYS[0]}").text
@@ -262,10 +246,8 @@ def test_a_failed_night_says_where_the_reason_is_and_what_to_read(site):
 def test_a_waiting_night_says_where_to_answer(site):
     text = site.get(f"/payouts/nights/{WAITING}").text
     assert f'/runs/{quote(site.run_ids[1], safe="")}/tasks/settlement.approve"' in text
-    assert (
-        "settlement.approve waits for a person, who answers under Required Actions; see docs/operators.md, Waits for approval."
-        in without_tags(text)
-    )
+    where = "who answers under Required Actions; see docs/operators.md, Waits for approval."
+    assert f"settlement.approve waits for a person, {where}" in without_tags(text)
     assert 'href="/required_actions"' in text
     assert "settlement.approve waiting 0 s" in without_tags(text)
 
@@ -307,9 +289,8 @@ def test_a_night_that_is_published_stays_so_whatever_its_latest_run_does(state, 
 
 def test_a_link_names_a_run_whatever_is_in_its_id():
     link = str(parts().task("/airflow", "manual__2026-10-15T00:00:00+00:00/x", "a.task"))
-    assert link == (
-        '<a href="/airflow/dags/nightly_payouts/runs/manual__2026-10-15T00%3A00%3A00%2B00%3A00%2Fx/tasks/a.task">a.task</a>'
-    )
+    run = "/airflow/dags/nightly_payouts/runs/manual__2026-10-15T00%3A00%3A00%2B00%3A00%2Fx"
+    assert link == f'<a href="{run}/tasks/a.task">a.task</a>'
 
 
 def test_a_night_leads_to_its_files_and_its_outputs(site):
@@ -374,8 +355,6 @@ def test_the_navigation_leads_there(site):
 
 
 def test_pyproject_names_the_plugin():
-    import tomllib
-
     named = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["entry-points"]["airflow.plugins"]
     module, _, name = named["provenance_payouts"].partition(":")
     assert f"class {name}(AirflowPlugin" in (CHECKOUT / f"{module.replace('.', '/')}.py").read_text()

@@ -34,10 +34,8 @@ def test_only_the_pipeline_has_all_of_the_bucket(name):
 
 
 def test_files_of_banks_are_read_by_those_who_carry_them():
-    assert {name for name, role in ROLES.items() if any(BANK.startswith(prefix) for prefix in role.reads)} == {
-        "pipeline",
-        "bank",
-    }
+    readers = {name for name, role in ROLES.items() if any(BANK.startswith(prefix) for prefix in role.reads)}
+    assert readers == {"pipeline", "bank"}
 
 
 def test_nobody_deletes_what_is_published():
@@ -88,9 +86,8 @@ def test_keys_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["identities", str(tmp_path / "s3.json")])
     main()
     made = json.loads((tmp_path / "s3.json").read_text())
-    assert made == identities(
-        "b", {"pipeline": ("PIPELINE-a", "PIPELINE-s"), ADMINISTRATOR: ("ADMINISTRATOR-a", "ADMINISTRATOR-s")}
-    )
+    keys = {"pipeline": ("PIPELINE-a", "PIPELINE-s"), ADMINISTRATOR: ("ADMINISTRATOR-a", "ADMINISTRATOR-s")}
+    assert made == identities("b", keys)
     assert (tmp_path / "s3.json").stat().st_mode & 0o077 == 0
     assert keys_of({}) == {}
 

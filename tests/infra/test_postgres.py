@@ -5,6 +5,7 @@ import sqlalchemy as sa
 
 from infra.postgres.setup import LOGINS, set_up
 from provenance.core.errors import SettingsError
+from provenance.core.store import Store
 from provenance.settlement import ledger
 from provenance.settlement.books import ROLE
 from tasks.database import get_server, open_ledger, open_register
@@ -29,8 +30,6 @@ def admin(tmp_path_factory) -> sa.URL:
 @pytest.fixture(scope="module")
 def server(admin, tmp_path_factory) -> sa.URL:
     """The same, set up and migrated, and set up and migrated again."""
-    from provenance.core.store import Store
-
     for _ in range(2):
         set_up(admin.render_as_string(hide_password=False), PASSWORDS)
         settings = DatabaseSettings(url=_login(admin, "provenance"), payees_url=_login(admin, "payees"))

@@ -60,11 +60,9 @@ def test_images_install_from_locks_with_hashes_and_run_as_nobody_special(name):
     text = _containerfile(name)
     installs = re.findall(r"(?:pip|uv pip) install [^&\n]*", text)
     assert installs
+    ours = "--no-deps --no-build-isolation --editable ."
     for install in installs:
-        assert (
-            "--require-hashes" in install
-            or install.split("install ")[1].strip() == "--no-deps --no-build-isolation --editable ."
-        )
+        assert "--require-hashes" in install or install.split("install ")[1].strip() == ours
     for lock in re.findall(r"infra/requirements/(\S+\.txt)", text):
         assert "--hash=sha256:" in (INFRA / "requirements" / lock).read_text()
     stages = re.split(r"(?m)^FROM ", text)[1:]
@@ -168,15 +166,14 @@ def test_services_wait_for_services_that_are_there():
 
 def test_secrets_come_from_the_environment_and_are_asked_for():
     secret = re.compile(r"PASSWORD|SECRET|KEY|CONN|ACCESS|KEK|URL")
+    may_lack = re.compile("S3_(ACCOUNTANTS|BANK|DATA)_|AIRFLOW_CONN_|PROVENANCE_(NOTIFY|LINEAGE)__|OPENLINEAGE_")
     harmless = {"PROVENANCE_STORE__URL", "PROVENANCE_STORE__ENDPOINT_URL", "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
                 "AIRFLOW__API__BASE_URL", "PROVENANCE_SETTLEMENT__KEY"}  # fmt: skip
     for service in COMPOSE["services"].values():
         for name, value in service.get("environment", {}).items():
             if secret.search(name) and name not in harmless:
                 assert VARIABLE.search(value), name
-                optional = re.match(
-                    r"S3_(ACCOUNTANTS|BANK|DATA)_|AIRFLOW_CONN_|PROVENANCE_NOTIFY__|PROVENANCE_LINEAGE__|OPENLINEAGE_", name
-                )
+                optional = may_lack.match(name)
                 assert optional or ":?" in VARIABLE.search(value)[0], f"{name} may be empty"
 
 
@@ -224,9 +221,8 @@ def _environments():
 
 @pytest.mark.parametrize(("name", "environment"), [pytest.param(*both, id=both[0]) for both in _environments()])
 def test_settings_load(name, environment):
-    values = {
-        key: VARIABLE.sub(lambda found: found[3] if found[2] == ":-" else "x", value) for key, value in environment.items()
-    }
+    filled = functools.partial(VARIABLE.sub, lambda found: found[3] if found[2] == ":-" else "x")
+    values = {key: filled(value) for key, value in environment.items()}
     settings = load({key: value for key, value in values.items() if key.startswith("PROVENANCE_")})
     if "PROVENANCE_STORE__URL" in values:
         assert settings.store.url == "s3://provenance"
@@ -259,18 +255,15 @@ def _commands():
 
 @functools.cache
 def _options(*words: str) -> str:
-    command = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-    done = subprocess.run(
-        [*command, "-h" if words[0] == "weed" else "--help"], capture_output=True, text=True, check=False, timeout=120
-    )
+    asked = "-h" if words[0] == "weed" else "--help"
+    command = [str(Path(sys.executable).with_name(words[0])), *words[1:], asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
 
 
 def _known(words: list[str]) -> bool:
-    program, rest = (
-        words[0].removeprefix(".venv/bin/"),
-        [VARIABLE.sub(lambda found: found[3] or "x", word) for word in words[1:]],
-    )
+    program = words[0].removeprefix(".venv/bin/")
+    rest = [VARIABLE.sub(lambda found: found[3] or "x", word) for word in words[1:]]
     flags = [word.split("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
     match program:
         case "python":
@@ -340,9 +333,8 @@ DOCUMENTS = ["docs/production.md", "infra/compose.yaml", "infra/helm/airflow-val
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_is_named_exists(document):
     text = (CHECKOUT / document).read_text()
-    for path in re.findall(
-        r"(?<![/\w])((?:infra|docs|tests|tasks|dags|provenance)/[\w./-]*\w)", text.replace("/opt/provenance/", "")
-    ):
+    named = r"(?<![/\w])((?:infra|docs|tests|tasks|dags|provenance)/[\w./-]*\w)"
+    for path in re.findall(named, text.replace("/opt/provenance/", "")):
         assert _exists(path), path
 
 
@@ -398,10 +390,8 @@ def _crd(name: str):
 
 def _retrieve(folder: Path, uri: str):
     if uri.startswith("python://k8s_crd_resolver/"):  # Kubernetes' own types, which `_check` looks at
-        names = ("PodSpec", "ServiceSpec")
-        return DRAFT202012.create_resource(
-            {"definitions": {f"io.k8s.api.core.v1.{name}": {"type": "object"} for name in names}}
-        )
+        known = {f"io.k8s.api.core.v1.{name}": {"type": "object"} for name in ("PodSpec", "ServiceSpec")}
+        return DRAFT202012.create_resource({"definitions": known})
     assert uri.startswith("python://dask_kubernetes/operator/customresources/"), uri
     return DRAFT202012.create_resource(yaml.safe_load((folder / uri.rsplit("/", 1)[-1]).read_text()))
 

@@ -13,7 +13,8 @@ import botocore.session
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from servers import answers, served, weed_ports
+from samples import enter
+from servers import answers, credentials, served, weed_ports
 
 from infra.s3.identities import ADMINISTRATOR, ROLES, identities
 from infra.s3.setup import lock, open_client, set_up
@@ -44,10 +45,8 @@ def endpoint(tmp_path_factory):
         *(f"{flag}{equals}{mine.get(flag, value)}" for flag, equals, value in words),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-master.volumeSizeLimitMB=64"),
     ]
-    url, environment = (
-        f"http://127.0.0.1:{port}",
-        {**os.environ, "WEED_S3_SSE_KEK": "5e" * 32},
-    )  # encrypts what a bucket encrypts
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "WEED_S3_SSE_KEK": "5e" * 32}  # encrypts what a bucket encrypts
     with served(command, lambda: answers(f"{url}/status"), folder / "log", env=environment):
         yield url
 
@@ -207,14 +206,8 @@ def test_versions_and_encryption_cannot_be_turned_off_by_the_pipeline(clients):
 
 def test_the_command_line_sets_up_and_locks(clients, endpoint):
     def run(role, *words, url=f"s3://{BUCKET}"):
-        environment = {
-            **os.environ,
-            "PROVENANCE_STORE__URL": url,
-            "PROVENANCE_STORE__ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": KEYS[role][0],
-            "AWS_SECRET_ACCESS_KEY": KEYS[role][1],
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        there = {"PROVENANCE_STORE__URL": url, "PROVENANCE_STORE__ENDPOINT_URL": endpoint}
+        environment = os.environ | there | credentials(*KEYS[role])
         command = [sys.executable, "-m", "infra.s3.setup", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
@@ -234,9 +227,7 @@ def test_the_command_line_sets_up_and_locks(clients, endpoint):
 
 
 def test_a_client_of_the_settings(monkeypatch, endpoint):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["operators"][0])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["operators"][1])
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    enter(monkeypatch, credentials(*KEYS["operators"]))
     client = open_client(StoreSettings(url=f"s3://{BUCKET}", endpoint_url=endpoint))
     assert _refused(client.put_object, Key=NIGHT, Body=b"")
     client.close()

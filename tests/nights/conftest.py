@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from samples import CHROMIUM, DAY, create_database, settings_of
-from servers import answers, free_ports, served
+from servers import airflow_server, free_ports, page_settings
 
 from provenance.core.store import Store
 from tasks.settings import CHECKOUT
@@ -140,30 +139,13 @@ def api_server(tmp_path_factory):
 
         def start(environment, users):
             folder, (port,) = tmp_path_factory.mktemp("api"), free_ports(1)
-            (folder / "passwords.json").write_text(json.dumps({name: name for name in users}))
-            told = {
-                **os.environ,
-                **environment,
-                "AIRFLOW__API__PORT": str(port),
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(folder / "passwords.json"),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            }
-            if "provenance_payouts" not in entry_points(group="airflow.plugins").names:  # a checkout that is not installed anew
-                (folder / "page.py").write_text("from infra.page.plugin import PayoutsPlugin\n")
-                told["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(folder)
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            told = {**os.environ, **environment, "AIRFLOW__API__PORT": str(port), "PATH": path, **page_settings(folder, users)}
             command = ["airflow", "api-server", "--port", str(port), "--workers", "1"]
             script = f"import os; from infra import local_airflow as a; a.configure(); os.execvp('airflow', {command})"
             url, log = f"http://127.0.0.1:{port}", folder / "log"
-            server = served(
-                [sys.executable, "-c", script],
-                lambda: answers(f"{url}/api/v2/version"),
-                log,
-                within=180,
-                env=told,
-                cwd=CHECKOUT,
-            )
-            running.enter_context(server)
+            command = [sys.executable, "-c", script]
+            running.enter_context(airflow_server(command, url, log, told))
             return url
 
         yield start

@@ -6,7 +6,7 @@ from datetime import date
 import polars as pl
 import pytest
 from rich.console import Console
-from samples import DAY, corpus_frames, deliver, outputs_frame
+from samples import DAY, corpus_frames, deliver, outputs_frame, reword
 from stages import STAGES, run
 
 from infra import demo
@@ -34,12 +34,10 @@ class Raises(CausalLM):
 
 
 @pytest.fixture
-def ready(store, environment, tiny_model, tmp_path):
+def ready(ingested, tiny_model, tmp_path):
     """A delivered and ingested corpus, and a copy of the model to break."""
-    deliver(store, corpus_frames())
     folder = shutil.copytree(tiny_model, tmp_path / "broken" / "tiny")
-    environment(store, MODEL__FOLDER=str(folder))
-    ingest()
+    ingested(MODEL__FOLDER=str(folder))
     return folder
 
 
@@ -76,8 +74,7 @@ def test_bad_outputs_and_a_bad_model_stop_a_night_at_once(ready, store, breakage
 def test_a_bad_adapter_computes_no_feature_and_names_the_example(ready, store, tmp_path, monkeypatch):
     (tmp_path / "odd_adapters.py").write_text(ADAPTER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    card = ready / "model.toml"
-    card.write_text(card.read_text().replace('"CausalLM"', '"odd_adapters:Raises"'))
+    reword(ready / "model.toml", '"CausalLM"', '"odd_adapters:Raises"')
     message = r"^example_id '.+': adapter odd_adapters:Raises: collate: expected a batch .*, found KeyError: 'boom'"
     with pytest.raises(ModelError, match=message):
         featurise(shard(freeze(DAY)))

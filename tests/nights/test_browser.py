@@ -45,9 +45,8 @@ def fits(frame):
 def table_fits(frame, width):
     """At a desk the table of nights fits; on a phone it scrolls, shaded where there is more of it."""
     box = "document.querySelector('#nights').parentElement"
-    wide, shown, shades = frame.evaluate(
-        f"[{box}.scrollWidth, {box}.clientWidth, getComputedStyle({box}).backgroundAttachment]"
-    )
+    measured = f"[{box}.scrollWidth, {box}.clientWidth, getComputedStyle({box}).backgroundAttachment]"
+    wide, shown, shades = frame.evaluate(measured)
     assert (wide <= shown) == (width >= 1440), f"{wide} px on {shown} px"
     assert shades == "local, local, scroll, scroll"
 

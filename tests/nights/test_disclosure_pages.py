@@ -4,10 +4,8 @@ from datetime import date
 
 import polars as pl
 import pytest
-from samples import HOSTILE_IDS, corpus_frames, deliver
+from samples import HOSTILE_IDS, corpus_frames, freeze
 
-from provenance.corpus.examples import read_corpus
-from provenance.corpus.shards import freeze_corpus
 from tasks.disclose import disclose
 from tasks.settings import CHECKOUT, load
 
@@ -21,8 +19,7 @@ def test_every_page_opens_and_shows_strangers_texts_as_text(store, monkeypatch, 
     hostile = pl.Series(HOSTILE_IDS).gather(frames["examples"].select(names).to_series())
     examples = frames["examples"].with_columns(source_uri=pl.concat_str([pl.lit("https://example.org/"), hostile]))
     owners = frames["owners"].with_columns(name=pl.lit("<img src=x onerror=alert(1)>"))
-    deliver(store, {**frames, "examples": examples.with_columns(licence_spdx=hostile), "owners": owners})
-    freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=64)
+    freeze(store, {**frames, "examples": examples.with_columns(licence_spdx=hostile), "owners": owners}, shard_examples=64)
     told = disclose(load(), "all", tmp_path, on=date(2026, 11, 20), facts=CHECKOUT / "infra/settings/disclosure.toml")
     pages = sorted(name for name in told["files"] if name.endswith(".html"))
     assert pages == ["croissant.html", "eu.html", "index.html", "spdx.html", "us.html"]

@@ -54,15 +54,11 @@ def stack(tmp_path_factory, receiver):
     """A stack of the tests' own, up; everything of it is gone afterwards."""
     folder = tmp_path_factory.mktemp("stack")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STACK", str(stack_settings(folder)))
-        patch.setenv("PROVENANCE_MODEL__FOLDER", str(train_tiny(folder / "tiny")))
-        patch.setenv("PROVENANCE_CORPUS__SHARD_EXAMPLES", "16")
-        patch.setenv("PROVENANCE_REVIEW__LEAST", "3")
-        patch.setenv("PROVENANCE_SIGNALS__COLLECT", "false")
-        patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_CONN_ID", "told")
-        patch.setenv("PROVENANCE_NOTIFY__WEBHOOK_ENDPOINT", "told")
-        patch.setenv("PROVENANCE_NOTIFY__NIGHT_HOURS", "0.002")
-        patch.setenv("AIRFLOW_CONN_TOLD", receiver.url)
+        told = {"NOTIFY__WEBHOOK_CONN_ID": "told", "NOTIFY__WEBHOOK_ENDPOINT": "told", "NOTIFY__NIGHT_HOURS": "0.002"}
+        few = {"CORPUS__SHARD_EXAMPLES": "16", "REVIEW__LEAST": "3", "SIGNALS__COLLECT": "false"}
+        named = told | few | {"MODEL__FOLDER": str(train_tiny(folder / "tiny"))}
+        enter(patch, {f"PROVENANCE_{name}": value for name, value in named.items()})
+        enter(patch, {"STACK": str(stack_settings(folder)), "AIRFLOW_CONN_TOLD": receiver.url})
         made = load()
         try:
             started = command("infra.stack", "up")
@@ -184,6 +180,8 @@ def test_a_run_for_no_day_fails_with_the_next_step_and_is_told_of(stack, olga, r
 
 # Who may do what: (method, path, body) and the people who may.
 NOBODY = set()
+YES = {"chosen_options": ["Approve"], "params_input": {}}
+APPROVING = "dagRuns/none/taskInstances/settlement.approve"
 ASKED = {
     "read a night": ("GET", f"/dags/{DAG}/dagRuns", None, {"olga", "ann", "dana"}),
     "run a night": ("POST", f"/dags/{DAG}/dagRuns", {"logical_date": None, "conf": {"day": "2020-01-01"}}, {"olga"}),
@@ -196,16 +194,10 @@ ASKED = {
         {"dag_id": DAG, "from_date": f"{BEFORE}T00:00:00Z", "to_date": f"{BEFORE}T23:00:00Z"}, {"olga"},
     ),
     "clear a task": ("POST", f"/dags/{DAG}/clearTaskInstances", {"dry_run": True, "dag_run_id": "none"}, {"olga"}),
-    "approve payments": (
-        "PATCH", "/dags/settle_period/dagRuns/none/taskInstances/settlement.approve/-1/hitlDetails",
-        {"chosen_options": ["Approve"], "params_input": {}}, {"ann"},
-    ),
-    "approve a night": (
-        "PATCH", f"/dags/{DAG}/dagRuns/none/taskInstances/settlement.approve/-1/hitlDetails",
-        {"chosen_options": ["Approve"], "params_input": {}}, {"ann", "dana"},
-    ),
+    "approve payments": ("PATCH", f"/dags/settle_period/{APPROVING}/-1/hitlDetails", YES, {"ann"}),
+    "approve a night": ("PATCH", f"/dags/{DAG}/{APPROVING}/-1/hitlDetails", YES, {"ann", "dana"}),
     "forge an approval": (
-        "POST", f"/dags/{DAG}/dagRuns/none/taskInstances/settlement.approve/xcomEntries",
+        "POST", f"/dags/{DAG}/{APPROVING}/xcomEntries",
         {"key": "return_value", "value": {"chosen_options": ["Approve"]}}, NOBODY,
     ),
     "read connections": ("GET", "/connections", None, NOBODY),
@@ -264,9 +256,8 @@ def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, s
     opening = {}
     for booking in booked:
         table = store.read_table(f"exports/payouts/day={booking.day}/rev=0001/payouts.parquet")
-        for owner, currency, opens, closes in table.select(
-            "owner_id", "currency", "opening_balance_minor", "closing_balance_minor"
-        ).iter_rows():
+        balances = table.select("owner_id", "currency", "opening_balance_minor", "closing_balance_minor")
+        for owner, currency, opens, closes in balances.iter_rows():
             assert opens == opening.get((owner, currency), 0), (booking, owner)
             opening[owner, currency] = closes
         if booking.day == THIRD:
@@ -315,11 +306,11 @@ def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
     dana = airflow_as(stack, "dana")
     assert "revenue" in dana.call("GET", path)["body"]
     with pytest.raises(RefusedError):
-        olga.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+        olga.call("PATCH", path, YES)
     if CHROMIUM.exists():
         approve_in_browser(request.getfixturevalue("browser"), stack, run_id, tmp_path)
     else:
-        dana.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+        dana.call("PATCH", path, YES)
     assert ends(olga, DAG, run_id) == "success"
     engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
     (booking,) = ledger.bookings(engine, ODD)
@@ -350,9 +341,8 @@ def test_no_secret_is_in_a_log_a_table_of_airflow_or_an_export(stack, store, pai
 
 def test_every_process_of_a_stack_is_known_as_one(stack, paid):
     began = {int(state["pid"]) for state in supervise.states(stack).values()}
-    below = {
-        child.pid for pid in began for child in psutil.Process(pid).children(recursive=True) if "postgres" not in child.name()
-    }
+    children = [child for pid in began for child in psutil.Process(pid).children(recursive=True)]
+    below = {child.pid for child in children if "postgres" not in child.name()}
     assert len(below) >= 5, "executor's workers, and what serves logs"
     # One that has just begun may have no environment yet, and one that has just ended has none any more.
 

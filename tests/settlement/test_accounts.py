@@ -2,23 +2,22 @@ from provenance.settlement.accounts import Account, Standing, imbalances, totals
 
 REVENUE, ANN, BOB = Account("receivable", "", "EUR"), Account("payable", "ann", "EUR"), Account("payable", "bob", "EUR")
 HELD, ESCROW = Account("held", "ann", "EUR"), Account("escrow", "unmatched-x", "EUR")
+STANDING = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
 
 
 def test_what_is_held_or_claimed_is_owed_like_the_rest():
-    standing = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
     amounts = {REVENUE: 100, ANN: -20, HELD: -10, BOB: -30, ESCROW: -40}
-    assert standing.earned(amounts) == {REVENUE: 100, ANN: -30, BOB: -70}
-    assert totals(standing.earned(amounts))["EUR"] == {
+    assert STANDING.earned(amounts) == {REVENUE: 100, ANN: -30, BOB: -70}
+    assert totals(STANDING.earned(amounts))["EUR"] == {
         "revenue_minor": 100, "developer_minor": 0, "earned_minor": 100, "escrowed_minor": 0, "unattributed_minor": 0,
     }  # fmt: skip
 
 
 def test_a_difference_lies_where_its_owner_stands_now():
-    standing = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
     booked = {REVENUE: 100, ANN: -60, ESCROW: -40}  # before the hold and the claim
     wanted = {REVENUE: 110, ANN: -65, ESCROW: -45}
-    assert standing.difference(wanted, booked) == {REVENUE: 10, HELD: -5, BOB: -5}
-    assert standing.difference(booked, booked) == {}
+    assert STANDING.difference(wanted, booked) == {REVENUE: 10, HELD: -5, BOB: -5}
+    assert STANDING.difference(booked, booked) == {}
 
 
 def test_a_trial_balance_sums_parties_up_with_what_is_owed_above_zero():
@@ -33,13 +32,12 @@ def test_an_advance_is_no_part_of_a_trial_balance():
 
 
 def test_each_imbalance_is_named():
-    standing = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
     wrong = {REVENUE: 101, ANN: -60, Account("held", "bob", "EUR"): -5, ESCROW: -35, Account("petty", "", "EUR"): -1}
-    assert list(imbalances(wrong, standing)) == [
+    assert list(imbalances(wrong, STANDING)) == [
         "EUR: receivable is 101, the other accounts add up to 100",
         "unmatched-x: 35 EUR are in escrow, yet bob has claimed them",
         "bob: 5 EUR are held, yet no hold is in force",
         "ann: 60 EUR are payable, yet there is a hold: dispute",
         "EUR: account 'petty' is not in the chart",
     ]
-    assert list(imbalances({REVENUE: 60, HELD: -60}, standing)) == []
+    assert list(imbalances({REVENUE: 60, HELD: -60}, STANDING)) == []

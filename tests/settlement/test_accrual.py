@@ -1,6 +1,7 @@
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import table
 
 from provenance.core.contracts import SHARES
 from provenance.core.money import NANO, PPB, allocate
@@ -10,14 +11,8 @@ from provenance.settlement.accrual import accrue, credit_outputs
 
 def night(revenues, weights, developer_ppb=0):
     """Outputs with `revenues` (minor units, currency), and what shares by `weights[output][party]` give of each."""
-    outputs = pl.DataFrame(
-        {
-            "output_id": [f"o{n}" for n in range(len(revenues))],
-            "revenue_minor": [r for r, _ in revenues],
-            "currency": [c for _, c in revenues],
-        },
-        schema={"output_id": pl.String, "revenue_minor": pl.Int64, "currency": pl.String},
-    ).with_columns(developer_ppb=pl.lit(developer_ppb))
+    sold = [(f"o{n}", revenue, currency) for n, (revenue, currency) in enumerate(revenues)]
+    outputs = table("output_id revenue_minor currency", *sold).with_columns(developer_ppb=pl.lit(developer_ppb))
     rows = []
     for n, parts in enumerate(weights):
         for party, ppb in enumerate(allocate(PPB, parts)):
@@ -26,12 +21,9 @@ def night(revenues, weights, developer_ppb=0):
     return outputs, credit_outputs(outputs, SHARES.frame(rows))
 
 
-nights = st.integers(1, 12).flatmap(
-    lambda n: st.tuples(
-        st.lists(st.tuples(st.integers(0, 10**9), st.sampled_from(["EUR", "USD", "JPY"])), min_size=n, max_size=n),
-        st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any), min_size=n, max_size=n),
-    )
-)
+revenue = st.tuples(st.integers(0, 10**9), st.sampled_from(["EUR", "USD", "JPY"]))
+parts = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
+nights = st.lists(st.tuples(revenue, parts), min_size=1, max_size=12).map(lambda outputs: tuple(zip(*outputs, strict=True)))
 
 
 @given(nights, st.integers(0, PPB))

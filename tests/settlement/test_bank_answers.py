@@ -94,9 +94,8 @@ NEWER = {"CANC": REJECTED, "ACCC": PAID, "RCVD": PENDING, "PATC": PENDING}
 
 @pytest.mark.parametrize(("status", "outcome"), [*STATUSES.items(), *NEWER.items()])
 def test_every_status_of_a_payment_is_understood(status, outcome):
-    (found,) = report(
-        part(answered("p1", status)), kind="pain.002.001.03" if status in STATUSES else "pain.002.001.14"
-    ).outcomes
+    kind = "pain.002.001.03" if status in STATUSES else "pain.002.001.14"
+    (found,) = report(part(answered("p1", status)), kind=kind).outcomes
     assert found.status == outcome
 
 
@@ -137,13 +136,9 @@ def test_a_statement_says_what_was_paid_and_what_came_back(kind):
     # The second version tells amounts of transactions in details alone.
     plain = {"details": f"<AmtDtls><TxAmt>{amount('12.50')}</TxAmt></AmtDtls>"} if kind.endswith(".02") else {"value": "12.50"}
     debit, credit = ({} if kind.endswith(".02") else {"mark": mark} for mark in ("DBIT", "CRDT"))
-    found = statement(
-        entry(booked("p1", **plain, **debit)),
-        entry(booked("p2", **plain, **credit, returned=RETURN), mark="CRDT"),
-        entry(booked("p3", **plain, **debit), status="PDNG"),
-        entry(booked("p4", **plain, **debit), status="INFO"),
-        kind=kind,
-    )
+    sent, back = entry(booked("p1", **plain, **debit)), booked("p2", **plain, **credit, returned=RETURN)
+    not_yet = [entry(booked(name, **plain, **debit), status=said) for name, said in (("p3", "PDNG"), ("p4", "INFO"))]
+    found = statement(sent, entry(back, mark="CRDT"), *not_yet, kind=kind)
     paid, returned = Outcome("p1", PAID, 1250, "EUR"), Outcome("p2", RETURNED, 1250, "EUR", "AC04 account closed")
     assert found == Answers(kind, "c1", "", (paid, returned, Outcome("p3", PENDING, 1250, "EUR")))
 
@@ -164,14 +159,9 @@ def test_a_return_is_known_by_any_of_its_marks(change, inner, reason):
 
 
 def test_what_names_no_payment_is_another_s():
-    found = statement(
-        entry(),
-        entry(booked("")),
-        entry(booked("NOTPROVIDED")),
-        entry(booked("invoice7"), mark="CRDT"),
-        entry(booked("", returned=RETURN), mark="CRDT"),
-        entry(batch="<Btch><PmtInfId>m1-EUR</PmtInfId></Btch>"),
-    )
+    received = (entry(booked("invoice7"), mark="CRDT"), entry(booked("", returned=RETURN), mark="CRDT"))
+    of_a_batch = entry(batch="<Btch><PmtInfId>m1-EUR</PmtInfId></Btch>")
+    found = statement(entry(), entry(booked("")), entry(booked("NOTPROVIDED")), *received, of_a_batch)
     assert (found.outcomes, found.others) == ((), 6)
     assert statement(entry(status="PDNG"), entry(booked("p1"), mark="CRDT", status="PDNG")).others == 0
 
@@ -190,10 +180,8 @@ def test_what_was_debited_as_one_is_told_one_by_one():
 
 
 def test_an_amount_that_is_not_told_is_not_made_up():
-    assert statement(entry(booked("p1"), booked("p2", "5.00"))).outcomes == (
-        Outcome("p1", PAID),
-        Outcome("p2", PAID, 500, "EUR"),
-    )
+    found = statement(entry(booked("p1"), booked("p2", "5.00")))
+    assert found.outcomes == (Outcome("p1", PAID), Outcome("p2", PAID, 500, "EUR"))
 
 
 def test_what_was_ordered_in_another_currency_is_told_in_it():

@@ -22,9 +22,8 @@ from provenance.settlement.bank.paypal import payouts
 from provenance.settlement.payees import Details
 
 SEPA = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-?:().,'+ ")
-IBANS = [
-    str(IBAN.random(country_code=code, random=Random(n))) for n, code in enumerate(["DE", "FR", "NL", "GB", "BR", "KW"] * 3)
-]
+COUNTRIES = ["DE", "FR", "NL", "GB", "BR", "KW"] * 3
+IBANS = [str(IBAN.random(country_code=code, random=Random(n))) for n, code in enumerate(COUNTRIES)]
 DIGITS = {"EUR": 2, "JPY": 0, "KWD": 3}
 PAYER = Payer(
     name="Modell & Söhne GmbH", street="Hauptstraße", building="1", post_code="10115", town="Köln", country="DE",
@@ -92,11 +91,8 @@ def test_what_no_schema_finds_is_found(wrong, expected):
 
 def test_a_payer_says_what_it_lacks():
     bare = Payer(name="M", town="Bonn", country="DE")
-    assert [bare.needs(method) for method in ("iso20022", "paypal", "nacha")] == [
-        ["iban"],
-        [],
-        ["nacha_origin", "nacha_company", "nacha_bank"],
-    ]
+    needs = [bare.needs(method) for method in ("iso20022", "paypal", "nacha")]
+    assert needs == [["iban"], [], ["nacha_origin", "nacha_company", "nacha_bank"]]
     with pytest.raises(InputError, match="expected nacha_origin, nacha_company, nacha_bank, which the method nacha needs"):
         clearing_file(batch(pay(payee=CAT), payer=bare))
     with pytest.raises(ValueError, match="a routing transit number"):
@@ -107,9 +103,8 @@ def test_a_payer_says_what_it_lacks():
 def test_a_credit_transfer_says_what_the_batch_does(version):
     yen = with_payee(ANN, currency="JPY", iban=IBANS[4], bic="BOTKJPJT")
     data = credit_transfer(batch(pay(3, amount=999), pay(2, yen, 7), pay(1)), version)
-    assert data.startswith(
-        b'<?xml version="1.0" encoding="UTF-8"?>\n<Document xmlns="urn:iso:std:iso:20022:tech:xsd:' + version.encode()
-    )
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<Document xmlns="urn:iso:std:iso:20022:tech:xsd:'
+    assert data.startswith(f"{head}{version}".encode())
     top = "CstmrCdtTrfInitn"
     assert texts(data, f"{top}/GrpHdr/CreDtTm") == ["2026-12-01T09:30:00Z"]
     assert texts(data, f"{top}/GrpHdr/NbOfTxs") == ["3"]
@@ -163,9 +158,8 @@ def test_what_a_bank_would_not_take_is_an_error():
 
 @pytest.mark.parametrize("field", ["name", "street", "building", "post_code", "town"])
 def test_what_cannot_be_written_is_named_but_not_shown(field):
-    with pytest.raises(
-        InputError, match=f"payment 0001abcdefghijklmnop: {field}: expected letters that have a Latin"
-    ) as raised:
+    no_latin = f"payment 0001abcdefghijklmnop: {field}: expected letters that have a Latin"
+    with pytest.raises(InputError, match=no_latin) as raised:
         credit_transfer(batch(pay(payee=with_payee(ANN, **{field: "王小明"}))))
     assert "王" not in str(raised.value)
     with pytest.raises(InputError, match="payer: name"):
@@ -217,9 +211,8 @@ def test_whatever_is_written_is_in_the_latin_set(text, limit):
 
 
 names = st.text(st.sampled_from("abzAZ äßéŁøЖλ-'/&.#"), min_size=1, max_size=70).map(lambda text: f"N{text.strip()}"[:70])
-places = st.fixed_dictionaries(
-    {"name": names, "town": names.map(lambda text: text[:35].strip()), "street": st.just("") | names},
-)
+towns = names.map(lambda text: text[:35].strip())
+places = st.fixed_dictionaries({"name": names, "town": towns, "street": st.just("") | names})
 drawn = st.tuples(places, st.sampled_from(IBANS), st.sampled_from(sorted(DIGITS)), st.integers(1, 10**11 - 1))
 
 
@@ -321,9 +314,8 @@ def test_a_clearing_file_adds_up_by_nachas_columns(count):
     assert {len(line) for line in lines} == {94}
     assert len(lines) % 10 == 0
     head, group, entries, control, end = lines[0], lines[1], lines[2 : 2 + count], lines[2 + count], lines[3 + count]
-    assert head == "101 0910000191234567890" + "2612010930" + "A094101" + "FIRST BANK".ljust(23) + "MODELL + SOEHNE GMBH".ljust(
-        31
-    )
+    names = "FIRST BANK".ljust(23) + "MODELL + SOEHNE GMBH".ljust(31)
+    assert head == "101 0910000191234567890" + "2612010930" + "A094101" + names
     assert group[:4] + group[40:63] == "5220" + "1234567890PPDROYALTIES "
     assert group[69:94] == "261203   1091000010000001"
     first = entries[0]

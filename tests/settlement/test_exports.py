@@ -1,16 +1,14 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import openpyxl
 import polars as pl
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from samples import checked_journal, credited_frame
 
 from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
@@ -41,11 +39,7 @@ NAMES = {"ann": "=HYPERLINK(evil)", "bob": 'Bo "B", Ltd.'}
 
 def tables(revision=1, day_before=None):
     shares = [("o1", "payable", "ann", 600, 40), ("o1", "payable", "bob", 400, 20), ("o2", "escrow", "unmatched-x", 1000, 10)]
-    credited = pl.DataFrame(
-        [(o, a, p, s * 10**6, 0, 10**9, "EUR", minor * 10**9) for o, a, p, s, minor in shares],
-        schema=["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"],
-        orient="row",
-    )
+    credited = credited_frame((o, a, p, s * 10**6, 0, 10**9, "EUR", minor * 10**9) for o, a, p, s, minor in shares)
     evidence = EVIDENCE.frame([("o1", "payable", "ann", "e1", "w1", None, 0.5), ("o1", "payable", "ann", "e2", "w2", "u", 2.5)])
     by_rule = RULE_SHARES.frame(
         [(rule, "o1", "payable", "ann", share, share, share) for rule, share in (("srs", 0.55), ("flat", 0.25))]
@@ -96,10 +90,8 @@ def test_a_later_revision_takes_back_what_was_booked_before():
 def test_an_interval_of_what_is_earned_is_in_minor_units_and_rounded_outwards():
     found = intervals(tables()[0], ENDS)
     assert found.schema == INTERVALS.schema
-    assert found.select("owner_id", "earned_minor", "low_minor", "high_minor").rows() == [
-        ("ann", 40, 35, 43),
-        ("bob", 20, 20, 20),
-    ]
+    rows = found.select("owner_id", "earned_minor", "low_minor", "high_minor").rows()
+    assert rows == [("ann", 40, 35, 43), ("bob", 20, 20, 20)]
 
 
 def test_a_credit_says_what_each_rule_would_give():
@@ -157,24 +149,18 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
         assert table(formulas, title)["EUR"][name].startswith(f"=SUMIFS(payouts[{name}],payouts[currency],A")
     assert table(formulas, "Owners")["EUR"]["difference"].startswith("=B")
     book = openpyxl.load_workbook(io.BytesIO(files))
-    assert [[cell.value for cell in row] for row in book["Held"].iter_rows()][1:] == [
-        ["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]
-    ]
+    held = [[cell.value for cell in row] for row in book["Held"].iter_rows()]
+    assert held[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]]
     assert [cell.value for cell in book["Payouts"][1]][:3] == ["day", "revision", "owner_id"]
 
 
 def test_bean_check_accepts_the_journal(tmp_path):
-    path = tmp_path / "journal.beancount"
     line = Line("ann", "EUR", 700, withheld=70, net=630, pay_currency="USD", paid=724, outcome=PAY)
     facts = {"approved_by": 'J. "Doe"', "left_out": {"p1": "on hold"}, "owners": [f"o{n}" for n in range(9)]}
     others = [(Booking(2, "payments", DAY, NOON, facts=facts), sorted(payment_entries([line]).items()))]
-    path.write_bytes(export(others=others).files["journal.beancount"])
-    assert "o4, 4 more" in path.read_text()
-    assert "Liabilities:Payable:Ann  -0.40 EUR" in path.read_text()
-    checked = subprocess.run(
-        [str(Path(sys.executable).with_name("bean-check")), str(path)], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
+    text = checked_journal(export(others=others).files["journal.beancount"], tmp_path)
+    assert "o4, 4 more" in text
+    assert "Liabilities:Payable:Ann  -0.40 EUR" in text
 
 
 def test_a_revision_is_never_edited(store):
@@ -189,9 +175,8 @@ def test_a_revision_is_never_edited(store):
 def test_a_signature_is_published_with_its_key_or_not_at_all(store):
     where = key_file(public_pem(KEY))
     store.write(where, b"")
-    with pytest.raises(
-        StoreError, match=r"exports/keys/.*: expected the public key of what is signed now, found something else"
-    ):
+    another = r"exports/keys/.*: expected the public key of what is signed now, found something else"
+    with pytest.raises(StoreError, match=another):
         write(store, export(), KEY)
     assert store.list("exports") == [where]
 
@@ -216,7 +201,9 @@ def test_an_export_holds_on_an_empty_day(store):
     assert all(check.passed for check in verify(store, nil.folder))
 
 
-def published(store):
+@pytest.fixture
+def folder(store):
+    """Of an export that was published."""
     done = export()
     write(store, done, KEY)
     return done.folder
@@ -226,17 +213,15 @@ def failing(store, folder, **options):
     return {check.name: check.problems for check in verify(store, folder, **options) if not check.passed}
 
 
-def test_an_export_holds_whose_balances_the_ledger_knows(store):
+def test_an_export_holds_whose_balances_the_ledger_knows(store, folder):
     ledger = {Account("payable", owner, "EUR"): -amount for owner, amount in (("ann", 540), ("bob", 20), ("zoe", 7))}
-    folder = published(store)
     assert failing(store, folder, ledger=ledger) == {}
     expected = "bob EUR: closing_balance_minor is 20 in the file, 21 in the ledger"
     other = ledger | {Account("payable", "bob", "EUR"): -21}
     assert failing(store, folder, ledger=other) == {"ledger": (expected,)}
 
 
-def test_a_changed_cent_and_a_removed_file_are_found(store):
-    folder = published(store)
+def test_a_changed_cent_and_a_removed_file_are_found(store, folder):
     data = store.read(f"{folder}/payouts.csv")
     store.write(f"{folder}/payouts.csv", data.replace(b",540,", b",541,"))
     store.remove(f"{folder}/credits.parquet")
@@ -264,8 +249,7 @@ def forge(store, folder, data, *, key):
         ({"held_minor": 540}, "row identities", "payouts.csv line 2 (ann): 540 are held for no reason"),
     ],
 )
-def test_a_row_that_does_not_add_up_is_found_whoever_signed_it(store, changed, check, problem):
-    folder = published(store)
+def test_a_row_that_does_not_add_up_is_found_whoever_signed_it(store, folder, changed, check, problem):
     rows = list(csv.DictReader(io.StringIO(store.read(f"{folder}/payouts.csv").decode())))
     rows[0].update(changed)
     text = io.StringIO()
@@ -276,8 +260,7 @@ def test_a_row_that_does_not_add_up_is_found_whoever_signed_it(store, changed, c
     assert failing(store, folder) == {check: (problem,)}
 
 
-def test_forged_totals_are_found(store):
-    folder = published(store)
+def test_forged_totals_are_found(store, folder):
     manifest = store.read_json(f"{folder}/manifest.json")
     manifest["totals"]["EUR"]["revenue_minor"] += 900
     manifest["totals"]["EUR"]["developer_minor"] += 400
@@ -288,8 +271,7 @@ def test_forged_totals_are_found(store):
     assert "EUR: the manifest says revenue_minor 1000, the ledger 100" in found["ledger of the day"]
 
 
-def test_a_revision_no_longer_in_force_is_checked_too(store):
-    folder = published(store)
+def test_a_revision_no_longer_in_force_is_checked_too(store, folder):
     write(store, export(2), KEY)
     assert earlier_revisions(store, str(DAY), 2).passed
     store.write(f"{folder}/intervals.csv", b"edited")
@@ -310,8 +292,7 @@ def test_the_chain_is_followed_back_to_the_first_night(store):
     assert problem.startswith(f"{first}: SHA-256 is {sha256(store.read(first))}, the chain says ")
 
 
-def test_a_foreign_signature_is_found(store):
-    folder = published(store)
+def test_a_foreign_signature_is_found(store, folder):
     data = store.read(f"{folder}/manifest.json")
     assert failing(store, folder, keys=[public_pem(KEY)]) == {}
     for signature in (sign(FOREIGN, data), b"", sign(KEY, data + b" ")):
@@ -327,7 +308,7 @@ def test_a_foreign_signature_is_found(store):
 def test_a_replaced_revision_and_a_booking_without_an_export_are_found(store):
     made = export(booking_id=1, night="n")
     write(store, made, KEY)
-    first = Booking(1, "night", DAY, datetime(2026, 11, 20, tzinfo=UTC), 1, "n")
+    first = Booking(1, "night", DAY, NOON, 1, "n")
     assert booked_and_published(store, [first], DAY, 1).passed
     second = replace(first, booking_id=2, revision=2)
     (problem,) = booked_and_published(store, [first, second], DAY, 1).problems
@@ -357,8 +338,7 @@ def test_what_a_replaced_key_signed_stays_good(store, tmp_path):
     assert set(failing(store, made.folder, keys=trusted_keys(settings))) == {"signature"}
 
 
-def test_an_owner_can_check_its_line_alone(store):
-    folder = published(store)
+def test_an_owner_can_check_its_line_alone(store, folder):
     (proof,) = prove_line(store, folder, "ann")
     assert proof["line"].split(",")[2] == "ann"
     assert check_proof(json.loads(json.dumps(proof))).passed
@@ -368,8 +348,7 @@ def test_an_owner_can_check_its_line_alone(store):
         prove_line(store, folder, "anne")
 
 
-def test_swapped_lines_are_found_even_where_checksums_were_mended(store):
-    folder = published(store)
+def test_swapped_lines_are_found_even_where_checksums_were_mended(store, folder):
     header, *lines = store.read(f"{folder}/payouts.csv").splitlines(keepends=True)
     forge(store, folder, header + b"".join(reversed(lines)), key=None)
     assert {"signature", "tree of lines"} <= set(failing(store, folder))

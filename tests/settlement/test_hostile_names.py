@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,22 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from samples import HOSTILE, HOSTILE_IDS
+from samples import HOSTILE, HOSTILE_IDS, checked_journal, credited_frame
 
-from provenance.core.contracts import (
-    CLOSING,
-    ESCROW_AGES,
-    EVIDENCE,
-    EXAMPLES,
-    INTERVALS,
-    NIGHT_SHARES,
-    OUTPUTS,
-    OWNERS,
-    PAYMENTS,
-    PAYOUTS,
-    RULE_SHARES,
-    conform,
-)  # fmt: skip
+from provenance.core import contracts
+from provenance.core.contracts import EVIDENCE, EXAMPLES, INTERVALS, NIGHT_SHARES, OUTPUTS, OWNERS, PAYOUTS, RULE_SHARES
 from provenance.core.errors import CheckFailed, ContractError, InputError, StoreError
 from provenance.core.store import Store, from_csv, to_csv
 from provenance.core.text import plain, uncelled, visible
@@ -80,15 +66,11 @@ def published(tmp_path_factory):
     closing |= {Account("held", owner, "EUR"): -each for owner in HOSTILE_IDS}
     share = 10**9 // count
     first = 10**9 - share * (count - 1)
-    rows = [
-        (HOSTILE[5], "payable", owner, first if not place else share, 0, 10**9, "EUR", each * 10**9)
-        for place, owner in enumerate(HOSTILE_IDS)
-    ]
+    parts = zip(HOSTILE_IDS, [first, *[share] * (count - 1)], strict=True)
+    rows = [(HOSTILE[5], "payable", owner, part, 0, 10**9, "EUR", each * 10**9) for owner, part in parts]
     rows += [(HOSTILE[6], "escrow", name, 10**9 // len(ESCROWS), 0, 10**9, "EUR", 10**9) for name in ESCROWS]
     rows[-1] = (*rows[-1][:3], 10**9 - 10**9 // len(ESCROWS) * (len(ESCROWS) - 1), *rows[-1][4:])
-    columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"]
-    credited = pl.DataFrame(rows, schema=columns, orient="row")
-    credit = credits(DAY, credited, EVIDENCE.frame(), RULE_SHARES.frame())
+    credit = credits(DAY, credited_frame(rows), EVIDENCE.frame(), RULE_SHARES.frame())
     movements = Movements({}, closing, {}, after, {}, standing)
     pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
     ends = [("EUR", "payable", owner, share, share // 2, share * 2) for owner in HOSTILE_IDS]
@@ -161,13 +143,7 @@ def test_a_name_that_is_too_long_for_a_cell_is_cut_and_not_left_out(published):
 
 
 def test_bean_check_accepts_the_journal_and_no_two_names_share_an_account(published, tmp_path):
-    path = tmp_path / "journal.beancount"
-    path.write_bytes(published[1].files["journal.beancount"])
-    checked = subprocess.run(
-        [str(Path(sys.executable).with_name("bean-check")), str(path)], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
-    text = path.read_text()
+    text = checked_journal(published[1].files["journal.beancount"], tmp_path)
     accounts = [line.split()[0] for line in text.splitlines() if line.startswith("  Liabilities:Payable:")]
     assert len(set(accounts)) == len(HOSTILE_IDS)
     directives = [line for line in text.splitlines() if line and not line.startswith((" ", ";"))]
@@ -181,7 +157,7 @@ def test_bean_check_accepts_the_journal_and_no_two_names_share_an_account(publis
     assert f"Payable:{taken} " not in other.files["journal.beancount"].decode()
 
 
-@pytest.mark.parametrize("contract", [CLOSING, PAYMENTS, ESCROW_AGES, PAYOUTS, INTERVALS])
+@pytest.mark.parametrize("contract", [contracts.CLOSING, contracts.PAYMENTS, contracts.ESCROW_AGES, PAYOUTS, INTERVALS])
 def test_tables_that_a_spreadsheet_opens_have_no_formula_and_come_back(contract):
     texts = [name for name, column in contract.columns.items() if column.dtype == pl.String]
     rows = [dict.fromkeys(texts, name) | {n: -5 for n in contract.columns if n not in texts} for name in HOSTILE]
@@ -251,17 +227,13 @@ def test_every_owner_has_a_folder_of_its_own_also_where_capitals_do_not_count():
 )
 def test_ids_that_are_no_line_of_text_are_refused_where_they_are_delivered(contract, column):
     for name in {*HOSTILE} - {*HOSTILE_IDS}:
-        refused(contract, column, name)
-    conform(OWNERS, pl.DataFrame({"owner_id": HOSTILE_IDS, "name": HOSTILE_IDS}), "f")
-
-
-def refused(contract, column, name):
-    needed = {c: (b"x" if c == "content" else name if c == column else NOON if c == "served_at" else "y")
-              for c, said in contract.columns.items() if said.required or c == column}  # fmt: skip
-    needed |= {"revenue_minor": 1} if contract is OUTPUTS else {}
-    with pytest.raises(ContractError, match=rf"f.parquet: row 0.*column '{column}': expected an? (id|value)") as raised:
-        conform(contract, pl.DataFrame([needed]), "f.parquet")
-    assert str(raised.value).isprintable()
+        needed = {c: (b"x" if c == "content" else name if c == column else NOON if c == "served_at" else "y")
+                  for c, said in contract.columns.items() if said.required or c == column}  # fmt: skip
+        needed |= {"revenue_minor": 1} if contract is OUTPUTS else {}
+        with pytest.raises(ContractError, match=rf"f.parquet: row 0.*column '{column}': expected an? (id|value)") as raised:
+            contracts.conform(contract, pl.DataFrame([needed]), "f.parquet")
+        assert str(raised.value).isprintable()
+    contracts.conform(OWNERS, pl.DataFrame({"owner_id": HOSTILE_IDS, "name": HOSTILE_IDS}), "f")
 
 
 def test_a_request_for_approval_shows_no_name_as_markdown():

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
 
 from provenance.core.errors import InputError
 from provenance.settlement import books, ledger
@@ -28,9 +32,6 @@ def day(ann, bob):
 
 
 def test_the_schema_of_the_migrations_however_often_is_the_one_that_the_code_knows(engine):
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
     ledger.migrate(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), books.METADATA) == []
@@ -162,9 +163,6 @@ def test_what_was_claimed_out_of_escrow_is_never_paid_twice(engine):
 
 
 def test_a_ledger_of_an_earlier_version_keeps_its_bookings(database):
-    from alembic import command
-    from alembic.config import Config
-
     engine = sa.create_engine(database, poolclass=sa.NullPool)
     config = Config()
     config.set_main_option("script_location", str(Path(ledger.__file__).parent / "migrations"))

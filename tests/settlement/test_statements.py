@@ -7,19 +7,8 @@ import pytest
 from lxml import etree
 
 from provenance.core.errors import InputError
-from provenance.settlement.statements import (
-    Earning,
-    Movement,
-    Output,
-    PaymentLine,
-    Section,
-    Statement,
-    Work,
-    as_html,
-    as_pdf,
-    check,
-    figure,
-)
+from provenance.settlement import statements
+from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 
 AT = datetime(2026, 11, 21, 3, 30, tzinfo=UTC)
 DIGEST = "0f" * 32
@@ -27,62 +16,44 @@ EVIL = '</td><script>alert("x")</script> #import "a" $x$ *b* {{ 7*7 }} @ref <her
 SHOWN = '</td><script>alert("x")</script> #import "a" $x$ *b* {{ 7*7 }} @ref <here> \\ `c` & \'q\' [31mgpj.exe'
 
 
+MOVEMENTS = (
+    Movement(41, date(2026, 11, 20), AT, "Night of 2026-11-20", 1234_56),
+    Movement(42, date(2026, 11, 21), AT, "Night of 2026-11-21", 7_00),
+    Movement(43, date(2026, 12, 1), AT, "Correction of 2026-10-31", -2_00),
+    Movement(44, date(2026, 12, 1), AT, "Set off against an advance", -100_00),
+    Movement(45, date(2026, 12, 2), AT, "Payment, and tax", -489_10),
+)
+MONEY = {"opening": 500_00, "earned": 1241_56, "adjusted": -2_00, "recouped": 100_00, "withheld": 89_10, "paid": 400_00}
+EARNINGS = (
+    Earning("2026-11-20", 2, 19, 1234_56, 1000_01, 1500_02, DIGEST),
+    Earning("2026-11-21", 1, 1, 7_00, None, None, "1" * 64),
+)
+OUTPUTS = (
+    Output("2026-11-20", "2026-11-20-003", 311_234_567, 25 * 10**7, 4 * 10**8, 1_234_567_890, ("ann/novel", "ann/essay")),
+    Output("2026-11-20", "2026-11-20-004", 4_999, 0, 5_000, 12_345, ()),
+)
+WORKS = (
+    Work("ann/novel", "https://example.org/novel?a=1&b=2", 19, 2_000_000_000),
+    Work("ann/essay", "javascript:alert(1)", 1, 1_230_000_000),
+    Work("ann/poem", "s3://shelf/poem", 1, 1_000_000_000),
+)
+PAYMENTS = (
+    PaymentLine("c4ca4238a0b923820dcc509a6f75849b", "2026-10", "EUR", 400_00, "paid", date(2026, 12, 2)),
+    PaymentLine("eccbc87e4b5ce2fe28308fd9f2a7baf3", "2026-11", "EUR", 1147_25, "waits for approval"),
+)
+
+
 def section(currency="EUR"):
-    return Section(
-        currency,
-        opening=500_00,
-        movements=(
-            Movement(41, date(2026, 11, 20), AT, "Night of 2026-11-20", 1234_56),
-            Movement(42, date(2026, 11, 21), AT, "Night of 2026-11-21", 7_00),
-            Movement(43, date(2026, 12, 1), AT, "Correction of 2026-10-31", -2_00),
-            Movement(44, date(2026, 12, 1), AT, "Set off against an advance", -100_00),
-            Movement(45, date(2026, 12, 2), AT, "Payment, and tax", -489_10),
-        ),
-        closing=1150_46,
-        held=3_21,
-        earnings=(
-            Earning("2026-11-20", 2, 19, 1234_56, 1000_01, 1500_02, DIGEST),
-            Earning("2026-11-21", 1, 1, 7_00, None, None, "1" * 64),
-        ),
-        outputs=(
-            Output(
-                "2026-11-20", "2026-11-20-003", 311_234_567, 250_000_000, 400_000_000, 1_234_567_890, ("ann/novel", "ann/essay")
-            ),
-            Output("2026-11-20", "2026-11-20-004", 4_999, 0, 5_000, 12_345, ()),
-        ),
-        outputs_in_all=20,
-        works=(
-            Work("ann/novel", "https://example.org/novel?a=1&b=2", 19, 2_000_000_000),
-            Work("ann/essay", "javascript:alert(1)", 1, 1_230_000_000),
-            Work("ann/poem", "s3://shelf/poem", 1, 1_000_000_000),
-        ),
-        works_in_all=3,
-        earned=1241_56,
-        adjusted=-2_00,
-        recouped=100_00,
-        withheld=89_10,
-        paid=400_00,
-        history=(("2026-10", 900_00), ("2026-11", 1241_56)),
-    )
+    lists = {"movements": MOVEMENTS, "earnings": EARNINGS, "outputs": OUTPUTS, "works": WORKS}
+    history, counts = (("2026-10", 900_00), ("2026-11", 1241_56)), {"outputs_in_all": 20, "works_in_all": 3}
+    return Section(currency, closing=1150_46, held=3_21, history=history, **MONEY, **lists, **counts)
 
 
 def statement(*sections, **changes):
-    facts = {
-        "owner_id": "ann",
-        "owner_name": "Ann Author",
-        "period": "2026-11",
-        "through": 45,
-        "made_on": date(2026, 12, 2),
-        "contact": "royalties@example.org",
-        "identifiers": {"ISNI": "0000 0001 2103 2683"},
-        "sections": sections or (section(),),
-        "payments": (
-            PaymentLine("c4ca4238a0b923820dcc509a6f75849b", "2026-10", "EUR", 400_00, "paid", date(2026, 12, 2)),
-            PaymentLine("eccbc87e4b5ce2fe28308fd9f2a7baf3", "2026-11", "EUR", 1147_25, "waits for approval"),
-        ),
-        "notice": "The revenue is invented.",
-    }
-    return Statement(**(facts | changes))
+    owner = {"owner_id": "ann", "owner_name": "Ann Author", "identifiers": {"ISNI": "0000 0001 2103 2683"}}
+    said = {"contact": "royalties@example.org", "notice": "The revenue is invented.", "payments": PAYMENTS}
+    made = {"period": "2026-11", "through": 45, "made_on": date(2026, 12, 2), "sections": sections or (section(),)}
+    return Statement(**(owner | said | made | changes))
 
 
 EMPTY = statement(sections=(), payments=(), notice="", identifiers={})
@@ -171,13 +142,8 @@ def test_tables_say_what_the_statement_does():
     assert [row[-1] for row in table(root, "entries-of-eur")[1:]] == [
         "EUR 1,734.56", "EUR 1,741.56", "EUR 1,739.56", "EUR 1,639.56", "EUR 1,150.46"
     ]  # fmt: skip
-    assert table(root, "entries-of-eur")[1][:5] == [
-        "41",
-        "2026-11-21 03:30",
-        "2026-11-20",
-        "Night of 2026-11-20",
-        "EUR 1,234.56",
-    ]
+    first = ["41", "2026-11-21 03:30", "2026-11-20", "Night of 2026-11-20", "EUR 1,234.56"]
+    assert table(root, "entries-of-eur")[1][:5] == first
     assert [row[2:] for row in table(root, "paid")[1:]] == [
         ["2026-12-02", "paid", "", "EUR 400.00"],
         ["not yet", "waits for approval", "", "EUR 1,147.25"],
@@ -200,10 +166,9 @@ def test_small_amounts_have_the_digits_that_they_need():
 def test_only_addresses_on_the_web_are_links():
     links = [(link.get("href"), link.get("rel")) for link in page(statement()).iter("a")]
     assert links == [("https://example.org/novel?a=1&b=2", "noopener noreferrer")]
-    broken = [
-        Work("w", uri, 1, 0) for uri in ("http://[", "https:///x", "http://a b", "data:text/html,x", "//a.org", "HTTP://A.org/")
-    ]
-    links = list(page(statement(replace(section(), works=tuple(broken), works_in_all=6))).iter("a"))
+    uris = ("http://[", "https:///x", "http://a b", "data:text/html,x", "//a.org", "HTTP://A.org/")
+    broken = tuple(Work("w", uri, 1, 0) for uri in uris)
+    links = list(page(statement(replace(section(), works=broken, works_in_all=6))).iter("a"))
     assert [link.get("href") for link in links] == ["HTTP://A.org/"]
 
 
@@ -236,9 +201,8 @@ def test_what_others_supplied_is_text_and_never_markup():
     )  # fmt: skip
     root = page(of)
     assert said(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
-    assert (
-        table(root, "by-work-eur")[1][0] == table(root, "by-output-eur")[1][1] == table(root, "entries-of-eur")[1][3] == SHOWN
-    )
+    for name, column in (("by-work-eur", 0), ("by-output-eur", 1), ("entries-of-eur", 3)):
+        assert table(root, name)[1][column] == SHOWN
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", as_html(of).decode())
     text = "".join(pdf_text(as_pdf(of)).split())
     assert text.count("".join(SHOWN.split())) >= 8
@@ -256,7 +220,7 @@ def test_scripts_of_other_languages_and_invisible_characters():
 def test_the_same_statement_is_the_same_bytes():
     assert as_html(statement()) == as_html(statement())
     assert as_pdf(statement()) == as_pdf(statement())
-    assert figure(section()) == figure(section())
+    assert statements.figure(section()) == statements.figure(section())
     assert as_pdf(statement()) != as_pdf(statement(made_on=date(2026, 12, 3)))
 
 
@@ -331,7 +295,7 @@ def test_what_is_held_and_why():
 def test_figures_of_any_length(months, nights):
     history = tuple((f"{2020 + n // 12}-{n % 12 + 1:02d}", n * 100) for n in range(months))
     earnings = tuple(Earning(f"2026-11-{n + 1:02d}", 1, 1, n, *((n, n) if n % 2 else (None, None)), "") for n in range(nights))
-    drawn = figure(Section("EUR", history=history, earnings=earnings)).decode()
+    drawn = statements.figure(Section("EUR", history=history, earnings=earnings)).decode()
     assert ("Earned by month" in drawn) == bool(months)
     assert ("Earned by night" in drawn) == bool(nights)
     assert not months or history[-1][0] in drawn
@@ -348,7 +312,7 @@ def test_figures_of_any_length(months, nights):
         ({"earnings": ()}, "nights earned 0, the period 124156"),
         ({"history": (("2026-11", 1),)}, "2026-11 earned 124156, its history says 1"),
         ({"outputs_in_all": 1}, "2 outputs of 1"),
-        ({"works": section().works[::-1]}, "works are not largest first"),
+        ({"works": WORKS[::-1]}, "works are not largest first"),
         ({"movements": (Movement(46, AT.date(), AT, "", 650_46),)}, "there are entries after booking 45"),
         ({"movements": (Movement(1, AT.date(), AT.replace(tzinfo=None), "", 650_46),)}, "it has no time zone"),
         ({"earnings": (Earning("2026-11-20", 1, 1, 1241_56, 1, None, ""),)}, "a night has half an interval"),
@@ -356,15 +320,15 @@ def test_figures_of_any_length(months, nights):
 )
 def test_what_does_not_add_up_is_not_rendered(changes, found):
     wrong = statement(replace(section(), **changes))
-    for form in (check, as_html, as_pdf):
+    for form in (statements.check, as_html, as_pdf):
         with pytest.raises(AssertionError, match=re.escape(found)):
             form(wrong)
 
 
 def test_a_currency_has_one_section():
-    check(statement())
+    statements.check(statement())
     with pytest.raises(AssertionError, match="a currency has two sections: EUR, EUR"):
-        check(statement(section(), section()))
+        statements.check(statement(section(), section()))
 
 
 @pytest.mark.parametrize("period", ["2026-13", "2026", "2026-1", "November"])

@@ -29,12 +29,9 @@ def run(folder, xp, comparison):
     rows = gradient_features(adapter, module, contents, **where)
     stored = decode(encode(rows, dense_bits=8, sparse_bits=4), xp)
     batches = list(sampled_features(adapter, module, contents[:8], draws=2, **where))
-    found = Sampled(
-        move(concatenate([batch.data for batch in batches[::2]]), np),
-        move(concatenate([batch.sampled for batch in batches]), np),
-        to_numpy(sum(gram(batch.terms) for batch in batches)),
-        sum(batch.terms.shape[0] for batch in batches),
-    )
+    data, drawn = [batch.data for batch in batches[::2]], [batch.sampled for batch in batches]
+    products, terms = sum(gram(batch.terms) for batch in batches), sum(batch.terms.shape[0] for batch in batches)
+    found = Sampled(move(concatenate(data), np), move(concatenate(drawn), np), to_numpy(products), terms)
     outputs = move(gradient_features(adapter, module, outputs_frame()["content"].to_list(), **where), np)
     queries = prepare(fit(comparison, gather(stored), found), outputs, xp)
     return np.stack([to_numpy(component) for component in score(queries, stored)])

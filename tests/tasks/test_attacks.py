@@ -3,13 +3,11 @@
 from datetime import date
 
 import pytest
-from samples import lay_out
-from typer.testing import CliRunner
+from samples import request_on, words_of
 
 from provenance.core.errors import ContractError
 from tasks.attacks import RULES, audit_attacks
-from tasks.attribute import Request, local_settings
-from tasks.cli import app
+from tasks.attribute import local_settings
 
 BY_VALUE = ("faithful", "srs", "banzhaf")
 # Twenty owners of nonsense are told from five who wrote something by so many, not by few.
@@ -23,9 +21,7 @@ def settings():
 
 @pytest.fixture(scope="module")
 def request_of(tmp_path_factory, tiny_model):
-    folder = tmp_path_factory.mktemp("attacks")
-    lay_out(folder)
-    return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 19))
+    return request_on(tmp_path_factory.mktemp("attacks"), tiny_model, day=date(2026, 11, 19))
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +96,9 @@ def test_an_attacker_that_is_nobody_is_named(request_of, result):
         audit_attacks(request_of, settings(), "owner-9", trainings=3)
 
 
-def test_the_command_shows_a_table(request_of, result, monkeypatch):
+def test_the_command_shows_a_table(request_of, result, monkeypatch, shown):
     monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
     monkeypatch.setenv("PROVENANCE_INFLUENCE__CHECKPOINTS", "1")
-    words = ["audit", "attacks", "--corpus", str(request_of.corpus), "--model", str(request_of.model), "--workers", "1"]
-    words += ["--outputs", str(request_of.outputs), "--out", str(request_of.out), "--attacker", "owner-2"]
-    shown = CliRunner().invoke(app, [*words, "--trainings", str(TRAININGS), "--only", "padding"])
-    assert shown.exit_code == 0, shown.output
-    assert "Attacks by owner-2" in shown.output
+    words = ("--workers", "1", "--attacker", "owner-2", "--trainings", str(TRAININGS), "--only", "padding")
+    assert "Attacks by owner-2" in shown("audit", "attacks", *words_of(request_of), *words)
     assert (request_of.out / "attacks.png").read_bytes().startswith(b"\x89PNG")

@@ -4,38 +4,25 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import lay_out, outputs_frame
-from typer.testing import CliRunner
+from samples import outputs_frame, request_on, words_of
 
-from provenance.core.errors import ContractError, InputError, ModelError, SettingsError
-from tasks.attribute import Request, attribute, local_settings
-from tasks.cli import app
+from provenance.core.errors import ContractError, ModelError, SettingsError
+from tasks.attribute import attribute, local_settings
 from tasks.settings import Settings
-
-DAY = date(2026, 11, 20)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory, tiny_model):
-    folder = tmp_path_factory.mktemp("inputs")
-    lay_out(folder)
-    shutil.copytree(tiny_model, folder / "model")
-    return folder
 
 
 @pytest.fixture
-def request_of(inputs, tmp_path):
-    """A request on a copy of the inputs, which a test may spoil."""
-    shutil.copytree(inputs, tmp_path / "in")
-    base = tmp_path / "in"
-    return Request(base / "corpus", base / "model", base / "outputs.parquet", tmp_path / "out", DAY)
+def request_of(tiny_model, tmp_path):
+    """A request on inputs of the test's own, which it may spoil."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return request_on(folder, shutil.copytree(tiny_model, folder / "model"), out=tmp_path / "out")
 
 
 def settings(**changes):
@@ -82,7 +69,7 @@ def test_the_tables_say_who_influenced_what(request_of):
 )
 def test_how_the_work_is_cut_changes_no_score(request_of, tmp_path, changes):
     expected = scores_of(request_of)
-    other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / "other", DAY)
+    other = replace(request_of, out=tmp_path / "other")
     # Scores that are sums of large numbers of both signs may nearly vanish: the bound is relative to their usual size.
     assert np.abs(scores_of(other, **changes) - expected).max() <= 1e-5 * np.sqrt((expected**2).mean())
 
@@ -91,7 +78,7 @@ def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeyp
     expected = scores_of(request_of)
     owners = pl.read_parquet(request_of.out / "owner_influence.parquet")
     monkeypatch.setattr("tasks.freeze.AT_A_TIME", 3)
-    other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / "other", DAY)
+    other = replace(request_of, out=tmp_path / "other")
     assert np.abs(scores_of(other) - expected).max() <= 1e-5 * np.sqrt((expected**2).mean())
     again = pl.read_parquet(other.out / "owner_influence.parquet")
     assert again.drop("influence").equals(owners.drop("influence"))
@@ -109,8 +96,7 @@ def test_every_method_gives_a_table(request_of, name):
 
 
 def test_without_counterfactual_models_gradients_count_alike_and_words_not_at_all(request_of, tmp_path):
-    other = Request(request_of.corpus, request_of.model, request_of.outputs, tmp_path / "factored", DAY)
-    gradients = scores_of(other, influence={"method": "factored", "sample": 24})
+    gradients = scores_of(replace(request_of, out=tmp_path / "factored"), influence={"method": "factored", "sample": 24})
     assert np.allclose(scores_of(request_of), gradients, rtol=1e-5, atol=1e-6)
     said = json.loads((request_of.out / "manifest.json").read_text())["counterfactuals"]
     parts = ("head", "embedding", "inner")
@@ -183,15 +169,11 @@ def test_cuda_without_a_gpu_is_an_error(request_of):
         attribute(request_of, local_settings(method="factored", device="cuda", workers=1))
 
 
-def test_the_command_writes_and_shows(request_of, monkeypatch):
+def test_the_command_writes_and_shows(request_of, monkeypatch, shown):
     monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
-    base = ["attribute", "--corpus", str(request_of.corpus), "--model", str(request_of.model), "--workers", "1"]
-    base += ["--outputs", str(request_of.outputs), "--out", str(request_of.out), "--method", "cosine"]
-    shown = CliRunner().invoke(app, base)
-    assert shown.exit_code == 0, shown.output
-    assert "Influence on 8 outputs, method cosine" in shown.output
-    as_json = CliRunner().invoke(app, [*base, "--json"])
-    assert json.loads(as_json.stdout)["method"]["name"] == "cosine"
+    words = ("attribute", *words_of(request_of), "--workers", "1", "--method", "cosine")
+    assert "Influence on 8 outputs, method cosine" in shown(*words)
+    assert shown(*words, "--json")["method"]["name"] == "cosine"
     works = pl.read_parquet(request_of.out / "examples.parquet")
     scored = pl.read_parquet(request_of.out / "scores.parquet")["example_id"].unique()
     assert set(works["example_id"]) == set(scored)
@@ -205,11 +187,8 @@ def test_the_command_writes_and_shows(request_of, monkeypatch):
         (["--out", "/dev/null/x"], "--out /dev/null/x: expected a folder to write to"),
     ],
 )
-def test_bad_arguments_are_named(request_of, arguments, message):
-    base = ["attribute", "--corpus", str(request_of.corpus), "--model", str(request_of.model), "--workers", "1"]
-    bad = CliRunner().invoke(app, [*base, "--outputs", str(request_of.outputs), "--out", str(request_of.out), *arguments])
-    assert isinstance(bad.exception, InputError)
-    assert re.search(message, str(bad.exception)), bad.exception
+def test_bad_arguments_are_named(request_of, refused, arguments, message):
+    assert re.search(message, refused("attribute", *words_of(request_of), "--workers", "1", *arguments))
     assert not (request_of.out / "work").exists()
 
 

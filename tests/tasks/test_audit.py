@@ -1,17 +1,14 @@
 """Audits retrain, go on where they were stopped, and say how true each method is."""
 
-import json
-from datetime import date
-
+import polars as pl
 import pytest
-from samples import lay_out
-from typer.testing import CliRunner
+from samples import request_on, words_of
 
 from provenance.core.errors import ContractError, ModelError
+from provenance.features.adapters.causal_lm import CausalLM
 from tasks import coalitions
-from tasks.attribute import Request, opened
+from tasks.attribute import opened
 from tasks.audit import Options, audit_lds
-from tasks.cli import app
 from tasks.coalitions import audit_srs
 from tasks.settings import Settings
 
@@ -22,9 +19,7 @@ SETTINGS = Settings.model_validate(
 
 @pytest.fixture(scope="module")
 def request_of(tmp_path_factory, tiny_model):
-    folder = tmp_path_factory.mktemp("audit")
-    lay_out(folder, count=4)
-    return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 20))
+    return request_on(tmp_path_factory.mktemp("audit"), tiny_model, count=4)
 
 
 def trained(request):
@@ -90,25 +85,19 @@ def test_one_seed_has_no_ceiling(request_of):
 
 
 def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
-    from provenance.features.adapters.causal_lm import CausalLM
-
     monkeypatch.delattr(CausalLM, "train")
     with pytest.raises(ModelError, match=r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\)"):
         run(request_of, audit_lds, Options(methods=("factored",)))
 
 
-def test_the_commands_show_a_table(request_of, monkeypatch):
+def test_the_commands_show_a_table(request_of, monkeypatch, shown):
     monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
     monkeypatch.setenv("PROVENANCE_CLUSTER__WORKERS", "1")
-    base = ["--corpus", str(request_of.corpus), "--model", str(request_of.model), "--outputs", str(request_of.outputs)]
-    base += ["--out", str(request_of.out), "--workers", "1", "--methods", "tfidf,cosine"]
-    shown = CliRunner().invoke(app, ["audit", "lds", *base, "--subsets", "4", "--tune", "2"])
-    assert shown.exit_code == 0, shown.output
-    assert "noise ceiling" in shown.output
+    few = ("--workers", "1", "--methods", "tfidf,cosine", "--subsets", "4", "--tune", "2")
+    assert "noise ceiling" in shown("audit", "lds", *words_of(request_of), *few)
     assert (request_of.out / "lds.png").exists()
-    shown = CliRunner().invoke(app, ["audit", "lds", *base, "--subsets", "4", "--tune", "2", "--json"])
-    assert shown.exit_code == 0, shown.output
-    assert set(json.loads(shown.stdout)["families"]["owners"]["methods"]) == {"tfidf", "cosine"}
+    found = shown("audit", "lds", *words_of(request_of), *few, "--json")
+    assert set(found["families"]["owners"]["methods"]) == {"tfidf", "cosine"}
 
 
 @pytest.mark.parametrize(
@@ -124,16 +113,10 @@ def test_options_are_checked_before_anything_is_trained(request_of, options, mes
 
 
 def test_one_owner_cannot_be_left_out(tmp_path, tiny_model):
-    import polars as pl
-
-    lay_out(tmp_path, count=2)
-    claims = pl.read_parquet(tmp_path / "corpus/claims.parquet")
-    claims.with_columns(owner_id=pl.lit("owner-0"), stake_ppb=pl.lit(10**9)).unique("work_id").write_parquet(
-        tmp_path / "corpus/claims.parquet"
-    )
-    examples = pl.read_parquet(tmp_path / "corpus/examples.parquet")
-    known = pl.read_parquet(tmp_path / "corpus/claims.parquet")["work_id"].implode()
-    examples.filter(pl.col("work_id").is_in(known)).write_parquet(tmp_path / "corpus/examples.parquet")
-    request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
+    request = request_on(tmp_path, tiny_model, count=2)
+    claims, examples = (pl.read_parquet(request.corpus / f"{name}.parquet") for name in ("claims", "examples"))
+    alone = claims.with_columns(owner_id=pl.lit("owner-0"), stake_ppb=pl.lit(10**9)).unique("work_id")
+    alone.write_parquet(request.corpus / "claims.parquet")
+    examples.join(alone, on="work_id", how="semi").write_parquet(request.corpus / "examples.parquet")
     with pytest.raises(ContractError, match=r"expected at least 2 examples and 2 owners, .* of 1 owners"):
         run(request, audit_lds, Options(methods=("factored",)))

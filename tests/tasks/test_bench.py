@@ -2,15 +2,11 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 
 import pytest
-from samples import lay_out
-from typer.testing import CliRunner
+from samples import request_on, words_of
 
 from tasks import bench
-from tasks.attribute import Request
-from tasks.cli import app
 from tasks.settings import Settings
 
 SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})
@@ -18,9 +14,7 @@ SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"me
 
 @pytest.fixture(scope="module")
 def request_of(tmp_path_factory, tiny_model):
-    folder = tmp_path_factory.mktemp("bench")
-    lay_out(folder)
-    return Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "out", date(2026, 11, 20))
+    return request_on(tmp_path_factory.mktemp("bench"), tiny_model)
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +66,8 @@ def test_memory_and_workers(request_of, monkeypatch):
     assert found["workers"]["one"] > 0 < found["workers"]["two"]
 
 
-def test_the_command_prints_json_and_names_an_unknown_part(request_of):
-    folders = ["--corpus", str(request_of.corpus), "--model", str(request_of.model), "--outputs", str(request_of.outputs)]
-    good = CliRunner().invoke(app, ["bench", *folders, "--parts", "scoring", "--device", "cpu"])
-    assert json.loads(good.stdout)["scoring"]["ratio"] > 0
-    bad = CliRunner().invoke(app, ["bench", *folders, "--parts", "speed"])
-    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, found 'speed'" in str(
-        bad.exception
-    )
+def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, refused):
+    words = ("bench", *words_of(request_of, "corpus", "model", "outputs"), "--parts")
+    assert json.loads(shown(*words, "scoring", "--device", "cpu"))["scoring"]["ratio"] > 0
+    said = refused(*words, "speed")
+    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, found 'speed'" in said

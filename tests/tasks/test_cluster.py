@@ -94,8 +94,6 @@ def die(shared, item):
 def test_what_kills_every_worker_is_named():
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ClusterSettings(address=cluster.scheduler_address)
-        with (
-            open_cluster(settings) as client,
-            pytest.raises(RuntimeError, match="poison: part seven killed every worker that tried it"),
-        ):
+        killed = "poison: part seven killed every worker that tried it"
+        with open_cluster(settings) as client, pytest.raises(RuntimeError, match=killed):
             list(compute(client, die, None, [7], settings=settings, what="poison", name=lambda _: "part seven"))

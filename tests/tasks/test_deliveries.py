@@ -1,6 +1,5 @@
 """A delivery is judged when it is ingested: the report is kept, and what the rules block is not put in force."""
 
-import json
 from datetime import UTC, datetime
 
 import polars as pl
@@ -25,6 +24,11 @@ def levels(store):
     return {row["measure"]: row["level"] for row in last_report(store)["findings"]}
 
 
+def page_of(store):
+    (key,) = [key for key in store.list("rights/quality") if key.endswith(".html")]
+    return store.read(key).decode()
+
+
 def test_a_delivery_that_the_rules_block_is_reported_and_not_put_in_force(store, environment, tmp_path):
     rules = tmp_path / "quality.toml"
     rules.write_text("[unspecified]\nblock = 0.1\n")
@@ -34,8 +38,7 @@ def test_a_delivery_that_the_rules_block_is_reported_and_not_put_in_force(store,
         ingest()
     assert not store.exists(CURRENT)
     assert levels(store)["unspecified"] == "block"
-    (key,) = [key for key in store.list("rights/quality") if key.endswith(".html")]
-    assert "Not put in force" in store.read(key).decode()
+    assert "Not put in force" in page_of(store)
     rules.write_text("[unspecified]\nwarn = 0.1\n")
     digest = ingest()
     assert corpus_in_force(store).digest == digest
@@ -46,29 +49,19 @@ def test_a_delivery_that_the_rules_block_is_reported_and_not_put_in_force(store,
     assert store.list("rights/quality") == reports, "the same again adds nothing"
 
 
-def test_the_report_counts_what_was_delivered_and_its_page_has_no_markup_of_strangers(store, environment, command_line):
-    environment(store)
+def test_the_report_counts_what_was_delivered_and_its_page_has_no_markup_of_strangers(store, ingested, shown):
     frames = corpus_frames()
-    frames["claims"] = frames["claims"].with_columns(
-        work_id=pl.when(pl.col("work_id") == "work-0-0").then(pl.lit(HOSTILE)).otherwise("work_id"),
-        evidence=pl.lit(None, pl.String),
-    )
-    frames["examples"] = frames["examples"].with_columns(
-        work_id=pl.when(pl.col("work_id") == "work-0-0").then(pl.lit(HOSTILE)).otherwise("work_id")
-    )
-    deliver(store, frames)
-    ingest()
+    named = pl.when(pl.col("work_id") == "work-0-0").then(pl.lit(HOSTILE)).otherwise("work_id").alias("work_id")
+    frames["claims"] = frames["claims"].with_columns(named, evidence=pl.lit(None, pl.String))
+    ingested(frames | {"examples": frames["examples"].with_columns(named)})
     found = {row["measure"]: row for row in last_report(store)["findings"]}
     assert found["unevidenced"]["count"] == found["unevidenced"]["total"] == frames["claims"].height
     assert HOSTILE in found["unevidenced"]["names"]
-    (key,) = [key for key in store.list("rights/quality") if key.endswith(".html")]
-    page = store.read(key).decode()
+    page = page_of(store)
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    code, out, _ = command_line("rights", "quality")
-    assert code == 0
-    assert "unevidenced" in out
-    assert json.loads(command_line("rights", "quality", "--json")[1])["works"] == 20
+    assert "unevidenced" in shown("rights", "quality")
+    assert shown("rights", "quality", "--json")["works"] == 20
 
 
 def test_sources_of_a_delivery_are_registered_once_and_name_the_works(store, environment):
@@ -91,12 +84,10 @@ def test_sources_of_a_delivery_are_registered_once_and_name_the_works(store, env
     assert rights.filter(pl.col("work_id") == "work-0-0")["source_id"].item() == "doi:10.1000/182"
 
 
-def test_what_may_be_trained_on_today_is_written_and_nobody_is_asked_who_must_not_be(store, environment):
-    environment(store)
+def test_what_may_be_trained_on_today_is_written_and_nobody_is_asked_who_must_not_be(store, ingested):
     frames = corpus_frames()
     licence = pl.when(pl.col("work_id").str.starts_with("work-1")).then(pl.lit("CC-BY-NC-4.0")).otherwise(pl.lit("MIT"))
-    deliver(store, {**frames, "examples": frames["examples"].with_columns(licence_spdx=licence)})
-    ingest()
+    ingested(frames | {"examples": frames["examples"].with_columns(licence_spdx=licence)})
     assert collect_all() == {}
     key = clear_today()
     manifest = store.read_json(key)

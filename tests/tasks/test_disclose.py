@@ -9,14 +9,12 @@ import mlcroissant as mlc
 import pandas as pd
 import polars as pl
 import pytest
-from samples import corpus_frames, deliver
+from samples import freeze, optout_row
 
 from provenance.core.contracts import CORPORA, OPTOUTS
 from provenance.core.errors import CheckFailed, InputError
 from provenance.corpus import records
 from provenance.corpus.disclosures import spdx
-from provenance.corpus.examples import read_corpus
-from provenance.corpus.shards import freeze_corpus
 from tasks import disclose as task
 from tasks.settings import CHECKOUT, load
 
@@ -35,15 +33,12 @@ match = ["https://example.org/"]
 def frozen(store, monkeypatch):
     """A corpus in force, in the store that the settings name."""
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
-    deliver(store, corpus_frames())
-    return freeze_corpus(store, read_corpus(store, "corpus"), shard_examples=8)
+    return freeze(store)
 
 
-def test_all_files_are_there_and_hold_to_their_schemas(frozen, command_line, tmp_path):
+def test_all_files_are_there_and_hold_to_their_schemas(frozen, shown, tmp_path):
     out = tmp_path / "out"
-    code, said, errors = command_line("disclose", "all", "--out", str(out), "--on", DAY, "--json")
-    assert code == 0, errors
-    told = json.loads(said)
+    told = shown("disclose", "all", "--out", str(out), "--on", DAY, "--json")
     assert told["corpus"] == frozen.digest
     assert set(told["files"]) == {file.name for file in out.iterdir()} == {*task.FILES, task.INDEX}
     assert all(hashlib.sha256((out / name).read_bytes()).hexdigest() == digest for name, digest in told["files"].items())
@@ -53,42 +48,31 @@ def test_all_files_are_there_and_hold_to_their_schemas(frozen, command_line, tmp
         assert document["missing"] == told["missing"][form] != []
     assert pl.read_csv(out / "works.csv").height == 20
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert command_line("disclose", "--out", str(out), "--on", DAY, "--corpus", frozen.digest)[0] == 0
+    shown("disclose", "--out", str(out), "--on", DAY, "--corpus", frozen.digest)
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
 
 
-def test_what_is_missing_is_told_and_fails_only_where_asked(frozen, command_line, tmp_path):
+def test_what_is_missing_is_told_and_fails_only_where_asked(frozen, shown, refused, tmp_path):
     facts = tmp_path / "facts.toml"
     facts.write_text(FACTS)
     words = ("disclose", "eu", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts))
-    code, said, _ = command_line(*words)
-    assert code == 0
+    said = shown(*words)
     assert "answers to be completed" in said
     assert "  2.3 Crawler name(s)/identifier(s) (crawling.names)" in said
-    code, _, errors = command_line(*words, "--complete")
-    assert code == 1
-    assert "answers are to be completed by the provider" in errors
+    assert "answers are to be completed by the provider" in refused(*words, "--complete", code=1)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"eu.json", "eu.schema.json", "eu.html"}
 
 
-def test_complete_facts_are_complete(frozen, command_line, tmp_path):
+def test_complete_facts_are_complete(frozen, shown, tmp_path):
     facts = tmp_path / "facts.toml"
     text = (CHECKOUT / "infra/settings/disclosure.toml").read_text()
-    facts.write_text(
-        text.replace('match = ["pkg:pypi/"]', 'match = [""]')
-        .replace('code = "Python source files"', 'text = "Sentences"')
-        .replace("[model]\n", '[model]\ncollected_until = "10/2026"\n')
-    )
-    words = ("disclose", "all", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts), "--complete")
-    code, _, errors = command_line(*words)
-    assert code == 0, errors
+    text = text.replace('match = ["pkg:pypi/"]', 'match = [""]').replace('code = "Python source files"', 'text = "Sentences"')
+    facts.write_text(text.replace("[model]\n", '[model]\ncollected_until = "10/2026"\n'))
+    shown("disclose", "all", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts), "--complete")
 
 
 def test_records_of_later_days_do_not_count(frozen, store, tmp_path):
-    row = {
-        "recorded_at": datetime(2026, 11, 19, tzinfo=UTC), "action": "optout", "work_id": "work-0-0", "owner_id": "owner-0",
-        "choice": "held", "effective_on": date(2026, 11, 19), "recorded_by": "ann", "evidence": "a letter",
-    }  # fmt: skip
+    row = optout_row(datetime(2026, 11, 19, tzinfo=UTC), "work-0-0", "owner-0")
     records.append(store, OPTOUTS, pl.DataFrame([row]), now=datetime(2026, 11, 20, 12, tzinfo=UTC))
 
     def optouts(day):
@@ -114,11 +98,8 @@ def test_a_corpus_is_not_disclosed_for_a_day_on_which_it_was_not_in_force(frozen
 
 
 def test_nothing_is_written_unless_all_is_valid(frozen, tmp_path, monkeypatch):
-    def spoiled(*args):
-        return bill(*args) | {"spdxVersion": "SPDX-9"}
-
     bill = spdx.bill
-    monkeypatch.setattr(spdx, "bill", spoiled)
+    monkeypatch.setattr(spdx, "bill", lambda *args: bill(*args) | {"spdxVersion": "SPDX-9"})
     with pytest.raises(CheckFailed, match=r"spdx.json"):
         task.disclose(load(), "all", tmp_path / "out", on=date(2026, 11, 20))
     assert not (tmp_path / "out").exists()
@@ -144,12 +125,10 @@ def test_the_description_leads_to_the_examples(frozen, store, tmp_path, monkeypa
         (("--on", "tomorrow"), "--on"),
     ],
 )
-def test_a_corpus_or_a_day_that_is_not_there(frozen, command_line, tmp_path, words, said):
-    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path), *words)
-    assert (code, said.format(digest=frozen.digest) in errors) == (2, True)
+def test_a_corpus_or_a_day_that_is_not_there(frozen, refused, tmp_path, words, said):
+    assert said.format(digest=frozen.digest) in refused("disclose", "csv", "--out", str(tmp_path), *words)
 
 
-def test_no_corpus_in_force(store, monkeypatch, command_line, tmp_path):
+def test_no_corpus_in_force(store, monkeypatch, refused, tmp_path):
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
-    code, _, errors = command_line("disclose", "csv", "--out", str(tmp_path))
-    assert (code, "corpus in force" in errors) == (2, True)
+    assert "corpus in force" in refused("disclose", "csv", "--out", str(tmp_path))

@@ -2,24 +2,22 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date
 
 import pytest
-from samples import lay_out
+from samples import request_on
 
 from provenance.core.store import canonical_json
-from tasks.attribute import Request, local_settings, opened
+from tasks.attribute import local_settings, opened
 from tasks.featurise import close_models, featurise, recipe, without_cause
 from tasks.shard import load_plan, shard
 from tasks.work import noted
 
+SETTINGS = local_settings(method="factored", device="cpu", workers=1)
+
 
 @pytest.fixture
 def made(tmp_path, tiny_model):
-    lay_out(tmp_path)
-    request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
-    settings = local_settings(method="factored", device="cpu", workers=1)
-    with opened(request, settings) as (here, night):
+    with opened(request_on(tmp_path, tiny_model), SETTINGS) as (here, night):
         yield recipe(here.store.open(), night, here), night.checkpoints
     close_models()
 
@@ -47,11 +45,8 @@ def test_workers_that_share_a_process_share_no_module(made):
 
 
 def test_a_night_notes_what_it_computes_and_what_it_need_not_have(tmp_path, tiny_model):
-    lay_out(tmp_path)
-    request = Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", date(2026, 11, 20))
-    settings = local_settings(method="factored", device="cpu", workers=1)
-    settings = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"processes": False})})
-    with opened(request, settings) as (here, night):
+    settings = SETTINGS.model_copy(update={"cluster": SETTINGS.cluster.model_copy(update={"processes": False})})
+    with opened(request_on(tmp_path, tiny_model), settings) as (here, night):
         store, folder = here.store.open(), night.folder
         shard(folder, here)
         files = load_plan(store, folder).corpus

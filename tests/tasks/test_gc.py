@@ -1,21 +1,23 @@
 """Housekeeping: what must stay stays, what goes is told, and a night run again after it is the same night."""
 
-import json
 import os
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import DAY, corpus_frames, deliver, outputs_frame
+from killing import Killed, dying
+from samples import DAY, outputs_frame
 
 from provenance.core.errors import SettingsError, StoreError
-from provenance.core.store import Store, Stored
+from provenance.core.store import Stored
+from provenance.settlement import ledger
 from tasks import gc
+from tasks.database import open_ledger
 from tasks.gc import Seen, SeenNight, collect, decide
 from tasks.night import REMOVED
 from tasks.settings import RetentionSettings, load
@@ -69,11 +71,9 @@ def stores(draw):
         objects += [Stored(f"{kind}/{name}.{suffix}", 1, NOW - draw(AGES) * DAYS) for name in sorted(draw(NAMES))]
     objects += [Stored(f"frozen/corpus/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in sorted(corpora)]
     objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mnoabcdef"]
-    objects += [
-        Stored(f"counterfactuals/{served}/{name}.json", 1, NOW - draw(AGES) * DAYS)
-        for served in "mno"
-        for name in sorted(draw(NAMES))
-    ]
+    for served in "mno":
+        models = sorted(draw(NAMES))
+        objects += [Stored(f"counterfactuals/{served}/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in models]
     objects += [Stored(f"exports/.payouts.csv.{'0' * 32}", 1, NOW - draw(AGES) * DAYS)]
     return Seen(tuple(objects), nights, corpora, draw(st.sampled_from("uvw")), recorded(objects))
 
@@ -108,10 +108,8 @@ def protected(seen):
     keys |= {f"frozen/corpus/{seen.in_force}.json", *seen.corpora[seen.in_force]}
     for folder, night in seen.nights.items():
         if night.standing or age[folder] < 30 or folder in busy:
-            for names, kinds in (
-                (night.features, ("features/", "statistics/", "curvature/")),
-                (night.likelihoods, ("likelihoods/",)),
-            ):
+            computed = (night.features, ("features/", "statistics/", "curvature/")), (night.likelihoods, ("likelihoods/",))
+            for names, kinds in computed:
                 keys |= {o.key for o in seen.objects if o.key.startswith(kinds)} if names is None else names
     return keys
 
@@ -119,9 +117,8 @@ def protected(seen):
 def after(seen, gone):
     """What there is to see once some objects are gone."""
     objects = tuple(o for o in seen.objects if o.key not in gone)
-    objects += tuple(
-        Stored(f"{folder}/{REMOVED}", 1, NOW) for folder in {"/".join(k.split("/")[:3]) for k in gone if k[0] == "n"}
-    )
+    folders = {"/".join(k.split("/")[:3]) for k in gone if k[0] == "n"}
+    objects += tuple(Stored(f"{folder}/{REMOVED}", 1, NOW) for folder in folders)
     nights = {}
     for folder, night in seen.nights.items():
         if f"{folder}/inputs.json" not in gone:
@@ -144,9 +141,8 @@ def test_nothing_protected_goes_and_wherever_it_is_killed_it_ends_the_same(seen,
     assert decide(after(seen, set(gone)), POLICY, NOW) == []
     killed = after(seen, set(gone[: data.draw(st.integers(0, len(gone)))]))
     rest = keys_of(decide(killed, POLICY, NOW))
-    assert {o.key for o in killed.objects} - set(rest) - {f"{f}/{REMOVED}" for f in seen.nights} == {
-        o.key for o in seen.objects
-    } - set(gone)
+    left = {o.key for o in killed.objects} - set(rest) - {f"{f}/{REMOVED}" for f in seen.nights}
+    assert left == {o.key for o in seen.objects} - set(gone)
 
 
 def test_what_goes_of_a_night_depends_on_whether_it_was_paid():
@@ -192,13 +188,9 @@ BEFORE = "2026-11-18"
 
 
 @pytest.fixture
-def two_nights(store, environment, monkeypatch, tmp_path):
+def two_nights(store, ingested, own_logs):
     """Two nights paid, and a third of the first day's outputs that nobody booked; returns their folders."""
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
-    environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"))
-    deliver(store, corpus_frames(), days=(BEFORE, DAY))
-    stages.run("ingest.ingest")
+    ingested(days=(BEFORE, DAY))
     folders = [stages.night(day=BEFORE), stages.night(day=DAY)]
     outputs = store.read(f"outputs/day={BEFORE}/part.parquet")
     store.write_table(f"outputs/day={BEFORE}/part.parquet", outputs_frame(BEFORE, 6))
@@ -207,34 +199,8 @@ def two_nights(store, environment, monkeypatch, tmp_path):
     return folders
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-def killed_after(monkeypatch, count):
-    """Have housekeeping die after so many writes and removals of one object each."""
-    left = [count]
-
-    def survive():
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def remove_all(self, keys):
-        for key in keys:
-            survive()
-            Path(self.path(key)).unlink()
-
-    def write(self, key, data, method=Store.write):
-        survive()
-        method(self, key, data)
-
-    monkeypatch.setattr(Store, "remove_all", remove_all)
-    monkeypatch.setattr(Store, "write", write)
-
-
 @pytest.mark.night
-def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, store, command_line, monkeypatch, tmp_path):
+def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, store, shown, tmp_path):
     first, last, unbooked = two_nights
     asides = [f"exports/.payouts.csv.{'a' * 32}", f".write-check-{'b' * 32}"]
     for key in asides:
@@ -252,17 +218,14 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
 
     # Killed again and again, it ends as one that was not.
     for count in (0, 1, 5, 15):
-        with monkeypatch.context() as patched:
-            killed_after(patched, count)
-            with pytest.raises(Killed):
-                collect(now=later)
+        with dying(count), pytest.raises(Killed):
+            collect(now=later)
     collect(now=later)
     assert not {*wanted} & {found.key for found in store.describe()}
     assert not copy.exists()
     assert collect(now=later) == [], "a second one removes nothing"
-    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
-        k: v for k, v in published.items() if k not in asides
-    }
+    kept = {key: data for key, data in published.items() if key not in asides}
+    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == kept
     assert [key.rsplit("/", 1)[-1] for key in store.list(first)] == ["inputs.json", REMOVED]
     assert store.list(unbooked) == [f"{unbooked}/{REMOVED}"]
     (told,) = store.read_json(f"{first}/{REMOVED}")["removed"]
@@ -273,38 +236,32 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     with pytest.raises(StoreError, match=said):
         stages.run("book.book", first)
     output = outputs_frame(BEFORE)["output_id"][0]
-    code, printed, _ = command_line("explain", output, "--json")
-    assert (code, json.loads(printed)["contract"]["rule"]) == (0, "faithful"), "what was frozen is still there"
-    assert command_line("replay", BEFORE)[0] == 0
+    assert shown("explain", output, "--json")["contract"]["rule"] == "faithful", "what was frozen is still there"
+    shown("replay", BEFORE)
     assert stages.night(day=BEFORE) == first
-    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == {
-        k: v for k, v in published.items() if k not in asides
-    }
-    assert command_line("verify", BEFORE)[0] == 0
+    assert {k: v for k, v in everything(store, "exports/payouts").items() if k in published} == kept
+    shown("verify", BEFORE)
 
 
 @pytest.mark.night
-def test_a_night_beyond_replay_says_that_it_was_removed(two_nights, store, command_line):
+def test_a_night_beyond_replay_says_that_it_was_removed(two_nights, store, shown, refused):
     first, last, _ = two_nights
     later = datetime.now(UTC) + 2000 * DAYS
     collect(now=later)
     assert store.list(first) == [f"{first}/{REMOVED}"]
     said = rf"removed by retention on {later:%Y-%m-%d} (retention.replay = 1096)"
     for words in (("replay", BEFORE), ("diff", BEFORE, "1", "1"), ("explain", outputs_frame(BEFORE)["output_id"][0])):
-        code, _, error = command_line(*words)
-        assert code == 2
-        assert said in error
+        assert said in refused(*words)
     for day in (BEFORE, DAY):
-        assert command_line("verify", day)[0] == 0, "what was published holds for good"
+        shown("verify", day)  # what was published holds for good
     assert store.exists(f"{last}/shares.parquet"), "the newest is kept whole"
-    assert command_line("replay", DAY)[0] == 0
+    shown("replay", DAY)
 
 
-def test_removing_tells_what_and_leaves_the_rest(store, environment, command_line, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("own_logs")
+def test_removing_tells_what_and_leaves_the_rest(store, environment, shown, monkeypatch, tmp_path):
     """An empty store with rubbish in it, by the command line."""
     environment(store)
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    monkeypatch.setattr(gc, "CHECKOUT", tmp_path)  # whose logs are not those of a developer
     monkeypatch.setenv("PROVENANCE_RETENTION__GRACE", "1")
     log = tmp_path / "airflow/logs/dag_id=x/run_id=y/attempt=1.log"
     log.parent.mkdir(parents=True)
@@ -320,31 +277,22 @@ def test_removing_tells_what_and_leaves_the_rest(store, environment, command_lin
     for path in (*(store.path(key) for key in keys), log, events):
         os.utime(path, (long_ago, long_ago))
     store.write("features/new.safetensors", b"1")
-    code, printed, _ = command_line("gc", "--dry-run", "--json")
-    assert code == 0
-    told = json.loads(printed)
+    told = shown("gc", "--dry-run", "--json")
     assert told["dry_run"]
     assert {removal["kind"]: removal["bytes"] for removal in told["removed"]} == {
         "features": 5, "frozen tables": 5, "half-written leftovers": 5, "logs": 7,
     }  # fmt: skip
     assert all(store.fs.exists(store.path(key)) for key in keys)
-    code, printed, _ = command_line("gc")
-    assert code == 0
-    assert "half-written leftovers" in printed
+    assert "half-written leftovers" in shown("gc")
     assert sorted(found.key for found in store.describe()) == ["exports/periods/x", "features/new.safetensors", "store.json"]
     assert not (tmp_path / "airflow/logs/dag_id=x").exists()
     assert [path.name for path in events.parent.iterdir()] == ["2028-12-31.jsonl"]
-    assert "Nothing is older" in command_line("gc")[1]
+    assert "Nothing is older" in shown("gc")
     assert gc.AT_ONCE <= 1000, "as many as S3 removes by one request"
 
 
-def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, environment, monkeypatch, tmp_path):
+def test_a_night_that_freezes_waits_until_what_is_being_removed_is_gone(store, environment):
     """What is found frozen already must still be there once a night names it."""
-    import threading
-
-    from provenance.settlement import ledger
-    from tasks.database import open_ledger
-
     environment(store)
     engine = open_ledger(load().database, store)
     order = []

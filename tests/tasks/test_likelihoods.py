@@ -6,13 +6,13 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from samples import lay_out, outputs_frame
+from samples import outputs_frame, request_on
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
 from provenance.features.model import all_losses, read_model
 from tasks import likelihoods as stage
-from tasks.attribute import Request, local_settings, opened
+from tasks.attribute import local_settings, opened
 from tasks.counterfactuals import read_record
 from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
 from tasks.models import fetch_model
@@ -20,9 +20,7 @@ from tasks.models import fetch_model
 
 @pytest.fixture
 def asked(tmp_path, tiny_model, tiny_set):
-    lay_out(tmp_path)
-    day = date(2026, 11, 20)
-    return Request(tmp_path / "corpus", tiny_model, tmp_path / "outputs.parquet", tmp_path / "out", day, tiny_set)
+    return request_on(tmp_path, tiny_model, counterfactuals=tiny_set)
 
 
 def run(request, **changes):

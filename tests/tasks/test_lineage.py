@@ -39,11 +39,8 @@ FACETS = {
     "columnLineage": facet_v2.column_lineage_dataset.ColumnLineageDatasetFacet,
     "provenance_rights": RightsDatasetFacet,
 }
-SECRETS = {
-    "OPENLINEAGE_API_KEY": "key-of-lineage",
-    "AWS_SECRET_ACCESS_KEY": "key-of-s3",
-    "PROVENANCE_PAYEES__KEY": "key-of-payees",
-}
+SECRETS = {"OPENLINEAGE_API_KEY": "lineage", "AWS_SECRET_ACCESS_KEY": "s3", "PROVENANCE_PAYEES__KEY": "payees"}
+SECRETS = {name: f"key-of-{whose}" for name, whose in SECRETS.items()}
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 
 
@@ -119,9 +116,8 @@ def test_events_are_openlineage_s(told):
     for event in told.events:
         assert set(event) <= {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"}
         run_, job = Run(event["run"]["runId"]), Job(event["job"]["namespace"], event["job"]["name"])
-        same = RunEvent(
-            eventType=RunState(event["eventType"]), eventTime=event["eventTime"], run=run_, job=job, producer=event["producer"]
-        )
+        state, when, producer = RunState(event["eventType"]), event["eventTime"], event["producer"]
+        same = RunEvent(eventType=state, eventTime=when, run=run_, job=job, producer=producer)
         assert event["schemaURL"] == same.schemaURL
         for name, facet in all_facets(event):
             kinds = (facet_v2.ownership_job.OwnershipJobFacet, facet_v2.ownership_dataset.OwnershipDatasetFacet)
@@ -145,14 +141,14 @@ def test_ids_are_those_of_airflow_s_provider(told):
 
 def test_what_a_stage_reads_another_has_written_in_that_version(told):
     written = {("outputs", "delivered")}
+    root = told.store.url.removeprefix("file://") + "/"
     for event in told.events:
         for dataset in event.get("inputs", []):
-            name = dataset["name"].removeprefix(told.store.url.removeprefix("file://") + "/")
+            name = dataset["name"].removeprefix(root)
             delivered = name == "outputs" or name.startswith("corpus/") or dataset["namespace"] != "file"
             assert delivered or (name, dataset["facets"]["version"]["datasetVersion"]) in written, name
         for dataset in event.get("outputs", []):
-            name = dataset["name"].removeprefix(told.store.url.removeprefix("file://") + "/")
-            written.add((name, dataset["facets"].get("version", {}).get("datasetVersion")))
+            written.add((dataset["name"].removeprefix(root), dataset["facets"].get("version", {}).get("datasetVersion")))
 
 
 def test_versions_are_of_what_lies_there(told):

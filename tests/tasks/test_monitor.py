@@ -31,6 +31,12 @@ def published(store, day, booking_id, audit):
     store.write(f"exports/payouts/day={day}/current.json", canonical_json(pointer))
 
 
+def note_work(store, night, *tried):
+    """Runs of a stage: how many of six files each computed, and the part of the parameters that is covered."""
+    for count, covered in tried:
+        note(store, night, Work("2026-10-16T00:10:00+00:00", count, 6 - count, 1, 0, count // 2, covered))
+
+
 def test_audits_come_in_the_order_in_which_bookings_cite_them(store):
     assert audits(store) == []
     published(store, "2026-11-01", 1, None)
@@ -42,11 +48,8 @@ def test_audits_come_in_the_order_in_which_bookings_cite_them(store):
     published(store, "2026-11-03", 4, results.in_force(store))
     third = audited(store, "2026-11-03", 0.3)
     found = audits(store)
-    assert [(audit.folder, audit.day, audit.cited_from) for audit in found] == [
-        (first, "2026-11-01", "2026-11-02"),
-        (second, "2026-11-02", "2026-10-05"),
-        (third, "2026-11-03", ""),
-    ]
+    cited = [(first, "2026-11-01", "2026-11-02"), (second, "2026-11-02", "2026-10-05"), (third, "2026-11-03", "")]
+    assert [(audit.folder, audit.day, audit.cited_from) for audit in found] == cited
     used = [[(f.family, f.method, round(f.score, 2)) for f in audit.figures] for audit in found[:2]]
     assert used[0] == [("examples", "factored", 0.5), ("owners", "factored", 0.5)]
     assert used[1] == [("examples", "factored", 0.4), ("owners", "factored", 0.4)], "of the method in use alone"
@@ -107,14 +110,10 @@ def test_nothing_is_known_of_an_empty_store(books):
 def test_one_night_s_flow(books):
     store, engine = pay()
     first = monitor.nights(store, engine)[0]
-    plan = {
-        "corpus": [{"checkpoint": checkpoint, "kind": "factored"} for checkpoint in ("a", "b") for _ in range(3)],
-        "outputs": [{"checkpoint": "", "kind": "words"}],
-        "sample": {"rows": 7},
-    }
+    corpus = [{"checkpoint": checkpoint, "kind": "factored"} for checkpoint in ("a", "b") for _ in range(3)]
+    plan = {"corpus": corpus, "outputs": [{"checkpoint": "", "kind": "words"}], "sample": {"rows": 7}}
     store.write(f"{first.night}/plan.json", canonical_json(plan))
-    for count in (6, 0):
-        note(store, first.night, Work("2026-10-16T00:10:00+00:00", count, 6 - count, 1, 0, count // 2, 0.99))
+    note_work(store, first.night, (6, 0.99), (0, 0.99))
     book(lay_out(DAYS[0], 400, seed=9))
     publish(DAYS[0])
     flow = monitor.night(store, engine, date.fromisoformat(DAYS[0]))
@@ -129,13 +128,9 @@ def test_one_night_s_flow(books):
     assert (flow.examples, flow.shards, flow.features) == (40, 1, ()), "a night of its own, which has no plan"
     assert flow.parties == {PAYABLE: 40}
     assert [(terms.name, terms.rule, terms.outputs) for terms in flow.contracts] == [("everything", "faithful", 40)]
-    assert flow.listed[0] == (
-        "o-0000000",
-        store.read_table(f"frozen/parts/{store.read_json(f'{flow.night.night}/inputs.json')['outputs'][0]['sha256']}.parquet")[
-            "revenue_minor"
-        ][0],
-        "EUR",
-    )
+    (part, *_) = store.read_json(f"{flow.night.night}/inputs.json")["outputs"]
+    outputs = store.read_table(f"frozen/parts/{part['sha256']}.parquet")
+    assert flow.listed[0] == ("o-0000000", outputs["revenue_minor"][0], "EUR")
     assert monitor.output(store, "o-0000001", date.fromisoformat(DAYS[0]))["day"] == DAYS[0]
     assert monitor.output(store, "o-0000001")["day"] == DAYS[2], "the latest day that has it"
 
@@ -166,8 +161,7 @@ def test_a_night_of_old_has_no_fidelity_and_all_the_rest(books):
 def test_work_is_summed_over_runs(books):
     store, engine = pay(DAYS[:1])
     folder = monitor.nights(store, engine)[0].night
-    for count, covered in ((6, 0.99), (0, None)):
-        note(store, folder, Work("2026-10-16T00:10:00+00:00", count, 6 - count, 1, 0, count // 2, covered))
+    note_work(store, folder, (6, 0.99), (0, None))
     (night,) = monitor.nights(store, engine)
     assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (8, 6, 3, 0.99)
 
@@ -207,9 +201,8 @@ def test_runs_are_told_by_the_day_that_they_pay(books, airflow):
     assert first.worker_seconds(2) == 2 * (5 + 20 + 100 + 30) + 10 + 10 + 40
     settings = Settings.model_validate({"cluster": {"workers": 2}, "monitoring": {"hourly_cost": 3600}})
     assert first.cost(settings) == first.worker_seconds(2)
-    asked = runs.Run(
-        "a", "manual", DAYS[0], "success", None, None, spent={"settlement.approve": 7200.0, "settlement.book": 4.0}
-    )
+    spent = {"settlement.approve": 7200.0, "settlement.book": 4.0}
+    asked = runs.Run("a", "manual", DAYS[0], "success", None, None, spent=spent)
     assert monitor.Night(DAYS[0], "published", runs=(asked,)).worker_seconds(2) == 4, "a person's hours are no worker's"
     flow = monitor.night(store, books_of, date(2026, 10, 18), found["2026-10-18"])
     assert (flow.night.state, flow.bookings, flow.corpus) == ("queued", (), "")

@@ -8,6 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from samples import enter
 from servers import Webhook, listening
 
 from tasks import notify
@@ -49,9 +50,8 @@ def mailbox():
 
 @pytest.fixture
 def told(monkeypatch, webhook, mailbox):
-    monkeypatch.setenv("PROVENANCE_NOTIFY__MAIL_TO", "olga@example.org, ops@example.org")
-    monkeypatch.setenv("PROVENANCE_NOTIFY__WEBHOOK_CONN_ID", "hook")
-    monkeypatch.setenv("PROVENANCE_NOTIFY__WEBHOOK_ENDPOINT", "alarms")
+    named = {"MAIL_TO": "olga@example.org, ops@example.org", "WEBHOOK_CONN_ID": "hook", "WEBHOOK_ENDPOINT": "alarms"}
+    enter(monkeypatch, {f"PROVENANCE_NOTIFY__{name}": value for name, value in named.items()})
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", webhook.url)
     mail = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port, "extra": {"disable_ssl": True, "disable_tls": True}}
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(mail))
@@ -94,12 +94,8 @@ def test_one_channel_that_fails_keeps_no_other_from_telling(told, webhook, mailb
 
 
 def test_a_late_run_is_told_of_but_not_one_of_a_backfill(told, webhook):
-    run = {
-        "dag_id": "nightly_payouts",
-        "dag_run_id": "r1",
-        "run_type": "scheduled",
-        "data_interval_start": "2026-11-19T00:00:00Z",
-    }
+    run = {"dag_id": "nightly_payouts", "dag_run_id": "r1", "run_type": "scheduled"}
+    run["data_interval_start"] = "2026-11-19T00:00:00Z"
     context = {"dag_run": run, "deadline": {"id": "x", "deadline_time": "2026-11-20T06:00:00Z"}}
     notify.tell_late(context)
     notify.tell_late({**context, "dag_run": {**run, "run_type": "backfill"}})

@@ -4,28 +4,26 @@ from datetime import date, timedelta
 
 import paid
 import pytest
+from samples import enter
 
 from provenance.core.errors import CheckFailed
-from provenance.core.store import Store
 from provenance.settlement import ledger
+from tasks import review as module
 from tasks.book import book
 from tasks.database import open_ledger
+from tasks.monitor import Audit, AuditFigure
 from tasks.review import review
 from tasks.settings import load
 
 DAYS = [str(date(2026, 10, 1) + timedelta(days=n)) for n in range(5)]
-SAID = {
-    "chosen_options": ["Approve"],
-    "responded_by_user": {"id": "7", "name": "dana"},
-    "responded_at": "2026-10-06T08:00:00+00:00",
-}
+DANA = {"responded_by_user": {"id": "7", "name": "dana"}, "responded_at": "2026-10-06T08:00:00+00:00"}
+SAID = {"chosen_options": ["Approve"], **DANA}
 
 
 @pytest.fixture
 def past(books, monkeypatch):
     """Four booked days much alike."""
-    monkeypatch.setenv("PROVENANCE_REVIEW__LEAST", "4")
-    monkeypatch.setenv("PROVENANCE_REVIEW__DEVIATIONS", "20")
+    enter(monkeypatch, {"PROVENANCE_REVIEW__LEAST": "4", "PROVENANCE_REVIEW__DEVIATIONS": "20"})
     for seed, day in enumerate(DAYS[:4]):
         book(paid.lay_out(day, 400, seed=seed))
 
@@ -78,9 +76,6 @@ def test_a_day_paid_again_is_held_against_its_own_past_and_what_is_booked(past):
 
 
 def test_falling_audits_are_a_reason(past, monkeypatch):
-    from tasks import review as module
-    from tasks.monitor import Audit, AuditFigure
-
     def audit(day, score):
         figure = AuditFigure("owners", "factored", score, score - 0.05, score + 0.05, 0.9)
         return Audit(f"audits/{day}", "0" * 64, day, day, (figure,))
@@ -89,9 +84,8 @@ def test_falling_audits_are_a_reason(past, monkeypatch):
     monkeypatch.setattr(module, "audits", lambda store, last: [audit("2026-09-01", 0.7), audit("2026-09-08", 0.66)])
     assert review(folder)["reasons"] == []
     monkeypatch.setattr(module, "audits", lambda store, last: [audit("2026-09-01", 0.7), audit("2026-09-08", 0.5)])
-    assert review(folder)["reasons"] == [
-        "audit of 2026-09-08, owners: factored scores 0.50 (0.45 to 0.55), before 0.70 (0.65 to 0.75)"
-    ]
+    fallen = "audit of 2026-09-08, owners: factored scores 0.50 (0.45 to 0.55), before 0.70 (0.65 to 0.75)"
+    assert review(folder)["reasons"] == [fallen]
 
 
 def test_a_rule_that_fails_its_check_waits_for_a_person_where_the_contract_says_so(past):
@@ -126,9 +120,8 @@ def test_a_night_that_measured_nothing_of_its_shares_is_reviewed_as_before(past)
     assert review(folder)["reasons"] == []
 
 
-def test_the_store_is_only_read(past, tmp_path):
+def test_the_store_is_only_read(past, store):
     folder = paid.lay_out(DAYS[4], 40_000, seed=9)
-    store = Store(f"file://{tmp_path}/store", {})
     before = {key: store.read(key) for key in store.list("")}
     review(folder)
     assert {key: store.read(key) for key in store.list("")} == before

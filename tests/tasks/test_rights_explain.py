@@ -1,23 +1,25 @@
 """`provenance rights`: the chain of one work, what a corpus's terms come to, and what an ingest says of them."""
 
-import json
 from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
-from samples import corpus_frames, deliver
+from samples import corpus_frames, deliver, optout_row
 
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError
 from provenance.corpus import records
+from provenance.corpus.distributions import collect, sources_of
 from provenance.corpus.examples import read_corpus
 from provenance.corpus.licences import rights_of
 from provenance.corpus.policy import read_policy
 from provenance.corpus.shards import corpus_in_force, freeze_corpus
+from provenance.corpus.sources import registry, source_ids
 from tasks.claims import claims_of
+from tasks.ingest import ingest
 from tasks.quality import last_report
 from tasks.rights import explain, summary
-from tasks.settings import load
+from tasks.settings import CHECKOUT, load
 
 NOON = datetime(2026, 11, 18, 12, tzinfo=UTC)
 DAY = date(2026, 11, 20)
@@ -46,11 +48,10 @@ def delivered(store, monkeypatch):
     split = pl.when(pl.col("work_id") == "work-2-1").then(pl.lit("held_out")).otherwise(pl.lit("train"))
     frames["examples"] = frames["examples"].with_columns(split=split, licence_spdx=pl.lit("Apache-2.0"))
     frames["assertions"] = pl.DataFrame(ASSERTED, infer_schema_length=None)
-    deliver(store, frames)
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
+    deliver(store, frames)
     corpus = read_corpus(store, "corpus")
-    policy = read_policy(load().rights.policy)
-    rights = rights_of(corpus.examples, corpus.assertions, policy, now=NOON)
+    rights = rights_of(corpus.examples, corpus.assertions, read_policy(load().rights.policy), now=NOON)
     freeze_corpus(store, corpus, shard_examples=8, rights=rights)
     return store
 
@@ -86,10 +87,7 @@ def test_records_of_sources_signals_and_opt_outs_are_shown_where_there_are_any(d
         "agents": "GPTBot", "says": "Disallow: /",
         "url": "https://example.org/robots.txt", "fetched_at": NOON, "status": 200,
     }  # fmt: skip
-    optout = {
-        "recorded_at": NOON, "action": "optout", "work_id": WORK, "owner_id": "owner-0", "choice": "held",
-        "effective_on": DAY, "recorded_by": "ann", "evidence": "a letter",
-    }  # fmt: skip
+    optout = optout_row(NOON, WORK, "owner-0", DAY)
     elsewhere = signal | {"scope": "https://e.org/", "about": "https://e.org"}
     for contract, row in ((SOURCES, source), (SIGNALS, signal), (SIGNALS, elsewhere), (OPTOUTS, optout)):
         records.append(delivered, contract, pl.DataFrame([row]))
@@ -139,36 +137,20 @@ def test_the_summary_counts_every_work_once(delivered):
     assert "MIT OR" in found["quarantine"][0]["because"]
 
 
-def test_the_command_line_shows_both(delivered, command_line):
-    code, out, _ = command_line("rights", "explain", WORK, "--day", "2026-11-20")
-    assert code == 0
-    for text in (
-        "CC BY-NC",
-        "expired on 2026-11-19",
-        "owner-0",
-        "train     non_commercial",
-        "When it was ingested: commercial",
-    ):
-        assert text in out
-    code, out, _ = command_line("rights", "explain", WORK, "--json", "--day", "2026-11-20")
-    assert (code, json.loads(out)["terms"]["licence_class"]) == (0, "non_commercial")
-    code, out, _ = command_line("rights", "summary")
-    assert code == 0
-    assert "20 works: 19 commercial, 1 unspecified" in out
-    assert json.loads(command_line("rights", "summary", "--json")[1])["works"] == 20
-    code, _, err = command_line("rights", "explain", "wrk-0-0")
-    assert code == 2
-    assert "Did you mean 'work-0-0'?" in err
-    assert command_line("rights", "explain", WORK, "--day", "20.11.2026")[0] == 2
+def test_the_command_line_shows_both(delivered, shown, refused):
+    words = ("rights", "explain", WORK, "--day", "2026-11-20")
+    out = shown(*words)
+    told = ("CC BY-NC", "expired on 2026-11-19", "owner-0", "train     non_commercial", "When it was ingested: commercial")
+    assert [text for text in told if text not in out] == []
+    assert shown(*words, "--json")["terms"]["licence_class"] == "non_commercial"
+    assert "20 works: 19 commercial, 1 unspecified" in shown("rights", "summary")
+    assert shown("rights", "summary", "--json")["works"] == 20
+    assert "Did you mean 'work-0-0'?" in refused("rights", "explain", "wrk-0-0")
+    refused("rights", "explain", WORK, "--day", "20.11.2026")
 
 
-def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(store, environment, caplog):
-    from tasks.ingest import ingest
-
-    environment(store)
-    frames = corpus_frames() | {"assertions": pl.DataFrame(ASSERTED, infer_schema_length=None)}
-    deliver(store, frames)
-    digest = ingest()
+def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(store, ingested, caplog):
+    digest = ingested(corpus_frames() | {"assertions": pl.DataFrame(ASSERTED, infer_schema_length=None)})
     frozen = corpus_in_force(store)
     assert frozen.digest == digest
     rights = store.read_table(frozen.rights.key)
@@ -184,8 +166,6 @@ def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(stor
 
 
 def test_an_ingest_with_a_policy_that_is_none_stops_first(store, environment, tmp_path):
-    from tasks.ingest import ingest
-
     path = tmp_path / "rights.toml"
     path.write_text('strictnes = ["commercial"]')
     environment(store, RIGHTS__POLICY=str(path))
@@ -195,10 +175,6 @@ def test_an_ingest_with_a_policy_that_is_none_stops_first(store, environment, tm
 
 
 def test_what_the_demo_collects_has_a_class_and_evidence_for_every_work(store):
-    from provenance.corpus.distributions import collect, sources_of
-    from provenance.corpus.sources import registry, source_ids
-    from tasks.settings import CHECKOUT
-
     corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
     rights = rights_of(corpus.examples, corpus.assertions, read_policy(load().rights.policy), now=NOON)
     assert set(rights["work_id"]) == set(corpus.examples["work_id"])

@@ -7,14 +7,12 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from samples import corpus_frames, lay_out
-from typer.testing import CliRunner
+from samples import corpus_frames, lay_corpus_out, request_on
 
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
 from provenance.royalty.shares import BY_VALUE
-from tasks.attribute import Request, attribute, local_settings
-from tasks.cli import app
+from tasks.attribute import attribute, local_settings
 from tasks.counterfactuals import planned, subject_of, train
 from tasks.royalty import royalty
 
@@ -31,8 +29,7 @@ def settings(**corpus):
 def asked(tmp_path_factory, tiny_model, tiny_set):
     """A folder that `attribute` wrote, with counterfactual models."""
     folder = tmp_path_factory.mktemp("royalty")
-    lay_out(folder)
-    request = Request(folder / "corpus", tiny_model, folder / "outputs.parquet", folder / "result", DAY, tiny_set)
+    request = request_on(folder, tiny_model, out=folder / "result", day=DAY, counterfactuals=tiny_set)
     attribute(request, settings())
     return request
 
@@ -102,20 +99,16 @@ def test_too_few_models_are_no_support(asked, tiny_model, tmp_path):
     assert made["unsupported"] == ["5 counterfactual models; 8 are the fewest"]
 
 
-def test_copies_count_once_if_they_are_looked_for(asked, tiny_model, tmp_path):
+def test_copies_count_once_if_they_are_looked_for(asked, tmp_path):
     frames = corpus_frames()
-    (tmp_path / "corpus").mkdir()
     copies = frames["examples"].filter(pl.col("work_id") == "work-3-0").with_columns(work_id=pl.lit("copy"))
     claims = pl.concat([frames["claims"], pl.DataFrame({"work_id": ["copy"], "owner_id": ["owner-0"], "stake_ppb": [PPB]})])
     dates = {"work-3-0": date(2020, 1, 1), "copy": date(2024, 1, 1)}
     claims = claims.with_columns(valid_from=pl.col("work_id").replace_strict(dates, default=None, return_dtype=pl.Date))
-    pl.concat([frames["examples"], copies]).write_parquet(tmp_path / "corpus/examples.parquet")
-    claims.write_parquet(tmp_path / "corpus/claims.parquet")
-    request = Request(tmp_path / "corpus", tiny_model, asked.outputs, tmp_path / "result", DAY)
+    lay_corpus_out(tmp_path, {"examples": pl.concat([frames["examples"], copies]), "claims": claims})
+    request = replace(asked, corpus=tmp_path / "corpus", out=tmp_path / "result", counterfactuals=None)
     attribute(request, settings())
-    share = {}
-    for duplicates in (True, False):
-        share[duplicates] = divided(request, "flat", duplicates=duplicates)[0]["mean_share"]
+    share = {copies: divided(request, "flat", duplicates=copies)[0]["mean_share"] for copies in (True, False)}
     assert share[False]["owner-0"] > share[True]["owner-0"]
     assert share[True]["owner-3"] > share[False]["owner-3"]
 
@@ -127,9 +120,7 @@ def test_an_owner_who_claims_by_several_names_earns_as_much_from_the_same_models
     works = claims.filter(pl.col("owner_id") == "owner-2")["work_id"].to_list()
     whose = {work: f"owner-2-{number}" for number, work in enumerate(works)}
     split = claims.with_columns(owner_id=pl.col("work_id").replace_strict(whose, default=pl.col("owner_id")))
-    (tmp_path / "corpus").mkdir()
-    frames["examples"].write_parquet(tmp_path / "corpus/examples.parquet")
-    split.write_parquet(tmp_path / "corpus/claims.parquet")
+    lay_corpus_out(tmp_path, {"examples": frames["examples"], "claims": split})
     request = replace(asked, corpus=tmp_path / "corpus", out=tmp_path / "result")
     attribute(request, settings())
     made, parted = divided(request, duplicates=False)
@@ -147,11 +138,7 @@ def test_an_owner_who_claims_by_several_names_earns_as_much_from_the_same_models
 @pytest.mark.parametrize("rule", ["faithful", "proportional"])
 def test_neither_shards_nor_their_order_change_a_share(asked, tmp_path, rule):
     _, one = divided(asked, rule)
-    frames = corpus_frames()
-    (tmp_path / "corpus").mkdir()
-    frames["examples"].reverse().write_parquet(tmp_path / "corpus/examples.parquet")
-    for name in ("claims", "owners"):
-        frames[name].reverse().write_parquet(tmp_path / f"corpus/{name}.parquet")
+    lay_corpus_out(tmp_path, {name: frame.reverse() for name, frame in corpus_frames().items()})
     request = replace(asked, corpus=tmp_path / "corpus", out=tmp_path / "result")
     attribute(request, settings(shard_examples=8))
     _, two = divided(request, rule)
@@ -170,24 +157,19 @@ def test_components_are_weighed_by_the_models_that_attribute_is_given(asked, wit
     assert not np.allclose(one, two)
 
 
-def test_a_folder_that_attribute_did_not_write_is_refused(tmp_path):
-    done = CliRunner().invoke(app, ["royalty", "--influence", str(tmp_path), "--out", str(tmp_path / "x.parquet")])
-    assert done.exit_code != 0
-    assert "attribute" in str(done.exception)
+def test_a_folder_that_attribute_did_not_write_is_refused(tmp_path, refused):
+    said = refused("royalty", "--influence", str(tmp_path), "--out", str(tmp_path / "x.parquet"))
+    assert "expected a folder that `attribute` wrote" in said
 
 
-def test_the_command_says_what_pays_and_how_far_it_can_be_trusted(asked, without, tmp_path):
-    words = ["--out", str(tmp_path / "x.parquet"), "--rule", "srs", "--workers", "1", "--device", "cpu"]
-    shown = CliRunner().invoke(app, ["royalty", "--influence", str(asked.out), *words])
-    assert shown.exit_code == 0, shown.output
-    said = " ".join(shown.output.split())
+def test_the_command_says_what_pays_and_how_far_it_can_be_trusted(asked, without, tmp_path, shown):
+    words = ("--out", str(tmp_path / "x.parquet"), "--rule", "srs", "--workers", "1", "--device", "cpu")
+    said = " ".join(shown("royalty", "--influence", str(asked.out), *words).split())
     assert "Mean shares of 8 outputs, rule srs" in said
     assert "9 counterfactual models, each left out and predicted: rank correlation estimate" in said
     assert "90 % intervals hold, of what models say: left out" in said
     assert "not supported" not in said
-    shown = CliRunner().invoke(app, ["royalty", "--influence", str(without.out), *words])
-    said = " ".join(shown.output.split())
+    said = " ".join(shown("royalty", "--influence", str(without.out), *words).split())
     assert "Mean shares of 8 outputs, rule proportional" in said
     assert "The rule srs is not supported, and proportional decides: 0 counterfactual models; 8 are the fewest" in said
-    as_json = CliRunner().invoke(app, ["royalty", "--influence", str(without.out), *words, "--json"])
-    assert json.loads(as_json.stdout)["paid_by"] == "proportional"
+    assert shown("royalty", "--influence", str(without.out), *words, "--json")["paid_by"] == "proportional"

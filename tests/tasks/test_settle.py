@@ -1,6 +1,5 @@
 """A settlement's stages without Airflow: what stops them, and what a killed one leaves."""
 
-import json
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -9,6 +8,7 @@ import killing
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
+from samples import enter
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import canonical_json, sha256
@@ -39,12 +39,11 @@ TWO = ({"responded_by_user": {"id": "1", "name": "Ann"}, "responded_at": "2026-1
 
 
 @pytest.fixture
-def books(store, environment, monkeypatch, tmp_path):
+def books(store, environment, monkeypatch):
     """Settings of a ledger with a day of October in it, and a file of payees."""
-    environment(store, SETTLEMENT__KEY=str(tmp_path / "signing.pem"), SETTLEMENT__MINIMUM='{"EUR": 50}')
-    for name, value in PAYER.items():
-        monkeypatch.setenv(f"PROVENANCE_PAYER__{name}", value)
-    monkeypatch.setenv("PROVENANCE_PAYEES__KEY", Fernet.generate_key().decode())
+    environment(store, SETTLEMENT__MINIMUM='{"EUR": 50}')
+    payer = {f"PROVENANCE_PAYER__{name}": value for name, value in PAYER.items()}
+    enter(monkeypatch, payer | {"PROVENANCE_PAYEES__KEY": Fernet.generate_key().decode()})
     settings = load()
     owed = {"ann": 700, "bob": 600, "cid": 500, "dee": 400, "eve": 300}
     amounts = {Account("payable", owner, "USD" if owner == "cid" else "EUR"): -amount for owner, amount in owed.items()}
@@ -102,12 +101,11 @@ def test_who_approves_is_told_who_is_not_paid_and_why(books, tmp_path, engine):
     assert settle.close(PERIOD)["body"].splitlines() == body, "what was found, whatever has come since"
 
 
-def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, tmp_path, cli, engine):
+def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, tmp_path, shown, refused, engine):
     cid = "cid,Cid,Boston,US,EUR,paypal,,cid@example.org,,,US,536-90-4399"
     register(books, tmp_path, "ann", "bob", "cid", cid=cid)
     before = ledger.newest(engine), store.list("")
-    code, out, _ = cli("payments", PERIOD, "--preview")
-    assert code == 0
+    out = shown("payments", PERIOD, "--preview")
     for row in (
         "held 3 EUR 13.00",
         "pay 1 EUR 7.00 EUR 7.00",
@@ -122,16 +120,16 @@ def test_a_preview_says_what_closing_would_find_and_books_nothing(books, store, 
     assert (ledger.newest(engine), store.list("")) == before
     assert ledger.standing(engine, through=before[0]).held == {}
     settling.record_rate(engine, PERIOD, ("USD", "EUR"), Decimal("0.8"), day=DAY, evidence="ECB", by="me")
-    found = json.loads(cli("payments", PERIOD, "--preview", "--json")[1])
+    found = shown("payments", PERIOD, "--preview", "--json")
     assert found["holds"] == {"bob": ["no tax data"], "dee": ["no payee data"], "eve": ["no payee data"]}
     running = f"{datetime.now(UTC):%Y-%m}"
-    assert "The month is not over" in cli("payments", running, "--preview")[1]
+    assert "The month is not over" in shown("payments", running, "--preview")
     settle.close(PERIOD)
     _, lines = settling.lines(engine, PERIOD)
     assert found["lines"] == [asdict(line) for line in lines]
-    code, _, err = cli("payments", PERIOD, "--preview")
-    assert (code, "expected a period after the last that was closed, found 2026-10 is closed" in err) == (2, True)
-    assert cli("payments", "--preview")[0] == 2
+    said = refused("payments", PERIOD, "--preview")
+    assert "expected a period after the last that was closed, found 2026-10 is closed" in said
+    refused("payments", "--preview")
 
 
 def test_a_month_closes_with_its_own_days_whoever_was_on_hold_when(books, tmp_path, engine):
@@ -200,19 +198,18 @@ def test_banks_that_contradict_themselves_and_rates_that_slipped_are_refused(boo
         settling.answer(engine, [Outcome(sent.payment_id, "paid")], **said, source="2")
 
 
-def test_a_rate_far_from_the_last_one_is_taken_only_if_that_is_said(books, store, cli):
-    def note(period, value, *more):
-        return cli("rate", period, "USD", "EUR", value, "--evidence", "ECB", "--by", "me", *more)
+def test_a_rate_far_from_the_last_one_is_taken_only_if_that_is_said(books, store, shown, refused):
+    def note(period, value, *more, told=shown):
+        return told("rate", period, "USD", "EUR", value, "--evidence", "ECB", "--by", "me", *more)
 
-    assert note(PERIOD, "0.8642")[0] == 0, "the first of two currencies is held against nothing"
+    note(PERIOD, "0.8642")  # the first of two currencies is held against nothing
     for far in ("8.642", "0.08642", "1.73"):
-        code, _, err = note("2026-11", far)
-        assert code == 2
+        err = note("2026-11", far, told=refused)
         assert f"rate USD to EUR of 2026-11: expected one near 0.8642, as noted for 2026-10, found {far}." in err
         assert "add --unusual" in err
-    assert note("2026-11", "1.7")[0] == note("2026-11", "0.9")[0] == 0
-    assert note("2026-11", "9", "--unusual")[0] == 0
-    assert "Booked before" in note("2026-11", "9")[1], "the same again is noted once"
+    for value in (("1.7",), ("0.9",), ("9", "--unusual")):
+        note("2026-11", *value)
+    assert "Booked before" in note("2026-11", "9"), "the same again is noted once"
     assert settling.rates(open_ledger(books.database, store), "2026-11")["USD", "EUR"][0] == 9
 
 
@@ -320,51 +317,44 @@ def test_nobody_else_may_read_payees_and_nobody_may_change_the_books(books, stor
     assert masked(books)[0]["paid_by"] == "iso20022 DE...3000"
 
 
-@pytest.fixture
-def cli(books, command_line):
-    return command_line
-
-
-def test_accountants_settle_a_month_with_commands_but_for_the_approval(cli, books, store, tmp_path):
+def test_accountants_settle_a_month_with_commands_but_for_the_approval(books, tmp_path, shown, refused):
     path = tmp_path / "payees.csv"
     paid_in_euro = "cid,Cid,Boston,US,EUR,paypal,,cid@example.org,,,US,536-90-4399"
     path.write_text(f"{COLUMNS}\n{LINES['ann']}\n{paid_in_euro}\n")
     by = ("--by", "J. Doe")
-    assert cli("payee", "import", str(path), *by)[0] == 0
-    assert "owner" in cli("payee", "list")[1]
-    listed = cli("payee", "list", "--json")[1]
+    shown("payee", "import", str(path), *by)
+    assert "owner" in shown("payee", "list")
+    listed = str(shown("payee", "list", "--json"))
     assert "iso20022 DE...3000" in listed
     assert "DE893704" not in listed
-    assert len(cli("payee", "key")[1].strip()) == 44
-    assert "tax_residence" in cli("payee", "columns")[1]
-    assert "2 records are sealed" in cli("payee", "reseal")[1]
-    assert cli("payee", "remove", "bob")[0] == 2
-    assert cli("rate", PERIOD, "USD", "EUR", "0.8642", "--evidence", "ECB", *by)[0] == 0
+    assert len(shown("payee", "key").strip()) == 44
+    assert "tax_residence" in shown("payee", "columns")
+    assert "2 records are sealed" in shown("payee", "reseal")
+    refused("payee", "remove", "bob")
+    shown("rate", PERIOD, "USD", "EUR", "0.8642", "--evidence", "ECB", *by)
     for wrong in ("zero", "-1", "0"):
-        assert cli("rate", PERIOD, "USD", "EUR", "--evidence", "ECB", *by, "--", wrong)[0] == 2
-    assert cli("advance", "ann", "2.50", "EUR", "--reason", "contract", *by)[0] == 0
+        refused("rate", PERIOD, "USD", "EUR", "--evidence", "ECB", *by, "--", wrong)
+    shown("advance", "ann", "2.50", "EUR", "--reason", "contract", *by)
     for amount in ("2.505", "much", "0"):
-        assert cli("advance", "ann", amount, "EUR", "--reason", "contract", *by)[0] == 2
-    assert cli("payments")[0] == 2
-    code, _, err = cli("payments", PERIOD)
-    assert (code, "provenance payments 2026-10 --preview" in err) == (2, True)
+        refused("advance", "ann", amount, "EUR", "--reason", "contract", *by)
+    refused("payments")
+    assert "provenance payments 2026-10 --preview" in refused("payments", PERIOD)
     settle.close(PERIOD)
-    waiting = cli("payments", PERIOD)[1]
+    waiting = shown("payments", PERIOD)
     assert "waiting: 2 payments, EUR 8.82" in waiting
     assert "Closed; nothing is booked until two people have approved (Required Actions in Airflow)." in waiting
     settle.pay(PERIOD, *TWO)
-    assert "approved" not in cli("payments", PERIOD)[1]
-    code, out, _ = cli("payments", PERIOD, "--json")
-    found = {p["owner_id"]: (p["paid_minor"], p["currency"], p["status"]) for p in json.loads(out)["payments"]}
+    assert "approved" not in shown("payments", PERIOD)
+    payments = shown("payments", PERIOD, "--json")["payments"]
+    found = {p["owner_id"]: (p["paid_minor"], p["currency"], p["status"]) for p in payments}
     assert found == {"ann": (450, "EUR", "sent"), "cid": (432, "EUR", "sent")}, "less the advance; at the rate, rounded down"
-    assert "sent: 2 payments, EUR 8.82" in cli("payments")[1]
-    assert cli("verify", PERIOD)[0] == 0
-    assert cli("rate", PERIOD, "USD", "EUR", "0.9", "--evidence", "ECB", *by)[0] == 2, "the period is closed"
+    assert "sent: 2 payments, EUR 8.82" in shown("payments")
+    shown("verify", PERIOD)
+    refused("rate", PERIOD, "USD", "EUR", "0.9", "--evidence", "ECB", *by)  # the period is closed
     answer = tmp_path / "answer.xml"
     answer.write_text("<Document/>")
-    code, _, err = cli("answer", str(answer))
-    assert (code, "expected a Document of" in err) == (2, True)
-    assert cli("answer", str(tmp_path / "none.xml"))[0] == 2
+    assert "expected a Document of" in refused("answer", str(answer))
+    refused("answer", str(tmp_path / "none.xml"))
 
 
 def left_behind(settings, store):
@@ -377,20 +367,14 @@ def left_behind(settings, store):
     return kinds, orders, names, tables, [p.status for p in settling.payments(engine, PERIOD)]
 
 
-def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, monkeypatch, postgres, engine):
-    from samples import create_database
-
-    from provenance.core.store import Store
-
+def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, new_books, engine):
     register(books, tmp_path, *LINES)
     assert killing.at_every_boundary("tasks.settle", "close", PERIOD) >= 4, "a booking, two tables, signature and manifest"
     assert killing.at_every_boundary("tasks.settle", "pay", PERIOD, *TWO) >= 6
     found = left_behind(books, store)
 
-    undisturbed = Store(f"file://{tmp_path}/undisturbed", {})
+    undisturbed = new_books("undisturbed")
     undisturbed.write("store.json", store.read("store.json"))
-    monkeypatch.setenv("PROVENANCE_STORE__URL", undisturbed.url)
-    monkeypatch.setenv("PROVENANCE_DATABASE__URL", create_database(postgres))
     settings = load()
     amounts = ledger.of_day(engine, DAY, through=1)
     ledger.book(open_ledger(settings.database, undisturbed), DAY, amounts, night="n", cause="c")

@@ -7,54 +7,43 @@ import time
 import zlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from servers import listening
-from typer.testing import CliRunner
+from servers import Local, Quiet, listening
 
 from provenance.core.contracts import SIGNALS
-from provenance.core.errors import InputError
-from provenance.core.store import Store, sha256
+from provenance.core.store import sha256
 from provenance.corpus.examples import collected
 from provenance.corpus.records import raw_key, read
 from provenance.corpus.shards import freeze_corpus
 from provenance.corpus.signals.fetch import OTHER_BYTES, Limits, fetch, open_client
 from provenance.corpus.signals.verdicts import verdicts
-from tasks.cli import app
 from tasks.settings import Settings, SignalsSettings
 from tasks.signals import collect, show
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MEGABYTE = 1 << 20
-RSL = (
-    b'<rsl xmlns="https://rslstandard.org/rsl"><content url="/">'
-    b"<license><prohibits>ai-train</prohibits></license></content></rsl>"
-)
+TERMS = b"<license><prohibits>ai-train</prohibits></license>"
+RSL = b'<rsl xmlns="https://rslstandard.org/rsl"><content url="/">' + TERMS + b"</content></rsl>"
 
 
-class Site(ThreadingHTTPServer):
+class Site(Local):
     """A site whose answers are a table; anything else is 404."""
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.answers, self.asked, self.headers_seen, self.sent = {}, Counter(), [], 0
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address):
         pass  # a client that has read enough hangs up
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet, BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked[self.path] += 1
         self.server.headers_seen.append(dict(self.headers))
@@ -69,9 +58,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def endless(handler, chunk=b"x" * 65_536, total=100 * MEGABYTE):
@@ -237,9 +223,8 @@ def test_an_address_that_takes_no_connection_is_followed_by_the_next(site, monke
 
 
 def test_every_origin_is_asked_once_and_what_it_says_is_kept(site, at):
-    robots = (
-        b"User-agent: GPTBot\nDisallow: /private/\n\nUser-agent: *\nContent-Usage: /open/ train-ai=y\n\nLicense: /license.xml\n"
-    )
+    robots = b"User-agent: GPTBot\nDisallow: /private/\n\nUser-agent: *\nContent-Usage: /open/ train-ai=y\n"
+    robots += b"\nLicense: /license.xml\n"
     site.answers["/robots.txt"] = (200, {"Content-Type": "text/plain"}, robots)
     site.answers["/.well-known/tdmrep.json"] = (200, {}, b'[{"location": "/tdm/", "tdm-reservation": 1}]')
     site.answers["/ai.txt"] = (200, {}, b"User-Agent: *\nDisallow: *.png\n")
@@ -341,22 +326,18 @@ def test_the_same_collection_again_changes_nothing(site, at):
     site.answers["/robots.txt"] = (200, {}, b"User-agent: CCBot\nUser-agent: GPTBot\nDisallow: /\n")
     for _ in range(2):
         collect(at, [f"{site.url}/x"], now=NOON, private=True)
-    store: Store = at.store.open()
-    assert len(store.list("rights/signals")) == 1
+    assert len(at.store.open().list("rights/signals")) == 1
 
 
-def test_the_command_line_collects_and_shows(site, at, tmp_path, monkeypatch):
+def test_the_command_line_collects_and_shows(site, at, monkeypatch, shown, refused):
     monkeypatch.setenv("PROVENANCE_STORE__URL", at.store.url)
     site.answers["/robots.txt"] = (200, {}, b"User-agent: GPTBot\nDisallow: /\x1b[31m\n")
-    run = CliRunner()
-    made = run.invoke(app, ["rights", "signals", "collect", "--source", f"{site.url}/x", "--allow-private"])
-    assert made.exit_code == 0, made.output
-    assert "1 signals of 1 origins; 0 sources are not on the web" in made.output
-    shown = run.invoke(app, ["rights", "signals", "show", f"{site.url}/[31m"])
-    assert "train on" in shown.output
-    assert "reserved" in shown.output
-    assert "\x1b[31m" not in shown.output
-    as_json = run.invoke(app, ["rights", "signals", "show", f"{site.url}/x", "--known", "2020-01-01", "--json"])
-    assert '"allowed": null' in as_json.output
-    with pytest.raises(InputError, match="--known: expected a time as 2026-11-20T12:00, with or without a zone, found 'now'"):
-        run.invoke(app, ["rights", "signals", "show", "x", "--known", "now"], catch_exceptions=False)
+    made = shown("rights", "signals", "collect", "--source", f"{site.url}/x", "--allow-private")
+    assert "1 signals of 1 origins; 0 sources are not on the web" in made
+    told = shown("rights", "signals", "show", f"{site.url}/[31m")
+    assert "train on" in told
+    assert "reserved" in told
+    assert "\x1b[31m" not in told
+    assert shown("rights", "signals", "show", f"{site.url}/x", "--known", "2020-01-01", "--json")["allowed"] is None
+    said = refused("rights", "signals", "show", "x", "--known", "now")
+    assert "--known: expected a time as 2026-11-20T12:00, with or without a zone, found 'now'" in said

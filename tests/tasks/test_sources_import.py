@@ -1,17 +1,16 @@
 """Lists of sources: read from every format, checked row by row, added once; nothing of a bad file, and nothing is lost."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from provenance.core.contracts import SOURCES
 from provenance.core.errors import InputError
 from provenance.corpus import records
 from provenance.corpus.sources import registry
-from tasks.cli import app
 from tasks.settings import load
 from tasks.sources import LARGEST_CELL, REJECTED, find_sources, import_sources, registry_in_force, show_source
 
@@ -38,13 +37,6 @@ def as_json(path, rows):
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
-def as_parquet(path, rows):
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    frame.with_columns(
-        acquired_at=pl.Series([datetime.fromisoformat(row["acquired_at"]).replace(tzinfo=None) for row in rows])
-    ).write_parquet(path)
-
-
 FORMATS = {"csv": as_csv, "jsonl": as_json}
 
 
@@ -57,9 +49,8 @@ def write(folder, rows, ending="jsonl", name="list"):
 def test_the_same_list_in_any_format_is_the_same_records(at, tmp_path):
     (first,) = import_sources(at, [write(tmp_path, ROWS)], collector="me", now=NOON)
     assert (first.new, first.known, first.rejected) == (2, 0, 0)
-    again, other = import_sources(
-        at, [write(tmp_path, ROWS), write(tmp_path, ROWS[::-1], "csv")], collector="me", now=NOON + timedelta(hours=1)
-    )
+    both = [write(tmp_path, ROWS), write(tmp_path, ROWS[::-1], "csv")]
+    again, other = import_sources(at, both, collector="me", now=NOON + timedelta(hours=1))
     assert (again.new, again.known, other.new, other.known) == (0, 2, 0, 2)
     assert len(at.store.open().list("rights/sources")) == 1
     kept = records.read(at.store.open(), SOURCES).sort("source_uri")
@@ -69,7 +60,9 @@ def test_the_same_list_in_any_format_is_the_same_records(at, tmp_path):
 
 
 def test_parquet_has_lists_and_times_of_its_own(at, tmp_path):
-    as_parquet(tmp_path / "list.parquet", ROWS)
+    times = pl.Series([datetime.fromisoformat(row["acquired_at"]).replace(tzinfo=None) for row in ROWS])
+    frame = pl.DataFrame(ROWS, infer_schema_length=None).with_columns(acquired_at=times)
+    frame.write_parquet(tmp_path / "list.parquet")
     (found,) = import_sources(at, [tmp_path / "list.parquet"], collector="me", now=NOON)
     assert found.new == 2
     assert registry_in_force(at.store.open())["source_id"].to_list() == ["doi:10.1000/1", "youtube:dQw4w9WgXcQ"]
@@ -162,12 +155,8 @@ def test_a_list_that_says_its_collector_is_believed_and_one_that_does_not_needs_
 
 
 def test_sources_are_found_by_any_name_and_by_their_contradictions(at, tmp_path):
-    wrong = {
-        "source_uri": "https://w.example/w",
-        "acquired_at": "2026-11-19",
-        "evidence": "e",
-        "identifiers": ["doi:10.1000/1", "doi:10.1000/2"],
-    }
+    two = {"source_uri": "https://w.example/w", "identifiers": ["doi:10.1000/1", "doi:10.1000/2"]}
+    wrong = two | {"acquired_at": "2026-11-19", "evidence": "e"}
     import_sources(at, [write(tmp_path, [*ROWS, wrong])], collector="me", now=NOON)
     made = registry_in_force(at.store.open())
     assert find_sources(made, like="A.EXAMPLE")["source_id"].to_list() == ["doi:10.1000/1"]
@@ -177,22 +166,19 @@ def test_sources_are_found_by_any_name_and_by_their_contradictions(at, tmp_path)
         show_source(at.store.open(), "doi:10.1000/2")
 
 
-def test_the_command_line_imports_and_lists(tmp_path, monkeypatch):
+def test_the_command_line_imports_and_lists(tmp_path, monkeypatch, shown, refused):
     monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path / 'store'}")
-    path, run = write(tmp_path, [ROWS[0] | {"title": "[red]x[/]"}, ROWS[1] | {"acquired_at": "?"}]), CliRunner()
-    told = run.invoke(app, ["rights", "sources", "import", str(path), "--collector", "me"], catch_exceptions=False)
-    assert "1 new, 0 known, 1 rejected" in told.output
-    told = run.invoke(app, ["rights", "sources", "list"], catch_exceptions=False)
-    assert "doi:10.1000/1" in told.output
-    assert "[red]x[/]" in told.output
-    assert "1 of 1 sources" in told.output
-    shown = run.invoke(app, ["rights", "sources", "show", "http://doi.org/10.1000/1"], catch_exceptions=False)
-    assert "https://a.example/x" in shown.output
-    assert "line 1" in shown.output
-    with pytest.raises(InputError, match=r"source 'doi:10.1000/2': .* found none. Did you mean 'doi:10.1000/1'"):
-        run.invoke(app, ["rights", "sources", "show", "doi:10.1000/2"], catch_exceptions=False)
-    listed = run.invoke(app, ["rights", "sources", "list", "--json", "--known", "2020-01-01"], catch_exceptions=False)
-    assert json.loads(listed.stdout) == []
+    path = write(tmp_path, [ROWS[0] | {"title": "[red]x[/]"}, ROWS[1] | {"acquired_at": "?"}])
+    assert "1 new, 0 known, 1 rejected" in shown("rights", "sources", "import", str(path), "--collector", "me")
+    told = shown("rights", "sources", "list")
+    for said in ("doi:10.1000/1", "[red]x[/]", "1 of 1 sources"):
+        assert said in told
+    told = shown("rights", "sources", "show", "http://doi.org/10.1000/1")
+    assert "https://a.example/x" in told
+    assert "line 1" in told
+    said = refused("rights", "sources", "show", "doi:10.1000/2")
+    assert re.search(r"source 'doi:10.1000/2': .* found none. Did you mean 'doi:10.1000/1'", said)
+    assert shown("rights", "sources", "list", "--json", "--known", "2020-01-01") == []
 
 
 def test_addresses_of_repositories_as_git_spells_them_are_sources(at, tmp_path):
