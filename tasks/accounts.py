@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +14,18 @@ from provenance.core.text import plain
 from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
-from provenance.settlement.accounts import trial_balance
-from provenance.settlement.books import CLOSE
+from provenance.settlement.accounts import Account, trial_balance
+from provenance.settlement.books import CLOSE, Booking
 from provenance.settlement.settling import parse_period
 from tasks.database import open_books
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
 
     import polars as pl
     import sqlalchemy as sa
 
     from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
     from tasks.settings import Settings
 
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.core.text import visible
 from provenance.settlement import ledger, settling
-from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Outcome, read_answers
+from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
 from tasks.database import open_books
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.store import Store
-    from provenance.settlement.bank.answers import Answers
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.answers")
 

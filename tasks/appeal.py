@@ -26,21 +26,19 @@ from provenance.royalty.contracts import assign
 from provenance.royalty.shares import FLAT
 from provenance.settlement import ledger
 from provenance.settlement.exports import APPEALS, MANIFEST, REPORT, described, published_days, write_folder
-from provenance.settlement.verification import verify
+from provenance.settlement.verification import Check, verify
 from provenance.validation import appeals
 from provenance.validation.appeal_page import as_html, verdicts
 from tasks import retrain
 from tasks.counterfactuals import Subject, owner_of_examples, recipe_of
 from tasks.database import open_ledger
 from tasks.keys import signing_key, trusted_keys
-from tasks.night import load_night
+from tasks.night import Night, load_night
 from tasks.screens import read_export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from provenance.settlement.verification import Check
-    from tasks.night import Night
     from tasks.retrain import Job
     from tasks.settings import Settings
 

@@ -7,9 +7,12 @@ result, so that the same command again, or with other outputs, computes what is 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,11 +37,6 @@ from tasks.night import Night, read_manifest
 from tasks.score import every_score, output_parts, read_influence, read_parties, score
 from tasks.settings import Settings, load
 from tasks.shard import shard
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import date
-    from pathlib import Path
 
 WORK = "work"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from provenance.core.errors import ContractError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.corpus.examples import parties
 from provenance.influence.methods import comparisons, default_weights
 from provenance.royalty.estimate import Outcomes, fit, project
@@ -23,11 +23,7 @@ from tasks.attribute import score_every_example
 from tasks.night import VERSIONS, Night, load_night, read_manifest
 from tasks.retrain import base_and_served, retrain
 from tasks.score import every_component
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.audit")
 

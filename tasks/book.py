@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import CheckFailed
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.settlement import ledger
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.form import approval
-from tasks.night import load_night, read_manifest, read_written, with_terms
+from tasks.night import Night, load_night, read_manifest, read_written, with_terms
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from provenance.core.store import Store
     from provenance.settlement.accounts import Account
-    from tasks.night import Night
 
 log = logging.getLogger("provenance.book")
 

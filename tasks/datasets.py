@@ -8,9 +8,10 @@ for, since every task asks for something here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -35,22 +36,15 @@ from provenance.core.contracts import (
     SHARES,
     SIGNALS,
     SOURCES,
+    Contract,
 )
-from provenance.core.store import digest, sha256
+from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
-from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen
 from provenance.settlement.periods import bank_folder, closing_folder, payments_folder, statements_folder
 from provenance.validation import results
-from tasks.night import load_night, read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from provenance.core.contracts import Contract
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night, load_night, read_manifest
+from tasks.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from openlineage.client.facet_v2 import (
 )
 from openlineage.client.uuid import generate_static_uuid
 
-from tasks.datasets import COLUMNS
+from tasks.datasets import COLUMNS, Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from provenance.core.contracts import Contract
     from provenance.core.store import Store
     from provenance.corpus.shards import FrozenCorpus, Part
-    from tasks.datasets import Dataset
 
 set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
 

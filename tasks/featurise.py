@@ -14,7 +14,7 @@ from safetensors.numpy import save as save_tensors
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import ExampleError, InputError, ModelError, StoreError, in_batch
 from provenance.core.rows import Rows, decode, encode
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
@@ -25,8 +25,8 @@ from provenance.influence.methods import FACTORED, WORDS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
-from tasks.night import load_night, night_to_compute
-from tasks.settings import load
+from tasks.night import Night, load_night, night_to_compute
+from tasks.settings import Settings, load
 from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
 
@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     import polars as pl
     import torch
 
-    from provenance.core.store import Store
     from provenance.features.model import Adapter
-    from tasks.night import Night
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.featurise")
 # By thread, the name of the module that it has open, and the module: workers may be threads of one process, and a module in

@@ -6,12 +6,12 @@ import logging
 import time
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, parse_day
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
@@ -25,11 +25,7 @@ from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.freeze")
 

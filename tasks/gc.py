@@ -32,7 +32,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.store import Stored, canonical_json
+from provenance.core.store import Store, Stored, canonical_json
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
@@ -41,8 +41,8 @@ from tasks.cluster import PROGRESS
 from tasks.counterfactuals import records
 from tasks.curvature import fitted_key
 from tasks.database import open_books
-from tasks.night import REMOVED, VERSIONS, load_night
-from tasks.settings import CHECKOUT, load
+from tasks.night import REMOVED, VERSIONS, Night, load_night
+from tasks.settings import CHECKOUT, RetentionSettings, Settings, load
 from tasks.shard import load_plan
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import RetentionSettings, Settings
 
 log = logging.getLogger("provenance.gc")
 

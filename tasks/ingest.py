@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
@@ -22,9 +22,6 @@ from tasks import quality
 from tasks.database import open_locks
 from tasks.settings import load
 from tasks.sources import registry_in_force
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
 
 log = logging.getLogger("provenance.ingest")
 

@@ -17,17 +17,17 @@ from provenance.core.money import PPB
 from provenance.core.store import Store, sha256
 from provenance.corpus.shards import corpus_key
 from provenance.settlement import ledger
-from provenance.settlement.accounts import totals
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import Account, totals
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, current_key, in_force, published_days, revision_folder
 from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.database import read_ledger
 from tasks.datasets import STAGES
 from tasks.night import load_night, shares_stage
-from tasks.runs import FAILED, SUCCESS, open_runs, runs
+from tasks.runs import FAILED, SUCCESS, Run, open_runs, runs
 from tasks.screens import output_data
-from tasks.settings import load
+from tasks.settings import Settings, load
 from tasks.share import fidelity_of
 from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
-    from tasks.runs import Run
-    from tasks.settings import Settings
 
 # The nights whose mean shares a night's are held against.
 BEFORE = 14

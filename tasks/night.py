@@ -15,19 +15,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, StoreError
-from provenance.core.store import digest, from_parquet, sha256
+from provenance.core.store import Store, digest, from_parquet, sha256
 from provenance.corpus.examples import with_choices
 from provenance.corpus.optouts import NO_CHOICES
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
 from provenance.royalty.contracts import Contract, parse_contracts
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.

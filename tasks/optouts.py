@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA, OPTOUTS
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.corpus import records
 from provenance.corpus.examples import PAID, valid_on
 from provenance.corpus.optouts import NO_CHOICES, OPTOUT, PAIR, WITHDRAW, Wish, in_force, latest, new_rows, read_file
-from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen, works_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen, works_of
 
 log = logging.getLogger("provenance.optouts")
 

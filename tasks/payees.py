@@ -13,7 +13,7 @@ from provenance.settlement import register
 from provenance.settlement.payees import COLUMNS, NEEDED, Details, read_details, sealing
 from tasks.accounts import check_owners
 from tasks.database import open_ledger, open_register
-from tasks.settings import KEY_VARIABLE
+from tasks.settings import KEY_VARIABLE, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from cryptography.fernet import MultiFernet
 
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.payees")
 

@@ -8,10 +8,10 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.settlement import exports, ledger
-from provenance.settlement.accounts import totals, trial_balance
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import Account, totals, trial_balance
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.payouts import as_claimed, intervals
 from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     import polars as pl
     import sqlalchemy as sa
 
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
 
 log = logging.getLogger("provenance.publish")
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.corpus import records
 from provenance.corpus.disclosures import page
-from provenance.corpus.examples import open_on, valid_on
+from provenance.corpus.examples import Corpus, open_on, valid_on
 from provenance.corpus.quality import BLOCK, WARN, Delivery, Report, Rule, assess
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-
-    from provenance.core.store import Store
-    from provenance.corpus.examples import Corpus
 
 log = logging.getLogger("provenance.quality")
 

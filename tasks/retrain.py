@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.features.model import all_losses, read_model
 from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provenance.core.store import Store
     from tasks.night import Night
     from tasks.settings import Settings
 

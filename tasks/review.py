@@ -12,11 +12,11 @@ from provenance.core.money import format_minor
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.closings import markdown
-from provenance.settlement.history import Bounds, changes, drift, figures, unusual
+from provenance.settlement.history import Bounds, Figures, changes, drift, figures, unusual
 from tasks.book import accrued, cause_of
 from tasks.database import open_ledger
 from tasks.monitor import audits
-from tasks.night import load_night
+from tasks.night import Night, load_night
 from tasks.settings import load
 from tasks.share import fidelity_of
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from provenance.core.store import Store
     from provenance.settlement.accounts import Account, Standing
-    from provenance.settlement.history import Figures
-    from tasks.night import Night
 
 log = logging.getLogger("provenance.review")
 

@@ -5,34 +5,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.clearance import TRAIN, is_copy_of
 from provenance.corpus.examples import delivered
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
-from provenance.corpus.policy import CLASSES, USES, read_policy
-from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.policy import CLASSES, USES, RightsPolicy, read_policy
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 from tasks.claims import LIST_WORKS, ownership
 from tasks.clear import copies_withheld
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from provenance.core.store import Store
-    from provenance.corpus.policy import RightsPolicy
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from provenance.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 NIGHTLY = "nightly_payouts"

@@ -19,7 +19,7 @@ from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import corpus_in_force, part_key
-from provenance.royalty.contracts import assign, parse_contracts
+from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.closings import ranges, unpaid
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
     from provenance.settlement.verification import Check
     from tasks.attribute import Request
     from tasks.gc import Removal

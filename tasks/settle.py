@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,15 @@ from pydantic import ValidationError
 
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import sha256, to_csv
+from provenance.core.store import Store, sha256, to_csv
 from provenance.core.text import visible
 from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
-from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.closings import closing_table, escrow_ages, payments_table, request
 from provenance.settlement.exports import MANIFEST, described, write_folder
-from provenance.settlement.payees import Method, explain
+from provenance.settlement.payees import Details, Method, explain
 from provenance.settlement.periods import (
     PAY,
     Payee,
@@ -34,7 +34,7 @@ from provenance.settlement.periods import (
     payments_folder,
     statements_folder,
 )  # fmt: skip
-from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
+from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Payment
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
 from tasks.database import open_books, open_ledger
@@ -42,20 +42,14 @@ from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
-from tasks.settings import load
+from tasks.settings import PayerSettings, Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import date
 
     import sqlalchemy as sa
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from provenance.core.store import Store
-    from provenance.settlement.books import Booking
-    from provenance.settlement.payees import Details
-    from provenance.settlement.settling import Payment
-    from tasks.settings import PayerSettings, Settings
 
 log = logging.getLogger("provenance.settle")
 

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.store import canonical_json, digest
-from provenance.corpus.shards import Part, freeze_part, part_key
+from provenance.core.store import Store, canonical_json, digest
+from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, part_key
 from provenance.influence.methods import WORDS, comparisons
 from tasks.models import fetch_model
-from tasks.night import night_to_compute
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night, night_to_compute
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.shard")
 

@@ -22,7 +22,7 @@ from provenance.corpus.signals.answers import USES, Answer, Row, origin_of, page
 from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
 from tasks.cluster import PROGRESS
-from tasks.settings import load
+from tasks.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import httpx
 
     from provenance.core.store import Store
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.signals")
 # Uses that can be asked after, beside those that signals name.

@@ -6,29 +6,24 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import sha256, to_parquet
+from provenance.core.store import Store, sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
 from provenance.corpus.canonical import canonical, says_where
 from provenance.corpus.examples import delivered
 from provenance.corpus.sources import distinct, registry, source_ids
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.sources")
 

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,11 +16,11 @@ import polars as pl
 
 from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import from_csv, from_parquet, sha256
+from provenance.core.store import Store, from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
-from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.periods import statements_folder
 from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
@@ -30,18 +30,14 @@ from tasks.cluster import compute, open_cluster
 from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
-from tasks.settings import load
+from tasks.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import date
 
     import sqlalchemy as sa
 
-    from provenance.core.store import Store
-    from provenance.settlement.books import Booking
     from provenance.settlement.settling import Payment
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.statements")
 

@@ -15,16 +15,14 @@ from provenance.core.contracts import WITHDRAWN
 from provenance.core.money import PPB
 from provenance.corpus.examples import booked_as, valid_on
 from provenance.royalty import shares as rules
-from provenance.royalty.shares import of_works
-from tasks.night import read_manifest, read_written
+from provenance.royalty.shares import RuleTable, of_works
+from tasks.night import Night, read_manifest, read_written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from provenance.core.store import Store
     from provenance.royalty.contracts import Contract
-    from provenance.royalty.shares import RuleTable
-    from tasks.night import Night
 
 APART = "withdrawn"
 SHARES_APART, WITHDRAWN_FILE = "withdrawn_shares.parquet", "withdrawn.parquet"

@@ -7,17 +7,13 @@ example, because a score is one matrix product per token; what several layers kn
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from provenance.core.arrays import namespace, to_numpy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.arrays import Array
+from provenance.core.arrays import Array, namespace, to_numpy
 
 # The largest code of each width; the width in bits is what a file says.
 LARGEST = {4: 7, 8: 127}

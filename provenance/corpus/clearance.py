@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CLEARANCE
 from provenance.core.errors import ContractError, InputError
 from provenance.core.store import canonical_json, digest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TRAIN = "train"
 # How reasons begin, by what speaks against a work.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import Any
 
 import polars as pl
 
@@ -25,15 +27,9 @@ from provenance.core.contracts import (
 )
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.licences import check_assertions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
-    from provenance.core.store import Store
 
 # Of a delivery, each a Parquet file of that name; all but the first may be left out.
 TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")

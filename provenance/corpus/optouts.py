@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date, datetime
 
 import polars as pl
 
@@ -19,10 +20,6 @@ from provenance.core.contracts import OPTOUTS, conform
 from provenance.core.errors import InputError, InputErrors, did_you_mean, parse_day
 from provenance.core.text import plain
 from provenance.corpus.examples import CREDITED, HELD, PAID
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import date, datetime
 
 OPTOUT, WITHDRAW = "optout", "withdraw"
 CHOICES = (PAID, CREDITED, HELD)

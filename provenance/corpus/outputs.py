@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from datetime import date
 
 import polars as pl
 
 from provenance.core.contracts import OUTPUTS, Contract, conform, reject, unique_across
 from provenance.core.errors import ContractError
 from provenance.core.money import currencies
+from provenance.core.store import Store
 from provenance.corpus.examples import check_contents
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
 
 OUTPUT_COLUMNS = ("output_id", "content", "modality", "product")
 

@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from fnmatch import filter as matching
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.corpus import spdx
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 Class = Literal["commercial", "non_commercial", "academic_only", "unspecified", "forbidden"]
 Asserter = Literal["owner", "source", "aggregator"]

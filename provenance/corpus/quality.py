@@ -7,18 +7,16 @@ the part at which the delivery is not put in force.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from provenance.core.errors import SettingsError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-    from pathlib import Path
 
 # Without a rule there is no good and bad.
 COUNTED, GOOD, WARN, BLOCK = "counted", "good", "warn", "block"

@@ -13,14 +13,13 @@ import numpy as np
 import polars as pl
 
 from provenance.core.errors import ContractError, ExampleError
-from provenance.core.store import canonical_json, digest, sha256, to_parquet
+from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
 from provenance.core.words import words
 from provenance.corpus.licences import stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from provenance.core.store import Store
     from provenance.corpus.examples import Corpus
 
 CURRENT = "frozen/corpus/current.json"

@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from provenance.core.arrays import namespace_of
+from provenance.core.arrays import Array, namespace_of
 from provenance.features.gradients import ONE_BY_ONE, arrangement_of, check_rows, hooked
 from provenance.features.layers import layout
-from provenance.features.model import example_losses
+from provenance.features.model import Adapter, example_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from provenance.core.arrays import Array
     from provenance.core.rows import Rows
-    from provenance.features.model import Adapter
     from provenance.features.projection import Projection
 
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"

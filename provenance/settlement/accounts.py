@@ -10,13 +10,10 @@ zero from an earlier period; what it had of that already lies in `recouped` (set
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
 HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID = "held", "carried", "recouped", "withheld", "exchange", "paid"

@@ -7,9 +7,11 @@ numbered without gaps and each one's opening balance is its predecessor's closin
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -17,10 +19,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 from provenance.core.contracts import PAYABLE
 from provenance.core.store import digest
 from provenance.settlement.accounts import HELD, Account, Standing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import date, datetime
 
 METADATA = sa.MetaData()
 BOOKING = sa.Table(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
-from provenance.settlement.periods import LACKING, ON_HOLD, PAY
-from provenance.settlement.settling import LEFT_OUT, SENT
+from provenance.settlement.periods import LACKING, ON_HOLD, PAY, Line
+from provenance.settlement.settling import LEFT_OUT, SENT, Payment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from provenance.settlement.accounts import Account
-    from provenance.settlement.periods import Line
-    from provenance.settlement.settling import Payment
 
 # Days, and the column that counts what is no older.
 AGES = ((90, "up_to_90_days_minor"), (365, "up_to_one_year_minor"), (3 * 365, "up_to_three_years_minor"))

@@ -15,7 +15,7 @@ import io
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,21 +23,17 @@ import xlsxwriter
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
-from provenance.core.store import canonical_json, sha256, to_csv, to_parquet
+from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parquet
 from provenance.core.text import plain
-from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.proofs import public_pem, root, sign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import date
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
 
 NUMBER = "#,##0"
 NIL = "Nil: no output of this day earned anything."

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import format_minor
-from provenance.settlement.accounts import RECEIVABLE, TOTALS, totals
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import date
-
-    from provenance.settlement.accounts import Account
+from provenance.settlement.accounts import RECEIVABLE, TOTALS, Account, totals
 
 # What turns a median absolute deviation into a standard deviation, where things are normal.
 NORMAL = 1.4826

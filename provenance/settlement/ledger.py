@@ -13,9 +13,11 @@ under a name that somebody has claimed is the claimant's.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -27,17 +29,9 @@ from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.store import digest
 from provenance.settlement import books
-from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account
-from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE
+from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account, Standing
+from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
 from provenance.settlement.payouts import Movements
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from datetime import date, datetime
-
-    from provenance.settlement.accounts import Standing
-    from provenance.settlement.books import Booking
 
 # Serialises publishing, so that no late writer touches what another has published.
 PUBLISHING_LOCK = 7_304_512_010

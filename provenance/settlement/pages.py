@@ -5,16 +5,14 @@ What owners and corpora supplied is text and never markup: it is autoescaped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
 
 from provenance.core.text import plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 TEMPLATES = Path(__file__).parent / "templates"
 

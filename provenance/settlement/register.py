@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from provenance.settlement.payees import seal, unseal
+from provenance.settlement.payees import Details, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from cryptography.fernet import MultiFernet
 
-    from provenance.settlement.payees import Details
 
 # The role as which a settlement reads payees; the ledger's own may not.
 ROLE = "provenance_payees"

@@ -10,10 +10,11 @@ import io
 import json
 import re
 import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typst
 from lxml import etree
@@ -22,10 +23,6 @@ from provenance.core.errors import InputError, parse_day
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
 from provenance.core.text import plain
 from provenance.settlement.pages import TEMPLATES, chapter, page, percent, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import date, datetime
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()

@@ -14,9 +14,9 @@ import polars as pl
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.core.text import uncelled
-from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
+from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Account, Standing, imbalances, totals
 from provenance.settlement.exports import MANIFEST, payout_lines, revision_folder, signature_of
 from provenance.settlement.payouts import closing
 from provenance.settlement.proofs import is_signed, prove, proven, root
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
     from provenance.settlement.books import Booking
 
 

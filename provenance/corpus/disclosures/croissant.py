@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from datetime import datetime, time
+from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 import mlcroissant as mlc
@@ -17,8 +17,6 @@ from provenance.core.errors import CheckFailed
 from provenance.corpus.disclosures import inventory as counts
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from provenance.corpus.disclosures.facts import Facts
     from provenance.corpus.disclosures.inventory import Inventory
     from provenance.corpus.shards import FrozenCorpus, Part

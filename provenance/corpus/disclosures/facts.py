@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import date  # noqa: TC003 (pydantic reads it)
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from provenance.core.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]

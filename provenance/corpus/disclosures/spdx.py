@@ -10,12 +10,12 @@ import functools
 import io
 import json
 import re
-from datetime import datetime, time
+from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import polars as pl
-from license_expression import ExpressionError
+from license_expression import ExpressionError, LicenseExpression
 from packageurl import PackageURL
 from spdx_tools.common.spdx_licensing import spdx_licensing
 from spdx_tools.spdx.model import (
@@ -39,16 +39,12 @@ from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
-from provenance.corpus.disclosures.inventory import NO_ADDRESS
+from provenance.corpus.disclosures.inventory import NO_ADDRESS, Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
-
-    from license_expression import LicenseExpression
 
     from provenance.corpus.disclosures.facts import Facts
-    from provenance.corpus.disclosures.inventory import Inventory
 
 # Beyond so many packages readers of the format, and its validator, take long.
 MOST_PACKAGES = 1_000

@@ -7,15 +7,13 @@ regulations would then detail. Neither was law when this was written. Questions 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.forms import fill, read_form
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from provenance.corpus.disclosures.facts import Facts
     from provenance.corpus.disclosures.inventory import Inventory
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
 from provenance.corpus.signals.robots import addressed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 KIND = "ai.txt"
 PATH = "/ai.txt"

@@ -10,13 +10,10 @@ The file is read here and not by Protego, which drops the lines that later stand
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 KIND = "robots"
 PATH = "/robots.txt"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxml import etree
 
 from provenance.core.errors import InputError, did_you_mean
 from provenance.settlement.bank.documents import NAMESPACE, amount, known, parse, violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 PAID, REJECTED, RETURNED, PENDING = "paid", "rejected", "returned", "pending"
 REPORT, STATEMENT = "pain.002", "camt.053"

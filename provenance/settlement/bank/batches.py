@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from datetime import date, datetime
+from typing import Annotated
 
 from pydantic import Field
 
 from provenance.core.errors import InputError
 from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber, spelt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import date, datetime
 
 
 class Payer(BankPlace):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxml import etree
 from schwifty import IBAN
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check, compare
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
 from provenance.settlement.bank.letters import latin
-from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.settlement.bank.batches import Batch, Instruction
-    from provenance.settlement.payees import BankPlace
+from provenance.settlement.payees import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")
 # Of a control sum in the standard; of an amount in the rulebook of SEPA.

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
-from provenance.settlement.bank.batches import check, compare, unique
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from provenance.settlement.bank.batches import Batch, Instruction
 
 COLUMNS, BLOCK = 94, 10
 LETTERS_OF_ID = 15

@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check, compare, unique
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.settlement.bank.batches import Batch, Instruction
 
 ROWS, LETTERS_OF_ID, LETTERS_OF_NOTE = 5_000, 30, 400
 WALLET = "PAYPAL"
