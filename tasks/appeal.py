@@ -11,8 +11,9 @@ A report is named by its inputs and never edited: the same appeal again finds it
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,13 +35,9 @@ from tasks.counterfactuals import Subject, owner_of_examples, recipe_of
 from tasks.database import open_ledger
 from tasks.keys import signing_key, trusted_keys
 from tasks.night import Night, load_night
+from tasks.retrain import Job
 from tasks.screens import read_export
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from tasks.retrain import Job
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.appeal")
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import Store, digest
 from provenance.settlement import ledger
+from provenance.settlement.accounts import Account
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.form import approval
 from tasks.night import Night, load_night, read_manifest, read_written, with_terms
 from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-
-    from provenance.settlement.accounts import Account
 
 log = logging.getLogger("provenance.book")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
+import torch
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -18,6 +21,7 @@ from provenance.core.store import Store, digest
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
+from provenance.features.model import Adapter
 from provenance.features.projection import Projection
 from provenance.features.words import word_features
 from provenance.influence import statistics
@@ -29,14 +33,6 @@ from tasks.night import Night, load_night, night_to_compute
 from tasks.settings import Settings, load
 from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import polars as pl
-    import torch
-
-    from provenance.features.model import Adapter
 
 log = logging.getLogger("provenance.featurise")
 # By thread, the name of the module that it has open, and the module: workers may be threads of one process, and a module in

@@ -27,10 +27,13 @@ import re
 import shutil
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import sqlalchemy as sa
 
 from provenance.core.store import Store, Stored, canonical_json
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
@@ -44,12 +47,6 @@ from tasks.database import open_books
 from tasks.night import REMOVED, VERSIONS, Night, load_night
 from tasks.settings import CHECKOUT, RetentionSettings, Settings, load
 from tasks.shard import load_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    import sqlalchemy as sa
-
 
 log = logging.getLogger("provenance.gc")
 

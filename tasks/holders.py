@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
 
 import polars as pl
 
+from provenance.core.store import Store
 from provenance.corpus.holdings import Clusters, find_holders, holdings
+from tasks.night import Night
 from tasks.withdrawn import APART, alone, claims_apart
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
-    from tasks.night import Night
 
 NO_CLUSTERS = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
 COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import ESCROW, PAYABLE, WITHDRAWN
 from provenance.core.errors import ContractError, StoreError
@@ -31,13 +34,6 @@ from tasks.settings import Settings, load
 from tasks.share import fidelity_of
 from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-
 
 # The nights whose mean shares a night's are held against.
 BEFORE = 14

@@ -6,7 +6,12 @@ import codecs
 import csv
 import io
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography.fernet import MultiFernet
 
 from provenance.core.errors import InputError, InputErrors, did_you_mean
 from provenance.settlement import register
@@ -14,14 +19,6 @@ from provenance.settlement.payees import COLUMNS, NEEDED, Details, read_details,
 from tasks.accounts import check_owners
 from tasks.database import open_ledger, open_register
 from tasks.settings import KEY_VARIABLE, Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import sqlalchemy as sa
-    from cryptography.fernet import MultiFernet
-
 
 log = logging.getLogger("provenance.payees")
 

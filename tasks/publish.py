@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.store import Store, sha256
@@ -22,13 +26,6 @@ from tasks.keys import signing_key
 from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
 from tasks.share import fidelity_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-    import sqlalchemy as sa
-
 
 log = logging.getLogger("provenance.publish")
 

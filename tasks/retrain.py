@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from provenance.core.store import Store, digest
 from provenance.features.model import all_losses, read_model
 from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.retrain")
 

@@ -6,10 +6,16 @@ They are those unlike the nights before them, and those whose contract wants a p
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
 
 from provenance.core.money import format_minor
+from provenance.core.store import Store
 from provenance.settlement import ledger
+from provenance.settlement.accounts import Account, Standing
 from provenance.settlement.books import NIGHT
 from provenance.settlement.closings import markdown
 from provenance.settlement.history import Bounds, Figures, changes, drift, figures, unusual
@@ -19,15 +25,6 @@ from tasks.monitor import audits
 from tasks.night import Night, load_night
 from tasks.settings import load
 from tasks.share import fidelity_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account, Standing
 
 log = logging.getLogger("provenance.review")
 

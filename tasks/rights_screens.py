@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
+from rich.console import RenderableType
+from rich.table import Table
 
 from provenance.core.money import PPB
 from provenance.corpus.optouts import OPTOUT
 from tasks.screens import titled
 from tasks.terminal import cell, line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from rich.console import RenderableType
-    from rich.table import Table
 
 
 def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:

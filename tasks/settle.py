@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from provenance.core.contracts import ESCROW
@@ -43,13 +46,6 @@ from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
 from tasks.settings import PayerSettings, Settings, load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    import sqlalchemy as sa
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 
 log = logging.getLogger("provenance.settle")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx
 import polars as pl
 from protego import Protego
 
 from provenance.core.contracts import SIGNALS
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus.canonical import says_where
 from provenance.corpus.records import append, keep_raw, read
 from provenance.corpus.shards import CURRENT, corpus_in_force
@@ -23,13 +26,6 @@ from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, f
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
 from tasks.cluster import PROGRESS
 from tasks.settings import Settings, load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import httpx
-
-    from provenance.core.store import Store
 
 log = logging.getLogger("provenance.signals")
 # Uses that can be asked after, beside those that signals name.

@@ -6,13 +6,15 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
@@ -23,6 +25,7 @@ from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHH
 from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.periods import statements_folder
+from provenance.settlement.settling import Payment
 from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.trust import in_words
 from tasks.accounts import owners_in_force
@@ -31,13 +34,6 @@ from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
 from tasks.settings import Settings, load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    import sqlalchemy as sa
-
-    from provenance.settlement.settling import Payment
 
 log = logging.getLogger("provenance.statements")
 

@@ -5,24 +5,20 @@ Opted-out shares are summed separately, in an account that is nobody's, and neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from provenance.core.contracts import WITHDRAWN
 from provenance.core.money import PPB
+from provenance.core.store import Store
 from provenance.corpus.examples import booked_as, valid_on
 from provenance.royalty import shares as rules
+from provenance.royalty.contracts import Contract
 from provenance.royalty.shares import RuleTable, of_works
 from tasks.night import Night, read_manifest, read_written
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
 
 APART = "withdrawn"
 SHARES_APART, WITHDRAWN_FILE = "withdrawn_shares.parquet", "withdrawn.parquet"

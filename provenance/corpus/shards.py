@@ -6,8 +6,9 @@ falls into and no other, so the features of all others stay good.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,12 +16,8 @@ import polars as pl
 from provenance.core.errors import ContractError, ExampleError
 from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
 from provenance.core.words import words
+from provenance.corpus.examples import Corpus
 from provenance.corpus.licences import stated
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from provenance.corpus.examples import Corpus
 
 CURRENT = "frozen/corpus/current.json"
 # Tables that a corpus may have, and that none had before it was known of them.

@@ -8,20 +8,16 @@ bank/period=2026-11/{<message>.xml, ..., manifest.json, manifest.sig}           
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+
+import polars as pl
 
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
+from provenance.settlement.accounts import Account
 from provenance.settlement.periods import LACKING, ON_HOLD, PAY, Line
 from provenance.settlement.settling import LEFT_OUT, SENT, Payment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
-    import polars as pl
-
-    from provenance.settlement.accounts import Account
 
 # Days, and the column that counts what is no older.
 AGES = ((90, "up_to_90_days_minor"), (365, "up_to_one_year_minor"), (3 * 365, "up_to_three_years_minor"))

@@ -14,12 +14,14 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import xlsxwriter
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
@@ -28,12 +30,6 @@ from provenance.core.text import plain
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.proofs import public_pem, root, sign
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 
 NUMBER = "#,##0"
 NIL = "Nil: no output of this day earned anything."

@@ -6,18 +6,14 @@ it to another account between the approval and the bank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
+from cryptography.fernet import MultiFernet
 
 from provenance.settlement.payees import Details, seal, unseal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
-
-    from cryptography.fernet import MultiFernet
-
 
 # The role as which a settlement reads payees; the ledger's own may not.
 ROLE = "provenance_payees"

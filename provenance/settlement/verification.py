@@ -6,8 +6,11 @@ import csv
 import io
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -17,16 +20,10 @@ from provenance.core.money import NANO, PPB
 from provenance.core.store import Store, sha256
 from provenance.core.text import uncelled
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Account, Standing, imbalances, totals
+from provenance.settlement.books import Booking
 from provenance.settlement.exports import MANIFEST, payout_lines, revision_folder, signature_of
 from provenance.settlement.payouts import closing
 from provenance.settlement.proofs import is_signed, prove, proven, root
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-    from pathlib import Path
-
-    from provenance.settlement.books import Booking
 
 
 @dataclass(frozen=True)

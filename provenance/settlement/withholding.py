@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from provenance.settlement.payees import Details
+from provenance.settlement.payees import Details
 
 PERCENT = Decimal(PPB) / 100
 

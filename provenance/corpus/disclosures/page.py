@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
@@ -19,12 +20,8 @@ from markupsafe import Markup
 from provenance.core.text import plain
 from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.corpus.disclosures.inventory import Inventory
-    from provenance.corpus.quality import Report
+from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.quality import Report
 
 # Matplotlib's settings are one for all threads.
 DRAWING = threading.Lock()

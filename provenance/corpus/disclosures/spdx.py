@@ -10,8 +10,9 @@ import functools
 import io
 import json
 import re
+from collections.abc import Sequence
 from datetime import date, datetime, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
@@ -39,12 +40,8 @@ from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
+from provenance.corpus.disclosures.facts import Facts
 from provenance.corpus.disclosures.inventory import NO_ADDRESS, Inventory
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.corpus.disclosures.facts import Facts
 
 # Beyond so many packages readers of the format, and its validator, take long.
 MOST_PACKAGES = 1_000

@@ -8,14 +8,12 @@ regulations would then detail. Neither was law when this was written. Questions 
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.corpus.disclosures import inventory as counts
+from provenance.corpus.disclosures.facts import Facts
 from provenance.corpus.disclosures.forms import fill, read_form
-
-if TYPE_CHECKING:
-    from provenance.corpus.disclosures.facts import Facts
-    from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.disclosures.inventory import Inventory
 
 # Days before the release by which the notice must be there.
 AHEAD = timedelta(days=30)
