@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
+from provenance.core.toml import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,12 +158,9 @@ def read_model(folder: Path) -> Model:
         ModelError: naming the file, the key or the tensor, what was expected and what was found.
     """
     path = folder / "model.toml"
-    if not path.is_file():
-        raise ModelError(str(path), expected="a model folder with model.toml", found="no such file")
+    stated = read_toml(path, "a model folder with model.toml", ModelError)
     try:
-        card = ModelCard.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ModelError(str(path), expected="TOML", found=str(error)) from error
+        card = ModelCard.model_validate(stated)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

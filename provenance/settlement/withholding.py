@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB
+from provenance.core.toml import read_toml
 from provenance.settlement.payees import Details
 
 PERCENT = Decimal(PPB) / 100
@@ -20,12 +20,7 @@ def read_withholding(path: Path) -> dict[str, int]:
     Raises:
         InputError: no such file, not TOML, or a rate that is no percentage in quotes.
     """
-    if not path.is_file():
-        raise InputError(str(path), expected="a table of withholding tax", found="no such file")
-    try:
-        table = tomllib.loads(path.read_text()).get("percent")
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(str(path), expected="TOML", found=str(error)) from error
+    table = read_toml(path, "a table of withholding tax").get("percent")
     if not isinstance(table, dict):
         raise InputError(str(path), expected="a table [percent]", found="none")
     return {country: _ppb(text, f"{path}: percent.{country}") for country, text in table.items()}
