@@ -580,6 +580,14 @@ def _sums(amounts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(format_minor(amount, currency) for currency, amount in sorted(found.items()))
 
 
+def answers_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """What was booked of the files of banks."""
+    for said in found:
+        told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
+        booked = f"{'booked before' if said['again'] else 'booked'} as {said['booking_id']}"
+        yield line(f"{said['file']}: {said['kind']} {said['message_id']}, {booked}: {told}")
+
+
 def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:
     """Who is registered, and how each is paid, masked."""
     table = titled("", "owner", "version", "currency", "paid by", "tax data", "changed", "by")

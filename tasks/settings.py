@@ -307,8 +307,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        section, *key = (str(part) for part in error.errors()[0]["loc"][:2])
-        # A section that is not known has no key of its own to be found by.
-        of_section = [said for (name, _), said in origin.items() if name == section and not key]
-        source = origin.get((section, "".join(key))) or next(iter(of_section), str(path))
+        at, *of_it = (str(part) for part in error.errors()[0]["loc"][:2])
+        # A section that is not known has no key by which to find who named it.
+        named = (said for (name, key), said in origin.items() if name == at and of_it in ([], [key]))
+        source = next(named, str(path))
         raise explained(error, Settings, source, SettingsError) from error
