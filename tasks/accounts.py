@@ -123,11 +123,7 @@ def newest(settings: Settings) -> int:
 
 
 def last_closed(settings: Settings) -> str:
-    """The period that was closed last.
-
-    Raises:
-        InputError: none is.
-    """
+    """The period that was closed last; raises InputError where none is."""
     closed = ledger.bookings(_open(settings, None), kind=CLOSE)
     if not closed:
         raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")

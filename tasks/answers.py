@@ -26,11 +26,7 @@ OURS = re.compile("[0-9a-f]{32}")
 
 
 def read_new() -> int:
-    """Book every answer in the folder that is not booked yet; returns how many files there are.
-
-    Raises:
-        CheckFailed: naming every file that could not be booked, and why; the others are.
-    """
+    """Book every answer in the folder that is not booked yet, and tell of those that cannot be; returns how many there are."""
     settings = load()
     store = settings.store.open()
     keys, problems = store.list(FOLDER), []

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]:
-    """What is contested, and what answering takes.
-
-    Args:
-        workers: how many train at a time; None where a cluster decides.
-    """
+    """What is contested, and what answering takes where so many workers train at a time (None: a cluster decides)."""
     facts, cost = appeal.case.facts, appeal.cost
     outputs = count(appeal.case.outputs.height, "output")
     yield line(f"{facts['owner_id']} contests {outputs} of {facts['day']}, revision {facts['revision']}.", style="bold")

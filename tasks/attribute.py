@@ -80,11 +80,7 @@ def local_settings(*, method: str = "fitted", device: str, workers: int | None) 
 
 @contextmanager
 def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Night]]:
-    """The request's inputs, checked and frozen in the work folder, and settings for its store and a cluster that runs.
-
-    Raises:
-        InputError: naming file, row, column, expected and found.
-    """
+    """The request's inputs, checked and frozen in the work folder, and settings for its store and a cluster that runs."""
     settings = settings.at(request.out / WORK, request.model.resolve())
     method = influence_method(settings)
     try:

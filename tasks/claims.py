@@ -114,11 +114,7 @@ def later_than(store: Store, corpus: str, day: date) -> str:
 
 
 def corpus_at(store: Store, moment: datetime) -> str:
-    """Digest of the corpus that was in force at a time.
-
-    Raises:
-        InputError: none was, as far as there are records of it, or it is not stored any more.
-    """
+    """Digest of the corpus that was in force at a time; an error says so if it is not known, or not stored any more."""
     history = records.read(store, CORPORA).sort("in_force_since", maintain_order=True)
     before = history.filter(pl.col("in_force_since") <= moment)
     if before.is_empty() and history.is_empty() and store.exists(CURRENT):

@@ -45,11 +45,7 @@ CIRCUMSTANCES = ("code_version",)
 def make_manifest(
     settings: Settings, *, use: str, day: date, corpus: FrozenCorpus | None = None
 ) -> tuple[Manifest, pl.DataFrame]:
-    """The works that may be used on a day, as it is known now, and the clearance of every work.
-
-    Args:
-        corpus: by default the one in force.
-    """
+    """The works of a corpus, or of that in force, that may be used on a day, as known now, and every work's clearance."""
     store = settings.store.open()
     frozen = corpus or corpus_in_force(store)
     examples = read_examples(store, frozen)
@@ -127,11 +123,7 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
 
 
 def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
-    """A frozen corpus by its digest.
-
-    Raises:
-        InputError: there is none of that digest.
-    """
+    """A frozen corpus by its digest; raises InputError where there is none."""
     key = corpus_key(digest)
     if not digest.isalnum() or not store.exists(key):
         known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))

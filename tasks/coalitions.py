@@ -136,11 +136,7 @@ def coalition_truth(settings: Settings, night: Night, options: Options) -> tuple
 
 
 def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
-    """At each node, what part of each owner's examples was in, and the losses that came of it.
-
-    Returns:
-        pairs of `(trainings, k)` and `(trainings, outputs)`.
-    """
+    """At each node: what part of each owner's examples was in, `(trainings, k)`, and the losses, `(trainings, outputs)`."""
     _, whose = units(settings.store.open(), night)
     owners = sorted(set(_few(whose)))
     member = np.array([[own == owner for own in whose] for owner in owners], dtype=float)

@@ -82,11 +82,7 @@ def open_locks(settings: DatabaseSettings) -> sa.Engine:
 
 
 def read_ledger(settings: DatabaseSettings) -> sa.Engine:
-    """An engine that only reads the ledger, as any login that may; it makes and migrates nothing.
-
-    Raises:
-        StoreError: nothing has made a ledger there yet.
-    """
+    """An engine that only reads the ledger, as any login that may; raises StoreError where nothing has made one yet."""
     url = database_url(settings)
     engine = sa.create_engine(
         url, poolclass=sa.NullPool, connect_args={"options": "-c default_transaction_read_only=on -c lock_timeout=5s"}

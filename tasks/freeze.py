@@ -99,11 +99,7 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
 
 
 def wait_until_over(day: date, now: datetime) -> None:
-    """Return once a day is over (UTC), to which there may be minutes left.
-
-    Raises:
-        ContractError: there is more left than clocks may differ by.
-    """
+    """Return once a day is over (UTC), to which there may be minutes left; more than clocks may differ by is an error."""
     left = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) - now
     if left > EARLY:
         hint = f"The scheduled run after {day + timedelta(days=1)} 00:00 UTC pays it."

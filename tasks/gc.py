@@ -253,11 +253,7 @@ def _manifests_first(found: Stored) -> tuple[int, str]:
 
 
 def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
-    """All that there is to decide about.
-
-    Raises:
-        InputError: something that says what must stay cannot be read; nothing is removed then.
-    """
+    """All that there is to decide about. If what says what must stay cannot be read, nothing is removed."""
     objects = tuple(store.describe())
     keys = {found.key for found in objects}
     booked = ledger.bookings(engine, kind=NIGHT)

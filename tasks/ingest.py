@@ -27,11 +27,7 @@ log = logging.getLogger("provenance.ingest")
 
 
 def ingest() -> str:
-    """Judge the delivered corpus, freeze it and put it in force; returns its digest.
-
-    Raises:
-        CheckFailed: the rules for deliveries block it; the report says why.
-    """
+    """Judge the delivered corpus, freeze it and put it in force; returns its digest. CheckFailed: the rules block it."""
     settings = load()
     store = settings.store.open()
     store.check_writable()

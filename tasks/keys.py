@@ -44,11 +44,7 @@ def trusted_keys(settings: SettlementSettings) -> list[bytes]:
 
 
 def replace_key(settings: SettlementSettings) -> Path:
-    """Have a new key sign from now on; what the old one signed stays good. Returns the old one's public key.
-
-    Raises:
-        InputError: there is no key to replace.
-    """
+    """Have a new key sign from now on; what the old one signed stays good. Returns the old one's public key."""
     path = settings.key
     if not path.exists():
         raise InputError(str(path), expected="a key to replace", found="none", hint="The first export makes one.")

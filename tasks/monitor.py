@@ -230,11 +230,7 @@ class Flow:
 
 
 def nights(store: Store, engine: sa.Engine, runs: Mapping[str, Sequence[Run]] | None = None, *, last: int = 60) -> list[Night]:
-    """The last so many days that are booked, or that Airflow has run, oldest first.
-
-    Args:
-        runs: of the nightly DAG, by day (`tasks.runs.runs`).
-    """
+    """The last so many days that are booked, or that Airflow has run (`tasks.runs.runs`), oldest first."""
     runs = runs or {}
     in_force_of = {str(booking.day): booking for booking in ledger.bookings(engine, kind=NIGHT)}
     return _told(store, engine, in_force_of, sorted({*in_force_of, *runs})[-last:], runs)
@@ -248,11 +244,7 @@ def in_order(tasks: Collection[str]) -> list[str]:
 def _told(
     store: Store, engine: sa.Engine, in_force_of: Mapping[str, Booking], days: Sequence[str], runs: Mapping[str, Sequence[Run]]
 ) -> list[Night]:
-    """Some days, oldest first.
-
-    Args:
-        in_force_of: the booking in force by day, of all days.
-    """
+    """Some days, oldest first, by the bookings in force of all days."""
     booked = sorted(in_force_of)
     mine = [day for day in days if day in in_force_of]
     if not mine:
@@ -275,11 +267,7 @@ def _told(
 
 
 def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) -> Flow:
-    """One night's flow.
-
-    Raises:
-        ContractError: nothing is known of the day.
-    """
+    """One night's flow; raises ContractError where nothing is known of the day."""
     booked = ledger.bookings(engine, kind=NIGHT)
     bookings = [booking for booking in booked if booking.day == day]
     if not bookings and not runs:
@@ -319,11 +307,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
 
 
 def output(store: Store, output_id: str, day: date | None = None, *, last: int = 60) -> dict[str, Any]:
-    """One output's credits, as `provenance explain` has them: of a day, or of the last so many that are published.
-
-    Raises:
-        ContractError: there is no such output.
-    """
+    """One output's credits, as `provenance explain` has them: of a day, or of the last so many that are published."""
     days = published_days(store)[: -last - 1 : -1] if day is None else [str(day)] if store.exists(current_key(day)) else []
     found = output_data(store, output_id, days)
     if found is None:
@@ -361,11 +345,7 @@ class Sources:
 
     @classmethod
     def open(cls, airflow_url: str = "") -> Sources:
-        """Those of the settings and the environment.
-
-        Args:
-            airflow_url: of Airflow's own database, if not as the environment says.
-        """
+        """Those of the settings and the environment; Airflow's own database may be named."""
         settings = load()
         return cls(settings, settings.store.open(), read_ledger(settings.database), open_runs(airflow_url))
 

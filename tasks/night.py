@@ -106,11 +106,7 @@ class Night:
 
 
 def load_night(store: Store, folder: str) -> Night:
-    """A night by its folder.
-
-    Raises:
-        StoreError: it is not there, or was removed; says when, and by which policy.
-    """
+    """A night by its folder; StoreError says when it was removed, and by which policy."""
     stored = read_manifest(store, folder, "inputs")
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
@@ -136,11 +132,7 @@ def night_to_compute(store: Store, folder: str) -> Night:
 
 
 def read_manifest(store: Store, folder: str, stage: str) -> dict[str, Any]:
-    """What a stage of the night put down.
-
-    Raises:
-        StoreError: it has not, or that was removed; says when, and by which policy.
-    """
+    """What a stage of the night put down; StoreError says when that was removed, and by which policy."""
     try:
         return store.read_json(f"{folder}/{stage}.json")
     except StoreError as error:
@@ -169,11 +161,7 @@ def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFra
 
 
 def read_checked(store: Store, folder: str, stage: str, name: str) -> bytes:
-    """A file that a stage of the night wrote.
-
-    Raises:
-        StoreError: it is not the one that the stage's manifest names.
-    """
+    """A file that a stage of the night wrote, checked to be the one that the stage's manifest names."""
     key, stated = f"{folder}/{name}", read_manifest(store, folder, stage)["writes"][name]
     data = store.read(key)
     if sha256(data) != stated:

@@ -61,11 +61,7 @@ def withdraw(
     day: date | None = None,
     now: datetime | None = None,
 ) -> pl.DataFrame:
-    """Record that an owner agrees again, to a work or to all that it opted out of; returns the rows that are new.
-
-    Raises:
-        InputError: there is no opt-out to withdraw.
-    """
+    """Record that an owner agrees again, to a work or to all that it opted out of; returns the rows that are new."""
     now = now or datetime.now(UTC)
     works = [work_id] if work_id is not None else _opted_out(store, owner_id)
     wishes = [Wish(work, owner_id, WITHDRAW, PAID, evidence, day) for work in works]

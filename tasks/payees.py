@@ -35,11 +35,7 @@ def payees_in_force(settings: Settings) -> dict[str, tuple[int, Details]]:
 
 
 def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
-    """Take in a CSV file of payees, all or none; returns the version in force of each.
-
-    Raises:
-        InputError: naming the line and the column, and repeating nothing of what stands there.
-    """
+    """Take in a CSV file of payees, all or none; returns the version in force of each. Errors repeat nothing of it."""
     payees = read_payees(path)
     store = settings.store.open()
     check_owners(store, open_ledger(settings.database, store), [payee.owner_id for payee in payees])
@@ -50,11 +46,7 @@ def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
 
 
 def remove_payee(settings: Settings, owner_id: str) -> int:
-    """Remove all that is known of a payee; returns how many versions that was.
-
-    Raises:
-        InputError: nothing is.
-    """
+    """Remove all that is known of a payee; returns how many versions that was. InputError: there was none."""
     open_ledger(settings.database, settings.store.open())
     gone = register.remove(open_register(settings.database), owner_id)
     if not gone:
@@ -81,11 +73,7 @@ def masked(settings: Settings) -> list[dict[str, str | int | bool]]:
 
 
 def read_payees(path: Path) -> list[Details]:
-    """The payees of a CSV file, whose columns are the fields of `Details`.
-
-    Raises:
-        InputError: naming all that is wrong, by line and column.
-    """
+    """The payees of a CSV file, whose columns are the fields of `Details`; all that is wrong is told at once."""
     if not path.is_file():
         raise InputError(str(path), expected="a CSV file", found="no such file")
     reader = csv.DictReader(io.StringIO(_text(path)), strict=True)

@@ -61,11 +61,7 @@ def _folder(booking: Booking) -> str:
 def make_export(
     store: Store, engine: sa.Engine, booking: Booking, previous: Booking | None, *, published: Store | None = None
 ) -> exports.Export:
-    """The export of a night's booking; byte for byte the same each time.
-
-    Args:
-        published: where the exports before it lie, if not where the night does.
-    """
+    """The export of a night's booking, the same bytes each time; `published` has the exports before it."""
     published = published or store
     night = load_night(store, booking.night)
     corpus = night.frozen_corpus(store)

@@ -91,11 +91,7 @@ def keep(store: Store, report: Report, now: datetime) -> str:
 
 
 def last_report(store: Store) -> dict[str, Any]:
-    """The last report, as JSON, with `page`: where the page lies.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The last report, as JSON, with `page`: where the page lies; raises InputError where there is none."""
     keys = _reports(store)
     if not keys:
         hint = "Run the DAG ingest_corpus first, or make demo."

@@ -20,11 +20,7 @@ log = logging.getLogger("provenance.reconcile")
 
 
 def reconcile(day: str) -> str:
-    """Check the day's revision in force; returns its folder.
-
-    Raises:
-        CheckFailed: naming every problem.
-    """
+    """Check the day's revision in force; returns its folder, or raises CheckFailed naming every problem."""
     folder, checks = check_day(load(), day)
     problems = [f"{check.name}: {problem}" for check in checks for problem in check.problems]
     if problems:

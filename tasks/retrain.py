@@ -62,11 +62,7 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
 
 
 def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
-    """What `retrain` computes, mask by mask; nothing is trained yet.
-
-    Raises:
-        ModelError: nothing says how the model is trained.
-    """
+    """What `retrain` computes, mask by mask; nothing is trained yet. ModelError: nothing says how to train."""
     subject = Subject.of(settings.store.open(), night, settings.model.cache)
     model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
     check_trainable(model)

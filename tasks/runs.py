@@ -91,11 +91,7 @@ class Backfills:
 
 
 def open_runs(url: str = "") -> sa.Engine:
-    """An engine on Airflow's database: at a URL, or where the environment says.
-
-    Raises:
-        SettingsError: neither names one.
-    """
+    """An engine on Airflow's database: at a URL, or where the environment says; SettingsError if neither names one."""
     url = url or os.environ.get(VARIABLE, "")
     if not url:
         raise SettingsError(f"environment: {VARIABLE}", expected="the URL of Airflow's own database", found="nothing")

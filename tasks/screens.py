@@ -243,11 +243,7 @@ def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, An
 
 
 def _terms(contract: Mapping[str, Any], measured: Mapping[str, Any] | None) -> str:
-    """By which rule a contract pays, in a few words, and why if it is not its own.
-
-    Args:
-        measured: how far its shares can be trusted, as the manifest says.
-    """
+    """By which rule a contract pays, in a few words, and, by what the night measured, why if it is not its own."""
     name, rule, weight = contract["name"], contract["rule"], contract["weight"]
     if weight == 1:
         return f"Contract {name!r} pays by {rule}"

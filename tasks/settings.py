@@ -281,11 +281,7 @@ class Settings(_Section):
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings in force.
-
-    Raises:
-        SettingsError: naming the file or variable, the key, what was expected and what was found.
-    """
+    """The settings in force; an error names the file or variable."""
     environment = os.environ if environment is None else environment
     path = CHECKOUT / environment.get(f"{PREFIX}SETTINGS", "infra/settings/local.toml")
     values = read_toml(path, "a settings file", SettingsError)

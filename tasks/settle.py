@@ -172,11 +172,7 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
 
 
 def reconcile(period: str) -> int:
-    """Read the files for banks back, and hold every payment in them against the ledger; returns how many there are.
-
-    Raises:
-        CheckFailed: naming every payment that differs.
-    """
+    """Hold the files for banks against the ledger; returns how many payments there are. CheckFailed names what differs."""
     settings = load()
     store = settings.store.open()
     payments = settling.payments(open_ledger(settings.database, store), period)
@@ -226,11 +222,7 @@ def _sent(payments: Iterable[Payment]) -> dict[str, tuple[int, str]]:
 
 
 def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], details: Mapping[str, Details]) -> Iterator[str]:
-    """What differs between the files for banks and the ledger.
-
-    Args:
-        details: whom each payment must go to, as far as that is known.
-    """
+    """What differs between the files for banks and the ledger, and the details of payees, as far as they are known."""
     folder, booked = bank_folder(period), _sent(payments)
     # Some formats have room for the beginning of an identifier alone.
     whole = {payment_id[:length]: payment_id for payment_id in booked for length in LETTERS_OF_ID}
@@ -270,11 +262,7 @@ def _lines_that_differ(store: Store, key: str, wanted: str) -> Iterator[str]:
 
 
 def payer(settings: PayerSettings) -> Payer:
-    """Who pays.
-
-    Raises:
-        InputError: naming the setting.
-    """
+    """Who pays; an error names the setting."""
     try:
         return Payer.model_validate(settings.model_dump())
     except ValidationError as error:
@@ -295,11 +283,7 @@ def _details(settings: Settings, payments: Iterable[Payment]) -> dict[str, Detai
 
 
 def _instructions(settings: Settings, payments: Sequence[Payment]) -> list[Instruction]:
-    """What banks are told to pay.
-
-    Raises:
-        InputError: somebody's details were removed.
-    """
+    """What banks are told to pay; raises InputError where somebody's details were removed."""
     details = _details(settings, payments)
     for payment in payments:
         if payment.payment_id not in details:
@@ -309,11 +293,7 @@ def _instructions(settings: Settings, payments: Sequence[Payment]) -> list[Instr
 
 
 def _try_to_write(settings: Settings, period: str, instructions: Sequence[Instruction]) -> None:
-    """Write files for banks and throw them away: raises InputError before anything moves that could not be sent.
-
-    Raises:
-        InputError: there is no payer, or somebody's name cannot be written, and the like.
-    """
+    """Write files for banks and throw them away: raises InputError before anything moves that could not be sent."""
     now = datetime.now(UTC)
     for method in sorted({instruction.payee.method for instruction in instructions}):
         these = tuple(instruction for instruction in instructions if instruction.payee.method == method)

@@ -190,11 +190,7 @@ def find_sources(registry: pl.DataFrame, *, like: str = "", conflicts: bool = Fa
 
 
 def show_source(store: Store, name: str, known: datetime | None = None) -> tuple[dict[str, Any], pl.DataFrame]:
-    """The source that goes by a name, in any spelling, as a row of the registry, and its records.
-
-    Raises:
-        InputError: no source goes by that name.
-    """
+    """The source that goes by a name, in any spelling, as a row of the registry, and its records; or an InputError."""
     said = records.read(store, SOURCES, known=known)
     found, asked = registry(said), canonical(name)
     mine = found.filter(pl.col("identifiers").list.contains(asked))

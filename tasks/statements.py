@@ -115,11 +115,7 @@ def write_statements(period: str) -> int:
 
 
 def statement(settings: Settings, owner_id: str, period: str) -> Statement:
-    """An owner's statement of a period, which may still be open.
-
-    Raises:
-        InputError: there is no such owner in the ledger.
-    """
+    """An owner's statement of a period, which may still be open; raises InputError if the ledger has no such owner."""
     store, engine = open_books(settings)
     known = ledger.owners(engine)
     if owner_id not in known:

@@ -38,11 +38,7 @@ def line(text: str, style: str = "") -> Text:
 
 @contextmanager
 def exit_codes(*failures: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message and an exit code: 2 for bad input, 1 for what failed.
-
-    Args:
-        failures: what else is no more than a failure.
-    """
+    """Turn errors, and other failures, into one message and an exit code: 2 for bad input, 1 for what failed."""
     told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (NotNow, "Not now", 1))
     caught: tuple[type[Exception], ...] = (*(kind for kind, _, _ in told), *failures)
     try:

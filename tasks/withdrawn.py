@@ -73,11 +73,7 @@ class Withdrawn:
         return cls(claims_apart(store, night), _numbered(store, night))
 
     def flat(self, weights: pl.DataFrame, output_ids: Sequence[str]) -> None:
-        """Add parts by count.
-
-        Args:
-            weights: `account, party_id, weight` of all parties, those of opted-out works too.
-        """
+        """Add parts by count; the weights are `account, party_id, weight` of all parties, of opted-out works too."""
         if self.claims is None:
             return
         apart = pl.col("account") == APART

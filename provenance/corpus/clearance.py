@@ -144,11 +144,7 @@ class Manifest:
 
 
 def stated(examples: pl.DataFrame, facts: Mapping[str, Any] | None = None) -> Manifest:
-    """What a training run was given, as a manifest.
-
-    Args:
-        examples: `work_id, example_id, position, content_sha256`.
-    """
+    """What a training run was given, as a manifest of `work_id, example_id, position, content_sha256`."""
     return Manifest({work: tuple(digests) for work, digests in contents(examples).items()}, dict(facts or {}))
 
 
@@ -167,11 +163,7 @@ def cleared(examples: pl.DataFrame, clearance: pl.DataFrame, facts: Mapping[str,
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """A manifest from its bytes.
-
-    Raises:
-        ContractError: it is none.
-    """
+    """A manifest from its bytes; raises ContractError where they are none."""
     expected = "a training manifest: JSON with works, each a list of digests"
     try:
         said = json.loads(data)

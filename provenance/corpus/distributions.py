@@ -249,11 +249,7 @@ def installed(name: str) -> Distribution | None:
 def _pieces(
     distribution: Distribution, wanted: int, suffix: str = ".py", files: int | None = None
 ) -> list[dict[str, object]] | None:
-    """`wanted` training pieces and those of one held-out file, or None where there is too little source.
-
-    Args:
-        files: read no more than so many.
-    """
+    """`wanted` training pieces, of so many files at most, and those of one held-out file; None where there is too little."""
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     by_file: dict[str, list[dict[str, object]]] = {}
     paths = sorted((path for path in distribution.files or [] if path.suffix == suffix), key=str)

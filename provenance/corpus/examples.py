@@ -125,11 +125,7 @@ def delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | Non
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
-    """The delivered disputes, checked; None where there are none. Whoever disputes need not be an owner yet.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """The delivered disputes, checked; None where there are none. Whoever disputes need not be an owner yet."""
     found, file = delivered(store, folder, "disputes")
     if found is None:
         return None

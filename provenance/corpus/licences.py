@@ -76,11 +76,7 @@ class Outcome:
 
 
 def check_assertions(frame: pl.DataFrame, file: str) -> pl.DataFrame:
-    """Check assertions, in the order in which they were delivered; their terms may be any words.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """Check assertions, in the order in which they were delivered; their terms may be any words."""
     frame = conform(ASSERTIONS, frame, file)
     reject(frame, pl.col("licence").str.strip_chars() == "", file, "licence", expected="terms", found="none")
     known = pl.col("asserted_by").is_in(ASSERTERS)

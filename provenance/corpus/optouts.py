@@ -197,11 +197,7 @@ def _errors(
 
 
 def read_file(data: bytes, file: str) -> list[Wish]:
-    """The wishes of a CSV file.
-
-    Raises:
-        InputError: naming the first line and column that are wrong, and how many more are.
-    """
+    """The wishes of a CSV file; an error names the first line and column that are wrong, and how many more are."""
     hint = "Save it as CSV in UTF-8."
     if b"\0" in data:
         raise InputError(file, expected="text in UTF-8", found="null bytes, as UTF-16 has them", hint=hint)

@@ -17,11 +17,7 @@ OUTPUT_COLUMNS = ("output_id", "content", "modality", "product")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
-    """All outputs of a day, sorted by id, with `content_sha256` added.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """All outputs of a day, checked, sorted by id, with `content_sha256` added."""
     folder = f"outputs/day={day}"
     files = [key for key in store.list(folder) if key.endswith(".parquet")]
     if not files:
@@ -39,11 +35,7 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
 
 
 def read_output_file(store: Store, key: str) -> pl.DataFrame:
-    """Outputs whose influences alone are asked for: `output_id` and `content` will do. Otherwise as `read_outputs`.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """Outputs whose influences alone are asked for: `output_id` and `content` will do. Otherwise as `read_outputs`."""
     file = store.locate(key)
     if not store.exists(key):
         raise ContractError(file, expected="outputs as a Parquet file", found="no such file")

@@ -108,11 +108,7 @@ class RightsPolicy(BaseModel):
 
 
 def read_policy(path: Path) -> RightsPolicy:
-    """The policy of a TOML file.
-
-    Raises:
-        ContractError: naming the file, the key, what was expected, what was found, and the nearest that is known.
-    """
+    """The policy of a TOML file; an error names the nearest that is known, too."""
     return parse_policy(read_toml(path, "a policy on rights", ContractError), str(path))
 
 

@@ -98,11 +98,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a delivery.
-
-    Attributes:
-        classes: `licence_class, asserted_by, works, examples`.
-    """
+    """What is known of a delivery; `classes` has `licence_class, asserted_by, works, examples`."""
 
     works: int
     examples: int
@@ -127,11 +123,7 @@ class Report:
 
 
 def read_rules(path: Path) -> dict[str, Rule]:
-    """The rules by measure.
-
-    Raises:
-        SettingsError: naming the file, the measure or key, what was expected and found.
-    """
+    """The rules by measure, of a TOML file."""
     stated = read_toml(path, "rules for the quality of deliveries", SettingsError)
     for measure in stated:
         if measure not in MEASURES:

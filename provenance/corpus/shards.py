@@ -157,11 +157,7 @@ def freeze_corpus(
 
 
 def count_words(examples: pl.DataFrame) -> pl.Series:
-    """How many words, events or patches each example holds.
-
-    Raises:
-        ContractError: naming the example that cannot be cut.
-    """
+    """How many words, events or patches each example holds; an error names the example that cannot be cut."""
     counts = []
     for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
         try:
@@ -173,11 +169,7 @@ def count_words(examples: pl.DataFrame) -> pl.Series:
 
 
 def corpus_in_force(store: Store) -> FrozenCorpus:
-    """The corpus that nights read now.
-
-    Raises:
-        ContractError: there is none yet.
-    """
+    """The corpus that nights read now; raises ContractError where there is none yet."""
     if not store.exists(CURRENT):
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)

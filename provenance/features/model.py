@@ -88,11 +88,7 @@ class ModelCard(_Table):
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model folder.
-
-    Attributes:
-        files: SHA-256 of every file, by its name below the folder.
-    """
+    """A checked model folder; `files` has the SHA-256 of every file, by its name below the folder."""
 
     folder: Path
     card: ModelCard
@@ -152,11 +148,7 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them.
-
-    Raises:
-        ModelError: naming the file, the key or the tensor, what was expected and what was found.
-    """
+    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them."""
     path = folder / "model.toml"
     stated = read_toml(path, "a model folder with model.toml", ModelError)
     try:

@@ -26,11 +26,7 @@ LARGEST = 10
 
 
 def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) -> pl.DataFrame:
-    """What a close found, as accountants get it: the closing table.
-
-    Args:
-        rates: by which it converted, as its booking has them: `USD to EUR`.
-    """
+    """What a close found, as accountants get it, with the rates of its booking (`USD to EUR`): the closing table."""
     rows = [
         {
             "period": period,
@@ -59,11 +55,7 @@ def _rate(line: Line, rates: Mapping[str, str]) -> str:
 
 
 def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.DataFrame:
-    """What lies in escrow for days up to one, by how long ago they were then.
-
-    Args:
-        by_day: as the ledger has it, below zero (`ledger.by_day`).
-    """
+    """What lies in escrow for days up to one, by how long ago they were then, of what `ledger.by_day` has."""
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys([*dict(AGES).values(), OLDER], 0))
     for (account, day), amount in by_day.items():
         if day > on:
@@ -80,11 +72,7 @@ def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.Data
 def payments_table(
     period: str, payments: Iterable[Payment], messages: Mapping[str, str], rates: Mapping[str, str]
 ) -> pl.DataFrame:
-    """What was sent to banks, and what was left out: the payments table.
-
-    Args:
-        messages: the bank file by payment; rates: as for `closing_table`.
-    """
+    """What was sent to banks, with the bank file by payment, and what was left out: the payments table."""
     rows = [
         {
             "period": period,

@@ -85,11 +85,7 @@ def published_days(store: Store) -> list[str]:
 
 
 def in_force(store: Store, day: date | str) -> dict[str, Any]:
-    """The pointer to a day's revision in force: `revision`, `folder`, `manifest_sha256`.
-
-    Raises:
-        StoreError: the day is not published; names the days that are.
-    """
+    """The pointer to a day's revision in force: `revision, folder, manifest_sha256`; an error names the published days."""
     if not store.exists(current_key(day)):
         raise StoreError(
             store.locate(current_key(day)),

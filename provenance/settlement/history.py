@@ -66,11 +66,7 @@ class Bounds:
 
 
 def figures(day: date, amounts: Mapping[Account, int]) -> Figures:
-    """The figures of a day.
-
-    Args:
-        amounts: of the day, by whom they are for (`Standing.earned`).
-    """
+    """The figures of a day, from its amounts by whom they are for (`Standing.earned`)."""
     of_day = totals(amounts)
     revenue, escrowed = ({c: row[TOTALS[account]] for c, row in of_day.items()} for account in (RECEIVABLE, ESCROW))
     earned = {(a.party_id, a.currency): -amount for a, amount in amounts.items() if a.account == PAYABLE}

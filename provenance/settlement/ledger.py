@@ -42,11 +42,7 @@ MIGRATING_LOCK = 7_304_512_012
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the ledger's schema up to date.
-
-    Raises:
-        StoreError: a later version of this program has been here.
-    """
+    """Bring the ledger's schema up to date; raises StoreError where a later version of this program has been here."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:

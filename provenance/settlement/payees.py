@@ -221,11 +221,7 @@ def _is_a_tax_number(country: str, number: str) -> bool:
 
 
 def read_details(values: Mapping[str, Any], where: str) -> Details:
-    """A payee from what somebody delivered.
-
-    Raises:
-        InputError: naming each field that is wrong and what is expected, never what was found in it.
-    """
+    """A payee from what somebody delivered; errors name each field that is wrong, and never what was found in it."""
     try:
         return Details.model_validate(values)
     except ValidationError as error:
@@ -281,11 +277,7 @@ def seal(box: MultiFernet, details: Details, version: int) -> bytes:
 
 
 def unseal(box: MultiFernet, sealed: bytes, owner_id: str, version: int) -> Details:
-    """A record as it was sealed.
-
-    Raises:
-        InputError: no key opens it, or it is another owner's or another version.
-    """
+    """A record as it was sealed; raises InputError where no key opens it, or it is another's or another version."""
     where = f"payee {owner_id}, version {version}"
     try:
         values = json.loads(box.decrypt(sealed))

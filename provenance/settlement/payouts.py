@@ -110,11 +110,7 @@ def closing(row: Mapping[str, Any]) -> int:
 
 
 def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame:
-    """How sure what owners earned is, in minor units, rounded outwards.
-
-    Args:
-        night_shares: the night shares table.
-    """
+    """How sure what owners earned is, by the night shares table: in minor units, rounded outwards."""
     held = night_shares.filter(pl.col("account") == PAYABLE).drop("account").rename({"party_id": "owner_id"})
     found = payouts.filter(pl.col("earned_minor") != 0).join(held, on=["owner_id", "currency"])
     rows = []

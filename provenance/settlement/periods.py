@@ -78,11 +78,7 @@ class Terms:
     rates: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
 
     def convert(self, amount: int, source: str, target: str) -> int:
-        """Minor units of the one currency as those of the other, rounded down.
-
-        Raises:
-            RateMissing: none is recorded.
-        """
+        """Minor units of the one currency as the other's, rounded down; raises RateMissing where none is recorded."""
         if source == target:
             return amount
         if (source, target) not in self.rates:

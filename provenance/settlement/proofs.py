@@ -71,11 +71,7 @@ def _path(leaves: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
 
 
 def read_key(pem: bytes, where: str) -> Ed25519PrivateKey:
-    """A private key from its PEM.
-
-    Raises:
-        InputError: it is none, or of another kind.
-    """
+    """A private key from its PEM; raises InputError where it is none, or of another kind."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:

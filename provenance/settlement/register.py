@@ -32,11 +32,7 @@ REGISTER_LOCK = 7_304_512_011
 
 
 def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, by: str) -> dict[str, int]:
-    """Take payees in, all or none; details that are in force already make no new version.
-
-    Returns:
-        The version in force of each.
-    """
+    """Take payees in, all or none; returns the version in force of each: the old one, where its details are the same."""
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
         last = _last(connection)

@@ -185,11 +185,7 @@ def preview(
 
 
 def lines(engine: sa.Engine, period: str) -> tuple[Booking, list[Line]]:
-    """What a close found for every owner, by owner and currency.
-
-    Raises:
-        InputError: the period is not closed.
-    """
+    """What a close found for every owner, by owner and currency; raises InputError where the period is open."""
     with engine.connect() as connection:
         made = _must_be_closed(connection, period)
         return made, [line for _, line in _lines(connection, made.booking_id)]

@@ -55,11 +55,7 @@ VERIFY = (
 
 @dataclass(frozen=True)
 class Movement:
-    """A line of the account.
-
-    Attributes:
-        amount: by how much what is owed changed; below zero, less is owed.
-    """
+    """A line of the account; by its amount what is owed changed, and below zero less is owed."""
 
     booking_id: int
     day: date
@@ -197,11 +193,7 @@ class Statement:
 
 
 def check(statement: Statement) -> None:
-    """That a statement adds up.
-
-    Raises:
-        AssertionError: it does not; says where.
-    """
+    """Raise AssertionError where a statement does not add up; says where."""
     problems = list(_problems(statement))
     if problems:
         raise AssertionError(f"{statement.owner_id} {statement.period}: {'; '.join(problems)}")
@@ -236,11 +228,7 @@ def _problems(statement: Statement) -> Iterator[str]:
 
 
 def as_html(statement: Statement) -> bytes:
-    """A statement as one file that needs no other: a web page, well-formed as XML, too.
-
-    Raises:
-        AssertionError: it does not add up.
-    """
+    """A statement that adds up as one file that needs no other: a web page, well-formed as XML, too."""
     return page(_view(statement))
 
 

@@ -142,11 +142,7 @@ def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON says.
-
-    Raises:
-        InputError: it is none.
-    """
+    """What a file of JSON says; raises InputError where it is none."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -15,11 +15,7 @@ PERCENT = Decimal(PPB) / 100
 
 
 def read_withholding(path: Path) -> dict[str, int]:
-    """Tax withheld by country, in parts per billion.
-
-    Raises:
-        InputError: no such file, not TOML, or a rate that is no percentage in quotes.
-    """
+    """Tax withheld by country, in parts per billion; rates are percentages in quotes."""
     table = read_toml(path, "a table of withholding tax").get("percent")
     if not isinstance(table, dict):
         raise InputError(str(path), expected="a table [percent]", found="none")
@@ -27,11 +23,7 @@ def read_withholding(path: Path) -> dict[str, int]:
 
 
 def rate_for(table: Mapping[str, int], details: Details, where: str) -> int | None:
-    """What is withheld from a payee; None as long as its tax data is missing.
-
-    Raises:
-        InputError: its residence is not in the table.
-    """
+    """What is withheld from a payee; None while its tax data is missing. InputError: no rate for its residence."""
     if not details.taxed:
         return None
     if details.tax_residence not in table:

@@ -81,11 +81,7 @@ class Source(_Part):
 
 
 class Crawling(_Part):
-    """The provider's crawlers.
-
-    Attributes:
-        period: in which they collected, where examples have no dates.
-    """
+    """The provider's crawlers; `period` is when they collected, where examples have no dates."""
 
     names: tuple[Text, ...] = ()
     purposes: Text | None = None
@@ -125,11 +121,7 @@ class Processing(_Part):
 
 
 class Data(_Part):
-    """The data set itself.
-
-    Attributes:
-        public: whether it can be had on the internet; url: where.
-    """
+    """The data set itself; `public` says whether it can be had on the internet, `url` where."""
 
     name: Text = "training-corpus"
     public: Flag | None = None
@@ -161,11 +153,7 @@ class Facts(_Part):
 
 
 def read_facts(path: Path) -> Facts:
-    """The facts of a TOML file.
-
-    Raises:
-        InputError: naming the file, the key, what was expected and what was found.
-    """
+    """The facts of a TOML file."""
     facts = validated(Facts, read_toml(path, "a file of facts about the model"), str(path))
     names = [source.name for source in facts.sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

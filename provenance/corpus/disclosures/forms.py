@@ -63,11 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Form:
-    """A form.
-
-    Attributes:
-        name: of its files; basis: the law or bill that it follows, and how closely.
-    """
+    """A form: `name` is of its files, `basis` the law or bill that it follows, and how closely."""
 
     name: str
     title: str

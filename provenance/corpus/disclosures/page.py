@@ -120,11 +120,7 @@ def of_quality(report: Report, day: str) -> bytes:
 
 
 def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> bytes:
-    """The page that links all.
-
-    Args:
-        files: names beside the page, and what each is.
-    """
+    """The page that links all: files beside it by name, and what each is."""
     tables = (
         counts.by_class(inventory.works),
         counts.by_modality(inventory),

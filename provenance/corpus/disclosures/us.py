@@ -23,11 +23,7 @@ FORM = read_form("us")
 
 
 def notice(inventory: Inventory, facts: Facts, on: date, *, works_sha256: str) -> dict[str, Any]:
-    """The notice on a corpus as a document of `FORM`.
-
-    Args:
-        works_sha256: of the file that lists the works (`WORKS`).
-    """
+    """The notice on a corpus as a document of `FORM`, with the digest of the file that lists the works (`WORKS`)."""
     model, listed, span = facts.model, inventory.copyrighted, counts.collected(inventory.works)
     said = {
         "file_by": model.released_on - AHEAD if model.released_on else None,

@@ -21,11 +21,7 @@ MEDIA_TYPE = re.compile(r"(application|audio|font|image|model|text|video)/[^/ ]+
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
-    """Rows of an ai.txt, for everybody and for the agents that it names.
-
-    Args:
-        agents: that collect for models.
-    """
+    """Rows of an ai.txt, for everybody and for those agents it names that collect for models."""
     if not answer.good:
         return [silence(answer, KIND)]
     text, problem = answer.text()

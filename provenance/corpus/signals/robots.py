@@ -89,11 +89,7 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
-    """Rows of a robots.txt: `crawl` for everybody, `train` for agents that it names.
-
-    Args:
-        agents: that collect for models.
-    """
+    """Rows of a robots.txt: `crawl` for everybody, `train` for those agents it names that collect for models."""
     origin = answer.about
     if not answer.asked:
         return [silence(answer, KIND, "crawl")]

@@ -56,11 +56,7 @@ class Answers:
 
 
 def read_answers(data: bytes, where: str) -> Answers:
-    """What a bank's file says.
-
-    Raises:
-        InputError: it is no such file, or contradicts itself; naming the line or the entry.
-    """
+    """What a bank's file says; InputError for another file, or one that contradicts itself, names the line or entry."""
     root = parse(data, where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)

@@ -123,11 +123,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against its schema, against itself and against the batch that it orders.
-
-    Raises:
-        AssertionError: naming the payment, or the sum.
-    """
+    """Hold a file against its schema, itself and the batch that it orders; AssertionError names the payment or sum."""
     root = parse(data, "credit transfer")
     if broken := violation(root, etree.QName(root).namespace.removeprefix(NAMESPACE)):
         raise AssertionError(f"credit transfer {batch.message_id}, line {broken[0]}: {broken[1]}")

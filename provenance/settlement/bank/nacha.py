@@ -76,11 +76,7 @@ def _entries(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against itself and against the batch that it orders.
-
-    Raises:
-        AssertionError: naming the payment, or the sum.
-    """
+    """Hold a file against itself and the batch that it orders; AssertionError names the payment or the sum."""
     lines, rows = data.decode("ascii").splitlines(), _entries(data)
     compare(batch, read_back(data), LETTERS_OF_ID)
     if len(lines) % BLOCK or any(len(line) != COLUMNS for line in lines):

@@ -76,11 +76,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, files: Sequence[bytes]) -> None:
-    """Hold files against the batch that they order.
-
-    Raises:
-        AssertionError: naming the payment.
-    """
+    """Hold files against the batch that they order; AssertionError names the payment."""
     read = [read_back(data) for data in files]
     compare(batch, chain.from_iterable(read), LETTERS_OF_ID, "the files")
     for rows in read:
