@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,8 @@ from tasks.counterfactuals import Subject, copy_set, freeze_folder, in_use
 from tasks.curvature import fit_curvature
 from tasks.estimate import corpus_holdings, estimate_copies
 from tasks.featurise import covered, featurise
-from tasks.freeze import chosen_checkpoints, freeze_outputs, influence_method, with_modality
+from tasks.freeze import freeze_night, influence_method, with_modality
 from tasks.likelihoods import likelihoods
-from tasks.models import freeze_model
 from tasks.night import Night, read_manifest
 from tasks.score import every_score, output_parts, read_influence, read_parties, score
 from tasks.settings import Settings, load
@@ -93,22 +93,8 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
     if outputs.is_empty():
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
-    outputs = with_modality(store, frozen, outputs)
-    served = freeze_model(store, model)
-    subject = Subject(store, served, model.files, frozen, request.day, settings.model.cache)
-    night = Night(
-        day=str(request.day),
-        corpus=frozen.digest,
-        outputs=freeze_outputs(store, outputs),
-        model=served,
-        model_id=model.card.model_id,
-        model_files=model.files,
-        checkpoints=chosen_checkpoints(model, settings),
-        method=method,
-        contract={},
-        counterfactuals=bring(request.counterfactuals, subject),
-    )
-    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
+    outputs, brought = with_modality(store, frozen, outputs), partial(bring, request.counterfactuals)
+    night = freeze_night(settings, request.day, frozen, model, outputs, counterfactuals=brought, method=method, contract={})
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
         cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
         yield settings.model_copy(update={"cluster": cluster}), night

@@ -235,14 +235,10 @@ def _likelihoods(request: Request, settings: Settings) -> dict[str, Any]:
         adapter, module = recipe(store, night, here).open(night.checkpoints[-1])
         contents = night.read_outputs(store)["content"].to_list()
         size = here.features.batch_size
-
-        def bare() -> None:
-            forward_and_backward(adapter, module, contents, size)
-
-        def forward() -> None:
-            all_losses(adapter, module, contents, batch_size=size)
-
-        times = _turn_by_turn(bare=bare, forward=forward)
+        times = _turn_by_turn(
+            bare=partial(forward_and_backward, adapter, module, contents, size),
+            forward=partial(all_losses, adapter, module, contents, batch_size=size),
+        )
     return {**times, "ratio": times["forward"] / times["bare"]}
 
 

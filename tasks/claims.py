@@ -13,7 +13,7 @@ from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.examples import open_on, parties, valid_on, with_choices
 from provenance.corpus.optouts import in_force
-from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_key, load_frozen, works_of
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_key, load_frozen, read_examples, works_of
 from provenance.settlement.exports import MANIFEST
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
@@ -53,8 +53,7 @@ def claims_of(
         corpus, day = corpus_at(store, moment), day or moment.date()
         choices = in_force(recorded(store, known), day)
     frozen = load_frozen(store, corpus)
-    columns = ["work_id", "owner_id", "unmatched_reason"]
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    examples = read_examples(store, frozen, "work_id", "owner_id", "unmatched_reason")
     mine = examples.filter(pl.col("work_id") == work_id)
     if mine.is_empty() and work_id not in (works := works_of(store, frozen)):
         hint = did_you_mean(work_id, works) or LIST_WORKS

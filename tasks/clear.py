@@ -28,7 +28,7 @@ from provenance.corpus.clearance import (
 from provenance.corpus.examples import open_on, since
 from provenance.corpus.optouts import in_force
 from provenance.corpus.policy import USES, RightsPolicy, read_policy
-from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, load_frozen, read_examples
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
 from tasks.optouts import corpora, recorded
@@ -37,6 +37,7 @@ from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.clear")
 
+# What a manifest is made of, of all examples that a model is trained on.
 COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
 # What a manifest says of circumstances, and not of works.
 CIRCUMSTANCES = ("code_version",)
@@ -48,7 +49,7 @@ def make_manifest(
     """The works of a corpus, or of that in force, that may be used on a day, as known now, and every work's clearance."""
     store = settings.store.open()
     frozen = corpus or corpus_in_force(store)
-    examples = read_examples(store, frozen)
+    examples = read_examples(store, frozen, *COLUMNS)
     policy = read_policy(settings.rights.policy)
     said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
     optouts = in_force(recorded(store), day)
@@ -141,7 +142,7 @@ def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | 
     if (path := model.manifest) is None:
         return None
     manifest = read_manifest(path.read_bytes(), str(path))
-    check_trained_on(manifest, contents(read_examples(store, corpus)), str(path))
+    check_trained_on(manifest, contents(read_examples(store, corpus, *COLUMNS)), str(path))
     return manifest
 
 
@@ -169,16 +170,10 @@ def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -
 
 def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
     """`work_id, content_sha256, since` of a corpus's examples; whose claim is not dated has always had the work."""
-    columns = ("work_id", "content_sha256", "acquired_at")
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+    examples = read_examples(store, corpus, "work_id", "content_sha256", "acquired_at")
     claims = store.read_table(corpus.claims.key, columns=["work_id", "valid_from"])
     always = claims.with_columns(pl.col("valid_from").fill_null(date.min))
     return since(examples, always).select("work_id", "content_sha256", "since")
-
-
-def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
-    """What a manifest is made of, of all examples that a model is trained on."""
-    return pl.concat([store.read_table(part.key, columns=COLUMNS) for part in corpus.shards])
 
 
 def read_rights(store: Store, corpus: FrozenCorpus) -> pl.DataFrame | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -76,26 +77,49 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     contracts = read_contracts(settings.royalty.contracts)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     choices = choices_on(store, corpus, date.fromisoformat(day))
+    decided = {
+        "method": influence_method(settings),
+        "contract": {"contracts": [contract.model_dump(mode="json") for contract in contracts]},
+        "choices": freeze_part(store, choices) if choices.height else None,
+    }
+    night = freeze_night(settings, date.fromisoformat(day), corpus, model, outputs, counterfactuals=in_use, **decided)
+    log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
+    if choices.height:
+        log.info("night of %s: %d works of owners who opted out", day, choices["work_id"].n_unique())
+    return night.folder
+
+
+def freeze_night(
+    settings: Settings,
+    day: date,
+    corpus: FrozenCorpus,
+    model: Model,
+    outputs: pl.DataFrame,
+    *,
+    counterfactuals: Callable[[Subject], dict[str, str]],
+    **decided: Any,
+) -> Night:
+    """Put down what a night reads.
+
+    Args:
+        counterfactuals: finds the models trained on parts of the owners: digest of each folder by name.
+        decided: what else decides shares and amounts, by attribute of the night.
+    """
+    store = settings.store.open()
     served = freeze_model(store, model)
-    subject = Subject(store, served, model.files, corpus, date.fromisoformat(day), settings.model.cache)
     night = Night(
-        day=day,
+        day=str(day),
         corpus=corpus.digest,
         outputs=freeze_outputs(store, outputs),
         model=served,
         model_id=model.card.model_id,
         model_files=model.files,
         checkpoints=chosen_checkpoints(model, settings),
-        method=influence_method(settings),
-        contract={"contracts": [contract.model_dump(mode="json") for contract in contracts]},
-        choices=freeze_part(store, choices) if choices.height else None,
-        counterfactuals=in_use(subject),
+        counterfactuals=counterfactuals(Subject(store, served, model.files, corpus, day, settings.model.cache)),
+        **decided,
     )
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
-    log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
-    if choices.height:
-        log.info("night of %s: %d works of owners who opted out", day, choices["work_id"].n_unique())
-    return night.folder
+    return night
 
 
 def wait_until_over(day: date, now: datetime) -> None:

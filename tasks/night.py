@@ -23,7 +23,7 @@ from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import Store, digest, from_parquet, sha256
 from provenance.corpus.examples import with_choices
 from provenance.corpus.optouts import NO_CHOICES
-from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
+from provenance.corpus.shards import FrozenCorpus, Part, load_frozen, read_examples
 from provenance.royalty.contracts import Contract, parse_contracts
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
@@ -83,7 +83,7 @@ class Night:
 
     def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
         """Some columns of all examples, in the order of the shards."""
-        return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
+        return read_examples(store, self.frozen_corpus(store), *columns)
 
     def read_choices(self, store: Store) -> pl.DataFrame:
         """`work_id, owner_id, choice` of those who opted out, in force on the day."""

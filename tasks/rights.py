@@ -22,7 +22,7 @@ from provenance.corpus.examples import delivered
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
 from provenance.corpus.policy import CLASSES, USES, RightsPolicy, read_policy
-from provenance.corpus.shards import FrozenCorpus, corpus_in_force
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, read_examples
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 from tasks.claims import LIST_WORKS, ownership
@@ -120,8 +120,7 @@ def summary(settings: Settings) -> dict[str, Any]:
     """
     store = settings.store.open()
     corpus, rights, _ = _read_rights(store)
-    shards = [store.read_table(part.key, columns=["work_id"]) for part in corpus.shards]
-    trained_on = pl.concat(shards)["work_id"].unique()
+    trained_on = read_examples(store, corpus, "work_id")["work_id"].unique()
     counts = dict(rights["licence_class"].value_counts().iter_rows())
 
     def reasons(column: str) -> list[dict[str, Any]]:
@@ -225,8 +224,7 @@ def _read_rights(store: Store) -> tuple[FrozenCorpus, pl.DataFrame, pl.DataFrame
 
 def _examples(store: Store, corpus: FrozenCorpus, folder: str, work_id: str) -> pl.DataFrame:
     """A work's examples; those that are held out of training are not frozen, and stand in the delivery alone."""
-    frames = [store.read_table(part.key, columns=COLUMNS).filter(pl.col("work_id") == work_id) for part in corpus.shards]
-    found = pl.concat(frames)
+    found = read_examples(store, corpus, *COLUMNS).filter(pl.col("work_id") == work_id)
     table, _ = delivered(store, folder, "examples")
     if not found.is_empty() or table is None:
         return found

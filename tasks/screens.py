@@ -18,7 +18,7 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
-from provenance.corpus.shards import corpus_in_force, part_key
+from provenance.corpus.shards import corpus_in_force, part_key, read_examples
 from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
@@ -402,8 +402,7 @@ def read_duplicates(store: Store) -> pl.DataFrame:
         raise ContractError(
             f"corpus {frozen.digest[:12]}", expected="one in which copies were looked for", found="none", hint=hint
         )
-    columns = ["example_id", "work_id", "owner_id", "acquired_at", "source_uri"]
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    examples = read_examples(store, frozen, "example_id", "work_id", "owner_id", "acquired_at", "source_uri")
     found = store.read_table(frozen.duplicates.key).join(examples, on="example_id", maintain_order="left")
     held = held_since(found, store.read_table(frozen.claims.key), datetime.now(UTC).date())
     owners = held.group_by("work_id").agg(owners=pl.col("party_id"), since=pl.col("since").min())

@@ -19,7 +19,7 @@ from provenance.core.errors import InputError, did_you_mean
 from provenance.core.store import Store
 from provenance.corpus.canonical import says_where
 from provenance.corpus.records import append, keep_raw, read
-from provenance.corpus.shards import CURRENT, corpus_in_force
+from provenance.corpus.shards import CURRENT, corpus_in_force, read_examples
 from provenance.corpus.signals import aipref, aitxt, html, robots, rsl, tdmrep
 from provenance.corpus.signals.answers import USES, Answer, Row, origin_of, page_of, silence
 from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
@@ -95,9 +95,7 @@ def collect_all() -> dict[str, Any]:
 
 def corpus_uris(store: Store) -> list[str]:
     """Where the works of the corpus in force were collected."""
-    shards = corpus_in_force(store).shards
-    columns = [store.read_table(shard.key, columns=["source_uri"])["source_uri"] for shard in shards]
-    return sorted(pl.concat(columns).drop_nulls().unique().to_list()) if columns else []
+    return sorted(read_examples(store, corpus_in_force(store), "source_uri")["source_uri"].drop_nulls().unique().to_list())
 
 
 def show(settings: Settings, uri: str, *, use: str = "train", known: datetime | None = None) -> dict[str, Any]:
@@ -127,8 +125,7 @@ def _collected_at(store: Store, work_id: str) -> list[str]:
     """Where a work of the corpus in force was collected; nowhere, if there is no such work."""
     if not store.exists(CURRENT):
         return []
-    columns = ["work_id", "source_uri"]
-    examples = pl.concat([store.read_table(shard.key, columns=columns) for shard in corpus_in_force(store).shards])
+    examples = read_examples(store, corpus_in_force(store), "work_id", "source_uri")
     found: list[str] = examples.filter(pl.col("work_id") == work_id)["source_uri"].drop_nulls().unique().sort().to_list()
     return found
 

@@ -20,6 +20,8 @@ from provenance.core.contracts import PAYABLE
 from provenance.core.store import digest
 from provenance.settlement.accounts import HELD, Account, Standing
 
+# Amounts of a line of a close.
+MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
     "booking",
@@ -61,14 +63,8 @@ CLOSED = sa.Table(
     sa.Column("payment_id", sa.String(32), unique=True),
     sa.Column("payee_version", sa.Integer, nullable=False),
     sa.Column("withholding_ppb", sa.BigInteger, nullable=False),
-    sa.Column("owed_minor", sa.BigInteger, nullable=False),
-    sa.Column("carried_over_minor", sa.BigInteger, nullable=False),
-    sa.Column("repaid_minor", sa.BigInteger, nullable=False),
-    sa.Column("recouped_minor", sa.BigInteger, nullable=False),
-    sa.Column("withheld_minor", sa.BigInteger, nullable=False),
-    sa.Column("net_minor", sa.BigInteger, nullable=False),
     sa.Column("pay_currency", sa.String(3), nullable=False),
-    sa.Column("paid_minor", sa.BigInteger, nullable=False),
+    *(sa.Column(f"{name}_minor", sa.BigInteger, nullable=False) for name in MINOR),
     sa.CheckConstraint(
         "(payment_id IS NOT NULL) = (net_minor > 0) AND (net_minor > 0) = (paid_minor > 0) AND withheld_minor >= 0",
         name="closed_payments_are_of_something",

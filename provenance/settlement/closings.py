@@ -16,6 +16,7 @@ import polars as pl
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
 from provenance.settlement.accounts import Account
+from provenance.settlement.books import MINOR
 from provenance.settlement.periods import LACKING, ON_HOLD, PAY, Line
 from provenance.settlement.settling import LEFT_OUT, SENT, Payment
 
@@ -33,15 +34,8 @@ def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) 
             "owner_id": line.owner_id,
             "currency": line.currency,
             "outcome": line.outcome,
-            "owed_minor": line.owed,
-            "carried_over_minor": line.carried_over,
-            "repaid_minor": line.repaid,
-            "recouped_minor": line.recouped,
-            "withheld_minor": line.withheld,
-            "net_minor": line.net,
-            "left_minor": line.left,
+            **{f"{name}_minor": getattr(line, name) for name in (*MINOR, "left")},
             "pay_currency": line.pay_currency,
-            "paid_minor": line.paid,
             "rate": _rate(line, rates),
         }
         for line in lines

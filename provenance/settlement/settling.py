@@ -24,7 +24,7 @@ from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import HELD, Account
 from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
-from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, OUTCOME, PAYMENTS, RATE, Booking
+from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, OUTCOME, PAYMENTS, RATE, Booking
 from provenance.settlement.periods import LACKING, PAY, Line, Payee, Terms, closing_entries, incomplete, payment_entries
 from provenance.settlement.periods import close as close_lines
 from provenance.settlement.periods import preview as preview_lines
@@ -37,7 +37,6 @@ SETTLEMENT = "settle_period"
 SPREAD = Decimal("0.1")
 # More than so many times the last rate, or less than such a part of it: its point may be in the wrong place.
 UNUSUAL = 2
-MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 
 
 @dataclass(frozen=True)
