@@ -41,11 +41,7 @@ def read_new() -> int:
 
 
 def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
-    """Book what a bank answered; the same answer is booked once.
-
-    Raises:
-        InputError: it cannot be read, answers a message that was never sent, or speaks of a payment that it may not.
-    """
+    """Book what a bank answered, once; it may speak of nothing but payments and messages that were sent."""
     said = read_answers(data, where)
     store, engine = open_books(settings)
     outcomes = [outcome for outcome in said.outcomes if OURS.fullmatch(outcome.payment_id)]

@@ -236,11 +236,7 @@ def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
 
 
 def answer(settings: Settings, appeal: Appeal) -> dict[str, Any]:
-    """Train what the store lacks, and publish what that says, once; returns the report.
-
-    Raises:
-        InputError: a training has failed; no output contested became more likely by training; or another report was published.
-    """
+    """Train what the store lacks, and publish what that says, once; returns the report."""
     night, at = appeal.case.night, appeal.case.outputs["at"].to_numpy()
     base, served = retrain.base_and_served(settings, night)[:, at]
     if not (served > base).any():

@@ -134,11 +134,7 @@ def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
 
 
 def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | None:
-    """What a model's training run states, held against a corpus; None where it states nothing.
-
-    Raises:
-        InputError: it is no manifest, or lists other works or examples.
-    """
+    """What a model's training run states, held against a corpus; None where it states nothing."""
     if (path := model.manifest) is None:
         return None
     manifest = read_manifest(path.read_bytes(), str(path))

@@ -39,11 +39,7 @@ EARLY = timedelta(minutes=15)
 
 
 def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
-    """The day that a run pays: the one asked for, or else the one on which its data interval starts (UTC).
-
-    Raises:
-        InputError: there is neither, or what is asked for is no day.
-    """
+    """The day that a run pays: the one asked for, or else the one on which its data interval starts (UTC)."""
     if asked:
         return str(parse_day("run of nightly_payouts: day", asked))
     if interval_start is None:

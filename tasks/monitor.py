@@ -51,11 +51,7 @@ STATES = (PUBLISHED, BOOKED, NOT_BOOKED, WAITING, "queued", "running", FAILED)
 
 @dataclass(frozen=True)
 class AuditFigure:
-    """How well a method in use predicted retraining: a linear datamodelling score, its 95 % interval, what noise allows.
-
-    Attributes:
-        family: of what halves were left out: `examples` or `owners`.
-    """
+    """How well a method predicted retraining on halves of a family, `examples` or `owners`: score, interval, ceiling."""
 
     family: str
     method: str

@@ -115,11 +115,7 @@ def load_night(store: Store, folder: str) -> Night:
 
 
 def night_to_compute(store: Store, folder: str) -> Night:
-    """A night by its folder, of which something is about to be computed.
-
-    Raises:
-        ContractError: it was frozen by other versions of the stages, whose files would be taken for ours.
-    """
+    """A night to compute something of; ContractError: other versions of the stages froze it, whose files would mix."""
     night = load_night(store, folder)
     if night.method["versions"] != VERSIONS:
         raise ContractError(

@@ -139,11 +139,7 @@ def _opted_out(store: Store, owner_id: str) -> list[str]:
 
 
 def listed(store: Store, *, known: datetime | None = None, now: datetime | None = None) -> pl.DataFrame:
-    """For each work and owner what counts on the day, and what will later, with `state`: in force, withdrawn, or later.
-
-    Args:
-        known: as it was known then, and stood on that day.
-    """
+    """For each work and owner what counts now, or counted when `known`, and what will: in force, withdrawn, or later."""
     moment = known or now or datetime.now(UTC)
     rows, future = recorded(store, known), pl.col("effective_on") > moment.date()
     last = pl.concat([latest(rows.filter(~future)), latest(rows).filter(future)]).sort(PAIR, maintain_order=True)

@@ -113,11 +113,7 @@ def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
 
 
 def summary(settings: Settings) -> dict[str, Any]:
-    """How many works of the corpus in force each class has, where words differ or have expired, and what is in quarantine.
-
-    Raises:
-        ContractError: there is no corpus in force, or its terms were not judged.
-    """
+    """How many works of the corpus in force each class has, where words differ, have expired, or are in quarantine."""
     store = settings.store.open()
     corpus, rights, _ = _read_rights(store)
     trained_on = read_examples(store, corpus, "work_id")["work_id"].unique()

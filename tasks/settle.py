@@ -56,11 +56,7 @@ READ_BACK = {"xml": iso20022.read_back, "csv": paypal.read_back, "ach": nacha.re
 
 
 def settled_period(interval_start: datetime | None, asked: str | None = None) -> str:
-    """The period that a run settles: the one asked for, or else the month in which its data interval starts (UTC).
-
-    Raises:
-        InputError: there is neither.
-    """
+    """The period that a run settles: the one asked for, or the month in which its data interval starts (UTC)."""
     if asked:
         return settling.parse_period("run of settle_period: period", asked)
     if interval_start is None:
@@ -144,11 +140,7 @@ def _smallest(details: Mapping[str, tuple[int, Details]]) -> list[Instruction]:
 
 
 def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -> list[str]:
-    """Book the payments that two people have approved, and write the files for banks; returns their keys.
-
-    Args:
-        prepared, approved: what Airflow's approval tasks return.
-    """
+    """Book the payments that two people have approved, as Airflow says, and write bank files; returns their keys."""
     settings = load()
     store, engine = open_books(settings)
     today = datetime.now(UTC).date()
@@ -183,11 +175,7 @@ def reconcile(period: str) -> int:
 
 
 def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
-    """Where a closed period is published, and what was checked of it: files, signatures, the ledger, the files for banks.
-
-    Raises:
-        InputError: it is not closed.
-    """
+    """Where a closed period is published, and what was checked: files, signatures, the ledger, the files for banks."""
     store, engine = open_books(settings)
     booking, lines = settling.lines(engine, period)
     payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)

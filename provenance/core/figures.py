@@ -33,11 +33,7 @@ def drawn(draw: Callable[[Any], None], size: tuple[float, float], style: dict[st
 
 
 def embedded(svg: bytes, said: str, known: str = "") -> dict[str, str]:
-    """A figure to stand inside a page, and what it shows in words.
-
-    Args:
-        known: begins its ids, which must differ where a page has several.
-    """
+    """A figure inside a page, and what it shows in words; `known` begins its ids where a page has several figures."""
     root = etree.fromstring(svg, etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True))
     for element in [*root.iter(f"{SVG}metadata", f"{SVG}style")]:  # styles would reach beyond the figure
         element.getparent().remove(element)

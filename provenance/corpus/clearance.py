@@ -181,11 +181,7 @@ def _are_digests(said: object, found: tuple[object, ...]) -> bool:
 
 
 def check_trained_on(manifest: Manifest, works: Mapping[str, list[str]], where: str) -> None:
-    """Raise InputError naming the first work of which a model was trained on other examples than a corpus has.
-
-    Args:
-        works: of the corpus, as `contents` has them.
-    """
+    """Raise InputError naming the first work of which a model was trained on other examples than `contents` has."""
     both = ((work, manifest.works.get(work, ()), works.get(work, ())) for work in sorted({*manifest.works, *works}))
     differ = {work: (Counter(trained), Counter(here)) for work, trained, here in both if sorted(trained) != sorted(here)}
     if not differ:

@@ -52,11 +52,7 @@ def known(*, exceptions: bool = False) -> frozenset[str]:
 
 @cache
 def parse(text: str) -> Any:
-    """An expression in one spelling: ids as SPDX writes them, sorted, nothing said twice.
-
-    Raises:
-        Unreadable: it is none, or has an id that SPDX does not know and that is no LicenseRef.
-    """
+    """An expression in one spelling: ids as SPDX writes them, sorted, nothing twice; raises Unreadable where it is none."""
     if len(text) > LONGEST:
         raise Unreadable(f"longer than {LONGEST:,} characters")
     if text.strip().upper() in {"", "NONE", "NOASSERTION"}:

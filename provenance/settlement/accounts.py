@@ -81,11 +81,7 @@ class Standing:
 
 
 def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`.
-
-    Args:
-        amounts: of a day, by whom they are for (`Standing.earned`).
-    """
+    """A day's control totals per currency, whoever has them: `revenue = developer + earned + escrowed + unattributed`."""
     return {c: {name: row[account] for account, name in TOTALS.items()} for c, row in trial_balance(amounts).items()}
 
 

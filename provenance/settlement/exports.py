@@ -157,11 +157,7 @@ def key_file(pem: bytes) -> str:
 
 
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
-    """Publish a revision: files and signature first, then the manifest, and only then the pointer. False if it was there.
-
-    Raises:
-        StoreError: the revision was published before with other content.
-    """
+    """Publish a revision: files and signature, then the manifest, and only then the pointer. False if it was there."""
     new = write_folder(store, export.folder, export.files, export.manifest, key)
     point_to(store, export.day, export.revision)
     return new

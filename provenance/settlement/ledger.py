@@ -176,11 +176,7 @@ def _concerns(owner_id: str) -> sa.ColumnElement[bool]:
 
 
 def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, evidence: str, by: str) -> Booking:
-    """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
-
-    Raises:
-        InputError: nothing ever lay in escrow under that name, or somebody else has claimed it.
-    """
+    """Give an owner what lies in escrow under a name, and what will be put there; each name is claimed once."""
     with books.alone(engine) as connection:
         made = books.last(connection, (BOOKING.c.kind == CLAIM) & (BOOKING.c.facts["escrow_id"].astext == escrow_id))
         if made and made.facts["owner_id"] == owner_id:
@@ -205,11 +201,7 @@ def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, eviden
 
 
 def advance(engine: sa.Engine, owner_id: str, currency: str, amount: int, *, day: date, reason: str, by: str) -> Booking:
-    """Note an advance that was paid to an owner, to be set off against what it will earn.
-
-    Args:
-        reason: names the advance; the same owner, currency, amount, day and reason are booked once.
-    """
+    """Note an advance that was paid, to be set off against what its owner will earn; the same for one reason once."""
     if amount <= 0:
         raise InputError(f"advance to {owner_id}", expected="an amount above 0", found=str(amount))
     facts = {"owner_id": owner_id, "amount_minor": str(amount), "currency": currency, "reason": reason, "by": by}

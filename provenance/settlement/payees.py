@@ -257,11 +257,7 @@ def _expected_and_found(fault: ErrorDetails) -> tuple[str, str]:
 
 
 def sealing(keys: Sequence[str], where: str) -> MultiFernet:
-    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other.
-
-    Raises:
-        InputError: there is no key, or it is none.
-    """
+    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other."""
     hint = "`provenance payee key` makes one."
     if not keys:
         raise InputError(where, expected="a key, or several with commas between", found="none", hint=hint)

@@ -123,11 +123,7 @@ def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame
 
 
 def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: pl.DataFrame) -> pl.DataFrame:
-    """Who is credited for each output, with the works behind it, most influential first, and what other rules would say.
-
-    Args:
-        by_rule: the rule shares table.
-    """
+    """Who is credited for each output, with the works behind it, most influential first, and what other rules say."""
     keys = ["output_id", "account", "party_id"]
     parts = pl.struct("rule", share_ppb=(pl.col("share") * PPB).round().cast(pl.Int64))
     ruled = by_rule.filter(pl.col("share") > 0).sort("rule").group_by(keys, maintain_order=True).agg(rules=parts)

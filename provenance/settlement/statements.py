@@ -148,11 +148,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PaymentLine:
-    """A payment, in the currency in which it was made; `on` is when it was last heard of.
-
-    Attributes:
-        owed: what it pays of what was owed, in that currency.
-    """
+    """A payment in its own currency, and what it pays of what was `owed`; `on` is when it was last heard of."""
 
     payment_id: str
     period: str

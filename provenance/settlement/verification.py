@@ -114,11 +114,7 @@ def _tree(data: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]:
-    """What an owner needs to see that its lines are in a published file, without seeing any other: one proof for each.
-
-    Raises:
-        StoreError: the owner has no line in it.
-    """
+    """What an owner needs to see that its lines are in a published file, without seeing any other: proofs."""
     manifest, data = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
     lines, rows = payout_lines(data), _parsed(data)
     at = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]

@@ -26,11 +26,7 @@ MOST_ROWS = 100
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of a page: sentences, questions of a form, links, a figure and tables, whichever it has.
-
-    Attributes:
-        tables: as they are or as documents have them (`Table.plain`).
-    """
+    """A part of a page: sentences, questions of a form, links, a figure and tables (`Table`, or plain), if any."""
 
     title: str
     said: Sequence[str] = ()
