@@ -15,7 +15,7 @@ from provenance.settlement import ledger, settling
 from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
 from tasks.database import open_books
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.answers")
 
@@ -27,8 +27,7 @@ OURS = re.compile("[0-9a-f]{32}")
 
 def read_new() -> int:
     """Book every answer in the folder that is not booked yet, and tell of those that cannot be; returns how many there are."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     keys, problems = store.list(FOLDER), []
     for key in keys:
         try:

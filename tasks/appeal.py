@@ -175,11 +175,7 @@ def paid_outputs(
 
 
 def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
-    """The experiment that answers a case; nothing is trained yet.
-
-    Raises:
-        InputError: the model cannot be trained, the owner's works cannot be left out, or there are too few others.
-    """
+    """The experiment that answers a case, of which nothing is trained yet; InputError where there can be none."""
     if pairs < appeals.FEWEST_PAIRS or pairs % 2:
         expected = f"an even number from {appeals.FEWEST_PAIRS} on: pairs come in couples, and an interval takes two"
         raise InputError("--pairs", expected=expected, found=str(pairs))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from provenance.core.money import PPB, format_minor
 from provenance.validation.appeal_page import count, largest_first
+from tasks.appeal import Appeal
 from tasks.screens import number, titled
 from tasks.terminal import cell, line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rich.console import RenderableType
-
-    from tasks.appeal import Appeal
 
 
 def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]:

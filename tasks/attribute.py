@@ -126,9 +126,6 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
 
     Args:
         settings: method, projection and cluster; their store and model are replaced by the request's.
-
-    Raises:
-        InputError: naming file, row, column, expected and found.
     """
     with opened(request, settings) as (here, night):
         keep = score_every_example(night, here)

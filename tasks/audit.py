@@ -23,7 +23,7 @@ from tasks.attribute import score_every_example
 from tasks.night import VERSIONS, Night, load_night, read_manifest
 from tasks.retrain import base_and_served, retrain
 from tasks.score import every_component
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.audit")
 
@@ -113,8 +113,7 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
 
 def audit_published() -> str:
     """Audit the night of the latest day that is published, and put the result where manifests cite it; returns its folder."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     days = published_days(store)
     if not days:
         found = "none"

@@ -16,7 +16,7 @@ from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.form import approval
 from tasks.night import Night, load_night, read_manifest, read_written, with_terms
-from tasks.settings import load
+from tasks.settings import with_store
 
 log = logging.getLogger("provenance.book")
 
@@ -31,8 +31,7 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
     Raises:
         CheckFailed: there are reasons to ask a person, and nobody has approved just this.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     night = load_night(store, folder)
     amounts = accrued(store, night, night.read_outputs(store))
     cause = cause_of(store, folder)

@@ -105,11 +105,7 @@ def baselines(settings: Settings, night: Night, owners: list[str]) -> dict[str, 
 def estimates(
     settings: Settings, night: Night, owners: Sequence[str], trainings: int
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
-    """Shares by counterfactual models worth so many trainings, and what the night says of their fidelity.
-
-    Returns:
-        by rule shares and the ends of their intervals, `(owners, outputs)` each.
-    """
+    """Shares by rule with the ends of their intervals, by models worth so many trainings, and how far they are trusted."""
     store = settings.store.open()
     subject = Subject.of(store, night, settings.model.cache)
     contract = Contract(name="audited", developer_ppb=0, duplicates="off")

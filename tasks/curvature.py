@@ -27,7 +27,7 @@ from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, close_models, features_of, recipe
 from tasks.night import Night, night_to_compute
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 from tasks.shard import FeatureFile, Plan, compared, load_plan
 
 log = logging.getLogger("provenance.curvature")
@@ -53,8 +53,7 @@ class _Chunk:
 
 def fit_curvature(folder: str, settings: Settings | None = None) -> str:
     """Fit what the store lacks; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     missing = [source for source in plan.sources if not store.exists(fitted_key(night, plan, source))]
     if missing:

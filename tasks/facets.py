@@ -8,8 +8,10 @@ alone, since a message may quote data.
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import attr
@@ -17,26 +19,17 @@ from openlineage.client import facet_v2 as facet
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState, set_producer
 from openlineage.client.uuid import generate_static_uuid
 
+from provenance.core.contracts import Contract
+from provenance.core.store import Store
+from provenance.corpus.shards import FrozenCorpus, Part
 from tasks.datasets import COLUMNS, Dataset
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from provenance.core.contracts import Contract
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus, Part
 
 set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
 
 
 @attr.define
 class RightsDatasetFacet(facet.DatasetFacet):
-    """Under which terms a corpus's works came, and whose they are.
-
-    Attributes:
-        licenceClasses: works by class; empty where nobody has looked, which `known` tells.
-    """
+    """Under which terms a corpus's works came, by class, unless nobody has looked (`known`), and whose they are."""
 
     owners: int = attr.field(kw_only=True)
     unmatched: int = attr.field(kw_only=True)

@@ -30,7 +30,7 @@ from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
 from tasks.night import Night, load_night, night_to_compute
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
 
@@ -96,8 +96,7 @@ def recipe(store: Store, night: Night, settings: Settings) -> Recipe:
 
 def featurise(folder: str, settings: Settings | None = None) -> str:
     """Compute the feature files that the plan lacks; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     there = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
     missing = {

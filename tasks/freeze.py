@@ -26,7 +26,7 @@ from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.freeze")
 
@@ -54,8 +54,7 @@ def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
 
 def freeze(day: str) -> str:
     """Freeze the inputs of a day's night; returns the night's folder."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     store.check_writable()
     engine = open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
     wait_until_over(date.fromisoformat(day), ledger.now(engine))

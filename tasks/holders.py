@@ -18,11 +18,7 @@ COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")
 
 @dataclass(frozen=True)
 class Holders:
-    """The claims of a night and its clusters of copies.
-
-    Attributes:
-        withdrawn: claims in which opted-out works have parties of their own, and the clusters by them; None without opt-outs.
-    """
+    """A night's claims and clusters of copies; `withdrawn` are both with opted-out works apart, if there are any."""
 
     claims: pl.DataFrame
     day: date

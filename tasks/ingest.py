@@ -20,7 +20,7 @@ from provenance.corpus.sources import source_ids
 from provenance.settlement import ledger
 from tasks import quality
 from tasks.database import open_locks
-from tasks.settings import load
+from tasks.settings import with_store
 from tasks.sources import registry_in_force
 
 log = logging.getLogger("provenance.ingest")
@@ -28,8 +28,7 @@ log = logging.getLogger("provenance.ingest")
 
 def ingest() -> str:
     """Judge the delivered corpus, freeze it and put it in force; returns its digest. CheckFailed: the rules block it."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     store.check_writable()
     policy, rules = read_policy(settings.rights.policy), read_rules(settings.corpus.quality)
     corpus = read_corpus(store, settings.corpus.folder)

@@ -22,7 +22,7 @@ from tasks.counterfactuals import read_record
 from tasks.featurise import close_models, open_model
 from tasks.models import fetch_model
 from tasks.night import Night, night_to_compute, read_manifest
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.likelihoods")
 
@@ -57,8 +57,7 @@ class _Where:
 
 def likelihoods(folder: str, settings: Settings | None = None) -> str:
     """Compute what the store lacks, and write which files a night's likelihoods are; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     if store.exists(f"{folder}/likelihoods.json"):
         log.info("likelihoods: reused")
         return folder

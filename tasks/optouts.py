@@ -75,9 +75,6 @@ def import_file(
 
     Returns:
         how many lines it has, and the rows that are new.
-
-    Raises:
-        InputError: naming the first line and column that are wrong, and how many more are.
     """
     if not path.is_file():
         raise InputError(str(path), expected="a CSV file", found="no such file")

@@ -67,11 +67,7 @@ def report_on(
 
 
 def keep(store: Store, report: Report, now: datetime) -> str:
-    """Write a report as JSON and as a page, unless it says what the last one said; tell of what warns; returns the page's key.
-
-    Raises:
-        CheckFailed: something blocks; the report is written all the same.
-    """
+    """Keep a report as JSON and a page, unless it says what the last one said; returns the page's key, or CheckFailed."""
     data, there = canonical_json(report.as_json()), _reports(store)
     if there and store.read(there[-1]) == data:
         stem = there[-1].removesuffix(".json")

@@ -23,7 +23,7 @@ from tasks.book import accrued, cause_of
 from tasks.database import open_ledger
 from tasks.monitor import audits
 from tasks.night import Night, load_night
-from tasks.settings import load
+from tasks.settings import load, with_store
 from tasks.share import fidelity_of
 
 log = logging.getLogger("provenance.review")
@@ -39,8 +39,7 @@ def review(folder: str) -> dict[str, Any]:
         `reasons`, none for a usual night; `subject` and `body`, what a person is asked, in Markdown; `cause`, the digest of
         what would be booked, so that nothing else is booked on this word.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     night = load_night(store, folder)
     engine = open_ledger(settings.database, store)
     wanted, booked = amounts_and_booked(store, folder)

@@ -40,9 +40,6 @@ def royalty(
         duplicates: whether copies count once.
         settings: of the cluster and of royalties; their store and model are the folder's.
         counterfactuals: a folder that `provenance counterfactuals` wrote; without one, those that `attribute` was given.
-
-    Raises:
-        InputError: naming what was expected and what was found.
     """
     manifest = influence / "manifest.json"
     if not manifest.is_file() or not (influence / WORK).is_dir():

@@ -308,3 +308,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         named = (said for (name, key), said in origin.items() if name == at and of_it in ([], [key]))
         source = next(named, str(path))
         raise explained(error, Settings, source, SettingsError) from error
+
+
+def with_store(settings: Settings | None = None) -> tuple[Settings, Store]:
+    """Some settings, by default those in force, and the store that they name: how a stage begins."""
+    settings = settings or load()
+    return settings, settings.store.open()

@@ -45,7 +45,7 @@ from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
-from tasks.settings import PayerSettings, Settings, load
+from tasks.settings import PayerSettings, Settings, load, with_store
 
 log = logging.getLogger("provenance.settle")
 
@@ -165,8 +165,7 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
 
 def reconcile(period: str) -> int:
     """Hold the files for banks against the ledger; returns how many payments there are. CheckFailed names what differs."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     payments = settling.payments(open_ledger(settings.database, store), period)
     if problems := list(_in_bank_files(store, period, payments, _details(settings, payments))):
         raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")

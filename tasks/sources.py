@@ -23,7 +23,7 @@ from provenance.corpus import records
 from provenance.corpus.canonical import canonical, says_where
 from provenance.corpus.examples import delivered
 from provenance.corpus.sources import distinct, registry, source_ids
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.sources")
 
@@ -165,8 +165,7 @@ def import_sources(
 
 def register_delivered() -> int:
     """The stage `rights.sources`: add the delivery's `sources.parquet`, if it has one; returns how many records were new."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     found, file = delivered(store, settings.corpus.folder, "sources")
     if found is None:
         log.info("sources: the delivery has no %s", file)

@@ -33,7 +33,7 @@ from tasks.cluster import compute, open_cluster
 from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.statements")
 
@@ -46,11 +46,7 @@ LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class _Night:
-    """What a night's export says, of the revision that counts.
-
-    Attributes:
-        fidelity: how far its shares can be trusted, by contract; None where it was not measured, empty where none were divided.
-    """
+    """What a night's export says; `fidelity` is None where it was not measured, and empty where nothing was divided."""
 
     booking: Booking
     manifest_sha256: str
@@ -97,8 +93,7 @@ def write_statements(period: str) -> int:
 
     What was written before stays as it is.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     facts = _gather(store, open_ledger(settings.database, store), period, settings.settlement.contact)
     missing = [owner for owner in facts.owners if not store.exists(f"{statement_folder(period, owner)}/statement.pdf")]
     with open_cluster(settings.cluster) as client:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich import progress as bars
+from rich.console import Console
 from rich.markup import escape
 
 from tasks.cluster import PROGRESS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
 
 
 @contextmanager

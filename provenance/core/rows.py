@@ -119,11 +119,7 @@ def move(rows: Rows, xp: Any) -> Rows:
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:
-    """The arrays of a file: codes, the scale of each block, and where sparse vectors belong.
-
-    Args:
-        dense_bits, sparse_bits: 4, 8, or 32 for no rounding at all.
-    """
+    """The arrays of a file: codes, the scale of each block, where sparse vectors belong; 32 bits are not rounded."""
     part = rows.sparse
     present, counts = np.unique(to_numpy(part.token), return_counts=True)
     facts = [rows.examples, dense_bits, sparse_bits, part.vocabulary]

@@ -41,16 +41,12 @@ PAID, CREDITED, HELD, IN_DISPUTE = "paid", "credited", "held", "disputed"
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus. Every train example's work has claims that sum to one, or a reason why it is unmatched.
-
-    Attributes:
-        disputes: about whose works are; None where nobody has said anything.
-    """
+    """A checked corpus: every train example's work has claims that sum to one, or a reason why it is unmatched."""
 
     examples: pl.DataFrame
     claims: pl.DataFrame
     owners: pl.DataFrame
-    disputes: pl.DataFrame | None = None
+    disputes: pl.DataFrame | None = None  # nobody has said anything
     assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
 
 
@@ -68,9 +64,6 @@ def read_corpus(store: Store, folder: str) -> Corpus:
 
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
     by their ids. What is asserted of works' terms stands in `assertions.parquet`, if there is one.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
     """
     _only_parquet(store, folder)
     found, file = delivered(store, folder, "examples")

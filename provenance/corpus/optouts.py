@@ -94,9 +94,6 @@ def new_rows(
         works: of the corpus in force, such as have no owners, too.
         keep_unknown: record wishes about works that nobody is known to own, for works and owners that may come.
         file_sha256: of the file that the wishes are from; the same file is taken once.
-
-    Raises:
-        InputError: naming the first wish that is wrong, and how many more are.
     """
     if file_sha256 and file_sha256 in recorded["file_sha256"]:
         return pl.DataFrame(schema=OPTOUTS.schema)

@@ -24,9 +24,6 @@ def append(store: Store, contract: Contract, frame: pl.DataFrame, *, now: dateti
 
     Args:
         now: when they are added; by default now.
-
-    Raises:
-        ContractError: the rows break the contract.
     """
     data = to_parquet(conform(contract, frame, contract.name))
     stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime(_STAMP)

@@ -7,22 +7,19 @@ import importlib
 import inspect
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
 from provenance.core.toml import read_toml
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
 
 BUILT_IN = {
     name: f"provenance.features.adapters.{module}:{name}"

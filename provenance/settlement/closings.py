@@ -89,11 +89,7 @@ def payments_table(
 
 
 def unpaid(lines: Iterable[Line], holds: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, dict[str, int]]]:
-    """Why owners are on hold: how many, and what they are owed by currency; missing data first, then the most owners.
-
-    Args:
-        holds: the reasons, by owner; of several all count together.
-    """
+    """Why owners are on hold, all their reasons together: how many, what is owed; missing data first, then the most."""
     owners: dict[str, set[str]] = defaultdict(set)
     owed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:

@@ -67,11 +67,7 @@ class Model(_Part):
 
 
 class Source(_Part):
-    """Where a part of the corpus came from.
-
-    Attributes:
-        match: beginnings of the addresses (`source_uri`) of its works; an empty one is all that no entry before it has.
-    """
+    """Where a part of the corpus came from: works whose `source_uri` begins so; an empty beginning has all others."""
 
     name: Text
     kind: Kind

@@ -170,11 +170,7 @@ def _own_amount(transaction: Any) -> Any:
 
 
 def _check_sum(entry: Any, place: str) -> None:
-    """That what was debited as one adds up; where a part tells no amount, or one in another currency, nothing can be said.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise InputError unless what was debited as one adds up; of unknown parts or other currencies nothing is said."""
     booked, transactions = _first(entry, "Amt"), _transactions(entry)
     amounts = [_own_amount(transaction) for transaction in transactions]
     batched = len(transactions) > 1 or (transactions and _first(entry, "NtryDtls/Btch") is not None)
