@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import DISPUTED, ESCROW, OWNERS
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
+from provenance.core.store import Store
 from provenance.core.text import plain
 from provenance.corpus.examples import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger, settling
-from provenance.settlement.accounts import trial_balance
-from provenance.settlement.books import CLOSE
+from provenance.settlement.accounts import Account, trial_balance
+from provenance.settlement.books import CLOSE, Booking
 from provenance.settlement.settling import parse_period
 from tasks.database import open_books
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
-
-    import polars as pl
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 
 def hold(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:
@@ -129,11 +123,7 @@ def newest(settings: Settings) -> int:
 
 
 def last_closed(settings: Settings) -> str:
-    """The period that was closed last.
-
-    Raises:
-        InputError: none is.
-    """
+    """The period that was closed last; raises InputError where none is."""
     closed = ledger.bookings(_open(settings, None), kind=CLOSE)
     if not closed:
         raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")

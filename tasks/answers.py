@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.core.text import visible
 from provenance.settlement import ledger, settling
-from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Outcome, read_answers
+from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
 from provenance.settlement.exports import MANIFEST
 from tasks.database import open_books
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.store import Store
-    from provenance.settlement.bank.answers import Answers
-    from tasks.settings import Settings
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.answers")
 
@@ -32,13 +26,8 @@ OURS = re.compile("[0-9a-f]{32}")
 
 
 def read_new() -> int:
-    """Book every answer in the folder that is not booked yet; returns how many files there are.
-
-    Raises:
-        CheckFailed: naming every file that could not be booked, and why; the others are.
-    """
-    settings = load()
-    store = settings.store.open()
+    """Book every answer in the folder that is not booked yet, and tell of those that cannot be; returns how many there are."""
+    settings, store = with_store()
     keys, problems = store.list(FOLDER), []
     for key in keys:
         try:
@@ -51,11 +40,7 @@ def read_new() -> int:
 
 
 def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
-    """Book what a bank answered; the same answer is booked once.
-
-    Raises:
-        InputError: it cannot be read, answers a message that was never sent, or speaks of a payment that it may not.
-    """
+    """Book what a bank answered, once; it may speak of nothing but payments and messages that were sent."""
     said = read_answers(data, where)
     store, engine = open_books(settings)
     outcomes = [outcome for outcome in said.outcomes if OURS.fullmatch(outcome.payment_id)]

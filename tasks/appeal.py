@@ -11,8 +11,9 @@ A report is named by its inputs and never edited: the same appeal again finds it
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,23 +27,17 @@ from provenance.royalty.contracts import assign
 from provenance.royalty.shares import FLAT
 from provenance.settlement import ledger
 from provenance.settlement.exports import APPEALS, MANIFEST, REPORT, described, published_days, write_folder
-from provenance.settlement.verification import verify
+from provenance.settlement.verification import Check, verify
 from provenance.validation import appeals
 from provenance.validation.appeal_page import as_html, verdicts
 from tasks import retrain
 from tasks.counterfactuals import Subject, owner_of_examples, recipe_of
 from tasks.database import open_ledger
 from tasks.keys import signing_key, trusted_keys
-from tasks.night import load_night
+from tasks.night import Night, load_night
+from tasks.retrain import Job
 from tasks.screens import read_export
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.settlement.verification import Check
-    from tasks.night import Night
-    from tasks.retrain import Job
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.appeal")
 
@@ -180,11 +175,7 @@ def paid_outputs(
 
 
 def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
-    """The experiment that answers a case; nothing is trained yet.
-
-    Raises:
-        InputError: the model cannot be trained, the owner's works cannot be left out, or there are too few others.
-    """
+    """The experiment that answers a case, of which nothing is trained yet; InputError where there can be none."""
     if pairs < appeals.FEWEST_PAIRS or pairs % 2:
         expected = f"an even number from {appeals.FEWEST_PAIRS} on: pairs come in couples, and an interval takes two"
         raise InputError("--pairs", expected=expected, found=str(pairs))
@@ -241,11 +232,7 @@ def plan(settings: Settings, case: Case, pairs: int) -> Appeal:
 
 
 def answer(settings: Settings, appeal: Appeal) -> dict[str, Any]:
-    """Train what the store lacks, and publish what that says, once; returns the report.
-
-    Raises:
-        InputError: a training has failed; no output contested became more likely by training; or another report was published.
-    """
+    """Train what the store lacks, and publish what that says, once; returns the report."""
     night, at = appeal.case.night, appeal.case.outputs["at"].to_numpy()
     base, served = retrain.base_and_served(settings, night)[:, at]
     if not (served > base).any():

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from provenance.core.money import PPB, format_minor
 from provenance.validation.appeal_page import count, largest_first
-from tasks.screens import titled
+from tasks.appeal import Appeal
+from tasks.screens import number, titled
 from tasks.terminal import cell, line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rich.console import RenderableType
-
-    from tasks.appeal import Appeal
 
 
 def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]:
-    """What is contested, and what answering takes.
-
-    Args:
-        workers: how many train at a time; None where a cluster decides.
-    """
+    """What is contested, and what answering takes where so many workers train at a time (None: a cluster decides)."""
     facts, cost = appeal.case.facts, appeal.cost
     outputs = count(appeal.case.outputs.height, "output")
     yield line(f"{facts['owner_id']} contests {outputs} of {facts['day']}, revision {facts['revision']}.", style="bold")
@@ -40,10 +32,9 @@ def cost_screen(appeal: Appeal, workers: int | None) -> Iterator[RenderableType]
 
 def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Iterator[RenderableType]:
     """What an appeal found beside what was paid."""
-    table = titled(f"Appeal of {cell(report['owner_name'])} about {report['day']}, revision {report['revision']}")
-    table.add_column("outputs")
-    for heading in ("paid", "range", "experiment", "range", "difference\nfor the day", "range"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"Appeal of {cell(report['owner_name'])} about {report['day']}, revision {report['revision']}"
+    headings = ("paid", "range", "experiment", "range", "difference\nfor the day", "range")
+    table = titled(title, "outputs", *(number(heading, no_wrap=True) for heading in headings))
     for row in report["currencies"]:
         change, currency = row["difference_minor"], row["currency"]
         ends = " to ".join(format_minor(change[end], currency, symbol=False) for end in ("low", "high"))

@@ -7,9 +7,13 @@ result, so that the same command again, or with other outputs, computes what is 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,18 +31,12 @@ from tasks.counterfactuals import Subject, copy_set, freeze_folder, in_use
 from tasks.curvature import fit_curvature
 from tasks.estimate import corpus_holdings, estimate_copies
 from tasks.featurise import covered, featurise
-from tasks.freeze import chosen_checkpoints, freeze_outputs, influence_method, with_modality
+from tasks.freeze import freeze_night, influence_method, with_modality
 from tasks.likelihoods import likelihoods
-from tasks.models import freeze_model
 from tasks.night import Night, read_manifest
 from tasks.score import every_score, output_parts, read_influence, read_parties, score
 from tasks.settings import Settings, load
 from tasks.shard import shard
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import date
-    from pathlib import Path
 
 WORK = "work"
 
@@ -82,11 +80,7 @@ def local_settings(*, method: str = "fitted", device: str, workers: int | None) 
 
 @contextmanager
 def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Night]]:
-    """The request's inputs, checked and frozen in the work folder, and settings for its store and a cluster that runs.
-
-    Raises:
-        InputError: naming file, row, column, expected and found.
-    """
+    """The request's inputs, checked and frozen in the work folder, and settings for its store and a cluster that runs."""
     settings = settings.at(request.out / WORK, request.model.resolve())
     method = influence_method(settings)
     try:
@@ -99,22 +93,8 @@ def opened(request: Request, settings: Settings) -> Iterator[tuple[Settings, Nig
     outputs = read_output_file(Store(f"file://{request.outputs.resolve().parent}", {}), request.outputs.name)
     if outputs.is_empty():
         raise ContractError(str(request.outputs), expected="at least one output", found="none")
-    outputs = with_modality(store, frozen, outputs)
-    served = freeze_model(store, model)
-    subject = Subject(store, served, model.files, frozen, request.day, settings.model.cache)
-    night = Night(
-        day=str(request.day),
-        corpus=frozen.digest,
-        outputs=freeze_outputs(store, outputs),
-        model=served,
-        model_id=model.card.model_id,
-        model_files=model.files,
-        checkpoints=chosen_checkpoints(model, settings),
-        method=method,
-        contract={},
-        counterfactuals=bring(request.counterfactuals, subject),
-    )
-    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
+    outputs, brought = with_modality(store, frozen, outputs), partial(bring, request.counterfactuals)
+    night = freeze_night(settings, request.day, frozen, model, outputs, counterfactuals=brought, method=method, contract={})
     with open_cluster(settings.cluster) as client:  # one for all stages: starting one takes longer than many a stage
         cluster = settings.cluster.model_copy(update={"address": client.scheduler_info()["address"]})
         yield settings.model_copy(update={"cluster": cluster}), night
@@ -146,9 +126,6 @@ def attribute(request: Request, settings: Settings) -> dict[str, Any]:
 
     Args:
         settings: method, projection and cluster; their store and model are replaced by the request's.
-
-    Raises:
-        InputError: naming file, row, column, expected and found.
     """
     with opened(request, settings) as (here, night):
         keep = score_every_example(night, here)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from provenance.core.errors import ContractError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.corpus.examples import parties
 from provenance.influence.methods import comparisons, default_weights
 from provenance.royalty.estimate import Outcomes, fit, project
@@ -23,11 +23,7 @@ from tasks.attribute import score_every_example
 from tasks.night import VERSIONS, Night, load_night, read_manifest
 from tasks.retrain import base_and_served, retrain
 from tasks.score import every_component
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.audit")
 
@@ -117,8 +113,7 @@ def truth(settings: Settings, night: Night, options: Options) -> tuple[list[str]
 
 def audit_published() -> str:
     """Audit the night of the latest day that is published, and put the result where manifests cite it; returns its folder."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     days = published_days(store)
     if not days:
         found = "none"

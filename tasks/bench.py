@@ -7,13 +7,14 @@ import re
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,16 +31,11 @@ from provenance.influence.methods import score as score_rows
 from provenance.royalty import estimate as numerics
 from tasks.attribute import Request, attribute, opened, score_every_example
 from tasks.cluster import open_cluster
-from tasks.featurise import featurise, featurise_one, read_features, recipe
+from tasks.featurise import Recipe, featurise, featurise_one, read_features, recipe
 from tasks.freeze import AT_A_TIME
 from tasks.score import query_key
+from tasks.settings import Settings
 from tasks.shard import compared, load_plan, shard
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from tasks.featurise import Recipe
-    from tasks.settings import Settings
 
 # Each side of a ratio is timed so often, turn by turn; the ratio is that of the medians.
 ROUNDS = 7
@@ -239,14 +235,10 @@ def _likelihoods(request: Request, settings: Settings) -> dict[str, Any]:
         adapter, module = recipe(store, night, here).open(night.checkpoints[-1])
         contents = night.read_outputs(store)["content"].to_list()
         size = here.features.batch_size
-
-        def bare() -> None:
-            forward_and_backward(adapter, module, contents, size)
-
-        def forward() -> None:
-            all_losses(adapter, module, contents, batch_size=size)
-
-        times = _turn_by_turn(bare=bare, forward=forward)
+        times = _turn_by_turn(
+            bare=partial(forward_and_backward, adapter, module, contents, size),
+            forward=partial(all_losses, adapter, module, contents, batch_size=size),
+        )
     return {**times, "ratio": times["forward"] / times["bare"]}
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
 
 from provenance.core.errors import CheckFailed
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.settlement import ledger
+from provenance.settlement.accounts import Account
 from provenance.settlement.accrual import accrue, credit_outputs
 from tasks.database import open_ledger
 from tasks.form import approval
-from tasks.night import load_night, read_manifest, read_written, with_terms
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from tasks.night import Night
+from tasks.night import Night, load_night, read_manifest, read_written, with_terms
+from tasks.settings import with_store
 
 log = logging.getLogger("provenance.book")
 
@@ -36,8 +31,7 @@ def book(folder: str, request: Mapping[str, Any] | None = None, answer: Mapping[
     Raises:
         CheckFailed: there are reasons to ask a person, and nobody has approved just this.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     night = load_night(store, folder)
     amounts = accrued(store, night, night.read_outputs(store))
     cause = cause_of(store, folder)

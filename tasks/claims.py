@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.examples import open_on, parties, valid_on, with_choices
 from provenance.corpus.optouts import in_force
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, works_of
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_key, load_frozen, read_examples, works_of
 from provenance.settlement.exports import MANIFEST
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import load_night
 from tasks.optouts import recorded
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
 
 LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
 
@@ -58,8 +53,7 @@ def claims_of(
         corpus, day = corpus_at(store, moment), day or moment.date()
         choices = in_force(recorded(store, known), day)
     frozen = load_frozen(store, corpus)
-    columns = ["work_id", "owner_id", "unmatched_reason"]
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    examples = read_examples(store, frozen, "work_id", "owner_id", "unmatched_reason")
     mine = examples.filter(pl.col("work_id") == work_id)
     if mine.is_empty() and work_id not in (works := works_of(store, frozen)):
         hint = did_you_mean(work_id, works) or LIST_WORKS
@@ -119,11 +113,7 @@ def later_than(store: Store, corpus: str, day: date) -> str:
 
 
 def corpus_at(store: Store, moment: datetime) -> str:
-    """Digest of the corpus that was in force at a time.
-
-    Raises:
-        InputError: none was, as far as there are records of it, or it is not stored any more.
-    """
+    """Digest of the corpus that was in force at a time; an error says so if it is not known, or not stored any more."""
     history = records.read(store, CORPORA).sort("in_force_since", maintain_order=True)
     before = history.filter(pl.col("in_force_since") <= moment)
     if before.is_empty() and history.is_empty() and store.exists(CURRENT):

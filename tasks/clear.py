@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import SIGNALS
 from provenance.core.errors import CheckFailed, InputError, did_you_mean, parse_day
-from provenance.core.store import digest, sha256
+from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
 from provenance.corpus.clearance import (
     TRAIN,
@@ -26,23 +28,16 @@ from provenance.corpus.clearance import (
 from provenance.corpus.examples import open_on, since
 from provenance.corpus.optouts import in_force
 from provenance.corpus.policy import USES, RightsPolicy, read_policy
-from provenance.corpus.shards import corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, load_frozen, read_examples
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.features.model import Model, state_manifest
 from tasks.optouts import corpora, recorded
 from tasks.publish import code_version
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.clear")
 
+# What a manifest is made of, of all examples that a model is trained on.
 COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
 # What a manifest says of circumstances, and not of works.
 CIRCUMSTANCES = ("code_version",)
@@ -51,14 +46,10 @@ CIRCUMSTANCES = ("code_version",)
 def make_manifest(
     settings: Settings, *, use: str, day: date, corpus: FrozenCorpus | None = None
 ) -> tuple[Manifest, pl.DataFrame]:
-    """The works that may be used on a day, as it is known now, and the clearance of every work.
-
-    Args:
-        corpus: by default the one in force.
-    """
+    """The works of a corpus, or of that in force, that may be used on a day, as known now, and every work's clearance."""
     store = settings.store.open()
     frozen = corpus or corpus_in_force(store)
-    examples = read_examples(store, frozen)
+    examples = read_examples(store, frozen, *COLUMNS)
     policy = read_policy(settings.rights.policy)
     said = _verdicts(settings, store, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
     optouts = in_force(recorded(store), day)
@@ -133,11 +124,7 @@ def check_manifest(settings: Settings, data: bytes, where: str) -> Manifest:
 
 
 def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
-    """A frozen corpus by its digest.
-
-    Raises:
-        InputError: there is none of that digest.
-    """
+    """A frozen corpus by its digest; raises InputError where there is none."""
     key = corpus_key(digest)
     if not digest.isalnum() or not store.exists(key):
         known = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
@@ -147,15 +134,11 @@ def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
 
 
 def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | None:
-    """What a model's training run states, held against a corpus; None where it states nothing.
-
-    Raises:
-        InputError: it is no manifest, or lists other works or examples.
-    """
+    """What a model's training run states, held against a corpus; None where it states nothing."""
     if (path := model.manifest) is None:
         return None
     manifest = read_manifest(path.read_bytes(), str(path))
-    check_trained_on(manifest, contents(read_examples(store, corpus)), str(path))
+    check_trained_on(manifest, contents(read_examples(store, corpus, *COLUMNS)), str(path))
     return manifest
 
 
@@ -183,16 +166,10 @@ def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -
 
 def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
     """`work_id, content_sha256, since` of a corpus's examples; whose claim is not dated has always had the work."""
-    columns = ("work_id", "content_sha256", "acquired_at")
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+    examples = read_examples(store, corpus, "work_id", "content_sha256", "acquired_at")
     claims = store.read_table(corpus.claims.key, columns=["work_id", "valid_from"])
     always = claims.with_columns(pl.col("valid_from").fill_null(date.min))
     return since(examples, always).select("work_id", "content_sha256", "since")
-
-
-def read_examples(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
-    """What a manifest is made of, of all examples that a model is trained on."""
-    return pl.concat([store.read_table(part.key, columns=COLUMNS) for part in corpus.shards])
 
 
 def read_rights(store: Store, corpus: FrozenCorpus) -> pl.DataFrame | None:

@@ -9,23 +9,18 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import dask
 import torch
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import gpu_count
 from provenance.core.errors import ClusterUnavailable, InputError, SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from distributed import Future
-
-    from tasks.settings import ClusterSettings
+from tasks.settings import ClusterSettings
 
 log = logging.getLogger("provenance.cluster")
 

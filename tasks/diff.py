@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import InputError
+from provenance.core.store import Store
 from provenance.settlement.exports import MANIFEST, in_force, revision_folder
-from tasks.night import load_night
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from provenance.core.store import Store
-    from tasks.night import Night
+from tasks.night import Night, load_night
 
 # What a night names besides tables that can be compared row by row; an audit that decides stands in the contract.
 FACTS = ("model_id", "model", "method", "contract", "code_version")

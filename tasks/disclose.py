@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
 
 from provenance.core.contracts import OPTOUTS, SIGNALS
 from provenance.core.errors import InputError
-from provenance.core.store import sha256, to_csv
+from provenance.core.store import Store, sha256, to_csv
 from provenance.corpus import records
 from provenance.corpus.clearance import TRAIN
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
-from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force
 from tasks.claims import later_than
 from tasks.clear import find_frozen, make_manifest, read_rights
+from tasks.settings import Settings
 from tasks.sources import registry_in_force
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from datetime import date
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.corpus.disclosures.inventory import Inventory
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.settings import Settings
 
 IN_FORCE = "in force"
 INDEX = "index.html"

@@ -8,48 +8,28 @@ alone, since a message may quote data.
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import attr
+from openlineage.client import facet_v2 as facet
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState, set_producer
-from openlineage.client.facet_v2 import (
-    DatasetFacet,
-    column_lineage_dataset,
-    dataset_version_dataset,
-    datasource_dataset,
-    error_message_run,
-    job_type_job,
-    nominal_time_run,
-    ownership_dataset,
-    ownership_job,
-    parent_run,
-    schema_dataset,
-)
 from openlineage.client.uuid import generate_static_uuid
 
-from tasks.datasets import COLUMNS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from provenance.core.contracts import Contract
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus, Part
-    from tasks.datasets import Dataset
+from provenance.core.contracts import Contract
+from provenance.core.store import Store
+from provenance.corpus.shards import FrozenCorpus, Part
+from tasks.datasets import COLUMNS, Dataset
 
 set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
 
 
 @attr.define
-class RightsDatasetFacet(DatasetFacet):
-    """Under which terms a corpus's works came, and whose they are.
-
-    Attributes:
-        licenceClasses: works by class; empty where nobody has looked, which `known` tells.
-    """
+class RightsDatasetFacet(facet.DatasetFacet):
+    """Under which terms a corpus's works came, by class, unless nobody has looked (`known`), and whose they are."""
 
     owners: int = attr.field(kw_only=True)
     unmatched: int = attr.field(kw_only=True)
@@ -113,22 +93,22 @@ def event(
     dag_run = str(generate_static_uuid(task.logical_date, f"{namespace}.{task.dag_id}.{task.clear_number}".encode()))
     name = f"{namespace}.{task.dag_id}.{task.task_id}.{task.try_number}.{task.map_index}"
     facets: dict[str, Any] = {
-        "parent": parent_run.ParentRunFacet(
-            run=parent_run.Run(runId=dag_run),
-            job=parent_run.Job(namespace=namespace, name=task.dag_id),
-            root=parent_run.Root(
-                run=parent_run.RootRun(runId=dag_run), job=parent_run.RootJob(namespace=namespace, name=task.dag_id)
+        "parent": facet.parent_run.ParentRunFacet(
+            run=facet.parent_run.Run(runId=dag_run),
+            job=facet.parent_run.Job(namespace=namespace, name=task.dag_id),
+            root=facet.parent_run.Root(
+                run=facet.parent_run.RootRun(runId=dag_run), job=facet.parent_run.RootJob(namespace=namespace, name=task.dag_id)
             ),
         )
     }
     if task.interval:
         start, end = (moment.isoformat() for moment in task.interval)
-        facets["nominalTime"] = nominal_time_run.NominalTimeRunFacet(nominalStartTime=start, nominalEndTime=end)
+        facets["nominalTime"] = facet.nominal_time_run.NominalTimeRunFacet(nominalStartTime=start, nominalEndTime=end)
     if error:
-        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(error, "PYTHON")
+        facets["errorMessage"] = facet.error_message_run.ErrorMessageRunFacet(error, "PYTHON")
     job: dict[str, Any] = {
-        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration="AIRFLOW", jobType="TASK"),
-        "ownership": ownership_job.OwnershipJobFacet([ownership_job.Owner(f"team:{task.owner}")]),
+        "jobType": facet.job_type_job.JobTypeJobFacet(processingType="BATCH", integration="AIRFLOW", jobType="TASK"),
+        "ownership": facet.ownership_job.OwnershipJobFacet([facet.ownership_job.Owner(f"team:{task.owner}")]),
     }
     reads, writes = flow
     spellings = {dataset.name: _spelled(store, dataset) for dataset in reads}
@@ -155,30 +135,30 @@ def _spelled(store: Store, dataset: Dataset) -> tuple[str, str]:
     return f"{root.scheme}://{root.netloc}", f"{root.path.strip('/')}/{dataset.name}".lstrip("/")
 
 
-def _facets(store: Store, dataset: Dataset) -> dict[str, DatasetFacet]:
-    found: dict[str, DatasetFacet] = {}
+def _facets(store: Store, dataset: Dataset) -> dict[str, facet.DatasetFacet]:
+    found: dict[str, facet.DatasetFacet] = {}
     if dataset.key:
-        found["dataSource"] = datasource_dataset.DatasourceDatasetFacet(name=store.url, uri=store.locate(dataset.key))
+        found["dataSource"] = facet.datasource_dataset.DatasourceDatasetFacet(name=store.url, uri=store.locate(dataset.key))
     if dataset.version:
-        found["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(dataset.version)
+        found["version"] = facet.dataset_version_dataset.DatasetVersionDatasetFacet(dataset.version)
     if dataset.contract:
         found["schema"] = _schema(dataset.contract)
     if dataset.corpus:
         found["provenance_rights"] = _rights(store, dataset.corpus)
-        owners = ownership_dataset.Owner(name=store.locate(dataset.corpus.owners.key), type="OWNERS_OF_WORKS")
-        found["ownership"] = ownership_dataset.OwnershipDatasetFacet([owners])
+        owners = facet.ownership_dataset.Owner(name=store.locate(dataset.corpus.owners.key), type="OWNERS_OF_WORKS")
+        found["ownership"] = facet.ownership_dataset.OwnershipDatasetFacet([owners])
     return found
 
 
-def _schema(contract: Contract) -> DatasetFacet:
+def _schema(contract: Contract) -> facet.DatasetFacet:
     fields = [
-        schema_dataset.SchemaDatasetFacetFields(name, type=str(column.dtype), description=column.meaning)
+        facet.schema_dataset.SchemaDatasetFacetFields(name, type=str(column.dtype), description=column.meaning)
         for name, column in contract.columns.items()
     ]
-    return schema_dataset.SchemaDatasetFacet(fields)
+    return facet.schema_dataset.SchemaDatasetFacet(fields)
 
 
-def _rights(store: Store, corpus: FrozenCorpus) -> DatasetFacet:
+def _rights(store: Store, corpus: FrozenCorpus) -> facet.DatasetFacet:
     rights: Part | None = corpus.rights
     counts = store.read_table(rights.key, columns=["licence_class"])["licence_class"].value_counts() if rights else None
     return RightsDatasetFacet(
@@ -189,12 +169,12 @@ def _rights(store: Store, corpus: FrozenCorpus) -> DatasetFacet:
     )
 
 
-def _columns(name: str, spellings: dict[str, tuple[str, str]]) -> dict[str, DatasetFacet]:
+def _columns(name: str, spellings: dict[str, tuple[str, str]]) -> dict[str, facet.DatasetFacet]:
     """From which columns of what was read columns of a dataset follow."""
     fields = {
-        column: column_lineage_dataset.Fields(
-            inputFields=[column_lineage_dataset.InputField(*spellings[read], field) for read, field in sources]
+        column: facet.column_lineage_dataset.Fields(
+            inputFields=[facet.column_lineage_dataset.InputField(*spellings[read], field) for read, field in sources]
         )
         for column, sources in COLUMNS.get(name, {}).items()
     }
-    return {"columnLineage": column_lineage_dataset.ColumnLineageDatasetFacet(fields=fields)} if fields else {}
+    return {"columnLineage": facet.column_lineage_dataset.ColumnLineageDatasetFacet(fields=fields)} if fields else {}

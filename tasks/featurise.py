@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
+import torch
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import ExampleError, InputError, ModelError, StoreError, in_batch
 from provenance.core.rows import Rows, decode, encode
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.corpus.shards import part_key
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
+from provenance.features.model import Adapter
 from provenance.features.projection import Projection
 from provenance.features.words import word_features
 from provenance.influence import statistics
@@ -25,21 +29,10 @@ from provenance.influence.methods import FACTORED, WORDS
 from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
-from tasks.night import load_night, night_to_compute
-from tasks.settings import load
+from tasks.night import Night, load_night, night_to_compute
+from tasks.settings import Settings, with_store
 from tasks.shard import FeatureFile, compared, load_plan
 from tasks.work import Work, note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import polars as pl
-    import torch
-
-    from provenance.core.store import Store
-    from provenance.features.model import Adapter
-    from tasks.night import Night
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.featurise")
 # By thread, the name of the module that it has open, and the module: workers may be threads of one process, and a module in
@@ -103,8 +96,7 @@ def recipe(store: Store, night: Night, settings: Settings) -> Recipe:
 
 def featurise(folder: str, settings: Settings | None = None) -> str:
     """Compute the feature files that the plan lacks; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     there = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
     missing = {

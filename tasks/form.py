@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import InputError, did_you_mean
 from provenance.settlement.settling import Approval
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def asked(params: Mapping[str, str | None], name: str) -> str | None:

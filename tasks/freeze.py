@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, parse_day
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.core.text import visible
 from provenance.corpus.outputs import read_outputs
 from provenance.corpus.shards import FrozenCorpus, Part, corpus_in_force, freeze_part
@@ -25,11 +26,7 @@ from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.freeze")
 
@@ -42,11 +39,7 @@ EARLY = timedelta(minutes=15)
 
 
 def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
-    """The day that a run pays: the one asked for, or else the one on which its data interval starts (UTC).
-
-    Raises:
-        InputError: there is neither, or what is asked for is no day.
-    """
+    """The day that a run pays: the one asked for, or else the one on which its data interval starts (UTC)."""
     if asked:
         return str(parse_day("run of nightly_payouts: day", asked))
     if interval_start is None:
@@ -61,8 +54,7 @@ def paid_day(interval_start: datetime | None, asked: str | None = None) -> str:
 
 def freeze(day: str) -> str:
     """Freeze the inputs of a day's night; returns the night's folder."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     store.check_writable()
     engine = open_ledger(settings.database, store)  # before anything is computed for a ledger that cannot book it
     wait_until_over(date.fromisoformat(day), ledger.now(engine))
@@ -80,34 +72,53 @@ def _freeze(settings: Settings, store: Store, day: str) -> str:
     contracts = read_contracts(settings.royalty.contracts)
     assign(outputs, contracts, store.locate(f"outputs/day={day}"))
     choices = choices_on(store, corpus, date.fromisoformat(day))
-    served = freeze_model(store, model)
-    subject = Subject(store, served, model.files, corpus, date.fromisoformat(day), settings.model.cache)
-    night = Night(
-        day=day,
-        corpus=corpus.digest,
-        outputs=freeze_outputs(store, outputs),
-        model=served,
-        model_id=model.card.model_id,
-        model_files=model.files,
-        checkpoints=chosen_checkpoints(model, settings),
-        method=influence_method(settings),
-        contract={"contracts": [contract.model_dump(mode="json") for contract in contracts]},
-        choices=freeze_part(store, choices) if choices.height else None,
-        counterfactuals=in_use(subject),
-    )
-    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
+    decided = {
+        "method": influence_method(settings),
+        "contract": {"contracts": [contract.model_dump(mode="json") for contract in contracts]},
+        "choices": freeze_part(store, choices) if choices.height else None,
+    }
+    night = freeze_night(settings, date.fromisoformat(day), corpus, model, outputs, counterfactuals=in_use, **decided)
     log.info("night of %s: %d outputs, model %s, corpus %s", day, outputs.height, visible(night.model_id), night.corpus[:12])
     if choices.height:
         log.info("night of %s: %d works of owners who opted out", day, choices["work_id"].n_unique())
     return night.folder
 
 
-def wait_until_over(day: date, now: datetime) -> None:
-    """Return once a day is over (UTC), to which there may be minutes left.
+def freeze_night(
+    settings: Settings,
+    day: date,
+    corpus: FrozenCorpus,
+    model: Model,
+    outputs: pl.DataFrame,
+    *,
+    counterfactuals: Callable[[Subject], dict[str, str]],
+    **decided: Any,
+) -> Night:
+    """Put down what a night reads.
 
-    Raises:
-        ContractError: there is more left than clocks may differ by.
+    Args:
+        counterfactuals: finds the models trained on parts of the owners: digest of each folder by name.
+        decided: what else decides shares and amounts, by attribute of the night.
     """
+    store = settings.store.open()
+    served = freeze_model(store, model)
+    night = Night(
+        day=str(day),
+        corpus=corpus.digest,
+        outputs=freeze_outputs(store, outputs),
+        model=served,
+        model_id=model.card.model_id,
+        model_files=model.files,
+        checkpoints=chosen_checkpoints(model, settings),
+        counterfactuals=counterfactuals(Subject(store, served, model.files, corpus, day, settings.model.cache)),
+        **decided,
+    )
+    store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
+    return night
+
+
+def wait_until_over(day: date, now: datetime) -> None:
+    """Return once a day is over (UTC), to which there may be minutes left; more than clocks may differ by is an error."""
     left = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) - now
     if left > EARLY:
         hint = f"The scheduled run after {day + timedelta(days=1)} 00:00 UTC pays it."

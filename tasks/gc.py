@@ -27,12 +27,15 @@ import re
 import shutil
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from provenance.core.store import Stored, canonical_json
+import sqlalchemy as sa
+
+from provenance.core.store import Store, Stored, canonical_json
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
@@ -41,18 +44,9 @@ from tasks.cluster import PROGRESS
 from tasks.counterfactuals import records
 from tasks.curvature import fitted_key
 from tasks.database import open_books
-from tasks.night import REMOVED, VERSIONS, load_night
-from tasks.settings import CHECKOUT, load
+from tasks.night import REMOVED, VERSIONS, Night, load_night
+from tasks.settings import CHECKOUT, RetentionSettings, Settings, load
 from tasks.shard import load_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import RetentionSettings, Settings
 
 log = logging.getLogger("provenance.gc")
 
@@ -259,11 +253,7 @@ def _manifests_first(found: Stored) -> tuple[int, str]:
 
 
 def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
-    """All that there is to decide about.
-
-    Raises:
-        InputError: something that says what must stay cannot be read; nothing is removed then.
-    """
+    """All that there is to decide about. If what says what must stay cannot be read, nothing is removed."""
     objects = tuple(store.describe())
     keys = {found.key for found in objects}
     booked = ledger.bookings(engine, kind=NIGHT)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
 
 import polars as pl
 
+from provenance.core.store import Store
 from provenance.corpus.holdings import Clusters, find_holders, holdings
+from tasks.night import Night
 from tasks.withdrawn import APART, alone, claims_apart
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
-    from tasks.night import Night
 
 NO_CLUSTERS = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
 COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")
@@ -22,11 +18,7 @@ COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")
 
 @dataclass(frozen=True)
 class Holders:
-    """The claims of a night and its clusters of copies.
-
-    Attributes:
-        withdrawn: claims in which opted-out works have parties of their own, and the clusters by them; None without opt-outs.
-    """
+    """A night's claims and clusters of copies; `withdrawn` are both with opted-out works apart, if there are any."""
 
     claims: pl.DataFrame
     day: date

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.examples import read_corpus, since
@@ -20,23 +20,15 @@ from provenance.corpus.sources import source_ids
 from provenance.settlement import ledger
 from tasks import quality
 from tasks.database import open_locks
-from tasks.settings import load
+from tasks.settings import with_store
 from tasks.sources import registry_in_force
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
 
 log = logging.getLogger("provenance.ingest")
 
 
 def ingest() -> str:
-    """Judge the delivered corpus, freeze it and put it in force; returns its digest.
-
-    Raises:
-        CheckFailed: the rules for deliveries block it; the report says why.
-    """
-    settings = load()
-    store = settings.store.open()
+    """Judge the delivered corpus, freeze it and put it in force; returns its digest. CheckFailed: the rules block it."""
+    settings, store = with_store()
     store.check_writable()
     policy, rules = read_policy(settings.rights.policy), read_rules(settings.corpus.quality)
     corpus = read_corpus(store, settings.corpus.folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -12,11 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from provenance.core.errors import InputError
 from provenance.core.store import sha256
 from provenance.settlement.proofs import public_pem, read_key
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tasks.settings import SettlementSettings
+from tasks.settings import SettlementSettings
 
 log = logging.getLogger("provenance.keys")
 
@@ -48,11 +44,7 @@ def trusted_keys(settings: SettlementSettings) -> list[bytes]:
 
 
 def replace_key(settings: SettlementSettings) -> Path:
-    """Have a new key sign from now on; what the old one signed stays good. Returns the old one's public key.
-
-    Raises:
-        InputError: there is no key to replace.
-    """
+    """Have a new key sign from now on; what the old one signed stays good. Returns the old one's public key."""
     path = settings.key
     if not path.exists():
         raise InputError(str(path), expected="a key to replace", found="none", hint="The first export makes one.")

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from provenance.core.errors import ExampleError, ModelError
-from provenance.core.store import canonical_json, digest
-from provenance.corpus.shards import part_key
+from provenance.core.store import Store, canonical_json, digest
+from provenance.corpus.shards import Part, part_key
 from provenance.features.model import all_losses
 from tasks.cluster import compute, open_cluster
 from tasks.counterfactuals import read_record
 from tasks.featurise import close_models, open_model
 from tasks.models import fetch_model
-from tasks.night import night_to_compute, read_manifest
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from provenance.corpus.shards import Part
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night, night_to_compute, read_manifest
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.likelihoods")
 
@@ -64,8 +57,7 @@ class _Where:
 
 def likelihoods(folder: str, settings: Settings | None = None) -> str:
     """Compute what the store lacks, and write which files a night's likelihoods are; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     if store.exists(f"{folder}/likelihoods.json"):
         log.info("likelihoods: reused")
         return folder

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from tasks.settings import load
+from tasks.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from openlineage.client.event_v2 import RunEvent
 
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.lineage")
 

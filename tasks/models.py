@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import ModelError
-from provenance.core.store import digest, sha256
+from provenance.core.store import Store, digest, sha256
 from provenance.features.model import Checkpoint, Model, read_model
 from tasks.settings import CHECKOUT
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
 
 
 def fetch_model(store: Store, model: str, files: dict[str, str], folder: str) -> Model:

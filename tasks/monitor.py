@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import ESCROW, PAYABLE, WITHDRAWN
 from provenance.core.errors import ContractError, StoreError
@@ -17,31 +20,20 @@ from provenance.core.money import PPB
 from provenance.core.store import Store, sha256
 from provenance.corpus.shards import corpus_key
 from provenance.settlement import ledger
-from provenance.settlement.accounts import totals
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import Account, totals
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, current_key, in_force, published_days, revision_folder
 from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.database import read_ledger
 from tasks.datasets import STAGES
 from tasks.night import load_night, shares_stage
-from tasks.runs import FAILED, SUCCESS, open_runs, runs
+from tasks.runs import FAILED, SUCCESS, Run, open_runs, runs
 from tasks.screens import output_data
-from tasks.settings import load
+from tasks.settings import Settings, load
 from tasks.share import fidelity_of
 from tasks.withdrawn import read_withdrawn
 from tasks.work import Work, noted
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
-    from tasks.runs import Run
-    from tasks.settings import Settings
 
 # The nights whose mean shares a night's are held against.
 BEFORE = 14
@@ -59,11 +51,7 @@ STATES = (PUBLISHED, BOOKED, NOT_BOOKED, WAITING, "queued", "running", FAILED)
 
 @dataclass(frozen=True)
 class AuditFigure:
-    """How well a method in use predicted retraining: a linear datamodelling score, its 95 % interval, what noise allows.
-
-    Attributes:
-        family: of what halves were left out: `examples` or `owners`.
-    """
+    """How well a method predicted retraining on halves of a family, `examples` or `owners`: score, interval, ceiling."""
 
     family: str
     method: str
@@ -238,11 +226,7 @@ class Flow:
 
 
 def nights(store: Store, engine: sa.Engine, runs: Mapping[str, Sequence[Run]] | None = None, *, last: int = 60) -> list[Night]:
-    """The last so many days that are booked, or that Airflow has run, oldest first.
-
-    Args:
-        runs: of the nightly DAG, by day (`tasks.runs.runs`).
-    """
+    """The last so many days that are booked, or that Airflow has run (`tasks.runs.runs`), oldest first."""
     runs = runs or {}
     in_force_of = {str(booking.day): booking for booking in ledger.bookings(engine, kind=NIGHT)}
     return _told(store, engine, in_force_of, sorted({*in_force_of, *runs})[-last:], runs)
@@ -256,11 +240,7 @@ def in_order(tasks: Collection[str]) -> list[str]:
 def _told(
     store: Store, engine: sa.Engine, in_force_of: Mapping[str, Booking], days: Sequence[str], runs: Mapping[str, Sequence[Run]]
 ) -> list[Night]:
-    """Some days, oldest first.
-
-    Args:
-        in_force_of: the booking in force by day, of all days.
-    """
+    """Some days, oldest first, by the bookings in force of all days."""
     booked = sorted(in_force_of)
     mine = [day for day in days if day in in_force_of]
     if not mine:
@@ -283,11 +263,7 @@ def _told(
 
 
 def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) -> Flow:
-    """One night's flow.
-
-    Raises:
-        ContractError: nothing is known of the day.
-    """
+    """One night's flow; raises ContractError where nothing is known of the day."""
     booked = ledger.bookings(engine, kind=NIGHT)
     bookings = [booking for booking in booked if booking.day == day]
     if not bookings and not runs:
@@ -327,11 +303,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
 
 
 def output(store: Store, output_id: str, day: date | None = None, *, last: int = 60) -> dict[str, Any]:
-    """One output's credits, as `provenance explain` has them: of a day, or of the last so many that are published.
-
-    Raises:
-        ContractError: there is no such output.
-    """
+    """One output's credits, as `provenance explain` has them: of a day, or of the last so many that are published."""
     days = published_days(store)[: -last - 1 : -1] if day is None else [str(day)] if store.exists(current_key(day)) else []
     found = output_data(store, output_id, days)
     if found is None:
@@ -369,11 +341,7 @@ class Sources:
 
     @classmethod
     def open(cls, airflow_url: str = "") -> Sources:
-        """Those of the settings and the environment.
-
-        Args:
-            airflow_url: of Airflow's own database, if not as the environment says.
-        """
+        """Those of the settings and the environment; Airflow's own database may be named."""
         settings = load()
         return cls(settings, settings.store.open(), read_ledger(settings.database), open_runs(airflow_url))
 

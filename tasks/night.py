@@ -15,19 +15,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, StoreError
-from provenance.core.store import digest, from_parquet, sha256
+from provenance.core.store import Store, digest, from_parquet, sha256
 from provenance.corpus.examples import with_choices
 from provenance.corpus.optouts import NO_CHOICES
-from provenance.corpus.shards import FrozenCorpus, Part, load_frozen
+from provenance.corpus.shards import FrozenCorpus, Part, load_frozen, read_examples
 from provenance.royalty.contracts import Contract, parse_contracts
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
@@ -86,7 +83,7 @@ class Night:
 
     def read_corpus(self, store: Store, *columns: str) -> pl.DataFrame:
         """Some columns of all examples, in the order of the shards."""
-        return pl.concat([store.read_table(part.key, columns=columns) for part in self.frozen_corpus(store).shards])
+        return read_examples(store, self.frozen_corpus(store), *columns)
 
     def read_choices(self, store: Store) -> pl.DataFrame:
         """`work_id, owner_id, choice` of those who opted out, in force on the day."""
@@ -109,11 +106,7 @@ class Night:
 
 
 def load_night(store: Store, folder: str) -> Night:
-    """A night by its folder.
-
-    Raises:
-        StoreError: it is not there, or was removed; says when, and by which policy.
-    """
+    """A night by its folder; StoreError says when it was removed, and by which policy."""
     stored = read_manifest(store, folder, "inputs")
     outputs = tuple(Part(**part) for part in stored.pop("outputs"))
     checkpoints = tuple(stored.pop("checkpoints"))
@@ -122,11 +115,7 @@ def load_night(store: Store, folder: str) -> Night:
 
 
 def night_to_compute(store: Store, folder: str) -> Night:
-    """A night by its folder, of which something is about to be computed.
-
-    Raises:
-        ContractError: it was frozen by other versions of the stages, whose files would be taken for ours.
-    """
+    """A night to compute something of; ContractError: other versions of the stages froze it, whose files would mix."""
     night = load_night(store, folder)
     if night.method["versions"] != VERSIONS:
         raise ContractError(
@@ -139,11 +128,7 @@ def night_to_compute(store: Store, folder: str) -> Night:
 
 
 def read_manifest(store: Store, folder: str, stage: str) -> dict[str, Any]:
-    """What a stage of the night put down.
-
-    Raises:
-        StoreError: it has not, or that was removed; says when, and by which policy.
-    """
+    """What a stage of the night put down; StoreError says when that was removed, and by which policy."""
     try:
         return store.read_json(f"{folder}/{stage}.json")
     except StoreError as error:
@@ -172,11 +157,7 @@ def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFra
 
 
 def read_checked(store: Store, folder: str, stage: str, name: str) -> bytes:
-    """A file that a stage of the night wrote.
-
-    Raises:
-        StoreError: it is not the one that the stage's manifest names.
-    """
+    """A file that a stage of the night wrote, checked to be the one that the stage's manifest names."""
     key, stated = f"{folder}/{name}", read_manifest(store, folder, stage)["writes"][name]
     data = store.read(key)
     if sha256(data) != stated:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import BaseNotifier
 from airflow.sdk.definitions.callback import SyncCallback
@@ -17,9 +18,6 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from provenance.core.errors import SettingsError
 from tasks.settings import NotifySettings, load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 log = logging.getLogger("provenance.notify")
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CORPORA, OPTOUTS
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.corpus import records
 from provenance.corpus.examples import PAID, valid_on
 from provenance.corpus.optouts import NO_CHOICES, OPTOUT, PAIR, WITHDRAW, Wish, in_force, latest, new_rows, read_file
-from provenance.corpus.shards import CURRENT, corpus_in_force, corpus_key, load_frozen, works_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
+from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen, works_of
 
 log = logging.getLogger("provenance.optouts")
 
@@ -67,11 +61,7 @@ def withdraw(
     day: date | None = None,
     now: datetime | None = None,
 ) -> pl.DataFrame:
-    """Record that an owner agrees again, to a work or to all that it opted out of; returns the rows that are new.
-
-    Raises:
-        InputError: there is no opt-out to withdraw.
-    """
+    """Record that an owner agrees again, to a work or to all that it opted out of; returns the rows that are new."""
     now = now or datetime.now(UTC)
     works = [work_id] if work_id is not None else _opted_out(store, owner_id)
     wishes = [Wish(work, owner_id, WITHDRAW, PAID, evidence, day) for work in works]
@@ -85,9 +75,6 @@ def import_file(
 
     Returns:
         how many lines it has, and the rows that are new.
-
-    Raises:
-        InputError: naming the first line and column that are wrong, and how many more are.
     """
     if not path.is_file():
         raise InputError(str(path), expected="a CSV file", found="no such file")
@@ -149,11 +136,7 @@ def _opted_out(store: Store, owner_id: str) -> list[str]:
 
 
 def listed(store: Store, *, known: datetime | None = None, now: datetime | None = None) -> pl.DataFrame:
-    """For each work and owner what counts on the day, and what will later, with `state`: in force, withdrawn, or later.
-
-    Args:
-        known: as it was known then, and stood on that day.
-    """
+    """For each work and owner what counts now, or counted when `known`, and what will: in force, withdrawn, or later."""
     moment = known or now or datetime.now(UTC)
     rows, future = recorded(store, known), pl.col("effective_on") > moment.date()
     last = pl.concat([latest(rows.filter(~future)), latest(rows).filter(future)]).sort(PAIR, maintain_order=True)

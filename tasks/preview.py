@@ -5,8 +5,9 @@ What is computed is kept, so the night itself finds it done.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import InputError
 from provenance.settlement.history import changes, figures
@@ -14,9 +15,6 @@ from tasks.freeze import freeze
 from tasks.recompute import STAGES
 from tasks.review import amounts_and_booked, review
 from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def preview(first: date, last: date) -> Iterator[dict[str, Any]]:

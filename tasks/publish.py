@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.settlement import exports, ledger
-from provenance.settlement.accounts import totals, trial_balance
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import Account, totals, trial_balance
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.payouts import as_claimed, intervals
 from provenance.settlement.payouts import credits as credits_table
 from provenance.settlement.payouts import payouts as payouts_table
@@ -22,16 +26,6 @@ from tasks.keys import signing_key
 from tasks.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
 from tasks.settings import CHECKOUT, load
 from tasks.share import fidelity_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
 
 log = logging.getLogger("provenance.publish")
 
@@ -67,11 +61,7 @@ def _folder(booking: Booking) -> str:
 def make_export(
     store: Store, engine: sa.Engine, booking: Booking, previous: Booking | None, *, published: Store | None = None
 ) -> exports.Export:
-    """The export of a night's booking; byte for byte the same each time.
-
-    Args:
-        published: where the exports before it lie, if not where the night does.
-    """
+    """The export of a night's booking, the same bytes each time; `published` has the exports before it."""
     published = published or store
     night = load_night(store, booking.night)
     corpus = night.frozen_corpus(store)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.corpus import records
 from provenance.corpus.disclosures import page
-from provenance.corpus.examples import open_on, valid_on
+from provenance.corpus.examples import Corpus, open_on, valid_on
 from provenance.corpus.quality import BLOCK, WARN, Delivery, Report, Rule, assess
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-
-    from provenance.core.store import Store
-    from provenance.corpus.examples import Corpus
 
 log = logging.getLogger("provenance.quality")
 
@@ -72,11 +67,7 @@ def report_on(
 
 
 def keep(store: Store, report: Report, now: datetime) -> str:
-    """Write a report as JSON and as a page, unless it says what the last one said; tell of what warns; returns the page's key.
-
-    Raises:
-        CheckFailed: something blocks; the report is written all the same.
-    """
+    """Keep a report as JSON and a page, unless it says what the last one said; returns the page's key, or CheckFailed."""
     data, there = canonical_json(report.as_json()), _reports(store)
     if there and store.read(there[-1]) == data:
         stem = there[-1].removesuffix(".json")
@@ -96,11 +87,7 @@ def keep(store: Store, report: Report, now: datetime) -> str:
 
 
 def last_report(store: Store) -> dict[str, Any]:
-    """The last report, as JSON, with `page`: where the page lies.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The last report, as JSON, with `page`: where the page lies; raises InputError where there is none."""
     keys = _reports(store)
     if not keys:
         hint = "Run the DAG ingest_corpus first, or make demo."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from provenance.core.errors import StoreError
-from provenance.core.store import canonical_json, sha256
+from provenance.core.store import Store, canonical_json, sha256
 from provenance.corpus.shards import corpus_key, load_frozen
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
@@ -22,15 +23,9 @@ from tasks.likelihoods import likelihoods
 from tasks.night import load_night
 from tasks.publish import code_version, make_export
 from tasks.score import score
-from tasks.settings import CHECKOUT
+from tasks.settings import CHECKOUT, Settings
 from tasks.shard import shard
 from tasks.share import share
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from provenance.core.store import Store
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.recompute")
 

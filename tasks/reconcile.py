@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from datetime import date
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
@@ -15,20 +14,13 @@ from provenance.settlement.exports import MANIFEST, in_force
 from provenance.settlement.verification import Check, booked_and_published, earlier_revisions, verify
 from tasks.database import open_ledger
 from tasks.keys import trusted_keys
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.reconcile")
 
 
 def reconcile(day: str) -> str:
-    """Check the day's revision in force; returns its folder.
-
-    Raises:
-        CheckFailed: naming every problem.
-    """
+    """Check the day's revision in force; returns its folder, or raises CheckFailed naming every problem."""
     folder, checks = check_day(load(), day)
     problems = [f"{check.name}: {problem}" for check in checks for problem in check.problems]
     if problems:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import tomllib
 from collections import defaultdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import StoreError
+from provenance.core.store import Store
 from provenance.corpus.clearance import read_manifest
 from provenance.corpus.optouts import OPTOUT, PAIR, in_force, latest
 from provenance.settlement.exports import MANIFEST, published_days
 from provenance.settlement.exports import in_force as export_in_force
-from tasks.night import load_night
+from tasks.night import Night, load_night
 from tasks.optouts import recorded
 from tasks.withdrawn import read_withdrawn
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from tasks.night import Night
 
 BY_MANIFEST, BY_CORPUS = "manifest", "corpus"
 

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.features.model import all_losses, read_model
 from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.retrain")
 
@@ -67,11 +62,7 @@ def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Se
 
 
 def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
-    """What `retrain` computes, mask by mask; nothing is trained yet.
-
-    Raises:
-        ModelError: nothing says how the model is trained.
-    """
+    """What `retrain` computes, mask by mask; nothing is trained yet. ModelError: nothing says how to train."""
     subject = Subject.of(settings.store.open(), night, settings.model.cache)
     model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
     check_trainable(model)

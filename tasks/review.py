@@ -6,30 +6,25 @@ They are those unlike the nights before them, and those whose contract wants a p
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
 
 from provenance.core.money import format_minor
+from provenance.core.store import Store
 from provenance.settlement import ledger
+from provenance.settlement.accounts import Account, Standing
 from provenance.settlement.books import NIGHT
 from provenance.settlement.closings import markdown
-from provenance.settlement.history import Bounds, changes, drift, figures, unusual
+from provenance.settlement.history import Bounds, Figures, changes, drift, figures, unusual
 from tasks.book import accrued, cause_of
 from tasks.database import open_ledger
 from tasks.monitor import audits
-from tasks.night import load_night
-from tasks.settings import load
+from tasks.night import Night, load_night
+from tasks.settings import load, with_store
 from tasks.share import fidelity_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account, Standing
-    from provenance.settlement.history import Figures
-    from tasks.night import Night
 
 log = logging.getLogger("provenance.review")
 
@@ -44,8 +39,7 @@ def review(folder: str) -> dict[str, Any]:
         `reasons`, none for a usual night; `subject` and `body`, what a person is asked, in Markdown; `cause`, the digest of
         what would be booked, so that nothing else is booked on this word.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     night = load_night(store, folder)
     engine = open_ledger(settings.database, store)
     wanted, booked = amounts_and_booked(store, folder)

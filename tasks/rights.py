@@ -5,34 +5,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus import records
 from provenance.corpus.clearance import TRAIN, is_copy_of
 from provenance.corpus.examples import delivered
 from provenance.corpus.licences import terms_of, weigh
 from provenance.corpus.optouts import OPTOUT, in_force
-from provenance.corpus.policy import CLASSES, USES, read_policy
-from provenance.corpus.shards import corpus_in_force
+from provenance.corpus.policy import CLASSES, USES, RightsPolicy, read_policy
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, read_examples
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 from tasks.claims import LIST_WORKS, ownership
 from tasks.clear import copies_withheld
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from provenance.core.store import Store
-    from provenance.corpus.policy import RightsPolicy
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
 
@@ -118,15 +113,10 @@ def _against(asked: Asked, found: Mapping[str, Any]) -> list[str]:
 
 
 def summary(settings: Settings) -> dict[str, Any]:
-    """How many works of the corpus in force each class has, where words differ or have expired, and what is in quarantine.
-
-    Raises:
-        ContractError: there is no corpus in force, or its terms were not judged.
-    """
+    """How many works of the corpus in force each class has, where words differ, have expired, or are in quarantine."""
     store = settings.store.open()
     corpus, rights, _ = _read_rights(store)
-    shards = [store.read_table(part.key, columns=["work_id"]) for part in corpus.shards]
-    trained_on = pl.concat(shards)["work_id"].unique()
+    trained_on = read_examples(store, corpus, "work_id")["work_id"].unique()
     counts = dict(rights["licence_class"].value_counts().iter_rows())
 
     def reasons(column: str) -> list[dict[str, Any]]:
@@ -230,8 +220,7 @@ def _read_rights(store: Store) -> tuple[FrozenCorpus, pl.DataFrame, pl.DataFrame
 
 def _examples(store: Store, corpus: FrozenCorpus, folder: str, work_id: str) -> pl.DataFrame:
     """A work's examples; those that are held out of training are not frozen, and stand in the delivery alone."""
-    frames = [store.read_table(part.key, columns=COLUMNS).filter(pl.col("work_id") == work_id) for part in corpus.shards]
-    found = pl.concat(frames)
+    found = read_examples(store, corpus, *COLUMNS).filter(pl.col("work_id") == work_id)
     table, _ = delivered(store, folder, "examples")
     if not found.is_empty() or table is None:
         return found

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import polars as pl
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
 
 from provenance.core.money import PPB
 from provenance.corpus.optouts import OPTOUT
-from tasks.screens import titled
+from tasks.screens import number, titled
+from tasks.sources import Imported
 from tasks.terminal import cell, line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from rich.console import RenderableType
-    from rich.table import Table
 
 
 def explain_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -106,9 +106,7 @@ def sources_screen(found: pl.DataFrame, *, most: int) -> Iterator[RenderableType
     if found.is_empty():
         yield "There are none. `provenance rights sources import LIST` adds a list of what was collected."
         return
-    table = titled("Sources")
-    for heading in ("source", "also", "records", "first collected", "title"):
-        table.add_column(heading, overflow="fold")
+    table = titled("Sources", "source", "also", "records", "first collected", "title")
     for row in found.head(most).iter_rows(named=True):
         also = [name for name in row["identifiers"] if name != row["source_id"]]
         also += [f"contradicts: {name}" for name in row["conflicts"]]
@@ -167,6 +165,50 @@ def optout_report_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[Rendera
         yield line(f"  {counted}", style="" if last else "dim")
 
 
+def signals_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """All signals on a source, which of them count, and what follows."""
+    verdict = {True: "[green]allowed[/]", False: "[red]reserved[/]", None: "nothing is said"}[found["allowed"]]
+    yield f"{escape(found['use'])} on {escape(found['source_uri'])}: {verdict}"
+    if found["because"]:
+        yield line(found["because"])
+    for signal in found["signals"]:
+        mark = "[bold]counts[/]        " if signal["counts"] else "[dim]does not count[/]"
+        problem = f" [yellow]{escape(signal['problem'])}[/]" if signal["problem"] else ""
+        yield f"  {mark} {escape(signal['line'])}{problem}"
+
+
+def imported_screen(found: Sequence[Imported]) -> Iterator[RenderableType]:
+    """What became of the rows of lists of sources."""
+    for one in found:
+        yield line(f"{one.file}: {one.new:,} new, {one.known:,} known, {one.rejected:,} rejected")
+        yield from (line(f"  {problem}") for problem in one.problems)
+        if one.kept:
+            yield line(f"  The rejected rows, with reasons: {one.kept}")
+
+
+def manifest_screen(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """How much a training manifest lists, and how much it leaves out, and why."""
+    listed, left = facts["cleared"], facts["left_out"]
+    yield line(f"{facts['manifest']}: {listed['works']} works, {listed['examples']} examples cleared for {facts['use']}")
+    reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
+    several = "; some works have several reasons" if sum(left["because"].values()) > left["works"] else ""
+    because = f" ({reasons}{several})" if reasons else ""
+    yield line(f"Left out: {left['works']} works, {left['examples']} examples{because}")
+
+
+def disclosures_screen(found: Mapping[str, Any], out: Path) -> Iterator[RenderableType]:
+    """Which disclosures were written, and what is to be completed."""
+    from tasks.disclose import INDEX
+
+    count = len(found["files"])
+    first = f"; begin with {out / INDEX}" if INDEX in found["files"] else ""
+    yield line(f"{count} file{'' if count == 1 else 's'} about corpus {found['corpus'][:12]} in {out}{first}.")
+    for form, questions in found["missing"].items():
+        if questions:
+            yield f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):"
+        yield from (line(f"  {question}") for question in questions)
+
+
 def _nights(count: int) -> str:
     return f"{count} night{'' if count == 1 else 's'}"
 
@@ -175,9 +217,7 @@ def quality_screen(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The report on a delivery."""
     counts = f"{found['works']:,} works, {found['examples']:,} examples, {found['owners']:,} owners"
     yield line(f"The last delivery: {counts}", style="bold")
-    table = titled("What was found")
-    for heading in ("level", "measure", "how many", "of", "what"):
-        table.add_column(heading, justify="right" if heading in {"how many", "of"} else "left")
+    table = titled("What was found", "level", "measure", number("how many"), number("of"), "what")
     colour = {"block": "red", "warn": "yellow"}
     for row in found["findings"]:
         of = f"{row['total']:,}"
@@ -199,9 +239,5 @@ def _assertions_table(assertions: list[dict[str, Any]]) -> Table:
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
     """Rows of strangers' texts, folded where a screen is narrow."""
-    table = titled(title)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
-    for row in rows:
-        table.add_row(*map(cell, row))
-    return table
+    columns = (number(heading) if heading in right else heading for heading in headings)
+    return titled(title, *columns, rows=(map(cell, row) for row in rows))

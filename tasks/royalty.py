@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import ESCROW, UNATTRIBUTED
 from provenance.core.errors import ContractError
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.royalty.contracts import Contract
 from provenance.royalty.fidelity import unsupported
 from provenance.royalty.shares import by_contract
@@ -21,16 +22,10 @@ from tasks.curvature import fit_curvature
 from tasks.estimate import estimate
 from tasks.featurise import featurise
 from tasks.likelihoods import likelihoods
-from tasks.night import VERSIONS, load_night, read_manifest, read_written
+from tasks.night import VERSIONS, Night, load_night, read_manifest, read_written
 from tasks.score import score
+from tasks.settings import Settings
 from tasks.shard import shard
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.royalty")
 
@@ -45,9 +40,6 @@ def royalty(
         duplicates: whether copies count once.
         settings: of the cluster and of royalties; their store and model are the folder's.
         counterfactuals: a folder that `provenance counterfactuals` wrote; without one, those that `attribute` was given.
-
-    Raises:
-        InputError: naming what was expected and what was found.
     """
     manifest = influence / "manifest.json"
     if not manifest.is_file() or not (influence / WORK).is_dir():

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from provenance.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 NIGHTLY = "nightly_payouts"
@@ -93,11 +91,7 @@ class Backfills:
 
 
 def open_runs(url: str = "") -> sa.Engine:
-    """An engine on Airflow's database: at a URL, or where the environment says.
-
-    Raises:
-        SettingsError: neither names one.
-    """
+    """An engine on Airflow's database: at a URL, or where the environment says; SettingsError if neither names one."""
     url = url or os.environ.get(VARIABLE, "")
     if not url:
         raise SettingsError(f"environment: {VARIABLE}", expected="the URL of Airflow's own database", found="nothing")

@@ -18,8 +18,8 @@ from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
-from provenance.corpus.shards import corpus_in_force, part_key
-from provenance.royalty.contracts import assign, parse_contracts
+from provenance.corpus.shards import corpus_in_force, part_key, read_examples
+from provenance.royalty.contracts import Contract, assign, parse_contracts
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.closings import ranges, unpaid
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
     from provenance.settlement.verification import Check
     from tasks.attribute import Request
     from tasks.gc import Removal
@@ -244,11 +243,7 @@ def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, An
 
 
 def _terms(contract: Mapping[str, Any], measured: Mapping[str, Any] | None) -> str:
-    """By which rule a contract pays, in a few words, and why if it is not its own.
-
-    Args:
-        measured: how far its shares can be trusted, as the manifest says.
-    """
+    """By which rule a contract pays, in a few words, and, by what the night measured, why if it is not its own."""
     name, rule, weight = contract["name"], contract["rule"], contract["weight"]
     if weight == 1:
         return f"Contract {name!r} pays by {rule}"
@@ -407,8 +402,7 @@ def read_duplicates(store: Store) -> pl.DataFrame:
         raise ContractError(
             f"corpus {frozen.digest[:12]}", expected="one in which copies were looked for", found="none", hint=hint
         )
-    columns = ["example_id", "work_id", "owner_id", "acquired_at", "source_uri"]
-    examples = pl.concat([store.read_table(part.key, columns=columns) for part in frozen.shards])
+    examples = read_examples(store, frozen, "example_id", "work_id", "owner_id", "acquired_at", "source_uri")
     found = store.read_table(frozen.duplicates.key).join(examples, on="example_id", maintain_order="left")
     held = held_since(found, store.read_table(frozen.claims.key), datetime.now(UTC).date())
     owners = held.group_by("work_id").agg(owners=pl.col("party_id"), since=pl.col("since").min())
@@ -579,6 +573,14 @@ def _sums(amounts: Iterable[tuple[str, int]]) -> str:
     for currency, amount in amounts:
         found[currency] += amount
     return ", ".join(format_minor(amount, currency) for currency, amount in sorted(found.items()))
+
+
+def answers_screen(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """What was booked of the files of banks."""
+    for said in found:
+        told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
+        booked = f"{'booked before' if said['again'] else 'booked'} as {said['booking_id']}"
+        yield line(f"{said['file']}: {said['kind']} {said['message_id']}, {booked}: {told}")
 
 
 def payees_screen(found: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from provenance.core.errors import SettingsError, did_you_mean
+from provenance.core.errors import SettingsError
 from provenance.core.money import currencies
+from provenance.core.toml import explained, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -281,19 +281,10 @@ class Settings(_Section):
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings in force.
-
-    Raises:
-        SettingsError: naming the file or variable, the key, what was expected and what was found.
-    """
+    """The settings in force; an error names the file or variable."""
     environment = os.environ if environment is None else environment
     path = CHECKOUT / environment.get(f"{PREFIX}SETTINGS", "infra/settings/local.toml")
-    if not path.is_file():
-        raise SettingsError(str(path), expected="a settings file", found="no such file")
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(str(path), expected="TOML", found=str(error)) from error
+    values = read_toml(path, "a settings file", SettingsError)
     if "key" in values.get("payees", {}):
         hint = f"Set {KEY_VARIABLE}, from wherever secrets are kept."
         raise SettingsError(f"{path}: payees.key", expected="no secret in a file", found="a key", hint=hint)
@@ -312,19 +303,14 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, str(path), origin) from error
+        at, *of_it = (str(part) for part in error.errors()[0]["loc"][:2])
+        # A section that is not known has no key by which to find who named it.
+        named = (said for (name, key), said in origin.items() if name == at and of_it in ([], [key]))
+        source = next(named, str(path))
+        raise explained(error, Settings, source, SettingsError) from error
 
 
-def _explain(error: ValidationError, path: str, origin: Mapping[tuple[str, str], str]) -> SettingsError:
-    first = error.errors()[0]
-    where = tuple(str(part) for part in first["loc"])
-    section, key = where[0], where[1] if len(where) > 1 else ""
-    source = origin.get((section, key)) or next((o for (s, _), o in origin.items() if s == section and not key), path)
-    dotted = ".".join(where)
-    if first["type"] != "extra_forbidden":
-        return SettingsError(f"{source}: {dotted}", expected=first["msg"], found=repr(first["input"]))
-    fields = Settings.model_fields
-    known = list(fields) if not key else list(getattr(fields[section].annotation, "model_fields", {}))
-    return SettingsError(
-        f"{source}: {dotted}", expected=f"one of {', '.join(known)}", found=repr(where[-1]), hint=did_you_mean(where[-1], known)
-    )
+def with_store(settings: Settings | None = None) -> tuple[Settings, Store]:
+    """Some settings, by default those in force, and the store that they name: how a stage begins."""
+    settings = settings or load()
+    return settings, settings.store.open()

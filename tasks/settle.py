@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from provenance.core.contracts import ESCROW
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import sha256, to_csv
+from provenance.core.store import Store, sha256, to_csv
 from provenance.core.text import visible
 from provenance.settlement import ledger, register, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
-from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.closings import closing_table, escrow_ages, payments_table, request
 from provenance.settlement.exports import MANIFEST, described, write_folder
-from provenance.settlement.payees import Method, explain
+from provenance.settlement.payees import Details, Method, explain
 from provenance.settlement.periods import (
     PAY,
     Payee,
@@ -34,7 +37,7 @@ from provenance.settlement.periods import (
     payments_folder,
     statements_folder,
 )  # fmt: skip
-from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING
+from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Payment
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
 from tasks.database import open_books, open_ledger
@@ -42,20 +45,7 @@ from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    from provenance.core.store import Store
-    from provenance.settlement.books import Booking
-    from provenance.settlement.payees import Details
-    from provenance.settlement.settling import Payment
-    from tasks.settings import PayerSettings, Settings
+from tasks.settings import PayerSettings, Settings, load, with_store
 
 log = logging.getLogger("provenance.settle")
 
@@ -66,11 +56,7 @@ READ_BACK = {"xml": iso20022.read_back, "csv": paypal.read_back, "ach": nacha.re
 
 
 def settled_period(interval_start: datetime | None, asked: str | None = None) -> str:
-    """The period that a run settles: the one asked for, or else the month in which its data interval starts (UTC).
-
-    Raises:
-        InputError: there is neither.
-    """
+    """The period that a run settles: the one asked for, or the month in which its data interval starts (UTC)."""
     if asked:
         return settling.parse_period("run of settle_period: period", asked)
     if interval_start is None:
@@ -154,11 +140,7 @@ def _smallest(details: Mapping[str, tuple[int, Details]]) -> list[Instruction]:
 
 
 def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -> list[str]:
-    """Book the payments that two people have approved, and write the files for banks; returns their keys.
-
-    Args:
-        prepared, approved: what Airflow's approval tasks return.
-    """
+    """Book the payments that two people have approved, as Airflow says, and write bank files; returns their keys."""
     settings = load()
     store, engine = open_books(settings)
     today = datetime.now(UTC).date()
@@ -182,13 +164,8 @@ def pay(period: str, prepared: Mapping[str, Any], approved: Mapping[str, Any]) -
 
 
 def reconcile(period: str) -> int:
-    """Read the files for banks back, and hold every payment in them against the ledger; returns how many there are.
-
-    Raises:
-        CheckFailed: naming every payment that differs.
-    """
-    settings = load()
-    store = settings.store.open()
+    """Hold the files for banks against the ledger; returns how many payments there are. CheckFailed names what differs."""
+    settings, store = with_store()
     payments = settling.payments(open_ledger(settings.database, store), period)
     if problems := list(_in_bank_files(store, period, payments, _details(settings, payments))):
         raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")
@@ -197,11 +174,7 @@ def reconcile(period: str) -> int:
 
 
 def check_period(settings: Settings, period: str) -> tuple[str, list[Check]]:
-    """Where a closed period is published, and what was checked of it: files, signatures, the ledger, the files for banks.
-
-    Raises:
-        InputError: it is not closed.
-    """
+    """Where a closed period is published, and what was checked: files, signatures, the ledger, the files for banks."""
     store, engine = open_books(settings)
     booking, lines = settling.lines(engine, period)
     payments, keys = settling.payments(engine, period), trusted_keys(settings.settlement)
@@ -236,11 +209,7 @@ def _sent(payments: Iterable[Payment]) -> dict[str, tuple[int, str]]:
 
 
 def _in_bank_files(store: Store, period: str, payments: Sequence[Payment], details: Mapping[str, Details]) -> Iterator[str]:
-    """What differs between the files for banks and the ledger.
-
-    Args:
-        details: whom each payment must go to, as far as that is known.
-    """
+    """What differs between the files for banks and the ledger, and the details of payees, as far as they are known."""
     folder, booked = bank_folder(period), _sent(payments)
     # Some formats have room for the beginning of an identifier alone.
     whole = {payment_id[:length]: payment_id for payment_id in booked for length in LETTERS_OF_ID}
@@ -280,11 +249,7 @@ def _lines_that_differ(store: Store, key: str, wanted: str) -> Iterator[str]:
 
 
 def payer(settings: PayerSettings) -> Payer:
-    """Who pays.
-
-    Raises:
-        InputError: naming the setting.
-    """
+    """Who pays; an error names the setting."""
     try:
         return Payer.model_validate(settings.model_dump())
     except ValidationError as error:
@@ -305,11 +270,7 @@ def _details(settings: Settings, payments: Iterable[Payment]) -> dict[str, Detai
 
 
 def _instructions(settings: Settings, payments: Sequence[Payment]) -> list[Instruction]:
-    """What banks are told to pay.
-
-    Raises:
-        InputError: somebody's details were removed.
-    """
+    """What banks are told to pay; raises InputError where somebody's details were removed."""
     details = _details(settings, payments)
     for payment in payments:
         if payment.payment_id not in details:
@@ -319,11 +280,7 @@ def _instructions(settings: Settings, payments: Sequence[Payment]) -> list[Instr
 
 
 def _try_to_write(settings: Settings, period: str, instructions: Sequence[Instruction]) -> None:
-    """Write files for banks and throw them away: raises InputError before anything moves that could not be sent.
-
-    Raises:
-        InputError: there is no payer, or somebody's name cannot be written, and the like.
-    """
+    """Write files for banks and throw them away: raises InputError before anything moves that could not be sent."""
     now = datetime.now(UTC)
     for method in sorted({instruction.payee.method for instruction in instructions}):
         these = tuple(instruction for instruction in instructions if instruction.payee.method == method)

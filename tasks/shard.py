@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.store import canonical_json, digest
-from provenance.corpus.shards import Part, freeze_part, part_key
+from provenance.core.store import Store, canonical_json, digest
+from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, part_key
 from provenance.influence.methods import WORDS, comparisons
 from tasks.models import fetch_model
-from tasks.night import night_to_compute
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from provenance.core.store import Store
-    from provenance.corpus.shards import FrozenCorpus
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.night import Night, night_to_compute
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.shard")
 
@@ -55,11 +47,7 @@ class FeatureFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """All feature files of a night: of the corpus by source and shard, and of the day's outputs by source and part.
-
-    Attributes:
-        sample: the examples whose loss terms make the curvature, frozen like a shard.
-    """
+    """A night's feature files, of the corpus by source and shard, of outputs by source and part; the curvature's sample."""
 
     corpus: tuple[FeatureFile, ...]
     outputs: tuple[FeatureFile, ...]
@@ -77,8 +65,7 @@ class Plan:
 
 def shard(folder: str, settings: Settings | None = None) -> str:
     """Write the plan of a night; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     night = night_to_compute(store, folder)
     corpus = night.frozen_corpus(store)
     made_of = _made_of(store, night, settings)

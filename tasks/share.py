@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import PPB
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
+from provenance.royalty.contracts import Contract
 from provenance.royalty.fidelity import signal_of, unsupported
 from provenance.royalty.shares import by_contract, over_night, rule_weight
-from tasks.night import night_to_compute, read_manifest, read_written, with_terms
-from tasks.settings import load
+from tasks.night import Night, night_to_compute, read_manifest, read_written, with_terms
+from tasks.settings import Settings, load
 from tasks.withdrawn import WITHDRAWN_FILE, withdrawn
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
-    from tasks.night import Night
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.share")
 

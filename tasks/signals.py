@@ -5,32 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx
 import polars as pl
 from protego import Protego
 
 from provenance.core.contracts import SIGNALS
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.store import Store
 from provenance.corpus.canonical import says_where
 from provenance.corpus.records import append, keep_raw, read
-from provenance.corpus.shards import CURRENT, corpus_in_force
+from provenance.corpus.shards import CURRENT, corpus_in_force, read_examples
 from provenance.corpus.signals import aipref, aitxt, html, robots, rsl, tdmrep
 from provenance.corpus.signals.answers import USES, Answer, Row, origin_of, page_of, silence
 from provenance.corpus.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
 from tasks.cluster import PROGRESS
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import httpx
-
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.signals")
 # Uses that can be asked after, beside those that signals name.
@@ -100,9 +95,7 @@ def collect_all() -> dict[str, Any]:
 
 def corpus_uris(store: Store) -> list[str]:
     """Where the works of the corpus in force were collected."""
-    shards = corpus_in_force(store).shards
-    columns = [store.read_table(shard.key, columns=["source_uri"])["source_uri"] for shard in shards]
-    return sorted(pl.concat(columns).drop_nulls().unique().to_list()) if columns else []
+    return sorted(read_examples(store, corpus_in_force(store), "source_uri")["source_uri"].drop_nulls().unique().to_list())
 
 
 def show(settings: Settings, uri: str, *, use: str = "train", known: datetime | None = None) -> dict[str, Any]:
@@ -132,8 +125,7 @@ def _collected_at(store: Store, work_id: str) -> list[str]:
     """Where a work of the corpus in force was collected; nowhere, if there is no such work."""
     if not store.exists(CURRENT):
         return []
-    columns = ["work_id", "source_uri"]
-    examples = pl.concat([store.read_table(shard.key, columns=columns) for shard in corpus_in_force(store).shards])
+    examples = read_examples(store, corpus_in_force(store), "work_id", "source_uri")
     found: list[str] = examples.filter(pl.col("work_id") == work_id)["source_uri"].drop_nulls().unique().sort().to_list()
     return found
 

@@ -6,29 +6,24 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import polars as pl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import sha256, to_parquet
+from provenance.core.store import Store, sha256, to_parquet
 from provenance.core.text import NOT_IN_IDS
 from provenance.corpus import records
 from provenance.corpus.canonical import canonical, says_where
 from provenance.corpus.examples import delivered
 from provenance.corpus.sources import distinct, registry, source_ids
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from tasks.settings import Settings
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.sources")
 
@@ -170,8 +165,7 @@ def import_sources(
 
 def register_delivered() -> int:
     """The stage `rights.sources`: add the delivery's `sources.parquet`, if it has one; returns how many records were new."""
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     found, file = delivered(store, settings.corpus.folder, "sources")
     if found is None:
         log.info("sources: the delivery has no %s", file)
@@ -195,11 +189,7 @@ def find_sources(registry: pl.DataFrame, *, like: str = "", conflicts: bool = Fa
 
 
 def show_source(store: Store, name: str, known: datetime | None = None) -> tuple[dict[str, Any], pl.DataFrame]:
-    """The source that goes by a name, in any spelling, as a row of the registry, and its records.
-
-    Raises:
-        InputError: no source goes by that name.
-    """
+    """The source that goes by a name, in any spelling, as a row of the registry, and its records; or an InputError."""
     said = records.read(store, SOURCES, known=known)
     found, asked = registry(said), canonical(name)
     mine = found.filter(pl.col("identifiers").list.contains(asked))

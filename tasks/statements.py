@@ -6,23 +6,26 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import polars as pl
+import sqlalchemy as sa
 
 from provenance.core.contracts import INTERVALS, PAYABLE
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.store import from_csv, from_parquet, sha256
+from provenance.core.store import Store, from_csv, from_parquet, sha256
 from provenance.corpus.identifiers import OF_OWNERS
 from provenance.settlement import ledger, settling
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
-from provenance.settlement.books import CLOSE, NIGHT
+from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, described, revision_folder, write_folder
 from provenance.settlement.periods import statements_folder
+from provenance.settlement.settling import Payment
 from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
 from provenance.settlement.trust import in_words
 from tasks.accounts import owners_in_force
@@ -30,18 +33,7 @@ from tasks.cluster import compute, open_cluster
 from tasks.database import open_books, open_ledger
 from tasks.keys import signing_key
 from tasks.publish import code_version
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-
-    import sqlalchemy as sa
-
-    from provenance.core.store import Store
-    from provenance.settlement.books import Booking
-    from provenance.settlement.settling import Payment
-    from tasks.settings import Settings
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.statements")
 
@@ -54,11 +46,7 @@ LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class _Night:
-    """What a night's export says, of the revision that counts.
-
-    Attributes:
-        fidelity: how far its shares can be trusted, by contract; None where it was not measured, empty where none were divided.
-    """
+    """What a night's export says; `fidelity` is None where it was not measured, and empty where nothing was divided."""
 
     booking: Booking
     manifest_sha256: str
@@ -105,8 +93,7 @@ def write_statements(period: str) -> int:
 
     What was written before stays as it is.
     """
-    settings = load()
-    store = settings.store.open()
+    settings, store = with_store()
     facts = _gather(store, open_ledger(settings.database, store), period, settings.settlement.contact)
     missing = [owner for owner in facts.owners if not store.exists(f"{statement_folder(period, owner)}/statement.pdf")]
     with open_cluster(settings.cluster) as client:
@@ -123,11 +110,7 @@ def write_statements(period: str) -> int:
 
 
 def statement(settings: Settings, owner_id: str, period: str) -> Statement:
-    """An owner's statement of a period, which may still be open.
-
-    Raises:
-        InputError: there is no such owner in the ledger.
-    """
+    """An owner's statement of a period, which may still be open; raises InputError if the ledger has no such owner."""
     store, engine = open_books(settings)
     known = ledger.owners(engine)
     if owner_id not in known:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
 from provenance.core.errors import CheckFailed, InputError, InputErrors, NotNow
 from provenance.core.text import on_screen, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from rich.console import ConsoleOptions, RenderableType
 
 # What a person reads of a file with mistakes in every line.
 MOST_MISTAKES = 50
@@ -43,11 +38,7 @@ def line(text: str, style: str = "") -> Text:
 
 @contextmanager
 def exit_codes(*failures: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message and an exit code: 2 for bad input, 1 for what failed.
-
-    Args:
-        failures: what else is no more than a failure.
-    """
+    """Turn errors, and other failures, into one message and an exit code: 2 for bad input, 1 for what failed."""
     told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (NotNow, "Not now", 1))
     caught: tuple[type[Exception], ...] = (*(kind for kind, _, _ in told), *failures)
     try:

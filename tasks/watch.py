@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from rich import progress as bars
+from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from tasks.cluster import PROGRESS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
 
 
 @contextmanager
 def watch(console: Console) -> Iterator[None]:
     """Show what the stages log: a bar for each piece of work, and warnings as they are."""
-    done = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns = (*done, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
+    done = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    columns = (*done, bars.TimeElapsedColumn(), bars.TimeRemainingColumn(), bars.TextColumn("left"))
     logger = logging.getLogger("provenance")
     before = logger.level, logger.propagate
-    with Progress(*columns, console=console, transient=True) as progress, warnings.catch_warnings():
+    with bars.Progress(*columns, console=console, transient=True) as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries; ours are raised or logged
         handler = _Bars(progress)
         logger.addHandler(handler)
@@ -55,10 +42,10 @@ def watch(console: Console) -> Iterator[None]:
 class _Bars(logging.Handler):
     """One bar for each `what: done of all`."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: bars.Progress) -> None:
         super().__init__()
         self.progress = progress
-        self.bars: dict[str, TaskID] = {}
+        self.bars: dict[str, bars.TaskID] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:

@@ -5,26 +5,20 @@ Opted-out shares are summed separately, in an account that is nobody's, and neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from provenance.core.contracts import WITHDRAWN
 from provenance.core.money import PPB
+from provenance.core.store import Store
 from provenance.corpus.examples import booked_as, valid_on
 from provenance.royalty import shares as rules
-from provenance.royalty.shares import of_works
-from tasks.night import read_manifest, read_written
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.store import Store
-    from provenance.royalty.contracts import Contract
-    from provenance.royalty.shares import RuleTable
-    from tasks.night import Night
+from provenance.royalty.contracts import Contract
+from provenance.royalty.shares import RuleTable, of_works
+from tasks.night import Night, read_manifest, read_written
 
 APART = "withdrawn"
 SHARES_APART, WITHDRAWN_FILE = "withdrawn_shares.parquet", "withdrawn.parquet"
@@ -79,11 +73,7 @@ class Withdrawn:
         return cls(claims_apart(store, night), _numbered(store, night))
 
     def flat(self, weights: pl.DataFrame, output_ids: Sequence[str]) -> None:
-        """Add parts by count.
-
-        Args:
-            weights: `account, party_id, weight` of all parties, those of opted-out works too.
-        """
+        """Add parts by count; the weights are `account, party_id, weight` of all parties, of opted-out works too."""
         if self.claims is None:
             return
         apart = pl.col("account") == APART

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-from provenance.core.store import canonical_json
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
+from provenance.core.store import Store, canonical_json
 
 NOTE = "work.json"
 

@@ -12,23 +12,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import InputError
 from provenance.corpus import distributions, glyphs, scores
+from provenance.corpus.examples import Corpus
 from provenance.features.model import read_model
 from tasks.cluster import PROGRESS
 from tasks.settings import CHECKOUT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from provenance.corpus.examples import Corpus
 
 log = logging.getLogger("provenance.workload")
 

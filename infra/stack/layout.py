@@ -8,15 +8,15 @@ import os
 import secrets
 import sys
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cryptography.fernet import Fernet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from provenance.core.errors import SettingsError
+from provenance.core.toml import read_toml, validated
 from tasks.database import POSTGRES
 from tasks.settings import CHECKOUT, KEY_VARIABLE
 
@@ -120,16 +120,7 @@ def load(path: str | None = None) -> Stack:
         SettingsError: naming the file, the key, what was expected and what was found.
     """
     file = CHECKOUT / (path or os.environ.get("STACK") or DEFAULT)
-    if not file.is_file():
-        raise SettingsError(str(file), expected="settings of a stack", found="no such file")
-    try:
-        return Stack.model_validate(tomllib.loads(file.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(str(file), expected="TOML", found=str(error)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{file}: {where}", expected=first["msg"], found=repr(first["input"])) from error
+    return validated(Stack, read_toml(file, "settings of a stack", SettingsError), str(file), SettingsError)
 
 
 def secrets_of(stack: Stack) -> dict[str, Any]:

@@ -7,17 +7,15 @@ billion), `_sha256` (hex).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError
 from provenance.core.text import NOT_IN_IDS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 UTC_TIME = pl.Datetime("us", "UTC")
 # Longer ones have no place in an index of PostgreSQL's.

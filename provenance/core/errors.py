@@ -34,11 +34,7 @@ def _rebuild(kind: type[InputError], where: str, expected: str, found: str, hint
 
 
 class InputErrors(InputError):
-    """Several mistakes in one input. The message is that of the first, and says where the others are.
-
-    Attributes:
-        errors: all of them.
-    """
+    """Several mistakes in one input, all of them `errors`; the message is the first's, and says where the others are."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)

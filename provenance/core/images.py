@@ -9,11 +9,7 @@ from provenance.core.errors import ExampleError, in_batch
 
 
 def open_image(row: int, content: bytes) -> Any:
-    """The content of a row of a batch as a decoded Pillow image.
-
-    Raises:
-        ExampleError: it is no image file, or not a whole one.
-    """
+    """The content of a row of a batch as a decoded Pillow image; raises ExampleError for one that is no whole image file."""
     from PIL import Image, UnidentifiedImageError
 
     try:

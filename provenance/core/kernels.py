@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csc_array
 
-from provenance.core.arrays import namespace, on_gpu, runs, to_numpy
-
-if TYPE_CHECKING:
-    from provenance.core.arrays import Array
+from provenance.core.arrays import Array, namespace, on_gpu, runs, to_numpy
 
 THREADS = 256
 # How many products are held before they are added up: what a core's own cache has room for, and a gigabyte of a GPU's memory.

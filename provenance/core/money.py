@@ -6,16 +6,13 @@ this module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING
 
 from iso4217 import Currency
 
 from provenance.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PPB = 1_000_000_000
 NANO = 1_000_000_000

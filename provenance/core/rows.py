@@ -7,17 +7,13 @@ example, because a score is one matrix product per token; what several layers kn
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from provenance.core.arrays import namespace, to_numpy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.arrays import Array
+from provenance.core.arrays import Array, namespace, to_numpy
 
 # The largest code of each width; the width in bits is what a file says.
 LARGEST = {4: 7, 8: 127}
@@ -123,11 +119,7 @@ def move(rows: Rows, xp: Any) -> Rows:
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:
-    """The arrays of a file: codes, the scale of each block, and where sparse vectors belong.
-
-    Args:
-        dense_bits, sparse_bits: 4, 8, or 32 for no rounding at all.
-    """
+    """The arrays of a file: codes, the scale of each block, where sparse vectors belong; 32 bits are not rounded."""
     part = rows.sparse
     present, counts = np.unique(to_numpy(part.token), return_counts=True)
     facts = [rows.examples, dense_bits, sparse_bits, part.vocabulary]

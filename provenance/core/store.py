@@ -19,11 +19,12 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import fsspec
 import polars as pl
@@ -32,10 +33,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from provenance.core.errors import StoreError, StoreUnavailable
 from provenance.core.text import ESCAPED, FORMULA
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 # Full jitter, 15 seconds in all on average: a server that restarts is waited for.
 RETRIES = {"retries": {"mode": "standard", "max_attempts": 6}}

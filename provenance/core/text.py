@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from urllib.parse import urlsplit
 
 # Invisible characters that scripts and emoji need; others could make a text read as what it is not.
 JOINERS = "\u200c\u200d"
@@ -26,6 +27,16 @@ def plain(text: str) -> str:
     line = " ".join(text.split())
     seen = (c for c in line if c in JOINERS or not (unicodedata.category(c) in UNSEEN or ord(c) & 0xFFFE == 0xFFFE))
     return " ".join("".join(seen).split())
+
+
+def address(text: str) -> str:
+    """Where a link of a page may lead: an address on the web, or nowhere."""
+    found = plain(text)
+    try:
+        parts = urlsplit(found)
+    except ValueError:
+        return ""
+    return found if parts.scheme in {"http", "https"} and parts.hostname and " " not in found else ""
 
 
 def visible(text: str) -> str:

@@ -17,11 +17,7 @@ PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
 
 def words(content: bytes, modality: str, row: int) -> list[bytes]:
-    """The words of a content, in order.
-
-    Args:
-        row: of the batch, for errors.
-    """
+    """The words of a content, in order; errors name its row of the batch."""
     if modality == "image":
         return _patches(content, row)
     if modality == "music":

@@ -19,8 +19,8 @@ import contextlib
 import hashlib
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import idna
@@ -33,9 +33,6 @@ from w3lib.url import canonicalize_url
 
 from provenance.core.contracts import LONGEST_ID
 from provenance.corpus.identifiers import is_iswc
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Of kinds of one work, two different names are two works. Of pages they are not: one work may be at many addresses.
 PAGE = "page"

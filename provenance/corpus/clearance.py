@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CLEARANCE
 from provenance.core.errors import ContractError, InputError
 from provenance.core.store import canonical_json, digest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 TRAIN = "train"
 # How reasons begin, by what speaks against a work.
@@ -146,11 +144,7 @@ class Manifest:
 
 
 def stated(examples: pl.DataFrame, facts: Mapping[str, Any] | None = None) -> Manifest:
-    """What a training run was given, as a manifest.
-
-    Args:
-        examples: `work_id, example_id, position, content_sha256`.
-    """
+    """What a training run was given, as a manifest of `work_id, example_id, position, content_sha256`."""
     return Manifest({work: tuple(digests) for work, digests in contents(examples).items()}, dict(facts or {}))
 
 
@@ -169,11 +163,7 @@ def cleared(examples: pl.DataFrame, clearance: pl.DataFrame, facts: Mapping[str,
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """A manifest from its bytes.
-
-    Raises:
-        ContractError: it is none.
-    """
+    """A manifest from its bytes; raises ContractError where they are none."""
     expected = "a training manifest: JSON with works, each a list of digests"
     try:
         said = json.loads(data)
@@ -191,11 +181,7 @@ def _are_digests(said: object, found: tuple[object, ...]) -> bool:
 
 
 def check_trained_on(manifest: Manifest, works: Mapping[str, list[str]], where: str) -> None:
-    """Raise InputError naming the first work of which a model was trained on other examples than a corpus has.
-
-    Args:
-        works: of the corpus, as `contents` has them.
-    """
+    """Raise InputError naming the first work of which a model was trained on other examples than `contents` has."""
     both = ((work, manifest.works.get(work, ()), works.get(work, ())) for work in sorted({*manifest.works, *works}))
     differ = {work: (Counter(trained), Counter(here)) for work, trained, here in both if sorted(trained) != sorted(here)}
     if not differ:

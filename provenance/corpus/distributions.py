@@ -13,13 +13,15 @@ import hashlib
 import importlib.metadata
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import decode_header, make_header
 from email.utils import getaddresses
+from importlib.metadata import Distribution, PackageMetadata
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -28,10 +30,6 @@ from provenance.core.contracts import SOURCES, conform
 from provenance.core.errors import ContractError
 from provenance.corpus.examples import Corpus, claimed, collected
 from provenance.corpus.notices import licence_files, notices
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from importlib.metadata import Distribution, PackageMetadata
 
 PIECE_BYTES = (128, 256)
 # Of a language as many files are read; some distributions have thousands.
@@ -251,11 +249,7 @@ def installed(name: str) -> Distribution | None:
 def _pieces(
     distribution: Distribution, wanted: int, suffix: str = ".py", files: int | None = None
 ) -> list[dict[str, object]] | None:
-    """`wanted` training pieces and those of one held-out file, or None where there is too little source.
-
-    Args:
-        files: read no more than so many.
-    """
+    """`wanted` training pieces, of so many files at most, and those of one held-out file; None where there is too little."""
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     by_file: dict[str, list[dict[str, object]]] = {}
     paths = sorted((path for path in distribution.files or [] if path.suffix == suffix), key=str)

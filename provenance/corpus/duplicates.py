@@ -8,8 +8,9 @@ person may decide that an example stands alone, or is the same as another.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -19,14 +20,9 @@ from scipy.sparse.csgraph import connected_components
 
 from provenance.core.contracts import DECISIONS, DUPLICATES, conform, is_unclaimed, reject, unique
 from provenance.core.money import PPB, allocate
+from provenance.core.store import Store
 from provenance.core.words import words
 from provenance.corpus.examples import delivered
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
-    from datetime import date
-
-    from provenance.core.store import Store
 
 # From this part of shared runs on (Jaccard), two contents are copies.
 ALIKE = {"text": 0.4, "code": 0.4, "music": 0.5, "image": 0.5}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import Any
 
 import polars as pl
 
@@ -25,15 +27,9 @@ from provenance.core.contracts import (
 )
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.licences import check_assertions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
-    from provenance.core.store import Store
 
 # Of a delivery, each a Parquet file of that name; all but the first may be left out.
 TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")
@@ -45,16 +41,12 @@ PAID, CREDITED, HELD, IN_DISPUTE = "paid", "credited", "held", "disputed"
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus. Every train example's work has claims that sum to one, or a reason why it is unmatched.
-
-    Attributes:
-        disputes: about whose works are; None where nobody has said anything.
-    """
+    """A checked corpus: every train example's work has claims that sum to one, or a reason why it is unmatched."""
 
     examples: pl.DataFrame
     claims: pl.DataFrame
     owners: pl.DataFrame
-    disputes: pl.DataFrame | None = None
+    disputes: pl.DataFrame | None = None  # nobody has said anything
     assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
 
 
@@ -72,9 +64,6 @@ def read_corpus(store: Store, folder: str) -> Corpus:
 
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
     by their ids. What is asserted of works' terms stands in `assertions.parquet`, if there is one.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
     """
     _only_parquet(store, folder)
     found, file = delivered(store, folder, "examples")
@@ -129,11 +118,7 @@ def delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | Non
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
-    """The delivered disputes, checked; None where there are none. Whoever disputes need not be an owner yet.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """The delivered disputes, checked; None where there are none. Whoever disputes need not be an owner yet."""
     found, file = delivered(store, folder, "disputes")
     if found is None:
         return None

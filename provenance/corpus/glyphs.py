@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import ContractError
 from provenance.corpus.distributions import installed, owner_id
 from provenance.corpus.examples import Corpus, claimed, collected
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 PACKAGES = (
     "font-amatic-sc", "font-caladea", "font-fjallaone", "font-fredoka-one", "font-hanken-grotesk", "font-intuitive",

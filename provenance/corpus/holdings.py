@@ -6,16 +6,13 @@ A cluster of copies counts as one work of the mean size of its members: each of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
 
 import polars as pl
 
 from provenance.core.money import PPB
 from provenance.corpus.duplicates import claimants
 from provenance.corpus.examples import held_since, parties
-
-if TYPE_CHECKING:
-    from datetime import date
 
 PARTY = ("account", "party_id")
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import polars as pl
 from stdnum import isni, isrc, lei
 
 from provenance.core.contracts import reject
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def is_ipi(text: str) -> bool:

@@ -7,20 +7,18 @@ Nothing is thrown away: what does not count stays in the table of assertions, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import polars as pl
 
 from provenance.core.contracts import ASSERTIONS, RIGHTS, conform, reject
 from provenance.corpus import spdx
 from provenance.corpus.policy import ASSERTERS, UNSPECIFIED, Asserter, Class, RightsPolicy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
 AGGREGATOR: Asserter = "aggregator"
 NOBODY = "nobody"
@@ -78,11 +76,7 @@ class Outcome:
 
 
 def check_assertions(frame: pl.DataFrame, file: str) -> pl.DataFrame:
-    """Check assertions, in the order in which they were delivered; their terms may be any words.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """Check assertions, in the order in which they were delivered; their terms may be any words."""
     frame = conform(ASSERTIONS, frame, file)
     reject(frame, pl.col("licence").str.strip_chars() == "", file, "licence", expected="terms", found="none")
     known = pl.col("asserted_by").is_in(ASSERTERS)

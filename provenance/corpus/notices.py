@@ -11,14 +11,11 @@ import codecs
 import hashlib
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from identify.identify import license_id
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 NAME = re.compile(r"(licen[cs]e|copying|unlicense)([-._].*)?", re.IGNORECASE)
 CODE = {".py", ".pyi", ".pyc"}

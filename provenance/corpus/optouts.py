@@ -7,22 +7,18 @@ is recorded, so nights that are paid stay as they are. The last row recorded for
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date, datetime
 
 import polars as pl
 
 from provenance.core.contracts import OPTOUTS, conform
 from provenance.core.errors import InputError, InputErrors, did_you_mean, parse_day
+from provenance.core.lines import read_lines
 from provenance.core.text import plain
 from provenance.corpus.examples import CREDITED, HELD, PAID
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import date, datetime
 
 OPTOUT, WITHDRAW = "optout", "withdraw"
 CHOICES = (PAID, CREDITED, HELD)
@@ -98,9 +94,6 @@ def new_rows(
         works: of the corpus in force, such as have no owners, too.
         keep_unknown: record wishes about works that nobody is known to own, for works and owners that may come.
         file_sha256: of the file that the wishes are from; the same file is taken once.
-
-    Raises:
-        InputError: naming the first wish that is wrong, and how many more are.
     """
     if file_sha256 and file_sha256 in recorded["file_sha256"]:
         return pl.DataFrame(schema=OPTOUTS.schema)
@@ -200,42 +193,22 @@ def _errors(
 
 
 def read_file(data: bytes, file: str) -> list[Wish]:
-    """The wishes of a CSV file.
-
-    Raises:
-        InputError: naming the first line and column that are wrong, and how many more are.
-    """
+    """The wishes of a CSV file; an error names the first line and column that are wrong, and how many more are."""
     hint = "Save it as CSV in UTF-8."
     if b"\0" in data:
         raise InputError(file, expected="text in UTF-8", found="null bytes, as UTF-16 has them", hint=hint)
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(reader.line_num, row) for row in reader]
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         found = f"byte 0x{data[error.start]:02x}, which is none"
         raise InputError(f"{file}: line {line}", expected="text in UTF-8", found=found, hint=hint) from None
-    except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num}", expected="CSV", found=str(error)) from None
-    _check_header(file, list(reader.fieldnames or []))
-    if not rows:
-        raise InputError(file, expected="a line for each opt-out", found="none; nothing was recorded")
-    wishes: list[Wish] = []
-    errors: list[InputError] = []
-    for line, row in rows:
-        try:
-            wishes.append(_read_line(row, f"{file}: line {line}"))
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise InputErrors(errors)
-    return wishes
+    told = {"each": "opt-out", "otherwise": "nothing was recorded", "hint": "`provenance optout columns` explains them."}
+    return read_lines(text, file, _read_line, columns=COLUMNS, needed=NEEDED, **told)
 
 
-def _read_line(row: Mapping[str | None, str | None], where: str) -> Wish:
-    if None in row or None in row.values():
-        raise InputError(where, expected="as many fields as the header has", found="more or fewer")
-    said = {str(name): str(text).strip() for name, text in row.items()}
+def _read_line(row: Mapping[str, str], where: str) -> Wish:
+    said = {name: text.strip() for name, text in row.items()}
     for name in ("work_id", "owner_id"):
         if not said[name]:
             raise InputError(f"{where}: {name}", expected="a value", found="none")
@@ -250,16 +223,3 @@ def _read_line(row: Mapping[str | None, str | None], where: str) -> Wish:
         effective_on=parse_day(f"{where}: effective_on", day) if day else None,
         where=where,
     )
-
-
-def _check_header(file: str, names: Sequence[str]) -> None:
-    where, hint = f"{file}: line 1", "`provenance optout columns` explains them."
-    if len(names) == 1 and ";" in names[0]:
-        raise InputError(where, expected="commas between columns", found="semicolons", hint=hint)
-    if unknown := [name for name in names if name not in COLUMNS]:
-        hint = did_you_mean(unknown[0], COLUMNS) or hint
-        raise InputError(where, expected=f"some of {', '.join(COLUMNS)}", found=repr(unknown[0]), hint=hint)
-    if missing := [name for name in NEEDED if name not in names]:
-        raise InputError(where, expected=f"the columns {', '.join(NEEDED)}", found=f"no {missing[0]}", hint=hint)
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise InputError(where, expected="every column once", found=f"{repeated[0]} twice", hint=hint)

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from datetime import date
 
 import polars as pl
 
 from provenance.core.contracts import OUTPUTS, Contract, conform, reject, unique_across
 from provenance.core.errors import ContractError
 from provenance.core.money import currencies
+from provenance.core.store import Store
 from provenance.corpus.examples import check_contents
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.core.store import Store
 
 OUTPUT_COLUMNS = ("output_id", "content", "modality", "product")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
-    """All outputs of a day, sorted by id, with `content_sha256` added.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """All outputs of a day, checked, sorted by id, with `content_sha256` added."""
     folder = f"outputs/day={day}"
     files = [key for key in store.list(folder) if key.endswith(".parquet")]
     if not files:
@@ -43,11 +35,7 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
 
 
 def read_output_file(store: Store, key: str) -> pl.DataFrame:
-    """Outputs whose influences alone are asked for: `output_id` and `content` will do. Otherwise as `read_outputs`.
-
-    Raises:
-        ContractError: naming file, row, column, expected and found.
-    """
+    """Outputs whose influences alone are asked for: `output_id` and `content` will do. Otherwise as `read_outputs`."""
     file = store.locate(key)
     if not store.exists(key):
         raise ContractError(file, expected="outputs as a Parquet file", found="no such file")

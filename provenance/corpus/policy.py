@@ -16,19 +16,17 @@
 from __future__ import annotations
 
 import re
-import tomllib
+from collections.abc import Iterable, Mapping
 from fnmatch import filter as matching
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.toml import read_toml
 from provenance.corpus import spdx
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 Class = Literal["commercial", "non_commercial", "academic_only", "unspecified", "forbidden"]
 Asserter = Literal["owner", "source", "aggregator"]
@@ -110,18 +108,8 @@ class RightsPolicy(BaseModel):
 
 
 def read_policy(path: Path) -> RightsPolicy:
-    """The policy of a TOML file.
-
-    Raises:
-        ContractError: naming the file, the key, what was expected, what was found, and the nearest that is known.
-    """
-    if not path.is_file():
-        raise ContractError(str(path), expected="a policy on rights", found="no such file")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContractError(str(path), expected="TOML", found=str(error)) from error
-    return parse_policy(values, str(path))
+    """The policy of a TOML file; an error names the nearest that is known, too."""
+    return parse_policy(read_toml(path, "a policy on rights", ContractError), str(path))
 
 
 def parse_policy(values: Mapping[str, Any], file: str) -> RightsPolicy:

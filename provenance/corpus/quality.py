@@ -6,19 +6,17 @@ the part at which the delivery is not put in force.
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from provenance.core.errors import SettingsError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-    from pathlib import Path
+from provenance.core.toml import read_toml, validated
 
 # Without a rule there is no good and bad.
 COUNTED, GOOD, WARN, BLOCK = "counted", "good", "warn", "block"
@@ -53,8 +51,11 @@ class Rule(BaseModel):
     @model_validator(mode="after")
     def _warns_first(self) -> Rule:
         if self.warn is not None and self.block is not None and self.block < self.warn:
-            raise ValueError("block is below warn")
+            raise ValueError("no block below warn")
         return self
+
+
+Rules = RootModel[dict[str, Rule]]
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a delivery.
-
-    Attributes:
-        classes: `licence_class, asserted_by, works, examples`.
-    """
+    """What is known of a delivery; `classes` has `licence_class, asserted_by, works, examples`."""
 
     works: int
     examples: int
@@ -126,29 +123,13 @@ class Report:
 
 
 def read_rules(path: Path) -> dict[str, Rule]:
-    """The rules by measure.
-
-    Raises:
-        SettingsError: naming the file, the measure or key, what was expected and found.
-    """
-    try:
-        stated = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise SettingsError(str(path), expected="rules for the quality of deliveries", found="no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(str(path), expected="TOML", found=str(error)) from error
-    rules = {}
-    for measure, rule in stated.items():
+    """The rules by measure, of a TOML file."""
+    stated = read_toml(path, "rules for the quality of deliveries", SettingsError)
+    for measure in stated:
         if measure not in MEASURES:
             expected = f"one of {', '.join(MEASURES)}"
             raise SettingsError(f"{path}: [{measure}]", expected=expected, found=measure, hint=did_you_mean(measure, MEASURES))
-        try:
-            rules[measure] = Rule.model_validate(rule)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, (measure, *first["loc"])))
-            raise SettingsError(f"{path}: {where}", expected=first["msg"], found=repr(first["input"])) from error
-    return rules
+    return validated(Rules, stated, str(path), SettingsError).root
 
 
 def assess(delivery: Delivery, rules: Mapping[str, Rule], now: datetime) -> Report:

@@ -9,15 +9,11 @@ Every addition is an object of its own, so writers need no lock, and what was kn
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from provenance.core.contracts import Contract, conform
-from provenance.core.store import sha256, to_parquet
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
+from provenance.core.store import Store, sha256, to_parquet
 
 ROOT = "rights"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
@@ -28,9 +24,6 @@ def append(store: Store, contract: Contract, frame: pl.DataFrame, *, now: dateti
 
     Args:
         now: when they are added; by default now.
-
-    Raises:
-        ContractError: the rows break the contract.
     """
     data = to_parquet(conform(contract, frame, contract.name))
     stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime(_STAMP)

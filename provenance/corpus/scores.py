@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.core.errors import ContractError
 from provenance.corpus.distributions import owner_id
 from provenance.corpus.examples import Corpus, claimed, collected
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 REST, FIRST_DURATION = 128, 192
 DURATIONS = tuple(

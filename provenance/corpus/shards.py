@@ -6,22 +6,18 @@ falls into and no other, so the features of all others stay good.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from provenance.core.errors import ContractError, ExampleError
-from provenance.core.store import canonical_json, digest, sha256, to_parquet
+from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
 from provenance.core.words import words
+from provenance.corpus.examples import Corpus
 from provenance.corpus.licences import stated
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from provenance.core.store import Store
-    from provenance.corpus.examples import Corpus
 
 CURRENT = "frozen/corpus/current.json"
 # Tables that a corpus may have, and that none had before it was known of them.
@@ -161,11 +157,7 @@ def freeze_corpus(
 
 
 def count_words(examples: pl.DataFrame) -> pl.Series:
-    """How many words, events or patches each example holds.
-
-    Raises:
-        ContractError: naming the example that cannot be cut.
-    """
+    """How many words, events or patches each example holds; an error names the example that cannot be cut."""
     counts = []
     for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
         try:
@@ -177,11 +169,7 @@ def count_words(examples: pl.DataFrame) -> pl.Series:
 
 
 def corpus_in_force(store: Store) -> FrozenCorpus:
-    """The corpus that nights read now.
-
-    Raises:
-        ContractError: there is none yet.
-    """
+    """The corpus that nights read now; raises ContractError where there is none yet."""
     if not store.exists(CURRENT):
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)

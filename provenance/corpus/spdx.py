@@ -6,14 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-from license_expression import (
-    ExpressionError,
-    LicenseExpression,
-    LicenseSymbol,
-    LicenseWithExceptionSymbol,
-    Licensing,
-    get_spdx_licensing,
-)
+import license_expression as reader
 
 from provenance.core.errors import did_you_mean
 
@@ -28,18 +21,18 @@ class Unreadable(Exception):
 
 
 @cache
-def licensing() -> Licensing:
+def licensing() -> reader.Licensing:
     """SPDX's licences and exceptions.
 
     Without the library's list of what LicenseRefs mean: they mean what the document says that defines them.
     """
-    return Licensing(
-        LicenseSymbol(
+    return reader.Licensing(
+        reader.LicenseSymbol(
             symbol.key,
             aliases=[alias for alias in symbol.aliases if not REFERENCE.fullmatch(alias)],
             is_exception=symbol.is_exception,
         )
-        for symbol in get_spdx_licensing().known_symbols.values()
+        for symbol in reader.get_spdx_licensing().known_symbols.values()
         if not REFERENCE.fullmatch(symbol.key)
     )
 
@@ -52,11 +45,7 @@ def known(*, exceptions: bool = False) -> frozenset[str]:
 
 @cache
 def parse(text: str) -> Any:
-    """An expression in one spelling: ids as SPDX writes them, sorted, nothing said twice.
-
-    Raises:
-        Unreadable: it is none, or has an id that SPDX does not know and that is no LicenseRef.
-    """
+    """An expression in one spelling: ids as SPDX writes them, sorted, nothing twice; raises Unreadable where it is none."""
     if len(text) > LONGEST:
         raise Unreadable(f"longer than {LONGEST:,} characters")
     if text.strip().upper() in {"", "NONE", "NOASSERTION"}:
@@ -65,7 +54,7 @@ def parse(text: str) -> Any:
         # The library answers "()" with an IndexError, thousands of terms with a TypeError, and "(AND 0" with an AssertionError.
         expression = licensing().parse(text)
         symbols = list(licensing().license_symbols(expression, decompose=False))
-    except (ExpressionError, IndexError, TypeError, AssertionError, RecursionError) as error:
+    except (reader.ExpressionError, IndexError, TypeError, AssertionError, RecursionError) as error:
         raise Unreadable(f"no SPDX expression: {error}") from error
     for symbol in symbols:
         _check(symbol)
@@ -79,11 +68,11 @@ def both(*texts: str) -> str:
 
 def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
     """What an expression is made of: `OR` or `AND` and its terms; `WITH`, licence and exception; or `` and one licence."""
-    if isinstance(expression, LicenseWithExceptionSymbol):
+    if isinstance(expression, reader.LicenseWithExceptionSymbol):
         return "WITH", (expression.license_symbol, expression.exception_symbol)
-    if isinstance(expression, LicenseSymbol):
+    if isinstance(expression, reader.LicenseSymbol):
         return "", (expression,)
-    assert isinstance(expression, LicenseExpression | licensing().OR | licensing().AND)
+    assert isinstance(expression, reader.LicenseExpression | licensing().OR | licensing().AND)
     return ("OR" if isinstance(expression, licensing().OR) else "AND"), tuple(expression.args)
 
 

@@ -6,26 +6,21 @@ activation gradients alone. Hooks see each layer's inputs and output gradients, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from provenance.core.arrays import from_torch, look_up, namespace, namespace_of, runs, to_numpy
+from provenance.core.arrays import Array, from_torch, look_up, namespace, namespace_of, runs, to_numpy
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, output_side
-from provenance.features.model import example_losses
+from provenance.features.model import Adapter, example_losses
 from provenance.features.projection import Block, Projection, matrices
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from provenance.core.arrays import Array
-    from provenance.features.model import Adapter
 
 # How a batch lies in the rows that a layer sees, when there are several rows per example (noise draws, say).
 SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"

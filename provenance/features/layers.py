@@ -7,18 +7,14 @@ output gradients d_t are, already projected where a side is projected.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.dlpack import from_dlpack
 from transformers.pytorch_utils import Conv1D
 
-from provenance.core.arrays import from_torch, namespace
+from provenance.core.arrays import Array, from_torch, namespace
 from provenance.core.errors import ModelError
 from provenance.features.projection import Block, Projection
-
-if TYPE_CHECKING:
-    from provenance.core.arrays import Array
 
 LARGEST_RANK = 64
 KINDS = "Linear, Conv1d, Conv2d, Embedding or transformers' Conv1D"

@@ -7,21 +7,19 @@ import importlib
 import inspect
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
+from provenance.core.toml import read_toml
 
 BUILT_IN = {
     name: f"provenance.features.adapters.{module}:{name}"
@@ -87,11 +85,7 @@ class ModelCard(_Table):
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model folder.
-
-    Attributes:
-        files: SHA-256 of every file, by its name below the folder.
-    """
+    """A checked model folder; `files` has the SHA-256 of every file, by its name below the folder."""
 
     folder: Path
     card: ModelCard
@@ -151,18 +145,11 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them.
-
-    Raises:
-        ModelError: naming the file, the key or the tensor, what was expected and what was found.
-    """
+    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them."""
     path = folder / "model.toml"
-    if not path.is_file():
-        raise ModelError(str(path), expected="a model folder with model.toml", found="no such file")
+    stated = read_toml(path, "a model folder with model.toml", ModelError)
     try:
-        card = ModelCard.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ModelError(str(path), expected="TOML", found=str(error)) from error
+        card = ModelCard.model_validate(stated)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

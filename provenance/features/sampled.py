@@ -13,24 +13,19 @@ For any other loss, or a module that is not called as a whole, the data's own gr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from provenance.core.arrays import namespace_of
+from provenance.core.arrays import Array, namespace_of
+from provenance.core.rows import Rows
 from provenance.features.gradients import ONE_BY_ONE, arrangement_of, check_rows, hooked
 from provenance.features.layers import layout
-from provenance.features.model import example_losses
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from provenance.core.arrays import Array
-    from provenance.core.rows import Rows
-    from provenance.features.model import Adapter
-    from provenance.features.projection import Projection
+from provenance.features.model import Adapter, example_losses
+from provenance.features.projection import Projection
 
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"
 TOLERANCE = 1e-3

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from provenance.core.rows import Rows, by_token
 from provenance.core.words import words
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 VOCABULARY = 2**32
 EVENTS = (1, 2, 3)

@@ -10,13 +10,10 @@ zero from an earlier period; what it had of that already lies in `recouped` (set
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
 HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID = "held", "carried", "recouped", "withheld", "exchange", "paid"
@@ -84,11 +81,7 @@ class Standing:
 
 
 def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Control totals per currency: `revenue = developer + earned + escrowed + unattributed`.
-
-    Args:
-        amounts: of a day, by whom they are for (`Standing.earned`).
-    """
+    """A day's control totals per currency, whoever has them: `revenue = developer + earned + escrowed + unattributed`."""
     return {c: {name: row[account] for account, name in TOTALS.items()} for c, row in trial_balance(amounts).items()}
 
 

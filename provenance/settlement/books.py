@@ -7,9 +7,11 @@ numbered without gaps and each one's opening balance is its predecessor's closin
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -18,10 +20,8 @@ from provenance.core.contracts import PAYABLE
 from provenance.core.store import digest
 from provenance.settlement.accounts import HELD, Account, Standing
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import date, datetime
-
+# Amounts of a line of a close.
+MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
     "booking",
@@ -63,14 +63,8 @@ CLOSED = sa.Table(
     sa.Column("payment_id", sa.String(32), unique=True),
     sa.Column("payee_version", sa.Integer, nullable=False),
     sa.Column("withholding_ppb", sa.BigInteger, nullable=False),
-    sa.Column("owed_minor", sa.BigInteger, nullable=False),
-    sa.Column("carried_over_minor", sa.BigInteger, nullable=False),
-    sa.Column("repaid_minor", sa.BigInteger, nullable=False),
-    sa.Column("recouped_minor", sa.BigInteger, nullable=False),
-    sa.Column("withheld_minor", sa.BigInteger, nullable=False),
-    sa.Column("net_minor", sa.BigInteger, nullable=False),
     sa.Column("pay_currency", sa.String(3), nullable=False),
-    sa.Column("paid_minor", sa.BigInteger, nullable=False),
+    *(sa.Column(f"{name}_minor", sa.BigInteger, nullable=False) for name in MINOR),
     sa.CheckConstraint(
         "(payment_id IS NOT NULL) = (net_minor > 0) AND (net_minor > 0) = (paid_minor > 0) AND withheld_minor >= 0",
         name="closed_payments_are_of_something",

@@ -8,22 +8,17 @@ bank/period=2026-11/{<message>.xml, ..., manifest.json, manifest.sig}           
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+
+import polars as pl
 
 from provenance.core.contracts import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.money import format_minor
-from provenance.settlement.periods import LACKING, ON_HOLD, PAY
-from provenance.settlement.settling import LEFT_OUT, SENT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
-    import polars as pl
-
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.periods import Line
-    from provenance.settlement.settling import Payment
+from provenance.settlement.accounts import Account
+from provenance.settlement.books import MINOR
+from provenance.settlement.periods import LACKING, ON_HOLD, PAY, Line
+from provenance.settlement.settling import LEFT_OUT, SENT, Payment
 
 # Days, and the column that counts what is no older.
 AGES = ((90, "up_to_90_days_minor"), (365, "up_to_one_year_minor"), (3 * 365, "up_to_three_years_minor"))
@@ -32,26 +27,15 @@ LARGEST = 10
 
 
 def closing_table(period: str, lines: Iterable[Line], rates: Mapping[str, str]) -> pl.DataFrame:
-    """What a close found, as accountants get it: the closing table.
-
-    Args:
-        rates: by which it converted, as its booking has them: `USD to EUR`.
-    """
+    """What a close found, as accountants get it, with the rates of its booking (`USD to EUR`): the closing table."""
     rows = [
         {
             "period": period,
             "owner_id": line.owner_id,
             "currency": line.currency,
             "outcome": line.outcome,
-            "owed_minor": line.owed,
-            "carried_over_minor": line.carried_over,
-            "repaid_minor": line.repaid,
-            "recouped_minor": line.recouped,
-            "withheld_minor": line.withheld,
-            "net_minor": line.net,
-            "left_minor": line.left,
+            **{f"{name}_minor": getattr(line, name) for name in (*MINOR, "left")},
             "pay_currency": line.pay_currency,
-            "paid_minor": line.paid,
             "rate": _rate(line, rates),
         }
         for line in lines
@@ -65,11 +49,7 @@ def _rate(line: Line, rates: Mapping[str, str]) -> str:
 
 
 def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.DataFrame:
-    """What lies in escrow for days up to one, by how long ago they were then.
-
-    Args:
-        by_day: as the ledger has it, below zero (`ledger.by_day`).
-    """
+    """What lies in escrow for days up to one, by how long ago they were then, of what `ledger.by_day` has."""
     found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys([*dict(AGES).values(), OLDER], 0))
     for (account, day), amount in by_day.items():
         if day > on:
@@ -86,11 +66,7 @@ def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.Data
 def payments_table(
     period: str, payments: Iterable[Payment], messages: Mapping[str, str], rates: Mapping[str, str]
 ) -> pl.DataFrame:
-    """What was sent to banks, and what was left out: the payments table.
-
-    Args:
-        messages: the bank file by payment; rates: as for `closing_table`.
-    """
+    """What was sent to banks, with the bank file by payment, and what was left out: the payments table."""
     rows = [
         {
             "period": period,
@@ -113,11 +89,7 @@ def payments_table(
 
 
 def unpaid(lines: Iterable[Line], holds: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, dict[str, int]]]:
-    """Why owners are on hold: how many, and what they are owed by currency; missing data first, then the most owners.
-
-    Args:
-        holds: the reasons, by owner; of several all count together.
-    """
+    """Why owners are on hold, all their reasons together: how many, what is owed; missing data first, then the most."""
     owners: dict[str, set[str]] = defaultdict(set)
     owed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:

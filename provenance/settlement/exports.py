@@ -14,30 +14,22 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime
+from typing import Any
 
 import polars as pl
 import xlsxwriter
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
-from provenance.core.store import canonical_json, sha256, to_csv, to_parquet
+from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parquet
 from provenance.core.text import plain
-from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS
-from provenance.settlement.books import NIGHT
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
+from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.proofs import public_pem, root, sign
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import date
-
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
 
 NUMBER = "#,##0"
 NIL = "Nil: no output of this day earned anything."
@@ -93,11 +85,7 @@ def published_days(store: Store) -> list[str]:
 
 
 def in_force(store: Store, day: date | str) -> dict[str, Any]:
-    """The pointer to a day's revision in force: `revision`, `folder`, `manifest_sha256`.
-
-    Raises:
-        StoreError: the day is not published; names the days that are.
-    """
+    """The pointer to a day's revision in force: `revision, folder, manifest_sha256`; an error names the published days."""
     if not store.exists(current_key(day)):
         raise StoreError(
             store.locate(current_key(day)),
@@ -169,11 +157,7 @@ def key_file(pem: bytes) -> str:
 
 
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
-    """Publish a revision: files and signature first, then the manifest, and only then the pointer. False if it was there.
-
-    Raises:
-        StoreError: the revision was published before with other content.
-    """
+    """Publish a revision: files and signature, then the manifest, and only then the pointer. False if it was there."""
     new = write_folder(store, export.folder, export.files, export.manifest, key)
     point_to(store, export.day, export.revision)
     return new
@@ -267,57 +251,51 @@ def _workbook(
         sheet.write(row, 0, line, bold if line != NIL else None)
         row += 1
 
-    def heading(text: str, names: Sequence[str]) -> None:
-        sheet.write(row, 0, text, bold)
+    def write(title: str, names: Sequence[str], lines: Iterable[Sequence[Any]], look: Any = None) -> None:
+        """A table by currency; a cell that is a pair is a formula, in which `{n}` is its row, and its value."""
+        nonlocal row
+        sheet.write(row, 0, title, bold)
         sheet.write_row(row + 1, 0, ["currency", *names], bold)
-
-    if totals:
-        names = list(TOTALS.values())
-        last = chr(ord("A") + len(names))
-        heading("The day: revenue = developer + earned + escrowed + unattributed", [*names, "difference", "in words"])
         row += 2
-        for currency, values in totals.items():
-            sheet.write(row, 0, currency)
-            for column, name in enumerate(names, start=1):
-                if name == "earned_minor":  # from the other sheet, so that the two cannot drift apart
-                    sheet.write_formula(row, column, _sum_of(name, row), number, values[name])
+        for currency, *cells in lines:
+            sheet.write(row, 0, currency, look)
+            for column, cell in enumerate(cells, start=1):
+                if isinstance(cell, tuple):
+                    sheet.write_formula(row, column, cell[0].format(n=row + 1), number, cell[1])
                 else:
-                    sheet.write_number(row, column, values[name], number)
-            sheet.write_formula(row, len(names) + 1, f"=B{row + 1}-SUM(C{row + 1}:{last}{row + 1})", number, 0)
-            earned = format_minor(values["earned_minor"], currency)
-            sheet.write(row, len(names) + 2, f"{currency_name(currency)}: owners earned {earned}")
+                    sheet.write(row, column, cell, None if isinstance(cell, str) else number)
             row += 1
         row += 1
 
-    if payouts.height:
+    sums = list(TOTALS.values())
+    check = "=B{n}-SUM(C{n}:" + chr(ord("A") + len(sums)) + "{n})"
+    days = []
+    for currency, values in totals.items():
+        # What was earned comes from the other sheet, so that the two cannot drift apart.
+        amounts = [(_sum_of(name), values[name]) if name == "earned_minor" else values[name] for name in sums]
+        said = f"{currency_name(currency)}: owners earned {format_minor(values['earned_minor'], currency)}"
+        days.append((currency, *amounts, (check, 0), said))
+    if days:
+        write("The day: revenue = developer + earned + escrowed + unattributed", [*sums, "difference", "in words"], days)
+    check = "=B{n}+C{n}+D{n}-E{n}-F{n}-G{n}-H{n}"
+    owners = []
+    for currency in payouts["currency"].unique().sort():
+        mine = payouts.filter(pl.col("currency") == currency)
+        owners.append((currency, *((_sum_of(name), mine[name].sum()) for name in MOVEMENTS), (check, 0)))
+    if owners:
         title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
-        heading(title, [*MOVEMENTS, "difference"])
-        row += 2
-        for currency in payouts["currency"].unique().sort():
-            mine = payouts.filter(pl.col("currency") == currency)
-            sheet.write(row, 0, currency)
-            for column, name in enumerate(MOVEMENTS, start=1):
-                sheet.write_formula(row, column, _sum_of(name, row), number, mine[name].sum())
-            at = row + 1
-            sheet.write_formula(row, len(MOVEMENTS) + 1, f"=B{at}+C{at}+D{at}-E{at}-F{at}-G{at}-H{at}", number, 0)
-            row += 1
-        row += 1
-
+        write(title, [*MOVEMENTS, "difference"], owners)
     if balances:
-        names = list(next(iter(balances.values())))
-        heading("All accounts after this booking: receivable is the sum of the others", names)
-        row += 2
-        for currency, values in balances.items():
-            sheet.write_row(row, 0, [currency, *values.values()], number)
-            row += 1
+        title = "All accounts after this booking: receivable is the sum of the others"
+        write(title, list(next(iter(balances.values()))), ((c, *row.values()) for c, row in balances.items()), number)
     sheet.autofit()
     book.close()
     return buffer.getvalue()
 
 
-def _sum_of(name: str, row: int) -> str:
+def _sum_of(name: str) -> str:
     """A formula: the column of the payouts, summed over the currency that begins the row."""
-    return f"=SUMIFS(payouts[{name}],payouts[currency],A{row + 1})"
+    return f"=SUMIFS(payouts[{name}],payouts[currency],A{{n}})"
 
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.money import format_minor
-from provenance.settlement.accounts import RECEIVABLE, TOTALS, totals
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import date
-
-    from provenance.settlement.accounts import Account
+from provenance.settlement.accounts import RECEIVABLE, TOTALS, Account, totals
 
 # What turns a median absolute deviation into a standard deviation, where things are normal.
 NORMAL = 1.4826
@@ -71,11 +66,7 @@ class Bounds:
 
 
 def figures(day: date, amounts: Mapping[Account, int]) -> Figures:
-    """The figures of a day.
-
-    Args:
-        amounts: of the day, by whom they are for (`Standing.earned`).
-    """
+    """The figures of a day, from its amounts by whom they are for (`Standing.earned`)."""
     of_day = totals(amounts)
     revenue, escrowed = ({c: row[TOTALS[account]] for c, row in of_day.items()} for account in (RECEIVABLE, ESCROW))
     earned = {(a.party_id, a.currency): -amount for a, amount in amounts.items() if a.account == PAYABLE}

@@ -13,9 +13,11 @@ under a name that somebody has claimed is the claimant's.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -27,17 +29,9 @@ from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.store import digest
 from provenance.settlement import books
-from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account
-from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE
+from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account, Standing
+from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
 from provenance.settlement.payouts import Movements
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from datetime import date, datetime
-
-    from provenance.settlement.accounts import Standing
-    from provenance.settlement.books import Booking
 
 # Serialises publishing, so that no late writer touches what another has published.
 PUBLISHING_LOCK = 7_304_512_010
@@ -48,11 +42,7 @@ MIGRATING_LOCK = 7_304_512_012
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the ledger's schema up to date.
-
-    Raises:
-        StoreError: a later version of this program has been here.
-    """
+    """Bring the ledger's schema up to date; raises StoreError where a later version of this program has been here."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
@@ -186,11 +176,7 @@ def _concerns(owner_id: str) -> sa.ColumnElement[bool]:
 
 
 def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, evidence: str, by: str) -> Booking:
-    """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
-
-    Raises:
-        InputError: nothing ever lay in escrow under that name, or somebody else has claimed it.
-    """
+    """Give an owner what lies in escrow under a name, and what will be put there; each name is claimed once."""
     with books.alone(engine) as connection:
         made = books.last(connection, (BOOKING.c.kind == CLAIM) & (BOOKING.c.facts["escrow_id"].astext == escrow_id))
         if made and made.facts["owner_id"] == owner_id:
@@ -215,11 +201,7 @@ def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, eviden
 
 
 def advance(engine: sa.Engine, owner_id: str, currency: str, amount: int, *, day: date, reason: str, by: str) -> Booking:
-    """Note an advance that was paid to an owner, to be set off against what it will earn.
-
-    Args:
-        reason: names the advance; the same owner, currency, amount, day and reason are booked once.
-    """
+    """Note an advance that was paid, to be set off against what its owner will earn; the same for one reason once."""
     if amount <= 0:
         raise InputError(f"advance to {owner_id}", expected="an amount above 0", found=str(amount))
     facts = {"owner_id": owner_id, "amount_minor": str(amount), "currency": currency, "reason": reason, "by": by}

@@ -5,16 +5,13 @@ What owners and corpora supplied is text and never markup: it is autoescaped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import jinja2
 
-from provenance.core.text import plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+from provenance.core.text import address, plain
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,7 +53,7 @@ def chapter(
         said: sentences; items: a list below them.
         picture: `svg`, markup of our own making, and what it shows in words (`said`).
     """
-    linked = [{"text": item, "href": _href(item)} for item in items]
+    linked = [{"text": item, "href": address(item)} for item in items]
     return {"id": known, "title": title, "said": list(said), "items": linked, "tables": list(tables), "picture": picture}
 
 
@@ -78,21 +75,11 @@ def table(
         links: the column that holds addresses.
     """
     cells = [
-        [{"text": plain(text), "href": _href(text) if column == links else ""} for column, text in enumerate(row)]
+        [{"text": plain(text), "href": address(text) if column == links else ""} for column, text in enumerate(row)]
         for row in rows
     ]
     named = [{"name": name, "kind": kind} for name, kind in columns]
     return {"id": known, "caption": caption, "columns": named, "rows": cells, "total": list(total), "note": note}
-
-
-def _href(text: str) -> str:
-    """Where a link may lead: an address on the web, or nowhere."""
-    address = plain(text)
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return ""
-    return address if parts.scheme in {"http", "https"} and parts.hostname and " " not in address else ""
 
 
 def percent(ppb: int) -> str:

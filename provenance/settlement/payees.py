@@ -10,23 +10,19 @@ import importlib
 import json
 import pkgutil
 import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
 from stdnum.us import rtn
 
 from provenance.core.errors import InputError, InputErrors
 from provenance.core.money import currencies
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pydantic_core import ErrorDetails
 
 # Kinds of numbers under which taxes are paid; of a country that has none of these by name, any that the library knows.
 TAX_NUMBERS = frozenset(
@@ -225,11 +221,7 @@ def _is_a_tax_number(country: str, number: str) -> bool:
 
 
 def read_details(values: Mapping[str, Any], where: str) -> Details:
-    """A payee from what somebody delivered.
-
-    Raises:
-        InputError: naming each field that is wrong and what is expected, never what was found in it.
-    """
+    """A payee from what somebody delivered; errors name each field that is wrong, and never what was found in it."""
     try:
         return Details.model_validate(values)
     except ValidationError as error:
@@ -265,11 +257,7 @@ def _expected_and_found(fault: ErrorDetails) -> tuple[str, str]:
 
 
 def sealing(keys: Sequence[str], where: str) -> MultiFernet:
-    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other.
-
-    Raises:
-        InputError: there is no key, or it is none.
-    """
+    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other."""
     hint = "`provenance payee key` makes one."
     if not keys:
         raise InputError(where, expected="a key, or several with commas between", found="none", hint=hint)
@@ -285,11 +273,7 @@ def seal(box: MultiFernet, details: Details, version: int) -> bytes:
 
 
 def unseal(box: MultiFernet, sealed: bytes, owner_id: str, version: int) -> Details:
-    """A record as it was sealed.
-
-    Raises:
-        InputError: no key opens it, or it is another owner's or another version.
-    """
+    """A record as it was sealed; raises InputError where no key opens it, or it is another's or another version."""
     where = f"payee {owner_id}, version {version}"
     try:
         values = json.loads(box.decrypt(sealed))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import CREDITS, ESCROW, INTERVALS, PAYABLE, PAYOUTS, UNATTRIBUTED
 from provenance.core.money import PPB
 from provenance.core.text import plain
-from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import date
-
-    from provenance.settlement.accounts import Standing
+from provenance.settlement.accounts import EXCHANGE, HELD, OWED, PAID, RECOUPED, WITHHELD, Account, Standing
 
 
 @dataclass(frozen=True)
@@ -114,11 +110,7 @@ def closing(row: Mapping[str, Any]) -> int:
 
 
 def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame:
-    """How sure what owners earned is, in minor units, rounded outwards.
-
-    Args:
-        night_shares: the night shares table.
-    """
+    """How sure what owners earned is, by the night shares table: in minor units, rounded outwards."""
     held = night_shares.filter(pl.col("account") == PAYABLE).drop("account").rename({"party_id": "owner_id"})
     found = payouts.filter(pl.col("earned_minor") != 0).join(held, on=["owner_id", "currency"])
     rows = []
@@ -131,11 +123,7 @@ def intervals(payouts: pl.DataFrame, night_shares: pl.DataFrame) -> pl.DataFrame
 
 
 def credits(day: date, credited: pl.DataFrame, evidence: pl.DataFrame, by_rule: pl.DataFrame) -> pl.DataFrame:
-    """Who is credited for each output, with the works behind it, most influential first, and what other rules would say.
-
-    Args:
-        by_rule: the rule shares table.
-    """
+    """Who is credited for each output, with the works behind it, most influential first, and what other rules say."""
     keys = ["output_id", "account", "party_id"]
     parts = pl.struct("rule", share_ppb=(pl.col("share") * PPB).round().cast(pl.Int64))
     ruled = by_rule.filter(pl.col("share") > 0).sort("rule").group_by(keys, maintain_order=True).agg(rules=parts)

@@ -8,18 +8,15 @@ Nothing here moves money. Amounts are minor units; what is rounded is rounded do
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from provenance.core.contracts import PAYABLE
 from provenance.core.errors import InputError
 from provenance.core.money import PPB, minor_digits
 from provenance.settlement.accounts import ADVANCE, CARRIED, EXCHANGE, HELD, PAID, RECOUPED, WITHHELD, Account
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from decimal import Decimal
 
 PAY, NEGATIVE, BELOW, ON_HOLD, NOTHING = "pay", "carried: below zero", "carried: below the minimum", "held", "nothing owed"
 # A preview alone finds it: a period whose rates are missing is not closed.
@@ -81,11 +78,7 @@ class Terms:
     rates: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
 
     def convert(self, amount: int, source: str, target: str) -> int:
-        """Minor units of the one currency as those of the other, rounded down.
-
-        Raises:
-            RateMissing: none is recorded.
-        """
+        """Minor units of the one currency as the other's, rounded down; raises RateMissing where none is recorded."""
         if source == target:
             return amount
         if (source, target) not in self.rates:

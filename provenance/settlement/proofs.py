@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_pem_public_key
 
 from provenance.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # One side of a step of a proof, and the hash that stands there.
 Step = tuple[str, str]
@@ -74,11 +71,7 @@ def _path(leaves: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
 
 
 def read_key(pem: bytes, where: str) -> Ed25519PrivateKey:
-    """A private key from its PEM.
-
-    Raises:
-        InputError: it is none, or of another kind.
-    """
+    """A private key from its PEM; raises InputError where it is none, or of another kind."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:

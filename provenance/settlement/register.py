@@ -6,19 +6,14 @@ it to another account between the approval and the bank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
+from cryptography.fernet import MultiFernet
 
-from provenance.settlement.payees import seal, unseal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
-
-    from cryptography.fernet import MultiFernet
-
-    from provenance.settlement.payees import Details
+from provenance.settlement.payees import Details, seal, unseal
 
 # The role as which a settlement reads payees; the ledger's own may not.
 ROLE = "provenance_payees"
@@ -37,11 +32,7 @@ REGISTER_LOCK = 7_304_512_011
 
 
 def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, by: str) -> dict[str, int]:
-    """Take payees in, all or none; details that are in force already make no new version.
-
-    Returns:
-        The version in force of each.
-    """
+    """Take payees in, all or none; returns the version in force of each: the old one, where its details are the same."""
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
         last = _last(connection)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import calendar
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,19 +23,11 @@ from provenance.core.errors import InputError
 from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import HELD, Account
-from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED
-from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, OUTCOME, PAYMENTS, RATE
-from provenance.settlement.periods import LACKING, PAY, Line, closing_entries, incomplete, payment_entries
+from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
+from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, OUTCOME, PAYMENTS, RATE, Booking
+from provenance.settlement.periods import LACKING, PAY, Line, Payee, Terms, closing_entries, incomplete, payment_entries
 from provenance.settlement.periods import close as close_lines
 from provenance.settlement.periods import preview as preview_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
-
-    from provenance.settlement.bank.answers import Outcome
-    from provenance.settlement.books import Booking
-    from provenance.settlement.periods import Payee, Terms
 
 # What became of a payment: nobody has approved it, it was left out, the bank has it; from then on, what the bank says.
 WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
@@ -44,7 +37,6 @@ SETTLEMENT = "settle_period"
 SPREAD = Decimal("0.1")
 # More than so many times the last rate, or less than such a part of it: its point may be in the wrong place.
 UNUSUAL = 2
-MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 
 
 @dataclass(frozen=True)
@@ -192,11 +184,7 @@ def preview(
 
 
 def lines(engine: sa.Engine, period: str) -> tuple[Booking, list[Line]]:
-    """What a close found for every owner, by owner and currency.
-
-    Raises:
-        InputError: the period is not closed.
-    """
+    """What a close found for every owner, by owner and currency; raises InputError where the period is open."""
     with engine.connect() as connection:
         made = _must_be_closed(connection, period)
         return made, [line for _, line in _lines(connection, made.booking_id)]

@@ -6,29 +6,22 @@ corpora supplied is text and never markup: autoescaped in the page, passed as da
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typst
-from lxml import etree
 
 from provenance.core.errors import InputError, parse_day
+from provenance.core.figures import drawn, embedded
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
 from provenance.core.text import plain
 from provenance.settlement.pages import TEMPLATES, chapter, page, percent, table
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import date, datetime
-
-# Matplotlib's settings are one for all threads.
-DRAWING = threading.Lock()
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
@@ -62,11 +55,7 @@ VERIFY = (
 
 @dataclass(frozen=True)
 class Movement:
-    """A line of the account.
-
-    Attributes:
-        amount: by how much what is owed changed; below zero, less is owed.
-    """
+    """A line of the account; by its amount what is owed changed, and below zero less is owed."""
 
     booking_id: int
     day: date
@@ -159,11 +148,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PaymentLine:
-    """A payment, in the currency in which it was made; `on` is when it was last heard of.
-
-    Attributes:
-        owed: what it pays of what was owed, in that currency.
-    """
+    """A payment in its own currency, and what it pays of what was `owed`; `on` is when it was last heard of."""
 
     payment_id: str
     period: str
@@ -204,11 +189,7 @@ class Statement:
 
 
 def check(statement: Statement) -> None:
-    """That a statement adds up.
-
-    Raises:
-        AssertionError: it does not; says where.
-    """
+    """Raise AssertionError where a statement does not add up; says where."""
     problems = list(_problems(statement))
     if problems:
         raise AssertionError(f"{statement.owner_id} {statement.period}: {'; '.join(problems)}")
@@ -243,11 +224,7 @@ def _problems(statement: Statement) -> Iterator[str]:
 
 
 def as_html(statement: Statement) -> bytes:
-    """A statement as one file that needs no other: a web page, well-formed as XML, too.
-
-    Raises:
-        AssertionError: it does not add up.
-    """
+    """A statement that adds up as one file that needs no other: a web page, well-formed as XML, too."""
     return page(_view(statement))
 
 
@@ -275,24 +252,11 @@ def as_pdf(statement: Statement, *, fonts: Sequence[Path] = ()) -> bytes:
 
 def figure(section: Section) -> bytes:
     """What was earned by period and, if there is any, by night with its interval; an SVG file, legible on dark and light."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    fixed: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": section.currency,
-        "font.size": 8.5,
-        "font.family": ["DejaVu Sans"],
-    }
+    history, nights = section.history[-PERIODS:], section.earnings
+    panels = max(1, bool(history) + bool(nights))
     unit = 10 ** minor_digits(section.currency)  # floats from here on are places on paper, and no money
-    with DRAWING, mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(fixed)
-        history, nights = section.history[-PERIODS:], section.earnings
-        panels = max(1, bool(history) + bool(nights))
-        sheet = Figure(figsize=(5.2, 1.9 * panels), layout="constrained")
-        FigureCanvasSVG(sheet)
+
+    def draw(sheet: Any) -> None:
         axes = sheet.subplots(panels, 1, squeeze=False)[:, 0]
         if history:
             colours = ["#8a9bb0"] * (len(history) - 1) + ["#3f7fbf"]
@@ -315,9 +279,10 @@ def figure(section: Section) -> bytes:
             axes[-1].set_xlim(-0.6, max(len(nights), FEWEST) - 0.4)
         for axis in axes:
             _style(axis, section.currency)
-        file = io.BytesIO()
-        sheet.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+
+    return drawn(
+        draw, (5.2, 1.9 * panels), {"svg.hashsalt": section.currency, "font.size": 8.5, "font.family": ["DejaVu Sans"]}
+    )
 
 
 def _style(axis: Any, currency: str) -> None:
@@ -570,22 +535,7 @@ def _picture(section: Section, period: str) -> dict[str, str]:
     if section.earnings:
         best = max(section.earnings, key=lambda earning: earning.earned)
         words += [f"In {period} the best night was {best.day}: {money(best.earned)}. The table has every night."]
-    said = " ".join(words)
-    root = etree.fromstring(figure(section), etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True))
-    # Several figures share a page: styles would reach beyond theirs, and ids must differ.
-    known, svg = section.currency.lower(), "{http://www.w3.org/2000/svg}"
-    for element in [*root.iter(f"{svg}metadata", f"{svg}style")]:
-        element.getparent().remove(element)
-    for element in root.iter():
-        for name, value in element.attrib.items():
-            if name == "id":
-                element.set(name, f"{known}-{value}")
-            elif "#" in value and (name.endswith("href") or "url(" in value):
-                element.set(name, value.replace("#", f"#{known}-"))
-    for name in ("width", "height"):
-        del root.attrib[name]
-    root.attrib.update({"role": "img", "aria-label": said})
-    return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
+    return embedded(figure(section), " ".join(words), section.currency.lower())
 
 
 def _money(section: Section) -> Callable[[int], str]:

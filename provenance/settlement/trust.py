@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from provenance.royalty.shares import BY_VALUE, FLAT
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    # `fidelity` of a night's manifest: what was measured, by contract.
-    Fidelity = Mapping[str, Mapping[str, Any]]
+# `fidelity` of a night's manifest: what was measured, by contract.
+Fidelity = Mapping[str, Mapping[str, Any]]
 
 
 class Basis(IntEnum):

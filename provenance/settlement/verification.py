@@ -6,29 +6,24 @@ import csv
 import io
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
-from provenance.core.store import sha256
+from provenance.core.store import Store, sha256
 from provenance.core.text import uncelled
-from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Standing, imbalances, totals
+from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Account, Standing, imbalances, totals
+from provenance.settlement.books import Booking
 from provenance.settlement.exports import MANIFEST, payout_lines, revision_folder, signature_of
 from provenance.settlement.payouts import closing
 from provenance.settlement.proofs import is_signed, prove, proven, root
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-    from pathlib import Path
-
-    from provenance.core.store import Store
-    from provenance.settlement.accounts import Account
-    from provenance.settlement.books import Booking
 
 
 @dataclass(frozen=True)
@@ -119,11 +114,7 @@ def _tree(data: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]:
-    """What an owner needs to see that its lines are in a published file, without seeing any other: one proof for each.
-
-    Raises:
-        StoreError: the owner has no line in it.
-    """
+    """What an owner needs to see that its lines are in a published file, without seeing any other: proofs."""
     manifest, data = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
     lines, rows = payout_lines(data), _parsed(data)
     at = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]
@@ -147,11 +138,7 @@ def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON says.
-
-    Raises:
-        InputError: it is none.
-    """
+    """What a file of JSON says; raises InputError where it is none."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from provenance.settlement.payees import Details
+from provenance.core.toml import read_toml
+from provenance.settlement.payees import Details
 
 PERCENT = Decimal(PPB) / 100
 
 
 def read_withholding(path: Path) -> dict[str, int]:
-    """Tax withheld by country, in parts per billion.
-
-    Raises:
-        InputError: no such file, not TOML, or a rate that is no percentage in quotes.
-    """
-    if not path.is_file():
-        raise InputError(str(path), expected="a table of withholding tax", found="no such file")
-    try:
-        table = tomllib.loads(path.read_text()).get("percent")
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(str(path), expected="TOML", found=str(error)) from error
+    """Tax withheld by country, in parts per billion; rates are percentages in quotes."""
+    table = read_toml(path, "a table of withholding tax").get("percent")
     if not isinstance(table, dict):
         raise InputError(str(path), expected="a table [percent]", found="none")
     return {country: _ppb(text, f"{path}: percent.{country}") for country, text in table.items()}
 
 
 def rate_for(table: Mapping[str, int], details: Details, where: str) -> int | None:
-    """What is withheld from a payee; None as long as its tax data is missing.
-
-    Raises:
-        InputError: its residence is not in the table.
-    """
+    """What is withheld from a payee; None while its tax data is missing. InputError: no rate for its residence."""
     if not details.taxed:
         return None
     if details.tax_residence not in table:

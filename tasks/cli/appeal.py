@@ -68,11 +68,7 @@ def _settings(workers: int | None) -> Settings:
 
 
 def _agreed(trainings: int, *, as_json: bool) -> bool:
-    """Whether somebody at a terminal agrees to so many trainings.
-
-    Raises:
-        InputError: there is nobody to ask.
-    """
+    """Whether somebody at a terminal agrees to so many trainings; raises InputError where there is nobody to ask."""
     if as_json or not sys.stdin.isatty():
         expected = f"somebody's consent to {trainings} trainings"
         raise InputError("--yes", expected=expected, found="none", hint="Give the same command with --yes.")

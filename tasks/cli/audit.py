@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tasks.cli.shared import (
-    AsJson,
     ClaimsDay,
     CorpusFolder,
     ModelFolder,
     OutFolder,
     OutputFile,
+    Shown,
     Workers,
     claims_day,
-    show,
+    command,
     watched,
     whole_numbers,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
 
 
-@app.command("lds")
+@command(app, "lds")
 def audit_lds(
     corpus: CorpusFolder,
     model: ModelFolder,
@@ -47,8 +47,7 @@ def audit_lds(
     ] = "fitted,factored,cosine,tfidf,bm25",
     workers: Workers = None,
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Retrain on random halves of examples and of owners, and score how well each method predicts the outcome.
 
     The model's adapter needs a method `train(contents, *, seed, folder)`. What was trained is kept below `--out` and not
@@ -60,10 +59,10 @@ def audit_lds(
     from tasks import audit
 
     options = audit.Options(subsets, tune, seeds, tuple(methods.split(",")))
-    _audit("lds", (corpus, model, outputs, out), _of_night(audit.audit_lds, options), workers, day, as_json=as_json)
+    yield from _audit("lds", (corpus, model, outputs, out), _of_night(audit.audit_lds, options), workers, day)
 
 
-@app.command("srs")
+@command(app, "srs")
 def audit_srs(
     corpus: CorpusFolder,
     model: ModelFolder,
@@ -76,8 +75,7 @@ def audit_srs(
     ] = "4,8,16",
     workers: Workers = None,
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Retrain on every coalition of up to twelve owners, and hold the royalty rules' shares against what comes of it.
 
     `srs` is held against the Shapley values of the retrained models, `banzhaf` against their Banzhaf values, `faithful` against
@@ -91,10 +89,10 @@ def audit_srs(
     from tasks import coalitions
 
     options = coalitions.Options(seeds, diagonal, whole_numbers("--trainings", trainings))
-    _audit("srs", (corpus, model, outputs, out), _of_night(coalitions.audit_srs, options), workers, day, as_json=as_json)
+    yield from _audit("srs", (corpus, model, outputs, out), _of_night(coalitions.audit_srs, options), workers, day)
 
 
-@app.command("attacks")
+@command(app, "attacks")
 def audit_attacks(
     corpus: CorpusFolder,
     model: ModelFolder,
@@ -105,8 +103,7 @@ def audit_attacks(
     only: Annotated[str, typer.Option(help="Attacks to run, with commas between; by default all.")] = "",
     workers: Workers = None,
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Have an owner split, copy, pad and pretend, and see what that gains under every royalty rule.
 
     Splitting parts the owner's works among six identities, at random and sorted by what they add. The other attacks add works
@@ -125,7 +122,7 @@ def audit_attacks(
         folder, _, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, only=chosen)
         return folder, store
 
-    _audit("attacks", (corpus, model, outputs, out), run, workers, day, as_json=as_json)
+    yield from _audit("attacks", (corpus, model, outputs, out), run, workers, day)
 
 
 def _of_night(audit: Callable[[Settings, Night, Any], str], options: Any) -> Callable[[Request, Settings], tuple[str, Store]]:
@@ -145,9 +142,7 @@ def _audit(
     run: Callable[[Request, Settings], tuple[str, Store]],
     workers: int | None,
     day: str | None,
-    *,
-    as_json: bool,
-) -> None:
+) -> Shown:
     """Run an audit, leave its result and figure in the out folder, and show it."""
     from tasks import screens
     from tasks.attribute import Request, local_settings
@@ -159,4 +154,4 @@ def _audit(
         (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
     result = store.read_json(f"{folder}/{kind}.json")
     screen = {"lds": screens.lds_screen, "srs": screens.srs_screen, "attacks": screens.attacks_screen}[kind]
-    show(result, chain(screen(result), [f"{request.out / kind}.json, {kind}.png"]), as_json=as_json)
+    yield result, chain(screen(result), [f"{request.out / kind}.json, {kind}.png"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,14 +14,13 @@ from rich.markup import escape
 from provenance.core.errors import CheckFailed, InputError, parse_day
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from rich.text import Text
 
     from provenance.settlement.books import Booking
     from provenance.settlement.verification import Check
     from tasks.settings import Settings
 
 from tasks.cli.shared import (
-    AsJson,
     By,
     ClaimsDay,
     CorpusFolder,
@@ -32,20 +32,22 @@ from tasks.cli.shared import (
     OutputFile,
     OwnerId,
     Reason,
+    Shown,
     Workers,
     claims_day,
+    command,
     console,
     day_argument,
     print_json,
     settings_in_force,
-    show,
     watched,
-)
+)  # fmt: skip
+from tasks.terminal import line
 
 app = typer.Typer()
 
 
-@app.command()
+@command(app)
 def attribute(
     corpus: CorpusFolder,
     model: ModelFolder,
@@ -56,8 +58,7 @@ def attribute(
     device: OnDevice = "auto",
     workers: Workers = None,
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Influence without money: which examples and owners each output rests on.
 
     Writes `scores.parquet` (`output_id, example_id, influence`), `owner_influence.parquet` (`output_id, owner_id, influence,
@@ -78,10 +79,10 @@ def attribute(
     with watched():
         settings = task.local_settings(method=method, device=device, workers=workers)
         manifest = task.attribute(request, settings)
-    show(manifest, attribution_screen(request, manifest), as_json=as_json)
+    yield manifest, attribution_screen(request, manifest)
 
 
-@app.command()
+@command(app)
 def royalty(
     influence: Annotated[Path, typer.Option("--influence", help="Folder that `provenance attribute` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
@@ -92,8 +93,7 @@ def royalty(
     duplicates: Annotated[Duplicates, typer.Option(help="cluster: copies count once, for the earliest claim.")] = "cluster",
     device: OnDevice = "auto",
     workers: Workers = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Owner shares of outputs whose influences `provenance attribute` has found, by a royalty rule.
 
     `faithful`: what each owner's works add as everybody's come in together (Aumann-Shapley). `srs`: the Shapley Royalty Share
@@ -113,16 +113,15 @@ def royalty(
         settings = task.local_settings(device=device, workers=workers)
         copies = duplicates == "cluster"
         made = divide(influence, rule, duplicates=copies, out=out, settings=settings, counterfactuals=counterfactuals)
-    show(made, royalty_screen(made, str(out)), as_json=as_json)
+    yield made, royalty_screen(made, str(out))
 
 
-@app.command()
+@command(app)
 def explain(
     output_id: Annotated[str, typer.Argument(help="The output, as the day's outputs name it.")],
     day: Annotated[str | None, typer.Option(help="Look at this day only; by default the latest with that output.")] = None,
     most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 10,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Who made this output possible: owners with shares and intervals, and the works behind each.
 
     Example: `provenance explain 2026-11-20-007`
@@ -130,11 +129,11 @@ def explain(
     from tasks.screens import output_screen
 
     data, tables = output_screen(settings_in_force().store.open(), output_id, day_argument(day) if day else None, most=most)
-    show(data, tables, as_json=as_json)
+    yield data, tables
 
 
-@app.command()
-def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20, as_json: AsJson = False) -> None:
+@command(app)
+def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")] = 20) -> Shown:
     """Copies among the works of the corpus in force, exact and near, and who has a claim on them.
 
     A cluster counts as one work, for the earliest claim; claims of one date, or of none, have equal parts. To contest one,
@@ -148,16 +147,15 @@ def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")
     table = read_duplicates(settings_in_force().store.open())
     shown = table["cluster_id"].unique(maintain_order=True).head(most).implode()
     rows = table.filter(table["cluster_id"].is_in(shown)).to_dicts()
-    show(rows, duplicates_screen(table, most=most), as_json=as_json)
+    yield rows, duplicates_screen(table, most=most)
 
 
-@app.command()
+@command(app)
 def contracts(
     file: Annotated[
         Path | None, typer.Argument(help="A TOML file; by default the one that the settings name (royalty.contracts).")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Check a file of royalty contracts, and say what each says, without running a night.
 
     Example: `provenance contracts infra/settings/contracts.toml`
@@ -166,15 +164,14 @@ def contracts(
     from tasks.screens import contracts_screen
 
     found = read_contracts(file or settings_in_force().royalty.contracts)
-    show([contract.model_dump(mode="json") for contract in found], [contracts_screen(found)], as_json=as_json)
+    yield [contract.model_dump(mode="json") for contract in found], [contracts_screen(found)]
 
 
-@app.command()
+@command(app)
 def payouts(
     day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
     most: Annotated[int, typer.Option(min=1, help="Owners listed by name.")] = 20,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What each owner earned on a day, what went to escrow and why, and that it adds up.
 
     Example: `provenance payouts 2026-11-20 --most 50`
@@ -184,10 +181,10 @@ def payouts(
     store = settings_in_force().store.open()
     manifest, table, _ = read_export(store, day_argument(day))
     found = {"manifest": manifest, "payouts": table.to_dicts()}
-    show(found, owners_screen(store, day_argument(day), most=most), as_json=as_json)
+    yield found, owners_screen(store, day_argument(day), most=most)
 
 
-@app.command()
+@command(app)
 def verify(
     what: Annotated[
         str,
@@ -198,8 +195,7 @@ def verify(
     public_key: Annotated[
         Path | None, typer.Option("--key", help="The public key, as PEM, that must have signed a manifest.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Re-check a published export: checksums, signature, row identities, totals, the chain and, for a day, the ledger.
 
     A closed month is checked against the ledger, and so are the files for banks.
@@ -226,7 +222,7 @@ def verify(
         root = path.resolve().parent
         said = read_json(path)
         if isinstance(said, list):
-            _report([check_proof(proof) for proof in said], str(path), as_json=as_json)
+            yield from _report([check_proof(proof) for proof in said], str(path))
             return
         whole = root.match("exports/payouts/day=*/rev=*")  # laid out as in the store, not a copy of one folder
         up = root.parents[3] if whole else root
@@ -246,15 +242,15 @@ def verify(
     else:
         day = parse_day("argument DAY|PERIOD|MANIFEST", what).isoformat()
         folder, checks = check_day(settings_in_force(), day)
-    _report(checks, folder, as_json=as_json)
+    yield from _report(checks, folder)
 
 
-def _report(checks: Sequence[Check], what: str, *, as_json: bool) -> None:
+def _report(checks: Sequence[Check], what: str) -> Shown:
     """Show what was checked; raises CheckFailed unless all of it holds."""
     from tasks.screens import checks_screen
 
     told = {"folder": what, "checks": {check.name: list(check.problems) for check in checks}}
-    show(told, [escape(what), checks_screen(checks)], as_json=as_json)
+    yield told, [escape(what), checks_screen(checks)]
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CheckFailed(f"{what}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
@@ -276,14 +272,13 @@ def proof(day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.
     print_json(prove_line(store, in_force(store, day_argument(day))["folder"], owner_id))
 
 
-@app.command()
+@command(app)
 def diff(
     day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
     before: Annotated[int, typer.Argument(min=1, help="A revision.")],
     after: Annotated[int, typer.Argument(min=1, help="Another one.")],
     most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 20,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What changed from one revision of a day to another: for whom, by how much, and which inputs differ.
 
     Example: `provenance diff 2026-11-20 1 2`
@@ -292,16 +287,15 @@ def diff(
     from tasks.screens import diff_screen
 
     found = found_in(settings_in_force().store.open(), day_argument(day), before, after)
-    show(found, diff_screen(found, most=most), as_json=as_json)
+    yield found, diff_screen(found, most=most)
 
 
-@app.command()
+@command(app)
 def preview(
     first: Annotated[str, typer.Argument(help="The first day, YYYY-MM-DD.")],
     last: Annotated[str, typer.Argument(help="The last one; by default the first.")] = "",
     most: Annotated[int, typer.Option(min=1, help="Owners listed.")] = 20,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What paying days, or paying them again, would change for whom; nothing is booked.
 
     Computes as the nights would, and the nights then find it done. Days are held against what is booked now, one by one. Exit
@@ -315,17 +309,16 @@ def preview(
     days = date.fromisoformat(day_argument(first)), date.fromisoformat(day_argument(last or first))
     with watched():
         found = list(of_days(*days))
-    show(found, preview_screen(found, most=most), as_json=as_json)
+    yield found, preview_screen(found, most=most)
     if any(day["problem"] for day in found):
         raise typer.Exit(2)
 
 
-@app.command()
+@command(app)
 def replay(
     day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.")],
     revision: Annotated[int | None, typer.Option(min=1, help="By default the one in force.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Compute a published night again, from the digests in its manifest, and compare it byte for byte.
 
     Nothing that the night computed is read. It takes as long as a first night, and as much disk (below `var/recompute`).
@@ -336,7 +329,7 @@ def replay(
 
     with watched():
         folder, checks = recompute(settings_in_force(), day_argument(day), revision)
-    _report(checks, folder, as_json=as_json)
+    yield from _report(checks, folder)
 
 
 @app.command("replace-key")
@@ -355,11 +348,10 @@ def replace_signing_key() -> None:
     console.print(f"{settlement.key} signs from now on; {retired} is still trusted.", soft_wrap=True, highlight=False)
 
 
-@app.command()
+@command(app)
 def balance(
     owner_id: Annotated[str | None, typer.Argument(help="An owner; without one, all accounts together.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What lies in the ledger: an owner's accounts and every booking behind them, or the trial balance, holds and escrow.
 
     Example: `provenance balance tom-christie`
@@ -368,14 +360,13 @@ def balance(
     from tasks.screens import balance_screen
 
     found = found_in(settings_in_force(), owner_id)
-    show(found, balance_screen(found), as_json=as_json)
+    yield found, balance_screen(found)
 
 
-@app.command()
+@command(app)
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Remove what nights have computed and the policy does not keep ([retention] in the settings); the ledger is not touched.
 
     Exports, closings, statements, files for banks, keys, audits, appeals, deliveries and the corpus in force always stay.
@@ -391,11 +382,11 @@ def gc(
         removals = collect(settings_in_force(), dry_run=dry_run)
     facts = ("kind", "policy", "bytes")
     told = [{name: getattr(r, name) for name in facts} | {"objects": [o.key for o in r.objects]} for r in removals]
-    show({"dry_run": dry_run, "removed": told}, removals_screen(removals, dry_run=dry_run), as_json=as_json)
+    yield {"dry_run": dry_run, "removed": told}, removals_screen(removals, dry_run=dry_run)
 
 
-@app.command()
-def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> None:
+@command(app)
+def hold(owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     """Hold what an owner is owed, and what it will earn: a dispute, missing data, an opt-out under review.
 
     Nothing of it is paid until `provenance release`. The same hold twice is placed once.
@@ -404,59 +395,55 @@ def hold(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> 
     """
     from tasks import accounts
 
-    _book(lambda settings: accounts.hold(settings, owner_id, reason=reason, by=by), owner_id, as_json=as_json)
+    yield from _book(lambda settings: accounts.hold(settings, owner_id, reason=reason, by=by), owner_id)
 
 
-@app.command()
-def release(owner_id: OwnerId, reason: Reason, by: By, as_json: AsJson = False) -> None:
+@command(app)
+def release(owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     """End the hold that was placed for a reason; with an owner's last one, what was held is payable again.
 
     Example: `provenance release tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
     """
     from tasks import accounts
 
-    _book(lambda settings: accounts.release(settings, owner_id, reason=reason, by=by), owner_id, as_json=as_json)
+    yield from _book(lambda settings: accounts.release(settings, owner_id, reason=reason, by=by), owner_id)
 
 
-@app.command()
+@command(app)
 def claim(
     escrow_id: Annotated[str, typer.Argument(help="The name that it lies under: see `provenance balance`.")],
     owner_id: OwnerId,
     evidence: Annotated[str, typer.Option(help="Why it is theirs; kept in the ledger.")],
     by: By,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Give an owner what lies in escrow under a name, and what will be put there; a name is claimed once.
 
     Example: `provenance claim unmatched-libcst tom-christie --evidence "letter of 2026-11-20" --by "J. Doe"`
     """
     from tasks import accounts
 
-    _book(lambda settings: accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), owner_id, as_json=as_json)
+    yield from _book(lambda settings: accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), owner_id)
 
 
-@app.command()
+@command(app)
 def advance(
     owner_id: OwnerId,
     amount: Annotated[str, typer.Argument(help="What was paid in advance, such as 250.00.")],
     currency: Annotated[str, typer.Argument(help="ISO 4217, such as EUR.")],
     reason: Reason,
     by: By,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Note an advance that was paid to an owner; what the owner earns is set off against it before anything is paid.
 
     Example: `provenance advance tom-christie 250.00 EUR --reason "contract of 2026-11-01" --by "J. Doe"`
     """
     from tasks import accounts
 
-    def make(settings: Settings) -> Booking:
-        return accounts.advance(settings, owner_id, currency, amount, reason=reason, by=by)
-
-    _book(make, owner_id, as_json=as_json)
+    said = {"reason": reason, "by": by}
+    yield from _book(lambda settings: accounts.advance(settings, owner_id, currency, amount, **said), owner_id)
 
 
-@app.command()
+@command(app)
 def rate(
     period: Annotated[str, typer.Argument(help="The period that it is for, YYYY-MM; before that is closed.")],
     source: Annotated[str, typer.Argument(help="The currency that is owed, such as USD.")],
@@ -467,8 +454,7 @@ def rate(
     unusual: Annotated[
         bool, typer.Option("--unusual", help="Take it, though it is more than twice the last rate, or less than half.")
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Note at which rate a period converts one currency into another; the last one noted counts.
 
     One that is more than twice the last rate noted for the two, of whichever period, or less than half of it, is refused.
@@ -477,20 +463,17 @@ def rate(
     """
     from tasks import accounts
 
-    def make(settings: Settings) -> Booking:
-        return accounts.record_rate(settings, period, (source, target), value, evidence=evidence, by=by, unusual=unusual)
-
-    _book(make, as_json=as_json)
+    pair, said = (source, target), {"evidence": evidence, "by": by}
+    yield from _book(lambda settings: accounts.record_rate(settings, period, pair, value, unusual=unusual, **said))
 
 
-@app.command()
+@command(app)
 def payments(
     period: Annotated[str | None, typer.Argument(help="A closed period, YYYY-MM; by default the last.")] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Say what closing an open period now would find; nothing is booked.")
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What a closed period pays, and what became of each payment: waiting, sent, paid, rejected, returned, or left out.
 
     With `--preview`, of a period that is not closed: what would be paid, who would be on hold and why, which rates are missing.
@@ -515,13 +498,11 @@ def payments(
 
         shown = payments_of(settings_in_force(), period)
         screen = payments_screen(shown)
-    show(shown, screen, as_json=as_json)
+    yield shown, screen
 
 
-@app.command()
-def answer(
-    files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")], as_json: AsJson = False
-) -> None:
+@command(app)
+def answer(files: Annotated[list[Path], typer.Argument(help="What a bank sent: pain.002 or camt.053.")]) -> Shown:
     """Book what banks answered: payments that were made, rejected, or came back; each file whole or not at all, and once.
 
     The DAG `bank_answers` does the same with all files below `bank/answers/` in the store.
@@ -529,31 +510,24 @@ def answer(
     Example: `provenance answer status.xml statement.xml`
     """
     from tasks.answers import book_answer
+    from tasks.screens import answers_screen
 
     settings, found = settings_in_force(), []
     for file in files:
         if not file.is_file():
             raise InputError(str(file), expected="a file that a bank sent", found="no such file")
         found.append({"file": str(file), **book_answer(settings, file.read_bytes(), str(file))})
-    if as_json:
-        print_json(found)
-    else:
-        for said in found:
-            told = ", ".join(f"{said[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
-            booked = f"{'booked before' if said['again'] else 'booked'} as {said['booking_id']}"
-            heard = escape(f"{said['file']}: {said['kind']} {said['message_id']}")
-            console.print(f"{heard}, {booked}: {told}", soft_wrap=True)
+    yield found, answers_screen(found)
 
 
-@app.command()
+@command(app)
 def statement(
     owner_id: OwnerId,
     period: Annotated[
         str | None, typer.Option(help="YYYY-MM; by default the last closed one. One that is open is stated so far.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the web page and the PDF to.")] = Path(),
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """What an owner earned in a period, for which outputs, through which works, how sure that is, and what became of it.
 
     Writes `statement-PERIOD-OWNER.html` and `.pdf`. The DAG `settle_period` writes everybody's below `exports/statements/`.
@@ -569,17 +543,18 @@ def statement(
 
     settings = settings_in_force()
     found = stated(settings, owner_id, parse_period("--period", period) if period else last_closed(settings))
-    if as_json:
-        print_json(asdict(found))
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    for form, render in FORMS.items():
-        path = out / f"statement-{found.period}-{file_name(owner_id)}.{form}"
-        path.write_bytes(render(found))
-        console.print(escape(str(path)), soft_wrap=True, highlight=False)
+
+    def write() -> Iterator[Text]:
+        out.mkdir(parents=True, exist_ok=True)
+        for form, render in FORMS.items():
+            path = out / f"statement-{found.period}-{file_name(owner_id)}.{form}"
+            path.write_bytes(render(found))
+            yield line(str(path))
+
+    yield asdict(found), write()
 
 
-def _book(make: Callable[[Settings], Booking], owner_id: str = "", *, as_json: bool) -> None:
+def _book(make: Callable[[Settings], Booking], owner_id: str = "") -> Shown:
     """Book something, and say what was booked, or had been before, and what that moved for an owner."""
     from tasks import accounts
 
@@ -587,25 +562,20 @@ def _book(make: Callable[[Settings], Booking], owner_id: str = "", *, as_json: b
     before = accounts.newest(settings)
     booking = make(settings)
     again = booking.booking_id <= before
-    if as_json:
-        told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
-        print_json({**told, "again": again})
-        return
+    told = {"booking_id": booking.booking_id, "kind": booking.kind, "day": str(booking.day), "facts": booking.facts}
     what = f"{'Booked before: booking' if again else 'Booking'} {booking.booking_id} of {booking.day}, {booking.kind}"
-    console.print(f"{what}: {escape(booking.said)}", soft_wrap=True)
-    for line in accounts.moved(settings, owner_id, booking) if owner_id else ():
-        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    moved = (f"  {amount}" for amount in accounts.moved(settings, owner_id, booking)) if owner_id else ()
+    yield {**told, "again": again}, map(line, (f"{what}: {booking.said}", *moved))
 
 
 WorkloadName = Literal["code", "subwords", "large", "glyphs", "music", "languages", "eight", "designers", "composers"]
 
 
-@app.command()
+@command(app)
 def workload(
     name: Annotated[WorkloadName, typer.Argument(help="One of those above.")],
     out: Annotated[Path, typer.Argument(help="Folder to write corpus/, model/ and outputs.parquet to.")],
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Make something to audit: a corpus with real owners, a small model trained on it, and outputs to ask about.
 
     `code`: Python sources by their authors, a byte-level transformer. `subwords`, `large`: the same with subword tokens, and
@@ -621,13 +591,9 @@ def workload(
 
     with watched():
         made = make(name, out)
-    if as_json:
-        print_json(made)
-    else:
-        console.print(
-            f"{out}: {made['examples']} examples by {made['owners']} owners, {made['outputs']} outputs, "
-            f"a model of {made['parameters']:,} parameters with {len(made['checkpoints'])} checkpoints"
-        )
+    model = f"a model of {made['parameters']:,} parameters with {len(made['checkpoints'])} checkpoints"
+    said = f"{out}: {made['examples']} examples by {made['owners']} owners, {made['outputs']} outputs, {model}"
+    yield made, [line(said)]
 
 
 @app.command()
@@ -667,7 +633,7 @@ def bench(
 Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
 
 
-@app.command()
+@command(app)
 def disclose(
     out: OutFolder,
     what: Annotated[Disclosure, typer.Argument(help="One of them, or all with a page that links them.")] = "all",
@@ -679,8 +645,7 @@ def disclose(
         str | None, typer.Option("--on", metavar="YYYY-MM-DD", help="The day that the documents bear; by default today (UTC).")
     ] = None,
     complete: Annotated[bool, typer.Option("--complete", help="Exit with 1 if an answer is missing.")] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Say what a model was trained on, as laws and catalogues ask for it: from the frozen corpus, the same for the same day.
 
     `eu`: the public summary of Article 53(1)(d) of the AI Act. `us`: copyrighted works, and transparency, as two bills have it.
@@ -690,23 +655,11 @@ def disclose(
 
     Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
     """
-    from tasks.disclose import INDEX
     from tasks.disclose import disclose as write
+    from tasks.rights_screens import disclosures_screen
 
     day = claims_day(on) if on is None else parse_day("--on", on)
     found = write(settings_in_force(), what, out, on=day, corpus=corpus, facts=facts)
-    missing = [f"{form}: {question}" for form, questions in found["missing"].items() for question in questions]
-    if as_json:
-        print_json(found)
-    else:
-        count = len(found["files"])
-        files = f"{count} file{'' if count == 1 else 's'} about corpus {found['corpus'][:12]}"
-        first = f"; begin with {out / INDEX}" if INDEX in found["files"] else ""
-        console.print(f"{files} in {out}{first}.", soft_wrap=True, markup=False)
-        for form, questions in found["missing"].items():
-            if questions:
-                console.print(f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):")
-            for question in questions:
-                console.print(f"  {question}", soft_wrap=True, markup=False, highlight=False)
-    if complete and missing:
-        raise CheckFailed(f"{out}: {len(missing)} answers are to be completed by the provider")
+    yield found, disclosures_screen(found, out)
+    if complete and (missing := sum(map(len, found["missing"].values()))):
+        raise CheckFailed(f"{out}: {missing} answers are to be completed by the provider")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provenance.core.errors import ContractError, InputError
-from tasks.cli.shared import AsJson, ClaimsDay, Duplicates, Workers, claims_day, show, watched
+from tasks.cli.shared import ClaimsDay, Duplicates, Shown, Workers, claims_day, command, watched
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -26,7 +26,7 @@ SomeFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the se
 Copies = Annotated[Duplicates, typer.Option("--duplicates", help="cluster: copies of one another go together.")]
 
 
-@app.command()
+@command(app)
 def train(
     corpus: SomeCorpus = None,
     model: SomeModel = None,
@@ -37,8 +37,7 @@ def train(
     duplicates: Copies = "cluster",
     workers: Workers = None,
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Train the counterfactual models of a model, by its own recipe, on parts of the owners.
 
     Random halves of the owners, then the other half; and small parts, one eighth of the owners or, of up to twelve, each alone.
@@ -54,10 +53,10 @@ def train(
     with watched():
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
         task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
-    _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
+    yield from _listed(subject.store, [subject.model], subject.store.url)
 
 
-@app.command()
+@command(app)
 def add(
     folders: Annotated[list[Path], typer.Argument(help="Model folders, each with the manifest of what it was trained on.")],
     corpus: SomeCorpus = None,
@@ -65,8 +64,7 @@ def add(
     out: SomeFolder = None,
     duplicates: Copies = "cluster",
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Add models that were trained elsewhere on parts of the owners, checked: recipe, architecture, works.
 
     Each folder has `model.toml` with `manifest = "manifest.json"` under `[training]`, and that file: `{"works": {"WORK_ID":
@@ -79,16 +77,15 @@ def add(
     with watched():
         subject, _ = _subject(corpus, model, out, duplicates, None, day)
         task.add(subject, folders)
-    _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
+    yield from _listed(subject.store, [subject.model], subject.store.url)
 
 
-@app.command("list")
+@command(app, "list")
 def list_models(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of a set; by default the store of the settings, and the model in use.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """List counterfactual models: who was in, how many works, which are set aside.
 
     Example: `provenance counterfactuals list models`
@@ -98,23 +95,23 @@ def list_models(
 
     if folder is None:
         subject, _ = subject_in_force()
-        _show(subject.store, [subject.model], subject.store.url, as_json=as_json)
+        yield from _listed(subject.store, [subject.model], subject.store.url)
         return
     if not folder.is_dir():
         expected = "a folder that `provenance counterfactuals train --out` wrote"
         raise ContractError(str(folder), expected=expected, found="no such folder")
     store = Store(f"file://{folder.resolve()}", {})
     served = sorted({key.split("/")[1] for key in store.list("counterfactuals")})
-    _show(store, served, str(folder), as_json=as_json)
+    yield from _listed(store, served, str(folder))
 
 
-def _show(store: Store, served: list[str], where: str, *, as_json: bool) -> None:
+def _listed(store: Store, served: list[str], where: str) -> Shown:
     """The counterfactual models of some models."""
     from tasks.counterfactuals import summary
     from tasks.screens import counterfactuals_screen
 
     rows = [row for model in served for row in summary(store, model)]
-    show(rows, counterfactuals_screen(rows, where), as_json=as_json)
+    yield rows, counterfactuals_screen(rows, where)
 
 
 def _subject(

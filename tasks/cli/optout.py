@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, Known, console, known_time, print_json, show
+from tasks.cli.shared import Known, Shown, command, console, known_time, settings_in_force
 
 app = typer.Typer(no_args_is_help=True, help="What owners do not want, and what becomes of it.")
 
@@ -24,7 +24,7 @@ KeepUnknown = Annotated[
 ]
 
 
-@app.command("add")
+@command(app, "add")
 def optout_add(
     owner: Owner,
     choice: Annotated[str, typer.Option("--choice", help="In models that hold the work: paid, credited or held.")],
@@ -34,8 +34,7 @@ def optout_add(
     every: Annotated[bool, typer.Option("--all", help="All works of the owner in the corpus in force.")] = False,
     day: From = None,
     keep_unknown: KeepUnknown = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Record that an owner wants no model to come to be trained on a work, and what becomes of its part in those that are.
 
     *paid*: nothing changes; *credited*: named, without money; *held*: its part waits in escrow as `held-OWNER`, until
@@ -44,10 +43,9 @@ def optout_add(
     Example: `provenance optout add httpx==0.28.1/httpx/_client.py --owner tom-christie --choice held --by Ann --evidence mail`
     """
     from tasks.optouts import opt_out
-    from tasks.settings import load
 
     rows = opt_out(
-        load().store.open(),
+        settings_in_force().store.open(),
         owner,
         _one_or_all(work_id, every=every),
         choice=choice,
@@ -56,10 +54,10 @@ def optout_add(
         day=parse_day("--from", day) if day else None,
         keep_unknown=keep_unknown,
     )
-    _told(rows.to_dicts(), as_json=as_json)
+    yield from _told(rows.to_dicts())
 
 
-@app.command("withdraw")
+@command(app, "withdraw")
 def optout_withdraw(
     owner: Owner,
     by: By,
@@ -67,67 +65,60 @@ def optout_withdraw(
     work_id: WorkId = None,
     every: Annotated[bool, typer.Option("--all", help="All works that the owner opted out of.")] = False,
     day: From = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Record that an owner agrees again; the opt-out stays in the records.
 
     Example: `provenance optout withdraw httpx==0.28.1/httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
     """
     from tasks.optouts import withdraw
-    from tasks.settings import load
 
     one, first = _one_or_all(work_id, every=every), parse_day("--from", day) if day else None
-    rows = withdraw(load().store.open(), owner, one, evidence=evidence, by=by, day=first)
-    _told(rows.to_dicts(), as_json=as_json)
+    rows = withdraw(settings_in_force().store.open(), owner, one, evidence=evidence, by=by, day=first)
+    yield from _told(rows.to_dicts())
 
 
-@app.command("import")
+@command(app, "import")
 def optout_import(
     file: Annotated[Path, typer.Argument(help="A CSV file; `provenance optout columns` explains its columns.")],
     by: By,
     keep_unknown: KeepUnknown = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Record opt-outs and withdrawals, all lines of a file or none. The same file again adds nothing.
 
     Example: `provenance optout import optouts.csv --by "J. Doe"`
     """
     from tasks.optouts import import_file
-    from tasks.settings import load
 
-    lines, rows = import_file(load().store.open(), file, by=by, keep_unknown=keep_unknown)
-    _told(rows.to_dicts(), as_json=as_json, of=lines)
+    lines, rows = import_file(settings_in_force().store.open(), file, by=by, keep_unknown=keep_unknown)
+    yield from _told(rows.to_dicts(), lines)
 
 
-@app.command("list")
-def optout_list(known: Known = None, as_json: AsJson = False) -> None:
+@command(app, "list")
+def optout_list(known: Known = None) -> Shown:
     """The last that is recorded for each work and owner: in force, for a later day, or withdrawn.
 
     Example: `provenance optout list --known 2026-11-20T12:00`
     """
     from tasks.optouts import listed
     from tasks.rights_screens import optouts_screen
-    from tasks.settings import load
 
-    rows = listed(load().store.open(), known=known_time(known))
-    show(rows.to_dicts(), optouts_screen(rows), as_json=as_json)
+    rows = listed(settings_in_force().store.open(), known=known_time(known))
+    yield rows.to_dicts(), optouts_screen(rows)
 
 
-@app.command("report")
+@command(app, "report")
 def optout_report(
     last: Annotated[int, typer.Option("--last", min=1, help="Published nights to look at, the latest.")] = 30,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Of each opt-out in force, which models still hold the work, and how much of each night's pools rests on it.
 
     Example: `provenance optout report --last 7`
     """
     from tasks.reports import report
     from tasks.rights_screens import optout_report_screen
-    from tasks.settings import load
 
-    found = report(load().store.open(), last=last)
-    show(found, optout_report_screen(found), as_json=as_json)
+    found = report(settings_in_force().store.open(), last=last)
+    yield found, optout_report_screen(found)
 
 
 @app.command("columns")
@@ -148,10 +139,8 @@ def _one_or_all(work_id: str | None, *, every: bool) -> str | None:
     return work_id
 
 
-def _told(rows: list[dict[str, object]], *, as_json: bool, of: int | None = None) -> None:
-    if as_json:
-        print_json(rows)
-    elif not rows:
-        console.print("Nothing was recorded: all of it stands there already.")
-    else:
-        console.print(f"{len(rows)}{f' of {of}' if of is not None else ''} recorded, from {rows[0]['effective_on']} on.")
+def _told(rows: list[dict[str, object]], of: int | None = None) -> Shown:
+    said = "Nothing was recorded: all of it stands there already."
+    if rows:
+        said = f"{len(rows)}{f' of {of}' if of is not None else ''} recorded, from {rows[0]['effective_on']} on."
+    yield rows, [said]

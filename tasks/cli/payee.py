@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tasks.cli.shared import AsJson, By, OwnerId, console, print_json, settings_in_force, show
+from tasks.cli.shared import By, OwnerId, Shown, command, console, settings_in_force
+from tasks.terminal import line
 
 app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
 
@@ -26,12 +27,11 @@ def payee_key() -> None:
     sys.stdout.write(f"{Fernet.generate_key().decode()}\n")
 
 
-@app.command("import")
+@command(app, "import")
 def payee_import(
     file: Annotated[Path, typer.Argument(help="A CSV file; `provenance payee columns` explains its columns.")],
     by: By,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Register where owners are paid, all lines of a file or none; what was registered before stays as an earlier version.
 
     Checked: IBAN, BIC, routing and tax numbers, countries, currencies. What is wrong is named by line and column, never
@@ -42,14 +42,11 @@ def payee_import(
     from tasks.payees import import_payees
 
     found = import_payees(settings_in_force(), file, by=by)
-    if as_json:
-        print_json(found)
-    else:
-        console.print(f"{len(found)} payees are in force as {file} has them.", soft_wrap=True)
+    yield found, [line(f"{len(found)} payees are in force as {file} has them.")]
 
 
-@app.command("list")
-def payee_list(as_json: AsJson = False) -> None:
+@command(app, "list")
+def payee_list() -> Shown:
     """Who is registered, how each is paid (masked), who changed it last, and whether tax data is missing.
 
     Example: `provenance payee list`
@@ -58,7 +55,7 @@ def payee_list(as_json: AsJson = False) -> None:
     from tasks.screens import payees_screen
 
     found = masked(settings_in_force())
-    show(found, [payees_screen(found)], as_json=as_json)
+    yield found, [payees_screen(found)]
 
 
 @app.command("remove")

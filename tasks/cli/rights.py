@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import track
 
 from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import AsJson, ClaimsDay, Known, claims_day, console, known_time, print_json, show
-from tasks.terminal import Terminal
+from tasks.cli.shared import ClaimsDay, Known, Shown, claims_day, command, known_time, settings_in_force, watched
+from tasks.terminal import Terminal, line
 
 app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
 
@@ -23,7 +22,7 @@ signals = typer.Typer(no_args_is_help=True, help="What the servers of sources sa
 app.add_typer(signals, name="signals")
 
 
-@signals.command("collect")
+@command(signals, "collect")
 def signals_collect(
     source: Annotated[
         list[str] | None, typer.Option("--source", metavar="URI", help="Only of this source; by default of all of the corpus.")
@@ -32,8 +31,7 @@ def signals_collect(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Ask addresses that are not public, such as those of a test.")
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Ask the origins of the corpus in force what they say of their use, and keep it with its time.
 
     robots.txt, /.well-known/tdmrep.json, /ai.txt and linked RSL licences are asked for once for each origin. What was collected
@@ -41,53 +39,36 @@ def signals_collect(
 
     Example: `provenance rights signals collect --pages`
     """
-    from tasks.settings import load
     from tasks.signals import collect
-    from tasks.watch import watch
 
-    with watch(Terminal(stderr=True)):
-        found = collect(load(), source, pages=pages, private=allow_private)
-    if as_json:
-        print_json(found)
-        return
+    with watched():
+        found = collect(settings_in_force(), source, pages=pages, private=allow_private)
     asked = f"{found['origins']} origins" + (f" and {found['pages']} pages" if pages else "")
-    console.print(f"{found['signals']} signals of {asked}; {found['not_http']} sources are not on the web and have none.")
-    for problem in found["problems"]:
-        console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
+    said = f"{found['signals']} signals of {asked}; {found['not_http']} sources are not on the web and have none."
+    yield found, [said, *(line(problem, style="yellow") for problem in found["problems"])]
 
 
-@signals.command("show")
+@command(signals, "show")
 def signals_show(
     uri: Annotated[str, typer.Argument(metavar="URI", help="Where a work was collected.")],
     use: Annotated[str, typer.Option("--use", help="train, search, ai-use or crawl.")] = "train",
     known: Known = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """All signals on a source, which of them count and why, and what follows.
 
     Example: `provenance rights signals show https://example.org/story`
     """
-    from tasks.settings import load
+    from tasks.rights_screens import signals_screen
     from tasks.signals import show
 
-    found = show(load(), uri, use=use, known=known_time(known))
-    if as_json:
-        print_json(found)
-        return
-    verdict = {True: "[green]allowed[/]", False: "[red]reserved[/]", None: "nothing is said"}[found["allowed"]]
-    console.print(f"{escape(use)} on {escape(uri)}: {verdict}", soft_wrap=True)
-    if found["because"]:
-        console.print(escape(found["because"]), soft_wrap=True)
-    for signal in found["signals"]:
-        mark = "[bold]counts[/]        " if signal["counts"] else "[dim]does not count[/]"
-        problem = f" [yellow]{escape(signal['problem'])}[/]" if signal["problem"] else ""
-        console.print(f"  {mark} {escape(signal['line'])}{problem}", soft_wrap=True)
+    found = show(settings_in_force(), uri, use=use, known=known_time(known))
+    yield found, signals_screen(found)
 
 
 OnDay = Annotated[str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
 
 
-@app.command("claims")
+@command(app, "claims")
 def rights_claims(
     work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
     day: OnDay = None,
@@ -95,27 +76,25 @@ def rights_claims(
     night: Annotated[
         str | None, typer.Option("--night", metavar="YYYY-MM-DD", help="As that published night had it, from its own corpus.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Who owns a work on a day, in which stakes and on what evidence, as it was believed at a time.
 
     Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
     from tasks.claims import claims_of
     from tasks.rights_screens import claims_screen
-    from tasks.settings import load
 
     if night and known:
         raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
     if night and day:
         raise InputError("--night", expected="no --day beside it: a night is paid by the claims of its own day", found="both")
     found = claims_of(
-        load().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
+        settings_in_force().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
     )
-    show(found, claims_screen(found), as_json=as_json)
+    yield found, claims_screen(found)
 
 
-@app.command("manifest")
+@command(app, "manifest")
 def rights_manifest(
     use: Annotated[str, typer.Option("--use", help="What the works would be used for.")] = "train",
     day: OnDay = None,
@@ -126,8 +105,7 @@ def rights_manifest(
     check: Annotated[
         Path | None, typer.Option("--check", help="Check a manifest against its corpus and what is known now; write none.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Write the training manifest: exactly the works of the corpus in force that a model to come may be trained on.
 
     Left out is what is in quarantine, what an owner has opted out of, what is disputed and what a signal forbids. The same
@@ -139,9 +117,9 @@ def rights_manifest(
     from tasks.claims import later_than
     from tasks.clear import check_manifest, write_manifest
     from tasks.clear import left_out as those_left_out
-    from tasks.settings import load
+    from tasks.rights_screens import manifest_screen
 
-    settings = load()
+    settings = settings_in_force()
     if check is not None:
         if out or left_out:
             raise InputError("--check", expected="no --out or --left-out beside it: it writes nothing", found="both")
@@ -163,22 +141,11 @@ def rights_manifest(
         if left_out is not None:
             left_out.write_bytes(to_csv(those_left_out(clearance)))
     facts = {"manifest": where, **manifest.facts}
-    if as_json:
-        print_json(facts)
-        return
-    if check is not None:
-        console.print(
-            f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.", soft_wrap=True, markup=False
-        )
-    elif early := later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"])):
-        console.print(early, style="yellow", soft_wrap=True, markup=False)
-    listed, left = facts["cleared"], facts["left_out"]
-    size = f"{listed['works']} works, {listed['examples']} examples cleared for {facts['use']}"
-    console.print(f"{where}: {size}", soft_wrap=True, markup=False)
-    reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
-    several = "; some works have several reasons" if sum(left["because"].values()) > left["works"] else ""
-    because = f" ({reasons}{several})" if reasons else ""
-    console.print(f"Left out: {left['works']} works, {left['examples']} examples{because}")
+    first = line(f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.")
+    if check is None:
+        early = later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"]))
+        first = line(early, style="yellow")
+    yield facts, [first, *manifest_screen(facts)] if first else manifest_screen(facts)
 
 
 def _day(option: str, text: str | None) -> date | None:
@@ -189,12 +156,11 @@ sources = typer.Typer(no_args_is_help=True, help="What was collected, once each,
 app.add_typer(sources, name="sources")
 
 
-@sources.command("import")
+@command(sources, "import")
 def sources_import(
     files: Annotated[list[Path], typer.Argument(help="Lists: .parquet, .csv or .jsonl, in UTF-8.")],
     collector: Annotated[str, typer.Option(help="Who collected the rows that do not say it.")] = "",
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """Add lists of what was collected; the same list twice adds nothing, and order does not matter.
 
     Columns: `source_uri`, `acquired_at`, `evidence`, and `collector` unless the option says it; optional `identifiers` (other
@@ -203,71 +169,56 @@ def sources_import(
 
     Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
     """
-    from tasks.settings import load
+    from tasks.rights_screens import imported_screen
     from tasks.sources import import_sources
 
     each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
-    found = import_sources(load(), files, collector=collector, each=each)
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
-    for one in found:
-        console.print(
-            f"{one.file}: {one.new:,} new, {one.known:,} known, {one.rejected:,} rejected", markup=False, soft_wrap=True
-        )
-        for problem in one.problems:
-            console.print(f"  {problem}", markup=False, soft_wrap=True)
-        if one.kept:
-            console.print(f"  The rejected rows, with reasons: {one.kept}", markup=False, soft_wrap=True)
+    found = import_sources(settings_in_force(), files, collector=collector, each=each)
+    yield [asdict(one) for one in found], imported_screen(found)
 
 
-@sources.command("list")
+@command(sources, "list")
 def sources_list(
     like: Annotated[str, typer.Option(help="Only sources with this text in a name or title.")] = "",
     conflicts: Annotated[bool, typer.Option("--conflicts", help="Only those whose records contradict each other.")] = False,
     known: Known = None,
     most: Annotated[int, typer.Option(min=1, help="Sources listed.")] = 50,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """The registry of sources: every source once, with its names, its copies and what contradicts.
 
     Example: `provenance rights sources list --like arxiv --conflicts`
     """
     from tasks.rights_screens import sources_screen
-    from tasks.settings import load
     from tasks.sources import find_sources, registry_in_force
 
     moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
-        found = find_sources(registry_in_force(load().store.open(), moment), like=like, conflicts=conflicts)
-    show(found.head(most).to_dicts(), sources_screen(found, most=most), as_json=as_json)
+        found = find_sources(registry_in_force(settings_in_force().store.open(), moment), like=like, conflicts=conflicts)
+    yield found.head(most).to_dicts(), sources_screen(found, most=most)
 
 
-@sources.command("show")
+@command(sources, "show")
 def sources_show(
     name: Annotated[str, typer.Argument(metavar="SOURCE", help="Any of its names, in any spelling.")],
     known: Known = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """One source: its names, what contradicts, its copies, and every record of it.
 
     Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
     """
     from tasks.rights_screens import source_screen
-    from tasks.settings import load
     from tasks.sources import show_source
 
     with Terminal(stderr=True).status("Merging the records of sources"):
-        row, of_it = show_source(load().store.open(), name, known_time(known))
-    show(row | {"of_records": of_it.to_dicts()}, source_screen(row, of_it), as_json=as_json)
+        row, of_it = show_source(settings_in_force().store.open(), name, known_time(known))
+    yield row | {"of_records": of_it.to_dicts()}, source_screen(row, of_it)
 
 
-@app.command("explain")
+@command(app, "explain")
 def rights_explain(
     work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
     day: ClaimsDay = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Shown:
     """All that is known of the rights in one work of the corpus in force, and what follows.
 
     Its source; every assertion of its terms with who, when and evidence, which counts and why; what it may be used for;
@@ -277,16 +228,13 @@ def rights_explain(
     """
     from tasks.rights import explain
     from tasks.rights_screens import explain_screen
-    from tasks.settings import load
 
-    found = explain(load(), work_id, claims_day(day))
-    show(found, explain_screen(found), as_json=as_json)
+    found = explain(settings_in_force(), work_id, claims_day(day))
+    yield found, explain_screen(found)
 
 
-@app.command("summary")
-def rights_summary(
-    most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20, as_json: AsJson = False
-) -> None:
+@command(app, "summary")
+def rights_summary(most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20) -> Shown:
     """How many works of the corpus in force have terms of which class, whose words differ, and what is in quarantine.
 
     A work in quarantine is kept out of models to come. Models that hold it owe for it as before.
@@ -295,14 +243,13 @@ def rights_summary(
     """
     from tasks.rights import summary
     from tasks.rights_screens import summary_screen
-    from tasks.settings import load
 
-    found = summary(load())
-    show(found, summary_screen(found, most=most), as_json=as_json)
+    found = summary(settings_in_force())
+    yield found, summary_screen(found, most=most)
 
 
-@app.command("quality")
-def rights_quality(as_json: AsJson = False) -> None:
+@command(app, "quality")
+def rights_quality() -> Shown:
     """The report on the last delivery: what was counted, what warns and what blocks, by infra/settings/quality.toml.
 
     It is made whenever a corpus is ingested, as a page, too; exit code 1 where something blocked.
@@ -311,9 +258,8 @@ def rights_quality(as_json: AsJson = False) -> None:
     """
     from tasks.quality import last_report
     from tasks.rights_screens import quality_screen
-    from tasks.settings import load
 
-    found = last_report(load().store.open())
-    show(found, quality_screen(found), as_json=as_json)
+    found = last_report(settings_in_force().store.open())
+    yield found, quality_screen(found)
     if any(one["level"] == "block" for one in found["findings"]):
         raise typer.Exit(1)

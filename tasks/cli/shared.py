@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -104,6 +106,29 @@ def watched() -> AbstractContextManager[None]:
 def print_json(data: object) -> None:
     """Print JSON, for other programs."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+# What a command has found, for programs, and the screen of it, which is not made where it is not shown.
+Shown = Iterator[tuple[object, Iterable["RenderableType"]]]
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
+    """Make a command of a function that yields what it has found; with `--json` it prints JSON, and else the screen."""
+
+    def register(function: Callable[..., Shown]) -> Callable[..., Shown]:
+        @wraps(function)
+        def run(*, as_json: bool, **given: Any) -> None:
+            for found, screen in function(**given):
+                show(found, screen, as_json=as_json)
+
+        signature = inspect.signature(function, eval_str=True)
+        option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+        run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+        run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
+        app.command(name)(run)
+        return function
+
+    return register
 
 
 def show(found: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ def test_another_file_can_be_named(tmp_path):
         ("[stroe]\nurl = 'x'", {}, r"s.toml: stroe: expected one of store, .*, found 'stroe'. Did you mean 'store'\?"),
         ("", {"PROVENANCE_FEATURES__DNESE": "3"}, r"environment: PROVENANCE_FEATURES__DNESE: .*Did you mean 'dense'"),
         ("", {"PROVENANCE_FEATRES__RANK": "3"}, r"environment: PROVENANCE_FEATRES__RANK: .*Did you mean 'features'"),
-        ("[features]\ndense = 0", {}, r"s.toml: features.dense: expected Input should be greater than or equal to 1, found 0"),
+        ("[features]\ndense = 0", {}, r"s.toml: features.dense: expected greater than or equal to 1, found 0"),
         ("[features]\ndense = 'many'", {}, r"features.dense: expected .*integer.*, found 'many'"),
         (
             "",

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from datetime import datetime, time
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime, time
+from typing import Any
 
 import mlcroissant as mlc
 import polars as pl
 
 from provenance.core.errors import CheckFailed
 from provenance.corpus.disclosures import inventory as counts
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.corpus.disclosures.facts import Facts
-    from provenance.corpus.disclosures.inventory import Inventory
-    from provenance.corpus.shards import FrozenCorpus, Part
+from provenance.corpus.disclosures.facts import Facts
+from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.shards import FrozenCorpus, Part
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 PARQUET = "application/x-parquet"  # as the library spells it

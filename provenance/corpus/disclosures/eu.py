@@ -6,20 +6,17 @@ filled in, what only the provider knows comes from the facts, and what nobody ha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import InputError
 from provenance.corpus.disclosures import inventory as counts
+from provenance.corpus.disclosures.facts import Facts, Source
 from provenance.corpus.disclosures.forms import Table, fill, read_form
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import date
-
-    from provenance.corpus.disclosures.facts import Facts, Source
-    from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.disclosures.inventory import Inventory
 
 # Publicly available datasets of at least this part of all of them, in any modality, are listed one by one.
 LARGE = 0.03

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
-from datetime import date  # noqa: TC003 (pydantic reads it)
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from provenance.core.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from provenance.core.errors import InputError
+from provenance.core.toml import read_toml, validated
 
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -69,11 +67,7 @@ class Model(_Part):
 
 
 class Source(_Part):
-    """Where a part of the corpus came from.
-
-    Attributes:
-        match: beginnings of the addresses (`source_uri`) of its works; an empty one is all that no entry before it has.
-    """
+    """Where a part of the corpus came from: works whose `source_uri` begins so; an empty beginning has all others."""
 
     name: Text
     kind: Kind
@@ -83,11 +77,7 @@ class Source(_Part):
 
 
 class Crawling(_Part):
-    """The provider's crawlers.
-
-    Attributes:
-        period: in which they collected, where examples have no dates.
-    """
+    """The provider's crawlers; `period` is when they collected, where examples have no dates."""
 
     names: tuple[Text, ...] = ()
     purposes: Text | None = None
@@ -127,11 +117,7 @@ class Processing(_Part):
 
 
 class Data(_Part):
-    """The data set itself.
-
-    Attributes:
-        public: whether it can be had on the internet; url: where.
-    """
+    """The data set itself; `public` says whether it can be had on the internet, `url` where."""
 
     name: Text = "training-corpus"
     public: Flag | None = None
@@ -163,19 +149,8 @@ class Facts(_Part):
 
 
 def read_facts(path: Path) -> Facts:
-    """The facts of a TOML file.
-
-    Raises:
-        InputError: naming the file, the key, what was expected and what was found.
-    """
-    if not path.is_file():
-        raise InputError(str(path), expected="a file of facts about the model", found="no such file")
-    try:
-        facts = Facts.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(str(path), expected="TOML", found=str(error)) from error
-    except ValidationError as error:
-        raise _explain(error, str(path)) from error
+    """The facts of a TOML file."""
+    facts = validated(Facts, read_toml(path, "a file of facts about the model"), str(path))
     names = [source.name for source in facts.sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         where = f"{path}: sources.name"
@@ -183,17 +158,3 @@ def read_facts(path: Path) -> Facts:
     if facts.data.public and not facts.data.url:
         raise InputError(f"{path}: data.url", expected="where the data set can be had, since data.public is true", found="none")
     return facts
-
-
-def _explain(error: ValidationError, path: str) -> InputError:
-    first = error.errors()[0]
-    *above, key = (str(part) for part in first["loc"])
-    where = f"{path}: {'.'.join((*above, key))}"
-    if first["type"] == "extra_forbidden":
-        part: type[BaseModel] = Facts
-        for name in (part for part in above if not part.isdigit()):
-            part = Source if name == "sources" else type(getattr(Facts(), name))
-        known = part.model_fields
-        return InputError(where, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
-    found = "none" if first["type"] == "missing" else repr(first["input"])
-    return InputError(where, expected=str(first["msg"]).removeprefix("Input should be "), found=found)

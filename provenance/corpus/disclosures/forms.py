@@ -7,20 +7,17 @@ the page.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jsonschema
 from pydantic import TypeAdapter
 
 from provenance.core.errors import CheckFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from provenance.corpus.disclosures.facts import Facts
+from provenance.corpus.disclosures.facts import Facts
 
 TEMPLATES = Path(__file__).parent / "templates"
 Kind = Literal["text", "yes_no", "list", "date", "table"]
@@ -66,11 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Form:
-    """A form.
-
-    Attributes:
-        name: of its files; basis: the law or bill that it follows, and how closely.
-    """
+    """A form: `name` is of its files, `basis` the law or bill that it follows, and how closely."""
 
     name: str
     title: str

@@ -5,24 +5,19 @@ Contents are not read. A shard at a time is summed up, so that an inventory of a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date, datetime
 
 import polars as pl
 
 from provenance.core.contracts import CLEARANCE, ESCROW, OPTOUTS, REGISTRY, RIGHTS, SIGNALS
-from provenance.corpus.disclosures.facts import KINDS
+from provenance.corpus.disclosures.facts import KINDS, Facts, Source
 from provenance.corpus.disclosures.forms import Table
 from provenance.corpus.examples import parties
 from provenance.corpus.optouts import in_force
 from provenance.corpus.signals.verdicts import WIDER
 from provenance.corpus.sources import source_ids
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date, datetime
-
-    from provenance.corpus.disclosures.facts import Facts, Source
 
 # What is read of the frozen examples.
 READ = ("work_id", "modality", "source_uri", "acquired_at", "licence_spdx", "owner_id", "tokens")

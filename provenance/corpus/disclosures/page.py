@@ -6,39 +6,27 @@ template is (`_shown`); a page loads nothing and runs nothing.
 
 from __future__ import annotations
 
-import io
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import jinja2
-from lxml import etree
 from markupsafe import Markup
 
-from provenance.core.text import plain
+from provenance.core.figures import drawn, embedded
+from provenance.core.text import address, plain
 from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
+from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.quality import Report
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.corpus.disclosures.inventory import Inventory
-    from provenance.corpus.quality import Report
-
-# Matplotlib's settings are one for all threads.
-DRAWING = threading.Lock()
 # Rows of a table that are shown; the file for machines has all.
 MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of a page: sentences, questions of a form, links, a figure and tables, whichever it has.
-
-    Attributes:
-        tables: as they are or as documents have them (`Table.plain`).
-    """
+    """A part of a page: sentences, questions of a form, links, a figure and tables (`Table`, or plain), if any."""
 
     title: str
     said: Sequence[str] = ()
@@ -128,11 +116,7 @@ def of_quality(report: Report, day: str) -> bytes:
 
 
 def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> bytes:
-    """The page that links all.
-
-    Args:
-        files: names beside the page, and what each is.
-    """
+    """The page that links all: files beside it by name, and what each is."""
     tables = (
         counts.by_class(inventory.works),
         counts.by_modality(inventory),
@@ -155,39 +139,21 @@ def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> by
 
 def figure(inventory: Inventory) -> dict[str, str]:
     """Works and words by what terms allow as SVG to stand inside a page, and what it shows in words."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     rows = counts.by_class(inventory.works).rows
-    names = [str(row[0]) for row in rows]
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "licences", "font.size": 9}
-    with DRAWING, mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(style)
-        sheet = Figure(figsize=(6.4, 2.2), layout="constrained")
-        FigureCanvasSVG(sheet)
+
+    def draw(sheet: Any) -> None:
         for place, (axis, what) in enumerate(zip(sheet.subplots(1, 2, sharey=True), ("Works", "Words"), strict=True)):
-            values = [int(row[1 + 2 * place] or 0) for row in rows]
-            axis.barh(names, values, color="#4a83bd")
+            axis.barh([str(row[0]) for row in rows], [int(row[1 + 2 * place] or 0) for row in rows], color="#4a83bd")
             axis.set_title(what, fontsize=9, color="#808080")
             axis.tick_params(length=0, colors="#808080")
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axis.locator_params(axis="x", nbins=3)
             axis.spines[:].set_visible(False)
         axis.invert_yaxis()  # which both share
-        file = io.BytesIO()
-        sheet.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    root = etree.fromstring(file.getvalue(), etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True))
-    svg = "{http://www.w3.org/2000/svg}"
-    for element in [*root.iter(f"{svg}metadata", f"{svg}style")]:  # styles would reach beyond the figure
-        element.getparent().remove(element)
-    for name in ("width", "height"):
-        del root.attrib[name]
+
     most = max(rows, key=lambda row: int(row[1] or 0))
     said = f"Works and words by what their terms allow; most works: {most[0]} ({most[1]:,})."
-    root.attrib.update({"role": "img", "aria-label": said})
-    return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
+    return embedded(drawn(draw, (6.4, 2.2), {"svg.hashsalt": "licences", "font.size": 9}), said)
 
 
 def _shown(value: object) -> str:
@@ -202,16 +168,6 @@ def _shown(value: object) -> str:
 def _numbers(rows: Sequence[Sequence[object]]) -> list[bool]:
     """Which columns of a table are of numbers alone."""
     return [all(isinstance(cell, int) for cell in cells) for cells in zip(*rows, strict=True)]
-
-
-def _address(cell: object) -> str:
-    """Where a link may lead: an address on the web, or nowhere."""
-    text = plain(cell) if isinstance(cell, str) else ""
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return ""
-    return text if parts.scheme in {"http", "https"} and parts.hostname and " " not in text else ""
 
 
 def _flat(value: object) -> str:
@@ -238,7 +194,7 @@ def _render(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
     )
-    environment.filters |= {"address": _address, "numbers": _numbers}
+    environment.filters |= {"address": lambda cell: address(cell) if isinstance(cell, str) else "", "numbers": _numbers}
     environment.globals |= {"MOST_ROWS": MOST_ROWS, "ANSWERED": ANSWERED, "OPEN": (TO_COMPLETE, WAITS)}
     view = {"title": title, "name": name, "notice": notice, "facts": facts, "missing": missing, "chapters": chapters}
     return environment.get_template("disclosure.html").render(view).encode()

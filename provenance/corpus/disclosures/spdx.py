@@ -10,27 +10,16 @@ import functools
 import io
 import json
 import re
-from datetime import datetime, time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from datetime import date, datetime, time
+from typing import Any
 from urllib.parse import urlsplit
 
 import polars as pl
-from license_expression import ExpressionError
+from license_expression import ExpressionError, LicenseExpression
 from packageurl import PackageURL
 from spdx_tools.common.spdx_licensing import spdx_licensing
-from spdx_tools.spdx.model import (
-    Actor,
-    ActorType,
-    CreationInfo,
-    Document,
-    ExternalPackageRef,
-    ExternalPackageRefCategory,
-    ExtractedLicensingInfo,
-    Package,
-    Relationship,
-    RelationshipType,
-    SpdxNoAssertion,
-)
+from spdx_tools.spdx import model as bom
 from spdx_tools.spdx.parser.error import SPDXParsingError
 from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
@@ -39,16 +28,8 @@ from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
 
 from provenance.core.errors import CheckFailed
 from provenance.core.store import sha256
-from provenance.corpus.disclosures.inventory import NO_ADDRESS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
-
-    from license_expression import LicenseExpression
-
-    from provenance.corpus.disclosures.facts import Facts
-    from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.disclosures.facts import Facts
+from provenance.corpus.disclosures.inventory import NO_ADDRESS, Inventory
 
 # Beyond so many packages readers of the format, and its validator, take long.
 MOST_PACKAGES = 1_000
@@ -60,30 +41,32 @@ def bill(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
     """The corpus as an SPDX document, not validated yet."""
     rows, said = _packages(inventory.works)
     packages = [_package(row) for row in rows]
-    whole = Package(
+    whole = bom.Package(
         spdx_id=WHOLE,
         name=facts.data.name,
         version=inventory.corpus,
-        download_location=SpdxNoAssertion(),
+        download_location=bom.SpdxNoAssertion(),
         files_analyzed=False,
-        license_concluded=SpdxNoAssertion(),
-        license_declared=SpdxNoAssertion(),
-        copyright_text=SpdxNoAssertion(),
+        license_concluded=bom.SpdxNoAssertion(),
+        license_declared=bom.SpdxNoAssertion(),
+        copyright_text=bom.SpdxNoAssertion(),
         summary=f"{inventory.works.height:,} works, {inventory.works['examples'].sum():,} examples",
     )
-    info = CreationInfo(
+    info = bom.CreationInfo(
         spdx_version="SPDX-2.3",
         spdx_id="SPDXRef-DOCUMENT",
         name=f"{facts.data.name}-{on}",
         document_namespace=f"https://spdx.org/spdxdocs/provenance-{inventory.corpus}-{on}",
-        creators=[Actor(ActorType.TOOL, "provenance")],
+        creators=[bom.Actor(bom.ActorType.TOOL, "provenance")],
         created=datetime.combine(on, time.min),
         document_comment=said,
     )
-    relationships = [Relationship("SPDXRef-DOCUMENT", RelationshipType.DESCRIBES, WHOLE)]
-    relationships += [Relationship(WHOLE, RelationshipType.CONTAINS, package.spdx_id) for package in packages]
+    relationships = [bom.Relationship("SPDXRef-DOCUMENT", bom.RelationshipType.DESCRIBES, WHOLE)]
+    relationships += [bom.Relationship(WHOLE, bom.RelationshipType.CONTAINS, package.spdx_id) for package in packages]
     terms = [text for row in rows for text in (row["licence"], row["licence_declared"]) if text]
-    document = Document(info, [whole, *packages], relationships=relationships, extracted_licensing_info=_own_licences(terms))
+    document = bom.Document(
+        info, [whole, *packages], relationships=relationships, extracted_licensing_info=_own_licences(terms)
+    )
     stream = io.StringIO()
     write_document_to_stream(document, stream, validate=False)
     written: dict[str, Any] = json.loads(stream.getvalue())
@@ -143,13 +126,13 @@ def _listed(packages: pl.DataFrame) -> list[dict[str, Any]]:
     return packages.select(*names, "works", "examples", "words").sort("key").to_dicts()
 
 
-def _package(row: dict[str, Any]) -> Package:
+def _package(row: dict[str, Any]) -> bom.Package:
     said = [f"{row['works']:,} works, {row['examples']:,} examples, {row['words']:,} words, patches or events."]
     said += [f"Licence class: {row['licence_class']}."]
     said += [f"Terms on the word of: {row['asserted_by']}."] if row["asserted_by"] else []
     unread = sorted({text for text in (row["licence"], row["licence_declared"]) if text and _expression(text) is None})
     told = [f"Terms as they came: {text}" for text in unread] + ([row["conflict"]] if row["conflict"] else [])
-    return Package(
+    return bom.Package(
         spdx_id=f"SPDXRef-{sha256(row['key'].encode())[:32]}",
         name=row["name"],
         download_location=_location(row["source_uri"]),
@@ -157,7 +140,7 @@ def _package(row: dict[str, Any]) -> Package:
         license_concluded=_terms(row["licence"]),
         license_declared=_terms(row["licence_declared"]),
         license_comment="\n".join(told) or None,
-        copyright_text=SpdxNoAssertion(),
+        copyright_text=bom.SpdxNoAssertion(),
         source_info=row["source_uri"],
         comment=" ".join(said),
         external_references=_references(row["source_uri"]),
@@ -165,9 +148,9 @@ def _package(row: dict[str, Any]) -> Package:
     )
 
 
-def _terms(text: str | None) -> LicenseExpression | SpdxNoAssertion:
+def _terms(text: str | None) -> LicenseExpression | bom.SpdxNoAssertion:
     parsed = _expression(text) if text else None
-    return SpdxNoAssertion() if parsed is None else parsed
+    return bom.SpdxNoAssertion() if parsed is None else parsed
 
 
 @functools.cache
@@ -185,30 +168,31 @@ def _is_own(symbol: str) -> bool:
     return re.fullmatch("LicenseRef-[A-Za-z0-9.-]+", symbol) is not None
 
 
-def _own_licences(terms: Sequence[str]) -> list[ExtractedLicensingInfo]:
+def _own_licences(terms: Sequence[str]) -> list[bom.ExtractedLicensingInfo]:
     found = (parsed for text in set(terms) if (parsed := _expression(text)) is not None)
     names = sorted({symbol for parsed in found for symbol in map(str, parsed.symbols) if _is_own(symbol)})
     return [
-        ExtractedLicensingInfo(name, f"{name}: terms of their own; their text is not part of this document") for name in names
+        bom.ExtractedLicensingInfo(name, f"{name}: terms of their own; their text is not part of this document")
+        for name in names
     ]
 
 
-def _location(uri: str | None) -> str | SpdxNoAssertion:
+def _location(uri: str | None) -> str | bom.SpdxNoAssertion:
     """An address from which it can be fetched, as far as SPDX takes it for one."""
     try:
         parts = urlsplit(uri or "")
     except ValueError:
-        return SpdxNoAssertion()
+        return bom.SpdxNoAssertion()
     if not uri or parts.scheme not in {"http", "https"} or not (uri.isascii() and uri.isprintable()) or " " in uri:
-        return SpdxNoAssertion()
-    return uri if url_pattern_ignore_case.match(uri) else SpdxNoAssertion()
+        return bom.SpdxNoAssertion()
+    return uri if url_pattern_ignore_case.match(uri) else bom.SpdxNoAssertion()
 
 
-def _references(uri: str | None) -> list[ExternalPackageRef]:
+def _references(uri: str | None) -> list[bom.ExternalPackageRef]:
     if uri is None or uri == NO_ADDRESS or not uri.startswith("pkg:"):
         return []
     try:
         locator = PackageURL.from_string(uri).to_string()
     except ValueError:
         return []
-    return [ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", locator)]
+    return [bom.ExternalPackageRef(bom.ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", locator)]

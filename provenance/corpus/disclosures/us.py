@@ -7,17 +7,13 @@ regulations would then detail. Neither was law when this was written. Questions 
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import date, timedelta
+from typing import Any
 
 from provenance.corpus.disclosures import inventory as counts
+from provenance.corpus.disclosures.facts import Facts
 from provenance.corpus.disclosures.forms import fill, read_form
-
-if TYPE_CHECKING:
-    from datetime import date
-
-    from provenance.corpus.disclosures.facts import Facts
-    from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.disclosures.inventory import Inventory
 
 # Days before the release by which the notice must be there.
 AHEAD = timedelta(days=30)
@@ -27,11 +23,7 @@ FORM = read_form("us")
 
 
 def notice(inventory: Inventory, facts: Facts, on: date, *, works_sha256: str) -> dict[str, Any]:
-    """The notice on a corpus as a document of `FORM`.
-
-    Args:
-        works_sha256: of the file that lists the works (`WORKS`).
-    """
+    """The notice on a corpus as a document of `FORM`, with the digest of the file that lists the works (`WORKS`)."""
     model, listed, span = facts.model, inventory.copyrighted, counts.collected(inventory.works)
     said = {
         "file_by": model.released_on - AHEAD if model.released_on else None,

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
 from provenance.corpus.signals.robots import addressed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 KIND = "ai.txt"
 PATH = "/ai.txt"
@@ -24,11 +21,7 @@ MEDIA_TYPE = re.compile(r"(application|audio|font|image|model|text|video)/[^/ ]+
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
-    """Rows of an ai.txt, for everybody and for the agents that it names.
-
-    Args:
-        agents: that collect for models.
-    """
+    """Rows of an ai.txt, for everybody and for those agents it names that collect for models."""
     if not answer.good:
         return [silence(answer, KIND)]
     text, problem = answer.text()

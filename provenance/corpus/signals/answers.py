@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,9 +13,6 @@ from w3lib.encoding import http_content_type_encoding, read_bom
 
 from provenance.core.store import sha256
 from provenance.core.text import plain
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 Row = dict[str, Any]
 # The words of signals for the uses that a verdict is asked for; other words stay as they are.

@@ -12,18 +12,15 @@ import asyncio
 import ipaddress
 import socket
 import zlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING
 
 import httpx
 
 from provenance.corpus.signals.answers import Answer, page_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from datetime import datetime
 
 # RFC 9309, 2.5.
 ROBOTS_BYTES = 500 * 1024

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from lxml import etree
 
-if TYPE_CHECKING:
-    from provenance.corpus.signals.answers import Answer
+from provenance.corpus.signals.answers import Answer
 
 RSL_TYPE = "application/rsl+xml"
 

@@ -10,13 +10,10 @@ The file is read here and not by Protego, which drops the lines that later stand
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 KIND = "robots"
 PATH = "/robots.txt"
@@ -92,11 +89,7 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
-    """Rows of a robots.txt: `crawl` for everybody, `train` for agents that it names.
-
-    Args:
-        agents: that collect for models.
-    """
+    """Rows of a robots.txt: `crawl` for everybody, `train` for those agents it names that collect for models."""
     origin = answer.about
     if not answer.asked:
         return [silence(answer, KIND, "crawl")]

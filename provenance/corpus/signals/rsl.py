@@ -11,8 +11,9 @@ Whoever links a licence decides what it speaks of: robots.txt links it for its o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxml import etree
 
@@ -20,9 +21,6 @@ from provenance.corpus.signals import robots
 from provenance.corpus.signals.answers import USES, Answer, Row, origin_of, pattern_of, row, silence
 from provenance.corpus.signals.html import RSL_TYPE, absolute
 from provenance.corpus.signals.patterns import matches
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 KIND = "rsl"
 KNOWN = ("train", "ai-use", "ai-index", "search")

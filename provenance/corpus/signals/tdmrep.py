@@ -7,12 +7,10 @@ counts. A policy is where a licence can be had.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from provenance.corpus.signals.answers import Answer, Row, pattern_of, row, silence
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 KIND = "tdmrep"
 PATH = "/.well-known/tdmrep.json"

@@ -24,18 +24,16 @@ the server fails, in which case nobody knows whom it names.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from provenance.corpus.signals.answers import USES, origin_of, page_of
 from provenance.corpus.signals.patterns import matches, octets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime
 
 Row = dict[str, Any]
 # What a use is a part of: whoever reserves these reserves it.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +16,6 @@ from torch.nn import functional
 from provenance.core.errors import ExampleError, in_batch
 from provenance.core.images import open_image
 from provenance.features.adapters.training import Recipe, train_and_save
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 FREQUENCIES = 16
 

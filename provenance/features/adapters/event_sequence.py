@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from provenance.core.errors import ExampleError, in_batch
 from provenance.features.adapters.tokens import Sequences, train_sequences
 from provenance.features.adapters.training import Recipe
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class EventSequence(Sequences):

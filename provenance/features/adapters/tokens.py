@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from provenance.core.errors import ExampleError, ModelError, in_batch
-from provenance.features.adapters.training import train_and_save
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from provenance.features.adapters.training import Recipe
+from provenance.features.adapters.training import Recipe, train_and_save
 
 IGNORED = -100
 TOKENIZER = "tokenizer.json"

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
 
 from provenance.core.errors import ModelError
 from provenance.features.model import Adapter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
 
 # Fresh weights are drawn from the process's one generator; workers may be threads of one process.
 SEEDING = Lock()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxml import etree
 
 from provenance.core.errors import InputError, did_you_mean
 from provenance.settlement.bank.documents import NAMESPACE, amount, known, parse, violation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 PAID, REJECTED, RETURNED, PENDING = "paid", "rejected", "returned", "pending"
 REPORT, STATEMENT = "pain.002", "camt.053"
@@ -58,11 +56,7 @@ class Answers:
 
 
 def read_answers(data: bytes, where: str) -> Answers:
-    """What a bank's file says.
-
-    Raises:
-        InputError: it is no such file, or contradicts itself; naming the line or the entry.
-    """
+    """What a bank's file says; InputError for another file, or one that contradicts itself, names the line or entry."""
     root = parse(data, where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
@@ -176,11 +170,7 @@ def _own_amount(transaction: Any) -> Any:
 
 
 def _check_sum(entry: Any, place: str) -> None:
-    """That what was debited as one adds up; where a part tells no amount, or one in another currency, nothing can be said.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise InputError unless what was debited as one adds up; of unknown parts or other currencies nothing is said."""
     booked, transactions = _first(entry, "Amt"), _transactions(entry)
     amounts = [_own_amount(transaction) for transaction in transactions]
     batched = len(transactions) > 1 or (transactions and _first(entry, "NtryDtls/Btch") is not None)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from datetime import date, datetime
+from typing import Annotated
 
 from pydantic import Field
 
 from provenance.core.errors import InputError
 from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber, spelt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import date, datetime
 
 
 class Payer(BankPlace):
@@ -81,11 +79,7 @@ class Batch:
 
 
 def check(batch: Batch, method: Method) -> None:
-    """What no schema finds of a batch that is all paid by one method.
-
-    Raises:
-        InputError: naming the payment; never the payee's details.
-    """
+    """Raise InputError for what no schema finds of a batch, all paid by one method; it never has a payee's details."""
     where = f"batch {batch.message_id}"
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]{0,30}", batch.message_id):
         raise InputError("batch", expected="a message id of 1 to 31 letters, digits and -", found=repr(batch.message_id))
@@ -132,10 +126,6 @@ def compare(
 
 
 def unique(ids: list[str], expected: str) -> None:
-    """Nothing, unless an id is there twice.
-
-    Raises:
-        InputError: naming the first.
-    """
+    """Raise InputError naming the first id that is there twice."""
     if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
         raise InputError(f"payment {twice[0]}", expected=expected, found="one twice")

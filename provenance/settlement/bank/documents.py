@@ -54,11 +54,7 @@ def violation(root: Any, kind: str) -> tuple[int, str] | None:
 
 
 def parse(data: bytes, where: str) -> Any:
-    """The root of a document; nothing in it is expanded, loaded or fetched.
-
-    Raises:
-        InputError: it is no XML, or has a DOCTYPE.
-    """
+    """The root of a document; nothing in it is expanded, loaded or fetched, and a DOCTYPE is an error."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
         root = etree.fromstring(data, parser)
@@ -70,11 +66,7 @@ def parse(data: bytes, where: str) -> Any:
 
 
 def amount(node: Any, where: str) -> tuple[int, str]:
-    """An amount's minor units, and its currency.
-
-    Raises:
-        InputError: the currency is none, or has fewer digits.
-    """
+    """An amount's minor units, and its currency; raises InputError where that is none, or has fewer digits."""
     currency, text = node.get("Ccy"), node.text.strip()
     place = f"{where} line {node.sourceline}"
     if currency not in currencies():

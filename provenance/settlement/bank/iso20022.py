@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lxml import etree
 from schwifty import IBAN
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check, compare
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
 from provenance.settlement.bank.letters import latin
-from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.settlement.bank.batches import Batch, Instruction
-    from provenance.settlement.payees import BankPlace
+from provenance.settlement.payees import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")
 # Of a control sum in the standard; of an amount in the rulebook of SEPA.
@@ -128,11 +123,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against its schema, against itself and against the batch that it orders.
-
-    Raises:
-        AssertionError: naming the payment, or the sum.
-    """
+    """Hold a file against its schema, itself and the batch that it orders; AssertionError names the payment or sum."""
     root = parse(data, "credit transfer")
     if broken := violation(root, etree.QName(root).namespace.removeprefix(NAMESPACE)):
         raise AssertionError(f"credit transfer {batch.message_id}, line {broken[0]}: {broken[1]}")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
-from provenance.settlement.bank.batches import check, compare, unique
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from provenance.settlement.bank.batches import Batch, Instruction
 
 COLUMNS, BLOCK = 94, 10
 LETTERS_OF_ID = 15
@@ -80,11 +76,7 @@ def _entries(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against itself and against the batch that it orders.
-
-    Raises:
-        AssertionError: naming the payment, or the sum.
-    """
+    """Hold a file against itself and the batch that it orders; AssertionError names the payment or the sum."""
     lines, rows = data.decode("ascii").splitlines(), _entries(data)
     compare(batch, read_back(data), LETTERS_OF_ID)
     if len(lines) % BLOCK or any(len(line) != COLUMNS for line in lines):

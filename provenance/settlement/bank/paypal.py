@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
-from provenance.settlement.bank.batches import check, compare, unique
+from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import Method
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.settlement.bank.batches import Batch, Instruction
 
 ROWS, LETTERS_OF_ID, LETTERS_OF_NOTE = 5_000, 30, 400
 WALLET = "PAYPAL"
@@ -81,11 +76,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, files: Sequence[bytes]) -> None:
-    """Hold files against the batch that they order.
-
-    Raises:
-        AssertionError: naming the payment.
-    """
+    """Hold files against the batch that they order; AssertionError names the payment."""
     read = [read_back(data) for data in files]
     compare(batch, chain.from_iterable(read), LETTERS_OF_ID, "the files")
     for rows in read:
