@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -25,18 +27,12 @@ from provenance.royalty.shares import BANZHAF, FAITHFUL, FLAT, PROPORTIONAL, SRS
 from provenance.validation import results
 from provenance.validation.figures import attacks_figure
 from tasks import attribute as task
+from tasks.attribute import Request
 from tasks.audit import scores_of
 from tasks.counterfactuals import Subject, check_trainable, train_model, train_set, with_duplicates
-from tasks.night import read_written
+from tasks.night import Night, read_written
 from tasks.royalty import value_night
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from tasks.attribute import Request
-    from tasks.night import Night
-    from tasks.settings import Settings
+from tasks.settings import Settings
 
 log = logging.getLogger("provenance.attacks")
 

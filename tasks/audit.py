@@ -46,7 +46,7 @@ class Options:
     subsets: int = 48
     tune: int = 24
     seeds: int = 2
-    methods: tuple[str, ...] = ("fitted", "factored", "cosine", "tfidf", "bm25")
+    methods: tuple[str, ...] = ("fitted", "factored", "tfidf")
 
 
 def audit_lds(settings: Settings, night: Night, options: Options) -> str:

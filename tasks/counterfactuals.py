@@ -15,10 +15,11 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,20 +32,13 @@ from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.examples import read_corpus, since, valid_on
 from provenance.corpus.holdings import find_holders, holdings
 from provenance.corpus.shards import FrozenCorpus, corpus_in_force, corpus_key, freeze_corpus, freeze_part, read_examples
-from provenance.features.model import all_losses, keep_ends, read_model, state_manifest
+from provenance.features.model import Model, all_losses, keep_ends, read_model, state_manifest
 from provenance.royalty.counterfactuals import Part, plan
 from provenance.royalty.estimate import BOUNDS
 from tasks.cluster import compute, open_cluster
 from tasks.models import fetch_model, freeze_model
-from tasks.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from datetime import date
-
-    from provenance.features.model import Model
-    from tasks.night import Night
-    from tasks.settings import ClusterSettings, Settings
+from tasks.night import Night
+from tasks.settings import ClusterSettings, Settings, load
 
 log = logging.getLogger("provenance.counterfactuals")
 

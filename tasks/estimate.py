@@ -9,14 +9,15 @@ nights/.../estimate.json            what components count, fidelity and checks b
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
-from provenance.core.store import canonical_json
+from provenance.core.store import Store, canonical_json
 from provenance.corpus.holdings import PARTY
 from provenance.influence.methods import WORDS, default_weights
 from provenance.influence.scores import party_influence, weighed
@@ -28,17 +29,10 @@ from provenance.royalty.shares import BY_VALUE, RuleTable
 from tasks.counterfactuals import Subject, check_works, read_record, trained_on, works_served
 from tasks.holders import COLUMNS, duplicate_rules, holders
 from tasks.likelihoods import BASE, SERVED, read_likelihoods
-from tasks.night import night_to_compute, read_manifest, read_written
+from tasks.night import Night, night_to_compute, read_manifest, read_written
 from tasks.score import output_parts, read_influence, read_parties
-from tasks.settings import load
+from tasks.settings import Settings, load
 from tasks.withdrawn import APART, SHARES_APART, Withdrawn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from provenance.core.store import Store
-    from tasks.night import Night
-    from tasks.settings import Settings
 
 log = logging.getLogger("provenance.estimate")
 

@@ -8,9 +8,10 @@ nights/.../influence/<rule>-evidence.parquet       candidates for evidence, with
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +20,10 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of, to_numpy
 from provenance.core.store import Store, canonical_json, sha256
-from provenance.corpus.shards import part_key
+from provenance.corpus.shards import Part, part_key
 from provenance.features.layers import layout
 from provenance.influence.methods import (
+    Queries,
     component_names,
     default_weights,
     prepare,
@@ -33,21 +35,11 @@ from provenance.influence.scores import ShardScores, merge, reduce_scores
 from tasks.cluster import compute_tree, open_cluster
 from tasks.curvature import read_fitted
 from tasks.featurise import read_features
-from tasks.holders import COLUMNS, duplicate_rules, holders
+from tasks.holders import COLUMNS, Holders, duplicate_rules, holders
 from tasks.models import fetch_model
-from tasks.night import night_to_compute, read_checked, read_written
-from tasks.settings import load
-from tasks.shard import FeatureFile, compared, load_plan
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from provenance.corpus.shards import Part
-    from provenance.influence.methods import Queries
-    from tasks.holders import Holders
-    from tasks.night import Night
-    from tasks.settings import Settings
-    from tasks.shard import Plan
+from tasks.night import Night, night_to_compute, read_checked, read_written
+from tasks.settings import Settings, load
+from tasks.shard import FeatureFile, Plan, compared, load_plan
 
 log = logging.getLogger("provenance.score")
 

@@ -18,23 +18,16 @@ all the noise draws of an image. For the sparse part, where rows are fewer than 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
-from provenance.core.arrays import look_up, namespace
+from provenance.core.arrays import Array, look_up, namespace
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import Rows, concatenate, spread
-from provenance.influence.index import apply, tabulate, tokens_of
-from provenance.influence.statistics import row_weights
-
-if TYPE_CHECKING:
-    from provenance.core.arrays import Array
-    from provenance.core.rows import Sparse
-    from provenance.influence.index import Table
-    from provenance.influence.statistics import Statistics
+from provenance.core.rows import Rows, Sparse, concatenate, spread
+from provenance.influence.index import Table, apply, tabulate, tokens_of
+from provenance.influence.statistics import Statistics, row_weights
 
 # Coordinates of the dense part are scaled by the power -1/4 of their mean square: half way between raw and whitened ones.
 SCALE_POWER = -0.25
@@ -176,14 +169,11 @@ def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None)
     return tabulate(_weighted(part, weights), coefficients, tokens_of(part))
 
 
-def squared_norms(rows: Rows, weights: Weights | None) -> Array:
-    """`<g_i, g_i>` of each example, the sparse part in the given metric or plain: `(n,)`."""
-    xp = namespace(rows.dense)
+def squared_norms(rows: Rows, weights: Weights) -> Array:
+    """`<g_i, g_i>` of each example, the sparse part in the given metric: `(n,)`."""
     part = rows.sparse
-    squares = part.values**2
-    if weights is not None:
-        squares = squares * _weights_at(part, weights)
-    of_vectors = xp.sum(squares, axis=1, keepdims=True)
+    xp = namespace(part.values)
+    of_vectors = xp.sum(part.values**2 * _weights_at(part, weights), axis=1, keepdims=True)
     return xp.sum(rows.dense**2, axis=1) + add_by_group(of_vectors, part.example, rows.examples)[:, 0]
 
 

@@ -6,14 +6,10 @@ Sparse rows of examples meet a table of what the queries hold at each token.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from provenance.core.arrays import namespace, runs, to_numpy
+from provenance.core.arrays import Array, namespace, runs, to_numpy
 from provenance.core.kernels import sparse_products
-
-if TYPE_CHECKING:
-    from provenance.core.arrays import Array
-    from provenance.core.rows import Sparse
+from provenance.core.rows import Sparse
 
 
 @dataclass(frozen=True)

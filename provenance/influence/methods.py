@@ -9,14 +9,14 @@ counterfactual models (`royalty.estimate`), and without any they count alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from provenance.core.arrays import namespace, to_numpy
+from provenance.core.arrays import Array, namespace, to_numpy
 from provenance.core.errors import ContractError
-from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, by_block, decode, encode, some, spread
 from provenance.influence.curvature import (
     Dense,
@@ -29,31 +29,22 @@ from provenance.influence.curvature import (
     squared_norms,
 )
 from provenance.influence.index import Table, apply
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.core.arrays import Array
-    from provenance.influence.statistics import Statistics
+from provenance.influence.statistics import Statistics
 
 FACTORED, WORDS = "factored", "words"
 # Components of gradients: the inner layers, and layers over a vocabulary by their kind.
 INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
-# Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", section 3.4: their usual values.
-BM25_K1, BM25_B = 1.2, 0.75
 # Examples of the sample whose influences on all others say how large influences are.
 YARDSTICK = 64
 
 
 # Ways to measure influence. Of each, by the kinds of features that it reads, how these are compared: `curved` (corrected by
-# curvature), `cosine`, `tfidf` or `bm25`.
+# curvature) or `tfidf`.
 METHODS = {
     # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
     "fitted": {FACTORED: "curved", WORDS: "tfidf"},
     "factored": {FACTORED: "curved"},
-    "cosine": {FACTORED: "cosine"},
     "tfidf": {WORDS: "tfidf"},
-    "bm25": {WORDS: "bm25"},
 }
 
 
@@ -104,7 +95,6 @@ class Fitted:
     weights: Weights
     dense: Dense | None = None
     landmarks: Landmarks | None = None
-    mean_length: float = 0.0
     factors: tuple[float, ...] = ()
 
 
@@ -117,7 +107,6 @@ class Queries:
         table: of the sparse part.
         blocks: how many numbers of the sparse part each of its components has; none where the parts of an example are one.
         metric: of the sparse part, in which examples are brought to length one for `tfidf`; None for the plain one.
-        mean_length: of examples in words, for `bm25`.
     """
 
     comparison: str
@@ -125,7 +114,6 @@ class Queries:
     table: Table
     blocks: tuple[int, ...] = ()
     metric: Weights | None = None
-    mean_length: float = 0.0
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
@@ -141,14 +129,9 @@ def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitt
         total, examples = sampled.total, sampled.data.examples
         dense = None if total is None or not len(total) else fit_dense(total, sampled.terms, examples)
         return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks else None)
-    if comparison == "cosine":
-        return Fitted(comparison, Weights(tokens.token, np.ones((len(tokens.token), len(part.blocks)))))
-    if comparison == "bm25":
-        weight = np.log1p((count - tokens.examples + 0.5) / (tokens.examples + 0.5))
-    else:  # both sides are weighted by the inverse document frequency
-        weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
-    mean_length = float(tokens.mass.sum()) / max(1, count)
-    return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)), mean_length=mean_length)
+    # Both sides are weighted by the inverse document frequency.
+    weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
+    return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)))
 
 
 def _factors(fitted: Fitted, sample: Rows) -> tuple[float, ...]:
@@ -176,11 +159,7 @@ def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:
     if comparison == "tfidf":
         outputs = _tfidf_counts(outputs)
     table = sparse_queries(outputs, fitted.weights, fitted.landmarks)
-    rows = None
-    if comparison == "cosine":
-        rows = outputs.dense
-    elif fitted.dense is not None:
-        rows = fitted.dense.precondition(outputs.dense).astype(np.float32)
+    rows = None if fitted.dense is None else fitted.dense.precondition(outputs.dense).astype(np.float32)
     blocks = outputs.sparse.blocks if comparison == "curved" else ()
     components = (len(blocks) + (rows is not None)) or 1
     factors = np.asarray(fitted.factors or [1.0] * components, dtype=np.float32)
@@ -188,7 +167,7 @@ def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:
     table = Table(xp.asarray(table.token), xp.asarray(table.values * of_table))
     dense = None if rows is None else xp.asarray(rows * factors[-1])
     held = fitted.weights if comparison == "tfidf" else None
-    return Queries(comparison, dense, table, blocks, held, fitted.mean_length)
+    return Queries(comparison, dense, table, blocks, held)
 
 
 def component_names(source: str, kinds: Sequence[str], *, inner: bool) -> tuple[str, ...]:
@@ -210,26 +189,19 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
         rows: in the namespace of the queries.
     """
     xp = namespace(rows.dense)
-    if queries.comparison == "tfidf":
+    if queries.metric is not None:
         rows = _tfidf_counts(rows)
-    elif queries.comparison == "bm25":
-        rows = _bm25_counts(rows, queries.mean_length)
+        norms = xp.sqrt(squared_norms(rows, queries.metric))
+        found = apply(rows.sparse, queries.table, rows.examples)
+        return [xp.matrix_transpose(found / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1)))]
     part, table = rows.sparse, queries.table
-    if queries.comparison == "curved":
-        ends = np.cumsum(queries.blocks).tolist()
-        pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
-        found = [
-            apply(replace(part, values=values), Table(table.token, table.values[:, end - size : end, :]), rows.examples)
-            for values, size, end in pairs
-        ]
-        found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
-    else:
-        found = [apply(part, table, rows.examples)]
-        if queries.dense is not None:
-            found[0] = found[0] + rows.dense @ xp.matrix_transpose(queries.dense)
-        if queries.comparison in {"cosine", "tfidf"}:
-            norms = xp.sqrt(squared_norms(rows, queries.metric))
-            found[0] = found[0] / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1))
+    ends = np.cumsum(queries.blocks).tolist()
+    pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
+    found = [
+        apply(replace(part, values=values), Table(table.token, table.values[:, end - size : end, :]), rows.examples)
+        for values, size, end in pairs
+    ]
+    found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
     return [xp.matrix_transpose(component) for component in found]
 
 
@@ -239,18 +211,9 @@ def _tfidf_counts(rows: Rows) -> Rows:
     return replace(rows, sparse=replace(part, values=1 + namespace(part.values).log(part.values)))
 
 
-def _bm25_counts(rows: Rows, mean_length: float) -> Rows:
-    """A document's word counts, which saturate, sooner in a long one."""
-    part = rows.sparse
-    lengths = add_by_group(part.values, part.example, rows.examples)
-    relative = namespace(part.values).take(lengths, part.example, axis=0) / mean_length
-    saturated = part.values * (BM25_K1 + 1) / (part.values + BM25_K1 * (1 - BM25_B + BM25_B * relative))
-    return replace(rows, sparse=replace(part, values=saturated))
-
-
 def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
     """The arrays that are stored. The comparison is the reader's to know: it is part of the key."""
-    tensors = {"facts": np.asarray([fitted.mean_length, *fitted.factors])}
+    tensors = {"factors": np.asarray(fitted.factors)}
     tensors |= _weights_to_tensors("weights", fitted.weights)
     if fitted.dense is not None:
         dense = fitted.dense
@@ -274,14 +237,12 @@ def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
         dense = Dense(curved["factor"], curved["scale"], float(curved["damping"][0]))
     if marks := below("landmarks/"):
         landmarks = Landmarks(decode(marks, np), tensors["landmark_factor"], float(tensors["landmark_damping"][0]))
-    length, *factors = tensors["facts"].tolist()
-    return Fitted(comparison, _weights_from_tensors("weights", tensors), dense, landmarks, length, tuple(factors))
+    return Fitted(comparison, _weights_from_tensors("weights", tensors), dense, landmarks, tuple(tensors["factors"].tolist()))
 
 
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
     """The arrays that are stored, but for the comparison, as by `to_tensors`."""
     tensors = {
-        "mean_length": np.asarray([queries.mean_length]),
         "blocks": np.asarray(queries.blocks, dtype=np.int64),
         "table/token": to_numpy(queries.table.token),
         "table/values": to_numpy(queries.table.values),
@@ -299,7 +260,7 @@ def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp:
     table = Table(xp.asarray(tensors["table/token"]), xp.asarray(tensors["table/values"]))
     known = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
     blocks = tuple(tensors["blocks"].tolist())
-    return Queries(comparison, dense, table, blocks, known, float(tensors["mean_length"][0]))
+    return Queries(comparison, dense, table, blocks, known)
 
 
 def _weights_to_tensors(prefix: str, weights: Weights) -> dict[str, np.ndarray]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from provenance.core.arrays import namespace, to_numpy
+from provenance.core.arrays import Array, namespace, to_numpy
 from provenance.core.contracts import EVIDENCE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from provenance.core.arrays import Array
 
 KEYS = ["output_id", "account", "party_id"]
 

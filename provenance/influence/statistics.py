@@ -6,19 +6,14 @@ Sums over examples, which merge in any order; from them come the row normalisers
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from provenance.core.arrays import namespace, runs, to_numpy
 from provenance.core.kernels import add_by_group
-from provenance.core.rows import by_block
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from provenance.core.rows import Rows
+from provenance.core.rows import Rows, by_block
 
 # Rare tokens weigh no more than if their mean squared row norm were this part of the average token's.
 FLOOR = 0.01

@@ -13,18 +13,16 @@ Of several contracts that cover an output, the first in the file counts.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 Ppb = Annotated[int, Field(ge=0, le=PPB, strict=True)]
 Rule = Literal["faithful", "srs", "banzhaf", "flat", "proportional"]

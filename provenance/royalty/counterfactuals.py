@@ -12,13 +12,10 @@ pays most to those who come first.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 # Up to so many owners each is a part alone; of more there are so many parts.
 FEW, PARTS = 12, 8

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -45,12 +45,7 @@ from scipy.optimize import nnls
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
-from provenance.core.arrays import namespace, positive_shares, runs, to_numpy
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from provenance.core.arrays import Array
+from provenance.core.arrays import Array, namespace, positive_shares, runs, to_numpy
 
 # Where one stratum ends and the next begins: parts of all tokens that a model saw.
 BOUNDS = (0.25, 0.75)

@@ -8,19 +8,15 @@ training. Models set aside are predicted, too; nothing was fitted on them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
-from provenance.royalty.estimate import CONFIDENCE, Outcomes, leave_out, predict, rank_correlations
+from provenance.royalty.contracts import Contract
+from provenance.royalty.estimate import CONFIDENCE, Fitted, Outcomes, Prediction, leave_out, predict, rank_correlations
 from provenance.royalty.shares import BY_VALUE, FLAT
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from provenance.royalty.contracts import Contract
-    from provenance.royalty.estimate import Fitted, Prediction
 
 # Fewer models than this are not fitted: noise and owners' effects could not be told apart.
 FEWEST = 8

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,11 +13,7 @@ from provenance.core.arrays import positive_shares
 from provenance.core.contracts import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from provenance.royalty.contracts import Contract
+from provenance.royalty.contracts import Contract
 
 FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT = "faithful", "srs", "banzhaf", "proportional", "flat"
 # Rules that need to know what the model would have become on a part of the corpus.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from provenance.core.money import NANO, PPB, format_minor
 from provenance.core.text import plain
 from provenance.settlement.pages import chapter, page, percent, rendered, table
 from provenance.validation.appeals import AGREES, LESS, MORE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 # Outputs on the page, those with the largest pools first; report.json has all.
 LISTED, DRAWN = 100, 24

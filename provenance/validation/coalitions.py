@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from provenance.core.arrays import positive_shares
 from provenance.royalty.estimate import rank_correlations
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def shapley(worth: np.ndarray) -> np.ndarray:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from provenance.core.arrays import positive_shares
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def lds_figure(result: dict[str, Any]) -> bytes:

@@ -6,12 +6,9 @@ audits/current.json          the one that manifests cite
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from provenance.core.store import canonical_json, digest, sha256
-
-if TYPE_CHECKING:
-    from provenance.core.store import Store
+from provenance.core.store import Store, canonical_json, digest, sha256
 
 CURRENT = "audits/current.json"
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # How much more or less of its units an owner has, around the diagonal, as a part of what it could have.
 SPREAD = 0.75

@@ -42,9 +42,7 @@ def audit_lds(
     subsets: Annotated[int, typer.Option(min=4, help="Subsets of each family to report on.")] = 48,
     tune: Annotated[int, typer.Option(min=0, help="More subsets, to weigh the components of `fitted` on.")] = 24,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each subset.")] = 2,
-    methods: Annotated[
-        str, typer.Option(help="Methods to compare, with commas between.")
-    ] = "fitted,factored,cosine,tfidf,bm25",
+    methods: Annotated[str, typer.Option(help="Methods to compare, with commas between.")] = "fitted,factored,tfidf",
     workers: Workers = None,
     day: ClaimsDay = None,
 ) -> Shown:

@@ -53,7 +53,7 @@ def attribute(
     model: ModelFolder,
     outputs: OutputFile,
     out: OutFolder,
-    method: Annotated[str, typer.Option(help="fitted, factored, cosine, tfidf or bm25.")] = "fitted",
+    method: Annotated[str, typer.Option(help="fitted, factored or tfidf.")] = "fitted",
     counterfactuals: Counterfactuals = None,
     device: OnDevice = "auto",
     workers: Workers = None,

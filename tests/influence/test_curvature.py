@@ -135,4 +135,5 @@ def test_plain_norms_are_norms():
     rows = sparse_rows(6, 8)
     rows = Rows(RNG.standard_normal((6, 5)).astype(np.float32), (5,), rows.sparse)
     expected = (rows.dense**2).sum(1) + (whole(rows) ** 2).sum((1, 2))
-    assert np.allclose(squared_norms(rows, None), expected, rtol=1e-5)
+    plain = Weights(np.arange(9), np.ones((9, len(rows.sparse.blocks))))
+    assert np.allclose(squared_norms(rows, plain), expected, rtol=1e-5)

@@ -1,6 +1,5 @@
 """Methods behind one interface: each against its formula, and all on one scale."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -34,10 +33,6 @@ CORPUS, SAMPLE, TARGETS, OUTPUTS = rows(40, 1), rows(15, 2), rows(15, 3), rows(4
 SAMPLED = Sampled(SAMPLE, TARGETS, gram(TARGETS.dense), 15)
 
 
-def queries_of(comparison):
-    return prepare(fit(comparison, gather(CORPUS), SAMPLED), OUTPUTS, np)
-
-
 def components(fitted, outputs, corpus=CORPUS):
     """`(k, q, n)`."""
     return np.stack(score(prepare(fitted, outputs, np), corpus))
@@ -64,36 +59,9 @@ def test_tfidf_is_the_cosine_of_weighted_counts():
     assert np.allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_bm25_is_robertsons():
-    found, n = lexical("bm25"), len(DOCUMENTS)
-    mean = np.mean([len(document.split()) for document in DOCUMENTS])
-    expected = np.zeros((2, n))
-    for q, asked in enumerate(ASKED):
-        for i, document in enumerate(DOCUMENTS):
-            for word in asked.split():
-                df = sum(word in d.split() for d in DOCUMENTS)
-                tf, length = document.split().count(word), len(document.split())
-                weight = math.log(1 + (n - df + 0.5) / (df + 0.5))
-                expected[q, i] += weight * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * length / mean))
-    assert np.allclose(found / found[0, 0], expected / expected[0, 0], rtol=1e-4, atol=1e-5)
-
-
-def test_cosine_is_the_cosine_of_whole_rows():
-    def flat(part):
-        sparse = np.zeros((part.examples, 9, 3))
-        sparse[part.sparse.example, part.sparse.token] = part.sparse.values
-        return np.concatenate([part.dense, sparse.reshape(part.examples, -1)], axis=1)
-
-    (found,) = score(queries_of("cosine"), CORPUS)
-    q, g = flat(OUTPUTS), flat(CORPUS)
-    expected = q @ (g / np.linalg.norm(g, axis=1, keepdims=True)).T
-    assert np.allclose(found / expected, found[0, 0] / expected[0, 0], rtol=1e-3)
-
-
-@pytest.mark.parametrize(("comparison", "count"), [("curved", 3), ("cosine", 1)])
-def test_by_each_component_examples_of_the_sample_influence_one_another_with_a_root_mean_square_of_one(comparison, count):
-    found = components(fit(comparison, gather(CORPUS), SAMPLED), SAMPLE, SAMPLE).astype(float)
-    assert found.shape == (count, SAMPLE.examples, SAMPLE.examples)
+def test_by_each_component_examples_of_the_sample_influence_one_another_with_a_root_mean_square_of_one():
+    found = components(fit("curved", gather(CORPUS), SAMPLED), SAMPLE, SAMPLE).astype(float)
+    assert found.shape == (3, SAMPLE.examples, SAMPLE.examples)
     others = found[:, ~np.eye(SAMPLE.examples, dtype=bool)]
     assert np.sqrt((others**2).mean(axis=1)) == pytest.approx(1, rel=1e-4)
 
@@ -125,12 +93,11 @@ def test_landmarks_that_meet_no_token_of_the_corpus_correct_nothing():
     assert np.isfinite(components(fitted, OUTPUTS)).all()
 
 
-@pytest.mark.parametrize("comparison", ["curved", "cosine"])
-def test_neither_an_outputs_company_nor_shards_change_an_influence(comparison):
-    fitted = fit(comparison, gather(CORPUS), SAMPLED)
+def test_neither_an_outputs_company_nor_shards_change_an_influence():
+    fitted = fit("curved", gather(CORPUS), SAMPLED)
     alone = components(fitted, some(OUTPUTS, np.array([2])))
     assert np.allclose(components(fitted, OUTPUTS)[:, 2:3], alone, rtol=1e-4, atol=1e-6)
-    queries = queries_of(comparison)
+    queries = prepare(fitted, OUTPUTS, np)
     shards = [rows(size, seed) for size, seed in ((3, 7), (11, 8), (1, 9))]
     apart = np.concatenate([np.stack(score(queries, shard)) for shard in shards], axis=2)
     assert np.allclose(score(queries, concatenate(shards)), apart, rtol=1e-5, atol=1e-6)
@@ -161,10 +128,10 @@ def test_without_more_to_go_by_gradients_count_alike_and_words_where_there_is_no
     assert default_weights(["words"]).tolist() == [1]
 
 
-@pytest.mark.parametrize("comparison", ["curved", "cosine", "tfidf", "bm25"])
+@pytest.mark.parametrize("comparison", ["curved", "tfidf"])
 def test_what_was_fitted_and_queries_survive_the_store(comparison):
     corpus, outputs, sampled = CORPUS, OUTPUTS, SAMPLED
-    if comparison in {"tfidf", "bm25"}:
+    if comparison == "tfidf":
         corpus, outputs = (word_features(texts, ["text"] * len(texts)) for texts in (DOCUMENTS, ASKED))
         sampled = Sampled(corpus)
     fitted = fit(comparison, gather(corpus), sampled)
@@ -176,5 +143,5 @@ def test_what_was_fitted_and_queries_survive_the_store(comparison):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ContractError, match="method: expected one of fitted, factored, cosine, .*, found 'magic'"):
+    with pytest.raises(ContractError, match="method: expected one of fitted, factored, tfidf, found 'magic'"):
         comparisons("magic")

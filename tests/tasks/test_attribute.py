@@ -87,7 +87,7 @@ def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeyp
     assert one.equals(two)
 
 
-@pytest.mark.parametrize("name", ["cosine", "tfidf", "bm25"])
+@pytest.mark.parametrize("name", ["factored", "tfidf"])
 def test_every_method_gives_a_table(request_of, name):
     scores = scores_of(request_of, influence={"method": name, "sample": 24}, corpus={"shard_examples": 20})
     assert scores.shape == (8, 60)
@@ -171,9 +171,9 @@ def test_cuda_without_a_gpu_is_an_error(request_of):
 
 def test_the_command_writes_and_shows(request_of, monkeypatch, shown):
     monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
-    words = ("attribute", *words_of(request_of), "--workers", "1", "--method", "cosine")
-    assert "Influence on 8 outputs, method cosine" in shown(*words)
-    assert shown(*words, "--json")["method"]["name"] == "cosine"
+    words = ("attribute", *words_of(request_of), "--workers", "1", "--method", "tfidf")
+    assert "Influence on 8 outputs, method tfidf" in shown(*words)
+    assert shown(*words, "--json")["method"]["name"] == "tfidf"
     works = pl.read_parquet(request_of.out / "examples.parquet")
     scored = pl.read_parquet(request_of.out / "scores.parquet")["example_id"].unique()
     assert set(works["example_id"]) == set(scored)

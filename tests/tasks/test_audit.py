@@ -93,11 +93,11 @@ def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
 def test_the_commands_show_a_table(request_of, monkeypatch, shown):
     monkeypatch.setenv("PROVENANCE_INFLUENCE__SAMPLE", "24")
     monkeypatch.setenv("PROVENANCE_CLUSTER__WORKERS", "1")
-    few = ("--workers", "1", "--methods", "tfidf,cosine", "--subsets", "4", "--tune", "2")
+    few = ("--workers", "1", "--methods", "tfidf,factored", "--subsets", "4", "--tune", "2")
     assert "noise ceiling" in shown("audit", "lds", *words_of(request_of), *few)
     assert (request_of.out / "lds.png").exists()
     found = shown("audit", "lds", *words_of(request_of), *few, "--json")
-    assert set(found["families"]["owners"]["methods"]) == {"tfidf", "cosine"}
+    assert set(found["families"]["owners"]["methods"]) == {"tfidf", "factored"}
 
 
 @pytest.mark.parametrize(
