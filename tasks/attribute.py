@@ -34,7 +34,7 @@ from tasks.featurise import covered, featurise
 from tasks.freeze import freeze_night, influence_method, with_modality
 from tasks.likelihoods import likelihoods
 from tasks.night import Night, read_manifest
-from tasks.score import every_score, output_parts, read_influence, read_parties, score
+from tasks.score import every_score, read_influence, read_parties, score
 from tasks.settings import Settings, load
 from tasks.shard import shard
 
@@ -157,7 +157,7 @@ def _write(request: Request, store: Store, night: Night, keep: str, facts: dict[
     weights = np.array(list(facts["counterfactuals"]["components"].values()))
     parts, owners = [], []
     parties = read_parties(store, night.folder, "off")
-    for number in range(len(output_parts(night))):
+    for number in range(len(night.parts)):
         influence = read_influence(store, night, "off", number)
         summed = np.einsum("k,kqn->qn", weights, influence.sums)
         owners.append(party_influence(parties, summed, influence.output_ids))

@@ -30,7 +30,7 @@ from tasks.counterfactuals import Subject, check_works, read_record, trained_on,
 from tasks.holders import COLUMNS, duplicate_rules, holders
 from tasks.likelihoods import BASE, SERVED, read_likelihoods
 from tasks.night import Night, night_to_compute, read_manifest, read_written
-from tasks.score import output_parts, read_influence, read_parties
+from tasks.score import read_influence, read_parties
 from tasks.settings import Settings, load
 from tasks.withdrawn import APART, SHARES_APART, Withdrawn
 
@@ -144,7 +144,7 @@ def estimate_copies(store: Store, night: Night, rule: str, holdings: pl.DataFram
     if enough or not any_outputs:
         report = {"weights": "default", "models": len(outcomes.inside), "failed": enough}
         return Estimated(parties, default, None, report)
-    everyone = [read_influence(store, night, rule, part).sums[:, :, paid] for part in range(len(output_parts(night)))]
+    everyone = [read_influence(store, night, rule, part).sums[:, :, paid] for part in range(len(night.parts))]
     projected, of_aside = (
         np.concatenate([numerics.project(models, sums.transpose(0, 2, 1)) for sums in everyone], axis=2)
         for models in (outcomes, aside)
@@ -232,7 +232,7 @@ def _divide(
         shown = evidence.filter(pl.col("output_id").is_in(list(covered)) & (pl.col("account") != APART))
         tables["evidence"].append(weighed(shown, found.weights, night.method["evidence"]))
     start = 0
-    for part in range(len(output_parts(night))):
+    for part in range(len(night.parts)):
         influence = read_influence(store, night, rule, part)
         chosen = np.array([at for at, output in enumerate(influence.output_ids) if output in covered], dtype=np.int64)
         ids = [influence.output_ids[at] for at in chosen]

@@ -62,13 +62,12 @@ def likelihoods(folder: str, settings: Settings | None = None) -> str:
         log.info("likelihoods: reused")
         return folder
     night = night_to_compute(store, folder)
-    parts = [part for part in night.outputs if part.rows]
     checkpoints = _checkpoints(store, night, settings)
-    keys = {name: [_key(night, checkpoint, part) for part in parts] for name, checkpoint in checkpoints.items()}
+    keys = {name: [_key(night, checkpoint, part) for part in night.parts] for name, checkpoint in checkpoints.items()}
     passes = [
         _Pass(checkpoint, part.sha256, key)
         for name, checkpoint in checkpoints.items()
-        for part, key in zip(parts, keys[name], strict=True)
+        for part, key in zip(night.parts, keys[name], strict=True)
     ]
     missing = list({each.key: each for each in passes if not store.exists(each.key)}.values())
     if missing:

@@ -73,6 +73,11 @@ class Night:
         return {name: value for name, value in asdict(self).items() if value or name not in OPTIONAL}
 
     @property
+    def parts(self) -> list[Part]:
+        """The parts of the day's outputs that have rows."""
+        return [part for part in self.outputs if part.rows]
+
+    @property
     def date(self) -> date:
         """The day paid for."""
         return date.fromisoformat(self.day)

@@ -143,7 +143,7 @@ def _score_parts(
     store: Store, night: Night, plan: Plan, *, block: Block, settings: Settings, keep: str
 ) -> list[dict[str, ShardScores]]:
     """Every part of the outputs against all shards, by rule on copies."""
-    parts = output_parts(night)
+    parts = night.parts
     if not parts:
         return []
     by_part: dict[str, list[FeatureFile]] = {}
@@ -178,13 +178,8 @@ def read_influence(store: Store, night: Night, rule: str, part: int) -> Influenc
         StoreError: the file is not the one that the manifest names.
     """
     data = read_checked(store, night.folder, "scores", _sums_file(rule, part))
-    ids = store.read_table(output_parts(night)[part].key, columns=["output_id"])["output_id"].to_list()
+    ids = store.read_table(night.parts[part].key, columns=["output_id"])["output_id"].to_list()
     return Influence(ids, load_tensors(data)["sums"].astype(np.float64))
-
-
-def output_parts(night: Night) -> list[Part]:
-    """The parts of the night's outputs that hold any."""
-    return [part for part in night.outputs if part.rows]
 
 
 def components(store: Store, night: Night, plan: Plan, settings: Settings) -> tuple[str, ...]:
@@ -256,7 +251,7 @@ def every_score(store: Store, night: Night, keep: str, part: int, weights: np.nd
     Args:
         weights: what each component counts, `(K,)`.
     """
-    ids = store.read_table(output_parts(night)[part].key, columns=["output_id"])["output_id"]
+    ids = store.read_table(night.parts[part].key, columns=["output_id"])["output_id"]
     frames = []
     for shard, scores in _kept(store, night, keep, part):
         examples = store.read_table(shard.key, columns=["example_id"])["example_id"]
@@ -271,7 +266,7 @@ def every_score(store: Store, night: Night, keep: str, part: int, weights: np.nd
 
 def every_component(store: Store, night: Night, keep: str) -> np.ndarray:
     """Every example's influence on every output by component, `(K, outputs, examples)`, of scores that were kept."""
-    parts = range(len(output_parts(night)))
+    parts = range(len(night.parts))
     rows = [np.concatenate([scores for _, scores in _kept(store, night, keep, part)], axis=2) for part in parts]
     return np.concatenate(rows, axis=1)
 
