@@ -26,11 +26,13 @@ from provenance.royalty.contracts import Contract
 from provenance.royalty.shares import BANZHAF, FAITHFUL, FLAT, PROPORTIONAL, SRS
 from provenance.validation import results
 from provenance.validation.figures import attacks_figure
+from provenance.validation.subsets import nodes
 from tasks import attribute as task
 from tasks.attribute import Request
 from tasks.audit import scores_of
 from tasks.counterfactuals import Subject, check_trainable, train_model, train_set, with_duplicates
 from tasks.night import Night, read_written
+from tasks.retrain import base_and_served, retrain
 from tasks.royalty import value_night
 from tasks.settings import Settings
 
@@ -38,6 +40,7 @@ log = logging.getLogger("provenance.attacks")
 
 SEED = 101
 IDENTITIES, NOBODIES = 6, 20
+NODES = 3  # of the part of all other works to which what was added is added
 # Contents of fewer words are altered byte by byte.
 FEW_WORDS = 12
 # Bytes from here on may be parts of letters, which would no longer be any.
@@ -67,15 +70,18 @@ class Attack:
 
 
 def audit_attacks(
-    request: Request, settings: Settings, attacker: str = "", *, trainings: int = 16, only: Sequence[str] = ()
+    request: Request, settings: Settings, attacker: str = "", *, trainings: int = 16, pairs: int = 8, only: Sequence[str] = ()
 ) -> tuple[str, dict[str, Any], Store]:
     """Run every attack; returns the folder of the result, the result, and the store that has them.
 
     Args:
         attacker: an owner; by default the one with the median share under `faithful`.
         trainings: what the counterfactual models of each model are worth.
+        pairs: of trainings with and without what was added, at each of three parts of all other works.
         only: attacks to run, by name; by default all.
     """
+    if pairs == 1:
+        raise ContractError("--pairs", expected="0, or 2 and more, for a standard error", found="1")
     corpus = _dated(read_corpus(Store(f"file://{request.corpus.resolve().parent}", {}), request.corpus.resolve().name))
     check_trainable(read_model(request.model))
     run = _Run(request, settings, trainings)
@@ -98,7 +104,10 @@ def audit_attacks(
         for attack in (again, *_attacks(corpus, attacker, values)):
             if only and attack.name not in only:
                 continue
-            rows.append(_row(attack, attacker, before, _shares(attack, run, "earliest")[0]))
+            after, theirs, kept = _shares(attack, run, "earliest")
+            rows.append(_row(attack, attacker, before, after))
+            if attack.adding and pairs:
+                rows[-1]["retrained"] = _retrained(attack, run.settings_of(kept), theirs, pairs)
             if "copies" in attack.name:
                 without = replace(attack, name=f"{attack.name}, not looked for")
                 rows.append(_row(without, attacker, before, _shares(attack, run, "off")[0]))
@@ -255,6 +264,27 @@ def _shares(
     for rule, party, share in table.group_by("rule", "party_id").agg(pl.col("share").sum() / outputs).iter_rows():
         means[rule][party] = share
     return means, night, store
+
+
+def _retrained(attack: Attack, settings: Settings, night: Night, pairs: int) -> dict[str, float]:
+    """The part of all that a model learns that works which were added teach it, and its standard error.
+
+    What they add to a part t of all other works, on average over t, as `faithful` has it (Aumann and Shapley 1974).
+    """
+    works = night.read_corpus(settings.store.open(), "work_id")["work_id"]
+    claims = attack.corpus.claims.filter(pl.col("owner_id").is_in(list(attack.adding)))
+    added = works.is_in(claims["work_id"].to_list()).to_numpy()
+    base, served = base_and_served(settings, night)
+    draws, part, square = np.random.default_rng(SEED), 0.0, 0.0
+    for rate, weight in zip(*nodes(NODES), strict=True):
+        without = (draws.random((pairs, len(added))) < rate) & ~added
+        masks = np.concatenate([without, without | added])
+        seeds = [SEED + at for at in range(pairs)] * 2
+        losses = retrain(settings, night, masks, seeds, f"{attack.name}, with {rate:.2f} of all other works")
+        found = ((losses[:pairs] - losses[pairs:]) / (served - base)).mean(axis=1)
+        part += weight * found.mean()
+        square += weight**2 * found.var(ddof=1) / pairs
+    return {"part": float(part), "error": float(np.sqrt(square))}
 
 
 def _trained(attack: Attack, request: Request) -> Path:

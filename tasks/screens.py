@@ -475,15 +475,17 @@ def counterfactuals_screen(rows: Sequence[dict[str, Any]], store: str) -> Iterat
 def attacks_screen(result: dict[str, Any]) -> Iterator[RenderableType]:
     """What each attack gains under every rule."""
     title = f"Attacks by {cell(result['attacker'])}: gain in mean share, and what is added earns, in points, by rule"
-    table = titled(title, whole("attack"), *(number(rule, no_wrap=True) for rule in result["rules"]))
+    table = titled(title, whole("attack"), *(number(name, no_wrap=True) for name in (*result["rules"], "retrained")))
     for row in result["attacks"]:
         honest = row is result["attacks"][0]
         cells = [
             f"{row['had'][rule]:.1%}" if honest else f"{row['gain'][rule] * 100:+.1f} {row['added'][rule] * 100:4.1f}"
             for rule in result["rules"]
         ]
-        table.add_row(row["attack"], *cells)
+        taught = row.get("retrained")
+        table.add_row(row["attack"], *cells, f"{taught['part'] * 100:.1f} ± {taught['error'] * 100:.1f}" if taught else "")
     yield table
+    yield Text("Retrained: the part of all that a model learns that the added works teach it, with its standard error.")
     yield Text("A model trained anew on another corpus pays everybody a little differently; `trained again` shows how much.")
     for row in result["attacks"][1:]:
         yield line(f"{row['attack']}: {row['says']}", style="dim")

@@ -98,6 +98,9 @@ def audit_attacks(
     out: OutFolder,
     attacker: Annotated[str, typer.Option(help="The owner that attacks; by default the one with the median share.")] = "",
     trainings: Annotated[int, typer.Option(min=2, help="What each model's counterfactual models are worth.")] = 16,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Pairs of trainings with and without what was added, at each of three parts of the rest.")
+    ] = 8,
     only: Annotated[str, typer.Option(help="Attacks to run, with commas between; by default all.")] = "",
     workers: Workers = None,
     day: ClaimsDay = None,
@@ -107,8 +110,9 @@ def audit_attacks(
     Splitting parts the owner's works among six identities, at random and sorted by what they add. The other attacks add works
     to the corpus, and a model and its counterfactual models are trained on what comes of it: copies of the others' best works,
     exact and altered, with and without copies being looked for; nonsense; works unlike any other; shuffled words of the others;
-    and twenty owners of nonsense alone. Writes
-    `attacks.json` and a figure, `attacks.png`. It runs on the CPU.
+    and twenty owners of nonsense alone. Of works that were added it also says what they teach: the part of all that a model
+    learns, by training with and without them (`--pairs 0` leaves that out). Writes `attacks.json` and a figure, `attacks.png`.
+    It runs on the CPU.
 
     Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
     """
@@ -117,7 +121,7 @@ def audit_attacks(
     chosen = tuple(name.strip() for name in only.split(",") if name.strip())
 
     def run(request: Request, settings: Settings) -> tuple[str, Store]:
-        folder, _, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, only=chosen)
+        folder, _, store = attacks.audit_attacks(request, settings, attacker, trainings=trainings, pairs=pairs, only=chosen)
         return folder, store
 
     yield from _audit("attacks", (corpus, model, outputs, out), run, workers, day)
