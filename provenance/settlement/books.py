@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from provenance.core.contracts import PAYABLE
 from provenance.core.store import digest
 from provenance.settlement.accounts import HELD, Account, Standing
+from provenance.settlement.locks import Lock, lock
 
 # Amounts of a line of a close.
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
@@ -84,8 +85,6 @@ STORE = sa.Table(
     sa.Column("single", sa.Boolean, sa.CheckConstraint("single"), primary_key=True, server_default=sa.true()),
     sa.Column("store_id", sa.Text, nullable=False),
 )
-# Serialises bookings, so that each one's opening balance is its predecessor's closing balance.
-BOOKING_LOCK = 7_304_512_009
 
 NIGHT, HOLD, RELEASE, CLAIM = "night", "hold", "release", "claim"
 ADVANCED, RATE, CLOSE, PAYMENTS, ANSWER = "advance", "rate", "close", "payments", "answer"
@@ -142,7 +141,7 @@ def next_period(period: str) -> str:
 def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction in which nobody else books."""
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
+        lock(connection, Lock.BOOKING)
         yield connection
 
 

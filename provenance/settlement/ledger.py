@@ -13,8 +13,8 @@ under a name that somebody has claimed is the claimant's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,9 @@ from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account, Standing
-from provenance.settlement.books import ADVANCED, BOOKING, BOOKING_LOCK, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
+from provenance.settlement.books import ADVANCED, BOOKING, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
+from provenance.settlement.locks import Lock, held, lock
 from provenance.settlement.payouts import Movements
-
-# Serialises publishing, so that no late writer touches what another has published.
-PUBLISHING_LOCK = 7_304_512_010
-# Parts clearing away from freezing: what is found frozen already must still be there once a night names it.
-CLEARING_LOCK = 7_304_512_011
-# Serialises migrations: of two first runs at once one makes the tables.
-MIGRATING_LOCK = 7_304_512_012
 
 
 def migrate(engine: sa.Engine) -> None:
@@ -46,7 +40,7 @@ def migrate(engine: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING_LOCK})
+        lock(connection, Lock.MIGRATING)
         config.attributes["connection"] = connection
         now = MigrationContext.configure(connection).get_current_revision()
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -63,7 +57,7 @@ def migrate(engine: sa.Engine) -> None:
 def bind(engine: sa.Engine, store_id: str) -> str:
     """The id of the store whose nights this ledger books: `store_id` if it has none yet."""
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": BOOKING_LOCK})
+        lock(connection, Lock.BOOKING)
         bound = connection.execute(sa.select(STORE.c.store_id)).scalar_one_or_none()
         if bound is None:
             connection.execute(sa.insert(STORE), {"store_id": store_id})
@@ -79,28 +73,17 @@ def now(engine: sa.Engine) -> datetime:
 
 def publishing(engine: sa.Engine) -> AbstractContextManager[None]:
     """Hold the right to publish; one process at a time."""
-    return _locked(engine, PUBLISHING_LOCK)
+    return held(engine, Lock.PUBLISHING)
 
 
 def freezing(engine: sa.Engine) -> AbstractContextManager[None]:
     """Have what is frozen now stay: nothing is cleared away meanwhile."""
-    return _locked(engine, CLEARING_LOCK, "_shared")
+    return held(engine, Lock.CLEARING, shared=True)
 
 
 def clearing(engine: sa.Engine) -> AbstractContextManager[None]:
     """Hold the right to clear away what no night needs; nothing is frozen meanwhile."""
-    return _locked(engine, CLEARING_LOCK)
-
-
-@contextmanager
-def _locked(engine: sa.Engine, key: int, kind: str = "") -> Iterator[None]:
-    """Hold one of PostgreSQL's advisory locks, which end with the connection."""
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"SELECT pg_advisory_lock{kind}(:key)"), {"key": key})
-        try:
-            yield
-        finally:
-            connection.execute(sa.text(f"SELECT pg_advisory_unlock{kind}(:key)"), {"key": key})
+    return held(engine, Lock.CLEARING)
 
 
 def book(

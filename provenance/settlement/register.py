@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography.fernet import MultiFernet
 
+from provenance.settlement.locks import Lock, lock
 from provenance.settlement.payees import Details, seal, unseal
 
 # The role as which a settlement reads payees; the ledger's own may not.
@@ -28,13 +29,12 @@ PAYEE = sa.Table(
 )
 # Of a payee that was removed the numbers of its versions stay.
 KNOWN = PAYEE.c.sealed != b""
-REGISTER_LOCK = 7_304_512_011
 
 
 def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, by: str) -> dict[str, int]:
     """Take payees in, all or none; returns the version in force of each: the old one, where its details are the same."""
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
+        lock(connection, Lock.PAYEES)
         last = _last(connection)
         known, found = _opened(last.values(), box), {}
         for details in payees:
@@ -81,7 +81,7 @@ def history(engine: sa.Engine, owner_id: str) -> list[tuple[int, str, datetime]]
 def reseal(engine: sa.Engine, box: MultiFernet) -> int:
     """Seal every record again with the first key; returns how many there are."""
     with engine.begin() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": REGISTER_LOCK})
+        lock(connection, Lock.PAYEES)
         rows = list(connection.execute(sa.select(PAYEE).where(KNOWN)))
         for row in rows:
             this = (PAYEE.c.owner_id == row.owner_id) & (PAYEE.c.version == row.version)
