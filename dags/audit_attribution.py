@@ -16,7 +16,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
-from tasks.lineage import TELL_LINEAGE
+from tasks.lineage.callbacks import TELL_LINEAGE
 from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 

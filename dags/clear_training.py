@@ -10,7 +10,7 @@ somebody has opted out meanwhile, another.
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
-from tasks.lineage import TELL_LINEAGE
+from tasks.lineage.callbacks import TELL_LINEAGE
 from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -35,7 +35,7 @@ def clear_training() -> None:
 
     @task(task_id="rights.manifest")
     def manifest() -> str:
-        from tasks.clear import clear_today
+        from tasks.training_clearance import clear_today
 
         return clear_today()
 

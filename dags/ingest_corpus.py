@@ -12,7 +12,7 @@ put in force that the rules in `infra/settings/quality.toml` block: the log says
 
 from airflow.sdk import dag, task
 
-from tasks.lineage import TELL_LINEAGE
+from tasks.lineage.callbacks import TELL_LINEAGE
 from tasks.notify import failed
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -49,7 +49,7 @@ def ingest_corpus() -> None:
 
     @task(task_id="rights.manifest")
     def manifest() -> str:
-        from tasks.clear import clear_today
+        from tasks.training_clearance import clear_today
 
         return clear_today()
 

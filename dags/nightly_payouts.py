@@ -34,7 +34,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
-from tasks.lineage import TELL_LINEAGE
+from tasks.lineage.callbacks import TELL_LINEAGE
 from tasks.notify import failed, published_in_time, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -65,7 +65,7 @@ def nightly_payouts() -> None:
 
     @task(task_id="inputs.freeze")
     def freeze() -> str:
-        from tasks.form import asked
+        from tasks.dag_parameters import asked
         from tasks.freeze import freeze, paid_day
 
         context = get_current_context()

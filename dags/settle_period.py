@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
-from tasks.lineage import TELL_LINEAGE
+from tasks.lineage.callbacks import TELL_LINEAGE
 from tasks.notify import failed, waits
 from tasks.retries import RETRY_WHAT_MAY_PASS
 
@@ -54,7 +54,7 @@ def settle_period() -> None:
 
     @task(task_id="settlement.close")
     def close() -> dict[str, str]:
-        from tasks.form import asked
+        from tasks.dag_parameters import asked
         from tasks.settle import close, settled_period
 
         context = get_current_context()

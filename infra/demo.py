@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _run(day: date, console: Console) -> None:
-    from tasks.screens import owners_screen
+    from tasks.cli.tables import owners_screen
     from tasks.settings import CHECKOUT, load
 
     settings = load()
@@ -148,7 +148,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
     from transformers import LlamaConfig
 
     from provenance.features.adapters.causal_lm import CausalLM
-    from tasks.clear import state_training
+    from tasks.training_clearance import state_training
 
     folder = settings.model.folder
     train = corpus.examples.filter(corpus.examples["split"] == "train")

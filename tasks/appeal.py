@@ -26,7 +26,7 @@ from provenance.core.text import plain
 from provenance.royalty.contracts import assign
 from provenance.royalty.shares import FLAT
 from provenance.settlement import ledger
-from provenance.settlement.exports import APPEALS, MANIFEST, REPORT, described, published_days, write_folder
+from provenance.settlement.exports import APPEALS, MANIFEST, REPORT, described, published_days, read_export, write_folder
 from provenance.settlement.verification import Check, verify
 from provenance.validation import appeals
 from provenance.validation.appeal_page import as_html, verdicts
@@ -36,7 +36,6 @@ from tasks.database import open_ledger
 from tasks.keys import signing_key, trusted_keys
 from tasks.night import Night, load_night
 from tasks.retrain import Job
-from tasks.screens import read_export
 from tasks.settings import Settings
 
 log = logging.getLogger("provenance.appeal")

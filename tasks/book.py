@@ -13,8 +13,8 @@ from provenance.core.store import Store, digest
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account
 from provenance.settlement.accrual import accrue, credit_outputs
+from tasks.dag_parameters import approval
 from tasks.database import open_ledger
-from tasks.form import approval
 from tasks.night import Night, load_night, read_manifest, read_written, with_terms
 from tasks.settings import with_store
 

@@ -14,7 +14,7 @@ with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directo
 
 from provenance.core.errors import StoreError
 from provenance.core.store import Store, canonical_json
-from provenance.settlement import books, ledger, register
+from provenance.settlement import books, ledger, payee_vault
 from tasks.settings import CHECKOUT, DatabaseSettings, Settings
 
 NAME = "provenance"
@@ -95,7 +95,7 @@ def read_ledger(settings: DatabaseSettings) -> sa.Engine:
 
 def open_register(settings: DatabaseSettings) -> sa.Engine:
     """An engine on the register of payees, as the role that may read it; `open_ledger` has made it."""
-    return _engine_as(register.ROLE, settings.payees_url or database_url(settings))
+    return _engine_as(payee_vault.ROLE, settings.payees_url or database_url(settings))
 
 
 def _engine_as(role: str, url: str) -> sa.Engine:

@@ -19,9 +19,9 @@ from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.disclosures.inventory import Inventory
 from provenance.corpus.shards import FrozenCorpus, corpus_in_force
 from tasks.claims import later_than
-from tasks.clear import find_frozen, make_manifest, read_rights
 from tasks.settings import Settings
 from tasks.sources import registry_in_force
+from tasks.training_clearance import find_frozen, make_manifest, read_rights
 
 IN_FORCE = "in force"
 INDEX = "index.html"

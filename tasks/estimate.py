@@ -30,9 +30,9 @@ from tasks.counterfactuals import Subject, check_works, read_record, trained_on,
 from tasks.holders import COLUMNS, duplicate_rules, holders
 from tasks.likelihoods import BASE, SERVED, read_likelihoods
 from tasks.night import Night, night_to_compute, read_manifest, read_written
+from tasks.opted_out import APART, SHARES_APART, Withdrawn
 from tasks.score import read_influence, read_parties
 from tasks.settings import Settings, load
-from tasks.withdrawn import APART, SHARES_APART, Withdrawn
 
 log = logging.getLogger("provenance.estimate")
 

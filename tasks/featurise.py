@@ -30,9 +30,9 @@ from provenance.settlement.exports import MANIFEST, in_force, published_days
 from tasks.cluster import compute, open_cluster
 from tasks.models import checkpoint_named, fetch_model
 from tasks.night import Night, load_night, night_to_compute
+from tasks.run_notes import Work, note
 from tasks.settings import Settings, with_store
 from tasks.shard import FeatureFile, compared, load_plan
-from tasks.work import Work, note
 
 log = logging.getLogger("provenance.featurise")
 # By thread, the name of the module that it has open, and the module: workers may be threads of one process, and a module in

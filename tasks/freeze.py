@@ -20,13 +20,13 @@ from provenance.features.model import Model, read_model
 from provenance.influence.methods import comparisons
 from provenance.royalty.contracts import assign, read_contracts
 from provenance.settlement import ledger
-from tasks.clear import check_model
 from tasks.counterfactuals import Subject, in_use
 from tasks.database import open_ledger
 from tasks.models import freeze_model
 from tasks.night import VERSIONS, Night
 from tasks.optouts import choices_on
 from tasks.settings import Settings, with_store
+from tasks.training_clearance import check_model
 
 log = logging.getLogger("provenance.freeze")
 

@@ -10,7 +10,7 @@ import polars as pl
 from provenance.core.store import Store
 from provenance.corpus.holdings import Clusters, find_holders, holdings
 from tasks.night import Night
-from tasks.withdrawn import APART, alone, claims_apart
+from tasks.opted_out import APART, alone, claims_apart
 
 NO_CLUSTERS = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
 COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")

@@ -21,19 +21,19 @@ from provenance.core.store import Store, sha256
 from provenance.corpus.shards import corpus_key
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, totals
+from provenance.settlement.anomaly_bounds import drift, figures
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports import MANIFEST, current_key, in_force, published_days, revision_folder
-from provenance.settlement.history import drift, figures
 from provenance.validation import results
 from tasks.database import read_ledger
-from tasks.datasets import STAGES
+from tasks.explain import explain
+from tasks.lineage.io import STAGES
 from tasks.night import load_night, shares_stage
+from tasks.opted_out import read_withdrawn
+from tasks.run_notes import Work, noted
 from tasks.runs import FAILED, SUCCESS, Run, open_runs, runs
-from tasks.screens import output_data
 from tasks.settings import Settings, load
 from tasks.share import fidelity_of
-from tasks.withdrawn import read_withdrawn
-from tasks.work import Work, noted
 
 # The nights whose mean shares a night's are held against.
 BEFORE = 14
@@ -305,7 +305,7 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
 def output(store: Store, output_id: str, day: date | None = None, *, last: int = 60) -> dict[str, Any]:
     """One output's credits, as `provenance explain` has them: of a day, or of the last so many that are published."""
     days = published_days(store)[: -last - 1 : -1] if day is None else [str(day)] if store.exists(current_key(day)) else []
-    found = output_data(store, output_id, days)
+    found = explain(store, output_id, days)
     if found is None:
         raise ContractError(f"output {output_id!r}", expected=f"an output of {day or f'the last {last} days'}", found="none")
     return found

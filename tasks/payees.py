@@ -11,7 +11,7 @@ from cryptography.fernet import MultiFernet
 
 from provenance.core.errors import InputError
 from provenance.core.lines import read_lines
-from provenance.settlement import register
+from provenance.settlement import payee_vault
 from provenance.settlement.payees import COLUMNS, NEEDED, Details, read_details, sealing
 from tasks.accounts import check_owners
 from tasks.database import open_ledger, open_register
@@ -28,7 +28,7 @@ def register_of(settings: Settings) -> tuple[sa.Engine, MultiFernet]:
 def payees_in_force(settings: Settings) -> dict[str, tuple[int, Details]]:
     """Every payee and its version, by owner; none at all where nobody has registered any, key or not."""
     engine = open_register(settings.database)
-    return register.in_force(*register_of(settings)) if register.any_there(engine) else {}
+    return payee_vault.in_force(*register_of(settings)) if payee_vault.any_there(engine) else {}
 
 
 def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
@@ -37,7 +37,7 @@ def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
     store = settings.store.open()
     check_owners(store, open_ledger(settings.database, store), [payee.owner_id for payee in payees])
     engine, box = register_of(settings)
-    found = register.register(engine, box, payees, by=by)
+    found = payee_vault.register(engine, box, payees, by=by)
     log.info("%d payees are in force as delivered", len(found))
     return found
 
@@ -45,7 +45,7 @@ def import_payees(settings: Settings, path: Path, *, by: str) -> dict[str, int]:
 def remove_payee(settings: Settings, owner_id: str) -> int:
     """Remove all that is known of a payee; returns how many versions that was. InputError: there was none."""
     open_ledger(settings.database, settings.store.open())
-    gone = register.remove(open_register(settings.database), owner_id)
+    gone = payee_vault.remove(open_register(settings.database), owner_id)
     if not gone:
         raise InputError(f"payee {owner_id}", expected="a registered payee", found="none", hint="`provenance payee list`")
     return gone
@@ -62,7 +62,7 @@ def masked(settings: Settings) -> list[dict[str, str | int | bool]]:
             "currency": details.currency,
             "paid_by": details.masked,
             "tax_data": details.taxed,
-            "changed_by": (last := register.history(engine, owner)[-1])[1],
+            "changed_by": (last := payee_vault.history(engine, owner)[-1])[1],
             "changed_at": last[2].isoformat(timespec="seconds"),
         }
         for owner, (version, details) in payees_in_force(settings).items()

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from provenance.core.errors import InputError
-from provenance.settlement.history import changes, figures
+from provenance.settlement.anomaly_bounds import changes, figures
 from tasks.freeze import freeze
 from tasks.recompute import STAGES
 from tasks.review import amounts_and_booked, review

@@ -16,8 +16,8 @@ from provenance.corpus.optouts import OPTOUT, PAIR, in_force, latest
 from provenance.settlement.exports import MANIFEST, published_days
 from provenance.settlement.exports import in_force as export_in_force
 from tasks.night import Night, load_night
+from tasks.opted_out import read_withdrawn
 from tasks.optouts import recorded
-from tasks.withdrawn import read_withdrawn
 
 BY_MANIFEST, BY_CORPUS = "manifest", "corpus"
 

@@ -16,9 +16,9 @@ from provenance.core.money import format_minor
 from provenance.core.store import Store
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, Standing
+from provenance.settlement.anomaly_bounds import Bounds, Figures, changes, drift, figures, unusual
 from provenance.settlement.books import NIGHT
 from provenance.settlement.closings import markdown
-from provenance.settlement.history import Bounds, Figures, changes, drift, figures, unusual
 from tasks.book import accrued, cause_of
 from tasks.database import open_ledger
 from tasks.monitor import audits

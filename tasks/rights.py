@@ -26,8 +26,8 @@ from provenance.corpus.shards import FrozenCorpus, corpus_in_force, read_example
 from provenance.corpus.signals.verdicts import verdicts
 from provenance.corpus.signals.verdicts import weigh as weigh_signals
 from tasks.claims import LIST_WORKS, ownership
-from tasks.clear import copies_withheld
 from tasks.settings import Settings
+from tasks.training_clearance import copies_withheld
 
 COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
 

@@ -21,7 +21,7 @@ from provenance.core.contracts import ESCROW
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import Store, sha256, to_csv
 from provenance.core.text import visible
-from provenance.settlement import ledger, register, settling
+from provenance.settlement import ledger, payee_vault, settling
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.books import CLOSE, NIGHT, Booking
@@ -40,8 +40,8 @@ from provenance.settlement.periods import (
 from provenance.settlement.settling import LEFT_OUT, SETTLEMENT, WAITING, Payment
 from provenance.settlement.verification import Check, verify
 from provenance.settlement.withholding import rate_for, read_withholding
+from tasks.dag_parameters import approval
 from tasks.database import open_books, open_ledger
-from tasks.form import approval
 from tasks.keys import signing_key, trusted_keys
 from tasks.payees import payees_in_force, register_of
 from tasks.publish import code_version
@@ -261,7 +261,7 @@ def _details(settings: Settings, payments: Iterable[Payment]) -> dict[str, Detai
     lines = {payment.payment_id: payment.line for payment in payments}
     if not lines:
         return {}
-    found = register.versions(*register_of(settings), {(line.owner_id, line.payee_version) for line in lines.values()})
+    found = payee_vault.versions(*register_of(settings), {(line.owner_id, line.payee_version) for line in lines.values()})
     return {
         payment_id: found[line.owner_id, line.payee_version]
         for payment_id, line in lines.items()

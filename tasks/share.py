@@ -15,8 +15,8 @@ from provenance.royalty.contracts import Contract
 from provenance.royalty.fidelity import signal_of, unsupported
 from provenance.royalty.shares import by_contract, over_night, rule_weight
 from tasks.night import Night, night_to_compute, read_manifest, read_written, with_terms
+from tasks.opted_out import WITHDRAWN_FILE, withdrawn
 from tasks.settings import Settings, load
-from tasks.withdrawn import WITHDRAWN_FILE, withdrawn
 
 log = logging.getLogger("provenance.share")
 

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import InputError
-from provenance.corpus import distributions, glyphs, scores
+from provenance.corpus import distributions, glyphs, music_corpus
 from provenance.corpus.examples import Corpus
 from provenance.features.model import read_model
 from tasks.cluster import PROGRESS
@@ -202,7 +202,9 @@ WORKLOADS = {
         _draw,
     ),
     "music": Workload(
-        partial(scores.collect, owners=24, examples_each=40, held_out_each=3), partial(_music, width=64, epochs=20), _melody
+        partial(music_corpus.collect, owners=24, examples_each=40, held_out_each=3),
+        partial(_music, width=64, epochs=20),
+        _melody,
     ),
     # Few owners, so that every coalition of them can be trained: what audits of royalty rules need.
     "languages": Workload(
@@ -221,6 +223,8 @@ WORKLOADS = {
         _draw,
     ),
     "composers": Workload(
-        partial(scores.collect, owners=8, examples_each=32, held_out_each=4), partial(_music, width=32, epochs=16), _melody
+        partial(music_corpus.collect, owners=8, examples_each=32, held_out_each=4),
+        partial(_music, width=32, epochs=16),
+        _melody,
     ),
 }

@@ -29,7 +29,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from infra.page import looks, plots
+from infra.page import plots, template_filters
 from provenance.core.errors import ContractError, InputError, parse_day
 from tasks import monitor, runs
 
@@ -60,8 +60,8 @@ app = FastAPI(
 pages = Environment(
     loader=PackageLoader("infra.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-pages.filters.update(looks.FILTERS)
-pages.globals["predictors"] = tuple(looks.PREDICTORS.items())
+pages.filters.update(template_filters.FILTERS)
+pages.globals["predictors"] = tuple(template_filters.PREDICTORS.items())
 
 
 @cache

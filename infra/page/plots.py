@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.page.looks import PREDICTORS, day, percent, span
+from infra.page.template_filters import PREDICTORS, day, percent, span
 from provenance.core.money import format_minor
 from tasks.monitor import in_order
 

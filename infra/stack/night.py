@@ -25,7 +25,7 @@ OWN_RUN = 10
 
 def pay(stack: Stack, text: str, console: Console) -> None:
     """Have the demo's model serve a day, and pay for it; ends the process with 1 where that fails."""
-    from tasks.screens import owners_screen
+    from tasks.cli.tables import owners_screen
 
     day = parse_day_or_yesterday(text)
     settings = load()

@@ -100,6 +100,13 @@ def in_force(store: Store, day: date | str) -> dict[str, Any]:
     return found
 
 
+def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
+    """Manifest, payouts and credits of a day's revision in force."""
+    folder = in_force(store, day)["folder"]
+    manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
+    return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
+
+
 def build(
     day: date,
     revision: int,

@@ -42,7 +42,7 @@ def appeal(
     Example: `provenance appeal tom-christie --day 2026-11-20 --pairs 16`
     """
     from tasks import appeal as task
-    from tasks.appeal_screens import appeal_screen, cost_screen
+    from tasks.cli.appeal_tables import appeal_screen, cost_screen
 
     settings = _settings(workers)
     chosen = tuple(name.strip() for name in outputs.split(",") if name.strip())

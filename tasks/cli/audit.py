@@ -146,8 +146,8 @@ def _audit(
     day: str | None,
 ) -> Shown:
     """Run an audit, leave its result and figure in the out folder, and show it."""
-    from tasks import screens
     from tasks.attribute import Request, local_settings
+    from tasks.cli import tables
 
     request = Request(*folders, claims_day(day))
     with watched():
@@ -155,5 +155,5 @@ def _audit(
     for name in (f"{kind}.json", f"{kind}.png"):
         (request.out / name).write_bytes(store.read(f"{folder}/{name}"))
     result = store.read_json(f"{folder}/{kind}.json")
-    screen = {"lds": screens.lds_screen, "srs": screens.srs_screen, "attacks": screens.attacks_screen}[kind]
+    screen = {"lds": tables.lds_screen, "srs": tables.srs_screen, "attacks": tables.attacks_screen}[kind]
     yield result, chain(screen(result), [f"{request.out / kind}.json, {kind}.png"])

@@ -73,7 +73,7 @@ def attribute(
     valid_on = claims_day(day)
 
     from tasks import attribute as task
-    from tasks.screens import attribution_screen
+    from tasks.cli.tables import attribution_screen
 
     request = task.Request(corpus, model, outputs, out, valid_on, counterfactuals)
     with watched():
@@ -106,8 +106,8 @@ def royalty(
     Example: `provenance royalty --influence result --counterfactuals models --rule srs --out shares.parquet`
     """
     from tasks import attribute as task
+    from tasks.cli.tables import royalty_screen
     from tasks.royalty import royalty as divide
-    from tasks.screens import royalty_screen
 
     with watched():
         settings = task.local_settings(device=device, workers=workers)
@@ -126,7 +126,7 @@ def explain(
 
     Example: `provenance explain 2026-11-20-007`
     """
-    from tasks.screens import output_screen
+    from tasks.cli.tables import output_screen
 
     data, tables = output_screen(settings_in_force().store.open(), output_id, day_argument(day) if day else None, most=most)
     yield data, tables
@@ -142,7 +142,7 @@ def duplicates(most: Annotated[int, typer.Option(min=1, help="Clusters listed.")
 
     Example: `provenance duplicates --most 50`
     """
-    from tasks.screens import duplicates_screen, read_duplicates
+    from tasks.cli.tables import duplicates_screen, read_duplicates
 
     table = read_duplicates(settings_in_force().store.open())
     shown = table["cluster_id"].unique(maintain_order=True).head(most).implode()
@@ -161,7 +161,7 @@ def contracts(
     Example: `provenance contracts infra/settings/contracts.toml`
     """
     from provenance.royalty.contracts import read_contracts
-    from tasks.screens import contracts_screen
+    from tasks.cli.tables import contracts_screen
 
     found = read_contracts(file or settings_in_force().royalty.contracts)
     yield [contract.model_dump(mode="json") for contract in found], [contracts_screen(found)]
@@ -176,7 +176,8 @@ def payouts(
 
     Example: `provenance payouts 2026-11-20 --most 50`
     """
-    from tasks.screens import owners_screen, read_export
+    from provenance.settlement.exports import read_export
+    from tasks.cli.tables import owners_screen
 
     store = settings_in_force().store.open()
     manifest, table, _ = read_export(store, day_argument(day))
@@ -247,7 +248,7 @@ def verify(
 
 def _report(checks: Sequence[Check], what: str) -> Shown:
     """Show what was checked; raises CheckFailed unless all of it holds."""
-    from tasks.screens import checks_screen
+    from tasks.cli.tables import checks_screen
 
     told = {"folder": what, "checks": {check.name: list(check.problems) for check in checks}}
     yield told, [escape(what), checks_screen(checks)]
@@ -283,8 +284,8 @@ def diff(
 
     Example: `provenance diff 2026-11-20 1 2`
     """
+    from tasks.cli.tables import diff_screen
     from tasks.diff import diff as found_in
-    from tasks.screens import diff_screen
 
     found = found_in(settings_in_force().store.open(), day_argument(day), before, after)
     yield found, diff_screen(found, most=most)
@@ -303,8 +304,8 @@ def preview(
 
     Example: `provenance preview 2026-11-01 2026-11-07`
     """
+    from tasks.cli.tables import preview_screen
     from tasks.preview import preview as of_days
-    from tasks.screens import preview_screen
 
     days = date.fromisoformat(day_argument(first)), date.fromisoformat(day_argument(last or first))
     with watched():
@@ -357,7 +358,7 @@ def balance(
     Example: `provenance balance tom-christie`
     """
     from tasks.accounts import balance as found_in
-    from tasks.screens import balance_screen
+    from tasks.cli.tables import balance_screen
 
     found = found_in(settings_in_force(), owner_id)
     yield found, balance_screen(found)
@@ -375,8 +376,8 @@ def gc(
 
     Example: `provenance gc --dry-run`
     """
+    from tasks.cli.tables import removals_screen
     from tasks.gc import collect
-    from tasks.screens import removals_screen
 
     with watched():
         removals = collect(settings_in_force(), dry_run=dry_run)
@@ -481,7 +482,7 @@ def payments(
 
     Example: `provenance payments 2026-11`
     """
-    from tasks.screens import closing_screen, payments_screen
+    from tasks.cli.tables import closing_screen, payments_screen
 
     if preview:
         from dataclasses import asdict
@@ -510,7 +511,7 @@ def answer(files: Annotated[list[Path], typer.Argument(help="What a bank sent: p
     Example: `provenance answer status.xml statement.xml`
     """
     from tasks.answers import book_answer
-    from tasks.screens import answers_screen
+    from tasks.cli.tables import answers_screen
 
     settings, found = settings_in_force(), []
     for file in files:
@@ -655,8 +656,8 @@ def disclose(
 
     Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
     """
+    from tasks.cli.rights_tables import disclosures_screen
     from tasks.disclose import disclose as write
-    from tasks.rights_screens import disclosures_screen
 
     day = claims_day(on) if on is None else parse_day("--on", on)
     found = write(settings_in_force(), what, out, on=day, corpus=corpus, facts=facts)

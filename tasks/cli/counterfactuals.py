@@ -107,8 +107,8 @@ def list_models(
 
 def _listed(store: Store, served: list[str], where: str) -> Shown:
     """The counterfactual models of some models."""
+    from tasks.cli.tables import counterfactuals_screen
     from tasks.counterfactuals import summary
-    from tasks.screens import counterfactuals_screen
 
     rows = [row for model in served for row in summary(store, model)]
     yield rows, counterfactuals_screen(rows, where)

@@ -99,8 +99,8 @@ def optout_list(known: Known = None) -> Shown:
 
     Example: `provenance optout list --known 2026-11-20T12:00`
     """
+    from tasks.cli.rights_tables import optouts_screen
     from tasks.optouts import listed
-    from tasks.rights_screens import optouts_screen
 
     rows = listed(settings_in_force().store.open(), known=known_time(known))
     yield rows.to_dicts(), optouts_screen(rows)
@@ -114,8 +114,8 @@ def optout_report(
 
     Example: `provenance optout report --last 7`
     """
+    from tasks.cli.rights_tables import optout_report_screen
     from tasks.reports import report
-    from tasks.rights_screens import optout_report_screen
 
     found = report(settings_in_force().store.open(), last=last)
     yield found, optout_report_screen(found)

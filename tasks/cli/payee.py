@@ -51,8 +51,8 @@ def payee_list() -> Shown:
 
     Example: `provenance payee list`
     """
+    from tasks.cli.tables import payees_screen
     from tasks.payees import masked
-    from tasks.screens import payees_screen
 
     found = masked(settings_in_force())
     yield found, [payees_screen(found)]
@@ -89,7 +89,7 @@ def payee_reseal() -> None:
 
     Example: `PROVENANCE_PAYEES__KEY=NEW,OLD provenance payee reseal`
     """
-    from provenance.settlement.register import reseal
+    from provenance.settlement.payee_vault import reseal
     from tasks.payees import register_of
 
     console.print(f"{reseal(*register_of(settings_in_force()))} records are sealed with the first key.")

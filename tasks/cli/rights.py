@@ -58,7 +58,7 @@ def signals_show(
 
     Example: `provenance rights signals show https://example.org/story`
     """
-    from tasks.rights_screens import signals_screen
+    from tasks.cli.rights_tables import signals_screen
     from tasks.signals import show
 
     found = show(settings_in_force(), uri, use=use, known=known_time(known))
@@ -82,7 +82,7 @@ def rights_claims(
     Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
     from tasks.claims import claims_of
-    from tasks.rights_screens import claims_screen
+    from tasks.cli.rights_tables import claims_screen
 
     if night and known:
         raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
@@ -115,9 +115,9 @@ def rights_manifest(
     """
     from provenance.core.store import to_csv
     from tasks.claims import later_than
-    from tasks.clear import check_manifest, write_manifest
-    from tasks.clear import left_out as those_left_out
-    from tasks.rights_screens import manifest_screen
+    from tasks.cli.rights_tables import manifest_screen
+    from tasks.training_clearance import check_manifest, write_manifest
+    from tasks.training_clearance import left_out as those_left_out
 
     settings = settings_in_force()
     if check is not None:
@@ -169,7 +169,7 @@ def sources_import(
 
     Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
     """
-    from tasks.rights_screens import imported_screen
+    from tasks.cli.rights_tables import imported_screen
     from tasks.sources import import_sources
 
     each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
@@ -188,7 +188,7 @@ def sources_list(
 
     Example: `provenance rights sources list --like arxiv --conflicts`
     """
-    from tasks.rights_screens import sources_screen
+    from tasks.cli.rights_tables import sources_screen
     from tasks.sources import find_sources, registry_in_force
 
     moment = known_time(known)
@@ -206,7 +206,7 @@ def sources_show(
 
     Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
     """
-    from tasks.rights_screens import source_screen
+    from tasks.cli.rights_tables import source_screen
     from tasks.sources import show_source
 
     with Terminal(stderr=True).status("Merging the records of sources"):
@@ -226,8 +226,8 @@ def rights_explain(
 
     Example: `provenance rights explain attrs==26.1.0/attr/_make.py`
     """
+    from tasks.cli.rights_tables import explain_screen
     from tasks.rights import explain
-    from tasks.rights_screens import explain_screen
 
     found = explain(settings_in_force(), work_id, claims_day(day))
     yield found, explain_screen(found)
@@ -241,8 +241,8 @@ def rights_summary(most: Annotated[int, typer.Option(min=1, help="Reasons listed
 
     Example: `provenance rights summary`
     """
+    from tasks.cli.rights_tables import summary_screen
     from tasks.rights import summary
-    from tasks.rights_screens import summary_screen
 
     found = summary(settings_in_force())
     yield found, summary_screen(found, most=most)
@@ -256,8 +256,8 @@ def rights_quality() -> Shown:
 
     Example: `provenance rights quality`
     """
+    from tasks.cli.rights_tables import quality_screen
     from tasks.quality import last_report
-    from tasks.rights_screens import quality_screen
 
     found = last_report(settings_in_force().store.open())
     yield found, quality_screen(found)

@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import pytest
 
 from provenance.core.errors import ContractError, InputError
-from tasks.datasets import STAGES as KNOWN
 from tasks.freeze import paid_day, wait_until_over
+from tasks.lineage.io import STAGES as KNOWN
 from tasks.settings import CHECKOUT
 from tasks.settle import settled_period
 
@@ -156,7 +156,7 @@ def test_a_form_that_sets_anything_else_is_refused(tmp_path):
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import process_params
 from provenance.core.errors import InputError
-from tasks.form import asked
+from tasks.dag_parameters import asked
 dag = DagBag("dags").dags["nightly_payouts"]
 said = []
 for conf in ({}, {"day": "2026-11-19"}, {"dya": "2026-11-19"}):

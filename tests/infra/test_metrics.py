@@ -23,8 +23,8 @@ from infra import metrics
 from tasks import monitor, runs
 from tasks.book import book
 from tasks.publish import publish
+from tasks.run_notes import Work, note
 from tasks.settings import CHECKOUT
-from tasks.work import Work, note
 
 GROUPS = yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}

@@ -17,7 +17,7 @@ from samples import create_database, enter
 from servers import airflow_server, free_ports, page_settings
 from sqlalchemy.engine import make_url
 
-from infra.page import looks
+from infra.page import template_filters
 from tasks import freeze
 from tasks.monitor import Night
 from tasks.runs import Run
@@ -168,7 +168,7 @@ def test_nights_show_how_far_shares_can_be_trusted(site):
     text = site.get("/payouts/").text
     assert text.count('<td class="n">0.86</td>') == 3
     assert "Fidelity of shares: everything" in text
-    assert f"{looks.day(DAYS[0])}: the estimate 0.86, 0.81 to 0.91" in text
+    assert f"{template_filters.day(DAYS[0])}: the estimate 0.86, 0.81 to 0.91" in text
     found = site.get("/payouts/api/nights.json").json()["nights"]
     assert [night["fidelity"].get("everything", {}).get("lds") for night in found] == [*[SUPPORTED["lds"]] * 3, None]
 
@@ -263,7 +263,7 @@ def without_tags(text):
 
 def parts():
     pages = Environment(loader=PackageLoader("infra.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    pages.filters.update(looks.FILTERS)
+    pages.filters.update(template_filters.FILTERS)
     return pages.get_template("parts.html").module
 
 

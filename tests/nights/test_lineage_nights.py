@@ -7,7 +7,7 @@ import pytest
 from samples import DAY, corpus_frames, deliver
 
 from provenance.core.store import Store
-from tasks.datasets import STAGES
+from tasks.lineage.io import STAGES
 
 pytestmark = pytest.mark.night
 # Of a night that nobody was asked about.

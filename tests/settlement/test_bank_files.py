@@ -15,8 +15,8 @@ from schwifty import IBAN
 from provenance.core.errors import InputError
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
+from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back
-from provenance.settlement.bank.letters import latin
 from provenance.settlement.bank.nacha import clearing_file
 from provenance.settlement.bank.paypal import payouts
 from provenance.settlement.payees import Details

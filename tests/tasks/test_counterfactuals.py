@@ -18,8 +18,8 @@ from provenance.features.model import read_model
 from tasks import counterfactuals, gc
 from tasks.attribute import local_settings
 from tasks.counterfactuals import MANIFEST, add, in_use, planned, read_record, records, subject_of, summary, train
-from tasks.datasets import DATASETS, Done, flow
 from tasks.freeze import freeze
+from tasks.lineage.io import DATASETS, Done, flow
 from tasks.night import load_night
 from tasks.settings import load
 

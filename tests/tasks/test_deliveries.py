@@ -10,11 +10,11 @@ from provenance.core.contracts import SOURCES
 from provenance.core.errors import CheckFailed
 from provenance.corpus import records
 from provenance.corpus.shards import CURRENT, corpus_in_force
-from tasks.clear import clear_today
 from tasks.ingest import ingest
 from tasks.quality import last_report
 from tasks.signals import collect_all
 from tasks.sources import register_delivered
+from tasks.training_clearance import clear_today
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>"

@@ -9,8 +9,8 @@ from samples import request_on
 from provenance.core.store import canonical_json
 from tasks.attribute import local_settings, opened
 from tasks.featurise import close_models, featurise, recipe, without_cause
+from tasks.run_notes import noted
 from tasks.shard import load_plan, shard
-from tasks.work import noted
 
 SETTINGS = local_settings(method="factored", device="cpu", workers=1)
 

@@ -16,9 +16,9 @@ from servers import Webhook, listening
 from stages import SMALL, night, run
 
 from provenance.core.store import Store, sha256
-from tasks import lineage
-from tasks.datasets import COLUMNS, DATASETS, STAGES
-from tasks.facets import RightsDatasetFacet
+from tasks.lineage import callbacks
+from tasks.lineage.events import RightsDatasetFacet
+from tasks.lineage.io import COLUMNS, DATASETS, STAGES
 from tasks.settings import load
 
 TASK_OF = {
@@ -64,9 +64,9 @@ def telling(stage, *arguments):
     takes = {0: lambda: None, 1: lambda day: None} if task_id in {"inputs.freeze", "corpus.ingest"} else {1: lambda night: None}
     if task_id in {"settlement.publish", "settlement.reconcile"}:
         takes = {1: lambda day: None}
-    lineage.started(context(task_id))
+    callbacks.started(context(task_id))
     result = run(stage, *arguments)
-    lineage.completed(context(task_id, takes[len(arguments)], arguments, result))
+    callbacks.completed(context(task_id, takes[len(arguments)], arguments, result))
     return result
 
 
@@ -200,14 +200,14 @@ def settings(monkeypatch, tmp_path):
         return tmp_path / "lineage"
 
     yield configure
-    for thread in lineage._sending:
+    for thread in callbacks._sending:
         thread.join(5)
-    lineage._sending.clear()
+    callbacks._sending.clear()
 
 
 def test_of_an_error_only_its_class_is_told(settings):
     folder = settings()
-    lineage.failed(context("royalty.share", error=ValueError("a row of somebody's")))
+    callbacks.failed(context("royalty.share", error=ValueError("a row of somebody's")))
     (path,) = folder.iterdir()
     event = json.loads(path.read_text())
     assert event["eventType"] == "FAIL"
@@ -217,15 +217,15 @@ def test_of_an_error_only_its_class_is_told(settings):
 
 def test_neither_folder_nor_server_is_neither_file_nor_import(settings, monkeypatch):
     folder = settings(FOLDER="")
-    monkeypatch.setattr(lineage, "_event", None)
-    lineage.started(context("royalty.share"))
+    monkeypatch.setattr(callbacks, "_event", None)
+    callbacks.started(context("royalty.share"))
     assert not folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_fails_nothing(settings, tmp_path, caplog):
     (tmp_path / "lineage").write_text("a file")
     settings()
-    lineage.started(context("royalty.share"))
+    callbacks.started(context("royalty.share"))
     assert "no event of this task" in caplog.text
 
 
@@ -238,8 +238,8 @@ def server():
 def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server, monkeypatch):
     folder = settings(URL=server.url)
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "key")
-    lineage.started(context("royalty.share"))
-    lineage.failed(context("royalty.share", error=ValueError()))
+    callbacks.started(context("royalty.share"))
+    callbacks.failed(context("royalty.share", error=ValueError()))
     (path,) = folder.iterdir()
     assert server.heard == [json.loads(line) for line in path.read_text().splitlines()]
     assert {(path, headers["Authorization"]) for path, headers in server.asked} == {("/api/v1/lineage", "Bearer key")}
@@ -248,15 +248,15 @@ def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server,
 def test_a_server_that_refuses_fails_nothing(settings, server, caplog):
     server.status = 500
     folder = settings(URL=server.url)
-    lineage.failed(context("royalty.share", error=ValueError()))
+    callbacks.failed(context("royalty.share", error=ValueError()))
     assert "did not take an event" in caplog.text
     assert list(folder.iterdir())
 
 
 def test_a_server_that_is_not_there_fails_nothing(settings, caplog):
     settings(URL="http://127.0.0.1:9")
-    lineage.started(context("royalty.share"))
-    lineage.failed(context("royalty.share", error=ValueError()))
+    callbacks.started(context("royalty.share"))
+    callbacks.failed(context("royalty.share", error=ValueError()))
     assert caplog.text.count("did not take an event") == 2
 
 
@@ -282,15 +282,15 @@ def test_a_server_that_hangs_costs_the_end_of_a_task_a_second_and_its_begin_noth
         thread = threading.Thread(target=serve, args=(listening,))
         thread.start()
         folder = settings(URL=f"http://127.0.0.1:{listening.getsockname()[1]}")
-        lineage._event("START", context("royalty.share"), load())  # what is imported once
+        callbacks._event("START", context("royalty.share"), load())  # what is imported once
         began = time.monotonic()
-        lineage.started(context("royalty.share"))
+        callbacks.started(context("royalty.share"))
         started = time.monotonic()
-        lineage.failed(context("royalty.share", error=ValueError()))
+        callbacks.failed(context("royalty.share", error=ValueError()))
         ended = time.monotonic()
         stop.set()
         thread.join()
     assert started - began < 0.5
-    assert ended - started < lineage.SECONDS + 0.5
+    assert ended - started < callbacks.SECONDS + 0.5
     assert ("does not answer" if drips else "lineage:") in caplog.text
     assert len(next(folder.iterdir()).read_text().splitlines()) == 2, "the file has it all the same"

@@ -18,8 +18,8 @@ from tasks import freeze, monitor, runs
 from tasks.book import book
 from tasks.monitor import audits
 from tasks.publish import publish
+from tasks.run_notes import Work, note
 from tasks.settings import CHECKOUT, Settings
-from tasks.work import Work, note
 
 
 def published(store, day, booking_id, audit):

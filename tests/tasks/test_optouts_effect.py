@@ -15,7 +15,7 @@ from provenance.core.store import from_parquet
 from provenance.corpus.examples import parties
 from provenance.features.model import read_model
 from provenance.settlement import exports, ledger
-from tasks import clear, monitor
+from tasks import monitor, training_clearance
 from tasks.accounts import claim
 from tasks.claims import claims_of
 from tasks.database import open_ledger
@@ -201,26 +201,26 @@ def cleared_terms(store, corpus):
 
 def test_tomorrow_s_training_manifest_lacks_what_was_opted_out_of_today(place, monkeypatch, shown, refused, tmp_path):
     settings, store, _ = place
-    monkeypatch.setattr(clear, "read_rights", cleared_terms)
-    early, manifest, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    monkeypatch.setattr(training_clearance, "read_rights", cleared_terms)
+    early, manifest, _ = training_clearance.write_manifest(settings, use="train", day=date(2026, 11, 21))
     assert len(manifest.works) == 21
     opt_out(store, "owner-0", "work-0-1", choice="paid", **SAID)
-    key, manifest, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    key, manifest, _ = training_clearance.write_manifest(settings, use="train", day=date(2026, 11, 21))
     assert key != early
     assert "work-0-1" not in manifest.works
     assert "copied" not in manifest.works, "a copy is the work in another place"
     assert len(manifest.works) == 19
     assert manifest.facts["left_out"] == {"works": 2, "examples": 6, "because": {"opt-out": 2}}
-    assert "work-0-1" in clear.make_manifest(settings, use="train", day=date(2026, 11, 19))[0].works
-    assert clear.write_manifest(settings, use="train", day=date(2026, 11, 21))[0] == key
+    assert "work-0-1" in training_clearance.make_manifest(settings, use="train", day=date(2026, 11, 19))[0].works
+    assert training_clearance.write_manifest(settings, use="train", day=date(2026, 11, 21))[0] == key
 
-    clear.check_manifest(settings, store.read(key), key)
+    training_clearance.check_manifest(settings, store.read(key), key)
     with pytest.raises(CheckFailed, match=r"copied: opt-out: a copy of work-0-1; work-0-1: opt-out: of owner-0$"):
-        clear.check_manifest(settings, store.read(early), early)
+        training_clearance.check_manifest(settings, store.read(early), early)
     said = json.loads(store.read(key))
     said["works"]["work-1-0"].pop()
     with pytest.raises(CheckFailed, match="work-1-0: other examples"):
-        clear.check_manifest(settings, json.dumps(said).encode(), "m")
+        training_clearance.check_manifest(settings, json.dumps(said).encode(), "m")
 
     out = tmp_path / "manifest.json"
     told = shown("rights", "manifest", "--day", "2026-11-21", "--out", str(out))
@@ -243,13 +243,13 @@ def test_a_model_that_was_trained_on_something_else_is_refused(place, store, tin
     caplog.set_level("INFO")
     run(STAGES[0], DAY)
     assert "nobody has stated what it was trained on" in caplog.text
-    clear.state_training(model, examples)
-    clear.state_training(model, examples)
+    training_clearance.state_training(model, examples)
+    training_clearance.state_training(model, examples)
     assert (model / "model.toml").read_text().count('manifest = "manifest.json"') == 1
     assert read_model(model).architecture() == read_model(tiny_model).architecture(), "no feature is computed again"
     environment(store, MODEL__FOLDER=str(model), **SMALL)
     run(STAGES[0], DAY)
-    clear.state_training(model, examples.filter(pl.col("work_id") != "work-2-0"))
+    training_clearance.state_training(model, examples.filter(pl.col("work_id") != "work-2-0"))
     differs = r"manifest.json: .*found work 'work-2-0': 0 of its 0 .*3 of the corpus's 3 it was not"
     with pytest.raises(InputError, match=differs):
         run(STAGES[0], DAY)
@@ -349,7 +349,7 @@ def test_what_is_in_dispute_waits_night_by_night_and_goes_to_whoever_won(place, 
 ])  # fmt: skip
 def test_a_manifest_that_cannot_be_checked_is_bad_input(place, tmp_path, refused, changed, message):
     settings, store, _ = place
-    key, _, _ = clear.write_manifest(settings, use="train", day=date(2026, 11, 21))
+    key, _, _ = training_clearance.write_manifest(settings, use="train", day=date(2026, 11, 21))
     file = tmp_path / "[red]manifest.json"
     file.write_text(json.dumps(store.read_json(key) | changed))
     assert message in refused("rights", "manifest", "--check", str(file))

@@ -12,7 +12,7 @@ from samples import HOSTILE
 
 from provenance.settlement.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
 from provenance.settlement.verification import Check
-from tasks import rights_screens, screens
+from tasks.cli import rights_tables, tables
 from tasks.cluster import PROGRESS
 from tasks.terminal import Terminal
 from tasks.watch import _Bars
@@ -57,22 +57,22 @@ def closing(name):
 
 
 SCREENS = {
-    "balance": lambda name: screens.balance_screen(balance(name)),
-    "account": lambda name: screens.balance_screen(account(name)),
-    "closing": lambda name: screens.closing_screen(closing(name)),
-    "payments": lambda name: screens.payments_screen(payments(name)),
-    "diff": lambda name: screens.diff_screen(difference(name)),
-    "checks": lambda name: [screens.checks_screen([Check("c", (name,))])],
-    "royalty": lambda name: screens.royalty_screen(
+    "balance": lambda name: tables.balance_screen(balance(name)),
+    "account": lambda name: tables.balance_screen(account(name)),
+    "closing": lambda name: tables.closing_screen(closing(name)),
+    "payments": lambda name: tables.payments_screen(payments(name)),
+    "diff": lambda name: tables.diff_screen(difference(name)),
+    "checks": lambda name: [tables.checks_screen([Check("c", (name,))])],
+    "royalty": lambda name: tables.royalty_screen(
         {"outputs": 1, "rule": "srs", "paid_by": "flat", "unsupported": ["too few models"], "counterfactuals": {},
          "mean_share": {name: 1.0}, "owners": 1, "unattributed": 0}, name
     ),
-    "counterfactuals": lambda name: screens.counterfactuals_screen(
+    "counterfactuals": lambda name: tables.counterfactuals_screen(
         [{"name": "0" * 32, "stratum": "pair", "aside": True, "partition": 1, "works": 1, "examples": 1, "seed": 1}], name
     ),
-    "attacks": lambda name: screens.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
+    "attacks": lambda name: tables.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
     "payees": lambda name: [
-        screens.payees_screen(
+        tables.payees_screen(
             [{"owner_id": name, "version": 1, "currency": "EUR", "paid_by": name, "tax_data": True, "changed_at": "x",
               "changed_by": name}]
         )
@@ -83,7 +83,7 @@ SCREENS = {
 def optouts(name):
     when = {"choice": "held", "effective_on": date(2026, 11, 20), "action": "optout", "state": "in force", "in_corpus": True}
     rows = pl.DataFrame([{"work_id": name, "owner_id": name, "recorded_by": name, "evidence": name, **when}])
-    return rights_screens.optouts_screen(rows)
+    return rights_tables.optouts_screen(rows)
 
 
 def optouts_of_models(name):
@@ -91,7 +91,7 @@ def optouts_of_models(name):
     night = {"day": "2026-11-20", "currency": "EUR", "share_ppb": 12_000_000, "influence_ppb": 3_000_000}
     said = {"work_id": name, "owner_id": name, "choice": "held", "since": date(2026, 11, 20)}
     found = [{**said, "models": [model], "nights": [night]}, {**said, "models": [], "nights": []}]
-    return rights_screens.optout_report_screen(found)
+    return rights_tables.optout_report_screen(found)
 
 
 SCREENS |= {"opt-outs": optouts, "opt-outs of models": optouts_of_models}
@@ -140,6 +140,6 @@ def test_the_panel_of_an_output_shows_its_id_as_text():
     data = {"output_id": "[/]\x1b[2J", "day": "2026-11-01", "revenue_minor": 1, "currency": "EUR", "content": "\x1b[2J[/]",
             "contract": contract, "fidelity": {"failed": ["[/]\x1b[2J"]}, "trust": "The check failed.", "credits": [credit],
             "notice": "[/]"}  # fmt: skip
-    text = without_styles(shown(*screens._output_tables(data, 10), width=200))
+    text = without_styles(shown(*tables._output_tables(data, 10), width=200))
     assert "\x1b" not in text
     assert "[/]\\x1b[2J of 2026-11-01" in text

@@ -15,7 +15,7 @@ from provenance.features.adapters.training import Recipe
 class EventSequence(Sequences):
     """A causal model of event sequences: content is a string of events, each an unsigned integer of `width` bytes.
 
-    What an event means is the corpus' affair (`provenance.corpus.scores` has one code: pitches, rests, durations). The
+    What an event means is the corpus' affair (`provenance.corpus.music_corpus` has one code: pitches, rests, durations). The
     token after the last event begins a sequence.
 
     Args:

@@ -13,8 +13,8 @@ from schwifty import IBAN
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare
+from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
-from provenance.settlement.bank.letters import latin
 from provenance.settlement.payees import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")

@@ -15,19 +15,19 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
-from provenance.core.errors import ContractError, StoreError
+from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
-from provenance.corpus.shards import corpus_in_force, part_key, read_examples
-from provenance.royalty.contracts import Contract, assign, parse_contracts
+from provenance.corpus.shards import corpus_in_force, read_examples
+from provenance.royalty.contracts import Contract
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
 from provenance.settlement.closings import ranges, unpaid
-from provenance.settlement.exports import MANIFEST, in_force, published_days
+from provenance.settlement.exports import published_days, read_export
 from provenance.settlement.periods import LACKING, NO_RATE, ON_HOLD
 from provenance.settlement.settling import WAITING
 from provenance.settlement.trust import in_words
-from tasks.night import absent
+from tasks.explain import explain
 from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
@@ -43,13 +43,6 @@ if TYPE_CHECKING:
 BAR = 16
 ENDS = pl.col("share_ppb", "low_ppb", "high_ppb")
 NAME = 20
-
-
-def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
-    """Manifest, payouts and credits of a day's revision in force."""
-    folder = in_force(store, day)["folder"]
-    manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
-    return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
 
 
 def owners_screen(store: Store, day: str, *, most: int = 20) -> Iterator[RenderableType]:
@@ -116,7 +109,7 @@ def output_screen(
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     """One output: its owners with shares, intervals and amounts, and the works behind each. Also as plain data."""
     published = published_days(store)
-    data = output_data(store, output_id, [day] if day else reversed(published))
+    data = explain(store, output_id, [day] if day else reversed(published))
     if data is None:
         known = read_export(store, published[-1])[2]["output_id"].unique().sort().head(3).to_list() if published else []
         raise ContractError(
@@ -126,37 +119,6 @@ def output_screen(
             hint=f"For example: {', '.join(known)}." if known else "No day is published yet; try make demo.",
         )
     return data, list(_output_tables(data, most))
-
-
-def output_data(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any] | None:
-    """One output's credits as plain data, from the first of some published days that has it."""
-    for day in days:
-        manifest, payouts, credits = read_export(store, day)
-        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
-        if not rows.is_empty():
-            break
-    else:
-        return None
-    output = _output(store, manifest, output_id)
-    served, contract = output.row(0, named=True), _contract(manifest, output)
-    measured = manifest.get("fidelity", {}).get(contract["name"])
-    names = dict(payouts.select("owner_id", "owner_name").iter_rows())
-    return {
-        "output_id": output_id,
-        "day": day,
-        "revision": manifest["revision"],
-        "notice": manifest["notice"],
-        "revenue_minor": served["revenue_minor"],
-        "currency": rows["currency"][0],
-        "content": served["content"].decode("utf-8", errors="replace"),
-        "contract": contract,
-        "fidelity": measured,
-        "trust": in_words([measured and {contract["name"]: measured}]),
-        "credits": [
-            {**row, "owner_name": names.get(row["owner_id"] or "", "")}
-            for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
-        ],
-    }
 
 
 def _means(credits: pl.DataFrame) -> pl.DataFrame:
@@ -222,24 +184,6 @@ def _account_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
 def _fact(value: object) -> str:
     """What a booking says; a booking of many says how many, since the others are nobody else's affair."""
     return f"of {len(value)}" if isinstance(value, list) else str(value)
-
-
-def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> pl.DataFrame:
-    """An output as it was frozen, one row."""
-    try:
-        parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
-    except StoreError as error:
-        raise absent(store, manifest["night"], error) from error
-    return pl.concat(parts).filter(pl.col("output_id") == output_id)
-
-
-def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, Any]:
-    """The contract that an output fell under, and what part of it its rule decided."""
-    where = f"manifest of {manifest['day']}"
-    known = parse_contracts(manifest["contract"]["contracts"], where)
-    name = assign(output.with_columns(pl.col("product").fill_null("")), known, where)[0]
-    terms = next(dict(contract) for contract in manifest["contract"]["contracts"] if contract["name"] == name)
-    return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}
 
 
 def _terms(contract: Mapping[str, Any], measured: Mapping[str, Any] | None) -> str:

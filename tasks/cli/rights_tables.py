@@ -13,7 +13,7 @@ from rich.table import Table
 
 from provenance.core.money import PPB
 from provenance.corpus.optouts import OPTOUT
-from tasks.screens import number, titled
+from tasks.cli.tables import number, titled
 from tasks.sources import Imported
 from tasks.terminal import cell, line
 

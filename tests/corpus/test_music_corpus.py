@@ -5,8 +5,8 @@ from fractions import Fraction
 import pytest
 from samples import assert_checked
 
-from provenance.corpus import scores
-from provenance.corpus.scores import DURATIONS, FIRST_DURATION, REST, Source, encode
+from provenance.corpus import music_corpus
+from provenance.corpus.music_corpus import DURATIONS, FIRST_DURATION, REST, Source, encode
 
 
 @pytest.fixture(scope="module")
@@ -14,17 +14,17 @@ def corpus():
     chosen = (Source("chopin", "Frédéric Chopin"), Source("oneills1850", "O'Neill's Music of Ireland", 2))
     more = (Source("joplin", "Scott Joplin"), Source("no-such-folder", "Nobody"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "SOURCES", chosen + more)
-        return scores.collect(owners=9, examples_each=12, held_out_each=2)
+        patch.setattr(music_corpus, "SOURCES", chosen + more)
+        return music_corpus.collect(owners=9, examples_each=12, held_out_each=2)
 
 
 def test_melodies_have_owners(corpus):
     assert set(corpus.owners["name"]) <= {"Frédéric Chopin", "O'Neill's Music of Ireland", "Scott Joplin"}
     assert corpus.owners.height >= 2
-    assert corpus.examples.filter(split="train").height >= 2 * scores.LEAST
+    assert corpus.examples.filter(split="train").height >= 2 * music_corpus.LEAST
     for content in corpus.examples["content"]:
         sounds, lengths = content[::2], content[1::2]
-        assert len(content) <= 2 * scores.NOTES
+        assert len(content) <= 2 * music_corpus.NOTES
         assert all(sound <= REST for sound in sounds)
         assert all(FIRST_DURATION <= length < FIRST_DURATION + len(DURATIONS) for length in lengths)
         assert sum(sound < REST for sound in sounds) > 0

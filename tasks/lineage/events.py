@@ -22,7 +22,7 @@ from openlineage.client.uuid import generate_static_uuid
 from provenance.core.contracts import Contract
 from provenance.core.store import Store
 from provenance.corpus.shards import FrozenCorpus, Part
-from tasks.datasets import COLUMNS, Dataset
+from tasks.lineage.io import COLUMNS, Dataset
 
 set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
 

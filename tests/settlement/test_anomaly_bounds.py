@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.settlement.accounts import Account
-from provenance.settlement.history import Bounds, Figures, changes, drift, figures, unusual
+from provenance.settlement.anomaly_bounds import Bounds, Figures, changes, drift, figures, unusual
 
 BOUNDS = Bounds(nights=28, least=7, deviations=6.0, newcomer=0.05, moved=0.25)
 DAY = date(2026, 11, 20)

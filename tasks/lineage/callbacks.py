@@ -75,12 +75,12 @@ def _tell(state: str, context: Mapping[str, Any]) -> None:
 
 
 def _event(state: str, context: Mapping[str, Any], settings: Settings) -> RunEvent:
-    from tasks.facets import TaskRun, event
+    from tasks.lineage.events import TaskRun, event
 
     store, task = settings.store.open(), TaskRun.of(context)
     told: dict[str, Any] = {}
     if state == COMPLETE:
-        from tasks.datasets import Done, flow
+        from tasks.lineage.io import Done, flow
 
         result = context["ti"].xcom_pull(task_ids=task.task_id)
         told["flow"] = flow(task.task_id, Done(settings, store, _arguments(context["ti"].task), result))

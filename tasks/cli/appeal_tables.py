@@ -11,7 +11,7 @@ from rich.text import Text
 from provenance.core.money import PPB, format_minor
 from provenance.validation.appeal_page import count, largest_first
 from tasks.appeal import Appeal
-from tasks.screens import number, titled
+from tasks.cli.tables import number, titled
 from tasks.terminal import cell, line
 
 

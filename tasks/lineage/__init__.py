@@ -1,0 +1,1 @@
+"""What every task read and wrote, told as OpenLineage events."""
