@@ -51,6 +51,8 @@ def audit_srs(settings: Settings, night: Night, options: Options) -> str:
     """Hold every rule's shares against those that retraining gives; returns the folder of the result."""
     if options.seeds < 2:
         raise ContractError("audit srs: seeds", expected="2 or more, for the noise of the truth", found=str(options.seeds))
+    if min(options.trainings) < 1:
+        raise ContractError("audit srs: trainings", expected="1 or more each", found=str(min(options.trainings)))
     owners, losses = coalition_truth(settings, night, options)
     worth = -losses
     values = [shapley(seed) for seed in worth]

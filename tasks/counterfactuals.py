@@ -16,17 +16,19 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict
 from scipy.stats import ttest_ind
 
-from provenance.core.errors import ContractError, ModelError
+from provenance.core.errors import ContractError, ModelError, StoreError
 from provenance.core.store import Store, canonical_json, digest, sha256
+from provenance.core.toml import validated
 from provenance.corpus.clearance import Manifest, read_manifest, stated
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.examples import read_corpus, since, valid_on
@@ -58,8 +60,7 @@ WORKS = ("work_id", "example_id", "position", "content_sha256", "content")
 NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(BaseModel):
     """A counterfactual model as the store keeps it.
 
     Attributes:
@@ -69,6 +70,8 @@ class Record:
         stratum, partition, aside, seed: as planned (`royalty.counterfactuals.Part`).
         checked: whether it is known to have been trained on its works; until then it counts for nothing.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     served: str
     name: str
@@ -124,7 +127,17 @@ class Training:
 
 def read_record(store: Store, served: str, name: str) -> Record:
     """The record of a counterfactual model by its name."""
-    return Record(**store.read_json(f"counterfactuals/{served}/{name}.json"))
+    return _read_record(store, f"counterfactuals/{served}/{name}.json")
+
+
+def _read_record(store: Store, key: str) -> Record:
+    record = validated(Record, store.read_json(key), store.locate(key), StoreError)
+    for file in (record.checkpoint, MANIFEST):
+        if file not in record.files:
+            raise StoreError(store.locate(key), expected=f"{file} among files", found=", ".join(record.files))
+    if digest(record.files) != record.folder:
+        raise StoreError(store.locate(key), expected=f"files of the folder {record.folder}", found=digest(record.files))
+    return record
 
 
 def records(store: Store, served: str, *, unchecked: bool = False) -> list[Record]:
@@ -133,7 +146,7 @@ def records(store: Store, served: str, *, unchecked: bool = False) -> list[Recor
     Args:
         unchecked: also those that are there and do not count yet.
     """
-    found = [Record(**store.read_json(key)) for key in store.list(f"counterfactuals/{served}") if key.endswith(".json")]
+    found = [_read_record(store, key) for key in store.list(f"counterfactuals/{served}") if key.endswith(".json")]
     return sorted((record for record in found if record.checked or unchecked), key=lambda record: record.name)
 
 
@@ -304,8 +317,8 @@ def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
     for word in model.card.training.command:
         try:
             words.append(word.format_map(said))
-        except (LookupError, ValueError):
-            expected = f"words with no more in braces than {', '.join(said)}; a brace itself is two"
+        except (AttributeError, LookupError, ValueError):
+            expected = "only the placeholders {works}, {seed} and {out}; write {{ for a brace"
             raise ModelError(where, expected=expected, found=repr(word)) from None
     try:
         done = subprocess.run(words, cwd=model.folder, capture_output=True, text=True, errors="replace", check=False)
@@ -313,7 +326,10 @@ def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
         raise ModelError(where, expected="a command that can be run", found=f"{words[0]}: {error}") from error
     if done.returncode:
         last = " | ".join((done.stdout + done.stderr).splitlines()[-TOLD:])
-        raise ModelError(where, expected="exit code 0", found=f"{done.returncode}; its last lines are: {last}")
+        said_last = f"its last lines are: {last}" if last else "it printed nothing"
+        raise ModelError(where, expected="exit code 0", found=f"{done.returncode}; {said_last}")
+    if not (folder / "model.toml").is_file():
+        raise ModelError(where, expected="a model folder, written to {out}", found="no model.toml there")
 
 
 def _register(subject: Subject, trained: Model, name: str, part: Part, *, checked: bool) -> Record:
@@ -329,7 +345,7 @@ def _register(subject: Subject, trained: Model, name: str, part: Part, *, checke
         checked=checked,
         **{name: getattr(part, name) for name in PLANNED},
     )
-    subject.store.create(record.key, canonical_json(asdict(record)))
+    subject.store.create(record.key, canonical_json(record.model_dump()))
     return read_record(subject.store, subject.model, name)
 
 
@@ -346,7 +362,7 @@ def check_new(subject: Subject, found: Sequence[Record]) -> None:
         subject.store.remove_all([record.key for record in new])
         raise
     for record in new:
-        subject.store.write(record.key, canonical_json(asdict(replace(record, checked=True))))
+        subject.store.write(record.key, canonical_json(record.model_copy(update={"checked": True}).model_dump()))
 
 
 def check_alike(served: Model, trained: Model) -> None:
@@ -359,22 +375,26 @@ def check_alike(served: Model, trained: Model) -> None:
     rows += [(f"training.{name}", wanted, getattr(theirs.training, name)) for name, wanted in known.items()]
     for key, wanted, found in rows:
         if found != wanted:
-            raise ModelError(f"{where}: {key}", expected=f"{wanted!r}, as served", found=repr(found))
+            raise ModelError(f"{where}: {key}", expected=f"{wanted!r}, the value of the model served", found=repr(found))
     if trained.architecture() != served.architecture():
         files = sorted({*trained.other_files(), *served.other_files()})
         differing = [name for name in files if trained.files.get(name) != served.files.get(name)]
-        found = f"other {', '.join(differing) or 'code of the adapter'}"
+        found = f"a different {', '.join(differing) or 'code of the adapter'}"
         raise ModelError(where, expected="the architecture of the model served", found=found)
 
 
 def check_works(manifest: Manifest, works: dict[str, Counter[str]], where: str) -> None:
     """Raise ModelError where a manifest names something that the model served was not trained on."""
-    for work, digests in sorted(manifest.works.items()):
-        more = Counter(digests) - works.get(work, Counter())
-        if more:
-            found = f"work {work!r}: {more.total()} of its {len(digests)} examples are not there"
-            hint = "It was trained on another corpus: train counterfactual models for this one."
-            raise ModelError(where, expected="works that the model served was trained on", found=found, hint=hint)
+    for work, more in _strange(manifest, works).items():
+        found = f"work {work!r}: {more} of its {len(manifest.works[work])} examples are not there"
+        hint = "It was trained on another corpus: train counterfactual models for this one."
+        raise ModelError(where, expected="works on which the model served was trained", found=found, hint=hint)
+
+
+def _strange(manifest: Manifest, works: dict[str, Counter[str]]) -> dict[str, int]:
+    """Works of a manifest, in order, with the number of their examples that the model served was not trained on."""
+    more = {work: Counter(digests) - works.get(work, Counter()) for work, digests in sorted(manifest.works.items())}
+    return {work: count.total() for work, count in more.items() if count}
 
 
 def works_served(subject: Subject) -> dict[str, Counter[str]]:
@@ -399,7 +419,9 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
         ModelError: a folder has no manifest, or is of other works, another recipe or architecture.
     """
     works, served, models = works_served(subject), subject.open(), []
-    there = {record.name: record.partition for record in records(subject.store, subject.model, unchecked=True)}
+    known = records(subject.store, subject.model, unchecked=True)
+    there = {record.name: record.partition for record in known}
+    weights = {record.files[record.checkpoint]: record.name for record in known}
     for folder in sorted(folders):
         trained = read_model(folder)
         if trained.card.training.manifest != MANIFEST:
@@ -408,14 +430,18 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
         where = str(folder / MANIFEST)
         check_alike(served, trained)
         check_works(read_manifest((folder / MANIFEST).read_bytes(), where), works, where)
-        models.append(trained)
-    made, following = [], max([BROUGHT_FROM - 1, *there.values()]) + 1
-    for number, trained in enumerate(models, following):  # once all are checked, so that either all are recorded or none
         name = digest({"version": VERSION, "brought": trained.files})[:32]
+        same = weights.setdefault(trained.files[trained.card.checkpoints[-1].file], name)
+        if same != name:  # counted twice, it would be predicted by itself
+            found = f"the weights of {same[:12]}"
+            raise ModelError(str(folder), expected="a model that the set does not have yet", found=found)
+        models.append((name, trained))
+    made, following = [], max([BROUGHT_FROM - 1, *there.values()]) + 1
+    for number, (name, trained) in enumerate(models, following):  # once all are checked: all are recorded or none
         part = Part(trained.folder.name, BROUGHT, there.get(name, number), (), False, 0)
         made.append(_register(subject, trained, name, part, checked=False))
     check_new(subject, made)
-    return [replace(record, checked=True) for record in made]
+    return [record.model_copy(update={"checked": True}) for record in made]
 
 
 def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
@@ -446,25 +472,33 @@ def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
         others = (stratum == stratum[at]) & (np.arange(len(everyone)) != at)
         where = f"{subject.store.locate(record.key)}: {MANIFEST}"
         if not others.any() or saw[at].all() or not saw[at].any():
-            expected = "another model of the set that saw about as much, and examples in and out, to compare it with"
+            expected = "other models trained on about as much, and examples both listed and not listed, to compare it with"
             raise ModelError(where, expected=expected, found=f"{saw[at].mean():.0%} of the examples in, {others.sum()} others")
         more = losses[at] - losses[others].mean(axis=0)
         sure = float(ttest_ind(more[~saw[at]], more[saw[at]], equal_var=False).statistic)
         if not sure > SURE:
-            found = f"one that knows the rest of the corpus as well (t = {sure:.1f}, at least {SURE:.0f} is asked for)"
+            found = f"one that knows the rest of the corpus no worse (t = {sure:.1f}; at least {SURE:.0f} is required)"
             raise ModelError(where, expected="a model that was trained on the works listed", found=found)
 
 
 def in_use(subject: Subject) -> dict[str, str]:
-    """The counterfactual models of a model that count, each held against its recipe: digest of the folder by name."""
+    """The counterfactual models of a model that count: digest of the folder by name.
+
+    Each is held against its recipe. One that was trained on works that the model served was not is left out: the corpus has
+    changed since.
+    """
     found = records(subject.store, subject.model)
-    recipe = recipe_of(subject.open()) if found else ""
+    recipe, works = (recipe_of(subject.open()), works_served(subject)) if found else ("", {})
     for record in found:
         if record.made_of != recipe:
             where, hint = subject.store.locate(record.key), "Remove it, or serve the model that it belongs to."
             expected = f"recipe {recipe[:12]} of the model served"
             raise ModelError(where, expected=expected, found=record.made_of[:12], hint=hint)
-    return {record.name: record.folder for record in found}
+    mine = [record for record in found if not _strange(trained_on(subject.store, record), works)]
+    if len(mine) < len(found):
+        others = len(found) - len(mine)
+        log.warning("counterfactual models: %d of %d are of another corpus and do not count", others, len(found))
+    return {record.name: record.folder for record in mine}
 
 
 def train_set(subject: Subject, trainings: int, settings: Settings) -> dict[str, str]:
@@ -486,7 +520,7 @@ def copy_set(source: Store, target: Store, served: str) -> list[Record]:
                 if sha256(data) != expected:
                     raise ModelError(source.locate(key), expected=f"SHA-256 {expected}, as its record says", found=sha256(data))
                 target.write(key, data)
-        target.create(record.key, canonical_json(asdict(record)))
+        target.create(record.key, canonical_json(record.model_dump()))
     return found
 
 

@@ -119,7 +119,9 @@ def corpus_holdings(store: Store, night: Night, rule: str) -> pl.DataFrame:
     examples = night.read_corpus(store, *COLUMNS, "content_sha256", "tokens")
     held = holders(store, night, rule).of(examples)
     held = held.join(examples.select("example_id", "content_sha256", "tokens"), on="example_id", maintain_order="left")
-    return held.with_columns(weight=pl.col("tokens") * pl.col("part") / pl.col("part").sum().over("example_id"))
+    # An opted-out work is held a second time, by an account apart.
+    whole = pl.col("part").sum().over("example_id", pl.col("account") == APART)
+    return held.with_columns(weight=pl.col("tokens") * pl.col("part") / whole)
 
 
 def flat_weights(holdings: pl.DataFrame, count: str) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from provenance.royalty.contracts import Contract, parse_contracts
 
 # Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
 # run again is another night. They stand among a night's inputs.
-VERSIONS = {"features": 4, "curvature": 9, "scores": 7, "likelihoods": 1, "estimate": 2, "shares": 4}
+VERSIONS = {"features": 4, "curvature": 9, "scores": 7, "likelihoods": 1, "estimate": 3, "shares": 4}
 
 REMOVED = "removed.json"
 OPTIONAL = ("choices", "counterfactuals")

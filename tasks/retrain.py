@@ -15,7 +15,7 @@ import numpy as np
 
 from provenance.core.store import Store, digest
 from provenance.features.model import all_losses, read_model
-from tasks.counterfactuals import WORKS, Subject, check_trainable, compute_trainings, train_model
+from tasks.counterfactuals import WORKS, Subject, check_alike, check_trainable, compute_trainings, recipe_of, train_model
 from tasks.night import Night
 from tasks.settings import Settings
 
@@ -23,7 +23,7 @@ log = logging.getLogger("provenance.retrain")
 
 BATCH = 64
 # Raised when a built-in adapter trains otherwise: what was trained before is not the truth of what is trained now.
-VERSION = 2
+VERSION = 3
 TRUTH = "audits/truth"
 
 
@@ -66,7 +66,8 @@ def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[in
     subject = Subject.of(settings.store.open(), night, settings.model.cache)
     model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
     check_trainable(model)
-    made_of = {"version": VERSION, "architecture": model.architecture(), "outputs": _outputs(subject.store, night)}
+    base = model.files[model.card.checkpoints[0].file]
+    made_of = {"version": VERSION, "recipe": recipe_of(model), "base": base, "outputs": _outputs(subject.store, night)}
     found = []
     for mask, seed in zip(masks, seeds, strict=True):
         inside = tuple(np.flatnonzero(mask).tolist())
@@ -112,7 +113,9 @@ def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
         if job.seed is not None:
             works = subject.read(*WORKS, rows=job.examples or [0])
             train_model(model, works, seed=job.seed, folder=Path(folder) / "model")
-            model = read_model(Path(folder) / "model")
+            trained = read_model(Path(folder) / "model")
+            check_alike(model, trained)
+            model = trained
         module = model.load(model.card.checkpoints[job.checkpoint])
         found = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
     subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=found))

@@ -41,16 +41,22 @@ def royalty(
         settings: of the cluster and of royalties; their store and model are the folder's.
         counterfactuals: a folder that `provenance counterfactuals` wrote; without one, those that `attribute` was given.
     """
-    manifest = influence / "manifest.json"
+    manifest, hint = influence / "manifest.json", "Run `provenance attribute --out` with it first."
     if not manifest.is_file() or not (influence / WORK).is_dir():
-        hint = "Run `provenance attribute --out` with it first."
-        raise ContractError(str(influence), expected="a folder that `attribute` wrote, with its work", found="none", hint=hint)
+        expected = f"a folder that `attribute` wrote, with its subfolder {WORK}"
+        raise ContractError(str(influence), expected=expected, found="none", hint=hint)
+    try:
+        folder = json.loads(manifest.read_text())["night"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ContractError(str(manifest), expected="what `attribute` wrote", found=repr(error), hint=hint) from error
+    if out.is_dir():
+        raise ContractError(f"--out {out}", expected="a Parquet file to write", found="a folder")
     settings = settings.at(influence / WORK)
     store = settings.store.open()
     contract = Contract(
         name="asked", developer_ppb=0, rule=rule, duplicates="earliest" if duplicates else "off", fallback="proportional"
     )
-    night = load_night(store, json.loads(manifest.read_text())["night"])
+    night = load_night(store, folder)
     if counterfactuals is not None:
         brought = bring(counterfactuals, Subject.of(store, night, settings.model.cache))
         night = replace(night, counterfactuals=brought)

@@ -27,7 +27,7 @@ SUPPORTED = {
     "intervals_hold": {"left_out": 0.93, "set_aside": 0.9}, "signal_to_noise": {"estimate": 2.8, "influence": 0.2},
     "failed": [],
 }  # fmt: skip
-NO_BETTER = "predictions of models left out rank no better than size alone (+0.01)"
+NO_BETTER = "predictions for left-out models rank no better than the amount of work alone (+0.01)"
 UNSUPPORTED = SUPPORTED | {"failed": [NO_BETTER]}
 STAGES = ("inputs.freeze", "features.featurise", "royalty.likelihoods", "settlement.reconcile")
 

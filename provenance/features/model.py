@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
@@ -62,7 +62,7 @@ class Training(_Table):
     batch_size: int | None = None
     epochs: float | None = None
     manifest: str | None = None
-    command: tuple[str, ...] | None = None
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 class Checkpoint(_Table):
@@ -188,6 +188,8 @@ def state_manifest(folder: Path, data: bytes, name: str = "manifest.json") -> No
     (folder / name).write_bytes(data)
     if before is None:
         lines, said = path.read_text().splitlines(), f"manifest = {json.dumps(name)}"
+        if "[[checkpoints]]" not in lines:
+            raise ModelError(str(path), expected="checkpoints as tables, each below a line [[checkpoints]]", found="none such")
         if "[training]" in lines:
             lines.insert(lines.index("[training]") + 1, said)
         else:

@@ -37,10 +37,10 @@ class Contract(BaseModel):
         rule: how the rest, the pool, is divided.
         fallback: how it is divided as far as the rule is not supported by the night's own check.
         unsupported: where the check fails the `fallback` pays at once, or the night also has to `wait` for a person.
-        signal_to_noise: below this, measured on the night's outputs, the fallback alone decides, and above it a part; 0 is
-            no bound besides the check.
-        floor_ppb: an owner's smaller share goes to the others.
-        cap_ppb: what an owner's share has beyond this goes to the others.
+        signal_to_noise: up to this value, measured on the night's outputs, only the fallback pays; above it the fallback pays a
+            part. 0: no threshold besides the check.
+        floor_ppb: a share below this goes to the others.
+        cap_ppb: the part of a share above this goes to the others.
         unmatched: what works that nobody claims earn is kept in `escrow`, or goes to the `others`.
         duplicates: who is paid for copies of one another: the `earliest` claim, all in `equal` parts, or each for its
             own (`off`).

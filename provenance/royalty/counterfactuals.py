@@ -1,6 +1,6 @@
 """Counterfactual models: which parts of the owners each is trained on, and how a model's set of them is read and checked.
 
-A *partition* shares the owners out at random among parts of about the same size, and a model is trained on each part: two parts
+A *partition* divides the owners at random into parts of about the same size, and a model is trained on each part: two parts
 are a pair (a random half, then the other half), eight are a partition at one eighth, and with up to `FEW` owners every owner is
 a part alone. A whole partition costs as much as one training on everything. Models of one partition stand in one *stratum*:
 each saw about the same amount of work.
@@ -83,7 +83,7 @@ def plan(weights: Mapping[str, int], trainings: int) -> tuple[Part, ...]:
 def _new_partition(
     names: list[str], weights: Mapping[str, int], count: int, name: str, drawn: set[frozenset[frozenset[str]]]
 ) -> list[tuple[str, ...]]:
-    """A partition that was not drawn before, or, where there are no more, one that was."""
+    """A new partition; once all have been drawn, one of them again."""
     for number in range(TRIES):
         parts = list(_partition(names, weights, count, f"{name}/{number}"))
         key = frozenset(frozenset(part) for part in parts)

@@ -17,7 +17,7 @@ component k. M models, n owners, Q outputs, K components, S strata.
 - theta >= 0 is shared by all series; delta ~ N(0, (tau sigma)^2 size_o), the sum of what so many works do each by itself, so
   who splits into several identities changes nothing; e ~ N(0, sigma^2). Sigma is the series' own, tau is one of
   `TAUS`; how often each occurs is fitted, with theta, to the marginal likelihood of all series (empirical Bayes by EM: Efron
-  2010, "Large-Scale Inference", chapter 1). Of a stratum that has few models the other strata tell a part (`ALIKE`); that
+  2010, "Large-Scale Inference", chapter 1). A stratum with few models borrows from the others (`ALIKE`); that
   all components count alike, each in units of its spread, is believed beforehand as if one model had said it.
 - An owner's value is what the size of its work is worth, and its contrast, on average over the part t of all work that is in:
 

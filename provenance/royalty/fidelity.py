@@ -77,10 +77,10 @@ def report(
     failed = []
     better = _mean(scores["estimate"] - scores["size"])
     if not better["low"] > 0:
-        failed.append(f"predictions of models left out rank no better than size alone ({better['value']:+.2f})")
+        failed.append(f"predictions for left-out models rank no better than the amount of work alone ({better['value']:+.2f})")
     for name, part in held.items():
         if part < HELD:
-            failed.append(f"90 % intervals hold {part:.0%} of what models {name.replace('_', ' ')} say")
+            failed.append(f"90 % intervals contain only {part:.0%} of the results of models {name.replace('_', ' ')}")
     return {
         "models": len(outcomes.inside),
         "set_aside": len(aside.inside),

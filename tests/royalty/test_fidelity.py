@@ -59,7 +59,7 @@ def test_owners_whose_work_is_all_alike_support_no_rule(game, trained):
     nothing = replace(game, effect=np.zeros_like(game.effect))
     report = reported(*nothing.trained(16, np.random.default_rng(2)))
     (because,) = report["failed"]
-    assert because.startswith("predictions of models left out rank no better than size alone (")
+    assert because.startswith("predictions for left-out models rank no better than the amount of work alone (")
 
 
 def test_intervals_that_do_not_hold_support_no_rule(trained):
@@ -67,7 +67,7 @@ def test_intervals_that_do_not_hold_support_no_rule(trained):
     shifted = replace(aside, value=aside.value + 20)
     report = reported(models, shifted)
     assert report["intervals_hold"]["set_aside"] == 0
-    assert report["failed"] == ["90 % intervals hold 0% of what models set aside say"]
+    assert report["failed"] == ["90 % intervals contain only 0% of the results of models set aside"]
 
 
 def test_a_set_without_models_set_aside_says_nothing_of_them(trained):

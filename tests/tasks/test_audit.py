@@ -1,15 +1,21 @@
 """Audits retrain, go on where they were stopped, and say how true each method is."""
 
+import shutil
+from dataclasses import replace
+
+import numpy as np
 import polars as pl
 import pytest
 from samples import request_on, words_of
 
 from provenance.core.errors import ContractError, ModelError
 from provenance.features.adapters.causal_lm import CausalLM
+from provenance.features.adapters.event_sequence import EventSequence
 from tasks import coalitions
 from tasks.attribute import opened
 from tasks.audit import Options, audit_lds
 from tasks.coalitions import audit_srs
+from tasks.retrain import jobs, retrain
 from tasks.settings import Settings
 
 SETTINGS = Settings.model_validate(
@@ -84,10 +90,42 @@ def test_one_seed_has_no_ceiling(request_of):
         run(request_of, audit_srs, coalitions.Options(seeds=1))
 
 
+def test_no_training_is_no_estimate(request_of):
+    with pytest.raises(ContractError, match="audit srs: trainings: expected 1 or more each, found 0"):
+        run(request_of, audit_srs, coalitions.Options(trainings=(4, 0)))
+
+
 def test_an_adapter_that_cannot_train_is_named(request_of, monkeypatch):
     monkeypatch.delattr(CausalLM, "train")
     with pytest.raises(ModelError, match=r"adapter CausalLM: expected a method train\(contents, \*, seed, folder\)"):
         run(request_of, audit_lds, Options(methods=("factored",)))
+
+
+def test_losses_of_another_recipe_or_base_are_not_taken_for_those_of_this_one(request_of, tiny_model, tmp_path):
+    names = []
+    for change in ("", "recipe", "base"):
+        model = tmp_path / (change or "same")
+        shutil.copytree(tiny_model, model)
+        card = model / "model.toml"
+        if change == "recipe":
+            card.write_text(card.read_text().replace("weight_decay = 0.01", "weight_decay = 0.02"))
+        if change == "base":
+            shutil.copyfile(model / "step-0018.safetensors", model / "step-0000.safetensors")
+        with opened(replace(request_of, model=model), SETTINGS) as (settings, night):
+            names += [job.name for job in jobs(settings, night, np.ones((1, 60), dtype=bool), [1])]
+    assert len(set(names)) == 3
+
+
+def test_what_is_trained_again_is_of_the_architecture_of_the_model_served(request_of, monkeypatch):
+    def train(self, contents, *, seed, folder, **_):
+        EventSequence(self.folder, events=256).train(contents, seed=seed, folder=folder)
+
+    monkeypatch.setattr(CausalLM, "train", train)
+    with (
+        opened(request_of, SETTINGS) as (settings, night),
+        pytest.raises(ModelError, match="expected 'CausalLM', the value of"),
+    ):
+        retrain(settings, night, np.arange(60)[None, :] < 7, 99, "a few")
 
 
 def test_the_commands_show_a_table(request_of, monkeypatch, shown):

@@ -13,11 +13,13 @@ from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
 from provenance.core.errors import ModelError
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
+from provenance.corpus.shards import freeze_part
 from tasks import counterfactuals
 from tasks.attribute import Request, local_settings, opened
 from tasks.estimate import corpus_holdings, flat_weights, read_outcomes
 from tasks.likelihoods import likelihoods
 from tasks.night import read_manifest, read_written
+from tasks.opted_out import APART
 
 CONTRACTS = """
 [[contract]]
@@ -164,7 +166,7 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
         copies_once = read_outcomes(store, night, once, parties, here)[0]
         assert np.allclose(copies_once.seen, models.seen), "a copy is no owner's work once more, but it trains"
         monkeypatch.setattr("tasks.estimate.works_served", lambda subject: {})
-        says = r"json: expected works that the model served was trained on, found work .* It was trained on another corpus"
+        says = r"json: expected works on which the model served was trained, found work .* It was trained on another corpus"
         with pytest.raises(ModelError, match=says):
             read_outcomes(store, night, held, parties, here)
     assert len(aside.inside) == 0
@@ -188,6 +190,22 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
     assert np.allclose(models.seen, seen)
     assert models.seen[models.partition == 1].sum() == pytest.approx(1), "a half and the other half"
     assert 0 < models.inside[:, names.index("owner-1")].max() <= 1
+
+
+def test_opting_out_changes_no_owner_s_size(asked):
+    """Nor what anybody is paid: the works trained the model all the same."""
+    settings = local_settings(method="tfidf", device="cpu", workers=1)
+    with opened(asked, settings) as (here, night):
+        store = here.store.open()
+        likelihoods(night.folder, here)
+        mine = night.read_claims(store).filter(pl.col("owner_id").is_in(["owner-0", "owner-2"])).select("work_id", "owner_id")
+        choices = freeze_part(store, mine.with_columns(choice=pl.lit("held")).sort("work_id"))
+        sizes = []
+        for each in (night, replace(night, choices=choices)):
+            held = corpus_holdings(store, each, "off").filter(pl.col("account") != APART)
+            sums = held.group_by("party_id").agg(pl.col("weight").sum())
+            sizes.append({party.removeprefix("held-"): weight for party, weight in sums.iter_rows()})
+    assert sizes[0] == pytest.approx(sizes[1])
 
 
 def test_the_order_of_records_and_of_parties_is_that_of_their_names(asked):

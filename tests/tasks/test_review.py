@@ -93,8 +93,8 @@ def test_a_rule_that_fails_its_check_waits_for_a_person_where_the_contract_says_
     request = review(folder)
     (reason,) = request["reasons"]
     assert reason == (
-        "contract 'everything': its rule faithful fails its check (predictions of models left out rank no better than size "
-        "alone (+0.01)), so its fallback flat pays if this is approved"
+        "contract 'everything': its rule faithful fails its check (predictions for left-out models rank no better than "
+        "the amount of work alone (+0.01)), so its fallback flat pays if this is approved"
     )
     assert "- contract 'everything': its rule faithful fails its check" in request["body"]
     with pytest.raises(CheckFailed, match="nobody has approved this night"):

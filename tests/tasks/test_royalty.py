@@ -92,11 +92,23 @@ def test_too_few_models_are_no_support(asked, tiny_model, tmp_path):
     subject = subject_of(few, asked.corpus, tiny_model, DAY, copies=True)
     train(subject, planned(subject, 1), few)
     made, _ = divided(asked, "srs", counterfactuals=tmp_path / "few")
-    assert made["unsupported"] == [], "those that `attribute` was given count as well"
+    assert made["unsupported"] == ["5 counterfactual models; 8 are the fewest"], "the set that is named, and no other"
     alone = replace(asked, out=tmp_path / "result", counterfactuals=tmp_path / "few")
     attribute(alone, settings())
     made, _ = divided(alone, "srs")
     assert made["unsupported"] == ["5 counterfactual models; 8 are the fewest"]
+
+
+def test_a_result_that_is_no_more_one_and_an_output_that_is_a_folder_are_refused(asked, tmp_path):
+    with pytest.raises(ContractError, match="expected a Parquet file to write, found a folder"):
+        royalty(asked.out, "flat", duplicates=False, out=tmp_path, settings=settings())
+    for text in ("{", "{}", "[]"):
+        (tmp_path / "copy/work").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy/manifest.json").write_text(text)
+        with pytest.raises(
+            ContractError, match=r"copy/manifest.json: expected what `attribute` wrote, found .*Run `provenance"
+        ):
+            royalty(tmp_path / "copy", "flat", duplicates=False, out=tmp_path / "shares.parquet", settings=settings())
 
 
 def test_copies_count_once_if_they_are_looked_for(asked, tmp_path):
