@@ -30,6 +30,7 @@ from provenance.validation.subsets import nodes
 from tasks import attribute as task
 from tasks.attribute import Request
 from tasks.audit import scores_of
+from tasks.coalitions import NODES
 from tasks.counterfactuals import Subject, check_trainable, train_model, train_set, with_duplicates
 from tasks.night import Night, read_written
 from tasks.retrain import base_and_served, retrain
@@ -40,7 +41,6 @@ log = logging.getLogger("provenance.attacks")
 
 SEED = 101
 IDENTITIES, NOBODIES = 6, 20
-NODES = 3  # of the part of all other works to which what was added is added
 # Contents of fewer words are altered byte by byte.
 FEW_WORDS = 12
 # Bytes from here on may be parts of letters, which would no longer be any.

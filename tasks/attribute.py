@@ -115,11 +115,11 @@ def bring(folder: Path | None, subject: Subject) -> dict[str, str]:
     expected = f"counterfactual models of the model {served[:12]}, as `provenance counterfactuals train --out` writes them"
     if not folder.is_dir():
         raise ContractError(where, expected=expected, found="no such folder")
-    copied = {record.name for record in copy_set(Store(f"file://{folder.resolve()}", {}), subject.store, served)}
+    copied = copy_set(Store(f"file://{folder.resolve()}", {}), subject.store, served)
     if not copied:
         hint = "Train some for this very model folder: `provenance counterfactuals train --help`."
         raise ContractError(where, expected=expected, found="none", hint=hint)
-    return {name: model for name, model in in_use(subject).items() if name in copied}
+    return in_use(subject, copied)
 
 
 def attribute(request: Request, settings: Settings) -> dict[str, Any]:

@@ -481,13 +481,13 @@ def check_seen(subject: Subject, asked: Sequence[Record]) -> None:
             raise ModelError(where, expected="a model that was trained on the works listed", found=found)
 
 
-def in_use(subject: Subject) -> dict[str, str]:
-    """The counterfactual models of a model that count: digest of the folder by name.
+def in_use(subject: Subject, found: Sequence[Record] | None = None) -> dict[str, str]:
+    """The counterfactual models of a model that count, of some or by default all: digest of the folder by name.
 
     Each is held against its recipe. One that was trained on works that the model served was not is left out: the corpus has
     changed since.
     """
-    found = records(subject.store, subject.model)
+    found = records(subject.store, subject.model) if found is None else found
     recipe, works = (recipe_of(subject.open()), works_served(subject)) if found else ("", {})
     for record in found:
         if record.made_of != recipe:

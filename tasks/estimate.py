@@ -32,7 +32,7 @@ from tasks.likelihoods import BASE, SERVED, read_likelihoods
 from tasks.night import Night, night_to_compute, read_manifest, read_written
 from tasks.opted_out import APART, SHARES_APART, Withdrawn
 from tasks.score import read_influence, read_parties
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 
 log = logging.getLogger("provenance.estimate")
 
@@ -56,8 +56,7 @@ class Estimated:
 
 def estimate(folder: str, settings: Settings | None = None) -> str:
     """Write shares under every rule, evidence and fidelity, and their manifest; returns the night's folder."""
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     if store.exists(f"{folder}/estimate.json"):
         log.info("estimate: reused")
         return folder

@@ -38,7 +38,7 @@ from tasks.featurise import read_features
 from tasks.holders import COLUMNS, Holders, duplicate_rules, holders
 from tasks.models import fetch_model
 from tasks.night import Night, night_to_compute, read_checked, read_written
-from tasks.settings import Settings, load
+from tasks.settings import Settings, with_store
 from tasks.shard import FeatureFile, Plan, compared, load_plan
 
 log = logging.getLogger("provenance.score")
@@ -89,8 +89,7 @@ def score(folder: str, settings: Settings | None = None, *, keep: str = "") -> s
     Args:
         keep: a folder of the store for the scores of every example by component, one file per shard and part of the outputs.
     """
-    settings = settings or load()
-    store = settings.store.open()
+    settings, store = with_store(settings)
     if store.exists(f"{folder}/scores.json"):
         log.info("scores: reused")
         return folder

@@ -12,7 +12,6 @@ Of several contracts that cover an output, the first in the file counts.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB
+from provenance.core.toml import read_toml
 
 Ppb = Annotated[int, Field(ge=0, le=PPB, strict=True)]
 Rule = Literal["faithful", "srs", "banzhaf", "flat", "proportional"]
@@ -81,12 +81,7 @@ def read_contracts(path: Path) -> tuple[Contract, ...]:
     Raises:
         ContractError: naming the file, the contract, the key, what was expected and what was found.
     """
-    if not path.is_file():
-        raise ContractError(str(path), expected="a file of royalty contracts", found="no such file")
-    try:
-        stored = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ContractError(str(path), expected="TOML", found=str(error)) from error
+    stored = read_toml(path, "a file of royalty contracts", ContractError)
     listed = stored.pop("contract", None)
     if stored or not isinstance(listed, list) or not listed:
         found = ", ".join(map(repr, stored)) or ("none" if not listed else "one that is no list")

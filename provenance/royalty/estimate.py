@@ -25,8 +25,8 @@ component k. M models, n owners, Q outputs, K components, S strata.
 
   with w_s the integral of (2 t)^p over t, beta between two strata on a straight line. `faithful` takes the slope where
   everybody has a part t in (Aumann and Shapley 1974): G_o = (v_1 - v_0) size_o, so splitting oneself changes nothing, and
-  contrasts, measured with whole owners, count `IN_PARTS`. `srs` has
-  owners come in whole, one after another (Shapley 1953): G_o is the mean over the part t of the others that came before of
+  contrasts, measured with whole owners, count `IN_PARTS`. `srs` has owners come in whole, one after another (Shapley 1953): G_o
+  is the mean over the part t of the others that came before of
   g(t (1 - size_o) + size_o) - g(t (1 - size_o)), scaled to v_1 - v_0 in all; `banzhaf` the same at t = 1/2 alone.
 
 Costs: P G (M^3 + M^2 K Q) operations for the fit (P values of p, G of tau) and G M n Q for the values; memory n Q numbers of a
