@@ -28,13 +28,13 @@ import sqlalchemy as sa  # noqa: E402
 from rich.console import Console  # noqa: E402
 from samples import corpus_frames, deliver  # noqa: E402
 
+from infra.monitor.runs import NIGHTLY  # noqa: E402
 from infra.stack import supervise  # noqa: E402
 from infra.stack.api import airflow_as, trigger  # noqa: E402
 from infra.stack.backfill import backfill  # noqa: E402
 from infra.stack.layout import environment  # noqa: E402
 from provenance.settlement import ledger  # noqa: E402
 from tasks import settings  # noqa: E402
-from tasks.runs import NIGHTLY  # noqa: E402
 
 PARSE = """
 import time, airflow.sdk

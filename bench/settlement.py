@@ -55,10 +55,10 @@ def lay_out(
     from provenance.core.store import canonical_json, sha256
     from provenance.corpus.examples import check_examples, collected
     from provenance.corpus.shards import freeze_corpus
-    from provenance.royalty.contracts import Contract
+    from provenance.inputs.contracts import Contract
+    from provenance.inputs.freeze import freeze_outputs
+    from provenance.inputs.night import VERSIONS, Night
     from provenance.royalty.fidelity import unsupported
-    from tasks.freeze import freeze_outputs
-    from tasks.night import VERSIONS, Night
     from tasks.settings import load
 
     store, draw = load().store.open(), np.random.default_rng(seed)
@@ -145,9 +145,9 @@ def lay_out(
 
 def settle(folder: str) -> dict[str, float]:
     """Book, publish and reconcile a night; seconds of each, and the process's peak memory."""
-    from tasks.book import book
-    from tasks.publish import publish
-    from tasks.reconcile import reconcile
+    from provenance.settlement.book import book
+    from provenance.settlement.publish import publish
+    from provenance.settlement.reconcile import reconcile
 
     found = {}
     for name, stage, argument in (("book", book, folder), ("publish", publish, DAY), ("reconcile", reconcile, DAY)):

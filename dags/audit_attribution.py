@@ -36,7 +36,7 @@ def audit_attribution() -> None:
 
     @task(task_id="validation.audit")
     def audit() -> str:
-        from tasks.audit import audit_published
+        from provenance.validation.audit import audit_published
 
         return audit_published()
 

@@ -34,7 +34,7 @@ def bank_answers() -> None:
 
     @task(task_id="settlement.answers")
     def answers() -> int:
-        from tasks.answers import read_new
+        from provenance.settlement.bank.incoming import read_new
 
         return read_new()
 

@@ -29,13 +29,13 @@ def clear_training() -> None:
 
     @task(task_id="rights.signals")
     def signals() -> dict[str, int]:
-        from tasks.signals import collect_all
+        from provenance.corpus.rights.signals.collect import collect_all
 
         return collect_all()
 
     @task(task_id="rights.manifest")
     def manifest() -> str:
-        from tasks.training_clearance import clear_today
+        from provenance.corpus.rights.training_clearance import clear_today
 
         return clear_today()
 

@@ -35,7 +35,7 @@ def housekeeping() -> None:
 
     @task(task_id="operations.gc")
     def gc() -> int:
-        from tasks.gc import collect
+        from provenance.validation.retention import collect
 
         return sum(len(removal.objects) for removal in collect())
 

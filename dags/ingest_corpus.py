@@ -31,25 +31,25 @@ def ingest_corpus() -> None:
 
     @task(task_id="rights.sources")
     def sources() -> int:
-        from tasks.sources import register_delivered
+        from provenance.corpus.rights.registry import register_delivered
 
         return register_delivered()
 
     @task(task_id="corpus.ingest")
     def ingest() -> str:
-        from tasks.ingest import ingest
+        from provenance.corpus.ingest import ingest
 
         return ingest()
 
     @task(task_id="rights.signals")
     def signals() -> dict[str, int]:
-        from tasks.signals import collect_all
+        from provenance.corpus.rights.signals.collect import collect_all
 
         return collect_all()
 
     @task(task_id="rights.manifest")
     def manifest() -> str:
-        from tasks.training_clearance import clear_today
+        from provenance.corpus.rights.training_clearance import clear_today
 
         return clear_today()
 

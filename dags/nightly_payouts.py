@@ -65,57 +65,57 @@ def nightly_payouts() -> None:
 
     @task(task_id="inputs.freeze")
     def freeze() -> str:
+        from provenance.inputs.freeze import freeze, paid_day
         from tasks.dag_parameters import asked
-        from tasks.freeze import freeze, paid_day
 
         context = get_current_context()
         return freeze(paid_day(context.get("data_interval_start"), asked(context["params"], "day")))
 
     @task(task_id="corpus.shard")
     def shard(night: str) -> str:
-        from tasks.shard import shard
+        from provenance.features.plan import shard
 
         return shard(night)
 
     @task(task_id="features.featurise")
     def featurise(night: str) -> str:
-        from tasks.featurise import featurise
+        from provenance.features.featurise import featurise
 
         return featurise(night)
 
     @task(task_id="influence.fit_curvature")
     def fit_curvature(night: str) -> str:
-        from tasks.curvature import fit_curvature
+        from provenance.influence.fit_curvature import fit_curvature
 
         return fit_curvature(night)
 
     @task(task_id="influence.score")
     def score(night: str) -> str:
-        from tasks.score import score
+        from provenance.influence.score import score
 
         return score(night)
 
     @task(task_id="royalty.likelihoods")
     def likelihoods(night: str) -> str:
-        from tasks.likelihoods import likelihoods
+        from provenance.royalty.likelihoods import likelihoods
 
         return likelihoods(night)
 
     @task(task_id="royalty.estimate")
     def estimate(night: str) -> str:
-        from tasks.estimate import estimate
+        from provenance.royalty.estimate_stage import estimate
 
         return estimate(night)
 
     @task(task_id="royalty.share")
     def share(night: str) -> str:
-        from tasks.share import share
+        from provenance.royalty.share import share
 
         return share(night)
 
     @task.branch(task_id="settlement.review")
     def review(night: str) -> str:
-        from tasks.review import review
+        from provenance.settlement.review import review
 
         request = review(night)
         get_current_context()["ti"].xcom_push("request", request)
@@ -124,19 +124,19 @@ def nightly_payouts() -> None:
     # The night is shared, so one of the two ways to get here has been gone if none has failed.
     @task(task_id="settlement.book", trigger_rule="none_failed_min_one_success")
     def book(night: str, request: dict, answer: dict | None) -> str:
-        from tasks.book import book
+        from provenance.settlement.book import book
 
         return book(night, request, answer)
 
     @task(task_id="settlement.publish")
     def publish(day: str) -> str:
-        from tasks.publish import publish
+        from provenance.settlement.publish import publish
 
         return publish(day)
 
     @task(task_id="settlement.reconcile")
     def reconcile(day: str, published: str) -> str:
-        from tasks.reconcile import reconcile
+        from provenance.settlement.reconcile import reconcile
 
         return reconcile(day)
 

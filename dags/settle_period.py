@@ -54,28 +54,28 @@ def settle_period() -> None:
 
     @task(task_id="settlement.close")
     def close() -> dict[str, str]:
+        from provenance.settlement.months.settle import close, settled_period
         from tasks.dag_parameters import asked
-        from tasks.settle import close, settled_period
 
         context = get_current_context()
         return close(settled_period(context.get("data_interval_start"), asked(context["params"], "period")))
 
     @task(task_id="settlement.pay")
     def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:
-        from tasks.settle import pay
+        from provenance.settlement.months.settle import pay
 
         pay(closed["period"], prepared, approved)
         return closed["period"]
 
     @task(task_id="settlement.reconcile_bank")
     def reconcile_bank(period: str) -> int:
-        from tasks.settle import reconcile
+        from provenance.settlement.months.settle import reconcile
 
         return reconcile(period)
 
     @task(task_id="settlement.statements")
     def statements(period: str) -> int:
-        from tasks.statements import write_statements
+        from provenance.settlement.months.write_statements import write_statements
 
         return write_statements(period)
 

@@ -37,13 +37,13 @@ def train_counterfactuals() -> None:
 
     @task(task_id="counterfactuals.plan")
     def plan() -> list[list[str]]:
-        from tasks.counterfactuals import plan_missing
+        from provenance.models.counterfactuals import plan_missing
 
         return plan_missing()
 
     @task(task_id="counterfactuals.train", max_active_tis_per_dag=2)
     def train(names: list[str]) -> int:
-        from tasks.counterfactuals import train_named
+        from provenance.models.counterfactuals import train_named
 
         return train_named(names)
 

@@ -113,7 +113,7 @@ def deliver(settings: Settings, store: Store, day: date, console: Console) -> No
 def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
     """Deliver the corpus as a data team would: five Parquet files in the corpus folder."""
     from provenance.core.store import canonical_json, sha256, to_parquet
-    from provenance.corpus.distributions import collect, sources_of
+    from provenance.corpus.packages.distributions import collect, sources_of
     from tasks.settings import CHECKOUT
 
     with console.status("Collecting the sources of the installed distributions"):
@@ -147,8 +147,8 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
     """Train the demo's model, unless it was trained on the very same examples before."""
     from transformers import LlamaConfig
 
-    from provenance.features.adapters.causal_lm import CausalLM
-    from tasks.training_clearance import state_training
+    from provenance.corpus.rights.training_clearance import state_training
+    from provenance.models.adapters.causal_lm import CausalLM
 
     folder = settings.model.folder
     train = corpus.examples.filter(corpus.examples["split"] == "train")
@@ -195,9 +195,9 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     """Serve a day of completions, unless the day has its outputs already."""
     import polars as pl
 
-    from provenance.corpus.distributions import prompts
-    from provenance.features.adapters.causal_lm import CausalLM
-    from provenance.features.model import read_model
+    from provenance.corpus.packages.distributions import prompts
+    from provenance.models.adapters.causal_lm import CausalLM
+    from provenance.models.model import read_model
 
     key = f"outputs/day={day}/demo.parquet"
     others = [found for found in store.list(f"outputs/day={day}") if found != key]

@@ -53,7 +53,7 @@ def write_large_model() -> None:
     """
     from transformers import LlamaConfig
 
-    from provenance.features.adapters.causal_lm import CausalLM
+    from provenance.models.adapters.causal_lm import CausalLM
 
     LARGE.mkdir(parents=True, exist_ok=True)
     LlamaConfig(

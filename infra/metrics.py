@@ -22,11 +22,12 @@ from prometheus_client import start_http_server
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from infra.monitor import nights as monitor
+from infra.monitor import runs
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError
 from provenance.settlement import ledger
 from provenance.settlement.accounts import HELD, trial_balance
-from tasks import monitor, runs
 from tasks.settings import load
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from tasks.monitor import Night, Sources
+    from infra.monitor.nights import Night, Sources
     from tasks.settings import Settings
 
 log = logging.getLogger("provenance.metrics")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from provenance.core.errors import InputError, did_you_mean
-from provenance.settlement.settling import Approval
+from provenance.settlement.months.settling import Approval
 
 
 def asked(params: Mapping[str, str | None], name: str) -> str | None:

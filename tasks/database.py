@@ -14,7 +14,8 @@ with warnings.catch_warnings(action="ignore"):  # it looks for a runtime directo
 
 from provenance.core.errors import StoreError
 from provenance.core.store import Store, canonical_json
-from provenance.settlement import books, ledger, payee_vault
+from provenance.settlement import books, ledger
+from provenance.settlement.payees import vault as payee_vault
 from tasks.settings import CHECKOUT, DatabaseSettings, Settings
 
 NAME = "provenance"

@@ -127,7 +127,7 @@ def ingested(store, environment):
 def own_logs(monkeypatch, tmp_path):
     """What housekeeping takes for logs of Airflow lies in a folder of the test's own, not in a developer's checkout."""
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
-    monkeypatch.setattr("tasks.gc.CHECKOUT", tmp_path)
+    monkeypatch.setattr("provenance.validation.retention.CHECKOUT", tmp_path)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def at_every_boundary(module, stage, *arguments):
     """
     # Of a server that has imported what takes long, and has no threads yet.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tasks.settle", "tasks.book"])
+    processes.set_forkserver_preload(["provenance.settlement.months.settle", "provenance.settlement.book"])
     boundary, killed = 0, True
     while killed:
         boundary += 1

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from provenance.core.store import Store, canonical_json
+from provenance.settlement.book import book
+from provenance.settlement.publish import publish
 from provenance.validation import results
-from tasks.book import book
 from tasks.database import open_ledger
-from tasks.publish import publish
 from tasks.settings import CHECKOUT, load
 
 spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "bench/settlement.py")

@@ -128,7 +128,7 @@ def lay_out(folder, count: int = 8) -> None:
 
 def request_on(folder: Path, model: Path, count: int = 8, **how):
     """A request on what is laid out in a folder."""
-    from tasks.attribute import Request
+    from provenance.local.attribute import Request
 
     lay_out(folder, count)
     places = {"corpus": folder / "corpus", "outputs": folder / "outputs.parquet", "out": folder / "out"}
@@ -205,7 +205,7 @@ def train_tiny(folder: Path) -> Path:
     """A byte-level transformer of a few thousand parameters in a new folder, with a base and four checkpoints."""
     from transformers import LlamaConfig
 
-    from provenance.features.adapters.causal_lm import CausalLM
+    from provenance.models.adapters.causal_lm import CausalLM
 
     folder.mkdir()
     LlamaConfig(
@@ -219,8 +219,8 @@ def train_tiny(folder: Path) -> Path:
 
 def train_counterfactuals(folder: Path, model: Path, trainings: int) -> Path:
     """Counterfactual models on the corpus that `lay_out` lays out, in a new folder below one."""
-    from tasks.attribute import local_settings
-    from tasks.counterfactuals import planned, subject_of, train
+    from provenance.local.attribute import local_settings
+    from provenance.models.counterfactuals import planned, subject_of, train
 
     lay_out(folder)
     settings = local_settings(device="cpu", workers=1).at(folder / "set", model)

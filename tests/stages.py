@@ -37,7 +37,9 @@ def night(attempt=run, day=DAY):
 def at_once(environments):
     """A night in several processes that begin every stage together, each with an environment; returns their exit codes."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tasks.estimate", "tasks.publish", "provenance.features.adapters.causal_lm", "s3fs"])
+    processes.set_forkserver_preload(
+        ["provenance.royalty.estimate_stage", "provenance.settlement.publish", "provenance.models.adapters.causal_lm", "s3fs"]
+    )
     together = processes.Barrier(len(environments))
     running = [processes.Process(target=_abreast, args=(together, environment)) for environment in environments]
     for process in running:

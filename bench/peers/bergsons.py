@@ -45,13 +45,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from provenance.features.adapters.tokens import IGNORED
-from provenance.features.adapters.training import WEIGHT_DECAY, schedule, train_and_save
+from provenance.models.adapters.tokens import IGNORED
+from provenance.models.adapters.training import WEIGHT_DECAY, schedule, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provenance.features.model import Checkpoint, Model
+    from provenance.models.model import Checkpoint, Model
 
 # It asks for batches of so many tokens to fit into the model's context.
 TOKENS = 4096

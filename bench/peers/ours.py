@@ -17,12 +17,12 @@ import numpy as np
 from run import request_of
 from threadpoolctl import threadpool_limits
 
-from provenance.features.model import forward_and_backward
-from tasks.attribute import local_settings, opened
-from tasks.audit import FITTED, components_of, scores_of
-from tasks.bench import alone
-from tasks.featurise import recipe
-from tasks.shard import load_plan
+from provenance.features.featurise import recipe
+from provenance.features.plan import load_plan
+from provenance.local.attribute import local_settings, opened
+from provenance.models.model import forward_and_backward
+from provenance.validation.audit import FITTED, components_of, scores_of
+from provenance.validation.cost import alone
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
-from provenance.features.model import forward_and_backward, read_model
 from provenance.features.sampled import cut, sample_flow
+from provenance.models.model import forward_and_backward, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from provenance.features.model import Adapter
+    from provenance.models.model import Adapter
 
 BATCH = 32
 TRAK_NUMBERS, LOGRA_NUMBERS = 512, 256

@@ -33,16 +33,16 @@ from rich.console import Console
 from rich.table import Table
 
 from provenance.core.store import digest
-from provenance.features.model import read_model
+from provenance.local.attribute import Request, local_settings, opened
+from provenance.models.model import read_model
+from provenance.validation.audit import EXAMPLES, FITTED, OWNERS, Options, truth, weigh
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
-from tasks.attribute import Request, local_settings, opened
-from tasks.audit import EXAMPLES, FITTED, OWNERS, Options, truth, weigh
-from tasks.retrain import base_and_served, retrain
+from provenance.validation.retrain import base_and_served, retrain
+from provenance.validation.workload import SEED, WORKLOADS, make
 from tasks.watch import watch
-from tasks.workload import SEED, WORKLOADS, make
 
 if TYPE_CHECKING:
-    from tasks.night import Night
+    from provenance.inputs.night import Night
     from tasks.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]

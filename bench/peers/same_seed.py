@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from provenance.core.store import digest
-from provenance.features.adapters.tokens import IGNORED
-from provenance.features.adapters.training import train_and_save
-from provenance.features.model import all_losses, read_model
+from provenance.models.adapters.tokens import IGNORED
+from provenance.models.adapters.training import train_and_save
+from provenance.models.model import all_losses, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

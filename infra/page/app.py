@@ -29,14 +29,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from infra.monitor import nights as monitor
+from infra.monitor import runs
 from infra.page import plots, template_filters
 from provenance.core.errors import ContractError, InputError, parse_day
-from tasks import monitor, runs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tasks.monitor import Audit, Night, Sources
+    from infra.monitor.nights import Audit, Night, Sources
 
 log = logging.getLogger("provenance.page")
 

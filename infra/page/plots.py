@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from infra.monitor.nights import in_order
 from infra.page.template_filters import PREDICTORS, day, percent, span
 from provenance.core.money import format_minor
-from tasks.monitor import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tasks.monitor import Audit, Night
+    from infra.monitor.nights import Audit, Night
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 10, 24

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
-from provenance.settlement.trust import in_words
+from provenance.settlement.exports.trust import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable

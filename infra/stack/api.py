@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import tenacity
 
+from infra.monitor.runs import FAILED, SUCCESS
 from infra.stack.layout import secrets_of
 from provenance.core.errors import InputError
-from tasks.runs import FAILED, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

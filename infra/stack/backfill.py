@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from infra.monitor.runs import NIGHTLY, SUCCESS
 from infra.stack.api import ENDED, airflow_as
 from infra.stack.night import OPERATOR
 from provenance.core.errors import InputError
-from tasks.runs import NIGHTLY, SUCCESS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from infra.demo import deliver, parse_day_or_yesterday
+from infra.monitor.runs import AWAITING, NIGHTLY, SUCCESS
 from infra.stack.api import ENDED, airflow_as, follow, trigger
-from tasks.runs import AWAITING, NIGHTLY, SUCCESS
 from tasks.settings import load
 
 if TYPE_CHECKING:

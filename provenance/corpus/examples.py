@@ -29,7 +29,7 @@ from provenance.core.errors import ContractError
 from provenance.core.money import PPB, allocate
 from provenance.core.store import Store, digest
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
-from provenance.corpus.licences import check_assertions
+from provenance.corpus.rights.licences import check_assertions
 
 # Of a delivery, each a Parquet file of that name; all but the first may be left out.
 TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")

@@ -17,7 +17,7 @@ from provenance.core.errors import ContractError, ExampleError
 from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
 from provenance.core.words import words
 from provenance.corpus.examples import Corpus
-from provenance.corpus.licences import stated
+from provenance.corpus.rights.licences import stated
 
 CURRENT = "frozen/corpus/current.json"
 # Tables that a corpus may have, and that none had before it was known of them.

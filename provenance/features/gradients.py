@@ -19,8 +19,8 @@ from provenance.core.errors import ExampleError, ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, output_side
-from provenance.features.model import Adapter, example_losses
 from provenance.features.projection import Block, Projection, matrices
+from provenance.models.model import Adapter, example_losses
 
 # How a batch lies in the rows that a layer sees, when there are several rows per example (noise draws, say).
 SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"

@@ -24,8 +24,8 @@ from provenance.core.arrays import Array, namespace_of
 from provenance.core.rows import Rows
 from provenance.features.gradients import ONE_BY_ONE, arrangement_of, check_rows, hooked
 from provenance.features.layers import layout
-from provenance.features.model import Adapter, example_losses
 from provenance.features.projection import Projection
+from provenance.models.model import Adapter, example_losses
 
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"
 TOLERANCE = 1e-3

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from provenance.royalty.contracts import Contract
+from provenance.inputs.contracts import Contract
 from provenance.royalty.estimate import CONFIDENCE, Fitted, Outcomes, Prediction, leave_out, predict, rank_correlations
 from provenance.royalty.shares import BY_VALUE, FLAT
 

@@ -13,7 +13,7 @@ from provenance.core.arrays import positive_shares
 from provenance.core.contracts import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
-from provenance.royalty.contracts import Contract
+from provenance.inputs.contracts import Contract
 
 FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT = "faithful", "srs", "banzhaf", "proportional", "flat"
 # Rules that need to know what the model would have become on a part of the corpus.

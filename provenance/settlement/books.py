@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from provenance.core.contracts import PAYABLE
+from provenance.core.locks import Lock, lock
 from provenance.core.store import digest
 from provenance.settlement.accounts import HELD, Account, Standing
-from provenance.settlement.locks import Lock, lock
 
 # Amounts of a line of a close.
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")

@@ -27,12 +27,12 @@ from alembic.script import ScriptDirectory
 
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError, StoreError, did_you_mean
+from provenance.core.locks import Lock, held, lock
 from provenance.core.store import digest
 from provenance.settlement import books
 from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account, Standing
 from provenance.settlement.books import ADVANCED, BOOKING, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
-from provenance.settlement.locks import Lock, held, lock
-from provenance.settlement.payouts import Movements
+from provenance.settlement.exports.payouts import Movements
 
 
 def migrate(engine: sa.Engine) -> None:

@@ -41,7 +41,7 @@ def appeal(
 
     Example: `provenance appeal tom-christie --day 2026-11-20 --pairs 16`
     """
-    from tasks import appeal as task
+    from provenance.validation.appeals import experiment as task
     from tasks.cli.appeal_tables import appeal_screen, cost_screen
 
     settings = _settings(workers)
@@ -61,7 +61,7 @@ def appeal(
 
 def _settings(workers: int | None) -> Settings:
     """The settings in force, with their cluster, or else with workers of this machine."""
-    from tasks.attribute import local_settings
+    from provenance.local.attribute import local_settings
 
     settings = settings_in_force()
     return settings if settings.cluster.address and not workers else local_settings(device="cpu", workers=workers)

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from provenance.core.money import PPB, format_minor
-from provenance.validation.appeal_page import count, largest_first
-from tasks.appeal import Appeal
+from provenance.validation.appeals.experiment import Appeal
+from provenance.validation.appeals.page import count, largest_first
 from tasks.cli.tables import number, titled
 from tasks.terminal import cell, line
 

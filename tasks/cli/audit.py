@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provenance.core.store import Store
-    from tasks.attribute import Request
-    from tasks.night import Night
+    from provenance.inputs.night import Night
+    from provenance.local.attribute import Request
     from tasks.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without what it says matters, and see.")
@@ -54,7 +54,7 @@ def audit_lds(
 
     Example: `provenance audit lds --corpus corpus --model model --outputs outputs.parquet --out audit --subsets 48`
     """
-    from tasks import audit
+    from provenance.validation import audit
 
     options = audit.Options(subsets, tune, seeds, tuple(methods.split(",")))
     yield from _audit("lds", (corpus, model, outputs, out), _of_night(audit.audit_lds, options), workers, day)
@@ -84,7 +84,7 @@ def audit_srs(
 
     Example: `provenance audit srs --corpus corpus --model model --outputs outputs.parquet --out audit`
     """
-    from tasks import coalitions
+    from provenance.validation import coalition_audit as coalitions
 
     options = coalitions.Options(seeds, diagonal, whole_numbers("--trainings", trainings))
     yield from _audit("srs", (corpus, model, outputs, out), _of_night(coalitions.audit_srs, options), workers, day)
@@ -116,7 +116,7 @@ def audit_attacks(
 
     Example: `provenance audit attacks --corpus corpus --model model --outputs outputs.parquet --out audit`
     """
-    from tasks import attacks
+    from provenance.validation import attacks
 
     chosen = tuple(name.strip() for name in only.split(",") if name.strip())
 
@@ -129,7 +129,7 @@ def audit_attacks(
 
 def _of_night(audit: Callable[[Settings, Night, Any], str], options: Any) -> Callable[[Request, Settings], tuple[str, Store]]:
     """An audit of the night that a request's inputs make: its folder, and the store that has it."""
-    from tasks.attribute import opened
+    from provenance.local.attribute import opened
 
     def run(request: Request, settings: Settings) -> tuple[str, Store]:
         with opened(request, settings) as (here, night):
@@ -146,7 +146,7 @@ def _audit(
     day: str | None,
 ) -> Shown:
     """Run an audit, leave its result and figure in the out folder, and show it."""
-    from tasks.attribute import Request, local_settings
+    from provenance.local.attribute import Request, local_settings
     from tasks.cli import tables
 
     request = Request(*folders, claims_day(day))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from provenance.settlement.books import Booking
-    from provenance.settlement.verification import Check
+    from provenance.settlement.exports.verification import Check
     from tasks.settings import Settings
 
 from tasks.cli.shared import (
@@ -72,7 +72,7 @@ def attribute(
     """
     valid_on = claims_day(day)
 
-    from tasks import attribute as task
+    from provenance.local import attribute as task
     from tasks.cli.tables import attribution_screen
 
     request = task.Request(corpus, model, outputs, out, valid_on, counterfactuals)
@@ -105,9 +105,9 @@ def royalty(
 
     Example: `provenance royalty --influence result --counterfactuals models --rule srs --out shares.parquet`
     """
-    from tasks import attribute as task
+    from provenance.local import attribute as task
+    from provenance.local.royalty import royalty as divide
     from tasks.cli.tables import royalty_screen
-    from tasks.royalty import royalty as divide
 
     with watched():
         settings = task.local_settings(device=device, workers=workers)
@@ -160,7 +160,7 @@ def contracts(
 
     Example: `provenance contracts infra/settings/contracts.toml`
     """
-    from provenance.royalty.contracts import read_contracts
+    from provenance.inputs.contracts import read_contracts
     from tasks.cli.tables import contracts_screen
 
     found = read_contracts(file or settings_in_force().royalty.contracts)
@@ -176,7 +176,7 @@ def payouts(
 
     Example: `provenance payouts 2026-11-20 --most 50`
     """
-    from provenance.settlement.exports import read_export
+    from provenance.settlement.exports.export import read_export
     from tasks.cli.tables import owners_screen
 
     store = settings_in_force().store.open()
@@ -208,10 +208,10 @@ def verify(
     Example: `provenance verify 2026-11-20`
     """
     from provenance.core.store import Store
-    from provenance.settlement.exports import APPEALS, MANIFEST, REPORT
-    from provenance.settlement.verification import check_proof, read_json
-    from provenance.settlement.verification import verify as verify_files
-    from tasks.reconcile import check_day
+    from provenance.settlement.exports.export import APPEALS, MANIFEST, REPORT
+    from provenance.settlement.exports.verification import check_proof, read_json
+    from provenance.settlement.exports.verification import verify as verify_files
+    from provenance.settlement.reconcile import check_day
 
     path = Path(what)
     if path.is_dir():
@@ -232,12 +232,12 @@ def verify(
         name = REPORT if path.name == REPORT else MANIFEST
         checks = verify_files(Store(f"file://{up}", {}), folder, keys=keys, chain=whole, name=name)
     elif appeal:
-        from tasks.appeal import check_report
+        from provenance.validation.appeals.experiment import check_report
 
         folder = appeal[1]
         checks = check_report(settings_in_force(), folder)
     elif re.fullmatch(r"\d{4}-\d{2}", what):
-        from tasks.settle import check_period
+        from provenance.settlement.months.settle import check_period
 
         folder, checks = check_period(settings_in_force(), what)
     else:
@@ -266,8 +266,8 @@ def proof(day: Annotated[str, typer.Argument(help="The day paid for, YYYY-MM-DD.
 
     Example: `provenance proof 2026-11-20 tom-christie > proof.json`
     """
-    from provenance.settlement.exports import in_force
-    from provenance.settlement.verification import prove_line
+    from provenance.settlement.exports.export import in_force
+    from provenance.settlement.exports.verification import prove_line
 
     store = settings_in_force().store.open()
     print_json(prove_line(store, in_force(store, day_argument(day))["folder"], owner_id))
@@ -284,8 +284,8 @@ def diff(
 
     Example: `provenance diff 2026-11-20 1 2`
     """
+    from provenance.settlement.exports.diff import diff as found_in
     from tasks.cli.tables import diff_screen
-    from tasks.diff import diff as found_in
 
     found = found_in(settings_in_force().store.open(), day_argument(day), before, after)
     yield found, diff_screen(found, most=most)
@@ -304,8 +304,8 @@ def preview(
 
     Example: `provenance preview 2026-11-01 2026-11-07`
     """
+    from provenance.validation.preview import preview as of_days
     from tasks.cli.tables import preview_screen
-    from tasks.preview import preview as of_days
 
     days = date.fromisoformat(day_argument(first)), date.fromisoformat(day_argument(last or first))
     with watched():
@@ -326,7 +326,7 @@ def replay(
 
     Example: `provenance replay 2026-11-20`
     """
-    from tasks.recompute import recompute
+    from provenance.validation.replay import recompute
 
     with watched():
         folder, checks = recompute(settings_in_force(), day_argument(day), revision)
@@ -342,7 +342,7 @@ def replace_signing_key() -> None:
 
     Example: `provenance replace-key`
     """
-    from tasks.keys import replace_key
+    from provenance.settlement.exports.keys import replace_key
 
     settlement = settings_in_force().settlement
     retired = replace_key(settlement)
@@ -357,7 +357,7 @@ def balance(
 
     Example: `provenance balance tom-christie`
     """
-    from tasks.accounts import balance as found_in
+    from provenance.settlement.account_actions import balance as found_in
     from tasks.cli.tables import balance_screen
 
     found = found_in(settings_in_force(), owner_id)
@@ -376,8 +376,8 @@ def gc(
 
     Example: `provenance gc --dry-run`
     """
+    from provenance.validation.retention import collect
     from tasks.cli.tables import removals_screen
-    from tasks.gc import collect
 
     with watched():
         removals = collect(settings_in_force(), dry_run=dry_run)
@@ -394,7 +394,7 @@ def hold(owner_id: OwnerId, reason: Reason, by: By) -> Shown:
 
     Example: `provenance hold tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
     """
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     yield from _book(lambda settings: accounts.hold(settings, owner_id, reason=reason, by=by), owner_id)
 
@@ -405,7 +405,7 @@ def release(owner_id: OwnerId, reason: Reason, by: By) -> Shown:
 
     Example: `provenance release tom-christie --reason "disputed by A. Smith" --by "J. Doe"`
     """
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     yield from _book(lambda settings: accounts.release(settings, owner_id, reason=reason, by=by), owner_id)
 
@@ -421,7 +421,7 @@ def claim(
 
     Example: `provenance claim unmatched-libcst tom-christie --evidence "letter of 2026-11-20" --by "J. Doe"`
     """
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     yield from _book(lambda settings: accounts.claim(settings, escrow_id, owner_id, evidence=evidence, by=by), owner_id)
 
@@ -438,7 +438,7 @@ def advance(
 
     Example: `provenance advance tom-christie 250.00 EUR --reason "contract of 2026-11-01" --by "J. Doe"`
     """
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     said = {"reason": reason, "by": by}
     yield from _book(lambda settings: accounts.advance(settings, owner_id, currency, amount, **said), owner_id)
@@ -462,7 +462,7 @@ def rate(
 
     Example: `provenance rate 2026-11 USD EUR 0.8642 --evidence "ECB, 2026-11-30" --by "J. Doe"`
     """
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     pair, said = (source, target), {"evidence": evidence, "by": by}
     yield from _book(lambda settings: accounts.record_rate(settings, period, pair, value, unusual=unusual, **said))
@@ -487,15 +487,15 @@ def payments(
     if preview:
         from dataclasses import asdict
 
-        from provenance.settlement.settling import parse_period
-        from tasks.settle import preview as preview_of
+        from provenance.settlement.months.settle import preview as preview_of
+        from provenance.settlement.months.settling import parse_period
 
         if period is None:
             raise InputError("PERIOD", expected="a period beside --preview, such as 2026-11", found="none")
         found = preview_of(settings_in_force(), parse_period("PERIOD", period))
         shown, screen = {**found, "lines": [asdict(line) for line in found["lines"]]}, closing_screen(found)
     else:
-        from tasks.accounts import payments_of
+        from provenance.settlement.account_actions import payments_of
 
         shown = payments_of(settings_in_force(), period)
         screen = payments_screen(shown)
@@ -510,7 +510,7 @@ def answer(files: Annotated[list[Path], typer.Argument(help="What a bank sent: p
 
     Example: `provenance answer status.xml statement.xml`
     """
-    from tasks.answers import book_answer
+    from provenance.settlement.bank.incoming import book_answer
     from tasks.cli.tables import answers_screen
 
     settings, found = settings_in_force(), []
@@ -537,10 +537,10 @@ def statement(
     """
     from dataclasses import asdict
 
-    from provenance.settlement.settling import parse_period
-    from tasks.accounts import last_closed
-    from tasks.statements import FORMS, file_name
-    from tasks.statements import statement as stated
+    from provenance.settlement.account_actions import last_closed
+    from provenance.settlement.months.settling import parse_period
+    from provenance.settlement.months.write_statements import FORMS, file_name
+    from provenance.settlement.months.write_statements import statement as stated
 
     settings = settings_in_force()
     found = stated(settings, owner_id, parse_period("--period", period) if period else last_closed(settings))
@@ -557,7 +557,7 @@ def statement(
 
 def _book(make: Callable[[Settings], Booking], owner_id: str = "") -> Shown:
     """Book something, and say what was booked, or had been before, and what that moved for an owner."""
-    from tasks import accounts
+    from provenance.settlement import account_actions as accounts
 
     settings = settings_in_force()
     before = accounts.newest(settings)
@@ -588,7 +588,7 @@ def workload(
     Example: `provenance workload music var/workloads/music`, then `provenance audit lds --corpus var/workloads/music/corpus
     --model var/workloads/music/model --outputs var/workloads/music/outputs.parquet --out var/workloads/music/audit`
     """
-    from tasks.workload import make
+    from provenance.validation.workload import make
 
     with watched():
         made = make(name, out)
@@ -619,8 +619,8 @@ def bench(
     Example: `provenance workload code var/workloads/code`, then `provenance bench --corpus var/workloads/code/corpus
     --model var/workloads/code/model --outputs var/workloads/code/outputs.parquet`
     """
-    from tasks import attribute as task
-    from tasks import bench as benchmark
+    from provenance.local import attribute as task
+    from provenance.validation import cost as benchmark
 
     asked = parts.split(",")
     if unknown := [name for name in asked if name not in benchmark.PARTS]:
@@ -656,8 +656,8 @@ def disclose(
 
     Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
     """
+    from provenance.corpus.disclosures.disclose import disclose as write
     from tasks.cli.rights_tables import disclosures_screen
-    from tasks.disclose import disclose as write
 
     day = claims_day(on) if on is None else parse_day("--on", on)
     found = write(settings_in_force(), what, out, on=day, corpus=corpus, facts=facts)

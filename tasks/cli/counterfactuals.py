@@ -12,7 +12,7 @@ from tasks.cli.shared import ClaimsDay, Duplicates, Shown, Workers, claims_day, 
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
-    from tasks.counterfactuals import Subject
+    from provenance.models.counterfactuals import Subject
     from tasks.settings import Settings
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def train(
 
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
-    from tasks import counterfactuals as task
+    from provenance.models import counterfactuals as task
 
     with watched():
         subject, settings = _subject(corpus, model, out, duplicates, workers, day)
@@ -72,7 +72,7 @@ def add(
 
     Example: `provenance counterfactuals add run-1 run-2 --corpus corpus --model model --out models`
     """
-    from tasks import counterfactuals as task
+    from provenance.models import counterfactuals as task
 
     with watched():
         subject, _ = _subject(corpus, model, out, duplicates, None, day)
@@ -91,7 +91,7 @@ def list_models(
     Example: `provenance counterfactuals list models`
     """
     from provenance.core.store import Store
-    from tasks.counterfactuals import subject_in_force
+    from provenance.models.counterfactuals import subject_in_force
 
     if folder is None:
         subject, _ = subject_in_force()
@@ -107,8 +107,8 @@ def list_models(
 
 def _listed(store: Store, served: list[str], where: str) -> Shown:
     """The counterfactual models of some models."""
+    from provenance.models.counterfactuals import summary
     from tasks.cli.tables import counterfactuals_screen
-    from tasks.counterfactuals import summary
 
     rows = [row for model in served for row in summary(store, model)]
     yield rows, counterfactuals_screen(rows, where)
@@ -118,8 +118,8 @@ def _subject(
     corpus: Path | None, model: Path | None, out: Path | None, duplicates: Duplicates, workers: int | None, day: str | None
 ) -> tuple[Subject, Settings]:
     """What is trained, and the settings for workers in processes of their own."""
-    from tasks import counterfactuals as task
-    from tasks.attribute import local_settings
+    from provenance.local.attribute import local_settings
+    from provenance.models import counterfactuals as task
 
     settings = local_settings(device="cpu", workers=workers)
     if corpus is None and model is None and out is None:

@@ -42,7 +42,7 @@ def optout_add(
 
     Example: `provenance optout add httpx==0.28.1/httpx/_client.py --owner tom-christie --choice held --by Ann --evidence mail`
     """
-    from tasks.optouts import opt_out
+    from provenance.corpus.rights.optout_records import opt_out
 
     rows = opt_out(
         settings_in_force().store.open(),
@@ -70,7 +70,7 @@ def optout_withdraw(
 
     Example: `provenance optout withdraw httpx==0.28.1/httpx/_client.py --owner tom-christie --by "J. Doe" --evidence "mail"`
     """
-    from tasks.optouts import withdraw
+    from provenance.corpus.rights.optout_records import withdraw
 
     one, first = _one_or_all(work_id, every=every), parse_day("--from", day) if day else None
     rows = withdraw(settings_in_force().store.open(), owner, one, evidence=evidence, by=by, day=first)
@@ -87,7 +87,7 @@ def optout_import(
 
     Example: `provenance optout import optouts.csv --by "J. Doe"`
     """
-    from tasks.optouts import import_file
+    from provenance.corpus.rights.optout_records import import_file
 
     lines, rows = import_file(settings_in_force().store.open(), file, by=by, keep_unknown=keep_unknown)
     yield from _told(rows.to_dicts(), lines)
@@ -99,8 +99,8 @@ def optout_list(known: Known = None) -> Shown:
 
     Example: `provenance optout list --known 2026-11-20T12:00`
     """
+    from provenance.corpus.rights.optout_records import listed
     from tasks.cli.rights_tables import optouts_screen
-    from tasks.optouts import listed
 
     rows = listed(settings_in_force().store.open(), known=known_time(known))
     yield rows.to_dicts(), optouts_screen(rows)
@@ -114,8 +114,8 @@ def optout_report(
 
     Example: `provenance optout report --last 7`
     """
+    from provenance.validation.optout_report import report
     from tasks.cli.rights_tables import optout_report_screen
-    from tasks.reports import report
 
     found = report(settings_in_force().store.open(), last=last)
     yield found, optout_report_screen(found)
@@ -127,7 +127,7 @@ def optout_columns() -> None:
 
     Example: `provenance optout columns`
     """
-    from provenance.corpus.optouts import COLUMNS
+    from provenance.corpus.rights.optouts import COLUMNS
 
     for name, meaning in COLUMNS.items():
         console.print(f"{name:<13} {meaning}", highlight=False, soft_wrap=True)

@@ -39,7 +39,7 @@ def payee_import(
 
     Example: `provenance payee import payees.csv --by "J. Doe"`
     """
-    from tasks.payees import import_payees
+    from provenance.settlement.payees.register import import_payees
 
     found = import_payees(settings_in_force(), file, by=by)
     yield found, [line(f"{len(found)} payees are in force as {file} has them.")]
@@ -51,8 +51,8 @@ def payee_list() -> Shown:
 
     Example: `provenance payee list`
     """
+    from provenance.settlement.payees.register import masked
     from tasks.cli.tables import payees_screen
-    from tasks.payees import masked
 
     found = masked(settings_in_force())
     yield found, [payees_screen(found)]
@@ -66,7 +66,7 @@ def payee_remove(owner_id: OwnerId) -> None:
 
     Example: `provenance payee remove tom-christie`
     """
-    from tasks.payees import remove_payee
+    from provenance.settlement.payees.register import remove_payee
 
     console.print(f"{remove_payee(settings_in_force(), owner_id)} versions are gone.")
 
@@ -77,7 +77,7 @@ def payee_columns() -> None:
 
     Example: `provenance payee columns`
     """
-    from provenance.settlement.payees import COLUMNS
+    from provenance.settlement.payees.details import COLUMNS
 
     for name, meaning in COLUMNS.items():
         console.print(f"{name:<14} {meaning}", highlight=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def payee_reseal() -> None:
 
     Example: `PROVENANCE_PAYEES__KEY=NEW,OLD provenance payee reseal`
     """
-    from provenance.settlement.payee_vault import reseal
-    from tasks.payees import register_of
+    from provenance.settlement.payees.register import register_of
+    from provenance.settlement.payees.vault import reseal
 
     console.print(f"{reseal(*register_of(settings_in_force()))} records are sealed with the first key.")

@@ -39,7 +39,7 @@ def signals_collect(
 
     Example: `provenance rights signals collect --pages`
     """
-    from tasks.signals import collect
+    from provenance.corpus.rights.signals.collect import collect
 
     with watched():
         found = collect(settings_in_force(), source, pages=pages, private=allow_private)
@@ -58,8 +58,8 @@ def signals_show(
 
     Example: `provenance rights signals show https://example.org/story`
     """
+    from provenance.corpus.rights.signals.collect import show
     from tasks.cli.rights_tables import signals_screen
-    from tasks.signals import show
 
     found = show(settings_in_force(), uri, use=use, known=known_time(known))
     yield found, signals_screen(found)
@@ -81,7 +81,7 @@ def rights_claims(
 
     Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
-    from tasks.claims import claims_of
+    from provenance.corpus.ownership import claims_of
     from tasks.cli.rights_tables import claims_screen
 
     if night and known:
@@ -114,10 +114,10 @@ def rights_manifest(
     Example: `provenance rights manifest --out manifest.json --left-out left-out.csv`
     """
     from provenance.core.store import to_csv
-    from tasks.claims import later_than
+    from provenance.corpus.ownership import later_than
+    from provenance.corpus.rights.training_clearance import check_manifest, write_manifest
+    from provenance.corpus.rights.training_clearance import left_out as those_left_out
     from tasks.cli.rights_tables import manifest_screen
-    from tasks.training_clearance import check_manifest, write_manifest
-    from tasks.training_clearance import left_out as those_left_out
 
     settings = settings_in_force()
     if check is not None:
@@ -169,8 +169,8 @@ def sources_import(
 
     Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
     """
+    from provenance.corpus.rights.registry import import_sources
     from tasks.cli.rights_tables import imported_screen
-    from tasks.sources import import_sources
 
     each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
     found = import_sources(settings_in_force(), files, collector=collector, each=each)
@@ -188,8 +188,8 @@ def sources_list(
 
     Example: `provenance rights sources list --like arxiv --conflicts`
     """
+    from provenance.corpus.rights.registry import find_sources, registry_in_force
     from tasks.cli.rights_tables import sources_screen
-    from tasks.sources import find_sources, registry_in_force
 
     moment = known_time(known)
     with Terminal(stderr=True).status("Merging the records of sources"):
@@ -206,8 +206,8 @@ def sources_show(
 
     Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
     """
+    from provenance.corpus.rights.registry import show_source
     from tasks.cli.rights_tables import source_screen
-    from tasks.sources import show_source
 
     with Terminal(stderr=True).status("Merging the records of sources"):
         row, of_it = show_source(settings_in_force().store.open(), name, known_time(known))
@@ -226,8 +226,8 @@ def rights_explain(
 
     Example: `provenance rights explain attrs==26.1.0/attr/_make.py`
     """
+    from provenance.corpus.rights.explain import explain
     from tasks.cli.rights_tables import explain_screen
-    from tasks.rights import explain
 
     found = explain(settings_in_force(), work_id, claims_day(day))
     yield found, explain_screen(found)
@@ -241,8 +241,8 @@ def rights_summary(most: Annotated[int, typer.Option(min=1, help="Reasons listed
 
     Example: `provenance rights summary`
     """
+    from provenance.corpus.rights.explain import summary
     from tasks.cli.rights_tables import summary_screen
-    from tasks.rights import summary
 
     found = summary(settings_in_force())
     yield found, summary_screen(found, most=most)
@@ -256,8 +256,8 @@ def rights_quality() -> Shown:
 
     Example: `provenance rights quality`
     """
+    from provenance.corpus.quality_report import last_report
     from tasks.cli.rights_tables import quality_screen
-    from tasks.quality import last_report
 
     found = last_report(settings_in_force().store.open())
     yield found, quality_screen(found)

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from provenance.core.money import PPB
-from provenance.corpus.optouts import OPTOUT
+from provenance.corpus.rights.optouts import OPTOUT
+from provenance.corpus.rights.registry import Imported
 from tasks.cli.tables import number, titled
-from tasks.sources import Imported
 from tasks.terminal import cell, line
 
 
@@ -198,7 +198,7 @@ def manifest_screen(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def disclosures_screen(found: Mapping[str, Any], out: Path) -> Iterator[RenderableType]:
     """Which disclosures were written, and what is to be completed."""
-    from tasks.disclose import INDEX
+    from provenance.corpus.disclosures.disclose import INDEX
 
     count = len(found["files"])
     first = f"; begin with {out / INDEX}" if INDEX in found["files"] else ""

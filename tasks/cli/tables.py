@@ -19,15 +19,15 @@ from provenance.core.errors import ContractError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.corpus.examples import held_since
 from provenance.corpus.shards import corpus_in_force, read_examples
-from provenance.royalty.contracts import Contract
+from provenance.inputs.contracts import Contract
 from provenance.royalty.shares import over_night
 from provenance.settlement.accounts import CHART, HELD, TOTALS
-from provenance.settlement.closings import ranges, unpaid
-from provenance.settlement.exports import published_days, read_export
-from provenance.settlement.periods import LACKING, NO_RATE, ON_HOLD
-from provenance.settlement.settling import WAITING
-from provenance.settlement.trust import in_words
-from tasks.explain import explain
+from provenance.settlement.exports.explain import explain
+from provenance.settlement.exports.export import published_days, read_export
+from provenance.settlement.exports.trust import in_words
+from provenance.settlement.months.closings import ranges, unpaid
+from provenance.settlement.months.periods import LACKING, NO_RATE, ON_HOLD
+from provenance.settlement.months.settling import WAITING
 from tasks.terminal import cell, line
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from provenance.core.store import Store
-    from provenance.settlement.verification import Check
-    from tasks.attribute import Request
-    from tasks.gc import Removal
+    from provenance.local.attribute import Request
+    from provenance.settlement.exports.verification import Check
+    from provenance.validation.retention import Removal
 
 BAR = 16
 ENDS = pl.col("share_ppb", "low_ppb", "high_ppb")

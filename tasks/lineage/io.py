@@ -19,9 +19,9 @@ from provenance.core import contracts
 from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
 from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen
-from provenance.settlement.periods import bank_folder, closing_folder, payments_folder, statements_folder
+from provenance.inputs.night import Night, load_night, read_manifest
+from provenance.settlement.months.periods import bank_folder, closing_folder, payments_folder, statements_folder
 from provenance.validation import results
-from tasks.night import Night, load_night, read_manifest
 from tasks.settings import Settings
 
 
@@ -81,7 +81,7 @@ class Done:
     @cached_property
     def exported(self) -> dict[str, Any]:
         """The manifest of the export that the stage returned."""
-        from provenance.settlement.exports import MANIFEST
+        from provenance.settlement.exports.export import MANIFEST
 
         return self.store.read_json(f"{self.result}/{MANIFEST}")
 
@@ -131,15 +131,15 @@ def _file(done: Done, name: str) -> Iterable[Dataset]:
 
 
 def _features(done: Done) -> Iterable[Dataset]:
-    from tasks.shard import load_plan
+    from provenance.features.plan import load_plan
 
     plan = load_plan(done.store, done.folder)
     return [Dataset("features", "features", digest(sorted(file.key for file in plan.corpus + plan.outputs)))]
 
 
 def _curvature(done: Done) -> Iterable[Dataset]:
-    from tasks.curvature import fitted_key
-    from tasks.shard import load_plan
+    from provenance.features.plan import load_plan
+    from provenance.influence.fit_curvature import fitted_key
 
     plan = load_plan(done.store, done.folder)
     keys = sorted(fitted_key(done.night, plan, source) for source in plan.sources)
@@ -154,8 +154,8 @@ def _counterfactuals(done: Done) -> Iterable[Dataset]:
 
 def _trained(done: Done) -> Iterable[Dataset]:
     """The counterfactual models of the model in use; none where none is trained yet."""
-    from provenance.features.model import read_model
-    from tasks.counterfactuals import records as trained
+    from provenance.models.counterfactuals import records as trained
+    from provenance.models.model import read_model
 
     served = digest(read_model(done.settings.model.folder).files)
     found = {record.name: record.folder for record in trained(done.store, served)}
@@ -187,7 +187,7 @@ def _payouts(done: Done) -> Iterable[Dataset]:
 
 def _published(done: Done, name: str, folder: str, **files: contracts.Contract) -> Iterable[Dataset]:
     """CSV files of a period; without any, all that its manifest names. There is no folder where nothing was to be paid."""
-    from provenance.settlement.exports import MANIFEST
+    from provenance.settlement.exports.export import MANIFEST
 
     key = f"{folder}/{MANIFEST}"
     if not done.store.exists(key):

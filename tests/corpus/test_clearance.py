@@ -8,8 +8,8 @@ import pytest
 from samples import corpus_frames, table
 
 from provenance.core.errors import ContractError, InputError
-from provenance.corpus.clearance import check_trained_on, clear, cleared, contents, copies, read_manifest, stated
 from provenance.corpus.examples import check_examples
+from provenance.corpus.rights.clearance import check_trained_on, clear, cleared, contents, copies, read_manifest, stated
 
 NO_OPTOUTS = pl.DataFrame(schema={"work_id": pl.String, "owner_id": pl.String})
 NO_VERDICTS = pl.DataFrame(schema={"source_uri": pl.String, "allowed": pl.Boolean, "because": pl.String})

@@ -15,8 +15,8 @@ from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import from_csv, to_csv
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
+from provenance.corpus.rights.sources import registry, source_ids
 from provenance.corpus.shards import FrozenCorpus, Part
-from provenance.corpus.sources import registry, source_ids
 from tasks.settings import CHECKOUT
 
 DAY = date(2026, 11, 20)

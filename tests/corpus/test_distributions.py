@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.corpus.distributions import Language, collect, collect_languages, owner_id, prompts, terms_of
+from provenance.corpus.packages.distributions import Language, collect, collect_languages, owner_id, prompts, terms_of
 from tasks.settings import CHECKOUT
 
 LOCK = CHECKOUT / "infra/requirements/run.txt"

@@ -9,7 +9,7 @@ from PIL import Image
 from samples import assert_checked
 
 from provenance.core.errors import ContractError
-from provenance.corpus import glyphs
+from provenance.corpus.packages import glyphs
 
 
 @pytest.fixture(scope="module")

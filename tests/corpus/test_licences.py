@@ -10,9 +10,9 @@ from identify.vendor.licenses import LICENSES
 
 from provenance.core.contracts import ASSERTIONS
 from provenance.core.errors import ContractError
-from provenance.corpus import notices
-from provenance.corpus.licences import check_assertions, classify, rights_of, stated
-from provenance.corpus.policy import CLASSES, read_policy
+from provenance.corpus.rights import notices
+from provenance.corpus.rights.licences import check_assertions, classify, rights_of, stated
+from provenance.corpus.rights.policy import CLASSES, read_policy
 from tasks.settings import Settings
 
 POLICY = read_policy(Settings().rights.policy)

@@ -5,8 +5,8 @@ from fractions import Fraction
 import pytest
 from samples import assert_checked
 
-from provenance.corpus import music_corpus
-from provenance.corpus.music_corpus import DURATIONS, FIRST_DURATION, REST, Source, encode
+from provenance.corpus.packages import music as music_corpus
+from provenance.corpus.packages.music import DURATIONS, FIRST_DURATION, REST, Source, encode
 
 
 @pytest.fixture(scope="module")

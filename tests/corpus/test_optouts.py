@@ -12,8 +12,8 @@ from samples import HOSTILE_IDS, corpus_frames, freeze, table
 from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import InputError
 from provenance.corpus.examples import check_claims, dispute_names, parties, with_choices
-from provenance.corpus.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
-from tasks.optouts import import_file, listed, opt_out, recorded, withdraw
+from provenance.corpus.rights.optout_records import import_file, listed, opt_out, recorded, withdraw
+from provenance.corpus.rights.optouts import OPTOUT, WITHDRAW, Wish, in_force, new_rows, read_file
 
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 TODAY, DAY, LATER = NOW.date(), timedelta(days=1), NOW + timedelta(seconds=1)

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.corpus import spdx
-from provenance.corpus.distributions import SPDX_OF_CLASSIFIER
-from provenance.corpus.policy import CLASSES, USES, parse_policy, read_policy
+from provenance.corpus.packages.distributions import SPDX_OF_CLASSIFIER
+from provenance.corpus.rights import spdx
+from provenance.corpus.rights.policy import CLASSES, USES, parse_policy, read_policy
 from tasks.settings import CHECKOUT, Settings
 
 VALUES = {

@@ -8,8 +8,8 @@ from samples import corpus_frames, deliver, freeze
 
 from provenance.core.store import canonical_json, digest
 from provenance.corpus.examples import check_examples, read_corpus
-from provenance.corpus.licences import rights_of
-from provenance.corpus.policy import read_policy
+from provenance.corpus.rights.licences import rights_of
+from provenance.corpus.rights.policy import read_policy
 from provenance.corpus.shards import CURRENT, cut, freeze_corpus, load_frozen
 from tasks.settings import Settings
 

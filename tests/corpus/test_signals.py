@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from protego import Protego
 
 from provenance.core.contracts import SIGNALS, conform
-from provenance.corpus.signals import aipref, aitxt, html, robots, rsl, tdmrep
-from provenance.corpus.signals.answers import Answer, origin_of, page_of
-from provenance.corpus.signals.fetch import is_public
-from provenance.corpus.signals.patterns import matches
-from provenance.corpus.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, STALE, verdicts, weigh
+from provenance.corpus.rights.signals import aipref, aitxt, html, robots, rsl, tdmrep
+from provenance.corpus.rights.signals.fetch import is_public
+from provenance.corpus.rights.signals.patterns import matches
+from provenance.corpus.rights.signals.responses import Answer, origin_of, page_of
+from provenance.corpus.rights.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, STALE, verdicts, weigh
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SITE = "https://h.org"

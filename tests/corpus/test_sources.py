@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from provenance.core.contracts import REGISTRY, SOURCES
-from provenance.corpus import canonical as module
-from provenance.corpus.canonical import MANY, PAGE, identify
-from provenance.corpus.sources import MOST_LISTINGS, canonical, registry, source_ids
+from provenance.corpus.rights import canonical as module
+from provenance.corpus.rights.canonical import MANY, PAGE, identify
+from provenance.corpus.rights.sources import MOST_LISTINGS, canonical, registry, source_ids
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 # One line for each work: its one spelling, then others that are seen.

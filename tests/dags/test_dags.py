@@ -11,10 +11,10 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import pytest
 
 from provenance.core.errors import ContractError, InputError
-from tasks.freeze import paid_day, wait_until_over
+from provenance.inputs.freeze import paid_day, wait_until_over
+from provenance.settlement.months.settle import settled_period
 from tasks.lineage.io import STAGES as KNOWN
 from tasks.settings import CHECKOUT
-from tasks.settle import settled_period
 
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
 HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers", "openlineage.client")

@@ -30,11 +30,11 @@ from rich.table import Table  # noqa: E402
 from samples import corpus_frames, deliver, stack_settings, train_tiny  # noqa: E402
 from servers import eventually  # noqa: E402
 
+from infra.monitor.runs import NIGHTLY  # noqa: E402
 from infra.stack import supervise  # noqa: E402
 from infra.stack.api import airflow_as, follow, trigger  # noqa: E402
 from infra.stack.layout import MARK, environment, load  # noqa: E402
 from tasks import settings  # noqa: E402
-from tasks.runs import NIGHTLY  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

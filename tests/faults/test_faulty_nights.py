@@ -13,8 +13,8 @@ from stages import at_once, night, run
 
 from provenance.core.errors import ContractError, StoreError, StoreUnavailable
 from provenance.core.store import Store
-from provenance.settlement import exports
-from tasks import freeze
+from provenance.inputs import freeze
+from provenance.settlement.exports import export as exports
 
 PUBLISH = "publish.publish"
 INPUTS = ("corpus/", "outputs/", "frozen/")

@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config
 
 from provenance.core.errors import ModelError
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.adapters.denoiser import Denoiser
-from provenance.features.adapters.event_sequence import EventSequence
-from provenance.features.model import read_model
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.models.adapters.denoiser import Denoiser
+from provenance.models.adapters.event_sequence import EventSequence
+from provenance.models.model import read_model
 
 
 def image(size=8, colour=200, mode="L"):

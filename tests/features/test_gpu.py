@@ -10,11 +10,11 @@ from samples import corpus_frames, request_on
 from provenance.core.arrays import gpu_count, namespace_of, to_numpy
 from provenance.core.rows import encode, move
 from provenance.features.gradients import gradient_features
-from provenance.features.model import read_model
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 from provenance.influence.methods import Sampled, fit, prepare, score
 from provenance.influence.statistics import gather
+from provenance.models.model import read_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no CUDA device and CuPy")]
 PROJECTION = Projection(dense=256, token_rank=8)
@@ -71,7 +71,7 @@ def test_scores(tiny_model, monkeypatch, cells):
 
 def test_a_night_on_a_cuda_cluster(tmp_path, tiny_model):
     """The same command on a LocalCUDACluster and on the CPU."""
-    from tasks.attribute import attribute, local_settings
+    from provenance.local.attribute import attribute, local_settings
 
     whole, tables = request_on(tmp_path, tiny_model), {}
     for device in ("cpu", "cuda"):

@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from provenance.core.arrays import to_numpy
 from provenance.core.errors import ModelError
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.adapters.denoiser import Denoiser
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
 from provenance.features.projection import Projection, matrices
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.models.adapters.denoiser import Denoiser
 
 CONTENTS = [*corpus_frames()["examples"]["content"].to_list()[:7], b"short", b"x"]
 PROJECTION = Projection(seed=3, dense=200, dense_alone=200, token_rank=3)

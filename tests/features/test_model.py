@@ -8,8 +8,8 @@ from samples import reword
 from transformers import GPT2Config
 
 from provenance.core.errors import ModelError
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.model import keep_ends, read_model, state_manifest
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.models.model import keep_ends, read_model, state_manifest
 
 
 @pytest.fixture

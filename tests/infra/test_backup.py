@@ -14,8 +14,8 @@ from infra.postgres.setup import LOGINS, set_up
 from provenance.core.errors import InputError, StoreError
 from provenance.core.store import Store
 from provenance.settlement import ledger
+from provenance.settlement.reconcile import check_day
 from tasks.database import get_server, open_ledger
-from tasks.reconcile import check_day
 from tasks.settings import load
 
 NEXT = "2026-11-20"

@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra import metrics
-from tasks import monitor, runs
-from tasks.book import book
-from tasks.publish import publish
-from tasks.run_notes import Work, note
+from infra.monitor import nights as monitor
+from infra.monitor import runs
+from provenance.features.run_notes import Work, note
+from provenance.settlement.book import book
+from provenance.settlement.publish import publish
 from tasks.settings import CHECKOUT
 
 GROUPS = yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]

@@ -17,10 +17,10 @@ from samples import create_database, enter
 from servers import airflow_server, free_ports, page_settings
 from sqlalchemy.engine import make_url
 
+from infra.monitor.nights import Night
+from infra.monitor.runs import Run
 from infra.page import template_filters
-from tasks import freeze
-from tasks.monitor import Night
-from tasks.runs import Run
+from provenance.inputs import freeze
 from tasks.settings import CHECKOUT
 
 # An owner whose name, and a notice, that a page that does not escape would run.

@@ -7,7 +7,7 @@ import pytest
 from infra.s3.identities import ADMINISTRATOR, BANK, MADE, POLICIES, ROLES, identities, keys_of, main, policies, policy
 from infra.s3.setup import HERE, NEEDS_TLS
 from provenance.core.errors import SettingsError
-from tasks import gc
+from provenance.validation import retention as gc
 
 BUCKET_POLICY = json.loads((HERE / "bucket-policy.json").read_text())
 

@@ -12,17 +12,17 @@ from stages import STAGES, run
 from infra import demo
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError, StoreError
 from provenance.core.store import Store
-from tasks.book import book
-from tasks.featurise import featurise
-from tasks.freeze import freeze
-from tasks.ingest import ingest
-from tasks.publish import publish
-from tasks.reconcile import reconcile
+from provenance.corpus.ingest import ingest
+from provenance.features.featurise import featurise
+from provenance.features.plan import shard
+from provenance.inputs.freeze import freeze
+from provenance.settlement.book import book
+from provenance.settlement.publish import publish
+from provenance.settlement.reconcile import reconcile
 from tasks.settings import load
-from tasks.shard import shard
 
 ADAPTER = """
-from provenance.features.adapters.causal_lm import CausalLM
+from provenance.models.adapters.causal_lm import CausalLM
 
 
 class Raises(CausalLM):

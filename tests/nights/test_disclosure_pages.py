@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from samples import HOSTILE_IDS, corpus_frames, freeze
 
-from tasks.disclose import disclose
+from provenance.corpus.disclosures.disclose import disclose
 from tasks.settings import CHECKOUT, load
 
 pytestmark = pytest.mark.night

@@ -13,12 +13,13 @@ from servers import eventually
 from infra.stack.api import Airflow, RefusedError
 from provenance.core.money import format_minor
 from provenance.core.store import Store
-from provenance.settlement import ledger, settling
+from provenance.settlement import account_actions as accounts
+from provenance.settlement import ledger
 from provenance.settlement.accounts import imbalances
 from provenance.settlement.bank import iso20022
-from tasks import accounts
-from tasks.answers import book_answer
-from tasks.payees import import_payees
+from provenance.settlement.bank.incoming import book_answer
+from provenance.settlement.months import settling
+from provenance.settlement.payees.register import import_payees
 from tasks.settings import load
 
 pytestmark = pytest.mark.night

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from samples import CHROMIUM, corpus_frames, enter, outputs_frame, stack_settings, train_tiny
 from servers import Webhook, eventually, free_ports, listening
 
+from infra.monitor.runs import AWAITING
+from infra.monitor.runs import NIGHTLY as DAG
 from infra.stack import supervise
 from infra.stack.api import RefusedError, airflow_as, follow, trigger
 from infra.stack.layout import BUCKET, MARK, environment, load, secrets_of
 from provenance.core.store import Store
 from provenance.settlement import ledger
-from tasks.runs import AWAITING
-from tasks.runs import NIGHTLY as DAG
 from tasks.settings import CHECKOUT
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]

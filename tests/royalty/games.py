@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from provenance.royalty.counterfactuals import plan
+from provenance.models.partition_plan import plan
 from provenance.royalty.estimate import Outcomes
 from provenance.validation.subsets import coalitions
 

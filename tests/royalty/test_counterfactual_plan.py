@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provenance.royalty.counterfactuals import FEW, PAIR, PARTS, SMALL, TRIES, plan
+from provenance.models.partition_plan import FEW, PAIR, PARTS, SMALL, TRIES, plan
 
 MANY = {f"o{at:03d}": 1 + at % 7 for at in range(40)}
 SOME = {f"o{at}": 10 * at + 1 for at in range(6)}

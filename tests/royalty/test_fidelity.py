@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from games import draw_game
 
+from provenance.inputs.contracts import Contract
 from provenance.royalty import estimate, fidelity
-from provenance.royalty.contracts import Contract
 
 
 def reported(models, aside, influence=None, weights=(1.0,), words=(False,)):

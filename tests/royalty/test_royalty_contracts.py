@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.royalty.contracts import assign, parse_contracts, read_contracts
+from provenance.inputs.contracts import assign, parse_contracts, read_contracts
 
 WHOLE = """
 [[contract]]

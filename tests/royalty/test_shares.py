@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from provenance.core.contracts import RULE_SHARES, SHARES
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
-from provenance.royalty.contracts import Contract
+from provenance.inputs.contracts import Contract
 from provenance.royalty.shares import by_contract, flat, from_components, over_night, rule_weight, to_ppb
 
 values = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)

@@ -1,8 +1,8 @@
 import pytest
 
 from provenance.core.errors import InputError
-from provenance.settlement.bank.answers import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
 from provenance.settlement.bank.documents import known
+from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
 
 REPORTS, STATEMENTS = known("pain.002"), known("camt.053")
 AT = "2026-12-03T18:00:00"

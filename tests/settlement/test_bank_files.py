@@ -19,7 +19,7 @@ from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back
 from provenance.settlement.bank.nacha import clearing_file
 from provenance.settlement.bank.paypal import payouts
-from provenance.settlement.payees import Details
+from provenance.settlement.payees.details import Details
 
 SEPA = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-?:().,'+ ")
 COUNTRIES = ["DE", "FR", "NL", "GB", "BR", "KW"] * 3

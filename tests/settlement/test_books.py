@@ -16,12 +16,13 @@ from samples import create_database
 
 from provenance.core.contracts import CREDITS
 from provenance.core.errors import InputError
-from provenance.settlement import books, ledger, settling
+from provenance.settlement import books, ledger
 from provenance.settlement.accounts import OWED, Account, imbalances
-from provenance.settlement.bank.answers import PAID, REJECTED, RETURNED, Outcome
-from provenance.settlement.payouts import payouts
-from provenance.settlement.periods import NO_PAYEE, NO_RATE, NO_TAX, PAY, Payee, Terms
-from provenance.settlement.settling import Approval
+from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED, Outcome
+from provenance.settlement.exports.payouts import payouts
+from provenance.settlement.months import settling
+from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, NO_TAX, PAY, Payee, Terms
+from provenance.settlement.months.settling import Approval
 
 # Of up to 25 steps each; 400 of them, some 10,000 steps, take eight minutes.
 EXAMPLES = int(os.environ.get("BOOKS_EXAMPLES", "15"))

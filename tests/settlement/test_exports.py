@@ -15,12 +15,12 @@ from provenance.core.errors import StoreError
 from provenance.core.store import canonical_json, sha256
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
-from provenance.settlement.exports import build, current_key, key_file, payout_lines, point_to, write
-from provenance.settlement.payouts import Movements, credits, intervals, payouts
-from provenance.settlement.periods import PAY, Line, payment_entries
-from provenance.settlement.proofs import public_pem, root, sign
-from provenance.settlement.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
-from tasks.keys import replace_key, signing_key, trusted_keys
+from provenance.settlement.exports.export import build, current_key, key_file, payout_lines, point_to, write
+from provenance.settlement.exports.keys import replace_key, signing_key, trusted_keys
+from provenance.settlement.exports.payouts import Movements, credits, intervals, payouts
+from provenance.settlement.exports.proofs import public_pem, root, sign
+from provenance.settlement.exports.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
+from provenance.settlement.months.periods import PAY, Line, payment_entries
 from tasks.settings import SettlementSettings
 
 DAY = date(2026, 11, 19)

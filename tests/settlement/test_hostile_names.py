@@ -24,13 +24,13 @@ from provenance.core.store import Store, from_csv, to_csv
 from provenance.core.text import plain, uncelled, visible
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
-from provenance.settlement.closings import closing_table, request
-from provenance.settlement.exports import build, payout_lines, write
-from provenance.settlement.payouts import Movements, credits, intervals, payouts
-from provenance.settlement.periods import ON_HOLD, PAY, Line
-from provenance.settlement.statements import Output, Section, Statement, Work, as_html, as_pdf
-from provenance.settlement.verification import check_proof, prove_line, verify
-from tasks.statements import file_name
+from provenance.settlement.exports.export import build, payout_lines, write
+from provenance.settlement.exports.payouts import Movements, credits, intervals, payouts
+from provenance.settlement.exports.verification import check_proof, prove_line, verify
+from provenance.settlement.months.closings import closing_table, request
+from provenance.settlement.months.periods import ON_HOLD, PAY, Line
+from provenance.settlement.months.statements import Output, Section, Statement, Work, as_html, as_pdf
+from provenance.settlement.months.write_statements import file_name
 
 DAY = date(2026, 11, 19)
 NOON = datetime(2026, 11, 20, tzinfo=UTC)

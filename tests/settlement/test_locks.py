@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from provenance.settlement.locks import Lock, held
+from provenance.core.locks import Lock, held
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from provenance.core.errors import InputError, InputErrors
-from provenance.settlement.payees import read_details, seal, sealing, unseal
+from provenance.settlement.payees.details import read_details, seal, sealing, unseal
 
 ANN = {
     "owner_id": "ann", "name": "Ann Møller", "street": "Hauptstr.", "building": "1", "post_code": "10115", "town": "Berlin",

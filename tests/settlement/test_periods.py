@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB
-from provenance.settlement import periods
 from provenance.settlement.accounts import OWED, Account
-from provenance.settlement.periods import Line, Payee, Terms, close, closing_entries, payment_entries, preview
+from provenance.settlement.months import periods
+from provenance.settlement.months.periods import Line, Payee, Terms, close, closing_entries, payment_entries, preview
 
 ANN = {"ann": Payee("ann", "EUR")}
 

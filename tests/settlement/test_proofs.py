@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.core.errors import InputError
-from provenance.settlement.proofs import is_signed, prove, proven, public_pem, read_key, root, sign
+from provenance.settlement.exports.proofs import is_signed, prove, proven, public_pem, read_key, root, sign
 
 # The test vectors of Certificate Transparency's reference implementation.
 LEAVES = [bytes.fromhex(text) for text in (

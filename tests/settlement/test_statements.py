@@ -7,8 +7,18 @@ import pytest
 from lxml import etree
 
 from provenance.core.errors import InputError
-from provenance.settlement import statements
-from provenance.settlement.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, as_html, as_pdf
+from provenance.settlement.months import statements
+from provenance.settlement.months.statements import (
+    Earning,
+    Movement,
+    Output,
+    PaymentLine,
+    Section,
+    Statement,
+    Work,
+    as_html,
+    as_pdf,
+)
 
 AT = datetime(2026, 11, 21, 3, 30, tzinfo=UTC)
 DIGEST = "0f" * 32

@@ -1,6 +1,6 @@
 """What is said of how far shares can be trusted is what the manifests say, in plain words."""
 
-from provenance.settlement.trust import in_words
+from provenance.settlement.exports.trust import in_words
 
 SCORES = {"estimate": 0.86, "influence": 0.4, "size": 0.1}
 

@@ -21,15 +21,16 @@ from stages import SMALL, night
 
 from provenance.core.errors import ContractError, InputError, ModelError, StoreError
 from provenance.core.store import Store, Stored, canonical_json
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.settlement.exports import in_force
-from provenance.validation import appeals
+from provenance.corpus.ingest import ingest
+from provenance.local.attribute import local_settings
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.settlement.exports.export import in_force
+from provenance.validation import retention as gc
+from provenance.validation import retrain
+from provenance.validation.appeals import effect as appeals
+from provenance.validation.appeals import experiment as task
 from provenance.validation.coalitions import shapley
 from provenance.validation.subsets import coalitions
-from tasks import appeal as task
-from tasks import gc, retrain
-from tasks.attribute import local_settings
-from tasks.ingest import ingest
 from tasks.settings import load
 
 PPB, NANO = 10**9, 10**9

@@ -7,13 +7,13 @@ from samples import corpus_frames, outputs_frame
 from provenance.core.arrays import to_numpy
 from provenance.core.rows import concatenate, decode, encode, move
 from provenance.features.gradients import gradient_features
-from provenance.features.model import read_model
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Sampled, fit, prepare, score
 from provenance.influence.statistics import gather
+from provenance.models.model import read_model
 
 WHERE = {"projection": Projection(dense=64, token_rank=4), "batch_size": 8}
 

@@ -6,8 +6,8 @@ import pytest
 from samples import request_on, words_of
 
 from provenance.core.errors import ContractError
-from tasks.attacks import RULES, audit_attacks
-from tasks.attribute import local_settings
+from provenance.local.attribute import local_settings
+from provenance.validation.attacks import RULES, audit_attacks
 
 BY_VALUE = ("faithful", "srs", "banzhaf")
 # Twenty owners of nonsense are told from five who wrote something by so many, not by few.
@@ -94,8 +94,8 @@ def test_what_is_added_earns_about_what_retraining_says_that_it_teaches(result):
 
 
 def test_what_was_trained_is_not_trained_again_and_some_attacks_can_be_chosen(request_of, result, monkeypatch):
-    monkeypatch.setattr("tasks.attacks.train_model", None)
-    monkeypatch.setattr("tasks.counterfactuals.train_model", None)
+    monkeypatch.setattr("provenance.validation.attacks.train_model", None)
+    monkeypatch.setattr("provenance.models.counterfactuals.train_model", None)
     again = audit_attacks(request_of, settings(), "owner-2", trainings=TRAININGS, pairs=2, only=("padding",))[1]
     assert [row["attack"] for row in again["attacks"]] == ["honest", "padding"]
     assert again["attacks"][1] == next(row for row in result["attacks"] if row["attack"] == "padding")

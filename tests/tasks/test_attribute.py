@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from samples import outputs_frame, request_on, words_of
 
 from provenance.core.errors import ContractError, ModelError, SettingsError
-from tasks.attribute import attribute, local_settings
+from provenance.local.attribute import attribute, local_settings
 from tasks.settings import Settings
 
 
@@ -77,7 +77,7 @@ def test_how_the_work_is_cut_changes_no_score(request_of, tmp_path, changes):
 def test_many_outputs_are_asked_about_part_by_part(request_of, tmp_path, monkeypatch):
     expected = scores_of(request_of)
     owners = pl.read_parquet(request_of.out / "owner_influence.parquet")
-    monkeypatch.setattr("tasks.freeze.AT_A_TIME", 3)
+    monkeypatch.setattr("provenance.inputs.freeze.AT_A_TIME", 3)
     other = replace(request_of, out=tmp_path / "other")
     assert np.abs(scores_of(other) - expected).max() <= 1e-5 * np.sqrt((expected**2).mean())
     again = pl.read_parquet(other.out / "owner_influence.parquet")

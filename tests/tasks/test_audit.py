@@ -9,13 +9,13 @@ import pytest
 from samples import request_on, words_of
 
 from provenance.core.errors import ContractError, ModelError
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.adapters.event_sequence import EventSequence
-from tasks import coalitions
-from tasks.attribute import opened
-from tasks.audit import Options, audit_lds
-from tasks.coalitions import audit_srs
-from tasks.retrain import jobs, retrain
+from provenance.local.attribute import opened
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.models.adapters.event_sequence import EventSequence
+from provenance.validation import coalition_audit as coalitions
+from provenance.validation.audit import Options, audit_lds
+from provenance.validation.coalition_audit import audit_srs
+from provenance.validation.retrain import jobs, retrain
 from tasks.settings import Settings
 
 SETTINGS = Settings.model_validate(

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from samples import request_on, words_of
 
-from tasks import bench
+from provenance.validation import cost as bench
 from tasks.settings import Settings
 
 SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})

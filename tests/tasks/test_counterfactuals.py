@@ -12,14 +12,15 @@ from samples import corpus_frames, lay_corpus_out, reword
 
 from provenance.core.errors import ContractError, ModelError, StoreError
 from provenance.core.store import Store, canonical_json, sha256
-from provenance.features.adapters.causal_lm import CausalLM
-from provenance.features.model import read_model
-from tasks import counterfactuals, gc
-from tasks.attribute import bring, local_settings
-from tasks.counterfactuals import MANIFEST, add, in_use, planned, read_record, records, subject_of, summary, train
-from tasks.freeze import freeze
+from provenance.inputs.freeze import freeze
+from provenance.inputs.night import load_night
+from provenance.local.attribute import bring, local_settings
+from provenance.models import counterfactuals
+from provenance.models.adapters.causal_lm import CausalLM
+from provenance.models.counterfactuals import MANIFEST, add, in_use, planned, read_record, records, subject_of, summary, train
+from provenance.models.model import read_model
+from provenance.validation import retention as gc
 from tasks.lineage.io import DATASETS, Done, flow
-from tasks.night import load_night
 from tasks.settings import load
 
 DAY = date(2026, 11, 20)

@@ -9,12 +9,12 @@ from samples import corpus_frames, deliver
 from provenance.core.contracts import SOURCES
 from provenance.core.errors import CheckFailed
 from provenance.corpus import records
+from provenance.corpus.ingest import ingest
+from provenance.corpus.quality_report import last_report
+from provenance.corpus.rights.registry import register_delivered
+from provenance.corpus.rights.signals.collect import collect_all
+from provenance.corpus.rights.training_clearance import clear_today
 from provenance.corpus.shards import CURRENT, corpus_in_force
-from tasks.ingest import ingest
-from tasks.quality import last_report
-from tasks.signals import collect_all
-from tasks.sources import register_delivered
-from tasks.training_clearance import clear_today
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>"

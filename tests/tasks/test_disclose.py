@@ -14,8 +14,8 @@ from samples import freeze, optout_row
 from provenance.core.contracts import CORPORA, OPTOUTS
 from provenance.core.errors import CheckFailed, InputError
 from provenance.corpus import records
+from provenance.corpus.disclosures import disclose as task
 from provenance.corpus.disclosures import spdx
-from tasks import disclose as task
 from tasks.settings import CHECKOUT, load
 
 DAY = "2026-11-20"

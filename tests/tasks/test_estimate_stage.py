@@ -14,12 +14,12 @@ from provenance.core.errors import ModelError
 from provenance.core.money import PPB
 from provenance.core.store import canonical_json
 from provenance.corpus.shards import freeze_part
-from tasks import counterfactuals
-from tasks.attribute import Request, local_settings, opened
-from tasks.estimate import corpus_holdings, flat_weights, read_outcomes
-from tasks.likelihoods import likelihoods
-from tasks.night import read_manifest, read_written
-from tasks.opted_out import APART
+from provenance.inputs.night import read_manifest, read_written
+from provenance.local.attribute import Request, local_settings, opened
+from provenance.models import counterfactuals
+from provenance.royalty.estimate_stage import corpus_holdings, flat_weights, read_outcomes
+from provenance.royalty.likelihoods import likelihoods
+from provenance.royalty.opted_out import APART
 
 CONTRACTS = """
 [[contract]]
@@ -41,14 +41,14 @@ def pays(store, environment, tmp_path, monkeypatch):
     """Freezes a night and runs its stages up to the shares; returns its folder."""
 
     def run(rule="faithful", count=8, trainings="3"):
-        from tasks.curvature import fit_curvature
-        from tasks.estimate import estimate
-        from tasks.featurise import featurise
-        from tasks.freeze import freeze
-        from tasks.ingest import ingest
-        from tasks.score import score
-        from tasks.shard import shard
-        from tasks.share import share
+        from provenance.corpus.ingest import ingest
+        from provenance.features.featurise import featurise
+        from provenance.features.plan import shard
+        from provenance.influence.fit_curvature import fit_curvature
+        from provenance.influence.score import score
+        from provenance.inputs.freeze import freeze
+        from provenance.royalty.estimate_stage import estimate
+        from provenance.royalty.share import share
 
         (tmp_path / "contracts.toml").write_text(CONTRACTS.replace("RULE", rule))
         where = {"ROYALTY__CONTRACTS": str(tmp_path / "contracts.toml"), "COUNTERFACTUALS__TRAININGS": trainings}
@@ -165,7 +165,7 @@ def test_what_a_model_has_seen_of_an_owner_is_a_part_of_the_owner_s_tokens(asked
         once = corpus_holdings(store, night, "earliest")
         copies_once = read_outcomes(store, night, once, parties, here)[0]
         assert np.allclose(copies_once.seen, models.seen), "a copy is no owner's work once more, but it trains"
-        monkeypatch.setattr("tasks.estimate.works_served", lambda subject: {})
+        monkeypatch.setattr("provenance.royalty.estimate_stage.works_served", lambda subject: {})
         says = r"json: expected works on which the model served was trained, found work .* It was trained on another corpus"
         with pytest.raises(ModelError, match=says):
             read_outcomes(store, night, held, parties, here)

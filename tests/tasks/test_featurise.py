@@ -7,10 +7,10 @@ import pytest
 from samples import request_on
 
 from provenance.core.store import canonical_json
-from tasks.attribute import local_settings, opened
-from tasks.featurise import close_models, featurise, recipe, without_cause
-from tasks.run_notes import noted
-from tasks.shard import load_plan, shard
+from provenance.features.featurise import close_models, featurise, recipe, without_cause
+from provenance.features.plan import load_plan, shard
+from provenance.features.run_notes import noted
+from provenance.local.attribute import local_settings, opened
 
 SETTINGS = local_settings(method="factored", device="cpu", workers=1)
 

@@ -15,11 +15,11 @@ from samples import DAY, outputs_frame
 
 from provenance.core.errors import SettingsError, StoreError
 from provenance.core.store import Stored
+from provenance.inputs.night import REMOVED
 from provenance.settlement import ledger
-from tasks import gc
+from provenance.validation import retention as gc
+from provenance.validation.retention import Seen, SeenNight, collect, decide
 from tasks.database import open_ledger
-from tasks.gc import Seen, SeenNight, collect, decide
-from tasks.night import REMOVED
 from tasks.settings import RetentionSettings, load
 
 NOW = datetime(2029, 1, 1, tzinfo=UTC)

@@ -10,12 +10,12 @@ from samples import outputs_frame, request_on
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
-from provenance.features.model import all_losses, read_model
-from tasks import likelihoods as stage
-from tasks.attribute import local_settings, opened
-from tasks.counterfactuals import read_record
-from tasks.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
-from tasks.models import fetch_model
+from provenance.local.attribute import local_settings, opened
+from provenance.models.counterfactuals import read_record
+from provenance.models.frozen import fetch_model
+from provenance.models.model import all_losses, read_model
+from provenance.royalty import likelihoods as stage
+from provenance.royalty.likelihoods import BASE, SERVED, likelihoods, read_likelihoods
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_night_without_counterfactual_models_has_those_before_and_after_traini
 
 def test_outputs_part_by_part_are_those_of_all_at_once(asked, monkeypatch, tmp_path):
     _, _, whole = run(asked)
-    monkeypatch.setattr("tasks.freeze.AT_A_TIME", 3)
+    monkeypatch.setattr("provenance.inputs.freeze.AT_A_TIME", 3)
     _, night, parts = run(replace(asked, out=tmp_path / "other"))
     assert sum(part.rows > 0 for part in night.outputs) == 3
     assert set(parts) == set(whole)

@@ -8,17 +8,19 @@ import pytest
 import sqlalchemy as sa
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, as_of_old, audited, lay_out, pay, record, show_dag
 
+from infra.monitor import nights as monitor
+from infra.monitor import runs
+from infra.monitor.nights import audits
 from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import canonical_json, sha256
+from provenance.features.run_notes import Work, note
+from provenance.inputs import freeze
 from provenance.settlement import ledger
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
+from provenance.settlement.book import book
+from provenance.settlement.publish import publish
 from provenance.validation import results
-from tasks import freeze, monitor, runs
-from tasks.book import book
-from tasks.monitor import audits
-from tasks.publish import publish
-from tasks.run_notes import Work, note
 from tasks.settings import CHECKOUT, Settings
 
 

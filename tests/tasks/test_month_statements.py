@@ -3,10 +3,10 @@
 import paid
 import pytest
 
-from tasks.book import book
-from tasks.publish import publish
+from provenance.settlement.book import book
+from provenance.settlement.months.write_statements import statement
+from provenance.settlement.publish import publish
 from tasks.settings import load
-from tasks.statements import statement
 
 PERIOD, OWNER = "2026-10", "owner-000001"
 

@@ -9,23 +9,25 @@ import pytest
 from samples import corpus_frames, deliver
 from stages import SMALL, STAGES, night, run
 
+from infra.monitor import nights as monitor
 from infra.page.app import pages
 from provenance.core.errors import CheckFailed, InputError, ModelError
 from provenance.core.store import from_parquet
 from provenance.corpus.examples import parties
-from provenance.features.model import read_model
-from provenance.settlement import exports, ledger
-from tasks import monitor, training_clearance
-from tasks.accounts import claim
-from tasks.claims import claims_of
+from provenance.corpus.ingest import ingest
+from provenance.corpus.ownership import claims_of
+from provenance.corpus.rights import training_clearance
+from provenance.corpus.rights.optout_records import opt_out
+from provenance.inputs.night import load_night
+from provenance.models.model import read_model
+from provenance.settlement import ledger
+from provenance.settlement.account_actions import claim
+from provenance.settlement.exports import export as exports
+from provenance.settlement.exports.diff import diff
+from provenance.settlement.reconcile import check_day
+from provenance.validation.optout_report import report
+from provenance.validation.replay import recompute
 from tasks.database import open_ledger
-from tasks.diff import diff
-from tasks.ingest import ingest
-from tasks.night import load_night
-from tasks.optouts import opt_out
-from tasks.recompute import recompute
-from tasks.reconcile import check_day
-from tasks.reports import report
 from tasks.settings import load
 
 BEFORE, DAY, AFTER = "2026-11-19", "2026-11-20", "2026-11-21"

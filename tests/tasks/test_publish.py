@@ -3,12 +3,12 @@
 import paid
 import pytest
 
-from provenance.settlement.exports import in_force
-from tasks.book import book
-from tasks.night import load_night
-from tasks.publish import publish
-from tasks.reconcile import reconcile
-from tasks.share import fidelity_of
+from provenance.inputs.night import load_night
+from provenance.royalty.share import fidelity_of
+from provenance.settlement.book import book
+from provenance.settlement.exports.export import in_force
+from provenance.settlement.publish import publish
+from provenance.settlement.reconcile import reconcile
 
 DAY = paid.DAYS[0]
 AS_MEASURED = {"models": 24, "lds": paid.SUPPORTED["lds"], "intervals_hold": {"left_out": 0.93, "set_aside": 0.9}}

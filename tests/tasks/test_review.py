@@ -6,13 +6,13 @@ import paid
 import pytest
 from samples import enter
 
+from infra.monitor.nights import Audit, AuditFigure
 from provenance.core.errors import CheckFailed
 from provenance.settlement import ledger
-from tasks import review as module
-from tasks.book import book
+from provenance.settlement import review as module
+from provenance.settlement.book import book
+from provenance.settlement.review import review
 from tasks.database import open_ledger
-from tasks.monitor import Audit, AuditFigure
-from tasks.review import review
 from tasks.settings import load
 
 DAYS = [str(date(2026, 10, 1) + timedelta(days=n)) for n in range(5)]

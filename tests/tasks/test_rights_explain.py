@@ -9,16 +9,16 @@ from samples import corpus_frames, deliver, optout_row
 from provenance.core.contracts import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.errors import ContractError
 from provenance.corpus import records
-from provenance.corpus.distributions import collect, sources_of
 from provenance.corpus.examples import read_corpus
-from provenance.corpus.licences import rights_of
-from provenance.corpus.policy import read_policy
+from provenance.corpus.ingest import ingest
+from provenance.corpus.ownership import claims_of
+from provenance.corpus.packages.distributions import collect, sources_of
+from provenance.corpus.quality_report import last_report
+from provenance.corpus.rights.explain import explain, summary
+from provenance.corpus.rights.licences import rights_of
+from provenance.corpus.rights.policy import read_policy
+from provenance.corpus.rights.sources import registry, source_ids
 from provenance.corpus.shards import corpus_in_force, freeze_corpus
-from provenance.corpus.sources import registry, source_ids
-from tasks.claims import claims_of
-from tasks.ingest import ingest
-from tasks.quality import last_report
-from tasks.rights import explain, summary
 from tasks.settings import CHECKOUT, load
 
 NOON = datetime(2026, 11, 18, 12, tzinfo=UTC)

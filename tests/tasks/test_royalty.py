@@ -11,10 +11,10 @@ from samples import corpus_frames, lay_corpus_out, request_on
 
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
+from provenance.local.attribute import attribute, local_settings
+from provenance.local.royalty import royalty
+from provenance.models.counterfactuals import planned, subject_of, train
 from provenance.royalty.shares import BY_VALUE
-from tasks.attribute import attribute, local_settings
-from tasks.counterfactuals import planned, subject_of, train
-from tasks.royalty import royalty
 
 DAY = date(2026, 11, 19)
 

@@ -12,14 +12,14 @@ from samples import enter
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import canonical_json, sha256
-from provenance.settlement import ledger, settling
+from provenance.settlement import ledger
 from provenance.settlement.accounts import Account
 from provenance.settlement.bank import iso20022
-from provenance.settlement.bank.answers import Outcome
-from provenance.settlement.periods import Payee, Terms
-from tasks import settle
+from provenance.settlement.bank.status_reports import Outcome
+from provenance.settlement.months import settle, settling
+from provenance.settlement.months.periods import Payee, Terms
+from provenance.settlement.payees.register import import_payees, masked, remove_payee
 from tasks.database import open_ledger, open_register
-from tasks.payees import import_payees, masked, remove_payee
 from tasks.settings import load
 
 PERIOD, DAY = "2026-10", date(2026, 10, 15)
@@ -369,8 +369,10 @@ def left_behind(settings, store):
 
 def test_a_settlement_killed_at_every_write_ends_as_one_that_was_not(books, store, tmp_path, new_books, engine):
     register(books, tmp_path, *LINES)
-    assert killing.at_every_boundary("tasks.settle", "close", PERIOD) >= 4, "a booking, two tables, signature and manifest"
-    assert killing.at_every_boundary("tasks.settle", "pay", PERIOD, *TWO) >= 6
+    assert killing.at_every_boundary("provenance.settlement.months.settle", "close", PERIOD) >= 4, (
+        "a booking, two tables, signature and manifest"
+    )
+    assert killing.at_every_boundary("provenance.settlement.months.settle", "pay", PERIOD, *TWO) >= 6
     found = left_behind(books, store)
 
     undisturbed = new_books("undisturbed")

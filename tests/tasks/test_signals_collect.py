@@ -20,11 +20,11 @@ from provenance.core.contracts import SIGNALS
 from provenance.core.store import sha256
 from provenance.corpus.examples import collected
 from provenance.corpus.records import raw_key, read
+from provenance.corpus.rights.signals.collect import collect, show
+from provenance.corpus.rights.signals.fetch import OTHER_BYTES, Limits, fetch, open_client
+from provenance.corpus.rights.signals.verdicts import verdicts
 from provenance.corpus.shards import freeze_corpus
-from provenance.corpus.signals.fetch import OTHER_BYTES, Limits, fetch, open_client
-from provenance.corpus.signals.verdicts import verdicts
 from tasks.settings import Settings, SignalsSettings
-from tasks.signals import collect, show
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MEGABYTE = 1 << 20
@@ -259,7 +259,7 @@ def test_what_was_known_before_can_be_shown(site, at):
 
 
 def test_pages_are_asked_where_robots_lets_us(site, at, monkeypatch):
-    monkeypatch.setattr("tasks.signals.PAUSE", 0.0)
+    monkeypatch.setattr("provenance.corpus.rights.signals.collect.PAUSE", 0.0)
     html = {"Content-Type": "text/html; charset=utf-8"}
     linked = b'<html><head><link rel="license" type="application/rsl+xml" href="/license.xml"></head>'
     site.answers |= {

@@ -10,9 +10,16 @@ import pytest
 from provenance.core.contracts import SOURCES
 from provenance.core.errors import InputError
 from provenance.corpus import records
-from provenance.corpus.sources import registry
+from provenance.corpus.rights.registry import (
+    LARGEST_CELL,
+    REJECTED,
+    find_sources,
+    import_sources,
+    registry_in_force,
+    show_source,
+)
+from provenance.corpus.rights.sources import registry
 from tasks.settings import load
-from tasks.sources import LARGEST_CELL, REJECTED, find_sources, import_sources, registry_in_force, show_source
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ROWS = [

@@ -10,8 +10,8 @@ import pytest
 from rich.progress import Progress
 from samples import HOSTILE
 
-from provenance.settlement.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
-from provenance.settlement.verification import Check
+from provenance.settlement.exports.verification import Check
+from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
 from tasks.cli import rights_tables, tables
 from tasks.cluster import PROGRESS
 from tasks.terminal import Terminal

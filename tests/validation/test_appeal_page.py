@@ -7,7 +7,7 @@ from lxml import etree
 from samples import HOSTILE, HOSTILE_IDS
 
 from provenance.core.text import plain
-from provenance.validation.appeal_page import LISTED, as_html, verdicts
+from provenance.validation.appeals.page import LISTED, as_html, verdicts
 
 PPB, NANO = 10**9, 10**9
 SHARE = {"ppb": 200_000_000, "low_ppb": 150_000_000, "high_ppb": 260_000_000}

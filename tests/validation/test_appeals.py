@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from provenance.validation.appeals import AGREES, LESS, MORE, by_couple, design, difference, interval, share, verdict
+from provenance.validation.appeals.effect import AGREES, LESS, MORE, by_couple, design, difference, interval, share, verdict
 from provenance.validation.coalitions import shapley
 
 OTHERS = [f"owner-{number}" for number in range(6)]

@@ -15,9 +15,9 @@ from provenance.core.contracts import CLEARANCE, ESCROW, OPTOUTS, REGISTRY, RIGH
 from provenance.corpus.disclosures.facts import KINDS, Facts, Source
 from provenance.corpus.disclosures.forms import Table
 from provenance.corpus.examples import parties
-from provenance.corpus.optouts import in_force
-from provenance.corpus.signals.verdicts import WIDER
-from provenance.corpus.sources import source_ids
+from provenance.corpus.rights.optouts import in_force
+from provenance.corpus.rights.signals.verdicts import WIDER
+from provenance.corpus.rights.sources import source_ids
 
 # What is read of the frozen examples.
 READ = ("work_id", "modality", "source_uri", "acquired_at", "licence_spdx", "owner_id", "tokens")

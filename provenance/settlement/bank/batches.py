@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from provenance.core.errors import InputError
-from provenance.settlement.payees import BankPlace, Details, Method, RoutingNumber, spelt
+from provenance.settlement.payees.details import BankPlace, Details, Method, RoutingNumber, spelt
 
 
 class Payer(BankPlace):

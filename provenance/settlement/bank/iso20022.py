@@ -15,7 +15,7 @@ from provenance.core.money import format_minor, minor_digits
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare
 from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
-from provenance.settlement.payees import BankPlace, Method
+from provenance.settlement.payees.details import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")
 # Of a control sum in the standard; of an amount in the rulebook of SEPA.

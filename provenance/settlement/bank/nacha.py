@@ -7,7 +7,7 @@ from datetime import UTC
 from provenance.core.errors import InputError
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.character_set import latin
-from provenance.settlement.payees import Method
+from provenance.settlement.payees.details import Method
 
 COLUMNS, BLOCK = 94, 10
 LETTERS_OF_ID = 15

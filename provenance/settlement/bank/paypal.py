@@ -13,7 +13,7 @@ from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.character_set import latin
-from provenance.settlement.payees import Method
+from provenance.settlement.payees.details import Method
 
 ROWS, LETTERS_OF_ID, LETTERS_OF_NOTE = 5_000, 30, 400
 WALLET = "PAYPAL"

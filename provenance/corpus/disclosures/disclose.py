@@ -1,0 +1,169 @@
+"""Disclosures of a corpus: made, validated, and only then written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from provenance.core.contracts import OPTOUTS, SIGNALS
+from provenance.core.errors import InputError
+from provenance.core.store import Store, sha256, to_csv
+from provenance.corpus import records
+from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
+from provenance.corpus.disclosures.facts import Facts, read_facts
+from provenance.corpus.disclosures.inventory import Inventory
+from provenance.corpus.ownership import later_than
+from provenance.corpus.rights.clearance import TRAIN
+from provenance.corpus.rights.registry import registry_in_force
+from provenance.corpus.rights.training_clearance import find_frozen, make_manifest, read_rights
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force
+from tasks.settings import Settings
+
+IN_FORCE = "in force"
+INDEX = "index.html"
+# Files, and what each is; the index lists them so.
+FILES = {
+    "eu.html": "public summary of training content (EU, AI Act), to read",
+    "eu.json": "the same for machines",
+    "eu.schema.json": "its JSON schema",
+    "us.html": "copyrighted works and transparency (USA, two bills), to read",
+    "us.json": "the same for machines",
+    "us.schema.json": "its JSON schema",
+    "us.csv": "every copyrighted work",
+    "croissant.html": "the corpus as a data set, to read",
+    "croissant.json": "the same for machines (Croissant 1.1)",
+    "spdx.html": "bill of materials, to read",
+    "spdx.json": "the same for machines (SPDX 2.3)",
+    "works.csv": "every work",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is disclosed, and on which day."""
+
+    frozen: FrozenCorpus
+    taken: Inventory
+    facts: Facts
+    on: date
+
+
+def disclose(
+    settings: Settings, what: str, out: Path, *, on: date, corpus: str = IN_FORCE, facts: Path | None = None
+) -> dict[str, Any]:
+    """Write the disclosures of a corpus to a folder; nothing is written unless all of them are valid.
+
+    Args:
+        what: `eu`, `us`, `croissant`, `spdx`, `csv` or `all`.
+        on: the day that they bear; what was recorded later is not looked at.
+        corpus: digest of a frozen corpus, or `in force`.
+        facts: a TOML file of what only the provider knows.
+
+    Returns:
+        `corpus, on, files` (SHA-256 by name) and `missing` (by form, what is to be completed by the provider).
+
+    Raises:
+        InputError: there is no such corpus, it was not in force yet, or the facts cannot be read.
+        CheckFailed: a document does not hold to its schema or standard.
+    """
+    store = settings.store.open()
+    said = read_facts(facts) if facts else Facts()
+    frozen = _corpus(store, corpus)
+    if early := later_than(store, frozen.digest, on):  # a document would not say so
+        raise InputError("--on", expected="a day on which the corpus was in force", found=str(on), hint=early)
+    subject = Subject(frozen, _inventory(settings, frozen, said, on), said, on)
+    missing: dict[str, list[str]] = {}
+    files: dict[str, bytes] = {}
+    for name in MAKERS if what == "all" else (what,):
+        files.update(MAKERS[name](subject))
+        if f"{name}.schema.json" in files:
+            missing[name] = json.loads(files[f"{name}.json"])["missing"]
+    if what == "all":
+        files[INDEX] = page.index(
+            [(name, text) for name, text in FILES.items() if name in files], subject.taken, on.isoformat()
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}", expected="a folder, or a place for one", found=str(error.strerror)) from error
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    digests = {name: sha256(data) for name, data in sorted(files.items())}
+    return {"corpus": subject.taken.corpus, "on": on.isoformat(), "files": digests, "missing": missing}
+
+
+def _eu(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = eu.summary(subject.taken, subject.facts, subject.on)
+    yield from _form(eu.FORM, document, subject.taken)
+
+
+def _us(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    works = to_csv(inventory.listed(subject.taken.copyrighted))
+    document = us.notice(subject.taken, subject.facts, subject.on, works_sha256=sha256(works))
+    yield from _form(us.FORM, document, subject.taken)
+    yield us.WORKS, works
+
+
+def _croissant(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = croissant.description(subject.frozen, subject.taken, subject.facts, subject.on)
+    croissant.check(document)
+    yield "croissant.json", _json(document)
+    yield "croissant.html", page.of_croissant(document, subject.taken, subject.on.isoformat())
+
+
+def _spdx(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = spdx.bill(subject.taken, subject.facts, subject.on)
+    spdx.check(document)
+    yield "spdx.json", _json(document)
+    yield "spdx.html", page.of_spdx(document, subject.taken, subject.on.isoformat())
+    yield from _csv(subject)
+
+
+def _csv(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    yield spdx.WORKS, to_csv(inventory.listed(subject.taken.works))
+
+
+MAKERS: dict[str, Callable[[Subject], Iterator[tuple[str, bytes]]]] = {
+    "eu": _eu,
+    "us": _us,
+    "croissant": _croissant,
+    "spdx": _spdx,
+    "csv": _csv,
+}
+
+
+def _form(form: forms.Form, document: dict[str, Any], taken: Inventory) -> Iterator[tuple[str, bytes]]:
+    forms.check(form, document)
+    yield f"{form.name}.json", _json(document)
+    yield f"{form.name}.schema.json", _json(forms.schema(form))
+    yield f"{form.name}.html", page.of_form(document, f"{form.name}.json", taken)
+
+
+def _corpus(store: Store, digest: str) -> FrozenCorpus:
+    return corpus_in_force(store) if digest == IN_FORCE else find_frozen(store, digest, "--corpus")
+
+
+def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
+    store = settings.store.open()
+    known = datetime.combine(on, time.min, UTC) + timedelta(days=1, microseconds=-1)
+    return inventory.take(
+        (store.read_table(shard.key, columns=inventory.READ) for shard in frozen.shards),
+        store.read_table(frozen.claims.key),
+        store.read_table(frozen.owners.key),
+        facts,
+        corpus=frozen.digest,
+        day=on,
+        rights=read_rights(store, frozen),
+        registry=registry_in_force(store, known),
+        signals=records.read(store, SIGNALS, known=known),
+        optouts=records.read(store, OPTOUTS, known=known),
+        clearance=make_manifest(settings, use=TRAIN, day=on, corpus=frozen)[1],
+    )
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,79 @@
+"""The TDM Reservation Protocol of the W3C's community group: a file of the origin, headers, and meta elements.
+
+It reserves text and data mining (`use` is `tdm`), of which training is a part. Of the file's rules the first that matches
+counts. A policy is where a licence can be had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, row, silence
+
+KIND = "tdmrep"
+PATH = "/.well-known/tdmrep.json"
+USE = "tdm"
+RESERVATION, POLICY = "tdm-reservation", "tdm-policy"
+# 0: not reserved, so mining is allowed.
+MEANING = {"0": True, "1": False}
+
+
+def parse(answer: Answer) -> list[Row]:
+    """Rows of a /.well-known/tdmrep.json, in the order of its rules."""
+    if not answer.good:
+        return [silence(answer, KIND, USE)]
+    text, problem = answer.text()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return [silence(answer, KIND, USE, f"not JSON: {error}")]
+    if isinstance(found, dict):
+        found, problem = [found], _joined(problem, "not a list of rules, but one")
+    if not isinstance(found, list):
+        return [silence(answer, KIND, USE, "not a list of rules")]
+    return [_rule(answer, entry, problem) for entry in found] or [silence(answer, KIND, USE, problem)]
+
+
+def parse_headers(answer: Answer) -> list[Row]:
+    """Rows of a page's headers, for that page alone."""
+    headers = {name: answer.header(name) for name in (RESERVATION, POLICY)}
+    return _of_page(answer, headers, "header") if answer.good else []
+
+
+def parse_meta(answer: Answer, meta: Mapping[str, str]) -> list[Row]:
+    """Rows of the meta elements of a page, by their names."""
+    return _of_page(answer, meta, "meta")
+
+
+def _of_page(answer: Answer, found: Mapping[str, str], where: str) -> list[Row]:
+    value = found.get(RESERVATION, "").strip()
+    if not value:
+        return []
+    allowed = MEANING.get(value)
+    problem = "" if allowed is not None else f"{RESERVATION} has to be 0 or 1"
+    says = f"{where}: {RESERVATION}: {value}"
+    return [row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=found.get(POLICY))]
+
+
+def _rule(answer: Answer, entry: Any, problem: str) -> Row:
+    says = json.dumps(entry, ensure_ascii=False)
+    if not isinstance(entry, dict):
+        return row(answer, KIND, USE, says=says, problem=_joined(problem, "not a rule"))
+    value, location, policy = entry.get(RESERVATION), entry.get("location"), entry.get(POLICY)
+    allowed = MEANING.get(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
+    if allowed is None:
+        problem = _joined(problem, f"{RESERVATION} has to be 0 or 1")
+    if not isinstance(location, str) or not location.strip():
+        location, problem = "/", _joined(problem, "no location: read as the whole site")
+    pattern = pattern_of(location.strip(), answer.about)
+    if pattern is None:
+        allowed, problem = None, _joined(problem, "speaks of another site, which does not count")
+    terms = policy if isinstance(policy, str) else None
+    scope = answer.about + (pattern or "/")
+    return row(answer, KIND, USE, says=says, scope=scope, allowed=allowed, problem=problem, terms=terms)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,175 @@
+"""Images: a small convolutional denoising-diffusion model (Ho et al. 2020, arXiv 2006.11239)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from provenance.core.errors import ExampleError, in_batch
+from provenance.core.images import open_image
+from provenance.models.adapters.training import Recipe, train_and_save
+
+FREQUENCIES = 16
+
+
+class NoisePredictor(torch.nn.Module):
+    """Predicts the noise in an image: convolutions at full and half size, the time added to every channel."""
+
+    def __init__(self, *, channels: int, width: int) -> None:
+        super().__init__()
+        wide = 2 * width
+        self.time = torch.nn.Linear(2 * FREQUENCIES, wide)
+        self.into = torch.nn.Conv2d(channels, width, 3, padding=1)
+        self.down = torch.nn.Conv2d(width, wide, 3, stride=2, padding=1)
+        self.middle = torch.nn.Conv2d(wide, wide, 3, padding=1)
+        self.at_down, self.at_middle, self.at_up = (torch.nn.Linear(wide, size) for size in (wide, wide, width))
+        self.up = torch.nn.Conv2d(wide + width, width, 3, padding=1)
+        self.out = torch.nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, noisy: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """The noise in `noisy` `(n, channels, height, width)` at `part` `(n,)` of the way from image to noise."""
+        powers = 2.0 ** torch.arange(FREQUENCIES, device=part.device) * (math.pi / 64)
+        angles = part[:, None].to(noisy.dtype) * powers.to(noisy.dtype)
+        time = functional.silu(self.time(torch.cat([angles.sin(), angles.cos()], dim=1)))
+        full = functional.silu(self.into(noisy))
+        half = functional.silu(self.down(full) + self.at_down(time)[:, :, None, None])
+        half = half + functional.silu(self.middle(half) + self.at_middle(time)[:, :, None, None])
+        again = functional.interpolate(half, size=full.shape[-2:], mode="nearest")
+        found: torch.Tensor = self.out(
+            functional.silu(self.up(torch.cat([again, full], dim=1)) + self.at_up(time)[:, :, None, None])
+        )
+        return found
+
+
+class Denoiser:
+    """A denoising-diffusion model of images; contents are image files that Pillow can open.
+
+    The loss is the variational bound on the negative log-likelihood, up to what no weight can change: the weighted squared
+    errors of the predicted noise at `draws` times, spread evenly over the process, times `steps / draws`. The noise of a
+    draw is a function of the image, so that the loss is one too, whatever the batch.
+
+    Args:
+        size: height and width of the images; others are refused.
+        channels: 1 (grey) or 3 (colour).
+        width: channels of the first layer.
+        steps: of the diffusion process, with a cosine schedule.
+        draws: noise draws per image in `loss`.
+        spread: noise draws per image in a step of training.
+        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int = 16,
+        channels: int = 1,
+        width: int = 16,
+        steps: int = 100,
+        draws: int = 16,
+        spread: int = 4,
+        **recipe: Any,
+    ) -> None:
+        self.folder = folder
+        self.arguments = {"size": size, "channels": channels, "width": width, "steps": steps, "draws": draws, "spread": spread}
+        self.size, self.channels, self.steps, self.draws, self.spread = size, channels, steps, draws, spread
+        self.recipe = Recipe(**{"epochs": 60.0, "keep": (0.1, 0.2, 0.5, 1.0), **recipe})
+        part = torch.arange(steps + 1, dtype=torch.float64) / steps
+        level = torch.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2  # Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17
+        signal = (level / level[0])[1:].clamp(min=1e-4)
+        alpha = (signal / torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])).clamp(min=1e-3)
+        # Ho et al. eq. 12 with sigma_t^2 = beta_t.
+        self.weight = ((1 - alpha) / (2 * alpha * (1 - signal))).float()
+        self.signal = signal.float()
+
+    def module(self) -> torch.nn.Module:
+        """The architecture with fresh weights."""
+        return NoisePredictor(channels=self.channels, width=self.arguments["width"])
+
+    def collate(self, contents: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(n, channels, size, size)` in [-1, 1], and their noise `(n, draws, channels, size, size)`."""
+        images = torch.stack([self._image(row, content) for row, content in enumerate(contents)])
+        shape = (self.draws, self.channels, self.size, self.size)
+        noise = []
+        for content in contents:
+            seed = int.from_bytes(hashlib.sha256(content).digest()[:16])
+            noise.append(np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32))
+        return images, torch.from_numpy(np.stack(noise))
+
+    def loss(self, module: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """The variational bound of each image up to a constant: `(n,)`, in nats."""
+        images, noise = batch
+        times = ((torch.arange(self.draws) + 0.5) * self.steps / self.draws).long().expand(len(images), -1)
+        errors = self._errors(module, images, noise, times)
+        return (errors * self.weight[times].to(errors)).sum(dim=1) * (self.steps / self.draws)
+
+    def train(self, contents: Sequence[bytes], *, seed: int, folder: Path, **run: Any) -> None:
+        """Train from scratch on the variational bound, with fresh noise at times spread evenly over the process.
+
+        Arguments are those of `CausalLM.train`; progress is told the loss in nats per pixel, up to the bound's constant.
+        """
+        images = {content: self._image(row, content) for row, content in enumerate(contents)}
+
+        def mean_loss(module: torch.nn.Module, batch: list[bytes], draws: torch.Generator) -> torch.Tensor:
+            clean = torch.stack([images[content] for content in batch])
+            shape = (len(batch), self.spread)
+            noise = torch.randn((*shape, *clean.shape[1:]), generator=draws)
+            # One time from each stretch of the process: less noise in the gradient than times drawn one by one.
+            part = (torch.arange(self.spread) + torch.rand(shape, generator=draws)) / self.spread
+            times = (part * self.steps).long().clamp(max=self.steps - 1)
+            errors = self._errors(module, clean, noise, times) * self.weight[times]
+            return errors.mean() * self.steps / clean[0].numel()
+
+        train_and_save(self, contents, mean_loss, seed=seed, folder=folder, **run)
+
+    def sample(self, module: torch.nn.Module, count: int, *, seed: int) -> list[bytes]:
+        """New images as PNG files, by the deterministic sampler of Song et al. 2021 (arXiv 2010.02502, eq. 12)."""
+        from PIL import Image
+
+        draws = torch.Generator().manual_seed(seed)
+        now = torch.randn((count, self.channels, self.size, self.size), generator=draws)
+        with torch.inference_mode():
+            for step in range(self.steps - 1, -1, -1):
+                noise = module(now, torch.full((count,), float(step)) / self.steps * 64)
+                clean = ((now - (1 - self.signal[step]).sqrt() * noise) / self.signal[step].sqrt()).clamp(-1, 1)
+                noise = (now - self.signal[step].sqrt() * clean) / (1 - self.signal[step]).sqrt()  # of the clamped image
+                before = self.signal[step - 1] if step else torch.tensor(1.0)
+                now = before.sqrt() * clean + (1 - before).sqrt() * noise
+        grey = ((now.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        found = []
+        for pixels in grey:
+            file = io.BytesIO()
+            Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels).save(file, format="PNG")
+            found.append(file.getvalue())
+        return found
+
+    def _errors(self, module: torch.nn.Module, images: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """Squared errors of the predicted noise, summed over pixels: `(n, draws)`, all draws of an image side by side."""
+        weight = next(module.parameters())
+        images, noise, times = images.to(weight), noise.to(weight), times.to(weight.device)
+        signal = self.signal.to(weight)[times][:, :, None, None, None]
+        noisy = signal.sqrt() * images[:, None] + (1 - signal).sqrt() * noise
+        found = module(noisy.flatten(0, 1), times.flatten() / self.steps * 64)
+        errors: torch.Tensor = (found - noise.flatten(0, 1)).square().flatten(1).sum(dim=1).view(times.shape)
+        return errors
+
+    def _image(self, row: int, content: bytes) -> torch.Tensor:
+        from PIL import ImageChops
+
+        where, stored = in_batch(row), open_image(row, content)
+        image = stored.convert("L" if self.channels == 1 else "RGB")
+        if image.size != (self.size, self.size):
+            raise ExampleError(where, expected=f"{self.size} x {self.size} pixels", found=f"{image.width} x {image.height}")
+        if ImageChops.difference(image.convert("RGBA"), stored.convert("RGBA")).getbbox(alpha_only=False):
+            expected = f"an opaque {'grey' if self.channels == 1 else 'colour'} image, for channels = {self.channels}"
+            raise ExampleError(where, expected=expected, found=f"one of mode {stored.mode} that would lose by it")
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1)
+        return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)

@@ -1,0 +1,53 @@
+"""Music as a sequence of events, one or two bytes each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from provenance.core.errors import ExampleError, in_batch
+from provenance.models.adapters.tokens import Sequences, train_sequences
+from provenance.models.adapters.training import Recipe
+
+
+class EventSequence(Sequences):
+    """A causal model of event sequences: content is a string of events, each an unsigned integer of `width` bytes.
+
+    What an event means is the corpus' affair (`provenance.corpus.packages.music` has one code: pitches, rests, durations). The
+    token after the last event begins a sequence.
+
+    Args:
+        folder: holds `config.json` of a `transformers` architecture with `events + 1` tokens or more.
+        events: how many different events there are.
+        width: bytes per event, most significant first.
+        context: the longest content in events, by default the architecture's; longer ones are refused, never cut.
+        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
+    """
+
+    unit = "events"
+    train = train_sequences
+
+    def __init__(self, folder: Path, *, events: int = 256, width: int = 1, context: int | None = None, **recipe: Any) -> None:
+        super().__init__(folder, context, Recipe(**{"epochs": 20.0, **recipe}))
+        self.begin, self.events, self.width = events, events, width
+        self.arguments = {"events": events, "width": width, **self.arguments}
+        self.require(events + 1, f"{events} events")
+
+    def encode(self, contents: list[bytes]) -> list[list[int]]:
+        """Events of each content."""
+        found = []
+        for row, content in enumerate(contents):
+            where = in_batch(row)
+            if len(content) % self.width:
+                raise ExampleError(where, expected=f"whole events of {self.width} bytes", found=f"{len(content)} bytes")
+            events = np.frombuffer(content, dtype=f">u{self.width}").astype(np.int64)
+            if len(events) and events.max() >= self.events:
+                raise ExampleError(where, expected=f"events below {self.events}", found=f"event {events.max()}")
+            found.append(events.tolist())
+        return found
+
+    def decode(self, tokens: list[int]) -> bytes:
+        """The inverse of `encode`, for one content."""
+        return b"".join(event.to_bytes(self.width) for event in tokens)

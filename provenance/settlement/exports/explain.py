@@ -1,0 +1,65 @@
+"""One output: its credits, the terms that it is paid by, and how far they can be trusted, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from provenance.core.errors import StoreError
+from provenance.core.store import Store
+from provenance.corpus.shards import part_key
+from provenance.inputs.contracts import assign, parse_contracts
+from provenance.inputs.night import absent
+from provenance.settlement.exports.export import read_export
+from provenance.settlement.exports.trust import in_words
+
+
+def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any] | None:
+    """One output's credits as plain data, from the first of some published days that has it."""
+    for day in days:
+        manifest, payouts, credits = read_export(store, day)
+        rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
+        if not rows.is_empty():
+            break
+    else:
+        return None
+    output = _output(store, manifest, output_id)
+    served, contract = output.row(0, named=True), _contract(manifest, output)
+    measured = manifest.get("fidelity", {}).get(contract["name"])
+    names = dict(payouts.select("owner_id", "owner_name").iter_rows())
+    return {
+        "output_id": output_id,
+        "day": day,
+        "revision": manifest["revision"],
+        "notice": manifest["notice"],
+        "revenue_minor": served["revenue_minor"],
+        "currency": rows["currency"][0],
+        "content": served["content"].decode("utf-8", errors="replace"),
+        "contract": contract,
+        "fidelity": measured,
+        "trust": in_words([measured and {contract["name"]: measured}]),
+        "credits": [
+            {**row, "owner_name": names.get(row["owner_id"] or "", "")}
+            for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
+        ],
+    }
+
+
+def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> pl.DataFrame:
+    """An output as it was frozen, one row."""
+    try:
+        parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
+    except StoreError as error:
+        raise absent(store, manifest["night"], error) from error
+    return pl.concat(parts).filter(pl.col("output_id") == output_id)
+
+
+def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, Any]:
+    """The contract that an output fell under, and what part of it its rule decided."""
+    where = f"manifest of {manifest['day']}"
+    known = parse_contracts(manifest["contract"]["contracts"], where)
+    name = assign(output.with_columns(pl.col("product").fill_null("")), known, where)[0]
+    terms = next(dict(contract) for contract in manifest["contract"]["contracts"] if contract["name"] == name)
+    return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}

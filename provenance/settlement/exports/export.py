@@ -1,0 +1,340 @@
+"""The payout export: files, a manifest that proves them, and the pointer that names the revision in force.
+
+    exports/payouts/day=2026-11-20/rev=0001/
+        {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json, manifest.sig}
+    exports/payouts/day=2026-11-20/current.json
+    exports/keys/<id>.pem                              the public keys of signatures
+
+A revision exists once its manifest does, and is never edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import polars as pl
+import xlsxwriter
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from provenance.core.errors import StoreError
+from provenance.core.money import currency_name, format_minor
+from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parquet
+from provenance.core.text import plain
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
+from provenance.settlement.books import NIGHT, Booking
+from provenance.settlement.exports.proofs import public_pem, root, sign
+
+NUMBER = "#,##0"
+NIL = "Nil: no output of this day earned anything."
+# Columns of payouts that lead from one balance to the next, and the part of it that is held.
+MOVEMENTS = (
+    "opening_balance_minor",
+    "earned_minor",
+    "adjustment_minor",
+    "recouped_minor",
+    "withheld_minor",
+    "paid_minor",
+    "closing_balance_minor",
+    "held_minor",
+)
+HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
+MANIFEST = "manifest.json"
+# The report on an appeal, which is a manifest, too: of its page.
+APPEALS, REPORT = "appeals", "report.json"
+# Of a component of an account in the journal.
+LETTERS_OF_ACCOUNT = 100
+ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Everything of one revision that lies in the store, by file name, and its manifest."""
+
+    day: date
+    revision: int
+    files: dict[str, bytes]
+    manifest: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Where the revision lies."""
+        return revision_folder(self.day, self.revision)
+
+
+def revision_folder(day: date | str, revision: int) -> str:
+    """Where a revision of a day's export lies."""
+    return f"exports/payouts/day={day}/rev={revision:04d}"
+
+
+def current_key(day: date | str) -> str:
+    """The pointer to the revision in force."""
+    return f"exports/payouts/day={day}/current.json"
+
+
+def published_days(store: Store) -> list[str]:
+    """Days with an export in force, oldest first."""
+    keys = store.list("exports/payouts")
+    return sorted(key.split("/day=")[1].split("/")[0] for key in keys if key.endswith("/current.json"))
+
+
+def in_force(store: Store, day: date | str) -> dict[str, Any]:
+    """The pointer to a day's revision in force: `revision, folder, manifest_sha256`; an error names the published days."""
+    if not store.exists(current_key(day)):
+        raise StoreError(
+            store.locate(current_key(day)),
+            expected="a published day",
+            found="none",
+            hint=f"Published: {', '.join(published_days(store)) or 'no day yet; try make demo'}.",
+        )
+    found = store.read_json(current_key(day))
+    if lacking := {"revision", "folder", "manifest_sha256"} - found.keys():
+        where = store.locate(current_key(day))
+        raise StoreError(where, expected="revision, folder and manifest_sha256", found=f"no {', '.join(sorted(lacking))}")
+    return found
+
+
+def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
+    """Manifest, payouts and credits of a day's revision in force."""
+    folder = in_force(store, day)["folder"]
+    manifest = store.read_json(f"{folder}/{MANIFEST}") | {"folder": folder}
+    return manifest, store.read_table(f"{folder}/payouts.parquet"), store.read_table(f"{folder}/credits.parquet")
+
+
+def build(
+    day: date,
+    revision: int,
+    *,
+    payouts: pl.DataFrame,
+    intervals: pl.DataFrame,
+    credits: pl.DataFrame,
+    entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]],
+    totals: Mapping[str, Mapping[str, int]],
+    facts: Mapping[str, Any],
+) -> Export:
+    """All files of a revision, byte for byte the same for the same arguments.
+
+    Args:
+        entries: of the night's booking, and of those of other kinds since the export before.
+        totals: control totals per currency.
+        facts: what else the manifest says: inputs' digests, code version, the previous manifest, a notice.
+    """
+    files = {
+        "payouts.csv": to_csv(payouts),
+        "payouts.parquet": to_parquet(payouts),
+        "payouts.xlsx": _workbook(
+            day,
+            revision,
+            payouts=payouts,
+            totals=totals,
+            balances=facts.get("trial_balance", {}),
+            notice=str(facts.get("notice") or ""),
+        ),
+        "intervals.csv": to_csv(intervals),
+        "credits.parquet": to_parquet(credits),
+        "journal.beancount": _journal(entries, str(facts.get("notice") or "")).encode(),
+    }
+    manifest = {
+        **facts,
+        "day": str(day),
+        "revision": revision,
+        "nil": not any(amounts["revenue_minor"] for amounts in totals.values()),
+        "rows": {"payouts": payouts.height, "credits": credits.height},
+        "merkle_root": root(payout_lines(files["payouts.csv"])),
+        "totals": totals,
+        "files": described(files),
+    }
+    return Export(day, revision, files, manifest)
+
+
+def payout_lines(csv: bytes) -> list[bytes]:
+    """The lines of payouts.csv below its header, over which the manifest's tree of hashes stands."""
+    return csv.splitlines()[1:]
+
+
+def key_file(pem: bytes) -> str:
+    """Where a public key lies."""
+    return f"exports/keys/{sha256(pem)[:16]}.pem"
+
+
+def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
+    """Publish a revision: files and signature, then the manifest, and only then the pointer. False if it was there."""
+    new = write_folder(store, export.folder, export.files, export.manifest, key)
+    point_to(store, export.day, export.revision)
+    return new
+
+
+def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of files."""
+    return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
+
+
+def signature_of(manifest: str) -> str:
+    """The file with the signature of a manifest, beside it."""
+    return f"{manifest.removesuffix('.json')}.sig"
+
+
+def write_folder(
+    store: Store,
+    folder: str,
+    files: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
+    key: Ed25519PrivateKey,
+    *,
+    name: str = MANIFEST,
+) -> bool:
+    """Publish a folder that is real once its manifest is there, and never edited. False if it was there.
+
+    Args:
+        name: of the manifest's file.
+
+    Raises:
+        StoreError: it was published before with other content, or another key lies where the signature's should.
+    """
+    manifest_key = f"{folder}/{name}"
+    data = canonical_json(manifest)
+    published = store.exists(manifest_key)
+    if not published:
+        pem = public_pem(key)
+        if not store.create(key_file(pem), pem) and store.read(key_file(pem)) != pem:
+            where = store.locate(key_file(pem))
+            raise StoreError(where, expected="the public key of what is signed now", found="something else")
+        for file, content in {**files, signature_of(name): sign(key, data)}.items():
+            store.write(f"{folder}/{file}", content)
+        published = not store.create(manifest_key, data)
+    if published and store.read_json(manifest_key)["files"] != manifest["files"]:
+        raise StoreError(
+            store.locate(manifest_key),
+            expected="the files that were published",
+            found="others from the same booking",
+            hint="What is published is never edited. Run `provenance verify` to see what changed.",
+        )
+    return not published
+
+
+def point_to(store: Store, day: date, revision: int) -> None:
+    """Put a revision in force, unless a later one is; also when others do the same at once."""
+    key, folder = current_key(day), revision_folder(day, revision)
+    manifest = sha256(store.read(f"{folder}/{MANIFEST}"))
+    pointer = canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest})
+    while not store.create(key, pointer):
+        previous = store.read(key)
+        if json.loads(previous)["revision"] >= revision or store.replace(key, pointer, previous=previous):
+            return
+
+
+def _workbook(
+    day: date,
+    revision: int,
+    *,
+    payouts: pl.DataFrame,
+    totals: Mapping[str, Mapping[str, int]],
+    balances: Mapping[str, Mapping[str, int]],
+    notice: str,
+) -> bytes:
+    """Payouts, what of them is held and why, and totals: formulas over the payouts wherever those are what is summed."""
+    buffer = io.BytesIO()
+    book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
+    book.set_properties(
+        {"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)}
+    )
+    number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
+    money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
+    looks: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
+    payouts.write_excel(book, "Payouts", table_name="payouts", **looks)
+    payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
+        book, "Held", table_name="held", **{**looks, "column_formats": {"held_minor": NUMBER}}
+    )
+
+    sheet = book.add_worksheet("Totals")
+    row = 0
+    for line in (*([notice] if notice else []), *([] if totals else [NIL]), "Amounts are in minor units (cents)."):
+        sheet.write(row, 0, line, bold if line != NIL else None)
+        row += 1
+
+    def write(title: str, names: Sequence[str], lines: Iterable[Sequence[Any]], look: Any = None) -> None:
+        """A table by currency; a cell that is a pair is a formula, in which `{n}` is its row, and its value."""
+        nonlocal row
+        sheet.write(row, 0, title, bold)
+        sheet.write_row(row + 1, 0, ["currency", *names], bold)
+        row += 2
+        for currency, *cells in lines:
+            sheet.write(row, 0, currency, look)
+            for column, cell in enumerate(cells, start=1):
+                if isinstance(cell, tuple):
+                    sheet.write_formula(row, column, cell[0].format(n=row + 1), number, cell[1])
+                else:
+                    sheet.write(row, column, cell, None if isinstance(cell, str) else number)
+            row += 1
+        row += 1
+
+    sums = list(TOTALS.values())
+    check = "=B{n}-SUM(C{n}:" + chr(ord("A") + len(sums)) + "{n})"
+    days = []
+    for currency, values in totals.items():
+        # What was earned comes from the other sheet, so that the two cannot drift apart.
+        amounts = [(_sum_of(name), values[name]) if name == "earned_minor" else values[name] for name in sums]
+        said = f"{currency_name(currency)}: owners earned {format_minor(values['earned_minor'], currency)}"
+        days.append((currency, *amounts, (check, 0), said))
+    if days:
+        write("The day: revenue = developer + earned + escrowed + unattributed", [*sums, "difference", "in words"], days)
+    check = "=B{n}+C{n}+D{n}-E{n}-F{n}-G{n}-H{n}"
+    owners = []
+    for currency in payouts["currency"].unique().sort():
+        mine = payouts.filter(pl.col("currency") == currency)
+        owners.append((currency, *((_sum_of(name), mine[name].sum()) for name in MOVEMENTS), (check, 0)))
+    if owners:
+        title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
+        write(title, [*MOVEMENTS, "difference"], owners)
+    if balances:
+        title = "All accounts after this booking: receivable is the sum of the others"
+        write(title, list(next(iter(balances.values()))), ((c, *row.values()) for c, row in balances.items()), number)
+    sheet.autofit()
+    book.close()
+    return buffer.getvalue()
+
+
+def _sum_of(name: str) -> str:
+    """A formula: the column of the payouts, summed over the currency that begins the row."""
+    return f"=SUMIFS(payouts[{name}],payouts[currency],A{{n}})"
+
+
+def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:
+    """Bookings in the beancount language, with accounts opened by their first use."""
+    lines = [f"; {plain(line)}" for line in notice.splitlines()]
+    lines += ['plugin "beancount.plugins.auto_accounts"', ""]
+    for booking, posted in entries:
+        by_currency: dict[str, list[str]] = {}
+        for account, amount in posted:
+            name = ROOTS.get(account.account) or f"Liabilities:{account.account.capitalize()}"
+            if account.party_id:
+                name = f"{name}:{_component(account.party_id)}"
+            posting = f"  {name}  {format_minor(amount, account.currency, symbol=False)} {account.currency}"
+            by_currency.setdefault(account.currency, []).append(posting)
+        for currency, postings in sorted(by_currency.items()):
+            title = json.dumps(plain(f"{_title(booking)}, {currency}"), ensure_ascii=False)
+            lines += [f'{booking.day} * "Provenance" {title}', f"  booking: {booking.booking_id}", *postings, ""]
+    return "\n".join(lines)
+
+
+def _title(booking: Booking) -> str:
+    if booking.kind != NIGHT:
+        return f"{booking.kind.capitalize()}: {booking.said}"
+    by = ", booked by difference" if booking.revision > 1 else ""
+    return f"Model outputs of {booking.day}, revision {booking.revision}{by}"
+
+
+def _component(party_id: str) -> str:
+    """A party as a component of a beancount account; a digest keeps apart what the plain form would not."""
+    named = re.sub(r"[^A-Za-z0-9]+", "-", party_id).strip("-")[:LETTERS_OF_ACCOUNT]
+    component = named[:1].upper() + named[1:]
+    # A digest's place is for digests alone: else one could be named into the account of another.
+    if named == party_id and named[:1].islower() and not re.search("-[0-9a-f]{8}$", named):
+        return component
+    return f"{component or 'X'}-{hashlib.sha256(party_id.encode()).hexdigest()[:8]}"
