@@ -38,8 +38,8 @@ chaos: $(VENV)/dev.stamp ## kill every part of a stack in turn, and show that ni
 	@$(BIN)/python tests/faults/chaos.py
 
 test: check ## every check and test: fast ones first, then whole nights
-	$(BIN)/pytest -m "not night" -n 2 --dist worksteal
-	$(BIN)/pytest -m night -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not night" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m night -n 2 --dist loadfile
 
 check: $(VENV)/dev.stamp ## format, lint, types, layers
 	$(BIN)/ruff format --check $(CODE)
@@ -60,8 +60,10 @@ peers: workloads .venv-peers/stamp ## our influence beside traker, dattri, kronf
 gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check
 
-advisories: .venv-advisories/stamp ## known vulnerabilities of what the locks pin (exit code 3: no source can be reached)
-	@.venv-advisories/bin/python -m infra.advisories
+advisories: .venv-advisories/stamp ## known vulnerabilities of what the locks pin (pip-audit; accept some: IGNORE="--ignore-vuln ID")
+	@status=0; for lock in $(LOCKS)/*.txt bench/peers/requirements.txt; do echo "$$lock"; \
+		.venv-advisories/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(IGNORE) -r "$$lock" || status=1; \
+	done; exit $$status
 
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml into the hash-locked requirements again
 	infra/requirements/compile.sh $(BIN)/uv

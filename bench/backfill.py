@@ -1,9 +1,10 @@
-"""A backfill of many days beside tonight's run, on a stack of its own: does it end, is nobody paid twice, what does it take?
+"""Measures a backfill of many days beside tonight's run, on its own stack, and checks that every day is booked once.
 
     python bench/backfill.py 30
 
-Prints JSON: seconds in all, of a night in one process without Airflow, of a run between its tasks and in them; CPU seconds of
-parsing all DAG files; and whether every day is booked once and opens where the one before closed. If not, the exit code is 1.
+Prints JSON: seconds of everything, of a night in one process without Airflow, of a run between its tasks and in them; CPU
+seconds of parsing all DAG files; whether every day is booked once and opens with the balances that the day before closed with.
+The exit code is 1 if not.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ print(time.process_time() - began)
 
 
 def main() -> None:
-    """Run the backfill, and tell."""
+    """Run the backfill and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("days", type=int, nargs="?", default=30)
     count = parser.parse_args().days
@@ -66,35 +67,35 @@ def main() -> None:
             airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})  # tonight's run comes by itself
             run_id = chaos.scheduled(airflow)
             backfill(stack, days[0], days[-1], Console(stderr=True))
-            took = time.monotonic() - began
+            seconds = time.monotonic() - began
             state, _ = chaos.wait(airflow, NIGHTLY, run_id)
             engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
             booked = ledger.bookings(engine)
-            good = state == "success" and sorted((b.day, b.revision) for b in booked) == [(day, 1) for day in [*days, tonight]]
-            good &= chains(store, booked)
+            once = sorted((b.day, b.revision) for b in booked) == [(day, 1) for day in [*days, tonight]]
+            correct = state == "success" and once and chains(store, booked)
             runs = [overhead(airflow, run) for run in airflow.runs(NIGHTLY) if run["run_type"] == "backfill"]
             parsed = subprocess.run([sys.executable, "-c", PARSE], cwd=CHECKOUT, capture_output=True, text=True, check=True)
             alone = time.monotonic()
             chaos.refer(folder, stack, days[:2])
-            found = {
+            report = {
                 "days": count,
-                "seconds": round(took),
-                "seconds_a_night": round(took / (count + 1), 1),
+                "seconds": round(seconds),
+                "seconds_a_night": round(seconds / (count + 1), 1),
                 "seconds_a_night_in_one_process": round((time.monotonic() - alone) / 2, 1),
                 "seconds_of_a_run_between_its_tasks": round(statistics.median(between for between, _ in runs), 1),
                 "seconds_of_a_run_in_its_tasks": round(statistics.median(inside for _, inside in runs), 1),
                 "tasks_a_run": len(airflow.tasks(NIGHTLY, run_id)),
                 "cpu_seconds_parsing_all_dags": round(float(parsed.stdout.splitlines()[-1]), 2),
-                "booked_once_and_chained": good,
+                "booked_once_and_chained": correct,
             }
         finally:
             supervise.end(stack)
-    print(json.dumps(found, indent=2))  # noqa: T201
-    raise SystemExit(0 if good else 1)
+    print(json.dumps(report, indent=2))  # noqa: T201
+    raise SystemExit(0 if correct else 1)
 
 
 def chains(store: Any, booked: list[Any]) -> bool:
-    """Whether every export opens where the one booked before it closed."""
+    """Whether the opening balances of every export are the closing balances of the one before."""
     closed: dict[tuple[str, str], int] = {}
     for booking in booked:
         table = store.read_table(f"exports/payouts/day={booking.day}/rev=0001/payouts.parquet")
@@ -107,7 +108,7 @@ def chains(store: Any, booked: list[Any]) -> bool:
 
 
 def overhead(airflow: Any, run: dict[str, Any]) -> tuple[float, float]:
-    """Seconds of a run that no task ran, and that tasks did."""
+    """Seconds of a run between its tasks, and in them."""
     tasks = airflow.tasks(NIGHTLY, run["dag_run_id"]).values()
     inside = sum(task["duration"] or 0 for task in tasks)
     whole = (datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])).total_seconds()

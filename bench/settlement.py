@@ -1,9 +1,9 @@
-"""What it costs to book and publish a night of many credits: time and peak memory by size, and a figure.
+"""Measures time and peak memory of booking and publishing a night, by number of credits, and draws a figure.
 
     python bench/settlement.py [--largest 1000000] [--figure infra/figures/settlement.png]
 
-Shares are made up; booking, publishing and reconciling are the night's own stages, on the embedded PostgreSQL and a store on
-disk. Every size runs in a process of its own, so that its peak memory is its own.
+Shares are invented. Booking, publishing and reconciling are the night's own stages, on the embedded PostgreSQL and a store on
+disk. Each size runs in its own process, so that peaks of memory are separate.
 """
 
 from __future__ import annotations
@@ -26,46 +26,50 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from provenance.core.store import Store
+    from provenance.core.where import Where
+
 DAY = "2026-10-15"
 OWNERS_EACH = 10  # owners that share an output
 
 
-# What the contract says, and what a night without counterfactual models says of its fidelity.
+# Terms of the contract, and the fidelity of a night without counterfactual models.
 BY_SIZE = {"rule": "flat"}
 UNMEASURED = {"models": 0, "failed": ["0 counterfactual models"]}
 
 
 def lay_out(
+    store: Store,
     credits: int,
     owners: int,
     seed: int = 1,
-    called: str = "Owner {}",
+    name_format: str = "Owner {}",
     *,
     terms: Mapping[str, str] = BY_SIZE,
     report: Mapping[str, Any] = UNMEASURED,
 ) -> str:
-    """A night whose shares are there: so many credits, of so many owners; returns its folder.
+    """Write a night with invented shares; returns its folder.
 
     Args:
-        terms: what the only contract says.
-        report: what the night says of its fidelity (`provenance.royalty.fidelity.report`).
+        credits, owners: how many.
+        terms: of the only contract.
+        report: the night's fidelity (`provenance.royalty.fidelity.report`).
     """
-    from provenance.core.contracts import EVIDENCE, NIGHT_SHARES, RULE_SHARES, SHARES
     from provenance.core.money import PPB
     from provenance.core.store import canonical_json, sha256
-    from provenance.corpus.examples import check_examples, collected
+    from provenance.core.tables import EVIDENCE, NIGHT_SHARES, RULE_SHARES, SHARES
+    from provenance.corpus.delivery import check_examples, make_corpus
     from provenance.corpus.shards import freeze_corpus
     from provenance.inputs.contracts import Contract
-    from provenance.inputs.freeze import freeze_outputs
+    from provenance.inputs.frozen import freeze_outputs
     from provenance.inputs.night import VERSIONS, Night
     from provenance.royalty.fidelity import unsupported
-    from tasks.settings import load
 
-    store, draw = load().store.open(), np.random.default_rng(seed)
-    names = {f"owner-{number:06d}": called.format(number) for number in range(owners)}
+    draw = np.random.default_rng(seed)
+    names = {f"owner-{number:06d}": name_format.format(number) for number in range(owners)}
     rows = [{"work_id": f"w-{owner}", "content": owner.encode()} for owner in list(names)[:1000]]
     claims = [{"work_id": row["work_id"], "owner_id": row["work_id"][2:], "stake_ppb": PPB} for row in rows]
-    corpus = collected(rows, claims, names)
+    corpus = make_corpus(rows, claims, names)
     corpus = type(corpus)(check_examples(corpus.examples, "bench"), corpus.claims, corpus.owners)
     frozen = freeze_corpus(store, corpus, shard_examples=384)
     count = credits // OWNERS_EACH
@@ -99,7 +103,7 @@ def lay_out(
     store.write(f"{night.folder}/inputs.json", canonical_json(night.inputs))
 
     start = draw.integers(0, owners, count)
-    who = (start[:, None] + np.arange(OWNERS_EACH) * 7919) % owners
+    owner_numbers = (start[:, None] + np.arange(OWNERS_EACH) * 7919) % owners
     cuts = np.sort(draw.integers(0, PPB, (count, OWNERS_EACH - 1)), axis=1)
     share = np.diff(cuts, axis=1, prepend=0, append=PPB)
     party = pl.Series([f"owner-{number:06d}" for number in range(owners)])
@@ -107,7 +111,7 @@ def lay_out(
         {
             "output_id": outputs["output_id"].gather(np.repeat(np.arange(count), OWNERS_EACH)),
             "account": "payable",
-            "party_id": party.gather(who.ravel()),
+            "party_id": party.gather(owner_numbers.ravel()),
             "share_ppb": share.ravel(),
         }
     ).with_columns(low_ppb=pl.col("share_ppb") * 9 // 10, high_ppb=pl.col("share_ppb") * 11 // 10)
@@ -119,15 +123,15 @@ def lay_out(
     by_rule = pl.concat(shares.select(pl.lit(rule).alias("rule"), *keys, *parts) for rule in ("faithful", "flat"))
     over = shares.group_by("account", "party_id").agg(pl.col("share_ppb").sum() // count).sort("party_id")
     over = over.with_columns(currency=pl.lit("EUR"), low_ppb=pl.col("share_ppb"), high_ppb=pl.col("share_ppb"))
-    made = (
+    written_tables = (
         ("shares", "shares.parquet", SHARES, shares),
         ("shares", "night_shares.parquet", NIGHT_SHARES, over),
         ("estimate", "evidence.parquet", EVIDENCE, evidence),
         ("estimate", "rule_shares.parquet", RULE_SHARES, by_rule),
     )
     tables: dict[str, dict[str, pl.DataFrame]] = {"shares": {}, "estimate": {}, "scores": {}}
-    for stage, name, contract_of, table in made:
-        tables[stage][name] = table.select(contract_of.schema.names())
+    for stage, name, kind, table in written_tables:
+        tables[stage][name] = table.select(kind.schema.names())
     copies: dict[str, Any] = {contract.duplicates: report}
     failed = unsupported(copies, contract)
     for stage, written in tables.items():
@@ -143,23 +147,21 @@ def lay_out(
     return night.folder
 
 
-def settle(folder: str) -> dict[str, float]:
-    """Book, publish and reconcile a night; seconds of each, and the process's peak memory."""
-    from provenance.settlement.book import book
-    from provenance.settlement.publish import publish
-    from provenance.settlement.reconcile import reconcile
+def settle(where: Where, folder: str) -> dict[str, float]:
+    """Book, publish and reconcile a night; returns seconds of each, and the process's peak memory."""
+    from provenance.settlement.stage import book, publish, reconcile
 
-    found = {}
+    figures = {}
     for name, stage, argument in (("book", book, folder), ("publish", publish, DAY), ("reconcile", reconcile, DAY)):
         started = time.monotonic()
-        stage(argument)
-        found[f"{name}_s"] = round(time.monotonic() - started, 1)
+        stage(where, argument)
+        figures[f"{name}_s"] = round(time.monotonic() - started, 1)
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return found | {"peak_gb": round(int(peak[1]) / 2**20, 2) if peak else 0.0}
+    return figures | {"peak_gb": round(int(peak[1]) / 2**20, 2) if peak else 0.0}
 
 
 def measure(credits: int) -> dict[str, Any]:
-    """One size, laid out in one process and settled in another."""
+    """Measure one size: written in one process, settled in another."""
     owners = credits // 10
     with tempfile.TemporaryDirectory(prefix="provenance-bench-") as folder:
         environment = {
@@ -168,34 +170,35 @@ def measure(credits: int) -> dict[str, Any]:
             "PROVENANCE_DATABASE__FOLDER": f"{folder}/postgres",
             "PROVENANCE_SETTLEMENT__KEY": f"{folder}/signing.pem",
         }
-        told: Any = ""
-        for call in (f"lay_out({credits}, {owners})", "settle(told)"):
-            begin = "import sys, json; sys.path.insert(0, 'bench'); from settlement import *"
-            script = f"{begin}; told = {told!r}; print(json.dumps({call}))"
-            done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(done.stderr[-3000:])
-            told = json.loads(done.stdout.splitlines()[-1])
-    return {"credits": credits, "owners": owners, **told}
+        result: Any = ""
+        for call in (f"lay_out(where.store, {credits}, {owners})", "settle(where, result)"):
+            imports = "import sys, json; sys.path.insert(0, 'bench'); from settlement import *; from tasks.where import opened"
+            script = f"{imports}\nresult = {result!r}\nwith opened() as where:\n    print(json.dumps({call}))"
+            command = [sys.executable, "-c", script]
+            process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if process.returncode:
+                raise SystemExit(process.stderr[-3000:])
+            result = json.loads(process.stdout.splitlines()[-1])
+    return {"credits": credits, "owners": owners, **result}
 
 
 def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time and memory by credits."""
+    """Draw time and memory by credits."""
     from matplotlib.figure import Figure
 
-    sheet = Figure(figsize=(7, 3), layout="constrained")
-    left, right = sheet.subplots(1, 2)
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
     millions = [row["credits"] / 1e6 for row in rows]
-    below = np.zeros(len(rows))
+    bottom = np.zeros(len(rows))
     for name in ("book", "publish", "reconcile"):
         seconds = np.array([row[f"{name}_s"] for row in rows])
-        left.fill_between(millions, below, below + seconds, alpha=0.6, label=name)
-        below += seconds
+        left.fill_between(millions, bottom, bottom + seconds, alpha=0.6, label=name)
+        bottom += seconds
     left.set(xlabel="million credits", ylabel="seconds", xlim=(0, None), ylim=(0, None), title="Time")
     left.legend(frameon=False)
     right.plot(millions, [row["peak_gb"] for row in rows], marker="o")
     right.set(xlabel="million credits", ylabel="GB", xlim=(0, None), ylim=(0, None), title="Peak memory")
-    sheet.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

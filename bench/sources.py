@@ -75,7 +75,7 @@ def lay_out(folder: Path, lists: int, size: int, seed: int = 1) -> int:
 def merge(folder: Path, *, again: bool) -> dict[str, Any]:
     """Make the registry of the lists, or of them backwards, shuffled and twice."""
     from provenance.core.store import sha256, to_parquet
-    from provenance.corpus.rights.sources import registry
+    from provenance.corpus.rights.sources.registry import registry
 
     files = sorted(folder.glob("*.parquet"))
     records = pl.concat(pl.read_parquet(file) for file in (files + files[::-1] if again else files))

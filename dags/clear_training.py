@@ -1,18 +1,17 @@
-"""Ask the sources of works every day what may be done with them, and write what a model to come may be trained on.
+"""Ask the sources of works every day for their signals on use, and write the list of works cleared for training.
 
-**Reads** the corpus in force, its rights, opt-outs and disputes; what the origins of its works say (robots.txt and others).
+**Reads** the corpus in force, its rights, opt-outs and disputes; signals of the origins of its works (robots.txt and others).
 **Writes** `rights/signals/`, which only grows, and `rights/manifests/train/day=D/<digest>.json`: the works cleared for today.
 
-A server that does not answer is told of in the log and keeps nobody waiting; what it said before goes on counting as
-docs/signals.md says. With `signals.collect = false` nobody is asked. The same day again writes the same manifest, or, where
-somebody has opted out meanwhile, another.
+A server that does not answer is logged and not waited for; its earlier signals go on counting as docs/signals.md says. With
+`signals.collect = false` no server is asked. The same day again writes the same manifest, or another one after new opt-outs.
 """
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
-from tasks.lineage.callbacks import TELL_LINEAGE
+from tasks.dag_parameters import task_defaults
 from tasks.notify import failed
-from tasks.retries import RETRY_WHAT_MAY_PASS
+from tasks.stages import run
 
 
 @dag(
@@ -22,22 +21,18 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     doc_md=__doc__,
     max_active_runs=1,
     on_failure_callback=failed(),
-    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
+    default_args=task_defaults("data"),
 )
 def clear_training() -> None:
     """Signals, then the manifest."""
 
     @task(task_id="rights.signals")
     def signals() -> dict[str, int]:
-        from provenance.corpus.rights.signals.collect import collect_all
-
-        return collect_all()
+        return run("rights.signals")
 
     @task(task_id="rights.manifest")
     def manifest() -> str:
-        from provenance.corpus.rights.training_clearance import clear_today
-
-        return clear_today()
+        return run("rights.manifest")
 
     signals() >> manifest()
 

@@ -2,21 +2,20 @@
 
     close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements
 
-The scheduled run is on the third of the next month, so that the last night has time to be paid; a run by hand asks for the
-`period` in its form. (Unpausing the DAG starts the run of the last third.) Closing locks the period: what is booked for its
-days from then on counts in the next. Who is owed less than the minimum, or below zero, is carried forward; who is on hold, or
-whose payee data is missing, is not paid.
+The scheduled run is on the third of the next month, after the last night of the month was paid; a run by hand asks for the
+`period` in its form. (Unpausing the DAG starts the run of the last third.) Closing locks the period: later bookings for its
+days count in the next. Balances below the minimum or below zero are carried forward; owners who are on hold, or whose payee
+data is missing, are not paid.
 
 **Waiting?** `settlement.prepare` and `settlement.approve` wait for people (Browse > Required Actions). They see totals, the
-largest payments, how many owners are on hold and why, and the digest of `closing.csv`, which lists every balance. The two have
-to be different people: their names and times stand in the ledger. Without both no payment is booked and there is no bank file.
-A rejection ends the run; what was found payable stays owed, and the next month pays it.
+largest payments, the number of owners on hold with reasons, and the digest of `closing.csv`, which lists every balance. They
+must be two different people; their names and times are kept in the ledger. Without both no payment is booked and there is no
+bank file. A rejection ends the run; amounts stay owed, and the next month pays them.
 
-**Failed?** A task that failed without a retry met bad input; the error in its log, below *Task failed with exception*, says
-which: a rate that is missing (`provenance rate`), a payee that no bank could be told of (`provenance payee import`), no
-payer (`[payer]` in the settings), one person who approved twice (clear `settlement.approve`, and have somebody else answer).
-Nothing moved: mend it and clear the task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the
-payment that differs.
+**Failed?** A task that failed without a retry met bad input; the error in its log, below *Task failed with exception*, names
+it: a missing rate (`provenance rate`), incomplete payee data (`provenance payee import`), no payer (`[payer]` in the
+settings), one person who approved twice (clear `settlement.approve`, and have somebody else answer). Nothing moved: mend it and
+clear the task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the payment that differs.
 """
 
 from datetime import datetime, timedelta
@@ -24,16 +23,16 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
 
-from tasks.lineage.callbacks import TELL_LINEAGE
+from tasks.dag_parameters import task_defaults
 from tasks.notify import failed, waits
-from tasks.retries import RETRY_WHAT_MAY_PASS
+from tasks.stages import run
 
 PATIENCE = timedelta(days=14)
 
 
 @dag(
     schedule=CronDataIntervalTimetable("0 6 3 * *", timezone="UTC"),
-    start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (the timetable's zone applies)
+    start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (in the timetable's zone)
     catchup=False,
     tags=["settlement"],
     doc_md=__doc__,
@@ -47,42 +46,38 @@ PATIENCE = timedelta(days=14)
             description="The month to settle, such as 2026-11; empty: the one before the run's logical date",
         )
     },
-    default_args={"owner": "accounting", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
+    default_args=task_defaults("accounting"),
 )
 def settle_period() -> None:
     """The stages of a settlement; two of them are people."""
 
     @task(task_id="settlement.close")
     def close() -> dict[str, str]:
-        from provenance.settlement.months.settle import close, settled_period
-        from tasks.dag_parameters import asked
+        from tasks.dag_parameters import form_value, settled_period
 
         context = get_current_context()
-        return close(settled_period(context.get("data_interval_start"), asked(context["params"], "period")))
+        period = settled_period(context.get("data_interval_start"), form_value(context["params"], "period"))
+        return run("settlement.close", period)
 
     @task(task_id="settlement.pay")
     def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:
-        from provenance.settlement.months.settle import pay
+        from tasks.dag_parameters import approval
 
-        pay(closed["period"], prepared, approved)
+        run("settlement.pay", closed["period"], approval(prepared), approval(approved))
         return closed["period"]
 
     @task(task_id="settlement.reconcile_bank")
     def reconcile_bank(period: str) -> int:
-        from provenance.settlement.months.settle import reconcile
-
-        return reconcile(period)
+        return run("settlement.reconcile_bank", period)
 
     @task(task_id="settlement.statements")
     def statements(period: str) -> int:
-        from provenance.settlement.months.write_statements import write_statements
+        return run("settlement.statements", period)
 
-        return write_statements(period)
-
-    def person(task_id: str, what: str) -> ApprovalOperator:
+    def person(task_id: str, action: str) -> ApprovalOperator:
         return ApprovalOperator(
             task_id=task_id,
-            subject="{{ ti.xcom_pull(task_ids='settlement.close')['subject'] }}" + f" ({what})",
+            subject="{{ ti.xcom_pull(task_ids='settlement.close')['subject'] }}" + f" ({action})",
             body="{{ ti.xcom_pull(task_ids='settlement.close')['body'] }}",
             response_timeout=PATIENCE,
             notifiers=[waits()],

@@ -1,25 +1,25 @@
-"""Train the counterfactual models that a model served lacks: the same recipe on parts of the owners.
+"""Train the missing counterfactual models of the served model: the same recipe on parts of the owners.
 
     plan -> train (mapped, one task for each group of trainings)
 
-Shares rest on them: what an output's likelihood does when owners' works are left out says what each owner added. A model that
-has none is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is served or another corpus
-is delivered; a model that has all of its set has nothing to train. How many is in the settings (`[counterfactuals] trainings`):
-the set costs so many trainings on everything, once for a model. What a command of `model.toml` has trained counts once the
-whole set is there, and was checked to know the works that it was given.
+Shares are computed from them: the change of an output's likelihood when works of an owner are left out is what the owner
+added. A model without them is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is
+served or another corpus is delivered; it trains only what is missing. The number is in the settings (`[counterfactuals]
+trainings`): the set costs that many trainings on everything, once for a model. Models trained by a command of `model.toml`
+count once the whole set exists and has been checked to know its works.
 
-**Failed?** Each training is kept once it is done: clear the task, and it goes on with what is missing. Without a retry it met
-bad input: the error in its log, below *Task failed with exception*, says which, such as an adapter that cannot train. Progress
-and the time left stand in the log of each task; `provenance counterfactuals list` shows what is there.
+**Failed?** Finished trainings are kept: clear the task, and it goes on with those that are missing. A task that failed without
+a retry met bad input: the error in its log, below *Task failed with exception*, names it, such as an adapter that cannot train.
+Progress and the time left are in the log of each task; `provenance counterfactuals list` shows the trained models.
 """
 
 from datetime import datetime
 
 from airflow.sdk import dag, task
 
-from tasks.lineage.callbacks import TELL_LINEAGE
+from tasks.dag_parameters import task_defaults
 from tasks.notify import failed
-from tasks.retries import RETRY_WHAT_MAY_PASS
+from tasks.stages import run
 
 
 @dag(
@@ -30,22 +30,18 @@ from tasks.retries import RETRY_WHAT_MAY_PASS
     doc_md=__doc__,
     max_active_runs=1,
     on_failure_callback=failed(),
-    default_args={"owner": "data", **RETRY_WHAT_MAY_PASS, **TELL_LINEAGE},
+    default_args=task_defaults("data"),
 )
 def train_counterfactuals() -> None:
-    """What is missing, and its groups of trainings, two at a time."""
+    """The missing trainings in groups, two groups at a time."""
 
     @task(task_id="counterfactuals.plan")
     def plan() -> list[list[str]]:
-        from provenance.models.counterfactuals import plan_missing
-
-        return plan_missing()
+        return run("counterfactuals.plan")
 
     @task(task_id="counterfactuals.train", max_active_tis_per_dag=2)
     def train(names: list[str]) -> int:
-        from provenance.models.counterfactuals import train_named
-
-        return train_named(names)
+        return run("counterfactuals.train", names)
 
     train.expand(names=plan())
 

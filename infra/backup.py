@@ -1,15 +1,15 @@
-"""A backup of the ledger and the store, and the way back.
+"""Backs up the ledger and the store, and restores them.
 
-    python -m infra.backup make FOLDER        dump the ledger, then copy what the store has and the folder lacks
-    python -m infra.backup restore FOLDER     into a ledger without bookings and a store without anything else
+    python -m infra.backup make FOLDER        dump the ledger, then copy new objects of the store
+    python -m infra.backup restore FOLDER     into a ledger without bookings and an empty store
 
-Both are of the settings: of a stack on this machine by `python -m infra.stack run python -m infra.backup ...`.
+Ledger and store are those of the settings; for a stack on this machine: `python -m infra.stack run python -m infra.backup ...`.
 
-The ledger is dumped first: whatever it refers to is in the store by then, so the copy is never older than the dump. What a
-night published in between has no booking in the dump; the night run again books it, and finds its own files. Secrets are no
-part of a backup: the signing key, and the key that opens payees' details, are kept where secrets are kept.
+The ledger is dumped first, so the copy of the store has all that the dump refers to. A night that is published in between has
+no booking in the dump; running it again books it and finds its files. A backup has no secrets: keep the signing key and the key
+of payees' details elsewhere.
 
-A restore that failed can be given again: the store goes on where it was, and the ledger comes last and whole.
+A failed restore can be run again: it copies the rest of the store, and restores the ledger last, in one transaction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.settings import load
 from tasks.terminal import exit_codes
 
 if TYPE_CHECKING:
-    from tasks.settings import Settings
+    from provenance.core.settings import Settings
 
 DUMP, COPY = "ledger.dump", "store"
 FROM_THE_BEGINNING = {"alembic_version", "store"}
@@ -39,7 +39,7 @@ OF_A_STACK = "Of a stack on this machine: python -m infra.stack run python -m in
 
 
 def make(settings: Settings, folder: Path, console: Console) -> None:
-    """Back up to a folder; done again, it takes a new dump and copies what is new.
+    """Back up to a folder; again, it makes a new dump and copies new objects.
 
     Raises:
         InputError: there is nothing to back up.
@@ -65,25 +65,25 @@ def make(settings: Settings, folder: Path, console: Console) -> None:
 
 
 def restore(settings: Settings, folder: Path, console: Console) -> None:
-    """Put a backup into a database whose ledger has booked nothing, and a store that has nothing but what is in the backup.
+    """Restore a backup into a ledger without bookings and a store without other objects.
 
     Raises:
-        InputError: there is no backup, or something is where it should go.
+        InputError: there is no backup, or the ledger or the store is not empty.
     """
     if not (folder / DUMP).is_file():
-        raise InputError(str(folder / DUMP), expected="a dump that `make` has made", found="none")
+        raise InputError(str(folder / DUMP), expected="a dump by `make`", found="none")
     store, saved, engine = settings.store.open(), Store(f"file://{folder.resolve()}/{COPY}", {}), _engine(settings)
-    known = {stored.key: stored.bytes for stored in saved.describe()}
+    sizes = {stored.key: stored.bytes for stored in saved.describe()}
     for stored in store.describe():
-        if known.get(stored.key) != stored.bytes:
+        if sizes.get(stored.key) != stored.bytes:
             expected = "an empty store to restore into, or the beginning of this restore"
             raise StoreError(store.locate(stored.key), expected=expected, found="an object that is not in the backup")
     _make_roles(engine, _postgres("pg_restore", settings, "--schema-only", "--file=-", str(folder / DUMP)))
     _drop_unused(engine)
     copied = _copy(saved, store, console)
     with console.status("Restoring the ledger"):
-        how = ("--no-owner", "--clean", "--if-exists", "--exit-on-error", "--single-transaction")
-        _postgres("pg_restore", settings, *how, f"--dbname={engine.url.database}", str(folder / DUMP))
+        options = ("--no-owner", "--clean", "--if-exists", "--exit-on-error", "--single-transaction")
+        _postgres("pg_restore", settings, *options, f"--dbname={engine.url.database}", str(folder / DUMP))
     console.print(
         f"Restored {copied:,} objects into {store.url}, and the ledger into {_place(engine)}.\n"
         "Now check: provenance verify DAY, for the latest days.",
@@ -97,24 +97,24 @@ def _engine(settings: Settings) -> sa.Engine:
 
 
 def _place(engine: sa.Engine) -> str:
-    """Where a database is, without its password."""
+    """The URL of a database, without its password."""
     return engine.url.render_as_string(hide_password=True)
 
 
 def _make_roles(engine: sa.Engine, script: str) -> None:
-    """Make the roles that a dump gives rights to, where the server lacks them: it makes none itself.
+    """Make the roles that a dump grants rights to, if the server lacks them: a dump has no roles.
 
     Raises:
-        InputError: the login may not.
+        InputError: the login may not make roles.
     """
     rights = "\n".join(re.findall(r"^(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .*;$", script, re.MULTILINE))
-    wanted = set(re.findall(r"(?:TO|FROM|FOR ROLE) (\w+)(?:;| IN SCHEMA)", rights)) - {"PUBLIC"}
+    roles = set(re.findall(r"(?:TO|FROM|FOR ROLE) (\w+)(?:;| IN SCHEMA)", rights)) - {"PUBLIC"}
     with engine.begin() as connection:
-        missing = sorted(wanted - set(connection.execute(sa.text("SELECT rolname FROM pg_roles")).scalars()))
-        may = connection.execute(
+        missing = sorted(roles - set(connection.execute(sa.text("SELECT rolname FROM pg_roles")).scalars()))
+        can_create = connection.execute(
             sa.text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
         ).scalar_one()
-        if missing and not may:
+        if missing and not can_create:
             hint = "Set the server up first: python -m infra.postgres.setup (docs/production.md)."
             raise InputError(_place(engine), expected=f"the role {missing[0]}, which the dump names", found="none", hint=hint)
         for role in missing:
@@ -122,61 +122,69 @@ def _make_roles(engine: sa.Engine, script: str) -> None:
 
 
 def _drop_unused(engine: sa.Engine) -> None:
-    """Drop the tables of a ledger that has been made and never used.
+    """Drop the tables of a ledger that was never used.
 
     Raises:
-        InputError: it has been used.
+        InputError: it has rows.
     """
     for name, count in _rows(engine).items():
         if count:
-            expected = "a ledger that nothing is in, to restore into"
+            expected = "an empty ledger to restore into"
             raise StoreError(_place(engine), expected=expected, found=f"{count:,} rows in the table {name}")
     _tables(engine).drop_all(engine)
 
 
 def _rows(engine: sa.Engine) -> dict[str, int]:
-    """How many rows each of a ledger's tables has, but for those that it has from the beginning."""
+    """Numbers of rows by table, without the tables that every ledger fills when it is made."""
     names = [table for table in _tables(engine).sorted_tables if table.name not in FROM_THE_BEGINNING]
     with engine.connect() as connection:
         return {t.name: connection.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in names}
 
 
 def _tables(engine: sa.Engine) -> sa.MetaData:
-    found = sa.MetaData()
+    tables = sa.MetaData()
     for schema in {None, "payees"} & {None, *sa.inspect(engine).get_schema_names()}:
-        found.reflect(engine, schema=schema)
-    return found
+        tables.reflect(engine, schema=schema)
+    return tables
 
 
 def _copy(source: Store, target: Store, console: Console) -> int:
-    """Copy what the target lacks or has in another size; pointers, which are small and change, always. Returns how many."""
-    there = {stored.key: stored.bytes for stored in target.describe()}
-    wanted = [s for s in source.describe() if there.get(s.key) != s.bytes or s.key.endswith(".json")]
-    for stored in track(wanted, "Copying the store", console=console, transient=True, disable=not wanted):
+    """Copy objects that the target lacks or has in another size, and all JSON files, which are small and may change.
+
+    Returns:
+        The number of new objects.
+    """
+    sizes = {stored.key: stored.bytes for stored in target.describe()}
+    objects = [s for s in source.describe() if sizes.get(s.key) != s.bytes or s.key.endswith(".json")]
+    for stored in track(objects, "Copying the store", console=console, transient=True, disable=not objects):
         target.write(stored.key, source.read(stored.key))
-    return sum(stored.key not in there for stored in wanted)
+    return sum(stored.key not in sizes for stored in objects)
 
 
 def _postgres(tool: str, settings: Settings, *words: str) -> str:
-    """What one of PostgreSQL's tools says of the ledger's database; the URL goes by the environment: process lists are read."""
+    """The output of a PostgreSQL tool on the ledger's database. The password is in the environment, not in process lists."""
     url = sa.make_url(database_url(settings.database))
-    host = url.host or str(url.query.get("host", ""))
-    told = {"PGHOST": host, "PGPORT": str(url.port or ""), "PGUSER": url.username or "", "PGPASSWORD": url.password or "",
-            "PGDATABASE": url.database or ""}  # fmt: skip
-    done = subprocess.run(
+    environment = {
+        "PGHOST": url.host or str(url.query.get("host", "")),
+        "PGPORT": str(url.port or ""),
+        "PGUSER": url.username or "",
+        "PGPASSWORD": url.password or "",
+        "PGDATABASE": url.database or "",
+    }
+    process = subprocess.run(
         [str(POSTGRES / tool), *words],
-        env={name: value for name, value in told.items() if value},
+        env={name: value for name, value in environment.items() if value},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"{tool}: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    if process.returncode:
+        raise RuntimeError(f"{tool}: {process.stderr.strip()[-500:]}")
+    return process.stdout
 
 
 def main() -> None:
-    """Exit codes: 0 good, 1 failed, 2 bad input."""
+    """Run from the command line; exit codes: 0 good, 1 failed, 2 bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["make", "restore"])
     parser.add_argument("folder", type=Path)

@@ -1,11 +1,11 @@
-"""The demo: real owners, a real model, a day of its outputs, and the night that pays for them. Only the revenue is invented.
+"""Runs the demo: real owners, a real model, a day of its outputs, and the night that pays for them. Only revenue is invented.
 
     python -m infra.demo --day 2026-11-20
 
-The corpus is the Python source of the distributions that the lock file installs. A small byte-level transformer is trained
-on it (once), completes prompts from files that were held out of training, and the DAGs `ingest_corpus` and
-`nightly_payouts` run through Airflow in this process: `dag.test` on the same database as the UI, because a scheduler, an
-API server and a DAG processor would take longer to start than the night takes to run.
+The corpus is the Python source of the distributions in the lock file. A small byte-level transformer is trained on it once,
+and completes prompts from files that were held out of training. The DAGs `ingest_corpus` and `nightly_payouts` run in this
+process: `dag.test` on the same database as the UI, because a scheduler, an API server and a DAG processor would take longer to
+start than the night takes to run.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from infra import local_airflow
 from provenance.core.errors import InputError, parse_day
 from provenance.core.money import format_minor
+from tasks.terminal import Terminal, exit_codes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from provenance.core.settings import Settings
     from provenance.core.store import Store
-    from provenance.corpus.examples import Corpus
-    from tasks.settings import Settings
-from tasks.terminal import Terminal, exit_codes
+    from provenance.corpus.delivery import Corpus
 
 NOTICE = "The revenue of this demo is invented, and no money moves."
-# The invented price list: what an output of each plan earns, in minor units.
+# The invented price list: revenue of an output by plan, in minor units.
 PRICES = (("EUR", 149), ("USD", 199), ("EUR", 499), ("USD", 89))
-# What the demo's counterfactual models are worth in trainings on everything: more would be truer, and take longer.
+# Worth of the counterfactual models in trainings on everything; more would be more exact, and take longer.
 TRAININGS = 4
 ATTRIBUTION = ("features.featurise", "influence.fit_curvature", "influence.score", "royalty.likelihoods", "royalty.estimate")
 
@@ -56,8 +56,9 @@ def main() -> None:
 
 
 def _run(day: date, console: Console) -> None:
-    from tasks.cli.tables import owners_screen
-    from tasks.settings import CHECKOUT, load
+    from provenance.core.settings import CHECKOUT
+    from tasks.cli.nights import owners_screen
+    from tasks.settings import load
 
     settings = load()
     store = settings.store.open()
@@ -94,7 +95,7 @@ def _run(day: date, console: Console) -> None:
 
 
 def train_counterfactuals(console: Console) -> None:
-    """Train the counterfactual models that the demo's model lacks, as workers in processes of their own."""
+    """Train the missing counterfactual models of the demo's model, in worker processes."""
     started = time.monotonic()
     command = [sys.executable, "-m", "tasks.cli", "counterfactuals", "train", "--trainings", str(TRAININGS), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
@@ -104,17 +105,17 @@ def train_counterfactuals(console: Console) -> None:
 
 
 def deliver(settings: Settings, store: Store, day: date, console: Console) -> None:
-    """Lay down what a night needs: a corpus, a model that was trained on it, and a day of its outputs."""
+    """Write the inputs of a night: a corpus, a model trained on it, and a day of its outputs."""
     corpus = _corpus(store, settings, console)
     _model(corpus, settings, console)
     _outputs(store, corpus, settings, day, console)
 
 
 def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
-    """Deliver the corpus as a data team would: five Parquet files in the corpus folder."""
+    """Deliver the corpus as data teams do: five Parquet files in the corpus folder."""
+    from provenance.core.settings import CHECKOUT
     from provenance.core.store import canonical_json, sha256, to_parquet
     from provenance.corpus.packages.distributions import collect, sources_of
-    from tasks.settings import CHECKOUT
 
     with console.status("Collecting the sources of the installed distributions"):
         corpus = collect(CHECKOUT / "infra/requirements/run.txt", distributions=48, examples_each=32)
@@ -123,9 +124,9 @@ def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
     tables = {f"{settings.corpus.folder}/{name}.parquet": to_parquet(frame) for name, frame in frames.items()}
     digests = {key: sha256(data) for key, data in tables.items()}
     note = f"{settings.corpus.folder}/demo.json"
-    written = store.read_json(note) if store.exists(note) else {}
-    for key, mine in digests.items():
-        if store.exists(key) and sha256(store.read(key)) not in {written.get(key), mine}:
+    earlier = store.read_json(note) if store.exists(note) else {}
+    for key, new in digests.items():
+        if store.exists(key) and sha256(store.read(key)) not in {earlier.get(key), new}:
             raise InputError(
                 store.locate(key),
                 expected="the demo's corpus, or none",
@@ -144,11 +145,11 @@ def _corpus(store: Store, settings: Settings, console: Console) -> Corpus:
 
 
 def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
-    """Train the demo's model, unless it was trained on the very same examples before."""
+    """Train the demo's model, unless it was trained on the same examples before."""
     from transformers import LlamaConfig
 
-    from provenance.corpus.rights.training_clearance import state_training
     from provenance.models.adapters.causal_lm import CausalLM
+    from provenance.models.training_manifest import state_training
 
     folder = settings.model.folder
     train = corpus.examples.filter(corpus.examples["split"] == "train")
@@ -158,9 +159,9 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
     if note.exists() and json.loads(note.read_text())["contents"] == fingerprint:
         console.print(f"Model: reused from {folder}")
         return
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     config = LlamaConfig(
         vocab_size=257,
         hidden_size=96,
@@ -172,7 +173,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
         bos_token_id=256,
         eos_token_id=None,
     )
-    config.save_pretrained(aside)
+    config.save_pretrained(draft)
     columns = (TextColumn("Model: training"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("training", loss="")
@@ -181,18 +182,18 @@ def _model(corpus: Corpus, settings: Settings, console: Console) -> None:
             progress.update(bar, completed=done, total=steps, loss=f"{loss:.2f} nats/byte")
 
         started = time.monotonic()
-        CausalLM(aside, epochs=4.5, keep=(0.02, 0.07, 0.2, 0.4, 1.0)).train(
-            contents, seed=1, folder=aside, model_id=folder.name, progress=step
+        CausalLM(draft, epochs=4.5, keep=(0.02, 0.07, 0.2, 0.4, 1.0)).train(
+            contents, seed=1, folder=draft, model_id=folder.name, progress=step
         )
-    state_training(aside, train)
-    (aside / note.name).write_text(json.dumps({"contents": fingerprint}))
+    state_training(draft, train)
+    (draft / note.name).write_text(json.dumps({"contents": fingerprint}))
     shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    draft.rename(folder)
     console.print(f"Model: trained in {time.monotonic() - started:.0f} s, in {folder}")
 
 
 def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, console: Console) -> None:
-    """Serve a day of completions, unless the day has its outputs already."""
+    """Serve a day of completions, unless the day already has them."""
     import polars as pl
 
     from provenance.corpus.packages.distributions import prompts
@@ -200,7 +201,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     from provenance.models.model import read_model
 
     key = f"outputs/day={day}/demo.parquet"
-    others = [found for found in store.list(f"outputs/day={day}") if found != key]
+    others = [other for other in store.list(f"outputs/day={day}") if other != key]
     if others:
         raise InputError(
             store.locate(others[0]),
@@ -215,10 +216,10 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
     model = read_model(settings.model.folder)
     adapter = model.adapter()
     assert isinstance(adapter, CausalLM)
-    asked = [content[:64] for _, content in prompts(corpus)]
+    questions = [content[:64] for _, content in prompts(corpus)]
     with console.status("Asking the model for completions"):
         answers = adapter.complete(
-            model.load(model.card.checkpoints[-1]), asked, length=192, temperature=0.7, seed=day.toordinal()
+            model.load(model.card.checkpoints[-1]), questions, length=192, temperature=0.7, seed=day.toordinal()
         )
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     rows = [
@@ -232,7 +233,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
             "served_at": midnight + timedelta(minutes=20 * number),
             "notice": NOTICE,
         }
-        for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True))
+        for number, (prompt, answer) in enumerate(zip(questions, answers, strict=True))
     ]
     store.write_table(key, pl.DataFrame(rows))
     prices = ", ".join(format_minor(minor, currency) for currency, minor in PRICES)
@@ -240,7 +241,7 @@ def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, consol
 
 
 def parse_day_or_yesterday(text: str) -> date:
-    """A day that is over; yesterday (UTC) where none is named."""
+    """A day that is over; by default yesterday (UTC)."""
     today = datetime.now(UTC).date()
     if not text:
         return today - timedelta(days=1)

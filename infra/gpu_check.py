@@ -1,6 +1,6 @@
-"""`make gpu-check`: does a GPU compute what a CPU does, does a night run on it, and what does it cost?
+"""Checks a GPU (`make gpu-check`): its results equal the CPU's, a night runs on it; and measures its cost.
 
-Exit codes: 0 all of it holds, 1 something does not, 3 there is no GPU here and nothing was run.
+Exit codes: 0 all checks passed, 1 one failed, 3 there is no GPU and nothing was run.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LARGE = CHECKOUT / "var/gpu-check/model"
 
 
 def main() -> int:
-    """Run the tests that need a GPU, a night's stages on a LocalCUDACluster among them, and the bench on the GPU."""
-    tell = Console(soft_wrap=True).print
+    """Run the tests that need a GPU, including a night on a LocalCUDACluster, and the bench on the GPU."""
+    show = Console(soft_wrap=True).print
     if missing := _missing():
-        tell(f"gpu-check: {missing} Nothing was run, and nothing is known about the GPU path here.")
+        show(f"gpu-check: {missing} Nothing was run, and nothing is known about the GPU path here.")
         return NOTHING_RUN
     steps = [
         ["pytest", "-m", "gpu", "-v", *map(str, TESTS)],
@@ -37,19 +37,19 @@ def main() -> int:
     ]
     for step in steps:
         if str(LARGE) in step:
-            tell("A model of GPT-2's size:")
+            show("A model of GPT-2's size:")
             write_large_model()
         if subprocess.run([sys.executable, "-m", *step], cwd=CHECKOUT, check=False).returncode:
-            tell(f"gpu-check: failed: python -m {' '.join(step)}")
+            show(f"gpu-check: failed: python -m {' '.join(step)}")
             return 1
-    tell("gpu-check: CPU and GPU agree, and a night ran on the GPU.")
+    show("gpu-check: CPU and GPU agree, and a night ran on the GPU.")
     return 0
 
 
 def write_large_model() -> None:
-    """A transformer of GPT-2's size, reading bytes, after one step of training: its cost does not depend on what it knows.
+    """Write a byte-level transformer of GPT-2's size after one step of training; its cost does not depend on its training.
 
-    The workload's own model is a thousand times smaller, and says little of what a GPU is bought for.
+    The workload's own model is a thousand times smaller, too small to measure a GPU.
     """
     from transformers import LlamaConfig
 
@@ -70,7 +70,7 @@ def _bench(model: Path, parts: str) -> list[str]:
 
 
 def _missing() -> str:
-    """What a GPU check lacks here; empty where it lacks nothing."""
+    """A sentence about the missing GPU or library; empty if all is there."""
     if not shutil.which("nvidia-smi"):
         return "There is no NVIDIA GPU."
     if not importlib.util.find_spec("cupy") or not importlib.util.find_spec("dask_cuda"):

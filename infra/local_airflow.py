@@ -1,4 +1,4 @@
-"""Airflow on one machine, on the embedded PostgreSQL: its environment, and one run of a DAG in this process.
+"""Runs Airflow on one machine, on the embedded PostgreSQL, or one run of a DAG in this process.
 
     python -m infra.local_airflow ui                              API server, scheduler, DAG processor and triggerer
     python -m infra.local_airflow run nightly_payouts 2026-11-20  one run, here, that pays a day
@@ -25,8 +25,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from provenance.core.errors import InputError, SettingsError, parse_day
+from provenance.core.settings import CHECKOUT
 from tasks.database import database_url
-from tasks.settings import CHECKOUT, load
+from tasks.settings import load
 from tasks.terminal import Terminal, exit_codes
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 USER, PASSWORD = "admin", "admin"
-# Beside the administrator two people, since payments need two; their passwords are their names.
+# Two people beside the administrator, since payments need two; their passwords are their names.
 PEOPLE = ("ann", "bob")
 PORT = 8080
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a DAG run ended: seconds per task, and the exception of the task that failed, if one did."""
+    """A finished DAG run: seconds by task, and the exception of the failed task, if any."""
 
     state: str
     seconds: dict[str, float]
@@ -50,7 +51,7 @@ class Run:
 
 
 def configure() -> None:
-    """Point this process and its children at an Airflow of their own; must come before the first import of airflow."""
+    """Point this process and its children at an Airflow of their own; call it before the first import of airflow."""
     home = Path(os.environ.setdefault("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
     home.mkdir(parents=True, exist_ok=True)
     key = home / "jwt-secret"
@@ -59,7 +60,7 @@ def configure() -> None:
         key.write_text(secrets.token_hex(32))
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps({USER: PASSWORD, **{name: name for name in PEOPLE}}))
-    wanted = {
+    variables = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -74,16 +75,16 @@ def configure() -> None:
     }
     settings = load().database
     if not settings.url:
-        # Children attach to the server that this process started, instead of looking after one of their own.
-        wanted["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url(settings, "airflow")
-        wanted["PROVENANCE_DATABASE__URL"] = database_url(settings)
+        # Children use the server that this process started, instead of starting their own.
+        variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url(settings, "airflow")
+        variables["PROVENANCE_DATABASE__URL"] = database_url(settings)
     elif "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in os.environ:
         raise SettingsError(
             "environment: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
             expected="Airflow's own database, since database.url names a server",
             found="nothing",
         )
-    for name, value in wanted.items():
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
@@ -110,21 +111,21 @@ def run_dag(dag_id: str, day: date) -> Run:
         raise RuntimeError(f"DAGs do not import: {bag.import_errors}")
     dag = bag.dags[dag_id]
     dag.deadline = None  # a scheduler watches deadlines, and `dag.test` has none
-    dag.on_failure_callback = None  # whoever started it in this process sees it fail
+    dag.on_failure_callback = None  # the caller sees the failure
     errors: list[BaseException] = []
 
     def remember(context: Any) -> None:
         errors.append(context["exception"])
 
     for operator in dag.tasks:
-        told: Any = operator.on_failure_callback  # a list, but of a mapped task as it was given
-        told = [told, remember] if callable(told) else [*told, remember]
+        callbacks: Any = operator.on_failure_callback  # a list; of a mapped task it may be one function
+        callbacks = [callbacks, remember] if callable(callbacks) else [*callbacks, remember]
         if isinstance(operator, MappedOperator):
-            operator.partial_kwargs["on_failure_callback"] = told
+            operator.partial_kwargs["on_failure_callback"] = callbacks
         else:
-            operator.on_failure_callback = told
-    # A manual run covers the last whole interval before its date, so the first second after the day stands for the day; at
-    # midnight it would take the place of the scheduled run of the day after.
+            operator.on_failure_callback = callbacks
+    # A manual run covers the last whole interval before its date, so the first second after the day gives the day; midnight
+    # itself is the date of the scheduled run of the next day.
     after = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, seconds=1)
     run = dag.test(logical_date=after, run_after=after)
     instances = sorted(run.get_task_instances(), key=lambda i: i.start_date or datetime.max.replace(tzinfo=UTC))
@@ -133,16 +134,16 @@ def run_dag(dag_id: str, day: date) -> Run:
 
 @contextlib.contextmanager
 def log_to(path: Path, console: Console) -> Iterator[Path]:
-    """Send what Airflow prints to a file, and what our stages log to the console as well."""
+    """Send the output of Airflow to a file, and show the stages' log on the console, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     screen = os.dup(1)
-    shown = Terminal(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
-    ours = logging.getLogger("provenance")
-    ours.setLevel(logging.INFO)
-    handler = RichHandler(console=shown, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
-    ours.addHandler(handler)
+    terminal = Terminal(file=os.fdopen(screen, "w"), width=console.width, force_terminal=console.is_terminal)
+    logger = logging.getLogger("provenance")
+    logger.setLevel(logging.INFO)
+    handler = RichHandler(console=terminal, show_path=False, show_level=False, log_time_format="%X", highlighter=None)
+    logger.addHandler(handler)
     sys.stdout.flush()
-    kept = (os.dup(1), os.dup(2))
+    streams = (os.dup(1), os.dup(2))
     with path.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -151,9 +152,9 @@ def log_to(path: Path, console: Console) -> Iterator[Path]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os.dup2(kept[0], 1)
-            os.dup2(kept[1], 2)
-            ours.removeHandler(handler)
+            os.dup2(streams[0], 1)
+            os.dup2(streams[1], 2)
+            logger.removeHandler(handler)
 
 
 def exit_code(run: Run) -> int:
@@ -167,8 +168,8 @@ def stop_unless_good(dag_id: str, run: Run, log: Path, console: Console) -> None
     """End the process with a message and the run's exit code, unless the run succeeded."""
     if run.state == "success":
         return
-    what = "Bad input" if isinstance(run.error, InputError) else f"{dag_id} failed"
-    console.print(f"[bold red]{what}:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
+    label = "Bad input" if isinstance(run.error, InputError) else f"{dag_id} failed"
+    console.print(f"[bold red]{label}:[/] {escape(str(run.error))}\nAirflow's log: {log}", soft_wrap=True)
     raise SystemExit(exit_code(run))
 
 
@@ -187,12 +188,12 @@ def main() -> None:
         configure()
     if arguments.command == "ui":
         sys.stdout.write(
-            f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD}; {' and '.join(PEOPLE)}, who "
-            "approve, with their names for passwords (development only)\n"
+            f"Airflow UI: http://localhost:{PORT}  user {USER}, password {PASSWORD}; {' and '.join(PEOPLE)} approve, with "
+            "their names as passwords (development only)\n"
         )
         sys.stdout.flush()
         migrate()
-        # It starts its parts by name, and the environment need not be activated.
+        # Airflow starts its parts by name, and the environment may not be activated.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         raise SystemExit(subprocess.call(["airflow", "standalone"]))  # noqa: S607
     console = Terminal(stderr=True)

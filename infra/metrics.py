@@ -1,9 +1,9 @@
-"""What Prometheus scrapes: nights, money, stages, audits and what waits for people, read off the ledger, the store and Airflow.
+"""Serves metrics for Prometheus: nights, money, stages, audits and open questions, from ledger, store and Airflow.
 
     python -m infra.metrics --port 9108
 
-A scrape reads at most once in so many seconds, whoever asks. What cannot be read is missing from the answer, is counted under
-`provenance_collect_errors` and stands in the log; the process goes on. No metric is labelled by owner, output or day.
+Sources are read at most once in `FRESH` seconds. Metrics that cannot be read are left out, counted in
+`provenance_collect_errors` and logged; the process goes on. No metric has a label for owner, output or day.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from prometheus_client.registry import Collector
 
 from infra.monitor import nights as monitor
 from infra.monitor import runs
-from provenance.core.contracts import ESCROW, PAYABLE
+from infra.monitor.sources import Sources
 from provenance.core.errors import InputError
+from provenance.core.tables import ESCROW, PAYABLE
 from provenance.settlement import ledger
 from provenance.settlement.accounts import HELD, trial_balance
 from tasks.settings import load
@@ -35,18 +36,18 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from infra.monitor.nights import Night, Sources
-    from tasks.settings import Settings
+    from infra.monitor.nights import WatchedNight
+    from provenance.core.settings import Settings
 
 log = logging.getLogger("provenance.metrics")
 
 PORT = 9108
-# Nights that are looked at, and seconds for which an answer is good.
+# Nights that are read, and seconds for which metrics are kept.
 LAST = 30
 FRESH = 20.0
 
 
-# Every metric: its labels, and what it says.
+# Every metric: its labels and its help text.
 METRICS: dict[str, tuple[tuple[str, ...], str]] = {
     "nights": (("state",), f"Nights of the last {LAST}, by state"),
     "night_failed_tasks": (("task",), f"Of the last {LAST} nights, how many latest runs failed in a task"),
@@ -66,7 +67,7 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
         "Feature files of the latest published day: computed by its runs, reused by the last, computed without a cause",
     ),
     "night_parameters_covered_ratio": ((), "Part of the model's parameters that the latest published day's features cover"),
-    "night_worker_seconds": ((), "What all runs and tries of the latest published day took of workers"),
+    "night_worker_seconds": ((), "Worker seconds of all runs and tries of the latest published day"),
     "night_cost_minor": (("currency",), "The same in money, in minor units of the settings' currency"),
     "fidelity_lds": (
         ("contract", "estimate"),
@@ -101,13 +102,13 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(eq=False)
 class Payouts(Collector):
-    """Collects all metrics when it is scraped.
+    """Collects all metrics at a scrape.
 
     Attributes:
-        open_sources: opens what is read; again at the next scrape if it fails.
+        open_sources: opens the sources; called again at the next scrape if it fails.
     """
 
-    open_sources: Callable[[], Sources] = monitor.Sources.open
+    open_sources: Callable[[], Sources] = Sources.open
     fresh: float = FRESH
     errors: Counter[str] = field(default_factory=Counter)
     _sources: Sources | None = None
@@ -116,7 +117,7 @@ class Payouts(Collector):
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing beforehand: registering must not read."""
+        """Nothing: registering must not read sources."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -139,105 +140,105 @@ class Payouts(Collector):
                 break
             try:
                 yield from list(part(self._sources))
-            except Exception:  # what can be read is told, and a scrape ends no process
+            except Exception:  # the other metrics are served
                 log.exception("%s cannot be collected", name)
                 self.errors[name] += 1
-        labels, said = METRICS["collect_errors"]
-        failed = CounterMetricFamily("provenance_collect_errors", said, labels=labels)
+        labels, text = METRICS["collect_errors"]
+        failed = CounterMetricFamily("provenance_collect_errors", text, labels=labels)
         for name in ("sources", *PARTS):
             failed.add_metric([name], self.errors[name])
         yield failed
-        yield _one("collect_seconds", time.monotonic() - started)
+        yield _unlabelled("collect_seconds", time.monotonic() - started)
 
 
-def _many(name: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
+def _by_labels(name: str, values: Mapping[Any, float]) -> GaugeMetricFamily:
     """A metric by tuples of its labels."""
-    labels, said = METRICS[name]
-    found = GaugeMetricFamily(f"provenance_{name}", said, labels=labels)
+    labels, text = METRICS[name]
+    metric = GaugeMetricFamily(f"provenance_{name}", text, labels=labels)
     for key, value in sorted(values.items()):
-        found.add_metric(key, value)
-    return found
+        metric.add_metric(key, value)
+    return metric
 
 
-def _by(name: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+def _by_label(name: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     """A metric by its only label."""
-    return _many(name, {(key,): value for key, value in values.items()})
+    return _by_labels(name, {(key,): value for key, value in values.items()})
 
 
-def _one(name: str, value: float) -> GaugeMetricFamily:
+def _unlabelled(name: str, value: float) -> GaugeMetricFamily:
     """A metric without labels."""
-    return _many(name, {(): value})
+    return _by_labels(name, {(): value})
 
 
 def _midnight(day: str | date) -> float:
-    """A day as seconds since 1970: its first (UTC)."""
+    """The start of a day (UTC) in seconds since 1970."""
     return datetime.fromisoformat(str(day)).replace(tzinfo=UTC).timestamp()
 
 
 def _nights(read: Sources) -> Iterator[GaugeMetricFamily]:
     nights = read.nights(LAST)
     states = Counter(night.state for night in nights)
-    yield _by("nights", {state: states[state] for state in monitor.STATES})
-    yield _by("night_failed_tasks", Counter(task for night in nights if night.runs for task in night.runs[-1].failed))
+    yield _by_label("nights", {state: states[state] for state in monitor.STATES})
+    yield _by_label("night_failed_tasks", Counter(task for night in nights if night.runs for task in night.runs[-1].failed))
     if nights:
-        yield _by("night_stage_seconds", nights[-1].seconds)
+        yield _by_label("night_stage_seconds", nights[-1].seconds)
     published = [night for night in nights if night.published]
     if published:
         yield from _published(published[-1], read.settings)
 
 
-def _published(night: Night, settings: Settings) -> Iterator[GaugeMetricFamily]:
-    """What there is to say of the latest night that is published."""
-    yield _one("last_published_day_timestamp_seconds", _midnight(night.day))
-    yield _one("night_outputs", night.outputs)
-    yield _one("night_owners", night.owners)
-    yield _one("night_revision", night.revision)
+def _published(night: WatchedNight, settings: Settings) -> Iterator[GaugeMetricFamily]:
+    """Metrics of the latest published night."""
+    yield _unlabelled("last_published_day_timestamp_seconds", _midnight(night.day))
+    yield _unlabelled("night_outputs", night.outputs)
+    yield _unlabelled("night_owners", night.owners)
+    yield _unlabelled("night_revision", night.revision)
     amounts = {
         (currency, total.removesuffix("_minor")): amount
         for currency, totals in night.totals.items()
         for total, amount in totals.items()
     }
-    yield _many("night_amount_minor", amounts)
-    yield _by("night_matched_ratio", night.matched)
+    yield _by_labels("night_amount_minor", amounts)
+    yield _by_label("night_matched_ratio", night.matched)
     if night.drift is not None:
-        yield _one("night_drift_ratio", night.drift)
+        yield _unlabelled("night_drift_ratio", night.drift)
     yield from _fidelity(night.fidelity)
     features = {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause}
-    yield _by("night_features", features)
+    yield _by_label("night_features", features)
     if night.parameters_covered is not None:
-        yield _one("night_parameters_covered_ratio", night.parameters_covered)
-    yield _one("night_worker_seconds", night.worker_seconds(settings.cluster.workers))
-    yield _by("night_cost_minor", {settings.monitoring.currency: night.cost(settings)})
+        yield _unlabelled("night_parameters_covered_ratio", night.parameters_covered)
+    yield _unlabelled("night_worker_seconds", night.worker_seconds(settings.cluster.workers))
+    yield _by_label("night_cost_minor", {settings.monitoring.currency: night.cost(settings)})
 
 
 def _fidelity(measured: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
-    """How far the shares of a night can be trusted; nothing of one that did not measure it."""
-    lds = {(name, by): score["value"] for name, found in measured.items() for by, score in found["lds"].items()}
-    held = {(name, kind): part for name, found in measured.items() for kind, part in found["intervals_hold"].items()}
-    yield _many("fidelity_lds", lds)
-    yield _by("fidelity_models", {name: found["models"] for name, found in measured.items()})
-    yield _many("fidelity_intervals_hold", held)
-    yield _by("rule_part", {name: found["paid_by"].get(found["rule"], 0.0) for name, found in measured.items()})
+    """Metrics of a night's fidelity; none if it was not measured."""
+    lds = {(name, by): score["value"] for name, contract in measured.items() for by, score in contract["lds"].items()}
+    hold = {(name, kind): part for name, contract in measured.items() for kind, part in contract["intervals_hold"].items()}
+    yield _by_labels("fidelity_lds", lds)
+    yield _by_label("fidelity_models", {name: contract["models"] for name, contract in measured.items()})
+    yield _by_labels("fidelity_intervals_hold", hold)
+    yield _by_label("rule_part", {name: contract["paid_by"].get(contract["rule"], 0.0) for name, contract in measured.items()})
 
 
 def _books(read: Sources) -> Iterator[GaugeMetricFamily]:
     balances = trial_balance(ledger.balances(read.ledger, through=ledger.newest(read.ledger)))
-    yield _by("owed_minor", {currency: row[PAYABLE] + row[HELD] for currency, row in balances.items()})
-    yield _by("escrow_minor", {currency: row[ESCROW] for currency, row in balances.items()})
+    yield _by_label("owed_minor", {currency: row[PAYABLE] + row[HELD] for currency, row in balances.items()})
+    yield _by_label("escrow_minor", {currency: row[ESCROW] for currency, row in balances.items()})
     oldest = {currency: _midnight(day) for currency, (_, day) in monitor.escrow(read.ledger).items()}
-    yield _by("escrow_oldest_day_timestamp_seconds", oldest)
-    yield _one("bookings_without_export", len(monitor.unpublished(read.store, read.ledger)))
+    yield _by_label("escrow_oldest_day_timestamp_seconds", oldest)
+    yield _unlabelled("bookings_without_export", len(monitor.unpublished(read.store, read.ledger)))
 
 
 def _audits(read: Sources) -> Iterator[GaugeMetricFamily]:
-    audits = monitor.audits(read.store, last=LAST)
+    audits = read.audits(LAST)
     if audits:
-        found = {(figure.family, figure.method): figure for figure in audits[-1].figures}
-        yield _many("audit_score", {key: figure.score for key, figure in found.items()})
-        yield _many("audit_score_low", {key: figure.low for key, figure in found.items()})
-        yield _many("audit_score_high", {key: figure.high for key, figure in found.items()})
-        yield _many("audit_ceiling", {key: figure.ceiling for key, figure in found.items()})
-        yield _one("audit_day_timestamp_seconds", _midnight(audits[-1].day))
+        figures = {(figure.family, figure.method): figure for figure in audits[-1].figures}
+        yield _by_labels("audit_score", {key: figure.score for key, figure in figures.items()})
+        yield _by_labels("audit_score_low", {key: figure.low for key, figure in figures.items()})
+        yield _by_labels("audit_score_high", {key: figure.high for key, figure in figures.items()})
+        yield _by_labels("audit_ceiling", {key: figure.ceiling for key, figure in figures.items()})
+        yield _unlabelled("audit_day_timestamp_seconds", _midnight(audits[-1].day))
 
 
 def _airflow(read: Sources) -> Iterator[GaugeMetricFamily]:
@@ -246,22 +247,24 @@ def _airflow(read: Sources) -> Iterator[GaugeMetricFamily]:
     for name in names:
         of_days = runs.runs(read.airflow, name, last=LAST).values()
         failed[name] = sum(len(of_day[-1].failed) for of_day in of_days)
-    yield _by("dag_failed_tasks", failed)
-    asked = runs.asked(read.airflow)
-    yield _by("waiting_approvals", {**dict.fromkeys(names, 0), **{name: found.count for name, found in asked.items()}})
-    yield _by("waiting_since_timestamp_seconds", {name: found.since.timestamp() for name, found in asked.items()})
+    yield _by_label("dag_failed_tasks", failed)
+    questions = runs.open_questions(read.airflow)
+    counts = {name: waiting.count for name, waiting in questions.items()}
+    yield _by_label("waiting_approvals", {**dict.fromkeys(names, 0), **counts})
+    since = {name: waiting.since.timestamp() for name, waiting in questions.items()}
+    yield _by_label("waiting_since_timestamp_seconds", since)
     progress: dict[tuple[str, str], int] = {}
-    for name, found in runs.backfills(read.airflow).items():
-        left = found.runs - found.succeeded - found.failed
-        progress |= {(name, "succeeded"): found.succeeded, (name, "failed"): found.failed, (name, "left"): left}
-    yield _many("backfill_runs", progress)
+    for name, ended in runs.backfills(read.airflow).items():
+        left = ended.runs - ended.succeeded - ended.failed
+        progress |= {(name, "succeeded"): ended.succeeded, (name, "failed"): ended.failed, (name, "left"): left}
+    yield _by_labels("backfill_runs", progress)
 
 
 PARTS = {"nights": _nights, "books": _books, "audits": _audits, "airflow": _airflow}
 
 
 def serve(port: int, address: str) -> None:
-    """Serve metrics until the process is ended."""
+    """Serve metrics until the process ends."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Payouts())
     _, thread = start_http_server(port, addr=address, registry=registry)
@@ -273,7 +276,7 @@ def main() -> None:
     """Parse arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument("--address", default="127.0.0.1", help="to listen on; metrics tell revenue, so not on every interface")
+    parser.add_argument("--address", default="127.0.0.1", help="to listen on; metrics show revenue, so choose a private one")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:

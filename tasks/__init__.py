@@ -1,6 +1,4 @@
-"""Where things run: one module per stage.
+"""Runs the stages of `provenance` for Airflow and the command line: opens stores, clusters and databases from the settings.
 
-A task opens stores, clusters and databases, calls its stage in `provenance` and publishes what that returns. It reads named
-manifests and writes one; what it hands to the next task is the manifest's key. Settings from files and the environment end
-here.
+Settings from files and the environment are read here only. A task hands the next one the key of a manifest.
 """

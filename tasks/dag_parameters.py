@@ -1,22 +1,41 @@
-"""What people tell Airflow: in the form of a run by hand, and as the answer to an approval task."""
+"""Holds what DAG files share: arguments of tasks, forms of runs by hand, answers of people.
+
+Import-light, since DAG files import it while Airflow parses them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import InputError, did_you_mean
-from provenance.settlement.months.settling import Approval
+from provenance.core.errors import ContractError, InputError, did_you_mean, parse_day
+from tasks.lineage import CALLBACKS
+
+if TYPE_CHECKING:
+    from provenance.settlement.approvals import Approval
+
+# Errors that stay: tasks that raise them are not retried.
+LASTING = (
+    "provenance.core.errors.InputError",
+    "provenance.core.errors.CheckFailed",
+    "airflow.providers.standard.exceptions.HITLRejectException",  # a person's rejection
+)
 
 
-def asked(params: Mapping[str, str | None], name: str) -> str | None:
-    """What a DAG's only parameter was set to.
+def task_defaults(owner: str) -> dict[str, Any]:
+    """Arguments of all tasks of a DAG: owner, retries of errors that may pass, lineage."""
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-    Airflow takes other names, too, and says nothing: a run for "Day" would pay the day that it pays by itself.
+    policy = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
+    return {"owner": owner, "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": policy, **CALLBACKS}
+
+
+def form_value(params: Mapping[str, str | None], name: str) -> str | None:
+    """The value of the only field in the form of a run by hand.
 
     Raises:
-        InputError: something else was set.
+        InputError: the form has another field. Airflow accepts any, and a run for "Day" would pay its default day.
     """
     for other in params:
         if other != name:
@@ -26,9 +45,40 @@ def asked(params: Mapping[str, str | None], name: str) -> str | None:
 
 
 def approval(answer: Mapping[str, Any]) -> Approval:
-    """Who answered an approval task, and when; by Airflow's own record of it."""
+    """The answer to an approval task, as Airflow recorded it."""
+    from provenance.settlement.approvals import Approval
+
     user = answer.get("responded_by_user") or {}
     name, identity = str(user.get("name") or ""), str(user.get("id") or "")
     by = name if name == identity or not identity else f"{name} ({identity})"
     at = answer.get("responded_at")
-    return Approval(by, at if isinstance(at, datetime) else datetime.fromisoformat(str(at)))
+    time = at if isinstance(at, datetime) else datetime.fromisoformat(str(at))
+    return Approval(by, time, granted=answer.get("chosen_options") == ["Approve"])
+
+
+def paid_day(interval_start: datetime | None, day: str | None = None) -> str:
+    """The day that a run pays: the form's, or else the day on which the run's data interval starts (UTC)."""
+    if day:
+        return str(parse_day("run of nightly_payouts: day", day))
+    if interval_start is None:
+        raise ContractError(
+            "run of nightly_payouts",
+            expected="a day to pay, or a data interval that starts on it",
+            found="neither",
+            hint="Trigger it with a day, such as 2026-11-20.",
+        )
+    return interval_start.astimezone(UTC).date().isoformat()
+
+
+def settled_period(interval_start: datetime | None, period: str | None = None) -> str:
+    """The period that a run settles: the form's, or else the month in which the run's data interval starts (UTC)."""
+    from provenance.settlement.months.periods import parse_period
+
+    if period:
+        return parse_period("run of settle_period: period", period)
+    if interval_start is None:
+        hint = "Trigger it with a period, such as 2026-11."
+        raise InputError(
+            "run of settle_period", expected="a period, or a data interval that starts in it", found="none", hint=hint
+        )
+    return f"{interval_start.astimezone(UTC):%Y-%m}"

@@ -1,7 +1,7 @@
-"""Telling people: of a run that failed, that waits for somebody, or that is late. By mail and webhook, as `[notify]` says.
+"""Notifies people of a run that failed, waits for a person, or is late: by mail and webhook, as `[notify]` says.
 
-Airflow's own notifiers send. They take their texts for templates; what happened is therefore handed to them as data, since
-it has names in it that strangers chose. Import-light, since DAGs import it while they are parsed.
+Airflow's own notifiers send, and render their texts as templates. Facts of the run are passed as data, because they contain
+names that strangers chose. Import-light, since DAG files import it while Airflow parses them.
 """
 
 from __future__ import annotations
@@ -17,88 +17,85 @@ from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from provenance.core.errors import SettingsError
-from tasks.settings import NotifySettings, load
+from provenance.core.settings import NotifySettings
+from tasks.settings import load
 
 log = logging.getLogger("provenance.notify")
 
 FAILED, WAITS, LATE = "failed", "waits for a person", "is late"
-# What to do, by event.
+# Instructions, by event.
 RUNBOOK = {
     FAILED: "docs/operators.md#failed-task",
     WAITS: "docs/operators.md#waits-for-approval",
     LATE: "docs/operators.md#late-night",
 }
-SUBJECT = "{{ told.subject }}"
-MAIL = """<p>{{ told.subject | e }}</p><p>{{ told.reason | e }}</p>
-<p><a href="{{ told.link | e }}">{{ told.link | e }}</a></p><p>What to do: {{ told.runbook | e }}</p>"""
+SUBJECT = "{{ message.subject }}"
+MAIL = """<p>{{ message.subject | e }}</p><p>{{ message.reason | e }}</p>
+<p><a href="{{ message.link | e }}">{{ message.link | e }}</a></p><p>What to do: {{ message.runbook | e }}</p>"""
 TEXT = {
-    name: "{{ told." + name + " }}" for name in ("event", "dag_id", "run_id", "task_id", "subject", "reason", "link", "runbook")
+    name: "{{ message." + name + " }}"
+    for name in ("event", "dag_id", "run_id", "task_id", "subject", "reason", "link", "runbook")
 }
 
 
-class Tell(BaseNotifier):
-    """Tells whom the settings name; where they name nobody, it logs."""
+class Notifier(BaseNotifier):
+    """Logs an event, and sends it by every channel of the settings."""
 
     def __init__(self, event: str) -> None:
         super().__init__()
         self.event = event
 
     def notify(self, context: Mapping[str, Any]) -> None:
-        """Send what happened by every channel; one that fails keeps no other from trying."""
-        told = message(self.event, context)
-        log.warning("%s: %s", told["subject"], told["reason"])
+        """Send the event by every channel; a channel that fails does not stop the others."""
+        facts = message(self.event, context)
+        log.warning("%s: %s", facts["subject"], facts["reason"])
         for notifier in channels(load().notify):
-            with contextlib.suppress(Exception):  # it has logged what went wrong
-                notifier({**context, "told": told})
+            with contextlib.suppress(Exception):  # the notifier has logged it
+                notifier({**context, "message": facts})
 
 
-def failed() -> Tell:
+def failed() -> Notifier:
     """For a DAG's `on_failure_callback`."""
-    return Tell(FAILED)
+    return Notifier(FAILED)
 
 
-def waits() -> Tell:
+def waits() -> Notifier:
     """For a task that waits for a person."""
-    return Tell(WAITS)
+    return Notifier(WAITS)
 
 
 def published_in_time() -> DeadlineAlert:
-    """The deadline of a night, counted from when its run was queued."""
+    """The deadline of a night, counted from the time at which its run was queued."""
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=_night_hours(),
-        callback=SyncCallback(tell_late),
+        callback=SyncCallback(notify_late),
         name="published",
     )
 
 
-def tell_late(context: Mapping[str, Any]) -> None:
-    """Tell that a run has missed its deadline; runs of a backfill wait for one another, and have none."""
+def notify_late(context: Mapping[str, Any]) -> None:
+    """Notify of a run that missed its deadline; runs of a backfill wait for one another, so they have none."""
     if str(context["dag_run"].get("run_type")) != "backfill":
-        Tell(LATE)(dict(context))
+        Notifier(LATE)(dict(context))
 
 
 def message(event: str, context: Mapping[str, Any]) -> dict[str, str]:
-    """What there is to say of an event.
-
-    Returns:
-        `event, dag_id, run_id, task_id, subject, reason, link, runbook`, as plain text, each on one line.
-    """
+    """The facts of an event: `event, dag_id, run_id, task_id, subject, reason, link, runbook`, each text on one line."""
     run, task = context.get("dag_run"), context.get("task_instance") or context.get("ti")
-    dag_id, run_id = (str(_of(run, name)) for name in ("dag_id", "run_id"))
-    task_id = str(_of(task, "task_id") or "")
-    reason = context.get("exception") or context.get("reason") or _of(context.get("deadline"), "deadline_time") or ""
-    told = {
+    dag_id, run_id = (str(_field(run, name)) for name in ("dag_id", "run_id"))
+    reason = context.get("exception") or context.get("reason") or _field(context.get("deadline"), "deadline_time") or ""
+    facts = {
         "event": event,
         "dag_id": dag_id,
         "run_id": run_id,
-        "task_id": task_id,
-        "subject": f"{dag_id} {event}: {_of(run, 'data_interval_start') or run_id}",
+        "task_id": str(_field(task, "task_id") or ""),
+        "subject": f"{dag_id} {event}: {_field(run, 'data_interval_start') or run_id}",
         "reason": str(reason),
         "link": f"{_base_url()}/dags/{dag_id}/runs/{run_id}",
         "runbook": RUNBOOK[event],
     }
-    return {name: " ".join(text.split()) for name, text in told.items()}
+    return {name: " ".join(text.split()) for name, text in facts.items()}
 
 
 def channels(settings: NotifySettings) -> Iterator[BaseNotifier]:
@@ -117,7 +114,7 @@ def channels(settings: NotifySettings) -> Iterator[BaseNotifier]:
 
 
 def _night_hours() -> timedelta:
-    """As the settings say; if they are no good, the first task will tell, and not every DAG at once."""
+    """From the settings. Wrong settings give the default, so that the first task reports them, and not every DAG."""
     try:
         return timedelta(hours=load().notify.night_hours)
     except SettingsError:
@@ -130,8 +127,8 @@ def _base_url() -> str:
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
-def _of(thing: Any, name: str) -> Any:
-    """A field of one of Airflow's objects, or of the JSON that stands for it."""
-    if isinstance(thing, dict):
-        return thing.get(name) or (thing.get("dag_run_id") if name == "run_id" else None)
-    return getattr(thing, name, None)
+def _field(owner: Any, name: str) -> Any:
+    """A field of an Airflow object, or of its JSON."""
+    if isinstance(owner, dict):
+        return owner.get(name) or (owner.get("dag_run_id") if name == "run_id" else None)
+    return getattr(owner, name, None)

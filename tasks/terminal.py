@@ -1,54 +1,109 @@
-"""A terminal that strangers' text is shown on."""
+"""Shows text, errors and progress on a terminal; text from outside can neither move the cursor nor look like markup."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from rich import progress as bars
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
 from provenance.core.errors import CheckFailed, InputError, InputErrors, NotNow
+from provenance.core.progress import PROGRESS
 from provenance.core.text import on_screen, visible
 
-# What a person reads of a file with mistakes in every line.
-MOST_MISTAKES = 50
+# Errors shown for a file with errors in every line.
+MOST_ERRORS = 50
+EXIT_CODES: dict[type[Exception], tuple[str, int]] = {
+    InputError: ("Bad input", 2),
+    CheckFailed: ("Check failed", 1),
+    NotNow: ("Not now", 1),
+}
 
 
 class Terminal(Console):
-    """A console on which no text moves the cursor, sets a colour or turns the direction of writing; it is written out."""
+    """A console that writes out control characters, so text cannot move the cursor, colour or reverse what is shown."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is shown, piece by piece."""
+        """Yield the segments to show."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(on_screen(segment.text), segment.style)
 
 
-def cell(text: str) -> str:
-    """Strangers' text for a cell of a table, on one line: a table is laid out before its text is written out."""
-    return escape(visible(text))
-
-
 def line(text: str, style: str = "") -> Text:
-    """A line with strangers' text in it, which cannot look like another line."""
+    """Text on one line, without markup; it cannot look like another line."""
     return Text(visible(text), style=style)
+
+
+def as_text(screen: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """The parts of a screen; plain strings are shown as they are, on one line each."""
+    return (line(part) if isinstance(part, str) else part for part in screen)
 
 
 @contextmanager
 def exit_codes(*failures: type[Exception]) -> Iterator[None]:
-    """Turn errors, and other failures, into one message and an exit code: 2 for bad input, 1 for what failed."""
-    told = ((InputError, "Bad input", 2), (CheckFailed, "Check failed", 1), (NotNow, "Not now", 1))
-    caught: tuple[type[Exception], ...] = (*(kind for kind, _, _ in told), *failures)
+    """Turn errors into messages and an exit code: 2 for bad input, 1 for failed checks and other `failures`."""
+    kinds: dict[type[Exception], tuple[str, int]] = EXIT_CODES | dict.fromkeys(failures, ("Failed", 1))
     try:
         yield
-    except caught as error:
-        what, code = next(((what, code) for kind, what, code in told if isinstance(error, kind)), ("Failed", 1))
+    except tuple(kinds) as error:
+        label, code = next(kinds[kind] for kind in kinds if isinstance(error, kind))
         terminal = Terminal(stderr=True)
-        mistakes = error.errors if isinstance(error, InputErrors) else (error,)
-        for mistake in mistakes[:MOST_MISTAKES]:
-            terminal.print(f"[bold red]{what}:[/] {escape(str(mistake))}", soft_wrap=True)
-        if len(mistakes) > MOST_MISTAKES:
-            terminal.print(f"[bold red]{what}:[/] and {len(mistakes) - MOST_MISTAKES:,} more mistakes", soft_wrap=True)
+        errors = error.errors if isinstance(error, InputErrors) else (error,)
+        for each in errors[:MOST_ERRORS]:
+            terminal.print(f"[bold red]{label}:[/] {escape(str(each))}", soft_wrap=True)
+        if len(errors) > MOST_ERRORS:
+            terminal.print(f"[bold red]{label}:[/] and {len(errors) - MOST_ERRORS:,} more mistakes", soft_wrap=True)
         raise SystemExit(code) from error
+
+
+@contextmanager
+def watch(console: Console) -> Iterator[None]:
+    """Show what the stages log: a bar for each piece of work, and warnings."""
+    columns = (
+        *(bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn()),
+        *(bars.TimeElapsedColumn(), bars.TimeRemainingColumn(), bars.TextColumn("left")),
+    )
+    logger = logging.getLogger("provenance")
+    before = logger.level, logger.propagate
+    with bars.Progress(*columns, console=console, transient=True) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries; ours are raised or logged
+        handler = Bars(progress)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        for noisy in ("distributed", "distributed.nanny", "distributed.worker"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        try:
+            yield
+        except KeyboardInterrupt:
+            progress.console.print("Stopped. Finished work is kept: the same command goes on from there.")
+            raise
+        finally:
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before
+
+
+class Bars(logging.Handler):
+    """Turns progress records into bars, and prints warnings."""
+
+    def __init__(self, progress: bars.Progress) -> None:
+        super().__init__()
+        self.progress = progress
+        self.bars: dict[str, bars.TaskID] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        if record.levelno >= logging.WARNING:
+            self.progress.console.print(f"[yellow]{escape(record.getMessage())}[/]")
+        if record.msg != PROGRESS or not isinstance(record.args, tuple):
+            return
+        work, done, total = map(str, record.args)
+        if work not in self.bars:
+            self.bars[work] = self.progress.add_task(escape(work))
+        self.progress.update(self.bars[work], completed=int(done), total=int(total))

@@ -1,9 +1,10 @@
-"""What tests share: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, and a database."""
+"""Fixtures: a tiny corpus, a tiny model trained on it, stores on disk and on a real S3 server, databases."""
 
 import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from stages import run
 
 from provenance.core.store import Store
 
-# How long an example takes says how busy the machine is.
+# The time of an example depends on the load of the machine.
 settings.register_profile("provenance", deadline=None)
 settings.load_profile("provenance")
 
@@ -28,7 +29,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_set(tiny_model, tmp_path_factory) -> Path:
-    """Nine counterfactual models of the tiny model: of five owners each alone, and two random halves with the others."""
+    """Nine counterfactual models of the tiny model: each of five owners alone, and two random halves with their complements."""
     return train_counterfactuals(tmp_path_factory.mktemp("sets"), tiny_model, 3)
 
 
@@ -77,62 +78,78 @@ def bucket(s3) -> Store:
 
 @pytest.fixture
 def new_books(postgres, tmp_path, monkeypatch):
-    """Makes stores, each with an empty ledger and the same key, as the settings name them from then on."""
+    """Makes a store with an empty ledger and one key for all, and points the settings at them."""
 
     def make(name: str = "store") -> Store:
-        made, key = Store(f"file://{tmp_path}/{name}", {}), f"{tmp_path}/signing.pem"
-        named = {"STORE__URL": made.url, "DATABASE__URL": create_database(postgres), "SETTLEMENT__KEY": key}
-        enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in named.items()})
-        return made
+        store, key = Store(f"file://{tmp_path}/{name}", {}), f"{tmp_path}/signing.pem"
+        values = {"STORE__URL": store.url, "DATABASE__URL": create_database(postgres), "SETTLEMENT__KEY": key}
+        enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in values.items()})
+        return store
 
     return make
 
 
 @pytest.fixture
 def books(new_books) -> Store:
-    """The store, an empty ledger and a key, each of the test's own, as the settings name them."""
+    """A store of the test's own, with an empty ledger and a key; the settings name all three."""
     return new_books()
 
 
 @pytest.fixture
 def airflow(airflow_tables, postgres) -> str:
-    """URL of Airflow's tables, of the test's own."""
+    """URL of the test's own database with Airflow's tables."""
     return create_database(postgres, sa.make_url(airflow_tables).database)
 
 
 @pytest.fixture
 def environment(monkeypatch, tmp_path, tiny_model, database):
-    """Settings of a night on the tiny corpus and model, in the environment; returns a function that overrides some."""
+    """A function that puts settings of a night on the tiny corpus and model in the environment."""
 
-    def configure(store: Store, **extra: str) -> None:
-        few = {"CORPUS__SHARD_EXAMPLES": "8", "CLUSTER__WORKERS": "1"}
-        enter(monkeypatch, settings_of(store, database, tiny_model, tmp_path, **(few | extra)))
+    def configure(store: Store, **overrides: str) -> None:
+        small = {"CORPUS__SHARD_EXAMPLES": "8", "CLUSTER__WORKERS": "1"}
+        enter(monkeypatch, settings_of(store, database, tiny_model, tmp_path, **(small | overrides)))
 
     return configure
 
 
 @pytest.fixture
 def ingested(store, environment):
-    """Puts a corpus in force on the store that the settings name, with days of outputs beside it; returns its digest."""
+    """Puts a corpus in force on the store of the settings, delivers days of outputs, and returns the corpus's digest."""
 
     def make(frames=None, days=(DAY,), **settings: str) -> str:
         environment(store, **settings)
         deliver(store, frames, days)
-        return run("ingest.ingest")
+        return run("corpus.ingest")
 
     return make
 
 
 @pytest.fixture
+def doors():
+    """Opens the doors of some settings, by default those in force; they close at the end of the test."""
+    from tasks.where import opened
+
+    with ExitStack() as stack:
+        yield lambda settings=None, **options: stack.enter_context(opened(settings, **options))
+
+
+@pytest.fixture
+def where(books, doors):
+    """The doors of `books`: a store, an empty ledger and a key of the test's own."""
+    return doors()
+
+
+@pytest.fixture
 def own_logs(monkeypatch, tmp_path):
-    """What housekeeping takes for logs of Airflow lies in a folder of the test's own, not in a developer's checkout."""
+    """Log folders of the test's own, so that housekeeping leaves those of the checkout alone."""
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setattr("tasks.where.CHECKOUT", tmp_path)
     monkeypatch.setattr("provenance.validation.retention.CHECKOUT", tmp_path)
 
 
 @pytest.fixture
 def command_line(monkeypatch, capsys):
-    """Runs `provenance` in this process: exit code, standard output and standard error."""
+    """Runs `provenance` in this process; returns exit code, standard output and standard error."""
     from tasks.cli import main
 
     def run(*words):
@@ -147,7 +164,7 @@ def command_line(monkeypatch, capsys):
 
 @pytest.fixture
 def shown(command_line):
-    """What `provenance` shows where all is well, as data if it was asked for JSON."""
+    """Runs `provenance`, which must succeed; returns its output, with `--json` as data."""
 
     def run(*words):
         code, out, err = command_line(*words)
@@ -159,11 +176,11 @@ def shown(command_line):
 
 @pytest.fixture
 def refused(command_line):
-    """What `provenance` says of bad input, or with another exit code of what else is wrong."""
+    """Runs `provenance`, which must fail with a code, by default that of bad input; returns the error."""
 
     def run(*words, code=2):
-        found, out, err = command_line(*words)
-        assert found == code, out + err
+        exit_code, out, err = command_line(*words)
+        assert exit_code == code, out + err
         assert "Traceback" not in err
         return err
 

@@ -1,23 +1,23 @@
-"""What is killed right after its n-th booking or write: a stage in a process of its own, or code in this one."""
+"""Kills work right after its n-th booking or write: a stage in its own process, or code in this one."""
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
 
 import pytest
 
+from provenance.core.stages import BY_NAME, Stage
 from provenance.core.store import Store
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
 @contextlib.contextmanager
 def dying(count, below=""):
-    """Inside, nothing is written or removed after so many writes, and removals of one object each, below some folders."""
+    """Raise Killed in place of every write or removal of one object below a folder, once `count` of them were made."""
     left = [count]
 
     def survive(key):
@@ -45,18 +45,18 @@ def dying(count, below=""):
         yield
 
 
-def at_every_boundary(module, stage, *arguments):
-    """Run a stage again and again, killed after its first booking or write, its second, and so on until it ends.
+def at_every_boundary(stage, *arguments):
+    """Run a stage, by its name or as `module:function`, killed after its first booking or write, its second, until it ends.
 
-    Returns how many boundaries there were.
+    Returns the number of boundaries.
     """
-    # Of a server that has imported what takes long, and has no threads yet.
+    # The fork server has imported slow modules, and has no threads yet.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["provenance.settlement.months.settle", "provenance.settlement.book"])
+    processes.set_forkserver_preload(["provenance.settlement.months.stage", "provenance.settlement.stage"])
     boundary, killed = 0, True
     while killed:
         boundary += 1
-        process = processes.Process(target=run, args=(module, stage, boundary, dict(os.environ), *arguments))
+        process = processes.Process(target=run, args=(stage, boundary, dict(os.environ), *arguments))
         process.start()
         process.join()
         assert process.exitcode in {0, -signal.SIGKILL}
@@ -64,21 +64,24 @@ def at_every_boundary(module, stage, *arguments):
     return boundary - 1
 
 
-def run(module, stage, count, environment, *arguments):
-    """Stand in a process of its own."""
+def run(stage, count, environment, *arguments):
+    """Run a stage in this process, and kill it at a boundary."""
+    from tasks.where import opened
+
     os.environ.update(environment)
     die_after(count)
-    getattr(importlib.import_module(module), stage)(*arguments)
+    with opened() as where:
+        BY_NAME.get(stage, Stage(stage, function=stage)).run(where, *arguments)
 
 
 def die_after(count, word=""):
-    """Have this process kill itself right after its n-th write to a key with a word in it, or booking, if that is the word."""
+    """Have this process kill itself right after its n-th write to a key that contains `word`, or its n-th "booking"."""
     from provenance.settlement import books
 
     left = [count]
 
-    def survive(what):
-        left[0] -= word in what
+    def survive(event):
+        left[0] -= word in event
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -90,7 +93,7 @@ def die_after(count, word=""):
 
         return write
 
-    alone = books.alone
+    alone = books.booking_transaction
 
     @contextlib.contextmanager
     def booked(engine):
@@ -98,5 +101,5 @@ def die_after(count, word=""):
             yield connection
         survive("booking")
 
-    books.alone = booked
+    books.booking_transaction = booked
     Store.write, Store.create = deadly(Store.write), deadly(Store.create)

@@ -1,4 +1,4 @@
-"""Days that are paid, without the attribution that comes before: made-up shares, booked and published by the stages."""
+"""Makes paid days without attribution: invented shares, booked and published by the stages."""
 
 import importlib.util
 import uuid
@@ -6,18 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from provenance.core.settings import CHECKOUT
 from provenance.core.store import Store, canonical_json
-from provenance.settlement.book import book
-from provenance.settlement.publish import publish
-from provenance.validation import results
-from tasks.database import open_ledger
-from tasks.settings import CHECKOUT, load
+from provenance.influence import audits
+from provenance.settlement.stage import book, publish
 
 spec = importlib.util.spec_from_file_location("bench_settlement", CHECKOUT / "bench/settlement.py")
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 DAYS = ("2026-10-15", "2026-10-16", "2026-10-17")
-# What a night says of its fidelity: its rule pays, or does not.
+# Fidelity of a night whose rule pays, and of one whose rule does not.
 SUPPORTED = {
     "models": 24, "set_aside": 4, "compared": 16,
     "lds": {
@@ -32,55 +30,53 @@ UNSUPPORTED = SUPPORTED | {"failed": [NO_BETTER]}
 STAGES = ("inputs.freeze", "features.featurise", "royalty.likelihoods", "settlement.reconcile")
 
 
-def lay_out(day, credits, owners=40, *, rule="faithful", unsupported="fallback", report=SUPPORTED, **how):
-    """A day's shares in the store of the settings; returns the night's folder."""
+def lay_out(store, day, credits, owners=40, *, rule="faithful", unsupported="fallback", report=SUPPORTED, **options):
+    """A day's shares in a store; returns the night's folder."""
     bench.DAY = day
     terms = {"rule": rule, "unsupported": unsupported}
-    return bench.lay_out(credits, owners, terms=terms, report=report, **how)
+    return bench.lay_out(store, credits, owners, terms=terms, report=report, **options)
 
 
 def rewrite(store, key, **changed):
-    """Change some of what a manifest says."""
+    """Change fields of a manifest."""
     store.write(key, canonical_json(store.read_json(key) | changed))
 
 
 def as_of_old(store, folder):
-    """Make of a night one of version 0.1, whose stage `values` found the shares and which measured nothing."""
-    found, shared = store.read_json(f"{folder}/estimate.json"), store.read_json(f"{folder}/shares.json")
-    found["writes"]["works.parquet"] = found["writes"].pop("evidence.parquet")
-    del found["copies"], shared["unsupported"], shared["copies"]
-    store.write(f"{folder}/values.json", canonical_json(found))
+    """Make a night look like one of version 0.1: its stage `values` has the shares, and nothing was measured."""
+    estimate, shared = store.read_json(f"{folder}/estimate.json"), store.read_json(f"{folder}/shares.json")
+    estimate["writes"]["works.parquet"] = estimate["writes"].pop("evidence.parquet")
+    del estimate["copies"], shared["unsupported"], shared["copies"]
+    store.write(f"{folder}/values.json", canonical_json(estimate))
     store.write(f"{folder}/shares.json", canonical_json(shared))
     store.write(f"{folder}/works.parquet", store.read(f"{folder}/evidence.parquet"))
     store.remove_all([f"{folder}/evidence.parquet", f"{folder}/estimate.json"])
     return folder
 
 
-def pay(days=DAYS, **how) -> tuple[Store, sa.Engine]:
-    """Book and publish days of more and more revenue, on the store and the ledger of the settings."""
+def pay(where, days=DAYS, **options) -> tuple[Store, sa.Engine]:
+    """Book and publish days of more and more revenue; returns the store and the ledger."""
     for number, day in enumerate(days):
-        book(lay_out(day, 200 * (number + 1), seed=number + 1, **how))
-        publish(day)
-    settings = load()
-    store = settings.store.open()
-    return store, open_ledger(settings.database, store)
+        book(where, lay_out(where.store, day, 200 * (number + 1), seed=number + 1, **options))
+        publish(where, day)
+    return where.store, where.ledger
 
 
 def audited(store, day, score):
-    """An audit of a day's night, in force from now on."""
+    """Publish an audit of a day's night and put it in force."""
     methods = {
         name: {"lds": score + bonus, "low": score - 0.1, "high": score + 0.1}
         for name, bonus in (("factored", 0), ("tfidf", 0.1))
     }
-    found = {"subsets": 4, "seed_agreement": 0.5, "ceiling": 0.8, "methods": methods}
+    results = {"subsets": 4, "seed_agreement": 0.5, "ceiling": 0.8, "methods": methods}
     night = {"day": day, "method": {"name": "factored"}}
-    folder = results.publish(store, "lds", {"night": night, "families": {"owners": found, "examples": found}}, b"figure")
-    results.put_in_force(store, folder, f"nights/day={day}/x")
+    folder = audits.publish(store, "lds", {"night": night, "families": {"owners": results, "examples": results}}, b"figure")
+    audits.put_in_force(store, folder, f"nights/day={day}/x")
     return folder
 
 
 def show_dag(url, dag_id, *, paused):
-    """Airflow's own row of a DAG."""
+    """Insert a DAG into Airflow's tables."""
     with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
         connection.execute(sa.text("INSERT INTO dag_bundle (name) VALUES ('dags') ON CONFLICT DO NOTHING"))
         connection.execute(
@@ -94,7 +90,7 @@ def show_dag(url, dag_id, *, paused):
 
 
 def record(url, day, *, state="success", tasks=(), dag_id="nightly_payouts", kind="scheduled", tried=(), backfill=None):
-    """A run in Airflow's own tables.
+    """Insert a run into Airflow's tables.
 
     Args:
         tasks: (task, state, seconds) of the last tries; tried: (task, seconds) of earlier ones.
@@ -123,9 +119,9 @@ def record(url, day, *, state="success", tasks=(), dag_id="nightly_payouts", kin
             }  # fmt: skip
             connection.execute(sa.insert(tables.tables["task_instance"]), row)
             if task_state == "awaiting_input":
-                asked = {"ti_id": row["id"], "options": ["Approve", "Reject"], "subject": "?", "params": {},
+                question = {"ti_id": row["id"], "options": ["Approve", "Reject"], "subject": "?", "params": {},
                          "created_at": began, "params_input": {}}  # fmt: skip
-                connection.execute(sa.insert(tables.tables["hitl_detail"]), asked)
+                connection.execute(sa.insert(tables.tables["hitl_detail"]), question)
         for task_id, seconds in tried:
             row = {
                 "task_instance_id": uuid.uuid4(), "task_id": task_id, "dag_id": dag_id, "run_id": run_id, "try_number": 1,

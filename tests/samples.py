@@ -1,4 +1,4 @@
-"""Small inputs that tests share, and the servers that they need."""
+"""Small inputs that tests share, and helpers to set up stores, settings and models."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from servers import weed_ports
 
 from provenance.core.store import Store
-from provenance.corpus.examples import read_corpus
+from provenance.corpus.delivery import read_corpus
 from provenance.corpus.shards import freeze_corpus
 
 DAY = "2026-11-19"
-# A real browser, where there is one: `make test` installs it where it may.
+# A real browser; `make test` installs it if possible.
 CHROMIUM = Path("/usr/bin/chromium")
-# Names as strangers may supply them: owners, works, escrow, outputs, addresses, notices, reasons.
+# Hostile names that strangers may supply: owners, works, escrow, outputs, addresses, notices, reasons.
 HOSTILE = (
     '=HYPERLINK("http://evil.example","pay here")', "=1+2", "+49 40 1234", "-2+3", "@SUM(A1:A9)", "\t=1", "\r=1", "  =1+1",
     "'=1", "''+1", "\uff1d1+1", "{=1+1}", "=cmd|' /C calc'!A0", "-", "a,b", "a;b", 'say "x"',
@@ -31,33 +31,33 @@ HOSTILE = (
     "\U0001f469\u200d\U0001f4bb", "NULL", "null", "None", "nan", "1e5", "007", "true", "2026-11-19", "_", "%s%n", "${HOME}",
     "$(id)", "`id`", "",
 )  # fmt: skip
-# Those of them that a delivery may name something by: the others are refused before they name anything.
+# The hostile names that a delivery accepts as identifiers.
 UNSEEN = {chr(c) for c in (*range(32), *range(127, 160))} | set("\u2028\u2029\u202e\u2066\u2069\ufeff")
 HOSTILE_IDS = tuple(name for name in HOSTILE if name.strip() and len(name.encode()) <= 1000 and not UNSEEN & set(name))
 WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven", "lantern", "orchid", "paper", "violet"]
 
 
 def table(columns: str, *rows, **types) -> pl.DataFrame:
-    """A table of rows; columns whose values do not say their type are named with it."""
+    """A table of rows; types are for columns whose values do not show theirs."""
     return pl.DataFrame(list(rows), schema=columns.split(), schema_overrides=types, orient="row", infer_schema_length=None)
 
 
 def sentence(owner: int, number: int, words: int = 14) -> bytes:
-    """Text in which each owner has favourite words, so that influence has something to find."""
+    """Text with favourite words of each owner, so that owners have influence."""
     own = [WORDS[owner], WORDS[(owner + 1) % len(WORDS)]]
     chosen = [own[(number * k + k // 2) % 2] if (number + k) % 3 else WORDS[(number * 7 + k * 5) % 12] for k in range(words)]
     return (" ".join(chosen) + f" {number}.").encode()
 
 
 def corpus_frames(owners: int = 5, each: int = 12) -> dict[str, pl.DataFrame]:
-    """Examples of `owners` owners; the last one's works are unmatched, the first work has two claimants."""
+    """A corpus of some owners; the works of the last one are unmatched, the first work has two claimants."""
     rows, claims = [], []
     for owner in range(owners):
         matched = owner < owners - 1
         for number in range(each):
             work = f"work-{owner}-{number // 3}"
-            named = (None, None) if matched else ("unmatched-somebody", "no author is named")
-            rows.append((work, sentence(owner, number), number % 3, f"https://example.org/{work}", *named))
+            escrow = (None, None) if matched else ("unmatched-somebody", "no author is named")
+            rows.append((work, sentence(owner, number), number % 3, f"https://example.org/{work}", *escrow))
             if matched and number % 3 == 0:
                 both = {f"owner-{owner}": 600_000_000, "owner-1": 400_000_000}
                 stakes = both if (owner, number) == (0, 0) else {f"owner-{owner}": 1_000_000_000}
@@ -72,9 +72,9 @@ def corpus_frames(owners: int = 5, each: int = 12) -> dict[str, pl.DataFrame]:
 
 
 def optout_row(at: datetime, work: str, owner: str, day: date | None = None) -> dict:
-    """A record that an owner wants held what a work earns, from a day on."""
-    said = {"action": "optout", "choice": "held", "recorded_by": "ann", "evidence": "a letter"}
-    return said | {"recorded_at": at, "work_id": work, "owner_id": owner, "effective_on": day or at.date()}
+    """A record of an owner's opt-out with the choice `held`, from a day on."""
+    row = {"action": "optout", "choice": "held", "recorded_by": "ann", "evidence": "a letter"}
+    return row | {"recorded_at": at, "work_id": work, "owner_id": owner, "effective_on": day or at.date()}
 
 
 def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
@@ -94,7 +94,7 @@ def outputs_frame(day: str = DAY, count: int = 8) -> pl.DataFrame:
 
 
 def deliver(store: Store, frames: dict[str, pl.DataFrame] | None = None, days: tuple[str, ...] = (DAY,)) -> None:
-    """Lay a corpus, by default the tiny one, and days of outputs where data teams would."""
+    """Write a corpus, by default the tiny one, and days of outputs, as data teams deliver them."""
     for name, frame in (frames or corpus_frames()).items():
         store.write_table(f"corpus/{name}.parquet", frame)
     for day in days:
@@ -102,32 +102,32 @@ def deliver(store: Store, frames: dict[str, pl.DataFrame] | None = None, days: t
 
 
 def freeze(store: Store, frames: dict[str, pl.DataFrame] | None = None, **how):
-    """Deliver a corpus and put it in force, without the checks of an ingest; returns it as frozen."""
+    """Deliver a corpus and put it in force, without the checks of an ingest; returns the frozen corpus."""
     deliver(store, frames, days=())
     return freeze_corpus(store, read_corpus(store, "corpus"), **({"shard_examples": 8} | how))
 
 
 def assert_checked(corpus, store: Store) -> None:
-    """A corpus that was collected passes the checks of one that is delivered, with all its examples."""
+    """Assert that a collected corpus passes the checks of a delivery, with all its examples."""
     deliver(store, {name: getattr(corpus, name) for name in ("examples", "claims", "owners")}, days=())
     assert read_corpus(store, "corpus").examples.height == corpus.examples.height
 
 
 def lay_corpus_out(folder, frames: dict[str, pl.DataFrame]) -> None:
-    """A corpus as a folder."""
+    """Write a corpus as a folder."""
     (folder / "corpus").mkdir()
     for name, frame in frames.items():
         frame.write_parquet(folder / "corpus" / f"{name}.parquet")
 
 
 def lay_out(folder, count: int = 8) -> None:
-    """The corpus as a folder, and a file of outputs beside it."""
+    """Write the tiny corpus as a folder, and a file of outputs beside it."""
     lay_corpus_out(folder, corpus_frames())
     outputs_frame(count=count).select("output_id", "content").write_parquet(folder / "outputs.parquet")
 
 
 def request_on(folder: Path, model: Path, count: int = 8, **how):
-    """A request on what is laid out in a folder."""
+    """Lay out the tiny corpus and outputs in a folder; returns a request on them."""
     from provenance.local.attribute import Request
 
     lay_out(folder, count)
@@ -136,13 +136,13 @@ def request_on(folder: Path, model: Path, count: int = 8, **how):
 
 
 def words_of(request, *names: str) -> list[str]:
-    """What a request says as options of a command."""
+    """A request as options of a command."""
     names = names or ("corpus", "model", "outputs", "out")
     return [word for name in names for word in (f"--{name}", str(getattr(request, name)))]
 
 
 def settings_of(store: Store, database: str, model: Path, folder: Path, **more: str) -> dict[str, str]:
-    """The environment of nights on a store; what they keep besides lies in a folder, and nobody is asked for signals."""
+    """The environment of nights on a store, with other files in a folder and without the collection of signals."""
     values = {
         "STORE__URL": store.url,
         "STORE__ENDPOINT_URL": store.options.get("endpoint_url", ""),
@@ -157,7 +157,7 @@ def settings_of(store: Store, database: str, model: Path, folder: Path, **more: 
 
 
 def enter(patch, environment: dict[str, str]) -> None:
-    """Make an environment that of this process."""
+    """Set environment variables of this process."""
     for name, value in environment.items():
         patch.setenv(name, value)
 
@@ -171,7 +171,7 @@ def create_database(postgres: str, template: str = "template1") -> str:
 
 
 def credited_frame(rows) -> pl.DataFrame:
-    """What outputs give to whom, as shares are credited."""
+    """The table of credited shares."""
     columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb", "currency", "amount_nanominor"]
     return pl.DataFrame(list(rows), schema=columns, orient="row")
 
@@ -195,14 +195,14 @@ def new_bucket(s3: str) -> Store:
 
 
 def reword(path: Path, old: str, new: str) -> None:
-    """Change what a file says, once; it has to say it."""
+    """Replace the first occurrence of a text in a file; the text must be there."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
 
 
 def train_tiny(folder: Path) -> Path:
-    """A byte-level transformer of a few thousand parameters in a new folder, with a base and four checkpoints."""
+    """Train a byte-level transformer of a few thousand parameters in a new folder, with a base and four checkpoints."""
     from transformers import LlamaConfig
 
     from provenance.models.adapters.causal_lm import CausalLM
@@ -218,19 +218,20 @@ def train_tiny(folder: Path) -> Path:
 
 
 def train_counterfactuals(folder: Path, model: Path, trainings: int) -> Path:
-    """Counterfactual models on the corpus that `lay_out` lays out, in a new folder below one."""
-    from provenance.local.attribute import local_settings
-    from provenance.models.counterfactuals import planned, subject_of, train
+    """Train counterfactual models on the corpus of `lay_out`; returns their new folder."""
+    from provenance.models.counterfactual_training import plan_trainings, train
+    from provenance.models.subject import subject_of
+    from tasks.where import local_settings, opened
 
     lay_out(folder)
-    settings = local_settings(device="cpu", workers=1).at(folder / "set", model)
-    subject = subject_of(settings, folder / "corpus", model, date.fromisoformat(DAY), copies=True)
-    train(subject, planned(subject, trainings), settings)
+    with opened(local_settings(device="cpu", workers=1).at(folder / "set", model), ledger=False) as where:
+        subject = subject_of(where, folder / "corpus", model, date.fromisoformat(DAY), copies=True)
+        train(where, subject, plan_trainings(subject, trainings))
     return folder / "set"
 
 
 def stack_settings(folder: Path, **ports: int) -> Path:
-    """Settings of a stack in a folder, on free ports."""
+    """Write settings of a stack in a folder, on free ports."""
     names = ("airflow", "metrics", "s3", "postgres", "dask", "dashboard", "seaweed")
     free = dict(zip(names, weed_ports(7), strict=True))
     lines = [f'folder = "{folder}/stack"', "[ports]", *(f"{name} = {port}" for name, port in (free | ports).items())]

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
 
 
 def eventually(ask, what="it", *, within=60.0, every=0.3):

@@ -2,16 +2,17 @@
 
 import re
 from functools import cache
+from importlib import import_module
 
 import pytest
 from typer.main import get_command
 
-from provenance.core.contracts import markdown
+from provenance.core.settings import CHECKOUT
+from provenance.core.tables import markdown
 from tasks.cli import app
-from tasks.settings import CHECKOUT
 
 DOCS = sorted((CHECKOUT / "docs").glob("*.md"))
-DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "ARCHITECTURE.md", *DOCS]
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "ARCHITECTURE.md", CHECKOUT / "CONTRIBUTING.md", *DOCS]
 README = (CHECKOUT / "README.md").read_text()
 ARCHITECTURE = (CHECKOUT / "ARCHITECTURE.md").read_text()
 COMMANDS = (CHECKOUT / "docs/commands.md").read_text()
@@ -59,7 +60,7 @@ def links(path):
 def test_the_table_of_contracts_is_the_code_s():
     assert TABLES.count(BEGIN) == TABLES.count(END) == 1
     table = TABLES.split(BEGIN)[1].split(END)[0]
-    assert table == markdown(), "paste the output of provenance.core.contracts.markdown()"
+    assert table == markdown(), "paste the output of provenance.core.tables.markdown()"
 
 
 @pytest.mark.parametrize("command", list(commands()))
@@ -135,3 +136,12 @@ def test_local_settings_explain_every_key():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_leave_no_placeholder(path):
     assert "@@" not in path.read_text()
+
+
+def test_the_ways_of_an_example_and_of_a_cent_pass_functions_that_are_there():
+    ways = [part for part in ARCHITECTURE.split("\n\n") if part.startswith(("**An example**", "**A cent of revenue**"))]
+    names = [name for way in ways for name in re.findall(r"`((?:\w+\.)+\w+)`", way)]
+    assert len(names) > 20
+    for name in names:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(import_module(f"provenance.{module}"), function)), name

@@ -1,8 +1,7 @@
-"""Methods of bergson 2.5, which reads causal language models of `transformers` alone: no denoiser, so not the glyphs.
+"""Run methods of bergson 2.5, which reads only causal language models of `transformers`: no denoiser, so not the glyphs.
 
 All of them run without a GPU, with one repair for conjugate gradients (below). EK-FAC with conjugate gradients and TrackStar
-look at one checkpoint; SOURCE at all of them together; MAGIC at every step of the training, so it gets the very batches that
-the served model was trained on, once more.
+read one checkpoint, SOURCE reads all of them together, and MAGIC repeats every step of the training with the same batches.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from provenance.models.adapters.tokens import IGNORED
-from provenance.models.adapters.training import WEIGHT_DECAY, schedule, train_and_save
+from provenance.models.adapters.training_loop import WEIGHT_DECAY, schedule, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provenance.models.model import Checkpoint, Model
 
-# It asks for batches of so many tokens to fit into the model's context.
+# Bergson wants batches of so many tokens to fit into the model's context.
 TOKENS = 4096
 BETAS, EPSILON, EPSILON_ROOT, CLIP = (0.9, 0.999), 1e-8, 1e-17, 1.0
-# Of the documents that conjugate gradients see, and of their steps: more would cost more than the training, for each output.
+# Documents of conjugate gradients, and their steps: with more, each output would cost more than the training.
 DOCUMENTS, STEPS = 64, 10
 
-# Conjugate gradients write into what they read: on a GPU a copy, on a CPU a file mapped for reading, which ends the process.
+# Conjugate gradients write into the rows that they read. On a CPU these are a file mapped for reading: the process would end.
 _READ_ROW = Astra._read_row  # noqa: SLF001
 Astra._read_row = lambda self, *where: {name: row.clone() for name, row in _READ_ROW(self, *where).items()}  # noqa: SLF001
 
@@ -68,8 +67,8 @@ class Bergson:
     """A model folder and its contents as bergson reads them.
 
     Args:
-        seed: of the training of the model served, whose batches are replayed.
-        chosen: the outputs that MAGIC is asked about; it goes back through the training once for each.
+        seed: of the training of the model served; its batches are replayed.
+        chosen: the outputs that MAGIC scores; it goes back through the training once for each.
     """
 
     def __init__(
@@ -89,8 +88,9 @@ class Bergson:
             steps = AstraConfig(
                 num_steps=STEPS, solver="cg", batch_size=DOCUMENTS, micro_batch_size=DOCUMENTS, loss_reduction="sum"
             )
-            asked = HessianPipelineConfig(query=self._query(), astra=steps)
-            hessian_pipeline(index, HessianConfig(method="kfac", ev_correction=True), ScoreConfig(), PreprocessConfig(), asked)
+            pipeline = HessianPipelineConfig(query=self._query(), astra=steps)
+            hessian = HessianConfig(method="kfac", ev_correction=True)
+            hessian_pipeline(index, hessian, ScoreConfig(), PreprocessConfig(), pipeline)
 
         return self._at_each(checkpoints, at)
 
@@ -110,10 +110,10 @@ class Bergson:
         sums = np.array([checkpoint.learning_rate_sum for checkpoint in checkpoints])
         steps = np.diff([0, *(checkpoint.step for checkpoint in checkpoints)])
         folders, moments = [self._export(checkpoint) for checkpoint in checkpoints], self._second_moments(checkpoints)
-        for where in folders:
-            shutil.copy(moments[where.name] / "optimizer.pt", where)
-        asked = ApproxUnrollingConfig(
-            checkpoints=[str(where) for where in folders],
+        for folder in folders:
+            shutil.copy(moments[folder.name] / "optimizer.pt", folder)
+        unrolling = ApproxUnrollingConfig(
+            checkpoints=[str(folder) for folder in folders],
             model_path=str(folders[-1]),
             segments=len(folders),
             lr_list=(np.diff([0.0, *sums]) / steps).tolist(),
@@ -121,21 +121,22 @@ class Bergson:
             use_adam_preconditioner=True,
             query=self._query(),
         )
-        # Training minimises the mean loss of a token, in which an example counts by its length.
+        # Training minimises the mean loss of a token, so an example counts by its length.
         index = self._index(self.folder / "source", folders[-1], loss_reduction="mean")
-        approx_unrolling_pipeline(index, HessianConfig(method="kfac", ev_correction=True), asked)
+        approx_unrolling_pipeline(index, HessianConfig(method="kfac", ev_correction=True), unrolling)
         return self._scores(self.folder / "source" / "scores") * [len(row) - 1 for row in self.tokens]
 
     def magic(self, checkpoints: Sequence[Checkpoint]) -> np.ndarray:
-        """MAGIC (Ilyas and Engstrom 2025): the derivative of the training itself; NaN for outputs that were not asked about."""
+        """MAGIC (Ilyas and Engstrom 2025): the derivative of the training itself; NaN for outputs that are not chosen."""
         del checkpoints
         trainer, state, module, stream = self._training()
-        where = self.folder / "magic"
-        state = trainer.train(state, stream, save_dir=str(where / "steps"), save_mode="sqrt", inplace=True, max_grad_norm=CLIP)
+        folder = self.folder / "magic"
+        steps = str(folder / "steps")
+        state = trainer.train(state, stream, save_dir=steps, save_mode="sqrt", inplace=True, max_grad_norm=CLIP)
         queries = Dataset.from_dict({"input_ids": [self.queries[output] for output in self.chosen]})
-        asked = MagicConfig(run_path=str(where), save_mode="sqrt", max_grad_norm=CLIP, query=self._query())
+        config = MagicConfig(run_path=str(folder), save_mode="sqrt", max_grad_norm=CLIP, query=self._query())
         rises = compute_per_query_magic_scores(
-            trainer, str(where / "steps"), stream, state, module, queries, len(queries), asked, 1, 0, Padding()
+            trainer, steps, stream, state, module, queries, len(queries), config, 1, 0, Padding()
         )
         scores = np.full(self.counts, np.nan)
         scores[self.chosen] = -rises.numpy().T
@@ -145,26 +146,26 @@ class Bergson:
         return [row[row != IGNORED].tolist() for row in self.adapter.collate(contents)]
 
     def _export(self, checkpoint: Checkpoint) -> Path:
-        """A checkpoint as a `transformers` folder, with room for any batch and a tokenizer that nobody asks."""
-        where = self.folder / f"checkpoint-{checkpoint.step}"
-        if where.exists():
-            return where
+        """A checkpoint as a `transformers` folder, with room for any batch and a tokenizer that is not used."""
+        folder = self.folder / f"checkpoint-{checkpoint.step}"
+        if folder.exists():
+            return folder
         module: Any = self.model.load(checkpoint)
         if module.config.model_type == "gpt2":
             positions = module.transformer.wpe
             more = torch.zeros(TOKENS - positions.num_embeddings, positions.embedding_dim)
             module.transformer.wpe = torch.nn.Embedding.from_pretrained(torch.cat([positions.weight.data, more]))
         module.config.max_position_embeddings = TOKENS
-        module.save_pretrained(where)
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, unk_token=""))).save_pretrained(where)
-        return where
+        module.save_pretrained(folder)
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, unk_token=""))).save_pretrained(folder)
+        return folder
 
     def _query(self) -> QuerySetConfig:
         return QuerySetConfig(dataset=str(self.folder / "outputs"))
 
-    def _index(self, where: Path, checkpoint: Path, *, loss_reduction: Any = "sum") -> IndexConfig:
+    def _index(self, folder: Path, checkpoint: Path, *, loss_reduction: Any = "sum") -> IndexConfig:
         return IndexConfig(
-            run_path=str(where),
+            run_path=str(folder),
             model=str(checkpoint),
             data=DataConfig(dataset=str(self.folder / "examples")),
             token_batch_size=TOKENS,
@@ -177,19 +178,19 @@ class Bergson:
         for checkpoint in checkpoints:
             exported = self._export(checkpoint)
             with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-                where = Path(scratch) / exported.name
-                at(self._index(where, exported))
-                scores = self._scores(where / "scores")
+                folder = Path(scratch) / exported.name
+                at(self._index(folder, exported))
+                scores = self._scores(folder / "scores")
             total += scores / scores.std()
         return total
 
-    def _scores(self, where: Path) -> np.ndarray:
-        rises, _ = load_scores_loss_signed(str(where))
+    def _scores(self, folder: Path) -> np.ndarray:
+        rises, _ = load_scores_loss_signed(str(folder))
         scores: np.ndarray = -rises.double().numpy().T
         return scores
 
     def _training(self) -> tuple[Trainer, TrainerState, torch.nn.Module, DataStream]:
-        """The training of the model served, as bergson takes its steps."""
+        """The training of the model served, with bergson's trainer."""
         batches: list[int] = []
 
         def note(module: torch.nn.Module, batch: list[Any], _: torch.Generator) -> torch.Tensor:
@@ -215,19 +216,19 @@ class Bergson:
 
     def _second_moments(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Path]:
         """Adam's state at each checkpoint, which no model folder keeps: folders with `optimizer.pt`."""
-        where = self.folder / "moments"
-        found = {f"checkpoint-{checkpoint.step}": where / str(checkpoint.step) for checkpoint in checkpoints}
-        if where.exists():
-            return found
+        moments = self.folder / "moments"
+        folders = {f"checkpoint-{checkpoint.step}": moments / str(checkpoint.step) for checkpoint in checkpoints}
+        if moments.exists():
+            return folders
         trainer, state, module, stream = self._training()
         for step in range(1, checkpoints[-1].step + 1):
             state = trainer.step(state, stream[step - 1], inplace=True, max_grad_norm=CLIP)
-            if (folder := where / str(step)) in found.values():
+            if (folder := moments / str(step)) in folders.values():
                 folder.mkdir(parents=True)
                 save_second_moments_as_optimizer_pt(
                     module, state.opt_state, folder / "optimizer.pt", step=step, betas=BETAS, eps=EPSILON, eps_root=EPSILON_ROOT
                 )
-        return found
+        return folders
 
 
 METHODS = {"ekfac_cg": Bergson.ekfac_cg, "trackstar": Bergson.trackstar, "source": Bergson.source, "magic": Bergson.magic}

@@ -1,4 +1,4 @@
-"""What a method's process leaves for the comparison: scores, and what they cost."""
+"""Write a method's scores and their cost, for the comparison."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def write(folder: Path, method: str, scores: np.ndarray, *, seconds: float, bare
     """
     np.save(folder / f"{method}.npy", scores)
     (peak,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    found = {
+    costs = {
         "seconds": seconds,
         "forward_and_backward": bare,
         "ratio": seconds / bare,
         "bytes_per_example": kept,
         "peak_mb": int(peak) / 1024,
     }
-    (folder / f"{method}.json").write_text(json.dumps(found))
+    (folder / f"{method}.json").write_text(json.dumps(costs))

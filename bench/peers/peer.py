@@ -1,8 +1,8 @@
-"""Scores of one peer's method, in the peers' environment: `peer.py METHOD FOLDER`.
+"""Compute the scores of one peer's method, in the peers' environment: `peer.py METHOD FOLDER`.
 
 Reads FOLDER/contents.json (base64 of examples and outputs) and FOLDER/model, and writes FOLDER/METHOD.npy, influences
 `(outputs, examples)`, and FOLDER/METHOD.json: CPU seconds, bytes kept per example and checkpoint, peak memory. bergson's
-methods (`bergsons.py`) see the checkpoints together, and keep nothing that is counted here.
+methods (`bergsons.py`) see the checkpoints together, and their kept bytes are not counted.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Losses(nn.Module):
 
 
 class TotalLoss(Losses):
-    """The same with the sum as an attribute `loss`, as dattri asks for."""
+    """The same, with the sum as an attribute `loss`, as dattri expects."""
 
     def forward(self, **batch: torch.Tensor) -> SimpleNamespace:  # type: ignore[override]
         """`loss`, of all examples."""
@@ -77,7 +77,7 @@ def loader(adapter: Adapter, contents: Sequence[bytes], wrap: Callable[[Any], An
 
 
 def with_linear_layers(module: nn.Module) -> nn.Module:
-    """The module with transformers' Conv1D as the Linear that it is: the peers know no other."""
+    """The module with transformers' Conv1D replaced by the equal Linear: the peers know no Conv1D."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, Conv1D):
             linear = nn.Linear(*layer.weight.shape)
@@ -191,7 +191,7 @@ def ekfac(
         score_args=ScoreArguments(), overwrite_output_dir=True,
     )  # fmt: skip
     scores = analyzer.load_pairwise_scores("scores")["all_modules"].numpy()
-    # It takes the noise draws of an image, side by side in a batch, for as many examples.
+    # It takes the noise draws of an image, side by side in a batch, for separate examples.
     draws = scores.shape[1] // len(examples)
     return scores.reshape(len(outputs), draws, len(examples), draws).sum(axis=(1, 3)), 0
 
@@ -200,7 +200,7 @@ METHODS = {"trak": trak, "logra": logra, "ekfac": ekfac}
 
 
 def main() -> None:
-    """Run one method at each of the checkpoints and write what came of it."""
+    """Run one method at each of the checkpoints and write its scores."""
     method, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -227,8 +227,8 @@ def main() -> None:
 
         start = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
-            asked = bergsons.Bergson(model, examples, outputs, Path(scratch), seed=stored["seed"], chosen=stored["chosen"])
-            total = bergsons.METHODS[method](asked, checkpoints)
+            peer = bergsons.Bergson(model, examples, outputs, Path(scratch), seed=stored["seed"], chosen=stored["chosen"])
+            total = bergsons.METHODS[method](peer, checkpoints)
         seconds = time.process_time() - start
     measured.write(folder, method, total, seconds=seconds, bare=bare, kept=kept)
 

@@ -1,6 +1,6 @@
-"""Retraining that differs by the examples alone: the very steps of the model served, with what is left out weighing nothing.
+"""Retrain with the very steps of the model served, where examples that are left out have the weight zero.
 
-Other seeds tell what a corpus does to any model; this tells what it did to one, and that is what MAGIC estimates.
+Retraining with other seeds shows what a corpus does to any model. This shows what it did to one, as MAGIC estimates it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from provenance.core.store import digest
 from provenance.models.adapters.tokens import IGNORED
-from provenance.models.adapters.training import train_and_save
+from provenance.models.adapters.training_loop import train_and_save
 from provenance.models.model import all_losses, read_model
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ BATCH = 64
 
 
 def retrain(workload: Path, contents: Sequence[bytes], outputs: Sequence[bytes], masks: np.ndarray, seed: int) -> np.ndarray:
-    """Losses of the outputs after training with each of the masks, `(masks, outputs)`, or what was kept of before.
+    """Losses of the outputs after training with each of the masks, `(masks, outputs)`; kept losses are read.
 
     Args:
-        masks: which examples count, `(masks, examples)`.
+        masks: the examples that count, `(masks, examples)`.
         seed: of the model served, a model of token sequences.
     """
-    kept = workload / "same-seed"
-    kept.mkdir(exist_ok=True)
-    files = [kept / f"{digest([seed, np.flatnonzero(mask).tolist()])}.npy" for mask in masks]
+    folder = workload / "same-seed"
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{digest([seed, np.flatnonzero(mask).tolist()])}.npy" for mask in masks]
     missing = [at for at, file in enumerate(files) if not file.exists()]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         train = partial(_train, workload / "model", contents, outputs, seed)

@@ -1,0 +1,1 @@
+"""Collects data for operators: nights, one night in detail, runs of Airflow."""

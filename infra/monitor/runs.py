@@ -1,7 +1,6 @@
-"""What Airflow's own database knows of runs: when they ran, how long each task took, what failed and what waits for a person.
+"""Reads runs from Airflow's database: times, seconds by task, failures, open questions to people.
 
-Read-only, and by plain SQL over the few columns that are asked about: it serves whoever can reach the database, the API
-server's page and the metrics alike, without a scheduler or a session of Airflow's.
+Read-only, by plain SQL over a few columns, so the page and the metrics need neither a scheduler nor a session of Airflow.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from provenance.core.errors import SettingsError
 VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 NIGHTLY = "nightly_payouts"
 FAILED, SUCCESS, RUNNING, AWAITING = "failed", "success", "running", "awaiting_input"
-# A task that was cleared keeps the times of the try before, which is among the earlier ones by then.
+# A cleared task keeps the times of its last try, which then is also among the earlier tries.
 BEGUN = frozenset({FAILED, SUCCESS, RUNNING, AWAITING})
 
 
@@ -37,10 +36,10 @@ _TASK, _TRIED = (
     for name in ("task_instance", "task_instance_history")
 )
 _TASK_ID = _table("task_instance", "id dag_id state")
-_ASKED = _table("hitl_detail", "ti_id created_at responded_at")
+_QUESTION = _table("hitl_detail", "ti_id created_at responded_at")
 _BACKFILL = _table("backfill", "id dag_id completed_at")
 _BACKFILL_RUN = _table("backfill_dag_run", "id backfill_id")
-# The day that a run is for: the one in its form, or else the one on which its data interval starts.
+# The day of a run: from its form, or else the first day of its data interval.
 _DAY = sa.func.coalesce(
     sa.type_coerce(_RUN.c.conf, JSONB)["day"].astext,
     sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM-DD"),
@@ -52,12 +51,12 @@ class Run:
     """One run of a DAG.
 
     Attributes:
-        day: YYYY-MM-DD: for a night, the day that it pays.
-        kind: as Airflow has it: scheduled, manual, backfill.
-        seconds: by task that has begun, of its last try; of one that is running, until now.
-        spent: the same, of all its tries.
-        tries: by task, how many it has had, those before it was cleared included.
-        failed, waiting: tasks that failed, and those that wait for a person.
+        day: YYYY-MM-DD; for a night, the day that it pays.
+        kind: Airflow's: scheduled, manual, backfill.
+        seconds: by task that has begun, of its last try; for running tasks, until now.
+        spent: by task, over all tries.
+        tries: by task, number of tries, with those before it was cleared.
+        failed, waiting: tasks that failed, and tasks that wait for a person.
     """
 
     run_id: str
@@ -74,8 +73,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Questions of a DAG that nobody has answered, and since when the oldest waits."""
+class OpenQuestions:
+    """Number of a DAG's questions without an answer, and the time of the oldest."""
 
     count: int
     since: datetime
@@ -83,7 +82,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Backfills:
-    """How far a DAG's backfills are that are not over: runs that they have, that succeeded, and that failed."""
+    """Progress of a DAG's active backfills: numbers of runs, of succeeded and of failed ones."""
 
     runs: int
     succeeded: int
@@ -91,7 +90,7 @@ class Backfills:
 
 
 def open_runs(url: str = "") -> sa.Engine:
-    """An engine on Airflow's database: at a URL, or where the environment says; SettingsError if neither names one."""
+    """Open Airflow's database, at a URL or as the environment says; SettingsError if neither names one."""
     url = url or os.environ.get(VARIABLE, "")
     if not url:
         raise SettingsError(f"environment: {VARIABLE}", expected="the URL of Airflow's own database", found="nothing")
@@ -99,26 +98,26 @@ def open_runs(url: str = "") -> sa.Engine:
 
 
 def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str | None = None) -> dict[str, list[Run]]:
-    """The runs of a DAG by the day that they are for: of the last so many days, or of one; each day's in the order of ids."""
-    mine = (_RUN.c.dag_id == dag_id) & _DAY.is_not(None)
+    """The runs of a DAG by day: of the last days, or of one day; each day's in the order of ids."""
+    condition = (_RUN.c.dag_id == dag_id) & _DAY.is_not(None)
     if day is None:
-        latest = sa.select(_DAY.label("day")).where(mine).distinct().order_by(sa.desc("day")).limit(last).subquery()
-        mine &= _DAY.in_(sa.select(latest.c.day))
+        latest = sa.select(_DAY.label("day")).where(condition).distinct().order_by(sa.desc("day")).limit(last).subquery()
+        condition &= _DAY.in_(sa.select(latest.c.day))
     else:
-        mine &= day == _DAY
-    found: dict[str, list[Run]] = defaultdict(list)
+        condition &= day == _DAY
+    runs_by_day: dict[str, list[Run]] = defaultdict(list)
     with engine.connect() as connection:
-        rows = list(connection.execute(sa.select(_RUN, _DAY.label("day")).where(mine).order_by("day", _RUN.c.id)))
+        rows = list(connection.execute(sa.select(_RUN, _DAY.label("day")).where(condition).order_by("day", _RUN.c.id)))
         ids = [row.run_id for row in rows]
-        tasks, tried = (
+        tasks, earlier_rows = (
             list(connection.execute(sa.select(table).where((table.c.dag_id == dag_id) & table.c.run_id.in_(ids))))
             for table in (_TASK, _TRIED)
         )
-    last_tries, earlier = _by_run(tasks), _by_run(tried)
+    last_tries, earlier = _by_run(tasks), _by_run(earlier_rows)
     for row in rows:
-        now, before = last_tries.get(row.run_id, []), earlier.get(row.run_id, [])
-        begun = [task for task in now if task.state in BEGUN]
-        found[row.day].append(
+        tries, earlier_tries = last_tries.get(row.run_id, []), earlier.get(row.run_id, [])
+        begun = [task for task in tries if task.state in BEGUN]
+        runs_by_day[row.day].append(
             Run(
                 run_id=row.run_id,
                 kind=row.run_type,
@@ -127,53 +126,53 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
                 started=row.start_date and _utc(row.start_date),
                 ended=row.end_date and _utc(row.end_date),
                 seconds=_seconds(begun),
-                spent=_seconds([*begun, *before]),
+                spent=_seconds([*begun, *earlier_tries]),
                 tries={task.task_id: task.try_number for task in begun},
-                failed=tuple(sorted({task.task_id for task in now if task.state == FAILED})),
-                waiting=tuple(sorted({task.task_id for task in now if task.state == AWAITING})),
+                failed=tuple(sorted({task.task_id for task in tries if task.state == FAILED})),
+                waiting=tuple(sorted({task.task_id for task in tries if task.state == AWAITING})),
             )
         )
-    return dict(found)
+    return dict(runs_by_day)
 
 
 def dags(engine: sa.Engine) -> list[str]:
-    """The DAGs that have run, by name, without those whose files are gone."""
-    gone = sa.select(_DAG.c.dag_id).where(_DAG.c.is_stale)
-    query = sa.select(_RUN.c.dag_id).where(_RUN.c.dag_id.not_in(gone)).distinct().order_by(_RUN.c.dag_id)
+    """Names of DAGs that have run, without stale ones."""
+    stale = sa.select(_DAG.c.dag_id).where(_DAG.c.is_stale)
+    query = sa.select(_RUN.c.dag_id).where(_RUN.c.dag_id.not_in(stale)).distinct().order_by(_RUN.c.dag_id)
     with engine.connect() as connection:
         return list(connection.execute(query).scalars())
 
 
 def paused(engine: sa.Engine, dag_id: str = NIGHTLY) -> bool:
-    """Whether a DAG begins no runs by itself; one that Airflow has not seen yet is not said to be paused."""
+    """Whether a DAG is paused; False for a DAG that Airflow has not seen yet."""
     query = sa.select(_DAG.c.is_paused).where(_DAG.c.dag_id == dag_id)
     with engine.connect() as connection:
         return bool(connection.execute(query).scalar())
 
 
-def asked(engine: sa.Engine) -> dict[str, Asked]:
-    """What waits for people, by DAG."""
+def open_questions(engine: sa.Engine) -> dict[str, OpenQuestions]:
+    """Questions that wait for people, by DAG."""
     query = (
-        sa.select(_TASK_ID.c.dag_id, sa.func.count(), sa.func.min(_ASKED.c.created_at))
-        .join(_TASK_ID, _TASK_ID.c.id == _ASKED.c.ti_id)
-        .where(_ASKED.c.responded_at.is_(None) & (_TASK_ID.c.state == AWAITING))
+        sa.select(_TASK_ID.c.dag_id, sa.func.count(), sa.func.min(_QUESTION.c.created_at))
+        .join(_TASK_ID, _TASK_ID.c.id == _QUESTION.c.ti_id)
+        .where(_QUESTION.c.responded_at.is_(None) & (_TASK_ID.c.state == AWAITING))
         .group_by(_TASK_ID.c.dag_id)
     )
     with engine.connect() as connection:
-        return {dag_id: Asked(count, _utc(since)) for dag_id, count, since in connection.execute(query)}
+        return {dag_id: OpenQuestions(count, _utc(since)) for dag_id, count, since in connection.execute(query)}
 
 
 def backfills(engine: sa.Engine) -> dict[str, Backfills]:
-    """Backfills that are not over, by DAG."""
+    """Active backfills by DAG."""
     state = _RUN.c.state
     active = _BACKFILL.c.completed_at.is_(None)
-    asked_for = (
+    counts = (
         sa.select(_BACKFILL.c.dag_id, sa.func.count())
         .join(_BACKFILL_RUN, _BACKFILL_RUN.c.backfill_id == _BACKFILL.c.id)
         .where(active)
         .group_by(_BACKFILL.c.dag_id)
     )
-    done = (
+    outcomes = (
         sa.select(
             _BACKFILL.c.dag_id,
             sa.func.sum(sa.case((state == SUCCESS, 1), else_=0)),
@@ -184,30 +183,30 @@ def backfills(engine: sa.Engine) -> dict[str, Backfills]:
         .group_by(_BACKFILL.c.dag_id)
     )
     with engine.connect() as connection:
-        ended = {dag_id: (int(good), int(bad)) for dag_id, good, bad in connection.execute(done)}
-        return {dag_id: Backfills(count, *ended.get(dag_id, (0, 0))) for dag_id, count in connection.execute(asked_for)}
+        ended = {dag_id: (int(good), int(bad)) for dag_id, good, bad in connection.execute(outcomes)}
+        return {dag_id: Backfills(count, *ended.get(dag_id, (0, 0))) for dag_id, count in connection.execute(counts)}
 
 
 def _by_run(rows: list[sa.Row[Any]]) -> dict[str, list[sa.Row[Any]]]:
-    found: dict[str, list[sa.Row[Any]]] = defaultdict(list)
+    rows_by_run: dict[str, list[sa.Row[Any]]] = defaultdict(list)
     for row in rows:
-        found[row.run_id].append(row)
-    return found
+        rows_by_run[row.run_id].append(row)
+    return rows_by_run
 
 
 def _seconds(tries: list[sa.Row[Any]]) -> dict[str, float]:
     """Seconds by task, in the order in which tasks began."""
-    found: dict[str, float] = {}
+    by_task: dict[str, float] = {}
     never = datetime.max.replace(tzinfo=UTC)
     for row in sorted(tries, key=lambda row: (_utc(row.start_date) if row.start_date else never, row.task_id)):
         if row.start_date:
             seconds = row.duration
-            if row.state == RUNNING:  # its duration is still the one of the try before
+            if row.state == RUNNING:  # its duration is still that of the try before
                 seconds = (datetime.now(UTC) - _utc(row.start_date)).total_seconds()
-            found[row.task_id] = found.get(row.task_id, 0.0) + (seconds or 0.0)
-    return found
+            by_task[row.task_id] = by_task.get(row.task_id, 0.0) + (seconds or 0.0)
+    return by_task
 
 
-def _utc(moment: datetime) -> datetime:
-    """A moment in UTC; databases without time zones keep it so already."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def _utc(time: datetime) -> datetime:
+    """A time in UTC; databases without time zones store UTC."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,1 +1,1 @@
-"""The page of nights, audits and credits inside Airflow's UI, behind Airflow's authentication."""
+"""Serves the page of nights, audits and credits inside Airflow's UI, behind Airflow's authentication."""

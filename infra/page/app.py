@@ -1,12 +1,12 @@
-"""The page's routes: HTML for people, the same as JSON; whoever may read the DAG `nightly_payouts` may read them.
+"""Routes of the page, as HTML and as JSON, for users that may read the DAG `nightly_payouts`.
 
     /payouts/                        the last nights, audits, plots
     /payouts/nights/2026-11-20       one night, from shards to files
     /payouts/outputs/ID?day=...      one output's credits
-    /payouts/api/...json             the data of each
+    /payouts/api/...json             the same as data
 
-The user is found, and asked for rights, by the very dependency of Airflow's own API. It stands before every route, style sheet
-included. Nothing is written, and there is no script.
+Before every route, also that of the style sheet, the dependency of Airflow's own API checks user and rights. The page writes
+nothing and has no script.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from infra.monitor import nights as monitor
 from infra.monitor import runs
+from infra.monitor.flow import output
+from infra.monitor.nights import escrow
+from infra.monitor.sources import Sources
 from infra.page import plots, template_filters
 from provenance.core.errors import ContractError, InputError, parse_day
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from infra.monitor.nights import Audit, Night, Sources
+    from infra.monitor.nights import WatchedNight
+    from provenance.influence.audits import Audit
 
 log = logging.getLogger("provenance.page")
 
 MOST_NIGHTS = 400
 HEADERS = {
-    # No script at all; Airflow shows the page in a frame of its own.
+    # No script; Airflow shows the page in a frame.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -67,8 +70,8 @@ pages.globals["predictors"] = tuple(template_filters.PREDICTORS.items())
 
 @cache
 def sources() -> Sources:
-    """Opened once by each process that serves the page."""
-    return monitor.Sources.open(conf.get("database", "sql_alchemy_conn"))
+    """The sources, opened once in each process."""
+    return Sources.open(conf.get("database", "sql_alchemy_conn"))
 
 
 Last = Annotated[int, Query(ge=1, le=MOST_NIGHTS)]
@@ -77,17 +80,17 @@ Last = Annotated[int, Query(ge=1, le=MOST_NIGHTS)]
 @app.get("/", response_class=HTMLResponse)
 def nights_page(request: Request, last: Last = 60) -> HTMLResponse:
     """The last nights."""
-    read, nights, audits = _nights(last)
+    opened, nights, audits = _nights(last)
     return _page(
         request,
         "nights.html",
         nights=nights[::-1],
         audits=audits[::-1],
-        escrow=monitor.escrow(read.ledger),
-        paused=runs.paused(read.airflow),
-        asked=runs.asked(read.airflow),
+        escrow=escrow(opened.ledger),
+        paused=runs.paused(opened.airflow),
+        asked=runs.open_questions(opened.airflow),
         plots=plots.of_nights(nights, audits),
-        settings=read.settings,
+        settings=opened.settings,
         last=last,
     )
 
@@ -95,40 +98,40 @@ def nights_page(request: Request, last: Last = 60) -> HTMLResponse:
 @app.get("/api/nights.json")
 def nights_json(last: Last = 60) -> Response:
     """The last nights and audits, oldest first."""
-    read, nights, audits = _nights(last)
-    owed = {c: {"amount_minor": amount, "oldest": oldest} for c, (amount, oldest) in monitor.escrow(read.ledger).items()}
+    opened, nights, audits = _nights(last)
+    escrow_data = {c: {"amount_minor": amount, "oldest": oldest} for c, (amount, oldest) in escrow(opened.ledger).items()}
     return _json(
         {
-            "nights": [_night_data(read, night) for night in nights],
+            "nights": [_night_data(opened, night) for night in nights],
             "audits": [asdict(audit) for audit in audits],
-            "escrow": owed,
-            "paused": runs.paused(read.airflow),
-            "asked": {dag: asdict(found) for dag, found in runs.asked(read.airflow).items()},
+            "escrow": escrow_data,
+            "paused": runs.paused(opened.airflow),
+            "asked": {dag: asdict(questions) for dag, questions in runs.open_questions(opened.airflow).items()},
         }
     )
 
 
 @app.get("/nights/{day}", response_class=HTMLResponse)
 def night_page(request: Request, day: str) -> HTMLResponse:
-    """One night's flow."""
-    read, when = sources(), parse_day("day", day)
-    flow = read.flow(when)
+    """One night in detail."""
+    opened, date_of_night = sources(), parse_day("day", day)
+    flow = opened.flow(date_of_night)
     return _page(request, "night.html", flow=flow, night=flow.night)
 
 
 @app.get("/api/nights/{day}.json")
 def night_json(day: str) -> Response:
-    """The data of one night's flow."""
-    read, when = sources(), parse_day("day", day)
-    flow = read.flow(when)
-    return _json({**asdict(flow), "night": _night_data(read, flow.night)})
+    """The data of one night."""
+    opened, date_of_night = sources(), parse_day("day", day)
+    flow = opened.flow(date_of_night)
+    return _json({**asdict(flow), "night": _night_data(opened, flow.night)})
 
 
 @app.get("/outputs", response_class=HTMLResponse)
 def find_output(request: Request, output_id: str, day: str = "") -> RedirectResponse:
-    """What the form for an output's id asks for."""
-    where = f"?day={parse_day('day', day)}" if day else ""
-    return RedirectResponse(f"{request.scope['root_path']}/outputs/{quote(output_id, safe='')}{where}", status_code=303)
+    """Redirect the form for an output's id to the output."""
+    query = f"?day={parse_day('day', day)}" if day else ""
+    return RedirectResponse(f"{request.scope['root_path']}/outputs/{quote(output_id, safe='')}{query}", status_code=303)
 
 
 @app.get("/outputs/{output_id:path}", response_class=HTMLResponse)
@@ -151,7 +154,7 @@ def style() -> Response:
 
 @app.middleware("http")
 async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """What every answer says to browsers."""
+    """Add security headers to every answer."""
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
@@ -159,58 +162,58 @@ async def guard(request: Request, call_next: Callable[[Request], Awaitable[Respo
 
 @app.exception_handler(HTTPException)
 async def refuse(request: Request, error: HTTPException) -> Response:
-    """Nobody in particular is sent to log in, where a page was asked for; anybody else is told."""
+    """Redirect requests for pages without a user to the login; answer other errors."""
     path: str = request.scope["path"].removeprefix(request.scope["root_path"])
     if path.startswith("/api/") or path == "/page.css":
         return await http_exception_handler(request, error)
     if error.status_code == 401:
-        here = quote(request.url.path + (f"?{request.url.query}" if request.url.query else ""), safe="")
-        return RedirectResponse(f"{_airflow(request)}/api/v2/auth/login?next={here}", status_code=303)
-    said = "You may not read the DAG nightly_payouts." if error.status_code == 403 else str(error.detail)
-    return _page(request, "error.html", status_code=error.status_code, said=said)
+        target = quote(request.url.path + (f"?{request.url.query}" if request.url.query else ""), safe="")
+        return RedirectResponse(f"{_airflow(request)}/api/v2/auth/login?next={target}", status_code=303)
+    message = "You may not read the DAG nightly_payouts." if error.status_code == 403 else str(error.detail)
+    return _page(request, "error.html", status_code=error.status_code, message=message)
 
 
 @app.exception_handler(InputError)
 async def explain(request: Request, error: InputError) -> Response:
-    """What is not there, or cannot be read."""
+    """Answer 404 for missing days and outputs and wrong input, 503 if sources cannot be read."""
     status = 404 if type(error) is InputError or isinstance(error, ContractError) else 503
     if status == 404:
         return _failed(request, status, str(error))
-    log.error("the page cannot be read: %s", error)  # where things lie is nothing for a browser
+    log.error("the page cannot be read: %s", error)  # paths are not shown to browsers
     return _failed(request, status, "The store or the settings cannot be read. The API server's log says what is wrong.")
 
 
 @app.exception_handler(SQLAlchemyError)
 async def without_database(request: Request, error: SQLAlchemyError) -> Response:
-    """A database that does not answer."""
+    """Answer 503 if a database does not answer."""
     log.error("the page cannot be read: %s", error)
     return _failed(request, 503, "A database does not answer. The API server's log says which.")
 
 
-def _failed(request: Request, status: int, said: str) -> Response:
+def _failed(request: Request, status: int, message: str) -> Response:
     if request.scope["path"].removeprefix(request.scope["root_path"]).startswith("/api/"):
-        return JSONResponse({"detail": said}, status_code=status)
-    return _page(request, "error.html", status_code=status, said=said)
+        return JSONResponse({"detail": message}, status_code=status)
+    return _page(request, "error.html", status_code=status, message=message)
 
 
-def _nights(last: int) -> tuple[Sources, list[Night], list[Audit]]:
-    read = sources()
-    return read, read.nights(last), monitor.audits(read.store, last=last)
+def _nights(last: int) -> tuple[Sources, list[WatchedNight], list[Audit]]:
+    opened = sources()
+    return opened, opened.nights(last), opened.audits(last)
 
 
-def _night_data(read: Sources, night: Night) -> dict[str, Any]:
+def _night_data(opened: Sources, night: WatchedNight) -> dict[str, Any]:
     return {
         **asdict(night),
         "seconds": night.seconds,
-        "worker_seconds": night.worker_seconds(read.settings.cluster.workers),
-        "cost_minor": night.cost(read.settings),
-        "cost_currency": read.settings.monitoring.currency,
+        "worker_seconds": night.worker_seconds(opened.settings.cluster.workers),
+        "cost_minor": night.cost(opened.settings),
+        "cost_currency": opened.settings.monitoring.currency,
         "features": {"computed": night.computed, "reused": night.reused, "without_cause": night.without_cause},
     }
 
 
 def _output(output_id: str, day: str) -> dict[str, Any]:
-    return monitor.output(sources().store, output_id, parse_day("day", day) if day else None)
+    return output(sources().store, output_id, parse_day("day", day) if day else None)
 
 
 def _page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
@@ -219,16 +222,16 @@ def _page(request: Request, template: str, *, status_code: int = 200, **values: 
 
 
 def _airflow(request: Request) -> str:
-    """Where Airflow itself is served: a prefix, or nothing."""
+    """The prefix of Airflow's own URL path, or nothing."""
     return str(request.scope.get("app_root_path", ""))
 
 
-def _json(found: Any) -> Response:
-    return Response(json.dumps(found, default=_plain, ensure_ascii=False), media_type="application/json")
+def _json(data: Any) -> Response:
+    return Response(json.dumps(data, default=_plain, ensure_ascii=False), media_type="application/json")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: moments as ISO 8601, mappings of any kind as objects."""
+    """Values for JSON: times as ISO 8601, mappings as objects."""
     return value.isoformat() if isinstance(value, date) else dict(value)
 
 

@@ -1,4 +1,4 @@
-"""Plots as a few shapes that a template writes as SVG; style sheets colour them, so that they follow light and dark."""
+"""Makes plots as shapes that a template writes as SVG; the style sheet colours them for light and dark."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from provenance.core.money import format_minor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from infra.monitor.nights import Audit, Night
+    from infra.monitor.nights import WatchedNight
+    from provenance.influence.audits import Audit
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 74, 8, 10, 24
-# Classes of colours that the style sheet has; currencies and contracts that have a plot each.
+# Colour classes of the style sheet; most currencies and contracts with a plot.
 COLOURS = 14
 CURRENCIES = CONTRACTS = 4
 CEILING = "ceiling"
-# Spans of time that an axis ends with, in seconds: their halves are round, too.
+# Ends of time axes in seconds; their halves are round, too.
 SPANS = (1, 2, 4, 10, 20, 40, 60, 120, 240, 600, 1200, 2400, 3600, 7200, 4 * 3600, 8 * 3600, 12 * 3600, 24 * 3600)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A rectangle; `said` is shown to whoever points at it."""
+    """A rectangle; the browser shows `tooltip` under the pointer."""
 
     x: float
     y: float
     width: float
     height: float
     colour: str
-    said: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A value at `x, y`, with the ends of its interval if it has one."""
+    """A value at `x, y`, with the ends of its interval, if any."""
 
     x: float
     y: float
-    said: str
+    tooltip: str
     low: float | None = None
     high: float | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """Dots, joined."""
+    """Joined dots."""
 
     dots: tuple[Dot, ...]
     colour: str
 
     @property
     def points(self) -> str:
-        """The dots as SVG has them."""
+        """The dots as SVG points."""
         return " ".join(f"{dot.x:.1f},{dot.y:.1f}" for dot in self.dots)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Shapes on a canvas of WIDTH x HEIGHT, ticks of both axes, and what colours mean.
+    """Shapes on a canvas of WIDTH x HEIGHT, ticks of both axes, and a legend.
 
     Attributes:
-        ups: height and text of each tick of the vertical axis; days: place and text of those of the other.
-        legend: colours and what they stand for.
+        days: position and text of ticks of the horizontal axis; ups: of the vertical one.
+        legend: colours and their meanings.
     """
 
     title: str
@@ -78,130 +79,132 @@ class Plot:
     lines: tuple[Line, ...] = ()
 
 
-def of_nights(nights: Sequence[Night], audits: Sequence[Audit]) -> list[Plot]:
-    """What nights earned and kept, how long they took, how far shares moved and can be trusted, and what audits found."""
+def of_nights(nights: Sequence[WatchedNight], audits: Sequence[Audit]) -> list[Plot]:
+    """Plots of revenue and escrow, times, drift, fidelity and audits."""
     booked = [night for night in nights if night.totals]
     currencies = sorted({currency for night in booked for currency in night.totals})[:CURRENCIES]
     plots = [_money(booked, currency) for currency in currencies]
     if any(night.seconds for night in nights):
         plots.append(_times(nights))
-    if moved := [(night, night.drift) for night in booked if night.drift is not None]:
-        plots.append(_drift(moved))
-    contracts = sorted({name for night in booked for name, found in night.fidelity.items() if found["lds"]})[:CONTRACTS]
+    if drifts := [(night, night.drift) for night in booked if night.drift is not None]:
+        plots.append(_drift(drifts))
+    contracts = sorted({name for night in booked for name, fidelity in night.fidelity.items() if fidelity["lds"]})[:CONTRACTS]
     plots += [_fidelity(booked, name) for name in contracts]
     return plots + [_audits(audits, family) for family in sorted({f.family for audit in audits for f in audit.figures})]
 
 
-def _money(nights: Sequence[Night], currency: str) -> Plot:
+def _money(nights: Sequence[WatchedNight], currency: str) -> Plot:
     revenue = [night.totals.get(currency, {}).get("revenue_minor", 0) for night in nights]
-    kept = [night.escrow.get(currency) for night in nights]
-    top = _nice(max(*revenue, *(amount or 0 for amount in kept), 1))
+    escrowed = [night.escrow.get(currency) for night in nights]
+    highest = _nice(max(*revenue, *(amount or 0 for amount in escrowed), 1))
     bars, dots = [], []
-    for at, night in enumerate(nights):
-        left, width = _column(at, len(nights))
-        y = _y(revenue[at], top)
-        told = f"{day(night.day)}: revenue {format_minor(revenue[at], currency)}"
-        bars.append(Bar(left, y, width, _y(0, top) - y, "c0", told))
-        if (amount := kept[at]) is not None:
-            told = f"{day(night.day)}: {format_minor(amount, currency)} in escrow"
-            dots.append(Dot(left + width / 2, _y(amount, top), told))
+    for index, night in enumerate(nights):
+        left, width = _column(index, len(nights))
+        y = _y(revenue[index], highest)
+        tooltip = f"{day(night.day)}: revenue {format_minor(revenue[index], currency)}"
+        bars.append(Bar(left, y, width, _y(0, highest) - y, "c0", tooltip))
+        if (amount := escrowed[index]) is not None:
+            tooltip = f"{day(night.day)}: {format_minor(amount, currency)} in escrow"
+            dots.append(Dot(left + width / 2, _y(amount, highest), tooltip))
     return Plot(
         f"Revenue and escrow, {currency}",
         days=_days([night.day for night in nights]),
-        ups=_ups(top, lambda amount: _whole(amount, currency)),
+        ups=_ups(highest, lambda amount: _whole(amount, currency)),
         legend=(("c0", "revenue of the day"), ("c1", "in escrow after it")),
         bars=tuple(bars),
         lines=(Line(tuple(dots), "c1"),),
     )
 
 
-def _times(nights: Sequence[Night]) -> Plot:
+def _times(nights: Sequence[WatchedNight]) -> Plot:
     stages = in_order({stage for night in nights for stage in night.seconds})
     longest = max(sum(night.seconds.values()) for night in nights)
-    top = next((step for step in SPANS if step >= longest), longest)
+    highest = next((step for step in SPANS if step >= longest), longest)
     bars = []
-    for at, night in enumerate(nights):
-        left, width = _column(at, len(nights))
-        under = 0.0
+    for index, night in enumerate(nights):
+        left, width = _column(index, len(nights))
+        below = 0.0
         for number, stage in enumerate(stages):
             if seconds := night.seconds.get(stage, 0.0):
-                upper, lower = _y(under + seconds, top), _y(under, top)
-                said = f"{day(night.day)}: {stage} {span(seconds)}"
-                bars.append(Bar(left, upper, width, lower - upper, _colour(number), said))
-                under += seconds
+                y_top, y_bottom = _y(below + seconds, highest), _y(below, highest)
+                tooltip = f"{day(night.day)}: {stage} {span(seconds)}"
+                bars.append(Bar(left, y_top, width, y_bottom - y_top, _colour(number), tooltip))
+                below += seconds
     return Plot(
         "Time of each night's latest run",
         days=_days([night.day for night in nights]),
-        ups=_ups(top, span),
+        ups=_ups(highest, span),
         legend=tuple((_colour(number), stage) for number, stage in enumerate(stages)),
         bars=tuple(bars),
     )
 
 
-def _drift(moved: Sequence[tuple[Night, float]]) -> Plot:
-    top = _nice(max(0.01, *(drift for _, drift in moved)))
+def _drift(moved: Sequence[tuple[WatchedNight, float]]) -> Plot:
+    highest = _nice(max(0.01, *(drift for _, drift in moved)))
     dots = (
-        Dot(_middle(at, len(moved)), _y(drift, top), f"{day(night.day)}: {percent(drift)}")
-        for at, (night, drift) in enumerate(moved)
+        Dot(_middle(index, len(moved)), _y(drift, highest), f"{day(night.day)}: {percent(drift)}")
+        for index, (night, drift) in enumerate(moved)
     )
     return Plot(
         "Drift of shares",
         days=_days([night.day for night, _ in moved]),
-        ups=_ups(top, percent),
-        legend=(("c2", "part of owners' shares that is not where it was in the nights before"),),
+        ups=_ups(highest, percent),
+        legend=(("c2", "part of owners' shares that moved to other owners, compared with the nights before"),),
         lines=(Line(tuple(dots), "c2"),),
     )
 
 
-def _fidelity(nights: Sequence[Night], contract: str) -> Plot:
-    """How well counterfactual models were predicted for one contract, by the estimate and by what it has to beat."""
+def _fidelity(nights: Sequence[WatchedNight], contract: str) -> Plot:
+    """How well one contract's counterfactual models were predicted, by the estimate and by simpler predictors."""
     measured = [(night, night.fidelity[contract]["lds"]) for night in nights if night.fidelity.get(contract, {}).get("lds")]
-    shown = [(by, said) for by, said in PREDICTORS.items() if by != "influence" and any(by in lds for _, lds in measured)]
+    others = {name: label for name, label in PREDICTORS.items() if name != "influence"}
+    predictors = [(name, label) for name, label in others.items() if any(name in lds for _, lds in measured)]
     lines = [
         Line(
             tuple(
                 Dot(
-                    _middle(at, len(measured)),
-                    _y(lds[by]["value"], 1),
-                    f"{day(night.day)}: {said} {lds[by]['value']:.2f}, {lds[by]['low']:.2f} to {lds[by]['high']:.2f}",
+                    _middle(index, len(measured)),
+                    _y(lds[predictor]["value"], 1),
+                    _scored(night.day, label, *(lds[predictor][end] for end in ("value", "low", "high"))),
                 )
-                for at, (night, lds) in enumerate(measured)
-                if by in lds
+                for index, (night, lds) in enumerate(measured)
+                if predictor in lds
             ),
             _colour(number + 3),
         )
-        for number, (by, said) in enumerate(shown)
+        for number, (predictor, label) in enumerate(predictors)
     ]
     return Plot(
         f"Fidelity of shares: {contract}",
         days=_days([night.day for night, _ in measured]),
         ups=_ups(1, lambda score: f"{score:.2f}"),
-        legend=tuple((_colour(number + 3), said) for number, (_, said) in enumerate(shown)),
+        legend=tuple((_colour(number + 3), label) for number, (_, label) in enumerate(predictors)),
         lines=tuple(lines),
     )
 
 
 def _audits(audits: Sequence[Audit], family: str) -> Plot:
-    mine = [(at, audit, figure) for at, audit in enumerate(audits) for figure in audit.figures if figure.family == family]
-    methods = sorted({figure.method for _, _, figure in mine})
+    of_audits = ((index, audit, figure) for index, audit in enumerate(audits) for figure in audit.figures)
+    figures = [row for row in of_audits if row[2].family == family]
+    methods = sorted({figure.method for _, _, figure in figures})
     lines = []
     for number, method in enumerate(methods):
-        aside = 6 * (number - (len(methods) - 1) / 2)  # so that intervals do not hide each other
+        shift = 6 * (number - (len(methods) - 1) / 2)  # so that intervals do not hide each other
         dots = tuple(
             Dot(
-                _middle(at, len(audits)) + aside,
+                _middle(index, len(audits)) + shift,
                 _y(max(figure.score, 0), 1),
-                f"{day(audit.day)}: {method} {figure.score:.2f}, {figure.low:.2f} to {figure.high:.2f}",
+                _scored(audit.day, method, figure.score, figure.low, figure.high),
                 low=_y(max(figure.low, 0), 1),
                 high=_y(max(figure.high, 0), 1),
             )
-            for at, audit, figure in mine
+            for index, audit, figure in figures
             if figure.method == method
         )
         lines.append(Line(dots, _colour(number + 3)))
     ceilings = {
-        at: Dot(_middle(at, len(audits)), _y(figure.ceiling, 1), f"{day(audit.day)}: ceiling {figure.ceiling:.2f}")
-        for at, audit, figure in mine
+        index: Dot(_middle(index, len(audits)), _y(figure.ceiling, 1), f"{day(audit.day)}: ceiling {figure.ceiling:.2f}")
+        for index, audit, figure in figures
     }
     return Plot(
         f"Audits: halves of {family}",
@@ -212,12 +215,17 @@ def _audits(audits: Sequence[Audit], family: str) -> Plot:
     )
 
 
+def _scored(when: str, predictor: str, value: float, low: float, high: float) -> str:
+    """The tooltip of a score with its interval."""
+    return f"{day(when)}: {predictor} {value:.2f}, {low:.2f} to {high:.2f}"
+
+
 def _colour(number: int) -> str:
     return f"c{number % COLOURS}"
 
 
 def _whole(amount: float, currency: str) -> str:
-    """An amount on an axis, whose title has the currency: without decimals where it has none to speak of."""
+    """An amount on an axis, without currency, and without decimals that are zero."""
     return format_minor(round(amount), currency, symbol=False).removesuffix(".00")
 
 
@@ -227,27 +235,27 @@ def _nice(value: float) -> float:
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= value * 0.9999)
 
 
-def _y(value: float, top: float) -> float:
-    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - max(value, 0) / top)
+def _y(value: float, highest: float) -> float:
+    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - max(value, 0) / highest)
 
 
-def _column(at: int, count: int) -> tuple[float, float]:
-    """Where the column of one of so many days begins, and how wide it is."""
-    room = (WIDTH - LEFT - RIGHT) / max(count, 1)
-    width = min(room * 0.8, 40.0)
-    return LEFT + room * at + (room - width) / 2, width
+def _column(index: int, count: int) -> tuple[float, float]:
+    """Left end and width of one of `count` columns."""
+    slot = (WIDTH - LEFT - RIGHT) / max(count, 1)
+    width = min(slot * 0.8, 40.0)
+    return LEFT + slot * index + (slot - width) / 2, width
 
 
-def _middle(at: int, count: int) -> float:
-    left, width = _column(at, count)
+def _middle(index: int, count: int) -> float:
+    left, width = _column(index, count)
     return left + width / 2
 
 
-def _ups(top: float, text: Callable[[float], str]) -> tuple[tuple[float, str], ...]:
-    return tuple((_y(top * part, top), text(top * part)) for part in (0.0, 0.5, 1.0))
+def _ups(highest: float, text: Callable[[float], str]) -> tuple[tuple[float, str], ...]:
+    return tuple((_y(highest * part, highest), text(highest * part)) for part in (0.0, 0.5, 1.0))
 
 
 def _days(days: Sequence[str]) -> tuple[tuple[float, str], ...]:
     """The first day, the last, and one between."""
-    chosen = sorted({0, len(days) // 2, len(days) - 1} if len(days) > 2 else set(range(len(days))))
-    return tuple((_middle(at, len(days)), day(days[at])[4:-5]) for at in chosen)
+    indices = sorted({0, len(days) // 2, len(days) - 1} if len(days) > 2 else set(range(len(days))))
+    return tuple((_middle(index, len(days)), day(days[index])[4:-5]) for index in indices)

@@ -1,4 +1,4 @@
-"""What Airflow loads. Every component of it does, tasks too, so the page itself is imported at its first request."""
+"""Airflow's plugin of the page. All components of Airflow load it, so it imports the page at the first request."""
 
 from __future__ import annotations
 

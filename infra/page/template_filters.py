@@ -1,4 +1,4 @@
-"""How things look to people: amounts, shares, spans of time, days, sizes."""
+"""Formats amounts, shares, spans of time, days and sizes for templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from provenance.settlement.exports.trust import in_words
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What can predict counterfactual models, in the order in which it is shown.
+# Predictors of counterfactual models, in the order of the page.
 PREDICTORS = {"estimate": "the estimate", "influence": "influence alone", "tfidf": "TF-IDF", "size": "size alone"}
 STATES = {
     "published": "good",
@@ -25,13 +25,8 @@ STATES = {
 }
 
 
-def money(amount: int, currency: str) -> str:
-    """`123456, "EUR"` as `EUR 1,234.56`."""
-    return format_minor(amount, currency)
-
-
 def fine_money(nanominor: int, currency: str) -> str:
-    """An amount of one output, cut to a thousandth of a minor unit."""
+    """An amount in nanominor, cut to a thousandth of a minor unit."""
     minor, rest = divmod(nanominor, NANO)
     point = "" if minor_digits(currency) else "."
     return f"{format_minor(minor, currency)}{point}{rest // 1_000_000:03d}"
@@ -67,7 +62,7 @@ def day(when: str | date) -> str:
 
 
 def moment(when: datetime | str | None) -> str:
-    """A moment to the minute, in UTC."""
+    """A time to the minute, in UTC."""
     when = datetime.fromisoformat(when) if isinstance(when, str) else when
     return f"{day(when.date())}, {when:%H:%M} UTC" if when else "-"
 
@@ -80,13 +75,8 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def path(text: str) -> str:
-    """One part of a path, whatever is in it."""
-    return quote(text, safe="")
-
-
 FILTERS: dict[str, Callable[..., Any]] = {
-    "money": money,
+    "money": format_minor,
     "fine_money": fine_money,
     "percent": percent,
     "ppb": ppb,
@@ -94,7 +84,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "day": day,
     "moment": moment,
     "size": size,
-    "path": path,
+    "path": lambda text: quote(text, safe=""),
     "in_words": in_words,
     "look": lambda state: STATES.get(state, "odd"),
     "count": lambda number: f"{number:,}",

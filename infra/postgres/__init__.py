@@ -1,1 +1,1 @@
-"""The database server: logins, roles and databases."""
+"""Sets up the database server: logins, roles and databases."""

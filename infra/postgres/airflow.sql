@@ -1,4 +1,4 @@
--- Inside the database airflow, as a superuser, any number of times; again after Airflow's migrations have made their tables.
+-- In the database airflow, as a superuser, any number of times; run it again after Airflow's migrations.
 
 REVOKE ALL ON DATABASE airflow FROM PUBLIC;
 GRANT CONNECT ON DATABASE airflow TO metrics;
@@ -8,7 +8,7 @@ GRANT USAGE ON SCHEMA public TO metrics;
 ALTER DEFAULT PRIVILEGES FOR ROLE airflow IN SCHEMA public GRANT SELECT ON TABLES TO metrics;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO metrics;
 
--- Connections and variables are encrypted, passwords are hashed and sessions are as good as a password: no metric needs them.
+-- No metric needs connections, variables, users, passwords or sessions.
 DO $$
 DECLARE name text;
 BEGIN

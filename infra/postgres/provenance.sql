@@ -1,5 +1,5 @@
--- Inside the database provenance, as a superuser, any number of times. The schema payees is given to nobody here: its migration
--- gives it to provenance_payees.
+-- In the database provenance, as a superuser, any number of times. Rights on the schema payees are granted by its migration,
+-- to provenance_payees only.
 
 REVOKE ALL ON DATABASE provenance FROM PUBLIC;
 GRANT CONNECT ON DATABASE provenance TO metrics, payees;

@@ -1,13 +1,13 @@
--- Who may log in to the server, and as whom: run by infra/postgres/setup.py as a superuser, any number of times.
--- Passwords are no part of this file; databases cannot be made inside of a transaction, so setup.py makes them, too.
+-- Logins and roles of the server: infra/postgres/setup.py runs this as a superuser, any number of times.
+-- setup.py sets passwords. It also makes databases, which cannot be made in a transaction.
 --
 --   airflow      owns the database airflow: users, runs, connections
 --   provenance   owns the database provenance and migrates it; works there as provenance_ledger
 --   payees       may become provenance_payees and has no rights of its own: the login of database.payees_url
 --   metrics      reads both databases, but neither payees nor what Airflow keeps secret
 --
--- No login may make roles or databases. Migration 0004 makes the two roles below where nobody has, for which a login needs
--- CREATEROLE; here they are there before it, so that it need not.
+-- No login may make roles or databases. Migration 0004 makes the two roles below if they are missing, which needs CREATEROLE;
+-- made here, the login needs no such right.
 
 DO $$
 DECLARE name text;
@@ -27,7 +27,7 @@ END $$;
 ALTER ROLE airflow LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
 ALTER ROLE provenance LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
 ALTER ROLE metrics LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT 10;
--- Without the role it takes it can read nothing, not even by accident.
+-- It can read nothing until it takes the role provenance_payees.
 ALTER ROLE payees LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT;
 ALTER ROLE metrics SET default_transaction_read_only = on;
 

@@ -1,9 +1,9 @@
-"""Logins, roles and databases of a PostgreSQL server: made where they are missing, put right where they are not.
+"""Makes or corrects logins, roles and databases of a PostgreSQL server.
 
     python -m infra.postgres.setup      DB_ADMIN_URL and DB_PASSWORD_<LOGIN> in the environment
 
-Who may do what stands in the SQL files beside this one. Run it before anything migrates, and once more after: of tables that
-it has not seen it cannot take anything away.
+The SQL files beside this one have the rights. Run it before migrations and once more after: it can only take rights away from
+tables that exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ADMIN_VARIABLE = "DB_ADMIN_URL"
 
 
 def set_up(admin_url: str, passwords: Mapping[str, str]) -> None:
-    """Make what is missing, and set passwords and rights to what they should be.
+    """Make missing logins, roles and databases; set passwords and rights.
 
     Args:
         admin_url: SQLAlchemy's URL of any database of the server, as a superuser.
@@ -46,12 +46,12 @@ def set_up(admin_url: str, passwords: Mapping[str, str]) -> None:
         connection.exec_driver_sql((HERE / "roles.sql").read_text())
         raw = connection.connection.dbapi_connection
         for login in LOGINS:
-            # As the server keeps it, so that the password itself is in no log of statements.
-            sealed = encrypt_password(passwords[login], login, raw, "scram-sha-256")
-            connection.exec_driver_sql(f'ALTER ROLE "{login}" PASSWORD %s', (sealed,))
-        there = set(connection.execute(sa.text("SELECT datname FROM pg_database")).scalars())
+            # Hashed as the server stores it, so no log of statements has the password.
+            hashed = encrypt_password(passwords[login], login, raw, "scram-sha-256")
+            connection.exec_driver_sql(f'ALTER ROLE "{login}" PASSWORD %s', (hashed,))
+        existing = set(connection.execute(sa.text("SELECT datname FROM pg_database")).scalars())
         for name in DATABASES:
-            if name not in there:
+            if name not in existing:
                 connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" OWNER TO "{name}"')
     for name in DATABASES:
@@ -65,7 +65,7 @@ def variable(login: str) -> str:
 
 
 def _connect(url: sa.URL) -> sa.Connection:
-    """A connection on which each script is a transaction, and a percent sign in it no parameter."""
+    """A connection that runs each script as a transaction, without reading percent signs as parameters."""
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     return engine.connect().execution_options(no_parameters=True)
 

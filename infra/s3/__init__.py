@@ -1,1 +1,1 @@
-"""The bucket of the store: who may do what in it, and how it is kept."""
+"""Sets up the bucket of the store: rights, versioning, encryption, retention."""

@@ -1,10 +1,10 @@
-"""Who may do what in the store's bucket: one table, from which both servers' spellings are made.
+"""Writes rights in the store's bucket for SeaweedFS and for AWS, from one table of roles.
 
-    python -m infra.s3.identities s3.json       SeaweedFS's, with the keys in S3_<ROLE>_ACCESS_KEY and S3_<ROLE>_SECRET_KEY
-    python -m infra.s3.identities --policies    AWS's, as infra/s3/policies has them
+    python -m infra.s3.identities s3.json       for SeaweedFS, with keys from S3_<ROLE>_ACCESS_KEY and S3_<ROLE>_SECRET_KEY
+    python -m infra.s3.identities --policies    for AWS, into infra/s3/policies
 
-SeaweedFS does not part writing from deleting: there, whoever writes a folder may delete in it, where the bucket's policy and
-object lock do not forbid it.
+SeaweedFS does not separate writing from deleting: a role that writes a folder may also delete in it, unless the bucket's policy
+or an object lock forbids it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 POLICIES = Path(__file__).parent / "policies"
-# What AWS's files have for the bucket's name.
+# Placeholder of the bucket's name in AWS's files.
 PLACE = "${bucket}"
 
 EXPORTS, BANK, ANSWERS = "exports/", "bank/", "bank/answers/"
 DELIVERIES = ("corpus/", "outputs/")
-# What nights compute and housekeeping may remove again.
+# Computed by nights; housekeeping may remove them.
 MADE = (
     "frozen/",
     "features/",
@@ -40,9 +40,9 @@ MADE = (
     "snapshots/",
     "sketches/",
 )
-# What audits found, and what was answered to owners who contested a share.
+# Results of audits, and answers to owners who contested a share.
 AUDITS, APPEALS = "audits/", "appeals/"
-# Records of where works come from, under which terms, and what owners wish: added to, never edited.
+# Records of sources, terms and owners' wishes: append-only.
 RIGHTS = "rights/"
 PROBES = ".write-check-"
 ADMINISTRATOR = "administrator"
@@ -50,10 +50,10 @@ ADMINISTRATOR = "administrator"
 
 @dataclass(frozen=True)
 class Role:
-    """Beginnings of the keys that a role reads (and lists), writes and deletes; an empty one is all of the bucket.
+    """Prefixes of keys that a role reads (and lists), writes and deletes; an empty prefix is the whole bucket.
 
     Attributes:
-        retains: those whose versions it may lock for longer.
+        retains: prefixes of keys whose versions it may lock for longer.
     """
 
     why: str
@@ -65,7 +65,7 @@ class Role:
 
 ROLES: Mapping[str, Role] = {
     "pipeline": Role(
-        "Airflow's tasks and Dask's workers: the store is theirs, what is published they cannot take back.",
+        "Airflow's tasks and Dask's workers: they use the whole store, but cannot delete published files.",
         reads=("",),
         writes=("",),
         deletes=(*MADE, PROBES),
@@ -73,12 +73,11 @@ ROLES: Mapping[str, Role] = {
     ),
     "accountants": Role("They collect exports, closings and statements, and need nothing else.", reads=(EXPORTS,)),
     "operators": Role(
-        "They look into nights and mend none by hand. Account numbers of payees lie below bank/ alone, which no failed night "
-        "is explained by, so they do not read it.",
+        "They inspect nights. bank/ has account numbers of payees and explains no failed night, so they do not read it.",
         reads=(*DELIVERIES, *MADE, AUDITS, APPEALS, RIGHTS, EXPORTS, "logs/", "store.json"),
     ),
     "bank": Role(
-        "Whoever carries files to the bank and its answers back. What was approved is not theirs to rewrite.",
+        "They carry files to the bank and its answers back, and cannot change approved files.",
         reads=(BANK,),
         writes=(ANSWERS,),
         deletes=(ANSWERS,),
@@ -97,18 +96,17 @@ def identities(bucket: str, keys: Mapping[str, tuple[str, str]]) -> dict[str, An
 
     Args:
         bucket: its name.
-        keys: of each role that is to have an identity, its access key and its secret key. `administrator` may do everything,
-            and is for whoever makes the bucket.
+        keys: access key and secret key of each role with an identity. `administrator` may do everything, and makes the bucket.
 
     Raises:
         SettingsError: a role is unknown, or a key is empty or another role's.
     """
-    known = [*ROLES, ADMINISTRATOR]
+    names = [*ROLES, ADMINISTRATOR]
     seen: set[str] = set()
     for name, (access, secret) in keys.items():
         where = f"S3 identity {name!r}"
-        if name not in known:
-            raise SettingsError(where, expected=f"one of {', '.join(known)}", found=repr(name), hint=did_you_mean(name, known))
+        if name not in names:
+            raise SettingsError(where, expected=f"one of {', '.join(names)}", found=repr(name), hint=did_you_mean(name, names))
         if not access or not secret or access in seen:
             raise SettingsError(where, expected="an access key and a secret key of its own", found="none, or another role's")
         seen.add(access)
@@ -135,7 +133,7 @@ def _actions(bucket: str, name: str) -> list[str]:
         "GetObjectRetention": role.retains,
         "PutObjectRetention": role.retains,
     }
-    # Without the slash it would hold for the bucket's own settings, too.
+    # Without the slash, it would include the bucket's own settings.
     return [
         f"{action}:{bucket}" if not prefix and action in {"Read", "List"} else f"{action}:{bucket}/{prefix}*"
         for action, prefixes in wanted.items()
@@ -143,10 +141,10 @@ def _actions(bucket: str, name: str) -> list[str]:
     ]
 
 
-def policy(name: str, bucket: str = PLACE) -> dict[str, Any]:
-    """AWS's policy of a role, to be attached to the IAM role that takes it."""
+def policy(name: str) -> dict[str, Any]:
+    """AWS's policy of a role, to attach to an IAM role."""
     role = ROLES[name]
-    arn = f"arn:aws:s3:::{bucket}"
+    arn = f"arn:aws:s3:::{PLACE}"
     listing: dict[str, Any] = {"Sid": "List", "Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [arn]}
     if role.retains:
         listing["Action"].append("s3:ListBucketVersions")
@@ -167,19 +165,19 @@ def policy(name: str, bucket: str = PLACE) -> dict[str, Any]:
 
 
 def policies() -> dict[str, str]:
-    """AWS's policies by file name, as they stand in `infra/s3/policies`."""
+    """AWS's policies by file name in `infra/s3/policies`."""
     return {f"{name}.json": json.dumps(policy(name), indent=2) + "\n" for name in ROLES}
 
 
 def keys_of(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The keys that an environment has, by role; a role with neither key has no identity."""
+    """Keys from an environment, by role; a role without keys has no identity."""
     names = {name: [f"S3_{name.upper()}_{part}_KEY" for part in ("ACCESS", "SECRET")] for name in (*ROLES, ADMINISTRATOR)}
-    found = {name: tuple(environment.get(variable, "") for variable in both) for name, both in names.items()}
-    return {name: (access, secret) for name, (access, secret) in found.items() if access or secret}
+    keys = {name: tuple(environment.get(variable, "") for variable in pair) for name, pair in names.items()}
+    return {name: (access, secret) for name, (access, secret) in keys.items() if access or secret}
 
 
 def main() -> None:
-    """Write SeaweedFS's file for the bucket in S3_BUCKET, or AWS's; exit code 2 for bad input."""
+    """Write the file for SeaweedFS and the bucket in S3_BUCKET, or the files for AWS; exit code 2 for bad input."""
     if sys.argv[1:] == ["--policies"]:
         POLICIES.mkdir(exist_ok=True)
         for name, text in policies().items():
@@ -188,13 +186,13 @@ def main() -> None:
     try:
         if len(sys.argv) != 2 or not os.environ.get("S3_BUCKET"):
             raise SettingsError("S3_BUCKET", expected="the bucket's name, and a file to write to", found=repr(sys.argv[1:]))
-        made = identities(os.environ["S3_BUCKET"], keys_of(os.environ))
+        document = identities(os.environ["S3_BUCKET"], keys_of(os.environ))
     except InputError as error:
         sys.stderr.write(f"Bad input: {error}\n")
         raise SystemExit(2) from error
     target = Path(sys.argv[1])
     target.touch(mode=0o600)
-    target.write_text(json.dumps(made, indent=2) + "\n")
+    target.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The store's bucket: made where it is missing, and configured as the JSON files beside this one say.
+"""Makes the store's bucket if it is missing, and configures it by the JSON files beside this one.
 
     python -m infra.s3.setup bucket             versioning, encryption, lifecycle, policy, no public access
-    python -m infra.s3.setup lock --days 3650   nobody can delete what lies below exports/ for so long; what is locked is left
+    python -m infra.s3.setup lock --days 3650   lock objects below exports/ that have no lock yet: nobody can delete them
 
-The bucket is that of `store.url`; credentials are the usual AWS_* variables. A lock that a bucket puts on everything by
-itself would lock features, too, which anybody may compute again; so what is published is locked by a run of `lock` a day.
+The bucket is that of `store.url`; credentials are the usual AWS_* variables. A default lock of the bucket would also lock
+features, which can be computed again. So a daily run of `lock` locks published files only.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from botocore.exceptions import ClientError
 
 from infra.s3.identities import EXPORTS, PLACE
 from provenance.core.errors import InputError, SettingsError
-from tasks.settings import StoreSettings, load
+from provenance.core.settings import StoreSettings
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).parent
-# Statements of the bucket's policy that an S3 server without TLS cannot meet.
+# The statement of the bucket's policy that a server without TLS cannot meet.
 NEEDS_TLS = "TlsOnly"
-# What AWS, and what SeaweedFS says of a version that has no lock.
+# Error codes of AWS and SeaweedFS for a version without a lock.
 UNLOCKED = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"}
 
 
 def bucket_of(settings: StoreSettings) -> tuple[str, str]:
-    """The bucket of a store, and what of its keys comes before the store's own.
+    """The bucket of a store, and the prefix of its keys.
 
     Raises:
-        SettingsError: the store is no bucket.
+        SettingsError: the store is not in S3.
     """
     scheme, _, path = settings.url.partition("://")
     if scheme != "s3":
@@ -56,7 +57,7 @@ def set_up(client: Any, bucket: str) -> list[str]:
     """Make the bucket, with object lock, and configure it.
 
     Returns:
-        What the server does not know how to do; AWS knows all of it.
+        Steps that the server does not support; AWS supports all.
     """
     region = client.meta.region_name
     where = {} if region in {None, "us-east-1"} else {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -67,7 +68,7 @@ def set_up(client: Any, bucket: str) -> list[str]:
             raise
     document = _read("bucket-policy.json", bucket)
     if client.meta.endpoint_url.startswith("http://"):
-        document["Statement"] = [one for one in document["Statement"] if one["Sid"] != NEEDS_TLS]
+        document["Statement"] = [statement for statement in document["Statement"] if statement["Sid"] != NEEDS_TLS]
     steps: dict[str, Callable[[], object]] = {
         "versioning": lambda: client.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration=_read("versioning.json", bucket)
@@ -86,34 +87,34 @@ def set_up(client: Any, bucket: str) -> list[str]:
         ),
         "policy": lambda: client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(document)),
     }
-    unknown = []
-    for what, step in steps.items():
+    unsupported = []
+    for name, step in steps.items():
         try:
             step()
         except ClientError as error:
             if error.response["Error"]["Code"] != "NotImplemented":
                 raise
-            unknown.append(what)
-    return unknown
+            unsupported.append(name)
+    return unsupported
 
 
 def lock(client: Any, bucket: str, prefix: str, *, days: int) -> int:
-    """Lock every version below `prefix` that is not locked yet, for `days` from when it was written; returns how many."""
+    """Lock versions below `prefix` without a lock, for `days` from their writing; returns their number."""
     locked = 0
     for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
-        for found in page.get("Versions", []):
-            which = {"Bucket": bucket, "Key": found["Key"], "VersionId": found["VersionId"]}
-            if _is_locked(client, which):
+        for version in page.get("Versions", []):
+            target = {"Bucket": bucket, "Key": version["Key"], "VersionId": version["VersionId"]}
+            if _is_locked(client, target):
                 continue
-            until = found["LastModified"] + timedelta(days=days)
-            client.put_object_retention(**which, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until})
+            until = version["LastModified"] + timedelta(days=days)
+            client.put_object_retention(**target, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until})
             locked += 1
     return locked
 
 
-def _is_locked(client: Any, which: dict[str, str]) -> bool:
+def _is_locked(client: Any, target: dict[str, str]) -> bool:
     try:
-        return "Retention" in client.get_object_retention(**which)
+        return "Retention" in client.get_object_retention(**target)
     except ClientError as error:
         if error.response["Error"]["Code"] not in UNLOCKED:
             raise
@@ -121,26 +122,26 @@ def _is_locked(client: Any, which: dict[str, str]) -> bool:
 
 
 def _read(name: str, bucket: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((HERE / name).read_text().replace(PLACE, bucket))
-    return found
+    document: dict[str, Any] = json.loads((HERE / name).read_text().replace(PLACE, bucket))
+    return document
 
 
 def main() -> None:
-    """Configure the bucket of the settings, or lock what it has published; exit code 2 for bad input."""
+    """Configure the bucket of the settings, or lock its published files; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("bucket", help="make and configure it")
-    locking = commands.add_parser("lock", help="lock what is published")
-    locking.add_argument("--days", type=int, default=3650, help="from when it was written")
+    commands.add_parser("bucket", help="make and configure the bucket")
+    locking = commands.add_parser("lock", help="lock published files")
+    locking.add_argument("--days", type=int, default=3650, help="days of the lock, from the writing of a file")
     arguments = parser.parse_args()
     try:
         settings = load().store
         bucket, prefix = bucket_of(settings)
         client = open_client(settings)
         if arguments.command == "bucket":
-            unknown = set_up(client, bucket)
-            said = f"; this server does not know: {', '.join(unknown)}" if unknown else ""
-            sys.stdout.write(f"{bucket} is set up{said}\n")
+            unsupported = set_up(client, bucket)
+            note = f"; this server does not support: {', '.join(unsupported)}" if unsupported else ""
+            sys.stdout.write(f"{bucket} is set up{note}\n")
         else:
             sys.stdout.write(f"{lock(client, bucket, prefix + EXPORTS, days=arguments.days)} versions locked\n")
     except (InputError, ClientError) as error:

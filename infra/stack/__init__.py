@@ -1,1 +1,1 @@
-"""The production shape as ordinary processes of one machine: PostgreSQL, S3, Dask and all of Airflow, under supervisord."""
+"""Runs the production shape on one machine: PostgreSQL, S3, Dask and Airflow as processes under supervisord."""

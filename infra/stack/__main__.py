@@ -1,11 +1,11 @@
-"""The production shape on this machine: PostgreSQL, S3, Dask and all of Airflow, as processes that supervisord keeps running.
+"""Runs the production shape on this machine: PostgreSQL, S3, Dask and Airflow, as processes under supervisord.
 
 make up        start everything, and wait until it is healthy
 make night     the demo's model serves a day; the scheduler pays for it (DAY=YYYY-MM-DD)
 make backfill  pay days again (FROM=YYYY-MM-DD TO=YYYY-MM-DD DRY_RUN=1)
 make down      stop everything
 
-All else through this program: `status`, `restart airflow-scheduler`, and `run COMMAND`, which gives any command the settings
+Other commands of this program: `status`, `restart airflow-scheduler`, and `run COMMAND`, which runs a command with the settings
 and secrets of the stack, such as `run provenance verify 2026-11-20` or `run airflow dags list`.
 """
 
@@ -26,7 +26,7 @@ from rich.table import Table
 from infra.stack import supervise
 from infra.stack.layout import BIN, BUCKET, DATABASE_LOGINS, PEOPLE, environment, load, parts, secrets_of
 from provenance.core.errors import InputError, SettingsError, parse_day
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
 from tasks.terminal import exit_codes
 
 if TYPE_CHECKING:
@@ -42,20 +42,20 @@ console = Console()
 
 @app.command()
 def up() -> None:
-    """Start everything, and wait until it is healthy; what runs already is left alone."""
-    stack, began = load(), time.monotonic()
+    """Start everything and wait until it is healthy; running processes stay as they are."""
+    stack, start = load(), time.monotonic()
     if not supervise.is_up(stack):
         supervise.check_ports(stack)
         with console.status("Preparing"):
             supervise.prepare(stack)
         supervise.begin(stack)
-    everything = parts(stack, supervise.postgres_user())
-    _start(stack, [part for part in everything if part.phase == 0])
+    all_parts = parts(stack, supervise.postgres_user())
+    _start(stack, [part for part in all_parts if part.phase == 0])
     with console.status("Databases, bucket, people"):
         _set_up(stack)
-    _start(stack, [part for part in everything if part.phase == 1])
+    _start(stack, [part for part in all_parts if part.phase == 1])
     console.print(
-        f"\nUp after {time.monotonic() - began:.0f} s.\n"
+        f"\nUp after {time.monotonic() - start:.0f} s.\n"
         f"[bold]Airflow[/]    {stack.airflow_url}  as {', '.join(PEOPLE)}; passwords: {stack.path / 'secrets.json'}\n"
         f"[bold]Metrics[/]    http://127.0.0.1:{stack.ports.metrics}/metrics\n"
         f"[bold]Store[/]      s3://{BUCKET} at {stack.s3_url}\n"
@@ -70,18 +70,18 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop everything; what is in the databases and the store stays."""
+    """Stop everything; databases and store keep their contents."""
     stack = load()
     with console.status("Stopping"):
-        left = supervise.end(stack)
-    for command in left:
-        console.print(f"[dim]killed what was left: {escape(command[:120])}[/]")
+        killed = supervise.end(stack)
+    for command in killed:
+        console.print(f"[dim]killed: {escape(command[:120])}[/]")
     console.print("Down.")
 
 
 @app.command()
 def status() -> None:
-    """Show each process, and whether it does its work; exit code 1 unless all do."""
+    """Show each process and whether it is healthy; exit code 1 unless all are."""
     stack = load()
     _must_be_up(stack)
     table = Table(box=None)
@@ -101,16 +101,16 @@ def restart(names: Annotated[list[str], typer.Argument(help="processes, as `stat
     """Stop processes and start them again."""
     stack = load()
     _must_be_up(stack)
-    known = list(supervise.states(stack))
+    running = list(supervise.states(stack))
     for name in names:
-        if name not in known:
-            raise InputError(f"process {name!r}", expected=f"one of {', '.join(known)}", found="none such")
+        if name not in running:
+            raise InputError(f"process {name!r}", expected=f"one of {', '.join(running)}", found="none such")
     supervise.stop(stack, names)
     _start(stack, [part for part in parts(stack, supervise.postgres_user()) if part.name in names])
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def run(command: Annotated[list[str], typer.Argument(help="what to run, such as: provenance verify 2026-11-20")]) -> None:
+def run(command: Annotated[list[str], typer.Argument(help="the command, such as: provenance verify 2026-11-20")]) -> None:
     """Run a command with the settings and secrets of the stack in its environment."""
     raise typer.Exit(_run(load(), command))
 
@@ -130,9 +130,9 @@ def night(day: Annotated[str, typer.Option(help="the day to pay; by default yest
 def backfill(
     first: Annotated[str, typer.Argument(help="the first day, YYYY-MM-DD")],
     last: Annotated[str, typer.Argument(help="the last day; by default the first")] = "",
-    dry_run: Annotated[bool, typer.Option(help="show what it would change for whom, and book nothing")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show changes by owner, and book nothing")] = False,
 ) -> None:
-    """Pay days again, or for the first time, through the scheduler; what was paid already is corrected by difference."""
+    """Pay days again, or for the first time, through the scheduler; paid days are corrected by difference."""
     if not first:
         raise InputError("make backfill", expected="FROM=YYYY-MM-DD, and TO=YYYY-MM-DD", found="no FROM")
     last = last or first
@@ -155,39 +155,39 @@ def _run(stack: Stack, command: list[str]) -> int:
 def _start(stack: Stack, wanted: Sequence[Part]) -> None:
     names = [part.name for part in wanted]
     supervise.start(stack, names)
-    with console.status("Waiting for") as shown:
+    with console.status("Waiting for") as status:
         waiting = list(names)
-        shown.update(f"Waiting for {', '.join(waiting)}")
+        status.update(f"Waiting for {', '.join(waiting)}")
         for name, seconds in supervise.wait_healthy(stack, names):
             waiting.remove(name)
             console.print(f"  {name:24} healthy after {seconds:3.0f} s")
-            shown.update(f"Waiting for {', '.join(waiting)}")
+            status.update(f"Waiting for {', '.join(waiting)}")
 
 
 def _set_up(stack: Stack) -> None:
-    """Everything that has to be there before Airflow starts; all of it may be there already."""
+    """Make databases, people, bucket and tables before Airflow starts, unless they exist."""
     from infra.postgres.setup import set_up
 
-    hidden = secrets_of(stack)
-    passwords = {login: hidden["databases"][login] for login in DATABASE_LOGINS}
-    admin = stack.database_url("postgres", "postgres", hidden["postgres"])
+    stack_secrets = secrets_of(stack)
+    passwords = {login: stack_secrets["databases"][login] for login in DATABASE_LOGINS}
+    admin = stack.database_url("postgres", "postgres", stack_secrets["postgres"])
     set_up(admin, passwords)
-    people = {name: {"role": role, "password": hidden["people"][name]} for name, role in PEOPLE.items()}
-    access, secret = hidden["s3"]["administrator"]
-    mighty = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+    people = {name: {"role": role, "password": stack_secrets["people"][name]} for name, role in PEOPLE.items()}
+    access, secret = stack_secrets["s3"]["administrator"]
+    administrator = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
     with (stack.logs / "set-up.log").open("w") as log:
-        for words, given, more in (
+        for arguments, standard_input, variables in (
             (["infra.airflow.access"], json.dumps(people), {}),
-            (["infra.s3.setup", "bucket"], "", mighty),
+            (["infra.s3.setup", "bucket"], "", administrator),
             (["infra.stack.tables"], "", {}),
         ):
-            done = subprocess.run(
-                [str(BIN / "python"), "-m", *words], env={**os.environ, **environment(stack), **more}, cwd=CHECKOUT,
-                input=given.encode(), stdout=log, stderr=log, check=False,
+            process = subprocess.run(
+                [str(BIN / "python"), "-m", *arguments], env={**os.environ, **environment(stack), **variables}, cwd=CHECKOUT,
+                input=standard_input.encode(), stdout=log, stderr=log, check=False,
             )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(f"{words[0]} failed:\n{supervise.tail(stack, 'set-up')}")
-    set_up(admin, passwords)  # once more, since it takes rights away from tables that are there
+            if process.returncode:
+                raise RuntimeError(f"{arguments[0]} failed:\n{supervise.tail(stack, 'set-up')}")
+    set_up(admin, passwords)  # again, to take rights away from tables made since
 
 
 def _must_be_up(stack: Stack) -> None:
@@ -196,7 +196,7 @@ def _must_be_up(stack: Stack) -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 good, 1 not healthy, failed or not answered, 2 bad input."""
+    """Run from the command line; exit codes: 0 good, 1 not healthy, failed or no answer, 2 bad input."""
     with exit_codes(RuntimeError, httpx.TransportError):
         app()
 

@@ -1,4 +1,4 @@
-"""The stack's Airflow by its REST API, as one of its people."""
+"""Calls the REST API of the stack's Airflow, as one of its people."""
 
 from __future__ import annotations
 
@@ -21,16 +21,12 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60
 REFUSED, UNAUTHORIZED, BROKEN = 400, 401, 500
-# Of a run or of a task, for good.
+# Final states of runs and tasks.
 ENDED = {SUCCESS, FAILED, "upstream_failed", "skipped", "removed"}
 
 
 class RefusedError(InputError):
-    """Airflow will not do what it was asked to.
-
-    Attributes:
-        status: of HTTP.
-    """
+    """Airflow refused a call; `status` is of HTTP."""
 
     def __init__(self, call: str, answer: httpx.Response) -> None:
         self.status = answer.status_code
@@ -39,10 +35,10 @@ class RefusedError(InputError):
 
 @dataclass
 class Airflow:
-    """A session of somebody; logs in again when the token has run out.
+    """A session of one user; logs in again when the token has expired.
 
     Attributes:
-        patience: seconds for which a question (GET) is asked again while no answer comes, or one of a broken server.
+        patience: seconds for which a GET is repeated while the server does not answer or is broken.
     """
 
     url: str
@@ -52,19 +48,19 @@ class Airflow:
     token: str = field(default="", repr=False)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """The answer to a request, as JSON.
+        """Send a request; returns the answer's JSON.
 
         Raises:
-            RefusedError: Airflow says no.
-            httpx.TransportError: it does not answer.
+            RefusedError: Airflow refuses it.
+            httpx.TransportError: Airflow does not answer.
         """
-        again = tenacity.Retrying(
+        retrying = tenacity.Retrying(
             stop=tenacity.stop_after_delay(self.patience if method == "GET" else 0),
             wait=tenacity.wait_fixed(1),
             retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,
         )
-        return again(self._ask, method, path, body, query)
+        return retrying(self._ask, method, path, body, query)
 
     def _ask(self, method: str, path: str, body: Any, query: dict[str, Any]) -> Any:
         for _ in range(2):
@@ -91,8 +87,8 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
         """Task instances of a run, by task."""
-        found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=1000)
-        return {instance["task_id"]: instance for instance in found["task_instances"]}
+        instances = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=1000)
+        return {instance["task_id"]: instance for instance in instances["task_instances"]}
 
     def _log_in(self) -> str:
         answer = httpx.post(f"{self.url}/auth/token", json={"username": self.user, "password": self.password}, timeout=TIMEOUT)
@@ -107,7 +103,7 @@ def airflow_as(stack: Stack, user: str, patience: float = 0) -> Airflow:
 
 
 def trigger(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
-    """Begin a run by hand, of a DAG that is paused or not; returns its id."""
+    """Unpause a DAG and start a run by hand; returns its id."""
     airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
     run = airflow.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
     return str(run["dag_run_id"])
@@ -116,7 +112,7 @@ def trigger(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
 def follow(
     airflow: Airflow, dag_id: str, run_id: str, *, within: float = math.inf, every: float = 1
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """A run's state and its task instances, again and again until it has ended; the end comes last.
+    """Yield a run's state and task instances repeatedly, until it has ended; the final state comes last.
 
     Args:
         within, every: seconds.

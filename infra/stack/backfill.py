@@ -1,4 +1,4 @@
-"""Backfills through the stack's Airflow: asked for, and watched to their end."""
+"""Starts backfills through the stack's Airflow, and watches them to their end."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
-    """Pay days again, or for the first time, in their order; ends the process with 1 where a day fails.
+    """Pay days again, or for the first time, in their order; exits with 1 if a day fails.
 
-    Whoever stops it stops watching: the scheduler goes on. The same command again watches on, or, when all is done, pays the
-    days once more, of which nothing comes where nothing has changed.
+    Stopping this stops only watching: the scheduler goes on. The same command continues watching. When the backfill is done,
+    the command pays the days once more, which books nothing unless something has changed.
     """
     airflow = airflow_as(stack, OPERATOR)
-    made = _running(airflow) or _create(airflow, first, last)
-    days = _days(date.fromisoformat(made["from_date"][:10]), date.fromisoformat(made["to_date"][:10]))
+    started = _running(airflow) or _create(airflow, first, last)
+    days = _days(date.fromisoformat(started["from_date"][:10]), date.fromisoformat(started["to_date"][:10]))
     if (days[0], days[-1]) != (first, last):
         raise InputError(
             f"backfill of {first} to {last}",
-            expected="no other backfill of the nights that runs",
+            expected="no other running backfill of nights",
             found=f"one of {days[0]} to {days[-1]}",
             hint=f"Wait for it, or cancel it in the UI: {stack.airflow_url}/dags/{NIGHTLY}/backfills",
         )
-    runs = _watch(airflow, made, days, console)
+    runs = _watch(airflow, started, days, console)
     counts = Counter(run["state"] for run in runs)
     others = "".join(f", {count} {state}" for state, count in sorted(counts.items()) if state != SUCCESS)
     console.print(f"Paid {counts[SUCCESS]} of {len(days)} {'day' if len(days) == 1 else 'days'}{others}.")
@@ -53,10 +53,10 @@ def _days(first: date, last: date) -> list[date]:
 
 
 def _create(airflow: Airflow, first: date, last: date) -> dict[str, Any]:
-    """A backfill of whole days: `to_date` is the last moment of the last, since its midnight alone would leave the run out."""
+    """Start a backfill; `to_date` is the last second of the last day, since midnight would leave out its run."""
     if last >= datetime.now(UTC).date():
         raise InputError("TO", expected="a day that is over (UTC)", found=str(last))
-    asked = {
+    request = {
         "dag_id": NIGHTLY,
         "from_date": f"{first}T00:00:00Z",
         "to_date": f"{last}T23:59:59Z",
@@ -66,28 +66,28 @@ def _create(airflow: Airflow, first: date, last: date) -> dict[str, Any]:
         "reprocess_behavior": "completed",
     }
     airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})
-    return dict(airflow.call("POST", "/backfills", asked))
+    return dict(airflow.call("POST", "/backfills", request))
 
 
 def _running(airflow: Airflow) -> dict[str, Any] | None:
-    """The backfill of the nights that has not ended; there is one at most."""
-    found = airflow.call("GET", "/backfills", dag_id=NIGHTLY, limit=100)["backfills"]
-    active = [each for each in found if each["completed_at"] is None]
+    """The running backfill of nights; Airflow allows one at a time."""
+    backfills = airflow.call("GET", "/backfills", dag_id=NIGHTLY, limit=100)["backfills"]
+    active = [each for each in backfills if each["completed_at"] is None]
     return dict(active[0]) if active else None
 
 
-def _watch(airflow: Airflow, made: dict[str, Any], days: list[date], console: Console) -> list[dict[str, Any]]:
-    """Runs of a backfill when all have ended."""
+def _watch(airflow: Airflow, backfill: dict[str, Any], days: list[date], console: Console) -> list[dict[str, Any]]:
+    """Watch a backfill until all runs have ended; returns the runs."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("nights", total=len(days))
-        between = {"logical_date_gte": f"{days[0]}T00:00:00Z", "logical_date_lte": f"{days[-1]}T23:59:59Z"}
+        days_filter = {"logical_date_gte": f"{days[0]}T00:00:00Z", "logical_date_lte": f"{days[-1]}T23:59:59Z"}
         while True:
-            runs = [run for run in airflow.runs(NIGHTLY, **between) if run["run_type"] == "backfill"]
+            runs = [run for run in airflow.runs(NIGHTLY, **days_filter) if run["run_type"] == "backfill"]
             ended = [run for run in runs if run["state"] in ENDED]
-            now = next((run["data_interval_start"][:10] for run in runs if run["state"] == "running"), "waiting")
-            progress.update(bar, completed=len(ended), description=f"nights, now {now}")
-            state = airflow.call("GET", f"/backfills/{made['id']}")
+            current = next((run["data_interval_start"][:10] for run in runs if run["state"] == "running"), "waiting")
+            progress.update(bar, completed=len(ended), description=f"nights, now {current}")
+            state = airflow.call("GET", f"/backfills/{backfill['id']}")
             if state["completed_at"] is not None and len(ended) == len(runs):
                 return runs
             time.sleep(2)

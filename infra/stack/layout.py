@@ -1,4 +1,4 @@
-"""What the stack is made of: where it lies, its ports and secrets, and the processes with their environment."""
+"""Defines the stack: its folder, ports, secrets, processes and their environment."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cryptography.fernet import Fernet
 from pydantic import BaseModel, ConfigDict, Field
 
 from provenance.core.errors import SettingsError
+from provenance.core.settings import CHECKOUT, KEY_VARIABLE
 from provenance.core.toml import read_toml, validated
 from tasks.database import POSTGRES
-from tasks.settings import CHECKOUT, KEY_VARIABLE
 
 DEFAULT = "infra/settings/stack.toml"
 HOST = "127.0.0.1"
 BUCKET = "provenance"
-# By it the processes of a stack are known, however they have been begun.
+# The environment variable that marks all processes of a stack.
 MARK = "STACK_FOLDER"
 BIN = Path(sys.executable).parent
-# Who may log in, by role (`infra/airflow/roles.toml`). Payments need two who approve.
+# People and their roles (`infra/airflow/roles.toml`). Payments need two people who approve.
 PEOPLE = {"admin": "Admin", "olga": "Operator", "ann": "Accountant", "bob": "Accountant", "dana": "Data"}
 # Logins of PostgreSQL (`infra/postgres`) and identities of S3 (`infra/s3/identities.py`).
 DATABASE_LOGINS = ("provenance", "airflow", "payees", "metrics")
@@ -47,7 +47,7 @@ class Ports(BaseModel):
     seaweed: Annotated[int, Field(ge=1024, le=55_000)] = 9333
 
     def taken(self) -> dict[str, int]:
-        """Every port that is listened on, by what it is for."""
+        """All ports that processes listen on, by purpose."""
         own = {name: port for name, port in self if name != "seaweed"}
         parts = {f"seaweed + {n}": self.seaweed + n for n in range(3)}
         return own | parts | {f"{name} + 10000": port + 10_000 for name, port in {**parts, "s3": self.s3}.items()}
@@ -66,7 +66,7 @@ class Stack(BaseModel):
 
     @property
     def path(self) -> Path:
-        """Where everything of the stack lies."""
+        """The folder of the stack."""
         return (CHECKOUT / self.folder).resolve()
 
     @property
@@ -76,22 +76,22 @@ class Stack(BaseModel):
 
     @property
     def socket(self) -> Path:
-        """Where supervisord listens: paths of sockets are short, and those of folders may be long."""
+        """The socket of supervisord, outside the stack's folder, since paths of sockets must be short."""
         name = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"provenance-{name}.sock"
 
     @property
     def airflow_url(self) -> str:
-        """Of the user interface."""
+        """The URL of Airflow."""
         return f"http://{HOST}:{self.ports.airflow}"
 
     @property
     def s3_url(self) -> str:
-        """Of the S3 server."""
+        """The URL of the S3 server."""
         return f"http://{HOST}:{self.ports.s3}"
 
     def database_url(self, database: str, login: str, password: str) -> str:
-        """Of a database, as a login."""
+        """The URL of a database for a login."""
         return f"postgresql+psycopg2://{login}:{password}@{HOST}:{self.ports.postgres}/{database}"
 
 
@@ -100,9 +100,9 @@ class Part:
     """One process.
 
     Attributes:
-        phase: parts of one phase start together, when those before are healthy.
-        user: as whom it runs, if not as whoever starts the stack.
-        reads_only: it gets logins that may read and nothing else.
+        phase: parts of a phase start together, after those of earlier phases are healthy.
+        user: the system user that runs it, by default the one that starts the stack.
+        reads_only: it gets logins that may only read.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Part:
 
 
 def load(path: str | None = None) -> Stack:
-    """The stack's settings, from a file.
+    """Read the stack's settings from a file.
 
     Raises:
         SettingsError: naming the file, the key, what was expected and what was found.
@@ -124,7 +124,7 @@ def load(path: str | None = None) -> Stack:
 
 
 def secrets_of(stack: Stack) -> dict[str, Any]:
-    """The stack's secrets, made once, for their owner's eyes alone.
+    """The stack's secrets; made once, in a file that only its owner can read.
 
     Returns:
         `postgres`, `jwt`, `fernet`, `session`, `s3_at_rest`, `payees`; and by name `databases`, `s3` (access key, secret key)
@@ -132,7 +132,7 @@ def secrets_of(stack: Stack) -> dict[str, Any]:
     """
     path = stack.path / "secrets.json"
     if not path.exists():
-        made = {
+        new = {
             **{name: secrets.token_hex(32) for name in ("postgres", "jwt", "session", "s3_at_rest")},
             **{name: Fernet.generate_key().decode() for name in ("fernet", "payees")},
             "databases": {login: secrets.token_hex(16) for login in DATABASE_LOGINS},
@@ -140,16 +140,16 @@ def secrets_of(stack: Stack) -> dict[str, Any]:
             "people": {name: secrets.token_urlsafe(12) for name in PEOPLE},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".new")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(made, file, indent=2)
-        aside.rename(path)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+        temporary = path.with_suffix(".new")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(new, file, indent=2)
+        temporary.rename(path)
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return stored
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """What the pipeline's processes are told, secrets included."""
+    """The environment of the pipeline's processes, with secrets."""
     hidden, ports = secrets_of(stack), stack.ports
     access, secret = hidden["s3"]["pipeline"]
     urls = {
@@ -196,7 +196,7 @@ def environment(stack: Stack) -> dict[str, str]:
 
 
 def reading(stack: Stack) -> dict[str, str]:
-    """What takes the place of the pipeline's logins where nothing is to be written: in the page of nights, in the metrics."""
+    """The logins of processes that only read: the API server with the page, and the metrics."""
     hidden = secrets_of(stack)
     access, secret = hidden["s3"]["operators"]
     return {

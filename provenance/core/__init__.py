@@ -1,4 +1,4 @@
-"""What every stage shares: contracts, the store, money, arrays, errors.
+"""Code that every stage shares: tables, the store, money, arrays, errors.
 
-Reads and writes nothing of its own. Does not belong here: anything that only one stage needs.
+Reads and writes nothing of its own. Code for a single stage belongs into the stage's package.
 """

@@ -1,9 +1,9 @@
-"""One body for NumPy and CuPy: code asks an array for its namespace and never names the library."""
+"""One code for NumPy and CuPy: functions take an array's namespace and never name the library."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import array_api_compat
 import numpy as np
@@ -22,10 +22,8 @@ Array = Any
 def namespace(array: Array) -> ModuleType:
     """The module whose functions work on `array`: `numpy`, `cupy`, or a strict stand-in in tests."""
     if hasattr(array, "__array_namespace__"):
-        module: ModuleType = array.__array_namespace__()
-        return module
-    found: ModuleType = array_api_compat.array_namespace(array)  # CuPy's arrays do not say it themselves
-    return found
+        return cast("ModuleType", array.__array_namespace__())
+    return array_api_compat.array_namespace(array)  # CuPy's arrays lack the method
 
 
 def on_gpu(xp: ModuleType) -> bool:
@@ -34,7 +32,7 @@ def on_gpu(xp: ModuleType) -> bool:
 
 
 def namespace_of(device: str) -> ModuleType:
-    """The array module of a device, `cpu` or `cuda`. There is no silent fallback from one to the other."""
+    """The array module of a device, `cpu` or `cuda`; SettingsError where there is no CUDA device."""
     if device == "cpu":
         return np
     if not gpu_count():
@@ -43,7 +41,7 @@ def namespace_of(device: str) -> ModuleType:
 
 
 def gpu_count() -> int:
-    """CUDA devices that CuPy and torch can use here; 0 without either, a driver or a device."""
+    """The number of CUDA devices that both CuPy and torch can use; 0 without CuPy, torch, driver or device."""
     try:
         if not importlib.import_module("torch").cuda.is_available():
             return 0
@@ -56,7 +54,7 @@ def gpu_count() -> int:
 def from_torch(tensor: torch.Tensor, xp: Any = None) -> Array:
     """A view of a torch tensor as an array of its device's module, or of `xp`, without a copy (DLPack)."""
     tensor = tensor.detach()
-    if tensor.is_floating_point() and tensor.element_size() < 4:  # NumPy knows no bfloat16, and sums need the room
+    if tensor.is_floating_point() and tensor.element_size() < 4:  # NumPy lacks bfloat16, and sums need the range
         tensor = tensor.float()
     return (xp or namespace_of(tensor.device.type)).from_dlpack(tensor)
 
@@ -67,7 +65,7 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def runs(ascending: Array) -> tuple[Array, Array, Array]:
-    """The distinct values of an ascending array, where each begins, and how many there are of it.
+    """The distinct values of an ascending array, the index at which each begins, and its count.
 
     The standard's own `unique_values` promises no order.
     """
@@ -83,13 +81,13 @@ def runs(ascending: Array) -> tuple[Array, Array, Array]:
 
 
 def look_up(keys: Array, known: Array, values: Array) -> Array:
-    """The rows of `values`, one for each of the `known` keys (ascending), at the keys asked for; zeros for others."""
+    """The rows of `values` at `keys`; `values` has one row for each of the `known` keys (ascending). Zeros for unknown keys."""
     xp = namespace(values)
     if known.shape[0] == 0:
         return xp.zeros((keys.shape[0], values.shape[1]), dtype=values.dtype)
     at = xp.minimum(xp.searchsorted(known, keys), xp.asarray(known.shape[0] - 1))
-    there = xp.astype(xp.take(known, at) == keys, values.dtype)
-    return xp.take(values, at, axis=0) * there[:, None]
+    present = xp.astype(xp.take(known, at) == keys, values.dtype)
+    return xp.take(values, at, axis=0) * present[:, None]
 
 
 def positive_shares(values: Array) -> Array:

@@ -6,7 +6,7 @@ from datetime import date
 
 from provenance.core.text import visible
 
-# What a hint is looked for among, and how much of a name says which one was meant.
+# A hint compares at most so many names, and looks for a part of at least so many letters.
 MOST_COMPARED, SHORTEST_PART = 50_000, 4
 
 
@@ -21,11 +21,11 @@ class InputError(Exception):
         super().__init__(f"{where}: expected {expected}, found {found}" + (f". {hint}" if hint else ""))
 
     def __str__(self) -> str:
-        # Names are strangers': none may look like another line of a log, or move a terminal's cursor.
+        # Strangers choose names: none may fake a line of a log or move a terminal's cursor.
         return visible(super().__str__())
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, and workers raise these across processes.
+        # Default pickling loses keyword-only arguments, and workers raise these errors across processes.
         return (_rebuild, (type(self), self.where, self.expected, self.found, self.hint))
 
 
@@ -34,13 +34,13 @@ def _rebuild(kind: type[InputError], where: str, expected: str, found: str, hint
 
 
 class InputErrors(InputError):
-    """Several mistakes in one input, all of them `errors`; the message is the first's, and says where the others are."""
+    """Several mistakes in one input (`errors`). The message is that of the first, followed by the places of the others."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)
         first, *more = self.errors
-        others = f"{len(more)} more: {'; '.join(error.where for error in more[:9])}." if more else ""
-        hint = " ".join(filter(None, (first.hint, others)))
+        places = f"{len(more)} more: {'; '.join(error.where for error in more[:9])}." if more else ""
+        hint = " ".join(filter(None, (first.hint, places)))
         super().__init__(first.where, expected=first.expected, found=first.found, hint=hint)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -56,11 +56,11 @@ class ModelError(InputError):
 
 
 class ExampleError(ModelError):
-    """One example of a batch cannot be used; whoever knows the examples' names says which."""
+    """One example of a batch cannot be used; callers that know its name add it."""
 
 
 def in_batch(row: int) -> str:
-    """Where an ExampleError is, to whoever knows no more than the batch."""
+    """Name an example by its row in the batch, for ExampleError."""
     return f"example {row} of the batch"
 
 
@@ -69,15 +69,15 @@ class SettingsError(InputError):
 
 
 class StoreError(InputError):
-    """The store cannot be reached, read or written, and only a person can mend it."""
+    """The store cannot be reached, read or written, and a person must act."""
 
 
 class NotNow(Exception):
-    """Something that is needed does not answer now. Retried, since it may pass; says what to do if it lasts."""
+    """A service does not answer now. Retried; the message says what to do if it lasts."""
 
 
 class StoreUnavailable(NotNow):
-    """The store cannot be reached, read or written."""
+    """The store cannot be reached, read or written now."""
 
 
 class ClusterUnavailable(NotNow):
@@ -85,17 +85,17 @@ class ClusterUnavailable(NotNow):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known name, or one that has the name in it, if there is any."""
+    """A hint with a known name that contains `name` or is close to it; empty if there is none."""
     names = list(known)
-    near = [one for one in names if len(name) >= SHORTEST_PART and name in one][:1]
+    near = [candidate for candidate in names if len(name) >= SHORTEST_PART and name in candidate][:1]
     if not near and len(names) > MOST_COMPARED:  # takes half a minute for a million
-        names = [one for one in names if one[:2] == name[:2]][:MOST_COMPARED]
+        names = [candidate for candidate in names if candidate[:2] == name[:2]][:MOST_COMPARED]
     near = near or difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def parse_day(where: str, text: str) -> date:
-    """A day as YYYY-MM-DD and in no other spelling; `where` names it in the error."""
+    """Parse a day written as YYYY-MM-DD, and in no other way; `where` names it in the error."""
     try:
         day = date.fromisoformat(text)
     except ValueError:
@@ -106,7 +106,7 @@ def parse_day(where: str, text: str) -> date:
 
 
 class CheckFailed(Exception):
-    """A published figure does not hold: exit code 1, and no retry, since it will not mend itself."""
+    """A check of published or delivered data failed: exit code 1, never retried."""
 
     def __str__(self) -> str:
         return visible(super().__str__())

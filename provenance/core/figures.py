@@ -1,4 +1,4 @@
-"""Figures that stand inside pages: SVG, the same bytes for the same numbers, legible on dark and light."""
+"""Figures inside pages: SVG with the same bytes for the same numbers, legible on dark and light pages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from lxml import etree
 
 SVG = "{http://www.w3.org/2000/svg}"
-# Matplotlib's settings are one for all threads.
+# Threads share Matplotlib's settings.
 DRAWING = threading.Lock()
 
 
-def drawn(draw: Callable[[Any], None], size: tuple[float, float], style: dict[str, Any]) -> bytes:
-    """What a function draws on a sheet of Matplotlib's, as an SVG file; nobody's own settings count."""
+def draw_svg(draw: Callable[[Any], None], size: tuple[float, float], style: dict[str, Any]) -> bytes:
+    """Draw a figure with Matplotlib and return it as an SVG file; local settings of Matplotlib are ignored."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -32,18 +32,18 @@ def drawn(draw: Callable[[Any], None], size: tuple[float, float], style: dict[st
     return file.getvalue()
 
 
-def embedded(svg: bytes, said: str, known: str = "") -> dict[str, str]:
-    """A figure inside a page, and what it shows in words; `known` begins its ids where a page has several figures."""
+def embed_svg(svg: bytes, caption: str, prefix: str = "") -> dict[str, str]:
+    """A figure for a page (`svg`) with its caption (`caption`); `prefix` makes ids unique where a page has several figures."""
     root = etree.fromstring(svg, etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True))
-    for element in [*root.iter(f"{SVG}metadata", f"{SVG}style")]:  # styles would reach beyond the figure
+    for element in [*root.iter(f"{SVG}metadata", f"{SVG}style")]:  # styles would affect the whole page
         element.getparent().remove(element)
-    for element in root.iter() if known else ():
+    for element in root.iter() if prefix else ():
         for name, value in element.attrib.items():
             if name == "id":
-                element.set(name, f"{known}-{value}")
+                element.set(name, f"{prefix}-{value}")
             elif "#" in value and (name.endswith("href") or "url(" in value):
-                element.set(name, value.replace("#", f"#{known}-"))
+                element.set(name, value.replace("#", f"#{prefix}-"))
     for name in ("width", "height"):
         del root.attrib[name]
-    root.attrib.update({"role": "img", "aria-label": said})
-    return {"svg": etree.tostring(root, encoding="unicode"), "said": said}
+    root.attrib.update({"role": "img", "aria-label": caption})
+    return {"svg": etree.tostring(root, encoding="unicode"), "caption": caption}

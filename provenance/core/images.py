@@ -9,7 +9,7 @@ from provenance.core.errors import ExampleError, in_batch
 
 
 def open_image(row: int, content: bytes) -> Any:
-    """The content of a row of a batch as a decoded Pillow image; raises ExampleError for one that is no whole image file."""
+    """Decode the content of a row of a batch as a Pillow image; ExampleError if it is not a whole image file."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -1,4 +1,4 @@
-"""CUDA kernels, for the few places where CuPy's own operations lose, each beside the plain operations that define it."""
+"""CUDA kernels where CuPy's own operations are slow, each beside the plain operations that define it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse import csc_array
 from provenance.core.arrays import Array, namespace, on_gpu, runs, to_numpy
 
 THREADS = 256
-# How many products are held before they are added up: what a core's own cache has room for, and a gigabyte of a GPU's memory.
+# Products kept before they are summed: as many as fit a core's own cache, and a gigabyte of a GPU's memory.
 CELLS = 2**20
 GPU_CELLS = 2**28
 SOURCE = r"""
@@ -23,9 +23,9 @@ extern "C" __global__ void token_products(const float* values, const long long* 
     if (at >= vectors * queries) return;
     const long long row = at / queries, query = at % queries;
     const float* vector = values + row * columns;
-    const float* held = table + place[row] * columns * queries + query;
+    const float* column = table + place[row] * columns * queries + query;
     float sum = 0.0f;
-    for (long long d = 0; d < columns; ++d) sum += vector[d] * held[d * queries];
+    for (long long d = 0; d < columns; ++d) sum += vector[d] * column[d * queries];
     products[at] = sum;
 }
 
@@ -74,18 +74,18 @@ def _products(values: Array, place: Array, table: Array) -> Array:
     return products
 
 
-def _product(one: Array, two: Array, into: Array) -> None:
-    into[...] = one @ two  # the standard's `matmul` has no `out`
+def _product(left: Array, right: Array, result: Array) -> None:
+    result[...] = left @ right  # the standard's `matmul` has no `out`
 
 
 def add_by_group(values: Array, group: Array, groups: int) -> Array:
-    """Rows added up by group, each in its order: `(m, d)` and `(m,)` give `(groups, d)`."""
+    """Sum rows by group, in their order: `(m, d)` and `(m,)` give `(groups, d)`."""
     xp = namespace(values)
     if xp is np:
         ones = np.ones(len(group), dtype=values.dtype)
         members = csc_array((ones, group, np.arange(len(group) + 1)), shape=(groups, len(group)))
-        found: Array = members @ values
-        return found
+        total: Array = members @ values
+        return total
     order, starts = _by_group(group, groups)
     if on_gpu(xp) and values.dtype == xp.float32:
         sums = xp.empty((groups, values.shape[1]), dtype=xp.float32)
@@ -102,7 +102,7 @@ def add_by_group(values: Array, group: Array, groups: int) -> Array:
 
 
 def _by_group(group: Array, groups: int) -> tuple[Array, Array]:
-    """Where the rows of each group are: an order, and `(groups + 1,)` where in it each begins."""
+    """An order of rows by group, and `(groups + 1,)` the place at which each group begins in it."""
     xp = namespace(group)
     order = xp.argsort(group, stable=True)
     ends = xp.searchsorted(xp.take(group, order), xp.arange(groups, dtype=group.dtype), side="right")

@@ -1,4 +1,4 @@
-"""Files of CSV that people deliver: columns by name, every line read, and all mistakes told at once."""
+"""Read CSV files that people deliver: columns by name, and all mistakes reported at once."""
 
 from __future__ import annotations
 
@@ -23,40 +23,44 @@ def read_lines(
     otherwise: str,
     hint: str,
 ) -> list[Line]:
-    """What a function reads of each line of a file; it is given the line, and where that is.
+    """Read each line of a file with a function that takes the line's fields and its place.
 
     Args:
-        each: what a line is of; otherwise: what comes of a file without any.
+        each: what a line describes, for errors.
+        otherwise: the result of a file without lines, for errors.
         hint: where columns are explained.
+
+    Raises:
+        InputErrors: all lines that cannot be read.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         rows = [(f"{file}: line {reader.line_num}", row) for row in reader]
-    except csv.Error as error:  # speaks of commas and quotes, and of no text between them
+    except csv.Error as error:  # its message quotes no content
         raise InputError(f"{file}: line {reader.reader.line_num}", expected="CSV", found=str(error)) from None
     _check_header(f"{file}: line 1", list(reader.fieldnames or []), columns, needed, hint)
     if not rows:
         raise InputError(file, expected=f"a line for each {each}", found=f"none; {otherwise}")
-    found: list[Line] = []
+    lines: list[Line] = []
     errors: list[InputError] = []
     for where, row in rows:
         if None in row or None in row.values():
             errors.append(InputError(where, expected="as many fields as the header has", found="more or fewer"))
             continue
         try:
-            found.append(read(row, where))
+            lines.append(read(row, where))
         except InputError as error:
             errors += error.errors if isinstance(error, InputErrors) else [error]
     if errors:
         raise InputErrors(errors)
-    return found
+    return lines
 
 
 def _check_header(where: str, names: list[str], columns: Collection[str], needed: Sequence[str], hint: str) -> None:
     for sign, signs in ((";", "semicolons"), ("\t", "tabs")):
         if len(names) == 1 and sign in names[0]:
             raise InputError(where, expected="commas between columns", found=signs, hint=hint)
-    if names and not {*names} & {*columns}:  # a line of somebody's details, perhaps
+    if names and not {*names} & {*columns}:  # the error quotes none: the line may be personal data
         raise InputError(where, expected="the names of columns", found="none of them", hint=hint)
     if unknown := [name for name in names if name not in columns]:
         hint = did_you_mean(unknown[0], columns) or hint

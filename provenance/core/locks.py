@@ -1,9 +1,10 @@
-"""PostgreSQL's advisory locks that the ledger and the register of payees take, each with a number of its own."""
+"""PostgreSQL's advisory locks, one number each, and the clock of the ledger's database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from enum import IntEnum, unique
 
 import sqlalchemy as sa
@@ -11,13 +12,13 @@ import sqlalchemy as sa
 
 @unique
 class Lock(IntEnum):
-    """What only one process does at a time."""
+    """Work that one process does at a time."""
 
     BOOKING = 7_304_512_009  # each booking's opening balance is its predecessor's closing balance
-    PUBLISHING = 7_304_512_010  # no late writer touches what another has published
-    CLEARING = 7_304_512_011  # what freezing finds must still be there once a night names it
-    MIGRATING = 7_304_512_012  # of two first runs at once one makes the tables
-    PAYEES = 7_304_512_013  # versions of a payee's details are numbered
+    PUBLISHING = 7_304_512_010  # a late writer must not change a published export
+    CLEARING = 7_304_512_011  # a frozen part must still exist when a night names it
+    MIGRATING = 7_304_512_012  # two first runs at once must not both create tables
+    PAYEES = 7_304_512_013  # versions of a payee's details have consecutive numbers
 
 
 def lock(connection: sa.Connection, key: Lock) -> None:
@@ -27,7 +28,7 @@ def lock(connection: sa.Connection, key: Lock) -> None:
 
 @contextmanager
 def held(engine: sa.Engine, key: Lock, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock outside of any transaction; it ends with the process, too. Shared holders exclude only the others."""
+    """Hold a lock outside any transaction, at most until the process ends. Shared holders exclude only exclusive ones."""
     kind = "_shared" if shared else ""
     with engine.connect() as connection:
         connection.execute(sa.text(f"SELECT pg_advisory_lock{kind}(:key)"), {"key": key.value})
@@ -35,3 +36,25 @@ def held(engine: sa.Engine, key: Lock, *, shared: bool = False) -> Iterator[None
             yield
         finally:
             connection.execute(sa.text(f"SELECT pg_advisory_unlock{kind}(:key)"), {"key": key.value})
+
+
+def now(engine: sa.Engine) -> datetime:
+    """The time by the ledger's clock, since clocks of machines differ."""
+    with engine.connect() as connection:
+        found: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
+        return found
+
+
+def publishing(engine: sa.Engine) -> AbstractContextManager[None]:
+    """Hold the right to publish: one process at a time."""
+    return held(engine, Lock.PUBLISHING)
+
+
+def freezing(engine: sa.Engine) -> AbstractContextManager[None]:
+    """Keep housekeeping from removing frozen parts meanwhile."""
+    return held(engine, Lock.CLEARING, shared=True)
+
+
+def clearing(engine: sa.Engine) -> AbstractContextManager[None]:
+    """Hold the right to remove parts that no night needs; nothing is frozen meanwhile."""
+    return held(engine, Lock.CLEARING)

@@ -1,4 +1,4 @@
-"""Money is integers: minor units of a currency, shares in parts per billion, amounts of one output in nanominor.
+"""Money as integers: minor units of a currency, shares in parts per billion, amounts of one output in nanominor.
 
 A nanominor is a billionth of a minor unit: 12 cents split by parts per billion are whole nanominor. Floats never reach
 this module.
@@ -20,18 +20,18 @@ NANO = 1_000_000_000
 
 @cache
 def currencies() -> frozenset[str]:
-    """Active ISO 4217 codes of currencies that have a minor unit; not gold, testing codes or what is out of use."""
+    """Active ISO 4217 codes of currencies with a minor unit; without gold, test codes and withdrawn codes."""
     return frozenset(currency.code for currency in Currency if currency.exponent is not None)
 
 
 def allocate(total: int, weights: Sequence[int]) -> list[int]:
     """Split `total` in proportion to `weights`, exactly (largest remainder, Hamilton's method).
 
-    Every part is within one unit of its exact quota, parts sum to `total`, and of two equal remainders the earlier
-    index wins, so callers order their weights by key and not by chance.
+    Every part is within one unit of its exact quota, and parts sum to `total`. Of two equal remainders the earlier index
+    wins, so callers order their weights by key.
 
     Raises:
-        ValueError: a negative total or weight, or weights that sum to nothing while there is something to split.
+        ValueError: a negative total or weight, or weights that sum to 0 while the total is not 0.
     """
     whole = sum(weights)
     if total < 0 or any(w < 0 for w in weights):
@@ -59,13 +59,13 @@ def minor_digits(currency: str) -> int:
 
 
 def check_currency(where: str, currency: str) -> None:
-    """Raise InputError unless a currency is an active one of ISO 4217."""
+    """Raise InputError unless the currency is an active one of ISO 4217."""
     if currency not in currencies():
         raise InputError(where, expected="a currency of ISO 4217", found=repr(currency))
 
 
 def parse_minor(where: str, text: str, currency: str) -> int:
-    """`1234.56` of EUR as 123456; no float on the way, and no more digits than the currency has."""
+    """Parse `1234.56` EUR as 123456, without floats; more decimals than the currency has are an error."""
     check_currency(where, currency)
     try:
         units = Decimal(text).scaleb(minor_digits(currency))

@@ -1,8 +1,8 @@
-"""Feature rows: what is kept of each example, in memory as floats and in a file as 4- or 8-bit numbers.
+"""Feature rows: the features of examples, in memory as floats and in files as 4- or 8-bit numbers.
 
 A row has a dense part, blocks of a few numbers per inner layer, and a sparse part: for layers as wide as a vocabulary, one
-short vector for each token that the example holds, the rest being zero. The sparse part lies token by token, not example by
-example, because a score is one matrix product per token; what several layers know of a token lies side by side in its vector.
+short vector for each token of the example; the rest is zero. The sparse part lies token by token, because a score is one matrix
+product per token; the parts of several layers lie side by side in a token's vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from provenance.core.arrays import Array, namespace, to_numpy
 
-# The largest code of each width; the width in bits is what a file says.
+# The largest code of each width in bits.
 LARGEST = {4: 7, 8: 127}
 # Scales are powers of two in 256 steps to each doubling.
 STEPS = 256
@@ -29,7 +29,7 @@ class Sparse:
     Attributes:
         vocabulary: number of tokens.
         blocks: how many of a vector's d numbers belong to each layer, in order; each has its own scale in a file.
-        example: `(m,)`, which example of the shard a vector belongs to.
+        example: `(m,)`, the vector's example by its place in the shard.
         token: `(m,)`, ascending; within a token examples ascend.
         values: `(m, d)` float32.
     """
@@ -57,18 +57,18 @@ class Rows:
 
     @property
     def examples(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return int(self.dense.shape[0])
 
 
 def no_tokens(xp: Any) -> Sparse:
-    """The sparse part of rows that have none."""
+    """An empty sparse part."""
     none = xp.zeros(0, dtype=xp.int64)
     return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32))
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Shards one after another as one."""
+    """Join shards, one after another."""
     first = parts[0]
     xp = namespace(first.dense)
     starts = np.cumsum([0, *(part.examples for part in parts)]).tolist()
@@ -79,17 +79,17 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(xp.concat([part.dense for part in parts]), first.blocks, sparse)
 
 
-def some(rows: Rows, chosen: np.ndarray) -> Rows:
-    """The rows of some examples of NumPy rows, ascending: `chosen` says which."""
+def some(rows: Rows, places: np.ndarray) -> Rows:
+    """The rows of the examples at some places, ascending; for NumPy arrays."""
     part, place = rows.sparse, np.full(rows.examples, -1)
-    place[chosen] = np.arange(len(chosen))
-    there = place[part.example] >= 0
-    sparse = replace(part, example=place[part.example[there]], token=part.token[there], values=part.values[there])
-    return Rows(rows.dense[chosen], rows.blocks, sparse)
+    place[places] = np.arange(len(places))
+    is_chosen = place[part.example] >= 0
+    sparse = replace(part, example=place[part.example[is_chosen]], token=part.token[is_chosen], values=part.values[is_chosen])
+    return Rows(rows.dense[places], rows.blocks, sparse)
 
 
 def by_token(vocabulary: int, blocks: tuple[int, ...], example: Array, token: Array, values: Array) -> Sparse:
-    """A sparse part in its order: by token, then by example."""
+    """Sort a sparse part by token, then by example."""
     if example.shape[0] == 0:
         return Sparse(vocabulary, blocks, example, token, values)
     xp = namespace(values)
@@ -104,7 +104,7 @@ def by_block(values: Array, blocks: Sequence[int]) -> list[Array]:
 
 
 def spread(values: Array, blocks: Sequence[int]) -> Array:
-    """One number for each block, `(n, blocks)`, at each of the block's columns: `(n, sum of blocks)`."""
+    """Repeat the number of each block, `(n, blocks)`, for each of its columns: `(n, sum of blocks)`."""
     xp = namespace(values)
     wide = [xp.broadcast_to(values[:, at : at + 1], (values.shape[0], size)) for at, size in enumerate(blocks)]
     return xp.concat(wide, axis=1) if wide else values[:, :0]
@@ -113,13 +113,13 @@ def spread(values: Array, blocks: Sequence[int]) -> Array:
 def move(rows: Rows, xp: Any) -> Rows:
     """The rows as arrays of another namespace, such as CuPy's."""
     part = rows.sparse
-    there = to_numpy if xp is np else xp.asarray  # CuPy's arrays become NumPy's only where that is said
-    moved = (there(side) for side in (part.example, part.token, part.values))
-    return Rows(there(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
+    convert = to_numpy if xp is np else xp.asarray  # CuPy's arrays convert to NumPy's only explicitly
+    moved = (convert(side) for side in (part.example, part.token, part.values))
+    return Rows(convert(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
 
 
 def encode(rows: Rows, *, dense_bits: int, sparse_bits: int) -> dict[str, np.ndarray]:
-    """The arrays of a file: codes, the scale of each block, where sparse vectors belong; 32 bits are not rounded."""
+    """The arrays of a file: codes, scales of blocks, tokens and examples of sparse vectors. 32 bits are not rounded."""
     part = rows.sparse
     present, counts = np.unique(to_numpy(part.token), return_counts=True)
     facts = [rows.examples, dense_bits, sparse_bits, part.vocabulary]
@@ -169,7 +169,7 @@ def _decode_blocks(
 def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
     """Codes `(m, d)` and the exponents `(m, 1)` of their scales: `codes * 2 ** (exponent / 256)` is close to the values.
 
-    An exponent has 16 bits, the range of float32 and no dependence on other rows; the code makes up for its rounding.
+    An exponent has 16 bits and the range of float32, and depends on no other row. Codes compensate for its rounding.
     """
     xp = namespace(values)
     if bits == 32:
@@ -188,7 +188,7 @@ def _scale(exponent: Array) -> Array:
 
 
 def pack_nibbles(codes: Array) -> Array:
-    """Codes from -7 to 7, two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
+    """Pack codes from -7 to 7 two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
     xp = namespace(codes)
     rows, columns = codes.shape
     lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
@@ -204,5 +204,5 @@ def _values(codes: Array, columns: int, bits: int) -> Array:
         return xp.astype(codes, xp.float32)
     low = xp.bitwise_and(codes, xp.asarray(15, dtype=xp.uint8))
     high = xp.bitwise_right_shift(codes, xp.asarray(4, dtype=xp.uint8))
-    both = xp.reshape(xp.stack([low, high], axis=2), (codes.shape[0], 2 * codes.shape[1]))[:, :columns]
-    return xp.astype(both, xp.float32) - 8.0
+    pairs = xp.reshape(xp.stack([low, high], axis=2), (codes.shape[0], 2 * codes.shape[1]))[:, :columns]
+    return xp.astype(pairs, xp.float32) - 8.0

@@ -1,11 +1,11 @@
-"""The store: immutable parts under digests, and the small writes that make them real.
+"""The store: bytes, JSON and tables on a disk or on S3, with atomic and conditional writes.
 
-A key is a path below the store's root. A write is whole or absent to every reader, on a local disk (written aside, then
-renamed) and on S3 (one PUT). `create` and `replace` are conditional: of two writers one wins and the other learns it.
+A key is a path below the store's root. Readers see a write whole or not at all, on a local disk (written aside, then renamed)
+and on S3 (one PUT). `create` and `replace` are conditional: of two writers one succeeds, and the other gets False.
 
-Whatever a file system raises becomes one of two errors, which both name the place and the next step: `StoreError` where only
-a person can mend it, and `StoreUnavailable` where it may pass, which is left to the caller's retries. Requests are retried by
-botocore; a body that is not whole, and a conditional write that was done and not answered, are dealt with here.
+Errors of file systems become one of two errors that name the place and the next step: `StoreError` if a person must act, and
+`StoreUnavailable` if the error may pass; callers retry that one. botocore retries requests; this module handles truncated
+bodies, and conditional writes that succeed without an answer.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from fsspec.implementations.local import LocalFileSystem
 from provenance.core.errors import StoreError, StoreUnavailable
 from provenance.core.text import ESCAPED, FORMULA
 
-# Full jitter, 15 seconds in all on average: a server that restarts is waited for.
+# Full jitter, 15 seconds in all on average: long enough for a server to restart.
 RETRIES = {"retries": {"mode": "standard", "max_attempts": 6}}
-# How often an object is read whose body is not what the server says of it.
+# Attempts to read an object whose body does not match its size or checksum.
 READS = 4
-# Packages whose errors are about reaching S3, without being OSErrors.
+# Packages whose errors about S3 are no OSErrors.
 CLIENTS = {"botocore", "aiobotocore", "aiohttp"}
 
 RENEW = "Renew the credentials of [store] where the workers find them, then clear the task."
 CHECK = "Check the URL of [store] in the settings, the credentials and what they may do there."
 ROOM = "Make room where [store] in the settings lies, then clear the task."
 CLOCK = "Set this machine's clock (NTP), then clear the task."
-# What only a person can mend, by the code of an S3 error, the name of an exception or the number of a local error.
+# Next steps for a person, by code of an S3 error, name of an exception, or number of a local error.
 NEXT_STEPS: dict[str | int | None, str] = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"), RENEW),
     **dict.fromkeys(("NoSuchBucket", "InvalidBucketName", "PermanentRedirect", "301"), CHECK),
@@ -57,19 +57,19 @@ NEXT_STEPS: dict[str | int | None, str] = {
 
 
 def next_step(error: BaseException) -> str:
-    """What a person has to do about an error of a file system; nothing where it may pass."""
-    known = NEXT_STEPS.get(_code(error)) or NEXT_STEPS.get(getattr(error, "errno", None))
-    return known or (CHECK if isinstance(error, PermissionError) else "")
+    """The step that a person must take after an error of a file system; empty if the error may pass."""
+    step = NEXT_STEPS.get(_code(error)) or NEXT_STEPS.get(getattr(error, "errno", None))
+    return step or (CHECK if isinstance(error, PermissionError) else "")
 
 
 def _code(error: BaseException) -> str:
-    """The code of the answer behind an error of s3fs; else the error's own name."""
+    """The S3 code behind an error of s3fs, else the name of the error."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code") or type(error).__name__)
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value whose digest is taken, ended by a newline."""
+    """The canonical spelling of a JSON value, for digests; ends in a newline."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -99,10 +99,10 @@ def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = Non
 
 
 def to_csv(frame: pl.DataFrame) -> bytes:
-    """A frame as CSV, a line for each row; no cell of text is a formula to whoever opens it in a spreadsheet.
+    """A frame as CSV, one line a row, without formulas for spreadsheets.
 
-    Text that would be one has an apostrophe before it (OWASP, CSV injection), and controls are blanks; `from_csv` takes it
-    back. Numbers stay numbers.
+    An apostrophe comes before text that a spreadsheet would take for a formula (OWASP, CSV injection); `from_csv` removes it.
+    Controls become blanks. Numbers stay numbers.
     """
 
     def escaped(name: str) -> pl.Expr:
@@ -129,7 +129,7 @@ def _texts(frame: pl.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Stored:
-    """An object of a store: how large it is, and when it was last written."""
+    """An object of a store: key, size, and time of the last write."""
 
     key: str
     bytes: int
@@ -141,8 +141,8 @@ class Store:
     """Bytes, JSON and tables below one URL, `file://` or `s3://`.
 
     Attributes:
-        url: the root, as a person would write it.
-        options: storage options of fsspec, such as `endpoint_url` for S3; never secrets that belong in the environment.
+        url: the root, as people write it.
+        options: storage options of fsspec, such as `endpoint_url` for S3; never secrets, which belong in the environment.
     """
 
     url: str
@@ -150,20 +150,20 @@ class Store:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        """The file system behind the URL; fsspec keeps one instance per set of options and process."""
+        """The file system of the URL; fsspec keeps one instance for each process and set of options."""
         extra = {"use_listings_cache": False, "config_kwargs": RETRIES} if self.url.startswith("s3://") else {}
         return fsspec.filesystem(self.url.split("://", 1)[0], **extra, **self.options)
 
     def path(self, key: str) -> str:
-        """Where a key lies, as the file system spells it."""
+        """The path of a key, as the file system spells it."""
         return f"{self.fs._strip_protocol(self.url).rstrip('/')}/{key}"
 
     def locate(self, key: str) -> str:
-        """Where a key lies, as a person would write it."""
+        """The URL of a key, as people write it."""
         return f"{self.url.rstrip('/')}/{key}"
 
     def check_writable(self) -> None:
-        """Raise StoreError if a small write below the root is refused."""
+        """Raise StoreError unless a small write below the root succeeds."""
         probe = f".write-check-{uuid.uuid4().hex}"
         self.write(probe, b".")
         self.remove(probe)
@@ -178,27 +178,27 @@ class Store:
         root = self.path("")
         with self._explained(prefix, "a readable store"):
             try:
-                found = self.fs.find(self.path(prefix), detail=True)
+                files = self.fs.find(self.path(prefix), detail=True)
             except FileNotFoundError:
                 return []
-        # S3 servers that lay objects in folders show an empty one as an object.
-        keys = (str(path).removeprefix(root) for path, facts in found.items() if facts["type"] != "directory")
-        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # not what a kill left aside
+        # Some S3 servers list an empty folder as an object.
+        keys = (str(path).removeprefix(root) for path, facts in files.items() if facts["type"] != "directory")
+        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # without files of interrupted writes
 
     def describe(self) -> Iterator[Stored]:
-        """All objects, also those that a kill left half-written, which `list` does not show; none where there is no store."""
+        """Yield all objects, with files of interrupted writes, which `list` leaves out; none if there is no store."""
         root = self.path("")
         with self._explained("", "a readable store"):
             try:
-                found = self.fs.find(root, detail=True)
+                files = self.fs.find(root, detail=True)
             except FileNotFoundError:
                 return
-        for path, facts in sorted(found.items()):
+        for path, facts in sorted(files.items()):
             modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
             yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)
 
     def read(self, key: str) -> bytes:
-        """The object at `key`, whole."""
+        """Read the object at `key`."""
         path = self.path(key)
         with self._explained(key, "a readable object"):
             try:
@@ -209,7 +209,7 @@ class Store:
                 raise StoreError(self.locate(key), expected="an object", found="nothing") from error
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object, replacing what was there in one step."""
+        """Write an object; replaces an earlier one atomically."""
         path = self.path(key)
         with self._explained(key, "a writable store"):
             if self._is_local:
@@ -218,14 +218,14 @@ class Store:
                 self.fs.pipe_file(path, data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object only if there is none; False if there was one. Exclusive also between processes."""
+        """Write an object only if there is none; False if there is one. Exclusive between processes, too."""
         path = self.path(key)
         with self._explained(key, "a writable store"):
             if not self._is_local:
                 return self._write_if(path, data, before="", mode="create")
             aside = self._write_aside(path, data)
             try:
-                os.link(aside, path)  # fails where the name is taken, and never shows half a file
+                os.link(aside, path)  # atomic; fails if the name exists
             except FileExistsError:
                 return False
             finally:
@@ -233,7 +233,7 @@ class Store:
             return True
 
     def replace(self, key: str, data: bytes, *, previous: bytes) -> bool:
-        """Write an object only if it is still what it was; False if somebody else has written since."""
+        """Write an object only if it still equals `previous`; False if another writer changed it."""
         path = self.path(key)
         with self._explained(key, "a writable store"):
             if not self._is_local:
@@ -241,7 +241,7 @@ class Store:
                 return self.read(key) == previous and self._write_if(path, data, before=tag, IfMatch=tag)
             folder, name = os.path.split(path)
             with open(f"{folder}/.{name}.lock", "wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process is gone
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed or the process ends
                 if self.read(key) != previous:
                     return False
                 self.write(key, data)
@@ -253,7 +253,7 @@ class Store:
             self.fs.rm_file(self.path(key))
 
     def remove_all(self, keys: Sequence[str]) -> None:
-        """Remove up to 1,000 objects at once, one after the other on a disk; those that are gone already are none."""
+        """Remove up to 1,000 objects, on S3 in one request; missing ones are no error."""
         paths = [self.path(key) for key in keys]
         with self._explained(keys[0], "a writable store"):
             if self._is_local:
@@ -262,21 +262,21 @@ class Store:
                         os.unlink(path)
                 return
             names = [self.fs.split_path(path)[:2] for path in paths]
-            asked = {"Objects": [{"Key": name} for _, name in names], "Quiet": True}
-            answer = self.fs.call_s3("delete_objects", Bucket=names[0][0], Delete=asked)
+            request = {"Objects": [{"Key": name} for _, name in names], "Quiet": True}
+            answer = self.fs.call_s3("delete_objects", Bucket=names[0][0], Delete=request)
         for refused in answer.get("Errors", []):
-            said = f"{refused.get('Code')}: {refused.get('Message')}"
-            raise StoreError(self.locate(refused["Key"]), expected="an object that may be removed", found=said)
+            message = f"{refused.get('Code')}: {refused.get('Message')}"
+            raise StoreError(self.locate(refused["Key"]), expected="an object that may be removed", found=message)
 
     def read_json(self, key: str) -> dict[str, Any]:
-        """The JSON object at `key`."""
+        """Read the JSON object at `key`."""
         try:
             return cast("dict[str, Any]", json.loads(self.read(key)))
         except ValueError as error:
             raise StoreError(self.locate(key), expected="JSON", found=str(error)) from error
 
     def read_table(self, key: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The Parquet table at `key`, or some of its columns."""
+        """Read the Parquet table at `key`, or some of its columns."""
         return from_parquet(self.read(key), self.locate(key), columns=columns)
 
     def write_table(self, key: str, frame: pl.DataFrame) -> str:
@@ -286,9 +286,9 @@ class Store:
         return sha256(data)
 
     def fetch(self, prefix: str, files: Mapping[str, str], folder: Path) -> Path:
-        """Copy objects below `prefix` to a local folder, checked against their SHA-256, once.
+        """Copy objects below `prefix` to a local folder, unless it exists; check their SHA-256.
 
-        `files` maps names to digests. The folder appears whole or not at all.
+        `files` maps names to digests. The folder appears complete or not at all.
         """
         if folder.is_dir():
             return folder
@@ -305,7 +305,7 @@ class Store:
                 target.write_bytes(data)
             try:
                 aside.rename(folder)
-            except OSError:  # another process was first, with the same bytes
+            except OSError:  # another process has copied the same bytes first
                 if not folder.is_dir():
                     raise
         except OSError as error:
@@ -339,10 +339,10 @@ class Store:
         return aside
 
     def _read_s3(self, path: str) -> bytes:
-        """An object of which as many bytes came as it has, and those of its checksum, where the server keeps one."""
+        """Read an object and check its size and, where the server keeps one, its checksum."""
         for attempt in range(1, READS + 1):
             size = self.fs.info(path)["size"]
-            in_parts = None if size > self.fs.default_block_size else 1  # s3fs would ask for the size once more
+            in_parts = None if size > self.fs.default_block_size else 1  # else s3fs requests the size again
             try:
                 data = bytes(self.fs.cat_file(path, max_concurrency=in_parts))
             except FlexibleChecksumError:
@@ -354,28 +354,28 @@ class Store:
         raise OSError(errno.EIO, f"{len(data)} of {size} bytes")
 
     def _write_if(self, path: str, data: bytes, *, before: str, **condition: str) -> bool:
-        """Write to S3 under a condition; whether what lies there then is of this write.
+        """Write to S3 under a condition; returns whether the object is from this write.
 
-        A write whose answer is lost is retried, and then refused because of itself. So each bears a mark; contents would not
-        tell two writers apart who write the same.
+        botocore retries a write whose answer is lost, and its own success then refuses the retry. So each write has a mark;
+        contents could not distinguish two writers of the same bytes.
 
         Args:
-            before: the tag of what lay there, empty for nothing.
+            before: the tag of the earlier object, empty for none.
         """
         mark = uuid.uuid4().hex
         try:
             self.fs.pipe_file(path, data, Metadata={"write": mark}, **condition)
-        except OSError as error:  # s3fs has no one error for a condition that does not hold
+        except OSError as error:  # s3fs has several errors for a failed condition
             if next_step(error):
                 raise
-            tag, written = self._state(path)
-            if written != mark and tag == before:
+            tag, written_mark = self._state(path)
+            if written_mark != mark and tag == before:
                 raise
-            return written == mark
+            return written_mark == mark
         return True
 
     def _state(self, path: str) -> tuple[str, str]:
-        """The tag of an object on S3 and the mark of the conditional write that made it; empty where there is none."""
+        """The tag of an object on S3 and the mark of its conditional write; empty if there is none."""
         bucket, key, _ = self.fs.split_path(path)
         try:
             head = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
@@ -385,7 +385,7 @@ class Store:
 
     @contextmanager
     def _explained(self, key: str, expected: str) -> Iterator[None]:
-        """Raise what goes wrong inside as a StoreError, or as StoreUnavailable where it may pass."""
+        """Turn errors of the block into StoreError, or into StoreUnavailable if they may pass."""
         try:
             yield
         except Exception as error:
@@ -393,25 +393,25 @@ class Store:
                 raise
             cause = self._cause(key, error)
             if next_step(cause):
-                type(self.fs).clear_instance_cache()  # so that whoever asks next finds renewed credentials
+                type(self.fs).clear_instance_cache()  # the next caller reads renewed credentials
                 raise _refused(self.locate(key), expected, cause) from error
             if_it_lasts = "If it lasts, see that the server is up and that its disk has room, then clear the task."
-            raise StoreUnavailable(f"{self.locate(key)}: the store fails: {_said(cause)}. {if_it_lasts}") from error
+            raise StoreUnavailable(f"{self.locate(key)}: the store fails: {_message(cause)}. {if_it_lasts}") from error
 
     def _cause(self, key: str, error: Exception) -> Exception:
-        """The error itself, or what it hides: an answer to HEAD has no body that could say why."""
+        """The error itself, or that of a GET: an answer to HEAD has no body with the reason."""
         if _code(error) in {"400", "403"}:
             try:
                 self.fs.cat_file(self.path(key), start=0, end=1)
-            except Exception as said:  # noqa: BLE001, whatever it is, it says more
-                return said
+            except Exception as detailed:  # noqa: BLE001, any error has more details
+                return detailed
         return error
 
 
 def _refused(where: str, expected: str, error: Exception) -> StoreError:
-    return StoreError(where, expected=expected, found=_said(error), hint=next_step(error))
+    return StoreError(where, expected=expected, found=_message(error), hint=next_step(error))
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     name = type(error).__name__
     return f"{name}: {error}" if _code(error) == name else f"{_code(error)}: {error}"

@@ -1,4 +1,4 @@
-"""Files of TOML that people write, and values held against a model: a mistake names the file, the key and what is expected."""
+"""Read TOML files and validate values against a model; errors name the file, the key and the expected value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: Path, what: str, kind: type[InputError] = InputError) -> dict[str, Any]:
-    """What a file says; `what` is expected where there is none, and an error is of the kind."""
+    """Read a TOML file; errors are of `kind`, and name `what` where the file is missing."""
     if not path.is_file():
         raise kind(str(path), expected=what, found="no such file")
     try:
@@ -25,7 +25,7 @@ def read_toml(path: Path, what: str, kind: type[InputError] = InputError) -> dic
 
 
 def validated(model: type[Model], values: object, where: str, kind: type[InputError] = InputError) -> Model:
-    """The values as a model; an error is of the kind, and of the first mistake."""
+    """Validate values as a model; an error is of `kind` and names the first mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -33,20 +33,20 @@ def validated(model: type[Model], values: object, where: str, kind: type[InputEr
 
 
 def explained(error: ValidationError, model: type[BaseModel], where: str, kind: type[InputError]) -> InputError:
-    """The first mistake; of a key that is not known, the nearest that is."""
+    """The first mistake as an error of `kind`; for an unknown key with the nearest known one."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     at = ": ".join(filter(None, (where, ".".join(path))))
     if first["type"] == "extra_forbidden":
-        known = _keys(model, path[:-1])
-        hint = did_you_mean(path[-1], known)
-        return kind(at, expected=f"one of {', '.join(known)}", found=repr(path[-1]), hint=hint)
+        keys = _keys(model, path[:-1])
+        hint = did_you_mean(path[-1], keys)
+        return kind(at, expected=f"one of {', '.join(keys)}", found=repr(path[-1]), hint=hint)
     expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return kind(at, expected=expected, found="none" if first["type"] == "missing" else repr(first["input"]))
 
 
 def _keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
-    """The keys of the model that lies at a path below another."""
+    """The keys of the model at a path inside another model."""
     for name in path:
         if name in model.model_fields:
             annotation = model.model_fields[name].annotation

@@ -1,7 +1,6 @@
-"""Contents cut into words, by modality: what a comparison sees that knows nothing of any model.
+"""Cut contents into words, for comparisons that use no model.
 
-Text and code are cut into words and signs; music into its events; images into small patches, coarsely graded, with where they
-stand.
+Text and code give words and signs; music its events; images small patches in four grades of grey, with their places.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
 
 def words(content: bytes, modality: str, row: int) -> list[bytes]:
-    """The words of a content, in order; errors name its row of the batch."""
+    """The words of a content, in order; errors name its row in the batch."""
     if modality == "image":
         return _patches(content, row)
     if modality == "music":
@@ -26,14 +25,14 @@ def words(content: bytes, modality: str, row: int) -> list[bytes]:
 
 
 def _patches(content: bytes, row: int) -> list[bytes]:
-    """Patches of 4 x 4 pixels every 2 pixels, each of its quarters in four grades of grey, and where in a 4 x 4 grid it is."""
+    """Patches of 4 x 4 pixels every 2 pixels: their cell of a 4 x 4 grid, and four grades of grey for each quarter."""
     grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256
     height, width = grey.shape
-    found = []
+    patches = []
     for top in range(0, height - PATCH + 1, STRIDE):
         for left in range(0, width - PATCH + 1, STRIDE):
             patch = grey[top : top + PATCH, left : left + PATCH]
             quarters = patch.reshape(2, PATCH // 2, 2, PATCH // 2).mean(axis=(1, 3))
             place = (top * GRID // height, left * GRID // width)
-            found.append(bytes((*place, *(quarters * GRADES).astype(np.uint8).ravel())))
-    return found
+            patches.append(bytes((*place, *(quarters * GRADES).astype(np.uint8).ravel())))
+    return patches

@@ -1,4 +1,4 @@
-"""Identifiers of owners and works: their check digits, by python-stdnum where it knows the kind."""
+"""Check digits of identifiers of owners and works; by python-stdnum where it has the kind."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 import polars as pl
 from stdnum import isni, isrc, lei
 
-from provenance.core.contracts import reject
+from provenance.core.checks import reject
 
 
 def is_ipi(text: str) -> bool:
-    """Whether an interested party's name number holds: eleven digits, the last two of which check the others.
+    """Whether an IPI name number is valid: eleven digits, of which the last two are check digits.
 
-    CISAC's rule: the nine digits weighted 10 down to 2 and the number of the last two sum to a multiple of 101, of which 100
-    is written as 00. No library that is kept knows it.
+    CISAC's rule: the nine digits weighted 10 down to 2, plus the last two as a number, are a multiple of 101; 100 is written
+    as 00. No maintained library has it.
     """
     digits = re.sub(r"[\s.-]", "", text)
     if not re.fullmatch(r"\d{11}", digits):
@@ -25,9 +25,9 @@ def is_ipi(text: str) -> bool:
 
 
 def is_iswc(text: str) -> bool:
-    """Whether an international musical work code holds (ISO 15707): T, nine digits, and a check digit.
+    """Whether an international musical work code (ISO 15707) is valid: T, nine digits, and a check digit.
 
-    1 and the digits weighted 1 to 9 and the check digit sum to a multiple of 10. No library that is kept knows it.
+    1, the digits weighted 1 to 9, and the check digit sum to a multiple of 10. No maintained library has it.
     """
     plain = re.sub(r"[\s.-]", "", text.upper())
     if not re.fullmatch(r"T\d{10}", plain):
@@ -41,8 +41,8 @@ OF_WORKS: dict[str, Callable[[str], bool]] = {"iswc": is_iswc, "isrc": isrc.is_v
 
 
 def check_identifiers(frame: pl.DataFrame, file: str, kinds: dict[str, Callable[[str], bool]]) -> None:
-    """Raise ContractError naming the first row with an identifier that does not hold; no column has to be there."""
-    for name, holds in kinds.items():
+    """Raise ContractError with the first invalid identifier; all columns are optional."""
+    for name, is_valid in kinds.items():
         if name in frame.columns and frame.schema[name] != pl.Null:
-            held = pl.Series([text is None or holds(text) for text in frame[name].cast(pl.String)], dtype=pl.Boolean)
-            reject(frame, pl.lit(~held), file, name, expected=f"an {name.upper()} whose check digits hold")
+            valid = pl.Series([text is None or is_valid(text) for text in frame[name].cast(pl.String)], dtype=pl.Boolean)
+            reject(frame, pl.lit(~valid), file, name, expected=f"an {name.upper()} whose check digits hold")

@@ -1,9 +1,9 @@
-"""Records that are added and never edited: lists of sources, signals, opt-outs, which corpus was in force.
+"""Append-only records: lists of sources, signals, opt-outs, corpora in force.
 
     rights/optouts/20261120T101500123456Z-<digest>.parquet
-    rights/raw/<SHA-256>                                        what a record was read from
+    rights/raw/<SHA-256>                                        the file from which a record was read
 
-Every addition is an object of its own, so writers need no lock, and what was known at a time is what had been added by then.
+Each addition is an object of its own, so writers need no lock, and past states can be read.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from provenance.core.contracts import Contract, conform
+from provenance.core.checks import conform
 from provenance.core.store import Store, sha256, to_parquet
+from provenance.core.tables import TableSchema
 
 ROOT = "rights"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
-def append(store: Store, contract: Contract, frame: pl.DataFrame, *, now: datetime | None = None) -> str:
-    """Add rows of a table, checked; returns the key.
+def append(store: Store, contract: TableSchema, frame: pl.DataFrame, *, now: datetime | None = None) -> str:
+    """Check rows of a table and add them; returns the key.
 
     Args:
-        now: when they are added; by default now.
+        now: time of the addition; by default the clock's.
     """
     data = to_parquet(conform(contract, frame, contract.name))
     stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime(_STAMP)
@@ -32,22 +33,22 @@ def append(store: Store, contract: Contract, frame: pl.DataFrame, *, now: dateti
     return key
 
 
-def read(store: Store, contract: Contract, *, known: datetime | None = None) -> pl.DataFrame:
-    """All rows of a table in the order in which they were added; with `known`, those that had been added by then."""
+def read(store: Store, contract: TableSchema, *, known: datetime | None = None) -> pl.DataFrame:
+    """All rows of a table in order of addition; with `known`, only rows added by that time."""
     until = known.astimezone(UTC).strftime(_STAMP) if known else None
     keys = store.list(f"{ROOT}/{contract.name}")
-    chosen = [key for key in keys if until is None or key.rsplit("/", 1)[-1].split("-")[0] <= until]
+    added = [key for key in keys if until is None or key.rsplit("/", 1)[-1].split("-")[0] <= until]
     empty = pl.DataFrame(schema=contract.schema)
-    return pl.concat([empty, *(store.read_table(key) for key in chosen)], how="diagonal_relaxed")
+    return pl.concat([empty, *(store.read_table(key) for key in added)], how="diagonal_relaxed")
 
 
 def keep_raw(store: Store, data: bytes) -> str:
-    """Keep bytes as they came, once; returns their SHA-256."""
+    """Store received bytes unchanged, once; returns their SHA-256."""
     name = sha256(data)
     store.create(raw_key(name), data)
     return name
 
 
 def raw_key(sha: str) -> str:
-    """Where bytes with a SHA-256 are kept as they came."""
+    """The key of received bytes with a SHA-256."""
     return f"{ROOT}/raw/{sha}"

@@ -1,36 +1,40 @@
-"""A corpus cut into shards and frozen: immutable parts under their digests, and a manifest that names them.
+"""Cut a corpus into shards and freeze it: immutable parts under digests, and a manifest that names them.
 
-Shards are cut where the content says so (content-defined chunking): a work added or withdrawn changes the shard that it
-falls into and no other, so the features of all others stay good.
+The content determines the cuts (content-defined chunking): adding or withdrawing a work changes only its own shard, so the
+features of all other shards stay valid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from provenance.core.errors import ContractError, ExampleError
+from provenance.core.errors import ContractError, ExampleError, InputError
 from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
+from provenance.core.tables import CORPORA
 from provenance.core.words import words
-from provenance.corpus.examples import Corpus
-from provenance.corpus.rights.licences import stated
+from provenance.corpus import records
+from provenance.corpus.delivery import Corpus
+from provenance.corpus.rights.licences import join_assertions
 
 CURRENT = "frozen/corpus/current.json"
-# Tables that a corpus may have, and that none had before it was known of them.
+LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
+# Optional tables, unknown to earlier corpora; left out of the manifest if missing.
 ADDED_LATER = ("disputes", "rights", "assertions")
 
 
 def corpus_key(corpus_digest: str) -> str:
-    """Where the manifest of a frozen corpus lies."""
+    """The key of the manifest of a frozen corpus."""
     return f"frozen/corpus/{corpus_digest}.json"
 
 
 def part_key(digest: str) -> str:
-    """Where the frozen table with a SHA-256 lies in the store."""
+    """The key of the frozen table with a SHA-256."""
     return f"frozen/parts/{digest}.parquet"
 
 
@@ -39,8 +43,8 @@ class Part:
     """A frozen table.
 
     Attributes:
-        sha256: of the file; also its name.
-        content_digest: of what a model would see of it, in order; equal for parts that differ in labels alone.
+        sha256: digest of the file; also its name.
+        content_digest: digest of the contents in order; equal for parts that differ only in labels.
     """
 
     sha256: str
@@ -49,20 +53,19 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Where the part lies in the store."""
+        """The key of the part."""
         return part_key(self.sha256)
 
 
 @dataclass(frozen=True)
 class FrozenCorpus:
-    """What `ingest_corpus` commits: the digest names everything that a night reads of the corpus.
+    """The manifest of a frozen corpus; its digest names everything that a night reads of the corpus.
 
     Attributes:
-        unmatched: `escrow_id, reason, works, examples` of what has no owner yet.
-        duplicates: clusters of copies among the examples; None where nobody has looked for any.
-        disputes: who says that a work is theirs, and when; None where nobody has said so.
-        rights, assertions: under which terms works came, and on whose word; None in corpora that were frozen before these
-            were kept, whose digests stay as they are.
+        unmatched: `escrow_id, reason, works, examples` of works without an owner.
+        duplicates: clusters of copies among the examples; None if copies were not searched.
+        disputes: the disputes table; None without disputes.
+        rights, assertions: terms of works and their assertions; None in corpora frozen before terms were judged.
     """
 
     shards: tuple[Part, ...]
@@ -78,22 +81,22 @@ class FrozenCorpus:
 
     @property
     def digest(self) -> str:
-        """Digest of the manifest."""
+        """The digest of the manifest."""
         return digest(self.manifest)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What is written down; without what came later and is not there, so that earlier corpora keep their digests."""
+        """The stored manifest; omits missing optional tables, so that earlier corpora keep their digests."""
         return {name: part for name, part in asdict(self).items() if part is not None or name not in ADDED_LATER}
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All of its tables."""
+        """All tables of the corpus."""
         return (*self.shards, *(part for part in vars(self).values() if isinstance(part, Part)))
 
 
 def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
-    """Write a table under its digest, unless it is there already."""
+    """Write a table under its digest, unless it exists."""
     data = to_parquet(frame)
     contents = frame["content_sha256"].to_list() if "content_sha256" in frame.columns else []
     part = Part(sha256(data), frame.height, digest(contents))
@@ -148,7 +151,7 @@ def freeze_corpus(
         duplicates=None if duplicates is None else freeze_part(store, duplicates),
         disputes=None if corpus.disputes is None else freeze_part(store, corpus.disputes),
         rights=None if rights is None else freeze_part(store, rights),
-        assertions=None if rights is None else freeze_part(store, stated(corpus.examples, corpus.assertions)),
+        assertions=None if rights is None else freeze_part(store, join_assertions(corpus.examples, corpus.assertions)),
     )
     store.create(corpus_key(frozen.digest), canonical_json(frozen.manifest))
     if not store.exists(CURRENT) or store.read_json(CURRENT)["digest"] != frozen.digest:
@@ -157,7 +160,7 @@ def freeze_corpus(
 
 
 def count_words(examples: pl.DataFrame) -> pl.Series:
-    """How many words, events or patches each example holds; an error names the example that cannot be cut."""
+    """Count the words, events or patches of each example; an error names the example."""
     counts = []
     for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
         try:
@@ -169,7 +172,7 @@ def count_words(examples: pl.DataFrame) -> pl.Series:
 
 
 def corpus_in_force(store: Store) -> FrozenCorpus:
-    """The corpus that nights read now; raises ContractError where there is none yet."""
+    """The corpus that nights read now; ContractError if there is none yet."""
     if not store.exists(CURRENT):
         hint = "Run the DAG ingest_corpus first, or make demo."
         raise ContractError(store.locate(CURRENT), expected="a corpus in force", found="none", hint=hint)
@@ -180,29 +183,81 @@ def read_examples(store: Store, corpus: FrozenCorpus, *columns: str, rows: Seque
     """Some columns of a corpus's examples, in the order of its shards.
 
     Args:
-        rows: places in that order, ascending; by default all. Shards that have none of them are not read.
+        rows: places in that order, ascending; by default all. Only shards with such rows are read.
     """
     if rows is None:
         return pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
-    found, start, wanted = [], 0, np.asarray(rows)
+    tables, start, places = [], 0, np.asarray(rows)
     for part in corpus.shards:
-        mine = wanted[(wanted >= start) & (wanted < start + part.rows)] - start
-        if mine.size:
-            found.append(store.read_table(part.key, columns=columns)[mine])
+        local = places[(places >= start) & (places < start + part.rows)] - start
+        if local.size:
+            tables.append(store.read_table(part.key, columns=columns)[local])
         start += part.rows
-    return pl.concat(found)
+    return pl.concat(tables)
 
 
 def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:
-    """All works of a corpus; such as are held out whole, too, where terms were judged."""
+    """All works of a corpus; includes works held out whole if the corpus has a rights table."""
     parts = [corpus.rights] if corpus.rights else corpus.shards
-    named = pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"]
-    works: list[str] = named.unique().sort().to_list()
+    names = pl.concat([store.read_table(part.key, columns=["work_id"]) for part in parts])["work_id"]
+    works: list[str] = names.unique().sort().to_list()
     return works
 
 
 def load_frozen(store: Store, corpus_digest: str) -> FrozenCorpus:
-    """The manifest of a frozen corpus."""
+    """Read the manifest of a frozen corpus."""
     stored: dict[str, Any] = store.read_json(corpus_key(corpus_digest))
     parts = {name: Part(**part) for name, part in stored.items() if isinstance(part, dict)}
     return FrozenCorpus(**(stored | parts | {"shards": tuple(Part(**shard) for shard in stored["shards"])}))
+
+
+def find_frozen(store: Store, digest: str, where: str) -> FrozenCorpus:
+    """A frozen corpus by its digest; InputError if there is none."""
+    key = corpus_key(digest)
+    if not digest.isalnum() or not store.exists(key):
+        digests = sorted(key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list("frozen/corpus"))
+        hint = f"There are: {', '.join(name for name in digests if name != 'current')}." if digests else ""
+        raise InputError(where, expected="the digest of a frozen corpus", found=repr(digest), hint=hint)
+    return load_frozen(store, digest)
+
+
+def corpora(store: Store) -> list[str]:
+    """Digests of corpora that were in force and still exist, the latest last."""
+    names = records.read(store, CORPORA)["corpus_sha256"].to_list()
+    if store.exists(CURRENT):
+        names.append(store.read_json(CURRENT)["digest"])  # put in force before records were kept
+    by_latest = dict.fromkeys(reversed(names))
+    return [name for name in reversed(by_latest) if store.exists(corpus_key(name))]
+
+
+def record_in_force(store: Store, corpus: str, now: datetime) -> None:
+    """Record that a corpus is in force from now on, so that ownership as known at any time can be shown."""
+    digests = records.read(store, CORPORA)["corpus_sha256"]
+    if digests.is_empty() or digests[-1] != corpus:
+        records.append(store, CORPORA, pl.DataFrame([{"corpus_sha256": corpus, "in_force_since": now}]), now=now)
+
+
+def later_than(store: Store, corpus: str, day: date) -> str:
+    """A notice that a corpus came in force after a day; empty if it did not, or without a record."""
+    since = records.read(store, CORPORA).filter(pl.col("corpus_sha256") == corpus)["in_force_since"].min()
+    if not isinstance(since, datetime) or since.date() <= day:
+        return ""
+    return f"The corpus {corpus[:12]} was put in force on {since:%Y-%m-%d}, after {day}: nobody knew it on that day."
+
+
+def corpus_at(store: Store, moment: datetime) -> str:
+    """The digest of the corpus in force at a time; InputError if it is unknown or removed."""
+    history = records.read(store, CORPORA).sort("in_force_since", maintain_order=True)
+    before = history.filter(pl.col("in_force_since") <= moment)
+    if before.is_empty() and history.is_empty() and store.exists(CURRENT):
+        return str(store.read_json(CURRENT)["digest"])  # put in force before records were kept
+    where = f"corpus in force at {moment.isoformat(timespec='seconds')}"
+    if before.is_empty():
+        first = history["in_force_since"].min()
+        found = f"none before {first:%Y-%m-%dT%H:%M:%SZ}" if isinstance(first, datetime) else "none; run the DAG ingest_corpus"
+        raise InputError(where, expected="one that is known", found=found)
+    corpus = str(before["corpus_sha256"][-1])
+    if not store.exists(corpus_key(corpus)):
+        hint = "Deliver it again, or ask for a published night (--night)."
+        raise InputError(where, expected=f"the corpus {corpus[:12]}", found="that housekeeping has removed it", hint=hint)
+    return corpus

@@ -1,7 +1,7 @@
-"""Per-example gradients from one forward and one backward pass per batch.
+"""Computes projected per-example gradients with one forward and one backward pass per batch.
 
-Weights are frozen and only the output of the first layers that see data requires a gradient, so autograd computes
-activation gradients alone. Hooks see each layer's inputs and output gradients, and project them at once.
+Weights are frozen, and only the outputs of the first layers require a gradient, so autograd computes no gradients of weights.
+Hooks receive each layer's inputs and output gradients and project them at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from provenance.features.layers import Layout, input_side, layout, output_side
 from provenance.features.projection import Block, Projection, matrices
 from provenance.models.model import Adapter, example_losses
 
-# How a batch lies in the rows that a layer sees, when there are several rows per example (noise draws, say).
+# The arrangement of a batch in a layer's rows, if a layer has several rows per example (such as noise draws): the rows of an
+# example side by side, or one row of each example in turn, or unknown, so that examples are computed one by one.
 SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"
-AGREEMENT = 1e-3
+TOLERANCE = 1e-3
 
 
 def gradient_features(
@@ -41,29 +42,29 @@ def gradient_features(
 
     Args:
         module: the checkpoint's weights, on the device to compute on.
-        checkpoint: names the checkpoint in the seeds of its projections.
-        batch_size: examples per pass; changes no result beyond rounding.
+        checkpoint: name of the checkpoint, for the seeds of its projections.
+        batch_size: examples per pass; changes only rounding.
         xp: the array module of the result, by default that of the device: NumPy, or CuPy without a copy.
 
     Returns:
-        The examples' rows; their dense part has the layout's size.
+        One row per example; the dense part has the layout's size.
 
     Raises:
-        ModelError: a wrong or non-finite loss, a layer that no gradient reached, or a feature that is not finite.
+        ModelError: a wrong or non-finite loss, a layer without a gradient, or a feature that is not finite.
     """
     shape = layout(module, projection)
     xp = xp or namespace_of(next(module.parameters()).device.type)
     order: list[int] = []
     batches: list[Rows] = []
     with hooked(module, shape, projection, checkpoint, xp) as tap:
-        arrangement = arrangement_of(adapter, module, contents, tap)
-        # Batches of like lengths waste no work on padding.
-        by_length = sorted(range(len(contents)), key=lambda place: len(contents[place]))
+        arrangement = find_arrangement(adapter, module, contents, tap)
+        # Batches of similar lengths need little padding.
+        by_length = sorted(range(len(contents)), key=lambda number: len(contents[number]))
         size = 1 if arrangement == ONE_BY_ONE else batch_size
         for start in range(0, len(by_length), size):
-            places = by_length[start : start + size]
-            _batch(adapter, module, [contents[place] for place in places], tap)
-            order += places
+            numbers = by_length[start : start + size]
+            _run_batch(adapter, module, [contents[number] for number in numbers], tap)
+            order += numbers
             batches.append(tap.rows(arrangement))
     rows = _reorder(concatenate(batches), order)
     check_rows(rows, checkpoint)
@@ -72,11 +73,11 @@ def gradient_features(
 
 @dataclass
 class Tap:
-    """What the layers saw of the batch in flight: by layer, one entry for each time it was used.
+    """Collects projected gradients of the current batch: by layer, one entry for each call of it.
 
     Attributes:
-        dense: projected gradients, `(k, size)` with k rows per batch.
-        sides: of layers over a vocabulary, inputs and output gradients by position, the hidden side projected.
+        dense: for inner layers, projected gradients `(k, size)` with k rows per batch.
+        sides: for layers over a vocabulary, inputs and output gradients by position, the hidden side projected.
     """
 
     shape: Layout
@@ -86,16 +87,16 @@ class Tap:
     examples: int = 0
 
     def clear(self, examples: int) -> None:
-        """Forget the last batch; how many examples the next has."""
+        """Remove the last batch; `examples` is the size of the next."""
         self.dense.clear()
         self.sides.clear()
         self.examples = examples
 
     def add(self, block: Block, layer: torch.nn.Module, sides: tuple[torch.Tensor, torch.Tensor], a: Array, b: Array) -> None:
-        """Project what a layer saw: its inputs, and the gradients of its outputs."""
+        """Add a layer's inputs and output gradients, projected by a and b."""
         x, d = sides
         xp = self.xp
-        if isinstance(layer, torch.nn.Embedding) and layer.padding_idx is not None:  # a row that is never trained
+        if isinstance(layer, torch.nn.Embedding) and layer.padding_idx is not None:  # its row is never trained
             d = d.masked_fill((x == layer.padding_idx)[..., None], 0.0)
         outputs = from_torch(d, xp)
         if block.kind == "dense":
@@ -121,36 +122,36 @@ class Tap:
         return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in dense), self._sparse(arrangement))
 
     def _sparse(self, arrangement: str) -> Sparse:
-        """The vectors of all layers over the vocabulary, side by side at each token of each example."""
+        """The vectors of all layers over the vocabulary, joined at each token of each example."""
         blocks = self.shape.tokens
         if not blocks:
             return no_tokens(self.xp)
-        parts = []
+        tables = []
         for block in blocks:
-            uses = [tuple(_positions(s, self.examples, arrangement) for s in sides) for sides in self.sides[block.name]]
-            parts.append(_token_rows(block, uses))
-        cells, values = side_by_side(parts)
-        widths = tuple(part.shape[1] for _, part in parts)
+            calls = [tuple(_positions(s, self.examples, arrangement) for s in sides) for sides in self.sides[block.name]]
+            tables.append(_token_rows(block, calls))
+        cells, values = join_columns(tables)
+        widths = tuple(rows.shape[1] for _, rows in tables)
         return Sparse(blocks[0].vocabulary, widths, cells % self.examples, cells // self.examples, values)
 
     def terms(self, rows: Rows) -> Array:
-        """The dense part with one row for each of the rows that the layers saw, `(k, p)`: a batch's loss terms.
+        """Gradients of a batch's loss terms, `(k, p)`: the dense part with one row for each row of the layers.
 
         Args:
-            rows: the batch's feature rows, which are the terms where layers saw different numbers of rows.
+            rows: the batch's feature rows; their dense part is returned if layers have different numbers of rows.
         """
         dense = [self.dense[block.name] for block in self.shape.dense]
-        joined = [self.xp.concat(uses, axis=0) if len(uses) > 1 else uses[0] for uses in dense]
-        alike = len({values.shape[0] for values in joined}) == 1
-        return self.xp.concat(joined, axis=1) if alike else rows.dense
+        joined = [self.xp.concat(calls, axis=0) if len(calls) > 1 else calls[0] for calls in dense]
+        equal = len({values.shape[0] for values in joined}) == 1
+        return self.xp.concat(joined, axis=1) if equal else rows.dense
 
 
 def _by_example(values: Array, examples: int, arrangement: str) -> Array:
     """`(k, ...)` as `(examples, k / examples, ...)`."""
     xp = namespace(values)
     if arrangement == TURN_BY_TURN:
-        apart = xp.reshape(values, (-1, examples, *values.shape[1:]))
-        return xp.permute_dims(apart, (1, 0, *range(2, apart.ndim)))
+        in_turn = xp.reshape(values, (-1, examples, *values.shape[1:]))
+        return xp.permute_dims(in_turn, (1, 0, *range(2, in_turn.ndim)))
     return xp.reshape(values, (examples, -1, *values.shape[1:]))
 
 
@@ -160,18 +161,18 @@ def _positions(side: Array, examples: int, arrangement: str) -> Array:
     return namespace(side).reshape(by_example, (examples, -1, *side.shape[2:]))
 
 
-def _token_rows(block: Block, uses: list[tuple[Array, ...]]) -> tuple[Array, Array]:
-    """Gradient rows of a layer over a vocabulary, for the tokens that an example holds.
+def _token_rows(block: Block, calls: list[tuple[Array, ...]]) -> tuple[Array, Array]:
+    """Gradient rows of a layer over a vocabulary, at the tokens of each example.
 
     Returns:
         cells, `token * count + example`, distinct; and the row at each.
     """
-    of_batch = _input_rows if block.kind == "input_tokens" else _output_rows
-    found = [of_batch(first, second) for first, second in uses]
-    if len(found) == 1:
-        return found[0]
-    xp = namespace(found[0][1])
-    return _add_up(xp.concat([cell for cell, _ in found]), xp.concat([value for _, value in found]))
+    rows_of = _input_rows if block.kind == "input_tokens" else _output_rows
+    tables = [rows_of(first, second) for first, second in calls]
+    if len(tables) == 1:
+        return tables[0]
+    xp = namespace(tables[0][1])
+    return _add_up(xp.concat([cell for cell, _ in tables]), xp.concat([value for _, value in tables]))
 
 
 def _add_up(cell: Array, value: Array) -> tuple[Array, Array]:
@@ -180,16 +181,16 @@ def _add_up(cell: Array, value: Array) -> tuple[Array, Array]:
     return cell, add_by_group(value, inverse, cell.shape[0])
 
 
-def side_by_side(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """The rows of several tables over cells as one table: cells, ascending, and zeros where a table lacks one.
+def join_columns(tables: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Join the columns of several tables: all cells, ascending, and rows with zeros where a table lacks a cell.
 
     Args:
-        parts: of each table, its cells `(m,)`, distinct, and its rows `(m, d)`.
+        tables: for each, its cells `(m,)`, distinct, and its rows `(m, d)`.
     """
-    xp = namespace(parts[0][1])
-    cells = runs(xp.sort(xp.concat([cell for cell, _ in parts])))[0]
+    xp = namespace(tables[0][1])
+    cells = runs(xp.sort(xp.concat([cell for cell, _ in tables])))[0]
     columns = []
-    for cell, value in parts:
+    for cell, value in tables:
         order = xp.argsort(cell)
         columns.append(look_up(cells, xp.take(cell, order), xp.take(value, order, axis=0)))
     return cells, xp.concat(columns, axis=1)
@@ -200,16 +201,17 @@ def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
     xp, count = namespace(d), d.shape[0]
     cell = xp.reshape(xp.astype(ids, xp.int64) * count + xp.reshape(xp.arange(count), (-1, 1)), (-1,))
     rows = xp.reshape(d, (-1, d.shape[2]))
-    seen = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
-    cell, value = _add_up(xp.take(cell, seen), xp.take(rows, seen, axis=0))
+    nonzero = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
+    cell, value = _add_up(xp.take(cell, nonzero), xp.take(rows, nonzero, axis=0))
     return cell, xp.astype(value, xp.float32)
 
 
 def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
-    """Cells and rows of an output head for the tokens that are targets: whose likelihood a step would raise somewhere.
+    """Cells and rows of an output head at targets, the tokens whose likelihood a training step would raise.
 
     Args:
-        h: hidden states, `(n, t, rows)`; d: gradients of the logits, `(n, t, vocabulary)`, negative at targets alone.
+        h: hidden states, `(n, t, rows)`.
+        d: gradients of the logits, `(n, t, vocabulary)`, negative only at targets.
     """
     xp, count = namespace(d), d.shape[0]
     example, token = xp.nonzero(xp.min(d, axis=1) < 0)
@@ -221,67 +223,67 @@ def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
     return token * count + example, xp.astype(xp.concat(rows), xp.float32)
 
 
-def _batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:
-    """One forward and one backward pass; the tap holds what came of it."""
+def _run_batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:
+    """Run one forward and one backward pass; the tap collects the gradients."""
     tap.clear(len(contents))
     example_losses(adapter, module, contents).sum().backward()
 
 
-def arrangement_of(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], tap: Tap) -> str:
-    """How batches of this adapter lie in its layers.
+def find_arrangement(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], tap: Tap) -> str:
+    """The arrangement of this adapter's batches in its layers.
 
-    It is the arrangement under which three examples at once give what each gives alone. Where there is none (a loss that
-    depends on its batch, say), examples are taken one by one.
+    It is the one in which three examples in a batch have the same features as each alone. If there is none (for example because
+    the loss depends on the whole batch), examples are computed one by one.
     """
-    chosen = sorted(set(contents), key=len)
-    chosen = [chosen[at] for at in sorted({0, len(chosen) // 2, len(chosen) - 1})]
     if len(contents) == 1:
-        return SIDE_BY_SIDE  # there is no other batch
+        return SIDE_BY_SIDE  # there will be no larger batch
+    by_length = sorted(set(contents), key=len)
+    chosen = [by_length[at] for at in sorted({0, len(by_length) // 2, len(by_length) - 1})]
     chosen = chosen if len(chosen) > 1 else chosen * 2
-    alone = []
+    single = []
     for content in chosen:
-        _batch(adapter, module, [content], tap)
-        alone.append(tap.rows(ONE_BY_ONE))
-    expected = concatenate(alone)
+        _run_batch(adapter, module, [content], tap)
+        single.append(tap.rows(ONE_BY_ONE))
+    expected = concatenate(single)
     try:
-        _batch(adapter, module, chosen, tap)
-    except RuntimeError:  # a lookup for all rows at once cannot be told apart by example
+        _run_batch(adapter, module, chosen, tap)
+    except RuntimeError:  # a layer has one row for the whole batch
         return ONE_BY_ONE
     for arrangement in (SIDE_BY_SIDE, TURN_BY_TURN):
         try:
-            if _agree(tap.rows(arrangement), expected):
+            if _nearly_equal(tap.rows(arrangement), expected):
                 return arrangement
-        except ValueError:  # rows that no whole number of them belongs to each example
+        except ValueError:  # the number of rows is no multiple of the number of examples
             continue
     return ONE_BY_ONE
 
 
-def _agree(found: Rows, expected: Rows) -> bool:
-    xp, part, other = namespace(found.dense), found.sparse, expected.sparse
+def _nearly_equal(rows: Rows, expected: Rows) -> bool:
+    xp, part, other = namespace(rows.dense), rows.sparse, expected.sparse
     if part.values.shape != other.values.shape or not bool(
         xp.all((part.token == other.token) & (part.example == other.example))
     ):
         return False
-    blocks = (by_block(side.values, side.blocks) for side in (part, other))
-    pairs = [(found.dense, expected.dense), *zip(*blocks, strict=True)]
+    blocks = (by_block(sparse.values, sparse.blocks) for sparse in (part, other))
+    pairs = [(rows.dense, expected.dense), *zip(*blocks, strict=True)]
     return all(
-        one.shape == two.shape and float(xp.linalg.vector_norm(one - two)) <= AGREEMENT * float(xp.linalg.vector_norm(two))
-        for one, two in pairs
+        a.shape == b.shape and float(xp.linalg.vector_norm(a - b)) <= TOLERANCE * float(xp.linalg.vector_norm(b))
+        for a, b in pairs
     )
 
 
 @contextmanager
 def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, checkpoint: str, xp: Any) -> Iterator[Tap]:
-    """The module with frozen weights and a tap on every layer that the layout names."""
+    """Freeze the module's weights and hook a tap to every layer of the layout; undone on exit."""
     tap = Tap(shape, xp)
     trainable = [p for p in module.parameters() if p.requires_grad]
-    wide = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
+    dtype = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
     layers, handles = dict(module.named_modules()), []
     try:
         module.requires_grad_(False)
         for block in shape.blocks:
-            a, b = (xp.asarray(side, dtype=wide) for side in matrices(block, projection, checkpoint))
-            handles.append(layers[block.name].register_forward_hook(_watch(tap, block, a, b), with_kwargs=True))
+            a, b = (xp.asarray(side, dtype=dtype) for side in matrices(block, projection, checkpoint))
+            handles.append(layers[block.name].register_forward_hook(_hook(tap, block, a, b), with_kwargs=True))
         yield tap
     finally:
         for handle in handles:
@@ -290,33 +292,39 @@ def hooked(module: torch.nn.Module, shape: Layout, projection: Projection, check
             parameter.requires_grad_(True)
 
 
-def _watch(tap: Tap, block: Block, a: Array, b: Array) -> Any:
+def _hook(tap: Tap, block: Block, a: Array, b: Array) -> Any:
+    """A forward hook that adds a layer's inputs and output gradients to the tap."""
+
     def forward(
-        layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor], output: torch.Tensor
+        layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor:
-        x, seen = next(iter((*inputs, *named.values()))).detach(), output
-        first = not output.requires_grad  # it sees data, not another layer's output: gradients are followed from here on
+        x, result = next(iter((*inputs, *keywords.values()))).detach(), output
+        first = not output.requires_grad  # its input is data, so autograd has to start here
         if first:
-            seen = output.requires_grad_(True)
-        if output.shape[0] == 1 < tap.examples:  # positions, say, looked up once for all examples: one gradient each
-            seen = seen.expand(tap.examples, *output.shape[1:])
+            result = output.requires_grad_(True)
+        if output.shape[0] == 1 < tap.examples:  # shared by all examples, such as positions: each gets its own gradient
+            result = result.expand(tap.examples, *output.shape[1:])
             x = x.expand(tap.examples, *x.shape[1:])
-        seen.register_hook(lambda d: tap.add(block, layer, (x, d), a, b))
-        return seen.clone() if first else seen  # what follows may work in place, which a leaf does not allow
+        result.register_hook(lambda d: tap.add(block, layer, (x, d), a, b))
+        return result.clone() if first else result  # the next layer may work in place, which a leaf does not allow
 
     return forward
 
 
 def _reorder(rows: Rows, order: list[int]) -> Rows:
-    """Rows that were computed in an order, back in the order of the contents."""
+    """Put rows into the order of the contents.
+
+    Args:
+        order: the number of the content of each row.
+    """
     xp, part = namespace(rows.dense), rows.sparse
-    there = xp.asarray(order)
-    sparse = by_token(part.vocabulary, part.blocks, xp.take(there, part.example), part.token, part.values)
-    return Rows(xp.take(rows.dense, xp.argsort(there), axis=0), rows.blocks, sparse)
+    numbers = xp.asarray(order)
+    sparse = by_token(part.vocabulary, part.blocks, xp.take(numbers, part.example), part.token, part.values)
+    return Rows(xp.take(rows.dense, xp.argsort(numbers), axis=0), rows.blocks, sparse)
 
 
 def check_rows(rows: Rows, checkpoint: str) -> None:
-    """Refuse features that are not finite, or all zero: a projector has been known to return zeros in silence."""
+    """Raise for features that are not finite, or all zero, which a failing projection can return silently."""
     xp = namespace(rows.dense)
     values = rows.dense, rows.sparse.values
     if not all(bool(xp.all(xp.isfinite(value))) for value in values):

@@ -1,7 +1,7 @@
-"""Which layers there are gradients of, what is kept of each, and the two sides of a layer's gradient.
+"""Lays out a model's layers as blocks of a feature row, and projects the two sides of a layer's gradient.
 
-A weight's gradient is `sum_t x_t d_t'`. For each kind of layer this module says what the positions t, the inputs x_t and the
-output gradients d_t are, already projected where a side is projected.
+A weight's gradient is `sum_t x_t d_t'`. This module defines the positions t, the inputs x_t and the output gradients d_t for
+each kind of layer, and projects the sides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Layout:
     """The layers of a model as blocks of a feature row, and the part of its parameters that they cover.
 
     Attributes:
-        left_out: parameters without a gradient feature (biases, norms): how many there are of each, by name.
+        left_out: sizes of the parameters without a gradient feature (biases, norms), by name.
     """
 
     blocks: tuple[Block, ...]
@@ -44,19 +44,19 @@ class Layout:
 
     @property
     def covered(self) -> float:
-        """The part of all parameters whose gradients are followed."""
+        """The part of all parameters that features cover."""
         return 1 - sum(self.left_out.values()) / self.parameters
 
 
 def layout(module: torch.nn.Module, projection: Projection) -> Layout:
-    """Which layers give which numbers.
+    """The layout of a model's layers.
 
     Raises:
-        ModelError: a module trains a weight of more than one axis and is of a kind that cannot be followed, or nothing can.
+        ModelError: a trainable weight of more than one axis is in a layer of an unsupported kind, or no layer is supported.
     """
-    head, inputs = _vocabulary_layers(module)
+    head, embeddings = _vocabulary_layers(module)
     sides: list[tuple[str, str, int, int, int]] = []
-    followed: set[int] = set()
+    covered: set[int] = set()
     for name, layer in module.named_modules():
         own = [(key, p) for key, p in layer.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1]
         if not own:
@@ -70,13 +70,13 @@ def layout(module: torch.nn.Module, projection: Projection) -> Layout:
                 found=f"a trainable weight {key!r} of shape {tuple(weight.shape)}",
                 hint="Its gradient cannot be followed. Freeze it (requires_grad_(False)) or build it from the kinds named.",
             )
-        kind = "output_tokens" if layer is head else "input_tokens" if layer in inputs else "dense"
+        kind = "output_tokens" if layer is head else "input_tokens" if layer in embeddings else "dense"
         sides.append((name, kind, *shape))
-        followed |= {id(p) for _, p in own}
+        covered |= {id(p) for _, p in own}
     if not sides:
         raise ModelError(f"module {type(module).__name__}", expected=f"at least one {KINDS}", found="none")
     parameters = dict(module.named_parameters())  # tied weights are listed once
-    left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in followed}
+    left_out = {name: p.numel() for name, p in parameters.items() if id(p) not in covered}
     numbers = projection.dense if any(kind != "dense" for _, kind, *_ in sides) else projection.dense_alone
     rank = _rank([side[2:] for side in sides if side[1] == "dense"], numbers)
     blocks = tuple(_block(*side, rank=rank, token_rank=projection.token_rank) for side in sides)
@@ -87,13 +87,13 @@ def input_side(layer: torch.nn.Module, x: torch.Tensor, a: Array) -> Array:
     """Projected inputs by position, `(n, groups, t, rows)`.
 
     Args:
-        x: what the layer was given, batch first.
-        a: `(inputs, rows)`; a square one is the identity (`projection.matrix`).
+        x: the layer's input, batch first.
+        a: `(inputs, rows)`; a square matrix is the identity (`projection.matrix`).
     """
     xp = namespace(a)
     if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
-        seen = from_torch(_patches(layer, x, a), xp)
-        return xp.matrix_transpose(xp.reshape(seen, (x.shape[0], layer.groups, a.shape[1], -1)))
+        patches = from_torch(_patches(layer, x, a), xp)
+        return xp.matrix_transpose(xp.reshape(patches, (x.shape[0], layer.groups, a.shape[1], -1)))
     inputs = from_torch(x, xp)
     if isinstance(layer, torch.nn.Embedding):  # the projection of a unit vector is a row
         return xp.reshape(xp.take(a, xp.reshape(inputs, (-1,)), axis=0), (x.shape[0], 1, -1, a.shape[1]))
@@ -110,7 +110,7 @@ def output_side(layer: torch.nn.Module, d: Array, b: Array) -> Array:
 
 
 def _projected(rows: Array, side: Array) -> Array:
-    """`rows @ side`, as one product."""
+    """`rows @ side` as one product; no product if the side is the identity."""
     xp = namespace(side)
     if side.shape[0] == side.shape[1]:
         return xp.astype(rows, side.dtype)
@@ -118,10 +118,10 @@ def _projected(rows: Array, side: Array) -> Array:
 
 
 def _patches(layer: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor, a: Array) -> torch.Tensor:
-    """The projection of a convolution's patches, itself a convolution like the layer's: no patch is ever formed."""
+    """Projected patches of a convolution's input, computed as a convolution, so that no patch is formed."""
     matrix = from_dlpack(a).T.reshape(-1, layer.weight.shape[1], *layer.kernel_size).to(x)
     filters = matrix.repeat(layer.groups, *[1] * (matrix.dim() - 1))
-    # The layer's own method, for it knows every kind of padding.
+    # The layer's own method handles every kind of padding.
     projected: torch.Tensor = layer._conv_forward(x, filters, None)  # noqa: SLF001
     return projected
 
@@ -135,7 +135,7 @@ def _block(name: str, kind: str, inputs: int, outputs: int, groups: int, *, rank
 
 
 def _rank(sides: list[tuple[int, int, int]], numbers: int) -> int:
-    """The largest rank at which all inner layers together keep at most so many numbers."""
+    """The largest rank at which all inner layers together keep at most `numbers` numbers."""
     for rank in range(LARGEST_RANK, 1, -1):
         if sum(groups * min(rank, i) * min(rank, o) for i, o, groups in sides) <= numbers:
             return rank
@@ -143,7 +143,7 @@ def _rank(sides: list[tuple[int, int, int]], numbers: int) -> int:
 
 
 def _sides(layer: torch.nn.Module) -> tuple[int, int, int] | None:
-    """Inputs, outputs and groups of a layer that can be followed."""
+    """Inputs, outputs and groups of a layer; None for an unsupported kind."""
     if isinstance(layer, torch.nn.Linear):
         return layer.in_features, layer.out_features, 1
     if isinstance(layer, Conv1D):
@@ -157,14 +157,14 @@ def _sides(layer: torch.nn.Module) -> tuple[int, int, int] | None:
 
 
 def _vocabulary_layers(module: torch.nn.Module) -> tuple[torch.nn.Module | None, set[torch.nn.Module]]:
-    """The layer whose outputs are a vocabulary, and the embeddings of that vocabulary.
+    """The output head over a vocabulary, and the embeddings of that vocabulary.
 
-    The head is what `transformers` says, else the last Linear that is as wide as some embedding is large. Other
+    The head is the one that `transformers` names, or else the last Linear with as many outputs as an embedding has rows. Other
     embeddings (positions, times, classes) are inner layers.
     """
     embeddings = [m for m in module.modules() if isinstance(m, torch.nn.Embedding)]
-    ask = getattr(module, "get_output_embeddings", None)
-    head = ask() if callable(ask) else None
+    named_head = getattr(module, "get_output_embeddings", None)
+    head = named_head() if callable(named_head) else None
     if head is None:
         sizes = {m.num_embeddings for m in embeddings}
         wide = [m for m in module.modules() if isinstance(m, torch.nn.Linear) and m.out_features in sizes]

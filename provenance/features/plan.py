@@ -1,30 +1,27 @@
-"""Stage `shard`: which feature files the night needs, each under the digest of all that goes into it."""
+"""Lists the feature files that a night needs, each under the digest of all its ingredients."""
 
 from __future__ import annotations
 
 import heapq
-import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import polars as pl
 
-from provenance.core.store import Store, canonical_json, digest
+from provenance.core.store import Store, digest
+from provenance.core.where import Where
 from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, part_key
-from provenance.influence.methods import WORDS, comparisons
-from provenance.inputs.night import Night, night_to_compute
+from provenance.inputs.methods import WORDS, comparisons
+from provenance.inputs.night import Night
 from provenance.models.frozen import fetch_model
-from tasks.settings import Settings, with_store
-
-log = logging.getLogger("provenance.shard")
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """The features of one part, of one kind and, for gradients, at one checkpoint.
+    """The features of one frozen part, of one kind and, for gradients, at one checkpoint.
 
     Attributes:
-        part: SHA-256 of the frozen part that holds the contents.
+        part: SHA-256 of the frozen part with the contents.
         checkpoint: file of the checkpoint; empty for features that need no model.
     """
 
@@ -36,18 +33,24 @@ class FeatureFile:
 
     @property
     def source(self) -> str:
-        """What to call an influence that rests on this file: the checkpoint, or else the kind of features."""
+        """The source of influence that the file belongs to: the checkpoint, or else the kind of features."""
         return self.checkpoint or self.kind
 
     @property
     def statistics(self) -> str:
-        """Where the file's sums lie, gathered in the same pass."""
+        """The key of the file's statistics, which are gathered in the same pass."""
         return self.key.replace("features/", "statistics/", 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A night's feature files, of the corpus by source and shard, of outputs by source and part; the curvature's sample."""
+    """A night's feature files.
+
+    Attributes:
+        corpus: files by source and shard.
+        outputs: files by source and part of the outputs.
+        sample: frozen examples for the curvature.
+    """
 
     corpus: tuple[FeatureFile, ...]
     outputs: tuple[FeatureFile, ...]
@@ -55,7 +58,7 @@ class Plan:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What influences rest on, in order."""
+        """The sources of influence, in order."""
         return tuple(dict.fromkeys(file.source for file in self.corpus))
 
     def of(self, source: str) -> tuple[list[FeatureFile], list[FeatureFile]]:
@@ -63,42 +66,37 @@ class Plan:
         return [f for f in self.corpus if f.source == source], [f for f in self.outputs if f.source == source]
 
 
-def shard(folder: str, settings: Settings | None = None) -> str:
-    """Write the plan of a night; returns the night's folder."""
-    settings, store = with_store(settings)
-    night = night_to_compute(store, folder)
-    corpus = night.frozen_corpus(store)
-    made_of = _made_of(store, night, settings)
+def plan_of(where: Where, night: Night) -> Plan:
+    """The plan of a night; freezes its sample."""
+    store, corpus = where.store, night.frozen_corpus(where.store)
+    ingredients = _ingredients(where, night)
 
     def file(part: Part, kind: str, checkpoint: str) -> FeatureFile:
-        content = part.sha256 if kind == WORDS else part.content_digest  # words depend on the modality, too
-        key = digest({**made_of[kind, checkpoint], "content": content})
+        content = part.sha256 if kind == WORDS else part.content_digest  # words depend also on the modality
+        key = digest({**ingredients[kind, checkpoint], "content": content})
         return FeatureFile(f"features/{key}.safetensors", part.sha256, part.rows, kind, checkpoint)
 
     def files(parts: tuple[Part, ...]) -> tuple[FeatureFile, ...]:
-        return tuple(file(part, *source) for source in made_of for part in parts if part.rows)
+        return tuple(file(part, *source) for source in ingredients for part in parts if part.rows)
 
     sample = freeze_part(store, sample_of(store, corpus, night.method["sample"]))
-    plan = Plan(files(corpus.shards), files(night.outputs), sample)
-    store.write(f"{folder}/plan.json", canonical_json(asdict(plan)))
-    log.info("%d shards and %d parts of outputs, from %s", len(corpus.shards), len(night.outputs), ", ".join(plan.sources))
-    return folder
+    return Plan(files(corpus.shards), files(night.outputs), sample)
 
 
 def load_plan(store: Store, folder: str) -> Plan:
     """The plan of a night."""
-    stored = store.read_json(f"{folder}/plan.json")
-    corpus, outputs = (tuple(FeatureFile(**file) for file in stored[name]) for name in ("corpus", "outputs"))
-    return Plan(corpus, outputs, Part(**stored["sample"]))
+    plan = store.read_json(f"{folder}/plan.json")
+    corpus, outputs = (tuple(FeatureFile(**file) for file in plan[name]) for name in ("corpus", "outputs"))
+    return Plan(corpus, outputs, Part(**plan["sample"]))
 
 
-def compared(night: Night) -> dict[str, str]:
-    """How the night's method of influence compares features, by their kind."""
+def comparisons_of(night: Night) -> dict[str, str]:
+    """The comparison of each kind of features by the night's method of influence."""
     return comparisons(night.method["name"])
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
-    """The examples whose contents have the smallest digests: as good as drawn at random, and the same in whatever shards."""
+    """The `size` examples with the smallest digests of contents: a random sample that does not depend on shards."""
 
     def digests() -> Iterator[tuple[str, str, int]]:
         for part in corpus.shards:
@@ -110,19 +108,19 @@ def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
         chosen.setdefault(part, []).append(row)
     columns = ["example_id", "content", "content_sha256", "modality"]
     frames = [store.read_table(part_key(part), columns=columns)[rows] for part, rows in chosen.items()]
-    # By length, because examples of a batch are padded to the longest.
+    # Sorted by length, because examples of a batch are padded to the longest.
     return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
 
 
-def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, str], dict[str, object]]:
-    """What goes into features besides contents, by kind and checkpoint."""
-    found: dict[tuple[str, str], dict[str, object]] = {}
+def _ingredients(where: Where, night: Night) -> dict[tuple[str, str], dict[str, object]]:
+    """All that decides features besides contents, by kind and checkpoint."""
+    ingredients: dict[tuple[str, str], dict[str, object]] = {}
     version = night.method["versions"]["features"]
-    for kind in compared(night):
+    for kind in comparisons_of(night):
         if kind == WORDS:
-            found[kind, ""] = {"kind": kind, "version": version}
+            ingredients[kind, ""] = {"kind": kind, "version": version}
             continue
-        model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+        model = fetch_model(where.store, night.model, night.model_files, where.settings.model.cache)
         common = {
             "kind": kind,
             "architecture": model.architecture(),
@@ -131,6 +129,6 @@ def _made_of(store: Store, night: Night, settings: Settings) -> dict[tuple[str, 
             "version": version,
         }
         for checkpoint in night.checkpoints:
-            # The checkpoint's name, too: projections are seeded by it.
-            found[kind, checkpoint] = {**common, "checkpoint": checkpoint, "weights": night.model_files[checkpoint]}
-    return found
+            # With the checkpoint's name, which seeds the projections.
+            ingredients[kind, checkpoint] = {**common, "checkpoint": checkpoint, "weights": night.model_files[checkpoint]}
+    return ingredients

@@ -1,9 +1,9 @@
-"""Factored random projection: each layer's gradient, a matrix, is projected on both sides.
+"""Draws the matrices of the factored random projection, which projects each layer's gradient on both sides.
 
-The gradient of a linear layer is `sum_t x_t d_t'` with inputs `x_t` and output gradients `d_t`; projected it is
-`sum_t (A'x_t)(B'd_t)'`, so the matrix itself is never formed (LoGra: Choe et al. 2024, arXiv 2405.13954, section 3). A
-convolution is a linear layer on patches. The vocabulary axis of an embedding or an output head is never projected: that
-costs more truth than anything else.
+The gradient of a linear layer is `sum_t x_t d_t'` with inputs `x_t` and output gradients `d_t`. Projected it is
+`sum_t (A'x_t)(B'd_t)'`, so the full gradient is never formed (LoGra: Choe et al. 2024, arXiv 2405.13954, section 3). A
+convolution is a linear layer on patches. The vocabulary axis of an embedding or an output head is never projected, because that
+would lose more accuracy than any other projection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Projection:
-    """How much is kept of a gradient, and the seed of the matrices.
+    """The size of projected gradients, and the seed of the matrices.
 
     Attributes:
-        dense: numbers kept of all inner layers together, at most; the rank of their projections follows from it.
-        dense_alone: the same of a model without a vocabulary, of which nothing else is kept.
-        token_rank: numbers kept of the hidden side of an embedding or output head.
+        dense: largest number of numbers for all inner layers together; it decides the rank of their projections.
+        dense_alone: the same for a model without a vocabulary.
+        token_rank: numbers for the hidden side of an embedding or output head.
     """
 
     seed: int = 20_261_120
@@ -32,13 +32,13 @@ class Projection:
 
 @dataclass(frozen=True)
 class Block:
-    """What is kept of one layer.
+    """One layer's part of a feature row.
 
     Attributes:
-        kind: `dense`; or `input_tokens` (an embedding) and `output_tokens` (a head), whose rows are kept token by token.
+        kind: `dense`; or `input_tokens` (an embedding) or `output_tokens` (a head), with one vector per token.
         inputs, outputs: sizes of the layer's sides.
-        rows, columns: what they are projected to.
-        groups: of a grouped convolution; each has such sides of its own.
+        rows, columns: sizes of the projected sides.
+        groups: groups of a convolution, each with sides of these sizes.
     """
 
     name: str
@@ -56,14 +56,14 @@ class Block:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens on the side that is a vocabulary."""
+        """The number of tokens, for a layer over a vocabulary."""
         return self.inputs if self.kind == "input_tokens" else self.outputs
 
 
 def matrix(size: int, rank: int, *key: object) -> np.ndarray:
     """A `(size, rank)` matrix with orthogonal columns, scaled so that inner products keep their mean; float32.
 
-    Drawn from a digest of `key`, so that CPU and GPU, today and next year, project alike.
+    It is drawn from a digest of `key`, so it is the same on every machine and at any time.
     """
     if rank >= size:
         return np.eye(size, dtype=np.float32)
@@ -75,10 +75,7 @@ def matrix(size: int, rank: int, *key: object) -> np.ndarray:
 
 
 def matrices(block: Block, projection: Projection, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
-    """The projections of a block's inputs and outputs, seeded by layer and checkpoint.
-
-    A vocabulary side has none and gets an empty matrix.
-    """
+    """The projections of a block's inputs and outputs, seeded by layer and checkpoint; empty for a vocabulary side."""
     key = (projection.seed, checkpoint, block.name)
     none = np.empty((0, 0), dtype=np.float32)
     a = none if block.kind == "input_tokens" else matrix(block.inputs, block.rows, *key, "in")

@@ -1,8 +1,8 @@
-"""What each run of a night computed: a note for operators beside the night's manifests.
+"""Notes the number of feature files that each run of a night computed, for operators.
 
-    nights/day=2026-11-20/<digest>/work.json    one entry for each run that featurised it, the first one first
+    nights/day=2026-11-20/<digest>/work.json    one entry for each run of the stage `featurise`, in order
 
-No digest has it in it and nothing that is published rests on it, so a run may add to it, and a night without it is as good.
+No digest includes this file and no result depends on it, so runs may add to it, and a night may lack it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass
 
 from provenance.core.store import Store, canonical_json
 
-NOTE = "work.json"
+FILE = "work.json"
 
 
 @dataclass(frozen=True)
-class Work:
-    """Feature files that one run of a night computed, and that it found.
+class RunNote:
+    """Numbers of feature files that one run of a night computed and reused.
 
     Attributes:
-        at: when it was done, ISO 8601 (UTC).
-        without_cause: of those computed of the corpus, how many an earlier published night had had.
-        parameters_covered: the part of the parameters whose gradients are followed; None where the run took none.
+        at: end of the run, ISO 8601 (UTC).
+        without_cause: computed files of the corpus that an earlier published night had (`recomputed.count_recomputed`).
+        parameters_covered: the part of the model's parameters that features cover; None if the run computed no gradients.
     """
 
     at: str
@@ -34,17 +34,17 @@ class Work:
     parameters_covered: float | None
 
 
-def note(store: Store, folder: str, work: Work) -> None:
-    """Add what a run did to a night's note."""
-    key = f"{folder}/{NOTE}"
-    while not store.create(key, canonical_json({"runs": [asdict(work)]})):
+def add_note(store: Store, folder: str, note: RunNote) -> None:
+    """Add the note of a run to a night."""
+    key = f"{folder}/{FILE}"
+    while not store.create(key, canonical_json({"runs": [asdict(note)]})):
         before = store.read(key)
-        runs = [*json.loads(before)["runs"], asdict(work)]
+        runs = [*json.loads(before)["runs"], asdict(note)]
         if store.replace(key, canonical_json({"runs": runs}), previous=before):
             return
 
 
-def noted(store: Store, folder: str) -> list[Work]:
-    """What runs of a night did, the first one first; none where nobody noted it."""
-    key = f"{folder}/{NOTE}"
-    return [Work(**run) for run in store.read_json(key)["runs"]] if store.exists(key) else []
+def read_notes(store: Store, folder: str) -> list[RunNote]:
+    """The notes of a night's runs, in order; empty if there are none."""
+    key = f"{folder}/{FILE}"
+    return [RunNote(**run) for run in store.read_json(key)["runs"]] if store.exists(key) else []

@@ -1,18 +1,18 @@
-"""Curvature: the Fisher information of the loss terms, damped, and its inverse, applied to queries alone.
+"""Fits the curvature, the damped Fisher information of the loss terms, and applies its inverse to queries.
 
 The influence of example i on output q is `q' (F + lambda)^-1 g_i` (Koh and Liang 2017, arXiv 1703.04730, section 2; for
 projected gradients Park et al. 2023, arXiv 2303.14186) with F a mean of outer products over sampled loss terms. A feature row
-has two parts, and each is corrected in the form that is small for it:
+has two parts, and each has its own form of the correction:
 
-- dense: F is a matrix over the p numbers, across all inner layers, summed over many terms and factored.
+- dense: F is a matrix over the p numbers of all inner layers, summed over many terms and factored.
 - sparse: too wide for a matrix. With m sampled rows S as landmarks, `(S'S / m + lambda)^-1` is, by Woodbury's identity,
-  `(1 - S' (S S' + m lambda)^-1 S) / lambda`: an m x m problem, and the corrected query is the query less a combination of
-  landmarks. Tokens are weighted first by how large their rows are (`statistics.row_weights`).
+  `(1 - S' (S S' + m lambda)^-1 S) / lambda`: an m x m problem, and the corrected query is the query minus a combination of
+  landmarks. Tokens are first weighted by the size of their rows (`statistics.row_weights`).
 
-lambda is not chosen by hand: it is the oracle-approximating shrinkage of F towards a multiple of the identity (Chen et al.
-2010, IEEE Trans. Signal Processing 58(10), equation 23), which needs the two first moments of the eigenvalues and how many
-independent observations F is the mean of. For the dense part these are examples: an example's terms share its inputs, most of
-all the noise draws of an image. For the sparse part, where rows are fewer than dimensions, they are rows.
+lambda is computed, not chosen: it is the oracle-approximating shrinkage of F towards a multiple of the identity (Chen et al.
+2010, IEEE Trans. Signal Processing 58(10), equation 23). It needs the first two moments of the eigenvalues and the number of
+independent observations in F. For the dense part these are examples, because the terms of an example share its inputs (the
+noise draws of an image most of all). For the sparse part, with fewer rows than dimensions, they are rows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from provenance.core.arrays import Array, look_up, namespace
 from provenance.core.errors import ContractError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, concatenate, spread
-from provenance.influence.index import Table, apply, tabulate, tokens_of
-from provenance.influence.statistics import Statistics, row_weights
+from provenance.features.statistics import Statistics, row_weights
+from provenance.influence.index import Table, multiply, tabulate, tokens_of
 
-# Coordinates of the dense part are scaled by the power -1/4 of their mean square: half way between raw and whitened ones.
+# Coordinates of the dense part are scaled by their mean square to the power -1/4, half way between raw and whitened.
 SCALE_POWER = -0.25
 SCALE_FLOOR = 0.01
-# Landmarks are corrected against one another in blocks of so many: a block's table is what has to fit into memory.
+# Landmarks in a block of products; the table of a block must fit into memory.
 BLOCK = 128
 
 
@@ -59,7 +59,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Weights:
-    """The metric of the sparse part: tokens, ascending, and what a product at each counts for, `(w, blocks)`."""
+    """The metric of the sparse part: tokens, ascending, and the weight of a product at each, `(w, blocks)`."""
 
     token: np.ndarray
     weight: np.ndarray
@@ -70,7 +70,7 @@ class Landmarks:
     """Curvature of the sparse part.
 
     Attributes:
-        rows: the sampled rows, the sparse part alone.
+        rows: the sparse part of the sampled rows.
         factor: lower Cholesky factor of `S S' + m lambda I`, `(m, m)`, float32.
         damping: lambda, as a multiple of the mean eigenvalue over the span of the landmarks.
     """
@@ -81,7 +81,7 @@ class Landmarks:
 
 
 def gram(rows: Array) -> Array:
-    """`sum_i g_i g_i'` of some terms, `(p, p)`, accumulated in float64."""
+    """`sum_i g_i g_i'` over rows, `(p, p)`, accumulated in float64."""
     xp = namespace(rows)
     wide = xp.astype(rows, xp.float64)
     return xp.matmul(xp.matrix_transpose(wide), wide)
@@ -93,11 +93,14 @@ def shrinkage(trace: float, trace_of_square: float, size: int, count: int) -> fl
     `(1 - rho) S + rho tr(S)/p I` is, up to a factor, `S + lambda I` with `lambda = rho / (1 - rho) tr(S) / p`.
 
     Args:
-        trace: tr(S); trace_of_square: tr(S S); size: p; count: how many independent outer products S is the mean of.
+        trace: tr(S).
+        trace_of_square: tr(S S).
+        size: p.
+        count: number of independent outer products in S.
     """
     numerator = (1 - 2 / size) * trace_of_square + trace**2
     denominator = (count + 1 - 2 / size) * (trace_of_square - trace**2 / size)
-    # rho is 1 where nothing but noise is seen; the identity times a very large number says the same.
+    # rho is 1 for pure noise; a very large lambda has the same effect.
     rho = min(numerator / denominator, 1 - 1e-6) if denominator > 0 else 1 - 1e-6
     return rho / (1 - rho) * trace / size
 
@@ -106,7 +109,7 @@ def fit_dense(total: np.ndarray, terms: int, examples: int) -> Dense:
     """Factor the curvature of the dense part.
 
     Args:
-        total: `sum g g'` over the sampled terms of so many examples, `(p, p)`.
+        total: `sum g g'` over `terms` sampled terms of `examples` examples, `(p, p)`.
 
     Raises:
         ContractError: there are no terms, or their gradients are all zero.
@@ -129,21 +132,20 @@ def metric(statistics: Statistics, vocabulary: int) -> Weights:
 
 
 def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
-    """Factor the curvature of the sparse part, in the metric that the weights give; None where there is none.
+    """Factor the curvature of the sparse part in the metric of the weights; None if no row has a weighted token.
 
     Args:
         rows: features for sampled targets, as NumPy arrays.
     """
     count, part = rows.examples, rows.sparse
     products = np.zeros((count, count))
-    heavy, tokens = _weighted(part, weights), tokens_of(part)
+    weighted, tokens, identity = _weighted(part, weights), tokens_of(part), np.eye(count, dtype=np.float32)
     for start in range(0, count, BLOCK):
-        chosen = np.zeros((count, min(BLOCK, count - start)), dtype=np.float32)
-        chosen[np.arange(start, start + chosen.shape[1]), np.arange(chosen.shape[1])] = 1
-        products[:, start : start + chosen.shape[1]] = apply(part, tabulate(heavy, chosen, tokens), count)
+        columns = slice(start, start + BLOCK)
+        products[:, columns] = multiply(part, tabulate(weighted, identity[:, columns], tokens), count)
     width = int(np.count_nonzero(weights.weight, axis=0) @ np.asarray(part.blocks, dtype=np.int64))
     trace = float(np.trace(products)) / max(1, count)
-    if trace == 0:  # no sampled target meets a token that the corpus holds
+    if trace == 0:
         return None
     damping = shrinkage(trace, float(np.vdot(products, products)) / count**2, width, count)
     level = max(damping * count, trace * 1e-6)
@@ -153,16 +155,16 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
 
 
 def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None) -> Table:
-    """A table whose products with examples are influences through the sparse part, up to a common factor.
+    """The table of queries: its products with examples are influences of the sparse part, up to a common factor.
 
     Args:
         queries: features of outputs, as NumPy arrays.
-        landmarks: None for the products alone, without curvature.
+        landmarks: None for plain products, without curvature.
     """
     part, coefficients = queries.sparse, np.eye(queries.examples, dtype=np.float32)
     if landmarks is not None:
         plain = tabulate(_weighted(part, weights), coefficients, tokens_of(part))
-        products = apply(landmarks.rows.sparse, plain, landmarks.rows.examples)
+        products = multiply(landmarks.rows.sparse, plain, landmarks.rows.examples)
         combination = -cho_solve((landmarks.factor, True), np.asarray(products, dtype=np.float64), check_finite=False)
         coefficients = np.concatenate([coefficients, combination.astype(np.float32)])
         part = concatenate([Rows(queries.dense[:, :0], (), part), landmarks.rows]).sparse
@@ -170,7 +172,7 @@ def sparse_queries(queries: Rows, weights: Weights, landmarks: Landmarks | None)
 
 
 def squared_norms(rows: Rows, weights: Weights) -> Array:
-    """`<g_i, g_i>` of each example, the sparse part in the given metric: `(n,)`."""
+    """`<g_i, g_i>` of each example, with the sparse part in the metric of the weights: `(n,)`."""
     part = rows.sparse
     xp = namespace(part.values)
     of_vectors = xp.sum(part.values**2 * _weights_at(part, weights), axis=1, keepdims=True)
@@ -182,7 +184,7 @@ def _weighted(part: Sparse, weights: Weights) -> Sparse:
 
 
 def _weights_at(part: Sparse, weights: Weights) -> Array:
-    """What each number of the vectors counts for: `(m, d)`; nothing at a token that no example holds."""
+    """The weight of each number of the vectors, `(m, d)`; zero at a token without a weight."""
     xp = namespace(part.values)
-    known, weight = xp.asarray(weights.token), xp.asarray(weights.weight.astype(np.float32))
-    return spread(look_up(part.token, known, weight), part.blocks)
+    token, weight = xp.asarray(weights.token), xp.asarray(weights.weight.astype(np.float32))
+    return spread(look_up(part.token, token, weight), part.blocks)

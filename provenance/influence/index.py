@@ -1,7 +1,4 @@
-"""Products with sparse rows, token by token: a contextual inverted index.
-
-Sparse rows of examples meet a table of what the queries hold at each token.
-"""
+"""Multiplies sparse rows of examples with a table of queries, token by token: a contextual inverted index."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from provenance.core.rows import Sparse
 
 @dataclass(frozen=True)
 class Table:
-    """What queries hold at each token.
+    """The vectors of queries at each token.
 
     Attributes:
         token: `(w,)`, ascending.
@@ -25,10 +22,10 @@ class Table:
     values: Array
 
 
-def apply(part: Sparse, table: Table, examples: int) -> Array:
+def multiply(part: Sparse, table: Table, examples: int) -> Array:
     """`sum_w <g_i[w], q[w]>` for every example and query: `(examples, q)`."""
-    kept, at = restrict(part, table.token)
-    return sparse_products(kept.values, kept.example, at, table.values, examples)
+    shared, at = restrict(part, table.token)
+    return sparse_products(shared.values, shared.example, at, table.values, examples)
 
 
 def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
@@ -39,28 +36,28 @@ def tabulate(part: Sparse, coefficients: Array, token: Array) -> Table:
         token: the tokens of the table, ascending; others are left out.
     """
     xp = namespace(coefficients)
-    kept, at = restrict(part, token)
+    shared, at = restrict(part, token)
     values = xp.zeros((token.shape[0], part.values.shape[1], coefficients.shape[1]), dtype=xp.float32)
     for place, start, count in zip(*(to_numpy(side).tolist() for side in runs(at)), strict=True):
-        weights = xp.take(coefficients, kept.example[start : start + count], axis=0)
-        values[place, ...] = xp.matrix_transpose(kept.values[start : start + count, :]) @ weights
+        weights = xp.take(coefficients, shared.example[start : start + count], axis=0)
+        values[place, ...] = xp.matrix_transpose(shared.values[start : start + count, :]) @ weights
     return Table(token, values)
 
 
 def tokens_of(part: Sparse) -> Array:
-    """The tokens that a part holds, ascending."""
+    """The tokens of sparse rows, ascending."""
     return runs(part.token)[0]
 
 
 def restrict(part: Sparse, token: Array) -> tuple[Sparse, Array]:
-    """The vectors at the given tokens (ascending), and at which of these each stands."""
+    """The vectors at some tokens (ascending), and the position of each vector's token among them."""
     xp = namespace(part.values)
     if token.shape[0] == 0 or part.token.shape[0] == 0:
         none = xp.zeros(0, dtype=xp.int64)
         return replace(part, example=none, token=none, values=part.values[:0, :]), none
     at = xp.minimum(xp.searchsorted(token, part.token), xp.asarray(token.shape[0] - 1))
-    there = xp.nonzero(xp.take(token, at) == part.token)[0]
-    if there.shape[0] == part.token.shape[0]:
+    shared = xp.nonzero(xp.take(token, at) == part.token)[0]
+    if shared.shape[0] == part.token.shape[0]:
         return part, at
-    example, values = xp.take(part.example, there), xp.take(part.values, there, axis=0)
-    return replace(part, example=example, token=xp.take(part.token, there), values=values), xp.take(at, there)
+    example, values = xp.take(part.example, shared), xp.take(part.values, shared, axis=0)
+    return replace(part, example=example, token=xp.take(part.token, shared), values=values), xp.take(at, shared)

@@ -1,10 +1,11 @@
-"""Methods of influence behind one interface, so that they can be compared and combined.
+"""Fits comparisons of features to the corpus, turns outputs into queries and scores examples.
 
-A method names the kinds of features it reads. For each kind (and, for gradients, each checkpoint) it fits what it needs from
-the corpus, turns the day's outputs into queries once, and scores shards by one product. An influence is a sum of *components*:
-of gradients the rows of the head, the rows of the embedding and the inner layers, at each checkpoint; of words one. Each is
-scaled so that influences between examples of a sample have a root mean square of one; how much each counts is fitted to
-counterfactual models (`royalty.estimate`), and without any they count alike.
+A method of influence compares one or more kinds of features (`inputs.methods`). For each kind (and, for gradients, each
+checkpoint) a comparison is fitted to the corpus, the day's outputs become queries once, and shards are scored by one product.
+An influence is a weighted sum of *components*. Gradients have three at each checkpoint: the rows of the head, the rows of the
+embedding and the inner layers; words have one. Each component is scaled so that influences between examples of a sample have a
+root mean square of one. The weights are fitted to counterfactual models (`royalty.estimate`); without any they are
+`default_weights`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from provenance.core.arrays import Array, namespace, to_numpy
-from provenance.core.errors import ContractError
 from provenance.core.rows import Rows, by_block, decode, encode, some, spread
+from provenance.features.statistics import Statistics
 from provenance.influence.curvature import (
     Dense,
     Landmarks,
@@ -28,53 +29,31 @@ from provenance.influence.curvature import (
     sparse_queries,
     squared_norms,
 )
-from provenance.influence.index import Table, apply
-from provenance.influence.statistics import Statistics
+from provenance.influence.index import Table, multiply
+from provenance.inputs.methods import WORDS
 
-FACTORED, WORDS = "factored", "words"
-# Components of gradients: the inner layers, and layers over a vocabulary by their kind.
-INNER, ROWS_OF = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
-# Examples of the sample whose influences on all others say how large influences are.
-YARDSTICK = 64
-
-
-# Ways to measure influence. Of each, by the kinds of features that it reads, how these are compared: `curved` (corrected by
-# curvature) or `tfidf`.
-METHODS = {
-    # What a night rests on: gradients of all layers, factored projection; and words, which count where they are fitted to.
-    "fitted": {FACTORED: "curved", WORDS: "tfidf"},
-    "factored": {FACTORED: "curved"},
-    "tfidf": {WORDS: "tfidf"},
-}
-
-
-def comparisons(method: str) -> dict[str, str]:
-    """How a method compares features, by their kind.
-
-    Raises:
-        ContractError: there is no such method.
-    """
-    if method not in METHODS:
-        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(method))
-    return METHODS[method]
+# Names of components of gradients: the inner layers, and layers over a vocabulary by their kind.
+INNER, VOCABULARY_LAYERS = "inner", {"output_tokens": "head", "input_tokens": "embedding"}
+# Examples of the sample whose influences on all others set the scale.
+SCALE_EXAMPLES = 64
 
 
 def default_weights(components: Sequence[str]) -> np.ndarray:
-    """What each component counts where nothing says more: all of gradients alike, words only where there is nothing else."""
+    """Weights of components that are not fitted: equal for all of gradients; words count only if there is nothing else."""
     gradients = np.array([not component.startswith(WORDS) for component in components])
-    counted = gradients if gradients.any() else ~gradients
-    return np.asarray(counted / counted.sum())
+    used = gradients if gradients.any() else ~gradients
+    return np.asarray(used / used.sum())
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What the curvature pass found: features of a sample of examples, and of targets sampled for them.
+    """Features of a sample of examples, and of targets that the model samples for them.
 
     Attributes:
-        data: the sample's features; without targets to sample (words) all there is.
+        data: the sample's features; words have nothing else.
         landmarks: sparse features for sampled targets.
         total: `sum g g'` over sampled terms, `(p, p)`.
-        terms: how many terms.
+        terms: number of terms.
     """
 
     data: Rows
@@ -85,10 +64,10 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Fitted:
-    """All that a kind of features needs of the corpus to turn outputs into queries.
+    """A comparison fitted to the corpus; it turns outputs into queries.
 
     Attributes:
-        factors: of each component of a query, for influences with a root mean square of one.
+        factors: factor of each component, for influences with a root mean square of one.
     """
 
     comparison: str
@@ -104,9 +83,9 @@ class Queries:
 
     Attributes:
         dense: `(q, p)` float32, or None.
-        table: of the sparse part.
-        blocks: how many numbers of the sparse part each of its components has; none where the parts of an example are one.
-        metric: of the sparse part, in which examples are brought to length one for `tfidf`; None for the plain one.
+        table: the sparse part.
+        blocks: numbers of the sparse part in each of its components; empty for `tfidf`, which has one component.
+        metric: for `tfidf`, the metric in which examples are scaled to length one; otherwise None.
     """
 
     comparison: str
@@ -117,68 +96,74 @@ class Queries:
 
 
 def fit(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
-    """What a comparison needs of the corpus."""
-    fitted = _unscaled(comparison, statistics, sampled)
+    """Fit a comparison to the corpus.
+
+    Args:
+        comparison: `curved` or `tfidf`.
+        statistics: sums over the corpus.
+        sampled: of a sample of the corpus.
+    """
+    fitted = _fit_unscaled(comparison, statistics, sampled)
     return replace(fitted, factors=_factors(fitted, sampled.data))
 
 
-def _unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
+def _fit_unscaled(comparison: str, statistics: Statistics, sampled: Sampled) -> Fitted:
     tokens, count, part = statistics.tokens, statistics.examples, sampled.data.sparse
     if comparison == "curved":
         weights, marks = metric(statistics, part.vocabulary), sampled.landmarks
         total, examples = sampled.total, sampled.data.examples
         dense = None if total is None or not len(total) else fit_dense(total, sampled.terms, examples)
         return Fitted(comparison, weights, dense, fit_landmarks(marks, weights) if marks else None)
-    # Both sides are weighted by the inverse document frequency.
+    # Squared, because both sides are weighted by the inverse document frequency.
     weight = (np.log((1 + count) / (1 + tokens.examples)) + 1) ** 2
     return Fitted(comparison, Weights(tokens.token, weight.reshape(-1, 1)))
 
 
 def _factors(fitted: Fitted, sample: Rows) -> tuple[float, ...]:
-    """Factors under which some examples of the sample influence all others with a root mean square of one, by component."""
+    """Factors that scale influences between examples of the sample to a root mean square of one, by component."""
     count = sample.examples
-    chosen = np.unique(np.linspace(0, count - 1, min(YARDSTICK, count)).astype(np.int64))  # spread, for a sample is sorted
+    chosen = np.unique(np.linspace(0, count - 1, min(SCALE_EXAMPLES, count)).astype(np.int64))  # spread: the sample is sorted
     queries = prepare(fitted, some(sample, chosen), np)
     others = np.arange(count)[None, :] != chosen[:, None]
-    return tuple(_inverse_size(found[others].astype(np.float64)) for found in score(queries, sample))
+    return tuple(_scale(influences[others].astype(np.float64)) for influences in score(queries, sample))
 
 
-def _inverse_size(influences: np.ndarray) -> float:
+def _scale(influences: np.ndarray) -> float:
+    """1 / root mean square, or 1 if that is zero."""
     size = float(np.sqrt(np.mean(influences**2))) if influences.size else 0.0
     return 1 / size if size > 0 else 1.0
 
 
 def prepare(fitted: Fitted, outputs: Rows, xp: Any) -> Queries:
-    """The outputs as queries; influences of each component have a root mean square of about one.
+    """Turn outputs into queries, scaled by the factors of the components.
 
     Args:
         outputs: features of outputs, as NumPy arrays.
-        xp: where the queries shall lie.
+        xp: the array module of the queries.
     """
     comparison = fitted.comparison
     if comparison == "tfidf":
         outputs = _tfidf_counts(outputs)
     table = sparse_queries(outputs, fitted.weights, fitted.landmarks)
-    rows = None if fitted.dense is None else fitted.dense.precondition(outputs.dense).astype(np.float32)
+    preconditioned = None if fitted.dense is None else fitted.dense.precondition(outputs.dense).astype(np.float32)
     blocks = outputs.sparse.blocks if comparison == "curved" else ()
-    components = (len(blocks) + (rows is not None)) or 1
+    components = (len(blocks) + (preconditioned is not None)) or 1
     factors = np.asarray(fitted.factors or [1.0] * components, dtype=np.float32)
-    of_table = spread(factors[None, : len(blocks)], blocks)[0][:, None] if blocks else factors[-1]
-    table = Table(xp.asarray(table.token), xp.asarray(table.values * of_table))
-    dense = None if rows is None else xp.asarray(rows * factors[-1])
-    held = fitted.weights if comparison == "tfidf" else None
-    return Queries(comparison, dense, table, blocks, held)
+    table_factors = spread(factors[None, : len(blocks)], blocks)[0][:, None] if blocks else factors[-1]
+    table = Table(xp.asarray(table.token), xp.asarray(table.values * table_factors))
+    dense = None if preconditioned is None else xp.asarray(preconditioned * factors[-1])
+    return Queries(comparison, dense, table, blocks, fitted.weights if comparison == "tfidf" else None)
 
 
 def component_names(source: str, kinds: Sequence[str], *, inner: bool) -> tuple[str, ...]:
-    """What the components of a source of gradients are called, in the order of `score`.
+    """Names of the components of a source of gradients, in the order of `score`.
 
     Args:
-        source: such as a checkpoint's file.
-        kinds: of the layers over a vocabulary, as `features.layers` names them, in their order.
+        source: the checkpoint's file.
+        kinds: kinds of the layers over a vocabulary (`features.layers`), in their order.
         inner: whether there are inner layers.
     """
-    names = [ROWS_OF[kind] for kind in kinds] + [INNER] * inner
+    names = [VOCABULARY_LAYERS[kind] for kind in kinds] + [INNER] * inner
     return tuple(f"{source}/{name}" for name in names)
 
 
@@ -186,33 +171,34 @@ def score(queries: Queries, rows: Rows) -> list[Array]:
     """Influences of a shard's examples on every output, by component: each `(q, n)` float32.
 
     Args:
-        rows: in the namespace of the queries.
+        rows: the shard's features, in the array module of the queries.
     """
     xp = namespace(rows.dense)
     if queries.metric is not None:
         rows = _tfidf_counts(rows)
         norms = xp.sqrt(squared_norms(rows, queries.metric))
-        found = apply(rows.sparse, queries.table, rows.examples)
-        return [xp.matrix_transpose(found / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1)))]
+        products = multiply(rows.sparse, queries.table, rows.examples)
+        return [xp.matrix_transpose(products / xp.reshape(xp.where(norms > 0, norms, xp.ones_like(norms)), (-1, 1)))]
     part, table = rows.sparse, queries.table
     ends = np.cumsum(queries.blocks).tolist()
     pairs = zip(by_block(part.values, queries.blocks), queries.blocks, ends, strict=True)
-    found = [
-        apply(replace(part, values=values), Table(table.token, table.values[:, end - size : end, :]), rows.examples)
+    components = [
+        multiply(replace(part, values=values), Table(table.token, table.values[:, end - size : end, :]), rows.examples)
         for values, size, end in pairs
     ]
-    found += [] if queries.dense is None else [rows.dense @ xp.matrix_transpose(queries.dense)]
-    return [xp.matrix_transpose(component) for component in found]
+    if queries.dense is not None:
+        components.append(rows.dense @ xp.matrix_transpose(queries.dense))
+    return [xp.matrix_transpose(component) for component in components]
 
 
 def _tfidf_counts(rows: Rows) -> Rows:
-    """Logarithms of word counts."""
+    """Rows with `1 + log(count)` in place of word counts."""
     part = rows.sparse
     return replace(rows, sparse=replace(part, values=1 + namespace(part.values).log(part.values)))
 
 
 def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
-    """The arrays that are stored. The comparison is the reader's to know: it is part of the key."""
+    """Arrays for the store; the comparison is not among them, because the key depends on it."""
     tensors = {"factors": np.asarray(fitted.factors)}
     tensors |= _weights_to_tensors("weights", fitted.weights)
     if fitted.dense is not None:
@@ -228,20 +214,18 @@ def to_tensors(fitted: Fitted) -> dict[str, np.ndarray]:
 
 def from_tensors(comparison: str, tensors: Mapping[str, np.ndarray]) -> Fitted:
     """The inverse of `to_tensors`."""
-
-    def below(prefix: str) -> dict[str, np.ndarray]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
     dense, landmarks = None, None
-    if curved := below("dense/"):
-        dense = Dense(curved["factor"], curved["scale"], float(curved["damping"][0]))
-    if marks := below("landmarks/"):
-        landmarks = Landmarks(decode(marks, np), tensors["landmark_factor"], float(tensors["landmark_damping"][0]))
+    if "dense/factor" in tensors:
+        dense = Dense(tensors["dense/factor"], tensors["dense/scale"], float(tensors["dense/damping"][0]))
+    if "landmark_factor" in tensors:
+        prefix = "landmarks/"
+        rows = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        landmarks = Landmarks(decode(rows, np), tensors["landmark_factor"], float(tensors["landmark_damping"][0]))
     return Fitted(comparison, _weights_from_tensors("weights", tensors), dense, landmarks, tuple(tensors["factors"].tolist()))
 
 
 def queries_to_tensors(queries: Queries) -> dict[str, np.ndarray]:
-    """The arrays that are stored, but for the comparison, as by `to_tensors`."""
+    """Arrays for the store, without the comparison."""
     tensors = {
         "blocks": np.asarray(queries.blocks, dtype=np.int64),
         "table/token": to_numpy(queries.table.token),
@@ -258,9 +242,8 @@ def queries_from_tensors(comparison: str, tensors: Mapping[str, np.ndarray], xp:
     """The inverse of `queries_to_tensors`, as arrays of `xp`."""
     dense = xp.asarray(tensors["dense"]) if "dense" in tensors else None
     table = Table(xp.asarray(tensors["table/token"]), xp.asarray(tensors["table/values"]))
-    known = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
-    blocks = tuple(tensors["blocks"].tolist())
-    return Queries(comparison, dense, table, blocks, known)
+    weights = _weights_from_tensors("metric", tensors) if "metric/token" in tensors else None
+    return Queries(comparison, dense, table, tuple(tensors["blocks"].tolist()), weights)
 
 
 def _weights_to_tensors(prefix: str, weights: Weights) -> dict[str, np.ndarray]:

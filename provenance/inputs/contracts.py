@@ -1,13 +1,13 @@
-"""Royalty contracts: by which rule an output's revenue is divided, fixed before the night that applies it.
+"""Reads royalty contracts, which set the rule that divides an output's revenue, and assigns one to each output.
 
     [[contract]]
     name = "assistant"
-    models = ["demo-*"]             # model ids that it covers; * and ? stand for anything
+    models = ["demo-*"]             # model ids that it covers; * and ? are wildcards
     products = ["*"]
     developer_ppb = 300_000_000
     rule = "faithful"
 
-Of several contracts that cover an output, the first in the file counts.
+If several contracts cover an output, the first in the file applies.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class Contract(BaseModel):
     """One contract.
 
     Attributes:
-        models, products: patterns of what it covers.
+        models, products: patterns of the model ids and products that it covers.
         developer_ppb: the developer's part of the revenue.
-        rule: how the rest, the pool, is divided.
-        fallback: how it is divided as far as the rule is not supported by the night's own check.
-        unsupported: where the check fails the `fallback` pays at once, or the night also has to `wait` for a person.
+        rule: divides the rest, the pool.
+        fallback: rule that pays to the extent that the night's check does not support `rule`.
+        unsupported: if the check fails, the `fallback` pays at once, or the night also has to `wait` for a person.
         signal_to_noise: up to this value, measured on the night's outputs, only the fallback pays; above it the fallback pays a
             part. 0: no threshold besides the check.
-        floor_ppb: a share below this goes to the others.
-        cap_ppb: the part of a share above this goes to the others.
-        unmatched: what works that nobody claims earn is kept in `escrow`, or goes to the `others`.
-        duplicates: who is paid for copies of one another: the `earliest` claim, all in `equal` parts, or each for its
-            own (`off`).
-        flat_by: what `flat` counts: `tokens` (words, events, patches), `examples` or `works`.
+        floor_ppb: shares below this go to the other parties.
+        cap_ppb: the part of a share above this goes to the other parties.
+        unmatched: shares of works that nobody claims are kept in `escrow`, or go to the `others`.
+        duplicates: among copies, the owner with the `earliest` claim is paid, or all in `equal` parts, or each as if
+            there were no copies (`off`).
+        flat_by: the unit that `flat` counts: `tokens` (words, events, patches), `examples` or `works`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +70,7 @@ class Contract(BaseModel):
         return self
 
     def covers(self, model: str, product: str) -> bool:
-        """Whether an output of a model and a product falls under it."""
+        """Whether the contract covers outputs of a model and a product."""
         pairs = ((model, self.models), (product, self.products))
         return all(any(fnmatchcase(value, pattern) for pattern in patterns) for value, patterns in pairs)
 
@@ -79,20 +79,20 @@ def read_contracts(path: Path) -> tuple[Contract, ...]:
     """The contracts of a TOML file, in its order.
 
     Raises:
-        ContractError: naming the file, the contract, the key, what was expected and what was found.
+        ContractError: names the file, the contract, the key, and the expected and the found value.
     """
-    stored = read_toml(path, "a file of royalty contracts", ContractError)
-    listed = stored.pop("contract", None)
-    if stored or not isinstance(listed, list) or not listed:
-        found = ", ".join(map(repr, stored)) or ("none" if not listed else "one that is no list")
+    content = read_toml(path, "a file of royalty contracts", ContractError)
+    tables = content.pop("contract", None)
+    if content or not isinstance(tables, list) or not tables:
+        found = ", ".join(map(repr, content)) or ("none" if not tables else "one that is no list")
         raise ContractError(str(path), expected="one or more [[contract]] tables and nothing else", found=found)
-    return parse_contracts(listed, str(path))
+    return parse_contracts(tables, str(path))
 
 
-def parse_contracts(listed: Sequence[dict[str, Any]], file: str) -> tuple[Contract, ...]:
-    """Contracts from plain values, as they stand in a file or a manifest."""
+def parse_contracts(tables: Sequence[dict[str, Any]], file: str) -> tuple[Contract, ...]:
+    """Contracts from the plain values of a file or a manifest."""
     contracts: list[Contract] = []
-    for number, values in enumerate(listed, 1):
+    for number, values in enumerate(tables, 1):
         try:
             contract = Contract.model_validate(values)
         except ValidationError as error:
@@ -105,28 +105,27 @@ def parse_contracts(listed: Sequence[dict[str, Any]], file: str) -> tuple[Contra
 
 
 def assign(outputs: pl.DataFrame, contracts: Sequence[Contract], file: str) -> pl.Series:
-    """The name of the contract that each output falls under.
+    """The name of the contract that covers each output.
 
     Args:
         outputs: `output_id, model_id, product`.
 
     Raises:
-        ContractError: an output falls under none.
+        ContractError: no contract covers an output.
     """
-    kinds = outputs.select("model_id", "product").unique().sort("model_id", "product")
-    names: dict[tuple[str, str], str | None] = {
-        (model, product): next((c.name for c in contracts if c.covers(model, product)), None)
-        for model, product in kinds.iter_rows()
+    pairs = outputs.select("model_id", "product").rows()
+    covering: dict[tuple[str, str], str | None] = {
+        (model, product): next((c.name for c in contracts if c.covers(model, product)), None) for model, product in set(pairs)
     }
-    found = [names[model, product] for model, product in outputs.select("model_id", "product").iter_rows()]
-    if None in found:
-        row = outputs.row(found.index(None), named=True)
+    names = [covering[pair] for pair in pairs]
+    if None in names:
+        row = outputs.row(names.index(None), named=True)
         raise ContractError(
             f"{file}: output {row['output_id']!r}",
             expected=f"a contract that covers it ({', '.join(contract.name for contract in contracts)})",
             found=f"none for model {row['model_id']!r} and product {row['product']!r}",
         )
-    return pl.Series("contract", found, dtype=pl.String)
+    return pl.Series("contract", names, dtype=pl.String)
 
 
 def _explain(error: ValidationError, where: str) -> ContractError:
@@ -134,8 +133,8 @@ def _explain(error: ValidationError, where: str) -> ContractError:
     key = str(first["loc"][0]) if first["loc"] else ""
     at = f"{where}: {key}" if key else where
     if first["type"] == "extra_forbidden":
-        known = Contract.model_fields
-        return ContractError(at, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
+        keys = Contract.model_fields
+        return ContractError(at, expected=f"one of {', '.join(keys)}", found=repr(key), hint=did_you_mean(key, keys))
     expected = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     expected = expected.replace("a valid tuple", 'a list of patterns, ["*"] say').replace(str(PPB), f"{PPB:,}")
     return ContractError(at, expected=expected, found="none" if first["type"] == "missing" else repr(first["input"]))

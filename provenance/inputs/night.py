@@ -1,53 +1,58 @@
-"""One night: where its manifests lie, and what it read.
+"""Reads a night's frozen inputs and the manifests of its stages.
 
-    nights/day=2026-11-20/<digest of the inputs>/inputs.json    what was frozen
-                                                 plan.json      which features that takes
+    nights/day=2026-11-20/<digest of the inputs>/inputs.json    the frozen inputs
+                                                 plan.json      the feature files that the night needs
                                                  scores.json    influence per party and component, candidates for evidence
-                                                 likelihoods.json   which models' log-likelihoods of the outputs it rests on
+                                                 likelihoods.json   log-likelihoods of the outputs under each model
                                                  estimate.json  shares under every rule, evidence, fidelity
                                                  shares.json    shares in parts per billion, by contract
-                                                 removed.json   what housekeeping took away, when, by which policy
+                                                 removed.json   files that housekeeping removed, with day and policy
 
-A night with the same inputs is the same night: its stages find their manifests and have nothing to do.
+A night with the same inputs is the same night: its stages find their manifests and do nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.store import Store, digest, from_parquet, sha256
-from provenance.corpus.examples import with_choices
+from provenance.corpus.ownership import with_choices
 from provenance.corpus.rights.optouts import NO_CHOICES
 from provenance.corpus.shards import FrozenCorpus, Part, load_frozen, read_examples
 from provenance.inputs.contracts import Contract, parse_contracts
 
-# Raised when the meaning of a stage's result changes: nights computed before keep their folders and features, and a night
-# run again is another night. They stand among a night's inputs.
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provenance.models.subject import Subject
+
+# Increase a number when the meaning of a stage's result changes. Versions are inputs of a night: a day that is run again
+# becomes another night, and earlier nights keep their folders and features.
 VERSIONS = {"features": 4, "curvature": 9, "scores": 7, "likelihoods": 1, "estimate": 3, "shares": 4}
 
 REMOVED = "removed.json"
 OPTIONAL = ("choices", "counterfactuals")
-# The works behind shares, by the stage that wrote them.
+# The file of the works behind shares, by the stage that wrote it (`shares_stage`).
 EVIDENCE_OF = {"estimate": "evidence.parquet", "values": "works.parquet"}
 
 
 @dataclass(frozen=True)
 class Night:
-    """What a night reads, all of it frozen.
+    """The frozen inputs of a night.
 
     Attributes:
         model: digest of the model folder.
         model_files: SHA-256 by file name.
         checkpoints: files of the checkpoints whose gradients count.
-        method: what decides influence besides the data.
-        contract: what decides amounts besides influence.
-        choices: what owners who opted out chose, in force on the day; None where none have.
-        counterfactuals: the models trained on parts of the owners that shares rest on: digest of the folder, by name.
+        method: all that decides influence besides the data (`inputs.frozen.influence_method`).
+        contract: the contracts in force, under `contracts`; empty for influence without money.
+        choices: the choices of owners who opted out, in force on the day; None if nobody has.
+        counterfactuals: the counterfactual models: digest of each folder by name.
     """
 
     day: str
@@ -64,12 +69,12 @@ class Night:
 
     @property
     def folder(self) -> str:
-        """Where the night's manifests lie."""
+        """The folder of the night's manifests."""
         return f"nights/day={self.day}/{digest(self.inputs)[:32]}"
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What is written down; omits `choices` and `counterfactuals` when empty, so the digest is unchanged."""
+        """The content of `inputs.json`; omits `choices` and `counterfactuals` when empty, so the digest is unchanged."""
         return {name: value for name, value in asdict(self).items() if value or name not in OPTIONAL}
 
     @property
@@ -79,7 +84,7 @@ class Night:
 
     @property
     def date(self) -> date:
-        """The day paid for."""
+        """The day that the night pays for."""
         return date.fromisoformat(self.day)
 
     def frozen_corpus(self, store: Store) -> FrozenCorpus:
@@ -91,18 +96,18 @@ class Night:
         return read_examples(store, self.frozen_corpus(store), *columns)
 
     def read_choices(self, store: Store) -> pl.DataFrame:
-        """`work_id, owner_id, choice` of those who opted out, in force on the day."""
+        """`work_id, owner_id, choice` of each opt-out in force on the day."""
         return store.read_table(self.choices.key) if self.choices else NO_CHOICES
 
     def read_claims(self, store: Store) -> pl.DataFrame:
-        """The claims in force on the day, with what becomes of each owner's part: as it chose, or disputed."""
+        """The claims in force on the day, with the owner's opt-out choice and any dispute."""
         corpus = self.frozen_corpus(store)
         disputes = store.read_table(corpus.disputes.key) if corpus.disputes else None
         return with_choices(store.read_table(corpus.claims.key), self.date, self.read_choices(store), disputes)
 
     @property
     def contracts(self) -> tuple[Contract, ...]:
-        """The contracts that were in force when it was frozen."""
+        """The contracts that were in force when the night was frozen."""
         return parse_contracts(self.contract.get("contracts", []), f"night of {self.day}")
 
     def read_outputs(self, store: Store) -> pl.DataFrame:
@@ -111,16 +116,24 @@ class Night:
 
 
 def load_night(store: Store, folder: str) -> Night:
-    """A night by its folder; StoreError says when it was removed, and by which policy."""
-    stored = read_manifest(store, folder, "inputs")
-    outputs = tuple(Part(**part) for part in stored.pop("outputs"))
-    checkpoints = tuple(stored.pop("checkpoints"))
-    choices = Part(**stored.pop("choices")) if stored.get("choices") else None
-    return Night(outputs=outputs, checkpoints=checkpoints, choices=choices, **stored)
+    """A night by its folder.
+
+    Raises:
+        StoreError: it is missing; a night that was removed is named with day and policy.
+    """
+    inputs = read_manifest(store, folder, "inputs")
+    outputs = tuple(Part(**part) for part in inputs.pop("outputs"))
+    checkpoints = tuple(inputs.pop("checkpoints"))
+    choices = Part(**inputs.pop("choices")) if inputs.get("choices") else None
+    return Night(outputs=outputs, checkpoints=checkpoints, choices=choices, **inputs)
 
 
 def night_to_compute(store: Store, folder: str) -> Night:
-    """A night to compute something of; ContractError: other versions of the stages froze it, whose files would mix."""
+    """A night for a stage to compute.
+
+    Raises:
+        ContractError: it was frozen by other versions of the stages, so its folder would mix their results.
+    """
     night = load_night(store, folder)
     if night.method["versions"] != VERSIONS:
         raise ContractError(
@@ -132,21 +145,36 @@ def night_to_compute(store: Store, folder: str) -> Night:
     return night
 
 
+def subject_of_night(store: Store, night: Night, cache: Path) -> Subject:
+    """A night's model and corpus.
+
+    Args:
+        cache: the folder of frozen models on this machine.
+    """
+    from provenance.models.subject import Subject  # here, because it loads torch, which readers of nights do not need
+
+    return Subject(store, night.model, night.model_files, night.frozen_corpus(store), night.date, cache)
+
+
 def read_manifest(store: Store, folder: str, stage: str) -> dict[str, Any]:
-    """What a stage of the night put down; StoreError says when that was removed, and by which policy."""
+    """The manifest of a stage of a night.
+
+    Raises:
+        StoreError: it is missing; a manifest that was removed is named with day and policy.
+    """
     try:
         return store.read_json(f"{folder}/{stage}.json")
     except StoreError as error:
-        raise absent(store, folder, error) from error
+        raise removal_error(store, folder, error) from error
 
 
 def shares_stage(store: Store, folder: str) -> str:
-    """The stage that found shares under every rule: `values` of a night of version 0.1."""
+    """The stage that wrote the shares under every rule: `estimate`, or `values` in nights of version 0.1."""
     return "estimate" if store.exists(f"{folder}/estimate.json") or not store.exists(f"{folder}/values.json") else "values"
 
 
-def absent(store: Store, folder: str, error: StoreError) -> StoreError:
-    """The error of reading something of a night, which says so if housekeeping has removed it."""
+def removal_error(store: Store, folder: str, error: StoreError) -> StoreError:
+    """A reading error of a night's file, or a better one if housekeeping has removed the file."""
     key = f"{folder}/{REMOVED}"
     if error.found != "nothing" or not store.exists(key):
         return error
@@ -157,21 +185,21 @@ def absent(store: Store, folder: str, error: StoreError) -> StoreError:
 
 
 def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:
-    """A table that a stage of the night wrote, checked to be the one that the stage's manifest names."""
+    """A table that a stage of the night wrote, checked against the stage's manifest."""
     return from_parquet(read_checked(store, folder, stage, name), store.locate(f"{folder}/{name}"))
 
 
 def read_checked(store: Store, folder: str, stage: str, name: str) -> bytes:
-    """A file that a stage of the night wrote, checked to be the one that the stage's manifest names."""
-    key, stated = f"{folder}/{name}", read_manifest(store, folder, stage)["writes"][name]
+    """The bytes of a file that a stage of the night wrote, checked against the stage's manifest."""
+    key, expected = f"{folder}/{name}", read_manifest(store, folder, stage)["writes"][name]
     data = store.read(key)
-    if sha256(data) != stated:
-        raise StoreError(store.locate(key), expected=f"SHA-256 {stated}, as {stage}.json says", found=sha256(data))
+    if sha256(data) != expected:
+        raise StoreError(store.locate(key), expected=f"SHA-256 {expected}, as {stage}.json says", found=sha256(data))
     return data
 
 
 def with_terms(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
-    """The outputs with `developer_ppb`, as the contract of each says."""
+    """The outputs with `developer_ppb`, from the contract of each."""
     terms = {contract.name: contract.developer_ppb for contract in night.contracts}
     names = read_manifest(store, night.folder, shares_stage(store, night.folder))["contracts"]
     parts = [terms[names[output]] for output in outputs["output_id"]]

@@ -1,4 +1,4 @@
-"""A model folder: `model.toml`, the adapter it names, and checkpoints as safetensors."""
+"""Reads and checks model folders: `model.toml`, the adapter that it names, and checkpoints in safetensors."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ BUILT_IN = {
     name: f"provenance.models.adapters.{module}:{name}"
     for name, module in (("CausalLM", "causal_lm"), ("Denoiser", "denoiser"), ("EventSequence", "event_sequence"))
 }
-# What torch.save writes: a zip of pickles since 1.6, a bare pickle before. Either can run code when it is read.
+# First bytes of files by torch.save: a zip of pickles since 1.6, a bare pickle before. Reading either can run code.
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class Adapter(Protocol):
-    """What a kind of model must say of itself: `Class(folder, **adapter_args)`."""
+    """Connects a kind of model with the pipeline; constructed as `Class(folder, **adapter_args)`."""
 
     def module(self) -> torch.nn.Module:
-        """The architecture; its weights are loaded from a checkpoint by the caller."""
+        """The architecture; the caller loads its weights from a checkpoint."""
 
     def collate(self, contents: list[bytes]) -> Any:
-        """A batch of the contents, as `loss` takes it."""
+        """A batch of the contents, for `loss`."""
 
     def loss(self, module: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Negative log-likelihood of each example, summed over its terms: shape `(n,)`, in nats."""
@@ -47,12 +47,11 @@ class _Table(BaseModel):
 
 
 class Training(_Table):
-    """What the training run was, as far as it is known.
+    """The settings of the training run, as far as they are known.
 
     Attributes:
-        manifest: a file of the folder that lists what the run was trained on.
-        command: what trains such a model, run in the folder: `{works}` is a folder with `examples.parquet`, `{seed}` a number,
-            `{out}` where to write a model folder. Without one the adapter's `train` does.
+        manifest: a file of the folder that lists the examples that the model was trained on.
+        command: trains such a model (`trainer.run_command`); without one the adapter's `train` does.
     """
 
     optimizer: str | None = None
@@ -66,7 +65,7 @@ class Training(_Table):
 
 
 class Checkpoint(_Table):
-    """One point of the training run. `learning_rate_sum` is the run's own clock."""
+    """One point of the training run; `learning_rate_sum` is the sum of all learning rates up to it."""
 
     file: str
     step: int
@@ -85,7 +84,7 @@ class ModelCard(_Table):
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model folder; `files` has the SHA-256 of every file, by its name below the folder."""
+    """A checked model folder; `files` has the SHA-256 of every file by its path in the folder."""
 
     folder: Path
     card: ModelCard
@@ -93,24 +92,23 @@ class Model:
 
     @property
     def manifest(self) -> Path | None:
-        """The file that lists what it was trained on; None where nobody has stated it."""
+        """The file that lists the examples that it was trained on; None if the folder has none."""
         return self.folder / self.card.training.manifest if self.card.training.manifest else None
 
     def adapter(self) -> Adapter:
-        """An instance of the adapter that `model.toml` names."""
+        """The adapter that `model.toml` names."""
         return load_adapter(self.card, self.folder)
 
     def architecture(self) -> str:
         """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
-        other = self.other_files()
-        source = "" if self.card.adapter in BUILT_IN else _source(self.adapter())
-        text = json.dumps([self.card.adapter, self.card.adapter_args, other, source], sort_keys=True)
+        source = "" if self.card.adapter in BUILT_IN else _source_digest(self.adapter())
+        text = json.dumps([self.card.adapter, self.card.adapter_args, self.other_files(), source], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def other_files(self) -> dict[str, str]:
-        """SHA-256 of the files that are neither weights nor say what a run was."""
-        weights = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
-        return {name: sha for name, sha in sorted(self.files.items()) if name not in weights}
+        """SHA-256 of the other files: without checkpoints, `model.toml` and the manifest."""
+        excluded = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
+        return {name: sha for name, sha in sorted(self.files.items()) if name not in excluded}
 
     def load(self, checkpoint: Checkpoint, *, device: str = "cpu") -> torch.nn.Module:
         """The module with the weights of a checkpoint, in evaluation mode.
@@ -120,20 +118,17 @@ class Model:
         """
         module = self.adapter().module()
         path = self.folder / checkpoint.file
-        stored = _tensors(path)
-        state = dict(module.state_dict())
-        tied = _tied(module)
-        for name, wanted in state.items():
+        stored = _read_tensors(path)
+        state = module.state_dict()
+        aliases = _tied_names(module)
+        for name, parameter in state.items():
+            where, shape = f"{path}: tensor {name!r}", f"shape {tuple(parameter.shape)}"
             if name not in stored:
-                if any(other in stored for other in tied.get(name, ())):
+                if any(alias in stored for alias in aliases.get(name, ())):
                     continue
-                raise ModelError(f"{path}: tensor {name!r}", expected=f"shape {tuple(wanted.shape)}", found="no such tensor")
-            if stored[name].shape != wanted.shape:
-                raise ModelError(
-                    f"{path}: tensor {name!r}",
-                    expected=f"shape {tuple(wanted.shape)}",
-                    found=f"shape {tuple(stored[name].shape)}",
-                )
+                raise ModelError(where, expected=shape, found="no such tensor")
+            if stored[name].shape != parameter.shape:
+                raise ModelError(where, expected=shape, found=f"shape {tuple(stored[name].shape)}")
         for name, tensor in stored.items():
             if name not in state:
                 raise ModelError(f"{path}: tensor {name!r}", expected="a tensor of the adapter's module", found="none")
@@ -145,11 +140,11 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Read and check a model folder: the card, that every checkpoint is whole, and that no pickle is among them."""
+    """Read and check a model folder: its card is valid, every checkpoint is complete, and none is a pickle."""
     path = folder / "model.toml"
-    stated = read_toml(path, "a model folder with model.toml", ModelError)
+    values = read_toml(path, "a model folder with model.toml", ModelError)
     try:
-        card = ModelCard.model_validate(stated)
+        card = ModelCard.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -167,57 +162,35 @@ def read_model(folder: Path) -> Model:
             )
     for checkpoint in card.checkpoints:
         _check_file(path, folder / checkpoint.file)
-    names = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    files = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in names}
+    paths = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in paths}
     if (manifest := card.training.manifest) is not None and manifest not in files:
         expected = f"a file {manifest} of the folder"
         raise ModelError(f"{path}: key 'training.manifest'", expected=expected, found="no such file")
     return Model(folder, card, files)
 
 
-def state_manifest(folder: Path, data: bytes, name: str = "manifest.json") -> None:
-    """Put what a run was trained on into a model folder, and name it in `model.toml`, last.
-
-    Raises:
-        ModelError: there is no model, or its card names another file.
-    """
-    path = folder / "model.toml"
-    before = read_model(folder).card.training.manifest
-    if before not in (None, name):
-        raise ModelError(f"{path}: key 'training.manifest'", expected=f"none, or {name}", found=repr(before))
-    (folder / name).write_bytes(data)
-    if before is None:
-        lines, said = path.read_text().splitlines(), f"manifest = {json.dumps(name)}"
-        if "[[checkpoints]]" not in lines:
-            raise ModelError(str(path), expected="checkpoints as tables, each below a line [[checkpoints]]", found="none such")
-        if "[training]" in lines:
-            lines.insert(lines.index("[training]") + 1, said)
-        else:
-            lines = [*lines[: (at := lines.index("[[checkpoints]]"))], "[training]", said, "", *lines[at:]]
-        path.write_text("\n".join(lines) + "\n")
-
-
 def keep_ends(folder: Path) -> None:
-    """Remove all checkpoints of a model folder but the base and the last: a counterfactual model needs no others."""
+    """Remove all checkpoints but the base and the last; a counterfactual model needs no others."""
     path = folder / "model.toml"
     card = read_model(folder).card
     middle = {checkpoint.file for checkpoint in card.checkpoints[1:-1]}
-    kept: list[str] = []
+    tables: list[str] = []
     for line in path.read_text().splitlines():
-        if line.startswith("[") or not kept:
-            kept.append("")
-        kept[-1] += line + "\n"
+        if line.startswith("[") or not tables:
+            tables.append("")
+        tables[-1] += line + "\n"
 
     def is_middle(table: str) -> bool:
         return table.startswith("[[checkpoints]]") and tomllib.loads(table)["checkpoints"][0]["file"] in middle
 
-    path.write_text("".join(table for table in kept if not is_middle(table)))
+    path.write_text("".join(table for table in tables if not is_middle(table)))
     for file in middle:
         (folder / file).unlink()
 
 
 def load_adapter(card: ModelCard, folder: Path) -> Adapter:
-    """Import and construct the adapter that a card names, `package.module:Class` or a built-in name."""
+    """Import and construct a card's adapter, `package.module:Class` or a built-in name."""
     where = f"{folder / 'model.toml'}: key 'adapter'"
     target = BUILT_IN.get(card.adapter, card.adapter)
     if ":" not in target:
@@ -225,8 +198,7 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
         raise ModelError(where, expected=expected, found=repr(card.adapter), hint=did_you_mean(card.adapter, BUILT_IN))
     module, _, name = target.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), name)
-        adapter: Adapter = kind(folder, **card.adapter_args)
+        adapter: Adapter = getattr(importlib.import_module(module), name)(folder, **card.adapter_args)
     except InputError:
         raise
     except ImportError as error:
@@ -241,42 +213,42 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
     return adapter
 
 
-def _source(adapter: Adapter) -> str:
-    """Digest of the module that defines an adapter of somebody else's; a built-in one has a version."""
+def _source_digest(adapter: Adapter) -> str:
+    """Digest of the module that defines an adapter; empty if it has no file."""
     path = inspect.getsourcefile(type(adapter))
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes]) -> torch.Tensor:
-    """The adapter's losses, checked: shape `(n,)` and finite."""
+    """The adapter's losses, one finite number per example: `(n,)`."""
     name = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}"
     try:
         batch = adapter.collate(list(contents))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Somebody else's code has met a content that it did not think of.
+        # Code of other authors may fail in any way on an unusual content.
         found = f"{type(error).__name__}: {error}"
         raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
-    losses, who = adapter.loss(module, batch), f"{name}: loss"
+    losses, where = adapter.loss(module, batch), f"{name}: loss"
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(contents),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise ModelError(who, expected=f"one number per example, shape ({len(contents)},)", found=found)
+        raise ModelError(where, expected=f"one number per example, shape ({len(contents)},)", found=found)
     if not bool(torch.isfinite(losses).all()):
         row = int((~torch.isfinite(losses)).nonzero()[0])
-        raise ExampleError(f"{who} of {in_batch(row)}", expected="a finite number", found=str(losses.detach()[row].item()))
+        raise ExampleError(f"{where} of {in_batch(row)}", expected="a finite number", found=str(losses.detach()[row].item()))
     return losses
 
 
 def all_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, batch_size: int) -> np.ndarray:
-    """The losses of any number of examples, `(n,)`, nothing differentiated."""
+    """The losses of any number of examples, without gradients: `(n,)` float64."""
     with torch.no_grad():
         starts = range(0, len(contents), batch_size)
         losses = [example_losses(adapter, module, contents[start : start + batch_size]) for start in starts]
-    found: np.ndarray = torch.cat(losses).double().cpu().numpy()
-    return found
+    values: np.ndarray = torch.cat(losses).double().cpu().numpy()
+    return values
 
 
 def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
-    """What training does, but for the step: the gradient of every batch, batches of like lengths."""
+    """Compute the gradient of every batch, as training does, without a step; batches have contents of similar lengths."""
     order = sorted(contents, key=len)
     for start in range(0, len(order), batch_size):
         module.zero_grad(set_to_none=True)
@@ -288,9 +260,9 @@ def _check_file(card: Path, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")
     try:
-        _tensors(path, names_only=True)
+        _read_tensors(path, names_only=True)
     except ModelError:
-        # A safetensors file begins with the length of its header, any eight bytes, and the header with a brace.
+        # A safetensors file begins with eight bytes, the length of its header, and then a brace.
         with path.open("rb") as file:
             start = file.read(9)
         if start[8:] == b"{" or not any(start.startswith(magic) for magic in PICKLE_STARTS):
@@ -300,7 +272,7 @@ def _check_file(card: Path, path: Path) -> None:
         raise ModelError(str(path), expected="safetensors", found=found, hint=hint) from None
 
 
-def _tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {} if names_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -308,9 +280,9 @@ def _tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]
         raise ModelError(str(path), expected="a whole safetensors file", found=str(error)) from error
 
 
-def _tied(module: torch.nn.Module) -> dict[str, list[str]]:
-    """For each parameter name, the other names of the same tensor; safetensors keeps only one of them."""
-    by_pointer: dict[int, list[str]] = {}
+def _tied_names(module: torch.nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter that has several; safetensors stores it under one of them."""
+    by_identity: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        by_pointer.setdefault(id(parameter), []).append(name)
-    return {name: names for names in by_pointer.values() for name in names if len(names) > 1}
+        by_identity.setdefault(id(parameter), []).append(name)
+    return {name: names for names in by_identity.values() for name in names if len(names) > 1}

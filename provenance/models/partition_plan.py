@@ -1,12 +1,12 @@
-"""Counterfactual models: which parts of the owners each is trained on, and how a model's set of them is read and checked.
+"""Plans the part of the owners that each counterfactual model is trained on.
 
-A *partition* divides the owners at random into parts of about the same size, and a model is trained on each part: two parts
-are a pair (a random half, then the other half), eight are a partition at one eighth, and with up to `FEW` owners every owner is
-a part alone. A whole partition costs as much as one training on everything. Models of one partition stand in one *stratum*:
-each saw about the same amount of work.
+A *partition* divides all owners at random into parts of about the same size, and one model is trained on each part. A pair has
+two parts, a random half and the other half; a partition of small parts has `PARTS` parts or, with up to `FEW` owners, one
+owner in each. A whole partition costs as much as one training on the whole corpus. The models of a partition are of one
+*stratum*: each was trained on about the same amount of work.
 
-Pairs say what an owner adds when about half of the others are in; the small parts say who teaches what all works teach, which
-pays most to those who come first.
+Pairs measure what an owner adds to about half of the others. Small parts measure who teaches what all works teach; that pays
+most to the owners who come first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Up to so many owners each is a part alone; of more there are so many parts.
+# With up to FEW owners, each is a small part alone; with more, a partition has PARTS small parts.
 FEW, PARTS = 12, 8
 PAIR, SMALL = "pair", "small"
-# The first of so many partitions has small parts, the others are pairs.
+# Strata are divided at these parts of the corpus that a model was trained on.
+BOUNDS = (0.25, 0.75)
+# Every eighth partition has small parts, the others are pairs.
 SMALL_EVERY = 8
-# The last of so many is set aside: its models are never fitted on, and say how far intervals can be trusted.
+# Every sixteenth partition is set aside: nothing is fitted to its models, so they can test the intervals.
 ASIDE_EVERY = 16
-# Partitions drawn for one that is new; a few owners have few.
+# Draws until a partition is new; few owners have few partitions.
 TRIES = 200
 
 
@@ -35,9 +37,9 @@ class Part:
     Attributes:
         name: such as `pair-003-1`.
         stratum: `pair` or `small`.
-        partition: the number of its partition; its models are left out together when they are predicted.
-        parties: who is in.
-        aside: never fitted on.
+        partition: the number of its partition; models of a partition are predicted from the other partitions only.
+        parties: the owners in it.
+        aside: set aside; nothing is fitted to it.
         seed: of the training.
     """
 
@@ -50,10 +52,10 @@ class Part:
 
 
 def plan(weights: Mapping[str, int], trainings: int) -> tuple[Part, ...]:
-    """The trainings that are worth `trainings` on the whole corpus; more of them leave the first ones as they are.
+    """The parts of `trainings` partitions; a larger number adds partitions and changes none.
 
-    Partitions come in this order: one of small parts, seven pairs, the same small parts with other seeds (which tells the noise
-    of training), six pairs, a pair that is set aside; and so on, all drawn anew.
+    The order: one partition of small parts, seven pairs, the same small parts with other seeds (they measure the noise of
+    training), six pairs, a pair that is set aside; then again from the start, with new random parts.
 
     Args:
         weights: tokens of each party.
@@ -74,16 +76,16 @@ def plan(weights: Mapping[str, int], trainings: int) -> tuple[Part, ...]:
             partition = small = _new_partition(names, weights, count, f"{stratum}/{number}", drawn)
         else:
             partition = small
-        for place, inside in enumerate(partition):
+        for place, parties in enumerate(partition):
             name = f"{stratum}-{number:03d}-{place}"
-            parts.append(Part(name, stratum, number, inside, aside, _number(f"seed/{name}", 31)))
+            parts.append(Part(name, stratum, number, parties, aside, _number(f"seed/{name}", 31)))
     return tuple(parts)
 
 
 def _new_partition(
     names: list[str], weights: Mapping[str, int], count: int, name: str, drawn: set[frozenset[frozenset[str]]]
 ) -> list[tuple[str, ...]]:
-    """A new partition; once all have been drawn, one of them again."""
+    """A partition that is not in `drawn`; after `TRIES` draws, an old one."""
     for number in range(TRIES):
         parts = list(_partition(names, weights, count, f"{name}/{number}"))
         key = frozenset(frozenset(part) for part in parts)
@@ -94,17 +96,17 @@ def _new_partition(
 
 
 def _partition(names: list[str], weights: Mapping[str, int], count: int, name: str) -> Iterator[tuple[str, ...]]:
-    """Parties in a random order, each to the part with the fewest tokens so far."""
+    """Assigns parties in a random order, each to the part with the fewest tokens so far."""
     draws = np.random.Generator(np.random.Philox(_number(name, 128)))
     parts: list[list[str]] = [[] for _ in range(count)]
-    held = np.zeros(count)
+    tokens = np.zeros(count)
     for at in draws.permutation(len(names)):
-        lightest = int(np.argmin(held))
+        lightest = int(np.argmin(tokens))
         parts[lightest].append(names[at])
-        held[lightest] += max(1, weights[names[at]])
+        tokens[lightest] += max(1, weights[names[at]])
     return (tuple(sorted(part)) for part in parts if part)
 
 
 def _number(name: str, bits: int) -> int:
-    """A number of so many bits from the digest of a name."""
+    """A number of `bits` bits from the digest of a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()) >> (256 - bits)

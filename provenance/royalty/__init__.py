@@ -1,5 +1,5 @@
-"""From influence to shares: the one border between floats and integers.
+"""Turns influence into owner shares; the only place where floats become integers.
 
-Reads influence per party. Writes shares in parts per billion, with intervals. Invariant: an output's shares, with escrow
-and unattributed, sum to exactly 1,000,000,000. Does not belong here: revenue.
+Reads influence by party. Writes shares in parts per billion, with intervals. Invariant: the shares of an output, with escrow
+and unattributed, sum to exactly 1,000,000,000. Revenue does not belong here.
 """

@@ -1,36 +1,42 @@
-"""How far a night's shares can be trusted: counterfactual models predicted from the others, for the very outputs that are paid.
+"""Measures the fidelity of a night's shares: counterfactual models are predicted from the others, on the outputs that are paid.
 
-Every partition of counterfactual models is left out in turn and predicted. The rank correlation over models of what was
-predicted and what came is a linear datamodelling score (LDS: Ilyas et al. 2022, arXiv 2202.00622, section 3) that needs no more
-training. Models set aside are predicted, too; nothing was fitted on them.
+Every partition of counterfactual models is left out in turn and predicted. The rank correlation of predictions and results over
+models is a linear datamodelling score (LDS: Ilyas et al. 2022, arXiv 2202.00622, section 3) that needs no more training. Models
+set aside are also predicted; nothing was fitted on them.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.linalg import cho_solve, solve_triangular
+from scipy.stats import norm, rankdata
 
+from provenance.core.store import Store
 from provenance.inputs.contracts import Contract
-from provenance.royalty.estimate import CONFIDENCE, Fitted, Outcomes, Prediction, leave_out, predict, rank_correlations
-from provenance.royalty.shares import BY_VALUE, FLAT
+from provenance.inputs.night import Night, read_manifest
+from provenance.royalty.estimate import CONFIDENCE, TAUS, Fitted, covariance, join
+from provenance.royalty.outcomes import Outcomes
+from provenance.royalty.shares import BY_VALUE, FLAT, rule_weight
 
-# Fewer models than this are not fitted: noise and owners' effects could not be told apart.
+# Fewer models than this are not fitted: noise and owners' effects could not be separated.
 FEWEST = 8
-# Owners of this part of all tokens must be in some models and not in others.
+# Owners of this part of all tokens must be in some models and missing in others.
 VARIED = 0.9
-# Intervals that were meant to hold 90 % of what was left out, and hold less than this, are not believed.
-HELD = 0.75
-# Draws of outputs, for how sure the mean of a score over outputs is.
+# 90 % intervals must contain at least this part of the results.
+CONTAINED = 0.75
+# Resamples of outputs, for the interval of a mean over outputs.
 DRAWS, SEED = 500, 1
 TINY = 1e-9
 
 
 def check_enough(outcomes: Outcomes) -> list[str]:
-    """Why the models cannot be fitted at all; nothing if they can."""
+    """The reasons why the models cannot be fitted; empty if they can."""
     models = len(outcomes.inside)
     if models < FEWEST:
         return [f"{models} counterfactual models; {FEWEST} are the fewest"]
@@ -47,59 +53,58 @@ def report(
     weights: np.ndarray,
     words: np.ndarray,
     aside: Outcomes,
-    of_aside: np.ndarray,
+    projected_aside: np.ndarray,
 ) -> dict[str, Any]:
-    """Fidelity of an estimate, beside influence alone, word counts and size; and why its own check fails, if it does.
+    """Fidelity of an estimate, compared with influence alone, word counts and size; `failed` has the failures of its check.
 
     Args:
-        projected, of_aside: what influence says of the fitted models and of those set aside, `(M, K, Q)`.
-        weights: what each component counts, `(K,)`; words: which components are of words, `(K,)` bool.
+        projected, projected_aside: `project` of the fitted models and of those set aside, `(M, K, Q)`.
+        weights: of components, `(K,)`; words: whether each component is of words, `(K,)` bool.
     """
     outcomes = fitted.outcomes
-    found = leave_out(fitted)
+    left_out = leave_out(fitted)
     by_size = fitted.curve.growth(outcomes.seen)
     predictions = {
-        "estimate": found.value,
-        "influence": by_size + _in_proportion(np.einsum("mkq,k->mq", projected, weights), outcomes.value - by_size),
+        "estimate": left_out.value,
+        "influence": by_size + _scaled(np.einsum("mkq,k->mq", projected, weights), outcomes.value - by_size),
         "size": by_size,
     }
     if words.any():
-        mean = projected[:, words].mean(axis=1)
-        predictions["tfidf"] = by_size + _in_proportion(mean, outcomes.value - by_size)
-    # Of models that saw about as much: across strata any method would tell more work from less.
+        predictions["tfidf"] = by_size + _scaled(projected[:, words].mean(axis=1), outcomes.value - by_size)
+    # Only models of one stratum: across strata the amount of work alone would predict well.
     strata, count = np.unique(outcomes.strata, return_counts=True)
-    alike = outcomes.strata == strata[np.argmax(count)]
-    scores = {name: rank_correlations(each[alike], outcomes.value[alike]) for name, each in predictions.items()}
-    lds = {name: _mean(each) for name, each in scores.items()}
-    held = {"left_out": _held(found, outcomes.value)}
+    compared = outcomes.strata == strata[np.argmax(count)]
+    scores = {name: rank_correlations(values[compared], outcomes.value[compared]) for name, values in predictions.items()}
+    lds = {name: _mean(by_output) for name, by_output in scores.items()}
+    contained = {"left_out": _contained(left_out, outcomes.value)}
     if len(aside.inside):
-        held["set_aside"] = _held(predict(fitted, aside, of_aside), aside.value)
+        contained["set_aside"] = _contained(predict(fitted, aside, projected_aside), aside.value)
     failed = []
     better = _mean(scores["estimate"] - scores["size"])
     if not better["low"] > 0:
         failed.append(f"predictions for left-out models rank no better than the amount of work alone ({better['value']:+.2f})")
-    for name, part in held.items():
-        if part < HELD:
+    for name, part in contained.items():
+        if part < CONTAINED:
             failed.append(f"90 % intervals contain only {part:.0%} of the results of models {name.replace('_', ' ')}")
     return {
         "models": len(outcomes.inside),
         "set_aside": len(aside.inside),
-        "compared": int(alike.sum()),
+        "compared": int(compared.sum()),
         "lds": lds,
-        "intervals_hold": held,
+        "intervals_hold": contained,
         "signal_to_noise": {name: _signal(lds[name]["value"]) for name in ("estimate", "influence")},
         "failed": failed,
     }
 
 
 def _signal(score: float) -> float:
-    """What is predicted against what is not: `r^2 / (1 - r^2)`."""
+    """The signal-to-noise ratio of a correlation: `r^2 / (1 - r^2)`."""
     r = min(max(score, 0.0), 0.999)
     return r**2 / (1 - r**2)
 
 
 def unsupported(copies: Mapping[str, Any], contract: Contract) -> list[str]:
-    """Why a contract's rule may pay nothing tonight; nothing where it may.
+    """The reasons why a contract's rule may pay nothing tonight; empty if it may pay.
 
     Args:
         copies: the night's reports by rule on copies.
@@ -109,28 +114,133 @@ def unsupported(copies: Mapping[str, Any], contract: Contract) -> list[str]:
 
 
 def signal_of(copies: Mapping[str, Any], contract: Contract) -> float | None:
-    """How strong the signal is that a contract's rule pays by, against noise; None where nothing tells, infinite for `flat`."""
+    """The signal-to-noise ratio of a contract's rule; None if it was not measured, infinite for `flat`."""
     if contract.rule == FLAT:
         return math.inf
     signals = copies[contract.duplicates].get("signal_to_noise", {})
-    found: float | None = signals.get("estimate" if contract.rule in BY_VALUE else "influence")
-    return found
+    signal: float | None = signals.get("estimate" if contract.rule in BY_VALUE else "influence")
+    return signal
 
 
-def _in_proportion(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """A prediction in whatever unit, scaled by all outputs together as it fits best, and never turned round."""
+def rule_weights(copies: Mapping[str, Any], contracts: Mapping[str, Contract]) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """By contract, the part that its rule decides tonight, and the reasons from `unsupported`.
+
+    Args:
+        copies: the night's reports by rule on copies.
+    """
+    failed = {name: unsupported(copies, contract) for name, contract in contracts.items()}
+    weights = {
+        name: 0.0 if failed[name] else rule_weight(signal_of(copies, contract), contract.signal_to_noise)
+        for name, contract in contracts.items()
+    }
+    return weights, failed
+
+
+def _scaled(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """A prediction in any unit, scaled to fit all outputs together best; the scale is never negative."""
     scale = float((predicted * actual).sum() / ((predicted**2).sum() + TINY))
     return max(scale, 0.0) * predicted
 
 
 def _mean(scores: np.ndarray) -> dict[str, float]:
-    """The mean over outputs, and a 90 % interval with outputs drawn again."""
+    """The mean over outputs, and a 90 % interval by resampling outputs."""
     draws = np.random.default_rng(SEED).integers(len(scores), size=(DRAWS, len(scores)))
     low, high = np.quantile(scores[draws].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return {"value": float(scores.mean()), "low": float(low), "high": float(high)}
 
 
-def _held(prediction: Prediction, actual: np.ndarray) -> float:
-    """The part of what came that lies in the 90 % intervals of what was predicted."""
+def _contained(prediction: Prediction, actual: np.ndarray) -> float:
+    """The part of the results that lie in the 90 % intervals of the predictions."""
     reach = norm.ppf((1 + CONFIDENCE) / 2) * prediction.spread
     return float((np.abs(actual - prediction.value) <= reach).mean())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Values of models predicted without them, `(M, Q)`, and the standard deviation of the error."""
+
+    value: np.ndarray
+    spread: np.ndarray
+
+
+def leave_out(fitted: Fitted) -> Prediction:
+    """Every partition predicted from the others, in closed form (Sundararajan and Keerthi 2001, equation 14, by blocks)."""
+    outcomes, rest, scale = fitted.outcomes, fitted.rest, fitted.scale
+    error, square = np.zeros(rest.shape), np.zeros(rest.shape)
+    for factor, belief, noise in zip(fitted.factor, fitted.belief, fitted.noise, strict=True):
+        inverse = cho_solve((factor, True), np.eye(len(factor)))
+        weighed = inverse @ rest
+        for partition in np.unique(outcomes.partition):
+            out = np.flatnonzero(outcomes.partition == partition)
+            block = np.linalg.inv(inverse[np.ix_(out, out)])
+            mean = block @ weighed[out]
+            error[out] += belief * mean
+            square[out] += belief * (noise**2 * np.diag(block)[:, None] + mean**2)
+    return Prediction(outcomes.value - join(error, scale), _spread(error, square, scale))
+
+
+def _spread(mean: np.ndarray, square: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standard deviations of outputs' values, from the means and mean squares of their series."""
+    return np.asarray(np.sqrt(join(np.maximum(square - mean**2, 0), scale**2)))
+
+
+def predict(fitted: Fitted, models: Outcomes, projected: np.ndarray) -> Prediction:
+    """Values of models that were not fitted, such as those set aside.
+
+    Args:
+        models: with p = 0; projected: `project` of them, `(m, K, Q)`.
+    """
+    models = replace(models, power=fitted.outcomes.power)
+    mean = fitted.curve.growth(models.seen) + models.growth[:, None] * np.einsum("mkq,k->mq", projected, fitted.theta)
+    shape = (len(models.inside), fitted.rest.shape[1])
+    learnt, square = np.zeros(shape), np.zeros(shape)
+    for tau, factor, belief, noise in zip(TAUS, fitted.factor, fitted.belief, fitted.noise, strict=True):
+        cross = covariance(models, fitted.outcomes, fitted.curve, tau)
+        own = np.diag(covariance(models, models, fitted.curve, tau)) + 1
+        explained = (solve_triangular(factor, cross.T, lower=True) ** 2).sum(axis=0)
+        by_tau = cross @ cho_solve((factor, True), fitted.rest)
+        learnt += belief * by_tau
+        square += belief * (noise**2 * (own - explained)[:, None] + by_tau**2)
+    return Prediction(mean + join(learnt, fitted.scale), _spread(learnt, square, fitted.scale))
+
+
+def rank_correlations(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Spearman's correlation over models, for each output, `(Q,)`; 0 if either side is constant.
+
+    Args:
+        predicted, actual: `(M, Q)`.
+    """
+    x, y = (rankdata(side, axis=0) for side in (predicted, actual))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    return np.asarray(np.divide((x * y).sum(axis=0), size, out=np.zeros_like(size), where=size > 0))
+
+
+def fidelity_of(store: Store, night: Night) -> dict[str, Any] | None:
+    """The fidelity of a night's shares, by contract that has some of its outputs.
+
+    Returns:
+        None if it was not measured: for a night of version 0.1, or without shares yet. By contract its `rule`; `paid_by`, the
+        part that each rule decides; `models`, the number of counterfactual models that were left out and predicted; `lds`, the
+        scores of the predictions by method; `intervals_hold`, the part of results inside the intervals by kind of models;
+        `failed`, the reasons why the rule pays nothing. With too few models `lds` and `intervals_hold` are empty.
+    """
+    if not all(store.exists(f"{night.folder}/{stage}.json") for stage in ("estimate", "shares")):
+        return None
+    estimated, shared = (read_manifest(store, night.folder, stage) for stage in ("estimate", "shares"))
+    covered = Counter(estimated["contracts"].values())
+    fidelity = {}
+    for contract in night.contracts:
+        if covered[contract.name]:
+            report, weight = estimated["copies"][contract.duplicates], shared["weights"][contract.name]
+            same = contract.rule == contract.fallback
+            parts = {contract.rule: 1.0} if same else {contract.rule: weight, contract.fallback: 1 - weight}
+            fidelity[contract.name] = {
+                "rule": contract.rule,
+                "paid_by": {rule: part for rule, part in parts.items() if part},
+                "models": report["models"],
+                "lds": report.get("lds", {}),
+                "intervals_hold": report.get("intervals_hold", {}),
+                "failed": shared["unsupported"][contract.name],
+            }
+    return fidelity

@@ -1,4 +1,4 @@
-"""Owner shares of each output: by each rule as fractions, and by contract in parts per billion."""
+"""Computes owner shares of each output: by rule as fractions, and by contract in parts per billion."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 
 from provenance.core.arrays import positive_shares
-from provenance.core.contracts import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.core.errors import ContractError
 from provenance.core.money import PPB
+from provenance.core.tables import NIGHT_SHARES, RULE_SHARES, SHARES, UNATTRIBUTED, is_unclaimed
 from provenance.inputs.contracts import Contract
 
 FAITHFUL, SRS, BANZHAF, PROPORTIONAL, FLAT = "faithful", "srs", "banzhaf", "proportional", "flat"
-# Rules that need to know what the model would have become on a part of the corpus.
+# Rules that need counterfactual models.
 BY_VALUE = (FAITHFUL, SRS, BANZHAF)
 DRAWS, CONFIDENCE, SEED = 200, 0.9, 1
 
@@ -27,7 +27,7 @@ class RuleTable:
 
     Attributes:
         parties: `account, party_id`, n of them.
-        share, low, high: `(q, n)`; an output of which nobody has a part has zeros.
+        share, low, high: `(q, n)`; zeros for an output that rests on no party.
     """
 
     rule: str
@@ -38,7 +38,7 @@ class RuleTable:
     high: np.ndarray
 
     def frame(self) -> pl.DataFrame:
-        """The rule shares table; an output of which nobody has a part has no rows."""
+        """The rule shares table; an output that rests on no party has no rows."""
         parts = [pl.DataFrame(schema=RULE_SHARES.schema)]
         for at, output in enumerate(self.output_ids):
             if self.share[at].any():
@@ -51,7 +51,7 @@ class RuleTable:
 
 
 def from_components(by_component: np.ndarray, output_ids: Sequence[str], parties: pl.DataFrame) -> RuleTable:
-    """Shares `max(0, v) / sum max(0, v)` with v summed over components, and intervals by drawing the components again.
+    """Shares `max(0, v) / sum max(0, v)` with v summed over components, and intervals by resampling the components.
 
     Args:
         by_component: influence of parties, weighted, `(K, q, n)`.
@@ -73,10 +73,10 @@ def from_components(by_component: np.ndarray, output_ids: Sequence[str], parties
 
 
 def resampled(parts: np.ndarray, draws: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of shares when sources are drawn again (Bayesian bootstrap: Rubin 1981).
+    """Intervals of shares by resampling sources (Bayesian bootstrap: Rubin 1981).
 
     Args:
-        parts: what each of S sources says each of O parties adds to an output, `(S, O)`.
+        parts: the value of each of O parties by each of S sources, `(S, O)`.
 
     Returns:
         lower and upper ends of `max(0, sum) / sum max(0, sum)`, each `(O,)`.
@@ -88,25 +88,25 @@ def resampled(parts: np.ndarray, draws: int, confidence: float, seed: int) -> tu
 
 
 def flat(parties: pl.DataFrame, output_ids: Sequence[str]) -> pl.DataFrame:
-    """The same shares of every output, pro rata by weight.
+    """Shares in proportion to weight, the same for every output.
 
     Args:
         parties: `account, party_id, weight`.
     """
     whole = parties["weight"].sum()
     share = (pl.col("weight") / whole).alias("share") if whole else pl.lit(0.0).alias("share")
-    held = parties.sort("account", "party_id").select("account", "party_id", share).with_columns(low="share", high="share")
+    shares = parties.sort("account", "party_id").select("account", "party_id", share).with_columns(low="share", high="share")
     outputs = pl.DataFrame({"output_id": pl.Series(list(output_ids), dtype=pl.String)})
-    rows = outputs.join(held, how="cross").with_columns(rule=pl.lit(FLAT))
+    rows = outputs.join(shares, how="cross").with_columns(rule=pl.lit(FLAT))
     return rows.select(*RULE_SHARES.columns)
 
 
 def by_contract(
     rules: pl.DataFrame, outputs: pl.DataFrame, contracts: Mapping[str, Contract], weights: Mapping[str, float]
 ) -> pl.DataFrame:
-    """What each party gets of each output's pool.
+    """Each party's share of each output's pool.
 
-    The contract's rule and its fallback are mixed by weight; then works that nobody claims, floors and caps are seen to.
+    Mixes the contract's rule and its fallback by weight, then applies the contract's terms for unclaimed works, floor and cap.
 
     Args:
         rules: the rule shares table.
@@ -114,26 +114,26 @@ def by_contract(
         weights: by contract, the part that the rule decides; the fallback decides the rest.
 
     Returns:
-        The shares table, without rows of no share: integers that sum to exactly 1,000,000,000 per output.
+        The shares table, without zeros: integers that sum to exactly 1,000,000,000 per output.
     """
-    held: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
+    by_rule: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
     parts = [pl.DataFrame(schema=SHARES.schema)]
     for output, name in outputs.sort("output_id").select("output_id", "contract").iter_rows():
         contract, weight = contracts[name], weights[name]
-        chosen = _mixed(held.get((contract.rule, output)), held.get((contract.fallback, output)), weight)
+        mixed = _mixed(by_rule.get((contract.rule, output)), by_rule.get((contract.fallback, output)), weight)
         if contract.unmatched == "others":
-            chosen = _to_others(chosen)
-        share = None if chosen.is_empty() else to_ppb(_bounded(chosen["share"].to_numpy(), contract))
+            mixed = _to_others(mixed)
+        before = mixed["share"].to_numpy()
+        share = None if mixed.is_empty() else to_ppb(_bounded(before, contract))
         if share is None:
-            parts.append(_unattributed(output))
+            row = (output, UNATTRIBUTED, "", PPB, PPB, PPB)
+            parts.append(pl.DataFrame([row], schema=SHARES.schema, orient="row"))
             continue
-        # What the floor, the cap or escrow's part has moved, moves the interval by as much.
-        scale = np.divide(
-            share / PPB, chosen["share"].to_numpy(), out=np.ones(len(share)), where=chosen["share"].to_numpy() > 0
-        )
-        low, high = (np.rint(np.clip(chosen[end].to_numpy() * scale, 0, 1) * PPB).astype(np.int64) for end in ("low", "high"))
+        # Floor, cap and escrow's part scale the interval as they scale the share.
+        scale = np.divide(share / PPB, before, out=np.ones(len(share)), where=before > 0)
+        low, high = (np.rint(np.clip(mixed[end].to_numpy() * scale, 0, 1) * PPB).astype(np.int64) for end in ("low", "high"))
         parts.append(
-            chosen.select(
+            mixed.select(
                 pl.lit(output).alias("output_id"),
                 "account",
                 "party_id",
@@ -154,54 +154,54 @@ def of_works(
     weights: Mapping[str, float],
     shares: pl.DataFrame,
 ) -> pl.DataFrame:
-    """What part of each output's pool rests on some works: of what their party gets, as much as they brought it by the rules.
+    """The part of each output's pool that rests on each of some works: its part of its party's share.
 
     Args:
-        works: `rule, output_id, work, account, party_id, share`: a work's part under each rule, and the party that has it.
-        rules, outputs, contracts, weights: as `by_contract` has them; shares: what it made of them.
+        works: `rule, output_id, work, account, party_id, share`: a work's share under each rule, and its party.
+        rules, outputs, contracts, weights: the arguments of `by_contract`; shares: its result.
 
     Returns:
         `output_id, work, part`, from 0 to 1.
     """
-    held: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
-    mine: dict[Any, pl.DataFrame] = dict(works.sort("work").group_by("rule", "output_id", maintain_order=True))
-    got: dict[Any, pl.DataFrame] = dict(shares.group_by("output_id"))
+    by_rule: dict[Any, pl.DataFrame] = dict(rules.group_by("rule", "output_id"))
+    works_by_rule: dict[Any, pl.DataFrame] = dict(works.sort("work").group_by("rule", "output_id", maintain_order=True))
+    by_output: dict[Any, pl.DataFrame] = dict(shares.group_by("output_id"))
     party, empty = ["account", "party_id"], works.clear()
     parts = [pl.DataFrame(schema={"output_id": pl.String, "work": pl.String, "part": pl.Float64})]
     for output, name in outputs.sort("output_id").select("output_id", "contract").iter_rows():
-        contract, rule = contracts[name], held.get((contracts[name].rule, output))
+        contract, rule = contracts[name], by_rule.get((contracts[name].rule, output))
         weight = weights[name] if rule is not None and rule["share"].sum() else 0.0
-        chosen = _mixed(rule, held.get((contract.fallback, output)), weight)
-        brought = pl.concat(
-            mine.get((kind, output), empty).with_columns(pl.col("share") * part)
+        mixed = _mixed(rule, by_rule.get((contract.fallback, output)), weight)
+        weighed = pl.concat(
+            works_by_rule.get((kind, output), empty).with_columns(pl.col("share") * part)
             for kind, part in ((contract.rule, weight), (contract.fallback, 1 - weight))
         )
-        brought = brought.group_by("work", *party, maintain_order=True).agg(pl.col("share").sum())
-        found = brought.join(chosen.select(*party, whole="share"), on=party).join(got[output,], on=party)
+        sums = weighed.group_by("work", *party, maintain_order=True).agg(pl.col("share").sum())
+        rows = sums.join(mixed.select(*party, whole="share"), on=party).join(by_output[output,], on=party)
         part = (pl.col("share") / pl.col("whole")).fill_nan(0.0).clip(0, 1) * pl.col("share_ppb") / PPB
-        parts.append(found.select(pl.lit(output).alias("output_id"), "work", part=part))
+        parts.append(rows.select(pl.lit(output).alias("output_id"), "work", part=part))
     return pl.concat(parts).sort("output_id", "work")
 
 
 def over_night(shares: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
-    """What each party has of a night's pools together, and how sure that is.
+    """Each party's share of a night's pools together, with an interval.
 
-    An interval has two parts, as of errors that have nothing to do with each other: outputs drawn again (Bayesian bootstrap),
-    and the intervals of the single shares, which rest on the same checkpoints and so add up.
+    The interval combines two independent errors: resampled outputs (Bayesian bootstrap), and the intervals of the single
+    shares, which rest on the same checkpoints and so add up.
 
     Args:
         shares: the shares table.
-        pools: `output_id, currency, pool`, what there is to divide, in whatever unit.
+        pools: `output_id, currency, pool`, in any unit.
 
     Returns:
         The night shares table; a currency without a pool has no rows.
     """
     parts = [pl.DataFrame(schema=NIGHT_SHARES.schema)]
     for (currency,), group in pools.filter(pl.col("pool") > 0).sort("output_id").group_by("currency", maintain_order=True):
-        held = group.join(shares, on="output_id", maintain_order="left")
+        rows = group.join(shares, on="output_id", maintain_order="left")
         weight = pl.col("pool") / group["pool"].sum()
         wide = [
-            held.with_columns(part=weight * pl.col(column) / PPB)
+            rows.with_columns(part=weight * pl.col(column) / PPB)
             .pivot("output_id", index=["account", "party_id"], values="part", sort_columns=True)
             .sort("account", "party_id")
             for column in ("share_ppb", "low_ppb", "high_ppb")
@@ -219,7 +219,7 @@ def over_night(shares: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
 
 
 def to_ppb(values: np.ndarray) -> np.ndarray | None:
-    """Non-negative parts of `values` as integers that sum to exactly 1e9 (largest remainder); None if there are none."""
+    """Positive parts of `values` as integers that sum to exactly 1e9 (largest remainder); None if nothing is positive."""
     positive = np.maximum(values.astype(np.float64), 0.0)
     whole = positive.sum()
     if not whole > 0:
@@ -232,11 +232,11 @@ def to_ppb(values: np.ndarray) -> np.ndarray | None:
 
 
 def rule_weight(signal_to_noise: float | None, threshold: float) -> float:
-    """The part that a rule decides, beside its fallback: nothing below the threshold, and more the stronger the signal.
+    """The part that a rule decides, beside its fallback: zero up to the threshold, then growing with the signal.
 
     Args:
-        signal_to_noise: as tonight's counterfactual models tell it; None where there are none.
-        threshold: the contract's; without one the rule decides alone.
+        signal_to_noise: measured on tonight's counterfactual models; None if there are none.
+        threshold: the contract's; 0 lets the rule decide alone.
     """
     if threshold == 0:
         return 1.0
@@ -246,7 +246,7 @@ def rule_weight(signal_to_noise: float | None, threshold: float) -> float:
 
 
 def _mixed(rule: pl.DataFrame | None, fallback: pl.DataFrame | None, weight: float) -> pl.DataFrame:
-    """Both tables by party, weighted; where the rule knows no answer, the fallback alone."""
+    """Both tables by party, weighted; the fallback alone if the rule gives no shares."""
     empty = pl.DataFrame(schema=RULE_SHARES.schema)
     rule, fallback = (empty if table is None else table for table in (rule, fallback))
     if rule["share"].sum() == 0:
@@ -259,7 +259,7 @@ def _mixed(rule: pl.DataFrame | None, fallback: pl.DataFrame | None, weight: flo
 
 
 def _to_others(shares: pl.DataFrame) -> pl.DataFrame:
-    """Without what nobody claims, which goes to the others in proportion; it stays in escrow where there are no others."""
+    """Divides unclaimed shares among the other parties in proportion; they stay in escrow if there are no others."""
     others = shares.filter(~is_unclaimed() & (pl.col("share") > 0))
     if others.is_empty():
         return shares
@@ -267,11 +267,11 @@ def _to_others(shares: pl.DataFrame) -> pl.DataFrame:
 
 
 def _bounded(share: np.ndarray, contract: Contract) -> np.ndarray:
-    """Shares of which those below the floor go to the others, and what is beyond the cap, too, as far as it can."""
+    """Moves shares below the floor, and excess over the cap as far as possible, to the other parties."""
     floor, cap = contract.floor_ppb / PPB, contract.cap_ppb / PPB
     kept = np.where(share >= floor, share, 0.0)
     if not kept.any():
-        kept = np.where(share == share.max(), share, 0.0)  # all are small: the largest stay
+        kept = np.where(share == share.max(), share, 0.0)  # all are below the floor: the largest stay
     kept = kept / kept.sum()
     if cap * np.count_nonzero(kept) <= 1:
         return np.where(kept > 0, 1.0, 0.0)
@@ -281,15 +281,3 @@ def _bounded(share: np.ndarray, contract: Contract) -> np.ndarray:
         free = kept[~over].sum()
         kept = np.where(over, cap, kept * ((1 - cap * over.sum()) / free if free else 0))
     return kept
-
-
-def _unattributed(output: str) -> pl.DataFrame:
-    row = {
-        "output_id": output,
-        "account": UNATTRIBUTED,
-        "party_id": "",
-        "share_ppb": PPB,
-        "low_ppb": PPB,
-        "high_ppb": PPB,
-    }
-    return pl.DataFrame([row], schema=SHARES.schema)

@@ -1,4 +1,4 @@
-"""What people do to accounts: holds, releases and claims on what lies in escrow; and what is in an account."""
+"""Runs people's actions on accounts (holds, releases, claims on escrow, advances, rates), and shows accounts."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import sqlalchemy as sa
 
-from provenance.core.contracts import DISPUTED, ESCROW, OWNERS
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
 from provenance.core.store import Store
+from provenance.core.tables import DISPUTED, ESCROW, OWNERS
 from provenance.core.text import plain
-from provenance.corpus.examples import dispute_names
+from provenance.corpus.ownership import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, trial_balance
 from provenance.settlement.books import CLOSE, Booking
 from provenance.settlement.months import settling
-from provenance.settlement.months.settling import parse_period
-from tasks.database import open_books
-from tasks.settings import Settings
+from provenance.settlement.months.periods import parse_period
+
+if TYPE_CHECKING:
+    from provenance.core.where import Where
 
 
-def hold(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:
-    """Hold what an owner is owed and what it will earn."""
-    engine = _open(settings, owner_id)
-    return ledger.hold(engine, owner_id, day=_today(), reason=_said("reason", reason), by=_said("by", by))
+def hold(where: Where, owner_id: str, *, reason: str, by: str) -> Booking:
+    """Hold an owner's amounts, also future ones."""
+    engine = _open(where, owner_id)
+    return ledger.hold(engine, owner_id, day=_today(), reason=_required_text("reason", reason), by=_required_text("by", by))
 
 
-def release(settings: Settings, owner_id: str, *, reason: str, by: str) -> Booking:
-    """End the hold that was placed for a reason."""
-    return ledger.release(_open(settings, owner_id), owner_id, day=_today(), reason=reason, by=_said("by", by))
+def release(where: Where, owner_id: str, *, reason: str, by: str) -> Booking:
+    """End an owner's hold that was placed for a reason."""
+    return ledger.release(_open(where, owner_id), owner_id, day=_today(), reason=reason, by=_required_text("by", by))
 
 
-def claim(settings: Settings, escrow_id: str, owner_id: str, *, evidence: str, by: str) -> Booking:
-    """Give an owner what lies in escrow under a name."""
-    engine = _open(settings, owner_id)
-    said = {"evidence": _said("evidence", evidence), "by": _said("by", by)}
-    _refuse_open_dispute(settings.store.open(), escrow_id)
-    return ledger.claim(engine, escrow_id, owner_id, day=_today(), **said)
+def claim(where: Where, escrow_id: str, owner_id: str, *, evidence: str, by: str) -> Booking:
+    """Give an escrow to an owner."""
+    engine = _open(where, owner_id)
+    facts = {"evidence": _required_text("evidence", evidence), "by": _required_text("by", by)}
+    _refuse_open_dispute(where.store, escrow_id)
+    return ledger.claim(engine, escrow_id, owner_id, day=_today(), **facts)
 
 
 def _refuse_open_dispute(store: Store, escrow_id: str) -> None:
-    """What is given out is given from then on, too, so nothing is while somebody still disputes it."""
+    """Refuse the escrow of an open dispute: a claim would also give its future amounts to the owner."""
     if not escrow_id.startswith(DISPUTED) or not store.exists(CURRENT):
         return
     disputes = corpus_in_force(store).disputes
@@ -56,47 +57,46 @@ def _refuse_open_dispute(store: Store, escrow_id: str) -> None:
         raise InputError(f"escrow {escrow_id}", expected="a dispute that is over", found="one that is open", hint=hint)
 
 
-def advance(settings: Settings, owner_id: str, currency: str, amount: str, *, reason: str, by: str) -> Booking:
-    """Note an advance that was paid to an owner; the amount as people write it, such as 12.50."""
-    said = {"reason": _said("reason", reason), "by": _said("by", by)}
+def advance(where: Where, owner_id: str, currency: str, amount: str, *, reason: str, by: str) -> Booking:
+    """Record an advance that was paid to an owner; `amount` is decimal text, such as 12.50."""
+    facts = {"reason": _required_text("reason", reason), "by": _required_text("by", by)}
     units = parse_minor("AMOUNT", amount, currency)
-    return ledger.advance(_open(settings, owner_id), owner_id, currency, units, day=_today(), **said)
+    return ledger.advance(_open(where, owner_id), owner_id, currency, units, day=_today(), **facts)
 
 
 def record_rate(
-    settings: Settings, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str, unusual: bool = False
+    where: Where, period: str, pair: tuple[str, str], rate: str, *, evidence: str, by: str, unusual: bool = False
 ) -> Booking:
-    """Note at which rate a period converts one currency into another."""
+    """Record the rate at which a period converts one currency into another."""
     for currency in pair:
         check_currency("currency", currency)
     try:
         value = Decimal(rate)
     except InvalidOperation:
         raise InputError("RATE", expected="a decimal number", found=repr(rate)) from None
-    why, who, engine = _said("evidence", evidence), _said("by", by), _open(settings, None)
-    return settling.record_rate(
-        engine, parse_period("PERIOD", period), pair, value, day=_today(), evidence=why, by=who, unusual=unusual
-    )
+    facts = {"evidence": _required_text("evidence", evidence), "by": _required_text("by", by)}
+    period = parse_period("PERIOD", period)
+    return settling.record_rate(where.ledger, period, pair, value, day=_today(), unusual=unusual, **facts)
 
 
-def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
-    """What is in every account, who is on hold and what lies in escrow; or an owner's accounts and bookings."""
-    engine = _open(settings, owner_id)
+def balance(where: Where, owner_id: str | None = None) -> dict[str, Any]:
+    """All balances, holds and escrows; or one owner's balances, holds and bookings."""
+    engine = _open(where, owner_id)
     through = ledger.newest(engine)
     standing, balances = ledger.standing(engine, through=through), ledger.balances(engine, through=through)
     if owner_id is None:
         return {
             "through": through,
             "trial_balance": trial_balance(balances),
-            "holds": {owner: list(reasons) for owner, reasons in sorted(standing.held.items())},
+            "holds": {owner: list(reasons) for owner, reasons in sorted(standing.holds.items())},
             "escrow": escrow_by_age(engine, through),
         }
-    mine = [(account, amount) for account, amount in sorted(balances.items()) if account.party_id == owner_id]
+    of_owner = [(account, amount) for account, amount in sorted(balances.items()) if account.party_id == owner_id]
     return {
         "through": through,
         "owner_id": owner_id,
-        "accounts": [_line(account, amount) for account, amount in mine],
-        "holds": list(standing.held.get(owner_id, ())),
+        "accounts": [_line(account, amount) for account, amount in of_owner],
+        "holds": list(standing.holds.get(owner_id, ())),
         "bookings": [
             {
                 "booking_id": booking.booking_id,
@@ -106,35 +106,35 @@ def balance(settings: Settings, owner_id: str | None = None) -> dict[str, Any]:
                 "facts": dict(booking.facts),
                 "entries": [_line(account, amount) for account, amount in entries],
             }
-            for booking, entries in ledger.of_party(engine, owner_id)
+            for booking, entries in ledger.party_bookings(engine, owner_id)
         ],
     }
 
 
-def moved(settings: Settings, owner_id: str, booking: Booking) -> list[str]:
-    """What a booking added to an owner's accounts, or took from them, as people write it."""
-    of_owner = ledger.of_party(_open(settings, None), owner_id)
-    entries = next((lines for one, lines in of_owner if one.booking_id == booking.booking_id), [])
+def booked_amounts(where: Where, owner_id: str, booking: Booking) -> list[str]:
+    """An owner's entries in a booking, as text."""
+    bookings = ledger.party_bookings(where.ledger, owner_id)
+    entries = next((lines for other, lines in bookings if other.booking_id == booking.booking_id), [])
     return [f"{account.account} {format_minor(amount, account.currency)}" for account, amount in sorted(entries)]
 
 
-def newest(settings: Settings) -> int:
-    """The number of the last booking."""
-    return ledger.newest(_open(settings, None))
+def newest(where: Where) -> int:
+    """Number of the last booking; 0 in an empty ledger."""
+    return ledger.newest(where.ledger)
 
 
-def last_closed(settings: Settings) -> str:
-    """The period that was closed last; raises InputError where none is."""
-    closed = ledger.bookings(_open(settings, None), kind=CLOSE)
+def last_closed(where: Where) -> str:
+    """The last closed period; raises InputError if none is closed."""
+    closed = ledger.bookings(where.ledger, kind=CLOSE)
     if not closed:
         raise InputError("PERIOD", expected="a closed period", found="none is closed yet", hint="Run the DAG settle_period.")
     return closed[-1].period
 
 
-def payments_of(settings: Settings, period: str | None = None) -> dict[str, Any]:
-    """What a closed period pays, and what became of each payment."""
-    engine = _open(settings, None)
-    period = parse_period("PERIOD", period) if period else last_closed(settings)
+def payments_of(where: Where, period: str | None = None) -> dict[str, Any]:
+    """A closed period's payments with their status; by default of the last closed one."""
+    engine = where.ledger
+    period = parse_period("PERIOD", period) if period else last_closed(where)
     booking, lines = settling.lines(engine, period)
     return {
         "period": period,
@@ -155,50 +155,49 @@ def payments_of(settings: Settings, period: str | None = None) -> dict[str, Any]
 
 
 def escrow_by_age(engine: sa.Engine, through: int) -> list[dict[str, Any]]:
-    """What lies in escrow, by name and currency, and since the first day for which it does."""
-    found: dict[Account, tuple[date, int]] = {}
+    """Amounts in escrow by name and currency, each with the oldest day that it is from."""
+    balances: dict[Account, tuple[date, int]] = {}
     for (account, day), amount in sorted(ledger.by_day(engine, ESCROW, through=through).items()):
-        since, before = found.get(account, (day, 0))
-        found[account] = (min(since, day), before - amount)
+        since, total = balances.get(account, (day, 0))
+        balances[account] = (min(since, day), total - amount)
     return [
         {"escrow_id": a.party_id, "currency": a.currency, "amount_minor": amount, "since": str(since)}
-        for a, (since, amount) in found.items()
+        for a, (since, amount) in balances.items()
     ]
 
 
 def _line(account: Account, amount: int) -> dict[str, Any]:
-    """An owner's side of an account: what it is owed or has had is above zero."""
+    """A balance or an entry as an owner reads it: credits are above zero."""
     return {"account": account.account, "currency": account.currency, "amount_minor": -amount}
 
 
-def _open(settings: Settings, owner_id: str | None) -> sa.Engine:
-    """The ledger, an owner being one that it or the corpus in force knows."""
-    store, engine = open_books(settings)
+def _open(where: Where, owner_id: str | None) -> sa.Engine:
+    """The ledger, after checking that it or the corpus in force knows the owner."""
     if owner_id is not None:
-        check_owners(store, engine, [owner_id])
-    return engine
+        check_owners(where, [owner_id])
+    return where.ledger
 
 
-def check_owners(store: Store, engine: sa.Engine, owners: Sequence[str]) -> None:
-    """Raise InputError naming the first owner that neither the ledger nor the corpus in force knows."""
-    known = sorted({*ledger.owners(engine), *owners_in_force(store)["owner_id"]})
-    for owner_id in sorted({*owners} - {*known}):
+def check_owners(where: Where, owners: Sequence[str]) -> None:
+    """Raise InputError naming the first owner that is neither in the ledger nor in the corpus in force."""
+    all_owners = sorted({*ledger.owners(where.ledger), *owners_in_force(where.store)["owner_id"]})
+    for owner_id in sorted({*owners} - {*all_owners}):
         raise InputError(
             f"owner {owner_id}",
             expected="an owner in the ledger or in the corpus in force",
             found="none of that id",
-            hint=did_you_mean(owner_id, known),
+            hint=did_you_mean(owner_id, all_owners),
         )
 
 
 def owners_in_force(store: Store) -> pl.DataFrame:
-    """Owners of the corpus in force; none where there is no corpus yet."""
+    """Owners of the corpus in force; empty without a corpus."""
     return store.read_table(corpus_in_force(store).owners.key) if store.exists(CURRENT) else OWNERS.frame()
 
 
-def _said(name: str, text: str) -> str:
+def _required_text(name: str, text: str) -> str:
     if not plain(text):
-        raise InputError(f"--{name}", expected="some words: they stand in the ledger for good", found="nothing")
+        raise InputError(f"--{name}", expected="some text, which the ledger keeps for good", found="nothing")
     return text.strip()
 
 

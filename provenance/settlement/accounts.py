@@ -1,11 +1,10 @@
-"""The chart of accounts, and how they hang together.
+"""The chart of accounts and its identities.
 
     receivable = developer + unattributed + escrow + (payable + held + carried) + recouped + withheld + exchange + paid
 
-per currency. What an owner is owed lies in `payable`, or in `held` while a hold is in force, less what is `carried` over below
-zero from an earlier period; what it had of that already lies in `recouped` (set off against advances), `withheld` (tax) and
-`paid`, with `exchange` between the currencies of one payment. What was advanced is no part of the revenue: `advance` less
-`funding` is nothing by itself.
+in each currency. An owner's debt is in `payable`, or in `held` while a hold is in force; `carried` is a debt of the owner from
+an earlier period. Settled amounts are in `recouped` (set off against advances), `withheld` (tax) and `paid`; `exchange` links
+the two currencies of one payment. Advances are no part of the revenue: `advance` and `funding` sum to zero by themselves.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
+from provenance.core.tables import ESCROW, PAYABLE, UNATTRIBUTED
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
 HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID = "held", "carried", "recouped", "withheld", "exchange", "paid"
 ADVANCE, FUNDING = "advance", "funding"
-# What an owner is owed; the ledger keeps it as a credit, below zero.
+# Accounts of amounts owed to owners; the ledger keeps these as credits, below zero.
 OWED = (PAYABLE, HELD, CARRIED)
 CHART = (RECEIVABLE, DEVELOPER, UNATTRIBUTED, ESCROW, PAYABLE, HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID)
-# Control totals of a day by the account that they sum up: the first is the sum of the others.
+# Control totals of a day by account: the first is the sum of the others.
 TOTALS = {
     RECEIVABLE: "revenue_minor",
     DEVELOPER: "developer_minor",
@@ -33,11 +32,11 @@ TOTALS = {
 
 @dataclass(frozen=True, order=True)
 class Account:
-    """Whom an amount is for, in one currency; the ledger keeps a balance for each.
+    """An account of one party in one currency, with a balance in the ledger.
 
     Attributes:
-        account: one of the chart.
-        party_id: an owner, or a name in escrow; empty where there is but one.
+        account: a name of the chart.
+        party_id: an owner, or a name in escrow; empty for accounts without parties.
     """
 
     account: str
@@ -47,49 +46,46 @@ class Account:
 
 @dataclass(frozen=True)
 class Standing:
-    """What decides where an owner's amounts lie, at a point of the ledger.
+    """Holds and claims in force at a point of the ledger; they decide the accounts of an owner's amounts.
 
     Attributes:
-        held: why, by owner on hold, first reason first.
-        claimed: who has claimed what lay in escrow, by the name that it lay under.
+        holds: reasons by owner, the oldest first.
+        claimed: owner that claimed an escrow, by the name of the escrow.
     """
 
-    held: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     claimed: Mapping[str, str] = field(default_factory=dict)
 
     def earned(self, amounts: Mapping[Account, int]) -> dict[Account, int]:
-        """Amounts by whom they are for: what was claimed is its owner's, and what is held is owed like the rest."""
-        found: dict[Account, int] = {}
+        """Amounts by beneficiary: claimed escrow counts as the owner's, held amounts count as payable."""
+        sums: dict[Account, int] = {}
         for account, amount in amounts.items():
             name, party = account.account, account.party_id
             if name == ESCROW and party in self.claimed:
                 name, party = PAYABLE, self.claimed[party]
-            whose = Account(PAYABLE if name == HELD else name, party, account.currency)
-            found[whose] = found.get(whose, 0) + amount
-        return {account: amount for account, amount in found.items() if amount}
+            target = Account(PAYABLE if name == HELD else name, party, account.currency)
+            sums[target] = sums.get(target, 0) + amount
+        return {account: amount for account, amount in sums.items() if amount}
 
     def difference(self, wanted: Mapping[Account, int], booked: Mapping[Account, int]) -> dict[Account, int]:
-        """The entries that turn what is booked into what is wanted; what owners on hold get or lose is held."""
+        """The entries that turn booked amounts into wanted ones; changes for owners on hold go to `held`."""
         wanted, booked = self.earned(wanted), self.earned(booked)
         changes = {account: wanted.get(account, 0) - booked.get(account, 0) for account in sorted({*wanted, *booked})}
-        return {self.lies(account): change for account, change in changes.items() if change}
+        return {self.current_account(account): change for account, change in changes.items() if change}
 
-    def lies(self, account: Account) -> Account:
-        """Where what is owed to an owner lies now."""
-        on_hold = account.account == PAYABLE and account.party_id in self.held
+    def current_account(self, account: Account) -> Account:
+        """`held` instead of `payable` where the owner is on hold; else the account itself."""
+        on_hold = account.account == PAYABLE and account.party_id in self.holds
         return Account(HELD, account.party_id, account.currency) if on_hold else account
 
 
 def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """A day's control totals per currency, whoever has them: `revenue = developer + earned + escrowed + unattributed`."""
+    """A day's control totals by currency, over all parties: `revenue = developer + earned + escrowed + unattributed`."""
     return {c: {name: row[account] for account, name in TOTALS.items()} for c, row in trial_balance(amounts).items()}
 
 
 def trial_balance(balances: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Per currency what lies in each account of the chart, all parties together; what is owed or gone, above zero.
-
-    Advances are no part of it.
-    """
+    """Balances by currency and account of the chart, over all parties; credits count above zero. Advances are left out."""
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(balances.items()):
         if account.account in CHART:
@@ -99,7 +95,7 @@ def trial_balance(balances: Mapping[Account, int]) -> dict[str, dict[str, int]]:
 
 
 def imbalances(balances: Mapping[Account, int], standing: Standing) -> Iterator[str]:
-    """What is wrong with a ledger's balances, if anything: one sentence for each."""
+    """Errors in a ledger's balances, one sentence each."""
     for currency, row in trial_balance(balances).items():
         rest = row[RECEIVABLE] - sum(amount for name, amount in row.items() if name != RECEIVABLE)
         if rest:
@@ -108,9 +104,9 @@ def imbalances(balances: Mapping[Account, int], standing: Standing) -> Iterator[
         name, party = account.account, account.party_id
         if name not in {*CHART, ADVANCE, FUNDING}:
             yield f"{account.currency}: account {name!r} is not in the chart"
-        elif name == PAYABLE and amount and party in standing.held:
-            yield f"{party}: {-amount} {account.currency} are payable, yet there is a hold: {standing.held[party][0]}"
-        elif name == HELD and amount and party not in standing.held:
+        elif name == PAYABLE and amount and party in standing.holds:
+            yield f"{party}: {-amount} {account.currency} are payable, yet there is a hold: {standing.holds[party][0]}"
+        elif name == HELD and amount and party not in standing.holds:
             yield f"{party}: {-amount} {account.currency} are held, yet no hold is in force"
         elif name == ESCROW and amount and party in standing.claimed:
             yield f"{party}: {-amount} {account.currency} are in escrow, yet {standing.claimed[party]} has claimed them"

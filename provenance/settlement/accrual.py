@@ -1,4 +1,4 @@
-"""A day's revenue, split: first the developer's share, then each output's pool by its owner shares."""
+"""Splits a day's revenue: first the developer's part, then each output's pool by the shares of its owners."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections import defaultdict
 
 import polars as pl
 
-from provenance.core.contracts import UNATTRIBUTED
 from provenance.core.money import NANO, PPB, allocate
+from provenance.core.store import Store, digest
+from provenance.core.tables import UNATTRIBUTED
+from provenance.inputs.night import Night, read_manifest, read_written, with_terms
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 
 
 def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
-    """What each party gets of each output, exact to a billionth of a minor unit.
+    """Amounts by output and party, exact to a billionth of a minor unit.
 
     Args:
         outputs: `output_id, currency, revenue_minor, developer_ppb`.
@@ -34,7 +36,7 @@ def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
 def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
     """The day's amounts per account in minor units: debits positive, credits negative, summing to zero per currency.
 
-    Rounding happens once per account and day (largest remainder), not once per output, so nobody loses cents to it.
+    Amounts are rounded once per account and day (largest remainder), not once per output, so nobody loses cents.
     """
     exact: dict[str, dict[Account, int]] = defaultdict(lambda: defaultdict(int))
     revenue: dict[str, int] = defaultdict(int)
@@ -42,7 +44,7 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
         revenue[currency] += amount
         exact[currency][Account(DEVELOPER, "", currency)] += amount * developer_ppb
     for account, party, currency, amount in credits.select("account", "party_id", "currency", "amount_nanominor").iter_rows():
-        # Who is credited without money is named beside the credit; of what nobody gets there is one account.
+        # Credits may name a party that gets no money; there is one account for all unattributed amounts.
         exact[currency][Account(account, "" if account == UNATTRIBUTED else party, currency)] += amount
 
     amounts: dict[Account, int] = {}
@@ -54,3 +56,19 @@ def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
         amounts[Account(RECEIVABLE, "", currency)] = total
         amounts |= {account: -part for account, part in zip(accounts, parts, strict=True)}
     return {account: amount for account, amount in amounts.items() if amount}
+
+
+def cause_of(store: Store, folder: str) -> str:
+    """Digest of the inputs that decide a night's amounts."""
+    return digest([folder, read_manifest(store, folder, "shares")["writes"]])
+
+
+def accrued(store: Store, night: Night, outputs: pl.DataFrame) -> dict[Account, int]:
+    """A night's amounts by account (see `accrue`)."""
+    return accrue(with_terms(store, night, outputs), credited(store, night, outputs))
+
+
+def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
+    """A night's amounts by output and party (see `credit_outputs`)."""
+    shares = read_written(store, night.folder, "shares", "shares.parquet")
+    return credit_outputs(with_terms(store, night, outputs), shares)

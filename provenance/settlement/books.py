@@ -1,8 +1,8 @@
-"""The ledger's tables, and what a transaction on them is made of.
+"""Defines the ledger's tables, and the steps of a transaction that books.
 
-Bookings, their entries, what closes found for each owner and what became of payments are only ever added to: the database
-refuses to update or delete, or to commit a booking that does not balance. Whoever books holds a lock, so that bookings are
-numbered without gaps and each one's opening balance is its predecessor's closing balance.
+Bookings, entries, lines of closes and outcomes of payments are append-only: the database refuses updates, deletes, and
+bookings that do not balance. Booking takes a lock, so bookings are numbered without gaps and each opening balance is the
+closing balance of the booking before.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from provenance.core.contracts import PAYABLE
 from provenance.core.locks import Lock, lock
 from provenance.core.store import digest
+from provenance.core.tables import PAYABLE
 from provenance.settlement.accounts import HELD, Account, Standing
 
-# Amounts of a line of a close.
+# Amounts in a line of a close.
 MINOR = ("owed", "carried_over", "repaid", "recouped", "withheld", "net", "paid")
 METADATA = sa.MetaData()
 BOOKING = sa.Table(
@@ -88,9 +88,9 @@ STORE = sa.Table(
 
 NIGHT, HOLD, RELEASE, CLAIM = "night", "hold", "release", "claim"
 ADVANCED, RATE, CLOSE, PAYMENTS, ANSWER = "advance", "rate", "close", "payments", "answer"
-# So many of a booking's facts are listed by name.
+# Values of a list that `Booking.facts_text` shows; the rest is counted.
 FEW = 5
-# The role as which everybody works on the ledger: it may read and add, and knows nothing of payees.
+# The database role for work on the ledger: it may read and add rows, and cannot read payees.
 ROLE = "provenance_ledger"
 
 
@@ -99,10 +99,11 @@ class Booking:
     """One booking.
 
     Attributes:
-        day: that it is for; booked_at: when it was posted.
-        revision, night: of a night, the how manieth of its day, and the store key of the manifest whose shares it books.
-        facts: what else there is to say: who asked for it, and why.
-        period: in which it counts, YYYY-MM: its day's, or the first open one where that is closed.
+        day: that it is for; booked_at: time of the booking.
+        revision: of a night, its revision number, from 1.
+        night: of a night, the store key of the folder with its shares.
+        facts: such as the person who asked for it, and the reason.
+        period: YYYY-MM in which it counts: its day's, or the first open period if that is closed.
     """
 
     booking_id: int
@@ -116,15 +117,15 @@ class Booking:
     period: str = ""
 
     @property
-    def said(self) -> str:
-        """Its facts in one line."""
-        return "; ".join(f"{name.replace('_', ' ')}: {_short(said)}" for name, said in sorted(self.facts.items()))
+    def facts_text(self) -> str:
+        """The facts in one line."""
+        return "; ".join(f"{name.replace('_', ' ')}: {_short(fact)}" for name, fact in sorted(self.facts.items()))
 
 
 def _short(fact: Any) -> str:
-    """A fact as text; of many, the first few and how many more."""
+    """A fact as text; long lists are cut after `FEW` values."""
     if isinstance(fact, dict):
-        fact = [f"{name} {said}" for name, said in sorted(fact.items())]
+        fact = [f"{name} {value}" for name, value in sorted(fact.items())]
     if not isinstance(fact, list):
         return str(fact)
     more = [f"{len(fact) - FEW:,} more"] if len(fact) > FEW else []
@@ -132,14 +133,14 @@ def _short(fact: Any) -> str:
 
 
 def next_period(period: str) -> str:
-    """`2026-12` as `2027-01`."""
+    """The period after one: `2027-01` after `2026-12`."""
     year, month = map(int, period.split("-"))
     return f"{year + month // 12}-{month % 12 + 1:02d}"
 
 
 @contextmanager
-def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction in which nobody else books."""
+def booking_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that holds the lock on booking."""
     with engine.begin() as connection:
         lock(connection, Lock.BOOKING)
         yield connection
@@ -147,7 +148,7 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def post(connection: sa.Connection, row: Mapping[str, Any], entries: Mapping[Account, int]) -> Booking:
     """Add a booking with its entries, in the order of accounts."""
-    # Counted under the lock and not by a sequence, which a killed transaction would leave with a gap.
+    # Counted under the lock: a sequence would leave a gap after a killed transaction.
     booking_id = newest(connection) + 1
     period = open_period(connection, row["day"])
     connection.execute(sa.insert(BOOKING), {"booking_id": booking_id, "period": period, **row})
@@ -169,8 +170,8 @@ def post(connection: sa.Connection, row: Mapping[str, Any], entries: Mapping[Acc
     return booking
 
 
-def other(connection: sa.Connection, kind: str, day: date, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a booking that is not a night's; the booking that it comes after makes its cause its own."""
+def booking_row(connection: sa.Connection, kind: str, day: date, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a booking other than a night's; the number of the booking before makes its cause unique."""
     cause = digest([kind, *sorted(facts.items()), newest(connection)])
     return {"kind": kind, "day": day, "facts": facts, "cause_sha256": cause}
 
@@ -182,58 +183,52 @@ def open_period(connection: sa.Connection, day: date) -> str:
 
 
 def newest(connection: sa.Connection) -> int:
-    """The number of the last booking; 0 in an empty ledger."""
+    """Number of the last booking; 0 in an empty ledger."""
     return int(connection.execute(sa.select(sa.func.max(BOOKING.c.booking_id))).scalar_one() or 0)
 
 
 def hold(connection: sa.Connection, owners: Sequence[str], *, day: date, reason: str, by: str) -> Booking:
-    """Hold what owners are owed; for a reason that they are not on hold for yet."""
-    held = standing(connection).held
-    moving = {owner for owner in owners if owner not in held}
-    return post(connection, other(connection, HOLD, day, _held(owners, reason, by)), _moved(connection, PAYABLE, HELD, moving))
+    """Hold the amounts of owners that have no hold for this reason yet."""
+    holds, facts = standing(connection).holds, {"owners": sorted(owners), "reason": reason, "by": by}
+    entries = _transfer(connection, PAYABLE, HELD, {owner for owner in owners if owner not in holds})
+    return post(connection, booking_row(connection, HOLD, day, facts), entries)
 
 
 def release(connection: sa.Connection, owners: Sequence[str], *, day: date, reason: str, by: str) -> Booking:
-    """End holds for a reason; what is held for no other is payable again."""
-    held = standing(connection).held
-    moving = {owner for owner in owners if held[owner] == (reason,)}
-    return post(
-        connection, other(connection, RELEASE, day, _held(owners, reason, by)), _moved(connection, HELD, PAYABLE, moving)
-    )
+    """End holds for a reason; amounts without another hold become payable."""
+    holds, facts = standing(connection).holds, {"owners": sorted(owners), "reason": reason, "by": by}
+    entries = _transfer(connection, HELD, PAYABLE, {owner for owner in owners if holds[owner] == (reason,)})
+    return post(connection, booking_row(connection, RELEASE, day, facts), entries)
 
 
-def _held(owners: Sequence[str], reason: str, by: str) -> dict[str, Any]:
-    return {"owners": sorted(owners), "reason": reason, "by": by}
-
-
-def _moved(connection: sa.Connection, source: str, target: str, owners: set[str]) -> dict[Account, int]:
-    """Entries that move all that some owners have in one account to another."""
-    found: dict[Account, int] = {}
+def _transfer(connection: sa.Connection, source: str, target: str, owners: set[str]) -> dict[Account, int]:
+    """Entries that move all of some owners' amounts from one account to another."""
+    entries: dict[Account, int] = {}
     for account, amount in sums(connection, ENTRY.c.account == source).items():
         if account.party_id in owners:
-            found |= {account: -amount, Account(target, account.party_id, account.currency): amount}
-    return found
+            entries |= {account: -amount, Account(target, account.party_id, account.currency): amount}
+    return entries
 
 
 def standing(connection: sa.Connection, through: int | None = None) -> Standing:
-    """Who is on hold, and what has been claimed; after a booking, or now."""
+    """Holds and claims in force after a booking, or now."""
     query = sa.select(BOOKING.c.kind, BOOKING.c.facts).where(BOOKING.c.kind.in_([HOLD, RELEASE, CLAIM]))
     if through is not None:
         query = query.where(BOOKING.c.booking_id <= through)
-    held: dict[str, tuple[str, ...]] = {}
+    holds: dict[str, tuple[str, ...]] = {}
     claimed: dict[str, str] = {}
     for kind, facts in connection.execute(query.order_by(BOOKING.c.booking_id)):
         if kind == CLAIM:
             claimed[facts["escrow_id"]] = facts["owner_id"]
             continue
         for owner in facts["owners"]:
-            others = tuple(reason for reason in held.get(owner, ()) if reason != facts["reason"])
-            held[owner] = (*others, facts["reason"]) if kind == HOLD else others
-    return Standing({owner: reasons for owner, reasons in held.items() if reasons}, claimed)
+            remaining = tuple(reason for reason in holds.get(owner, ()) if reason != facts["reason"])
+            holds[owner] = (*remaining, facts["reason"]) if kind == HOLD else remaining
+    return Standing({owner: reasons for owner, reasons in holds.items() if reasons}, claimed)
 
 
 def parties(connection: sa.Connection, account: str) -> list[str]:
-    """All that an account has ever been for."""
+    """Parties that have ever had an entry in an account of the chart."""
     query = sa.select(ENTRY.c.party_id).where(ENTRY.c.account == account).distinct().order_by(ENTRY.c.party_id)
     return list(connection.execute(query).scalars())
 
@@ -245,25 +240,25 @@ def as_booking(row: sa.Row[Any]) -> Booking:
 
 
 def last(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Booking | None:
-    """The last booking of some."""
+    """The last booking that meets a condition."""
     query = sa.select(BOOKING).where(where).order_by(BOOKING.c.booking_id.desc()).limit(1)
     row = connection.execute(query).first()
     return as_booking(row) if row else None
 
 
 def cause_of(connection: sa.Connection, booking: Booking) -> str:
-    """Digest of what a booking was made for."""
+    """Digest of a booking's cause."""
     query = sa.select(BOOKING.c.cause_sha256).where(BOOKING.c.booking_id == booking.booking_id)
     return str(connection.execute(query).scalar_one())
 
 
 def sums(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[Account, int]:
-    """What some bookings or entries amount to, by account; accounts with nothing are left out."""
+    """Sums of the entries that meet a condition, by account; sums of zero are left out."""
     return dict(sums_by(connection, where))
 
 
 def sums_by(connection: sa.Connection, where: sa.ColumnElement[bool], *columns: sa.Column[Any]) -> Iterator[tuple[Any, ...]]:
-    """The same by some columns, too: an account, their values and the amount of each."""
+    """Like `sums`, also by other columns; yields account, values of the columns, and sum."""
     keys, total = (ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, *columns), sa.func.sum(ENTRY.c.amount_minor)
     query = sa.select(*keys, total).select_from(ENTRY).join(BOOKING).where(where).group_by(*keys).having(total != 0)
     for name, party, currency, *values, amount in connection.execute(query):

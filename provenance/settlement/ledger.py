@@ -1,21 +1,19 @@
-"""The ledger: double entry in PostgreSQL, integer minor units, only ever added to.
+"""Keeps the ledger: double entry in PostgreSQL, in integer minor units, append-only.
 
-A booking has entries that sum to zero in each currency, and two dates: the day that it is for, and when it was booked.
-Balances chain in the order of booking. A night booked again is booked *by difference*: its entries are what the day should
-be less what it already is, and they name the booking they correct. The database refuses to update or delete, or to commit a
-booking that does not balance.
+The entries of a booking sum to zero in each currency. A booking has two dates: the day that it is for, and the time of booking.
+Balances chain in the order of booking. A night that is booked again is booked *by difference*: its entries are the new amounts
+of the day less the booked ones, and it names the booking that it corrects. The database refuses updates, deletes, and bookings
+that do not balance.
 
-A booking counts in the period of its day or, that being closed, in the first that is open. Besides nights there are bookings
-that move what is owed: `hold`, `release`, `claim`, `advance`, and those of `settling`: `rate`, `close` (of a period),
-`payments` and `answer` (of a bank). What an owner on hold earns is held from the first cent on, and what is put in escrow
-under a name that somebody has claimed is the claimant's.
+A booking counts in the period of its day or, if that is closed, in the first open period. Other kinds of bookings are `hold`,
+`release`, `claim` and `advance`, and those of `settling`: `rate`, `close` (of a period), `payments` and `answer` (of a bank).
+Earnings of an owner on hold are held from the first cent on. Amounts for a claimed escrow go to the claimant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from provenance.core.contracts import ESCROW, PAYABLE
 from provenance.core.errors import InputError, StoreError, did_you_mean
-from provenance.core.locks import Lock, held, lock
+from provenance.core.locks import Lock, lock
 from provenance.core.store import digest
+from provenance.core.tables import ESCROW, PAYABLE
 from provenance.settlement import books
 from provenance.settlement.accounts import ADVANCE, FUNDING, OWED, Account, Standing
 from provenance.settlement.books import ADVANCED, BOOKING, CLAIM, ENTRY, HOLD, NIGHT, STORE, Booking
@@ -36,54 +34,32 @@ from provenance.settlement.exports.payouts import Movements
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the ledger's schema up to date; raises StoreError where a later version of this program has been here."""
+    """Migrate the ledger's schema to this version; raises StoreError if a later version has migrated it."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
         lock(connection, Lock.MIGRATING)
         config.attributes["connection"] = connection
-        now = MigrationContext.configure(connection).get_current_revision()
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if now is not None and now not in known:
+        current = MigrationContext.configure(connection).get_current_revision()
+        revisions = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if current is not None and current not in revisions:
             raise StoreError(
                 "the ledger",
                 expected="a schema that this version knows",
-                found=repr(now),
-                hint="A later version has migrated it: install that one again, or restore the backup from before the upgrade.",
+                found=repr(current),
+                hint="A later version made it: install that version again, or restore a backup made by this one.",
             )
         command.upgrade(config, "head")
 
 
 def bind(engine: sa.Engine, store_id: str) -> str:
-    """The id of the store whose nights this ledger books: `store_id` if it has none yet."""
+    """Bind the ledger to a store, once; returns the id of the bound store, which may be another one."""
     with engine.begin() as connection:
         lock(connection, Lock.BOOKING)
         bound = connection.execute(sa.select(STORE.c.store_id)).scalar_one_or_none()
         if bound is None:
             connection.execute(sa.insert(STORE), {"store_id": store_id})
         return str(bound or store_id)
-
-
-def now(engine: sa.Engine) -> datetime:
-    """The time by the ledger's clock: machines have one each, and the ledger is one."""
-    with engine.connect() as connection:
-        found: datetime = connection.execute(sa.select(sa.func.now())).scalar_one()
-        return found
-
-
-def publishing(engine: sa.Engine) -> AbstractContextManager[None]:
-    """Hold the right to publish; one process at a time."""
-    return held(engine, Lock.PUBLISHING)
-
-
-def freezing(engine: sa.Engine) -> AbstractContextManager[None]:
-    """Have what is frozen now stay: nothing is cleared away meanwhile."""
-    return held(engine, Lock.CLEARING, shared=True)
-
-
-def clearing(engine: sa.Engine) -> AbstractContextManager[None]:
-    """Hold the right to clear away what no night needs; nothing is frozen meanwhile."""
-    return held(engine, Lock.CLEARING)
 
 
 def book(
@@ -95,17 +71,17 @@ def book(
     cause: str,
     facts: Mapping[str, Any] | None = None,
 ) -> Booking:
-    """Book what a night amounts to, by difference from what is booked for its day; once for each cause.
+    """Book a night's amounts, by difference from the amounts booked for its day.
 
     Args:
-        amounts: what the day should be, summing to zero in each currency.
-        cause: digest of all that decided the amounts. The booking in force having the same cause, nothing is booked.
-        facts: what else there is to say, such as who approved it.
+        amounts: of the day, summing to zero in each currency.
+        cause: digest of the inputs that decided the amounts; if the booking in force has the same cause, nothing is booked.
+        facts: such as the person who approved.
 
     Returns:
         The booking in force for the day.
     """
-    with books.alone(engine) as connection:
+    with books.booking_transaction(engine) as connection:
         last = books.last(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day))
         if last and books.cause_of(connection, last) == digest([cause, last.corrects]):
             return last
@@ -126,47 +102,44 @@ def book(
 
 
 def hold(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str) -> Booking:
-    """Hold what an owner is owed, and what it will earn, until `release`; a hold for the same reason is placed once."""
-    with books.alone(engine) as connection:
-        if reason in books.standing(connection).held.get(owner_id, ()):
-            because = BOOKING.c.facts["reason"].astext == reason
-            placed = books.last(connection, (BOOKING.c.kind == HOLD) & _concerns(owner_id) & because)
+    """Hold an owner's amounts, also future ones, until `release`; a hold for the same reason is placed once."""
+    with books.booking_transaction(engine) as connection:
+        if reason in books.standing(connection).holds.get(owner_id, ()):
+            same_reason = BOOKING.c.facts["reason"].astext == reason
+            placed = books.last(connection, (BOOKING.c.kind == HOLD) & _concerns(owner_id) & same_reason)
             assert placed is not None
             return placed
         return books.hold(connection, [owner_id], day=day, reason=reason, by=by)
 
 
 def release(engine: sa.Engine, owner_id: str, *, day: date, reason: str, by: str) -> Booking:
-    """End a hold; with the last one, what was held is payable again.
-
-    Args:
-        reason: of the hold.
+    """End the hold that was placed for a reason; when the last hold ends, held amounts become payable.
 
     Raises:
         InputError: no such hold is in force.
     """
-    with books.alone(engine) as connection:
-        reasons = books.standing(connection).held.get(owner_id, ())
+    with books.booking_transaction(engine) as connection:
+        reasons = books.standing(connection).holds.get(owner_id, ())
         if reason not in reasons:
-            found = "; ".join(map(repr, reasons)) or "none"
-            raise InputError(f"owner {owner_id}", expected=f"a hold in force because of {reason!r}", found=found)
+            in_force = "; ".join(map(repr, reasons)) or "none"
+            raise InputError(f"owner {owner_id}", expected=f"a hold in force because of {reason!r}", found=in_force)
         return books.release(connection, [owner_id], day=day, reason=reason, by=by)
 
 
 def _concerns(owner_id: str) -> sa.ColumnElement[bool]:
-    """Bookings that name an owner, whether or not they have an entry for it."""
+    """Bookings that name an owner in their facts; such a booking may have no entry for it."""
     return sa.or_(BOOKING.c.facts["owner_id"].astext == owner_id, BOOKING.c.facts["owners"].contains([owner_id]))
 
 
 def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, evidence: str, by: str) -> Booking:
-    """Give an owner what lies in escrow under a name, and what will be put there; each name is claimed once."""
-    with books.alone(engine) as connection:
-        made = books.last(connection, (BOOKING.c.kind == CLAIM) & (BOOKING.c.facts["escrow_id"].astext == escrow_id))
-        if made and made.facts["owner_id"] == owner_id:
-            return made
-        if made:
-            found = f"a claim of {made.facts['owner_id']}, booked as {made.booking_id}"
-            raise InputError(f"escrow {escrow_id}", expected="a name that nobody has claimed", found=found)
+    """Give an escrow to an owner, with all amounts that it gets later; each escrow is claimed once."""
+    with books.booking_transaction(engine) as connection:
+        booking = books.last(connection, (BOOKING.c.kind == CLAIM) & (BOOKING.c.facts["escrow_id"].astext == escrow_id))
+        if booking and booking.facts["owner_id"] == owner_id:
+            return booking
+        if booking:
+            claimed = f"a claim of {booking.facts['owner_id']}, booked as {booking.booking_id}"
+            raise InputError(f"escrow {escrow_id}", expected="a name that nobody has claimed", found=claimed)
         names = books.parties(connection, ESCROW)
         if escrow_id not in names:
             raise InputError(
@@ -178,27 +151,27 @@ def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, eviden
         entries: dict[Account, int] = {}
         standing = books.standing(connection)
         for account, amount in books.sums(connection, (ENTRY.c.account == ESCROW) & (ENTRY.c.party_id == escrow_id)).items():
-            entries |= {account: -amount, standing.lies(Account(PAYABLE, owner_id, account.currency)): amount}
+            entries |= {account: -amount, standing.current_account(Account(PAYABLE, owner_id, account.currency)): amount}
         facts = {"escrow_id": escrow_id, "owner_id": owner_id, "evidence": evidence, "by": by}
-        return books.post(connection, books.other(connection, CLAIM, day, facts), entries)
+        return books.post(connection, books.booking_row(connection, CLAIM, day, facts), entries)
 
 
 def advance(engine: sa.Engine, owner_id: str, currency: str, amount: int, *, day: date, reason: str, by: str) -> Booking:
-    """Note an advance that was paid, to be set off against what its owner will earn; the same for one reason once."""
+    """Record an advance that was paid to an owner, to be set off against earnings; the same advance is recorded once."""
     if amount <= 0:
         raise InputError(f"advance to {owner_id}", expected="an amount above 0", found=str(amount))
     facts = {"owner_id": owner_id, "amount_minor": str(amount), "currency": currency, "reason": reason, "by": by}
     row = {"kind": ADVANCED, "day": day, "facts": facts, "cause_sha256": digest([ADVANCED, str(day), *sorted(facts.items())])}
-    with books.alone(engine) as connection:
-        made = books.last(connection, BOOKING.c.cause_sha256 == row["cause_sha256"])
+    with books.booking_transaction(engine) as connection:
+        booking = books.last(connection, BOOKING.c.cause_sha256 == row["cause_sha256"])
         entries = {Account(ADVANCE, owner_id, currency): amount, Account(FUNDING, "", currency): -amount}
-        return made or books.post(connection, row, entries)
+        return booking or books.post(connection, row, entries)
 
 
 def bookings(
     engine: sa.Engine, day: date | None = None, *, kind: str | None = None, after: int = 0, through: int | None = None
 ) -> list[Booking]:
-    """All bookings, or those for a day, of a kind or from after one through another, in the order of booking."""
+    """Bookings in the order of booking: all, or those of a day or kind, or those in (`after`, `through`]."""
     query = sa.select(BOOKING).where(BOOKING.c.booking_id > after).order_by(BOOKING.c.booking_id)
     if through is not None:
         query = query.where(BOOKING.c.booking_id <= through)
@@ -211,99 +184,100 @@ def bookings(
 
 
 def standing(engine: sa.Engine, *, through: int) -> Standing:
-    """Who was on hold, and what had been claimed, after a booking."""
+    """Holds and claims in force after a booking."""
     with engine.connect() as connection:
         return books.standing(connection, through)
 
 
 def balances(engine: sa.Engine, *, through: int) -> dict[Account, int]:
-    """Balance of every account after a booking; 0 is the empty ledger."""
+    """Balance of every account after a booking; after booking 0, the ledger is empty."""
     with engine.connect() as connection:
         return books.sums(connection, BOOKING.c.booking_id <= through)
 
 
 def newest(engine: sa.Engine) -> int:
-    """The last booking; 0 in an empty ledger."""
+    """Number of the last booking; 0 in an empty ledger."""
     with engine.connect() as connection:
         return books.newest(connection)
 
 
-def moved(engine: sa.Engine, *, after: int, through: int) -> dict[Account, int]:
-    """What bookings other than nights did to each account, from after one booking through another."""
+def other_movements(engine: sa.Engine, *, after: int, through: int) -> dict[Account, int]:
+    """Changes by account of bookings in (`after`, `through`] other than nights."""
     between = (BOOKING.c.booking_id > after) & (BOOKING.c.booking_id <= through)
     with engine.connect() as connection:
         return books.sums(connection, (BOOKING.c.kind != NIGHT) & between)
 
 
-def of_day(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
-    """What the nights of a day amounted to, after a booking; `Standing.earned` says whose that is."""
+def day_amounts(engine: sa.Engine, day: date, *, through: int) -> dict[Account, int]:
+    """Amounts booked for the nights of a day, after a booking; `Standing.earned` gives their beneficiaries."""
     with engine.connect() as connection:
         return books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.day == day) & (BOOKING.c.booking_id <= through))
 
 
-def of_nights(engine: sa.Engine, *, since: date, through: date) -> dict[date, dict[Account, int]]:
-    """The same of every day from one through another, after the last booking."""
+def night_amounts(engine: sa.Engine, *, since: date, through: date) -> dict[date, dict[Account, int]]:
+    """Amounts booked for the nights of each day in [`since`, `through`], after the last booking."""
     nights = (BOOKING.c.kind == NIGHT) & BOOKING.c.day.between(since, through)
-    found: dict[date, dict[Account, int]] = {}
+    amounts: dict[date, dict[Account, int]] = {}
     with engine.connect() as connection:
         for account, day, amount in books.sums_by(connection, nights, BOOKING.c.day):
-            found.setdefault(day, {})[account] = amount
-    return found
+            amounts.setdefault(day, {})[account] = amount
+    return amounts
 
 
 def movements(engine: sa.Engine, booking: Booking, *, after: int) -> Movements:
-    """What a night's booking and those since an earlier one did, as its export tells it."""
+    """Movements by the bookings in (`after`, `booking`], as the export of a night's booking shows them."""
     through, day = booking.booking_id, booking.day
-    held_then = standing(engine, through=through)
+    standing_after = standing(engine, through=through)
     return Movements(
         opening=balances(engine, through=after),
         closing=balances(engine, through=through),
-        day_before=held_then.earned(of_day(engine, day, through=after)),
-        day_after=held_then.earned(of_day(engine, day, through=through)),
-        moved=moved(engine, after=after, through=through),
-        standing=held_then,
+        day_before=standing_after.earned(day_amounts(engine, day, through=after)),
+        day_after=standing_after.earned(day_amounts(engine, day, through=through)),
+        moved=other_movements(engine, after=after, through=through),
+        standing=standing_after,
     )
 
 
 def owners(engine: sa.Engine) -> list[str]:
-    """Everybody who has ever been owed anything."""
+    """Owners that the ledger has ever owed anything."""
     with engine.connect() as connection:
         return sorted({owner for account in OWED for owner in books.parties(connection, account)})
 
 
-def by_day(engine: sa.Engine, account: str, *, through: int) -> dict[tuple[Account, date], int]:
-    """What lies in an account, by whom it is for and the day for which it was put there."""
-    now = balances(engine, through=through)
-    there = (ENTRY.c.account == account) & (BOOKING.c.booking_id <= through)
+def by_day(engine: sa.Engine, name: str, *, through: int) -> dict[tuple[Account, date], int]:
+    """Amounts in an account of the chart, by party and day of the booking, without parties of balance zero."""
+    open_accounts = balances(engine, through=through)
+    in_account = (ENTRY.c.account == name) & (BOOKING.c.booking_id <= through)
     with engine.connect() as connection:
-        return {(whose, day): amount for whose, day, amount in books.sums_by(connection, there, BOOKING.c.day) if whose in now}
+        rows = books.sums_by(connection, in_account, BOOKING.c.day)
+        return {(account, day): amount for account, day, amount in rows if account in open_accounts}
 
 
-def of_party(engine: sa.Engine, party_id: str) -> list[tuple[Booking, list[tuple[Account, int]]]]:
-    """Bookings that touch a party, in the order of booking, with its entries of each."""
+def party_bookings(engine: sa.Engine, party_id: str) -> list[tuple[Booking, list[tuple[Account, int]]]]:
+    """Bookings that concern a party, in the order of booking, each with the party's entries."""
     query = (
         sa.select(BOOKING, ENTRY.c.account, ENTRY.c.currency, ENTRY.c.amount_minor)
         .outerjoin(ENTRY, (ENTRY.c.booking_id == BOOKING.c.booking_id) & (ENTRY.c.party_id == party_id))
         .where((ENTRY.c.party_id == party_id) | _concerns(party_id))
         .order_by(BOOKING.c.booking_id, ENTRY.c.line)
     )
-    found: dict[int, tuple[Booking, list[tuple[Account, int]]]] = {}
+    history: dict[int, tuple[Booking, list[tuple[Account, int]]]] = {}
     with engine.connect() as connection:
         for row in connection.execute(query):
-            _, lines = found.setdefault(row.booking_id, (books.as_booking(row), []))
+            _, lines = history.setdefault(row.booking_id, (books.as_booking(row), []))
             if row.account is not None:
                 lines.append((Account(row.account, party_id, row.currency), row.amount_minor))
-    return list(found.values())
+    return list(history.values())
 
 
 def opening(engine: sa.Engine, period: str) -> dict[Account, int]:
-    """Balances with which a period opens: of all bookings that count in those before it."""
+    """Opening balances of a period: those of all bookings in earlier periods."""
     with engine.connect() as connection:
         return books.sums(connection, BOOKING.c.period < period)
 
 
-def of_period(engine: sa.Engine, period: str, party_id: str | None = None) -> list[tuple[Booking, Account, int]]:
-    """Entries for anybody, or for one, of the bookings that count in a period, in the order of booking."""
+def period_entries(engine: sa.Engine, period: str, party_id: str | None = None) -> list[tuple[Booking, Account, int]]:
+    """Entries of all parties, or of one, in the bookings of a period, in the order of booking."""
     query = (
         sa.select(BOOKING, ENTRY.c.account, ENTRY.c.party_id, ENTRY.c.currency, ENTRY.c.amount_minor)
         .join(ENTRY)
@@ -318,20 +292,20 @@ def of_period(engine: sa.Engine, period: str, party_id: str | None = None) -> li
 
 
 def earned_by_period(engine: sa.Engine, through: str) -> dict[tuple[str, str], list[tuple[str, int]]]:
-    """What nights of each period, as they counted in it, brought every owner and currency, oldest first."""
-    own = sa.func.to_char(BOOKING.c.day, "YYYY-MM") == BOOKING.c.period
+    """Earnings of nights by owner and currency: a list by period, oldest first, without corrections in later periods."""
+    in_own_period = sa.func.to_char(BOOKING.c.day, "YYYY-MM") == BOOKING.c.period
     query = (
         sa.select(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.period, sa.func.sum(ENTRY.c.amount_minor))
         .join(BOOKING)
-        .where((BOOKING.c.kind == NIGHT) & own & ENTRY.c.account.in_(OWED) & (BOOKING.c.period <= through))
+        .where((BOOKING.c.kind == NIGHT) & in_own_period & ENTRY.c.account.in_(OWED) & (BOOKING.c.period <= through))
         .group_by(ENTRY.c.party_id, ENTRY.c.currency, BOOKING.c.period)
         .order_by(BOOKING.c.period)
     )
-    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    earned: dict[tuple[str, str], list[tuple[str, int]]] = {}
     with engine.connect() as connection:
         for party, currency, period, amount in connection.execute(query):
-            found.setdefault((party, currency), []).append((period, -int(amount)))
-    return found
+            earned.setdefault((party, currency), []).append((period, -int(amount)))
+    return earned
 
 
 def entries(engine: sa.Engine, booking_id: int) -> list[tuple[Account, int]]:

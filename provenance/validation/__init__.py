@@ -1,5 +1,8 @@
-"""Validation: is the attribution true? Its predictions are held against models retrained without what they say matters.
+"""Validates the attribution and published nights.
 
-Reads scores, and losses of retrained models. Writes figures of merit with intervals, tables and plots. Invariant: what is
-tuned is tuned on other subsets than those reported. Does not belong here: training itself, which adapters do.
+Audits, attacks and appeals compare predictions with retrained models. Replay computes a published night again and compares;
+preview computes a night before anything is booked. Other modules measure cost and remove files that are not needed any more.
+
+Reads scores, and losses of retrained models. Writes scores of merit with intervals, tables and plots. Invariant: parameters are
+tuned on other subsets than those reported. Training itself does not belong here: adapters train.
 """

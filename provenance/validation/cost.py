@@ -1,4 +1,4 @@
-"""What a night costs, as ratios of two times taken turn by turn on one machine: such figures mean the same everywhere."""
+"""Measures the cost of a night as ratios of two times, taken in turns on one machine, so that they compare across machines."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
@@ -23,188 +24,215 @@ from safetensors.numpy import load as load_tensors
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import namespace_of
+from provenance.core.settings import Settings
+from provenance.core.where import Where
 from provenance.corpus.shards import part_key
-from provenance.features.featurise import Recipe, featurise, featurise_one, read_features, recipe
+from provenance.features.featurise import Featuriser, featurise_one, featuriser, read_features
 from provenance.features.gradients import gradient_features
-from provenance.features.plan import compared, load_plan, shard
+from provenance.features.plan import comparisons_of, load_plan
+from provenance.features.stage import featurise, plan
 from provenance.influence.methods import queries_from_tensors
 from provenance.influence.methods import score as score_rows
-from provenance.influence.score import query_key
-from provenance.inputs.freeze import AT_A_TIME
-from provenance.local.attribute import Request, attribute, opened, score_every_example
+from provenance.influence.night_scores import query_key
+from provenance.inputs.frozen import PART_OUTPUTS
+from provenance.inputs.night import Night
+from provenance.local.attribute import Request, attribute, folder_night, score_every_example
 from provenance.models.model import all_losses, forward_and_backward
 from provenance.royalty import estimate as numerics
-from tasks.cluster import open_cluster
-from tasks.settings import Settings
+from provenance.royalty.outcomes import Outcomes
 
-# Each side of a ratio is timed so often, turn by turn; the ratio is that of the medians.
+# Timings of each side of a ratio; the ratio is that of the medians.
 ROUNDS = 7
-# Examples of the memory part's smaller corpus, enough for the whole sample of the curvature, and how much larger the other is.
+# Examples of the memory part's smaller corpus, enough for the whole sample of the curvature; the size factor of the larger one.
 SMALL, LARGER = 768, 10
-# Of the royalty part: owners and outputs of each case, counterfactual models, and components of influence.
+# Royalty part: owners and outputs of each case, counterfactual models, and components of influence.
 CASES, MODELS, COMPONENTS = ((10_000, 500), (10_000, 1_000)), 64, 10
 
+OpenWorkers = Callable[[Settings], AbstractContextManager[Where]]
 
-def bench(request: Request, settings: Settings, parts: Sequence[str]) -> dict[str, Any]:
-    """The figures of the parts that are asked for, of `PARTS`; every time is in seconds.
+
+@dataclass(frozen=True)
+class Setup:
+    """The arguments of a measurement.
+
+    Attributes:
+        request: with a folder that is removed afterwards.
+        settings, open_workers: the arguments of `bench`.
+    """
+
+    request: Request
+    settings: Settings
+    open_workers: OpenWorkers
+
+    @contextmanager
+    def alone(self) -> Iterator[tuple[Where, Night]]:
+        """The request's night, on one worker in this process and one thread."""
+        with self.open_workers(alone(self.settings)) as where, threadpool_limits(limits=1):
+            local, night = folder_night(where, self.request)
+            begin(local, night)  # computes on one thread from now on, as a worker does
+            yield local, night
+
+
+def bench(request: Request, settings: Settings, parts: Sequence[str], open_workers: OpenWorkers) -> dict[str, Any]:
+    """The figures of some of `PARTS`; every time is in seconds.
 
     Args:
-        request: what to compute; nothing is left in its folder.
-        settings: as for `attribute`.
+        request: the inputs; nothing is written to its folder.
+        settings: the settings of `attribute`.
+        open_workers: opens the workers of some settings, without a ledger; it can be sent to a process.
     """
-    found: dict[str, Any] = {
-        "machine": {"cores": len(os.sched_getaffinity(0)), "device": settings.cluster.device, "torch": torch.__version__}
-    }
+    machine = {"cores": len(os.sched_getaffinity(0)), "device": settings.cluster.device, "torch": torch.__version__}
+    figures: dict[str, Any] = {"machine": machine}
     for name in parts:
         with tempfile.TemporaryDirectory(prefix="provenance-bench-") as folder:
-            found[name] = PARTS[name](replace(request, out=Path(folder)), settings)
-    return found
+            figures[name] = PARTS[name](Setup(replace(request, out=Path(folder)), settings, open_workers))
+    return figures
 
 
-def _features(request: Request, settings: Settings) -> dict[str, Any]:
+def _features(setup: Setup) -> dict[str, Any]:
     """CPU time of a shard's features against a bare forward and backward pass on the same batches, on one thread."""
-    found: dict[str, Any] = {"checkpoints": {}}
-    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
-        store = here.store.open()
-        shard(night.folder, here)
-        plan, made = load_plan(store, night.folder), recipe(store, night, here)
-        for source in plan.sources:
-            file = plan.of(source)[0][0]
+    checkpoints: dict[str, dict[str, Any]] = {}
+    with setup.alone() as (local, night):
+        store = local.store
+        plan(local, night.folder)
+        planned, maker = load_plan(store, night.folder), featuriser(local, night)
+        for source in planned.sources:
+            file = planned.of(source)[0][0]
             contents = store.read_table(part_key(file.part), columns=["content"])["content"].to_list()
-            adapter, module = made.open(source)
-            where: dict[str, Any] = {"projection": made.projection, "checkpoint": source, "batch_size": made.batch_size}
-            times = _turn_by_turn(
-                bare=partial(forward_and_backward, adapter, module, contents, made.batch_size),
-                features=partial(gradient_features, adapter, module, contents, **where),
-                written=partial(featurise_one, made, file),
+            adapter, module = maker.open(source)
+            options: dict[str, Any] = {"projection": maker.projection, "checkpoint": source, "batch_size": maker.batch_size}
+            times = _in_turns(
+                bare=partial(forward_and_backward, adapter, module, contents, maker.batch_size),
+                features=partial(gradient_features, adapter, module, contents, **options),
+                written=partial(featurise_one, maker, file),
             )
             stored = sum(array.nbytes for array in load_tensors(store.read(file.key)).values())
-            found["checkpoints"][source] = {
+            checkpoints[source] = {
                 "examples": file.rows,
                 "forward_and_backward": times["bare"],
                 "features": times["features"],
                 "features_normalisers_and_writing": times["written"],
                 "bytes_per_example": round(stored / file.rows),
             }
-    every = found["checkpoints"].values()
-    spent = sum(each["forward_and_backward"] for each in every)
-    found["features_ratio"] = sum(each["features"] for each in every) / spent
-    found["written_ratio"] = sum(each["features_normalisers_and_writing"] for each in every) / spent
-    found["bytes_per_example"] = max(each["bytes_per_example"] for each in every)
-    return found
+    total = {name: sum(row[name] for row in checkpoints.values()) for name in next(iter(checkpoints.values()))}
+    return {
+        "checkpoints": checkpoints,
+        "features_ratio": total["features"] / total["forward_and_backward"],
+        "written_ratio": total["features_normalisers_and_writing"] / total["forward_and_backward"],
+        "bytes_per_example": max(row["bytes_per_example"] for row in checkpoints.values()),
+    }
 
 
-def _scoring(request: Request, settings: Settings) -> dict[str, Any]:
+def _scoring(setup: Setup) -> dict[str, Any]:
     """Time of a shard's scores against a dense product of as many numbers, examples and outputs (64 at most), on one thread.
 
-    The numbers are those that are stored; `width` is how many a row would have if it were not sparse.
+    `numbers` are the stored ones of a row; `width` is the length of a row that is not sparse.
     """
-    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
-        score_every_example(night, here)
-        store = here.store.open()
-        plan, xp = load_plan(store, night.folder), namespace_of(here.cluster.device)
-        found = {}
-        for number, source in enumerate(plan.sources):
-            file = plan.of(source)[0][0]
+    with setup.alone() as (local, night):
+        score_every_example(local, night)
+        store, device = local.store, local.settings.cluster.device
+        planned, xp = load_plan(store, night.folder), namespace_of(device)
+        checkpoints = {}
+        for number, source in enumerate(planned.sources):
+            file = planned.of(source)[0][0]
             tensors = load_tensors(store.read(query_key(night.folder, 0, number)))
-            queries = queries_from_tensors(compared(night)[file.kind], tensors, xp)
-            rows, outputs = read_features(store, file, here.cluster.device), queries.table.values.shape[2]
+            queries = queries_from_tensors(comparisons_of(night)[file.kind], tensors, xp)
+            rows, outputs = read_features(store, file, device), queries.table.values.shape[2]
             numbers = rows.dense.size + rows.sparse.values.size
             left = xp.asarray(np.random.default_rng(1).random((rows.examples, numbers // rows.examples), dtype=np.float32))
             right = xp.asarray(np.random.default_rng(2).random((left.shape[1], outputs), dtype=np.float32))
-            times = _turn_by_turn(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
+            times = _in_turns(product=partial(xp.matmul, left, right), scores=partial(score_rows, queries, rows))
             width = rows.dense.shape[1] + rows.sparse.vocabulary * rows.sparse.values.shape[1]
             shape = {"examples": rows.examples, "outputs": outputs, "numbers": left.shape[1], "width": width}
-            found[source] = shape | times
-    product = sum(each["product"] for each in found.values())
-    return {"checkpoints": found, "ratio": sum(each["scores"] for each in found.values()) / product}
+            checkpoints[source] = shape | times
+    product = sum(row["product"] for row in checkpoints.values())
+    return {"checkpoints": checkpoints, "ratio": sum(row["scores"] for row in checkpoints.values()) / product}
 
 
-def _memory(request: Request, settings: Settings) -> dict[str, Any]:
+def _memory(setup: Setup) -> dict[str, Any]:
     """Peak memory of attribution on the CPU, in MB, for a small corpus and a larger one, each in a process of its own."""
+    settings, request = setup.settings, setup.request
     influence = settings.influence.model_copy(update={"method": "fitted", "checkpoints": 1})
     cluster = settings.cluster.model_copy(update={"address": "", "device": "cpu", "workers": 1, "processes": False})
-    asked = settings.model_copy(update={"influence": influence, "cluster": cluster})
+    settings = settings.model_copy(update={"influence": influence, "cluster": cluster})
     peaks = {}
     for times in (1, LARGER):
         corpus = request.out / f"corpus-{times}"
         _copy_corpus(request.corpus, corpus, times)
-        _, peaks[times] = _apart(attribute, replace(request, corpus=corpus, out=request.out / f"out-{times}"), asked)
-    return {
-        "examples": SMALL,
-        "times": LARGER,
-        "peak": peaks[1],
-        "peak_larger": peaks[LARGER],
-        "ratio": peaks[LARGER] / peaks[1],
-    }
+        part = replace(request, corpus=corpus, out=request.out / f"out-{times}")
+        _, peaks[times] = _in_new_process(_attribute_with, setup.open_workers, settings, part)
+    ratio = peaks[LARGER] / peaks[1]
+    return {"examples": SMALL, "times": LARGER, "peak": peaks[1], "peak_larger": peaks[LARGER], "ratio": ratio}
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What a function returns in a process of its own, and the peak memory of that, in MB."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-        return fresh.submit(_with_its_peak, function, *arguments).result()
+def _attribute_with(open_workers: OpenWorkers, settings: Settings, request: Request) -> None:
+    with open_workers(settings) as where:
+        attribute(where, request)
 
 
-def _with_its_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    found = function(*arguments)
-    # Its own word: what a parent is told of a child's peak is never less than the parent's.
+def _in_new_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """The result of a function in a new process, and the peak memory of that process, in MB."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_with_peak, function, *arguments).result()
+
+
+def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    result = function(*arguments)
+    # Read in the child: getrusage of children in the parent is never less than the parent's own peak.
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
-    return found, peak
+    return result, peak
 
 
-def _workers(request: Request, settings: Settings) -> dict[str, Any]:
-    """Time of the whole corpus' features with one worker and with two, in processes that have begun."""
-    times = {}
+def _workers(setup: Setup) -> dict[str, Any]:
+    """Time of the whole corpus' features with one worker and with two, in processes that have started."""
+    times, settings, request = {}, setup.settings, setup.request
     for count in (1, 2):
         cluster = settings.cluster.model_copy(update={"workers": count, "processes": True})
-        asked = settings.model_copy(update={"cluster": cluster})
-        with opened(replace(request, out=request.out / str(count)), asked) as (here, night):
-            shard(night.folder, here)
-            with open_cluster(here.cluster) as client:
-                made, workers = recipe(here.store.open(), night, here), client.scheduler_info()["workers"]
-                begun = [client.submit(_begin, made, night.checkpoints, workers=[worker], pure=False) for worker in workers]
-                client.gather(begun)
+        with setup.open_workers(settings.model_copy(update={"cluster": cluster})) as where:
+            local, night = folder_night(where, replace(request, out=request.out / str(count)))
+            plan(local, night.folder)
+            begin(local, night, night.checkpoints)
             start = time.perf_counter()
-            featurise(night.folder, here)
+            featurise(local, night.folder)
             times[count] = time.perf_counter() - start
     return {"one": times[1], "two": times[2], "ratio": times[1] / times[2]}
 
 
-def _night(request: Request, settings: Settings) -> dict[str, Any]:
-    """Time of a night on which everything is new, and of the next, on which corpus, model and outputs are the same."""
-    times = []
-    for later in (0, 1):
-        with opened(replace(request, day=request.day + timedelta(days=later)), settings) as (here, night):
+def _night(setup: Setup) -> dict[str, Any]:
+    """Time of a night with everything new, and of the next night with the same corpus, model and outputs."""
+    times, request = [], setup.request
+    with setup.open_workers(setup.settings) as where:
+        for later in (0, 1):
+            local, night = folder_night(where, replace(request, day=request.day + timedelta(days=later)))
+            begin(local, night)
             start = time.perf_counter()
-            score_every_example(night, here)
+            score_every_example(local, night)
             times.append(time.perf_counter() - start)
     return {"everything_new": times[0], "nothing_new": times[1], "ratio": times[1] / times[0]}
 
 
-def _royalty(request: Request, settings: Settings) -> dict[str, Any]:
-    """Time and peak memory of the estimate on made-up counterfactual models, whatever the request's corpus, on one thread."""
-    del request, settings
+def _royalty(setup: Setup) -> dict[str, Any]:
+    """Time and peak memory of the estimate on random counterfactual models, without the request's corpus, on one thread."""
+    del setup
     cases = []
     for owners, outputs in CASES:
-        case, peak = _apart(_royalty_of, owners, outputs)
+        case, peak = _in_new_process(_royalty_of, owners, outputs)
         cases.append(case | {"peak_mb": peak})
     half, whole = cases[0]["shares"], cases[1]["shares"]
     return {"cases": cases, "twice_as_many_outputs": whole / half}
 
 
 def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
-    """One case: fit, and shares with intervals, block by block of the outputs as a night takes them."""
+    """One case: fit, then shares with intervals, in the blocks of outputs of a night."""
     draws = np.random.default_rng(owners)
     with threadpool_limits(limits=1):
         size = draws.dirichlet(np.full(owners, 5.0))
-        inside = np.concatenate([_made_up_parts(draws, owners, 8), *(_made_up_parts(draws, owners, 2) for _ in range(28))])
+        inside = np.concatenate([_random_parts(draws, owners, 8), *(_random_parts(draws, owners, 2) for _ in range(28))])
         effect = draws.standard_normal((owners, 1)) / np.sqrt(owners)
         value = (inside @ size)[:, None] * 100 + (inside - (inside @ size)[:, None]) @ effect
         value = value + 0.1 * draws.standard_normal((MODELS, outputs))
-        models = numerics.Outcomes(
-            inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size, inside @ size
-        )
-        blocks = [np.arange(start, min(start + AT_A_TIME, outputs)) for start in range(0, outputs, AT_A_TIME)]
+        models = Outcomes(inside, np.arange(MODELS), value, np.zeros(outputs), np.full(outputs, 100.0), size, inside @ size)
+        blocks = [np.arange(start, min(start + PART_OUTPUTS, outputs)) for start in range(0, outputs, PART_OUTPUTS)]
 
         def influence(block: np.ndarray) -> np.ndarray:
             return np.random.default_rng(int(block[0])).standard_normal((COMPONENTS, owners, len(block)))
@@ -223,19 +251,18 @@ def _royalty_of(owners: int, outputs: int) -> dict[str, Any]:
     return {"owners": owners, "outputs": outputs, "models": MODELS, "components": COMPONENTS, **times}
 
 
-def _made_up_parts(draws: np.random.Generator, owners: int, parts: int) -> np.ndarray:
+def _random_parts(draws: np.random.Generator, owners: int, parts: int) -> np.ndarray:
     """A random partition of the owners, `(parts, owners)`: 0 or 1."""
     return np.eye(parts)[draws.permutation(owners) % parts].T
 
 
-def _likelihoods(request: Request, settings: Settings) -> dict[str, Any]:
-    """CPU time of a forward pass over the outputs, which every counterfactual model takes, against a forward and a backward."""
-    with opened(request, alone(settings)) as (here, night), threadpool_limits(limits=1):
-        store = here.store.open()
-        adapter, module = recipe(store, night, here).open(night.checkpoints[-1])
-        contents = night.read_outputs(store)["content"].to_list()
-        size = here.features.batch_size
-        times = _turn_by_turn(
+def _likelihoods(setup: Setup) -> dict[str, Any]:
+    """CPU time of a forward pass over the outputs, as each counterfactual model takes it, against forward and backward."""
+    with setup.alone() as (local, night):
+        adapter, module = featuriser(local, night).open(night.checkpoints[-1])
+        contents = night.read_outputs(local.store)["content"].to_list()
+        size = local.settings.features.batch_size
+        times = _in_turns(
             bare=partial(forward_and_backward, adapter, module, contents, size),
             forward=partial(all_losses, adapter, module, contents, batch_size=size),
         )
@@ -253,10 +280,10 @@ PARTS = {
 }
 
 
-def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
-    """Median time of each side, timed in turns, so that what else the machine does falls on all alike.
+def _in_turns(**sides: Callable[[], object]) -> dict[str, float]:
+    """Median time of each side, timed in turns, so that other load on the machine affects all sides.
 
-    On a GPU it is the time until the GPU is done; without one the CPU's own time.
+    With a GPU it is wall-clock time until the GPU is done; otherwise CPU time.
     """
     gpu = torch.cuda.is_available()
     clock = time.perf_counter if gpu else time.process_time
@@ -271,19 +298,26 @@ def _turn_by_turn(**sides: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def _begin(made: Recipe, checkpoints: Sequence[str]) -> None:
-    """What a fresh worker does once."""
+def begin(where: Where, night: Night, checkpoints: Sequence[str] = ()) -> None:
+    """Start every worker, which takes time once, and open some checkpoints on it."""
+    tasks = range(2 * where.settings.cluster.workers)
+    for _ in where.workers.map(_open_all, (featuriser(where, night), checkpoints), tasks, what="starting workers"):
+        pass
+
+
+def _open_all(shared: tuple[Featuriser, Sequence[str]], _: int) -> None:
+    maker, checkpoints = shared
     for checkpoint in checkpoints:
-        made.open(checkpoint)
+        maker.open(checkpoint)
 
 
 def alone(settings: Settings) -> Settings:
-    """One worker, in this process."""
+    """The settings with one worker, in this process."""
     return settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"workers": 1, "processes": False})})
 
 
 def _copy_corpus(corpus: Path, to: Path, times: int) -> None:
-    """A corpus of the first examples, repeated so many times."""
+    """Write a corpus of the first `SMALL` examples, repeated."""
     to.mkdir()
     for file in corpus.glob("*.parquet"):
         frame = pl.read_parquet(file)

@@ -1,4 +1,4 @@
-"""Audits as figures."""
+"""Draws audits as figures, PNG files."""
 
 from __future__ import annotations
 
@@ -11,39 +11,37 @@ from provenance.core.arrays import positive_shares
 
 
 def lds_figure(result: dict[str, Any]) -> bytes:
-    """Each method's score with its interval, beside the ceiling that training noise sets; a PNG file."""
+    """The score of each method with its interval, beside the ceiling that training noise sets; a PNG file."""
     figure, axes = _figure(len(result["families"]))
-    for axis, (family, found) in zip(axes, result["families"].items(), strict=True):
-        names = sorted(found["methods"], key=lambda name: found["methods"][name]["lds"])
-        values = [found["methods"][name]["lds"] for name in names]
-        low = [value - found["methods"][name]["low"] for name, value in zip(names, values, strict=True)]
-        high = [found["methods"][name]["high"] - value for name, value in zip(names, values, strict=True)]
-        axis.barh(names, values, xerr=[low, high], color="#4878a8", ecolor="#222222", capsize=3)
-        ceiling = found["ceiling"]
+    for axis, (family, report) in zip(axes, result["families"].items(), strict=True):
+        methods = dict(sorted(report["methods"].items(), key=lambda item: item[1]["lds"]))
+        values, low, high = (np.array([scores[name] for scores in methods.values()]) for name in ("lds", "low", "high"))
+        axis.barh(list(methods), values, xerr=[values - low, high - values], color="#4878a8", ecolor="#222222", capsize=3)
+        ceiling = report["ceiling"]
         axis.axvline(ceiling, color="#a84848", linestyle="--")
         axis.text(ceiling, -0.45, f"ceiling {ceiling:.2f} ", color="#a84848", va="bottom", ha="right")
-        axis.set_title(f"{found['subsets']} random halves of {family}")
+        axis.set_title(f"{report['subsets']} random halves of {family}")
         axis.set_xlabel("linear datamodelling score")
-        axis.set_xlim(min(0.0, *(found["methods"][name]["low"] - 0.05 for name in names)), 1)
+        axis.set_xlim(min(0.0, low.min() - 0.05), 1)
         axis.axvline(0, color="#888888", linewidth=0.6)
     figure.suptitle(f"{result['night']['model_id']}: predicted and actual effects of training on halves of the corpus")
     return _png(figure)
 
 
 def shares_figure(
-    result: dict[str, Any], truths: dict[str, np.ndarray], estimated: dict[str, np.ndarray], found: dict[str, np.ndarray]
+    result: dict[str, Any], truths: dict[str, np.ndarray], estimated: dict[str, np.ndarray], baselines: dict[str, np.ndarray]
 ) -> bytes:
-    """Estimated shares against those that retraining gives, a point for each owner and output; a PNG file.
+    """Estimated shares against those from retraining, a point for each owner and output; a PNG file.
 
     Args:
-        truths: values by rule, `(owners, outputs)`; estimated: shares by rule; found: values by other methods.
+        truths: values by rule, `(owners, outputs)`; estimated: shares by rule; baselines: values by other methods.
     """
     most = max(result["trainings"], key=int)
     panels = []
     for rule, true in truths.items():
         panels.append((rule, f"{rule}, {most} trainings", estimated[rule], true, result["trainings"][most][rule]))
         name = "sum of factored"
-        panels.append((rule, name, positive_shares(found[name]), true, result["methods"][name][rule]))
+        panels.append((rule, name, positive_shares(baselines[name]), true, result["methods"][name][rule]))
     figure, axes = _figure(len(panels))
     for axis, (rule, name, shares, true, figures) in zip(axes, panels, strict=True):
         for owner, x, y in zip(result["owners"], shares, positive_shares(true), strict=True):
@@ -57,7 +55,7 @@ def shares_figure(
 
 
 def attacks_figure(result: dict[str, Any]) -> bytes:
-    """What each attack gains under every rule, and what the attacker added earns of that; a PNG file."""
+    """The gain of each attack under every rule, and the part that the added works earn; a PNG file."""
     figure, axes = _figure(len(result["rules"]))
     names = [row["attack"] for row in result["attacks"]][::-1]
     for axis, rule in zip(axes, result["rules"], strict=True):
@@ -66,8 +64,8 @@ def attacks_figure(result: dict[str, Any]) -> bytes:
         axis.barh(names, [row["added"][rule] for row in result["attacks"]][::-1], height=0.3, color="#222222")
         axis.axvline(0, color="#222222", linewidth=0.8)
         axis.set_title(rule)
-        axis.set_xlabel("gain in mean share; dark: what is added earns")
-    figure.suptitle(f"{result['night']['model_id']}: what {result['attacker']} gains by attacking")
+        axis.set_xlabel("gain in mean share; dark: share of the added works")
+    figure.suptitle(f"{result['night']['model_id']}: gains of {result['attacker']} by attacking")
     return _png(figure)
 
 

@@ -1,4 +1,4 @@
-"""Opt-outs and models that are trained already: which still hold the works, and how much nights rest on them."""
+"""Reports opt-outs: the trained models that still hold the works, and the part of nights that rests on them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import StoreError
+from provenance.core.published import MANIFEST, published_days
+from provenance.core.published import in_force as export_in_force
 from provenance.core.store import Store
-from provenance.corpus.rights.clearance import read_manifest
-from provenance.corpus.rights.optout_records import recorded
+from provenance.corpus.rights.manifest import read_manifest
+from provenance.corpus.rights.optout_records import read_optouts
 from provenance.corpus.rights.optouts import OPTOUT, PAIR, in_force, latest
 from provenance.inputs.night import Night, load_night
 from provenance.royalty.opted_out import read_withdrawn
-from provenance.settlement.exports.export import MANIFEST, published_days
-from provenance.settlement.exports.export import in_force as export_in_force
 
 BY_MANIFEST, BY_CORPUS = "manifest", "corpus"
 
 
 def report(store: Store, *, last: int = 30, now: datetime | None = None) -> list[dict[str, Any]]:
-    """Every opt-out that is in force, with the models of published nights that hold the work, and what rested on it.
+    """Every opt-out in force, with the models of published nights that hold the work, and the shares that rested on it.
 
-    A model holds what its training run states, or else what the corpora of its nights have.
+    A model holds the works of its training manifest, or else the works of its nights' corpora.
 
     Args:
-        last: published nights to look at, the latest.
+        last: number of published nights to read, from the latest.
 
     Returns:
         `work_id, owner_id, choice, since`; `models`: `model_id, model, by, nights, first, last`; `nights`: `day, currency,
-        share_ppb, influence_ppb` of those on or after its day whose tables are still there.
+        share_ppb, influence_ppb` of nights on or after its day that still have their tables.
     """
     today = (now or datetime.now(UTC)).date()
-    rows = recorded(store)
+    rows = read_optouts(store)
     started = latest(rows.filter((pl.col("action") == OPTOUT) & (pl.col("effective_on") <= today)))
     since = {(work, owner): day for work, owner, day in started.select(*PAIR, "effective_on").iter_rows()}
     nights = list(_nights(store, last))
-    # Nights commonly share model and corpus, which are large.
+    # Nights commonly share a model and a corpus, which are large.
     distinct = {(night.model, night.corpus): night for night in nights}
-    held = {which: works_held(store, night) for which, night in distinct.items()}
+    works_by_model = {key: _works(store, night) for key, night in distinct.items()}
     rests: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for night in nights:
         for row in _rests(store, night).iter_rows(named=True):
@@ -54,7 +54,7 @@ def report(store: Store, *, last: int = 30, now: datetime | None = None) -> list
             "choice": choice,
             "since": since[work, owner],
             "models": _models(
-                [(night, by) for night in nights for by, works in [held[night.model, night.corpus]] if work in works]
+                [(night, by) for night in nights for by, works in [works_by_model[night.model, night.corpus]] if work in works]
             ),
             "nights": rests[work, owner],
         }
@@ -62,8 +62,8 @@ def report(store: Store, *, last: int = 30, now: datetime | None = None) -> list
     ]
 
 
-def works_held(store: Store, night: Night) -> tuple[str, frozenset[str]]:
-    """What the model of a night was trained on, and whether that is stated or taken from the night's corpus."""
+def _works(store: Store, night: Night) -> tuple[str, frozenset[str]]:
+    """The source (training manifest, or corpus), and the works that the model of a night was trained on."""
     folder = f"frozen/models/{night.model}"
     card = tomllib.loads(store.read(f"{folder}/model.toml").decode())
     if name := card.get("training", {}).get("manifest"):
@@ -74,14 +74,14 @@ def works_held(store: Store, night: Night) -> tuple[str, frozenset[str]]:
 
 def _nights(store: Store, last: int) -> list[Night]:
     """The last published nights whose inputs are still there, oldest first."""
-    found = []
+    nights = []
     for day in published_days(store)[-last:]:
         try:
-            found.append(load_night(store, store.read_json(f"{export_in_force(store, day)['folder']}/{MANIFEST}")["night"]))
+            nights.append(load_night(store, store.read_json(f"{export_in_force(store, day)['folder']}/{MANIFEST}")["night"]))
         except StoreError as error:
-            if not error.found.startswith("nothing"):
-                raise  # what retention has removed is no error here
-    return found
+            if not error.found.startswith("nothing"):  # removed by retention
+                raise
+    return nights
 
 
 def _rests(store: Store, night: Night) -> pl.DataFrame:

@@ -1,6 +1,6 @@
-"""What paying days would change, owner by owner, before anything is booked: the stages up to the shares, and no further.
+"""Previews the bookings of days, by owner: runs the stages up to the shares, and books nothing.
 
-What is computed is kept, so the night itself finds it done.
+The results are kept, so the night itself reuses them.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from datetime import date, timedelta
 from typing import Any
 
 from provenance.core.errors import InputError
-from provenance.inputs.freeze import freeze
+from provenance.core.stages import COMPUTED
+from provenance.core.where import Where
+from provenance.inputs.stage import freeze
 from provenance.settlement.anomaly_bounds import changes, figures
-from provenance.settlement.review import amounts_and_booked, review
-from provenance.validation.replay import STAGES
-from tasks.settings import load
+from provenance.settlement.reasons import amounts_and_booked
+from provenance.settlement.stage import review
 
 
-def preview(first: date, last: date) -> Iterator[dict[str, Any]]:
-    """Yield, for each day in order, what booking it would change.
+def preview(where: Where, first: date, last: date) -> Iterator[dict[str, Any]]:
+    """Yield the changes that booking each day would make, in order.
 
     Yields:
         `day`; `changes`: owner, currency, booked and new amount in minor units, the largest change first; `reasons` for which
-        the night would wait for a person, as far as nights that are booked now tell; `problem`: why the night would fail,
-        where its input is no good.
+        the night would wait for a person, judged by the nights booked now; `problem`: the error in its input, if any.
 
     Raises:
-        InputError: there are no such days.
+        InputError: the last day is before the first.
     """
     if last < first:
         raise InputError("days", expected=f"a last day not before the first, {first}", found=str(last))
     for number in range((last - first).days + 1):
         day = first + timedelta(days=number)
         try:
-            yield {"day": str(day), **_of_day(day), "problem": ""}
+            yield {"day": str(day), **_of_day(where, day), "problem": ""}
         except InputError as error:
             yield {"day": str(day), "changes": [], "reasons": [], "problem": str(error)}
 
 
-def _of_day(day: date) -> dict[str, Any]:
-    folder = freeze(str(day))
-    for stage in STAGES:
-        stage(folder)
-    wanted, booked = amounts_and_booked(load().store.open(), folder)
-    return {"changes": changes(figures(day, wanted), figures(day, booked)), "reasons": review(folder)["reasons"]}
+def _of_day(where: Where, day: date) -> dict[str, Any]:
+    folder = freeze(where, str(day))
+    for stage in COMPUTED:
+        stage.run(where, folder)
+    wanted, booked = amounts_and_booked(where, folder)
+    return {"changes": changes(figures(day, wanted), figures(day, booked)), "reasons": review(where, folder)["reasons"]}

@@ -1,4 +1,4 @@
-"""A published night once more, from the digests in its manifest: frozen inputs are copied, everything else is computed anew."""
+"""Computes a published night again from the digests in its manifest: copies frozen inputs and computes everything else."""
 
 from __future__ import annotations
 
@@ -8,62 +8,54 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provenance.core.errors import StoreError
+from provenance.core.published import MANIFEST, in_force, revision_folder
+from provenance.core.settings import CHECKOUT
+from provenance.core.stages import COMPUTED
 from provenance.core.store import Store, canonical_json, sha256
+from provenance.core.version import code_version
+from provenance.core.where import Where
 from provenance.corpus.shards import corpus_key, load_frozen
-from provenance.features.featurise import featurise
-from provenance.features.plan import shard
-from provenance.influence.fit_curvature import fit_curvature
-from provenance.influence.score import score
 from provenance.inputs.night import load_night
-from provenance.models.counterfactuals import read_record
-from provenance.royalty.estimate_stage import estimate
-from provenance.royalty.likelihoods import likelihoods
-from provenance.royalty.share import share
+from provenance.models.counterfactual_records import read_record
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
-from provenance.settlement.exports.export import MANIFEST, in_force, revision_folder
+from provenance.settlement.exports.nights import make_export
 from provenance.settlement.exports.verification import Check
-from provenance.settlement.publish import code_version, make_export
-from tasks.database import open_ledger
-from tasks.settings import CHECKOUT, Settings
 
 log = logging.getLogger("provenance.recompute")
 
-STAGES = (shard, featurise, fit_curvature, score, likelihoods, estimate, share)
-# Facts of a manifest that say when and by what it was made, and not from what.
+# Facts of a manifest about its making, not about its inputs.
 CIRCUMSTANCES = ("code_version", "audit")
 
 
-def recompute(settings: Settings, day: str, revision: int | None = None) -> tuple[str, list[Check]]:
-    """Compute a published night again and compare it with what was published, byte for byte.
+def recompute(where: Where, day: str, revision: int | None = None) -> tuple[str, list[Check]]:
+    """Compute a published night again and compare it with the published files, byte for byte.
 
-    Nothing that the night computed is read: features, curvature, scores, values and shares are made anew in a folder of
-    their own, from the corpus, the outputs and the model that the manifest names. The export is then made from those shares
-    and the ledger's bookings.
+    Reads no results of the night: computes features, curvature, scores, values and shares in a separate folder, from the
+    corpus, outputs and model of the manifest. Makes the export from those shares and the ledger's bookings.
 
     Args:
         revision: by default the one in force.
 
     Returns:
-        The folder of the revision, and what was compared.
+        The folder of the revision, and the checks.
 
     Raises:
-        InputError: the day is not published, an input is gone or is not what its digest says, or the night was computed by
-            other versions of the stages.
+        InputError: the day is not published, an input is gone or differs from its digest, or the night was computed by other
+            versions of the stages.
     """
-    store = settings.store.open()
+    store = where.store
     folder = revision_folder(day, revision) if revision else in_force(store, day)["folder"]
     manifest = store.read_json(f"{folder}/{MANIFEST}")
     scratch = CHECKOUT / "var/recompute" / sha256(f"{store.url}/{folder}".encode())[:16]
     shutil.rmtree(scratch, ignore_errors=True)
-    here = settings.at(scratch)
+    local = where.at(scratch)
     try:
-        made = here.store.open()
-        _copy_inputs(store, made, manifest)
-        for stage in STAGES:
-            stage(manifest["night"], here)
-        checks = [Check("stages", tuple(_stages(made, manifest)))]
-        checks += list(_compare(settings, store, made, folder, manifest))
+        _copy_inputs(store, local.store, manifest)
+        for stage in COMPUTED:
+            stage.run(local, manifest["night"])
+        checks = [Check("stages", tuple(_stages(local.store, manifest)))]
+        checks += list(_compare(where, local.store, folder, manifest))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if manifest["code_version"] != code_version():
@@ -71,14 +63,14 @@ def recompute(settings: Settings, day: str, revision: int | None = None) -> tupl
     return folder, checks
 
 
-def _copy_inputs(store: Store, made: Store, manifest: Mapping[str, Any]) -> None:
-    """All that the night froze, each file held against its digest."""
+def _copy_inputs(store: Store, scratch: Store, manifest: Mapping[str, Any]) -> None:
+    """Copy the frozen inputs of the night, and check the digest of each file."""
     night, inputs = load_night(store, manifest["night"]), manifest["inputs"]
     key = f"{manifest['night']}/inputs.json"
-    made.write(key, store.read(key))
+    scratch.write(key, store.read(key))
     key = corpus_key(inputs["corpus"])
-    made.write(key, store.read(key))
-    corpus = load_frozen(made, inputs["corpus"])
+    scratch.write(key, store.read(key))
+    corpus = load_frozen(scratch, inputs["corpus"])
     if corpus.digest != inputs["corpus"]:
         raise StoreError(store.locate(key), expected=f"digest {inputs['corpus']}", found=corpus.digest)
     parts = [*corpus.parts, *night.outputs, *([night.choices] if night.choices else [])]
@@ -86,43 +78,41 @@ def _copy_inputs(store: Store, made: Store, manifest: Mapping[str, Any]) -> None
     files |= {f"frozen/models/{night.model}/{name}": digest for name, digest in night.model_files.items()}
     for name in night.counterfactuals:
         record = read_record(store, night.model, name)
-        made.write(record.key, store.read(record.key))
+        scratch.write(record.key, store.read(record.key))
         files |= {f"frozen/models/{record.folder}/{file}": digest for file, digest in record.files.items()}
     for key, digest in files.items():
         data = store.read(key)
         if sha256(data) != digest:
             raise StoreError(store.locate(key), expected=f"SHA-256 {digest}", found=sha256(data))
-        made.write(key, data)
+        scratch.write(key, data)
 
 
-def _stages(made: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """What stages wrote that the manifest names otherwise."""
+def _stages(scratch: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Differences between the digests of the stages' results and those in the manifest."""
     inputs, night = manifest["inputs"], manifest["night"]
-    shared = made.read_json(f"{night}/shares.json")["writes"]
-    found = {
-        "scores": made.read_json(f"{night}/scores.json")["writes"],
-        "estimate": made.read_json(f"{night}/estimate.json")["writes"],
-        "shares": shared["shares.parquet"],
-        "night_shares": shared["night_shares.parquet"],
+    scores, estimate, shares = (
+        scratch.read_json(f"{night}/{stage}.json")["writes"] for stage in ("scores", "estimate", "shares")
+    )
+    computed = {
+        "scores": scores,
+        "estimate": estimate,
+        "shares": shares["shares.parquet"],
+        "night_shares": shares["night_shares.parquet"],
     }
-    for name, digests in found.items():
+    for name, digests in computed.items():
         if digests != inputs[name]:
             yield f"{name}: computed {digests}, the manifest says {inputs[name]}"
 
 
-def _compare(settings: Settings, store: Store, made: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[Check]:
-    """Every file of the export, and its manifest, against what is made now."""
-    engine = open_ledger(settings.database, store)
+def _compare(where: Where, scratch: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[Check]:
+    """Compare every file of the export, and its manifest, with those made now."""
+    store, engine = where.store, where.ledger
     booked = ledger.bookings(engine, kind=NIGHT)
     place = next(n for n, booking in enumerate(booked) if booking.booking_id == manifest["booking_id"])
-    export = make_export(made, engine, booked[place], booked[place - 1] if place else None, published=store)
+    export = make_export(scratch, engine, booked[place], booked[place - 1] if place else None, published=store)
     for name, data in export.files.items():
         differs = store.read(f"{folder}/{name}") != data
-        yield Check(name, (f"{len(data)} bytes that are not those that were published",) if differs else ())
-    facts = [{k: v for k, v in said.items() if k not in CIRCUMSTANCES} for said in (manifest, export.manifest)]
-    yield Check(MANIFEST, tuple(f"{key} differs" for key in sorted({*facts[0], *facts[1]}) if _differ(facts, key)))
-
-
-def _differ(facts: list[dict[str, Any]], key: str) -> bool:
-    was, now = (canonical_json(said.get(key)) for said in facts)
-    return was != now
+        yield Check(name, (f"{len(data)} bytes that differ from the published ones",) if differs else ())
+    keys = sorted({*manifest, *export.manifest} - set(CIRCUMSTANCES))
+    differing = [key for key in keys if canonical_json(manifest.get(key)) != canonical_json(export.manifest.get(key))]
+    yield Check(MANIFEST, tuple(f"{key} differs" for key in differing))

@@ -1,28 +1,27 @@
-"""Housekeeping: what can be computed again goes once it is older than the policy says; what was published never does.
+"""Removes files that can be computed again once they are older than the policy allows; never removes published files.
 
-Never removed, whatever the settings: exports, closings, statements, files for banks, keys, audits and appeals with what they
-trained, deliveries (`corpus/`, `outputs/`), records of rights (`rights/`), the corpus in force, and the whole night of every
-booking that has no export yet. The ledger is not touched at all.
+Always kept, with any settings: exports, closings, statements, files for banks, keys, audits and appeals with their trainings,
+deliveries (`corpus/`, `outputs/`), records of rights (`rights/`), the corpus in force, and the whole night of every booking
+that has no export yet. The ledger is never touched.
 
-    what                                                        goes when                              then
-    tables of a booked night                                    it was frozen `nights` days ago        a run again computes them
-    a night that nothing was booked from                        the same                               the same
-    inputs of a published night                                 it was frozen `replay` days ago        no replay, diff, explain
-    features, curvature, likelihoods                            no night of `features` days names them a run again computes them
-    frozen corpora, models, outputs                             no night that is kept names them       they are frozen again
-    counterfactual models                                       the model served is not kept either    they are trained again
-    half-written files of killed processes                      they are `grace` hours old
-    logs, workers' copies of models, scratch of replays         the same, of this machine
+    files                                                 removed when                             afterwards
+    tables of a booked night                              it was frozen `nights` days ago          a new run computes them
+    a night without a booking                             it was frozen `nights` days ago          a new run computes it
+    inputs of a published night                           it was frozen `replay` days ago          no replay, diff, explain
+    features, curvature, likelihoods                      no night of `features` days names them   a new run computes them
+    frozen corpora, models, outputs                       no kept night names them                 they are frozen again
+    counterfactual models                                 their model served is not kept           they are trained again
+    half-written files of killed processes                they are `grace` hours old
+    logs, workers' copies of models, scratch of replays   they are `logs` days or `grace` hours old, on this machine
 
-Whatever is removed of a night is told in its folder, in `removed.json`, first; then go the manifests that make tables real,
-then the tables. So a kill at any moment leaves nights that are whole or that their stages compute again, and the same command
-again ends as if there had been none. The newest night published is always kept whole.
+Removals of a night are first recorded in its folder, in `removed.json`; then manifests are removed, then tables. So after a
+kill at any moment a night is whole or its stages compute it again, and the same command finishes the removal. The newest
+published night is always kept whole.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import uuid
@@ -33,47 +32,45 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
+from provenance.core.locks import clearing
+from provenance.core.progress import PROGRESS
+from provenance.core.published import MANIFEST, revision_folder
+from provenance.core.settings import CHECKOUT, RetentionSettings, Settings
 from provenance.core.store import Store, Stored, canonical_json
+from provenance.core.where import Where
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.features.plan import load_plan
-from provenance.influence.fit_curvature import fitted_key
+from provenance.influence.night_curvature import fitted_key
 from provenance.inputs.night import REMOVED, VERSIONS, Night, load_night
-from provenance.models.counterfactuals import records
+from provenance.models.counterfactual_records import records
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
-from provenance.settlement.exports.export import MANIFEST, revision_folder
-from tasks.cluster import PROGRESS
-from tasks.database import open_books
-from tasks.settings import CHECKOUT, RetentionSettings, Settings, load
 
 log = logging.getLogger("provenance.gc")
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-# Objects that are removed at a time.
+# Objects removed by one request.
 AT_ONCE = 1_000
-# What a kill leaves of a write, and of a check whether a store is writable.
+# Files that a killed write leaves, or a killed check of a writable store.
 ASIDE = re.compile(r"\..*[.-][0-9a-f]{32}")
 INPUTS = "inputs.json"
 PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "likelihoods/"
 COUNTERFACTUALS = "counterfactuals/"
-# What nights of version 0.1 kept, and nothing reads any more.
+# Folders of version 0.1 that nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
 
 
 @dataclass(frozen=True)
 class SeenNight:
-    """A night whose inputs are there, and what it names.
+    """A night that still has its inputs, and the names in its manifests.
 
     Attributes:
-        booked: whether the ledger has a booking of it; standing: whether one of these has no export yet, or it is the newest
-            that has one.
-        outputs: keys of the tables with its outputs, and with what owners chose.
-        sample: key of the table with the sample that its plan names.
+        booked: whether the ledger has a booking of it; standing: whether a booking has no export yet, or the newest export.
+        outputs: keys of the tables with its outputs, and with owners' choices.
+        sample: key of the table with the sample of its plan.
         counterfactuals: digests of the folders of its counterfactual models.
-        features: keys of features, statistics and curvature; None where no plan says.
-        likelihoods: keys of likelihoods; None where nothing says.
+        features: keys of features, statistics and curvature; None without a plan.
+        likelihoods: keys of likelihoods; None if they are not known yet.
     """
 
     frozen_at: datetime
@@ -90,15 +87,15 @@ class SeenNight:
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is to decide about.
+    """The inputs of a decision.
 
     Attributes:
         objects: of the store.
         nights: by folder.
-        corpora: parts of every frozen corpus, by digest; in_force: the one that nights read now.
+        corpora: parts of every frozen corpus, by digest; in_force: the digest of the one that nights read now.
         counterfactuals: digests of the folders of all counterfactual models, by that of the model served.
-        local: files and folders of this machine that may be removed as a whole, by what they are: when they were last
-            written, and how many bytes they are.
+        local: files and folders of this machine that may be removed as a whole, by kind, with the time of the last write and
+            the size.
     """
 
     objects: tuple[Stored, ...]
@@ -111,7 +108,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes, of one kind, and by which policy; `local` objects are paths of this machine."""
+    """Objects of one kind to remove under one policy; `local` objects are paths of this machine."""
 
     kind: str
     policy: str
@@ -120,8 +117,8 @@ class Removal:
 
     @property
     def bytes(self) -> int:
-        """How much room it takes."""
-        return sum(found.bytes for found in self.objects)
+        """The size of the objects."""
+        return sum(stored.bytes for stored in self.objects)
 
 
 LEFTOVERS, LOGS, MODELS, SCRATCH = "half-written leftovers", "logs", "workers' copies of models", "scratch of replays"
@@ -130,71 +127,72 @@ NIGHTLY = (COMPUTED, UNBOOKED, EXPIRED)
 
 
 def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal]:
-    """What goes, in the order in which it must; nothing is read or removed here."""
+    """The removals, in their required order; reads and removes nothing."""
     ages = _ages(seen, policy, now)
     fate = {folder: _fate(night, ages[folder], policy) for folder, night in seen.nights.items()}
     parts, manifests, models = _frozen_names(seen, fate, policy, now)
     young = [night for folder, night in seen.nights.items() if night.standing or ages[folder] < policy.features * DAY]
     features, likelihoods = _union(night.features for night in young), _union(night.likelihoods for night in young)
-    going: dict[tuple[str, str], list[Stored]] = defaultdict(list)
-    for found in seen.objects:
-        key, name = found.key, found.key.rsplit("/", 1)[-1]
-        if found.modified > now - policy.grace * HOUR:
+    groups: dict[tuple[str, str], list[Stored]] = defaultdict(list)
+    for stored in seen.objects:
+        key, name = stored.key, stored.key.rsplit("/", 1)[-1]
+        if stored.modified > now - policy.grace * HOUR:
             continue
         if name.startswith("."):
             if ASIDE.fullmatch(name):
-                going[LEFTOVERS, "grace"].append(found)
+                groups[LEFTOVERS, "grace"].append(stored)
         elif (folder := _night_of(key)) and name != REMOVED:
-            # Where inputs are gone, a kill has left the rest of a night that was being removed.
+            # A folder without inputs is the rest of a night whose removal was killed.
             reason = fate.get(folder, (UNBOOKED, "nights")) if ages[folder] else None
             if reason and not (reason[0] == COMPUTED and key == f"{folder}/{INPUTS}"):
-                going[reason].append(found)
+                groups[reason].append(stored)
         elif key.startswith((*PER_PART, FITTED, LIKELIHOODS, *OBSOLETE)):
             named = set[str]() if key.startswith(OBSOLETE) else likelihoods if key.startswith(LIKELIHOODS) else features
             if named is not None and key not in named:
-                going[key.split("/", 1)[0], "features"].append(found)
+                groups[key.split("/", 1)[0], "features"].append(stored)
         elif key.startswith(COUNTERFACTUALS) and key.split("/")[1] not in models:
-            going["counterfactual models", "nights"].append(found)
+            groups["counterfactual models", "nights"].append(stored)
         elif key.startswith("frozen/corpus/") and key != CURRENT and key not in manifests:
-            going["frozen corpora", "nights"].append(found)
+            groups["frozen corpora", "nights"].append(stored)
         elif key.startswith("frozen/models/") and key.split("/")[2] not in models:
-            going["frozen models", "nights"].append(found)
+            groups["frozen models", "nights"].append(stored)
         elif key.startswith("frozen/parts/") and key not in parts:
-            going["frozen tables", "nights"].append(found)
+            groups["frozen tables", "nights"].append(stored)
     order = {kind: place for place, kind in enumerate((*NIGHTLY, "frozen corpora"))}
-    chosen = sorted(going, key=lambda which: (order.get(which[0], len(order)), which))
+    ordered = sorted(groups, key=lambda group: (order.get(group[0], len(order)), group))
     removals = [
-        Removal(kind, _said(policy, name), tuple(sorted(going[kind, name], key=_manifests_first))) for kind, name in chosen
+        Removal(kind, _span(policy, name), tuple(sorted(groups[kind, name], key=_manifests_first))) for kind, name in ordered
     ]
     in_use = {night.model for folder, night in seen.nights.items() if fate[folder] is None}
     return removals + list(_local(seen, in_use, policy, now))
 
 
 def _local(seen: Seen, in_use: set[str], policy: RetentionSettings, now: datetime) -> Iterator[Removal]:
-    for kind, found in seen.local.items():
+    for kind, files in seen.local.items():
         name, span = ("logs", policy.logs * DAY) if kind == LOGS else ("grace", policy.grace * HOUR)
-        gone = [one for one in found if one.modified <= now - span and not (kind == MODELS and Path(one.key).name in in_use)]
-        if gone:
-            yield Removal(kind, _said(policy, name), tuple(gone), local=True)
+        old = [file for file in files if file.modified <= now - span]
+        old = [file for file in old if not (kind == MODELS and Path(file.key).name in in_use)]
+        if old:
+            yield Removal(kind, _span(policy, name), tuple(old), local=True)
 
 
-def _said(policy: RetentionSettings, name: str) -> str:
-    """One of the policy's spans as a person would write it."""
+def _span(policy: RetentionSettings, name: str) -> str:
+    """One of the policy's spans in words."""
     return f"retention.{name} = {getattr(policy, name)}" + (" hours" if name == "grace" else "")
 
 
 def _night_of(key: str) -> str:
-    """The folder of the night that an object belongs to, if it belongs to any."""
+    """The folder of an object's night, if it has one."""
     parts = key.split("/")
     return "/".join(parts[:3]) if parts[0] == "nights" and len(parts) > 3 else ""
 
 
 def _ages(seen: Seen, policy: RetentionSettings, now: datetime) -> dict[str, timedelta]:
-    """How long ago each night was frozen; no time for one in whose folder something was written a moment ago."""
+    """The time since each night was frozen; zero if its folder was written within the grace period."""
     touched: dict[str, datetime] = {}
-    for found in seen.objects:
-        if (folder := _night_of(found.key)) and not found.key.endswith(f"/{REMOVED}"):
-            touched[folder] = max(found.modified, touched.get(folder, found.modified))
+    for stored in seen.objects:
+        if (folder := _night_of(stored.key)) and not stored.key.endswith(f"/{REMOVED}"):
+            touched[folder] = max(stored.modified, touched.get(folder, stored.modified))
     frozen_at = touched | {folder: night.frozen_at for folder, night in seen.nights.items()}
     return {
         folder: now - frozen_at[folder] if last <= now - policy.grace * HOUR else timedelta()
@@ -203,7 +201,7 @@ def _ages(seen: Seen, policy: RetentionSettings, now: datetime) -> dict[str, tim
 
 
 def _fate(night: SeenNight, age: timedelta, policy: RetentionSettings) -> tuple[str, str] | None:
-    """What goes of a night, and by which policy; None for nothing."""
+    """The kind of removal of a night, and its policy; None to keep the night."""
     if night.standing or age < policy.nights * DAY:
         return None
     if not night.booked:
@@ -214,10 +212,10 @@ def _fate(night: SeenNight, age: timedelta, policy: RetentionSettings) -> tuple[
 def _frozen_names(
     seen: Seen, fate: Mapping[str, tuple[str, str] | None], policy: RetentionSettings, now: datetime
 ) -> tuple[set[str], set[str], set[str]]:
-    """What must stay frozen: tables, manifests of corpora, and models by digest."""
+    """The frozen objects to keep: tables, manifests of corpora, and models by digest."""
     kept = [night for folder, night in seen.nights.items() if fate[folder] in (None, (COMPUTED, "nights"))]
     whole = [night for folder, night in seen.nights.items() if fate[folder] is None]
-    written = {found.key: found.modified for found in seen.objects}
+    written = {stored.key: stored.modified for stored in seen.objects}
     corpora = {seen.in_force} | {night.corpus for night in kept}
     corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights * DAY}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
@@ -230,53 +228,55 @@ def _frozen_names(
 
 
 def _newest_record(seen: Seen, served: str, now: datetime) -> datetime:
-    """When a model's last counterfactual was recorded: a set may be trained before the first night that uses it."""
+    """The time of a model's last counterfactual record: a set may be trained before the first night that uses it."""
     prefix = f"{COUNTERFACTUALS}{served}/"
-    return max((found.modified for found in seen.objects if found.key.startswith(prefix)), default=now)
+    return max((stored.modified for stored in seen.objects if stored.key.startswith(prefix)), default=now)
 
 
 def _union(named: Iterable[frozenset[str] | None]) -> set[str] | None:
-    found: set[str] = set()
-    for names in named:
-        if names is None:
-            return None
-        found |= names
-    return found
+    """All names; None if some of them are not known."""
+    known = list(named)
+    return None if None in known else {name for names in known if names for name in names}
 
 
-def _manifests_first(found: Stored) -> tuple[int, str]:
-    name = found.key.rsplit("/", 1)[-1]
-    return (0 if name == INPUTS else 1 if name.endswith(".json") else 2), found.key
+def _manifests_first(stored: Stored) -> tuple[int, str]:
+    name = stored.key.rsplit("/", 1)[-1]
+    return (0 if name == INPUTS else 1 if name.endswith(".json") else 2), stored.key
 
 
-# Looking.
+# Reading the store and this machine.
 
 
-def look(settings: Settings, store: Store, engine: sa.Engine) -> Seen:
-    """All that there is to decide about. If what says what must stay cannot be read, nothing is removed."""
+def look(where: Where, logs: Sequence[Path]) -> Seen:
+    """The inputs of a decision. Fails if a manifest cannot be read, so that nothing is removed.
+
+    Args:
+        logs: folders of logs on this machine.
+    """
+    store = where.store
     objects = tuple(store.describe())
-    keys = {found.key for found in objects}
-    booked = ledger.bookings(engine, kind=NIGHT)
+    keys = {stored.key for stored in objects}
+    booked = ledger.bookings(where.ledger, kind=NIGHT)
     published = {b.booking_id for b in booked if f"{revision_folder(b.day, b.revision)}/{MANIFEST}" in keys}
     newest = max(published, default=0)
     standing = {b.night for b in booked if b.booking_id not in published or b.booking_id == newest}
     nights = {}
-    for found in objects:
-        folder, _, name = found.key.rpartition("/")
+    for stored in objects:
+        folder, _, name = stored.key.rpartition("/")
         if name == INPUTS and folder.startswith("nights/"):
             named = _named(store, folder, keys)
-            nights[folder] = SeenNight(found.modified, folder in {b.night for b in booked}, folder in standing, **named)
+            nights[folder] = SeenNight(stored.modified, folder in {b.night for b in booked}, folder in standing, **named)
     names = [key.removeprefix("frozen/corpus/").removesuffix(".json") for key in keys if key.startswith("frozen/corpus/")]
     frozen = [name for name in names if name != "current" and not name.startswith(".")]
     corpora = {name: frozenset(part.key for part in load_frozen(store, name).parts) for name in frozen}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
     served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
     folders = {model: frozenset(record.folder for record in records(store, model, unchecked=True)) for model in served}
-    return Seen(objects, nights, corpora, in_force, folders, local_files(settings, os.environ))
+    return Seen(objects, nights, corpora, in_force, folders, local_files(where.settings, logs))
 
 
 def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
-    """What a night names, by attribute of `SeenNight`."""
+    """The names in a night's manifests, by attribute of `SeenNight`."""
     night = load_night(store, folder)
     sample, features = frozenset[str](), None
     if f"{folder}/plan.json" in keys:
@@ -300,19 +300,17 @@ def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
 
 
 def _likelihoods(store: Store, night: Night, *, done: bool) -> frozenset[str] | None:
-    """The likelihoods that a night names; None where it may be about to name some."""
+    """The likelihoods that a night names; None if a running stage may still name some."""
     if not done:
         return None if night.method["versions"] == VERSIONS else frozenset()
     return frozenset(key for keys in store.read_json(f"{night.folder}/likelihoods.json")["files"].values() for key in keys)
 
 
-def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Stored, ...]]:
-    """What this machine has: logs file by file, copies of models and scratch as whole folders."""
-    home = Path(environment.get("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
-    logs = [Path(environment.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(home / "logs"))), CHECKOUT / "var/logs"]
-    logs += [settings.lineage.path] if settings.lineage.path else []
+def local_files(settings: Settings, logs: Sequence[Path]) -> dict[str, tuple[Stored, ...]]:
+    """Files of this machine: logs and lineage, file by file; copies of models and scratch, as whole folders."""
+    logs = [*logs, settings.lineage.path] if settings.lineage.path else logs
     files = sorted({path for root in logs for path in root.rglob("*") if path.is_file() and not path.is_symlink()})
-    copies, scratch = CHECKOUT / settings.model.cache, CHECKOUT / "var/recompute"
+    copies, scratch = settings.model.cache, CHECKOUT / "var/recompute"
     return {
         LOGS: tuple(_described(path) for path in files),
         MODELS: tuple(_described(path) for path in sorted(copies.glob("*")) if path.is_dir()),
@@ -321,65 +319,65 @@ def local_files(settings: Settings, environment: Mapping[str, str]) -> dict[str,
 
 
 def _described(path: Path) -> Stored:
-    inside = [found.stat() for found in path.rglob("*") if found.is_file()] if path.is_dir() else [path.stat()]
-    written = max((facts.st_mtime for facts in inside), default=path.stat().st_mtime)
-    return Stored(str(path), sum(facts.st_size for facts in inside), datetime.fromtimestamp(written, UTC))
+    facts = [file.stat() for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path.stat()]
+    written = max((file.st_mtime for file in facts), default=path.stat().st_mtime)
+    return Stored(str(path), sum(file.st_size for file in facts), datetime.fromtimestamp(written, UTC))
 
 
-# Doing.
+# Removing.
 
 
-def collect(settings: Settings | None = None, *, dry_run: bool = False, now: datetime | None = None) -> list[Removal]:
-    """Remove what the policy does not keep; returns what went, or with `dry_run` what would.
+def collect(where: Where, *, logs: Sequence[Path] = (), dry_run: bool = False, now: datetime | None = None) -> list[Removal]:
+    """Remove the files that the policy does not keep; returns the removals. With `dry_run` removes nothing.
 
-    A night that begins meanwhile waits before it freezes anything.
+    A night that starts meanwhile waits before it freezes anything.
 
     Args:
-        now: when it is; by default now.
+        logs: folders of logs on this machine, besides lineage's.
+        now: the time; by default the present.
 
     Raises:
         InputError: the store or the ledger cannot be read, or an object cannot be removed.
     """
-    settings = settings or load()
-    store, engine = open_books(settings)
-    policy, now = settings.retention, now or datetime.now(UTC)
+    policy, now = where.settings.retention, now or datetime.now(UTC)
+    engine = where.ledger  # fails before anything is read without a ledger, or with another store's
     if dry_run:
-        return decide(look(settings, store, engine), policy, now)
-    with ledger.clearing(engine):
-        seen = look(settings, store, engine)
+        return decide(look(where, logs), policy, now)
+    with clearing(engine):
+        seen = look(where, logs)
         removals = decide(seen, policy, now)
-        _tell_nights(store, seen, removals, now)
-        remove(store, removals)
+        _record_removals(where.store, seen, removals, now)
+        remove(where.store, removals)
     for removal in removals:
         log.info("%s: %d removed, %d bytes (%s)", removal.kind, len(removal.objects), removal.bytes, removal.policy)
     return removals
 
 
-def _tell_nights(store: Store, seen: Seen, removals: Sequence[Removal], now: datetime) -> None:
-    """Put down in each night's folder what is about to go, when, and by which policy."""
-    there = {found.key for found in seen.objects}
+def _record_removals(store: Store, seen: Seen, removals: Sequence[Removal], now: datetime) -> None:
+    """Record in each night's folder the names to remove, the day, and the policy."""
+    keys = {stored.key for stored in seen.objects}
     for removal in removals:
-        names: dict[str, set[str]] = defaultdict(set)
-        for found in removal.objects if removal.kind in NIGHTLY else ():
-            first, _, rest = found.key.split("/", 3)[3].partition("/")
-            names["/".join(found.key.split("/")[:3])].add(f"{first}/" if rest else first)
-        for folder, going in names.items():
+        names_of: dict[str, set[str]] = defaultdict(set)
+        for stored in removal.objects if removal.kind in NIGHTLY else ():
+            first, _, rest = stored.key.split("/", 3)[3].partition("/")
+            names_of[_night_of(stored.key)].add(f"{first}/" if rest else first)
+        for folder, names in names_of.items():
             key = f"{folder}/{REMOVED}"
-            told = store.read_json(key)["removed"] if key in there else []
+            entries = store.read_json(key)["removed"] if key in keys else []
             night = seen.nights.get(folder)
-            since = f"{night.frozen_at:%Y-%m-%d}" if night else ""  # what went before it was run again is another matter
-            known = {name for entry in told if entry["on"] >= since for name in entry["names"]}
-            if new := sorted(going - known):
+            since = f"{night.frozen_at:%Y-%m-%d}" if night else ""  # a night that ran again has new files
+            recorded = {name for entry in entries if entry["on"] >= since for name in entry["names"]}
+            if new := sorted(names - recorded):
                 entry: dict[str, Any] = {"on": f"{now:%Y-%m-%d}", "policy": removal.policy, "names": new}
-                store.write(key, canonical_json({"removed": [*told, entry]}))
+                store.write(key, canonical_json({"removed": [*entries, entry]}))
 
 
 def remove(store: Store, removals: Sequence[Removal]) -> None:
-    """Remove what was decided, in its order; what is gone already is no error."""
+    """Remove the objects in order; objects that are gone already are no error."""
     total, done = sum(len(removal.objects) for removal in removals), 0
     for removal in removals:
         for start in range(0, len(removal.objects), AT_ONCE):
-            batch = [found.key for found in removal.objects[start : start + AT_ONCE]]
+            batch = [stored.key for stored in removal.objects[start : start + AT_ONCE]]
             log.info(PROGRESS, "removing", done, total)
             if removal.local:
                 for path in batch:
@@ -388,8 +386,8 @@ def remove(store: Store, removals: Sequence[Removal]) -> None:
                 store.remove_all(batch)
             done += len(batch)
     log.info(PROGRESS, "removing", done, total)
-    for folder in {Path(found.key).parent for removal in removals if removal.kind == LOGS for found in removal.objects}:
-        if "logs" in folder.parts:  # else it is nobody's but lineage's, which begins it again
+    for folder in {Path(file.key).parent for removal in removals if removal.kind == LOGS for file in removal.objects}:
+        if "logs" in folder.parts:  # the folder of lineage stays
             _remove_empty(folder)
 
 
@@ -397,14 +395,14 @@ def _remove_local(path: Path) -> None:
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    # Out of reach first, so that nobody finds half a folder.
+    # Renamed first, so that nobody reads half a folder.
     aside = path.with_name(f".{path.name.lstrip('.')[:64]}-{uuid.uuid4().hex}")
     path.rename(aside)
     shutil.rmtree(aside)
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder of logs that nothing is left in, and those above it."""
+    """Remove an empty folder of logs, and empty folders above it."""
     while folder.name != "logs" and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

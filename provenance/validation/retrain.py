@@ -1,6 +1,6 @@
-"""Retraining, as audits and appeals need it: what the outputs' losses are after training on some of the examples.
+"""Retrains on some of the examples, for audits and appeals, and computes the outputs' losses.
 
-audits/truth/<digest>.parquet    losses under one model; found again, it is not trained again
+audits/truth/<digest>.parquet    losses under one model; it is trained once
 """
 
 from __future__ import annotations
@@ -14,36 +14,31 @@ from pathlib import Path
 import numpy as np
 
 from provenance.core.store import Store, digest
-from provenance.inputs.night import Night
-from provenance.models.counterfactuals import (
-    WORKS,
-    Subject,
-    check_alike,
-    check_trainable,
-    compute_trainings,
-    recipe_of,
-    train_model,
-)
+from provenance.core.where import Where
+from provenance.inputs.night import Night, subject_of_night
+from provenance.models.counterfactual_checks import check_same_recipe
+from provenance.models.counterfactual_training import EXAMPLE_COLUMNS, compute_trainings
 from provenance.models.model import all_losses, read_model
-from tasks.settings import Settings
+from provenance.models.subject import Subject, recipe_of
+from provenance.models.trainer import check_trainable, train_model
 
 log = logging.getLogger("provenance.retrain")
 
 BATCH = 64
-# Raised when a built-in adapter trains otherwise: what was trained before is not the truth of what is trained now.
+# Raised when a built-in adapter trains differently, so that older losses are not reused.
 VERSION = 3
 TRUTH = "audits/truth"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Losses to be had under one model.
+    """Losses to compute under one model.
 
     Attributes:
-        name: the digest of all that decides them.
-        examples: what to train on, by their places in the order of the shards.
-        seed: of the training; None for the model served, as it is.
-        checkpoint: the base (0) or the last (-1); who trains on nothing has the base.
+        name: the digest of all inputs.
+        examples: to train on, by their places in the order of the shards.
+        seed: of the training; None for the model served, which is not retrained.
+        checkpoint: the base (0) or the last (-1); a training on nothing has the base.
     """
 
     name: str
@@ -53,44 +48,44 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Where the losses lie."""
+        """The key of the losses."""
         return f"{TRUTH}/{self.name}.parquet"
 
 
-def retrain(settings: Settings, night: Night, masks: np.ndarray, seeds: int | Sequence[int], what: str) -> np.ndarray:
-    """Losses of the outputs after training on each of the masks, `(masks, outputs)`; what the store has is not repeated.
+def retrain(where: Where, night: Night, masks: np.ndarray, seeds: int | Sequence[int], what: str) -> np.ndarray:
+    """Losses of the outputs after training on each of the masks, `(masks, outputs)`; losses in the store are reused.
 
     Args:
-        masks: which examples are in, `(masks, examples)`; where none is, the model is the one before its first step.
+        masks: the examples to train on, `(masks, examples)` bool; without examples the model is the one before its first step.
         seeds: one for all, or one for each mask.
     """
     if isinstance(seeds, int):
         what, seeds = f"{what}, seed {seeds}", [seeds] * len(masks)
-    return losses(settings, night, jobs(settings, night, masks, seeds), f"retraining on {what}")
+    return losses(where, night, jobs(where, night, masks, seeds), f"retraining on {what}")
 
 
-def jobs(settings: Settings, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
-    """What `retrain` computes, mask by mask; nothing is trained yet. ModelError: nothing says how to train."""
-    subject = Subject.of(settings.store.open(), night, settings.model.cache)
+def jobs(where: Where, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
+    """The jobs of `retrain`, one for each mask; nothing is trained yet. ModelError: the adapter has no training."""
+    subject = _subject(where, night)
     model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
     check_trainable(model)
     base = model.files[model.card.checkpoints[0].file]
-    made_of = {"version": VERSION, "recipe": recipe_of(model), "base": base, "outputs": _outputs(subject.store, night)}
-    found = []
+    inputs = {"version": VERSION, "recipe": recipe_of(model), "base": base, "outputs": _outputs(subject.store, night)}
+    wanted = []
     for mask, seed in zip(masks, seeds, strict=True):
-        inside = tuple(np.flatnonzero(mask).tolist())
-        name = digest({**made_of, "examples": contents[mask].tolist(), "seed": seed})
-        found.append(Job(name, inside, seed, -1 if inside else 0))
-    return found
+        examples = tuple(np.flatnonzero(mask).tolist())
+        name = digest({**inputs, "examples": contents[mask].tolist(), "seed": seed})
+        wanted.append(Job(name, examples, seed, -1 if examples else 0))
+    return wanted
 
 
-def base_and_served(settings: Settings, night: Night) -> np.ndarray:
+def base_and_served(where: Where, night: Night) -> np.ndarray:
     """Log-likelihoods of the outputs under the model before and after its training, `(2, outputs)`."""
-    subject = Subject.of(settings.store.open(), night, settings.model.cache)
-    made_of = {"version": VERSION, "model": night.model, "outputs": _outputs(subject.store, night)}
+    subject = _subject(where, night)
+    inputs = {"version": VERSION, "model": night.model, "outputs": _outputs(subject.store, night)}
     files = [checkpoint.file for checkpoint in subject.open().card.checkpoints]
-    passes = [Job(digest({**made_of, "checkpoint": files[at]}), (), None, at) for at in (0, -1)]
-    return -losses(settings, night, passes, "likelihoods of outputs")
+    passes = [Job(digest({**inputs, "checkpoint": files[at]}), (), None, at) for at in (0, -1)]
+    return -losses(where, night, passes, "likelihoods of outputs")
 
 
 def _outputs(store: Store, night: Night) -> list[tuple[str, ...]]:
@@ -98,20 +93,23 @@ def _outputs(store: Store, night: Night) -> list[tuple[str, ...]]:
 
 
 def missing(store: Store, wanted: Sequence[Job]) -> list[Job]:
-    """Those that the store lacks, once each."""
-    there = set(store.list(TRUTH))
-    return list({job.key: job for job in wanted if job.key not in there}.values())
+    """The jobs that the store lacks, each once."""
+    keys = set(store.list(TRUTH))
+    return list({job.key: job for job in wanted if job.key not in keys}.values())
 
 
-def losses(settings: Settings, night: Night, wanted: Sequence[Job], what: str) -> np.ndarray:
-    """Losses of the outputs, `(jobs, outputs)`; computed on the cluster where the store lacks them."""
-    store = settings.store.open()
-    lacking = missing(store, wanted)
+def losses(where: Where, night: Night, wanted: Sequence[Job], what: str) -> np.ndarray:
+    """Losses of the outputs, `(jobs, outputs)`; the workers compute those that the store lacks."""
+    lacking = missing(where.store, wanted)
     if lacking:
-        shared = (Subject.of(store, night, settings.model.cache), night)
-        compute_trainings(_losses_of, shared, lacking, settings.cluster, what=what, name=lambda job: job.key)
+        shared = (_subject(where, night), night)
+        compute_trainings(where, _losses_of, shared, lacking, what=what, name=lambda job: job.key)
     log.info("%s: %d reused, %d trained", what, len(wanted) - len(lacking), len(lacking))
-    return np.stack([store.read_table(job.key)["loss"].to_numpy() for job in wanted])
+    return np.stack([where.store.read_table(job.key)["loss"].to_numpy() for job in wanted])
+
+
+def _subject(where: Where, night: Night) -> Subject:
+    return subject_of_night(where.store, night, where.settings.model.cache)
 
 
 def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
@@ -119,11 +117,11 @@ def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
     outputs, model = night.read_outputs(subject.store).select("output_id", "content"), subject.open()
     with tempfile.TemporaryDirectory() as folder:
         if job.seed is not None:
-            works = subject.read(*WORKS, rows=job.examples or [0])
+            works = subject.read(*EXAMPLE_COLUMNS, rows=job.examples or [0])
             train_model(model, works, seed=job.seed, folder=Path(folder) / "model")
             trained = read_model(Path(folder) / "model")
-            check_alike(model, trained)
+            check_same_recipe(model, trained)
             model = trained
         module = model.load(model.card.checkpoints[job.checkpoint])
-        found = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
-    subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=found))
+        values = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
+    subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=values))

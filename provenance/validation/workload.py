@@ -1,10 +1,10 @@
-"""Workloads to audit on: a corpus with real owners, a small model trained on it, and outputs to ask about.
+"""Makes workloads for audits: a corpus with real owners, a small model trained on it, and outputs.
 
     OUT/corpus/      examples, claims, owners
     OUT/model/       model.toml and checkpoints
     OUT/outputs.parquet
 
-Half of the outputs are pieces that the model never saw, half are its own.
+Half of the outputs are works that the model never saw, half are answers of the model.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import InputError
-from provenance.corpus.examples import Corpus
+from provenance.core.progress import PROGRESS
+from provenance.core.settings import CHECKOUT
+from provenance.corpus.delivery import Corpus
 from provenance.corpus.packages import distributions, glyphs
 from provenance.corpus.packages import music as music_corpus
 from provenance.models.model import read_model
-from tasks.cluster import PROGRESS
-from tasks.settings import CHECKOUT
 
 log = logging.getLogger("provenance.workload")
 
 QUERIES = 24
 SEED = 1
-# Kinds of text as different as installed distributions have them, of different lengths.
+# Kinds of text from installed distributions, as different as possible, of different lengths.
 LANGUAGES = (
     distributions.Language("apache-airflow-core", ".json", 40),  # translations
     distributions.Language("botocore", ".json", 32),
@@ -47,12 +47,12 @@ LANGUAGES = (
 
 @dataclass(frozen=True)
 class Workload:
-    """How a workload is made.
+    """The recipe of a workload.
 
     Attributes:
-        collect: the corpus.
-        fresh: an adapter that can train, from the corpus' contents and the folder for its files.
-        answer: outputs of the trained model for some held-out contents.
+        collect: returns the corpus.
+        fresh: returns an adapter that can train, from the corpus' contents and the folder for its files.
+        answer: returns outputs of the trained model for some held-out contents.
     """
 
     collect: Callable[[], Corpus]
@@ -85,8 +85,8 @@ def make(name: str, out: Path) -> dict[str, Any]:
     own = workload.answer(model.adapter(), module, held_out[-QUERIES:])
     rows = [
         {"output_id": f"{kind}-{number:02d}", "content": content, "modality": train["modality"][0]}
-        for kind, found in (("held-out", held_out[:QUERIES]), ("own", own))
-        for number, content in enumerate(found)
+        for kind, outputs in (("held-out", held_out[:QUERIES]), ("own", own))
+        for number, content in enumerate(outputs)
     ]
     pl.DataFrame(rows).write_parquet(out / "outputs.parquet")
     return {
@@ -129,7 +129,7 @@ def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
 
 
 def _language(contents: list[bytes], folder: Path, *, width: int, layers: int, epochs: float, subwords: int = 0) -> Any:
-    """A transformer that reads subwords, so many different ones, or else bytes."""
+    """A transformer that reads a vocabulary of subwords, or bytes if `subwords` is 0."""
     from transformers import LlamaConfig
 
     from provenance.models.adapters.causal_lm import CausalLM
@@ -174,31 +174,21 @@ def _complete(
     prompts = [content[:prompt] for content in held_out]
     if getattr(adapter, "tokenizer", None) is not None:
         prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
-    found: list[bytes] = adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)
-    return found
+    return list(adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED))
 
 
 def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
-    found: list[bytes] = adapter.sample(module, len(held_out), seed=SEED)
-    return found
+    return list(adapter.sample(module, len(held_out), seed=SEED))
 
 
-_melody = partial(_complete, prompt=16, length=48, temperature=1.0)
+_melody, _text = partial(_complete, prompt=16, length=48, temperature=1.0), partial(_complete, length=60)
 WORKLOADS = {
     "code": Workload(partial(_code, 32, 24), partial(_language, width=64, layers=2, epochs=8), partial(_complete, length=192)),
-    "subwords": Workload(
-        partial(_code, 32, 24),
-        partial(_language, subwords=1500, width=64, layers=2, epochs=12),
-        partial(_complete, length=60),
-    ),
-    "large": Workload(
-        partial(_code, 24, 16),
-        partial(_language, subwords=3000, width=128, layers=4, epochs=30),
-        partial(_complete, length=60),
-    ),
+    "subwords": Workload(partial(_code, 32, 24), partial(_language, subwords=1500, width=64, layers=2, epochs=12), _text),
+    "large": Workload(partial(_code, 24, 16), partial(_language, subwords=3000, width=128, layers=4, epochs=30), _text),
     "glyphs": Workload(
         partial(glyphs.collect, owners=12, examples_each=16, held_out_each=4, size=12),
-        # Long and in small steps, on few letters: else another order of training changes more than another corpus does.
+        # A long training in small steps on few letters: otherwise its random order changes more than the corpus does.
         partial(_glyphs, width=24, epochs=400),
         _draw,
     ),
@@ -207,7 +197,7 @@ WORKLOADS = {
         partial(_music, width=64, epochs=20),
         _melody,
     ),
-    # Few owners, so that every coalition of them can be trained: what audits of royalty rules need.
+    # Few owners, so that audits of royalty rules can train every coalition of them.
     "languages": Workload(
         partial(distributions.collect_languages, LANGUAGES[:6], held_out_each=6, copied="botocore"),
         partial(_language, width=32, layers=2, epochs=8),
@@ -216,7 +206,7 @@ WORKLOADS = {
     "eight": Workload(
         partial(distributions.collect_languages, LANGUAGES, held_out_each=6),
         partial(_language, subwords=600, width=48, layers=2, epochs=10),
-        partial(_complete, length=60),
+        _text,
     ),
     "designers": Workload(
         partial(glyphs.collect, owners=8, examples_each=24, held_out_each=4, size=12),

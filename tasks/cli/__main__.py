@@ -1,4 +1,4 @@
-"""`python -m tasks.cli`."""
+"""Runs the command line: `python -m tasks.cli`."""
 
 from tasks.cli import main
 

@@ -1,18 +1,25 @@
-"""`provenance appeal`."""
+"""Command for appeals: `provenance appeal`."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
+from typer import Option
 
 from provenance.core.errors import InputError
-from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, settings_in_force, show, watched
-from tasks.terminal import Terminal
+from provenance.core.money import PPB, format_minor
+from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, show, watched, words
+from tasks.cli.tables import Grid, more, number, range_of
+from tasks.settings import load
+from tasks.terminal import Terminal, as_text, line
+from tasks.where import local_settings, opened
 
 if TYPE_CHECKING:
-    from tasks.settings import Settings
+    from provenance.validation.appeals.experiment import Appeal
 
 app = typer.Typer()
 
@@ -20,56 +27,97 @@ app = typer.Typer()
 @app.command()
 def appeal(
     owner_id: OwnerId,
-    day: Annotated[
-        str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="The day contested; by default the latest with a credit.")
-    ] = None,
+    day: Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default the latest day with a credit.")] = None,
     outputs: Annotated[
-        str, typer.Option("--outputs", help="Outputs contested, with commas between; by default all that credit the owner.")
+        str, Option("--outputs", help="Outputs, with commas between; by default all that credit the owner.")
     ] = "",
-    pairs: Annotated[int, typer.Option(min=4, help="Pairs of trainings, an even number; more make the answer surer.")] = 16,
-    yes: Annotated[bool, typer.Option("--yes", help="Train without asking.")] = False,
-    most: Annotated[int, typer.Option(min=1, help="Outputs listed.")] = 20,
+    pairs: Annotated[int, Option(min=4, help="Pairs of trainings, an even number; more narrow the intervals.")] = 16,
+    yes: Annotated[bool, Option("--yes", help="Train without asking.")] = False,
+    most: Annotated[int, Option(min=1, help="Outputs listed.")] = 20,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer an owner who contests a share by an experiment: models trained with and without its works.
 
-    Says first what that costs, and asks. Each pair trains a model on some of the other owners, and one on those and the owner.
-    How much more likely the works make an output is the owner's share of it, with an interval, beside the share that was paid.
-    Writes a signed report, a page and JSON, below `appeals/` in the store. Nothing is booked: that is a person's decision.
-    Stopped at any moment, the same command goes on where it was; again it trains nothing and writes the same report.
+    Shows the cost first, and asks. Each pair trains a model on some of the other owners, and one on those and the owner. The
+    increase of an output's likelihood by the owner's works is its share, shown with an interval beside the share that was paid.
+    Writes a signed report, a page and JSON, below `appeals/` in the store. Nothing is booked: a person decides that.
+    Stopped at any moment, the same command goes on from there; run again, it trains nothing and writes the same report.
 
     Example: `provenance appeal tom-christie --day 2026-11-20 --pairs 16`
     """
-    from provenance.validation.appeals import experiment as task
-    from tasks.cli.appeal_tables import appeal_screen, cost_screen
+    from provenance.validation.appeals import experiment
 
-    settings = _settings(workers)
-    chosen = tuple(name.strip() for name in outputs.split(",") if name.strip())
-    asked = day_argument(day) if day else None
-    with watched():
-        planned = task.plan(settings, task.contested(settings, owner_id, day=asked, output_ids=chosen), pairs)
-    at_a_time = None if settings.cluster.address else settings.cluster.workers
-    Terminal(stderr=True).print(*cost_screen(planned, at_a_time), sep="\n", soft_wrap=True)
-    if planned.missing and not yes and not _agreed(planned.cost["missing"], as_json=as_json):
-        console.print("Nothing was trained.")
-        return
-    with watched():
-        report = task.answer(settings, planned)
-    show({"folder": planned.folder, **report}, appeal_screen(report, planned.folder, most=most), as_json=as_json)
-
-
-def _settings(workers: int | None) -> Settings:
-    """The settings in force, with their cluster, or else with workers of this machine."""
-    from provenance.local.attribute import local_settings
-
-    settings = settings_in_force()
-    return settings if settings.cluster.address and not workers else local_settings(device="cpu", workers=workers)
+    settings = load()
+    if workers or not settings.cluster.address:
+        settings = local_settings(device="cpu", workers=workers)
+    contested_day = day_argument(day) if day else None
+    with opened(settings) as where:
+        with watched():
+            case = experiment.contested(where, owner_id, day=contested_day, output_ids=words(outputs))
+            plan = experiment.plan(where, case, pairs)
+        at_a_time = None if settings.cluster.address else settings.cluster.workers
+        Terminal(stderr=True).print(*as_text(cost_screen(plan, at_a_time)), sep="\n", soft_wrap=True)
+        if plan.missing and not yes and not _confirmed(plan.cost["missing"], as_json=as_json):
+            console.print("Nothing was trained.")
+            return
+        with watched():
+            report = experiment.answer(where, plan)
+    show({"folder": plan.folder, **report}, appeal_screen(report, plan.folder, most=most), as_json=as_json)
 
 
-def _agreed(trainings: int, *, as_json: bool) -> bool:
-    """Whether somebody at a terminal agrees to so many trainings; raises InputError where there is nobody to ask."""
+def _confirmed(trainings: int, *, as_json: bool) -> bool:
+    """Whether a person at the terminal agrees to the trainings; raises InputError without a person to ask."""
     if as_json or not sys.stdin.isatty():
         expected = f"somebody's consent to {trainings} trainings"
         raise InputError("--yes", expected=expected, found="none", hint="Give the same command with --yes.")
     return typer.confirm(f"Train {trainings} models?", err=True)
+
+
+def cost_screen(plan: Appeal, at_a_time: int | None) -> Iterator[RenderableType]:
+    """What is contested, and the trainings needed.
+
+    Args:
+        at_a_time: trainings in parallel on this machine; None on a cluster.
+    """
+    from provenance.validation.appeals.page import count
+
+    facts, cost = plan.case.facts, plan.cost
+    outputs = count(plan.case.outputs.height, "output")
+    yield line(f"{facts['owner_id']} contests {outputs} of {facts['day']}, revision {facts['revision']}.", "bold")
+    yield f"{cost['pairs']} pairs, with and without the owner's works: {cost['trainings']} trainings."
+    rest = f"the other {cost['missing']} are worth {cost['worth']} trainings on everything"
+    yield f"{cost['there']} of them are there; {rest}."
+    if cost["missing"] and at_a_time:
+        times = cost["worth"] / min(at_a_time, cost["missing"])
+        yield f"With {at_a_time} at a time that takes about {times:.1f} times as long as one training on everything does here."
+
+
+def appeal_screen(report: Mapping[str, Any], folder: str, *, most: int) -> Iterator[RenderableType]:
+    """Shares by the experiment, beside those that were paid."""
+    from provenance.validation.appeals.page import largest_first
+
+    title = f"Appeal of {report['owner_name']} about {report['day']}, revision {report['revision']}"
+    headings = ("paid", "range", "experiment", "range", "difference\nfor the day", "range")
+    table = Grid(title, "outputs", *(number(heading, no_wrap=True) for heading in headings))
+    for row in report["currencies"]:
+        change, currency = row["difference_minor"], row["currency"]
+        ends = " to ".join(format_minor(change[end], currency, symbol=False) for end in ("low", "high"))
+        cells = (*_share(row["paid"]), *_share(row["found"]), format_minor(change["value"], currency), ends)
+        table.add_row(f"{row['outputs']} in {currency}", *cells)
+    table.add_section()
+    outputs = largest_first(report)
+    for row in outputs[:most]:
+        table.add_row(row["output_id"], *_share(row["paid"]), *_share(row["found"]), "", "")
+    yield table
+    if len(outputs) > most:
+        yield more(len(outputs) - most, ", in report.json")
+    yield from (line(sentence, "bold") for sentence in report["verdict"])
+    yield line("Nothing is booked. Ranges are 90 %; more pairs make the experiment's narrower.", "dim")
+    yield f"{folder}: report.html, report.json, report.sig"
+
+
+def _share(share: Mapping[str, int] | None) -> tuple[str, str]:
+    if share is None:
+        return "not known", ""
+    return f"{share['ppb'] / PPB:.2%}", range_of(share["low_ppb"] / PPB, share["high_ppb"] / PPB)

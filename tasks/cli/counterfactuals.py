@@ -1,29 +1,37 @@
-"""`provenance counterfactuals`."""
+"""Commands for counterfactual models: `provenance counterfactuals`."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
+from typer import Argument, Option
 
 from provenance.core.errors import ContractError, InputError
 from tasks.cli.shared import ClaimsDay, Duplicates, Shown, Workers, claims_day, command, watched
+from tasks.cli.tables import Grid, number, whole
+from tasks.terminal import line
+from tasks.where import local_settings, opened
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
-    from provenance.models.counterfactuals import Subject
-    from tasks.settings import Settings
+    from provenance.core.where import Where
+    from provenance.models.subject import Subject
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Models trained on parts of the owners: what shares rest on. The DAG `train_counterfactuals` trains a night's.",
+    help="Models trained on parts of the owners, from which shares are computed. The DAG `train_counterfactuals` trains a "
+    "night's.",
 )
 IN_FORCE = "by default what nights take now"
-SomeCorpus = Annotated[Path | None, typer.Option("--corpus", help=f"Folder with examples.parquet; {IN_FORCE}.")]
-SomeModel = Annotated[Path | None, typer.Option("--model", help=f"Folder with model.toml; {IN_FORCE}.")]
-SomeFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the set; by default the store of the settings.")]
-Copies = Annotated[Duplicates, typer.Option("--duplicates", help="cluster: copies of one another go together.")]
+SomeCorpus = Annotated[Path | None, Option("--corpus", help=f"Folder with examples.parquet; {IN_FORCE}.")]
+SomeModel = Annotated[Path | None, Option("--model", help=f"Folder with model.toml; {IN_FORCE}.")]
+SomeFolder = Annotated[Path | None, Option("--out", help="Folder of the set; by default the store of the settings.")]
+Copies = Annotated[Duplicates, Option("--duplicates", help="cluster: copies of one another stay together.")]
 
 
 @command(app)
@@ -32,7 +40,7 @@ def train(
     model: SomeModel = None,
     out: SomeFolder = None,
     trainings: Annotated[
-        int | None, typer.Option(min=1, max=256, help="What the set is worth, in trainings on everything; 16 by default.")
+        int | None, Option(min=1, max=256, help="Worth of the set in trainings; by default as in the settings.")
     ] = None,
     duplicates: Copies = "cluster",
     workers: Workers = None,
@@ -40,94 +48,102 @@ def train(
 ) -> Shown:
     """Train the counterfactual models of a model, by its own recipe, on parts of the owners.
 
-    Random halves of the owners, then the other half; and small parts, one eighth of the owners or, of up to twelve, each alone.
-    Some are set aside to say how far intervals can be trusted. The adapter's method `train` trains them, or the command that
-    `model.toml` names (`[training] command`); what that has trained counts once the whole set was checked. Stopped at any
-    moment, the same command goes on where it was; more trainings leave those that are there. It runs on the CPU. Without
+    Trains on random halves of the owners and their complements, and on small parts: one eighth of the owners or, of up to
+    twelve, each alone. Some models are set aside to check intervals. The adapter's method `train` trains them, or the command
+    that `model.toml` names (`[training] command`); models trained by a command count once the whole set was checked. Stopped at
+    any moment, the same command goes on from there; more trainings keep the models that exist. It runs on the CPU. Without
     folders it trains those of the model and the corpus that nights take now, as the DAG `train_counterfactuals` does.
 
     Example: `provenance counterfactuals train --corpus corpus --model model --out models --trainings 16`
     """
-    from provenance.models import counterfactuals as task
+    from provenance.models import counterfactual_training as training
 
-    with watched():
-        subject, settings = _subject(corpus, model, out, duplicates, workers, day)
-        task.train(subject, task.planned(subject, trainings or settings.counterfactuals.trainings), settings)
+    with watched(), opened(local_settings(device="cpu", workers=workers), ledger=False) as where:
+        subject = _subject(where, corpus, model, out, duplicates, day)
+        worth = trainings or where.settings.counterfactuals.trainings
+        training.train(where, subject, training.plan_trainings(subject, worth))
     yield from _listed(subject.store, [subject.model], subject.store.url)
 
 
 @command(app)
 def add(
-    folders: Annotated[list[Path], typer.Argument(help="Model folders, each with the manifest of what it was trained on.")],
+    folders: Annotated[list[Path], Argument(help="Model folders, each with the manifest of what it was trained on.")],
     corpus: SomeCorpus = None,
     model: SomeModel = None,
     out: SomeFolder = None,
     duplicates: Copies = "cluster",
     day: ClaimsDay = None,
 ) -> Shown:
-    """Add models that were trained elsewhere on parts of the owners, checked: recipe, architecture, works.
+    """Add models that were trained elsewhere on parts of the owners; recipe, architecture and works are checked.
 
     Each folder has `model.toml` with `manifest = "manifest.json"` under `[training]`, and that file: `{"works": {"WORK_ID":
     ["SHA-256 of an example", ...], ...}}`.
 
     Example: `provenance counterfactuals add run-1 run-2 --corpus corpus --model model --out models`
     """
-    from provenance.models import counterfactuals as task
+    from provenance.models import counterfactual_training as training
 
-    with watched():
-        subject, _ = _subject(corpus, model, out, duplicates, None, day)
-        task.add(subject, folders)
+    with watched(), opened(ledger=False) as where:
+        subject = _subject(where, corpus, model, out, duplicates, day)
+        training.add(subject, folders)
     yield from _listed(subject.store, [subject.model], subject.store.url)
 
 
 @command(app, "list")
 def list_models(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder of a set; by default the store of the settings, and the model in use.")
-    ] = None,
+    folder: Annotated[Path | None, Argument(help="Folder of a set; by default that in use.")] = None,
 ) -> Shown:
-    """List counterfactual models: who was in, how many works, which are set aside.
+    """List counterfactual models: their part of the owners, numbers of works and examples, and those set aside.
 
     Example: `provenance counterfactuals list models`
     """
     from provenance.core.store import Store
-    from provenance.models.counterfactuals import subject_in_force
+    from provenance.models.stage import subject_in_force
 
     if folder is None:
-        subject, _ = subject_in_force()
+        with opened(ledger=False) as where:
+            subject = subject_in_force(where)
         yield from _listed(subject.store, [subject.model], subject.store.url)
         return
     if not folder.is_dir():
         expected = "a folder that `provenance counterfactuals train --out` wrote"
         raise ContractError(str(folder), expected=expected, found="no such folder")
     store = Store(f"file://{folder.resolve()}", {})
-    served = sorted({key.split("/")[1] for key in store.list("counterfactuals")})
-    yield from _listed(store, served, str(folder))
-
-
-def _listed(store: Store, served: list[str], where: str) -> Shown:
-    """The counterfactual models of some models."""
-    from provenance.models.counterfactuals import summary
-    from tasks.cli.tables import counterfactuals_screen
-
-    rows = [row for model in served for row in summary(store, model)]
-    yield rows, counterfactuals_screen(rows, where)
+    yield from _listed(store, sorted({key.split("/")[1] for key in store.list("counterfactuals")}), str(folder))
 
 
 def _subject(
-    corpus: Path | None, model: Path | None, out: Path | None, duplicates: Duplicates, workers: int | None, day: str | None
-) -> tuple[Subject, Settings]:
-    """What is trained, and the settings for workers in processes of their own."""
-    from provenance.local.attribute import local_settings
-    from provenance.models import counterfactuals as task
+    where: Where, corpus: Path | None, model: Path | None, out: Path | None, duplicates: Duplicates, day: str | None
+) -> Subject:
+    """The model and corpus of the folders, or else those that nights take now."""
+    from provenance.models.stage import subject_in_force
+    from provenance.models.subject import subject_of
 
-    settings = local_settings(device="cpu", workers=workers)
     if corpus is None and model is None and out is None:
-        return task.subject_in_force()[0], settings
+        return subject_in_force(where)
     if corpus is None or model is None or out is None:
-        lacking = [name for name, given in (("--corpus", corpus), ("--model", model), ("--out", out)) if given is None]
+        missing = [name for name, folder in (("--corpus", corpus), ("--model", model), ("--out", out)) if folder is None]
         expected = "--corpus, --model and --out together, or none of them"
-        raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(lacking)}")
-    settings = settings.at(out, model.resolve())
+        raise InputError("provenance counterfactuals", expected=expected, found=f"no {' and no '.join(missing)}")
     copies = duplicates == "cluster"
-    return task.subject_of(settings, corpus, model, claims_day(day), copies=copies), settings
+    return subject_of(where.at(out, model.resolve()), corpus, model, claims_day(day), copies=copies)
+
+
+def _listed(store: Store, models: Sequence[str], place: str) -> Shown:
+    from provenance.models.counterfactual_records import summary
+
+    rows = [row for model in models for row in summary(store, model)]
+    yield rows, counterfactuals_screen(rows, place)
+
+
+def counterfactuals_screen(rows: Sequence[Mapping[str, Any]], place: str) -> Iterator[RenderableType]:
+    """The counterfactual models of a model."""
+    strata = Counter(f"{row['stratum']}{', set aside' if row['aside'] else ''}" for row in rows)
+    title = f"{len(rows)} counterfactual models: " + (", ".join(f"{n} {name}" for name, n in strata.items()) or "none yet")
+    table = Grid(title, whole("name"), whole("stratum"), *map(number, ("partition", "works", "examples", "seed")))
+    for row in rows:
+        stratum = f"{row['stratum']}{' (aside)' if row['aside'] else ''}"
+        numbers = (f"{row[name]:,}" for name in ("partition", "works", "examples"))
+        table.add_row(row["name"][:12], stratum, *numbers, row["seed"])
+    yield table
+    yield line(f"Each is a model folder below {place}, with manifest.json: the works that it was trained on.", "dim")

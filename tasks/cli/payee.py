@@ -1,24 +1,28 @@
-"""`provenance payee`."""
+"""Commands for payees: `provenance payee`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
+from typer import Argument
 
-from tasks.cli.shared import By, OwnerId, Shown, command, console, settings_in_force
-from tasks.terminal import line
+from provenance.core.where import Where
+from tasks.cli.shared import By, OwnerId, Shown, command
+from tasks.cli.tables import Grid
 
-app = typer.Typer(no_args_is_help=True, help="Where owners are paid: registered, sealed, never shown.")
+app = typer.Typer(no_args_is_help=True, help="Accounts of owners: registered, sealed, never shown.")
 
 
 @app.command("key")
 def payee_key() -> None:
-    """Make a key that seals payees' details; keep it where secrets are kept, and set PROVENANCE_PAYEES__KEY to it.
+    """Make a key that seals payees' details; keep it with your secrets, and set PROVENANCE_PAYEES__KEY to it.
 
-    To replace a key set the variable to the new one, a comma and the old one, and run `provenance payee reseal`.
+    To replace a key set the variable to the new key, a comma and the old key, and run `provenance payee reseal`.
 
     Example: `export PROVENANCE_PAYEES__KEY=$(provenance payee key)`
     """
@@ -29,67 +33,78 @@ def payee_key() -> None:
 
 @command(app, "import")
 def payee_import(
-    file: Annotated[Path, typer.Argument(help="A CSV file; `provenance payee columns` explains its columns.")],
+    where: Where,
+    file: Annotated[Path, Argument(help="A CSV file; `provenance payee columns` explains its columns.")],
     by: By,
 ) -> Shown:
-    """Register where owners are paid, all lines of a file or none; what was registered before stays as an earlier version.
+    """Register the accounts of owners, all lines of a file or none; earlier records stay as earlier versions.
 
-    Checked: IBAN, BIC, routing and tax numbers, countries, currencies. What is wrong is named by line and column, never
-    repeated. Delete the file afterwards.
+    Checked: IBAN, BIC, routing and tax numbers, countries, currencies. Errors name line and column, and never repeat the value.
+    Delete the file afterwards.
 
     Example: `provenance payee import payees.csv --by "J. Doe"`
     """
     from provenance.settlement.payees.register import import_payees
 
-    found = import_payees(settings_in_force(), file, by=by)
-    yield found, [line(f"{len(found)} payees are in force as {file} has them.")]
+    payees = import_payees(where, file, by=by)
+    yield payees, [f"{len(payees)} payees are in force as {file} has them."]
 
 
 @command(app, "list")
-def payee_list() -> Shown:
-    """Who is registered, how each is paid (masked), who changed it last, and whether tax data is missing.
+def payee_list(where: Where) -> Shown:
+    """List registered owners: how each is paid (masked), the last change, and missing tax data.
 
     Example: `provenance payee list`
     """
     from provenance.settlement.payees.register import masked
-    from tasks.cli.tables import payees_screen
 
-    found = masked(settings_in_force())
-    yield found, [payees_screen(found)]
+    payees = masked(where)
+    yield payees, [payees_table(payees)]
 
 
-@app.command("remove")
-def payee_remove(owner_id: OwnerId) -> None:
-    """Forget where an owner is paid, every version of it; what was paid stays in the ledger.
+def payees_table(payees: Sequence[Mapping[str, Any]]) -> Grid:
+    """Registered payees, masked."""
+    table = Grid("", "owner", "version", "currency", "paid by", "tax data", "changed", "by")
+    for row in payees:
+        tax = "there" if row["tax_data"] else Text("missing: held", "red")
+        payee = (row[name] for name in ("owner_id", "version", "currency", "paid_by"))
+        table.add_row(*payee, tax, row["changed_at"], row["changed_by"])
+    return table
 
-    A payment that waits for approval and was to go there can then not be made.
+
+@command(app, "remove")
+def payee_remove(where: Where, owner_id: OwnerId) -> Shown:
+    """Delete the account of an owner, every version of it; payments stay in the ledger.
+
+    A payment to it that waits for approval can then not be made.
 
     Example: `provenance payee remove tom-christie`
     """
     from provenance.settlement.payees.register import remove_payee
 
-    console.print(f"{remove_payee(settings_in_force(), owner_id)} versions are gone.")
+    versions = remove_payee(where, owner_id)
+    yield {"versions": versions}, [f"{versions} versions are deleted."]
 
 
-@app.command("columns")
-def payee_columns() -> None:
-    """The columns of the file that `provenance payee import` takes.
+@command(app, "columns")
+def payee_columns() -> Shown:
+    """List the columns of the file that `provenance payee import` reads.
 
     Example: `provenance payee columns`
     """
     from provenance.settlement.payees.details import COLUMNS
 
-    for name, meaning in COLUMNS.items():
-        console.print(f"{name:<14} {meaning}", highlight=False, soft_wrap=True)
+    yield COLUMNS, (f"{name:<14} {meaning}" for name, meaning in COLUMNS.items())
 
 
-@app.command("reseal")
-def payee_reseal() -> None:
-    """Seal every record again with the first key of PROVENANCE_PAYEES__KEY; after that the others can go.
+@command(app, "reseal")
+def payee_reseal(where: Where) -> Shown:
+    """Seal every record again with the first key of PROVENANCE_PAYEES__KEY; the other keys can then be deleted.
 
     Example: `PROVENANCE_PAYEES__KEY=NEW,OLD provenance payee reseal`
     """
     from provenance.settlement.payees.register import register_of
     from provenance.settlement.payees.vault import reseal
 
-    console.print(f"{reseal(*register_of(settings_in_force()))} records are sealed with the first key.")
+    records = reseal(*register_of(where))
+    yield {"records": records}, [f"{records} records are sealed with the first key."]

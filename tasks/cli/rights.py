@@ -1,265 +1,305 @@
-"""`provenance rights`."""
+"""Commands for rights in works: `provenance rights`, `provenance disclose`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.progress import track
+from rich.console import RenderableType
+from typer import Argument, Option
 
-from provenance.core.errors import InputError, parse_day
-from tasks.cli.shared import ClaimsDay, Known, Shown, claims_day, command, known_time, settings_in_force, watched
-from tasks.terminal import Terminal, line
+from provenance.core.errors import CheckFailed, InputError, parse_day
+from provenance.core.money import PPB
+from provenance.core.where import Where
+from tasks.cli import sources
+from tasks.cli.shared import ClaimsDay, Known, OutFolder, Shown, claims_day, command, known_time
+from tasks.cli.tables import Grid, number
+from tasks.terminal import line
 
-app = typer.Typer(no_args_is_help=True, help="Where works come from, under which terms, and what their owners wish.")
+app = typer.Typer(no_args_is_help=True, help="Sources of works, their terms, and the wishes of owners.")
+app.add_typer(sources.signals, name="signals")
+app.add_typer(sources.app, name="sources")
+root = typer.Typer()
 
-
-signals = typer.Typer(no_args_is_help=True, help="What the servers of sources say of their use: robots.txt, Content-Usage, ...")
-app.add_typer(signals, name="signals")
-
-
-@command(signals, "collect")
-def signals_collect(
-    source: Annotated[
-        list[str] | None, typer.Option("--source", metavar="URI", help="Only of this source; by default of all of the corpus.")
-    ] = None,
-    pages: Annotated[bool, typer.Option("--pages", help="Ask every page, too: its headers and the head of its HTML.")] = False,
-    allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="Ask addresses that are not public, such as those of a test.")
-    ] = False,
-) -> Shown:
-    """Ask the origins of the corpus in force what they say of their use, and keep it with its time.
-
-    robots.txt, /.well-known/tdmrep.json, /ai.txt and linked RSL licences are asked for once for each origin. What was collected
-    before stays as history.
-
-    Example: `provenance rights signals collect --pages`
-    """
-    from provenance.corpus.rights.signals.collect import collect
-
-    with watched():
-        found = collect(settings_in_force(), source, pages=pages, private=allow_private)
-    asked = f"{found['origins']} origins" + (f" and {found['pages']} pages" if pages else "")
-    said = f"{found['signals']} signals of {asked}; {found['not_http']} sources are not on the web and have none."
-    yield found, [said, *(line(problem, style="yellow") for problem in found["problems"])]
-
-
-@command(signals, "show")
-def signals_show(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="Where a work was collected.")],
-    use: Annotated[str, typer.Option("--use", help="train, search, ai-use or crawl.")] = "train",
-    known: Known = None,
-) -> Shown:
-    """All signals on a source, which of them count and why, and what follows.
-
-    Example: `provenance rights signals show https://example.org/story`
-    """
-    from provenance.corpus.rights.signals.collect import show
-    from tasks.cli.rights_tables import signals_screen
-
-    found = show(settings_in_force(), uri, use=use, known=known_time(known))
-    yield found, signals_screen(found)
-
-
-OnDay = Annotated[str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
+OnDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
+WorkId = Annotated[str, Argument(help="The work, as the corpus names it.")]
+Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
 
 
 @command(app, "claims")
 def rights_claims(
-    work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
+    where: Where,
+    work_id: WorkId,
     day: OnDay = None,
     known: Known = None,
-    night: Annotated[
-        str | None, typer.Option("--night", metavar="YYYY-MM-DD", help="As that published night had it, from its own corpus.")
-    ] = None,
+    night: Annotated[str | None, Option("--night", metavar="YYYY-MM-DD", help="As this published night had it.")] = None,
 ) -> Shown:
-    """Who owns a work on a day, in which stakes and on what evidence, as it was believed at a time.
+    """List the owners of a work on a day, with stakes and evidence, as known at a time.
 
     Example: `provenance rights claims httpx==0.28.1/httpx/_client.py --day 2026-11-20 --known 2026-11-22`
     """
-    from provenance.corpus.ownership import claims_of
-    from tasks.cli.rights_tables import claims_screen
+    from provenance.inputs.claims import claims_of
 
     if night and known:
         raise InputError("--night", expected="no --known beside it: a night has its own corpus", found="both")
     if night and day:
         raise InputError("--night", expected="no --day beside it: a night is paid by the claims of its own day", found="both")
-    found = claims_of(
-        settings_in_force().store.open(), work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night)
-    )
-    yield found, claims_screen(found)
-
-
-@command(app, "manifest")
-def rights_manifest(
-    use: Annotated[str, typer.Option("--use", help="What the works would be used for.")] = "train",
-    day: OnDay = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write a copy of it to this file.")] = None,
-    left_out: Annotated[
-        Path | None, typer.Option("--left-out", help="Write what is left out, and why, to this CSV file.")
-    ] = None,
-    check: Annotated[
-        Path | None, typer.Option("--check", help="Check a manifest against its corpus and what is known now; write none.")
-    ] = None,
-) -> Shown:
-    """Write the training manifest: exactly the works of the corpus in force that a model to come may be trained on.
-
-    Left out is what is in quarantine, what an owner has opted out of, what is disputed and what a signal forbids. The same
-    inputs give the same bytes, below `rights/manifests/`.
-
-    Example: `provenance rights manifest --out manifest.json --left-out left-out.csv`
-    """
-    from provenance.core.store import to_csv
-    from provenance.corpus.ownership import later_than
-    from provenance.corpus.rights.training_clearance import check_manifest, write_manifest
-    from provenance.corpus.rights.training_clearance import left_out as those_left_out
-    from tasks.cli.rights_tables import manifest_screen
-
-    settings = settings_in_force()
-    if check is not None:
-        if out or left_out:
-            raise InputError("--check", expected="no --out or --left-out beside it: it writes nothing", found="both")
-        if not check.is_file():
-            raise InputError(f"--check {check}", expected="a training manifest", found="no such file")
-        manifest = check_manifest(settings, check.read_bytes(), str(check))
-        where = str(check)
-    else:
-        for option, file in (("--out", out), ("--left-out", left_out)):
-            if file is not None and not file.parent.is_dir():
-                raise InputError(f"{option} {file}", expected="a file in a folder that is there", found="no such folder")
-            if file is not None and file.is_dir():
-                raise InputError(f"{option} {file}", expected="a file", found="a folder")
-        on = claims_day(day)
-        key, manifest, clearance = write_manifest(settings, use=use, day=on)
-        where = settings.store.open().locate(key)
-        if out is not None:
-            out.write_bytes(manifest.as_bytes())
-        if left_out is not None:
-            left_out.write_bytes(to_csv(those_left_out(clearance)))
-    facts = {"manifest": where, **manifest.facts}
-    first = line(f"{where} holds: it lists just what is cleared for {facts['use']} on {facts['day']}.")
-    if check is None:
-        early = later_than(settings.store.open(), facts["corpus"], date.fromisoformat(facts["day"]))
-        first = line(early, style="yellow")
-    yield facts, [first, *manifest_screen(facts)] if first else manifest_screen(facts)
+    report = claims_of(where.store, work_id, day=_day("--day", day), known=known_time(known), night=_day("--night", night))
+    yield report, claims_screen(report)
 
 
 def _day(option: str, text: str | None) -> date | None:
     return parse_day(option, text) if text else None
 
 
-sources = typer.Typer(no_args_is_help=True, help="What was collected, once each, by all its names.")
-app.add_typer(sources, name="sources")
+def claims_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Owners of a work on a day, with evidence, and the parties for whom its money is booked."""
+    basis = f"as known at {report['known']:%Y-%m-%d %H:%M:%S} UTC" if report["known"] else "as the night had it"
+    yield line(f"{report['work_id']} on {report['day']}, {basis}, by the corpus {report['corpus'][:12]}", "bold")
+    yield from _ownership(report)
 
 
-@command(sources, "import")
-def sources_import(
-    files: Annotated[list[Path], typer.Argument(help="Lists: .parquet, .csv or .jsonl, in UTF-8.")],
-    collector: Annotated[str, typer.Option(help="Who collected the rows that do not say it.")] = "",
-) -> Shown:
-    """Add lists of what was collected; the same list twice adds nothing, and order does not matter.
-
-    Columns: `source_uri`, `acquired_at`, `evidence`, and `collector` unless the option says it; optional `identifiers` (other
-    names of the same thing; in CSV parted by blanks), `content_sha256`, `title`. A file that is no such list is refused, and
-    nothing is added; a row that cannot be read is kept in `rights/rejected/` with the reason.
-
-    Example: `provenance rights sources import crawl-2026-11.parquet --collector "crawler 3"`
-    """
-    from provenance.corpus.rights.registry import import_sources
-    from tasks.cli.rights_tables import imported_screen
-
-    each = partial(track, description="Reading lists", console=Terminal(stderr=True), transient=True)
-    found = import_sources(settings_in_force(), files, collector=collector, each=each)
-    yield [asdict(one) for one in found], imported_screen(found)
-
-
-@command(sources, "list")
-def sources_list(
-    like: Annotated[str, typer.Option(help="Only sources with this text in a name or title.")] = "",
-    conflicts: Annotated[bool, typer.Option("--conflicts", help="Only those whose records contradict each other.")] = False,
-    known: Known = None,
-    most: Annotated[int, typer.Option(min=1, help="Sources listed.")] = 50,
-) -> Shown:
-    """The registry of sources: every source once, with its names, its copies and what contradicts.
-
-    Example: `provenance rights sources list --like arxiv --conflicts`
-    """
-    from provenance.corpus.rights.registry import find_sources, registry_in_force
-    from tasks.cli.rights_tables import sources_screen
-
-    moment = known_time(known)
-    with Terminal(stderr=True).status("Merging the records of sources"):
-        found = find_sources(registry_in_force(settings_in_force().store.open(), moment), like=like, conflicts=conflicts)
-    yield found.head(most).to_dicts(), sources_screen(found, most=most)
-
-
-@command(sources, "show")
-def sources_show(
-    name: Annotated[str, typer.Argument(metavar="SOURCE", help="Any of its names, in any spelling.")],
-    known: Known = None,
-) -> Shown:
-    """One source: its names, what contradicts, its copies, and every record of it.
-
-    Example: `provenance rights sources show https://arxiv.org/abs/2308.03296`
-    """
-    from provenance.corpus.rights.registry import show_source
-    from tasks.cli.rights_tables import source_screen
-
-    with Terminal(stderr=True).status("Merging the records of sources"):
-        row, of_it = show_source(settings_in_force().store.open(), name, known_time(known))
-    yield row | {"of_records": of_it.to_dicts()}, source_screen(row, of_it)
+def _ownership(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Claims with their evidence, disputes, and the parties for whom money is booked."""
+    for title, claims in (("Claims in force", report["stakes"]), ("Claims of other days", report["others"])):
+        rows = (
+            (
+                row["owner_name"], f"{row['stake_ppb'] / PPB:.4%}", row["valid_from"] or "always", row["valid_to"] or "open",
+                row.get("choice") or "", row["evidence"] or "",
+            )
+            for row in claims
+        )  # fmt: skip
+        if claims:
+            yield Grid(title, "owner", number("stake"), "from", "to", "choice", "evidence", rows=rows)
+    if report["unmatched_reason"]:
+        yield f"No owner is known; the delivery says: {report['unmatched_reason']}"
+    for dispute in report["disputes"]:
+        yield line(f"Disputed by {dispute['owner_id']} since {dispute['opened_on']}: {dispute['evidence']}", "yellow")
+    if report["parties"]:
+        parties = [(row["account"], row["party_id"], f"{row['stake_ppb'] / PPB:.4%}") for row in report["parties"]]
+        yield Grid("For whom its money is booked", "account", "for", number("part"), rows=parties)
+    else:
+        yield line("All of it is held out: no model is trained on it, and nothing is booked for it.", "yellow")
 
 
 @command(app, "explain")
-def rights_explain(
-    work_id: Annotated[str, typer.Argument(help="The work, as the corpus names it.")],
-    day: ClaimsDay = None,
-) -> Shown:
-    """All that is known of the rights in one work of the corpus in force, and what follows.
+def rights_explain(where: Where, work_id: WorkId, day: ClaimsDay = None) -> Shown:
+    """Show all that is known of the rights in a work of the corpus in force, and the verdict.
 
-    Its source; every assertion of its terms with who, when and evidence, which counts and why; what it may be used for;
-    whose it is; what sites signal and owners have asked for.
+    Its source; every assertion of its terms with author, time and evidence, and whether it counts; the allowed uses; its
+    owners; signals of sites and opt-outs of owners.
 
     Example: `provenance rights explain attrs==26.1.0/attr/_make.py`
     """
     from provenance.corpus.rights.explain import explain
-    from tasks.cli.rights_tables import explain_screen
 
-    found = explain(settings_in_force(), work_id, claims_day(day))
-    yield found, explain_screen(found)
+    report = explain(where, work_id, claims_day(day))
+    yield report, explain_screen(report)
+
+
+def explain_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Rights in a work: source, terms, owners, signals, opt-outs, and whether a model may be trained on it."""
+    source, terms = report["source"], report["terms"]
+    yield line(f"{report['work_id']}, on {report['day']}", "bold")
+    place = source["source_id"] or ", ".join(source["uris"]) or "not known"
+    time = f", collected on {source['acquired_at']:%Y-%m-%d}" if source["acquired_at"] else ""
+    yield f"Source: {place}{time}; examples: {', '.join(f'{n} {split}' for split, n in source['examples'].items())}"
+    for record in source["records"]:
+        yield f"  recorded by {record['collector']}, {record['acquired_at']:%Y-%m-%d}: {record['evidence']}"
+    yield _assertions_table(terms["assertions"]) if terms["assertions"] else "Nobody has asserted any terms."
+    licence = f" ({terms['licence_spdx']})" if terms["licence_spdx"] else ""
+    yield f"Terms: {terms['licence_class']}{licence}, on the word of {terms['asserted_by']}: {terms['because']}"
+    for name in ("conflict", "expired"):
+        if terms[name]:
+            yield line(f"{name.capitalize()}: {terms[name]}", "yellow")
+    ingested = terms["as_ingested"]
+    if any(terms[key] != ingested[key] for key in ("licence_spdx", "licence_class", "asserted_by")):
+        yield line(f"When it was ingested: {ingested['licence_class']}, on the word of {ingested['asserted_by']}", "yellow")
+    for use, verdict in terms["uses"].items():
+        yield line(f"  {use:<9} {verdict} by its terms", "green" if verdict == "allowed" else "red")
+    yield from _ownership(report["claims"])
+    for signal in report["signals"]:
+        allowed = {True: "allows", False: "refuses", None: "does not mention"}[signal["allowed"]]
+        text = f"Signal ({signal['kind']}, {signal['fetched_at']:%Y-%m-%d}): {allowed} {signal['use']}: {signal['says']}"
+        yield text if signal["counts"] else line(f"{text} (does not count: {signal['why']})", "dim")
+    for row in report["optouts"]:
+        state = " (in force)" if row["counts"] else ""
+        action = f"{row['action']} of {row['owner_id']} from {row['effective_on']}, {row['choice']}"
+        yield f"{action}, recorded by {row['recorded_by']}: {row['evidence']}{state}"
+    against = report["against_training"]
+    verdict = f"No model may be trained on it: {'; '.join(against)}" if against else "A model may be trained on it."
+    yield line(verdict, "red" if against else "green")
+
+
+def _assertions_table(assertions: Sequence[Mapping[str, Any]]) -> Grid:
+    table = Grid("Assertions of its terms", "by", "terms", "class", "at", "evidence", "counts?")
+    for row in assertions:
+        author = f"{row['asserted_by']} ({row['asserter']})" if row["asserter"] else row["asserted_by"]
+        time = f"{row['asserted_at']:%Y-%m-%d}" if row["asserted_at"] else "-"
+        evidence = row["evidence"] + (f" (SHA-256 {row['evidence_sha256'][:12]})" if row["evidence_sha256"] else "")
+        table.add_row(author, row["licence"], row["licence_class"], time, evidence, row["standing"])
+    return table
 
 
 @command(app, "summary")
-def rights_summary(most: Annotated[int, typer.Option(min=1, help="Reasons listed of each kind.")] = 20) -> Shown:
-    """How many works of the corpus in force have terms of which class, whose words differ, and what is in quarantine.
+def rights_summary(where: Where, most: Annotated[int, Option(min=1, help="Reasons listed of each kind.")] = 20) -> Shown:
+    """Count the works of the corpus in force by class of terms, with conflicts and quarantine.
 
     A work in quarantine is kept out of models to come. Models that hold it owe for it as before.
 
     Example: `provenance rights summary`
     """
     from provenance.corpus.rights.explain import summary
-    from tasks.cli.rights_tables import summary_screen
 
-    found = summary(settings_in_force())
-    yield found, summary_screen(found, most=most)
+    report = summary(where)
+    yield report, summary_screen(report, most=most)
+
+
+def summary_screen(report: Mapping[str, Any], *, most: int) -> Iterator[RenderableType]:
+    """Works by class of terms, and reasons for conflicts and quarantine."""
+    classes = ", ".join(f"{count} {name}" for name, count in report["classes"].items())
+    yield line(f"{report['works']} works: {classes}", "bold")
+    if report["held_out"]:
+        yield f"{report['held_out']} of them are held out whole, to measure models by: no training manifest lists them."
+    yield "On the word of: " + ", ".join(f"{author} {count}" for author, count in report["asserted_by"].items())
+    titles = {"conflicts": "Assertions conflict", "expired": "Assertions have expired", "quarantine": "Not for models to come"}
+    for key, title in titles.items():
+        if reasons := report[key]:
+            rows = ((row["works"], row["because"], row["such_as"]) for row in reasons[:most])
+            works = sum(row["works"] for row in reasons)
+            yield Grid(f"{title}: {works} works", number("works"), "because", "such as", rows=rows)
+            if len(reasons) > most:
+                yield line(f"and {len(reasons) - most} more reasons (--most {len(reasons)} lists them)", "dim")
 
 
 @command(app, "quality")
-def rights_quality() -> Shown:
-    """The report on the last delivery: what was counted, what warns and what blocks, by infra/settings/quality.toml.
+def rights_quality(where: Where) -> Shown:
+    """Show the report on the last delivery: counts, warnings and blocks, by infra/settings/quality.toml.
 
-    It is made whenever a corpus is ingested, as a page, too; exit code 1 where something blocked.
+    Each ingest makes it, also as a page. Exit code 1: the delivery was blocked.
 
     Example: `provenance rights quality`
     """
-    from provenance.corpus.quality_report import last_report
-    from tasks.cli.rights_tables import quality_screen
+    from provenance.corpus.quality import last_report
 
-    found = last_report(settings_in_force().store.open())
-    yield found, quality_screen(found)
-    if any(one["level"] == "block" for one in found["findings"]):
+    report = last_report(where.store)
+    yield report, quality_screen(report)
+    if any(row["level"] == "block" for row in report["findings"]):
         raise typer.Exit(1)
+
+
+def quality_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The report on a delivery."""
+    counts = f"{report['works']:,} works, {report['examples']:,} examples, {report['owners']:,} owners"
+    yield line(f"The last delivery: {counts}", "bold")
+    table = Grid("Findings", "level", "measure", number("count"), number("of"), "meaning")
+    colours = {"block": "red", "warn": "yellow"}
+    for row in report["findings"]:
+        counted = (f"{row['count']:,}", f"{row['total']:,}") if row["total"] else ("-", "-")
+        table.add_row(row["level"], row["measure"], *counted, row["meaning"], style=colours.get(row["level"]))
+    yield table
+    yield f"Rules and names are on the page: {report['page']}"
+
+
+@command(app, "manifest")
+def rights_manifest(
+    where: Where,
+    use: Annotated[str, Option("--use", help="The intended use of the works.")] = "train",
+    day: OnDay = None,
+    out: Annotated[Path | None, Option("--out", help="Write a copy of it to this file.")] = None,
+    left_out: Annotated[Path | None, Option("--left-out", help="Write the works left out to this CSV file.")] = None,
+    check: Annotated[Path | None, Option("--check", help="Check this manifest, and write none.")] = None,
+) -> Shown:
+    """Write the training manifest: exactly the works of the corpus in force that a model to come may be trained on.
+
+    Leaves out works that are in quarantine or in dispute, that an owner has opted out of, or that a signal forbids. The same
+    inputs give the same bytes, below `rights/manifests/`.
+
+    Example: `provenance rights manifest --out manifest.json --left-out left-out.csv`
+    """
+    from provenance.core.store import to_csv
+    from provenance.corpus.rights import clearance
+    from provenance.corpus.shards import later_than
+
+    if check is not None:
+        if out or left_out:
+            raise InputError("--check", expected="no --out or --left-out beside it: it writes nothing", found="both")
+        if not check.is_file():
+            raise InputError(f"--check {check}", expected="a training manifest", found="no such file")
+        manifest = clearance.check_manifest(where, check.read_bytes(), str(check))
+        facts = {"manifest": str(check), **manifest.facts}
+        yield (
+            facts,
+            [
+                f"{check} holds: it lists exactly the works cleared for {facts['use']} on {facts['day']}.",
+                *manifest_screen(facts),
+            ],
+        )
+        return
+    for option, file in (("--out", out), ("--left-out", left_out)):
+        if file is not None and not file.parent.is_dir():
+            raise InputError(f"{option} {file}", expected="a file in a folder that is there", found="no such folder")
+        if file is not None and file.is_dir():
+            raise InputError(f"{option} {file}", expected="a file", found="a folder")
+    key, manifest, cleared = clearance.write_manifest(where, use=use, day=claims_day(day))
+    if out is not None:
+        out.write_bytes(manifest.as_bytes())
+    if left_out is not None:
+        left_out.write_bytes(to_csv(clearance.left_out(cleared)))
+    facts = {"manifest": where.store.locate(key), **manifest.facts}
+    early = later_than(where.store, facts["corpus"], date.fromisoformat(facts["day"]))
+    yield facts, [*([line(early, "yellow")] if early else []), *manifest_screen(facts)]
+
+
+def manifest_screen(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Counts of a training manifest: works cleared, and works left out by reason."""
+    cleared, left = facts["cleared"], facts["left_out"]
+    yield f"{facts['manifest']}: {cleared['works']} works, {cleared['examples']} examples cleared for {facts['use']}"
+    reasons = ", ".join(f"{count} {kind}" for kind, count in left["because"].items())
+    several = "; some works have several reasons" if sum(left["because"].values()) > left["works"] else ""
+    yield f"Left out: {left['works']} works, {left['examples']} examples" + (f" ({reasons}{several})" if reasons else "")
+
+
+@command(root)
+def disclose(
+    where: Where,
+    out: OutFolder,
+    what: Annotated[Disclosure, Argument(help="One of them, or all with a page that links them.")] = "all",
+    corpus: Annotated[str, Option("--corpus", help="Digest of a frozen corpus.")] = "in force",
+    facts: Annotated[Path | None, Option("--model-facts", help="TOML file as infra/settings/disclosure.toml.")] = None,
+    on: Annotated[
+        str | None, Option("--on", metavar="YYYY-MM-DD", help="Date of the documents; by default today (UTC).")
+    ] = None,
+    complete: Annotated[bool, Option("--complete", help="Exit with 1 if an answer is missing.")] = False,
+) -> Shown:
+    """Disclose a model's training data, as laws and catalogues ask for it, from the frozen corpus; the same for the same day.
+
+    `eu`: the public summary of Article 53(1)(d) of the AI Act. `us`: copyrighted works, and transparency, by two bills.
+    `croissant`: the corpus as a data set. `spdx`: a bill of materials. `csv`: every work. Each is checked by its schema or its
+    standard's library before it is written. Answers that only the provider knows come from `--model-facts`; missing
+    ones are marked, and listed.
+
+    Example: `provenance disclose all --out disclosures --model-facts infra/settings/disclosure.toml --on 2026-11-20`
+    """
+    from provenance.corpus.disclosures.disclose import disclose as write
+
+    report = write(where, what, out, on=_day("--on", on) or claims_day(None), corpus=corpus, facts=facts)
+    yield report, disclosures_screen(report, out)
+    if complete and (missing := sum(map(len, report["missing"].values()))):
+        raise CheckFailed(f"{out}: {missing} answers are to be completed by the provider")
+
+
+def disclosures_screen(report: Mapping[str, Any], out: Path) -> Iterator[RenderableType]:
+    """The disclosures written, and the answers to be completed."""
+    from provenance.corpus.disclosures.disclose import INDEX
+
+    count = len(report["files"])
+    first = f"; begin with {out / INDEX}" if INDEX in report["files"] else ""
+    yield f"{count} file{'' if count == 1 else 's'} about corpus {report['corpus'][:12]} in {out}{first}."
+    for form, questions in report["missing"].items():
+        if questions:
+            yield f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):"
+        yield from (f"  {question}" for question in questions)

@@ -1,4 +1,4 @@
-"""What commands share: options, the terminal, JSON."""
+"""Holds what commands share: options, the terminal, JSON."""
 
 from __future__ import annotations
 
@@ -7,57 +7,46 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from provenance.core.errors import InputError, parse_day
-from tasks.terminal import Terminal
+from tasks.terminal import Terminal, as_text, watch
+from tasks.where import opened
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import RenderableType
 
-    from tasks.settings import Settings
-
-# What is written to a file or another program has no terminal's edge to stop at.
+# Columns of output to a file or another program.
 WIDTH_OF_FILES = 160
 console = Terminal(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of tables.")]
 Duplicates = Literal["cluster", "off"]
-CorpusFolder = Annotated[
-    Path, typer.Option("--corpus", help="Folder with examples.parquet and, optionally, claims and owners.")
-]
-ModelFolder = Annotated[Path, typer.Option("--model", help="Folder with model.toml and its checkpoints.")]
-OutputFile = Annotated[Path, typer.Option("--outputs", help="Parquet file with `output_id` and `content`.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; results that it has are replaced.")]
-Counterfactuals = Annotated[
-    Path | None, typer.Option("--counterfactuals", help="Folder that `provenance counterfactuals train` wrote.")
-]
-OnDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto takes a GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Dask workers; by default one for each core or GPU.")]
-OwnerId = Annotated[str, typer.Argument(help="The owner, as owners.parquet names it.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; owners and accountants read it.")]
-By = Annotated[str, typer.Option("--by", help="Who decided; kept in the ledger.")]
-ClaimsDay = Annotated[
-    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Day on which claims must be valid; by default today (UTC).")
-]
-Known = Annotated[
-    str | None,
-    typer.Option(
-        "--known",
-        metavar="TIME",
-        help="As it was known then, such as 2026-11-20T12:00 (UTC; a day is its first moment); by default now.",
-    ),
-]
+CorpusFolder = Annotated[Path, Option("--corpus", help="Folder with examples.parquet, and claims and owners.")]
+ModelFolder = Annotated[Path, Option("--model", help="Folder with model.toml and its checkpoints.")]
+OutputFile = Annotated[Path, Option("--outputs", help="Parquet file with `output_id` and `content`.")]
+OutFolder = Annotated[Path, Option("--out", help="Folder to write to; results in it are replaced.")]
+Counterfactuals = Annotated[Path | None, Option("--counterfactuals", help="Folder of counterfactual models.")]
+OnDevice = Annotated[Literal["auto", "cpu", "cuda"], Option("--device", help="auto uses a GPU if there is one.")]
+Workers = Annotated[int | None, Option("--workers", min=1, help="Dask workers; by default one a core or GPU.")]
+OwnerId = Annotated[str, Argument(help="The owner, as owners.parquet names it.")]
+Reason = Annotated[str, Option("--reason", help="The reason; owners and accountants read it.")]
+By = Annotated[str, Option("--by", help="The person who decided; kept in the ledger.")]
+ClaimsDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="Day of the claims; by default today (UTC).")]
+PaidDay = Annotated[str, Argument(help="The paid day, YYYY-MM-DD.")]
+Known = Annotated[str | None, Option("--known", metavar="TIME", help="As known then, such as 2026-11-20T12:00 (UTC).")]
 
 
 def known_time(text: str | None) -> datetime | None:
-    """The time that `--known` names, of UTC where it names no zone."""
+    """The time that `--known` names, in UTC unless it names a zone."""
     if text is None:
         return None
     try:
@@ -71,8 +60,13 @@ def known_time(text: str | None) -> datetime | None:
     return time
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of an option, with commas between."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers that an option lists, with commas between."""
+    """The numbers of an option, with commas between."""
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
@@ -89,17 +83,8 @@ def day_argument(text: str) -> str:
     return parse_day("argument DAY", text).isoformat()
 
 
-def settings_in_force() -> Settings:
-    """The settings in force, whose module only a command that runs imports."""
-    from tasks.settings import load
-
-    return load()
-
-
 def watched() -> AbstractContextManager[None]:
-    """Show on standard error what stages log while they run."""
-    from tasks.watch import watch
-
+    """Show the stages' log on standard error while they run."""
     return watch(Terminal(stderr=True))
 
 
@@ -108,32 +93,40 @@ def print_json(data: object) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-# What a command has found, for programs, and the screen of it, which is not made where it is not shown.
+# A command's data, for programs, and its screen, which is built only when it is shown.
 Shown = Iterator[tuple[object, Iterable["RenderableType"]]]
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
-    """Make a command of a function that yields what it has found; with `--json` it prints JSON, and else the screen."""
+    """Make a command of a function that yields its data and its screen; with `--json` it prints the data.
+
+    A parameter `where` is no option: it gets the opened doors of the settings in force.
+    """
 
     def register(function: Callable[..., Shown]) -> Callable[..., Shown]:
-        @wraps(function)
-        def run(*, as_json: bool, **given: Any) -> None:
-            for found, screen in function(**given):
-                show(found, screen, as_json=as_json)
-
         signature = inspect.signature(function, eval_str=True)
-        option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-        run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-        run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
+        options = [each for each in signature.parameters.values() if each.name != "where"]
+
+        @wraps(function)
+        def run(*, as_json: bool, **values: Any) -> None:
+            with ExitStack() as doors:
+                if len(options) < len(signature.parameters):
+                    values["where"] = doors.enter_context(opened())
+                for data, screen in function(**values):
+                    show(data, screen, as_json=as_json)
+
+        json_option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+        run.__signature__ = signature.replace(parameters=[*options, json_option])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options} | {"as_json": AsJson, "return": None}
         app.command(name)(run)
         return function
 
     return register
 
 
-def show(found: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
-    """Print what was found: as JSON, or as a screen, which is not made where it is not shown."""
+def show(data: object, screen: Iterable[RenderableType], *, as_json: bool) -> None:
+    """Print data as JSON, or a screen."""
     if as_json:
-        print_json(found)
+        print_json(data)
     else:
-        console.print(*screen, sep="\n", soft_wrap=True)
+        console.print(*as_text(screen), sep="\n", soft_wrap=True)

@@ -1,16 +1,14 @@
-"""An event of OpenLineage: which task of which run it is about, and the datasets with their facets.
+"""Makes OpenLineage events of tasks: the run, its datasets, and their facets.
 
-Ids of runs are made as Airflow's provider makes them, so that its listener, turned on beside ours, speaks of the same runs.
-Nothing is told of what was handed from task to task, of connections, of the environment or of payees: of an error its class
-alone, since a message may quote data.
+Run ids equal those of Airflow's OpenLineage provider, so its listener and ours report the same runs. Events hold no values
+handed between tasks, connections, environment or payees; of an error they hold the class, since a message may quote data.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,9 +17,9 @@ from openlineage.client import facet_v2 as facet
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState, set_producer
 from openlineage.client.uuid import generate_static_uuid
 
-from provenance.core.contracts import Contract
 from provenance.core.store import Store
-from provenance.corpus.shards import FrozenCorpus, Part
+from provenance.core.tables import TableSchema
+from provenance.corpus.shards import FrozenCorpus
 from tasks.lineage.io import COLUMNS, Dataset
 
 set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
@@ -29,7 +27,7 @@ set_producer(f"urn:provenance:{importlib.metadata.version('provenance')}")
 
 @attr.define
 class RightsDatasetFacet(facet.DatasetFacet):
-    """Under which terms a corpus's works came, by class, unless nobody has looked (`known`), and whose they are."""
+    """Counts of a corpus's works by licence class (if `known`), of its owners, and of its works without one."""
 
     owners: int = attr.field(kw_only=True)
     unmatched: int = attr.field(kw_only=True)
@@ -37,61 +35,27 @@ class RightsDatasetFacet(facet.DatasetFacet):
     licenceClasses: dict[str, int] = attr.field(kw_only=True)  # noqa: N815 (as OpenLineage spells fields)
 
 
-@dataclass(frozen=True)
-class TaskRun:
-    """One try of a task.
-
-    Attributes:
-        logical_date: of the DAG's run, or when that was due if it has none.
-        clear_number: how often the DAG's run has been cleared.
-        interval: begin and end of what the run is for, if it has such.
-    """
-
-    dag_id: str
-    task_id: str
-    owner: str
-    try_number: int
-    map_index: int
-    logical_date: datetime
-    clear_number: int
-    interval: tuple[datetime, datetime] | None
-
-    @classmethod
-    def of(cls, context: Any) -> TaskRun:
-        """The try that Airflow's context is about."""
-        ti, run = context["ti"], context["dag_run"]
-        start, end = run.data_interval_start, run.data_interval_end
-        return cls(
-            dag_id=ti.dag_id,
-            task_id=ti.task_id,
-            owner=ti.task.owner,
-            try_number=ti.try_number,
-            map_index=-1 if ti.map_index is None else ti.map_index,
-            logical_date=run.logical_date or run.run_after,
-            clear_number=run.clear_number or 0,
-            interval=(start, end) if start and end else None,
-        )
-
-
-def event(
+def make_event(
     state: str,
-    task: TaskRun,
-    at: datetime,
+    context: Mapping[str, Any],
     *,
     store: Store,
     namespace: str,
     flow: tuple[Sequence[Dataset], Sequence[Dataset]] = ((), ()),
     error: str = "",
 ) -> RunEvent:
-    """The event of a try.
+    """An event, now, of the try of a task in an Airflow context.
 
     Args:
         state: START, COMPLETE or FAIL.
-        flow: what it has read, and what it has written.
-        error: the class of the exception that ended it.
+        flow: datasets read, and datasets written.
+        error: the class of the exception that ended the try.
     """
-    dag_run = str(generate_static_uuid(task.logical_date, f"{namespace}.{task.dag_id}.{task.clear_number}".encode()))
-    name = f"{namespace}.{task.dag_id}.{task.task_id}.{task.try_number}.{task.map_index}"
+    task, run = context["ti"], context["dag_run"]
+    date = run.logical_date or run.run_after
+    dag_run = str(generate_static_uuid(date, f"{namespace}.{task.dag_id}.{run.clear_number or 0}".encode()))
+    map_index = -1 if task.map_index is None else task.map_index
+    name = f"{namespace}.{task.dag_id}.{task.task_id}.{task.try_number}.{map_index}"
     facets: dict[str, Any] = {
         "parent": facet.parent_run.ParentRunFacet(
             run=facet.parent_run.Run(runId=dag_run),
@@ -101,32 +65,32 @@ def event(
             ),
         )
     }
-    if task.interval:
-        start, end = (moment.isoformat() for moment in task.interval)
+    if run.data_interval_start and run.data_interval_end:
+        start, end = run.data_interval_start.isoformat(), run.data_interval_end.isoformat()
         facets["nominalTime"] = facet.nominal_time_run.NominalTimeRunFacet(nominalStartTime=start, nominalEndTime=end)
     if error:
         facets["errorMessage"] = facet.error_message_run.ErrorMessageRunFacet(error, "PYTHON")
     job: dict[str, Any] = {
         "jobType": facet.job_type_job.JobTypeJobFacet(processingType="BATCH", integration="AIRFLOW", jobType="TASK"),
-        "ownership": facet.ownership_job.OwnershipJobFacet([facet.ownership_job.Owner(f"team:{task.owner}")]),
+        "ownership": facet.ownership_job.OwnershipJobFacet([facet.ownership_job.Owner(f"team:{task.task.owner}")]),
     }
     reads, writes = flow
-    spellings = {dataset.name: _spelled(store, dataset) for dataset in reads}
+    names = {dataset.name: _full_name(store, dataset) for dataset in reads}
     return RunEvent(
         eventType=RunState(state),
-        eventTime=at.isoformat(),
-        run=Run(str(generate_static_uuid(task.logical_date, name.encode())), facets),
+        eventTime=datetime.now(UTC).isoformat(),
+        run=Run(str(generate_static_uuid(date, name.encode())), facets),
         job=Job(namespace, f"{task.dag_id}.{task.task_id}", job),
-        inputs=[InputDataset(*_spelled(store, read), facets=_facets(store, read)) for read in reads],
+        inputs=[InputDataset(*names[dataset.name], facets=_facets(store, dataset)) for dataset in reads],
         outputs=[
-            OutputDataset(*_spelled(store, written), facets=_facets(store, written) | _columns(written.name, spellings))
-            for written in writes
+            OutputDataset(*_full_name(store, dataset), facets=_facets(store, dataset) | _columns(dataset.name, names))
+            for dataset in writes
         ],
     )
 
 
-def _spelled(store: Store, dataset: Dataset) -> tuple[str, str]:
-    """Namespace and name, as OpenLineage wants them: a bucket and a key, or `file` and a path."""
+def _full_name(store: Store, dataset: Dataset) -> tuple[str, str]:
+    """Namespace and name by OpenLineage's convention: bucket and key, or `file` and path."""
     if dataset.namespace:
         return dataset.namespace, dataset.name
     root = urlsplit(store.url)
@@ -136,21 +100,21 @@ def _spelled(store: Store, dataset: Dataset) -> tuple[str, str]:
 
 
 def _facets(store: Store, dataset: Dataset) -> dict[str, facet.DatasetFacet]:
-    found: dict[str, facet.DatasetFacet] = {}
+    facets: dict[str, facet.DatasetFacet] = {}
     if dataset.key:
-        found["dataSource"] = facet.datasource_dataset.DatasourceDatasetFacet(name=store.url, uri=store.locate(dataset.key))
+        facets["dataSource"] = facet.datasource_dataset.DatasourceDatasetFacet(name=store.url, uri=store.locate(dataset.key))
     if dataset.version:
-        found["version"] = facet.dataset_version_dataset.DatasetVersionDatasetFacet(dataset.version)
+        facets["version"] = facet.dataset_version_dataset.DatasetVersionDatasetFacet(dataset.version)
     if dataset.contract:
-        found["schema"] = _schema(dataset.contract)
+        facets["schema"] = _schema(dataset.contract)
     if dataset.corpus:
-        found["provenance_rights"] = _rights(store, dataset.corpus)
+        facets["provenance_rights"] = _rights(store, dataset.corpus)
         owners = facet.ownership_dataset.Owner(name=store.locate(dataset.corpus.owners.key), type="OWNERS_OF_WORKS")
-        found["ownership"] = facet.ownership_dataset.OwnershipDatasetFacet([owners])
-    return found
+        facets["ownership"] = facet.ownership_dataset.OwnershipDatasetFacet([owners])
+    return facets
 
 
-def _schema(contract: Contract) -> facet.DatasetFacet:
+def _schema(contract: TableSchema) -> facet.DatasetFacet:
     fields = [
         facet.schema_dataset.SchemaDatasetFacetFields(name, type=str(column.dtype), description=column.meaning)
         for name, column in contract.columns.items()
@@ -159,21 +123,18 @@ def _schema(contract: Contract) -> facet.DatasetFacet:
 
 
 def _rights(store: Store, corpus: FrozenCorpus) -> facet.DatasetFacet:
-    rights: Part | None = corpus.rights
-    counts = store.read_table(rights.key, columns=["licence_class"])["licence_class"].value_counts() if rights else None
-    return RightsDatasetFacet(
-        owners=corpus.owners.rows,
-        unmatched=corpus.unmatched.rows,
-        known=rights is not None,
-        licenceClasses=dict(sorted(counts.iter_rows())) if counts is not None else {},
-    )
+    known, classes = corpus.rights is not None, {}
+    if corpus.rights:
+        column = store.read_table(corpus.rights.key, columns=["licence_class"])["licence_class"]
+        classes = dict(sorted(column.value_counts().iter_rows()))
+    return RightsDatasetFacet(owners=corpus.owners.rows, unmatched=corpus.unmatched.rows, known=known, licenceClasses=classes)
 
 
-def _columns(name: str, spellings: dict[str, tuple[str, str]]) -> dict[str, facet.DatasetFacet]:
-    """From which columns of what was read columns of a dataset follow."""
+def _columns(name: str, reads: dict[str, tuple[str, str]]) -> dict[str, facet.DatasetFacet]:
+    """The columns of a dataset that are computed from columns of the datasets read."""
     fields = {
         column: facet.column_lineage_dataset.Fields(
-            inputFields=[facet.column_lineage_dataset.InputField(*spellings[read], field) for read, field in sources]
+            inputFields=[facet.column_lineage_dataset.InputField(*reads[read], field) for read, field in sources]
         )
         for column, sources in COLUMNS.get(name, {}).items()
     }

@@ -7,15 +7,12 @@ import torch
 
 from provenance.core.arrays import from_torch, namespace, namespace_of, positive_shares, to_numpy
 from provenance.core.errors import SettingsError
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
 
 
-def test_an_array_names_its_own_library():
+def test_an_array_names_its_own_library_and_torch_tensors_are_viewed_and_not_copied():
     assert namespace(np.zeros(2)) is np
     assert namespace(array_api_strict.zeros(2)) is array_api_strict
-
-
-def test_torch_tensors_are_viewed_and_not_copied():
     tensor = torch.arange(3.0)
     view = from_torch(tensor)
     tensor[0] = 7
@@ -30,19 +27,19 @@ def test_cuda_without_a_gpu_is_an_error_and_never_a_fallback():
 
 
 def test_cupy_has_all_that_the_code_asks_of_a_namespace():
-    """Without a GPU: the names alone, in the namespace that CuPy's arrays get."""
+    """Checks only names, without a GPU, in the namespace of CuPy's arrays."""
     cupy = pytest.importorskip("array_api_compat.cupy")
-    asked = set()
+    names = set()
     for folder in ("provenance", "tasks"):
         for file in (CHECKOUT / folder).rglob("*.py"):
-            asked |= set(re.findall(r"\bxp\.([a-z_0-9]+(?:\.[a-z_]+)?)", file.read_text()))
-    assert len(asked) > 40
+            names |= set(re.findall(r"\bxp\.([a-z_0-9]+(?:\.[a-z_]+)?)", file.read_text()))
+    assert len(names) > 40
     missing = []
-    for name in sorted(asked - {"__name__"}):
-        found = cupy
+    for name in sorted(names - {"__name__"}):
+        value = cupy
         for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is None:
+            value = getattr(value, part, None)
+        if value is None:
             missing.append(name)
     assert not missing
 

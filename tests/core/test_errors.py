@@ -6,12 +6,9 @@ import pytest
 from provenance.core.errors import ContractError, InputError, parse_day
 
 
-def test_errors_say_where_what_was_expected_and_what_was_found():
+def test_errors_say_where_what_was_expected_and_what_was_found_and_survive_the_way_back_from_a_worker():
     error = ContractError("f: row 3", expected="a value", found="none", hint="Fill it in.")
     assert str(error) == "f: row 3: expected a value, found none. Fill it in."
-
-
-def test_errors_survive_the_way_back_from_a_worker():
     error = pickle.loads(pickle.dumps(ContractError("f", expected="a", found="b", hint="c")))
     assert type(error) is ContractError
     assert isinstance(error, InputError)

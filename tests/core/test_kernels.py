@@ -1,4 +1,4 @@
-"""The CUDA kernels: compiled for real GPUs by NVRTC, and run here as C++, against the plain operations that define them."""
+"""The CUDA kernels, compiled for GPUs by NVRTC and run as C++, equal the plain operations that define them."""
 
 import ctypes
 import os
@@ -33,7 +33,7 @@ extern "C" void launch_%(name)s(unsigned blocks, unsigned threads, %(parameters)
 
 
 def signature(name):
-    """Parameters of a kernel, as its source has them."""
+    """The parameters of a kernel in its source."""
     inside = SOURCE.split(f"void {name}(")[1].split(")")[0]
     parameters = [part.strip() for part in inside.replace("\n", " ").split(",")]
     return parameters, [part.replace("*", " ").split()[-1] for part in parameters]
@@ -83,8 +83,8 @@ def test_adding_by_group(on_cpu, groups):
     values, group = R.standard_normal((60, 7)).astype(np.float32), R.integers(0, groups, 60) // 2 * 2  # some are empty
     expected = np.stack([values[group == number].sum(axis=0) for number in range(groups)])
     strict = add_by_group(array_api_strict.asarray(values), array_api_strict.asarray(group), groups)
-    for found in (grouped_on_cpu(on_cpu, values, group, groups), add_by_group(values, group, groups), to_numpy(strict)):
-        assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    for sums in (grouped_on_cpu(on_cpu, values, group, groups), add_by_group(values, group, groups), to_numpy(strict)):
+        assert np.allclose(sums, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,8 @@ def test_only_proportions_matter(total, weights, factor):
     assert allocate(total, weights) == allocate(total, [w * factor for w in weights])
 
 
-def test_equal_remainders_go_to_the_earlier_index():
+def test_equal_remainders_go_to_the_earlier_index_and_nothing_alone_is_split_among_nobody():
     assert allocate(2, [1, 1, 1]) == [1, 1, 0]
-
-
-def test_nothing_can_be_split_among_nobody():
     assert allocate(0, [0, 0]) == [0, 0]
     with pytest.raises(ValueError, match="nobody"):
         allocate(1, [0, 0])
@@ -39,10 +36,7 @@ def test_amounts_are_written_with_the_decimals_of_their_currency():
     assert format_minor(1234, "KWD", symbol=False) == "1.234"
 
 
-def test_currencies_are_those_of_iso_4217():
+def test_currencies_and_their_minor_units_are_those_of_iso_4217_and_not_what_shops_use():
     assert {"EUR", "USD", "JPY"} <= currencies()
     assert currencies().isdisjoint({"XQZ", "DEM", "XXX", "XAU"}), "unknown, out of use, no currency, gold"
-
-
-def test_minor_units_are_iso_4217_s_and_not_what_shops_use():
     assert [minor_digits(code) for code in ("EUR", "JPY", "KWD", "RSD", "IQD")] == [2, 0, 3, 2, 3]

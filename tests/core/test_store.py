@@ -16,7 +16,7 @@ def any_store(request):
     return request.getfixturevalue("store" if request.param == "file" else "bucket")
 
 
-def test_what_is_written_is_read(any_store):
+def test_what_is_written_is_read_and_a_missing_object_is_a_clear_error(any_store):
     any_store.write("a/b", b"1")
     any_store.write("a/b", b"2")
     any_store.write("a/c/d", b"3")
@@ -28,6 +28,8 @@ def test_what_is_written_is_read(any_store):
     frame = pl.DataFrame({"x": [1, 2], "y": ["a", None]})
     assert any_store.write_table("t.parquet", frame) == sha256(any_store.read("t.parquet"))
     assert any_store.read_table("t.parquet").equals(frame)
+    with pytest.raises(StoreError, match="expected an object, found nothing"):
+        any_store.read("no/such")
 
 
 def test_of_many_writers_that_create_one_wins(any_store):
@@ -60,16 +62,11 @@ def test_objects_are_described_and_removed_at_once(any_store):
     keys = [f"x/{number}" for number in range(5)]
     for key in keys:
         any_store.write(key, b"12")
-    (found, *_) = any_store.describe()
-    assert (found.key, found.bytes) == ("x/0", 2)
-    assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=5)
+    (stored, *_) = any_store.describe()
+    assert (stored.key, stored.bytes) == ("x/0", 2)
+    assert abs(datetime.now(UTC) - stored.modified) < timedelta(minutes=5)
     any_store.remove_all([*keys[:3], "x/never"])
-    assert [found.key for found in any_store.describe()] == keys[3:]
-
-
-def test_missing_object_is_a_clear_error(any_store):
-    with pytest.raises(StoreError, match="expected an object, found nothing"):
-        any_store.read("no/such")
+    assert [stored.key for stored in any_store.describe()] == keys[3:]
 
 
 def test_a_killed_writer_leaves_nothing_that_is_listed(store):
@@ -100,13 +97,10 @@ def test_wrong_credentials_are_a_clear_error(bucket):
         wrong.check_writable()
 
 
-def test_equal_frames_give_equal_bytes():
+def test_equal_frames_give_equal_bytes_and_a_digest_is_of_the_value_and_not_of_its_spelling():
     frame = pl.DataFrame({"x": range(1000), "y": [f"{n}" for n in range(1000)]})
     halves = pl.concat([frame[:500], frame[500:]], rechunk=False)
     assert to_parquet(frame) == to_parquet(halves)
-
-
-def test_digest_is_of_the_value_and_not_of_its_spelling():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert canonical_json({"b": "ü", "a": 1}) == '{\n  "a": 1,\n  "b": "ü"\n}\n'.encode()
 

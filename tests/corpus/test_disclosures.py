@@ -1,4 +1,4 @@
-"""Disclosures say what the tables say, mark what nobody has said, and hold to their schemas and standards."""
+"""Disclosures agree with the tables, mark missing answers, and are valid by their schemas and standards."""
 
 import json
 from dataclasses import replace
@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from samples import HOSTILE, optout_row
 
-from provenance.core.contracts import CLEARANCE, OPTOUTS, RIGHTS, SIGNALS, SOURCES
 from provenance.core.errors import CheckFailed, InputError
+from provenance.core.settings import CHECKOUT
 from provenance.core.store import from_csv, to_csv
+from provenance.core.tables import CLEARANCE, OPTOUTS, RIGHTS, SIGNALS, SOURCES
 from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
-from provenance.corpus.rights.sources import registry, source_ids
+from provenance.corpus.rights.sources.registry import registry, source_ids
 from provenance.corpus.shards import FrozenCorpus, Part
-from tasks.settings import CHECKOUT
 
 DAY = date(2026, 11, 20)
 EXAMPLE = CHECKOUT / "infra/settings/disclosure.toml"
@@ -53,17 +53,17 @@ def take(*shards, sources=(), claims=(), owners=(), day=DAY, **tables):
     claimed = {"work_id": pl.String, "owner_id": pl.String, "stake_ppb": pl.Int64, **dates}
     names = {"owner_id": pl.String, "name": pl.String}
     holders = pl.DataFrame(list(claims), schema=claimed), pl.DataFrame(list(owners), schema=names)
-    return inventory.take(shards, *holders, facts, corpus=CORPUS, day=day, **tables), facts
+    return inventory.take_inventory(shards, *holders, facts, corpus=CORPUS, day=day, **tables), facts
 
 
-def summary_of(*rows, **others):
+def summary_of(*rows, **options):
     """The answers of the summary of one shard."""
-    taken, facts = take(shard(*rows), **others)
-    return answered(eu.summary(taken, facts, DAY))
+    counted, facts = take(shard(*rows), **options)
+    return answered(eu.summary(counted, facts, DAY))
 
 
-def notice_of(taken, facts):
-    return us.notice(taken, facts, DAY, works_sha256="0" * 64)
+def notice_of(counted, facts):
+    return us.notice(counted, facts, DAY, works_sha256="0" * 64)
 
 
 def answered(document):
@@ -81,44 +81,44 @@ def test_a_work_is_one_row_wherever_its_pieces_lie():
     first = shard(piece("a", uri, licence="MIT"), piece("b", "pkg:pypi/b@1.0#x.py", licence="MIT", modality="code"))
     second = shard(piece("a", uri, licence="Apache-2.0", words=5, acquired=None), piece("c", acquired=None))
     owners = ({"owner_id": "o", "name": "Olga"}, {"owner_id": "p", "name": "Paul"})
-    taken, _ = take(first, second, claims=(claim("a", "p", 1), claim("a", "o", 999_999_999), claim("b", "o")), owners=owners)
-    a, b, c = taken.works.to_dicts()
+    counted, _ = take(first, second, claims=(claim("a", "p", 1), claim("a", "o", 999_999_999), claim("b", "o")), owners=owners)
+    a, b, c = counted.works.to_dicts()
     assert (a["examples"], a["words"], a["owners"], a["escrow"]) == (2, 15, "Olga; Paul", False)
     assert (a["source_uri"], a["place"], a["domain"]) == ("https://www.Example.org:8080/a?b#c", "example.org", "example.org")
     assert a["licence"] == a["licence_declared"] == "(Apache-2.0) AND (MIT)"
     assert (b["place"], b["domain"], b["licence"], b["owners"]) == ("pkg:pypi/b", None, "MIT", "Olga")
     assert (c["place"], c["licence"], c["owners"], c["escrow"]) == ("(no address)", None, None, True)
     assert {row["licence_class"] for row in (a, b, c)} == {"unspecified"}
-    assert taken.sizes.rows() == [("code", 1, 1, 10), ("text", 2, 3, 25)]
+    assert counted.sizes.rows() == [("code", 1, 1, 10), ("text", 2, 3, 25)]
 
 
 def test_rights_and_registry_count_where_there_are_any():
     free = ("a", None, "CC0-1.0", "commercial", "owner", None, "a letter", "", "", "")
     shut = ("b", None, None, "forbidden", "nobody", None, "", "x", "", "q")
     rights = pl.DataFrame([free, shut], schema=RIGHTS.schema, orient="row")
-    listed = [(uri, datetime(2026, 1, 1, tzinfo=UTC), "bot", "a line", [], None, title) for uri, title in LISTED.items()]
-    known = registry(pl.DataFrame(listed, schema=SOURCES.schema, orient="row"))
-    rights = rights.with_columns(source_id=source_ids(known, pl.Series(["https://a.org/", None], dtype=pl.String)))
+    source_rows = [(uri, datetime(2026, 1, 1, tzinfo=UTC), "bot", "a line", [], None, title) for uri, title in LISTED.items()]
+    sources = registry(pl.DataFrame(source_rows, schema=SOURCES.schema, orient="row"))
+    rights = rights.with_columns(source_id=source_ids(sources, pl.Series(["https://a.org/", None], dtype=pl.String)))
     rows = [piece("a", licence="MIT"), piece("b", licence="MIT"), piece("c", "https://c.org")]
-    taken, _ = take(shard(*rows), rights=rights, registry=known)
-    assert taken.works["licence"].to_list() == ["CC0-1.0", None, None]
-    assert taken.works["licence_declared"].to_list() == ["MIT", "MIT", None]
-    assert taken.works["licence_class"].to_list() == ["commercial", "forbidden", "unspecified"]
-    assert taken.works["title"].to_list() == ["A title", None, "By address"]
-    assert taken.copyrighted["work_id"].to_list() == ["b", "c"]
-    assert [row[:2] for row in inventory.by_class(taken.works).rows] == [
+    counted, _ = take(shard(*rows), rights=rights, registry=sources)
+    assert counted.works["licence"].to_list() == ["CC0-1.0", None, None]
+    assert counted.works["licence_declared"].to_list() == ["MIT", "MIT", None]
+    assert counted.works["licence_class"].to_list() == ["commercial", "forbidden", "unspecified"]
+    assert counted.works["title"].to_list() == ["A title", None, "By address"]
+    assert counted.copyrighted["work_id"].to_list() == ["b", "c"]
+    assert [row[:2] for row in inventory.by_class(counted.works).rows] == [
         ("any use, commercial too", 1), ("non-commercial use alone", 0), ("academic use alone", 0), ("use forbidden", 1),
         ("no terms that can be read", 1),
     ]  # fmt: skip
 
 
 def test_the_first_source_that_matches_counts():
-    taken, _ = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org"), piece("c")), sources=(PUBLIC, CRAWLED))
-    assert taken.works["source"].to_list() == ["PyPI", "the web", None]
-    assert (taken.unassigned, taken.used("public"), taken.used("licensed")) == (1, True, None)
-    taken, _ = take(shard(piece("a", "pkg:pypi/a"), piece("c")), sources=(PUBLIC, REST, {**CRAWLED, "match": ["pkg:"]}))
-    assert taken.works["source"].to_list() == ["PyPI", "the rest"]
-    assert taken.used("licensed") is False
+    counted, _ = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org"), piece("c")), sources=(PUBLIC, CRAWLED))
+    assert counted.works["source"].to_list() == ["PyPI", "the web", None]
+    assert (counted.unassigned, counted.used("public"), counted.used("licensed")) == (1, True, None)
+    counted, _ = take(shard(piece("a", "pkg:pypi/a"), piece("c")), sources=(PUBLIC, REST, {**CRAWLED, "match": ["pkg:"]}))
+    assert counted.works["source"].to_list() == ["PyPI", "the rest"]
+    assert counted.used("licensed") is False
 
 
 @pytest.mark.parametrize(
@@ -126,50 +126,54 @@ def test_the_first_source_that_matches_counts():
 )
 def test_as_many_domains_are_named_as_must_be(domains, sme, shown):
     rows = [piece(f"{n:03d}", f"https://{n}.org/x", words=n + 1) for n in range(domains)]
-    taken, _ = take(shard(*rows, piece("no address")))
-    table = inventory.top_domains(taken.works, sme=sme)
+    counted, _ = take(shard(*rows, piece("no address")))
+    table = inventory.top_domains(counted.works, sme=sme)
     assert [row[0] for row in table.rows] == [f"{n}.org" for n in range(domains - 1, domains - 1 - shown, -1)]
 
 
 def test_no_more_than_a_thousand_domains_of_a_small_enterprise():
-    taken, _ = take(shard(*(piece(f"{n}", f"https://{n}.org/x") for n in range(21_000))))
-    assert len(inventory.top_domains(taken.works, sme=True).rows) == 1_000
-    assert len(inventory.top_domains(taken.works, sme=False).rows) == 2_100
+    counted, _ = take(shard(*(piece(f"{n}", f"https://{n}.org/x") for n in range(21_000))))
+    assert len(inventory.top_domains(counted.works, sme=True).rows) == 1_000
+    assert len(inventory.top_domains(counted.works, sme=False).rows) == 2_100
 
 
 def test_the_summary_answers_what_is_known_and_lists_what_is_not():
-    taken, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org/1")), sources=(PUBLIC, CRAWLED))
-    document = eu.summary(taken, facts, DAY)
+    counted, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org/1")), sources=(PUBLIC, CRAWLED))
+    document = eu.summary(counted, facts, DAY)
     forms.check(eu.FORM, document)
-    found = answered(document)
+    answers = answered(document)
     assert [s["number"] for s in document["sections"]] == [
         "1", "1.1", "1.2", "1.3", "2", "2.1", "2.2", "2.2.1", "2.2.2", "2.3", "2.4", "2.5", "2.6", "3", "3.1", "3.2", "3.3",
     ]  # fmt: skip
-    assert (found["public"]["answer"], found["crawled"]["answer"], found["licensed"]["answer"]) == (True, True, False)
-    assert found["latest"]["answer"] == "03/2026"
-    assert found["sizes"]["answer"]["rows"] == [["Text", "Less than 1 billion tokens", 20, "words", 2]]
+    assert (answers["public"]["answer"], answers["crawled"]["answer"], answers["licensed"]["answer"]) == (True, True, False)
+    assert answers["latest"]["answer"] == "03/2026"
+    assert answers["sizes"]["answer"]["rows"] == [["Text", "Less than 1 billion tokens", 20, "words", 2]]
     large = ["PyPI", "https://pypi.org", "Packages.", "text", 1, 10, "03/2026", "03/2026"]
-    assert found["public_large"]["answer"]["rows"] == [large]
-    assert found["crawled_domains"]["answer"]["rows"] == [["b.org", 1, 1, 10]]
-    assert found["licensed_modalities"]["status"] == forms.NO_MATTER
-    assert found["provider"]["status"] == forms.TO_COMPLETE
-    assert found["interactions"]["answer"] is False, "all works belong to sources of other kinds"
+    assert answers["public_large"]["answer"]["rows"] == [large]
+    assert answers["crawled_domains"]["answer"]["rows"] == [["b.org", 1, 1, 10]]
+    assert answers["licensed_modalities"]["status"] == forms.NO_MATTER
+    assert answers["provider"]["status"] == forms.TO_COMPLETE
+    assert answers["interactions"]["answer"] is False, "all works belong to sources of other kinds"
     assert "1.1 Provider name and contact details (provider.name, provider.contact)" in document["missing"]
     assert any("crawling.names" in text for text in document["missing"])
     assert not any("user_data" in text or "2.6" in text for text in document["missing"])
 
 
-def test_nothing_is_denied_while_works_belong_to_no_source():
-    found = summary_of(piece("a", "pkg:pypi/a"), piece("b"), sources=(PUBLIC,))
-    assert found["crawled"]["status"] == found["interactions"]["status"] == forms.TO_COMPLETE
-    assert found["crawlers"]["status"] == found["crawled_domains"]["status"] == forms.WAITS
+def test_nothing_is_denied_while_works_belong_to_no_source_and_users_data_cannot_be_where_there_is_some():
+    answers = summary_of(piece("a", "pkg:pypi/a"), piece("b"), sources=(PUBLIC,))
+    assert answers["crawled"]["status"] == answers["interactions"]["status"] == forms.TO_COMPLETE
+    assert answers["crawlers"]["status"] == answers["crawled_domains"]["status"] == forms.WAITS
+    counted, facts = take(shard(piece("a")), sources=({"name": "chats", "kind": "user", "match": [""]},))
+    nothing = facts.user_data.model_copy(update={"interactions": False, "services": False})
+    with pytest.raises(InputError, match=r"user_data: expected no works of users.*1 works"):
+        eu.summary(counted, facts.model_copy(update={"user_data": nothing}), DAY)
 
 
 def test_a_complete_summary_lacks_nothing():
     facts = read_facts(EXAMPLE)
     sources = [source.model_dump() for source in facts.sources]
-    taken, _ = take(shard(piece("a", "pkg:pypi/a@1", modality="code")), sources=sources)
-    summary, notice = eu.summary(taken, facts, DAY), notice_of(taken, facts)
+    counted, _ = take(shard(piece("a", "pkg:pypi/a@1", modality="code")), sources=sources)
+    summary, notice = eu.summary(counted, facts, DAY), notice_of(counted, facts)
     assert summary["missing"] == notice["missing"] == []
     forms.check(us.FORM, notice)
     assert answered(notice)["file_by"]["answer"] == "2026-11-15"
@@ -179,27 +183,12 @@ def test_a_complete_summary_lacks_nothing():
     }  # fmt: skip
 
 
-def test_users_data_that_is_denied_and_there_is_an_error():
-    users = {"name": "chats", "kind": "user", "match": [""]}
-    taken, facts = take(shard(piece("a")), sources=(users,))
-    nothing = facts.user_data.model_copy(update={"interactions": False, "services": False})
-    denied = facts.model_copy(update={"user_data": nothing})
-    with pytest.raises(InputError, match=r"user_data: expected no works of users.*1 works"):
-        eu.summary(taken, denied, DAY)
-
-
-@pytest.mark.parametrize(
-    ("size", "band"),
-    [(10**9 - 1, "Less than 1 billion tokens"), (10**9, "1 billion tokens to 10 trillion tokens"),
-     (10**13, "1 billion tokens to 10 trillion tokens"), (10**13 + 1, "More than 10 trillion tokens")],
-)  # fmt: skip
-def test_sizes_are_in_the_template_s_bands(size, band):
-    assert summary_of(piece("a", words=size))["sizes"]["answer"]["rows"][0][1] == band
-
-
-def test_images_and_music_are_counted_as_such():
-    found = summary_of(piece("a", modality="image", words=16), piece("b", modality="music", words=700))
-    assert found["sizes"]["answer"]["rows"] == [
+def test_sizes_are_in_the_template_s_bands_and_images_and_music_are_counted_as_such():
+    small, middle, large = ("Less than 1 billion", "1 billion tokens to 10 trillion", "More than 10 trillion")
+    for size, band in ((10**9 - 1, small), (10**9, middle), (10**13, middle), (10**13 + 1, large)):
+        assert summary_of(piece("a", words=size))["sizes"]["answer"]["rows"][0][1] == f"{band} tokens"
+    answers = summary_of(piece("a", modality="image", words=16), piece("b", modality="music", words=700))
+    assert answers["sizes"]["answer"]["rows"] == [
         ["Image", "Less than 1 million images", 1, "images", 1],
         ["Other: music as notes", "700 events", 700, "events", 1],
     ]
@@ -222,23 +211,23 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
         "optouts": pl.DataFrame(events, schema=OPTOUTS.schema),
         "clearance": pl.DataFrame(cleared, schema=CLEARANCE.schema, orient="row"),
     }
-    found = summary_of(piece("a"), piece("b"), piece("c"), **tables)
-    assert found["signals"]["answer"]["rows"] == [["robots", 2, 1, 1]]
-    assert found["optouts"]["answer"]["rows"] == [["held", 1, 1]]
-    assert found["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
+    answers = summary_of(piece("a"), piece("b"), piece("c"), **tables)
+    assert answers["signals"]["answer"]["rows"] == [["robots", 2, 1, 1]]
+    assert answers["optouts"]["answer"]["rows"] == [["held", 1, 1]]
+    assert answers["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
 
 
 @pytest.mark.parametrize("form", [eu.FORM, us.FORM])
 def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
     jsonschema.Draft202012Validator.check_schema(forms.schema(form))
-    taken, facts = take(shard(piece("a", "pkg:pypi/a")), sources=(PUBLIC,))
-    whole = eu.summary(taken, facts, DAY) if form is eu.FORM else notice_of(taken, facts)
+    counted, facts = take(shard(piece("a", "pkg:pypi/a")), sources=(PUBLIC,))
+    whole = eu.summary(counted, facts, DAY) if form is eu.FORM else notice_of(counted, facts)
     forms.check(form, whole)
 
     def spoiled(change):
         document = json.loads(json.dumps(whole))
         change(document)
-        with pytest.raises(CheckFailed, match=f"{form.name}.json does not hold to its schema"):
+        with pytest.raises(CheckFailed, match=f"{form.name}.json is not valid by its schema"):
             forms.check(form, document)
 
     number = next(n for n, section in enumerate(whole["sections"]) if section["questions"])
@@ -253,17 +242,17 @@ def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
 
 def test_the_works_listed_for_the_register_are_all_that_may_be_copyrighted():
     rows = [piece("a", licence="CC0-1.0"), piece("b", licence="MIT"), piece("c"), piece("d", licence="CC0-1.0 OR MIT")]
-    taken, facts = take(shard(*rows))
-    listed = inventory.listed(taken.copyrighted)
-    assert listed["work_id"].to_list() == ["b", "c", "d"]
-    assert from_csv(to_csv(listed), listed.schema).equals(listed)
-    assert "3 works" in answered(notice_of(taken, facts))["works"]["answer"]
+    counted, facts = take(shard(*rows))
+    works = inventory.works_table(counted.copyrighted)
+    assert works["work_id"].to_list() == ["b", "c", "d"]
+    assert from_csv(to_csv(works), works.schema).equals(works)
+    assert "3 works" in answered(notice_of(counted, facts))["works"]["answer"]
 
 
-def test_the_description_as_a_data_set_is_valid_and_names_every_file():
+def test_the_description_as_a_data_set_is_valid_and_names_every_file(monkeypatch):
     rows = piece("a", "pkg:pypi/a", licence="MIT"), piece("b", licence="MIT OR Apache-2.0")
-    taken, facts = take(shard(*rows), sources=(PUBLIC,))
-    document = croissant.description(frozen(), taken, facts, DAY)
+    counted, facts = take(shard(*rows), sources=(PUBLIC,))
+    document = croissant.description(frozen(), counted, facts, DAY)
     croissant.check(document)
     assert document["conformsTo"] == "http://mlcommons.org/croissant/1.1"
     assert document["license"] == ["https://spdx.org/licenses/MIT", "MIT OR Apache-2.0"]
@@ -272,26 +261,23 @@ def test_the_description_as_a_data_set_is_valid_and_names_every_file():
     assert files["examples-00001"] == f"{1:064x}"
     assert {field["name"] for field in document["recordSet"][0]["field"]} == set(croissant.FIELDS)
     json.loads(json.dumps(document))
+    assert mlc.Context(conforms_to=croissant.CONFORMS_TO).is_latest_version()
+    monkeypatch.setattr(croissant, "MOST_FILES", 3)
+    document = croissant.description(frozen(5), counted, facts, DAY)
+    assert "Of 5 files with examples the first 3 are listed." in document["description"]
+    croissant.check(document)
 
 
 def test_a_description_that_is_not_valid_is_refused():
-    taken, facts = take(shard(piece("a")))
-    document = croissant.description(frozen(), taken, facts, DAY)
+    counted, facts = take(shard(piece("a")))
+    document = croissant.description(frozen(), counted, facts, DAY)
     del document["distribution"][0]["sha256"]
     with pytest.raises(CheckFailed, match=r"croissant.json is not valid"):
         croissant.check(document)
-    document = croissant.description(frozen(), taken, facts, DAY)
+    document = croissant.description(frozen(), counted, facts, DAY)
     document["recordSet"][0]["field"][0]["source"]["fileSet"]["@id"] = "nothing"
     with pytest.raises(CheckFailed, match=r"croissant.json"):
         croissant.check(document)
-
-
-def test_of_many_files_the_first_are_listed_and_that_is_said(monkeypatch):
-    monkeypatch.setattr(croissant, "MOST_FILES", 3)
-    taken, facts = take(shard(piece("a")))
-    document = croissant.description(frozen(5), taken, facts, DAY)
-    assert "Of 5 files with examples the first 3 are listed." in document["description"]
-    croissant.check(document)
 
 
 def test_the_bill_of_materials_has_terms_as_they_are():
@@ -301,8 +287,8 @@ def test_the_bill_of_materials_has_terms_as_they_are():
         piece("c", "https://c", licence="all rights reserved, ask me"),
         piece("d"),
     ]
-    taken, facts = take(shard(*rows), claims=(claim("a", "o"),), owners=({"owner_id": "o", "name": "Olga"},))
-    document = spdx.bill(taken, facts, DAY)
+    counted, facts = take(shard(*rows), claims=(claim("a", "o"),), owners=({"owner_id": "o", "name": "Olga"},))
+    document = spdx.bill(counted, facts, DAY)
     spdx.check(document)
     packages = {package["name"]: package for package in document["packages"]}
     assert packages["a"]["licenseDeclared"] == "MIT OR Apache-2.0"
@@ -321,19 +307,19 @@ def test_the_bill_of_materials_has_terms_as_they_are():
 def test_many_works_are_grouped_and_the_file_says_how(monkeypatch):
     monkeypatch.setattr(spdx, "MOST_PACKAGES", 4)
     same = [piece(f"{n}", f"https://{n % 2}.org/{n}", licence="MIT") for n in range(6)]
-    taken, facts = take(shard(*same))
-    document = spdx.bill(taken, facts, DAY)
+    counted, facts = take(shard(*same))
+    document = spdx.bill(counted, facts, DAY)
     spdx.check(document)
     assert [package["name"] for package in document["packages"][1:]] == ["0.org", "1.org"]
     assert "grouped by where they were collected" in document["comment"]
-    taken, facts = take(shard(*(piece(f"{n}", f"https://{n}.org/", words=n + 1) for n in range(9))))
-    document = spdx.bill(taken, facts, DAY)
+    counted, facts = take(shard(*(piece(f"{n}", f"https://{n}.org/", words=n + 1) for n in range(9))))
+    document = spdx.bill(counted, facts, DAY)
     spdx.check(document)
     names = [package["name"] for package in document["packages"][1:]]
     assert sorted(names) == ["5.org", "6.org", "7.org", "8.org", "all others, unspecified"]
     assert "the other 5 are put together" in document["comment"]
-    others = document["packages"][1 + names.index("all others, unspecified")]
-    assert others["comment"].startswith("5 works, 5 examples, 15 words")
+    rest = document["packages"][1 + names.index("all others, unspecified")]
+    assert rest["comment"].startswith("5 works, 5 examples, 15 words")
 
 
 def test_strangers_texts_are_text_everywhere():
@@ -343,41 +329,41 @@ def test_strangers_texts_are_text_everywhere():
     owners = [{"owner_id": f"o{n}", "name": name} for n, name in enumerate(names)]
     claims = [claim(name, f"o{n}") for n, name in enumerate(names)]
     sources = [{"name": name, "kind": "public", "match": [f"https://x.org/{name}"], "description": name} for name in names]
-    taken, facts = take(shard(*rows), sources=sources, claims=claims, owners=owners)
+    counted, facts = take(shard(*rows), sources=sources, claims=claims, owners=owners)
     facts = facts.model_copy(update={"data": facts.data.model_copy(update={"name": "<script>alert(1)</script>"})})
-    summary, notice = eu.summary(taken, facts, DAY), notice_of(taken, facts)
+    summary, notice = eu.summary(counted, facts, DAY), notice_of(counted, facts)
     forms.check(eu.FORM, summary)
     forms.check(us.FORM, notice)
-    bill, described = spdx.bill(taken, facts, DAY), croissant.description(frozen(), taken, facts, DAY)
+    bill, described = spdx.bill(counted, facts, DAY), croissant.description(frozen(), counted, facts, DAY)
     spdx.check(bill)
     croissant.check(described)
     pages = [
-        page.of_form(summary, "eu.json", taken), page.of_form(notice, "us.json", taken),
-        page.of_spdx(bill, taken, "2026-11-20"), page.of_croissant(described, taken, "2026-11-20"),
-        page.index([("eu.html", "x")], taken, "2026-11-20"),
+        page.form_page(summary, "eu.json", counted), page.form_page(notice, "us.json", counted),
+        page.spdx_page(bill, counted, "2026-11-20"), page.croissant_page(described, counted, "2026-11-20"),
+        page.index_page([("eu.html", "x")], counted, "2026-11-20"),
     ]  # fmt: skip
-    for made in pages:
-        text = made.decode()
+    for page_bytes in pages:
+        text = page_bytes.decode()
         assert "<script" not in text
         assert "\u202e" not in text
         assert "javascript:" not in text
-    listed = inventory.listed(taken.works)
-    cells = to_csv(listed).decode().split("\n")
+    works = inventory.works_table(counted.works)
+    cells = to_csv(works).decode().split("\n")
     assert not [line for line in cells if line.startswith(("=", "+", "-", "@"))]
 
 
 def test_the_same_corpus_facts_and_day_give_the_same_bytes():
     rows = [piece(f"{n % 7}", f"https://{n % 3}.org/{n % 7}", licence=("MIT", "Apache-2.0")[n % 2], words=n) for n in range(40)]
 
-    def made(shards):
-        taken, facts = take(*shards, sources=(CRAWLED,), claims=[claim(f"{n}", f"o{n % 2}") for n in range(7)])
-        summary = eu.summary(taken, facts, DAY)
-        bill, described = spdx.bill(taken, facts, DAY), croissant.description(frozen(), taken, facts, DAY)
-        pages = page.of_form(summary, "eu.json", taken), page.index([], taken, "2026-11-20")
-        return json.dumps([summary, bill, described]), pages, to_csv(inventory.listed(taken.works))
+    def disclosed(shards):
+        counted, facts = take(*shards, sources=(CRAWLED,), claims=[claim(f"{n}", f"o{n % 2}") for n in range(7)])
+        summary = eu.summary(counted, facts, DAY)
+        bill, described = spdx.bill(counted, facts, DAY), croissant.description(frozen(), counted, facts, DAY)
+        pages = page.form_page(summary, "eu.json", counted), page.index_page([], counted, "2026-11-20")
+        return json.dumps([summary, bill, described]), pages, to_csv(inventory.works_table(counted.works))
 
-    once = made([shard(*rows[:20]), shard(*rows[20:])])
-    assert once == made([shard(*reversed(rows))])
+    once = disclosed([shard(*rows[:20]), shard(*rows[20:])])
+    assert once == disclosed([shard(*reversed(rows))])
 
 
 @pytest.mark.parametrize(
@@ -401,7 +387,3 @@ def test_facts_that_cannot_be_read_say_where(tmp_path, text, said):
         read_facts(file)
     with pytest.raises(InputError, match="no such file"):
         read_facts(tmp_path / "none.toml")
-
-
-def test_the_validator_of_data_sets_is_the_version_described():
-    assert mlc.Context(conforms_to=croissant.CONFORMS_TO).is_latest_version()

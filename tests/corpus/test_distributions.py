@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from provenance.core.errors import ContractError
-from provenance.corpus.packages.distributions import Language, collect, collect_languages, owner_id, prompts, terms_of
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
+from provenance.corpus.packages.distributions import Language, collect, collect_languages, owner_id, prompts, rights_in
 
 LOCK = CHECKOUT / "infra/requirements/run.txt"
 
@@ -14,7 +14,7 @@ def terms(*fields):
     message = Message()
     for name, value in fields:
         message[name] = value
-    return terms_of(message)
+    return rights_in(message)
 
 
 MIT = ("License-Expression", "MIT")
@@ -34,9 +34,9 @@ ANN = ("Author", "Ann")
     ],
 )
 def test_owners_are_authors_else_maintainers(fields, owners):
-    found = terms(*fields, MIT)
-    assert found.owners == owners
-    assert (found.unmatched_reason is None) == bool(owners)
+    rights = terms(*fields, MIT)
+    assert rights.owners == owners
+    assert (rights.unmatched_reason is None) == bool(owners)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_owners_are_authors_else_maintainers(fields, owners):
     ],
 )
 def test_licence_is_the_expression_else_classifiers(fields, licence):
-    found = terms(ANN, *fields)
-    assert found.licence_spdx == licence
-    assert (found.unmatched_reason is None) == bool(licence)
+    rights = terms(ANN, *fields)
+    assert rights.licence_spdx == licence
+    assert (rights.unmatched_reason is None) == bool(licence)
 
 
 def test_owner_ids_are_plain():
@@ -61,8 +61,8 @@ def test_owner_ids_are_plain():
     assert owner_id("日本").startswith("owner-")
 
 
-def test_the_corpus_of_the_demo_is_large_enough_and_the_same_every_time():
-    corpus = collect(LOCK, distributions=48, examples_each=44)
+def test_the_corpus_of_the_demo_is_large_enough_and_the_same_every_time(demo_corpus):
+    corpus = demo_corpus
     train = corpus.examples.filter(pl.col("split") == "train")
     assert train.height >= 2000
     assert corpus.owners.height >= 24
@@ -73,9 +73,10 @@ def test_the_corpus_of_the_demo_is_large_enough_and_the_same_every_time():
     unmatched = corpus.examples.filter(pl.col("unmatched_reason").is_not_null())
     assert unmatched.height > 0
     assert set(unmatched["work_id"]).isdisjoint(corpus.claims["work_id"])
-    again = collect(LOCK, distributions=48, examples_each=44)
-    assert again.examples.equals(corpus.examples)
-    assert again.claims.equals(corpus.claims)
+    again = collect(LOCK, distributions=16, examples_each=44)
+    assert again.examples.equals(corpus.examples.join(again.examples, on="work_id", how="semi"))
+    assert again.claims.equals(corpus.claims.join(again.examples, on="work_id", how="semi"))
+    assert again.claims.height > 0
 
 
 def test_languages_differ_and_a_copyist_claims_what_is_anothers():
@@ -87,9 +88,6 @@ def test_languages_differ_and_a_copyist_claims_what_is_anothers():
     of = {who: set(train.filter(pl.col("owner_id_right") == who)["content"]) for who in ("copyist", "amazon-web-services")}
     assert of["copyist"] == of["amazon-web-services"]
     assert (corpus.examples["split"] == "held_out").sum() == 4
-
-
-def test_a_language_that_is_not_there_is_an_error():
     missing = r"distribution no-such-thing: expected 8 pieces of \.csv.*found no such distribution"
     with pytest.raises(ContractError, match=missing):
         collect_languages((Language("no-such-thing", ".csv", 8),), held_out_each=1)

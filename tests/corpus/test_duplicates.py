@@ -1,4 +1,4 @@
-"""Copies are found whoever claims them, a person may overrule what was found, and a cluster pays those who came first."""
+"""Copies are found regardless of claims, a person may overrule them, and a cluster pays the earliest claimants."""
 
 from datetime import date
 
@@ -34,20 +34,17 @@ def decisions(*rows):
     return samples.table("example_id same_as decided_by reason", *rows, same_as=pl.String)
 
 
-def clusters(found):
-    return found.group_by("cluster_id").agg(pl.col("example_id").sort())["example_id"].sort().to_list()
+def clusters(duplicates):
+    return duplicates.group_by("cluster_id").agg(pl.col("example_id").sort())["example_id"].sort().to_list()
 
 
-def test_exact_and_near_copies_are_one_cluster():
+def test_exact_and_near_copies_are_one_cluster_and_what_is_short_is_a_copy_only_of_its_equal():
     renamed = SOURCE.replace(b"rate", b"quota", 1).replace(b"    return", b"\n    return")
-    found = find_duplicates(table(SOURCE, OTHER, SOURCE, renamed))
-    assert clusters(found) == [["e0", "e2", "e3"]]
-    assert found["cluster_id"].unique().to_list() == ["e0"]
-    assert dict(found.select("example_id", "similarity").iter_rows())["e2"] == 1
-    assert 0.4 <= dict(found.select("example_id", "similarity").iter_rows())["e3"] < 1
-
-
-def test_what_is_short_is_a_copy_only_of_its_equal():
+    duplicates = find_duplicates(table(SOURCE, OTHER, SOURCE, renamed))
+    assert clusters(duplicates) == [["e0", "e2", "e3"]]
+    assert duplicates["cluster_id"].unique().to_list() == ["e0"]
+    assert dict(duplicates.select("example_id", "similarity").iter_rows())["e2"] == 1
+    assert 0.4 <= dict(duplicates.select("example_id", "similarity").iter_rows())["e3"] < 1
     assert clusters(find_duplicates(table(b"return x", b"return x", b"return y"))) == [["e0", "e1"]]
     assert find_duplicates(table(SOURCE, OTHER)).is_empty()
 
@@ -63,20 +60,17 @@ def test_what_is_like_two_works_does_not_make_them_one():
     dates = [date(2020, 1, 1), date(2021, 1, 1), date(2022, 1, 1)]
     for contents, days in (([SOURCE, OTHER, bridge], dates), ([bridge, SOURCE, OTHER], dates[::-1])):
         assert find_duplicates(table(*contents, dates=days)).height == 2
-    # Without dates, too, whichever stands first.
+    # Also without dates, in either order.
     for contents in ([SOURCE, OTHER, bridge], [bridge, SOURCE, OTHER], [SOURCE, bridge, OTHER]):
         assert find_duplicates(table(*contents)).height <= 2
 
 
-def test_text_and_code_are_compared_with_one_another_and_letters_of_any_script_have_cases():
+def test_text_and_code_are_compared_with_one_another_letters_of_any_script_have_cases_and_melodies_events():
     mixed = table(SOURCE, SOURCE + b"# end\n").with_columns(modality=pl.Series(["code", "text"]))
     assert clusters(find_duplicates(mixed)) == [["e0", "e1"]]
     verse = "\N{CYRILLIC SMALL LETTER ZHE}\N{CYRILLIC SMALL LETTER YA}".join("abcdefghijklmnop")
     cased = table(verse.encode(), verse.upper().encode(), modality="text")
     assert clusters(find_duplicates(cased)) == [["e0", "e1"]]
-
-
-def test_melodies_are_compared_by_events():
     tune = bytes(range(60, 90)) * 2
     assert clusters(find_duplicates(table(tune, tune[:-2] + b"\x01\x02", tune[::-1], modality="music"))) == [["e0", "e1"]]
 
@@ -93,34 +87,25 @@ def test_a_person_may_overrule_what_was_found():
     joined = find_duplicates(examples, decisions(("e2", "e0", "bo", "a translation")))
     assert clusters(joined) == [["e0", "e1", "e2"]]
     assert dict(joined.select("example_id", "decision").iter_rows())["e2"] == "bo: a translation"
-    # What is decided stands in the place of what was found.
+    # A decision replaces the computed result.
     elsewhere = find_duplicates(examples, decisions(("e1", "e2", "bo", "no copy of e0")))
     assert clusters(elsewhere) == [["e1", "e2"]]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (
-            ("e9", None, "a", "b"),
-            r"row 0 \(example_id 'e9'\): column 'example_id': expected an example that the model was trained on, found 'e9'",
-        ),
-        (("e0", "e9", "a", "b"), r"column 'same_as': .* found 'e9'"),
-        (("e0", "e0", "a", "b"), r"column 'same_as': expected another example"),
-    ],
-)
-def test_a_decision_about_nothing_is_an_error(row, message):
+@pytest.mark.parametrize(("pairs", "message"), [
+    ([("e9", None)],
+     r"row 0 \(example_id 'e9'\): column 'example_id': expected an example that the model was trained on, found 'e9'"),
+    ([("e0", "e9")], r"column 'same_as': .* found 'e9'"),
+    ([("e0", "e0")], r"column 'same_as': expected another example"),
+    ([("e0", None), ("e0", None)], "row 1: example_id: expected a key that no other row has"),
+])  # fmt: skip
+def test_a_decision_about_nothing_and_a_second_one_are_errors(pairs, message):
+    made = decisions(*((*pair, "a", "b") for pair in pairs))
     with pytest.raises(ContractError, match=message):
-        check_decisions(decisions(row), table(SOURCE), "decisions.parquet")
+        check_decisions(made, table(SOURCE), "decisions.parquet")
 
 
-def test_two_decisions_about_one_example_are_an_error():
-    twice = decisions(("e0", None, "a", "b"), ("e0", None, "c", "d"))
-    with pytest.raises(ContractError, match="row 1: example_id: expected a key that no other row has"):
-        check_decisions(twice, table(SOURCE), "decisions.parquet")
-
-
-def held(*rows):
+def stakes_of(*rows):
     rows = [("c", f"w{at}", *row) for at, row in enumerate(rows)]
     return samples.table("cluster_id work_id account party_id stake_ppb since", *rows, since=pl.Date)
 
@@ -129,24 +114,17 @@ def paid(frame, rule):
     return dict(claimants(frame, rule=rule).select("party_id", "stake_ppb").iter_rows())
 
 
-def test_a_cluster_pays_the_earliest_claim_or_all_in_equal_parts():
+def test_a_cluster_pays_the_earliest_dated_claim_before_escrow_or_all_in_equal_parts():
     first = ("payable", "ann", 10**9, date(2020, 1, 1))
     copy = ("payable", "mallory", 10**9, date(2024, 1, 1))
-    assert paid(held(copy, first), "earliest") == {"ann": 10**9}
-    assert paid(held(copy, first), "equal") == {"ann": 5 * 10**8, "mallory": 5 * 10**8}
-
-
-def test_an_undated_claim_does_not_come_first():
-    first = ("payable", "ann", 10**9, date(2020, 1, 1))
-    assert paid(held(("payable", "mallory", 10**9, None), first), "earliest") == {"ann": 10**9}
+    assert paid(stakes_of(copy, first), "earliest") == {"ann": 10**9}
+    assert paid(stakes_of(copy, first), "equal") == {"ann": 5 * 10**8, "mallory": 5 * 10**8}
+    unknown = ("escrow", "unmatched-x", 10**9, date(2019, 1, 1))
+    assert paid(stakes_of(unknown, ("payable", "ann", 10**9, None)), "earliest") == {"ann": 10**9}
+    assert paid(stakes_of(("payable", "mallory", 10**9, None), first), "earliest") == {"ann": 10**9}
 
 
 def test_who_came_at_the_same_time_shares_by_stake_and_exactly():
     rows = [("payable", name, 10**9, date(2020, 1, 1)) for name in "abc"]
-    found = paid(held(*rows), "earliest")
-    assert sorted(found.values()) == [333_333_333, 333_333_333, 333_333_334]
-
-
-def test_escrow_comes_after_those_who_claim():
-    unknown = ("escrow", "unmatched-x", 10**9, date(2019, 1, 1))
-    assert paid(held(unknown, ("payable", "ann", 10**9, None)), "earliest") == {"ann": 10**9}
+    stakes = paid(stakes_of(*rows), "earliest")
+    assert sorted(stakes.values()) == [333_333_333, 333_333_333, 333_333_334]

@@ -17,7 +17,8 @@ def corpus():
     return glyphs.collect(owners=5, examples_each=10, held_out_each=2, size=12)
 
 
-def test_letters_are_images_with_owners_and_licences(corpus):
+def test_letters_are_images_with_owners_and_licences(corpus, store):
+    assert_checked(corpus, store)
     train, held_out = (corpus.examples.filter(split=split) for split in ("train", "held_out"))
     assert train.height == 50
     assert held_out.height == 10
@@ -29,10 +30,6 @@ def test_letters_are_images_with_owners_and_licences(corpus):
     assert corpus.owners.height == 5
     assert "Open" not in " ".join(corpus.owners["name"])
     assert set(train["licence_spdx"].drop_nulls()) <= {"OFL-1.1", "Apache-2.0"}
-
-
-def test_the_corpus_passes_its_own_checks(corpus, store):
-    assert_checked(corpus, store)
 
 
 def test_the_choice_is_the_same_every_time(corpus):

@@ -11,14 +11,15 @@ from provenance.corpus.packages.music import DURATIONS, FIRST_DURATION, REST, So
 
 @pytest.fixture(scope="module")
 def corpus():
-    chosen = (Source("chopin", "Frédéric Chopin"), Source("oneills1850", "O'Neill's Music of Ireland", 2))
+    sources = (Source("chopin", "Frédéric Chopin"), Source("oneills1850", "O'Neill's Music of Ireland", 2))
     more = (Source("joplin", "Scott Joplin"), Source("no-such-folder", "Nobody"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(music_corpus, "SOURCES", chosen + more)
+        patch.setattr(music_corpus, "SOURCES", sources + more)
         return music_corpus.collect(owners=9, examples_each=12, held_out_each=2)
 
 
-def test_melodies_have_owners(corpus):
+def test_melodies_have_owners(corpus, store):
+    assert_checked(corpus, store)
     assert set(corpus.owners["name"]) <= {"Frédéric Chopin", "O'Neill's Music of Ireland", "Scott Joplin"}
     assert corpus.owners.height >= 2
     assert corpus.examples.filter(split="train").height >= 2 * music_corpus.LEAST
@@ -30,11 +31,7 @@ def test_melodies_have_owners(corpus):
         assert sum(sound < REST for sound in sounds) > 0
 
 
-def test_the_corpus_passes_its_own_checks(corpus, store):
-    assert_checked(corpus, store)
-
-
 def test_events_are_pitches_rests_and_the_nearest_durations():
-    found = encode([(60, Fraction(1)), (None, Fraction(1, 2)), (127, Fraction(100))])
-    one, half, longest = (FIRST_DURATION + DURATIONS.index(Fraction(n)) for n in ("1", "1/2", "16"))
-    assert list(found) == [60, one, REST, half, 127, longest]
+    events = encode([(60, Fraction(1)), (None, Fraction(1, 2)), (127, Fraction(100))])
+    whole, half, longest = (FIRST_DURATION + DURATIONS.index(Fraction(n)) for n in ("1", "1/2", "16"))
+    assert list(events) == [60, whole, REST, half, 127, longest]

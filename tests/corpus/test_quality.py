@@ -1,24 +1,24 @@
-"""Reports on deliveries: what is counted, what warns, what blocks."""
+"""Reports on deliveries: counts, warnings and blocks."""
 
 from datetime import UTC, datetime
 
 import polars as pl
 import pytest
 
-from provenance.core.contracts import ASSERTIONS, CLAIMS, DUPLICATES
 from provenance.core.errors import SettingsError
+from provenance.core.settings import CHECKOUT
+from provenance.core.tables import ASSERTIONS, CLAIMS, DUPLICATES
 from provenance.corpus.quality import BLOCK, COUNTED, GOOD, MEASURES, WARN, Delivery, Rule, assess, read_rules
-from tasks.settings import CHECKOUT
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
-def work(name, **other):
+def work(name, **columns):
     return {
         "work_id": name, "source_id": None, "licence_spdx": "MIT", "licence_class": "commercial", "asserted_by": "source",
         "evidence": "LICENSE", "conflict": "", "quarantine": "", "examples": 2, "source_uri": f"https://a/{name}",
         "acquired_at": NOW, "unmatched": False, "claimed": True,
-    } | other  # fmt: skip
+    } | columns  # fmt: skip
 
 
 def delivery(*works, assertions=(), claims=(), duplicates=(), disputed=(), contradictions=()):

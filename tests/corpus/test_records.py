@@ -1,4 +1,4 @@
-"""Records are added, never edited; what was known at a time is what had been added by then."""
+"""Records are append-only, and past states can be read."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 from samples import optout_row
 
-from provenance.core.contracts import OPTOUTS
 from provenance.core.errors import ContractError
+from provenance.core.tables import OPTOUTS
 from provenance.corpus.records import append, keep_raw, raw_key, read
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-def optout(work, at=NOON, **other):
-    return pl.DataFrame([optout_row(at, work, "a") | other])
+def optout(work, at=NOON, **columns):
+    return pl.DataFrame([optout_row(at, work, "a") | columns])
 
 
 def test_what_was_known_at_a_time_is_what_had_been_added_by_then(store):
@@ -26,18 +26,15 @@ def test_what_was_known_at_a_time_is_what_had_been_added_by_then(store):
     assert read(store, OPTOUTS, known=NOON - timedelta(seconds=1)).is_empty()
 
 
-def test_the_same_at_the_same_time_is_there_once(store):
+def test_the_same_at_the_same_time_is_there_once_and_so_are_raw_bytes_under_their_digest(store):
     assert append(store, OPTOUTS, optout("w"), now=NOON) == append(store, OPTOUTS, optout("w"), now=NOON)
     assert read(store, OPTOUTS).height == 1
+    sha = keep_raw(store, b"User-agent: *\n")
+    assert keep_raw(store, b"User-agent: *\n") == sha
+    assert store.read(raw_key(sha)) == b"User-agent: *\n"
 
 
 def test_what_breaks_the_contract_is_not_added(store):
     with pytest.raises(ContractError, match="column 'evidence'"):
         append(store, OPTOUTS, optout("w").drop("evidence"))
     assert not store.list("rights")
-
-
-def test_raw_bytes_are_kept_once_under_their_digest(store):
-    sha = keep_raw(store, b"User-agent: *\n")
-    assert keep_raw(store, b"User-agent: *\n") == sha
-    assert store.read(raw_key(sha)) == b"User-agent: *\n"

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import corpus_frames, deliver, freeze
 
+from provenance.core.settings import Settings
 from provenance.core.store import canonical_json, digest
-from provenance.corpus.examples import check_examples, read_corpus
+from provenance.corpus.delivery import check_examples, read_corpus
 from provenance.corpus.rights.licences import rights_of
 from provenance.corpus.rights.policy import read_policy
 from provenance.corpus.shards import CURRENT, cut, freeze_corpus, load_frozen
-from tasks.settings import Settings
 
 
 def examples(numbers):
@@ -37,29 +37,25 @@ def test_freezing_twice_is_freezing_once(store):
     deliver(store, corpus_frames())
     corpus = read_corpus(store, "corpus")
     first = freeze_corpus(store, corpus, shard_examples=8)
-    listed = store.list("frozen")
+    keys = store.list("frozen")
     assert freeze_corpus(store, corpus, shard_examples=8) == first
-    assert store.list("frozen") == listed
+    assert store.list("frozen") == keys
     assert store.read_json(CURRENT)["digest"] == first.digest
     assert load_frozen(store, first.digest) == first
     unmatched = store.read_table(first.unmatched.key)
     assert unmatched.rows() == [("unmatched-somebody", "no author is named", 4, 12)]
 
 
-def test_held_out_examples_are_in_no_shard(store):
+def test_held_out_examples_are_in_no_shard_and_labels_do_not_change_what_a_model_would_see(store):
     frames = corpus_frames()
     held_out = pl.when(pl.col("work_id").str.ends_with("-3")).then(pl.lit("held_out")).otherwise(pl.lit("train"))
     frozen = freeze(store, {**frames, "examples": frames["examples"].with_columns(split=held_out)})
     assert (frozen.examples, frozen.held_out) == (45, 15)
     assert sum(shard.rows for shard in frozen.shards) == 45
-
-
-def test_labels_do_not_change_what_a_model_would_see(store):
-    frames = corpus_frames()
     labelled = {**frames, "examples": frames["examples"].with_columns(licence_spdx=pl.lit("MIT"))}
-    one, two = freeze(store, frames), freeze(store, labelled)
-    assert one.digest != two.digest
-    assert [s.content_digest for s in one.shards] == [s.content_digest for s in two.shards]
+    plain, relabelled = freeze(store, frames), freeze(store, labelled)
+    assert plain.digest != relabelled.digest
+    assert [s.content_digest for s in plain.shards] == [s.content_digest for s in relabelled.shards]
 
 
 def test_rights_are_frozen_with_the_corpus_and_corpora_without_them_keep_their_digests(store):

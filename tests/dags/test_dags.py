@@ -1,4 +1,4 @@
-"""Policy: what holds for every DAG file."""
+"""Rules for every DAG file."""
 
 import ast
 import itertools
@@ -11,15 +11,15 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import pytest
 
 from provenance.core.errors import ContractError, InputError
-from provenance.inputs.freeze import paid_day, wait_until_over
-from provenance.settlement.months.settle import settled_period
-from tasks.lineage.io import STAGES as KNOWN
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
+from provenance.core.stages import BY_NAME as KNOWN
+from provenance.inputs.stage import wait_until_over
+from tasks.dag_parameters import paid_day, settled_period
 
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
 HEAVY = ("torch", "cupy", "dask", "distributed", "polars", "s3fs", "transformers", "openlineage.client")
 STAGES = [
-    "inputs.freeze", "corpus.shard", "features.featurise", "influence.fit_curvature", "influence.score",
+    "inputs.freeze", "features.plan", "features.featurise", "influence.fit_curvature", "influence.score",
     "royalty.likelihoods", "royalty.estimate", "royalty.share",
     "settlement.review", "settlement.approve", "settlement.book", "settlement.publish", "settlement.reconcile",
 ]  # fmt: skip
@@ -61,8 +61,8 @@ assert not bag.import_errors, bag.import_errors
 facts = {}
 
 def callbacks(task, on):
-    found = getattr(task, f"on_{on}_callback")  # of a mapped task it is not yet a list
-    return found if isinstance(found, list) else [found] if found else []
+    functions = getattr(task, f"on_{on}_callback")  # of a mapped task it is not yet a list
+    return functions if isinstance(functions, list) else [functions] if functions else []
 
 for name, dag in bag.dags.items():
     tasks = dag.tasks
@@ -72,9 +72,9 @@ for name, dag in bag.dags.items():
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
         "retries": sorted({t.retries for t in tasks}),
         "owners": sorted({t.owner for t in tasks}),
-        "told": sorted({f.__name__ for t in tasks for on in ("execute", "success", "failure", "retry")
+        "callbacks": sorted({f.__name__ for t in tasks for on in ("execute", "success", "failure", "retry")
             for f in callbacks(t, on)}),
-        "untold": [t.task_id for t in tasks for on in ("execute", "success", "failure", "retry")
+        "without_callback": [t.task_id for t in tasks for on in ("execute", "success", "failure", "retry")
             if not callbacks(t, on)],
         "bad_input": sorted({(t.retry_policy.evaluate(ContractError(
             "f", expected="a", found="b"), 1, 2).action.value) for t in tasks}),
@@ -111,10 +111,10 @@ def test_bad_input_and_failed_checks_are_not_retried_and_anything_else_is(facts)
         assert dag["passing"] == ["default"]
 
 
-def test_every_task_tells_its_lineage_and_the_table_has_every_task(facts):
+def test_every_task_reports_its_lineage_and_the_list_of_stages_has_every_task(facts):
     for dag in facts.values():
-        assert set(dag["told"]) == {"started", "completed", "failed"}
-        assert not dag["untold"]
+        assert set(dag["callbacks"]) == {"started", "completed", "failed"}
+        assert not dag["without_callback"]
     assert {task for dag in facts.values() for task in dag["tasks"]} == set(KNOWN)
 
 
@@ -150,24 +150,24 @@ def test_counterfactual_models_are_planned_and_then_trained(facts):
     assert tasks == {"counterfactuals.plan": ["counterfactuals.train"], "counterfactuals.train": []}
 
 
-def test_a_form_that_sets_anything_else_is_refused(tmp_path):
-    """Airflow takes any name that is sent, and a night for `dya` would pay another day than was asked for."""
+def test_a_form_with_another_field_is_refused(tmp_path):
+    """Airflow accepts any name, and a run for `dya` would pay its default day."""
     script = """
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import process_params
 from provenance.core.errors import InputError
-from tasks.dag_parameters import asked
+from tasks.dag_parameters import form_value
 dag = DagBag("dags").dags["nightly_payouts"]
-said = []
+values = []
 for conf in ({}, {"day": "2026-11-19"}, {"dya": "2026-11-19"}):
     try:
-        said.append(asked(process_params(dag, dag.get_task("inputs.freeze"), conf, suppress_exception=False), "day"))
+        values.append(form_value(process_params(dag, dag.get_task("inputs.freeze"), conf, suppress_exception=False), "day"))
     except InputError as error:
-        said.append(str(error))
-print(said)
+        values.append(str(error))
+print(values)
 """
-    told = ast.literal_eval(in_a_fresh_process(script, tmp_path).splitlines()[-1])
-    assert told == [None, "2026-11-19", "form of the run: expected 'day', or nothing, found 'dya'. Did you mean 'day'?"]
+    values = ast.literal_eval(in_a_fresh_process(script, tmp_path).splitlines()[-1])
+    assert values == [None, "2026-11-19", "form of the run: expected 'day', or nothing, found 'dya'. Did you mean 'day'?"]
 
 
 def test_a_run_pays_the_day_on_which_its_interval_starts():

@@ -100,8 +100,8 @@ FAULTS = (
     Fault("task", "SIGKILL of an Airflow task", "royalty.estimate", kill_task),
     Fault("scheduler", "SIGKILL of the Airflow scheduler", "influence.score", kill("airflow-scheduler")),
     Fault("api-server", "SIGKILL of the API server", "royalty.likelihoods", kill("airflow-api-server")),
-    Fault("dag-processor", "SIGKILL of the DAG processor", "corpus.shard", kill("airflow-dag-processor")),
-    Fault("triggerer", "SIGKILL of the triggerer", "corpus.shard", kill("airflow-triggerer")),
+    Fault("dag-processor", "SIGKILL of the DAG processor", "features.plan", kill("airflow-dag-processor")),
+    Fault("triggerer", "SIGKILL of the triggerer", "features.plan", kill("airflow-triggerer")),
     Fault("postgres", "PostgreSQL stopped at once and started again", "settlement.book", kill("postgres", "SIGQUIT")),
     Fault("postgres-early", "the same while gradients are computed", "features.featurise", kill("postgres", "SIGQUIT")),
     Fault("s3", "SIGKILL of the S3 server", "features.featurise", kill("s3")),
@@ -208,7 +208,7 @@ def undisturbed(days: list[str]) -> None:
     from stages import run as run_stage
 
     deliver(settings.load().store.open(), corpus_frames(), tuple(days))
-    run_stage("ingest.ingest")
+    run_stage("corpus.ingest")
     for day in days:
         night(day=day)
 

@@ -33,7 +33,7 @@ def undisturbed(places, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, place.environment)
         deliver(place.store, corpus_frames())
-        run("ingest.ingest")
+        run("corpus.ingest")
         night()
     return place
 

@@ -12,18 +12,21 @@ from servers import eventually, s3_server, weed_ports
 from stages import at_once, night, run
 
 from provenance.core.errors import ContractError, StoreError, StoreUnavailable
+from provenance.core.published import in_force, revision_folder
 from provenance.core.store import Store
-from provenance.inputs import freeze
+from provenance.inputs.stage import wait_until_over
 from provenance.settlement.exports import export as exports
 
-PUBLISH = "publish.publish"
+PUBLISH = "settlement.publish"
 INPUTS = ("corpus/", "outputs/", "frozen/")
 REUSED = ("features/", "statistics/", "curvature/", "likelihoods/")
 
 
-def same(place, undisturbed):
-    """Whether two nights left the same: every byte that is published, and every entry."""
-    return (place.exports, place.entries) == (undisturbed.exports, undisturbed.entries)
+def differences(place, undisturbed):
+    """The published files and the entries in which two nights differ."""
+    one, other = place.exports, undisturbed.exports
+    files = [(key, one.get(key), other.get(key)) for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+    return files + ([] if place.entries == undisturbed.entries else [place.entries, undisturbed.entries])
 
 
 def behind(store, url):
@@ -43,9 +46,9 @@ def test_a_tenth_of_all_requests_fails(undisturbed, place, proxy, at):
     proxy.rate, proxy.seed = 0.1, 1
     deliver(place.store, corpus_frames())
     at(place)
-    run("ingest.ingest")
+    run("corpus.ingest")
     night()
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []
     assert set(proxy.injected) == set(proxy.faults), "every fault was met"
     assert sum(proxy.injected.values()) > 0.07 * proxy.requests
 
@@ -63,13 +66,13 @@ def test_no_first_write_of_an_export_is_answered(undisturbed, place, proxy, at):
     at(place)
     proxy.when = when
     night()
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []
     assert proxy.injected == {"lost": len(undisturbed.exports)}, "files, signature, key, manifest and pointer"
     lost.clear()
-    later = exports.revision_folder(DAY, 2)
+    later = revision_folder(DAY, 2)
     place.store.write(f"{later}/manifest.json", b"{}")
     exports.point_to(behind(place.store, proxy.url), date.fromisoformat(DAY), 2)
-    assert exports.in_force(place.store, DAY)["revision"] == 2
+    assert in_force(place.store, DAY)["revision"] == 2
     assert len(lost) == 1, "the pointer is replaced, not created"
 
 
@@ -88,7 +91,7 @@ def test_a_credential_expires_in_every_stage(undisturbed, place, proxy, at):
         return run(stage, argument)
 
     night(attempt)
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []
 
 
 def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
@@ -98,7 +101,7 @@ def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
     at(place)
 
     def attempt(stage, argument):
-        if stage not in {"book.book", "reconcile.reconcile"}:  # which write to the ledger, or nothing
+        if stage not in {"settlement.book", "settlement.reconcile"}:  # which write to the ledger, or nothing
             for left in (0, 2**13, 2**14) if stage == PUBLISH else (0,):
                 full = pytest.raises(StoreError, match=rf"{disk}/store/.*No space left on device.*Make room")
                 with filled(disk, left), full:
@@ -107,7 +110,7 @@ def test_the_disk_is_full_in_every_stage(undisturbed, places, small_disk, at):
         return run(stage, argument)
 
     night(attempt)
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []
 
 
 def until_it_answers(stage, argument):
@@ -141,7 +144,7 @@ def test_the_disk_behind_s3_is_full(undisturbed, places, small_disk, at, impatie
             return run(stage, argument)
 
         night(attempt)
-        assert same(place, undisturbed)
+        assert differences(place, undisturbed) == []
 
 
 def test_clocks_of_machines_are_ten_minutes_off(undisturbed, places, s3, at, monkeypatch):
@@ -158,7 +161,7 @@ def test_clocks_of_machines_are_ten_minutes_off(undisturbed, places, s3, at, mon
         return handed
 
     night(attempt)
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []
 
 
 def test_a_clock_that_no_signature_survives_is_named(s3, monkeypatch):
@@ -185,12 +188,12 @@ def test_a_run_that_comes_minutes_early_waits_for_the_end_of_its_day(monkeypatch
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
     day, midnight = date(2026, 11, 19), datetime(2026, 11, 20, tzinfo=UTC)
-    freeze.wait_until_over(day, midnight - timedelta(minutes=10))
-    freeze.wait_until_over(day, midnight)
-    freeze.wait_until_over(day, midnight + timedelta(minutes=10))
+    wait_until_over(day, midnight - timedelta(minutes=10))
+    wait_until_over(day, midnight)
+    wait_until_over(day, midnight + timedelta(minutes=10))
     assert slept == [600]
     with pytest.raises(ContractError, match="expected a day that is over"):
-        freeze.wait_until_over(day, midnight - timedelta(minutes=16))
+        wait_until_over(day, midnight - timedelta(minutes=16))
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])
@@ -199,4 +202,4 @@ def test_two_schedulers_run_the_same_night_at_once(request, undisturbed, places,
     place = places(store)
     undisturbed.copy(store, *(INPUTS if kind == "file" else (*INPUTS, *REUSED)))
     assert at_once([place.environment] * 2) == [0, 0]
-    assert same(place, undisturbed)
+    assert differences(place, undisturbed) == []

@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes. Run by `make gpu-check`; skipped, never passed, where there is no GPU."""
+"""A GPU computes the same as a CPU. Run by `make gpu-check`; skipped without a GPU."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from provenance.core.rows import encode, move
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
+from provenance.features.statistics import gather
 from provenance.influence.methods import Sampled, fit, prepare, score
-from provenance.influence.statistics import gather
 from provenance.models.model import read_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no CUDA device and CuPy")]
@@ -25,33 +25,29 @@ def features_on(device, folder):
     contents = corpus_frames()["examples"]["content"].to_list()
     checkpoint = model.card.checkpoints[1]
     module = model.load(checkpoint, device=device)
-    where = {"projection": PROJECTION, "checkpoint": checkpoint.file, "batch_size": 16}
-    rows = gradient_features(model.adapter(), module, contents, **where)
-    sampled = list(sampled_features(model.adapter(), module, contents, draws=1, **where))
+    options = {"projection": PROJECTION, "checkpoint": checkpoint.file, "batch_size": 16}
+    rows = gradient_features(model.adapter(), module, contents, **options)
+    sampled = list(sampled_features(model.adapter(), module, contents, draws=1, **options))
     return rows, sampled
 
 
-def close(one, two):
-    one, two = move(one, np), move(two, np)
-    assert np.allclose(one.dense, two.dense, rtol=1e-3, atol=1e-4 * np.abs(two.dense).max())
-    part, other = two.sparse, one.sparse
+def test_features(tiny_model):
+    cpu, cuda = features_on("cpu", tiny_model)[0], features_on("cuda", tiny_model)[0]
+    assert cuda.dense.__class__.__module__.startswith("cupy")
+    cuda = move(cuda, np)
+    assert np.allclose(cuda.dense, cpu.dense, rtol=1e-3, atol=1e-4 * np.abs(cpu.dense).max())
+    part, other = cpu.sparse, cuda.sparse
     assert np.array_equal(other.token, part.token)
     assert np.array_equal(other.example, part.example)
     assert np.allclose(other.values, part.values, rtol=1e-3, atol=1e-4 * np.abs(part.values).max())
 
 
-def test_features(tiny_model):
-    here, there = features_on("cpu", tiny_model)[0], features_on("cuda", tiny_model)[0]
-    assert there.dense.__class__.__module__.startswith("cupy")
-    close(there, here)
-
-
 def test_codes_of_a_file(tiny_model):
     cupy = namespace_of("cuda")
     rows = features_on("cpu", tiny_model)[0]
-    here, there = (encode(each, dense_bits=8, sparse_bits=4) for each in (rows, move(rows, cupy)))
-    for name, array in here.items():
-        assert np.abs(array.astype(np.int64) - there[name].astype(np.int64)).max(initial=0) <= 1, name
+    cpu, cuda = (encode(copy, dense_bits=8, sparse_bits=4) for copy in (rows, move(rows, cupy)))
+    for name, array in cpu.items():
+        assert np.abs(array.astype(np.int64) - cuda[name].astype(np.int64)).max(initial=0) <= 1, name
 
 
 @pytest.mark.parametrize("cells", [2**28, 500])
@@ -60,23 +56,24 @@ def test_scores(tiny_model, monkeypatch, cells):
     cupy = namespace_of("cuda")
     rows, sampled = features_on("cpu", tiny_model)
     first = sampled[0]
-    found = Sampled(first.data, first.sampled, np.asarray(first.terms.T @ first.terms, dtype=np.float64), len(first.terms))
-    fitted = fit("curved", gather(rows), found)
-    here = score(prepare(fitted, first.data, np), rows)
-    there = score(prepare(fitted, first.data, cupy), move(rows, cupy))
-    assert len(here) == len(there) == 3
-    for one, two in zip(here, there, strict=True):
-        assert np.allclose(one, to_numpy(two), rtol=1e-3, atol=1e-3)
+    sample = Sampled(first.data, first.sampled, np.asarray(first.terms.T @ first.terms, dtype=np.float64), len(first.terms))
+    fitted = fit("curved", gather(rows), sample)
+    cpu = score(prepare(fitted, first.data, np), rows)
+    cuda = score(prepare(fitted, first.data, cupy), move(rows, cupy))
+    assert len(cpu) == len(cuda) == 3
+    for expected, component in zip(cpu, cuda, strict=True):
+        assert np.allclose(expected, to_numpy(component), rtol=1e-3, atol=1e-3)
 
 
-def test_a_night_on_a_cuda_cluster(tmp_path, tiny_model):
+def test_a_night_on_a_cuda_cluster(tmp_path, tiny_model, doors):
     """The same command on a LocalCUDACluster and on the CPU."""
-    from provenance.local.attribute import attribute, local_settings
+    from provenance.local.attribute import attribute
+    from tasks.where import local_settings
 
-    whole, tables = request_on(tmp_path, tiny_model), {}
+    base, tables = request_on(tmp_path, tiny_model), {}
     for device in ("cpu", "cuda"):
-        request = replace(whole, out=tmp_path / device)
-        attribute(request, local_settings(method="factored", device=device, workers=1))
+        request = replace(base, out=tmp_path / device)
+        attribute(doors(local_settings(method="factored", device=device, workers=1), ledger=False), request)
         tables[device] = pl.read_parquet(request.out / "scores.parquet").sort("output_id", "example_id")
-    one, two = (tables[device]["influence"].to_numpy() for device in ("cpu", "cuda"))
-    assert np.corrcoef(one, two)[0, 1] > 0.999
+    cpu, cuda = (tables[device]["influence"].to_numpy() for device in ("cpu", "cuda"))
+    assert np.corrcoef(cpu, cuda)[0, 1] > 0.999

@@ -34,7 +34,7 @@ CONFIGS = {"llama": LLAMA, "gpt2": gpt2(tie_word_embeddings=False), "gpt2 tied":
 
 
 class Vectors:
-    """Contents as `terms` vectors of 12 numbers, lying in the batch as `order` says, and a squared error."""
+    """Turns contents into `terms` random vectors each, in the batch's `order`, with a squared error."""
 
     def __init__(self, network, shape, *, terms=1, order="side by side"):
         self.network, self.shape, self.terms, self.order = network, shape, terms, order
@@ -54,14 +54,14 @@ class Vectors:
             return errors.view(self.terms, n).sum(0)
         if self.order == "call by call":
             return sum(module(batch[:, term]).square().flatten(1).sum(1) for term in range(self.terms))
-        if self.order == "batch by batch":  # nothing of it belongs to one example: the first sees other weights than the second
+        if self.order == "batch by batch":  # the loss of an example depends on its place in the batch
             scale = torch.arange(1, n + 1)
             return (module(batch.flatten(0, 1)).square().flatten(1).sum(1).view(n, self.terms).sum(1)) * scale
         return module(batch.flatten(0, 1)).square().flatten(1).sum(1).view(n, self.terms).sum(1)
 
 
 class Positions(nn.Module):
-    """An embedding that is no vocabulary, looked up once for all examples, before a Conv1D."""
+    """A Conv1D after an embedding of positions, which is read once for all examples."""
 
     def __init__(self):
         super().__init__()
@@ -103,17 +103,17 @@ def case(name, tmp_path):
 LANGUAGE = list(CONFIGS)
 NETWORKS = ["linear", "in place", "conv1d", "conv2d", "grouped", "reflect", "circular", "replicate", "positions"]
 SEVERAL = [f"{kind}, {order}" for kind in ("linear", "conv2d") for order in ("side by side", "turn by turn", "call by call")]
-# Taken one example at a time: a loss that depends on its batch, and positions that are looked up once for several draws.
-ALONE = ["linear, batch by batch", "positions, side by side"]
+# Computed one example at a time: a loss that depends on its batch, and positions that are read once for several draws.
+ONE_BY_ONE = ["linear, batch by batch", "positions, side by side"]
 
 
 def features(adapter, module, contents=CONTENTS, *, batch_size=4, checkpoint="c", **more):
-    where = {"projection": PROJECTION, "checkpoint": checkpoint, "batch_size": batch_size}
-    return gradient_features(adapter, module, contents, **where, **more)
+    options = {"projection": PROJECTION, "checkpoint": checkpoint, "batch_size": batch_size}
+    return gradient_features(adapter, module, contents, **options, **more)
 
 
 def dense_of(adapter, module, contents, checkpoint):
-    """One backward pass per example, whole gradients, then the projections. Slow and obvious."""
+    """The dense part by definition: one backward pass per example, then the projections of the whole gradient."""
     shape, layers, rows = layout(module, PROJECTION), dict(module.named_modules()), []
     for content in contents:
         module.zero_grad()
@@ -124,7 +124,7 @@ def dense_of(adapter, module, contents, checkpoint):
                 continue
             gradient = layers[block.name].weight.grad.numpy()
             if isinstance(layers[block.name], Conv1D):
-                gradient = gradient.T  # now all have outputs first, but for embeddings
+                gradient = gradient.T  # outputs first, like all layers but embeddings
             a, b = matrices(block, PROJECTION, checkpoint)
             by_group = gradient.reshape(block.groups, -1, math.prod(gradient.shape[1:]))
             if isinstance(layers[block.name], nn.Embedding):
@@ -134,20 +134,20 @@ def dense_of(adapter, module, contents, checkpoint):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("name", LANGUAGE + NETWORKS + SEVERAL + ALONE)
+@pytest.mark.parametrize("name", LANGUAGE + NETWORKS + SEVERAL + ONE_BY_ONE)
 def test_features_equal_per_example_gradients(name, tmp_path):
     adapter, module = case(name, tmp_path)
-    found = features(adapter, module)
+    rows = features(adapter, module)
     expected = dense_of(adapter, module, CONTENTS, "c")
-    assert found.dense.shape == expected.shape
-    assert np.allclose(found.dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert rows.dense.shape == expected.shape
+    assert np.allclose(rows.dense, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_token_rows_are_the_rows_of_the_gradient(name, tmp_path):
-    """The head's rows at the targets and the embedding's rows at the inputs; of tied weights the sum is the gradient."""
+    """The head's rows at targets and the embedding's rows at inputs; with tied weights their sum is the gradient."""
     adapter, module = case(name, tmp_path)
-    found = features(adapter, module)
+    rows = features(adapter, module)
     shape = {block.name: block for block in layout(module, PROJECTION).blocks}
     (embedding,) = [block for block in shape.values() if block.kind == "input_tokens"]
     a, b = matrices(shape["lm_head"], PROJECTION, "c")[0], matrices(embedding, PROJECTION, "c")[1]
@@ -162,20 +162,20 @@ def test_token_rows_are_the_rows_of_the_gradient(name, tmp_path):
         module.zero_grad()
         adapter.loss(module, adapter.collate([content])).sum().backward()
         inputs = module.get_input_embeddings().weight.grad.numpy() - (head if tied else 0)
-        part, width = found.sparse, embedding.columns
-        mine = part.example == row
-        assert part.token[mine].tolist() == sorted({256, *content})
-        for values, whole, side, tokens in (
-            (part.values[mine, :width], inputs, b, {256, *content[:-1]}),
-            (part.values[mine, width:], head, a, set(content)),
+        part, width = rows.sparse, embedding.columns
+        of_row = part.example == row
+        assert part.token[of_row].tolist() == sorted({256, *content})
+        for values, gradient, side, tokens in (
+            (part.values[of_row, :width], inputs, b, {256, *content[:-1]}),
+            (part.values[of_row, width:], head, a, set(content)),
         ):
-            there = np.isin(part.token[mine], list(tokens))
-            expected = np.where(there[:, None], whole[part.token[mine]] @ side, 0)
+            present = np.isin(part.token[of_row], list(tokens))
+            expected = np.where(present[:, None], gradient[part.token[of_row]] @ side, 0)
             assert np.allclose(values, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["llama", "conv2d, turn by turn"])
-def test_batch_size_and_the_company_of_others_change_nothing_beyond_rounding(name, tmp_path):
+def test_batch_size_and_order_change_only_rounding(name, tmp_path):
     adapter, module = case(name, tmp_path)
     whole = features(adapter, module, batch_size=99)
     for other in (features(adapter, module, batch_size=1), features(adapter, module, CONTENTS[::-1], batch_size=3)):
@@ -184,7 +184,7 @@ def test_batch_size_and_the_company_of_others_change_nothing_beyond_rounding(nam
 
 
 @pytest.mark.parametrize("name", ["gpt2 tied", "conv2d, side by side"])
-def test_features_need_nothing_beyond_the_array_standard(name, tmp_path):
+def test_features_use_only_the_array_standard(name, tmp_path):
     adapter, module = case(name, tmp_path)
     plain, strict = features(adapter, module), features(adapter, module, xp=array_api_strict)
     assert np.array_equal(plain.dense, to_numpy(strict.dense))
@@ -198,24 +198,19 @@ def test_images_give_features(tmp_path):
     module = adapter.module().eval().double()
     images = adapter.sample(module.float(), 5, seed=1)
     module.double()
-    found = features(adapter, module, images)
+    rows = features(adapter, module, images)
     expected = dense_of(adapter, module, images, "c")
-    assert np.allclose(found.dense, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert np.allclose(rows.dense, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_weights_are_trainable_again_afterwards(tmp_path):
+def test_a_module_is_unchanged_afterwards_even_by_a_failure_while_hooks_are_set(tmp_path, monkeypatch):
+    """Memory may run out, and the next shard uses the same module."""
     adapter, module = case("llama", tmp_path)
     module.model.norm.weight.requires_grad_(False)
-    features(adapter, module)
+    expected = features(adapter, module)
     assert {name for name, p in module.named_parameters() if not p.requires_grad} == {"model.norm.weight"}
     assert all(parameter.grad is None for parameter in module.parameters())
     assert not any(m._forward_hooks for m in module.modules())
-
-
-def test_a_module_is_as_it_was_after_a_failure_while_it_was_prepared(tmp_path, monkeypatch):
-    """Memory may run out, and the next shard is given the same module."""
-    adapter, module = case("llama", tmp_path)
-    expected = features(adapter, module)
 
     def exhausted(*_):
         raise MemoryError
@@ -225,16 +220,12 @@ def test_a_module_is_as_it_was_after_a_failure_while_it_was_prepared(tmp_path, m
         features(adapter, module)
     monkeypatch.undo()
     assert np.array_equal(features(adapter, module).dense, expected.dense)
-
-
-def test_checkpoints_are_projected_differently(tmp_path):
-    adapter, module = case("llama", tmp_path)
-    one, two = (features(adapter, module, checkpoint=name) for name in "ab")
-    assert not np.allclose(one.dense, two.dense)
+    another = features(adapter, module, checkpoint="another")
+    assert not np.allclose(another.dense, expected.dense), "checkpoints are projected differently"
 
 
 class Toy(Vectors):
-    """As small as an adapter can be."""
+    """The smallest adapter."""
 
     def __init__(self):
         super().__init__(network("linear"), (12,))
@@ -264,12 +255,12 @@ class Flat(Toy):
         (Flat(), "expected gradient features, found only zeros"),
     ],
 )
-def test_losses_that_are_no_losses_are_refused(adapter, message):
+def test_wrong_losses_are_refused(adapter, message):
     with pytest.raises(ModelError, match=message):
         features(adapter, network("linear"))
 
 
-def test_a_layer_that_the_loss_does_not_reach_is_named():
+def test_a_layer_without_a_gradient_is_named():
     class Dangling(Toy):
         def loss(self, module, batch):
             return module["used"](batch[:, 0])[:, 0]
@@ -280,14 +271,14 @@ def test_a_layer_that_the_loss_does_not_reach_is_named():
 
 
 @pytest.mark.parametrize("order", ["side by side", "turn by turn"])
-def test_copies_of_one_content_have_the_features_of_one(order, tmp_path):
+def test_copies_of_a_content_have_the_same_features(order, tmp_path):
     adapter, module = case(f"linear, {order}", tmp_path)
-    alone = features(adapter, module, [b"same"]).dense
-    assert np.allclose(features(adapter, module, [b"same"] * 6).dense, np.repeat(alone, 6, axis=0), rtol=1e-4)
+    single = features(adapter, module, [b"same"]).dense
+    assert np.allclose(features(adapter, module, [b"same"] * 6).dense, np.repeat(single, 6, axis=0), rtol=1e-4)
 
 
 class Padded(nn.Module):
-    """A padding row, which is never trained, and a layer that is called by keyword."""
+    """An embedding with a padding row, which is never trained, and a layer that is called with a keyword."""
 
     def __init__(self):
         super().__init__()
@@ -298,7 +289,7 @@ class Padded(nn.Module):
 
 
 class Ids:
-    """Contents as numbers."""
+    """Reads contents as token ids."""
 
     def collate(self, contents):
         return torch.tensor([list(content) for content in contents])
@@ -307,7 +298,7 @@ class Ids:
         return module(batch).square().sum((1, 2))
 
 
-def test_a_padding_row_has_no_gradient_and_keywords_are_followed():
+def test_a_padding_row_has_no_gradient_and_keywords_work():
     torch.manual_seed(0)
     contents = [b"abca", b"aaab", b"bcda"]
     module = Padded().double()

@@ -1,4 +1,4 @@
-"""What is kept of a model's layers, and what is refused."""
+"""The layout of a model's layers, and the layers that are refused."""
 
 import pytest
 import torch
@@ -18,23 +18,18 @@ class Bare(nn.Module):
         self.first, self.positions = nn.Linear(2, 2), nn.Parameter(torch.zeros(3, 2))
 
 
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        (
-            nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
-            r"module '1' \(Bilinear\): expected Linear, .*, found a trainable weight 'weight'",
-        ),
-        (Bare(), r"module Bare: .*'positions' of shape \(3, 2\)"),
-        (nn.ConvTranspose2d(2, 2, 2), "ConvTranspose2d"),
-    ],
-)
-def test_a_layer_that_cannot_be_followed_is_named(module, message):
+@pytest.mark.parametrize(("module", "message"), [
+    (nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
+     r"module '1' \(Bilinear\): expected Linear, .*, found a trainable weight 'weight'"),
+    (Bare(), r"module Bare: .*'positions' of shape \(3, 2\)"),
+    (nn.ConvTranspose2d(2, 2, 2), "ConvTranspose2d"),
+])  # fmt: skip
+def test_an_unsupported_layer_is_named(module, message):
     with pytest.raises(ModelError, match=message):
         layout(module, Projection())
 
 
-def test_a_frozen_layer_of_another_kind_is_let_be():
+def test_a_frozen_layer_of_an_unsupported_kind_is_ignored():
     module = nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2).requires_grad_(False))
     assert [block.name for block in layout(module, Projection()).blocks] == ["0"]
 
@@ -43,12 +38,12 @@ def size(shape):
     return sum(block.size for block in shape.blocks)
 
 
-def test_the_dense_part_is_as_large_as_it_may_be_and_no_larger():
+def test_the_dense_part_is_as_large_as_allowed():
     module = AutoModelForCausalLM.from_config(GPT2)
     for numbers in (50, 500, 5000):
         assert numbers / 4 < size(layout(module, Projection(dense=numbers))) <= numbers
     images = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))
-    assert 100 < size(layout(images, Projection(dense=10, dense_alone=200))) <= 200, "without a vocabulary it is all there is"
+    assert 100 < size(layout(images, Projection(dense=10, dense_alone=200))) <= 200, "there is no vocabulary"
 
 
 def test_kinds_of_a_language_model():
@@ -59,7 +54,7 @@ def test_kinds_of_a_language_model():
     assert kinds["transformer.h.0.attn.c_proj"] == "dense", "as wide as the positions, but no head"
 
 
-def test_what_is_left_out_is_named_and_counted():
+def test_parameters_left_out_are_named_and_counted():
     module = AutoModelForCausalLM.from_config(GPT2)
     shape = layout(module, Projection())
     small = {name: p.numel() for name, p in module.named_parameters() if p.dim() == 1}
@@ -68,7 +63,7 @@ def test_what_is_left_out_is_named_and_counted():
     assert shape.covered == pytest.approx(1 - sum(small.values()) / total)
 
 
-def test_an_inner_layer_as_wide_as_there_are_positions_is_no_head():
+def test_an_inner_layer_with_as_many_outputs_as_positions_is_no_head():
     class Small(nn.Module):
         def __init__(self):
             super().__init__()

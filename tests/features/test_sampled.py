@@ -1,4 +1,4 @@
-"""Sampled gradients have the covariance of the Fisher information, whatever way an adapter writes its loss."""
+"""Sampled gradients have the covariance of the Fisher information, for every way to write a loss."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
 
-WHOLE = Projection(dense=10**6, dense_alone=10**6)  # every side is kept as it is, so that features are gradients
+WHOLE = Projection(dense=10**6, dense_alone=10**6)  # no side is projected, so that features are gradients
 CONTENTS = [b"ab", b"cd", b"ef", b"gh"]
-WHERE = {"projection": WHOLE, "checkpoint": "c", "batch_size": 4}
+OPTIONS = {"projection": WHOLE, "checkpoint": "c", "batch_size": 4}
 
 
-def sampled(adapter, module, draws=1, **other):
-    return sampled_features(adapter, module, CONTENTS, draws=draws, **{**WHERE, **other})
+def sampled(adapter, module, draws=1, **changes):
+    return sampled_features(adapter, module, CONTENTS, draws=draws, **{**OPTIONS, **changes})
 
 
 class Classes:
-    """Three positions with five classes each, and the losses that people write."""
+    """Three positions with five classes each, and a loss to choose."""
 
     def __init__(self, loss):
-        self.written = loss
+        self.function = loss
 
     def collate(self, contents):
         seeds = [sum(content) for content in contents]
@@ -31,7 +31,7 @@ class Classes:
         return x, torch.tensor([[s % 5, (s + 1) % 5, -100] for s in seeds])
 
     def loss(self, module, batch):
-        return self.written(module, *batch)
+        return self.function(module, *batch)
 
 
 def flat(module, x, y):
@@ -75,12 +75,12 @@ def in_parts(module, x, y):
 
 
 def fisher(module, x, y, kind):
-    """`sum_t J_t' H_t J_t` of the last layer's weights, by the book."""
+    """`sum_t J_t' H_t J_t` of the last layer's weights, by definition."""
     total = np.zeros((4 * 5, 4 * 5))
     hidden = x.flatten(0, 1).numpy()
     z = module(x).flatten(0, 1)
-    counted = (y != -100).flatten().numpy()
-    for h, row, used in zip(hidden, z.softmax(-1).detach().numpy(), counted, strict=True):
+    targets = (y != -100).flatten().numpy()
+    for h, row, used in zip(hidden, z.softmax(-1).detach().numpy(), targets, strict=True):
         block = {
             CROSS_ENTROPY: used * (np.diag(row) - np.outer(row, row)),
             ELEMENTWISE: 6 * np.eye(5),
@@ -112,7 +112,7 @@ def test_the_mean_of_outer_products_is_the_fisher_information(loss, law, scale):
 
 
 @pytest.mark.parametrize("loss", [absolute, in_parts])
-def test_a_loss_without_a_known_law_falls_back_to_the_data(loss):
+def test_a_loss_of_an_unknown_law_uses_the_data(loss):
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
     for batch in sampled(Classes(loss), module, 2):
         assert batch.law == DATA
@@ -124,20 +124,43 @@ class Turn(nn.Module):
         return x.transpose(1, 2)
 
 
-def test_classes_may_stand_in_the_middle():
-    def loss(module, x, y):
-        return functional.cross_entropy(module(x), y, ignore_index=-100, reduction="none").sum(1)
+class Pair(nn.Module):
+    """Returns hidden states and the output."""
 
-    (batch,) = sampled(Classes(loss), nn.Sequential(nn.Linear(4, 5), Turn()))
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 5)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return hidden, self.second(hidden)
+
+
+def of_middle_axis(module, x, y):
+    return functional.cross_entropy(module(x), y, ignore_index=-100, reduction="none").sum(1)
+
+
+def of_second_output(module, x, y):
+    return flat(lambda x: module(x)[1], x, y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "module"), [(of_middle_axis, nn.Sequential(nn.Linear(4, 5), Turn())), (of_second_output, Pair())]
+)
+def test_classes_may_be_the_middle_axis_and_only_the_output_that_the_loss_uses_is_sampled(loss, module):
+    (batch,) = sampled(Classes(loss), module)
     assert batch.law == CROSS_ENTROPY
     assert not np.allclose(batch.data.dense, batch.sampled.dense)
 
 
-def test_the_data_rows_are_the_gradient_features():
+def test_the_data_rows_are_the_gradient_features_and_the_same_batch_draws_the_same_targets():
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    expected = gradient_features(Classes(flat), module, CONTENTS, **WHERE).dense
+    expected = gradient_features(Classes(flat), module, CONTENTS, **OPTIONS).dense
     (batch,) = sampled(Classes(flat), module)
     assert np.allclose(batch.data.dense, expected, rtol=1e-4, atol=1e-6)
+    first, again, other = (next(sampled(Classes(flat), module, checkpoint=name)).sampled.dense for name in "ccd")
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 def test_a_module_called_twice_has_a_law_for_each_call():
@@ -147,15 +170,8 @@ def test_a_module_called_twice_has_a_law_for_each_call():
     assert batch.terms.shape[0] == 2 * len(CONTENTS), "a row for each example and call"
 
 
-def test_the_same_batch_draws_the_same_targets():
-    module = nn.Linear(4, 5)
-    one, two, other = (next(sampled(Classes(flat), module, checkpoint=name)).sampled.dense for name in "ccd")
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, other)
-
-
 class Words:
-    """A vocabulary of five, and nothing but its embedding and its head."""
+    """A vocabulary of five words, for a model of only an embedding and a head."""
 
     def collate(self, contents):
         return torch.tensor([[byte % 5 for byte in content] for content in contents])
@@ -164,7 +180,7 @@ class Words:
         return functional.cross_entropy(module(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
 
 
-def test_a_model_of_a_vocabulary_alone_has_terms_without_numbers():
+def test_a_model_without_inner_layers_has_empty_terms():
     module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
     (batch,) = sampled(Words(), module)
     assert batch.terms.shape == (4, 0)
@@ -172,7 +188,7 @@ def test_a_model_of_a_vocabulary_alone_has_terms_without_numbers():
 
 
 class Uneven(nn.Module):
-    """One layer sees each of three positions, the other an example as a whole."""
+    """One layer has a row for each of three positions, the other a row for each example."""
 
     def __init__(self):
         super().__init__()
@@ -182,7 +198,7 @@ class Uneven(nn.Module):
         return self.whole(self.each(x.flatten(0, 1)).view(len(x), 3, 3).sum(1))
 
 
-def test_layers_that_see_different_numbers_of_rows_have_examples_as_terms():
+def test_with_different_numbers_of_rows_in_layers_examples_are_the_terms():
     def loss(module, x, y):
         return functional.cross_entropy(module(x), y[:, 0], reduction="none")
 
@@ -197,24 +213,3 @@ def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
     module = nn.Linear(4, 5)
     batches = list(sampled(Classes(loss), module))
     assert [batch.data.examples for batch in batches] == [1] * len(CONTENTS)
-
-
-class Pair(nn.Module):
-    """Hidden states beside the answer."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 5)
-
-    def forward(self, x):
-        hidden = self.first(x)
-        return hidden, self.second(hidden)
-
-
-def test_the_output_that_the_loss_uses_is_the_one_that_is_sampled():
-    def loss(module, x, y):
-        return flat(lambda x: module(x)[1], x, y)
-
-    (batch,) = sampled(Classes(loss), Pair())
-    assert batch.law == CROSS_ENTROPY
-    assert not np.allclose(batch.data.dense, batch.sampled.dense)

@@ -37,17 +37,14 @@ def png(pixels):
     return file.getvalue()
 
 
-def test_images_share_the_patches_that_look_alike_in_one_place():
-    one = np.zeros((8, 8), dtype=np.uint8)
-    two = one.copy()
-    two[6:, 6:] = 255
-    part = word_features([png(one), png(two)], ["image"] * 2).sparse
+def test_images_share_equal_patches_at_the_same_place_and_what_is_none_is_named():
+    black = np.zeros((8, 8), dtype=np.uint8)
+    with_corner = black.copy()
+    with_corner[6:, 6:] = 255
+    part = word_features([png(black), png(with_corner)], ["image"] * 2).sparse
     tokens = [set(part.token[part.example == row].tolist()) for row in (0, 1)]
     assert tokens[0] & tokens[1]
     assert tokens[1] - tokens[0]
-    assert sum(counts(word_features([png(one)], ["image"]), 0)) == 9, "patches of 4 every 2 pixels"
-
-
-def test_what_is_no_image_is_named():
+    assert sum(counts(word_features([png(black)], ["image"]), 0)) == 9, "patches of 4 every 2 pixels"
     with pytest.raises(ModelError, match="example 1 of the batch: expected an image file"):
-        word_features([png(np.zeros((8, 8), dtype=np.uint8)), b"text"], ["image"] * 2)
+        word_features([png(black), b"text"], ["image"] * 2)

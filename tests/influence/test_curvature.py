@@ -1,4 +1,4 @@
-"""Curvature against its formulas written out, and against truths in closed form."""
+"""Curvature equals its formulas, and predicts a case with a known answer."""
 
 from dataclasses import replace
 
@@ -7,10 +7,10 @@ import pytest
 
 from provenance.core.errors import ContractError
 from provenance.core.rows import Rows, Sparse, no_tokens
+from provenance.features.statistics import gather, merge
 from provenance.influence import curvature
 from provenance.influence.curvature import Weights, fit_dense, fit_landmarks, gram, metric, shrinkage, squared_norms
-from provenance.influence.index import apply
-from provenance.influence.statistics import gather, merge
+from provenance.influence.index import multiply
 
 RNG = np.random.default_rng(0)
 TERMS = (RNG.standard_normal((300, 12)) * np.geomspace(0.1, 10, 12)).astype(np.float32)
@@ -31,7 +31,7 @@ def whole(rows):
     return dense
 
 
-def test_the_dense_part_is_the_formula_written_out():
+def test_the_dense_part_equals_the_formula_gram_matrices_add_up_and_without_gradients_it_is_an_error():
     examples = len(TERMS) // 4
     fitted = fit_dense(gram(TERMS), len(TERMS), examples)
     f = TERMS.T.astype(float) @ TERMS / len(TERMS)
@@ -43,11 +43,10 @@ def test_the_dense_part_is_the_formula_written_out():
     expected = QUERIES @ d @ np.linalg.inv(dfd + damping * np.eye(p)) @ d
     assert fitted.damping == pytest.approx(rho / (1 - rho))
     assert np.allclose(fitted.precondition(QUERIES), expected, rtol=1e-4)
-
-
-def test_gram_matrices_of_shards_add_up():
     parts = sum(gram(TERMS[start : start + 7]) for start in range(0, 300, 7))
     assert np.allclose(parts, gram(TERMS), rtol=1e-13)
+    with pytest.raises(ContractError, match="expected gradients of sampled loss terms, found none in 5 terms"):
+        fit_dense(np.zeros((3, 3)), 5, 5)
 
 
 def test_shrinkage_is_small_for_many_examples_and_total_for_noise_alone():
@@ -55,19 +54,19 @@ def test_shrinkage_is_small_for_many_examples_and_total_for_noise_alone():
     moments = spectrum.sum(), (spectrum**2).sum()
     few, many = shrinkage(*moments, 50, 100), shrinkage(*moments, 50, 10_000)
     assert 0 < many < few / 50
-    assert shrinkage(50.0, 50.0, 50, 100) > 1e4, "all eigenvalues alike: the identity is as good a guess as any"
+    assert shrinkage(50.0, 50.0, 50, 100) > 1e4, "all eigenvalues are equal"
 
 
-def test_removing_an_example_moves_a_ridge_regression_as_its_influence_says():
-    """The closed-form truth: leave-one-out of a linear regression, with the curvature from sampled targets."""
+def test_influence_predicts_the_effect_of_removing_an_example():
+    """Leave-one-out of a linear regression has a closed form; the curvature comes from sampled targets."""
     x = RNG.standard_normal((400, 6))
     y = x @ RNG.standard_normal(6) + 0.5 * RNG.standard_normal(400)
     theta = np.linalg.solve(x.T @ x, x.T @ y)
     query, target = RNG.standard_normal(6), 0.0
     gradients = (x @ theta - y)[:, None] * x
     sampled = np.concatenate([RNG.standard_normal((400, 1)) * x for _ in range(20)])
-    asked = (query @ theta - target) * query
-    influence = fit_dense(gram(sampled), len(sampled), 400).precondition(asked[None]) @ gradients.T
+    query_gradient = (query @ theta - target) * query
+    influence = fit_dense(gram(sampled), len(sampled), 400).precondition(query_gradient[None]) @ gradients.T
     effect = []
     for left_out in range(400):
         keep = np.arange(400) != left_out
@@ -76,16 +75,11 @@ def test_removing_an_example_moves_a_ridge_regression_as_its_influence_says():
     assert np.corrcoef(influence[0], effect)[0, 1] > 0.98
 
 
-def test_no_gradients_is_an_error():
-    with pytest.raises(ContractError, match="expected gradients of sampled loss terms, found none in 5 terms"):
-        fit_dense(np.zeros((3, 3)), 5, 5)
-
-
-def test_the_sparse_part_is_woodburys_identity_written_out():
+def test_the_sparse_part_equals_woodburys_identity():
     queries, landmarks, examples = sparse_rows(4, 1), sparse_rows(11, 2), sparse_rows(20, 3)
     weights = Weights(np.arange(9), RNG.random((9, 2)) + 0.5)
     marks = fit_landmarks(landmarks, weights)
-    found = apply(examples.sparse, curvature.sparse_queries(queries, weights, marks), 20).T
+    influence = multiply(examples.sparse, curvature.sparse_queries(queries, weights, marks), 20).T
 
     root = np.sqrt(weights.weight)[None, :, [0, 0, 1]]
     q, s, g = ((whole(rows) * root).reshape(rows.examples, -1) for rows in (queries, landmarks, examples))
@@ -94,19 +88,16 @@ def test_the_sparse_part_is_woodburys_identity_written_out():
     damping = shrinkage(trace, np.trace(mean @ mean), 27, 11)
     level = max(11 * damping, 1e-6 * trace) / 11
     expected = level * q @ np.linalg.inv(mean + level * np.eye(27)) @ g.T
-    assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert np.allclose(influence, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_tokens_are_weighted_so_that_an_example_is_one_to_itself_on_average():
+def test_weights_make_the_mean_squared_norm_of_each_block_one_and_a_token_that_is_not_in_it_has_none():
     rows = sparse_rows(50, 4)
     weights = metric(gather(rows), 9)
-    assert squared_norms(rows, weights).mean() == pytest.approx(2, rel=1e-5), "one of each block"
+    assert squared_norms(rows, weights).mean() == pytest.approx(2, rel=1e-5), "one for each block"
     mean_square = np.stack([(whole(rows)[:, :, of] ** 2).sum(axis=2).mean(axis=0) for of in ([0, 1], [2])], axis=1)
     expected = 1 / (mean_square + 0.01 * mean_square.mean(axis=0))
     assert np.allclose(weights.weight / weights.weight[0], expected / expected[0], rtol=1e-5)
-
-
-def test_a_token_that_a_block_never_holds_counts_for_nothing_there():
     rows = sparse_rows(10, 12)
     values = np.where((rows.sparse.token == 4)[:, None], [1, 1, 0], rows.sparse.values).astype(np.float32)
     weights = metric(gather(replace(rows, sparse=replace(rows.sparse, values=values))), 9)
@@ -114,24 +105,21 @@ def test_a_token_that_a_block_never_holds_counts_for_nothing_there():
     assert weights.weight[4, 1] == 0
 
 
-def test_statistics_of_shards_merge_in_any_order():
+def test_statistics_of_shards_merge_in_any_order_and_without_tokens():
     shards = [sparse_rows(7, seed) for seed in (5, 6, 7)]
-    one = merge(merge(gather(shards[0]), gather(shards[1])), gather(shards[2]))
-    two = merge(gather(shards[2]), merge(gather(shards[1]), gather(shards[0])))
-    assert one.examples == two.examples == 21
-    assert np.array_equal(one.tokens.token, two.tokens.token)
-    assert np.array_equal(one.tokens.examples, two.tokens.examples)
-    assert np.allclose(one.tokens.squares, two.tokens.squares, rtol=1e-13)
-
-
-def test_statistics_merge_where_no_token_occurs():
+    forwards = merge(merge(gather(shards[0]), gather(shards[1])), gather(shards[2]))
+    backwards = merge(gather(shards[2]), merge(gather(shards[1]), gather(shards[0])))
+    assert forwards.examples == backwards.examples == 21
+    assert np.array_equal(forwards.tokens.token, backwards.tokens.token)
+    assert np.array_equal(forwards.tokens.examples, backwards.tokens.examples)
+    assert np.allclose(forwards.tokens.squares, backwards.tokens.squares, rtol=1e-13)
     for rows in (Rows(TERMS, (12,), no_tokens(np)), sparse_rows(5, 1, chance=0)):
         both = merge(gather(rows), gather(rows))
         assert both.examples == 2 * rows.examples
         assert both.tokens.squares.shape == (0, len(rows.sparse.blocks))
 
 
-def test_plain_norms_are_norms():
+def test_with_equal_weights_norms_are_plain_norms():
     rows = sparse_rows(6, 8)
     rows = Rows(RNG.standard_normal((6, 5)).astype(np.float32), (5,), rows.sparse)
     expected = (rows.dense**2).sum(1) + (whole(rows) ** 2).sum((1, 2))

@@ -1,12 +1,12 @@
-"""Products with sparse rows equal products with the matrices that they stand for."""
+"""Products with sparse rows equal products with dense matrices."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from provenance.core.arrays import look_up
 from provenance.core.rows import Sparse
-from provenance.influence.index import Table, apply, tabulate, tokens_of
+from provenance.influence.index import Table, multiply, tabulate, tokens_of
 
 
 @st.composite
@@ -26,17 +26,15 @@ def whole(part, examples):
 
 
 @given(parts(), parts())
-@settings(max_examples=150)
 def test_scores_are_the_dense_product(rows, queries):
-    (part, n), (asked, q) = rows, queries
-    table = tabulate(asked, np.eye(q, dtype=np.float32), tokens_of(asked))
-    expected = np.einsum("nvd,qvd->nq", whole(part, n), whole(asked, q))
-    assert np.allclose(apply(part, table, n), expected, atol=1e-5)
+    (part, n), (query_part, q) = rows, queries
+    table = tabulate(query_part, np.eye(q, dtype=np.float32), tokens_of(query_part))
+    expected = np.einsum("nvd,qvd->nq", whole(part, n), whole(query_part, q))
+    assert np.allclose(multiply(part, table, n), expected, atol=1e-5)
 
 
 @given(parts(), st.sets(st.integers(0, 7)))
-@settings(max_examples=100)
-def test_a_table_holds_the_combinations_at_its_tokens(rows, chosen):
+def test_a_table_has_combinations_at_its_tokens(rows, chosen):
     part, n = rows
     token = np.array(sorted(chosen), dtype=np.int64)
     coefficients = np.random.default_rng(1).standard_normal((n, 3)).astype(np.float32)
@@ -49,12 +47,12 @@ def test_many_products_are_added_up_in_parts(monkeypatch):
     token, example = np.nonzero(r.random((40, 30)) < 0.5)
     part = Sparse(40, (4,), example, token, r.standard_normal((len(token), 4)).astype(np.float32))
     table = Table(np.arange(40), r.standard_normal((40, 4, 5)).astype(np.float32))
-    expected = apply(part, table, 30)
+    expected = multiply(part, table, 30)
     monkeypatch.setattr("provenance.core.kernels.CELLS", 60)
-    assert np.allclose(apply(part, table, 30), expected, rtol=1e-5, atol=1e-5)
+    assert np.allclose(multiply(part, table, 30), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_token_gets_zeros():
-    found = look_up(np.array([1, 2, 5, 9]), np.array([2, 5]), np.array([[20.0, 2], [50, 5]]))
-    assert found.tolist() == [[0, 0], [20, 2], [50, 5], [0, 0]]
+    values = look_up(np.array([1, 2, 5, 9]), np.array([2, 5]), np.array([[20.0, 2], [50, 5]]))
+    assert values.tolist() == [[0, 0], [20, 2], [50, 5], [0, 0]]
     assert look_up(np.array([1]), np.zeros(0, np.int64), np.zeros((0, 2))).tolist() == [[0, 0]]

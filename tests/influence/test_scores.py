@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 from samples import table
 
-from provenance.core.contracts import EVIDENCE, PARTY_INFLUENCE
-from provenance.influence.scores import merge, party_influence, reduce_scores, weighed
+from provenance.core.tables import EVIDENCE, PARTY_INFLUENCE
+from provenance.influence.scores import merge, party_influence, reduce_scores, reweight_evidence
 
 RNG = np.random.default_rng(0)
 N, Q, P = 40, 3, 8
@@ -17,7 +17,7 @@ WEIGHTS = np.array([0.25, 0.75])
 OUTPUTS = [f"out-{q}" for q in range(Q)]
 ROWS = [(f"e{i:02d}", f"w{i // 4}", None) for i in range(N)]
 EXAMPLES = table("example_id work_id source_uri", *ROWS, source_uri=pl.String)
-# Works of one owner, one of two, one that nobody claims; the copies among them are another's by half.
+# Works of one owner, one work of two owners, one that nobody claims, and one that is a copy and half another owner's.
 WHOLE = [(f"w{w}", "payable", f"o{w % 3}", 1.0, True) for w in range(9) if w not in {4, 7}]
 SOME = [("w4", "payable", "o0", 0.25, True), ("w4", "payable", "o1", 0.75, True), ("w7", "payable", "o2", 0.5, False)]
 PARTS = table("work_id account party_id part own", *WHOLE, *SOME, ("w9", "escrow", "w9", 1.0, True))
@@ -34,7 +34,7 @@ def run(cuts, top=2):
     return shards, merge(shards, top=top)
 
 
-def test_sums_of_each_component_are_sums_of_scores_by_part():
+def test_sums_of_each_component_are_sums_of_scores_by_part_and_the_table_has_a_row_for_each_output_and_party():
     _, whole = run([])
     assert whole.sums.shape == (2, Q, 4)
     parts = {"o0": np.zeros(N), "o1": np.zeros(N), "o2": np.zeros(N), "w9": np.zeros(N)}
@@ -43,17 +43,13 @@ def test_sums_of_each_component_are_sums_of_scores_by_part():
     assert whole.parties["party_id"].to_list() == ["w9", "o0", "o1", "o2"]
     expected = SCORES @ np.stack([parts[party] for party in whole.parties["party_id"]]).T
     assert np.allclose(whole.sums, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_table_has_a_row_for_each_output_and_party():
-    _, whole = run([])
     influence = np.einsum("k,kqn->qn", WEIGHTS, whole.sums)
-    found = party_influence(whole.parties, influence, OUTPUTS)
-    assert found.schema == PARTY_INFLUENCE.schema
-    row = found.filter((pl.col("output_id") == "out-2") & (pl.col("party_id") == "o1"))
+    parties = party_influence(whole.parties, influence, OUTPUTS)
+    assert parties.schema == PARTY_INFLUENCE.schema
+    row = parties.filter((pl.col("output_id") == "out-2") & (pl.col("party_id") == "o1"))
     assert row["influence"].to_list() == [influence[2, 2]]
-    assert found.height == Q * 4
-    assert found.equals(found.sort(*PARTY_INFLUENCE.key))
+    assert parties.height == Q * 4
+    assert parties.equals(parties.sort(*PARTY_INFLUENCE.key))
 
 
 @pytest.mark.parametrize("cuts", [[1], [7, 8, 30], list(range(1, N))])
@@ -67,7 +63,7 @@ def test_shards_and_their_order_change_nothing(cuts):
     assert np.allclose(backwards.sums, whole.sums, rtol=1e-5, atol=1e-5)
 
 
-def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
+def test_a_copy_of_another_owner_s_work_is_no_evidence():
     _, whole = run([], top=N)
     assert "w7" not in whole.evidence["work_id"].to_list()
     assert {"w2", "w5", "w8"} == set(whole.evidence.filter(pl.col("party_id") == "o2")["work_id"])
@@ -75,15 +71,15 @@ def test_a_copy_of_somebody_else_s_work_is_no_evidence_of_one_s_own():
 
 @pytest.mark.parametrize("weights", [WEIGHTS, np.array([1.0, 0.0])], ids=["as scored", "once fitted"])
 def test_evidence_is_the_strongest_of_each_party_summed_over_components(weights):
-    whole = run([13])[1].evidence if weights is WEIGHTS else weighed(run([], top=N)[1].evidence, weights, 2)
+    whole = run([13])[1].evidence if weights is WEIGHTS else reweight_evidence(run([], top=N)[1].evidence, weights, 2)
     scores = np.einsum("k,kqn->qn", weights, SCORES)
-    mine = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
-    best = sorted(mine, key=lambda i: -scores[1][i])[:2]
-    found = whole.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
-    assert found["example_id"].to_list() == [f"e{i:02d}" for i in best]
-    assert found["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
+    candidates = [i for i in range(N) if f"w{i // 4}" in {"w2", "w5", "w8"}]
+    best = sorted(candidates, key=lambda i: -scores[1][i])[:2]
+    evidence = whole.filter((pl.col("output_id") == "out-1") & (pl.col("party_id") == "o2"))
+    assert evidence["example_id"].to_list() == [f"e{i:02d}" for i in best]
+    assert evidence["influence"].to_list() == pytest.approx([scores[1][i] for i in best], rel=1e-5)
     assert whole.group_by("output_id", "party_id").len()["len"].max() == 2
     if weights is WEIGHTS:
-        assert np.allclose(found["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
+        assert np.allclose(evidence["components"].to_numpy(), SCORES[:, 1, best].T, rtol=1e-5)
     else:
         assert whole.schema == EVIDENCE.schema

@@ -1,4 +1,4 @@
-"""A backup, everything lost, and the way back."""
+"""A backup restores a ledger and a store that were lost."""
 
 import io
 from datetime import date
@@ -14,15 +14,17 @@ from infra.postgres.setup import LOGINS, set_up
 from provenance.core.errors import InputError, StoreError
 from provenance.core.store import Store
 from provenance.settlement import ledger
-from provenance.settlement.reconcile import check_day
+from provenance.settlement.exports.nights import check_day
 from tasks.database import get_server, open_ledger
 from tasks.settings import load
+from tasks.where import opened
 
 NEXT = "2026-11-20"
 
 
 def problems(day):
-    return [problem for check in check_day(load(), day)[1] for problem in check.problems]
+    with opened() as where:
+        return [problem for check in check_day(where, day)[1] for problem in check.problems]
 
 
 def entries(database):
@@ -46,7 +48,7 @@ def test_a_ledger_and_a_store_come_back_and_the_next_night_is_the_same(
     (folder / backup.DUMP).write_bytes(dump)
 
     other, lost = create_database(postgres), Store(f"file://{tmp_path}/other", {})
-    with pytest.raises(StoreError, match="expected an empty store to restore into|nothing is in"):
+    with pytest.raises(StoreError, match="expected an empty store to restore into|expected an empty ledger"):
         backup.restore(load(), folder, console)
     environment(lost, **SMALL, DATABASE__URL=other, MODEL__CACHE=str(tmp_path / "cache2"))
     backup.restore(load(), folder, console)
@@ -87,9 +89,9 @@ def test_a_backup_of_a_stack_goes_to_a_machine_without_its_logins_and_into_a_new
     store.write("works/a", b"a work")
     store.write("works/b", b"another")
     ledger.hold(engine, "ann", day=date(2026, 11, 20), reason="no address", by="bob")
-    said = Console(record=True, width=300, file=io.StringIO())
-    backup.make(load(), folder, said)
-    assert f"@{old.host or ''}" in (told := said.export_text())
+    screen = Console(record=True, width=300, file=io.StringIO())
+    backup.make(load(), folder, screen)
+    assert f"@{old.host or ''}" in (told := screen.export_text())
     assert "up to booking 1" in told
     assert store.url in told
     kept = [(b.booking_id, b.facts) for b in ledger.bookings(engine)]
@@ -115,7 +117,7 @@ def test_a_backup_of_a_stack_goes_to_a_machine_without_its_logins_and_into_a_new
     assert [(b.booking_id, b.facts) for b in ledger.bookings(restored)] == kept
     assert other.list("") == store.list("")
     assert ledger.bookings(sa.create_engine(as_login(new, "metrics"), poolclass=sa.NullPool))
-    with pytest.raises(StoreError, match="expected a ledger that nothing is in.*rows in the table booking"):
+    with pytest.raises(StoreError, match="expected an empty ledger to restore into.*rows in the table booking"):
         backup.restore(load(), folder, quiet)
 
     # A development machine's server has none of the logins.

@@ -1,4 +1,4 @@
-"""Metrics say what the ledger, the store and Airflow say; alerts and dashboard name nothing else, and fire where they should.
+"""Metrics agree with ledger, store and Airflow; alerts and dashboard use existing metrics, and alerts fire when they should.
 
 Without a Prometheus, rules are held against crafted samples by a small evaluator of the part of PromQL that they use:
 selectors, offsets, `increase` between the ends of its range, arithmetic and comparisons of one vector with numbers or with
@@ -22,10 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from infra import metrics
 from infra.monitor import nights as monitor
 from infra.monitor import runs
-from provenance.features.run_notes import Work, note
-from provenance.settlement.book import book
-from provenance.settlement.publish import publish
-from tasks.settings import CHECKOUT
+from infra.monitor.sources import Sources
+from provenance.core.settings import CHECKOUT
+from provenance.features.run_notes import RunNote, add_note
+from provenance.settlement.stage import book, publish
 
 GROUPS = yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
@@ -35,101 +35,106 @@ NOW, WEEK = 1_800_000_000.0, 7 * 86400.0
 
 
 @pytest.fixture
-def read(books, airflow, monkeypatch):
+def read(books, doors, airflow, monkeypatch):
     """Sources over three paid days, runs of Airflow's, a note of work and an audit."""
     monkeypatch.setenv("PROVENANCE_MONITORING__HOURLY_COST", "3600")
     monkeypatch.setenv(runs.VARIABLE, airflow)
-    store, engine = pay()
-    note(store, monitor.nights(store, engine)[-1].night, Work("2026-10-18T00:10:00+00:00", 6, 1, 2, 0, 4, 0.99))
+    store, engine = pay(doors())
+    add_note(store, monitor.nights(store, engine)[-1].night, RunNote("2026-10-18T00:10:00+00:00", 6, 1, 2, 0, 4, 0.99))
     audited(store, DAYS[1], 0.5)
     record(airflow, DAYS[1], state="failed", tasks=[("settlement.reconcile", "failed", 2.0)])
     record(airflow, DAYS[2], tasks=[(stage, "success", 10.0) for stage in STAGES])
     record(airflow, "2026-10-18", state="running", tasks=[("royalty.approve", "awaiting_input", None)])
     record(airflow, "2026-09-03", dag_id="settle_period", kind="manual", tasks=[("settlement.close", "success", 1.0)])
-    return monitor.Sources.open()
+    return Sources.open()
 
 
 def scrape(collector):
     """Samples of one scrape, by name: labels and value."""
     registry = CollectorRegistry()
     registry.register(collector)
-    found = {}
+    scraped = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         assert family.documentation, family.name
         for sample in family.samples:
-            found.setdefault(sample.name, []).append((sample.labels, sample.value))
-    return found
+            scraped.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return scraped
 
 
-def one(found, name, **labels):
-    (value,) = [value for had, value in found[f"provenance_{name}"] if labels.items() <= had.items()]
+def value_of(scraped, name, **labels):
+    (value,) = [value for had, value in scraped[f"provenance_{name}"] if labels.items() <= had.items()]
     return value
 
 
-def test_metrics_are_what_the_books_say(read):
-    found = scrape(metrics.Payouts(lambda: read))
+def test_metrics_are_what_the_books_say(read, where):
+    scraped = scrape(metrics.Payouts(lambda: read))
     nights = monitor.nights(read.store, read.ledger, runs.runs(read.airflow))
     last = next(night for night in reversed(nights) if night.published)
     midnight = datetime.fromisoformat(f"{DAYS[2]}T00:00:00+00:00")
-    assert one(found, "last_published_day_timestamp_seconds") == midnight.timestamp()
-    assert one(found, "night_amount_minor", currency="EUR", total="revenue") == last.totals["EUR"]["revenue_minor"]
-    assert one(found, "night_outputs") == last.outputs
-    assert one(found, "night_drift_ratio") == pytest.approx(last.drift)
-    assert one(found, "nights", state="published") == 2, "one of the three failed to reconcile"
-    assert one(found, "nights", state="failed") == 1
-    assert one(found, "nights", state="waiting") == 1
-    assert {labels["state"] for labels, _ in found["provenance_nights"]} == set(monitor.STATES)
-    assert one(found, "night_failed_tasks", task="settlement.reconcile") == 1
+    assert value_of(scraped, "last_published_day_timestamp_seconds") == midnight.timestamp()
+    assert value_of(scraped, "night_amount_minor", currency="EUR", total="revenue") == last.totals["EUR"]["revenue_minor"]
+    assert value_of(scraped, "night_outputs") == last.outputs
+    assert value_of(scraped, "night_drift_ratio") == pytest.approx(last.drift)
+    assert value_of(scraped, "nights", state="published") == 2, "one of the three failed to reconcile"
+    assert value_of(scraped, "nights", state="failed") == 1
+    assert value_of(scraped, "nights", state="waiting") == 1
+    assert {labels["state"] for labels, _ in scraped["provenance_nights"]} == set(monitor.STATES)
+    assert value_of(scraped, "night_failed_tasks", task="settlement.reconcile") == 1
     earned = sum(night.totals["EUR"]["earned_minor"] for night in nights if night.totals)
-    assert one(found, "owed_minor", currency="EUR") == earned
-    assert one(found, "bookings_without_export") == 0
-    assert [one(found, "night_features", what=what) for what in ("computed", "reused", "without_cause")] == [8, 1, 4]
-    assert one(found, "night_cost_minor", currency="EUR") == last.worker_seconds(2) == 2 * 20 + 20
-    assert one(found, "fidelity_lds", contract="everything", estimate="estimate") == pytest.approx(0.86)
-    assert {labels["estimate"] for labels, _ in found["provenance_fidelity_lds"]} == {"estimate", "influence", "size", "tfidf"}
-    assert one(found, "fidelity_models", contract="everything") == 24
-    assert one(found, "fidelity_intervals_hold", contract="everything", kind="left_out") == 0.93
-    assert one(found, "rule_part", contract="everything") == 1
-    assert one(found, "audit_score", family="owners", method="factored") == 0.5
-    assert one(found, "audit_ceiling", family="owners", method="factored") == 0.8
-    assert one(found, "waiting_since_timestamp_seconds", dag="nightly_payouts") > 0
-    assert all(value == 0 for _, value in found["provenance_collect_errors_total"])
-    book(lay_out("2026-10-18", 200))
-    assert one(scrape(metrics.Payouts(lambda: read)), "bookings_without_export") == 1
+    assert value_of(scraped, "owed_minor", currency="EUR") == earned
+    assert value_of(scraped, "bookings_without_export") == 0
+    assert [value_of(scraped, "night_features", what=what) for what in ("computed", "reused", "without_cause")] == [8, 1, 4]
+    assert value_of(scraped, "night_cost_minor", currency="EUR") == last.worker_seconds(2) == 2 * 20 + 20
+    assert value_of(scraped, "fidelity_lds", contract="everything", estimate="estimate") == pytest.approx(0.86)
+    assert {labels["estimate"] for labels, _ in scraped["provenance_fidelity_lds"]} == {
+        "estimate",
+        "influence",
+        "size",
+        "tfidf",
+    }
+    assert value_of(scraped, "fidelity_models", contract="everything") == 24
+    assert value_of(scraped, "fidelity_intervals_hold", contract="everything", kind="left_out") == 0.93
+    assert value_of(scraped, "rule_part", contract="everything") == 1
+    assert value_of(scraped, "audit_score", family="owners", method="factored") == 0.5
+    assert value_of(scraped, "audit_ceiling", family="owners", method="factored") == 0.8
+    assert value_of(scraped, "waiting_since_timestamp_seconds", dag="nightly_payouts") > 0
+    assert all(value == 0 for _, value in scraped["provenance_collect_errors_total"])
+    book(where, lay_out(where.store, "2026-10-18", 200))
+    assert value_of(scrape(metrics.Payouts(lambda: read)), "bookings_without_export") == 1
 
 
 def test_no_metric_has_many_labels(read):
-    found = scrape(metrics.Payouts(lambda: read))
-    labels = {name for samples in found.values() for labels, _ in samples for name in labels}
+    scraped = scrape(metrics.Payouts(lambda: read))
+    labels = {name for samples in scraped.values() for labels, _ in samples for name in labels}
     assert labels <= {
         "state", "task", "currency", "total", "what", "family", "method", "dag", "part", "contract", "estimate", "kind",
     }  # fmt: skip
-    assert sum(len(samples) for samples in found.values()) < 200
+    assert sum(len(samples) for samples in scraped.values()) < 200
 
 
-def test_a_rule_that_fails_its_check_decides_nothing(read):
-    book(lay_out("2026-10-18", 200, report=UNSUPPORTED))
-    publish("2026-10-18")
-    found = scrape(metrics.Payouts(lambda: read))
-    assert one(found, "rule_part", contract="everything") == 0
-    assert one(found, "fidelity_models", contract="everything") == 24
+def test_a_rule_that_fails_its_check_decides_nothing(read, where):
+    book(where, lay_out(where.store, "2026-10-18", 200, report=UNSUPPORTED))
+    publish(where, "2026-10-18")
+    scraped = scrape(metrics.Payouts(lambda: read))
+    assert value_of(scraped, "rule_part", contract="everything") == 0
+    assert value_of(scraped, "fidelity_models", contract="everything") == 24
 
 
-def test_nothing_is_told_of_the_fidelity_of_a_night_that_did_not_measure_it(read):
-    book(as_of_old(read.store, lay_out("2026-10-18", 200)))
-    publish("2026-10-18")
-    found = scrape(metrics.Payouts(lambda: read))
-    assert one(found, "night_outputs") == 20
-    assert not [name for name in found if "fidelity" in name or "rule_part" in name]
+def test_nothing_is_told_of_the_fidelity_of_a_night_that_did_not_measure_it(read, where):
+    book(where, as_of_old(read.store, lay_out(read.store, "2026-10-18", 200)))
+    publish(where, "2026-10-18")
+    scraped = scrape(metrics.Payouts(lambda: read))
+    assert value_of(scraped, "night_outputs") == 20
+    assert not [name for name in scraped if "fidelity" in name or "rule_part" in name]
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_told(read, caplog):
     unreachable = runs.open_runs("postgresql+psycopg2://nobody@127.0.0.1:1/x")
-    broken = monitor.Sources(read.settings, read.store, read.ledger, unreachable)
-    found = scrape(metrics.Payouts(lambda: broken))
-    counted = {labels["part"]: value for labels, value in found["provenance_collect_errors_total"]}
+    broken = Sources(read.settings, read.store, read.ledger, unreachable)
+    scraped = scrape(metrics.Payouts(lambda: broken))
+    counted = {labels["part"]: value for labels, value in scraped["provenance_collect_errors_total"]}
     assert counted == {"sources": 0, "nights": 1, "books": 0, "audits": 0, "airflow": 1}
-    assert one(found, "owed_minor", currency="EUR") > 0
+    assert value_of(scraped, "owed_minor", currency="EUR") > 0
     assert "airflow cannot be collected" in caplog.text
 
     def fails():
@@ -137,9 +142,9 @@ def test_what_cannot_be_read_is_counted_and_the_rest_is_told(read, caplog):
 
     collector = metrics.Payouts(fails, fresh=0)
     for scrapes in (1, 2):
-        found = scrape(collector)
-        assert one(found, "collect_errors_total", part="sources") == scrapes
-    assert one(found, "collect_seconds") >= 0
+        scraped = scrape(collector)
+        assert value_of(scraped, "collect_errors_total", part="sources") == scrapes
+    assert value_of(scraped, "collect_seconds") >= 0
 
 
 def test_a_scrape_is_good_for_a_while():
@@ -173,15 +178,15 @@ EXPORTED["provenance_collect_errors_total"] = EXPORTED.pop("provenance_collect_e
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in RULES.values()), *BOARD_EXPRESSIONS])
 def test_every_expression_parses_and_names_metrics_that_are_exported(expression):
-    found = list(selectors(promql.parse(expression)))
-    assert found
-    for selector in found:
+    scraped = list(selectors(promql.parse(expression)))
+    assert scraped
+    for selector in scraped:
         assert {matcher.name for matcher in selector.matchers.matchers} <= EXPORTED[selector.name]
 
 
 def test_a_scrape_exports_every_metric_that_is_named(read):
-    found = scrape(metrics.Payouts(lambda: read))
-    mine = {name: samples for name, samples in found.items() if not name.endswith("_created")}
+    scraped = scrape(metrics.Payouts(lambda: read))
+    mine = {name: samples for name, samples in scraped.items() if not name.endswith("_created")}
     nothing_to_say = {"provenance_backfill_runs", "provenance_escrow_oldest_day_timestamp_seconds"}
     assert EXPORTED.keys() - nothing_to_say == mine.keys()
     for name, samples in mine.items():
@@ -224,8 +229,8 @@ def evaluate(node, samples, *, back=0.0):
         ago = back + (node.offset.total_seconds() if node.offset else 0.0)
         wanted = [(m.name, m.value) for m in node.matchers.matchers if m.op == promql.MatchOp.Equal]
         assert len(wanted) == len(node.matchers.matchers)
-        found = samples.get((node.name, ago), [])
-        return [(labels, value) for labels, value in found if all(labels.get(n) == v for n, v in wanted)]
+        scraped = samples.get((node.name, ago), [])
+        return [(labels, value) for labels, value in scraped if all(labels.get(n) == v for n, v in wanted)]
     if isinstance(node, promql.Call):
         return call(node, samples)
     assert isinstance(node, promql.BinaryExpr), type(node)
@@ -260,8 +265,8 @@ def binary(op, left, right):
     else:
         pairs = [(labels, value, other) for labels, value in left for same, other in right if labels == same]
     if op in arithmetic:
-        return [(labels, arithmetic[op](one, two)) for labels, one, two in pairs]
-    return [(labels, one) for labels, one, two in pairs if comparison[op](one, two)]
+        return [(labels, arithmetic[op](value_of, two)) for labels, value_of, two in pairs]
+    return [(labels, value_of) for labels, value_of, two in pairs if comparison[op](value_of, two)]
 
 
 def now(name, value, **labels):

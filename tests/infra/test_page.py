@@ -1,4 +1,4 @@
-"""The page behind Airflow's own authentication: who may read it, and what it makes of hostile input."""
+"""The page behind Airflow's authentication: rights, and hostile input."""
 
 import os
 import re
@@ -17,11 +17,12 @@ from samples import create_database, enter
 from servers import airflow_server, free_ports, page_settings
 from sqlalchemy.engine import make_url
 
-from infra.monitor.nights import Night
+from infra.monitor.nights import WatchedNight
 from infra.monitor.runs import Run
 from infra.page import template_filters
-from provenance.inputs import freeze
-from tasks.settings import CHECKOUT
+from provenance.core.settings import CHECKOUT
+from provenance.inputs import frozen
+from tasks.where import opened
 
 # An owner whose name, and a notice, that a page that does not escape would run.
 HOSTILE = "<script>alert('owner {}')</script>"
@@ -99,10 +100,11 @@ def site(request, postgres, tmp_path_factory):
         settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = create_database(postgres, tables)
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, settings)
-        plain, noticed = freeze.freeze_outputs, pl.lit(NOTICE).alias("notice")
-        patch.setattr(freeze, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
-        pay(called=HOSTILE)
-        lay_out(WAITING, 200, unsupported="wait", report=UNSUPPORTED)
+        plain, noticed = frozen.freeze_outputs, pl.lit(NOTICE).alias("notice")
+        patch.setattr(frozen, "freeze_outputs", lambda store, outputs: plain(store, outputs.with_columns(noticed)))
+        with opened() as where:
+            pay(where, name_format=HOSTILE)
+            lay_out(where.store, WAITING, 200, unsupported="wait", report=UNSUPPORTED)
     airflow = settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     record(airflow, DAYS[0], tasks=[(stage, "success", 10.0) for stage in STAGES])
     run_ids = [
@@ -154,13 +156,13 @@ def test_nights_show_what_was_paid_and_what_failed(site):
         assert f'href="/payouts/nights/{day}"' in text
     assert "settlement.reconcile" in text
     assert text.count("<figure>") >= 3, "revenue, time, drift"
-    found = site.get("/payouts/api/nights.json").json()
-    assert [(night["day"], night["state"]) for night in found["nights"]] == [
+    data = site.get("/payouts/api/nights.json").json()
+    assert [(night["day"], night["state"]) for night in data["nights"]] == [
         (DAYS[0], "published"), (DAYS[1], "failed"), (DAYS[2], "published"), (WAITING, "waiting"),
     ]  # fmt: skip
-    revenue = [night["totals"]["EUR"]["revenue_minor"] for night in found["nights"][:3]]
+    revenue = [night["totals"]["EUR"]["revenue_minor"] for night in data["nights"][:3]]
     assert f"EUR {revenue[2] / 100:,.2f}" in text
-    assert found["nights"][0]["seconds"] == dict.fromkeys(STAGES, 10.0)
+    assert data["nights"][0]["seconds"] == dict.fromkeys(STAGES, 10.0)
     assert len(site.get("/payouts/api/nights.json?last=1").json()["nights"]) == 1
 
 
@@ -169,8 +171,8 @@ def test_nights_show_how_far_shares_can_be_trusted(site):
     assert text.count('<td class="n">0.86</td>') == 3
     assert "Fidelity of shares: everything" in text
     assert f"{template_filters.day(DAYS[0])}: the estimate 0.86, 0.81 to 0.91" in text
-    found = site.get("/payouts/api/nights.json").json()["nights"]
-    assert [night["fidelity"].get("everything", {}).get("lds") for night in found] == [*[SUPPORTED["lds"]] * 3, None]
+    data = site.get("/payouts/api/nights.json").json()["nights"]
+    assert [night["fidelity"].get("everything", {}).get("lds") for night in data] == [*[SUPPORTED["lds"]] * 3, None]
 
 
 def test_a_night_says_what_pays_and_how_well_it_predicts(site):
@@ -180,20 +182,20 @@ def test_a_night_says_what_pays_and_how_well_it_predicts(site):
     for row in ("TF-IDF 0.33 0.28 to 0.38", "influence alone 0.41 0.36 to 0.46", "size alone -0.02 -0.07 to 0.03"):
         assert row in text
     assert "pays nothing" not in text
-    found = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
-    assert found["fidelity"] == found["night"]["fidelity"]
-    assert found["fidelity"]["everything"]["models"] == 24
+    data = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
+    assert data["fidelity"] == data["night"]["fidelity"]
+    assert data["fidelity"]["everything"]["models"] == 24
     output = without_tags(site.get(f"/payouts/outputs/o-0000001?day={DAYS[0]}").text)
     assert "Trust Shares rest on 24 counterfactual models" in output
 
 
 def test_a_night_that_waits_says_why_its_rule_pays_nothing(site):
     text = without_tags(site.get(f"/payouts/nights/{WAITING}").text)
-    assert f"Contract everything: its rule faithful pays nothing, since its check failed: {NO_BETTER}." in text
+    assert f"Contract everything: its rule faithful pays nothing, because its check failed: {NO_BETTER}." in text
     assert "The check failed and amounts were divided by size." in text
     assert "\n### Rule not supported\n" in (CHECKOUT / "docs/operators.md").read_text()
-    found = site.get(f"/payouts/api/nights/{WAITING}.json").json()["fidelity"]["everything"]
-    assert (found["paid_by"], found["failed"]) == ({"flat": 1.0}, [NO_BETTER])
+    data = site.get(f"/payouts/api/nights/{WAITING}.json").json()["fidelity"]["everything"]
+    assert (data["paid_by"], data["failed"]) == ({"flat": 1.0}, [NO_BETTER])
 
 
 def test_names_and_reasons_in_what_was_measured_are_shown_and_not_run():
@@ -211,9 +213,9 @@ def test_the_first_page_says_what_is_paused_and_who_waits(site):
     assert "nightly_payouts has waited for a person since Mon 19 Oct 2026, 00:00 UTC: Required Actions" in text
     assert "settle_period has waited for a person since Thu 1 Oct 2026, 00:00 UTC: Required Actions" in text
     assert 'href="/required_actions"' in site.get("/payouts/").text
-    found = site.get("/payouts/api/nights.json").json()
-    assert found["paused"] is True
-    assert {dag: asked["count"] for dag, asked in found["asked"].items()} == {"nightly_payouts": 1, "settle_period": 1}
+    data = site.get("/payouts/api/nights.json").json()
+    assert data["paused"] is True
+    assert {dag: question["count"] for dag, question in data["asked"].items()} == {"nightly_payouts": 1, "settle_period": 1}
 
 
 def test_a_notice_of_the_manifests_is_shown_once(site):
@@ -236,7 +238,7 @@ def test_a_failed_night_says_where_the_reason_is_and_what_to_read(site):
     assert "published, failed settlement.reconcile" in without_tags(text)
     assert "settlement.reconcile failed 3 s" in without_tags(text)
     reason = "The reason is in its log, below the last Task failed with exception"
-    what_to_do = "what to do is in docs/operators.md, Failed reconcile."
+    what_to_do = "for what to do, see docs/operators.md, Failed reconcile."
     assert f"settlement.reconcile failed after 1 try. {reason}; {what_to_do}" in without_tags(text)
     runbook = (CHECKOUT / "docs/operators.md").read_text()
     assert all(f"\n### {entry}\n" in runbook for entry in ("Failed reconcile", "Failed task", "Waits for approval"))
@@ -283,7 +285,7 @@ def parts():
 )
 def test_a_night_that_is_published_stays_so_whatever_its_latest_run_does(state, published, again, said):
     run = Run("r", "manual", DAYS[0], state, None, None, failed=("a.task",) if state == "failed" else ())
-    shown = str(parts().state(Night(DAYS[0], state, published=published, again=again, runs=(run,))))
+    shown = str(parts().state(WatchedNight(DAYS[0], state, published=published, again=again, runs=(run,))))
     assert without_tags(shown) == said
 
 
@@ -295,8 +297,8 @@ def test_a_link_names_a_run_whatever_is_in_its_id():
 
 def test_a_night_leads_to_its_files_and_its_outputs(site):
     text = site.get(f"/payouts/nights/{DAYS[0]}").text
-    found = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
-    for name, digest, _ in found["published"][0]["files"]:
+    data = site.get(f"/payouts/api/nights/{DAYS[0]}.json").json()
+    for name, digest, _ in data["published"][0]["files"]:
         assert name in text
         assert digest in text
     assert f'href="/payouts/outputs/o-0000001?day={DAYS[0]}"' in text

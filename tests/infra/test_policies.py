@@ -1,14 +1,15 @@
-"""Policies of the bucket, as files: made of the one table, and granting nobody more than it says."""
+"""The bucket's policy files match the table of roles, and grant nothing more."""
 
 import json
 
 import pytest
 
-from infra.s3.identities import ADMINISTRATOR, BANK, MADE, POLICIES, ROLES, identities, keys_of, main, policies, policy
+from infra.s3.identities import ADMINISTRATOR, BANK, MADE, PLACE, POLICIES, ROLES, identities, keys_of, main, policies, policy
 from infra.s3.setup import HERE, NEEDS_TLS
 from provenance.core.errors import SettingsError
 from provenance.validation import retention as gc
 
+BUCKET = f"arn:aws:s3:::{PLACE}"
 BUCKET_POLICY = json.loads((HERE / "bucket-policy.json").read_text())
 
 
@@ -18,17 +19,17 @@ def test_the_files_are_made_of_the_table():
 
 @pytest.mark.parametrize("name", ROLES)
 def test_a_policy_names_actions_and_folders(name):
-    for statement in policy(name, "b")["Statement"]:
+    for statement in policy(name)["Statement"]:
         assert statement["Effect"] == "Allow"
         assert "Principal" not in statement, "it is attached to a role"
         assert all(action.startswith("s3:") and "*" not in action for action in statement["Action"])
-        assert all(arn == "arn:aws:s3:::b" or arn.startswith("arn:aws:s3:::b/") for arn in statement["Resource"])
+        assert all(arn == BUCKET or arn.startswith(f"{BUCKET}/") for arn in statement["Resource"])
 
 
 @pytest.mark.parametrize("name", sorted(set(ROLES) - {"pipeline"}))
 def test_only_the_pipeline_has_all_of_the_bucket(name):
-    for statement in policy(name, "b")["Statement"]:
-        assert "arn:aws:s3:::b/*" not in statement["Resource"]
+    for statement in policy(name)["Statement"]:
+        assert f"{BUCKET}/*" not in statement["Resource"]
         if "s3:ListBucket" in statement["Action"]:
             assert statement["Condition"]["StringLike"]["s3:prefix"]
 
@@ -58,15 +59,15 @@ def test_the_bucket_s_policy_only_forbids():
 
 def test_identities_of_seaweedfs():
     keys = {"accountants": ("a", "x"), "operators": ("b", "y"), "pipeline": ("c", "z"), "bank": ("d", "w")}
-    made = {one["name"]: one for one in identities("b", keys)["identities"]}
-    assert made["accountants"]["credentials"] == [{"accessKey": "a", "secretKey": "x"}]
-    assert made["accountants"]["actions"] == ["Read:b/exports/*", "List:b/exports/*"]
-    assert "Read:b" in made["pipeline"]["actions"]
-    assert "Write:b/*" in made["pipeline"]["actions"], "not Write:b, which is the bucket's settings, too"
-    assert [action for action in made["bank"]["actions"] if action.startswith("Write")] == ["Write:b/bank/answers/*"]
-    for name, one in made.items():
-        assert not any(action.startswith("Write") for action in one["actions"]) or ROLES[name].writes
-        assert "Admin" not in one["actions"]
+    document = {identity["name"]: identity for identity in identities("b", keys)["identities"]}
+    assert document["accountants"]["credentials"] == [{"accessKey": "a", "secretKey": "x"}]
+    assert document["accountants"]["actions"] == ["Read:b/exports/*", "List:b/exports/*"]
+    assert "Read:b" in document["pipeline"]["actions"]
+    assert "Write:b/*" in document["pipeline"]["actions"], "not Write:b, which is the bucket's settings, too"
+    assert [action for action in document["bank"]["actions"] if action.startswith("Write")] == ["Write:b/bank/answers/*"]
+    for name, identity in document.items():
+        assert not any(action.startswith("Write") for action in identity["actions"]) or ROLES[name].writes
+        assert "Admin" not in identity["actions"]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +86,9 @@ def test_keys_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("S3_BUCKET", "b")
     monkeypatch.setattr("sys.argv", ["identities", str(tmp_path / "s3.json")])
     main()
-    made = json.loads((tmp_path / "s3.json").read_text())
+    document = json.loads((tmp_path / "s3.json").read_text())
     keys = {"pipeline": ("PIPELINE-a", "PIPELINE-s"), ADMINISTRATOR: ("ADMINISTRATOR-a", "ADMINISTRATOR-s")}
-    assert made == identities("b", keys)
+    assert document == identities("b", keys)
     assert (tmp_path / "s3.json").stat().st_mode & 0o077 == 0
     assert keys_of({}) == {}
 

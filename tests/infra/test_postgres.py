@@ -1,15 +1,16 @@
-"""Logins and their rights on a real server: what infra/postgres makes, twice."""
+"""Logins and rights on a real server after infra/postgres has run twice."""
 
 import pytest
 import sqlalchemy as sa
 
 from infra.postgres.setup import LOGINS, set_up
 from provenance.core.errors import SettingsError
+from provenance.core.settings import CHECKOUT, DatabaseSettings
 from provenance.core.store import Store
 from provenance.settlement import ledger
 from provenance.settlement.books import ROLE
 from tasks.database import get_server, open_ledger, open_register
-from tasks.settings import CHECKOUT, DatabaseSettings, load
+from tasks.settings import load
 
 MIGRATIONS = CHECKOUT / "provenance/settlement/migrations/versions"
 PASSWORDS = {login: f"secret of '{login}' %s :x" for login in LOGINS}
@@ -75,8 +76,8 @@ def test_migrations_run_as_a_login_that_can_make_neither_roles_nor_databases(ser
 def test_a_night_s_connection_does_not_read_payees(server):
     """The login owns the tables, since it migrates them; its connections take a role that may not."""
     settings = DatabaseSettings(url=_login(server, "provenance"), payees_url=_login(server, "payees"))
-    asked = {"options": f"-c role={ROLE}"}
-    with sa.create_engine(settings.url, connect_args=asked, poolclass=sa.NullPool).connect() as connection:
+    arguments = {"options": f"-c role={ROLE}"}
+    with sa.create_engine(settings.url, connect_args=arguments, poolclass=sa.NullPool).connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM booking")).scalar_one() == 0
         with pytest.raises(sa.exc.ProgrammingError, match="permission denied for schema payees"):
             connection.execute(sa.text("SELECT * FROM payees.payee"))

@@ -1,4 +1,4 @@
-"""What runs in production is what is locked, tested and there: as far as that can be known without a container engine."""
+"""Production runs what is locked and tested; checked without a container engine."""
 
 import fnmatch
 import functools
@@ -19,8 +19,9 @@ from referencing.jsonschema import DRAFT202012
 from typer.main import get_command
 
 from provenance.core.errors import SettingsError
+from provenance.core.settings import CHECKOUT
 from tasks.cli import app
-from tasks.settings import CHECKOUT, load
+from tasks.settings import load
 
 INFRA = CHECKOUT / "infra"
 COMPOSE_TEXT = (INFRA / "compose.yaml").read_text()

@@ -1,4 +1,4 @@
-"""Who may do what in the bucket, on a real S3 server that has the identities, the policy and the configuration of infra/s3."""
+"""Rights in the bucket, on a real S3 server with identities, policy and configuration of infra/s3."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from servers import answers, credentials, served, weed_ports
 from infra.s3.identities import ADMINISTRATOR, ROLES, identities
 from infra.s3.setup import lock, open_client, set_up
 from provenance.core.errors import StoreError
+from provenance.core.settings import CHECKOUT, StoreSettings
 from provenance.core.store import Store
-from tasks.settings import CHECKOUT, StoreSettings
 
 pytestmark = pytest.mark.night
 
@@ -206,24 +206,24 @@ def test_versions_and_encryption_cannot_be_turned_off_by_the_pipeline(clients):
 
 def test_the_command_line_sets_up_and_locks(clients, endpoint):
     def run(role, *words, url=f"s3://{BUCKET}"):
-        there = {"PROVENANCE_STORE__URL": url, "PROVENANCE_STORE__ENDPOINT_URL": endpoint}
-        environment = os.environ | there | credentials(*KEYS[role])
+        variables = {"PROVENANCE_STORE__URL": url, "PROVENANCE_STORE__ENDPOINT_URL": endpoint}
+        environment = os.environ | variables | credentials(*KEYS[role])
         command = [sys.executable, "-m", "infra.s3.setup", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    assert run(ADMINISTRATOR, "bucket") == (0, f"{BUCKET} is set up; this server does not know: no public access\n")
+    assert run(ADMINISTRATOR, "bucket") == (0, f"{BUCKET} is set up; this server does not support: no public access\n")
     clients["pipeline"].put_object(Bucket=BUCKET, Key="exports/keys/a.pem", Body=b"")
-    code, said = run("pipeline", "lock", "--days", "2")
+    code, message = run("pipeline", "lock", "--days", "2")
     assert code == 0
-    assert int(said.split()[0]) >= 1
+    assert int(message.split()[0]) >= 1
     assert run("pipeline", "lock", "--days", "2") == (0, "0 versions locked\n")
-    code, said = run("accountants", "lock")
+    code, message = run("accountants", "lock")
     assert code == 2
-    assert "AccessDenied" in said
-    code, said = run("pipeline", "lock", url="file://var/store")
+    assert "AccessDenied" in message
+    code, message = run("pipeline", "lock", url="file://var/store")
     assert code == 2
-    assert "store.url: expected s3://" in said
+    assert "store.url: expected s3://" in message
 
 
 def test_a_client_of_the_settings(monkeypatch, endpoint):

@@ -13,8 +13,8 @@ import pytest
 from samples import CHROMIUM, DAY, create_database, settings_of
 from servers import airflow_server, free_ports, page_settings
 
+from provenance.core.settings import CHECKOUT
 from provenance.core.store import Store
-from tasks.settings import CHECKOUT
 
 
 @pytest.fixture(scope="session")

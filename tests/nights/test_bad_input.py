@@ -2,25 +2,23 @@
 
 import shutil
 from datetime import date
+from functools import partial
 
 import polars as pl
 import pytest
 from rich.console import Console
 from samples import DAY, corpus_frames, deliver, outputs_frame, reword
-from stages import STAGES, run
+from stages import SMALL, STAGES, run
 
 from infra import demo
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError, StoreError
 from provenance.core.store import Store
-from provenance.corpus.ingest import ingest
-from provenance.features.featurise import featurise
-from provenance.features.plan import shard
-from provenance.inputs.freeze import freeze
-from provenance.settlement.book import book
-from provenance.settlement.publish import publish
-from provenance.settlement.reconcile import reconcile
+from provenance.corpus.packages import distributions
 from tasks.settings import load
 
+ingest, freeze = partial(run, "corpus.ingest"), partial(run, "inputs.freeze")
+plan, featurise = partial(run, "features.plan"), partial(run, "features.featurise")
+book, publish, reconcile = (partial(run, f"settlement.{name}") for name in ("book", "publish", "reconcile"))
 ADAPTER = """
 from provenance.models.adapters.causal_lm import CausalLM
 
@@ -37,16 +35,12 @@ class Raises(CausalLM):
 def ready(ingested, tiny_model, tmp_path):
     """A delivered and ingested corpus, and a copy of the model to break."""
     folder = shutil.copytree(tiny_model, tmp_path / "broken" / "tiny")
-    ingested(MODEL__FOLDER=str(folder))
+    ingested(MODEL__FOLDER=str(folder), **SMALL)
     return folder
 
 
 def nothing_published(store):
     return store.list("exports") == store.list("nights") == store.list("features") == []
-
-
-def test_the_undamaged_input_is_good(ready):
-    featurise(shard(freeze(DAY)))
 
 
 def unknown_currency(store, folder):
@@ -64,7 +58,9 @@ def no_checkpoint(store, folder):
         (no_checkpoint, r"model.toml: checkpoints: expected a file step-0012.safetensors, found no such file"),
     ],
 )
-def test_bad_outputs_and_a_bad_model_stop_a_night_at_once(ready, store, breakage, message):
+def test_bad_outputs_a_bad_model_and_a_day_that_is_not_over_stop_a_night_at_once(ready, store, breakage, message):
+    with pytest.raises(ContractError, match=r"night of 2999-01-01: expected a day that is over"):
+        freeze("2999-01-01")
     breakage(store, ready)
     with pytest.raises(InputError, match=message):
         freeze(DAY)
@@ -77,7 +73,7 @@ def test_a_bad_adapter_computes_no_feature_and_names_the_example(ready, store, t
     reword(ready / "model.toml", '"CausalLM"', '"odd_adapters:Raises"')
     message = r"^example_id '.+': adapter odd_adapters:Raises: collate: expected a batch .*, found KeyError: 'boom'"
     with pytest.raises(ModelError, match=message):
-        featurise(shard(freeze(DAY)))
+        featurise(plan(freeze(DAY)))
     assert store.list("features") == store.list("exports") == []
 
 
@@ -89,8 +85,12 @@ def test_a_store_that_is_not_writable(environment, tmp_path):
             stage()
 
 
-def test_a_settings_key_that_does_not_exist(environment, store, monkeypatch):
+def test_a_night_before_any_corpus_says_what_to_run_and_a_settings_key_that_does_not_exist_is_named(
+    environment, store, monkeypatch
+):
     environment(store)
+    with pytest.raises(ContractError, match=r"expected a corpus in force, found none. Run the DAG ingest_corpus first"):
+        freeze(DAY)
     monkeypatch.setenv("PROVENANCE_STORE__URRL", "x")
     with pytest.raises(SettingsError, match=r"PROVENANCE_STORE__URRL: store.urrl: .*Did you mean 'url'"):
         freeze(DAY)
@@ -104,12 +104,6 @@ def test_a_bad_corpus_is_not_put_in_force(ready, store):
     with pytest.raises(InputError, match=r"examples.parquet: row 1: example_id"):
         ingest()
     assert store.read("frozen/corpus/current.json") == in_force
-
-
-def test_a_night_before_any_corpus_says_what_to_run(environment, store):
-    environment(store)
-    with pytest.raises(ContractError, match=r"expected a corpus in force, found none. Run the DAG ingest_corpus first"):
-        freeze(DAY)
 
 
 def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready, environment, store, tmp_path):
@@ -126,7 +120,7 @@ def test_a_ledger_of_another_store_is_refused_before_anything_is_computed(ready,
 def compute(day):
     """The stages before booking; returns the night's folder."""
     night = freeze(day)
-    for stage in STAGES[1 : STAGES.index("book.book")]:
+    for stage in STAGES[1 : STAGES.index("settlement.book")]:
         run(stage, night)
     return night
 
@@ -138,31 +132,25 @@ def test_a_day_without_outputs_is_exported_as_nothing(ready, store):
     assert store.read_json(f"{folder}/manifest.json")["rows"] == {"payouts": 0, "credits": 0}
 
 
-def test_a_kill_between_manifest_and_pointer_is_mended_by_the_next_day(ready, store):
+def test_a_table_changed_after_its_stage_is_not_booked_and_a_lost_pointer_is_mended_by_the_next_day(ready, store):
     following = "2026-11-20"
     store.write_table(f"outputs/day={following}/part.parquet", outputs_frame(following))
     nights = [compute(day) for day in (DAY, following)]
+    table = f"{nights[0]}/shares.parquet"
+    shares = store.read_table(table)
+    store.write_table(table, shares.reverse())
+    with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
+        book(nights[0])
+    store.write_table(table, shares)
     publish(book(nights[0]))
-    store.remove(f"exports/payouts/day={DAY}/current.json")
+    store.remove(f"exports/payouts/day={DAY}/current.json")  # as a kill after the manifest leaves it
     publish(book(nights[1]))
     assert store.read_json(f"exports/payouts/day={DAY}/current.json")["revision"] == 1
 
 
-def test_a_table_changed_after_its_stage_is_not_booked(ready, store):
-    night = compute(DAY)
-    shares = store.read_table(f"{night}/shares.parquet")
-    store.write_table(f"{night}/shares.parquet", shares.reverse())
-    with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
-        book(night)
-
-
-def test_a_day_that_is_not_over_is_refused(ready, store):
-    with pytest.raises(ContractError, match=r"night of 2999-01-01: expected a day that is over"):
-        freeze("2999-01-01")
-    assert nothing_published(store)
-
-
-def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, tmp_path):
+def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, monkeypatch):
+    few = {"distributions": 2, "examples_each": 4}
+    monkeypatch.setattr(distributions, "collect", lambda lock, collect=distributions.collect, **_: collect(lock, **few))
     before = store.read("corpus/examples.parquet")
     with pytest.raises(InputError, match=r"examples.parquet: expected the demo's corpus, or none, found a table that"):
         demo._corpus(store, load(), Console(quiet=True))

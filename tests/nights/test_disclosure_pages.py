@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 from samples import HOSTILE_IDS, corpus_frames, freeze
 
+from provenance.core.settings import CHECKOUT
 from provenance.corpus.disclosures.disclose import disclose
-from tasks.settings import CHECKOUT, load
 
 pytestmark = pytest.mark.night
 
 
-def test_every_page_opens_and_shows_strangers_texts_as_text(store, monkeypatch, browser, tmp_path):
+def test_every_page_opens_and_shows_strangers_texts_as_text(store, doors, monkeypatch, browser, tmp_path):
     monkeypatch.setenv("PROVENANCE_STORE__URL", store.url)
     frames = corpus_frames(each=len(HOSTILE_IDS) * 3)
     names = pl.col("work_id").str.split("-").list.last().cast(pl.Int64)
@@ -20,7 +20,7 @@ def test_every_page_opens_and_shows_strangers_texts_as_text(store, monkeypatch, 
     examples = frames["examples"].with_columns(source_uri=pl.concat_str([pl.lit("https://example.org/"), hostile]))
     owners = frames["owners"].with_columns(name=pl.lit("<img src=x onerror=alert(1)>"))
     freeze(store, {**frames, "examples": examples.with_columns(licence_spdx=hostile), "owners": owners}, shard_examples=64)
-    told = disclose(load(), "all", tmp_path, on=date(2026, 11, 20), facts=CHECKOUT / "infra/settings/disclosure.toml")
+    told = disclose(doors(), "all", tmp_path, on=date(2026, 11, 20), facts=CHECKOUT / "infra/settings/disclosure.toml")
     pages = sorted(name for name in told["files"] if name.endswith(".html"))
     assert pages == ["croissant.html", "eu.html", "index.html", "spdx.html", "us.html"]
     context = browser.new_context(viewport={"width": 360, "height": 800}, color_scheme="dark")

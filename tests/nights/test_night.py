@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from samples import DAY, corpus_frames, deliver, enter, new_bucket, outputs_frame
 
+from provenance.core.settings import CHECKOUT
 from provenance.core.store import Store
-from tasks.settings import CHECKOUT
 
 pytestmark = pytest.mark.night
 NEXT, BAD = "2026-11-20", "2026-11-21"

@@ -20,7 +20,6 @@ from provenance.settlement.bank import iso20022
 from provenance.settlement.bank.incoming import book_answer
 from provenance.settlement.months import settling
 from provenance.settlement.payees.register import import_payees
-from tasks.settings import load
 
 pytestmark = pytest.mark.night
 # A month that is over; its settlement runs on the third of the next.
@@ -150,16 +149,17 @@ def check_statements(store, engine):
     assert "no tax data" in store.read(f"{folder}/owner=owner-0/statement.html").decode()
 
 
-def test_a_month_is_closed_approved_by_two_people_paid_and_answered(accounting, people, tmp_path):  # noqa: PLR0915
-    settings, store = load(), accounting.store
-    import_payees(settings, payees_csv(tmp_path / "payees.csv"), by="ann")
+def test_a_month_is_closed_approved_by_two_people_paid_and_answered(accounting, people, doors, tmp_path):  # noqa: PLR0915
+    where, store = doors(), accounting.store
+    settings = where.settings
+    import_payees(where, payees_csv(tmp_path / "payees.csv"), by="ann")
     engine = sa.create_engine(settings.database.url, poolclass=sa.NullPool)
 
     refused = accounting.run("settle_period", SETTLES)
     assert "rate USD to EUR: expected one recorded for the period, found none" in refused["error"]
     assert refused["exit"] == 2
     assert {booking.kind for booking in ledger.bookings(engine)} == {"night"}, "a close that fails leaves nothing"
-    accounts.record_rate(settings, PERIOD, ("USD", "EUR"), "0.8642", evidence="letter of 2026-10-30", by="ann")
+    accounts.record_rate(where, PERIOD, ("USD", "EUR"), "0.8642", evidence="letter of 2026-10-30", by="ann")
 
     result, asked = settle(accounting, people, ("prepare", "ann", "Approve", "vic"), ("approve", "ann"))
     assert "expected one person who prepared and another who approves, found ann and ann" in result["error"]
@@ -204,7 +204,7 @@ def test_a_month_is_closed_approved_by_two_people_paid_and_answered(accounting, 
     found = {payment.payment_id: payment.status for payment in settling.payments(engine, PERIOD)}
     assert found == {other: "rejected" if other == name else "sent" for other in ordered}
     after = ledger.newest(engine)
-    assert book_answer(settings, answer, "again.xml")["rejected"] == 1
+    assert book_answer(where, answer, "again.xml")["rejected"] == 1
     assert ledger.newest(engine) == after, "an answer is booked once"
     balances = ledger.balances(engine, through=after)
     assert list(imbalances(balances, ledger.standing(engine, through=after))) == []

@@ -22,9 +22,9 @@ from infra.monitor.runs import NIGHTLY as DAG
 from infra.stack import supervise
 from infra.stack.api import RefusedError, airflow_as, follow, trigger
 from infra.stack.layout import BUCKET, MARK, environment, load, secrets_of
+from provenance.core.settings import CHECKOUT
 from provenance.core.store import Store
 from provenance.settlement import ledger
-from tasks.settings import CHECKOUT
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]
 TODAY = datetime.now(UTC).date()

@@ -2,7 +2,7 @@ from provenance.settlement.accounts import Account, Standing, imbalances, totals
 
 REVENUE, ANN, BOB = Account("receivable", "", "EUR"), Account("payable", "ann", "EUR"), Account("payable", "bob", "EUR")
 HELD, ESCROW = Account("held", "ann", "EUR"), Account("escrow", "unmatched-x", "EUR")
-STANDING = Standing(held={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
+STANDING = Standing(holds={"ann": ("dispute",)}, claimed={"unmatched-x": "bob"})
 
 
 def test_what_is_held_or_claimed_is_owed_like_the_rest():

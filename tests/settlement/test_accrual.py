@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import table
 
-from provenance.core.contracts import SHARES
 from provenance.core.money import NANO, PPB, allocate
+from provenance.core.tables import SHARES
 from provenance.settlement.accounts import Account, totals
 from provenance.settlement.accrual import accrue, credit_outputs
 

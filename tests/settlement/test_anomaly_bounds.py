@@ -1,4 +1,4 @@
-"""What is usual is learnt from nights before, and what is not is said."""
+"""Bounds come from the nights before, and unusual figures are reported."""
 
 from datetime import date, timedelta
 
@@ -30,7 +30,7 @@ def test_a_night_like_the_others_gives_no_reason():
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "sentence"),
     [
         (night(revenue=900_000), "revenue: EUR 9,000.00, usually"),
         (night(revenue=9_000), "revenue: EUR 90.00, usually"),
@@ -39,9 +39,9 @@ def test_a_night_like_the_others_gives_no_reason():
         (night(carl=9_000), "new owner carl: 10.1% of what owners earn in EUR"),
     ],
 )
-def test_what_is_out_of_bounds_is_said_in_a_sentence(odd, said):
+def test_what_is_out_of_bounds_is_said_in_a_sentence(odd, sentence):
     reasons = unusual(odd, PAST, BOUNDS)
-    assert any(said in reason for reason in reasons), reasons
+    assert any(sentence in reason for reason in reasons), reasons
 
 
 def test_a_small_newcomer_is_usual_and_who_is_gone_is_not():
@@ -72,14 +72,14 @@ def test_figures_are_of_whom_amounts_are_for():
         Account("receivable", "", "EUR"): 1000, Account("developer", "", "EUR"): -300, Account("escrow", "x", "EUR"): -100,
         Account("escrow", "y", "EUR"): -50, Account("payable", "ann", "EUR"): -550,
     }  # fmt: skip
-    found = figures(DAY, amounts)
-    assert found == Figures(DAY, {"EUR": 1000}, {"EUR": 150}, {("ann", "EUR"): 550})
-    assert found.shares() == {("ann", "EUR"): 1.0}
+    result = figures(DAY, amounts)
+    assert result == Figures(DAY, {"EUR": 1000}, {"EUR": 150}, {("ann", "EUR"): 550})
+    assert result.shares() == {("ann", "EUR"): 1.0}
 
 
 def test_changes_list_the_largest_first():
-    found = changes(night(ann=30_000, bob=52_000), night(ann=31_000, bob=50_000))
-    assert found == [("bob", "EUR", 50_000, 52_000), ("ann", "EUR", 31_000, 30_000)]
+    result = changes(night(ann=30_000, bob=52_000), night(ann=31_000, bob=50_000))
+    assert result == [("bob", "EUR", 50_000, 52_000), ("ann", "EUR", 31_000, 30_000)]
 
 
 shares = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1)
@@ -90,8 +90,8 @@ def test_drift_is_a_distance_between_0_and_1(now, before):
     def of(amounts):
         return Figures(DAY, {"EUR": 1}, {}, {(owner, "EUR"): amount for owner, amount in amounts.items()})
 
-    found = drift(of(now), [of(each) for each in before])
-    assert -1e-9 <= found <= 1 + 1e-9
+    result = drift(of(now), [of(each) for each in before])
+    assert -1e-9 <= result <= 1 + 1e-9
     assert drift(of(now), [of(now)] * 3) == pytest.approx(0)
     assert drift(of({"a": 1}), [of({"b": 1})]) == pytest.approx(1)
     assert drift(of(now), []) is None, "nothing to compare"

@@ -2,7 +2,7 @@ import pytest
 
 from provenance.core.errors import InputError
 from provenance.settlement.bank.documents import known
-from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
+from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, BankAnswer, Outcome, read_answers
 
 REPORTS, STATEMENTS = known("pain.002"), known("camt.053")
 AT = "2026-12-03T18:00:00"
@@ -19,19 +19,19 @@ def reasons(code="", *more, tag="Cd"):
 
 
 def answered(name="p1", status="RJCT", amount="", reason=""):
-    told = f'<OrgnlTxRef><Amt><InstdAmt Ccy="EUR">{amount}</InstdAmt></Amt></OrgnlTxRef>' if amount else ""
+    xml = f'<OrgnlTxRef><Amt><InstdAmt Ccy="EUR">{amount}</InstdAmt></Amt></OrgnlTxRef>' if amount else ""
     named = f"<OrgnlEndToEndId>{name}</OrgnlEndToEndId>" if name else ""
-    return f"<TxInfAndSts>{named}{f'<TxSts>{status}</TxSts>' if status else ''}{reason}{told}</TxInfAndSts>"
+    return f"<TxInfAndSts>{named}{f'<TxSts>{status}</TxSts>' if status else ''}{reason}{xml}</TxInfAndSts>"
 
 
 def part(*transactions, name="m1-EUR", status="", reason=""):
-    told = f"<PmtInfSts>{status}</PmtInfSts>" if status else ""
-    return f"<OrgnlPmtInfAndSts><OrgnlPmtInfId>{name}</OrgnlPmtInfId>{told}{reason}{''.join(transactions)}</OrgnlPmtInfAndSts>"
+    xml = f"<PmtInfSts>{status}</PmtInfSts>" if status else ""
+    return f"<OrgnlPmtInfAndSts><OrgnlPmtInfId>{name}</OrgnlPmtInfId>{xml}{reason}{''.join(transactions)}</OrgnlPmtInfAndSts>"
 
 
 def report(*parts, status="", reason="", kind="pain.002.001.03"):
-    told = f"<GrpSts>{status}</GrpSts>" if status else ""
-    whole = f"<OrgnlMsgId>m1</OrgnlMsgId><OrgnlMsgNmId>pain.001</OrgnlMsgNmId>{told}{reason}"
+    xml = f"<GrpSts>{status}</GrpSts>" if status else ""
+    whole = f"<OrgnlMsgId>m1</OrgnlMsgId><OrgnlMsgNmId>pain.001</OrgnlMsgNmId>{xml}{reason}"
     head = f"<GrpHdr><MsgId>r1</MsgId><CreDtTm>{AT}</CreDtTm></GrpHdr>"
     inside = f"{head}<OrgnlGrpInfAndSts>{whole}</OrgnlGrpInfAndSts>{''.join(parts)}"
     return read_answers(document(kind, "CstmrPmtStsRpt", inside), "status.xml")
@@ -43,8 +43,8 @@ def amount(value, currency="EUR"):
 
 def booked(name="p1", value="", *, mark="", details="", code="", returned="", more="", currency="EUR"):
     refs = f"<Refs><EndToEndId>{name}</EndToEndId></Refs>" if name else ""
-    told = (amount(value, currency) if value else "") + (f"<CdtDbtInd>{mark}</CdtDbtInd>" if mark else "")
-    return f"<TxDtls>{refs}{told}{details}{code}{returned}{more}</TxDtls>"
+    xml = (amount(value, currency) if value else "") + (f"<CdtDbtInd>{mark}</CdtDbtInd>" if mark else "")
+    return f"<TxDtls>{refs}{xml}{details}{code}{returned}{more}</TxDtls>"
 
 
 def coded(family="ICDT", part_of="ESCT"):
@@ -83,9 +83,9 @@ def test_versions_are_those_that_there_are_schemas_for():
 @pytest.mark.parametrize("kind", REPORTS)
 def test_a_report_says_what_became_of_each_payment(kind):
     reason = reasons("AC04", "account  closed", "since May")
-    found = report(part(answered("p1", "RJCT", "12.5", reason), answered("p2", "ACSC"), answered("NOTPROVIDED")), kind=kind)
+    answer = report(part(answered("p1", "RJCT", "12.5", reason), answered("p2", "ACSC"), answered("NOTPROVIDED")), kind=kind)
     rejected = Outcome("p1", REJECTED, 1250, "EUR", "AC04 account closed since May")
-    assert found == Answers(kind, "r1", "m1", (rejected, Outcome("p2", PAID)), others=1)
+    assert answer == BankAnswer(kind, "r1", "m1", (rejected, Outcome("p2", PAID)), others=1)
 
 
 STATUSES = {"RJCT": REJECTED, "ACSC": PAID} | dict.fromkeys(("ACTC", "ACCP", "ACSP", "ACWC", "PDNG"), PENDING)
@@ -95,28 +95,28 @@ NEWER = {"CANC": REJECTED, "ACCC": PAID, "RCVD": PENDING, "PATC": PENDING}
 @pytest.mark.parametrize(("status", "outcome"), [*STATUSES.items(), *NEWER.items()])
 def test_every_status_of_a_payment_is_understood(status, outcome):
     kind = "pain.002.001.03" if status in STATUSES else "pain.002.001.14"
-    (found,) = report(part(answered("p1", status)), kind=kind).outcomes
-    assert found.status == outcome
+    (answer,) = report(part(answered("p1", status)), kind=kind).outcomes
+    assert answer.status == outcome
 
 
 def test_a_payment_without_a_status_has_that_of_what_it_is_part_of():
     assert report(part(answered("p1", "")), status="ACSC").outcomes == (Outcome("p1", PAID),)
     assert report(part(answered("p1", ""))).outcomes == (Outcome("p1", PENDING),)
-    found = report(part(answered("p1", ""), status="RJCT", reason=reasons("AG01")), status="PART")
-    assert found.outcomes == (Outcome("p1", REJECTED, reason="AG01"),)
+    answer = report(part(answered("p1", ""), status="RJCT", reason=reasons("AG01")), status="PART")
+    assert answer.outcomes == (Outcome("p1", REJECTED, reason="AG01"),)
     assert report(part(answered("p1", "")), status="RJCT", reason=reasons("FF01")).outcomes[0].reason == "FF01"
 
 
 def test_a_whole_message_can_be_rejected():
-    found = report(status="RJCT", reason=reasons("DUPL", tag="Prtry") + reasons("", "sent before"))
-    assert found == Answers("pain.002.001.03", "r1", "m1", (), all_rejected=True, reason="DUPL; sent before")
+    answer = report(status="RJCT", reason=reasons("DUPL", tag="Prtry") + reasons("", "sent before"))
+    assert answer == BankAnswer("pain.002.001.03", "r1", "m1", (), all_rejected=True, reason="DUPL; sent before")
     assert not report(status="ACCP").all_rejected
 
 
 def test_a_group_can_be_rejected():
-    found = report(part(status="RJCT", reason=reasons("AC01")), part(answered("p2", "ACSC"), name="m1-JPY"), status="PART")
-    assert (found.rejected_groups, found.reason, found.all_rejected) == (("m1-EUR",), "AC01", False)
-    assert found.outcomes == (Outcome("p2", PAID),)
+    answer = report(part(status="RJCT", reason=reasons("AC01")), part(answered("p2", "ACSC"), name="m1-JPY"), status="PART")
+    assert (answer.rejected_groups, answer.reason, answer.all_rejected) == (("m1-EUR",), "AC01", False)
+    assert answer.outcomes == (Outcome("p2", PAID),)
 
 
 @pytest.mark.parametrize("where", [{"status": "RJCT"}, {}])
@@ -127,8 +127,8 @@ def test_nothing_is_paid_of_what_is_rejected(where):
 
 
 def test_reasons_are_cut():
-    (found,) = report(part(answered(reason=reasons("AC04", "x" * 105, "y" * 105)))).outcomes
-    assert len(found.reason) == 140
+    (answer,) = report(part(answered(reason=reasons("AC04", "x" * 105, "y" * 105)))).outcomes
+    assert len(answer.reason) == 140
 
 
 @pytest.mark.parametrize("kind", STATEMENTS)
@@ -138,9 +138,9 @@ def test_a_statement_says_what_was_paid_and_what_came_back(kind):
     debit, credit = ({} if kind.endswith(".02") else {"mark": mark} for mark in ("DBIT", "CRDT"))
     sent, back = entry(booked("p1", **plain, **debit)), booked("p2", **plain, **credit, returned=RETURN)
     not_yet = [entry(booked(name, **plain, **debit), status=said) for name, said in (("p3", "PDNG"), ("p4", "INFO"))]
-    found = statement(sent, entry(back, mark="CRDT"), *not_yet, kind=kind)
+    answer = statement(sent, entry(back, mark="CRDT"), *not_yet, kind=kind)
     paid, returned = Outcome("p1", PAID, 1250, "EUR"), Outcome("p2", RETURNED, 1250, "EUR", "AC04 account closed")
-    assert found == Answers(kind, "c1", "", (paid, returned, Outcome("p3", PENDING, 1250, "EUR")))
+    assert answer == BankAnswer(kind, "c1", "", (paid, returned, Outcome("p3", PENDING, 1250, "EUR")))
 
 
 @pytest.mark.parametrize(
@@ -154,23 +154,23 @@ def test_a_statement_says_what_was_paid_and_what_came_back(kind):
     ],
 )
 def test_a_return_is_known_by_any_of_its_marks(change, inner, reason):
-    found = statement(entry(booked("p1", **inner), mark="CRDT", **change))
-    assert found.outcomes == (Outcome("p1", RETURNED, 1250, "EUR", reason),)
+    answer = statement(entry(booked("p1", **inner), mark="CRDT", **change))
+    assert answer.outcomes == (Outcome("p1", RETURNED, 1250, "EUR", reason),)
 
 
 def test_what_names_no_payment_is_another_s():
     received = (entry(booked("invoice7"), mark="CRDT"), entry(booked("", returned=RETURN), mark="CRDT"))
     of_a_batch = entry(batch="<Btch><PmtInfId>m1-EUR</PmtInfId></Btch>")
-    found = statement(entry(), entry(booked("")), entry(booked("NOTPROVIDED")), *received, of_a_batch)
-    assert (found.outcomes, found.others) == ((), 6)
+    answer = statement(entry(), entry(booked("")), entry(booked("NOTPROVIDED")), *received, of_a_batch)
+    assert (answer.outcomes, answer.others) == ((), 6)
     assert statement(entry(status="PDNG"), entry(booked("p1"), mark="CRDT", status="PDNG")).others == 0
 
 
 def test_what_was_debited_as_one_is_told_one_by_one():
     three = [booked("p1", "5.00"), booked("NOTPROVIDED", "10.00"), booked("p3", "2.50", mark="CRDT", returned=RETURN)]
-    found = statement(entry(*three))
-    assert found.outcomes == (Outcome("p1", PAID, 500, "EUR"), Outcome("p3", RETURNED, 250, "EUR", "AC04 account closed"))
-    assert found.others == 1
+    answer = statement(entry(*three))
+    assert answer.outcomes == (Outcome("p1", PAID, 500, "EUR"), Outcome("p3", RETURNED, 250, "EUR", "AC04 account closed"))
+    assert answer.others == 1
     batch = "<Btch><NbOfTxs>1</NbOfTxs></Btch>"
     assert statement(entry(booked("p1", "12.50"), batch=batch)).outcomes == (Outcome("p1", PAID, 1250, "EUR"),)
     for entries in (entry(booked("p1", "5.00"), booked("p2", "7.49")), entry(booked("p1", "12.49"), batch=batch)):
@@ -180,8 +180,8 @@ def test_what_was_debited_as_one_is_told_one_by_one():
 
 
 def test_an_amount_that_is_not_told_is_not_made_up():
-    found = statement(entry(booked("p1"), booked("p2", "5.00")))
-    assert found.outcomes == (Outcome("p1", PAID), Outcome("p2", PAID, 500, "EUR"))
+    answer = statement(entry(booked("p1"), booked("p2", "5.00")))
+    assert answer.outcomes == (Outcome("p1", PAID), Outcome("p2", PAID, 500, "EUR"))
 
 
 def test_what_was_ordered_in_another_currency_is_told_in_it():

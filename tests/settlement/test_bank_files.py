@@ -74,7 +74,7 @@ WRONG = [
     (batch(replace(pay(), payment_id="a\n")), "expected an id of 1 to 35 letters and digits"),
     (batch(pay(amount=0)), "payment 0001abcdefghijklmnop: expected an amount above zero, found 0"),
     (batch(pay(amount=-5)), "expected an amount above zero, found -5"),
-    (batch(replace(pay(), currency="USD")), "payment 0001abcdefghijklmnop: expected EUR, that its payee is paid in, found USD"),
+    (batch(replace(pay(), currency="USD")), "payment 0001abcdefghijklmnop: expected EUR, the currency of its payee, found USD"),
     (batch(pay(), pay(2, BOB)), "payment 0002abcdefghijklmnop: expected a payee that is paid by iso20022, found one by paypal"),
     (batch(payer=PAYER.model_copy(update={"iban": ""})), "payer: expected iban, which the method iso20022 needs"),
     (batch(message_id="a" * 32), "expected a message id of 1 to 31"),
@@ -141,8 +141,8 @@ def test_euros_outside_sepa_are_no_sepa_transfers():
 
 
 def test_a_time_is_written_in_utc():
-    there = datetime(2026, 12, 1, 9, 30, tzinfo=UTC).astimezone(timezone(timedelta(hours=9)))
-    assert credit_transfer(batch(created_at=there)) == credit_transfer(batch())
+    tokyo = datetime(2026, 12, 1, 9, 30, tzinfo=UTC).astimezone(timezone(timedelta(hours=9)))
+    assert credit_transfer(batch(created_at=tokyo)) == credit_transfer(batch())
 
 
 def test_what_a_bank_would_not_take_is_an_error():
@@ -219,15 +219,15 @@ drawn = st.tuples(places, st.sampled_from(IBANS), st.sampled_from(sorted(DIGITS)
 @settings(max_examples=50)
 @given(st.lists(drawn, min_size=1, max_size=8), st.randoms(), st.sampled_from(VERSIONS))
 def test_any_batch_is_ordered_as_it_is_whatever_its_order(payments, random, version):
-    made = [
+    payments = [
         pay(number, with_payee(ANN, iban=iban, currency=currency, **place), amount)
         for number, (place, iban, currency, amount) in enumerate(payments)
     ]
-    data = credit_transfer(batch(*made), version)
-    shuffled = random.sample(made, len(made))
+    data = credit_transfer(batch(*payments), version)
+    shuffled = random.sample(payments, len(payments))
     assert credit_transfer(batch(*shuffled), version) == data
-    assert sorted(read_back(data)) == sorted((i.payment_id, i.amount, i.currency, i.payee.iban) for i in made)
-    total = sum(Decimal(i.amount).scaleb(-DIGITS[i.currency]) for i in made)
+    assert sorted(read_back(data)) == sorted((i.payment_id, i.amount, i.currency, i.payee.iban) for i in payments)
+    total = sum(Decimal(i.amount).scaleb(-DIGITS[i.currency]) for i in payments)
     assert Decimal(texts(data, "CstmrCdtTrfInitn/GrpHdr/CtrlSum")[0]) == total
 
 
@@ -257,8 +257,8 @@ def test_a_file_that_says_something_else_is_not_handed_out(old, new, expected):
 
 def test_paypal_takes_one_currency_and_5000_rows_a_file():
     euros = with_payee(BOB, currency="EUR")
-    made = [pay(number, BOB, number + 1) for number in range(5001)]
-    files = payouts(batch(*made[::-1], pay(9999, euros, 5), reference="Royalties, 2026-11"))
+    payments = [pay(number, BOB, number + 1) for number in range(5001)]
+    files = payouts(batch(*payments[::-1], pay(9999, euros, 5), reference="Royalties, 2026-11"))
     assert [data.count(b"\r\n") for data in files] == [1, 5000, 1]
     rows = [list(csv.reader(io.StringIO(data.decode()))) for data in files]
     assert rows[0] == [["bob@example.org", "0.05", "EUR", "9999abcdefghijklmnop", "Royalties, 2026-11", "PAYPAL"]]
@@ -307,9 +307,9 @@ def test_paypals_note_and_ids_are_checked():
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 16])
 def test_a_clearing_file_adds_up_by_nachas_columns(count):
     plain = with_payee(CAT, name="Bob", savings=False, routing="091000019", account="9" * 17)
-    made = [pay(number, CAT if number % 2 else plain, 100 * number) for number in range(1, count + 1)]
-    data = clearing_file(batch(*made[::-1]))
-    assert data == clearing_file(batch(*made))
+    payments = [pay(number, CAT if number % 2 else plain, 100 * number) for number in range(1, count + 1)]
+    data = clearing_file(batch(*payments[::-1]))
+    assert data == clearing_file(batch(*payments))
     lines = data.decode("ascii").split("\n")[:-1]
     assert {len(line) for line in lines} == {94}
     assert len(lines) % 10 == 0

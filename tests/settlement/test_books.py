@@ -1,4 +1,4 @@
-"""Random histories of a ledger against a plain model of the books."""
+"""Compares random histories of a ledger with a plain model of the books."""
 
 import os
 from collections import defaultdict
@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from samples import create_database
 
-from provenance.core.contracts import CREDITS
-from provenance.core.errors import InputError
+from provenance.core.errors import CheckFailed, InputError
+from provenance.core.tables import CREDITS
 from provenance.settlement import books, ledger
 from provenance.settlement.accounts import OWED, Account, imbalances
+from provenance.settlement.approvals import Approval
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED, Outcome
 from provenance.settlement.exports.payouts import payouts
 from provenance.settlement.months import settling
-from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, NO_TAX, PAY, Payee, Terms
-from provenance.settlement.months.settling import Approval
+from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, NO_TAX, PAY, ClosingTerms, Payee
 
 # Of up to 25 steps each; 400 of them, some 10,000 steps, take eight minutes.
 EXAMPLES = int(os.environ.get("BOOKS_EXAMPLES", "15"))
 MONTHS = [date(2026, month, 15) for month in (1, 2, 3, 4, 5)]
 LATER = date(2027, 1, 1)
 TAXES = (0, 150_000_000, 333_333_333, None)
-TERMS = Terms({"EUR": 1000})
+TERMS = ClosingTerms({"EUR": 1000})
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 OWNERS, NAMES, CURRENCIES = ("ann", "bob", "cid"), ("unmatched-x", "unmatched-y"), ("EUR", "JPY")
 PARTS = [("developer", ""), *(("payable", owner) for owner in OWNERS), *(("escrow", name) for name in NAMES)]
@@ -142,9 +142,9 @@ def history(postgres, template):
         @precondition(lambda self: any(a.account == "escrow" for day in self.days.values() for a in day))
         @rule(data=st.data(), owner=st.sampled_from(OWNERS))
         def claim(self, data, owner):
-            there = sorted({a.party_id for day in self.days.values() for a in day if a.account == "escrow"} - {*self.claims})
-            if there:
-                name = data.draw(st.sampled_from(there))
+            escrows = sorted({a.party_id for day in self.days.values() for a in day if a.account == "escrow"} - {*self.claims})
+            if escrows:
+                name = data.draw(st.sampled_from(escrows))
                 self.do(lambda: ledger.claim(self.engine, name, owner, day=LATER, evidence="letter", by="me"))
                 self.claims[name] = owner
 
@@ -184,13 +184,13 @@ def history(postgres, template):
                 assert NO_RATE in {line.outcome for line in seen}
                 assert ledger.newest(self.engine) == before, "nothing is put on hold by a close that fails"
                 return
-            assert made == settling.close(self.engine, period, {}, Terms(), day=LATER, by="somebody"), "closed once"
+            assert made == settling.close(self.engine, period, {}, ClosingTerms(), day=LATER, by="somebody"), "closed once"
             if seen is not None:
-                assert (seen, holds) == (made[1], ledger.standing(self.engine, through=made[0].booking_id).held)
+                assert (seen, holds) == (made[1], ledger.standing(self.engine, through=made[0].booking_id).holds)
             complete = {owner for owner, payee in self.payees.items() if payee.withholding_ppb is not None}
             if period not in self.closed:
                 assert {line.owner_id for line in made[1] if line.outcome == PAY} <= complete
-                held = ledger.standing(self.engine, through=made[0].booking_id).held
+                held = ledger.standing(self.engine, through=made[0].booking_id).holds
                 missing = {(owner, why) for owner, reasons in held.items() for why in reasons if why in (NO_PAYEE, NO_TAX)}
                 assert not {owner for owner, _ in missing} & complete
                 self.holds = {pair for pair in self.holds if pair[1] not in (NO_PAYEE, NO_TAX)} | missing
@@ -200,10 +200,13 @@ def history(postgres, template):
         @rule(data=st.data())
         def pay(self, data):
             period = data.draw(st.sampled_from(sorted(self.closed)))
-            one, other = Approval("Ann", NOON), Approval("ann ", NOON)
+            one, other = Approval("Ann", NOON, granted=True), Approval("ann ", NOON, granted=True)
             with pytest.raises(InputError, match="one person who prepared and another who approves"):
                 settling.pay(self.engine, period, prepared=one, approved=other, day=LATER)
-            other = Approval("Bob", NOON)
+            rejected = Approval("Bob", NOON, granted=False)
+            with pytest.raises(CheckFailed, match="Bob did not approve the payments"):
+                settling.pay(self.engine, period, prepared=one, approved=rejected, day=LATER)
+            other = Approval("Bob", NOON, granted=True)
             _, paid, left_out = self.do(lambda: settling.pay(self.engine, period, prepared=one, approved=other, day=LATER))
             names = {payment.payment_id for payment in settling.payments(self.engine, period)}
             assert names == {payment.payment_id for payment in paid} | {*left_out}
@@ -218,15 +221,15 @@ def history(postgres, template):
             names = data.draw(st.lists(st.sampled_from(sorted(self.gone)), unique=True, min_size=1))
             outcomes = [Outcome(n, status, self.gone[n].paid, self.gone[n].pay_currency, "AC04") for n in names]
             self.answers += 1
-            said = {"day": LATER, "message": "m", "source": f"digest {self.answers}"}
+            arguments = {"day": LATER, "message": "m", "source": f"digest {self.answers}"}
             wrong = Outcome(names[0], status, self.gone[names[0]].paid + 1, self.gone[names[0]].pay_currency)
             before = ledger.newest(self.engine)
             for bad in (wrong, Outcome("nobody", status)):
                 with pytest.raises(InputError, match=f"payment {bad.payment_id}: expected"):
-                    settling.answer(self.engine, [*outcomes[1:], bad], **said)
+                    settling.answer(self.engine, [*outcomes[1:], bad], **arguments)
             assert ledger.newest(self.engine) == before, "nothing of an answer that is wrong is booked"
-            made = self.do(lambda: settling.answer(self.engine, outcomes, **said))
-            assert settling.answer(self.engine, outcomes, **said) == made, "an answer is booked once"
+            made = self.do(lambda: settling.answer(self.engine, outcomes, **arguments))
+            assert settling.answer(self.engine, outcomes, **arguments) == made, "an answer is booked once"
             if status != PAID:
                 for name in names:
                     del self.gone[name]
@@ -265,12 +268,12 @@ def history(postgres, template):
                 owed[line.owner_id, line.currency, "owed"] -= line.net + line.withheld
                 rest[line.owner_id, line.currency, "withheld"] += line.withheld
                 rest[line.owner_id, line.currency, "net"] += line.net
-            found = defaultdict(int)
+            sums = defaultdict(int)
             for account, amount in balances.items():
                 kind = "owed" if account.account in OWED else account.account
                 kind = "net" if kind in ("paid", "exchange") else kind
-                found[account.party_id, account.currency, kind] -= amount
-            assert {k: m for k, m in found.items() if m} == {k: m for k, m in (owed | rest).items() if m}
+                sums[account.party_id, account.currency, kind] -= amount
+            assert {k: m for k, m in sums.items() if m} == {k: m for k, m in (owed | rest).items() if m}
             for account, amount in balances.items():
                 assert account.account != "carried" or amount > 0
 

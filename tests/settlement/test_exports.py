@@ -10,18 +10,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from samples import checked_journal, credited_frame
 
-from provenance.core.contracts import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.core.errors import StoreError
+from provenance.core.published import current_key
+from provenance.core.settings import SettlementSettings
 from provenance.core.store import canonical_json, sha256
+from provenance.core.tables import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
-from provenance.settlement.exports.export import build, current_key, key_file, payout_lines, point_to, write
+from provenance.settlement.exports.export import build, key_file, payout_lines, point_to, write
 from provenance.settlement.exports.keys import replace_key, signing_key, trusted_keys
 from provenance.settlement.exports.payouts import Movements, credits, intervals, payouts
 from provenance.settlement.exports.proofs import public_pem, root, sign
 from provenance.settlement.exports.verification import booked_and_published, check_proof, earlier_revisions, prove_line, verify
 from provenance.settlement.months.periods import PAY, Line, payment_entries
-from tasks.settings import SettlementSettings
 
 DAY = date(2026, 11, 19)
 NOON = datetime(2026, 11, 20, tzinfo=UTC)
@@ -88,9 +89,9 @@ def test_a_later_revision_takes_back_what_was_booked_before():
 
 
 def test_an_interval_of_what_is_earned_is_in_minor_units_and_rounded_outwards():
-    found = intervals(tables()[0], ENDS)
-    assert found.schema == INTERVALS.schema
-    rows = found.select("owner_id", "earned_minor", "low_minor", "high_minor").rows()
+    result = intervals(tables()[0], ENDS)
+    assert result.schema == INTERVALS.schema
+    rows = result.select("owner_id", "earned_minor", "low_minor", "high_minor").rows()
     assert rows == [("ann", 40, 35, 43), ("bob", 20, 20, 20)]
 
 
@@ -118,12 +119,12 @@ def table(sheet, title):
     """A table of a sheet: what stands below a line that begins so, by currency and column."""
     rows = [[cell.value for cell in row] for row in sheet.iter_rows()]
     at = next(number for number, row in enumerate(rows) if str(row[0] or "").startswith(title))
-    found = {}
+    result = {}
     for row in rows[at + 2 :]:
         if not row[0]:
             break
-        found[row[0]] = dict(zip(rows[at + 1][1:], row[1:], strict=True))
-    return found
+        result[row[0]] = dict(zip(rows[at + 1][1:], row[1:], strict=True))
+    return result
 
 
 def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_adds_up_from_the_workbook_alone():
@@ -135,11 +136,11 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
     )  # fmt: skip
     _, credit = tables()
     pay = payouts(DAY, 1, movements=movements, credits=credit, names=NAMES)
-    made = build(
+    exported = build(
         DAY, 1, payouts=pay, intervals=intervals(pay, ENDS), credits=credit, entries=[], totals=totals(AFTER),
         facts={"trial_balance": trial_balance(movements.closing)},
     )  # fmt: skip
-    files = made.files["payouts.xlsx"]
+    files = exported.files["payouts.xlsx"]
     formulas, values = (openpyxl.load_workbook(io.BytesIO(files), data_only=only)["Totals"] for only in (False, True))
     owners, day = table(values, "Owners")["EUR"], table(values, "The day")["EUR"]
     assert (owners["opening_balance_minor"], owners["earned_minor"], owners["closing_balance_minor"]) == (507, 60, 567)
@@ -149,8 +150,8 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
         assert table(formulas, title)["EUR"][name].startswith(f"=SUMIFS(payouts[{name}],payouts[currency],A")
     assert table(formulas, "Owners")["EUR"]["difference"].startswith("=B")
     book = openpyxl.load_workbook(io.BytesIO(files))
-    held = [[cell.value for cell in row] for row in book["Held"].iter_rows()]
-    assert held[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]]
+    held_rows = [[cell.value for cell in row] for row in book["Held"].iter_rows()]
+    assert held_rows[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]]
     assert [cell.value for cell in book["Payouts"][1]][:3] == ["day", "revision", "owner_id"]
 
 
@@ -266,9 +267,9 @@ def test_forged_totals_are_found(store, folder):
     manifest["totals"]["EUR"]["developer_minor"] += 400
     manifest["totals"]["EUR"]["escrowed_minor"] += 500
     store.write(f"{folder}/manifest.json", canonical_json(manifest))
-    found = failing(store, folder, day=AFTER)
-    assert "EUR: the manifest says escrowed_minor 510, credits add up to" in found["credits against totals"][0]
-    assert "EUR: the manifest says revenue_minor 1000, the ledger 100" in found["ledger of the day"]
+    result = failing(store, folder, day=AFTER)
+    assert "EUR: the manifest says escrowed_minor 510, credits add up to" in result["credits against totals"][0]
+    assert "EUR: the manifest says revenue_minor 1000, the ledger 100" in result["ledger of the day"]
 
 
 def test_a_revision_no_longer_in_force_is_checked_too(store, folder):
@@ -281,14 +282,14 @@ def test_a_revision_no_longer_in_force_is_checked_too(store, folder):
 def test_the_chain_is_followed_back_to_the_first_night(store):
     previous = None
     for revision in (1, 2, 3):
-        made = export(revision, previous=previous)
-        write(store, made, KEY)
-        sha = sha256(store.read(f"{made.folder}/manifest.json"))
+        exported = export(revision, previous=previous)
+        write(store, exported, KEY)
+        sha = sha256(store.read(f"{exported.folder}/manifest.json"))
         previous = {"day": str(DAY), "revision": revision, "manifest_sha256": sha}
-    assert failing(store, made.folder) == {}
+    assert failing(store, exported.folder) == {}
     first = f"exports/payouts/day={DAY}/rev=0001/manifest.json"
     store.write(first, store.read(first).replace(b"invented", b"inventeD"))
-    (problem,) = failing(store, made.folder)["chain of manifests"]
+    (problem,) = failing(store, exported.folder)["chain of manifests"]
     assert problem.startswith(f"{first}: SHA-256 is {sha256(store.read(first))}, the chain says ")
 
 
@@ -306,8 +307,8 @@ def test_a_foreign_signature_is_found(store, folder):
 
 
 def test_a_replaced_revision_and_a_booking_without_an_export_are_found(store):
-    made = export(booking_id=1, night="n")
-    write(store, made, KEY)
+    exported = export(booking_id=1, night="n")
+    write(store, exported, KEY)
     first = Booking(1, "night", DAY, NOON, 1, "n")
     assert booked_and_published(store, [first], DAY, 1).passed
     second = replace(first, booking_id=2, revision=2)
@@ -316,9 +317,9 @@ def test_a_replaced_revision_and_a_booking_without_an_export_are_found(store):
     other = replace(first, booking_id=2, day=date(2026, 11, 20))
     assert booked_and_published(store, [first, other], DAY, 1).passed, "a later night may be about to be published"
     forged = export(booking_id=7, night="n")
-    store.remove(f"{made.folder}/manifest.json")
+    store.remove(f"{exported.folder}/manifest.json")
     write(store, forged, FOREIGN)
-    assert set(failing(store, made.folder, keys=[public_pem(KEY)])) == {"signature"}
+    assert set(failing(store, exported.folder, keys=[public_pem(KEY)])) == {"signature"}
     (problem,) = booked_and_published(store, [first], DAY, 1).problems
     assert "rev=0001 is of booking 7" in problem
     write(store, export(2), KEY)
@@ -328,14 +329,14 @@ def test_a_replaced_revision_and_a_booking_without_an_export_are_found(store):
 
 def test_what_a_replaced_key_signed_stays_good(store, tmp_path):
     settings = SettlementSettings(key=str(tmp_path / "signing.pem"), retired=str(tmp_path / "retired"))
-    made = export()
-    write(store, made, signing_key(settings))
+    exported = export()
+    write(store, exported, signing_key(settings))
     assert trusted_keys(settings) == [public_pem(signing_key(settings))]
     retired = replace_key(settings)
     assert len(trusted_keys(settings)) == 2
-    assert failing(store, made.folder, keys=trusted_keys(settings)) == {}
+    assert failing(store, exported.folder, keys=trusted_keys(settings)) == {}
     retired.unlink()
-    assert set(failing(store, made.folder, keys=trusted_keys(settings))) == {"signature"}
+    assert set(failing(store, exported.folder, keys=trusted_keys(settings))) == {"signature"}
 
 
 def test_an_owner_can_check_its_line_alone(store, folder):

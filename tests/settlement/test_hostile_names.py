@@ -1,4 +1,4 @@
-"""Names are strangers': none is a formula, markup, a path, a line of its own or a command to whatever reads it."""
+"""Names come from outside: no reader takes one for a formula, markup, a path, another line or a command."""
 
 import csv
 import io
@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from lxml import etree
 from samples import HOSTILE, HOSTILE_IDS, checked_journal, credited_frame
 
-from provenance.core import contracts
-from provenance.core.contracts import EVIDENCE, EXAMPLES, INTERVALS, NIGHT_SHARES, OUTPUTS, OWNERS, PAYOUTS, RULE_SHARES
+from provenance.core import tables
+from provenance.core.checks import conform
 from provenance.core.errors import CheckFailed, ContractError, InputError, StoreError
 from provenance.core.store import Store, from_csv, to_csv
+from provenance.core.tables import EVIDENCE, EXAMPLES, INTERVALS, NIGHT_SHARES, OUTPUTS, OWNERS, PAYOUTS, RULE_SHARES
 from provenance.core.text import plain, uncelled, visible
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
@@ -29,7 +30,8 @@ from provenance.settlement.exports.payouts import Movements, credits, intervals,
 from provenance.settlement.exports.verification import check_proof, prove_line, verify
 from provenance.settlement.months.closings import closing_table, request
 from provenance.settlement.months.periods import ON_HOLD, PAY, Line
-from provenance.settlement.months.statements import Output, Section, Statement, Work, as_html, as_pdf
+from provenance.settlement.months.statement_documents import as_html, as_pdf
+from provenance.settlement.months.statements import Output, Section, Statement, Work
 from provenance.settlement.months.write_statements import file_name
 
 DAY = date(2026, 11, 19)
@@ -79,12 +81,12 @@ def published(tmp_path_factory):
     moved = {Account("escrow", ESCROWS[0], "EUR"): 1, Account("payable", "ann", "EUR"): -1}
     bookings = [(Booking(1, "night", DAY, NOON, 1, "n"), sorted(after.items()))]
     bookings.append((Booking(2, "claim", DAY, NOON, facts=said), list(moved.items())))
-    made = build(
+    exported = build(
         DAY, 1, payouts=pay, intervals=intervals(pay, shares), credits=credit, entries=bookings, totals=totals(after),
         facts={"notice": "\n".join(HOSTILE), "previous": None, "trial_balance": trial_balance(closing), "booking_id": 1},
     )  # fmt: skip
-    write(store, made, KEY)
-    return store, made, closing
+    write(store, exported, KEY)
+    return store, exported, closing
 
 
 @pytest.mark.parametrize("name", ["payouts.csv", "intervals.csv"])
@@ -106,17 +108,17 @@ def test_no_cell_of_an_export_is_a_formula(published, name):
 
 
 def test_the_export_holds_and_every_owner_finds_its_line(published):
-    store, made, ledger = published
-    checks = verify(store, made.folder, ledger=ledger, standing=Standing(HELD))
+    store, exported, ledger = published
+    checks = verify(store, exported.folder, ledger=ledger, standing=Standing(HELD))
     assert [(check.name, check.problems) for check in checks if not check.passed] == []
-    assert store.read_json(f"{made.folder}/manifest.json")["notice"] == "\n".join(HOSTILE)
-    assert len(payout_lines(made.files["payouts.csv"])) == len(HOSTILE_IDS)
+    assert store.read_json(f"{exported.folder}/manifest.json")["notice"] == "\n".join(HOSTILE)
+    assert len(payout_lines(exported.files["payouts.csv"])) == len(HOSTILE_IDS)
     for owner in HOSTILE_IDS:
-        (proof,) = prove_line(store, made.folder, owner)
+        (proof,) = prove_line(store, exported.folder, owner)
         assert check_proof(json.loads(json.dumps(proof))).passed
         assert uncelled(cells(proof["line"].encode())[0][2]) == owner
     with pytest.raises(StoreError):
-        prove_line(store, made.folder, "'=1+2")
+        prove_line(store, exported.folder, "'=1+2")
 
 
 def test_all_cells_of_text_in_the_workbook_are_text(published):
@@ -135,9 +137,9 @@ def test_all_cells_of_text_in_the_workbook_are_text(published):
 def test_a_name_that_is_too_long_for_a_cell_is_cut_and_not_left_out(published):
     pay = published[1].files["payouts.parquet"]
     frame = pl.read_parquet(pay).with_columns(owner_name=pl.lit("x" * 40_000))
-    made = build(DAY, 1, payouts=frame, intervals=INTERVALS.frame(), credits=pl.DataFrame(), entries=[],
+    exported = build(DAY, 1, payouts=frame, intervals=INTERVALS.frame(), credits=pl.DataFrame(), entries=[],
                  totals={}, facts={"notice": "y" * 40_000})  # fmt: skip
-    book = openpyxl.load_workbook(io.BytesIO(made.files["payouts.xlsx"]))
+    book = openpyxl.load_workbook(io.BytesIO(exported.files["payouts.xlsx"]))
     assert book["Payouts"]["D2"].value == "x" * 32_767
     assert book["Totals"]["A1"].value == "y" * 32_767
 
@@ -157,7 +159,7 @@ def test_bean_check_accepts_the_journal_and_no_two_names_share_an_account(publis
     assert f"Payable:{taken} " not in other.files["journal.beancount"].decode()
 
 
-@pytest.mark.parametrize("contract", [contracts.CLOSING, contracts.PAYMENTS, contracts.ESCROW_AGES, PAYOUTS, INTERVALS])
+@pytest.mark.parametrize("contract", [tables.CLOSING, tables.PAYMENTS, tables.ESCROW_AGES, PAYOUTS, INTERVALS])
 def test_tables_that_a_spreadsheet_opens_have_no_formula_and_come_back(contract):
     texts = [name for name, column in contract.columns.items() if column.dtype == pl.String]
     rows = [dict.fromkeys(texts, name) | {n: -5 for n in contract.columns if n not in texts} for name in HOSTILE]
@@ -211,15 +213,15 @@ def test_a_pdf_shows_names_and_reads_none():
 
 
 def test_every_owner_has_a_folder_of_its_own_also_where_capitals_do_not_count():
-    found = {owner: file_name(owner) for owner in (*HOSTILE_IDS, "x" * 900, "x" * 901, "\u00e9" * 400)}
-    assert len({name.lower() for name in found.values()}) == len(found)
-    for name in found.values():
+    names_of_files = {owner: file_name(owner) for owner in (*HOSTILE_IDS, "x" * 900, "x" * 901, "\u00e9" * 400)}
+    assert len({name.lower() for name in names_of_files.values()}) == len(names_of_files)
+    for name in names_of_files.values():
         assert name.isascii()
         assert not {*'/\\:*?"<>|\x00\n'} & set(name)
         assert len(f"owner={name}") < 255
         assert Path("a", f"owner={name}", "statement.pdf").parts[1] == f"owner={name}"
         assert not name.endswith((".", " "))
-    assert (found["ann"], found["-"]) == ("ann", "-"), "plain ids are plain folders"
+    assert (names_of_files["ann"], names_of_files["-"]) == ("ann", "-"), "plain ids are plain folders"
 
 
 @pytest.mark.parametrize(
@@ -231,9 +233,9 @@ def test_ids_that_are_no_line_of_text_are_refused_where_they_are_delivered(contr
                   for c, said in contract.columns.items() if said.required or c == column}  # fmt: skip
         needed |= {"revenue_minor": 1} if contract is OUTPUTS else {}
         with pytest.raises(ContractError, match=rf"f.parquet: row 0.*column '{column}': expected an? (id|value)") as raised:
-            contracts.conform(contract, pl.DataFrame([needed]), "f.parquet")
+            conform(contract, pl.DataFrame([needed]), "f.parquet")
         assert str(raised.value).isprintable()
-    contracts.conform(OWNERS, pl.DataFrame({"owner_id": HOSTILE_IDS, "name": HOSTILE_IDS}), "f")
+    conform(OWNERS, pl.DataFrame({"owner_id": HOSTILE_IDS, "name": HOSTILE_IDS}), "f")
 
 
 def test_a_request_for_approval_shows_no_name_as_markdown():
@@ -244,9 +246,9 @@ def test_a_request_for_approval_shows_no_name_as_markdown():
         assert len(rows) == len(lines[start : start + 10])
         assert not [row for row in rows if "<script" in row.replace("\\<", "") or "](" in row.replace("\\]\\(", "")]
     assert len(cells(to_csv(closing_table("2026-11", lines, {})))) == len(lines) + 1
-    held = [Line(f"o{number}", "EUR", 10, outcome=ON_HOLD) for number, _ in enumerate(HOSTILE_IDS)]
-    reasons = {line.owner_id: (reason,) for line, reason in zip(held, HOSTILE_IDS, strict=True)}
-    text = request("2026-11", held, {}, holds=reasons, missing=[], digest="0", where="s3://b/closing.csv")
+    held_lines = [Line(f"o{number}", "EUR", 10, outcome=ON_HOLD) for number, _ in enumerate(HOSTILE_IDS)]
+    reasons = {line.owner_id: (reason,) for line, reason in zip(held_lines, HOSTILE_IDS, strict=True)}
+    text = request("2026-11", held_lines, {}, holds=reasons, missing=[], digest="0", where="s3://b/closing.csv")
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 1 + min(10, len(HOSTILE_IDS))
     assert "<script" not in text.replace("\\<", "")
 

@@ -61,9 +61,9 @@ def test_all_that_is_wrong_with_a_payee_is_said_at_once():
         read_details({**ANN, **wrong}, "payees.csv line 2")
     fields = [error.where.removeprefix("payees.csv line 2: ") for error in raised.value.errors]
     assert sorted(fields) == ["account", "country", "currency", "iban", "name", "routing", "tax_id"]
-    said = "\n".join(map(str, raised.value.errors))
-    assert "String" not in said
-    assert not [value for name, value in wrong.items() if value and value in said and name != "method"]
+    messages = "\n".join(map(str, raised.value.errors))
+    assert "String" not in messages
+    assert not [value for name, value in wrong.items() if value and value in messages and name != "method"]
 
 
 def test_a_sealed_record_opens_with_its_key_in_its_own_place_alone():

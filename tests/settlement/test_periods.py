@@ -9,7 +9,7 @@ from provenance.core.errors import InputError
 from provenance.core.money import PPB
 from provenance.settlement.accounts import OWED, Account
 from provenance.settlement.months import periods
-from provenance.settlement.months.periods import Line, Payee, Terms, close, closing_entries, payment_entries, preview
+from provenance.settlement.months.periods import ClosingTerms, Line, Payee, close, closing_entries, payment_entries, preview
 
 ANN = {"ann": Payee("ann", "EUR")}
 
@@ -19,7 +19,7 @@ def account(name, currency="EUR"):
 
 
 def one(balances, payees=ANN, **terms):
-    (line,) = close({account(name): amount for name, amount in balances.items()}, payees, Terms(**terms))
+    (line,) = close({account(name): amount for name, amount in balances.items()}, payees, ClosingTerms(**terms))
     return line
 
 
@@ -76,11 +76,11 @@ def test_a_preview_is_the_close_but_for_what_waits_for_a_rate():
     payees = {"ann": Payee("ann", "JPY"), "bob": Payee("bob", "EUR")}
     balances = {account("payable"): -199, account("payable", "JPY"): -7, account("carried", "USD"): 3}
     balances |= {Account("payable", "bob", "EUR"): -5, Account("held", "bob", "USD"): -6}
-    found = preview(balances, payees, Terms())
+    lines = preview(balances, payees, ClosingTerms())
     waits = Line("ann", "EUR", 199, pay_currency="JPY", outcome=periods.NO_RATE)
-    assert [line for line in found if line.outcome == periods.NO_RATE] == [waits]
+    assert [line for line in lines if line.outcome == periods.NO_RATE] == [waits]
     del balances[account("payable")]
-    assert [line for line in found if line.outcome != periods.NO_RATE] == close(balances, payees, Terms())
+    assert [line for line in lines if line.outcome != periods.NO_RATE] == close(balances, payees, ClosingTerms())
 
 
 accounts = st.tuples(*map(st.sampled_from, (["payable", "carried", "advance", "recouped"], ["ann", "bob"], ["EUR", "JPY"])))
@@ -93,7 +93,7 @@ def test_a_close_balances_loses_nothing_and_pays_no_more_than_is_owed(books, tax
     balances = {Account(*key): abs(amount) * sign[key[0]] if key[0] in sign else amount for key, amount in books.items()}
     payees = {owner: Payee(owner, currency, tax) for owner in ("ann", "bob")}
     rates = {("EUR", "JPY"): Decimal("163.37"), ("JPY", "EUR"): Decimal("0.00612")}
-    lines = close(balances, payees, Terms({"EUR": minimum, "JPY": minimum}, rates))
+    lines = close(balances, payees, ClosingTerms({"EUR": minimum, "JPY": minimum}, rates))
     after = defaultdict(int, balances)
     for entries in (closing_entries(lines), payment_entries(lines)):
         sums = defaultdict(int)
@@ -106,7 +106,7 @@ def test_a_close_balances_loses_nothing_and_pays_no_more_than_is_owed(books, tax
         assert owed == line.left
         assert after[Account("carried", line.owner_id, line.currency)] >= 0
         mine = [Account(name, line.owner_id, line.currency) for name in ("advance", "recouped")]
-        before, now = (sum(there.get(name, 0) for name in mine) for there in (balances, after))
+        before, now = (sum(amounts_of.get(name, 0) for name in mine) for amounts_of in (balances, after))
         assert now >= min(0, before), "no more is recouped than was advanced"
         if line.outcome == periods.PAY:
             assert owed == 0

@@ -7,18 +7,8 @@ import pytest
 from lxml import etree
 
 from provenance.core.errors import InputError
-from provenance.settlement.months import statements
-from provenance.settlement.months.statements import (
-    Earning,
-    Movement,
-    Output,
-    PaymentLine,
-    Section,
-    Statement,
-    Work,
-    as_html,
-    as_pdf,
-)
+from provenance.settlement.months.statement_documents import as_html, as_pdf, figure
+from provenance.settlement.months.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, check
 
 AT = datetime(2026, 11, 21, 3, 30, tzinfo=UTC)
 DIGEST = "0f" * 32
@@ -61,9 +51,9 @@ def section(currency="EUR"):
 
 def statement(*sections, **changes):
     owner = {"owner_id": "ann", "owner_name": "Ann Author", "identifiers": {"ISNI": "0000 0001 2103 2683"}}
-    said = {"contact": "royalties@example.org", "notice": "The revenue is invented.", "payments": PAYMENTS}
-    made = {"period": "2026-11", "through": 45, "made_on": date(2026, 12, 2), "sections": sections or (section(),)}
-    return Statement(**(owner | said | made | changes))
+    texts = {"contact": "royalties@example.org", "notice": "The revenue is invented.", "payments": PAYMENTS}
+    facts = {"period": "2026-11", "through": 45, "made_on": date(2026, 12, 2), "sections": sections or (section(),)}
+    return Statement(**(owner | texts | facts | changes))
 
 
 EMPTY = statement(sections=(), payments=(), notice="", identifiers={})
@@ -80,13 +70,13 @@ def page(of):
     return root
 
 
-def said(element):
+def text_of(element):
     return " ".join("".join(element.itertext()).split())
 
 
-def table(root, known):
-    (found,) = root.xpath(f"//table[@id='{known}']")
-    return [[said(cell) for cell in row] for row in found.iter("tr")]
+def table(root, table_id):
+    (element,) = root.xpath(f"//table[@id='{table_id}']")
+    return [[text_of(cell) for cell in row] for row in element.iter("tr")]
 
 
 def pdf_text(pdf):
@@ -122,15 +112,15 @@ def _unescape(part):
 
 def test_the_first_numbers_are_what_is_owed_earned_and_paid():
     root = page(statement())
-    found = {item.get("class"): said(item) for item in root.iter("li") if item.get("class")}
+    found = {item.get("class"): text_of(item) for item in root.iter("li") if item.get("class")}
     assert found == {
         "owed": "Owed to you nowEUR 1,150.46EUR 3.21 of this is held.",
         "earned": "Earned in November 2026EUR 1,241.56",
         "paid": "Paid in November 2026EUR 400.00",
     }
-    assert said(root.find("body//h1")) == "Statement for November 2026"
+    assert text_of(root.find("body//h1")) == "Statement for November 2026"
     summary = "In November 2026 you earned EUR 1,241.56: 20 outputs of the model rest on 3 works of yours."
-    assert summary in said(root.find("body"))
+    assert summary in text_of(root.find("body"))
 
 
 def test_tables_say_what_the_statement_does():
@@ -139,7 +129,7 @@ def test_tables_say_what_the_statement_does():
         ["Owed to you before", "EUR 500.00"],
         ["Earned in November 2026", "EUR 1,241.56"],
         ["Adjustments: corrections of earlier nights, and works found to be yours", "EUR -2.00"],
-        ["Set off against advances that you have had", "EUR -100.00"],
+        ["Set off against your advances", "EUR -100.00"],
         ["Tax withheld", "EUR -89.10"],
         ["Paid to you", "EUR -400.00"],
         ["Owed to you now", "EUR 1,150.46"],
@@ -159,7 +149,7 @@ def test_tables_say_what_the_statement_does():
         ["not yet", "waits for approval", "", "EUR 1,147.25"],
     ]
     assert [row[1:] for row in table(root, "manifests")[1:]] == [["2", DIGEST], ["1", "1" * 64]]
-    assert "Shown are the outputs that brought most: 2 of 20." in said(root)
+    assert "The table shows the outputs that earned most: 2 of 20." in text_of(root)
 
 
 def test_small_amounts_have_the_digits_that_they_need():
@@ -191,7 +181,7 @@ def test_the_page_stands_alone():
     assert len(ids) == len(set(ids))
     assert root.get("lang") == "en"
     for found in root.iter("table"):
-        assert said(found.find("caption"))
+        assert text_of(found.find("caption"))
         assert {cell.get("scope") for cell in found.iter("th")} == {"col", "row"}
     (drawn,) = root.iter("{http://www.w3.org/2000/svg}svg")
     assert drawn.get("role") == "img"
@@ -210,7 +200,7 @@ def test_what_others_supplied_is_text_and_never_markup():
         payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),),
     )  # fmt: skip
     root = page(of)
-    assert said(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
+    assert text_of(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
     for name, column in (("by-work-eur", 0), ("by-output-eur", 1), ("entries-of-eur", 3)):
         assert table(root, name)[1][column] == SHOWN
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", as_html(of).decode())
@@ -222,15 +212,15 @@ def test_scripts_of_other_languages_and_invisible_characters():
     persian, shown = "\u0646\u0627\u0645\u200c\u0647\u0627", "A\u200b\ufeffnn\u2028\ud800 \uffff\u202d B"
     assert table(page(statement(replace(section(), works=(Work(persian, "", 1, 1),)))), "by-work-eur")[1][0] == persian
     root = page(statement(owner_name=shown))
-    assert said(root.find("head/title")) == "Statement for November 2026: Ann B"
+    assert text_of(root.find("head/title")) == "Statement for November 2026: Ann B"
     assert as_pdf(statement(owner_name="\u6751\u4e0a \u6625\u6a39 \u0645\u062d\u0645\u062f")).startswith(b"%PDF-")
-    assert said(page(statement(owner_name="\u202e\n")).find("head/title")) == "Statement for November 2026: ann"
+    assert text_of(page(statement(owner_name="\u202e\n")).find("head/title")) == "Statement for November 2026: ann"
 
 
 def test_the_same_statement_is_the_same_bytes():
     assert as_html(statement()) == as_html(statement())
     assert as_pdf(statement()) == as_pdf(statement())
-    assert statements.figure(section()) == statements.figure(section())
+    assert figure(section()) == figure(section())
     assert as_pdf(statement()) != as_pdf(statement(made_on=date(2026, 12, 3)))
 
 
@@ -251,16 +241,16 @@ def test_the_pdf_says_the_same():
 
 def test_a_statement_without_earnings_says_so():
     root = page(EMPTY)
-    assert "You earned nothing in November 2026, and nothing is owed to you." in said(root)
+    assert "You earned nothing in November 2026, and nothing is owed to you." in text_of(root)
     assert not list(root.iter("table"))
     assert "You earned nothing in November 2026" in pdf_text(as_pdf(EMPTY))
     idle = statement(Section("EUR", opening=5_00, closing=5_00, history=(("2026-10", 5_00), ("2026-11", 0))), payments=())
     root = page(idle)
-    assert "no output that was paid for in EUR was found to rest on your works" in said(root)
-    assert "There are no earnings in November 2026." in said(root)
+    assert "no output paid in EUR was found to rest on your works" in text_of(root)
+    assert "There are no earnings in November 2026." in text_of(root)
     assert as_pdf(idle).startswith(b"%PDF-")
     below = statement(Section("EUR", closing=-1_00, adjusted=-1_00, movements=(Movement(1, AT.date(), AT, "x", -1_00),)))
-    assert "EUR -1.00Below zero: a correction is set off against what you earn next." in said(page(below))
+    assert "EUR -1.00Below zero: a correction is set off against your next earnings." in text_of(page(below))
 
 
 def test_one_sentence_says_how_far_shares_can_be_trusted():
@@ -270,7 +260,7 @@ def test_one_sentence_says_how_far_shares_can_be_trusted():
     )
     trusted = statement(trust=trust)
     (chapter,) = page(trusted).xpath("//section[@aria-labelledby='how']")
-    assert [said(paragraph) for paragraph in chapter.iter("p")][1:] == [trust]
+    assert [text_of(paragraph) for paragraph in chapter.iter("p")][1:] == [trust]
     assert "".join(trust.split()) in "".join(pdf_text(as_pdf(trusted)).split())
     (chapter,) = page(statement()).xpath("//section[@aria-labelledby='how']")
     assert len(list(chapter.iter("p"))) == 1, "nothing was divided, so there is nothing to trust"
@@ -278,7 +268,7 @@ def test_one_sentence_says_how_far_shares_can_be_trusted():
 
 def test_two_currencies_are_two_accounts():
     root = page(statement(section(), section("JPY")))
-    assert [said(title) for title in root.xpath("//h2[@class='account']")] == ["Euro", "Yen"]
+    assert [text_of(title) for title in root.xpath("//h2[@class='account']")] == ["Euro", "Yen"]
     assert table(root, "sum-jpy")[-1] == ["Owed to you now", "JPY 115,046"]
     assert table(root, "earned-jpy")[1] == ["2026-11-20", "19", "JPY 123,456", "JPY 100,001", "JPY 150,002"]
     assert len(set(root.xpath("//@id"))) == len(root.xpath("//@id"))
@@ -289,15 +279,15 @@ def test_two_currencies_are_two_accounts():
 
 
 def test_what_is_held_and_why():
-    text = said(page(statement(holds=("disputed by A. Smith",))))
+    text = text_of(page(statement(holds=("disputed by A. Smith",))))
     assert "Held now: EUR 3.21." in text
     assert "disputed by A. Smith" in text
     idle = Section("EUR", history=(("2026-11", 0),))
-    text = said(page(statement(idle, holds=("disputed by A. Smith",))))
-    assert "Your account is on hold: nothing is owed to you now, and what you earn next is held." in text
+    text = text_of(page(statement(idle, holds=("disputed by A. Smith",))))
+    assert "Your account is on hold: nothing is owed to you now, and your next earnings will be held." in text
     assert "disputed by A. Smith" in text
     assert "Held now" not in text
-    assert "Nothing is held." in said(page(statement(replace(section(), held=0))))
+    assert "Nothing is held." in text_of(page(statement(replace(section(), held=0))))
 
 
 @pytest.mark.parametrize("months", [0, 1, 24, 40])
@@ -305,7 +295,7 @@ def test_what_is_held_and_why():
 def test_figures_of_any_length(months, nights):
     history = tuple((f"{2020 + n // 12}-{n % 12 + 1:02d}", n * 100) for n in range(months))
     earnings = tuple(Earning(f"2026-11-{n + 1:02d}", 1, 1, n, *((n, n) if n % 2 else (None, None)), "") for n in range(nights))
-    drawn = statements.figure(Section("EUR", history=history, earnings=earnings)).decode()
+    drawn = figure(Section("EUR", history=history, earnings=earnings)).decode()
     assert ("Earned by month" in drawn) == bool(months)
     assert ("Earned by night" in drawn) == bool(nights)
     assert not months or history[-1][0] in drawn
@@ -324,21 +314,24 @@ def test_figures_of_any_length(months, nights):
         ({"outputs_in_all": 1}, "2 outputs of 1"),
         ({"works": WORKS[::-1]}, "works are not largest first"),
         ({"movements": (Movement(46, AT.date(), AT, "", 650_46),)}, "there are entries after booking 45"),
-        ({"movements": (Movement(1, AT.date(), AT.replace(tzinfo=None), "", 650_46),)}, "it has no time zone"),
+        (
+            {"movements": (Movement(1, AT.date(), AT.replace(tzinfo=None), "", 650_46),)},
+            "the time of an entry has no time zone",
+        ),
         ({"earnings": (Earning("2026-11-20", 1, 1, 1241_56, 1, None, ""),)}, "a night has half an interval"),
     ],
 )
 def test_what_does_not_add_up_is_not_rendered(changes, found):
     wrong = statement(replace(section(), **changes))
-    for form in (statements.check, as_html, as_pdf):
+    for form in (check, as_html, as_pdf):
         with pytest.raises(AssertionError, match=re.escape(found)):
             form(wrong)
 
 
 def test_a_currency_has_one_section():
-    statements.check(statement())
+    check(statement())
     with pytest.raises(AssertionError, match="a currency has two sections: EUR, EUR"):
-        statements.check(statement(section(), section()))
+        check(statement(section(), section()))
 
 
 @pytest.mark.parametrize("period", ["2026-13", "2026", "2026-1", "November"])

@@ -1,4 +1,4 @@
-"""What is said of how far shares can be trusted is what the manifests say, in plain words."""
+"""The words on the trust in shares agree with the manifests."""
 
 from provenance.settlement.exports.trust import in_words
 
@@ -7,9 +7,9 @@ SCORES = {"estimate": 0.86, "influence": 0.4, "size": 0.1}
 
 def measured(rule="faithful", models=24, *, scores=SCORES, failed=(), **paid_by):
     lds = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name, value in scores.items()}
-    held = {"left_out": 0.9} if scores else {}
+    intervals = {"left_out": 0.9} if scores else {}
     return {
-        "rule": rule, "paid_by": paid_by or {rule: 1.0}, "models": models, "lds": lds, "intervals_hold": held,
+        "rule": rule, "paid_by": paid_by or {rule: 1.0}, "models": models, "lds": lds, "intervals_hold": intervals,
         "failed": list(failed),
     }  # fmt: skip
 

@@ -1,15 +1,24 @@
 import os
 import signal
 import threading
+from contextlib import ExitStack
 
 import pytest
 from distributed import LocalCluster
 
 from provenance.core.errors import ClusterUnavailable, ContractError, SettingsError
-from tasks.cluster import compute, open_cluster
-from tasks.settings import ClusterSettings
+from provenance.core.settings import ClusterSettings
+from provenance.core.where import SerialWorkers
+from tasks.cluster import DaskWorkers, open_cluster
 
 ONE = ClusterSettings(workers=1)
+
+
+CALLED = []
+
+
+def text(shared, item):
+    return f"{shared}{item}"
 
 
 def add(shared, item):
@@ -18,14 +27,35 @@ def add(shared, item):
     return shared + item
 
 
-def test_results_come_in_the_order_of_items():
-    with open_cluster(ClusterSettings(workers=2)) as client:
-        assert list(compute(client, add, 100, list(range(12)), settings=ONE, what="sums")) == list(range(100, 112))
+@pytest.fixture
+def workers_of():
+    """Workers by their settings; their cluster closes at the end of the test."""
+    with ExitStack() as doors:
+        yield lambda settings: DaskWorkers(settings, doors)
 
 
-def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error():
-    with open_cluster(ONE) as client, pytest.raises(ContractError, match="item 13: expected luck"):
-        list(compute(client, add, 0, [1, 13, 2], settings=ONE, what="sums"))
+def test_results_come_in_the_order_of_items(workers_of):
+    workers = workers_of(ClusterSettings(workers=2))
+    assert list(workers.map(add, 100, list(range(12)), what="sums")) == list(range(100, 112))
+    assert workers.reduce(add, 100, list(range(12)), sum, what="sums") == sum(range(100, 112))
+
+
+def test_bad_input_on_a_worker_ends_the_stage_with_its_own_error(workers_of):
+    workers = workers_of(ONE)
+    with pytest.raises(ContractError, match="item 13: expected luck"):
+        list(workers.map(add, 0, [1, 13, 2], what="sums"))
+    with pytest.raises(ContractError, match="item 13: expected luck"):
+        workers.reduce(add, 0, [1, 13, 2], sum, what="sums")
+
+
+def test_a_loop_gives_what_a_cluster_does(workers_of):
+    items = list(range(7))
+    for workers in (workers_of(ONE), SerialWorkers()):
+        assert list(workers.map(add, 1, items, what="sums")) == list(range(1, 8))
+        assert workers.reduce(text, "a", items, "".join, what="words") == "a0a1a2a3a4a5a6"
+        with pytest.raises(ContractError, match="item 13"):
+            list(workers.map(add, 1, [13], what="sums"))
+        workers.everywhere(CALLED.clear)
 
 
 def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
@@ -46,17 +76,17 @@ def cluster():
         yield cluster
 
 
-def test_a_cluster_by_address_is_used(cluster):
+def test_a_cluster_by_address_is_used(cluster, workers_of):
     settings = ClusterSettings(address=cluster.scheduler_address)
     with open_cluster(settings) as client:
         assert client.scheduler.address == cluster.scheduler_address
-        assert list(compute(client, add, 1, [1], settings=settings, what="sums")) == [2]
+    assert list(workers_of(settings).map(add, 1, [1], what="sums")) == [2]
 
 
 def test_a_cluster_that_cannot_give_a_gpu_is_an_error_soon(cluster, monkeypatch):
     monkeypatch.setattr("tasks.cluster.CONNECT", 1)
     settings = ClusterSettings(address=cluster.scheduler_address, device="cuda")
-    with pytest.raises(SettingsError, match=r"a worker with resource GPU=1, found 1 workers, none of them such\. Start one"):
+    with pytest.raises(SettingsError, match=r"a worker with resource GPU=1, found 1 workers without it\. Start one"):
         open_cluster(settings).__enter__()
 
 
@@ -91,9 +121,9 @@ def die(shared, item):
 
 
 @pytest.mark.night
-def test_what_kills_every_worker_is_named():
+def test_what_kills_every_worker_is_named(workers_of):
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ClusterSettings(address=cluster.scheduler_address)
         killed = "poison: part seven killed every worker that tried it"
-        with open_cluster(settings) as client, pytest.raises(RuntimeError, match=killed):
-            list(compute(client, die, None, [7], settings=settings, what="poison", name=lambda _: "part seven"))
+        with pytest.raises(RuntimeError, match=killed):
+            list(workers_of(settings).map(die, None, [7], what="poison", name=lambda _: "part seven"))

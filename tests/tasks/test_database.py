@@ -4,9 +4,9 @@ import pytest
 import sqlalchemy as sa
 from samples import create_database
 
+from provenance.core.settings import DatabaseSettings
 from provenance.settlement import ledger
 from tasks.database import open_ledger, open_register
-from tasks.settings import DatabaseSettings
 
 
 @pytest.fixture

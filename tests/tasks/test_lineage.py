@@ -1,4 +1,4 @@
-"""What tasks tell of what they read and wrote: of a whole night, to a file and to servers of all kinds."""
+"""Lineage events of a whole night, in a file and to several kinds of servers."""
 
 import json
 import socket
@@ -13,21 +13,16 @@ from openlineage.client import facet_v2
 from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
 from samples import corpus_frames, create_database, deliver, enter, settings_of
 from servers import Webhook, listening
-from stages import SMALL, night, run
+from stages import SMALL, STAGES, night, run
 
+from provenance.core.stages import BY_NAME
 from provenance.core.store import Store, sha256
-from tasks.lineage import callbacks
+from tasks import lineage
 from tasks.lineage.events import RightsDatasetFacet
-from tasks.lineage.io import COLUMNS, DATASETS, STAGES
+from tasks.lineage.io import COLUMNS, DATASETS
 from tasks.settings import load
 
-TASK_OF = {
-    "ingest.ingest": "corpus.ingest", "freeze.freeze": "inputs.freeze", "shard.shard": "corpus.shard",
-    "featurise.featurise": "features.featurise", "curvature.fit_curvature": "influence.fit_curvature",
-    "score.score": "influence.score", "likelihoods.likelihoods": "royalty.likelihoods", "estimate.estimate": "royalty.estimate",
-    "share.share": "royalty.share", "book.book": "settlement.book", "publish.publish": "settlement.publish",
-    "reconcile.reconcile": "settlement.reconcile",
-}  # fmt: skip
+TASKS = ("corpus.ingest", *STAGES, "settlement.publish", "settlement.reconcile")
 FACETS = {
     "parent": facet_v2.parent_run.ParentRunFacet,
     "nominalTime": facet_v2.nominal_time_run.NominalTimeRunFacet,
@@ -40,12 +35,12 @@ FACETS = {
     "provenance_rights": RightsDatasetFacet,
 }
 SECRETS = {"OPENLINEAGE_API_KEY": "lineage", "AWS_SECRET_ACCESS_KEY": "s3", "PROVENANCE_PAYEES__KEY": "payees"}
-SECRETS = {name: f"key-of-{whose}" for name, whose in SECRETS.items()}
+SECRETS = {name: f"key-of-{owner}" for name, owner in SECRETS.items()}
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def context(task_id, function=None, arguments=(), result=None, error=None, attempt=1):
-    """What Airflow hands callbacks, as far as ours look at it."""
+    """The part of Airflow's context that our callbacks read."""
     task = SimpleNamespace(owner="operations", op_args=arguments, op_kwargs={}, python_callable=function or (lambda: None))
     ti = SimpleNamespace(
         dag_id="nightly_payouts", task_id=task_id, try_number=attempt, map_index=-1, task=task,
@@ -58,28 +53,28 @@ def context(task_id, function=None, arguments=(), result=None, error=None, attem
     return {"ti": ti, "dag_run": dag_run, **({"exception": error} if error else {})}
 
 
-def telling(stage, *arguments):
-    """A stage as Airflow runs it, which tells of its begin and its end."""
-    task_id = TASK_OF[stage]
+def run_with_events(stage, *arguments):
+    """Run a stage with its callbacks, as Airflow does."""
+    task_id = stage
     takes = {0: lambda: None, 1: lambda day: None} if task_id in {"inputs.freeze", "corpus.ingest"} else {1: lambda night: None}
     if task_id in {"settlement.publish", "settlement.reconcile"}:
         takes = {1: lambda day: None}
-    callbacks.started(context(task_id))
+    lineage.started(context(task_id))
     result = run(stage, *arguments)
-    callbacks.completed(context(task_id, takes[len(arguments)], arguments, result))
+    lineage.completed(context(task_id, takes[len(arguments)], arguments, result))
     return result
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, tiny_model, postgres):
-    """A whole night's events, and the store that they are about."""
+def recorded(tmp_path_factory, tiny_model, postgres):
+    """The events of a whole night, and its store."""
     folder = tmp_path_factory.mktemp("lineage")
     store = Store(f"file://{folder}/store", {})
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, settings_of(store, create_database(postgres), tiny_model, folder, **SMALL) | SECRETS)
         deliver(store, corpus_frames())
-        telling("ingest.ingest")
-        night(telling)
+        run_with_events("corpus.ingest")
+        night(run_with_events)
         database = load().database.url
     lines = [line for path in sorted((folder / "lineage").iterdir()) for line in path.read_text().splitlines()]
     return SimpleNamespace(store=store, lines=lines, events=[json.loads(line) for line in lines], database=database)
@@ -92,28 +87,28 @@ def all_facets(event):
         yield from dataset["facets"].items()
 
 
-def done(told, task_id):
-    """What a task read and wrote, by the end of the name: the dataset's facets."""
-    (event,) = [e for e in told.events if e["eventType"] == "COMPLETE" and e["job"]["name"].endswith(task_id)]
-    root = told.store.url.removeprefix("file://") + "/"
+def facets_of(recorded, task_id):
+    """The facets of the datasets that a task read, and of those that it wrote, by name."""
+    (event,) = [e for e in recorded.events if e["eventType"] == "COMPLETE" and e["job"]["name"].endswith(task_id)]
+    root = recorded.store.url.removeprefix("file://") + "/"
     return [{d["name"].removeprefix(root): d["facets"] for d in event.get(side, [])} for side in ("inputs", "outputs")]
 
 
 def test_every_dataset_of_the_table_is_known_and_every_known_one_used():
-    used = {name for reads, writes in STAGES.values() for name in (*reads, *writes)}
+    used = {name for stage in BY_NAME.values() for name in (*stage.reads, *stage.writes)}
     assert used == set(DATASETS)
 
 
-def test_every_stage_of_a_night_begins_and_ends(told):
-    states = [(event["job"]["name"].split(".", 1)[1], event["eventType"]) for event in told.events]
-    assert states == [(task, state) for task in TASK_OF.values() for state in ("START", "COMPLETE")]
-    assert len({event["run"]["runId"] for event in told.events}) == len(TASK_OF)
-    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in told.events}) == 1
+def test_every_stage_of_a_night_begins_and_ends(recorded):
+    states = [(event["job"]["name"].split(".", 1)[1], event["eventType"]) for event in recorded.events]
+    assert states == [(task, state) for task in TASKS for state in ("START", "COMPLETE")]
+    assert len({event["run"]["runId"] for event in recorded.events}) == len(TASKS)
+    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in recorded.events}) == 1
 
 
-def test_events_are_openlineage_s(told):
-    """The client has no schema to validate by; its classes refuse times, ids and fields that are none."""
-    for event in told.events:
+def test_events_are_openlineage_s(recorded):
+    """The client has no schema to validate with; its classes refuse wrong times, ids and fields."""
+    for event in recorded.events:
         assert set(event) <= {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"}
         run_, job = Run(event["run"]["runId"]), Job(event["job"]["namespace"], event["job"]["name"])
         state, when, producer = RunState(event["eventType"]), event["eventTime"], event["producer"]
@@ -123,26 +118,26 @@ def test_events_are_openlineage_s(told):
             kinds = (facet_v2.ownership_job.OwnershipJobFacet, facet_v2.ownership_dataset.OwnershipDatasetFacet)
             (kind,) = [k for k in (*kinds, *FACETS.values()) if k._get_schema() == facet["_schemaURL"] and (
                 FACETS.get(name, k) is k)]  # fmt: skip
-            given = {field for field in facet if not field.startswith("_")}
+            fields_set = {field for field in facet if not field.startswith("_")}
             fields = {field.name: field for field in attr.fields(kind) if not field.name.startswith("_")}
-            assert given <= set(fields), name
-            assert {name for name, field in fields.items() if field.default is attr.NOTHING} <= given, name
+            assert fields_set <= set(fields), name
+            assert {name for name, field in fields.items() if field.default is attr.NOTHING} <= fields_set, name
 
 
-def test_ids_are_those_of_airflow_s_provider(told):
+def test_ids_are_those_of_airflow_s_provider(recorded):
     """As `build_task_instance_ol_run_id` and `build_dag_run_ol_run_id` of the provider for OpenLineage, 2.20.3, make them.
 
     The provider is not installed, since Airflow would then import it in every task.
     """
-    first = told.events[0]["run"]
+    first = recorded.events[0]["run"]
     assert first["runId"] == "01a1f640-bc00-76b7-82c7-5eacd76c2b20"
     assert first["facets"]["parent"]["run"]["runId"] == "01a1f640-bc00-7bbf-bfc8-91956e4e5e5f"
 
 
-def test_what_a_stage_reads_another_has_written_in_that_version(told):
+def test_what_a_stage_reads_another_has_written_in_that_version(recorded):
     written = {("outputs", "delivered")}
-    root = told.store.url.removeprefix("file://") + "/"
-    for event in told.events:
+    root = recorded.store.url.removeprefix("file://") + "/"
+    for event in recorded.events:
         for dataset in event.get("inputs", []):
             name = dataset["name"].removeprefix(root)
             delivered = name == "outputs" or name.startswith("corpus/") or dataset["namespace"] != "file"
@@ -151,31 +146,31 @@ def test_what_a_stage_reads_another_has_written_in_that_version(told):
             written.add((dataset["name"].removeprefix(root), dataset["facets"].get("version", {}).get("datasetVersion")))
 
 
-def test_versions_are_of_what_lies_there(told):
+def test_versions_are_of_what_lies_there(recorded):
     checked = 0
-    for event in told.events:
+    for event in recorded.events:
         for dataset in event.get("inputs", []) + event.get("outputs", []):
             facets = dataset["facets"]
-            key = facets.get("dataSource", {}).get("uri", "").removeprefix(told.store.url + "/")
+            key = facets.get("dataSource", {}).get("uri", "").removeprefix(recorded.store.url + "/")
             if "." in key.rsplit("/", 1)[-1] and "version" in facets and not key.startswith("frozen/"):
-                assert sha256(told.store.read(key)) == facets["version"]["datasetVersion"]
+                assert sha256(recorded.store.read(key)) == facets["version"]["datasetVersion"]
                 checked += 1
     assert checked > 15
 
 
-def test_a_corpus_says_how_many_owners_and_where_they_are_listed(told):
-    facets = done(told, "corpus.ingest")[1]["frozen/corpus"]
+def test_a_corpus_says_how_many_owners_and_where_they_are_listed(recorded):
+    facets = facets_of(recorded, "corpus.ingest")[1]["frozen/corpus"]
     rights = {k: v for k, v in facets["provenance_rights"].items() if not k.startswith("_")}
     assert rights["owners"] == corpus_frames()["owners"].height
     (listed,) = facets["ownership"]["owners"]
-    assert told.store.read_table(listed["name"].removeprefix(told.store.url + "/")).height == rights["owners"]
+    assert recorded.store.read_table(listed["name"].removeprefix(recorded.store.url + "/")).height == rights["owners"]
     assert rights["known"] == bool(rights["licenceClasses"])
     assert {"work_id", "content"} <= {field["name"] for field in facets["schema"]["fields"]}
 
 
-def test_columns_follow_from_columns_that_were_read(told):
+def test_columns_follow_from_columns_that_were_read(recorded):
     seen = set()
-    for event in told.events:
+    for event in recorded.events:
         read = {dataset["name"] for dataset in event.get("inputs", [])}
         for dataset in event.get("outputs", []):
             for sources in dataset["facets"].get("columnLineage", {}).get("fields", {}).values():
@@ -184,10 +179,10 @@ def test_columns_follow_from_columns_that_were_read(told):
     assert len(seen) == len(COLUMNS)
 
 
-def test_neither_secrets_nor_people_are_told(told):
+def test_events_hold_neither_secrets_nor_names_of_people(recorded):
     people = [name for column in ("owner_id", "name") for name in corpus_frames()["owners"][column]]
-    for line in told.lines:
-        assert not [said for said in (*SECRETS.values(), told.database, *people) if said in line]
+    for line in recorded.lines:
+        assert not [secret for secret in (*SECRETS.values(), recorded.database, *people) if secret in line]
 
 
 @pytest.fixture
@@ -200,14 +195,14 @@ def settings(monkeypatch, tmp_path):
         return tmp_path / "lineage"
 
     yield configure
-    for thread in callbacks._sending:
+    for thread in lineage._sending:
         thread.join(5)
-    callbacks._sending.clear()
+    lineage._sending.clear()
 
 
-def test_of_an_error_only_its_class_is_told(settings):
+def test_an_event_has_only_the_class_of_an_error(settings):
     folder = settings()
-    callbacks.failed(context("royalty.share", error=ValueError("a row of somebody's")))
+    lineage.failed(context("royalty.share", error=ValueError("a row of somebody's")))
     (path,) = folder.iterdir()
     event = json.loads(path.read_text())
     assert event["eventType"] == "FAIL"
@@ -217,15 +212,15 @@ def test_of_an_error_only_its_class_is_told(settings):
 
 def test_neither_folder_nor_server_is_neither_file_nor_import(settings, monkeypatch):
     folder = settings(FOLDER="")
-    monkeypatch.setattr(callbacks, "_event", None)
-    callbacks.started(context("royalty.share"))
+    monkeypatch.setattr(lineage, "_event", None)
+    lineage.started(context("royalty.share"))
     assert not folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_fails_nothing(settings, tmp_path, caplog):
     (tmp_path / "lineage").write_text("a file")
     settings()
-    callbacks.started(context("royalty.share"))
+    lineage.started(context("royalty.share"))
     assert "no event of this task" in caplog.text
 
 
@@ -238,8 +233,8 @@ def server():
 def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server, monkeypatch):
     folder = settings(URL=server.url)
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "key")
-    callbacks.started(context("royalty.share"))
-    callbacks.failed(context("royalty.share", error=ValueError()))
+    lineage.started(context("royalty.share"))
+    lineage.failed(context("royalty.share", error=ValueError()))
     (path,) = folder.iterdir()
     assert server.heard == [json.loads(line) for line in path.read_text().splitlines()]
     assert {(path, headers["Authorization"]) for path, headers in server.asked} == {("/api/v1/lineage", "Bearer key")}
@@ -248,21 +243,21 @@ def test_a_server_gets_what_the_file_gets_in_order_and_the_key(settings, server,
 def test_a_server_that_refuses_fails_nothing(settings, server, caplog):
     server.status = 500
     folder = settings(URL=server.url)
-    callbacks.failed(context("royalty.share", error=ValueError()))
+    lineage.failed(context("royalty.share", error=ValueError()))
     assert "did not take an event" in caplog.text
     assert list(folder.iterdir())
 
 
 def test_a_server_that_is_not_there_fails_nothing(settings, caplog):
     settings(URL="http://127.0.0.1:9")
-    callbacks.started(context("royalty.share"))
-    callbacks.failed(context("royalty.share", error=ValueError()))
+    lineage.started(context("royalty.share"))
+    lineage.failed(context("royalty.share", error=ValueError()))
     assert caplog.text.count("did not take an event") == 2
 
 
 @pytest.mark.parametrize("drips", [False, True])
 def test_a_server_that_hangs_costs_the_end_of_a_task_a_second_and_its_begin_nothing(settings, drips, caplog):
-    """One that sends a header's letter now and then never lets a timeout of the connection come."""
+    """A server that sends single bytes never reaches the timeout of the connection."""
     stop = threading.Event()
 
     def serve(listening):
@@ -282,15 +277,15 @@ def test_a_server_that_hangs_costs_the_end_of_a_task_a_second_and_its_begin_noth
         thread = threading.Thread(target=serve, args=(listening,))
         thread.start()
         folder = settings(URL=f"http://127.0.0.1:{listening.getsockname()[1]}")
-        callbacks._event("START", context("royalty.share"), load())  # what is imported once
+        lineage._event("START", context("royalty.share"), load())  # imports are slow the first time
         began = time.monotonic()
-        callbacks.started(context("royalty.share"))
+        lineage.started(context("royalty.share"))
         started = time.monotonic()
-        callbacks.failed(context("royalty.share", error=ValueError()))
+        lineage.failed(context("royalty.share", error=ValueError()))
         ended = time.monotonic()
         stop.set()
         thread.join()
     assert started - began < 0.5
-    assert ended - started < callbacks.SECONDS + 0.5
+    assert ended - started < lineage.SECONDS + 0.5
     assert ("does not answer" if drips else "lineage:") in caplog.text
     assert len(next(folder.iterdir()).read_text().splitlines()) == 2, "the file has it all the same"

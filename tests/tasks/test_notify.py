@@ -1,4 +1,4 @@
-"""What happened is told by mail and webhook, to receivers on this machine."""
+"""Notifications by mail and webhook, to receivers on this machine."""
 
 import email
 import email.policy
@@ -11,8 +11,8 @@ import pytest
 from samples import enter
 from servers import Webhook, listening
 
+from provenance.core.settings import CHECKOUT
 from tasks import notify
-from tasks.settings import CHECKOUT
 
 HOSTILE = "output '{{ 7 * 7 }}{{ conn.smtp_default.password }}<script>alert(1)</script>'\nBcc: everybody@example.org"
 
@@ -25,7 +25,7 @@ def webhook():
 
 @pytest.fixture
 def mailbox():
-    """A server that says yes to everything and keeps what it is told (RFC 5321)."""
+    """A mail server that accepts and keeps every mail (RFC 5321)."""
     heard = []
 
     class Handler(socketserver.StreamRequestHandler):
@@ -49,7 +49,7 @@ def mailbox():
 
 
 @pytest.fixture
-def told(monkeypatch, webhook, mailbox):
+def channels(monkeypatch, webhook, mailbox):
     named = {"MAIL_TO": "olga@example.org, ops@example.org", "WEBHOOK_CONN_ID": "hook", "WEBHOOK_ENDPOINT": "alarms"}
     enter(monkeypatch, {f"PROVENANCE_NOTIFY__{name}": value for name, value in named.items()})
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", webhook.url)
@@ -64,7 +64,7 @@ CONTEXT = {
 }
 
 
-def test_a_failed_run_is_told_by_mail_and_webhook(told, webhook, mailbox):
+def test_a_failed_run_is_reported_by_mail_and_webhook(channels, webhook, mailbox):
     notify.failed()(dict(CONTEXT))
     (body,), ((path, _),) = webhook.heard, webhook.asked
     assert path == "/alarms"
@@ -76,7 +76,7 @@ def test_a_failed_run_is_told_by_mail_and_webhook(told, webhook, mailbox):
     assert mail["subject"] == "nightly_payouts failed: 2026-11-19"
 
 
-def test_what_strangers_wrote_is_neither_a_template_nor_markup_nor_a_header(told, webhook, mailbox):
+def test_what_strangers_wrote_is_neither_a_template_nor_markup_nor_a_header(channels, webhook, mailbox):
     notify.failed()(dict(CONTEXT))
     (body,) = webhook.heard
     assert body["reason"] == " ".join(HOSTILE.split())
@@ -87,25 +87,25 @@ def test_what_strangers_wrote_is_neither_a_template_nor_markup_nor_a_header(told
     assert "<script>" not in text
 
 
-def test_one_channel_that_fails_keeps_no_other_from_telling(told, webhook, mailbox, monkeypatch):
+def test_a_channel_that_fails_does_not_stop_the_others(channels, webhook, mailbox, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps({"conn_type": "smtp", "host": "127.0.0.1", "port": 1}))
     notify.waits()(dict(CONTEXT))
     assert [body["event"] for body in webhook.heard] == ["waits for a person"]
 
 
-def test_a_late_run_is_told_of_but_not_one_of_a_backfill(told, webhook):
+def test_a_late_run_is_reported_but_not_one_of_a_backfill(channels, webhook):
     run = {"dag_id": "nightly_payouts", "dag_run_id": "r1", "run_type": "scheduled"}
     run["data_interval_start"] = "2026-11-19T00:00:00Z"
     context = {"dag_run": run, "deadline": {"id": "x", "deadline_time": "2026-11-20T06:00:00Z"}}
-    notify.tell_late(context)
-    notify.tell_late({**context, "dag_run": {**run, "run_type": "backfill"}})
+    notify.notify_late(context)
+    notify.notify_late({**context, "dag_run": {**run, "run_type": "backfill"}})
     (body,) = webhook.heard
     assert body["event"] == "is late"
     assert body["run_id"] == "r1"
     assert "2026-11-20T06:00:00Z" in body["reason"]
 
 
-def test_where_the_settings_name_nobody_it_is_logged(caplog):
+def test_without_channels_an_event_is_logged(caplog):
     notify.failed()(dict(CONTEXT))
     assert "nightly_payouts failed" in caplog.text
 

@@ -1,7 +1,8 @@
 import pytest
 
 from provenance.core.errors import SettingsError
-from tasks.settings import CHECKOUT, Settings, load
+from provenance.core.settings import CHECKOUT, Settings
+from tasks.settings import load
 
 
 def test_the_default_file_says_what_the_code_defaults_to():

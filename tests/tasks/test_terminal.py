@@ -1,4 +1,4 @@
-"""What strangers named things, as a terminal shows it."""
+"""Names chosen by strangers, as a terminal shows them."""
 
 import io
 import logging
@@ -10,19 +10,17 @@ import pytest
 from rich.progress import Progress
 from samples import HOSTILE
 
+from provenance.core.progress import PROGRESS
 from provenance.settlement.exports.verification import Check
 from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
-from tasks.cli import rights_tables, tables
-from tasks.cluster import PROGRESS
-from tasks.terminal import Terminal
-from tasks.watch import _Bars
+from tasks.cli import accounts, attribution, audit, counterfactuals, nights, optout, payee
+from tasks.terminal import Bars, Terminal, as_text
 
 
 def shown(*renderables, width=4000):
     file = io.StringIO()
-    Terminal(file=file, force_terminal=True, color_system="truecolor", width=width, legacy_windows=False).print(
-        *renderables, sep="\n"
-    )
+    terminal = Terminal(file=file, force_terminal=True, color_system="truecolor", width=width, legacy_windows=False)
+    terminal.print(*as_text(renderables), sep="\n")
     return file.getvalue()
 
 
@@ -57,22 +55,22 @@ def closing(name):
 
 
 SCREENS = {
-    "balance": lambda name: tables.balance_screen(balance(name)),
-    "account": lambda name: tables.balance_screen(account(name)),
-    "closing": lambda name: tables.closing_screen(closing(name)),
-    "payments": lambda name: tables.payments_screen(payments(name)),
-    "diff": lambda name: tables.diff_screen(difference(name)),
-    "checks": lambda name: [tables.checks_screen([Check("c", (name,))])],
-    "royalty": lambda name: tables.royalty_screen(
+    "balance": lambda name: accounts.balance_screen(balance(name)),
+    "account": lambda name: accounts.balance_screen(account(name)),
+    "closing": lambda name: accounts.closing_screen(closing(name)),
+    "payments": lambda name: accounts.payments_screen(payments(name)),
+    "diff": lambda name: nights.diff_screen(difference(name)),
+    "checks": lambda name: [nights.checks_table([Check("c", (name,))])],
+    "royalty": lambda name: attribution.royalty_screen(
         {"outputs": 1, "rule": "srs", "paid_by": "flat", "unsupported": ["too few models"], "counterfactuals": {},
          "mean_share": {name: 1.0}, "owners": 1, "unattributed": 0}, name
     ),
-    "counterfactuals": lambda name: tables.counterfactuals_screen(
+    "counterfactuals": lambda name: counterfactuals.counterfactuals_screen(
         [{"name": "0" * 32, "stratum": "pair", "aside": True, "partition": 1, "works": 1, "examples": 1, "seed": 1}], name
     ),
-    "attacks": lambda name: tables.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
+    "attacks": lambda name: audit.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
     "payees": lambda name: [
-        tables.payees_screen(
+        payee.payees_table(
             [{"owner_id": name, "version": 1, "currency": "EUR", "paid_by": name, "tax_data": True, "changed_at": "x",
               "changed_by": name}]
         )
@@ -80,24 +78,24 @@ SCREENS = {
 }  # fmt: skip
 
 
-def optouts(name):
+def optouts_in_force(name):
     when = {"choice": "held", "effective_on": date(2026, 11, 20), "action": "optout", "state": "in force", "in_corpus": True}
     rows = pl.DataFrame([{"work_id": name, "owner_id": name, "recorded_by": name, "evidence": name, **when}])
-    return rights_tables.optouts_screen(rows)
+    return optout.optouts_screen(rows)
 
 
 def optouts_of_models(name):
     model = {"model_id": name, "model": "0" * 64, "by": "corpus", "nights": 3}
     night = {"day": "2026-11-20", "currency": "EUR", "share_ppb": 12_000_000, "influence_ppb": 3_000_000}
-    said = {"work_id": name, "owner_id": name, "choice": "held", "since": date(2026, 11, 20)}
-    found = [{**said, "models": [model], "nights": [night]}, {**said, "models": [], "nights": []}]
-    return rights_tables.optout_report_screen(found)
+    row = {"work_id": name, "owner_id": name, "choice": "held", "since": date(2026, 11, 20)}
+    reports = [{**row, "models": [model], "nights": [night]}, {**row, "models": [], "nights": []}]
+    return optout.optout_report_screen(reports)
 
 
-SCREENS |= {"opt-outs": optouts, "opt-outs of models": optouts_of_models}
+SCREENS |= {"opt-outs": optouts_in_force, "opt-outs of models": optouts_of_models}
 
 
-@pytest.mark.parametrize("screen", [optouts, optouts_of_models])
+@pytest.mark.parametrize("screen", [optouts_in_force, optouts_of_models])
 def test_an_id_of_an_opt_out_stands_whole_on_a_narrow_terminal(screen):
     name = "a-name-of-forty-letters/httpx/_client.py"
     rows = without_styles(shown(*screen(name), width=80)).splitlines()
@@ -124,7 +122,7 @@ def test_no_name_begins_a_line_of_its_own(screen):
 def test_progress_and_warnings_show_names_as_text():
     file = io.StringIO()
     with Progress(console=Terminal(file=file, width=200)) as progress:
-        bars = _Bars(progress)
+        bars = Bars(progress)
         for name in HOSTILE:
             bars.emit(logging.LogRecord("p", logging.WARNING, "f", 1, "%s", (name,), None))
             bars.emit(logging.LogRecord("p", logging.INFO, "f", 1, PROGRESS, (name, 1, 2), None))
@@ -140,6 +138,6 @@ def test_the_panel_of_an_output_shows_its_id_as_text():
     data = {"output_id": "[/]\x1b[2J", "day": "2026-11-01", "revenue_minor": 1, "currency": "EUR", "content": "\x1b[2J[/]",
             "contract": contract, "fidelity": {"failed": ["[/]\x1b[2J"]}, "trust": "The check failed.", "credits": [credit],
             "notice": "[/]"}  # fmt: skip
-    text = without_styles(shown(*tables._output_tables(data, 10), width=200))
+    text = without_styles(shown(*attribution.output_screen(data, 10), width=200))
     assert "\x1b" not in text
     assert "[/]\\x1b[2J of 2026-11-01" in text

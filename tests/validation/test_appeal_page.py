@@ -1,4 +1,4 @@
-"""The page of a report on an appeal: whatever names strangers have, it is text."""
+"""The page of a report on an appeal: hostile names stay text."""
 
 import re
 
@@ -23,24 +23,18 @@ def currency(name="EUR", verdict="agrees"):
 
 
 def output(name, pool=5, found=SHARE, paid=SHARE):
-    return {
-        "output_id": name,
-        "currency": "EUR",
-        "paid_by": "faithful",
-        "pool_nanominor": pool * NANO,
-        "paid": paid,
-        "found": found,
-    }
+    row = {"output_id": name, "currency": "EUR", "paid_by": "faithful"}
+    return row | {"pool_nanominor": pool * NANO, "paid": paid, "found": found}
 
 
 def report(**changes):
-    said = {
+    values = {
         "owner_id": "ann", "owner_name": "Ann Author", "day": "2026-11-19", "revision": 1, "notice": "",
         "verdict": ["The experiment agrees with what was paid."], "currencies": [currency()], "outputs": [output("one")],
         "experiment": {"pairs": 8, "others": 4, "works": 1, "examples": 12, "shared": 0, "elsewhere": 0},
         "inputs": {"night": "nights/day=2026-11-19/abc", "model_id": "tiny"},
     }  # fmt: skip
-    return said | changes
+    return values | changes
 
 
 def text(page):
@@ -52,7 +46,7 @@ def test_the_same_report_is_the_same_page():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_are_text_and_nothing_else(name):
+def test_names_are_only_text(name):
     outputs = [output(name), *map(output, HOSTILE_IDS)]
     page = as_html(report(owner_id=name, owner_name=name, notice=name, outputs=outputs, inputs={"model_id": name}))
     root = etree.fromstring(page)
@@ -63,7 +57,7 @@ def test_names_are_text_and_nothing_else(name):
     assert " ".join(plain(name).split()) in text(page)
 
 
-def test_outputs_with_the_largest_pools_come_first_and_the_others_are_in_the_json():
+def test_the_page_lists_the_outputs_with_the_largest_pools():
     outputs = [output(f"output-{number:03d}", pool=number + 1) for number in range(LISTED + 20)]
     page = text(as_html(report(outputs=outputs)))
     assert f"Shown are the outputs with the largest pools: {LISTED} of {LISTED + 20}" in page
@@ -71,9 +65,9 @@ def test_outputs_with_the_largest_pools_come_first_and_the_others_are_in_the_jso
     assert "output-019" not in page
 
 
-def test_what_a_reader_has_to_know_is_said():
-    made = {"pairs": 8, "others": 4, "works": 2, "examples": 12, "shared": 1, "elsewhere": 3}
-    page = text(as_html(report(experiment=made, outputs=[output("one"), output("two", found=None)])))
+def test_the_page_states_the_limits_of_the_experiment():
+    experiment = {"pairs": 8, "others": 4, "works": 2, "examples": 12, "shared": 1, "elsewhere": 3}
+    page = text(as_html(report(experiment=experiment, outputs=[output("one"), output("two", found=None)])))
     assert "1 piece of these works belongs in part to others" in page
     assert "3 pieces in which the owner has a smaller part stayed" in page
     assert "1 output did not become more likely by training" in page
@@ -82,15 +76,13 @@ def test_what_a_reader_has_to_know_is_said():
 
 
 def test_shares_of_nothing_are_drawn_too():
-    page = as_html(
-        report(currencies=[currency() | {"paid": NONE, "found": NONE}], outputs=[output("one", found=NONE, paid=NONE)])
-    )
-    places = re.findall(rb'c?x[12]?="(-?[0-9.]+)"', page)
+    zeros = report(currencies=[currency() | {"paid": NONE, "found": NONE}], outputs=[output("one", found=NONE, paid=NONE)])
+    places = re.findall(rb'c?x[12]?="(-?[0-9.]+)"', as_html(zeros))
     assert places
     assert all(0 <= float(place) <= 640 for place in places)
 
 
-def test_one_answer_is_one_sentence():
+def test_equal_results_are_one_sentence():
     assert verdicts([currency("EUR"), currency("USD")], "Ann") == ["The experiment agrees with what was paid."]
     assert verdicts([currency("EUR", "less")], "Ann") == ["Ann was paid less than the experiment shows."]
     assert verdicts([currency("EUR", "more"), currency("USD", "less")], "Ann") == [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from provenance.validation.appeals.effect import AGREES, LESS, MORE, by_couple, design, difference, interval, share, verdict
+from provenance.validation.appeals.pairs import AGREES, LESS, MORE, by_couple, design, difference, interval, share, verdict
 from provenance.validation.coalitions import shapley
 
 OTHERS = [f"owner-{number}" for number in range(6)]
@@ -11,7 +11,7 @@ PLAYERS = ["me", *OTHERS]
 
 
 def game(seed, outputs=3):
-    """What each coalition is worth by its number, `(2^7, outputs)`: work that teaches less the more there is, and surprises."""
+    """The worth of each coalition by its number, `(2^7, outputs)`: diminishing returns of work, plus random effects."""
     random = np.random.default_rng(seed)
     inside = (np.arange(2 ** len(PLAYERS))[:, None] >> np.arange(len(PLAYERS))) & 1
     size = random.uniform(0.5, 2, (len(PLAYERS), outputs))
@@ -19,7 +19,7 @@ def game(seed, outputs=3):
 
 
 def played(worth, pairs, name, noise=0.0, seed=0):
-    """Couples of a game, each training with noise of its own."""
+    """Couples of a game; each training has its own noise."""
     random = np.random.default_rng(seed)
     drawn = design(OTHERS, pairs, name)
     numbers = np.array([sum(2 ** PLAYERS.index(other) for other in pair.others) for pair in drawn])
@@ -27,7 +27,7 @@ def played(worth, pairs, name, noise=0.0, seed=0):
     return by_couple(likelihoods + noise * random.standard_normal(likelihoods.shape))
 
 
-def test_the_same_name_draws_the_same_pairs_and_more_leave_the_first_as_they_are():
+def test_the_same_name_draws_the_same_first_pairs():
     drawn = design(OTHERS, 8, "one")
     assert design(reversed(OTHERS), 8, "one") == drawn
     assert design(OTHERS, 12, "one")[:8] == drawn
@@ -35,20 +35,17 @@ def test_the_same_name_draws_the_same_pairs_and_more_leave_the_first_as_they_are
     assert len({pair.seed for pair in drawn}) == 8
 
 
-def test_pairs_are_antithetic():
-    drawn = design(OTHERS, 40, "one")
+def test_pairs_are_antithetic_and_rates_fill_the_range_evenly():
+    drawn = design(OTHERS, 32, "one")
     for first, second in zip(drawn[::2], drawn[1::2], strict=True):
         assert first.rate + second.rate == 1
-        assert sorted(first.others + second.others) == OTHERS, "everybody is in one of the two"
-
-
-def test_rates_fill_the_range_evenly():
-    rates = sorted(pair.rate for pair in design(OTHERS, 32, "one"))
+        assert sorted(first.others + second.others) == OTHERS, "every owner is in one of the two"
+    rates = [pair.rate for pair in drawn]
     assert np.histogram(rates, bins=16, range=(0, 1))[0].max() <= 3
     assert all(0 <= rate <= 1 for rate in rates)
 
 
-def test_who_is_in_is_as_likely_as_the_rate_says():
+def test_owners_are_included_with_the_probability_of_the_rate():
     others = [f"owner-{number}" for number in range(2000)]
     for pair in design(others, 12, "one"):
         assert len(pair.others) / len(others) == pytest.approx(pair.rate, abs=0.05)
@@ -64,17 +61,17 @@ def test_the_mean_over_pairs_is_the_shapley_value():
 
 
 @pytest.mark.parametrize("pairs", [8, 16])
-def test_intervals_hold_the_truth_about_nine_times_in_ten(pairs):
-    held = []
+def test_intervals_contain_the_truth_about_nine_times_in_ten(pairs):
+    inside = []
     for number in range(400):
         worth = game(number)
         low, _, high = interval(played(worth, pairs, f"draw {number}", noise=1.0, seed=number))
         true = shapley(worth)[0]
-        held += ((low <= true) & (true <= high)).tolist()
-    assert 0.87 <= np.mean(held) <= 0.97, "rates are spread evenly, so a little more often than the interval says"
+        inside += ((low <= true) & (true <= high)).tolist()
+    assert 0.87 <= np.mean(inside) <= 0.97, "rates fill the range evenly, so a little more often than nine times"
 
 
-def test_shares_are_parts_of_what_training_brought_and_pools_weigh_them():
+def test_shares_are_weighted_by_pools():
     parts = np.array([[0.1, 0.5, -0.1], [0.3, 0.5, -0.1], [0.2, 0.5, -0.1]])
     low, value, high = share(parts)
     assert value.tolist() == pytest.approx([0.2, 0.5, 0.0])
@@ -91,9 +88,8 @@ def test_one_couple_has_no_interval():
         interval(np.zeros((1, 2)))
 
 
-def test_the_verdict_is_whether_what_was_paid_lies_in_the_interval():
-    said = [verdict(paid, 10, 20) for paid in (9, 10, 15, 20, 21)]
-    assert said == [LESS, AGREES, AGREES, AGREES, MORE]
+def test_the_verdict_compares_the_paid_share_with_the_interval():
+    assert [verdict(paid, 10, 20) for paid in (9, 10, 15, 20, 21)] == [LESS, AGREES, AGREES, AGREES, MORE]
 
 
 def test_differences_are_whole_minor_units():

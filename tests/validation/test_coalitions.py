@@ -1,4 +1,4 @@
-"""Values over all coalitions against their definitions, and what an audit of royalty rules trains on."""
+"""Values over all coalitions compared with their definitions, and the subsets of an audit of royalty rules."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ def random_game(players, outputs=2):
 
 
 def saturating(players, seed=1):
-    """Each adds to a pool with diminishing returns, and the last adds nothing."""
+    """A game with diminishing returns, in which the last player adds nothing."""
     size = np.random.default_rng(seed).random((players, 3)) ** 3
     size[-1] = 0
     _, inside, _ = coalitions([f"{player:02d}" for player in range(players)])
@@ -46,7 +46,7 @@ def test_banzhaf_values_are_the_mean_over_all_coalitions_of_the_others(players):
     assert np.allclose(banzhaf(worth), expected)
 
 
-def test_shapley_values_sum_to_what_everybody_adds_and_who_adds_nothing_gets_nothing():
+def test_shapley_values_sum_to_the_worth_of_all_and_a_player_that_adds_nothing_gets_nothing():
     worth = saturating(8)
     value = shapley(worth)
     assert np.allclose(value.sum(axis=0), worth[-1] - worth[0])
@@ -60,8 +60,7 @@ def test_a_quadrature_is_exact_for_polynomials():
         assert (weight * at**power).sum() == pytest.approx(1 / (power + 1))
 
 
-def test_slopes_on_the_diagonal_are_those_of_a_game_that_is_a_sum():
-    """Every rate has its own slopes; what comes of them is their integral."""
+def test_slopes_on_the_diagonal_are_the_integral_of_slopes_over_rates():
     owners = [f"o{place % 4}" for place in range(48)]
     member = np.array([[owner == f"o{who}" for owner in owners] for who in range(4)], dtype=float)
     slope = np.array([[1.0, 0.0], [2.0, 0.5], [0.0, -1.0], [-1.0, 0.0]])
@@ -74,7 +73,7 @@ def test_slopes_on_the_diagonal_are_those_of_a_game_that_is_a_sum():
     assert np.allclose(slopes_on_diagonal(seen, rates, weights), slope / 2)
 
 
-def test_around_the_diagonal_everybody_has_about_as_much_in_and_pairs_mirror_one_another():
+def test_parts_around_the_diagonal_are_about_equal_and_pairs_mirror_one_another():
     owners = [f"o{place % 5}" for place in range(100)]
     masks = around_the_diagonal(owners, 0.5, 40, name="x")
     parts = np.stack([masks[:, [owner == f"o{who}" for owner in owners]].mean(axis=1) for who in range(5)], axis=1)
@@ -84,14 +83,14 @@ def test_around_the_diagonal_everybody_has_about_as_much_in_and_pairs_mirror_one
     assert np.array_equal(around_the_diagonal(owners, 0.5, 10, name="x"), masks[:10])
 
 
-def test_coalitions_hold_whole_owners_and_each_comes_once():
+def test_each_coalition_of_whole_owners_comes_once():
     distinct, inside, masks = coalitions(["b", "a", "b"])
     assert distinct == ["a", "b"]
     assert inside.tolist() == [[False, False], [True, False], [False, True], [True, True]]
     assert masks.tolist() == [[False] * 3, [False, True, False], [True, False, True], [True] * 3]
 
 
-def test_an_estimate_is_held_against_the_truth_by_shares_and_by_values():
+def test_an_estimate_is_compared_with_the_truth_by_shares_and_by_values():
     truth = np.array([[3.0, 1.0], [1.0, 0.0], [-2.0, 3.0]])
     assert compare(truth, truth) == pytest.approx({"l1": 0, "spearman": 1, "pearson": 1})
     assert compare(np.ones_like(truth), truth)["spearman"] == 0

@@ -1,10 +1,10 @@
-"""The score on data with known answers."""
+"""The linear datamodelling score on data with known results."""
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from provenance.royalty.estimate import rank_correlations
+from provenance.royalty.fidelity import rank_correlations
 from provenance.validation.lds import linear_datamodelling_score, noise_ceiling
 from provenance.validation.subsets import halves
 
@@ -18,27 +18,23 @@ def losses(noise, seeds=1, subsets=SUBSETS):
     return np.stack([clean + noise * R.standard_normal(clean.shape) for _ in range(seeds)])
 
 
-def test_rank_correlations_are_spearmans():
-    one, two = R.standard_normal((20, 3)), np.round(R.standard_normal((20, 3)), 1)  # with ties
-    expected = [spearmanr(one[:, column], two[:, column]).statistic for column in range(3)]
-    assert np.allclose(rank_correlations(one, two), expected)
-
-
-def test_what_does_not_vary_predicts_nothing():
+def test_rank_correlations_are_spearmans_and_zero_for_constants():
+    x, y = R.standard_normal((20, 3)), np.round(R.standard_normal((20, 3)), 1)  # with ties
+    assert np.allclose(rank_correlations(x, y), [spearmanr(x[:, at], y[:, at]).statistic for at in range(3)])
     assert rank_correlations(np.zeros((9, 2)), R.standard_normal((9, 2))).tolist() == [0, 0]
 
 
 def test_a_true_prediction_scores_one_and_a_false_one_minus_one():
-    assert linear_datamodelling_score(SCORES, SUBSETS, losses(0)[0], resamples=10).value == pytest.approx(1)
-    assert linear_datamodelling_score(-SCORES, SUBSETS, losses(0)[0], resamples=10).value == pytest.approx(-1)
+    assert linear_datamodelling_score(SCORES, SUBSETS, losses(0)[0], resamples=10)["lds"] == pytest.approx(1)
+    assert linear_datamodelling_score(-SCORES, SUBSETS, losses(0)[0], resamples=10)["lds"] == pytest.approx(-1)
 
 
 def test_the_interval_holds_the_value_and_narrows_with_subsets():
     noisy = losses(8.0)[0]
     few = linear_datamodelling_score(SCORES, SUBSETS[:15], noisy[:15])
     many = linear_datamodelling_score(SCORES, SUBSETS, noisy)
-    assert many.low < many.value < many.high
-    assert many.high - many.low < few.high - few.low
+    assert many["low"] < many["lds"] < many["high"]
+    assert many["high"] - many["low"] < few["high"] - few["low"]
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
@@ -46,7 +42,7 @@ def test_a_perfect_prediction_reaches_the_noise_ceiling(seeds):
     subsets = R.random((800, 30)) < 0.5
     noisy = losses(4.0, seeds, subsets)
     agreement, ceiling = noise_ceiling(noisy)
-    reached = linear_datamodelling_score(SCORES, subsets, noisy.mean(axis=0), resamples=0).value
+    reached = linear_datamodelling_score(SCORES, subsets, noisy.mean(axis=0), resamples=0)["lds"]
     assert agreement < reached
     assert reached == pytest.approx(ceiling, abs=0.02)
 
@@ -55,14 +51,12 @@ def test_halves_are_halves_of_units_and_keep_units_whole():
     owners = [f"o{at % 7}" for at in range(50)]
     chosen = halves(owners, 20, name="x")
     for mask in chosen:
-        held = {owner for owner, inside in zip(owners, mask, strict=True) if inside}
-        assert len(held) == 3
-        assert all((owner in held) == inside for owner, inside in zip(owners, mask, strict=True))
-    assert len({mask.tobytes() for mask in chosen}) == 20, "none comes twice"
-    assert np.array_equal(halves(owners, 5, name="x"), chosen[:5]), "more subsets leave the first ones alone"
+        members = {owner for owner, inside in zip(owners, mask, strict=True) if inside}
+        assert len(members) == 3
+        assert all((owner in members) == inside for owner, inside in zip(owners, mask, strict=True))
+    assert len({mask.tobytes() for mask in chosen}) == 20, "all halves differ"
+    assert np.array_equal(halves(owners, 5, name="x"), chosen[:5]), "the first subsets are the same for any count"
     assert not np.array_equal(halves(owners, 5, name="y"), chosen[:5])
-
-
-def test_few_units_have_few_halves():
+    # Few units have few halves.
     assert halves(["a", "b", "c", "d", "a"], 24, name="x").shape == (6, 5)
     assert halves(["a", "b"], 24, name="x").sum(axis=0).tolist() == [1, 1]

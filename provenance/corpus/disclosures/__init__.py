@@ -1,5 +1,5 @@
-"""What a model was trained on, as laws and catalogues ask for it: forms, files for machines, and pages to read.
+"""Disclosures of the training corpus for laws and catalogues: forms, machine-readable files, and pages.
 
-Everything is made from one inventory of the frozen corpus (`inventory.py`) and from what only the provider knows
-(`facts.py`); the same corpus, facts and day give the same bytes.
+They are made from an inventory of the frozen corpus (`inventory.py`) and the provider's facts (`facts.py`); the same corpus,
+facts and day give the same bytes.
 """

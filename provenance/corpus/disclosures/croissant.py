@@ -1,6 +1,6 @@
-"""A description of the corpus as a data set, for catalogues of data sets: Croissant 1.1, with its fields on responsible AI.
+"""Describe the corpus for catalogues of data sets: Croissant 1.1, with its fields on responsible AI.
 
-It is made with, and validated by, MLCommons' own library.
+MLCommons' own library makes and validates the description.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from provenance.corpus.shards import FrozenCorpus, Part
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 PARQUET = "application/x-parquet"  # as the library spells it
-# The library takes seconds for a thousand files, and more than twice as long for twice as many.
+# The library takes seconds for a thousand files, and its time grows faster than their number.
 MOST_FILES = 500
 MOST_LICENCES = 50
 _TYPES = {"text": mlc.DataType.TEXT, "integer": mlc.DataType.INTEGER, "time": mlc.DataType.DATE}
-# Columns of frozen examples: type and meaning. The content is named and not described further: its bytes are anything.
+# Columns of frozen examples: type and meaning. The content is left out: its bytes have no common format.
 FIELDS = {
     "example_id": ("text", "the example"),
     "work_id": ("text", "the work that it is a piece of"),
@@ -40,13 +40,13 @@ FIELDS = {
 
 
 def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
-    """The corpus as JSON-LD, not validated yet.
+    """Describe the corpus as JSON-LD, not validated yet.
 
-    Paths of files are below the store's root or, where the facts say that the data set is public, below its address.
+    Paths of files start at the store's root or, for a public data set, at its address.
     """
     context = mlc.Context(conforms_to=CONFORMS_TO)
-    shown = frozen.shards[:MOST_FILES]
-    parts = {f"examples-{number:05d}": part for number, part in enumerate(shown)}
+    shards = frozen.shards[:MOST_FILES]
+    parts = {f"examples-{number:05d}": part for number, part in enumerate(shards)}
     parts |= {"claims": frozen.claims, "unmatched": frozen.unmatched}
     files = [_file(context, part, facts, name) for name, part in parts.items()]
     examples = mlc.FileSet(
@@ -57,11 +57,11 @@ def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: da
         includes=[part.key for part in frozen.shards],
         encoding_formats=[PARQUET],
     )
-    works, span = inventory.works, counts.collected(inventory.works)
+    works, span = inventory.works, counts.collection_span(inventory.works)
     metadata = mlc.Metadata(
         ctx=context,
         name=facts.data.name,
-        description=_said(inventory, len(shown), len(frozen.shards)),
+        description=_summary(inventory, len(shards), len(frozen.shards)),
         version="1.0.0",
         date_published=datetime.combine(on, time.min),
         license=_licences(inventory),
@@ -79,14 +79,14 @@ def description(frozen: FrozenCorpus, inventory: Inventory, facts: Facts, on: da
         data_use_cases=list(facts.data.uses) or None,
         personal_sensitive_information=_personal(facts),
     )
-    found: dict[str, Any] = json.loads(json.dumps(metadata.to_json(), default=str))
-    return found
+    document: dict[str, Any] = json.loads(json.dumps(metadata.to_json(), default=str))
+    return document
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise CheckFailed unless MLCommons' library reads a description without an error."""
+    """Raise CheckFailed unless MLCommons' library reads the description without errors or warnings."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of rdflib, about how mlcroissant uses it
+        warnings.simplefilter("ignore", DeprecationWarning)  # mlcroissant uses rdflib in a deprecated way
         try:
             read = mlc.Dataset(jsonld=document)
         except (mlc.ValidationError, ValueError) as error:
@@ -130,35 +130,35 @@ def _records(context: mlc.Context) -> mlc.RecordSet:
     )
 
 
-def _said(inventory: Inventory, shown: int, files: int) -> str:
+def _summary(inventory: Inventory, listed_files: int, files: int) -> str:
     sizes = ", ".join(f"{words:,} {counts.UNITS[m]} of {m}" for m, _, _, words in inventory.sizes.iter_rows())
     works = f"{inventory.works.height:,} works, {inventory.works['examples'].sum():,} examples: {sizes}."
     licences = inventory.works["licence"].n_unique()
-    rest = [f"Of {files:,} files with examples the first {shown:,} are listed."] if shown < files else []
-    rest += [f"Of {licences:,} licences the {MOST_LICENCES} most frequent are listed."] if licences > MOST_LICENCES else []
-    return " ".join((f"Training corpus of a generative model, frozen as {inventory.corpus}. {works}", *rest))
+    notes = [f"Of {files:,} files with examples the first {listed_files:,} are listed."] if listed_files < files else []
+    notes += [f"Of {licences:,} licences the {MOST_LICENCES} most frequent are listed."] if licences > MOST_LICENCES else []
+    return " ".join((f"Training corpus of a generative model, frozen as {inventory.corpus}. {works}", *notes))
 
 
 def _licences(inventory: Inventory) -> list[str]:
-    """Addresses of licences where one id is all that there is to say, else expressions; most works first."""
-    known = inventory.works.filter(pl.col("licence").is_not_null()).group_by("licence").len()
-    found = known.sort(pl.col("len"), pl.col("licence"), descending=[True, False]).head(MOST_LICENCES)["licence"]
-    plain = found.str.contains(r"^[A-Za-z0-9.+-]+$") & ~found.str.starts_with("LicenseRef-")
-    listed = [f"https://spdx.org/licenses/{name}" if simple else name for name, simple in zip(found, plain, strict=True)]
-    return listed or ["NOASSERTION"]
+    """Licences by number of works: an address for a single id, else the expression."""
+    counts_of = inventory.works.filter(pl.col("licence").is_not_null()).group_by("licence").len()
+    licences = counts_of.sort(pl.col("len"), pl.col("licence"), descending=[True, False]).head(MOST_LICENCES)["licence"]
+    plain = licences.str.contains(r"^[A-Za-z0-9.+-]+$") & ~licences.str.starts_with("LicenseRef-")
+    texts = [f"https://spdx.org/licenses/{name}" if simple else name for name, simple in zip(licences, plain, strict=True)]
+    return texts or ["NOASSERTION"]
 
 
 def _missing(inventory: Inventory) -> str:
     works = inventory.works
     address, licence, day = (f"{works[name].null_count():,}" for name in ("source_uri", "licence", "last_acquired"))
-    told = f"{address} works have no address, {licence} works have no licence; {day} have no date of collection."
-    return f"Of {works.height:,} works: {told}"
+    counts_text = f"{address} works have no address, {licence} works have no licence; {day} have no date of collection."
+    return f"Of {works.height:,} works: {counts_text}"
 
 
 def _personal(facts: Facts) -> list[str] | None:
-    said: dict[bool | None, str] = {
+    statements: dict[bool | None, str] = {
         True: "It has personal data.",
         False: "It has no personal data, by the word of its provider.",
     }
-    told = (said.get(facts.processing.personal_data), facts.processing.personal_data_measures)
-    return [text for text in told if text] or None
+    texts = (statements.get(facts.processing.personal_data), facts.processing.personal_data_measures)
+    return [text for text in texts if text] or None

@@ -1,4 +1,4 @@
-"""Disclosures of a corpus: made, validated, and only then written."""
+"""Make the disclosures of a corpus, validate them, and only then write them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from provenance.core.contracts import OPTOUTS, SIGNALS
 from provenance.core.errors import InputError
 from provenance.core.store import Store, sha256, to_csv
+from provenance.core.tables import OPTOUTS, SIGNALS
+from provenance.core.where import Where
 from provenance.corpus import records
-from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
+from provenance.corpus.disclosures import croissant, eu, forms, page, spdx, us
+from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.disclosures.inventory import Inventory
-from provenance.corpus.ownership import later_than
-from provenance.corpus.rights.clearance import TRAIN
-from provenance.corpus.rights.registry import registry_in_force
-from provenance.corpus.rights.training_clearance import find_frozen, make_manifest, read_rights
-from provenance.corpus.shards import FrozenCorpus, corpus_in_force
-from tasks.settings import Settings
+from provenance.corpus.rights.clearance import TRAIN, make_manifest, read_rights
+from provenance.corpus.rights.sources.lists import registry_in_force
+from provenance.corpus.shards import FrozenCorpus, corpus_in_force, find_frozen, later_than
 
 IN_FORCE = "in force"
 INDEX = "index.html"
-# Files, and what each is; the index lists them so.
+# Files and their descriptions, in the order of the index.
 FILES = {
     "eu.html": "public summary of training content (EU, AI Act), to read",
     "eu.json": "the same for machines",
@@ -44,38 +43,37 @@ FILES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What is disclosed, and on which day."""
+    """The corpus of a disclosure, with inventory, facts and day."""
 
     frozen: FrozenCorpus
-    taken: Inventory
+    inventory: Inventory
     facts: Facts
     on: date
 
 
 def disclose(
-    settings: Settings, what: str, out: Path, *, on: date, corpus: str = IN_FORCE, facts: Path | None = None
+    where: Where, what: str, out: Path, *, on: date, corpus: str = IN_FORCE, facts: Path | None = None
 ) -> dict[str, Any]:
-    """Write the disclosures of a corpus to a folder; nothing is written unless all of them are valid.
+    """Write the disclosures of a corpus to a folder, if all of them are valid.
 
     Args:
         what: `eu`, `us`, `croissant`, `spdx`, `csv` or `all`.
-        on: the day that they bear; what was recorded later is not looked at.
+        on: their day; later records are ignored.
         corpus: digest of a frozen corpus, or `in force`.
-        facts: a TOML file of what only the provider knows.
+        facts: a TOML file of the provider's facts.
 
     Returns:
-        `corpus, on, files` (SHA-256 by name) and `missing` (by form, what is to be completed by the provider).
+        `corpus, on, files` (SHA-256 by name) and `missing` (by form, the answers that the provider must complete).
 
     Raises:
-        InputError: there is no such corpus, it was not in force yet, or the facts cannot be read.
-        CheckFailed: a document does not hold to its schema or standard.
+        InputError: the corpus does not exist, was not in force yet, or the facts cannot be read.
+        CheckFailed: a document is not valid by its schema or standard.
     """
-    store = settings.store.open()
-    said = read_facts(facts) if facts else Facts()
-    frozen = _corpus(store, corpus)
-    if early := later_than(store, frozen.digest, on):  # a document would not say so
+    provider_facts = read_facts(facts) if facts else Facts()
+    frozen = _corpus(where.store, corpus)
+    if early := later_than(where.store, frozen.digest, on):  # the document would not tell
         raise InputError("--on", expected="a day on which the corpus was in force", found=str(on), hint=early)
-    subject = Subject(frozen, _inventory(settings, frozen, said, on), said, on)
+    subject = Subject(frozen, _inventory(where, frozen, provider_facts, on), provider_facts, on)
     missing: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
     for name in MAKERS if what == "all" else (what,):
@@ -83,8 +81,8 @@ def disclose(
         if f"{name}.schema.json" in files:
             missing[name] = json.loads(files[f"{name}.json"])["missing"]
     if what == "all":
-        files[INDEX] = page.index(
-            [(name, text) for name, text in FILES.items() if name in files], subject.taken, on.isoformat()
+        files[INDEX] = page.index_page(
+            [(name, text) for name, text in FILES.items() if name in files], subject.inventory, on.isoformat()
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -93,38 +91,38 @@ def disclose(
     for name, data in files.items():
         (out / name).write_bytes(data)
     digests = {name: sha256(data) for name, data in sorted(files.items())}
-    return {"corpus": subject.taken.corpus, "on": on.isoformat(), "files": digests, "missing": missing}
+    return {"corpus": subject.inventory.corpus, "on": on.isoformat(), "files": digests, "missing": missing}
 
 
 def _eu(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    document = eu.summary(subject.taken, subject.facts, subject.on)
-    yield from _form(eu.FORM, document, subject.taken)
+    document = eu.summary(subject.inventory, subject.facts, subject.on)
+    yield from _form(eu.FORM, document, subject.inventory)
 
 
 def _us(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    works = to_csv(inventory.listed(subject.taken.copyrighted))
-    document = us.notice(subject.taken, subject.facts, subject.on, works_sha256=sha256(works))
-    yield from _form(us.FORM, document, subject.taken)
+    works = to_csv(counts.works_table(subject.inventory.copyrighted))
+    document = us.notice(subject.inventory, subject.facts, subject.on, works_sha256=sha256(works))
+    yield from _form(us.FORM, document, subject.inventory)
     yield us.WORKS, works
 
 
 def _croissant(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    document = croissant.description(subject.frozen, subject.taken, subject.facts, subject.on)
+    document = croissant.description(subject.frozen, subject.inventory, subject.facts, subject.on)
     croissant.check(document)
     yield "croissant.json", _json(document)
-    yield "croissant.html", page.of_croissant(document, subject.taken, subject.on.isoformat())
+    yield "croissant.html", page.croissant_page(document, subject.inventory, subject.on.isoformat())
 
 
 def _spdx(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    document = spdx.bill(subject.taken, subject.facts, subject.on)
+    document = spdx.bill(subject.inventory, subject.facts, subject.on)
     spdx.check(document)
     yield "spdx.json", _json(document)
-    yield "spdx.html", page.of_spdx(document, subject.taken, subject.on.isoformat())
+    yield "spdx.html", page.spdx_page(document, subject.inventory, subject.on.isoformat())
     yield from _csv(subject)
 
 
 def _csv(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    yield spdx.WORKS, to_csv(inventory.listed(subject.taken.works))
+    yield spdx.WORKS, to_csv(counts.works_table(subject.inventory.works))
 
 
 MAKERS: dict[str, Callable[[Subject], Iterator[tuple[str, bytes]]]] = {
@@ -136,22 +134,22 @@ MAKERS: dict[str, Callable[[Subject], Iterator[tuple[str, bytes]]]] = {
 }
 
 
-def _form(form: forms.Form, document: dict[str, Any], taken: Inventory) -> Iterator[tuple[str, bytes]]:
+def _form(form: forms.Form, document: dict[str, Any], inventory: Inventory) -> Iterator[tuple[str, bytes]]:
     forms.check(form, document)
     yield f"{form.name}.json", _json(document)
     yield f"{form.name}.schema.json", _json(forms.schema(form))
-    yield f"{form.name}.html", page.of_form(document, f"{form.name}.json", taken)
+    yield f"{form.name}.html", page.form_page(document, f"{form.name}.json", inventory)
 
 
 def _corpus(store: Store, digest: str) -> FrozenCorpus:
     return corpus_in_force(store) if digest == IN_FORCE else find_frozen(store, digest, "--corpus")
 
 
-def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
-    store = settings.store.open()
+def _inventory(where: Where, frozen: FrozenCorpus, facts: Facts, on: date) -> Inventory:
+    store = where.store
     known = datetime.combine(on, time.min, UTC) + timedelta(days=1, microseconds=-1)
-    return inventory.take(
-        (store.read_table(shard.key, columns=inventory.READ) for shard in frozen.shards),
+    return counts.take_inventory(
+        (store.read_table(shard.key, columns=counts.READ) for shard in frozen.shards),
         store.read_table(frozen.claims.key),
         store.read_table(frozen.owners.key),
         facts,
@@ -161,7 +159,7 @@ def _inventory(settings: Settings, frozen: FrozenCorpus, facts: Facts, on: date)
         registry=registry_in_force(store, known),
         signals=records.read(store, SIGNALS, known=known),
         optouts=records.read(store, OPTOUTS, known=known),
-        clearance=make_manifest(settings, use=TRAIN, day=on, corpus=frozen)[1],
+        clearance=make_manifest(where, use=TRAIN, day=on, corpus=frozen)[1],
     )
 
 

@@ -1,4 +1,4 @@
-"""What only the provider of a model knows, from a TOML file; `infra/settings/disclosure.toml` is an example of it."""
+"""The provider's facts about a model, from a TOML file such as `infra/settings/disclosure.toml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from provenance.core.toml import read_toml, validated
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Kind = Literal["public", "licensed", "private", "crawled", "user", "synthetic", "other"]
-# Kinds of sources, as the form of the European Union parts them, in its order.
+# Kinds of sources, in the order of the European Union's form.
 KINDS: tuple[Kind, ...] = ("public", "licensed", "private", "crawled", "user", "synthetic", "other")
 
 
@@ -23,11 +23,11 @@ class _Part(BaseModel):
 
 
 class Provider(_Part):
-    """Who places the model on the market.
+    """The provider that places the model on the market.
 
     Attributes:
-        representative: in the Union; `none needed` is an answer, too.
-        sme: whether it is a small or medium-sized enterprise, which has to name fewer domains.
+        representative: representative in the Union; `none needed` is an answer, too.
+        sme: whether it is a small or medium-sized enterprise, which must name fewer domains.
     """
 
     name: Text | None = None
@@ -37,14 +37,14 @@ class Provider(_Part):
 
 
 class Model(_Part):
-    """The model, or several that were trained on the same.
+    """The model, or several models trained on the same corpus.
 
     Attributes:
-        dependencies: the models that it was made from, with their own summaries; `none` is an answer, too.
-        content: by modality of the corpus (text, code, image, music) what kind of content it is.
-        continuous: whether it goes on being trained on newer data.
-        released_on: when consumers in the United States get it.
-        collected_until: the latest date of collection, where examples have none: MM/YYYY.
+        dependencies: the models it was made from, with their own summaries; `none` is an answer, too.
+        content: description of the content by modality (text, code, image, music).
+        continuous: whether training continues on newer data.
+        released_on: day of the release to consumers in the United States.
+        collected_until: the latest date of collection, MM/YYYY, if examples have none.
     """
 
     names: tuple[Text, ...] = ()
@@ -67,7 +67,7 @@ class Model(_Part):
 
 
 class Source(_Part):
-    """Where a part of the corpus came from: works whose `source_uri` begins so; an empty beginning has all others."""
+    """A source of works, matched by the beginnings of `source_uri`; an empty beginning matches all others."""
 
     name: Text
     kind: Kind
@@ -77,7 +77,7 @@ class Source(_Part):
 
 
 class Crawling(_Part):
-    """The provider's crawlers; `period` is when they collected, where examples have no dates."""
+    """The provider's crawlers; `period` is their time of collection if examples have no dates."""
 
     names: tuple[Text, ...] = ()
     purposes: Text | None = None
@@ -87,7 +87,7 @@ class Crawling(_Part):
 
 
 class UserData(_Part):
-    """What users' data was trained on."""
+    """Users' data in the training corpus."""
 
     interactions: Flag | None = None
     services: Flag | None = None
@@ -95,14 +95,14 @@ class UserData(_Part):
 
 
 class Synthetic(_Part):
-    """Which models made synthetic data."""
+    """Models that made synthetic data."""
 
     models: tuple[Text, ...] = ()
     other_models: Text | None = None
 
 
 class Processing(_Part):
-    """What was done with the data."""
+    """The processing of the data."""
 
     code_of_practice: Flag | None = None
     reservations: Text | None = None
@@ -117,7 +117,7 @@ class Processing(_Part):
 
 
 class Data(_Part):
-    """The data set itself; `public` says whether it can be had on the internet, `url` where."""
+    """The data set; `public`: whether it is available on the internet, at `url`."""
 
     name: Text = "training-corpus"
     public: Flag | None = None
@@ -127,7 +127,7 @@ class Data(_Part):
 
 
 class Facts(_Part):
-    """All of it; what is missing is said to be missing, and never guessed."""
+    """All facts; a missing fact is reported as missing, never guessed."""
 
     version: Text = "1.0"
     provider: Provider = Provider()
@@ -140,16 +140,16 @@ class Facts(_Part):
     data: Data = Data()
 
     def answer(self, fact: str) -> Any:
-        """What stands at `part.name`, or at several of these, parted by commas; None where anything of it is missing."""
+        """The facts at `part.name`, or at several such places separated by commas; None if any is missing."""
         places = (place.strip().partition(".") for place in fact.split(","))
-        found = [getattr(getattr(self, part, None), name, None) for part, _, name in places]
-        if any(value in (None, ()) for value in found):
+        values = [getattr(getattr(self, part, None), name, None) for part, _, name in places]
+        if any(value in (None, ()) for value in values):
             return None
-        return found[0] if len(found) == 1 else "; ".join(map(str, found))
+        return values[0] if len(values) == 1 else "; ".join(map(str, values))
 
 
 def read_facts(path: Path) -> Facts:
-    """The facts of a TOML file."""
+    """Read the facts from a TOML file."""
     facts = validated(Facts, read_toml(path, "a file of facts about the model"), str(path))
     names = [source.name for source in facts.sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -1,7 +1,6 @@
-"""Forms: questions in sections, as a law or its template has them, and what is answered, by whom, and what is not yet.
+"""Forms of laws: questions in sections, filled with answers from tables and provider.
 
-A form is data, in a file of `templates/`. From it come the document, the JSON schema that the document is held against, and
-the page.
+A form is data, in a file of `templates/`. It defines the document, the JSON schema of the document, and the page.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class Question:
     """One question.
 
     Attributes:
-        fact: where in the facts the provider answers it; empty: the tables do.
-        optional: whether it may stay without an answer.
-        when: keys of the questions of which one must be answered with yes for this one to matter.
+        fact: place of the answer in the provider's facts; empty: the tables answer it.
+        optional: whether it needs no answer.
+        when: keys of questions; this one applies only if one of them is answered with yes.
     """
 
     key: str
@@ -54,7 +53,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a form, with the number that it has there."""
+    """A section of a form, with its number in the form."""
 
     number: str
     title: str
@@ -63,7 +62,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Form:
-    """A form: `name` is of its files, `basis` the law or bill that it follows, and how closely."""
+    """A form: `name` of its files, and as `basis` the law or bill that it follows."""
 
     name: str
     title: str
@@ -79,7 +78,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and whole numbers, with what they are about."""
+    """A table of texts and whole numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -88,34 +87,34 @@ class Table:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The table as JSON has it."""
+        """The table as JSON values."""
         return {"title": self.title, "columns": [*self.columns], "rows": [[*row] for row in self.rows], "note": self.note}
 
 
 def read_form(name: str) -> Form:
-    """The form of a file."""
+    """Read a form from its file."""
     return TypeAdapter(Form).validate_python(tomllib.loads((TEMPLATES / f"{name}.toml").read_text(encoding="utf-8")))
 
 
 def fill(
     form: Form,
     facts: Facts,
-    said: Mapping[str, Any],
+    stated: Mapping[str, Any],
     counted: Mapping[str, Any],
     *,
     corpus: str,
     on: date,
     tables: Sequence[Table] = (),
 ) -> dict[str, Any]:
-    """The document: the form with its answers, what is missing, and tables that stand behind it.
+    """Fill a form: a document of its answers, missing answers, and supporting tables.
 
     Args:
-        facts: what the provider answers, where a question names it.
-        said: what the provider answers otherwise, by key.
-        counted: what the tables answer, by key; where they have nothing, the provider's answer counts.
+        facts: the provider's answers to questions with a `fact`.
+        stated: other answers of the provider, by key.
+        counted: answers from the tables, by key; they take precedence, except for None.
     """
-    found = {key: value for key, value in counted.items() if value is not None}
-    answers = {question.key: facts.answer(question.fact) for question in form.questions} | dict(said) | found
+    from_tables = {key: value for key, value in counted.items() if value is not None}
+    answers = {question.key: facts.answer(question.fact) for question in form.questions} | dict(stated) | from_tables
     sections, missing = [], []
     for section in form.sections:
         rows = []
@@ -130,7 +129,7 @@ def fill(
                     "question": question.text,
                     "status": status,
                     "answer": _plain(answers[question.key]) if answered else None,
-                    "said_by": ("tables" if question.key in found else "provider") if answered else None,
+                    "said_by": ("tables" if question.key in from_tables else "provider") if answered else None,
                 }
             )
         sections.append({"number": section.number, "title": section.title, "questions": rows})
@@ -172,10 +171,10 @@ def schema(form: Form) -> dict[str, Any]:
 
 
 def check(form: Form, document: dict[str, Any]) -> None:
-    """Raise CheckFailed, saying where, unless a document is what its form's schema says."""
+    """Raise CheckFailed, with the place, unless a document is valid by its form's schema."""
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema(form)).iter_errors(document))
     if error is not None:
-        raise CheckFailed(f"{form.name}.json does not hold to its schema: {error.json_path}: {error.message[:500]}")
+        raise CheckFailed(f"{form.name}.json is not valid by its schema: {error.json_path}: {error.message[:500]}")
 
 
 def _status(question: Question, answer: object, gates: Sequence[object]) -> str:

@@ -1,45 +1,47 @@
-"""Disclosures as pages to read: plain chapters of text and tables, laid out by one template.
+"""Render disclosures as pages: chapters of text and tables, laid out by one template.
 
-Whatever strangers wrote is text and never markup, on one line and without what cannot be seen, since all that is put into the
-template is (`_shown`); a page loads nothing and runs nothing.
+`_shown` renders every value as text on one line without invisible characters, so texts of strangers never become markup. A page
+loads nothing and runs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
-from provenance.core.figures import drawn, embedded
+from provenance.core.figures import draw_svg, embed_svg
 from provenance.core.text import address, plain
 from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
 from provenance.corpus.disclosures.inventory import Inventory
-from provenance.corpus.quality import Report
 
-# Rows of a table that are shown; the file for machines has all.
+if TYPE_CHECKING:
+    from provenance.corpus.quality import Report
+
+# Rows shown of a table; the machine-readable file has all.
 MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of a page: sentences, questions of a form, links, a figure and tables (`Table`, or plain), if any."""
+    """A part of a page: sentences, questions of a form, links, a figure and tables (`Table`, or as JSON)."""
 
     title: str
-    said: Sequence[str] = ()
+    sentences: Sequence[str] = ()
     questions: Sequence[dict[str, Any]] = ()
     links: Sequence[dict[str, str]] = ()
     tables: Sequence[Table | dict[str, Any]] = ()
     picture: dict[str, str] | None = None
 
 
-def of_form(document: dict[str, Any], file: str, inventory: Inventory) -> bytes:
+def form_page(document: dict[str, Any], file: str, inventory: Inventory) -> bytes:
     """The page of a form's document."""
     chapters = [Chapter(f"{part['number']}. {part['title']}", questions=part["questions"]) for part in document["sections"]]
-    chapters.append(Chapter("What stands behind it", tables=document["tables"], picture=figure(inventory)))
+    chapters.append(Chapter("Supporting tables", tables=document["tables"], picture=figure(inventory)))
     missing = len(document["missing"])
     return _render(
         title=document["form"],
@@ -51,10 +53,10 @@ def of_form(document: dict[str, Any], file: str, inventory: Inventory) -> bytes:
     )
 
 
-def of_croissant(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
-    """The page of a description as a data set."""
-    known = [(name, document[name]) for name in sorted(document) if name not in {"@context", "distribution", "recordSet"}]
-    said = Table("The data set", ("Property", "Value"), tuple((name, _flat(value)) for name, value in known))
+def croissant_page(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
+    """The page of a Croissant description."""
+    names = [name for name in sorted(document) if name not in {"@context", "distribution", "recordSet"}]
+    properties = Table("The data set", ("Property", "Value"), tuple((name, _flat(document[name])) for name in names))
     files = tuple((file["@id"], file.get("contentUrl"), file.get("sha256")) for file in document["distribution"])
     fields = tuple(
         (field["name"], field["dataType"], field["description"])
@@ -62,8 +64,8 @@ def of_croissant(document: dict[str, Any], inventory: Inventory, on: str) -> byt
         for field in records["field"]
     )
     tables = (
-        said,
-        Table("Files", ("Name", "Where, below the store", "SHA-256"), files),
+        properties,
+        Table("Files", ("Name", "Path below the store", "SHA-256"), files),
         Table("Fields of an example", ("Field", "Type", "Meaning"), fields),
     )
     return _render(
@@ -74,37 +76,35 @@ def of_croissant(document: dict[str, Any], inventory: Inventory, on: str) -> byt
     )
 
 
-def of_spdx(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
+def spdx_page(document: dict[str, Any], inventory: Inventory, on: str) -> bytes:
     """The page of a bill of materials."""
     rows = tuple(
         (package["name"], package.get("licenseConcluded"), package.get("licenseDeclared"), package.get("sourceInfo"))
         for package in document["packages"][1:]
     )
-    tables = (Table("Packages", ("Package", "Terms that count", "Terms it came under", "Where it was collected"), rows),)
+    tables = (Table("Packages", ("Package", "Terms in force", "Terms declared", "Place of collection"), rows),)
     return _render(
         title="Bill of materials of the training data",
         name="SPDX 2.3; validated by spdx-tools",
         facts=_facts("2.3", on, inventory.corpus, "spdx.json"),
         chapters=[
-            Chapter("How it is listed", said=[document["comment"]], picture=figure(inventory)),
-            Chapter("What it lists", tables=tables),
+            Chapter("Grouping", sentences=[document["comment"]], picture=figure(inventory)),
+            Chapter("Packages", tables=tables),
         ],
     )
 
 
-def of_quality(report: Report, day: str) -> bytes:
+def quality_page(report: Report, day: str) -> bytes:
     """The page of a report on a delivery."""
-    rows = tuple(
-        (found.meaning, found.level, found.count, found.total, f"{found.part:.1%}", found.rule) for found in report.findings
-    )
+    rows = tuple((item.meaning, item.level, item.count, item.total, f"{item.part:.1%}", item.rule) for item in report.findings)
     classes = tuple((counts.CLASS_WORDS.get(name, name), *rest) for name, *rest in report.classes.iter_rows())
-    named = tuple((found.meaning, "; ".join(found.names)) for found in report.findings if found.names)
+    examples = tuple((item.meaning, "; ".join(item.names)) for item in report.findings if item.names)
     tables = (
-        Table("What was found", ("What", "Level", "How many", "Of", "Part", "Rule"), rows),
-        Table("Works by what their terms allow", ("Allowed", "On whose word", "Works", "Examples"), classes),
-        Table("The first of each by name", ("What", "Names"), named),
+        Table("Findings", ("Finding", "Level", "Count", "Of", "Part", "Rule"), rows),
+        Table("Works by what their terms allow", ("Allowed", "Asserted by", "Works", "Examples"), classes),
+        Table("First names of each finding", ("Finding", "Names"), examples),
     )
-    blocked = "; ".join(found.meaning for found in report.blocking)
+    blocked = "; ".join(item.meaning for item in report.blocking)
     size = f"{report.works:,} works, {report.examples:,} examples, {report.owners:,} owners"
     return _render(
         title="Quality of a delivery",
@@ -115,8 +115,8 @@ def of_quality(report: Report, day: str) -> bytes:
     )
 
 
-def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> bytes:
-    """The page that links all: files beside it by name, and what each is."""
+def index_page(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> bytes:
+    """The index page: links to all files with their descriptions, and the corpus in numbers."""
     tables = (
         counts.by_class(inventory.works),
         counts.by_modality(inventory),
@@ -125,39 +125,39 @@ def index(files: Sequence[tuple[str, str]], inventory: Inventory, on: str) -> by
         counts.by_holder(inventory),
         *counts.measures(inventory),
     )
-    linked = [{"text": f"{name}: {what}", "href": name} for name, what in files]
+    links = [{"text": f"{name}: {description}", "href": name} for name, description in files]
     return _render(
         title="Disclosures of a training corpus",
-        name="What a model was trained on, as laws and catalogues ask for it",
+        name="The training data of a model, as laws and catalogues require",
         facts=_facts("", on, inventory.corpus, ""),
         chapters=[
-            Chapter("Documents", links=linked),
+            Chapter("Documents", links=links),
             Chapter("The corpus in numbers", tables=tables, picture=figure(inventory)),
         ],
     )
 
 
 def figure(inventory: Inventory) -> dict[str, str]:
-    """Works and words by what terms allow as SVG to stand inside a page, and what it shows in words."""
+    """A figure of works and words by class of terms, as SVG with a caption."""
     rows = counts.by_class(inventory.works).rows
 
     def draw(sheet: Any) -> None:
-        for place, (axis, what) in enumerate(zip(sheet.subplots(1, 2, sharey=True), ("Works", "Words"), strict=True)):
+        for place, (axis, title) in enumerate(zip(sheet.subplots(1, 2, sharey=True), ("Works", "Words"), strict=True)):
             axis.barh([str(row[0]) for row in rows], [int(row[1 + 2 * place] or 0) for row in rows], color="#4a83bd")
-            axis.set_title(what, fontsize=9, color="#808080")
+            axis.set_title(title, fontsize=9, color="#808080")
             axis.tick_params(length=0, colors="#808080")
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axis.locator_params(axis="x", nbins=3)
             axis.spines[:].set_visible(False)
-        axis.invert_yaxis()  # which both share
+        axis.invert_yaxis()  # shared by both
 
     most = max(rows, key=lambda row: int(row[1] or 0))
-    said = f"Works and words by what their terms allow; most works: {most[0]} ({most[1]:,})."
-    return embedded(drawn(draw, (6.4, 2.2), {"svg.hashsalt": "licences", "font.size": 9}), said)
+    caption = f"Works and words by what their terms allow; most works: {most[0]} ({most[1]:,})."
+    return embed_svg(draw_svg(draw, (6.4, 2.2), {"svg.hashsalt": "licences", "font.size": 9}), caption)
 
 
 def _shown(value: object) -> str:
-    """How anything stands on a page."""
+    """A value as text of a page."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, bool):
@@ -166,7 +166,7 @@ def _shown(value: object) -> str:
 
 
 def _numbers(rows: Sequence[Sequence[object]]) -> list[bool]:
-    """Which columns of a table are of numbers alone."""
+    """Whether each column of a table has only numbers."""
     return [all(isinstance(cell, int) for cell in cells) for cells in zip(*rows, strict=True)]
 
 
@@ -177,8 +177,8 @@ def _flat(value: object) -> str:
 
 
 def _facts(version: str, on: str, corpus: str, file: str) -> list[tuple[str, str]]:
-    found = (("Version", version), ("Last update", on), ("Corpus (SHA-256)", corpus), ("For machines", file))
-    return [(kind, said) for kind, said in found if said]
+    facts = (("Version", version), ("Last update", on), ("Corpus (SHA-256)", corpus), ("For machines", file))
+    return [(kind, text) for kind, text in facts if text]
 
 
 def _render(

@@ -1,7 +1,6 @@
-"""A bill of materials of the training data: SPDX 2.3, a package for each work or, of large corpora, for each place.
+"""A bill of materials of the training data: SPDX 2.3, one package for each work or, in large corpora, for each place.
 
-Made with, and validated by, the library of the SPDX project. (Its support of SPDX 3, which has a profile for data sets, is
-called experimental there.)
+The SPDX project's library makes and validates it. (Its support of SPDX 3, which has a profile for data sets, is experimental.)
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from provenance.core.store import sha256
 from provenance.corpus.disclosures.facts import Facts
 from provenance.corpus.disclosures.inventory import NO_ADDRESS, Inventory
 
-# Beyond so many packages readers of the format, and its validator, take long.
+# The validator and readers of the format are slow with more packages.
 MOST_PACKAGES = 1_000
 WHOLE = "SPDXRef-Corpus"
 WORKS = "works.csv"
 
 
 def bill(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
-    """The corpus as an SPDX document, not validated yet."""
-    rows, said = _packages(inventory.works)
+    """Make the SPDX document of the corpus, not validated yet."""
+    rows, grouping = _packages(inventory.works)
     packages = [_package(row) for row in rows]
     whole = bom.Package(
         spdx_id=WHOLE,
@@ -59,7 +58,7 @@ def bill(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
         document_namespace=f"https://spdx.org/spdxdocs/provenance-{inventory.corpus}-{on}",
         creators=[bom.Actor(bom.ActorType.TOOL, "provenance")],
         created=datetime.combine(on, time.min),
-        document_comment=said,
+        document_comment=grouping,
     )
     relationships = [bom.Relationship("SPDXRef-DOCUMENT", bom.RelationshipType.DESCRIBES, WHOLE)]
     relationships += [bom.Relationship(WHOLE, bom.RelationshipType.CONTAINS, package.spdx_id) for package in packages]
@@ -69,35 +68,35 @@ def bill(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
     )
     stream = io.StringIO()
     write_document_to_stream(document, stream, validate=False)
-    written: dict[str, Any] = json.loads(stream.getvalue())
-    return written
+    written_document: dict[str, Any] = json.loads(stream.getvalue())
+    return written_document
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise CheckFailed, saying what is wrong, unless the library of SPDX reads a document and finds it valid."""
+    """Raise CheckFailed, with the problems, unless the SPDX library reads the document and finds it valid."""
     try:
         problems = validate_full_spdx_document(JsonLikeDictParser().parse(document), "SPDX-2.3")
     except SPDXParsingError as error:
         raise CheckFailed(f"spdx.json cannot be read: {'; '.join(error.get_messages())[:500]}") from error
     if problems:
-        told = "; ".join(problem.validation_message for problem in problems[:3])
-        raise CheckFailed(f"spdx.json is not valid: {told[:500]}")
+        messages = "; ".join(problem.validation_message for problem in problems[:3])
+        raise CheckFailed(f"spdx.json is not valid: {messages[:500]}")
 
 
 def _packages(works: pl.DataFrame) -> tuple[list[dict[str, Any]], str]:
-    """Packages to be listed, sorted, and how works were grouped."""
+    """The packages, sorted, and a sentence about the grouping of works."""
     if works.height <= MOST_PACKAGES:
-        named = works.with_columns(name=pl.coalesce("title", "work_id"), works=pl.lit(1), key=pl.col("work_id"))
-        return _listed(named), f"A package for each of {works.height:,} works. {WORKS} has the same as a table."
+        by_work = works.with_columns(name=pl.coalesce("title", "work_id"), works=pl.lit(1), key=pl.col("work_id"))
+        return _package_rows(by_work), f"A package for each of {works.height:,} works. {WORKS} has the same as a table."
     terms = ("licence", "licence_declared", "licence_class", "asserted_by")
-    grouped = _grouped(works, ("place", *terms)).with_columns(
+    grouped = _group(works, ("place", *terms)).with_columns(
         name="place", source_uri=pl.when(pl.col("place").str.starts_with("pkg:")).then("place"), key=_key("place", *terms)
     )
-    said = f"{works.height:,} works are grouped by where they were collected and by their terms. {WORKS} has every work."
+    grouping = f"{works.height:,} works are grouped by where they were collected and by their terms. {WORKS} has every work."
     if grouped.height <= MOST_PACKAGES:
-        return _listed(grouped), said
+        return _package_rows(grouped), grouping
     ordered = grouped.sort(pl.col("words"), pl.col("key"), descending=[True, False])
-    rest = _grouped(ordered.tail(-MOST_PACKAGES), ("licence_class",), count="works").with_columns(
+    rest = _group(ordered.tail(-MOST_PACKAGES), ("licence_class",), count="works").with_columns(
         name=pl.lit("all others, ") + pl.col("licence_class"),
         source_uri=pl.lit(None, pl.String),
         licence=pl.lit(None, pl.String),
@@ -105,33 +104,33 @@ def _packages(works: pl.DataFrame) -> tuple[list[dict[str, Any]], str]:
         asserted_by=pl.lit(""),
         key=_key("licence_class"),
     )
-    shown = pl.concat([ordered.head(MOST_PACKAGES), rest], how="diagonal")
-    others = grouped.height - MOST_PACKAGES
-    cut = f"The {MOST_PACKAGES:,} groups with most words are listed; the other {others:,} are put together"
-    return _listed(shown), f"{said} {cut} by class of licence, without their terms."
+    groups = pl.concat([ordered.head(MOST_PACKAGES), rest], how="diagonal")
+    remaining = grouped.height - MOST_PACKAGES
+    cut = f"The {MOST_PACKAGES:,} groups with most words are listed; the other {remaining:,} are put together"
+    return _package_rows(groups), f"{grouping} {cut} by class of licence, without their terms."
 
 
-def _grouped(works: pl.DataFrame, by: Sequence[str], *, count: str | None = None) -> pl.DataFrame:
-    held = pl.lit(None, pl.String).alias("owners")
+def _group(works: pl.DataFrame, by: Sequence[str], *, count: str | None = None) -> pl.DataFrame:
+    no_owners = pl.lit(None, pl.String).alias("owners")
     size = pl.len().cast(pl.Int64) if count is None else pl.col(count).sum()
-    return works.group_by(*by).agg(pl.col("examples", "words").sum(), works=size).with_columns(held, conflict=pl.lit(""))
+    return works.group_by(*by).agg(pl.col("examples", "words").sum(), works=size).with_columns(no_owners, conflict=pl.lit(""))
 
 
 def _key(*names: str) -> pl.Expr:
     return pl.concat_str([pl.col(name).fill_null("") for name in names], separator="\n")
 
 
-def _listed(packages: pl.DataFrame) -> list[dict[str, Any]]:
+def _package_rows(packages: pl.DataFrame) -> list[dict[str, Any]]:
     names = ("key", "name", "source_uri", "licence", "licence_declared", "licence_class", "asserted_by", "conflict", "owners")
     return packages.select(*names, "works", "examples", "words").sort("key").to_dicts()
 
 
 def _package(row: dict[str, Any]) -> bom.Package:
-    said = [f"{row['works']:,} works, {row['examples']:,} examples, {row['words']:,} words, patches or events."]
-    said += [f"Licence class: {row['licence_class']}."]
-    said += [f"Terms on the word of: {row['asserted_by']}."] if row["asserted_by"] else []
+    comments = [f"{row['works']:,} works, {row['examples']:,} examples, {row['words']:,} words, patches or events."]
+    comments += [f"Licence class: {row['licence_class']}."]
+    comments += [f"Terms on the word of: {row['asserted_by']}."] if row["asserted_by"] else []
     unread = sorted({text for text in (row["licence"], row["licence_declared"]) if text and _expression(text) is None})
-    told = [f"Terms as they came: {text}" for text in unread] + ([row["conflict"]] if row["conflict"] else [])
+    licence_comments = [f"Terms as they came: {text}" for text in unread] + ([row["conflict"]] if row["conflict"] else [])
     return bom.Package(
         spdx_id=f"SPDXRef-{sha256(row['key'].encode())[:32]}",
         name=row["name"],
@@ -139,10 +138,10 @@ def _package(row: dict[str, Any]) -> bom.Package:
         files_analyzed=False,
         license_concluded=_terms(row["licence"]),
         license_declared=_terms(row["licence_declared"]),
-        license_comment="\n".join(told) or None,
+        license_comment="\n".join(licence_comments) or None,
         copyright_text=bom.SpdxNoAssertion(),
         source_info=row["source_uri"],
-        comment=" ".join(said),
+        comment=" ".join(comments),
         external_references=_references(row["source_uri"]),
         attribution_texts=[f"Owners: {row['owners']}"] if row["owners"] else [],
     )
@@ -155,7 +154,7 @@ def _terms(text: str | None) -> LicenseExpression | bom.SpdxNoAssertion:
 
 @functools.cache
 def _expression(text: str) -> LicenseExpression | None:
-    """An expression of SPDX ids and own ones (`LicenseRef-`); None for other words."""
+    """Parse an expression of SPDX ids and `LicenseRef-` ids; None for other words."""
     try:
         parsed = spdx_licensing.parse(text)
         unknown = spdx_licensing.validate(text).invalid_symbols
@@ -169,8 +168,8 @@ def _is_own(symbol: str) -> bool:
 
 
 def _own_licences(terms: Sequence[str]) -> list[bom.ExtractedLicensingInfo]:
-    found = (parsed for text in set(terms) if (parsed := _expression(text)) is not None)
-    names = sorted({symbol for parsed in found for symbol in map(str, parsed.symbols) if _is_own(symbol)})
+    expressions = (parsed for text in set(terms) if (parsed := _expression(text)) is not None)
+    names = sorted({symbol for parsed in expressions for symbol in map(str, parsed.symbols) if _is_own(symbol)})
     return [
         bom.ExtractedLicensingInfo(name, f"{name}: terms of their own; their text is not part of this document")
         for name in names
@@ -178,7 +177,7 @@ def _own_licences(terms: Sequence[str]) -> list[bom.ExtractedLicensingInfo]:
 
 
 def _location(uri: str | None) -> str | bom.SpdxNoAssertion:
-    """An address from which it can be fetched, as far as SPDX takes it for one."""
+    """The address for downloads, if it is one for SPDX."""
     try:
         parts = urlsplit(uri or "")
     except ValueError:

@@ -1,0 +1,1 @@
+"""Corpora from installed packages, which every machine can collect."""

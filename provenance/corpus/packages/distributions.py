@@ -1,9 +1,7 @@
-"""A corpus that every machine has: the Python sources of installed distributions.
+"""Collect a corpus of code: the sources of installed Python distributions.
 
-Owners and licences are those that the distributions' metadata names; what their files say of their terms stands beside it.
-Real owners, real terms, real text, and no network.
-
-The choice is a function of the lock file and of the distributions' own bytes: no clock, no chance.
+Owners and licences come from the distributions' metadata, terms also from their files: real owners, real terms, real text, and
+no network. The lock file and the distributions' bytes determine the choice; no clock, no chance.
 """
 
 from __future__ import annotations
@@ -26,15 +24,16 @@ from typing import Any
 import polars as pl
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from provenance.core.contracts import SOURCES, conform
+from provenance.core.checks import conform
 from provenance.core.errors import ContractError
-from provenance.corpus.examples import Corpus, claimed, collected
+from provenance.core.tables import SOURCES
+from provenance.corpus.delivery import Corpus, equal_claims, make_corpus
 from provenance.corpus.rights.notices import licence_files, notices
 
 PIECE_BYTES = (128, 256)
-# Of a language as many files are read; some distributions have thousands.
+# Files read for a language; some distributions have thousands.
 FILES = 24
-# Trove classifiers that name one SPDX licence each; the others name a family and become a LicenseRef.
+# Trove classifiers that name one SPDX licence; others name a family and become a LicenseRef.
 SPDX_OF_CLASSIFIER = {
     "MIT License": "MIT",
     "MIT No Attribution License (MIT-0)": "MIT-0",
@@ -49,8 +48,8 @@ SPDX_OF_CLASSIFIER = {
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a distribution's metadata says of its owners and its licence, or why it does not."""
+class MetadataRights:
+    """Owners and licence in a distribution's metadata, or the reason why they are missing."""
 
     owners: tuple[str, ...]
     licence_spdx: str | None
@@ -60,35 +59,35 @@ class Terms:
 
 @dataclass(frozen=True)
 class Language:
-    """What is taken of a distribution: so many pieces of its files with a suffix."""
+    """The pieces to take from a distribution's files with a suffix."""
 
     distribution: str
     suffix: str
     examples: int
 
 
-def terms_of(metadata: PackageMetadata) -> Terms:
+def rights_in(metadata: PackageMetadata) -> MetadataRights:
     """Owners (authors, else maintainers) and licence (`License-Expression`, else an SPDX `License`, else classifiers)."""
     owners, owner_field = _owners(metadata)
     licence, licence_field = _licence(metadata)
     missing = [
         text
-        for text, known in (("no author or maintainer is named", owners), ("no licence can be established", licence))
-        if not known
+        for text, value in (("no author or maintainer is named", owners), ("no licence can be established", licence))
+        if not value
     ]
     evidence = f"metadata: {owner_field or 'no owner'}; {licence_field or 'no licence'}"
-    return Terms(owners, licence, evidence, "; ".join(missing) or None)
+    return MetadataRights(owners, licence, evidence, "; ".join(missing) or None)
 
 
 def collect(lock: Path, *, distributions: int, examples_each: int) -> Corpus:
     """Collect a corpus from the installed distributions that a lock file names.
 
-    Two say under which terms a work comes: the distribution's metadata, which is the aggregator's word (PyPI's), and its own
-    files, the source's (`provenance.corpus.rights.notices`).
+    A work's terms come from the distribution's metadata (asserted by the aggregator, PyPI) and from its own files (asserted by
+    the source; `provenance.corpus.rights.notices`).
 
-    Of each distribution one file is held out of training whole (`split` is `held_out`); from the others come
-    `examples_each` pieces of 128 to 256 bytes. Distributions are taken in the order of a digest of their names, so that
-    a new version of one does not reshuffle the rest.
+    One file of each distribution is held out of training whole (`split` is `held_out`); the others give `examples_each` pieces
+    of 128 to 256 bytes. Distributions are ordered by a digest of their names, so that a new version of one does not
+    reshuffle the rest.
 
     Args:
         lock: a requirements file with `name==version` lines.
@@ -98,58 +97,58 @@ def collect(lock: Path, *, distributions: int, examples_each: int) -> Corpus:
     claims: list[dict[str, object]] = []
     assertions: list[dict[str, object]] = []
     owners: dict[str, str] = {}
-    taken = 0
+    count = 0
     for name in sorted(names, key=lambda n: hashlib.sha256(n.encode()).digest()):
-        if taken == distributions:
+        if count == distributions:
             break
         distribution = installed(name)
         pieces = distribution and _pieces(distribution, examples_each)
         if not distribution or not pieces:
             continue
-        taken += 1
-        terms = terms_of(distribution.metadata)
+        count += 1
+        rights = rights_in(distribution.metadata)
         works = sorted({str(piece["work_id"]) for piece in pieces})
         common = {
             "modality": "code",
-            "licence_spdx": terms.licence_spdx,
-            "unmatched_reason": terms.unmatched_reason,
-            # One distribution is one unknown owner's, as far as one can tell.
-            "owner_id": f"unmatched-{owner_id(name)}" if terms.unmatched_reason else None,
+            "licence_spdx": rights.licence_spdx,
+            "unmatched_reason": rights.unmatched_reason,
+            # A distribution without a named owner counts as the work of one unknown owner.
+            "owner_id": f"unmatched-{owner_id(name)}" if rights.unmatched_reason else None,
         }
         rows += [piece | common for piece in pieces]
-        assertions += asserted(distribution, works)
-        if terms.unmatched_reason is None:
-            by_id = {owner_id(owner): owner for owner in terms.owners}
+        assertions += assertions_of(distribution, works)
+        if rights.unmatched_reason is None:
+            by_id = {owner_id(owner): owner for owner in rights.owners}
             owners |= by_id
-            claims += claimed(pieces, list(by_id), terms.evidence)
-    return collected(rows, claims, owners, assertions)
+            claims += equal_claims(pieces, list(by_id), rights.evidence)
+    return make_corpus(rows, claims, owners, assertions)
 
 
-def asserted(distribution: Distribution, works: Sequence[str]) -> Iterator[dict[str, object]]:
-    """What is said of the terms of a distribution's works, as rows of assertions; nothing where nothing is."""
+def assertions_of(distribution: Distribution, works: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Yield the assertions of terms of a distribution's works, as rows."""
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     words, field = _licence(distribution.metadata)
     if words is None and (words := _field(distribution.metadata, "License").strip()):
         words, field = words.splitlines()[0], "License"
     for work in works if words else ():
-        said: dict[str, object] = {"licence": words, "asserter": "PyPI", "evidence": f"metadata of {name}: {field}"}
-        yield {"work_id": work, "asserted_by": "aggregator"} | said
+        assertion: dict[str, object] = {"licence": words, "asserter": "PyPI", "evidence": f"metadata of {name}: {field}"}
+        yield {"work_id": work, "asserted_by": "aggregator"} | assertion
     files = {str(path): Path(str(distribution.locate_file(path))) for path in distribution.files or []}
     licences = licence_files(files)
     for work in works:
         path = work.removeprefix(f"{name}/")
         for notice in notices(path, files[path].read_bytes(), licences):
             evidence = f"{name}: {notice.evidence}"
-            said = {"licence": notice.licence, "evidence": evidence, "evidence_sha256": notice.sha256}
-            yield {"work_id": work, "asserted_by": "source", "asserter": distribution.metadata["Name"]} | said
+            assertion = {"licence": notice.licence, "evidence": evidence, "evidence_sha256": notice.sha256}
+            yield {"work_id": work, "asserted_by": "source", "asserter": distribution.metadata["Name"]} | assertion
 
 
 def collect_languages(languages: Sequence[Language], *, held_out_each: int, copied: str = "") -> Corpus:
-    """A corpus of few owners whose works have little in common: one kind of file of each distribution.
+    """Collect a corpus of few owners with dissimilar works: one kind of file from each distribution.
 
     Args:
         held_out_each: pieces of each that are held out, all of one file.
-        copied: a distribution whose pieces for training another owner claims, too, as works of its own.
+        copied: a distribution whose training pieces a second owner claims, too, as own works.
 
     Raises:
         ContractError: a distribution is not installed, names no owner or licence, or has too little of its language.
@@ -160,25 +159,25 @@ def collect_languages(languages: Sequence[Language], *, held_out_each: int, copi
     for language in languages:
         distribution = installed(language.distribution)
         pieces = distribution and _pieces(distribution, language.examples, language.suffix, FILES)
-        terms = terms_of(distribution.metadata) if distribution else None
-        if not pieces or terms is None or terms.unmatched_reason:
+        rights = rights_in(distribution.metadata) if distribution else None
+        if not pieces or rights is None or rights.unmatched_reason:
             expected = f"{language.examples} pieces of {language.suffix}, an owner and a licence"
-            found = "no such distribution" if terms is None else terms.unmatched_reason or "fewer pieces"
+            found = "no such distribution" if rights is None else rights.unmatched_reason or "fewer pieces"
             raise ContractError(f"distribution {language.distribution}", expected=expected, found=found)
         train = [piece for piece in pieces if piece["split"] == "train"]
         held_out = sorted((p for p in pieces if p["split"] == "held_out"), key=_by_content)[:held_out_each]
-        makers = {owner_id(terms.owners[0]): (terms.owners[0], train + held_out)}
+        makers = {owner_id(rights.owners[0]): (rights.owners[0], train + held_out)}
         if language.distribution == copied:
             makers["copyist"] = ("A copyist", [piece | {"work_id": f"copied/{piece['work_id']}"} for piece in train])
-        for who, (name, made) in makers.items():
-            owners[who] = name
-            rows += [piece | {"modality": "code", "licence_spdx": terms.licence_spdx} for piece in made]
-            claims += claimed(made, [who], terms.evidence)
-    return collected(rows, claims, owners)
+        for owner, (name, pieces_of_owner) in makers.items():
+            owners[owner] = name
+            rows += [piece | {"modality": "code", "licence_spdx": rights.licence_spdx} for piece in pieces_of_owner]
+            claims += equal_claims(pieces_of_owner, [owner], rights.evidence)
+    return make_corpus(rows, claims, owners)
 
 
 def sources_of(examples: pl.DataFrame) -> pl.DataFrame:
-    """What was collected, as a list of sources: each work with its line in RECORD, and when its distribution was installed."""
+    """The works as a list of sources: each with its line in RECORD, and the time at which its distribution was installed."""
     rows = []
     works = examples.select("work_id", "source_uri").unique().sort("work_id")
     for name, group in groupby(works.iter_rows(), key=lambda row: row[0].partition("==")[0]):
@@ -203,7 +202,7 @@ def sources_of(examples: pl.DataFrame) -> pl.DataFrame:
 
 
 def owner_id(name: str) -> str:
-    """A name as an identifier: `Sebastián Ramírez` is `sebastian-ramirez`."""
+    """A name as an id: `Sebastián Ramírez` becomes `sebastian-ramirez`."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     return slug or f"owner-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
@@ -213,7 +212,7 @@ def _owners(metadata: PackageMetadata) -> tuple[tuple[str, ...], str | None]:
     for role in ("Author", "Maintainer"):
         plain = _field(metadata, role)
         addresses = [name for name, _ in getaddresses([_field(metadata, f"{role}-email")]) if name]
-        # One address may hold a list of names; only separate addresses tell people apart for certain.
+        # One address may hold a list of names; only separate addresses certainly mean separate people.
         if plain and "@" not in plain:
             return (plain,), f"{role} {plain!r}"
         if addresses:
@@ -233,13 +232,13 @@ def _licence(metadata: PackageMetadata) -> tuple[str | None, str | None]:
             continue
         return str(expression), f"{field} {expression!r}"
     classifiers = [c.split(" :: ")[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License :: OSI")]
-    found = [SPDX_OF_CLASSIFIER.get(c) or f"LicenseRef-{re.sub(r'[^A-Za-z0-9.]+', '-', c).strip('-')}" for c in classifiers]
-    # Several classifiers do not say whether they are a choice or a sum; AND is the reading that promises least.
-    return (" AND ".join(sorted(found)), f"Classifier {', '.join(classifiers)!r}") if found else (None, None)
+    licences = [SPDX_OF_CLASSIFIER.get(c) or f"LicenseRef-{re.sub(r'[^A-Za-z0-9.]+', '-', c).strip('-')}" for c in classifiers]
+    # Several classifiers may be alternatives or hold together; AND is the stricter reading.
+    return (" AND ".join(sorted(licences)), f"Classifier {', '.join(classifiers)!r}") if licences else (None, None)
 
 
 def installed(name: str) -> Distribution | None:
-    """A distribution, if it is there."""
+    """The installed distribution of a name, or None."""
     try:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -247,9 +246,9 @@ def installed(name: str) -> Distribution | None:
 
 
 def _pieces(
-    distribution: Distribution, wanted: int, suffix: str = ".py", files: int | None = None
+    distribution: Distribution, count: int, suffix: str = ".py", files: int | None = None
 ) -> list[dict[str, object]] | None:
-    """`wanted` training pieces, of so many files at most, and those of one held-out file; None where there is too little."""
+    """`count` training pieces from at most `files` files, and those of one held-out file; None if there are too few."""
     name = f"{distribution.metadata['Name']}=={distribution.version}"
     by_file: dict[str, list[dict[str, object]]] = {}
     paths = sorted((path for path in distribution.files or [] if path.suffix == suffix), key=str)
@@ -273,10 +272,10 @@ def _pieces(
         return None
     held_out = min(by_file, key=lambda path: hashlib.sha256(f"{distribution.metadata['Name']}/{path}".encode()).digest())
     train = [piece for path, pieces in by_file.items() if path != held_out for piece in pieces]
-    if len(train) < wanted:
+    if len(train) < count:
         return None
-    chosen = sorted(train, key=_by_content)[:wanted]
-    return [piece | {"split": "train"} for piece in chosen] + [p | {"split": "held_out"} for p in by_file[held_out]]
+    sample = sorted(train, key=_by_content)[:count]
+    return [piece | {"split": "train"} for piece in sample] + [p | {"split": "held_out"} for p in by_file[held_out]]
 
 
 def _by_content(piece: Mapping[str, Any]) -> bytes:
@@ -284,7 +283,7 @@ def _by_content(piece: Mapping[str, Any]) -> bytes:
 
 
 def _split(source: bytes) -> Iterator[tuple[int, bytes]]:
-    """Position and bytes of pieces cut at line ends; what is too short, or left over at the end, is no example."""
+    """Yield position and bytes of pieces cut at line ends, without pieces that are too short or too long."""
     smallest, largest = PIECE_BYTES
     start, at, lines = 0, 0, source.splitlines(keepends=True)
     for line in lines:
@@ -302,5 +301,5 @@ def _split(source: bytes) -> Iterator[tuple[int, bytes]]:
 def prompts(corpus: Corpus) -> Sequence[tuple[str, bytes]]:
     """`(work_id, content)` of a piece of each held-out file, sorted by work."""
     held_out = corpus.examples.filter(pl.col("split") == "held_out").sort("work_id", "position")
-    chosen = held_out.group_by("work_id", maintain_order=True).last()  # the first is often a licence's text
-    return list(chosen.select("work_id", "content").iter_rows())
+    last = held_out.group_by("work_id", maintain_order=True).last()  # the first is often the text of a licence
+    return list(last.select("work_id", "content").iter_rows())

@@ -1,7 +1,7 @@
-"""A corpus of images: the letters of the typefaces that installed packages carry.
+"""Collect a corpus of images: letters of the typefaces in installed packages.
 
-Owner and licence are those of a font's own name table: its designer, else its manufacturer. A work is one font file, an
-example one letter of it, drawn as a small grey image.
+Owner (designer, else manufacturer) and licence come from the font's name table. A work is a font file, an example one of its
+letters, drawn as a small grey image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance.core.errors import ContractError
-from provenance.corpus.examples import Corpus, claimed, collected
+from provenance.corpus.delivery import Corpus, equal_claims, make_corpus
 from provenance.corpus.packages.distributions import installed, owner_id
 
 PACKAGES = (
@@ -29,13 +29,13 @@ DESIGNER, MANUFACTURER, LICENCE = 9, 8, 13
 def collect(*, owners: int, examples_each: int, held_out_each: int, size: int) -> Corpus:
     """Collect letters from the typefaces of the packages in `PACKAGES`.
 
-    Fonts and letters are taken in the order of a digest of their names. An owner with fewer than `LEAST` for
-    training is left out.
+    Designers and letters are ordered by a digest of their names. A designer with fewer than `LEAST` letters for training is
+    left out.
 
     Args:
         owners: how many designers, at most.
-        examples_each: letters of each that the model is trained on, at most.
-        held_out_each: letters of each that it never sees.
+        examples_each: letters of each for training, at most.
+        held_out_each: letters of each that are held out.
         size: height and width of the images in pixels.
 
     Raises:
@@ -54,26 +54,28 @@ def collect(*, owners: int, examples_each: int, held_out_each: int, size: int) -
         raise ContractError(
             "glyph corpus", expected=f"one of the packages {', '.join(PACKAGES)}", found="none", hint="Run make workloads."
         )
-    chosen = sorted(enough, key=lambda name: hashlib.sha256(name.encode()).digest())[:owners]
+    designers = sorted(enough, key=lambda name: hashlib.sha256(name.encode()).digest())[:owners]
     rows: list[dict[str, object]] = []
     claims = []
-    for name in chosen:
-        order = sorted(enough[name], key=lambda at: hashlib.sha256(f"{at['work_id']}/{at['letter']}".encode()).digest())
-        drawn = order[: held_out_each + examples_each]
-        for number, at in enumerate(drawn):
+    for name in designers:
+        order = sorted(
+            enough[name], key=lambda glyph: hashlib.sha256(f"{glyph['work_id']}/{glyph['letter']}".encode()).digest()
+        )
+        sample = order[: held_out_each + examples_each]
+        for number, glyph in enumerate(sample):
             rows.append(
                 {
-                    "work_id": at["work_id"],
-                    "content": _draw(at["path"], at["letter"], size),
-                    "position": ord(at["letter"]),
+                    "work_id": glyph["work_id"],
+                    "content": _draw(glyph["path"], glyph["letter"], size),
+                    "position": ord(glyph["letter"]),
                     "modality": "image",
-                    "source_uri": f"pkg:pypi/{at['work_id']}#{at['letter']}",
-                    "licence_spdx": at["licence_spdx"],
+                    "source_uri": f"pkg:pypi/{glyph['work_id']}#{glyph['letter']}",
+                    "licence_spdx": glyph["licence_spdx"],
                     "split": "held_out" if number < held_out_each else "train",
                 }
             )
-        claims += claimed(drawn, [owner_id(name)], f"name table: {name}")
-    return collected(rows, claims, {owner_id(name): name for name in chosen})
+        claims += equal_claims(sample, [owner_id(name)], f"name table: {name}")
+    return make_corpus(rows, claims, {owner_id(name): name for name in designers})
 
 
 def _fonts(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -81,23 +83,23 @@ def _fonts(packages: Sequence[str]) -> Iterator[tuple[str, Path]]:
         if (distribution := installed(package)) is None:
             continue
         for file in sorted(distribution.files or [], key=str):
-            if file.suffix in {".ttf", ".otf"} and "LastResort" not in file.name:  # which draws the same box for all
+            if file.suffix in {".ttf", ".otf"} and "LastResort" not in file.name:  # draws the same box for all letters
                 yield f"{package}@{distribution.version}", Path(str(distribution.locate_file(file)))
 
 
 def _read(path: Path) -> tuple[str, str | None, list[str]]:
-    """Designer (else manufacturer), licence, and those of the `LETTERS` that a font draws."""
+    """Designer (else manufacturer), licence, and `LETTERS` if the font draws all of them."""
     from fontTools.ttLib import TTFont
 
     with TTFont(path, lazy=True) as font:
         names, drawn = font["name"], font.getBestCmap()
         designer, manufacturer, licence = (names.getDebugName(at) or "" for at in (DESIGNER, MANUFACTURER, LICENCE))
-        # A font of symbols has a few letters at most, and what it draws in their place is not always one.
+        # A font of symbols has few letters, and may draw other things in their place.
         letters = [letter for letter in LETTERS if ord(letter) in drawn]
     spdx = "OFL-1.1" if "Open Font License" in licence else "Apache-2.0" if "Apache" in licence else None
-    # "Multiple Designers" says no more than nothing.
-    who = (designer if designer and "Multiple" not in designer else manufacturer).strip()
-    return who, spdx, letters if len(letters) == len(LETTERS) else []
+    # "Multiple Designers" names nobody.
+    name = (designer if designer and "Multiple" not in designer else manufacturer).strip()
+    return name, spdx, letters if len(letters) == len(LETTERS) else []
 
 
 def _draw(path: Path, letter: str, size: int) -> bytes:
@@ -112,5 +114,5 @@ def _draw(path: Path, letter: str, size: int) -> bytes:
     ImageDraw.Draw(canvas).text(at, letter, fill=255, font=font)
     file = io.BytesIO()
     small = canvas.resize((size, size), Image.Resampling.BOX)
-    ImageOps.autocontrast(small).save(file, format="PNG")  # a thin stroke would be no more than a shade of grey
+    ImageOps.autocontrast(small).save(file, format="PNG")  # else a thin stroke is only a shade of grey
     return file.getvalue()

@@ -1,8 +1,8 @@
-"""A corpus of music: melodies from the scores that the package music21 carries.
+"""Collect a corpus of music: melodies from the scores in the package music21.
 
-Owner is the composer, or the collection where songs have none. A work is a score, an example a stretch of one of its parts,
-coded one byte per event: 0 to 127 a pitch (MIDI), 128 a rest, 192 and up a duration (`DURATIONS`, in quarter notes), which
-follows its pitch or rest. A chord is its highest note.
+The owner is the composer, or the collection for songs without a composer. A work is a score, an example a stretch of one of its
+parts, coded one byte per event: 0 to 127 a pitch (MIDI), 128 a rest, 192 and up a duration (`DURATIONS`, in quarter notes),
+which follows its pitch or rest. A chord is its highest note.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance.core.errors import ContractError
-from provenance.corpus.examples import Corpus, claimed, collected
+from provenance.corpus.delivery import Corpus, equal_claims, make_corpus
 from provenance.corpus.packages.distributions import owner_id
 
 REST, FIRST_DURATION = 128, 192
@@ -31,11 +31,11 @@ LEAST = 8
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of music21's corpus and whose its scores are."""
+    """A folder of music21's corpus and the owner of its scores."""
 
     folder: str
     owner: str
-    tunes: int = 1  # read of each file: a book of songs holds many
+    tunes: int = 1  # tunes read from each file; a book of songs has many
 
 
 SOURCES = (
@@ -55,13 +55,12 @@ SOURCES = (
 def collect(*, owners: int, examples_each: int, held_out_each: int) -> Corpus:
     """Collect melodies from music21's corpus.
 
-    Scores are taken in the order of a digest of their names. An owner with fewer than `LEAST` stretches for
-    training is left out.
+    Scores are ordered by a digest of their names. An owner with fewer than `LEAST` stretches for training is left out.
 
     Args:
         owners: how many composers and collections, at most.
-        examples_each: stretches of each that the model is trained on, at most.
-        held_out_each: stretches of each that it never sees.
+        examples_each: stretches of each for training, at most.
+        held_out_each: stretches of each that are held out.
 
     Raises:
         ContractError: music21 is not installed.
@@ -72,21 +71,21 @@ def collect(*, owners: int, examples_each: int, held_out_each: int) -> Corpus:
     root = Path(spec.origin).parent / "corpus"
     rows: list[dict[str, object]] = []
     claims: list[dict[str, object]] = []
-    named: dict[str, str] = {}
-    wanted = examples_each + held_out_each
+    names: dict[str, str] = {}
+    count = examples_each + held_out_each
     for source in SOURCES:
-        if len(named) == owners:
+        if len(names) == owners:
             break
-        pieces = _pieces(root, source, wanted)
+        pieces = _pieces(root, source, count)
         if len(pieces) < LEAST + held_out_each:
             continue
         order = sorted(pieces, key=lambda piece: hashlib.sha256(repr(sorted(piece.items())).encode()).digest())
         common = {"modality": "music", "licence_spdx": None}
-        rows += [p | common | {"split": "held_out" if n < held_out_each else "train"} for n, p in enumerate(order[:wanted])]
-        who = owner_id(source.owner)
-        named[who] = source.owner
-        claims += claimed(order[:wanted], [who], f"music21 corpus folder {source.folder}")
-    return collected(rows, claims, named)
+        rows += [p | common | {"split": "held_out" if n < held_out_each else "train"} for n, p in enumerate(order[:count])]
+        owner = owner_id(source.owner)
+        names[owner] = source.owner
+        claims += equal_claims(order[:count], [owner], f"music21 corpus folder {source.folder}")
+    return make_corpus(rows, claims, names)
 
 
 def encode(notes: list[tuple[int | None, Fraction]]) -> bytes:
@@ -98,23 +97,23 @@ def encode(notes: list[tuple[int | None, Fraction]]) -> bytes:
     return bytes(events)
 
 
-def _pieces(root: Path, source: Source, wanted: int) -> list[dict[str, object]]:
-    """About twice as many stretches as are wanted, if there are so many."""
+def _pieces(root: Path, source: Source, count: int) -> list[dict[str, object]]:
+    """About twice `count` stretches, if there are so many."""
     endings = {".mxl", ".xml", ".krn", ".abc", ".musicxml"}
     files = [file for file in (root / source.folder).rglob("*") if file.suffix in endings]
-    found: list[dict[str, object]] = []
-    names = {file: str(file.relative_to(root)) for file in files}
-    for file in sorted(files, key=lambda file: hashlib.sha256(names[file].encode()).digest()):
+    pieces: list[dict[str, object]] = []
+    name_of = {file: str(file.relative_to(root)) for file in files}
+    for file in sorted(files, key=lambda file: hashlib.sha256(name_of[file].encode()).digest()):
         for tune in range(1, source.tunes + 1):
-            if len(found) >= 2 * wanted:
-                return found
-            name = names[file] + (f"#{tune}" if source.tunes > 1 else "")
+            if len(pieces) >= 2 * count:
+                return pieces
+            name = name_of[file] + (f"#{tune}" if source.tunes > 1 else "")
             for part, notes in enumerate(_parts(file, tune if source.tunes > 1 else None)):
                 if part == 4:
                     break
                 for at in range(0, len(notes) - NOTES // 2, NOTES):
                     stretch = notes[at : at + NOTES]
-                    found.append(
+                    pieces.append(
                         {
                             "work_id": f"music21/{name}",
                             "content": encode(stretch),
@@ -122,18 +121,18 @@ def _pieces(root: Path, source: Source, wanted: int) -> list[dict[str, object]]:
                             "source_uri": f"pkg:pypi/music21#{name}",
                         }
                     )
-    return found
+    return pieces
 
 
 def _parts(file: Path, tune: int | None) -> Iterator[list[tuple[int | None, Fraction]]]:
-    """The notes of each part of a score; none where music21 cannot read it."""
+    """Yield the notes of each part of a score; nothing if music21 cannot read it."""
     from music21 import converter
     from music21.exceptions21 import Music21Exception
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # A book of tunes as text: music21 reads the file again for each, and leaves it open.
+            # music21 would read a book of tunes again for each tune, and leave the file open.
             book = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".abc" else None
             score: Any = converter.parse(book or file, number=tune, format=None if book is None else "abc")
     except (Music21Exception, ValueError, KeyError, AttributeError):

@@ -1,0 +1,1 @@
+"""Rights in works: sources, terms, signals of sites, opt-outs of owners, and clearance for training."""

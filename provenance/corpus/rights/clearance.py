@@ -1,26 +1,41 @@
-"""What a model may be trained on: works against which nothing speaks, and the manifest that lists them.
+"""Clear works for training future models, and write the manifest that lists them.
 
-A manifest says what a model may be, or was, trained on: works, and the digests of their examples. What a training run was given
-is stated in the same form, so that a night can hold it against its corpus.
+A work is cleared unless its terms, an opt-out, a dispute or a signal is against it.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import polars as pl
 
-from provenance.core.contracts import CLEARANCE
-from provenance.core.errors import ContractError, InputError
-from provenance.core.store import canonical_json, digest
+from provenance.core.errors import CheckFailed, InputError, did_you_mean, parse_day
+from provenance.core.store import Store, digest, sha256
+from provenance.core.tables import CLEARANCE, SIGNALS
+from provenance.core.version import code_version
+from provenance.core.where import Where
+from provenance.corpus import records
+from provenance.corpus.ownership import open_on, since
+from provenance.corpus.rights.manifest import Manifest, cleared_manifest, contents, read_manifest
+from provenance.corpus.rights.optout_records import read_optouts
+from provenance.corpus.rights.optouts import in_force
+from provenance.corpus.rights.policy import USES, RightsPolicy, read_policy
+from provenance.corpus.rights.signals.verdicts import verdicts
+from provenance.corpus.shards import FrozenCorpus, corpora, corpus_in_force, find_frozen, load_frozen, read_examples
+
+log = logging.getLogger("provenance.clear")
 
 TRAIN = "train"
-# How reasons begin, by what speaks against a work.
+# Prefixes of reasons against a work.
 QUARANTINED, UNKNOWN_TERMS, OPTED_OUT, DISPUTED, FORBIDDEN = "quarantine", "terms", "opt-out", "dispute", "signal"
+# Columns of examples that a manifest needs.
+COLUMNS = ("work_id", "example_id", "position", "content_sha256", "source_uri")
+# Facts of a manifest that do not depend on works.
+CIRCUMSTANCES = {"code_version"}
 
 
 def clear(
@@ -33,15 +48,15 @@ def clear(
     disputes: pl.DataFrame | None = None,
     copied: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Which works may be used: the clearance table, sorted by work.
+    """Decide for each work whether it may be used: the clearance table, sorted by work.
 
     Args:
         examples: `work_id, example_id, position, content_sha256, source_uri`.
-        rights: the rights table; None where nobody has looked, and then no work is cleared.
-        optouts: `work_id, owner_id` of what is in force, whatever was chosen.
-        verdicts: `source_uri, allowed, because` of signals; an address that it has not, or for which it says neither, is free.
-        disputes: those that are open.
-        copied: `copies` of what owners have opted out of.
+        rights: the rights table; with None no work is cleared.
+        optouts: `work_id, owner_id` of opt-outs in force, with any choice.
+        verdicts: `source_uri, allowed, because` of signals; missing addresses and null verdicts allow the use.
+        disputes: the open disputes.
+        copied: `copies` of works that owners opted out of.
     """
     against: dict[str, list[str]] = defaultdict(list)
     works = examples["work_id"].unique().sort()
@@ -62,15 +77,15 @@ def clear(
     signalled = examples.select("work_id", "source_uri").unique().join(forbidden, on="source_uri").sort("work_id", "source_uri")
     for work, uri, because in signalled.iter_rows():
         against[work].append(f"{FORBIDDEN}: {uri}: {because}")
-    found = contents(examples)
+    digests = contents(examples)
     rows = [
         {
             "work_id": work,
             "use": use,
             "cleared": work not in against,
             "because": against.get(work) or [terms[work][1]],
-            "examples": len(found[work]),
-            "content_sha256": digest(found[work]),
+            "examples": len(digests[work]),
+            "content_sha256": digest(digests[work]),
         }
         for work in works
     ]
@@ -78,20 +93,19 @@ def clear(
 
 
 def copies(examples: pl.DataFrame, originals: pl.DataFrame) -> pl.DataFrame:
-    """Works of which every example has the bytes of one of some works, as `work_id, original`, sorted.
+    """Find whole copies: works whose every example has the bytes of an original's example, as `work_id, original`, sorted.
 
-    What is known to be older than the work that has its bytes is no copy. A work that shares some examples alone, such as the
-    text of a licence, is none either.
+    A work known to be older than the original is no copy. Neither is a work that shares only some examples, such as the text
+    of a licence.
 
     Args:
-        examples, originals: `work_id, content_sha256, since`, the day since when each work is claimed, or was collected, if
-            known.
+        examples, originals: `work_id, content_sha256, since`, the day of the first claim or of collection, if known.
     """
-    others = examples.join(originals, on="work_id", how="anti")
+    candidates = examples.join(originals, on="work_id", how="anti")
     ordered = originals.sort("since", "work_id", nulls_last=True)
     first = ordered.group_by("content_sha256").agg(pl.col("work_id", "since").first().name.prefix("first_"))
-    found = (
-        others.join(first, on="content_sha256", how="left")
+    matches = (
+        candidates.join(first, on="content_sha256", how="left")
         .group_by("work_id")
         .agg(
             original=pl.col("first_work_id").sort_by("first_since", "first_work_id", nulls_last=True).first(),
@@ -99,103 +113,140 @@ def copies(examples: pl.DataFrame, originals: pl.DataFrame) -> pl.DataFrame:
             older=(pl.col("since") < pl.col("first_since")).any(),
         )
     )
-    return found.filter(pl.col("whole") & ~pl.col("older")).select("work_id", "original").sort("work_id")
+    return matches.filter(pl.col("whole") & ~pl.col("older")).select("work_id", "original").sort("work_id")
 
 
 def is_copy_of(original: str) -> str:
-    """What speaks against a copy of a work that its owner opted out of."""
+    """The reason against a copy of a work that its owner opted out of."""
     return f"{OPTED_OUT}: a copy of {original}"
 
 
 def _terms(rights: pl.DataFrame | None) -> dict[str, tuple[str, str]]:
-    """By work, why it is in quarantine (nothing, where it is not), and the terms that permit it."""
+    """By work, the reason of its quarantine (empty: none), and the terms that permit its use."""
     if rights is None:
         return {}
     columns = ("work_id", "quarantine", "licence_spdx", "licence_class", "asserted_by")
     return {
-        work: (quarantine, f"{UNKNOWN_TERMS}: {licence or 'none that can be read'} ({kind}), by {who}")
-        for work, quarantine, licence, kind, who in rights.select(columns).iter_rows()
+        work: (quarantine, f"{UNKNOWN_TERMS}: {licence or 'none that can be read'} ({kind}), by {asserter}")
+        for work, quarantine, licence, kind, asserter in rights.select(columns).iter_rows()
     }
 
 
-def contents(examples: pl.DataFrame) -> dict[str, list[str]]:
-    """By work, the digests of its examples, in their order."""
-    ordered = examples.sort("work_id", "position", "example_id", nulls_last=True)
-    grouped = ordered.group_by("work_id", maintain_order=True).agg("content_sha256")
-    return dict(grouped.iter_rows())
+def make_manifest(where: Where, *, use: str, day: date, corpus: FrozenCorpus | None = None) -> tuple[Manifest, pl.DataFrame]:
+    """The manifest of works of a corpus (by default that in force) cleared on a day, as known now; and all works' clearance."""
+    store, settings = where.store, where.settings
+    frozen = corpus or corpus_in_force(store)
+    examples = read_examples(store, frozen, *COLUMNS)
+    policy = read_policy(settings.rights.policy)
+    signalled = _verdicts(where, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
+    optouts = in_force(read_optouts(store), day)
+    disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
+    copied = copies_withheld(store, frozen, optouts)
+    terms = _for_use(read_rights(store, frozen), policy, use)
+    clearance = clear(examples, terms, optouts, signalled, use, disputes=disputes, copied=copied)
+    facts: dict[str, Any] = {
+        "use": use,
+        "day": str(day),
+        "corpus": frozen.digest,
+        "policy": sha256(settings.rights.policy.read_bytes()),
+        "clearance": digest(clearance.rows()),
+        "code_version": code_version(),
+    }
+    return cleared_manifest(examples, clearance, facts), clearance
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a model may be, or was, trained on.
+def write_manifest(where: Where, *, use: str, day: date) -> tuple[str, Manifest, pl.DataFrame]:
+    """Write the manifest of the corpus in force, unless it exists; returns its key, itself and the clearance."""
+    manifest, clearance = make_manifest(where, use=use, day=day)
+    data = manifest.as_bytes()
+    key = f"{records.ROOT}/manifests/{use}/day={day}/{sha256(data)[:32]}.json"
+    where.store.create(key, data)
+    return key, manifest, clearance
 
-    Attributes:
-        works: by work, the digests of its examples, in their order.
-        facts: what else it says: use, day, corpus, policy, what was left out, who made it.
+
+def left_out(clearance: pl.DataFrame) -> pl.DataFrame:
+    """The works that are not cleared: `work_id, because`."""
+    return clearance.filter(~pl.col("cleared")).select("work_id", because=pl.col("because").list.join("; ")).sort("work_id")
+
+
+def clear_today(where: Where) -> str:
+    """Stage `rights.manifest`: write the training manifest of today (UTC); returns its key."""
+    key, manifest, _ = write_manifest(where, use=TRAIN, day=datetime.now(UTC).date())
+    log.info("training manifest %s: %s, left out: %s", key, manifest.facts["cleared"], manifest.facts["left_out"])
+    return key
+
+
+def check_manifest(where: Where, data: bytes, file: str) -> Manifest:
+    """Read a manifest and check that it lists exactly the works of its corpus cleared on its day, as known now.
+
+    Args:
+        file: place of the data, for errors.
+
+    Raises:
+        InputError: it is no manifest, or lacks facts for the check.
+        CheckFailed: it lists other works or examples, or its facts differ.
     """
-
-    works: Mapping[str, tuple[str, ...]]
-    facts: Mapping[str, Any]
-
-    def as_bytes(self) -> bytes:
-        """The manifest as it is stored; equal ones are equal bytes."""
-        works = {work: list(digests) for work, digests in sorted(self.works.items())}
-        return canonical_json({"format": 1, **self.facts, "works": works})
-
-
-def stated(examples: pl.DataFrame, facts: Mapping[str, Any] | None = None) -> Manifest:
-    """What a training run was given, as a manifest of `work_id, example_id, position, content_sha256`."""
-    return Manifest({work: tuple(digests) for work, digests in contents(examples).items()}, dict(facts or {}))
-
-
-def cleared(examples: pl.DataFrame, clearance: pl.DataFrame, facts: Mapping[str, Any]) -> Manifest:
-    """Exactly the works that are cleared, and what was left out and why, in counts."""
-    works = clearance.filter(pl.col("cleared"))["work_id"].implode()
-    chosen = examples.filter(pl.col("work_id").is_in(works))
-    out = clearance.filter(~pl.col("cleared"))
-    # A work may have several reasons of a kind.
-    reasons = Counter(kind for because in out["because"] for kind in {reason.split(":")[0] for reason in because})
-    counts = {
-        "cleared": {"works": clearance.height - out.height, "examples": chosen.height},
-        "left_out": {"works": out.height, "examples": int(out["examples"].sum()), "because": dict(sorted(reasons.items()))},
-    }
-    return stated(chosen, {**facts, **counts})
-
-
-def read_manifest(data: bytes, where: str) -> Manifest:
-    """A manifest from its bytes; raises ContractError where they are none."""
-    expected = "a training manifest: JSON with works, each a list of digests"
+    manifest = read_manifest(data, file)
     try:
-        said = json.loads(data)
-        works = said.pop("works")
-        read = {str(work): tuple(digests) for work, digests in works.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ContractError(where, expected=expected, found=f"{type(error).__name__}: {error}") from None
-    if bad := next((work for work, found in read.items() if not _are_digests(works[work], found)), None):
-        raise ContractError(f"{where}: work {bad!r}", expected="a list of SHA-256 in hex", found=repr(works[bad])[:80])
-    return Manifest(read, {name: value for name, value in said.items() if name != "format"})
+        facts = {name: str(manifest.facts[name]) for name in ("use", "day", "corpus")}
+    except KeyError as error:
+        hint = "What a training run states has none of these, and is checked by the night."
+        raise InputError(file, expected="use, day and corpus", found=f"no {error.args[0]}", hint=hint) from None
+    day = parse_day(f"{file}: day", facts["day"])
+    corpus = find_frozen(where.store, facts["corpus"], f"{file}: corpus")
+    remade, clearance = make_manifest(where, use=facts["use"], day=day, corpus=corpus)
+    reasons = dict(clearance.select("work_id", "because").iter_rows())
+    problems = [f"{work}: not of the corpus" for work in sorted(manifest.works.keys() - reasons.keys())]
+    problems += [
+        f"{work}: {'; '.join(reasons[work])}" for work in sorted(manifest.works.keys() & reasons.keys() - remade.works.keys())
+    ]
+    problems += [f"{work}: cleared, and not in it" for work in sorted(remade.works.keys() - manifest.works.keys())]
+    shared = sorted(remade.works.keys() & manifest.works.keys())
+    problems += [f"{work}: other examples" for work in shared if remade.works[work] != manifest.works[work]]
+    # If works differ, counts and digests differ as well.
+    names = [] if problems else sorted({*manifest.facts, *remade.facts} - CIRCUMSTANCES)
+    problems += [f"{name} differs" for name in names if manifest.facts.get(name) != remade.facts.get(name)]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckFailed(f"{file}: {'; '.join(problems[:5])}{more}")
+    return manifest
 
 
-def _are_digests(said: object, found: tuple[object, ...]) -> bool:
-    return isinstance(said, list) and all(isinstance(name, str) and len(name) == 64 for name in found)
+def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
+    """Whole copies of works that owners opted out of, in this or any stored corpus, as `work_id, original`."""
+    if optouts.is_empty():
+        return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
+    opted_out = pl.col("work_id").is_in(optouts["work_id"].unique().implode())
+    examples = _dated(store, corpus)
+    earlier = [_dated(store, load_frozen(store, name)) for name in corpora(store) if name != corpus.digest]
+    return copies(examples, pl.concat([dated.filter(opted_out) for dated in (examples, *earlier)]))
 
 
-def check_trained_on(manifest: Manifest, works: Mapping[str, list[str]], where: str) -> None:
-    """Raise InputError naming the first work of which a model was trained on other examples than `contents` has."""
-    both = ((work, manifest.works.get(work, ()), works.get(work, ())) for work in sorted({*manifest.works, *works}))
-    differ = {work: (Counter(trained), Counter(here)) for work, trained, here in both if sorted(trained) != sorted(here)}
-    if not differ:
-        return
-    first, (trained, here) = next(iter(differ.items()))
-    found = (
-        f"work {first!r}: {(trained - here).total()} of its {trained.total()} examples are not in the corpus, "
-        f"{(here - trained).total()} of the corpus's {here.total()} it was not trained on"
-    )
-    lacking = sum((trained - here).total() for trained, here in differ.values())
-    unseen = sum((here - trained).total() for trained, here in differ.values())
-    hint = (
-        f"In all {len(differ)} works differ: {lacking} examples that it was trained on and the corpus has not, "
-        f"{unseen} the other way. Ingest the corpus that it was trained on."
-    )
-    expected = "the works that the corpus in force has for training"
-    raise InputError(where, expected=expected, found=found, hint=hint)
+def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
+    """The examples of a corpus as `work_id, content_sha256, since`; undated claims begin with the calendar."""
+    examples = read_examples(store, corpus, "work_id", "content_sha256", "acquired_at")
+    claims = store.read_table(corpus.claims.key, columns=["work_id", "valid_from"])
+    always = claims.with_columns(pl.col("valid_from").fill_null(date.min))
+    return since(examples, always).select("work_id", "content_sha256", "since")
+
+
+def read_rights(store: Store, corpus: FrozenCorpus) -> pl.DataFrame | None:
+    """The rights table of a corpus; None for corpora frozen before terms were judged."""
+    return store.read_table(corpus.rights.key) if corpus.rights else None
+
+
+def _for_use(rights: pl.DataFrame | None, policy: RightsPolicy, use: str) -> pl.DataFrame | None:
+    """The rights table with quarantine by the current policy and for a use; ingesting judges training alone."""
+    if use not in USES:
+        raise InputError("use", expected=f"one of {', '.join(USES)}", found=repr(use), hint=did_you_mean(use, USES))
+    if rights is None:
+        return None
+    refused = {name: policy.refusal(name, use) for name in rights["licence_class"].unique()}
+    return rights.with_columns(quarantine=pl.col("licence_class").replace_strict(refused, return_dtype=pl.String))
+
+
+def _verdicts(where: Where, uris: Iterable[str], use: str, day: date) -> pl.DataFrame:
+    """The verdicts of signals known by the end of a day on a use; empty if none were collected."""
+    until = datetime.combine(day, time.min, UTC) + timedelta(days=1)
+    signals = records.read(where.store, SIGNALS, known=until)
+    return verdicts(signals, uris, use, now=until, days=where.settings.signals.days)

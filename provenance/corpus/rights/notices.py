@@ -1,8 +1,7 @@
-"""What files say of their own terms: headers (`SPDX-License-Identifier`), and the licence files beside them.
+"""Read the terms that files state: headers (`SPDX-License-Identifier`), and licence files beside them.
 
-The nearest word counts: a header in the file itself, else the licence files of the folder that it lies in, or of the nearest
-above. Texts are known by `identify`, exactly or up to a twentieth of their letters; of one that it does not
-know nothing is said.
+The nearest notice counts: a header in the file itself, else the licence files in its folder or in the nearest folder above.
+`identify` recognises texts of licences with up to a twentieth of different letters; unrecognised texts give no terms.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from identify.identify import license_id
 
 NAME = re.compile(r"(licen[cs]e|copying|unlicense)([-._].*)?", re.IGNORECASE)
 CODE = {".py", ".pyi", ".pyc"}
-# At the beginning of a line, behind what begins a comment.
+# At the beginning of a line, after the sign of a comment.
 HEADER = re.compile(
     rb"^[ \t]*(?:#+|//+|/?\*+|--|;+|<!--|%+)?[ \t]*SPDX-License-Identifier:[ \t]*([^\r\n]+?)[ \t]*(?:\*/|-->)?[ \t]*\r?$",
     re.MULTILINE,
@@ -33,9 +32,9 @@ class Notice:
     """Terms that a file states.
 
     Attributes:
-        licence: as it was found, an SPDX expression where the text is a licence.
-        evidence: the file, and how it was read.
-        sha256: of the file.
+        licence: the words of a header, or the SPDX id of a licence's text.
+        evidence: the file, and the way in which it was read.
+        sha256: digest of the file.
     """
 
     licence: str
@@ -45,68 +44,68 @@ class Notice:
 
 @dataclass(frozen=True)
 class LicenceFile:
-    """A licence file: the folder of sources that it stands in, and what it says, if that is known."""
+    """A licence file: its folder among the sources, and its notice, if recognised."""
 
     folder: PurePosixPath
     notice: Notice | None
 
 
 def licence_files(files: Mapping[str, Path]) -> list[LicenceFile]:
-    """The licence files among those of a distribution, which lie in its `.dist-info`, by path.
+    """The licence files in the `.dist-info` of a distribution's files, by path.
 
-    Those in `licenses/` keep the place that they had among the sources (PEP 639).
+    Files in `licenses/` keep their place among the sources (PEP 639).
     """
-    found = []
+    licences = []
     for name, file in sorted(files.items()):
         path = PurePosixPath(name)
         inside = path.parts[0].endswith(".dist-info") and NAME.fullmatch(path.name) and path.suffix not in CODE
         if inside and file.is_file():
             below = path.parts[1:-1]
             folder = [part for part in (below[1:] if below[:1] == ("licenses",) else below) if part != "src"]
-            found.append(LicenceFile(PurePosixPath(*folder), read_licence(file.read_bytes(), name)))
-    return found
+            licences.append(LicenceFile(PurePosixPath(*folder), read_licence(file.read_bytes(), name)))
+    return licences
 
 
 def notices(path: str, content: bytes, licences: Sequence[LicenceFile]) -> list[Notice]:
-    """What is said of a file's terms as near to it as possible; nothing where that is not known.
+    """The nearest notices of a file's terms; empty if none is recognised.
 
-    Of licence files beside one another all have to be known: the one that is not may take back what the others give.
+    All licence files of a folder must be recognised: an unrecognised one may restrict the others.
 
     Args:
-        path: of the file, in its distribution.
+        path: path of the file in its distribution.
     """
-    if said := header(content, path):
-        return [said]
+    if notice := header(content, path):
+        return [notice]
     for folder in PurePosixPath(path).parents:
         if nearest := [licence for licence in licences if licence.folder == folder]:
-            known = [licence.notice for licence in nearest if licence.notice]
-            return known if len(known) == len(nearest) else []
+            recognised = [licence.notice for licence in nearest if licence.notice]
+            return recognised if len(recognised) == len(nearest) else []
     return []
 
 
 def header(content: bytes, name: str) -> Notice | None:
-    """The terms that a file's header states."""
-    found = HEADER.search(content[:HEAD_BYTES])
-    if not found:
+    """The terms in a file's header, if there is one."""
+    match = HEADER.search(content[:HEAD_BYTES])
+    if not match:
         return None
-    words = found[1].decode("utf-8", errors="replace")
+    words = match[1].decode("utf-8", errors="replace")
     return Notice(words, f"header of {name}", hashlib.sha256(content).hexdigest())
 
 
 def read_licence(data: bytes, name: str) -> Notice | None:
-    """The licence whose text a file holds, or that its header states; None where it is not known.
+    """The licence of a file, by its header or its text; None if it is not recognised.
 
-    A file in no encoding that can be told is read as Latin-1, in which all bytes are letters, and the evidence says so.
+    A file in an unknown encoding is read as Latin-1, which accepts all bytes, and the evidence says so.
     """
-    if said := header(data, name):
-        return said
+    if notice := header(data, name):
+        return notice
     encoding = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        text, how = data.decode(encoding), "" if encoding == "utf-8" else f", read as {encoding}"
+        text, reading = data.decode(encoding), "" if encoding == "utf-8" else f", read as {encoding}"
     except UnicodeDecodeError:
-        text, how = data.decode("latin-1"), f", no {encoding}, read as Latin-1"
-    with tempfile.TemporaryDirectory() as folder:  # identify reads files alone, and only UTF-8
-        aside = Path(folder) / "licence"
-        aside.write_text(text, encoding="utf-8")
-        known = license_id(str(aside))
-    return Notice(known, f"text of {name}{how}", hashlib.sha256(data).hexdigest()) if known else None
+        text, reading = data.decode("latin-1"), f", no {encoding}, read as Latin-1"
+    with tempfile.TemporaryDirectory() as folder:  # identify reads only files in UTF-8
+        file = Path(folder) / "licence"
+        file.write_text(text, encoding="utf-8")
+        licence = license_id(str(file))
+    return Notice(licence, f"text of {name}{reading}", hashlib.sha256(data).hexdigest()) if licence else None

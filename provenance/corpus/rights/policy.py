@@ -1,4 +1,4 @@
-"""The policy on rights: the class of each licence, what each class may be used for, and whose word counts.
+"""The policy on rights: classes of licences, permitted uses of classes, and precedence of asserters.
 
     strictness = ["commercial", "non_commercial", "academic_only", "unspecified", "forbidden"]
     precedence = ["owner", "source", "aggregator"]
@@ -38,12 +38,12 @@ UNSPECIFIED: Class = "unspecified"
 
 
 class Words(BaseModel):
-    """What words mean that are no SPDX expression.
+    """The meaning of words that are no SPDX expression.
 
     Attributes:
-        pattern: a regular expression; capitals do not count.
-        licence_class: the class of terms that say so.
-        spdx: the licence that they name, if they name one.
+        pattern: a regular expression that ignores case.
+        licence_class: the class of terms with these words.
+        spdx: the licence that they name, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,22 +53,22 @@ class Words(BaseModel):
     spdx: str | None = None
 
     def match(self, text: str) -> bool:
-        """Whether a text says so: all of it, where it would allow the most, or else any part of it."""
+        """Whether a text matches: the whole text for the most permissive class, else any part of it."""
         search = re.fullmatch if self.licence_class == CLASSES[0] else re.search
         return search(self.pattern, text, flags=re.IGNORECASE | re.DOTALL) is not None
 
 
 class RightsPolicy(BaseModel):
-    """The policy, as `parse_policy` has checked it.
+    """The policy, checked by `parse_policy`.
 
     Attributes:
-        strictness: all classes, the least strict first: of a choice the first counts, of terms that hold together the last.
-        precedence: whose word counts, the first first.
-        uses: the classes whose works may be used so.
-        licences: SPDX ids by class; `*` stands for anything, and an id that is written out counts before it.
-        references: the class of terms that documents call `LicenseRef-`.
-        exceptions: the class of exceptions that take something back; the others of SPDX's leave a licence its class.
-        words: what other words mean.
+        strictness: all classes, least strict first; alternatives take the first, terms that hold together the last.
+        precedence: all asserters, the decisive one first.
+        uses: the permitted classes of each use.
+        licences: SPDX ids by class; `*` matches anything, and an id written out takes precedence over patterns.
+        references: the classes of `LicenseRef-` names.
+        exceptions: the classes of restrictive exceptions; other exceptions of SPDX leave a licence its class.
+        words: the meaning of other words.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,10 +83,10 @@ class RightsPolicy(BaseModel):
 
     @cached_property
     def classes(self) -> dict[str, Class]:
-        """The class of each SPDX licence and reference that the policy has one for."""
-        listed = [(text, name) for name, texts in self.licences.items() for text in texts]
-        by_pattern = {key: name for text, name in listed if "*" in text for key in _meant(text)}
-        written_out = {key: name for text, name in listed if "*" not in text for key in _meant(text)}
+        """The class of each SPDX licence and reference in the policy."""
+        pairs = [(text, name) for name, texts in self.licences.items() for text in texts]
+        by_pattern = {key: name for text, name in pairs if "*" in text for key in _matching_ids(text)}
+        written_out = {key: name for text, name in pairs if "*" not in text for key in _matching_ids(text)}
         return by_pattern | written_out | self.references
 
     def strictest(self, classes: Iterable[Class]) -> Class:
@@ -94,11 +94,11 @@ class RightsPolicy(BaseModel):
         return max(classes, key=self.strictness.index)
 
     def mildest(self, classes: Iterable[Class]) -> Class:
-        """The class of terms of which the recipient chooses."""
+        """The class of terms among which the recipient chooses."""
         return min(classes, key=self.strictness.index)
 
     def refusal(self, licence_class: Class, use: Use = "train") -> str:
-        """Why works of a class may not be used so; empty: they may."""
+        """The reason why works of a class must not be used; empty: they may be."""
         allowed = self.uses[use]
         return (
             ""
@@ -108,12 +108,12 @@ class RightsPolicy(BaseModel):
 
 
 def read_policy(path: Path) -> RightsPolicy:
-    """The policy of a TOML file; an error names the nearest that is known, too."""
+    """Read the policy from a TOML file; errors hint at the nearest known name."""
     return parse_policy(read_toml(path, "a policy on rights", ContractError), str(path))
 
 
 def parse_policy(values: Mapping[str, Any], file: str) -> RightsPolicy:
-    """A policy from plain values; errors as of `read_policy`."""
+    """Check plain values and make a policy; errors as in `read_policy`."""
     try:
         policy = RightsPolicy.model_validate(values)
     except ValidationError as error:
@@ -125,13 +125,11 @@ def parse_policy(values: Mapping[str, Any], file: str) -> RightsPolicy:
 
 
 def _check_order(policy: RightsPolicy, file: str) -> None:
-    """Every class, asserter and use has its place, and what is stricter may not be used for more."""
+    """Check that every class, asserter and use is listed, and that no stricter class has more uses."""
     orders = {"strictness": (policy.strictness, CLASSES), "precedence": (policy.precedence, ASSERTERS)}
-    for key, (found, all_of) in orders.items():
-        if sorted(found) != sorted(all_of):
-            raise ContractError(
-                f"{file}: {key}", expected=f"each of {', '.join(all_of)} once", found=", ".join(found) or "none"
-            )
+    for key, (order, names) in orders.items():
+        if sorted(order) != sorted(names):
+            raise ContractError(f"{file}: {key}", expected=f"each of {', '.join(names)} once", found=", ".join(order) or "none")
     for use in USES:
         if use not in policy.uses:
             raise ContractError(f"{file}: uses.{use}", expected="a list of classes", found="none")
@@ -143,24 +141,24 @@ def _check_order(policy: RightsPolicy, file: str) -> None:
 
 
 def _check_licences(policy: RightsPolicy, file: str) -> None:
-    """Ids are known, and no two classes have one: written out or by patterns."""
+    """Check that ids are known and belong to one class, written out or by patterns."""
     seen: dict[tuple[str, bool], str] = {}
     for name, texts in policy.licences.items():
         for text in texts:
             where = f"{file}: licences.{name}"
-            if not (keys := _meant(text)):
-                hint = did_you_mean(text, sorted(spdx.known()))
+            if not (keys := _matching_ids(text)):
+                hint = did_you_mean(text, sorted(spdx.known_ids()))
                 raise ContractError(where, expected="ids of SPDX licences", found=repr(text), hint=hint)
             for key in keys:
-                other = seen.setdefault((key, "*" in text), name)
-                if other != name:
-                    raise ContractError(where, expected=f"no licence of {other}", found=f"{text!r}, which means {key}")
+                owner_class = seen.setdefault((key, "*" in text), name)
+                if owner_class != name:
+                    raise ContractError(where, expected=f"no licence of {owner_class}", found=f"{text!r}, which means {key}")
     for key in policy.references:
         if not spdx.REFERENCE.fullmatch(key):
             expected = "LicenseRef- and letters, digits, dots or dashes"
             raise ContractError(f"{file}: references", expected=expected, found=repr(key))
     for key in policy.exceptions:
-        exceptions = spdx.known(exceptions=True)
+        exceptions = spdx.known_ids(exceptions=True)
         if key not in exceptions and not spdx.REFERENCE.fullmatch(key):
             hint = did_you_mean(key, sorted(exceptions))
             expected = "an exception that SPDX knows, or AdditionRef-..."
@@ -171,12 +169,12 @@ def _check_words(policy: RightsPolicy, file: str) -> None:
     for number, words in enumerate(policy.words, 1):
         where = f"{file}: words.{number}"
         try:
-            matches_nothing_said = re.search(words.pattern, "") is not None
+            matches_empty = re.search(words.pattern, "") is not None
         except re.error as error:
             raise ContractError(
                 f"{where}.pattern", expected="a regular expression", found=f"{words.pattern!r}: {error}"
             ) from error
-        if matches_nothing_said:
+        if matches_empty:
             raise ContractError(f"{where}.pattern", expected="one that asks for some words", found=repr(words.pattern))
         if words.spdx is not None:
             try:
@@ -185,15 +183,15 @@ def _check_words(policy: RightsPolicy, file: str) -> None:
                 raise ContractError(f"{where}.spdx", expected="an SPDX expression", found=f"{words.spdx!r}: {error}") from error
 
 
-def _meant(text: str) -> list[str]:
-    """The SPDX licences that an id, or a pattern of ids, means."""
+def _matching_ids(text: str) -> list[str]:
+    """The SPDX licences that match an id or a pattern."""
     if "*" in text:
-        return sorted(matching(spdx.known(), text))
+        return sorted(matching(spdx.known_ids(), text))
     try:
         key = str(spdx.parse(text))
     except spdx.Unreadable:
         return []
-    return [key] if key in spdx.known() else []
+    return [key] if key in spdx.known_ids() else []
 
 
 def _explain(error: ValidationError, file: str) -> ContractError:
@@ -202,10 +200,10 @@ def _explain(error: ValidationError, file: str) -> ContractError:
     where = f"{file}: {'.'.join(map(str, path))}"
     key = str(first["loc"][-2] if first["loc"][-1] == "[key]" else path[-1])
     if first["type"] == "extra_forbidden":
-        known: tuple[str, ...] = tuple(RightsPolicy.model_fields)
+        keys: tuple[str, ...] = tuple(RightsPolicy.model_fields)
         if len(path) > 1:
-            known = ("pattern", "class", "spdx")
-        return ContractError(where, expected=f"one of {', '.join(known)}", found=repr(key), hint=did_you_mean(key, known))
+            keys = ("pattern", "class", "spdx")
+        return ContractError(where, expected=f"one of {', '.join(keys)}", found=repr(key), hint=did_you_mean(key, keys))
     if first["type"] == "literal_error":
         allowed = next(names for names in (CLASSES, ASSERTERS, USES) if repr(names[0]) in str(first["ctx"]["expected"]))
         hint = did_you_mean(str(first["input"]), allowed)

@@ -1,4 +1,4 @@
-"""SPDX expressions, read by license-expression: one spelling for each, and why one cannot be read."""
+"""Parse SPDX expressions into one canonical spelling; by license-expression."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ import license_expression as reader
 
 from provenance.core.errors import did_you_mean
 
-# What a document calls by a name of its own; what it means stands in that document.
+# Names that a document defines itself.
 REFERENCE = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?(LicenseRef|AdditionRef)-[A-Za-z0-9.-]+")
-# Expressions are short; whatever is longer is a text.
+# Longer texts are no expressions.
 LONGEST = 1_000
 
 
 class Unreadable(Exception):
-    """Not an SPDX expression; says why."""
+    """A text is no SPDX expression; the message says why."""
 
 
 @cache
 def licensing() -> reader.Licensing:
-    """SPDX's licences and exceptions.
-
-    Without the library's list of what LicenseRefs mean: they mean what the document says that defines them.
-    """
+    """SPDX's licences and exceptions, without the library's LicenseRefs: the document that uses one defines it."""
     return reader.Licensing(
         reader.LicenseSymbol(
             symbol.key,
@@ -38,14 +35,14 @@ def licensing() -> reader.Licensing:
 
 
 @cache
-def known(*, exceptions: bool = False) -> frozenset[str]:
+def known_ids(*, exceptions: bool = False) -> frozenset[str]:
     """The ids of SPDX's licences, or of its exceptions."""
     return frozenset(key for key, symbol in licensing().known_symbols.items() if symbol.is_exception is exceptions)
 
 
 @cache
 def parse(text: str) -> Any:
-    """An expression in one spelling: ids as SPDX writes them, sorted, nothing twice; raises Unreadable where it is none."""
+    """Parse an expression: ids as SPDX writes them, sorted, without repetition. Unreadable: it is no expression."""
     if len(text) > LONGEST:
         raise Unreadable(f"longer than {LONGEST:,} characters")
     if text.strip().upper() in {"", "NONE", "NOASSERTION"}:
@@ -61,13 +58,13 @@ def parse(text: str) -> Any:
     return expression.simplify()
 
 
-def both(*texts: str) -> str:
-    """The expression of terms that hold together."""
+def join(*texts: str) -> str:
+    """Join terms that all hold into one expression."""
     return str(parse(" AND ".join(f"({text})" for text in texts)))
 
 
 def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
-    """What an expression is made of: `OR` or `AND` and its terms; `WITH`, licence and exception; or `` and one licence."""
+    """Operator and parts of an expression: `OR` or `AND` and terms; `WITH`, licence and exception; or empty and one licence."""
     if isinstance(expression, reader.LicenseWithExceptionSymbol):
         return "WITH", (expression.license_symbol, expression.exception_symbol)
     if isinstance(expression, reader.LicenseSymbol):
@@ -79,7 +76,7 @@ def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
 def _check(symbol: Any) -> None:
     operator, names = parts(symbol)
     for name, exceptions in zip(names, (False, True), strict=False):
-        ids = known(exceptions=exceptions)
+        ids = known_ids(exceptions=exceptions)
         if name.key not in ids and not REFERENCE.fullmatch(name.key):
             kind = "an exception" if operator and exceptions else "a licence"
             near = did_you_mean(name.key, sorted(ids))

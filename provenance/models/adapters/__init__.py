@@ -1,1 +1,1 @@
-"""Built-in adapters: how a kind of model reads its contents and scores them."""
+"""Built-in adapters: each turns contents into batches for a kind of model, computes its loss and trains it."""

@@ -9,21 +9,21 @@ from tokenizers import Tokenizer
 
 from provenance.core.errors import ExampleError, in_batch
 from provenance.models.adapters.tokens import TOKENIZER, Sequences, train_sequences
-from provenance.models.adapters.training import Recipe
+from provenance.models.adapters.training_loop import Recipe
 
-BEGIN = 256  # the one token of a byte-level model that is not a byte
+BEGIN = 256  # a byte-level model's only token that is not a byte
 
 
 class CausalLM(Sequences):
     """A causal language model from a `transformers` folder.
 
-    With a `tokenizer.json` in the folder, contents are UTF-8 and cut into its tokens; without one, token `b` is the byte
-    `b` and 256 begins a document.
+    With a `tokenizer.json` in the folder, contents are UTF-8 text and become its tokens. Without one, tokens are bytes, and
+    token 256 begins a document.
 
     Args:
         folder: holds `config.json` of a `transformers` architecture and, optionally, `tokenizer.json`.
-        context: the longest content in tokens, by default the architecture's; longer ones are refused, never cut.
-        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
+        context: the longest content in tokens, by default the architecture's; longer ones are an error, never cut.
+        recipe: fields of `training_loop.Recipe`, for `train`.
     """
 
     train = train_sequences
@@ -37,8 +37,8 @@ class CausalLM(Sequences):
             self.tokenizer.no_padding()
         self.begin = self.config.bos_token_id if self.tokenizer else BEGIN
         self.unit = "tokens" if self.tokenizer else "bytes"
-        wanted = self.tokenizer.get_vocab_size() if self.tokenizer else BEGIN + 1
-        self.require(wanted, TOKENIZER if self.tokenizer else "a byte-level model")
+        tokens = self.tokenizer.get_vocab_size() if self.tokenizer else BEGIN + 1
+        self.check_vocabulary(tokens, TOKENIZER if self.tokenizer else "a byte-level model")
 
     def encode(self, contents: list[bytes]) -> list[list[int]]:
         """Tokens, or bytes, of each content."""

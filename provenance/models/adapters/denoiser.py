@@ -1,4 +1,4 @@
-"""Images: a small convolutional denoising-diffusion model (Ho et al. 2020, arXiv 2006.11239)."""
+"""Models images with a small convolutional denoising-diffusion model (Ho et al. 2020, arXiv 2006.11239)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from provenance.core.errors import ExampleError, in_batch
 from provenance.core.images import open_image
-from provenance.models.adapters.training import Recipe, train_and_save
+from provenance.models.adapters.training_loop import Recipe, train_and_save
 
 FREQUENCIES = 16
 
 
 class NoisePredictor(torch.nn.Module):
-    """Predicts the noise in an image: convolutions at full and half size, the time added to every channel."""
+    """Predicts the noise in an image, by convolutions at full and half size with the time added to every channel."""
 
     def __init__(self, *, channels: int, width: int) -> None:
         super().__init__()
@@ -42,28 +42,27 @@ class NoisePredictor(torch.nn.Module):
         full = functional.silu(self.into(noisy))
         half = functional.silu(self.down(full) + self.at_down(time)[:, :, None, None])
         half = half + functional.silu(self.middle(half) + self.at_middle(time)[:, :, None, None])
-        again = functional.interpolate(half, size=full.shape[-2:], mode="nearest")
-        found: torch.Tensor = self.out(
-            functional.silu(self.up(torch.cat([again, full], dim=1)) + self.at_up(time)[:, :, None, None])
-        )
-        return found
+        enlarged = functional.interpolate(half, size=full.shape[-2:], mode="nearest")
+        joined = functional.silu(self.up(torch.cat([enlarged, full], dim=1)) + self.at_up(time)[:, :, None, None])
+        noise: torch.Tensor = self.out(joined)
+        return noise
 
 
 class Denoiser:
     """A denoising-diffusion model of images; contents are image files that Pillow can open.
 
-    The loss is the variational bound on the negative log-likelihood, up to what no weight can change: the weighted squared
-    errors of the predicted noise at `draws` times, spread evenly over the process, times `steps / draws`. The noise of a
-    draw is a function of the image, so that the loss is one too, whatever the batch.
+    The loss is the variational bound on the negative log-likelihood, without the terms that do not depend on weights: the
+    weighted squared errors of the predicted noise at `draws` times, spread evenly over the process, times `steps / draws`. The
+    noise depends on the image alone, so the loss of an image is the same in every batch.
 
     Args:
-        size: height and width of the images; others are refused.
+        size: height and width of the images; others are an error.
         channels: 1 (grey) or 3 (colour).
         width: channels of the first layer.
-        steps: of the diffusion process, with a cosine schedule.
+        steps: steps of the diffusion process, which has a cosine schedule.
         draws: noise draws per image in `loss`.
         spread: noise draws per image in a step of training.
-        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
+        recipe: fields of `training_loop.Recipe`, for `train`.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Denoiser:
     def train(self, contents: Sequence[bytes], *, seed: int, folder: Path, **run: Any) -> None:
         """Train from scratch on the variational bound, with fresh noise at times spread evenly over the process.
 
-        Arguments are those of `CausalLM.train`; progress is told the loss in nats per pixel, up to the bound's constant.
+        Arguments are those of `training_loop.train_and_save`; the loss is in nats per pixel, up to a constant.
         """
         images = {content: self._image(row, content) for row, content in enumerate(contents)}
 
@@ -122,7 +121,7 @@ class Denoiser:
             clean = torch.stack([images[content] for content in batch])
             shape = (len(batch), self.spread)
             noise = torch.randn((*shape, *clean.shape[1:]), generator=draws)
-            # One time from each stretch of the process: less noise in the gradient than times drawn one by one.
+            # One time from each part of the process, because independent times would add noise to the gradient.
             part = (torch.arange(self.spread) + torch.rand(shape, generator=draws)) / self.spread
             times = (part * self.steps).long().clamp(max=self.steps - 1)
             errors = self._errors(module, clean, noise, times) * self.weight[times]
@@ -140,16 +139,17 @@ class Denoiser:
             for step in range(self.steps - 1, -1, -1):
                 noise = module(now, torch.full((count,), float(step)) / self.steps * 64)
                 clean = ((now - (1 - self.signal[step]).sqrt() * noise) / self.signal[step].sqrt()).clamp(-1, 1)
-                noise = (now - self.signal[step].sqrt() * clean) / (1 - self.signal[step]).sqrt()  # of the clamped image
+                # The noise that belongs to the clamped image.
+                noise = (now - self.signal[step].sqrt() * clean) / (1 - self.signal[step]).sqrt()
                 before = self.signal[step - 1] if step else torch.tensor(1.0)
                 now = before.sqrt() * clean + (1 - before).sqrt() * noise
-        grey = ((now.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        found = []
-        for pixels in grey:
+        values = ((now.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        files = []
+        for pixels in values:
             file = io.BytesIO()
             Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels).save(file, format="PNG")
-            found.append(file.getvalue())
-        return found
+            files.append(file.getvalue())
+        return files
 
     def _errors(self, module: torch.nn.Module, images: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """Squared errors of the predicted noise, summed over pixels: `(n, draws)`, all draws of an image side by side."""
@@ -157,8 +157,8 @@ class Denoiser:
         images, noise, times = images.to(weight), noise.to(weight), times.to(weight.device)
         signal = self.signal.to(weight)[times][:, :, None, None, None]
         noisy = signal.sqrt() * images[:, None] + (1 - signal).sqrt() * noise
-        found = module(noisy.flatten(0, 1), times.flatten() / self.steps * 64)
-        errors: torch.Tensor = (found - noise.flatten(0, 1)).square().flatten(1).sum(dim=1).view(times.shape)
+        predicted = module(noisy.flatten(0, 1), times.flatten() / self.steps * 64)
+        errors: torch.Tensor = (predicted - noise.flatten(0, 1)).square().flatten(1).sum(dim=1).view(times.shape)
         return errors
 
     def _image(self, row: int, content: bytes) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Music as a sequence of events, one or two bytes each."""
+"""Reads music as a sequence of events, each an integer of fixed width."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from provenance.core.errors import ExampleError, in_batch
 from provenance.models.adapters.tokens import Sequences, train_sequences
-from provenance.models.adapters.training import Recipe
+from provenance.models.adapters.training_loop import Recipe
 
 
 class EventSequence(Sequences):
-    """A causal model of event sequences: content is a string of events, each an unsigned integer of `width` bytes.
+    """A causal model of event sequences; a content is a string of events, each an unsigned integer of `width` bytes.
 
-    What an event means is the corpus' affair (`provenance.corpus.packages.music` has one code: pitches, rests, durations). The
-    token after the last event begins a sequence.
+    The corpus decides the meaning of events (`provenance.corpus.packages.music` has one code: pitches, rests, durations). Token
+    number `events` begins a sequence.
 
     Args:
         folder: holds `config.json` of a `transformers` architecture with `events + 1` tokens or more.
-        events: how many different events there are.
+        events: number of different events.
         width: bytes per event, most significant first.
-        context: the longest content in events, by default the architecture's; longer ones are refused, never cut.
-        recipe: how `train` trains: epochs, batch_size, learning_rate, warmup, keep (see `training.Recipe`).
+        context: the longest content in events, by default the architecture's; longer ones are an error, never cut.
+        recipe: fields of `training_loop.Recipe`, for `train`.
     """
 
     unit = "events"
@@ -33,11 +33,11 @@ class EventSequence(Sequences):
         super().__init__(folder, context, Recipe(**{"epochs": 20.0, **recipe}))
         self.begin, self.events, self.width = events, events, width
         self.arguments = {"events": events, "width": width, **self.arguments}
-        self.require(events + 1, f"{events} events")
+        self.check_vocabulary(events + 1, f"{events} events")
 
     def encode(self, contents: list[bytes]) -> list[list[int]]:
         """Events of each content."""
-        found = []
+        sequences = []
         for row, content in enumerate(contents):
             where = in_batch(row)
             if len(content) % self.width:
@@ -45,8 +45,8 @@ class EventSequence(Sequences):
             events = np.frombuffer(content, dtype=f">u{self.width}").astype(np.int64)
             if len(events) and events.max() >= self.events:
                 raise ExampleError(where, expected=f"events below {self.events}", found=f"event {events.max()}")
-            found.append(events.tolist())
-        return found
+            sequences.append(events.tolist())
+        return sequences
 
     def decode(self, tokens: list[int]) -> bytes:
         """The inverse of `encode`, for one content."""

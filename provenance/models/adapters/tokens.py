@@ -1,4 +1,4 @@
-"""What models of token sequences share: architecture, batches of token ids, their likelihood and their continuation."""
+"""Shared code of adapters for token sequences: architecture, batches of token ids, loss, continuations and training."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from provenance.core.errors import ExampleError, ModelError, in_batch
-from provenance.models.adapters.training import Recipe, train_and_save
+from provenance.models.adapters.training_loop import Recipe, train_and_save
 
 IGNORED = -100
 TOKENIZER = "tokenizer.json"
 
 
 class Sequences:
-    """A causal `transformers` model of token sequences; what its tokens are, an adapter says with `encode` and `decode`.
+    """A causal `transformers` model of token sequences; an adapter defines its tokens with `encode` and `decode`.
 
     Args:
         context: the longest content in tokens, by default the architecture's.
 
     Attributes:
-        begin: the token that begins a sequence, and that no continuation may hold; None for none.
-        unit: what to call tokens in an error.
-        arguments: of the adapter, besides the recipe's.
+        begin: the token that begins a sequence and never occurs in a continuation; None for none.
+        unit: the word for tokens in errors.
+        arguments: the adapter's arguments without the recipe.
     """
 
     begin: int | None
@@ -37,17 +37,18 @@ class Sequences:
         if not path.is_file():
             raise ModelError(str(path), expected="a transformers configuration", found="no such file")
         self.config = AutoConfig.from_pretrained(folder)
-        most: int | None = getattr(self.config, "max_position_embeddings", None)
-        if context is not None and most is not None and not 0 < context <= most:
-            raise ModelError("adapter_args: context", expected=f"1 to {most}, the positions in config.json", found=str(context))
-        self.context = context or most or 1024
+        positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        if context is not None and positions is not None and not 0 < context <= positions:
+            expected = f"1 to {positions}, the positions in config.json"
+            raise ModelError("adapter_args: context", expected=expected, found=str(context))
+        self.context = context or positions or 1024
         self.arguments: dict[str, Any] = {"context": self.context}
 
-    def require(self, tokens: int, what: str) -> None:
-        """Refuse an architecture with fewer tokens than what is read needs."""
+    def check_vocabulary(self, tokens: int, purpose: str) -> None:
+        """Raise ModelError if the architecture has fewer tokens than `purpose` needs."""
         if self.config.vocab_size < tokens:
             where = f"{self.folder / 'config.json'}: vocab_size"
-            raise ModelError(where, expected=f"at least {tokens} for {what}", found=str(self.config.vocab_size))
+            raise ModelError(where, expected=f"at least {tokens} for {purpose}", found=str(self.config.vocab_size))
 
     def encode(self, contents: list[bytes]) -> list[list[int]]:
         """Tokens of each content."""
@@ -63,23 +64,23 @@ class Sequences:
         return module
 
     def collate(self, contents: list[bytes]) -> torch.Tensor:
-        """Token ids `(n, longest)`, begun by the token that begins a sequence and padded with -100.
+        """Token ids `(n, longest)`, each row with the `begin` token first and padded with -100.
 
         Raises:
-            ExampleError: a content is longer than the context, or too short to have a likelihood. Nothing is cut.
+            ExampleError: a content is longer than the context, or too short to have a likelihood.
         """
         begin = [] if self.begin is None else [self.begin]
         sequences = [begin + tokens for tokens in self.encode(contents)]
         longest = max(map(len, sequences))
-        if longest > self.context + 1:  # the last token is predicted, never read
-            row = max(range(len(sequences)), key=lambda i: len(sequences[i]))
+        if longest > self.context + 1:  # the last token is only predicted, so it needs no position
+            row = max(range(len(sequences)), key=lambda row: len(sequences[row]))
             raise ExampleError(
                 in_batch(row),
                 expected=f"at most {self.context} {self.unit}, the model's context",
                 found=f"{longest - 1} {self.unit}",
                 hint="Split longer works into examples.",
             )
-        shortest = min(range(len(sequences)), key=lambda i: len(sequences[i]))
+        shortest = min(range(len(sequences)), key=lambda row: len(sequences[row]))
         if len(sequences[shortest]) < 2:
             found = f"{len(sequences[shortest])} tokens"
             raise ExampleError(in_batch(shortest), expected="at least one token to predict", found=found)
@@ -91,9 +92,9 @@ class Sequences:
     def loss(self, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of each content, summed over its tokens: `(n,)`, in nats."""
         ids = batch.to(next(module.parameters()).device)
-        # Padding stands at the end, where a causal model cannot see it from the tokens that count.
+        # Padding is at the end, and a causal model does not see later tokens.
         logits = module(input_ids=ids[:, :-1].clamp(min=0), use_cache=False).logits
-        # Flat, because the class axis in the middle costs cross_entropy several times as much on a CPU.
+        # Flattened, because cross_entropy is several times slower on a CPU with the class axis in the middle.
         targets = ids[:, 1:].flatten()
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
         return losses.view(len(ids), -1).sum(dim=1)
@@ -101,9 +102,9 @@ class Sequences:
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
-        """Sample a continuation of `length` tokens for each prompt, all at once; of prompts only their last tokens are read.
+        """Sample a continuation of `length` tokens for each prompt, in one batch.
 
-        They are as many as the shortest prompt has.
+        Of each prompt only the last tokens are read, as many as the shortest prompt has.
         """
         tokens, begin = self.encode(list(prompts)), self.begin
         shortest = min(map(len, tokens))
@@ -136,12 +137,7 @@ def train_sequences(
 ) -> None:
     """Train from scratch and write a model folder.
 
-    Args:
-        contents: what to train on.
-        seed: of the fresh weights and of the order of examples.
-        folder: where to write; `model.toml` comes last.
-        model_id: by default the folder's name.
-        progress: called after each step with the steps done, all steps, and the step's loss in nats per token.
+    Arguments are those of `training_loop.train_and_save`; the loss is in nats per token.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", TOKENIZER):

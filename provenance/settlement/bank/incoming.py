@@ -1,4 +1,4 @@
-"""What banks answer: files are read, held against what was sent to them, and booked whole or not at all."""
+"""Reads answers of banks, checks them against sent messages, and books each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import CheckFailed, InputError
-from provenance.core.store import Store, sha256
+from provenance.core.store import sha256
 from provenance.core.text import visible
 from provenance.settlement import ledger
-from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, Answers, Outcome, read_answers
-from provenance.settlement.exports.export import MANIFEST
+from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, BankAnswer, Outcome, read_answers
 from provenance.settlement.months import settling
-from tasks.database import open_books
-from tasks.settings import Settings, with_store
+from provenance.settlement.months.bank_files import sent_messages
+
+if TYPE_CHECKING:
+    from provenance.core.where import Where
 
 log = logging.getLogger("provenance.answers")
 
-# Where whoever fetches banks' answers lays them.
+# The store folder for answers of banks.
 FOLDER = "bank/answers"
-# As our payments are named; a statement of the account may have anybody's.
+# Ids of our payments; an account statement may have other payments, too.
 OURS = re.compile("[0-9a-f]{32}")
 
 
-def read_new() -> int:
-    """Book every answer in the folder that is not booked yet, and tell of those that cannot be; returns how many there are."""
-    settings, store = with_store()
-    keys, problems = store.list(FOLDER), []
+def read_new(where: Where) -> int:
+    """Book all answers in the folder, each once; returns their number. Raises CheckFailed naming those that fail."""
+    keys, problems = where.store.list(FOLDER), []
     for key in keys:
         try:
-            book_answer(settings, store.read(key), store.locate(key))
+            book_answer(where, where.store.read(key), where.store.locate(key))
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -40,61 +40,51 @@ def read_new() -> int:
     return len(keys)
 
 
-def book_answer(settings: Settings, data: bytes, where: str) -> dict[str, Any]:
-    """Book what a bank answered, once; it may speak of nothing but payments and messages that were sent."""
-    said = read_answers(data, where)
-    store, engine = open_books(settings)
-    outcomes = [outcome for outcome in said.outcomes if OURS.fullmatch(outcome.payment_id)]
-    others = said.others + len(said.outcomes) - len(outcomes)
-    if said.answers_to:
-        outcomes = _answered(said, _messages(store), where)
-        others = said.others
+def book_answer(where: Where, data: bytes, name: str) -> dict[str, Any]:
+    """Book a bank's answer, once; it may name only payments and messages that were sent.
+
+    Args:
+        name: of the file, for errors.
+    """
+    answer = read_answers(data, name)
+    outcomes = [outcome for outcome in answer.outcomes if OURS.fullmatch(outcome.payment_id)]
+    others = answer.others + len(answer.outcomes) - len(outcomes)
+    if answer.answers_to:
+        outcomes = _answered(answer, sent_messages(where.store), name)
+        others = answer.others
     final = [outcome for outcome in outcomes if outcome.status != PENDING]
-    before = ledger.newest(engine)
+    before, today = ledger.newest(where.ledger), datetime.now(UTC).date()
+    message = f"{answer.kind} {answer.message_id}"
     try:
-        booking = settling.answer(
-            engine, final, day=datetime.now(UTC).date(), message=f"{said.kind} {said.message_id}", source=sha256(data)
-        )
+        booking = settling.answer(where.ledger, final, day=today, message=message, source=sha256(data))
     except InputError as error:
-        raise InputError(f"{where}: {error.where}", expected=error.expected, found=error.found, hint=error.hint) from error
+        raise InputError(f"{name}: {error.where}", expected=error.expected, found=error.found, hint=error.hint) from error
     counts = {status: int(booking.facts[status]) for status in (PAID, REJECTED, RETURNED)}
     counts[PENDING] = len(outcomes) - len(final)
-    log.info("%s: booking %d, %s, %d others", visible(where), booking.booking_id, counts, others)
+    log.info("%s: booking %d, %s, %d others", visible(name), booking.booking_id, counts, others)
     again = booking.booking_id <= before
-    told = {"kind": said.kind, "message_id": said.message_id, "booking_id": booking.booking_id, "again": again}
-    return {**told, **counts, "others": others}
+    facts = {"kind": answer.kind, "message_id": answer.message_id, "booking_id": booking.booking_id, "again": again}
+    return {**facts, **counts, "others": others}
 
 
-def _answered(said: Answers, messages: Mapping[str, Sequence[tuple[str, str]]], where: str) -> list[Outcome]:
-    """What a report says of each payment of the message that it is on; of those that it does not list, what it says of all."""
-    if said.answers_to not in messages:
+def _answered(answer: BankAnswer, messages: Mapping[str, Sequence[tuple[str, str]]], name: str) -> list[Outcome]:
+    """Outcomes of a report, also of payments that it rejects with their message or group without listing them."""
+    if answer.answers_to not in messages:
         hint = "It answers another file, or another ledger's."
-        raise InputError(where, expected="an answer to a message that was sent", found=repr(said.answers_to), hint=hint)
-    sent = messages[said.answers_to]
+        raise InputError(name, expected="an answer to a message that was sent", found=repr(answer.answers_to), hint=hint)
+    sent = messages[answer.answers_to]
     ids = {payment_id for payment_id, _ in sent}
-    for outcome in said.outcomes:
+    for outcome in answer.outcomes:
         if outcome.payment_id not in ids:
-            expected = f"payments of the message {said.answers_to}"
-            raise InputError(f"{where}: payment {outcome.payment_id}", expected=expected, found="one that is not in it")
-    listed = {outcome.payment_id for outcome in said.outcomes}
-    groups = {f"{said.answers_to}-{currency}" for _, currency in sent}
-    if unknown := sorted({*said.rejected_groups} - groups):
-        raise InputError(where, expected=f"groups of the message: {', '.join(sorted(groups))}", found=repr(unknown[0]))
+            expected = f"payments of the message {answer.answers_to}"
+            raise InputError(f"{name}: payment {outcome.payment_id}", expected=expected, found="one that is not in it")
+    listed = {outcome.payment_id for outcome in answer.outcomes}
+    groups = {f"{answer.answers_to}-{currency}" for _, currency in sent}
+    if unknown := sorted({*answer.rejected_groups} - groups):
+        raise InputError(name, expected=f"groups of the message: {', '.join(sorted(groups))}", found=repr(unknown[0]))
     implied = [
-        Outcome(payment_id, REJECTED, reason=said.reason)
+        Outcome(payment_id, REJECTED, reason=answer.reason)
         for payment_id, currency in sent
-        if payment_id not in listed and (said.all_rejected or f"{said.answers_to}-{currency}" in said.rejected_groups)
+        if payment_id not in listed and (answer.all_rejected or f"{answer.answers_to}-{currency}" in answer.rejected_groups)
     ]
-    return [*said.outcomes, *implied]
-
-
-def _messages(store: Store) -> dict[str, list[tuple[str, str]]]:
-    """Every message that was sent, and its payments with their currencies."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for key in store.list("bank"):
-        if key.endswith(f"/{MANIFEST}"):
-            messages = store.read_json(key)["messages"]
-            found |= {
-                name: [(payment_id, currency) for payment_id, currency in payments] for name, payments in messages.items()
-            }
-    return found
+    return [*answer.outcomes, *implied]

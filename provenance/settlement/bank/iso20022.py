@@ -1,4 +1,4 @@
-"""Credit transfers as banks take them: pain.001, for SEPA and for other currencies."""
+"""Writes credit transfers for banks: pain.001, for SEPA and for other currencies."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from provenance.settlement.bank.documents import NAMESPACE, amount, parse, viola
 from provenance.settlement.payees.details import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")
-# Of a control sum in the standard; of an amount in the rulebook of SEPA.
+# Most digits of a control sum (ISO 20022); the largest amount in cents (SEPA rulebook).
 DIGITS, SEPA_LIMIT = 18, 99_999_999_999
 LETTERS_OF_ID = 12
 _PLACE = (("StrtNm", "street", 70), ("BldgNb", "building", 16), ("PstCd", "post_code", 16), ("TwnNm", "town", 35))
 
 
 def credit_transfer(batch: Batch, version: str = VERSIONS[0]) -> bytes:
-    """The file that orders a batch, validated and read back; equal batches make equal bytes.
+    """Write the file that orders a batch, validate it and read it back; equal batches make equal bytes.
 
     Raises:
-        InputError: something that no bank would take, naming the payment.
-        AssertionError: the file does not say what the batch does.
+        InputError: banks would refuse the file; the error names the payment.
+        AssertionError: the file differs from the batch.
     """
     if version not in VERSIONS:
         raise InputError("version", expected=f"one of {', '.join(VERSIONS)}", found=repr(version))
@@ -60,7 +60,7 @@ def _add(parent: Any, path: str, text: str | None = None) -> Any:
 
 
 def _sum(instructions: Sequence[Instruction]) -> str:
-    """Amounts of all currencies as decimals, added up as if they were one: it is a checksum."""
+    """The control sum: decimal amounts of all currencies, added as plain numbers."""
     digits = max(minor_digits(i.currency) for i in instructions)
     units = sum(i.amount * 10 ** (digits - minor_digits(i.currency)) for i in instructions)
     whole, part = divmod(units, 10**digits)
@@ -101,17 +101,17 @@ def _add_transfer(transfer: Any, batch: Batch, instruction: Instruction) -> None
     _add(transfer, "RmtInf/Ustrd", f"{latin(batch.reference, 'reference', 139 - len(mark))} {mark}")
 
 
-def _add_party(party: Any, who: BankPlace, where: str) -> None:
-    _add(party, "Nm", latin(who.name, f"{where}: name", 70))
-    place = _add(party, "PstlAdr")
+def _add_party(node: Any, party: BankPlace, where: str) -> None:
+    _add(node, "Nm", latin(party.name, f"{where}: name", 70))
+    address = _add(node, "PstlAdr")
     for tag, name, limit in _PLACE:
-        if text := getattr(who, name):
-            _add(place, tag, latin(text, f"{where}: {name}", limit))
-    _add(place, "Ctry", who.country)
+        if text := getattr(party, name):
+            _add(address, tag, latin(text, f"{where}: {name}", limit))
+    _add(address, "Ctry", party.country)
 
 
 def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
-    """What a file orders: end-to-end id, minor units, currency and IBAN of every transfer, in its order."""
+    """The transfers in a file: end-to-end id, minor units, currency and IBAN."""
     return [
         (
             transfer.findtext("{*}PmtId/{*}EndToEndId"),
@@ -123,7 +123,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against its schema, itself and the batch that it orders; AssertionError names the payment or sum."""
+    """Check a file against its schema, its own sums and its batch; AssertionError names the payment or sum."""
     root = parse(data, "credit transfer")
     if broken := violation(root, etree.QName(root).namespace.removeprefix(NAMESPACE)):
         raise AssertionError(f"credit transfer {batch.message_id}, line {broken[0]}: {broken[1]}")

@@ -1,4 +1,4 @@
-"""Credits through the American clearing house: a file of NACHA's, with one batch of prearranged payments (PPD)."""
+"""Writes credits for the American clearing house: a NACHA file with one batch of prearranged payments (PPD)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CREDITS, CHECKING, SAVINGS = "220", "22", "32"
 
 
 def clearing_file(batch: Batch) -> bytes:
-    """The file that orders a batch, read back; equal batches make equal bytes.
+    """Write the file that orders a batch, and read it back; equal batches make equal bytes.
 
     Raises:
-        InputError: something that the clearing house would not take, naming the payment.
-        AssertionError: the file does not say what the batch does.
+        InputError: the clearing house would refuse the file; the error names the payment.
+        AssertionError: the file differs from the batch.
     """
     check(batch, Method.nacha)
     instructions, payer = batch.sorted, batch.payer
@@ -65,7 +65,7 @@ def _entry(instruction: Instruction, trace: str) -> str:
 
 
 def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
-    """What a file orders: the beginning of the id, cents, the currency, and routing number and account of every entry."""
+    """The entries in a file: beginning of the id, cents, currency, and routing number with account."""
     return [(name, cents, CURRENCY, f"{routing} {account}") for name, cents, routing, account in _entries(data)]
 
 
@@ -76,7 +76,7 @@ def _entries(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, data: bytes) -> None:
-    """Hold a file against itself and the batch that it orders; AssertionError names the payment or the sum."""
+    """Check a file against its own sums and its batch; AssertionError names the payment or the sum."""
     lines, rows = data.decode("ascii").splitlines(), _entries(data)
     compare(batch, read_back(data), LETTERS_OF_ID)
     if len(lines) % BLOCK or any(len(line) != COLUMNS for line in lines):

@@ -1,4 +1,4 @@
-"""Payouts by PayPal: the files that its web form takes, of one currency and at most 5,000 rows each."""
+"""Writes payouts by PayPal: files for its web form, each with one currency and at most 5,000 rows."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ WALLET = "PAYPAL"
 CURRENCIES = frozenset(
     "AUD BRL CAD CHF CNY CZK DKK EUR GBP HKD HUF ILS JPY MXN MYR NOK NZD PHP PLN SEK SGD THB TWD USD".split(),  # noqa: SIM905
 )
-# PayPal knows no parts of these, whatever ISO 4217 says.
+# PayPal takes whole units only of these, though ISO 4217 may give them decimals.
 WHOLE = frozenset({"HUF", "JPY", "TWD"})
 
 
 def payouts(batch: Batch) -> list[bytes]:
-    """The files that order a batch, read back: recipient, amount, currency, id, note and wallet, without a header.
+    """Write the files that order a batch, and read them back.
+
+    Rows have recipient, amount, currency, id, note and wallet; there is no header.
 
     Raises:
-        InputError: something that PayPal would not take, naming the payment.
-        AssertionError: the files do not say what the batch does.
+        InputError: PayPal would refuse the files; the error names the payment.
+        AssertionError: the files differ from the batch.
     """
     check(batch, Method.paypal)
     note = latin(batch.reference, "reference", LETTERS_OF_NOTE)
-    # A cell that begins with anything else may be a formula to whoever opens the file in a spreadsheet.
+    # In a spreadsheet, a cell that begins otherwise could be a formula.
     if not note[0].isalnum():
         raise InputError("reference", expected="a letter or digit first", found=repr(note[0]))
     unique(
@@ -68,7 +70,7 @@ def _file(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
-    """What a file orders: id, minor units, currency and recipient of every row."""
+    """The rows of a file: id, minor units, currency and recipient."""
     rows = csv.reader(io.StringIO(data.decode("ascii"), newline=""))
     return [
         (name, int(Decimal(text).scaleb(minor_digits(currency))), currency, mail) for mail, text, currency, name, *_ in rows
@@ -76,7 +78,7 @@ def read_back(data: bytes) -> list[tuple[str, int, str, str]]:
 
 
 def verify(batch: Batch, files: Sequence[bytes]) -> None:
-    """Hold files against the batch that they order; AssertionError names the payment."""
+    """Check files against their batch; AssertionError names the payment."""
     read = [read_back(data) for data in files]
     compare(batch, chain.from_iterable(read), LETTERS_OF_ID, "the files")
     for rows in read:

@@ -1,4 +1,4 @@
-"""What banks answer: status reports on a file (pain.002), and statements of the account it was paid from (camt.053)."""
+"""Reads answers of banks: status reports on a file (pain.002), and statements of the paying account (camt.053)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LETTERS_OF_REASON = 140
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one payment: `amount` in minor units where it is told, `reason` as the bank words it."""
+    """The outcome of one payment: `amount` in minor units if the bank states it, `reason` in the bank's words."""
 
     payment_id: str
     status: str
@@ -33,16 +33,16 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one file says.
+class BankAnswer:
+    """The content of one file.
 
     Attributes:
-        kind: as its namespace has it: `camt.053.001.08`.
-        answers_to: the message that a report is on; none for statements.
-        outcomes: of payments, in the file's order; one that is paid and returned is there twice.
-        others: entries that name no payment.
-        all_rejected: whether the message is, with every payment; rejected_groups: ids of groups that are, the same.
-        reason: for these.
+        kind: from its namespace: `camt.053.001.08`.
+        answers_to: id of the message that a report answers; empty for statements.
+        outcomes: of payments, in the file's order; a payment that was paid and returned has two.
+        others: number of entries without a payment of ours.
+        all_rejected: whether the whole message is rejected; rejected_groups: ids of wholly rejected groups.
+        reason: of these rejections.
     """
 
     kind: str
@@ -55,8 +55,8 @@ class Answers:
     reason: str = ""
 
 
-def read_answers(data: bytes, where: str) -> Answers:
-    """What a bank's file says; InputError for another file, or one that contradicts itself, names the line or entry."""
+def read_answers(data: bytes, where: str) -> BankAnswer:
+    """Read a bank's file; raises InputError with line or entry for other files and files that contradict themselves."""
     root = parse(data, where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
@@ -74,12 +74,12 @@ def _path(path: str) -> str:
 
 
 def _text(node: Any, *paths: str) -> str:
-    """What stands at the first of the paths that leads anywhere."""
+    """The text at the first path that has any."""
     return next((text.strip() for path in paths if (text := node.findtext(_path(path)))), "")
 
 
 def _first(node: Any, *paths: str) -> Any:
-    return next((found for path in paths if (found := node.find(_path(path))) is not None), None)
+    return next((child for path in paths if (child := node.find(_path(path))) is not None), None)
 
 
 def _reason(nodes: Iterable[Any]) -> str:
@@ -94,7 +94,7 @@ def _cut(text: str) -> str:
     return " ".join(text.split())[:LETTERS_OF_REASON].rstrip()
 
 
-def _report(message: Any, kind: str, where: str) -> Answers:
+def _report(message: Any, kind: str, where: str) -> BankAnswer:
     group = _first(message, "OrgnlGrpInfAndSts")
     whole = _text(group, "GrpSts")
     reasons = [_reason(group.iterfind(_path("StsRsnInf")))]
@@ -114,7 +114,7 @@ def _report(message: Any, kind: str, where: str) -> Answers:
                 place = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
                 raise InputError(place, expected="rejected, as all that it is part of", found=outcome.status)
             outcomes.append(outcome)
-    return Answers(
+    return BankAnswer(
         kind=kind,
         message_id=_text(message, "GrpHdr/MsgId"),
         answers_to=_text(group, "OrgnlMsgId"),
@@ -137,7 +137,7 @@ def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outco
     return Outcome(payment_id, status, units, currency, own or (reason if status == REJECTED else ""))
 
 
-def _statement(message: Any, kind: str, where: str) -> Answers:
+def _statement(message: Any, kind: str, where: str) -> BankAnswer:
     outcomes, others = [], 0
     for statement in message.iterfind(_path("Stmt")):
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
@@ -145,13 +145,13 @@ def _statement(message: Any, kind: str, where: str) -> Answers:
             match _text(entry, "Sts/Cd", "Sts"):
                 case "BOOK":
                     _check_sum(entry, place)
-                    found = _entry(entry, where)
-                    outcomes += [outcome for outcome in found if outcome is not None]
-                    others += found.count(None)
+                    answers = _entry(entry, where)
+                    outcomes += [outcome for outcome in answers if outcome is not None]
+                    others += answers.count(None)
                 case "PDNG":
                     paid = [outcome for outcome in _entry(entry, where) if outcome is not None and outcome.status == PAID]
                     outcomes += [replace(outcome, status=PENDING) for outcome in paid]
-    return Answers(kind, _text(message, "GrpHdr/MsgId"), "", tuple(outcomes), others)
+    return BankAnswer(kind, _text(message, "GrpHdr/MsgId"), "", tuple(outcomes), others)
 
 
 def _transactions(entry: Any) -> list[Any]:
@@ -159,7 +159,7 @@ def _transactions(entry: Any) -> list[Any]:
 
 
 def _entry(entry: Any, where: str) -> list[Outcome | None]:
-    """What an entry says of each of its transactions; None for one that names no payment."""
+    """Outcomes of an entry's transactions; None for a transaction without a payment of ours."""
     transactions = _transactions(entry)
     alone = len(transactions) == 1
     return [_booked(transaction, entry, where, alone=alone) for transaction in transactions] or [None]
@@ -170,7 +170,7 @@ def _own_amount(transaction: Any) -> Any:
 
 
 def _check_sum(entry: Any, place: str) -> None:
-    """Raise InputError unless what was debited as one adds up; of unknown parts or other currencies nothing is said."""
+    """Raise InputError if a batch debit differs from the sum of its transactions, where all amounts can be compared."""
     booked, transactions = _first(entry, "Amt"), _transactions(entry)
     amounts = [_own_amount(transaction) for transaction in transactions]
     batched = len(transactions) > 1 or (transactions and _first(entry, "NtryDtls/Btch") is not None)
@@ -194,7 +194,7 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
     if node is None and alone:
         node = _first(entry, "Amt")
     ordered = _first(transaction, "AmtDtls/InstdAmt/Amt")
-    # Paid from an account in another currency: what was ordered can be compared, what was debited cannot.
+    # Paid from an account in another currency: compare the ordered amount, not the debited one.
     if not credit and ordered is not None and node is not None and ordered.get("Ccy") != node.get("Ccy"):
         node = ordered
     units, currency = amount(node, where) if node is not None else (None, None)

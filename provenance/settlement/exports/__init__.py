@@ -1,0 +1,1 @@
+"""Publishes nights: files, the manifest that proves them, keys, and checks of published files."""

@@ -1,4 +1,4 @@
-"""What changed from one published revision of a day to another: for whom, and because of which inputs."""
+"""Compares two published revisions of a day: changed amounts by owner, and changed inputs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import InputError
+from provenance.core.published import MANIFEST, in_force, revision_folder
 from provenance.core.store import Store
 from provenance.inputs.night import Night, load_night
-from provenance.settlement.exports.export import MANIFEST, in_force, revision_folder
 
-# What a night names besides tables that can be compared row by row; an audit that decides stands in the contract.
+# Facts in a manifest that are compared as they are; tables are compared row by row.
 FACTS = ("model_id", "model", "method", "contract", "code_version")
 
 
 def diff(store: Store, day: str, before: int, after: int) -> dict[str, Any]:
-    """What changed between two revisions of a day.
+    """Compare two revisions of a day.
 
     Returns:
-        `causes`: inputs that differ, in words; `owners`: earned before and after, by owner and currency, largest change first;
-        `totals`: the same of control totals.
+        `causes`: inputs that differ, in words; `owners`: amounts earned before and after, by owner and currency, largest
+        change first; `totals`: control totals before and after.
 
     Raises:
-        InputError: one of them was never published.
+        InputError: a revision was never published.
     """
     manifests = [_manifest(store, day, revision) for revision in (before, after)]
     tables = [store.read_table(f"{revision_folder(day, revision)}/payouts.parquet") for revision in (before, after)]
     earned: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     names: dict[str, str] = {}
-    for place, table in enumerate(tables):
+    for index, table in enumerate(tables):
         for owner, name, currency, amount in table.select("owner_id", "owner_name", "currency", "earned_minor").iter_rows():
-            earned[owner, currency][place] = amount
+            earned[owner, currency][index] = amount
             names[owner] = name
-    changed = {whose: amounts for whose, amounts in earned.items() if amounts[0] != amounts[1]}
+    changed = {key: amounts for key, amounts in earned.items() if amounts[0] != amounts[1]}
     owners = [
-        {"owner_id": whose[0], "owner_name": names[whose[0]], "currency": whose[1], "before_minor": was, "after_minor": now}
-        for whose, (was, now) in sorted(changed.items(), key=lambda row: (-abs(row[1][1] - row[1][0]), row[0]))
+        {"owner_id": key[0], "owner_name": names[key[0]], "currency": key[1], "before_minor": earlier, "after_minor": later}
+        for key, (earlier, later) in sorted(changed.items(), key=lambda row: (-abs(row[1][1] - row[1][0]), row[0]))
     ]
     return {
         "day": day,
@@ -75,41 +75,42 @@ def _causes(store: Store, before: Mapping[str, Any], after: Mapping[str, Any]) -
         counts = f"{len(new - old)} added, {len(old - new)} removed, {len(new)} in all"
         yield f"counterfactual models: {counts}"
     for name in FACTS:
-        was, now = facts[0].get(name), facts[1].get(name)
-        if was != now:
-            yield f"{name.replace('_', ' ')}: {', '.join(_leaves(was, now))}"
-    # What was held or claimed in between stands in the ledger, and moves amounts without any input.
-    was, now = ({row["escrow_id"] for row in manifest["escrow"]} for manifest in (before, after))
-    if gone := sorted(was - now):
-        yield f"escrow: nothing lies there any more for {', '.join(gone)}"
+        earlier, later = facts[0].get(name), facts[1].get(name)
+        if earlier != later:
+            yield f"{name.replace('_', ' ')}: {', '.join(_leaves(earlier, later))}"
+    # Claims between the revisions are in the ledger alone; they move amounts while inputs stay.
+    earlier, later = ({row["escrow_id"] for row in manifest["escrow"]} for manifest in (before, after))
+    if emptied := sorted(earlier - later):
+        yield f"escrow: nothing is left for {', '.join(emptied)}"
 
 
 def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     keys = ["output_id", "content_sha256", "revenue_minor", "currency", "product"]
-    was, now = before.select(keys), after.select(keys)
-    both = was.join(now, on="output_id", suffix="_now")
-    found = {"added": now.join(was, on="output_id", how="anti"), "withdrawn": was.join(now, on="output_id", how="anti")}
+    earlier, later = before.select(keys), after.select(keys)
+    joined = earlier.join(later, on="output_id", suffix="_now")
+    added, withdrawn = (a.join(b, on="output_id", how="anti") for a, b in ((later, earlier), (earlier, later)))
+    changes = {"added": added, "withdrawn": withdrawn}
     for name in keys[1:]:
-        what = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
-        found[what] = both.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))
-    said = [f"{rows.height} {what}{_some(sorted(rows['output_id']))}" for what, rows in found.items() if rows.height]
-    yield f"outputs: {', '.join(said) or 'the same, in other files'}"
+        change = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
+        changes[change] = joined.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))
+    parts = [f"{rows.height} {change}{_some(sorted(rows['output_id']))}" for change, rows in changes.items() if rows.height]
+    yield f"outputs: {', '.join(parts) or 'the same, in other files'}"
 
 
 def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
-    was, now = (night.frozen_corpus(store) for night in (before, after))
-    if was.shards != now.shards:
+    earlier, later = (night.frozen_corpus(store) for night in (before, after))
+    if earlier.shards != later.shards:
         examples = [night.read_corpus(store, "example_id", "work_id") for night in (before, after)]
         added = examples[1].join(examples[0], on="example_id", how="anti")
         removed = examples[0].join(examples[1], on="example_id", how="anti")
         works = sorted({*added["work_id"], *removed["work_id"]})
         yield f"corpus: {added.height} examples added, {removed.height} withdrawn{_some(works)}"
-    if was.claims != now.claims:
-        old, new = (store.read_table(corpus.claims.key) for corpus in (was, now))
+    if earlier.claims != later.claims:
+        old, new = (store.read_table(corpus.claims.key) for corpus in (earlier, later))
         works = sorted(_differing(old, new)["work_id"].unique())
         yield f"claims: on {len(works)} works{_some(works)}"
     for name in ("owners", "unmatched", "duplicates", "disputes", "rights"):
-        if getattr(was, name) != getattr(now, name):
+        if getattr(earlier, name) != getattr(later, name):
             yield f"corpus: {name} differ"
 
 
@@ -120,9 +121,9 @@ def _choices(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
 
 
 def _differing(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Rows that stand on one side alone."""
+    """Rows that only one of the tables has."""
     sides = ((before, after), (after, before))
-    return pl.concat(one.join(other, on=one.columns, how="anti", nulls_equal=True) for one, other in sides)
+    return pl.concat(left.join(right, on=left.columns, how="anti", nulls_equal=True) for left, right in sides)
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -130,13 +131,13 @@ def _some(names: list[str], most: int = 5) -> str:
     return f" ({', '.join(names[:most])}{more})" if names else ""
 
 
-def _leaves(was: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Where two JSON values differ."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in sorted({*was, *now}):
-            yield from _leaves(was.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        for place, (one, other) in enumerate(zip(was, now, strict=True)):
-            yield from _leaves(one, other, f"{path}[{place}]")
-    elif was != now:
-        yield f"{path + ' ' if path else ''}{was} -> {now}"
+def _leaves(earlier: Any, later: Any, path: str = "") -> Iterator[str]:
+    """Paths at which two JSON values differ, with both values."""
+    if isinstance(earlier, dict) and isinstance(later, dict):
+        for key in sorted({*earlier, *later}):
+            yield from _leaves(earlier.get(key), later.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(earlier, list) and isinstance(later, list) and len(earlier) == len(later):
+        for index, (old, new) in enumerate(zip(earlier, later, strict=True)):
+            yield from _leaves(old, new, f"{path}[{index}]")
+    elif earlier != later:
+        yield f"{path + ' ' if path else ''}{earlier} -> {later}"

@@ -1,4 +1,4 @@
-"""One output: its credits, the terms that it is paid by, and how far they can be trusted, as plain data."""
+"""Explains one output as plain data: its credits, its contract, and how far its shares can be trusted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from provenance.core.errors import StoreError
 from provenance.core.store import Store
 from provenance.corpus.shards import part_key
 from provenance.inputs.contracts import assign, parse_contracts
-from provenance.inputs.night import absent
+from provenance.inputs.night import removal_error
 from provenance.settlement.exports.export import read_export
 from provenance.settlement.exports.trust import in_words
 
 
 def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any] | None:
-    """One output's credits as plain data, from the first of some published days that has it."""
+    """One output's credits, from the first of some published days that has it; None if no day has."""
     for day in days:
         manifest, payouts, credits = read_export(store, day)
         rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
@@ -48,18 +48,18 @@ def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any]
 
 
 def _output(store: Store, manifest: Mapping[str, Any], output_id: str) -> pl.DataFrame:
-    """An output as it was frozen, one row."""
+    """The frozen output, one row."""
     try:
         parts = [store.read_table(part_key(sha)) for sha in manifest["inputs"]["outputs"]]
     except StoreError as error:
-        raise absent(store, manifest["night"], error) from error
+        raise removal_error(store, manifest["night"], error) from error
     return pl.concat(parts).filter(pl.col("output_id") == output_id)
 
 
 def _contract(manifest: Mapping[str, Any], output: pl.DataFrame) -> dict[str, Any]:
-    """The contract that an output fell under, and what part of it its rule decided."""
-    where = f"manifest of {manifest['day']}"
-    known = parse_contracts(manifest["contract"]["contracts"], where)
-    name = assign(output.with_columns(pl.col("product").fill_null("")), known, where)[0]
+    """The terms of an output's contract, with `weight`: the part of shares that its rule decided."""
+    place = f"manifest of {manifest['day']}"
+    contracts = parse_contracts(manifest["contract"]["contracts"], place)
+    name = assign(output.with_columns(pl.col("product").fill_null("")), contracts, place)[0]
     terms = next(dict(contract) for contract in manifest["contract"]["contracts"] if contract["name"] == name)
     return terms | {"weight": manifest["contract"]["weights"].get(name, 1.0)}

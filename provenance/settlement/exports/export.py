@@ -1,11 +1,11 @@
-"""The payout export: files, a manifest that proves them, and the pointer that names the revision in force.
+"""Writes the payout export: files, a manifest that proves them, and the pointer to the revision in force.
 
     exports/payouts/day=2026-11-20/rev=0001/
         {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json, manifest.sig}
     exports/payouts/day=2026-11-20/current.json
-    exports/keys/<id>.pem                              the public keys of signatures
+    exports/keys/<id>.pem                              public keys of the signatures
 
-A revision exists once its manifest does, and is never edited.
+A revision exists as soon as its manifest does, and is never edited.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provenance.core.errors import StoreError
 from provenance.core.money import currency_name, format_minor
+from provenance.core.published import MANIFEST, current_key, in_force, revision_folder
 from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parquet
 from provenance.core.text import plain
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
@@ -33,7 +34,7 @@ from provenance.settlement.exports.proofs import public_pem, root, sign
 
 NUMBER = "#,##0"
 NIL = "Nil: no output of this day earned anything."
-# Columns of payouts that lead from one balance to the next, and the part of it that is held.
+# Columns of payouts between opening and closing balance, and the held part of the closing balance.
 MOVEMENTS = (
     "opening_balance_minor",
     "earned_minor",
@@ -45,17 +46,16 @@ MOVEMENTS = (
     "held_minor",
 )
 HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
-MANIFEST = "manifest.json"
-# The report on an appeal, which is a manifest, too: of its page.
+# The report on an appeal; it is the manifest of the appeal's page.
 APPEALS, REPORT = "appeals", "report.json"
-# Of a component of an account in the journal.
+# Longest component of an account's name in the journal.
 LETTERS_OF_ACCOUNT = 100
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
 @dataclass(frozen=True)
 class Export:
-    """Everything of one revision that lies in the store, by file name, and its manifest."""
+    """One revision: its files by name, and its manifest."""
 
     day: date
     revision: int
@@ -64,40 +64,8 @@ class Export:
 
     @property
     def folder(self) -> str:
-        """Where the revision lies."""
+        """The revision's folder in the store."""
         return revision_folder(self.day, self.revision)
-
-
-def revision_folder(day: date | str, revision: int) -> str:
-    """Where a revision of a day's export lies."""
-    return f"exports/payouts/day={day}/rev={revision:04d}"
-
-
-def current_key(day: date | str) -> str:
-    """The pointer to the revision in force."""
-    return f"exports/payouts/day={day}/current.json"
-
-
-def published_days(store: Store) -> list[str]:
-    """Days with an export in force, oldest first."""
-    keys = store.list("exports/payouts")
-    return sorted(key.split("/day=")[1].split("/")[0] for key in keys if key.endswith("/current.json"))
-
-
-def in_force(store: Store, day: date | str) -> dict[str, Any]:
-    """The pointer to a day's revision in force: `revision, folder, manifest_sha256`; an error names the published days."""
-    if not store.exists(current_key(day)):
-        raise StoreError(
-            store.locate(current_key(day)),
-            expected="a published day",
-            found="none",
-            hint=f"Published: {', '.join(published_days(store)) or 'no day yet; try make demo'}.",
-        )
-    found = store.read_json(current_key(day))
-    if lacking := {"revision", "folder", "manifest_sha256"} - found.keys():
-        where = store.locate(current_key(day))
-        raise StoreError(where, expected="revision, folder and manifest_sha256", found=f"no {', '.join(sorted(lacking))}")
-    return found
 
 
 def read_export(store: Store, day: str) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
@@ -118,12 +86,12 @@ def build(
     totals: Mapping[str, Mapping[str, int]],
     facts: Mapping[str, Any],
 ) -> Export:
-    """All files of a revision, byte for byte the same for the same arguments.
+    """Make all files of a revision; equal arguments give equal bytes.
 
     Args:
-        entries: of the night's booking, and of those of other kinds since the export before.
-        totals: control totals per currency.
-        facts: what else the manifest says: inputs' digests, code version, the previous manifest, a notice.
+        entries: bookings since the export before, through the night's, with their entries.
+        totals: control totals by currency.
+        facts: other fields of the manifest: digests of inputs, code version, the previous manifest, a notice.
     """
     files = {
         "payouts.csv": to_csv(payouts),
@@ -154,29 +122,29 @@ def build(
 
 
 def payout_lines(csv: bytes) -> list[bytes]:
-    """The lines of payouts.csv below its header, over which the manifest's tree of hashes stands."""
+    """The lines of payouts.csv below its header: the leaves of the manifest's tree of hashes."""
     return csv.splitlines()[1:]
 
 
 def key_file(pem: bytes) -> str:
-    """Where a public key lies."""
+    """The store key of a public key."""
     return f"exports/keys/{sha256(pem)[:16]}.pem"
 
 
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
-    """Publish a revision: files and signature, then the manifest, and only then the pointer. False if it was there."""
+    """Publish a revision: files and signature, then the manifest, then the pointer. False if it was published before."""
     new = write_folder(store, export.folder, export.files, export.manifest, key)
     point_to(store, export.day, export.revision)
     return new
 
 
 def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """What a manifest says of files."""
+    """Digests and sizes of files, as manifests have them."""
     return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
 
 
 def signature_of(manifest: str) -> str:
-    """The file with the signature of a manifest, beside it."""
+    """The name of the file with a manifest's signature."""
     return f"{manifest.removesuffix('.json')}.sig"
 
 
@@ -189,13 +157,13 @@ def write_folder(
     *,
     name: str = MANIFEST,
 ) -> bool:
-    """Publish a folder that is real once its manifest is there, and never edited. False if it was there.
+    """Publish a folder, whose manifest is written last. False if it was published before.
 
     Args:
         name: of the manifest's file.
 
     Raises:
-        StoreError: it was published before with other content, or another key lies where the signature's should.
+        StoreError: it was published before with other files, or the store has another public key under the same name.
     """
     manifest_key = f"{folder}/{name}"
     data = canonical_json(manifest)
@@ -203,8 +171,8 @@ def write_folder(
     if not published:
         pem = public_pem(key)
         if not store.create(key_file(pem), pem) and store.read(key_file(pem)) != pem:
-            where = store.locate(key_file(pem))
-            raise StoreError(where, expected="the public key of what is signed now", found="something else")
+            place = store.locate(key_file(pem))
+            raise StoreError(place, expected="the public key of what is signed now", found="something else")
         for file, content in {**files, signature_of(name): sign(key, data)}.items():
             store.write(f"{folder}/{file}", content)
         published = not store.create(manifest_key, data)
@@ -213,13 +181,13 @@ def write_folder(
             store.locate(manifest_key),
             expected="the files that were published",
             found="others from the same booking",
-            hint="What is published is never edited. Run `provenance verify` to see what changed.",
+            hint="Published files are never edited. Run `provenance verify` to see the changes.",
         )
     return not published
 
 
 def point_to(store: Store, day: date, revision: int) -> None:
-    """Put a revision in force, unless a later one is; also when others do the same at once."""
+    """Put a revision in force, unless a later one is; safe if several processes do so at once."""
     key, folder = current_key(day), revision_folder(day, revision)
     manifest = sha256(store.read(f"{folder}/{MANIFEST}"))
     pointer = canonical_json({"day": str(day), "revision": revision, "folder": folder, "manifest_sha256": manifest})
@@ -238,7 +206,7 @@ def _workbook(
     balances: Mapping[str, Mapping[str, int]],
     notice: str,
 ) -> bytes:
-    """Payouts, what of them is held and why, and totals: formulas over the payouts wherever those are what is summed."""
+    """A workbook of payouts, held amounts with reasons, and totals; sums of payouts are formulas over their sheet."""
     buffer = io.BytesIO()
     book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
     book.set_properties(
@@ -246,10 +214,10 @@ def _workbook(
     )
     number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
     money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
-    looks: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
-    payouts.write_excel(book, "Payouts", table_name="payouts", **looks)
+    layout: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
+    payouts.write_excel(book, "Payouts", table_name="payouts", **layout)
     payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
-        book, "Held", table_name="held", **{**looks, "column_formats": {"held_minor": NUMBER}}
+        book, "Held", table_name="held", **{**layout, "column_formats": {"held_minor": NUMBER}}
     )
 
     sheet = book.add_worksheet("Totals")
@@ -259,7 +227,7 @@ def _workbook(
         row += 1
 
     def write(title: str, names: Sequence[str], lines: Iterable[Sequence[Any]], look: Any = None) -> None:
-        """A table by currency; a cell that is a pair is a formula, in which `{n}` is its row, and its value."""
+        """Write a table by currency. A cell that is a pair is a formula, with `{n}` for its row, and its value."""
         nonlocal row
         sheet.write(row, 0, title, bold)
         sheet.write_row(row + 1, 0, ["currency", *names], bold)
@@ -278,17 +246,17 @@ def _workbook(
     check = "=B{n}-SUM(C{n}:" + chr(ord("A") + len(sums)) + "{n})"
     days = []
     for currency, values in totals.items():
-        # What was earned comes from the other sheet, so that the two cannot drift apart.
+        # Earnings are summed from the other sheet, so the two agree.
         amounts = [(_sum_of(name), values[name]) if name == "earned_minor" else values[name] for name in sums]
-        said = f"{currency_name(currency)}: owners earned {format_minor(values['earned_minor'], currency)}"
-        days.append((currency, *amounts, (check, 0), said))
+        words = f"{currency_name(currency)}: owners earned {format_minor(values['earned_minor'], currency)}"
+        days.append((currency, *amounts, (check, 0), words))
     if days:
         write("The day: revenue = developer + earned + escrowed + unattributed", [*sums, "difference", "in words"], days)
     check = "=B{n}+C{n}+D{n}-E{n}-F{n}-G{n}-H{n}"
     owners = []
     for currency in payouts["currency"].unique().sort():
-        mine = payouts.filter(pl.col("currency") == currency)
-        owners.append((currency, *((_sum_of(name), mine[name].sum()) for name in MOVEMENTS), (check, 0)))
+        rows = payouts.filter(pl.col("currency") == currency)
+        owners.append((currency, *((_sum_of(name), rows[name].sum()) for name in MOVEMENTS), (check, 0)))
     if owners:
         title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
         write(title, [*MOVEMENTS, "difference"], owners)
@@ -301,12 +269,12 @@ def _workbook(
 
 
 def _sum_of(name: str) -> str:
-    """A formula: the column of the payouts, summed over the currency that begins the row."""
+    """A formula that sums a column of the payouts over the currency in the row's first cell."""
     return f"=SUMIFS(payouts[{name}],payouts[currency],A{{n}})"
 
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:
-    """Bookings in the beancount language, with accounts opened by their first use."""
+    """Bookings in the beancount language; the plugin opens accounts at their first use."""
     lines = [f"; {plain(line)}" for line in notice.splitlines()]
     lines += ['plugin "beancount.plugins.auto_accounts"', ""]
     for booking, posted in entries:
@@ -325,16 +293,16 @@ def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], n
 
 def _title(booking: Booking) -> str:
     if booking.kind != NIGHT:
-        return f"{booking.kind.capitalize()}: {booking.said}"
+        return f"{booking.kind.capitalize()}: {booking.facts_text}"
     by = ", booked by difference" if booking.revision > 1 else ""
     return f"Model outputs of {booking.day}, revision {booking.revision}{by}"
 
 
 def _component(party_id: str) -> str:
-    """A party as a component of a beancount account; a digest keeps apart what the plain form would not."""
+    """A party as a component of a beancount account; a digest is added where plain forms could be equal."""
     named = re.sub(r"[^A-Za-z0-9]+", "-", party_id).strip("-")[:LETTERS_OF_ACCOUNT]
     component = named[:1].upper() + named[1:]
-    # A digest's place is for digests alone: else one could be named into the account of another.
+    # A name that ends like a digest gets one, too, or it could equal the component of another party.
     if named == party_id and named[:1].islower() and not re.search("-[0-9a-f]{8}$", named):
         return component
     return f"{component or 'X'}-{hashlib.sha256(party_id.encode()).hexdigest()[:8]}"

@@ -1,7 +1,7 @@
-"""What makes a published file provable: a signature on its manifest, and a tree of hashes over its lines.
+"""Proves published files: signatures on manifests, and trees of hashes over lines.
 
-The tree is that of Certificate Transparency (RFC 6962, section 2.1), with SHA-256: its root stands in the manifest, and a proof
-of some forty hashes shows that a line is among millions without showing any other.
+The tree is that of Certificate Transparency (RFC 6962, section 2.1), with SHA-256. Its root is in the manifest. A proof of some
+forty hashes shows that a line is among millions, and shows no other line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from provenance.core.errors import InputError
 
-# One side of a step of a proof, and the hash that stands there.
+# A step of a proof: the side of the sibling, and its hash.
 Step = tuple[str, str]
 LEFT, RIGHT = "left", "right"
 
@@ -27,15 +27,15 @@ def root(lines: Sequence[bytes]) -> str:
 
 
 def prove(lines: Sequence[bytes], index: int) -> list[Step]:
-    """What it takes to get from one line to the root, from below."""
+    """The proof of a line: the sibling hashes on its way to the root, the lowest first."""
     return [(side, node.hex()) for side, node in _path([_leaf(line) for line in lines], index)]
 
 
 def proven(line: bytes, steps: Sequence[Step]) -> str:
     """The root that a line and its proof lead to."""
     node = _leaf(line)
-    for side, other in steps:
-        node = _node(bytes.fromhex(other), node) if side == LEFT else _node(node, bytes.fromhex(other))
+    for side, sibling in steps:
+        node = _node(bytes.fromhex(sibling), node) if side == LEFT else _node(node, bytes.fromhex(sibling))
     return node.hex()
 
 
@@ -71,7 +71,7 @@ def _path(leaves: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
 
 
 def read_key(pem: bytes, where: str) -> Ed25519PrivateKey:
-    """A private key from its PEM; raises InputError where it is none, or of another kind."""
+    """Read a private key from PEM; raises InputError if it is not an Ed25519 key."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
@@ -82,7 +82,7 @@ def read_key(pem: bytes, where: str) -> Ed25519PrivateKey:
 
 
 def public_pem(key: Ed25519PrivateKey) -> bytes:
-    """The public key, as accountants and owners get it."""
+    """The public key of a private one, as PEM."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -92,7 +92,7 @@ def sign(key: Ed25519PrivateKey, data: bytes) -> bytes:
 
 
 def is_signed(pem: bytes, data: bytes, signature: bytes) -> bool:
-    """Whether a signature is that of a public key on data."""
+    """Whether a public key verifies a signature on data."""
     key = load_pem_public_key(pem)
     if not isinstance(key, Ed25519PublicKey):
         return False

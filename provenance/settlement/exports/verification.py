@@ -1,4 +1,4 @@
-"""Does a published export hold? Checksums, identities, totals and the chain, from the files; balances, from the ledger."""
+"""Checks a published export: checksums, identities, totals and the chain by its files, balances by the ledger."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from provenance.core.contracts import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.errors import InputError, StoreError, did_you_mean
 from provenance.core.money import NANO, PPB
+from provenance.core.published import MANIFEST, revision_folder
 from provenance.core.store import Store, sha256
+from provenance.core.tables import ESCROW, PAYABLE, UNATTRIBUTED
 from provenance.core.text import uncelled
 from provenance.settlement.accounts import HELD, OWED, RECEIVABLE, TOTALS, Account, Standing, imbalances, totals
 from provenance.settlement.books import Booking
-from provenance.settlement.exports.export import MANIFEST, payout_lines, revision_folder, signature_of
+from provenance.settlement.exports.export import payout_lines, signature_of
 from provenance.settlement.exports.payouts import closing
 from provenance.settlement.exports.proofs import is_signed, prove, proven, root
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked, and what was wrong with it, if anything."""
+    """The result of one check; without problems it has passed."""
 
     name: str
     problems: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether it held."""
+        """Whether there are no problems."""
         return not self.problems
 
 
@@ -54,11 +56,11 @@ def verify(
 
     Args:
         folder: the revision's key in the store.
-        ledger: balances after the revision's booking; None to check the files alone.
-        day: what the ledger has for the day after that booking, by whom it is for; None to check the files alone.
-        standing: who was on hold after that booking, and what had been claimed; None to check the files alone.
-        keys: public keys of which one must have signed it, as PEM; none to take the store's word.
-        chain: whether the manifest before this one is at hand.
+        ledger: balances after the revision's booking; None to check files only.
+        day: the ledger's amounts of the day after that booking, by beneficiary; None to check files only.
+        standing: holds and claims after that booking; None to check files only.
+        keys: public keys as PEM, of which one must have signed; without any, those in the store are trusted.
+        chain: whether to check the manifests before this one.
         name: of the manifest's file.
     """
     manifest = store.read_json(f"{folder}/{name}")
@@ -95,50 +97,50 @@ def _signature(store: Store, folder: str, keys: Sequence[bytes], name: str = MAN
     except StoreError as error:
         yield f"{file}: {error.found}"
         return
-    known = keys or [store.read(key) for key in store.list("exports/keys")]
-    if not any(is_signed(pem, data, signature) for pem in known):
-        whose = "a key that these settings trust" if keys else f"any of the {len(known)} keys in exports/keys"
-        yield f"{file}: not by {whose}, or not on this {name.removesuffix('.json')}"
+    candidates = keys or [store.read(key) for key in store.list("exports/keys")]
+    if not any(is_signed(pem, data, signature) for pem in candidates):
+        signers = "a key that these settings trust" if keys else f"any of the {len(candidates)} keys in exports/keys"
+        yield f"{file}: not by {signers}, or not on this {name.removesuffix('.json')}"
 
 
 def _parsed(data: bytes) -> list[dict[str, str]]:
-    """The rows of payouts.csv, as the text that was written into its cells."""
+    """The rows of payouts.csv, with the original text of cells."""
     rows = csv.DictReader(io.StringIO(data.decode()))
     return [{name: uncelled(cell) for name, cell in row.items()} for row in rows]
 
 
 def _tree(data: bytes, manifest: Mapping[str, Any]) -> Iterator[str]:
-    found = root(payout_lines(data))
-    if found != manifest.get("merkle_root"):
-        yield f"payouts.csv: the root over its lines is {found}, the manifest says {manifest.get('merkle_root')}"
+    computed = root(payout_lines(data))
+    if computed != manifest.get("merkle_root"):
+        yield f"payouts.csv: the root over its lines is {computed}, the manifest says {manifest.get('merkle_root')}"
 
 
 def prove_line(store: Store, folder: str, owner_id: str) -> list[dict[str, Any]]:
-    """What an owner needs to see that its lines are in a published file, without seeing any other: proofs."""
+    """Proofs that an owner's lines are in the published payouts; they show no other line."""
     manifest, data = store.read(f"{folder}/{MANIFEST}"), store.read(f"{folder}/payouts.csv")
     lines, rows = payout_lines(data), _parsed(data)
-    at = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]
-    if not at:
-        known = sorted({row["owner_id"] for row in rows})
+    indices = [index for index, row in enumerate(rows) if row["owner_id"] == owner_id]
+    if not indices:
+        owners = sorted({row["owner_id"] for row in rows})
         expected = f"a line of {owner_id} in it"
-        raise StoreError(f"{folder}/payouts.csv", expected=expected, found="none", hint=did_you_mean(owner_id, known))
-    said = json.loads(manifest)
+        raise StoreError(f"{folder}/payouts.csv", expected=expected, found="none", hint=did_you_mean(owner_id, owners))
+    stated = json.loads(manifest)
     return [
         {
-            "day": said["day"],
-            "revision": said["revision"],
+            "day": stated["day"],
+            "revision": stated["revision"],
             "columns": data.splitlines()[0].decode(),
             "line": lines[index].decode(),
             "steps": prove(lines, index),
-            "merkle_root": said["merkle_root"],
+            "merkle_root": stated["merkle_root"],
             "manifest_sha256": sha256(manifest),
         }
-        for index in at
+        for index in indices
     ]
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON says; raises InputError where it is none."""
+    """Read a JSON file; raises InputError if it is not JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -146,19 +148,27 @@ def read_json(path: Path) -> Any:
 
 
 def check_proof(proof: Mapping[str, Any]) -> Check:
-    """Whether a line is among those that a root stands for; that the root is the manifest's, the signed manifest tells."""
+    """Check that a line leads to the root in its proof; compare that root with the signed manifest's yourself."""
     try:
-        what = f"line of {proof['day']}, revision {proof['revision']}"
+        name = f"line of {proof['day']}, revision {proof['revision']}"
         root = proof["merkle_root"]
-        found = proven(str(proof["line"]).encode(), [(side, node) for side, node in proof["steps"]])
+        computed = proven(str(proof["line"]).encode(), [(side, node) for side, node in proof["steps"]])
     except (KeyError, TypeError, ValueError) as error:
         expected = "day, revision, line, steps and merkle_root, as `provenance proof` writes them"
         raise InputError("proof", expected=expected, found=f"{type(error).__name__}: {error}") from None
-    return Check(what, () if found == root else (f"the line leads to the root {found}, the proof says {root}",))
+    return Check(name, () if computed == root else (f"the line leads to the root {computed}, the proof says {root}",))
+
+
+def lines_that_differ(store: Store, key: str, wanted: str) -> Iterator[str]:
+    """The first three lines of a published table that differ from the ledger."""
+    name, published = key.rsplit("/", 1)[-1], store.read(key).decode(errors="replace")
+    pairs = zip_longest(published.splitlines(), wanted.splitlines(), fillvalue="nothing")
+    differ = ((number, has, says) for number, (has, says) in enumerate(pairs, start=1) if has != says)
+    yield from (f"{name} line {number}: {has!r}, the ledger says {says!r}" for number, has, says in islice(differ, 3))
 
 
 def earlier_revisions(store: Store, day: str, revision: int, keys: Sequence[bytes] = ()) -> Check:
-    """Revisions of a day that are no longer in force are still what was published, and signed."""
+    """Check that earlier revisions of a day are unchanged and signed."""
     problems = []
     for number in range(1, revision):
         folder = revision_folder(day, number)
@@ -167,44 +177,44 @@ def earlier_revisions(store: Store, day: str, revision: int, keys: Sequence[byte
         except StoreError as error:
             problems.append(f"rev={number:04d}/{MANIFEST}: {error.found}")
             continue
-        found = [*_checksums(store, folder, manifest), *_signature(store, folder, keys)]
-        problems += [f"rev={number:04d}/{problem}" for problem in found]
+        faults = [*_checksums(store, folder, manifest), *_signature(store, folder, keys)]
+        problems += [f"rev={number:04d}/{problem}" for problem in faults]
     return Check("earlier revisions", tuple(problems))
 
 
 def booked_and_published(store: Store, booked: Iterable[Booking], day: date, through: int) -> Check:
-    """Every night that the ledger has booked has an export that says so: all of a day, and those up to a booking."""
+    """Check that bookings have their exports: all of a day, and all others up to a booking."""
     problems = []
     for booking in booked:
         if booking.booking_id > through and booking.day != day:
             continue
         folder = revision_folder(booking.day, booking.revision)
-        where = f"booking {booking.booking_id}, revision {booking.revision} of {booking.day}"
+        place = f"booking {booking.booking_id}, revision {booking.revision} of {booking.day}"
         if not store.exists(f"{folder}/{MANIFEST}"):
-            problems.append(f"{where}: in the ledger, but there is no {folder}/{MANIFEST}")
+            problems.append(f"{place}: in the ledger, but there is no {folder}/{MANIFEST}")
             continue
-        said = store.read_json(f"{folder}/{MANIFEST}")
-        if (said["booking_id"], said["night"]) != (booking.booking_id, booking.night):
-            problems.append(f"{where}: {folder} is of booking {said['booking_id']} and {said['night']}")
+        manifest = store.read_json(f"{folder}/{MANIFEST}")
+        if (manifest["booking_id"], manifest["night"]) != (booking.booking_id, booking.night):
+            problems.append(f"{place}: {folder} is of booking {manifest['booking_id']} and {manifest['night']}")
     return Check("an export of every booking", tuple(problems))
 
 
 def _checksums(store: Store, folder: str, manifest: Mapping[str, Any]) -> Iterator[str]:
     for name, stated in manifest["files"].items():
         try:
-            found = sha256(store.read(f"{folder}/{name}"))
+            digest = sha256(store.read(f"{folder}/{name}"))
         except StoreError as error:
             yield f"{name}: {error.found}"
             continue
-        if found != stated["sha256"]:
-            yield f"{name}: SHA-256 is {found}, the manifest says {stated['sha256']}"
+        if digest != stated["sha256"]:
+            yield f"{name}: SHA-256 is {digest}, the manifest says {stated['sha256']}"
 
 
 def _rows(rows: list[dict[str, str]]) -> Iterator[str]:
     for number, row in enumerate(rows, start=2):
-        stated, found = int(row["closing_balance_minor"]), closing(row)
-        if found != stated:
-            yield f"payouts.csv line {number} ({row['owner_id']}): closing is {stated}, adds up to {found}"
+        stated, total = int(row["closing_balance_minor"]), closing(row)
+        if total != stated:
+            yield f"payouts.csv line {number} ({row['owner_id']}): closing is {stated}, adds up to {total}"
         if int(row["held_minor"]) and not row["hold_reason"]:
             yield f"payouts.csv line {number} ({row['owner_id']}): {row['held_minor']} are held for no reason"
 
@@ -231,16 +241,16 @@ def _shares(credits: pl.DataFrame) -> Iterator[str]:
 
 
 def _credits(credits: pl.DataFrame, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Totals are rounded sums of credits: within one unit for each party."""
+    """Check control totals against sums of credits; rounding may move them by one minor unit for each party."""
     sums = credits.group_by("currency", "account").agg(
         pl.col("amount_nanominor").cast(pl.Int128).sum(), parties=pl.struct("owner_id", "escrow_id").n_unique()
     )
-    found = {(currency, account): (int(amount), parties) for currency, account, amount, parties in sums.iter_rows()}
+    credited = {(currency, account): (int(amount), parties) for currency, account, amount, parties in sums.iter_rows()}
     for currency, stated in manifest["totals"].items():
         for account in (PAYABLE, ESCROW, UNATTRIBUTED):
             name = TOTALS[account]
-            amount, parties = found.get((currency, account), (0, 0))
-            parties = 1 if account == UNATTRIBUTED else parties  # whoever is named there, it is one account
+            amount, parties = credited.get((currency, account), (0, 0))
+            parties = 1 if account == UNATTRIBUTED else parties  # one account, whatever parties its credits name
             if abs(stated[name] * NANO - amount) > parties * NANO:
                 yield f"{currency}: the manifest says {name} {stated[name]}, credits add up to {amount // NANO}"
 
@@ -267,7 +277,7 @@ def _ledger(rows: list[dict[str, str]], ledger: Mapping[Account, int]) -> Iterat
 
 
 def _previous(store: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Every manifest back to the first night's is the one that its successor names; the first that is not ends the chain."""
+    """Check the chain back to the first manifest, and stop at the first break."""
     while previous := manifest.get("previous"):
         key = f"{revision_folder(previous['day'], previous['revision'])}/{MANIFEST}"
         try:

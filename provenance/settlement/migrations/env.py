@@ -1,4 +1,4 @@
-"""Run by Alembic. The connection is handed in by `ledger.migrate`; there is no offline mode."""
+"""Runs migrations for Alembic, on the connection of `ledger.migrate`; there is no offline mode."""
 
 from alembic import context
 

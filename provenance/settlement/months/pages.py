@@ -1,6 +1,6 @@
-"""Pages that owners read: chapters of sentences, tables and figures, laid out by one template.
+"""Lays out pages that owners read, from chapters of sentences, tables and figures, by one template.
 
-What owners and corpora supplied is text and never markup: it is autoescaped.
+Text of owners and corpora is escaped, so it is never markup.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import jinja2
 
 from provenance.core.text import address, plain
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def page(view: Mapping[str, Any]) -> bytes:
-    """One file that needs no other: a web page, well-formed as XML, too.
+    """A web page in one file, without links to other files; it is well-formed XML, too.
 
     Args:
         view: `title, name, notice, accounts, summary, facts, chapters`, as `statement.html` lays them out.
@@ -26,7 +26,7 @@ def page(view: Mapping[str, Any]) -> bytes:
 
 
 def rendered(template: str, view: Mapping[str, Any]) -> str:
-    """A template filled in."""
+    """Fill in a template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -38,27 +38,33 @@ def rendered(template: str, view: Mapping[str, Any]) -> str:
 
 
 def chapter(
-    known: str,
+    chapter_id: str,
     title: str,
-    said: Sequence[str] = (),
+    sentences: Sequence[str] = (),
     *,
     items: Sequence[str] = (),
     tables: Sequence[dict[str, Any]] = (),
     picture: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A chapter.
+    """A chapter of a page: a title, sentences, a list, a picture and tables, in this order.
 
     Args:
-        known: its id on the page.
-        said: sentences; items: a list below them.
-        picture: `svg`, markup of our own making, and what it shows in words (`said`).
+        items: lines of the list; addresses among them become links.
+        picture: `svg`, markup that this project made, and its `caption`.
     """
     linked = [{"text": item, "href": address(item)} for item in items]
-    return {"id": known, "title": title, "said": list(said), "items": linked, "tables": list(tables), "picture": picture}
+    return {
+        "id": chapter_id,
+        "title": title,
+        "sentences": list(sentences),
+        "items": linked,
+        "tables": list(tables),
+        "picture": picture,
+    }
 
 
 def table(
-    known: str,
+    table_id: str,
     caption: str,
     columns: Sequence[tuple[str, str]],
     rows: Iterable[Sequence[str]],
@@ -67,19 +73,19 @@ def table(
     note: str = "",
     links: int | None = None,
 ) -> dict[str, Any]:
-    """A table.
+    """A table of a page.
 
     Args:
-        columns: names, and kinds: `number` to the right, `short` on one line, `digest` too where there is room,
-            `long` and `code` broken where needed.
-        links: the column that holds addresses.
+        columns: names with kinds. `number` is aligned right, `short` stays on one line, `digest` does where there is room,
+            `long` and `code` break.
+        links: index of the column that holds addresses.
     """
     cells = [
         [{"text": plain(text), "href": address(text) if column == links else ""} for column, text in enumerate(row)]
         for row in rows
     ]
-    named = [{"name": name, "kind": kind} for name, kind in columns]
-    return {"id": known, "caption": caption, "columns": named, "rows": cells, "total": list(total), "note": note}
+    headers = [{"name": name, "kind": kind} for name, kind in columns]
+    return {"id": table_id, "caption": caption, "columns": headers, "rows": cells, "total": list(total), "note": note}
 
 
 def percent(ppb: int) -> str:

@@ -1,47 +1,66 @@
-"""The close of a period: what becomes of each owner's balance, before anybody is asked to approve it.
+"""Computes the close of a period: the outcome of each owner's balance, before people approve payments.
 
-    owed -> repays what was carried over below zero -> repays advances -> tax is withheld -> converted -> to be paid
-         or is carried forward: nothing, too little, or on hold
+    owed -> repays balances carried over below zero -> repays advances -> tax is withheld -> converted -> to be paid
+         or is carried forward: nothing owed, too little, or on hold
 
-Nothing here moves money. Amounts are minor units; what is rounded is rounded down, once, and what is left stays owed.
+Pure functions; nothing is booked here. Amounts are minor units, rounded down once; the rest stays owed.
 """
 
 from __future__ import annotations
 
+import calendar
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 
-from provenance.core.contracts import PAYABLE
 from provenance.core.errors import InputError
 from provenance.core.money import PPB, minor_digits
+from provenance.core.tables import PAYABLE
 from provenance.settlement.accounts import ADVANCE, CARRIED, EXCHANGE, HELD, PAID, RECOUPED, WITHHELD, Account
 
 PAY, NEGATIVE, BELOW, ON_HOLD, NOTHING = "pay", "carried: below zero", "carried: below the minimum", "held", "nothing owed"
-# A preview alone finds it: a period whose rates are missing is not closed.
+# An outcome of previews only: a period with missing rates is not closed.
 NO_RATE = "no rate"
-# Why an owner is put on hold by itself, until its data is there.
+# Reasons of holds that a close places and ends by itself.
 LACKING = NO_PAYEE, NO_TAX = "no payee data", "no tax data"
 
 
+def parse_period(where: str, text: str) -> str:
+    """Check that a text is a period as YYYY-MM, and return it; `where` names it in the error."""
+    try:
+        period = f"{date.fromisoformat(f'{text}-01'):%Y-%m}"
+    except ValueError:
+        period = ""
+    if not period or period != text:
+        raise InputError(where, expected="a period as YYYY-MM", found=repr(text))
+    return text
+
+
+def last_day(period: str) -> date:
+    """The last day of a period."""
+    year, month = map(int, period.split("-"))
+    return date(year, month, calendar.monthrange(year, month)[1])
+
+
 def closing_folder(period: str) -> str:
-    """Where the lines of a close are published."""
+    """The store folder of a period's closing tables."""
     return f"exports/periods/period={period}/closing"
 
 
 def payments_folder(period: str) -> str:
-    """Where it is published what was paid; without anybody's account."""
+    """The store folder of a period's payments table, which has no bank details."""
     return f"exports/periods/period={period}/payments"
 
 
 def bank_folder(period: str) -> str:
-    """Where the files for banks lie; accountants who read exports do not read these."""
+    """The store folder of a period's bank files, outside the exports that accountants read."""
     return f"bank/period={period}"
 
 
 def statements_folder(period: str) -> str:
-    """Where everybody's statements lie."""
+    """The store folder of a period's statements."""
     return f"exports/statements/period={period}"
 
 
@@ -51,12 +70,12 @@ class RateMissing(InputError):
 
 @dataclass(frozen=True)
 class Payee:
-    """What a settlement has to know of whom it pays; where the money goes is none of its business.
+    """A payee as a close needs it, without bank details.
 
     Attributes:
-        currency: that the payee is paid in.
-        withholding_ppb: tax withheld, by the rate table of the payee's residence; None as long as that is not known.
-        version: of its details, to which the money goes.
+        currency: of its payments.
+        withholding_ppb: rate of tax to withhold; None while tax data is missing.
+        version: of the bank details that payments go to.
     """
 
     owner_id: str
@@ -66,19 +85,19 @@ class Payee:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a period is closed.
+class ClosingTerms:
+    """The terms of a close.
 
     Attributes:
-        minimum: the smallest payout by currency, in its minor units; one that is not listed has none.
-        rates: units of the second currency for one of the first, as recorded.
+        minimum: smallest payout by currency, in minor units; unlisted currencies have none.
+        rates: recorded rates, by pair: units of the second currency for one of the first.
     """
 
     minimum: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
 
     def convert(self, amount: int, source: str, target: str) -> int:
-        """Minor units of the one currency as the other's, rounded down; raises RateMissing where none is recorded."""
+        """Convert minor units, rounding down; raises RateMissing if no rate is recorded."""
         if source == target:
             return amount
         if (source, target) not in self.rates:
@@ -90,14 +109,15 @@ class Terms:
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """What becomes of one owner's balance in one currency.
+    """The outcome of one owner's balance in one currency; amounts are in minor units.
 
     Attributes:
-        owed: payable or held, before; carried_over: what was below zero before, above zero here.
-        repaid: of that; recouped: set off against advances; withheld: tax; net: to be paid, in this currency.
-        paid: the same in the payee's.
-        outcome: `pay`, or why nothing is paid.
-        withholding_ppb: the rate of `withheld`; payee_version: whose details the money goes to.
+        owed: payable or held before the close.
+        carried_over: the owner's debt from earlier periods, above zero here; repaid: the part of it that is repaid now.
+        recouped: set off against advances; withheld: tax; net: to be paid.
+        paid: `net` in `pay_currency`, the payee's currency.
+        outcome: `pay`, or the reason why nothing is paid.
+        withholding_ppb: rate of `withheld`; payee_version: version of the bank details for the payment.
     """
 
     owner_id: str
@@ -116,36 +136,36 @@ class Line:
 
     @property
     def left(self) -> int:
-        """What stays owed in this currency, what is carried over below zero taken off."""
+        """The amount that stays owed, less the debt that is carried over."""
         return self.owed - self.carried_over - self.recouped - self.withheld - self.net
 
 
 def incomplete(owners: Iterable[str], payees: Mapping[str, Payee]) -> dict[str, str]:
-    """Why owners cannot be paid, by owner: of whom nothing is known, or not what tax to withhold."""
-    found = {}
+    """Owners that cannot be paid, with the reason: no payee, or no tax data."""
+    reasons = {}
     for owner in owners:
         if owner not in payees:
-            found[owner] = NO_PAYEE
+            reasons[owner] = NO_PAYEE
         elif payees[owner].withholding_ppb is None:
-            found[owner] = NO_TAX
-    return found
+            reasons[owner] = NO_TAX
+    return reasons
 
 
-def close(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: Terms) -> list[Line]:
-    """What becomes of every owner's balance at the close of a period, by owner and currency.
+def close(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: ClosingTerms) -> list[Line]:
+    """The lines of a close, by owner and currency.
 
     Args:
-        balances: of the ledger, under its signs: what is owed is below zero.
-        payees: by owner; who has none must be on hold.
+        balances: of the ledger, with its signs: owed amounts are below zero.
+        payees: by owner; owners without one must be on hold.
 
     Raises:
-        InputError: a rate is missing, or an owner that is owed something has no complete payee and is not on hold.
+        InputError: a rate is missing, or an owner with a payable amount has no complete payee and no hold.
     """
-    return [_line(balances, owner, currency, payees.get(owner), terms) for owner, currency in _whose(balances)]
+    return [_line(balances, owner, currency, payees.get(owner), terms) for owner, currency in _owner_currencies(balances)]
 
 
-def preview(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: Terms) -> list[Line]:
-    """The same while rates may still be missing: a balance that waits for one has the outcome `NO_RATE`."""
+def preview(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms: ClosingTerms) -> list[Line]:
+    """Like `close`, but a balance without a rate gets the outcome `NO_RATE`."""
 
     def line(owner: str, currency: str) -> Line:
         try:
@@ -154,16 +174,16 @@ def preview(balances: Mapping[Account, int], payees: Mapping[str, Payee], terms:
             owed = -balances[Account(PAYABLE, owner, currency)]
             return Line(owner, currency, owed, pay_currency=payees[owner].currency, outcome=NO_RATE)
 
-    return [line(owner, currency) for owner, currency in _whose(balances)]
+    return [line(owner, currency) for owner, currency in _owner_currencies(balances)]
 
 
-def _whose(balances: Mapping[Account, int]) -> list[tuple[str, str]]:
-    """Owners and currencies of which there is something to say."""
+def _owner_currencies(balances: Mapping[Account, int]) -> list[tuple[str, str]]:
+    """Owners and currencies with a balance to close."""
     accounts = (PAYABLE, HELD, CARRIED, ADVANCE)
     return sorted({(a.party_id, a.currency) for a, amount in balances.items() if amount and a.account in accounts})
 
 
-def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Payee | None, terms: Terms) -> Line:
+def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Payee | None, terms: ClosingTerms) -> Line:
     def of(name: str) -> int:
         return balances.get(Account(name, owner, currency), 0)
 
@@ -197,22 +217,22 @@ def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Pay
 
 
 def closing_entries(lines: Iterable[Line]) -> dict[Account, int]:
-    """What the close itself books: what is repaid, recouped and carried over. Payments and tax are booked when approved."""
-    found: dict[Account, int] = {}
+    """Entries of the close itself: repaid, recouped and carried over. Payments and tax are booked after approval."""
+    entries: dict[Account, int] = {}
     for line in lines:
         below = max(0, -line.owed) if line.outcome == NEGATIVE else 0
         moves = {CARRIED: below - line.repaid, RECOUPED: -line.recouped, PAYABLE: line.repaid + line.recouped - below}
-        found |= {Account(name, line.owner_id, line.currency): amount for name, amount in moves.items() if amount}
-    return found
+        entries |= {Account(name, line.owner_id, line.currency): amount for name, amount in moves.items() if amount}
+    return entries
 
 
 def payment_entries(lines: Iterable[Line]) -> dict[Account, int]:
-    """What approved payments book: payable becomes paid and withheld; what is converted goes through `exchange`."""
-    found: dict[Account, int] = {}
+    """Entries of approved payments: payable becomes paid and withheld; conversions go through `exchange`."""
+    entries: dict[Account, int] = {}
 
     def add(name: str, owner: str, currency: str, amount: int) -> None:
         account = Account(name, owner, currency)
-        found[account] = found.get(account, 0) + amount
+        entries[account] = entries.get(account, 0) + amount
 
     for line in lines:
         if line.outcome != PAY:
@@ -225,4 +245,4 @@ def payment_entries(lines: Iterable[Line]) -> dict[Account, int]:
             add(EXCHANGE, line.owner_id, line.currency, -line.net)
             add(EXCHANGE, line.owner_id, line.pay_currency, line.paid)
             add(PAID, line.owner_id, line.pay_currency, -line.paid)
-    return {account: amount for account, amount in found.items() if amount}
+    return {account: amount for account, amount in entries.items() if amount}

@@ -1,58 +1,60 @@
-"""Settling a period: it is closed, its payments are booked on the word of two people, and banks answer.
+"""Books the settlement of a period: rates, the close, payments after two approvals, and answers of banks.
 
     rate -> close -> payments -> answer
 
-A close locks its period and keeps what it found for every owner. What it found payable is booked as paid once, and only after
-one person has prepared and another has approved it. Of payments that a bank rejects, or that come back, all is owed again.
+A close locks its period and stores a line for every owner. Its payments are booked once, after one person has prepared and
+another has approved them. Payments that a bank rejects or returns are owed again in full.
 """
 
 from __future__ import annotations
 
-import calendar
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
-from provenance.core.contracts import PAYABLE
-from provenance.core.errors import InputError
+from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import digest
-from provenance.settlement import books
+from provenance.core.tables import PAYABLE
+from provenance.settlement import books, ledger
 from provenance.settlement.accounts import HELD, Account
+from provenance.settlement.approvals import Approval
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED, Outcome
-from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, OUTCOME, PAYMENTS, RATE, Booking
-from provenance.settlement.months.periods import LACKING, PAY, Line, Payee, Terms, closing_entries, incomplete, payment_entries
+from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, NIGHT, OUTCOME, PAYMENTS, RATE, Booking
+from provenance.settlement.months.periods import (
+    LACKING,
+    PAY,
+    ClosingTerms,
+    Line,
+    Payee,
+    closing_entries,
+    incomplete,
+    last_day,
+    payment_entries,
+)
 from provenance.settlement.months.periods import close as close_lines
 from provenance.settlement.months.periods import preview as preview_lines
 
-# What became of a payment: nobody has approved it, it was left out, the bank has it; from then on, what the bank says.
+# Statuses of a payment: not approved yet, left out, sent to the bank; then the bank's statuses.
 WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
-# Who puts owners on hold for data that is missing, and ends that.
+# The name under which owners with missing data are held and released.
 SETTLEMENT = "settle_period"
-# By how much a rate and its reverse may miss each other; more is a slip of somebody's finger.
+# Largest deviation of a rate times its reverse rate from 1; more is a typing error.
 SPREAD = Decimal("0.1")
-# More than so many times the last rate, or less than such a part of it: its point may be in the wrong place.
+# A rate above this multiple of the last one, or below its inverse, may have a misplaced point.
 UNUSUAL = 2
 
 
 @dataclass(frozen=True)
-class Approval:
-    """Who said yes, and when."""
-
-    by: str
-    at: datetime
-
-
-@dataclass(frozen=True)
 class Payment:
-    """What a close has found to be paid; `payment_id` is the end-to-end identifier that the bank gets.
+    """A payment of a close; `payment_id` is the end-to-end identifier that the bank gets.
 
     Attributes:
-        status: one of those above, and since which booking, if any.
+        status: one of the statuses above; booking_id: the booking that set it, if any.
         reason: why it was left out, rejected or returned.
     """
 
@@ -62,23 +64,6 @@ class Payment:
     status: str = WAITING
     booking_id: int | None = None
     reason: str = ""
-
-
-def parse_period(where: str, text: str) -> str:
-    """A period as YYYY-MM and in no other spelling; `where` names it in the error."""
-    try:
-        found = f"{date.fromisoformat(f'{text}-01'):%Y-%m}"
-    except ValueError:
-        found = ""
-    if not found or found != text:
-        raise InputError(where, expected="a period as YYYY-MM", found=repr(text))
-    return text
-
-
-def last_day(period: str) -> date:
-    """The day with which a period ends."""
-    year, month = map(int, period.split("-"))
-    return date(year, month, calendar.monthrange(year, month)[1])
 
 
 def record_rate(
@@ -92,66 +77,65 @@ def record_rate(
     by: str,
     unusual: bool = False,
 ) -> Booking:
-    """Note at how many units of the second currency one of the first is converted when a period closes.
+    """Record a rate for the close of a period: units of the second currency for one of the first.
 
-    The last one noted counts; the same again is noted once.
+    The last rate of a pair counts; an equal one is not recorded again.
 
     Args:
-        unusual: it may be far from the last one noted, of whichever period.
+        unusual: accept a rate far from the last one of any period.
 
     Raises:
-        InputError: the period is closed, the rate is not above zero, or far from what its reverse or the last one says.
+        InputError: the period is closed, the rate is not above zero, or it is far from its reverse or the last rate.
     """
     where = f"rate {pair[0]} to {pair[1]} of {period}"
     if not rate.is_finite() or rate <= 0:
         raise InputError(where, expected="a number above 0", found=str(rate))
     text = format(rate.normalize(), "f")
     facts = {"period": period, "source": pair[0], "target": pair[1], "rate": text, "evidence": evidence, "by": by}
-    with books.alone(engine) as connection:
-        _still_open(connection, period, where)
+    with books.booking_transaction(engine) as connection:
+        _require_open(connection, period, where)
         reverse = _rates(connection, period).get((pair[1], pair[0]))
         if reverse and not 1 - SPREAD < rate * reverse < 1 + SPREAD:
             expected = f"about {1 / reverse:.6g}, since {pair[1]} to {pair[0]} is {reverse}"
             raise InputError(where, expected=expected, found=text, hint="Mend the other one first, if that is the wrong one.")
-        noted = books.last(connection, _of_pair(pair, period))
-        if noted and noted.facts == facts:
-            return noted
-        last = books.last(connection, _of_pair(pair))
+        recorded = books.last(connection, _rates_of_pair(pair, period))
+        if recorded and recorded.facts == facts:
+            return recorded
+        last = books.last(connection, _rates_of_pair(pair))
         if last and not unusual:
             _check_usual(where, rate, last)
-        return books.post(connection, books.other(connection, RATE, day, facts), {})
+        return books.post(connection, books.booking_row(connection, RATE, day, facts), {})
 
 
 def rates(engine: sa.Engine, period: str) -> dict[tuple[str, str], tuple[Decimal, str]]:
-    """The rates noted for a period, and what each rests on."""
+    """The recorded rates of a period with their evidence, by pair."""
     with engine.connect() as connection:
-        return {pair: (Decimal(facts["rate"]), facts["evidence"]) for pair, facts in _noted(connection, period).items()}
+        return {pair: (Decimal(facts["rate"]), facts["evidence"]) for pair, facts in _rate_facts(connection, period).items()}
 
 
 def close(
-    engine: sa.Engine, period: str, payees: Mapping[str, Payee], terms: Terms, *, day: date, by: str
+    engine: sa.Engine, period: str, payees: Mapping[str, Payee], terms: ClosingTerms, *, day: date, by: str
 ) -> tuple[Booking, list[Line]]:
-    """Close and lock a period, and all before it; what is to be paid waits for two people. A period is closed once.
+    """Close and lock a period and all before it, once; payments then wait for two approvals.
 
-    Owners that are owed something while their data is missing are put on hold first, and those whose data has come are
-    released.
+    First, owners with a balance and missing data are put on hold, and those with complete data are released.
 
     Args:
-        period: YYYY-MM; day: of the close, not before the period's end.
-        terms: rates noted for the period come on top of its own.
+        period: YYYY-MM; day: of the close, after the period's end.
+        terms: recorded rates of the period are added to it.
 
     Returns:
-        The booking of the close, and what it found for every owner.
+        The booking of the close, and its lines by owner.
 
     Raises:
         InputError: the period is not over, or a later one is closed; or as `periods.close`.
     """
     if f"{day:%Y-%m}" <= period:
         raise InputError(f"period {period}", expected="one that is over", found=f"{day}, which is in it or before it")
-    with books.alone(engine) as connection:
-        made = _closed(connection, period)
-        if made is None:
-            balances, terms = _ready(connection, period, payees, terms, day)
+    with books.booking_transaction(engine) as connection:
+        booking = _close_booking(connection, period)
+        if booking is None:
+            balances, terms = _prepare_close(connection, period, payees, terms, day)
             lines = close_lines(balances, payees, terms)
             facts = {
                 "by": by,
@@ -160,49 +144,53 @@ def close(
                 "rates": {f"{source} to {target}": str(rate) for (source, target), rate in sorted(terms.rates.items())},
             }
             row = {"kind": CLOSE, "day": day, "period": period, "facts": facts, "cause_sha256": digest([CLOSE, period])}
-            made = books.post(connection, row, closing_entries(lines))
+            booking = books.post(connection, row, closing_entries(lines))
             if lines:
-                connection.execute(sa.insert(CLOSED), [_row(made, line) for line in lines])
-        return made, [line for _, line in _lines(connection, made.booking_id)]
+                connection.execute(sa.insert(CLOSED), [_row(booking, line) for line in lines])
+        return booking, [line for _, line in _lines(connection, booking.booking_id)]
 
 
 def preview(
-    engine: sa.Engine, period: str, payees: Mapping[str, Payee], terms: Terms, *, day: date
+    engine: sa.Engine, period: str, payees: Mapping[str, Payee], terms: ClosingTerms, *, day: date
 ) -> tuple[list[Line], dict[str, tuple[str, ...]]]:
-    """What `close` would find now, and why owners would then be on hold; nothing is booked.
+    """The lines of a `close` now, and reasons of holds by owner; nothing is booked.
 
-    The period may be one that is not over. A balance that waits for a rate has the outcome `NO_RATE`.
+    The period need not be over. A balance without a rate has the outcome `NO_RATE`.
 
     Raises:
         InputError: it is closed, or a later one is.
     """
-    with books.alone(engine) as connection:
-        balances, terms = _ready(connection, period, payees, terms, day)
-        held = books.standing(connection).held
-        connection.rollback()  # of who was put on hold and released
-    return preview_lines(balances, payees, terms), dict(held)
+    with books.booking_transaction(engine) as connection:
+        balances, terms = _prepare_close(connection, period, payees, terms, day)
+        holds = books.standing(connection).holds
+        connection.rollback()  # undoes the holds and releases of `_prepare_close`
+    return preview_lines(balances, payees, terms), dict(holds)
 
 
 def lines(engine: sa.Engine, period: str) -> tuple[Booking, list[Line]]:
-    """What a close found for every owner, by owner and currency; raises InputError where the period is open."""
+    """The booking and the lines of a close, by owner and currency; raises InputError if the period is open."""
     with engine.connect() as connection:
-        made = _must_be_closed(connection, period)
-        return made, [line for _, line in _lines(connection, made.booking_id)]
+        booking = _require_closed(connection, period)
+        return booking, [line for _, line in _lines(connection, booking.booking_id)]
 
 
 def pay(
     engine: sa.Engine, period: str, *, prepared: Approval, approved: Approval, day: date
 ) -> tuple[Booking, list[Payment], dict[str, str]]:
-    """Book the payments of a closed period, on the word of two people; once.
+    """Book the payments of a closed period after two approvals; once.
 
-    What has changed since is not paid but stays owed: an owner put on hold, or one that is owed less now.
+    Payments to owners that were put on hold since, or are owed less now, are left out and stay owed.
 
     Returns:
-        The booking, the payments that it paid, and why others were left out, by payment.
+        The booking, its payments, and reasons of the payments left out, by id.
 
     Raises:
-        InputError: the period is not closed, or the two are one person, or nobody.
+        CheckFailed: a person did not approve.
+        InputError: the period is not closed, or there are not two persons.
     """
+    for approval in (prepared, approved):
+        if not approval.granted:
+            raise CheckFailed(f"{approval.by} did not approve the payments of {period}")
     names = [approval.by.strip().casefold() for approval in (prepared, approved)]
     if not all(names) or names[0] == names[1]:
         raise InputError(
@@ -211,10 +199,10 @@ def pay(
             found=f"{prepared.by or 'nobody'} and {approved.by or 'nobody'}",
             hint="Clear settlement.approve, and have somebody else answer.",
         )
-    with books.alone(engine) as connection:
-        closed = _must_be_closed(connection, period)
-        made = _paid(connection, closed)
-        if made is None:
+    with books.booking_transaction(engine) as connection:
+        closed = _require_closed(connection, period)
+        booking = _payments_booking(connection, closed)
+        if booking is None:
             waiting = _payments(connection, closed)
             left_out = _left_out(connection, waiting)
             facts = {
@@ -228,68 +216,75 @@ def pay(
             }
             row = {"kind": PAYMENTS, "day": day, "facts": facts, "cause_sha256": digest([PAYMENTS, closed.booking_id])}
             paid = (payment.line for payment in waiting if payment.payment_id not in left_out)
-            made = books.post(connection, row, payment_entries(paid))
-        left_out = dict(made.facts["left_out"])
-        return made, [p for p in _payments(connection, closed) if p.payment_id not in left_out], left_out
+            booking = books.post(connection, row, payment_entries(paid))
+        left_out = dict(booking.facts["left_out"])
+        return booking, [p for p in _payments(connection, closed) if p.payment_id not in left_out], left_out
 
 
 def answer(engine: sa.Engine, outcomes: Sequence[Outcome], *, day: date, message: str, source: str) -> Booking:
-    """Book what a bank answered, all of it or nothing; one answer is booked once.
+    """Book a bank's answer, whole or not at all; one answer is booked once.
 
-    A payment that is rejected, or that came back, is owed again with the tax withheld from it; what a bank says of one
-    that has come back before changes nothing.
+    A rejected or returned payment is owed again, with the tax that was withheld; later outcomes of it change nothing.
 
     Args:
-        message: the answer's own name; source: digest of its bytes.
+        message: name of the answer; source: digest of its bytes.
 
     Raises:
-        InputError: it names a payment that does not exist or was not booked, or another amount.
+        InputError: the answer names an unknown payment, one that was not sent, or another amount.
     """
-    with books.alone(engine) as connection:
+    with books.booking_transaction(engine) as connection:
         cause = digest([ANSWER, source])
-        made = books.last(connection, BOOKING.c.cause_sha256 == cause)
-        if made:
-            return made
-        found = {p.payment_id: p for p in _payments_named(connection, [o.payment_id for o in outcomes])}
+        booking = books.last(connection, BOOKING.c.cause_sha256 == cause)
+        if booking:
+            return booking
+        payments_by_id = {p.payment_id: p for p in _payments_named(connection, [o.payment_id for o in outcomes])}
         for outcome in outcomes:
-            _check(outcome, found.get(outcome.payment_id), message)
+            _check_outcome(outcome, payments_by_id.get(outcome.payment_id), message)
         back, rows, counts = [], [], Counter({PAID: 0, REJECTED: 0, RETURNED: 0})
         for outcome in outcomes:
-            status = found[outcome.payment_id].status
+            status = payments_by_id[outcome.payment_id].status
             if status in {REJECTED, RETURNED, outcome.status}:
                 continue
-            found[outcome.payment_id] = replace(found[outcome.payment_id], status=outcome.status)
+            payments_by_id[outcome.payment_id] = replace(payments_by_id[outcome.payment_id], status=outcome.status)
             counts[outcome.status] += 1
             rows.append({"payment_id": outcome.payment_id, "status": outcome.status, "reason": outcome.reason})
             if outcome.status != PAID:
-                back.append(found[outcome.payment_id].line)
+                back.append(payments_by_id[outcome.payment_id].line)
         standing = books.standing(connection)
         entries: Counter[Account] = Counter()
         for account, amount in payment_entries(back).items():
-            entries[standing.lies(account)] -= amount
+            entries[standing.current_account(account)] -= amount
         facts = {"message": message, "source": source, **{status: str(count) for status, count in counts.items()}}
-        made = books.post(connection, {"kind": ANSWER, "day": day, "facts": facts, "cause_sha256": cause}, entries)
+        booking = books.post(connection, {"kind": ANSWER, "day": day, "facts": facts, "cause_sha256": cause}, entries)
         if rows:
-            connection.execute(sa.insert(OUTCOME), [{**row, "booking_id": made.booking_id} for row in rows])
-        return made
+            connection.execute(sa.insert(OUTCOME), [{**row, "booking_id": booking.booking_id} for row in rows])
+        return booking
 
 
 def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> list[Payment]:
-    """Payments of a closed period, or those to one owner, with what became of them; none of one that is open."""
+    """Payments of a period with their status, to all owners or to one; empty if the period is open."""
     with engine.connect() as connection:
-        closed = _closed(connection, period)
+        closed = _close_booking(connection, period)
         return _payments(connection, closed, owner_id) if closed else []
+
+
+def days_without_a_night(engine: sa.Engine, period: str) -> list[date]:
+    """Days of a period without a paid night."""
+    last = last_day(period)
+    paid = {booking.day for booking in ledger.bookings(engine, kind=NIGHT)}
+    days = [last.replace(day=number) for number in range(1, last.day + 1)]
+    return [day for day in days if day not in paid]
 
 
 def _check_usual(where: str, rate: Decimal, last: Booking) -> None:
     before = Decimal(last.facts["rate"])
     if not before / UNUSUAL <= rate <= before * UNUSUAL:
-        expected = f"one near {before:f}, as noted for {last.facts['period']}"
+        expected = f"one near {before:f}, as recorded for {last.facts['period']}"
         hint = "Is the point in the right place? If the rate is right, add --unusual."
         raise InputError(where, expected=expected, found=f"{rate.normalize():f}", hint=hint)
 
 
-def _check(outcome: Outcome, payment: Payment | None, message: str) -> None:
+def _check_outcome(outcome: Outcome, payment: Payment | None, message: str) -> None:
     where = f"{message}: payment {outcome.payment_id}"
     if payment is None:
         raise InputError(where, expected="a payment of this ledger", found="none of that identifier")
@@ -297,66 +292,67 @@ def _check(outcome: Outcome, payment: Payment | None, message: str) -> None:
         raise InputError(where, expected="a payment that was sent", found=f"one that is {payment.status}")
     line = payment.line
     if (outcome.status, payment.status) == (PAID, REJECTED):
-        hint = "What was rejected is owed again: hold the owner, and ask the bank, before it is paid a second time."
-        raise InputError(where, expected="nothing more of a payment that was rejected", found="that it was paid", hint=hint)
+        hint = "A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time."
+        raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
     if outcome.amount is not None and (outcome.amount, outcome.currency) != (line.paid, line.pay_currency):
         expected = f"{line.paid} minor units of {line.pay_currency}, as sent"
         raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}")
 
 
-def _ready(
-    connection: sa.Connection, period: str, payees: Mapping[str, Payee], terms: Terms, day: date
-) -> tuple[dict[Account, int], Terms]:
-    """The balances that a period closes with, once who lacks data is on hold, and its terms with its rates."""
-    _still_open(connection, period, f"period {period}")
+def _prepare_close(
+    connection: sa.Connection, period: str, payees: Mapping[str, Payee], terms: ClosingTerms, day: date
+) -> tuple[dict[Account, int], ClosingTerms]:
+    """Hold and release owners by their data; returns the balances to close, and the terms with recorded rates."""
+    _require_open(connection, period, f"period {period}")
     _hold_and_release(connection, payees, day)
-    return _to_close(connection, period), replace(terms, rates={**terms.rates, **_rates(connection, period)})
+    return _closing_balances(connection, period), replace(terms, rates={**terms.rates, **_rates(connection, period)})
 
 
 def _hold_and_release(connection: sa.Connection, payees: Mapping[str, Payee], day: date) -> None:
-    """Put on hold who cannot be paid for want of data, and release who could not but can now."""
-    held = books.standing(connection).held
+    """Hold owners with missing data, and release owners whose data is complete now."""
+    holds = books.standing(connection).holds
     owed = {a.party_id for a in books.sums(connection, ENTRY.c.account.in_([PAYABLE, HELD])) if a.party_id}
     lacking = incomplete(sorted(owed), payees)
     for reason in LACKING:
-        now = {owner for owner, why in lacking.items() if why == reason}
-        before = {owner for owner, reasons in held.items() if reason in reasons}
-        if fresh := sorted(now - before):
-            books.hold(connection, fresh, day=day, reason=reason, by=SETTLEMENT)
-        if there := sorted(before - now):
-            books.release(connection, there, day=day, reason=reason, by=SETTLEMENT)
+        now = {owner for owner, missing in lacking.items() if missing == reason}
+        before = {owner for owner, reasons in holds.items() if reason in reasons}
+        if incomplete_now := sorted(now - before):
+            books.hold(connection, incomplete_now, day=day, reason=reason, by=SETTLEMENT)
+        if complete := sorted(before - now):
+            books.release(connection, complete, day=day, reason=reason, by=SETTLEMENT)
 
 
-def _to_close(connection: sa.Connection, period: str) -> dict[Account, int]:
-    """Balances as a period closes with them: what was booked in it, wherever it lay, but no more than is payable now.
+def _closing_balances(connection: sa.Connection, period: str) -> dict[Account, int]:
+    """The balances that a close of a period pays: those at its end, but no more than is payable now.
 
-    Who is on hold now is on hold with it, since when ever; who is not is paid, even if what was booked was held then.
+    Current holds apply, whenever placed; amounts that were held at the end and are released now are paid.
     """
     now = books.sums(connection, sa.true())
     then = books.sums(connection, BOOKING.c.period <= period)
-    held, found = books.standing(connection).held, {a: amount for a, amount in now.items() if a.account not in (PAYABLE, HELD)}
+    holds = books.standing(connection).holds
+    balances = {a: amount for a, amount in now.items() if a.account not in (PAYABLE, HELD)}
     for owner, currency in {(a.party_id, a.currency) for a in {*now, *then} if a.account in (PAYABLE, HELD)}:
         payable, kept = Account(PAYABLE, owner, currency), Account(HELD, owner, currency)
         booked = then.get(payable, 0) + then.get(kept, 0)
-        if owner in held:
-            found[kept] = booked
+        if owner in holds:
+            balances[kept] = booked
         else:
-            found[payable] = max(booked, now.get(payable, 0))  # owed is below zero
-    return found
+            balances[payable] = max(booked, now.get(payable, 0))  # owed is below zero
+    return balances
 
 
 def _left_out(connection: sa.Connection, waiting: Iterable[Payment]) -> dict[str, str]:
-    """Why payments that wait cannot be paid any more, by payment."""
+    """Reasons of waiting payments that can no longer be paid, by payment."""
     now, standing = books.sums(connection, ENTRY.c.account == PAYABLE), books.standing(connection)
-    found = {}
+    reasons = {}
     for payment in waiting:
         line = payment.line
         owed = -now.get(Account(PAYABLE, line.owner_id, line.currency), 0)
-        if line.owner_id in standing.held:
-            found[payment.payment_id] = f"on hold: {standing.held[line.owner_id][0]}"
+        if line.owner_id in standing.holds:
+            reasons[payment.payment_id] = f"on hold: {standing.holds[line.owner_id][0]}"
         elif owed < line.net + line.withheld:
-            found[payment.payment_id] = f"{owed} minor units of {line.currency} are payable now"
-    return found
+            reasons[payment.payment_id] = f"{owed} minor units of {line.currency} are payable now"
+    return reasons
 
 
 def _row(closed: Booking, line: Line) -> dict[str, Any]:
@@ -370,82 +366,81 @@ def _row(closed: Booking, line: Line) -> dict[str, Any]:
 
 
 def _lines(connection: sa.Connection, close_id: int, owner_id: str | None = None) -> list[tuple[str | None, Line]]:
-    """Lines of a close, with the payments of those that are paid."""
+    """Lines of a close, each with its payment's id, if any."""
     query = sa.select(CLOSED).where(CLOSED.c.close_id == close_id).order_by(CLOSED.c.owner_id, CLOSED.c.currency)
     if owner_id is not None:
         query = query.where(CLOSED.c.owner_id == owner_id)
-    found = []
+    lines = []
     for row in connection.execute(query):
         values = {name: getattr(row, f"{name}_minor") for name in MINOR}
-        others = {field.name: getattr(row, field.name) for field in fields(Line) if field.name not in MINOR}
-        found.append((row.payment_id, Line(**values, **others)))
-    return found
+        rest = {field.name: getattr(row, field.name) for field in fields(Line) if field.name not in MINOR}
+        lines.append((row.payment_id, Line(**values, **rest)))
+    return lines
 
 
 def _payments(connection: sa.Connection, closed: Booking, owner_id: str | None = None) -> list[Payment]:
-    """Payments of a close, with what became of them."""
-    booked = _paid(connection, closed)
+    """Payments of a close with their status."""
+    booked = _payments_booking(connection, closed)
     left_out = booked.facts["left_out"] if booked else {}
     of_close = sa.select(CLOSED.c.payment_id).where(CLOSED.c.close_id == closed.booking_id)
     query = sa.select(OUTCOME).where(OUTCOME.c.payment_id.in_(of_close)).order_by(OUTCOME.c.booking_id)
     outcomes = {row.payment_id: row for row in connection.execute(query)}
-    found = []
+    payments = []
     for payment_id, line in _lines(connection, closed.booking_id, owner_id):
         if payment_id is None:
             continue
         payment = Payment(payment_id, closed.booking_id, line)
         if payment_id in outcomes:
-            said = outcomes[payment_id]
-            payment = replace(payment, status=said.status, booking_id=said.booking_id, reason=said.reason)
+            outcome = outcomes[payment_id]
+            payment = replace(payment, status=outcome.status, booking_id=outcome.booking_id, reason=outcome.reason)
         elif booked:
             status, reason = (LEFT_OUT, left_out[payment_id]) if payment_id in left_out else (SENT, "")
             payment = replace(payment, status=status, booking_id=booked.booking_id, reason=reason)
-        found.append(payment)
-    return found
+        payments.append(payment)
+    return payments
 
 
 def _payments_named(connection: sa.Connection, names: Sequence[str]) -> list[Payment]:
-    of = sa.select(CLOSED.c.close_id).where(CLOSED.c.payment_id.in_(names)).distinct()
-    query = sa.select(BOOKING).where(BOOKING.c.booking_id.in_(of))
+    close_ids = sa.select(CLOSED.c.close_id).where(CLOSED.c.payment_id.in_(names)).distinct()
+    query = sa.select(BOOKING).where(BOOKING.c.booking_id.in_(close_ids))
     closes = [books.as_booking(row) for row in connection.execute(query)]
     return [payment for closed in closes for payment in _payments(connection, closed)]
 
 
-def _paid(connection: sa.Connection, closed: Booking) -> Booking | None:
+def _payments_booking(connection: sa.Connection, closed: Booking) -> Booking | None:
     return books.last(connection, (BOOKING.c.kind == PAYMENTS) & (BOOKING.c.facts["close"].astext == str(closed.booking_id)))
 
 
-def _closed(connection: sa.Connection, period: str) -> Booking | None:
+def _close_booking(connection: sa.Connection, period: str) -> Booking | None:
     return books.last(connection, (BOOKING.c.kind == CLOSE) & (BOOKING.c.period == period))
 
 
-def _must_be_closed(connection: sa.Connection, period: str) -> Booking:
-    made = _closed(connection, period)
-    if made is None:
-        hint = f"`provenance payments {period} --preview` shows what closing it now would find."
+def _require_closed(connection: sa.Connection, period: str) -> Booking:
+    booking = _close_booking(connection, period)
+    if booking is None:
+        hint = f"`provenance payments {period} --preview` shows a close without booking it."
         raise InputError(f"period {period}", expected="one that is closed", found="one that is open", hint=hint)
-    return made
+    return booking
 
 
-def _still_open(connection: sa.Connection, period: str, where: str) -> None:
+def _require_open(connection: sa.Connection, period: str, where: str) -> None:
     later = books.last(connection, (BOOKING.c.kind == CLOSE) & (BOOKING.c.period >= period))
     if later:
-        found = f"{later.period} is closed"
-        raise InputError(where, expected="a period after the last that was closed", found=found)
+        raise InputError(where, expected="a period after the last closed one", found=f"{later.period} is closed")
 
 
-def _of_pair(pair: tuple[str, str], period: str = "") -> sa.ColumnElement[bool]:
-    """Rates of a pair of currencies, of one period or of all."""
-    said = {"source": pair[0], "target": pair[1]} | ({"period": period} if period else {})
-    return sa.and_(BOOKING.c.kind == RATE, *(BOOKING.c.facts[name].astext == value for name, value in said.items()))
+def _rates_of_pair(pair: tuple[str, str], period: str = "") -> sa.ColumnElement[bool]:
+    """A condition: bookings of rates of a pair, of one period or of all."""
+    facts = {"source": pair[0], "target": pair[1]} | ({"period": period} if period else {})
+    return sa.and_(BOOKING.c.kind == RATE, *(BOOKING.c.facts[name].astext == value for name, value in facts.items()))
 
 
 def _rates(connection: sa.Connection, period: str) -> dict[tuple[str, str], Decimal]:
-    return {pair: Decimal(facts["rate"]) for pair, facts in _noted(connection, period).items()}
+    return {pair: Decimal(facts["rate"]) for pair, facts in _rate_facts(connection, period).items()}
 
 
-def _noted(connection: sa.Connection, period: str) -> dict[tuple[str, str], Mapping[str, str]]:
-    """The last rate noted for each pair of currencies."""
+def _rate_facts(connection: sa.Connection, period: str) -> dict[tuple[str, str], Mapping[str, str]]:
+    """Facts of the last recorded rate of each pair."""
     query = sa.select(BOOKING.c.facts).where(BOOKING.c.kind == RATE).where(BOOKING.c.facts["period"].astext == period)
-    noted = connection.execute(query.order_by(BOOKING.c.booking_id)).scalars()
-    return {(facts["source"], facts["target"]): facts for facts in noted}
+    recorded = connection.execute(query.order_by(BOOKING.c.booking_id)).scalars()
+    return {(facts["source"], facts["target"]): facts for facts in recorded}

@@ -1,4 +1,4 @@
-"""The table of withholding tax: percent by the payee's tax residence, as whoever answers for it has set them."""
+"""Reads the table of withholding tax: percentages by the payee's tax residence."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB
+from provenance.core.settings import SettlementSettings
 from provenance.core.toml import read_toml
+from provenance.settlement.months.periods import Payee
 from provenance.settlement.payees.details import Details
 
 PERCENT = Decimal(PPB) / 100
 
 
 def read_withholding(path: Path) -> dict[str, int]:
-    """Tax withheld by country, in parts per billion; rates are percentages in quotes."""
+    """Rates of withheld tax by country, in parts per billion; the file has percentages in quotes."""
     table = read_toml(path, "a table of withholding tax").get("percent")
     if not isinstance(table, dict):
         raise InputError(str(path), expected="a table [percent]", found="none")
@@ -23,7 +25,7 @@ def read_withholding(path: Path) -> dict[str, int]:
 
 
 def rate_for(table: Mapping[str, int], details: Details, where: str) -> int | None:
-    """What is withheld from a payee; None while its tax data is missing. InputError: no rate for its residence."""
+    """A payee's rate; None while its tax data is missing. Raises InputError if its residence has no rate."""
     if not details.taxed:
         return None
     if details.tax_residence not in table:
@@ -32,10 +34,19 @@ def rate_for(table: Mapping[str, int], details: Details, where: str) -> int | No
     return table[details.tax_residence]
 
 
+def payees_to_settle(settings: SettlementSettings, details: Mapping[str, tuple[int, Details]]) -> dict[str, Payee]:
+    """All registered payees by owner, as a close needs them; `details` has versions and details by owner."""
+    table = read_withholding(settings.withholding)
+    return {
+        owner: Payee(owner, payee.currency, rate_for(table, payee, str(settings.withholding)), version)
+        for owner, (version, payee) in details.items()
+    }
+
+
 def _ppb(text: object, where: str) -> int:
     expected = "a percentage in quotes from 0 to 100, of at most seven decimals"
     try:
-        # A TOML float would have been rounded before anybody could check it.
+        # A TOML float would already be rounded.
         ppb = Decimal(text) * PERCENT if isinstance(text, str) else None
     except InvalidOperation:
         ppb = None

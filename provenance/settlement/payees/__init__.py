@@ -1,0 +1,1 @@
+"""Keeps payees' bank and tax details: sealed, versioned, never shown."""

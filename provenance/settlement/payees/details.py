@@ -1,7 +1,7 @@
-"""Whom money goes to: payees' bank and tax details, and how they are kept from everybody but a settlement.
+"""Checks and seals payees' bank and tax details, so that only a settlement can read them.
 
-Details are checked when they come in, and sealed (Fernet: AES-128-CBC with HMAC-SHA256) with a key that never lies beside them.
-A sealed record names its owner and version inside, so that no record can be put in another's place. Nothing here prints them.
+Details are sealed by Fernet (AES-128-CBC with HMAC-SHA256); the key is kept elsewhere. A sealed record has its owner and
+version inside, so no record can replace another. Nothing here prints details.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stdnum.us import rtn
 from provenance.core.errors import InputError, InputErrors
 from provenance.core.money import currencies
 
-# Kinds of numbers under which taxes are paid; of a country that has none of these by name, any that the library knows.
+# Modules of `stdnum` for tax numbers; for a country with none of these, all its modules count.
 TAX_NUMBERS = frozenset(
     {"tin", "idnr", "vat", "ein", "itin", "ssn", "utr", "cpf", "cnpj", "nif", "nie", "dni", "cif", "bsn", "btw", "siren", "tva"}
     | {"nir", "codicefiscale", "iva", "pan", "gstin", "personalid"}
@@ -33,7 +33,7 @@ ALIASES = {"IS": "is_", "IN": "in_"}
 
 
 class Method(StrEnum):
-    """How a payee is paid: by a bank's credit transfer, by PayPal, or by the American clearing house."""
+    """The method of payment: a bank's credit transfer, PayPal, or the American clearing house."""
 
     iso20022 = "iso20022"
     paypal = "paypal"
@@ -47,7 +47,7 @@ def _is_a_routing_number(text: str) -> str:
 
 
 def spelt(pattern: str, words: str) -> AfterValidator:
-    """Text that a pattern matches, and that errors call by words."""
+    """A validator of text by a pattern; errors describe it by `words`."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -58,12 +58,12 @@ def spelt(pattern: str, words: str) -> AfterValidator:
 
 
 COUNTRY = "two capital letters, a country of ISO 3166-1"
-# Of an American bank: a payee's, or the one from which a payer's clearing files come.
+# Routing number of an American bank: a payee's, or the one that originates a payer's clearing files.
 RoutingNumber = Annotated[str, AfterValidator(_is_a_routing_number)]
 
 
 class Place(BaseModel):
-    """A structured postal address, as ISO 20022 has it; town and country must be there."""
+    """A structured postal address of ISO 20022; town and country are required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
 
@@ -84,7 +84,7 @@ class Place(BaseModel):
 
 
 class BankPlace(Place):
-    """An account that an IBAN names, and whose it is: a payer's, or a payee's."""
+    """A bank account by IBAN, and its holder: a payer or a payee."""
 
     name: str = Field(min_length=1, max_length=70, repr=False)
     iban: str = Field("", repr=False)
@@ -101,14 +101,14 @@ class BankPlace(Place):
 
 
 class Details(BankPlace):
-    """One payee, whole and checked.
+    """The checked details of one payee.
 
     Attributes:
-        owner_id: whose payee it is; name: of the account's holder.
-        method: by which it is paid: `iso20022` needs an `iban` and an address, `paypal` a `paypal` address, `nacha` a `routing`
-            number and an `account`.
-        currency: that it is paid in.
-        tax_residence: country whose withholding applies, tax_id: its number there; without both it is held.
+        owner_id: the owner that is paid; name: of the account's holder.
+        method: `iso20022` needs an `iban` and an address, `paypal` a `paypal` address, `nacha` a `routing` number and an
+            `account`.
+        currency: of its payments.
+        tax_residence: country for the rate of withholding tax; tax_id: tax number there; without both the owner is held.
     """
 
     owner_id: str = Field(min_length=1)
@@ -123,7 +123,7 @@ class Details(BankPlace):
     tax_residence: Annotated[str, spelt("([A-Z]{2})?", COUNTRY)] = Field("", repr=False)
     tax_id: str = Field("", repr=False)
 
-    # Validators of fields and not of the whole, which would run only where no field is wrong: all faults are told at once.
+    # Validators of fields, not of the model, which would run only if no field is wrong: all errors are reported at once.
     @field_validator("method")
     @classmethod
     def _has_an_iban(cls, method: Method, info: ValidationInfo) -> Method:
@@ -167,24 +167,24 @@ class Details(BankPlace):
 
     @property
     def taxed(self) -> bool:
-        """Whether it is known what tax to withhold."""
+        """Whether tax data is complete."""
         return bool(self.tax_residence and self.tax_id)
 
     @property
     def account_of(self) -> str:
-        """Where the money goes, as files for banks are read back."""
+        """The account that is paid, as reading back a bank file shows it."""
         return {Method.iso20022: self.iban, Method.paypal: self.paypal, Method.nacha: f"{self.routing} {self.account}"}[
             self.method
         ]
 
     @property
     def masked(self) -> str:
-        """Where the money goes, to somebody who must recognise it but not learn it."""
+        """The account that is paid, masked so that its holder recognises it and nobody else learns it."""
         number = self.iban or self.account or self.paypal
         return f"{self.method} {number[:2]}...{number[-4:]}" if self.method != Method.paypal else f"paypal {number[:1]}...@..."
 
 
-# What a file of payees may have, and must.
+# Columns of a file of payees.
 COLUMNS = {
     "owner_id": "the owner, as owners.parquet names it (required)",
     "name": "of the account's holder, up to 70 letters (required)",
@@ -193,7 +193,7 @@ COLUMNS = {
     "post_code": "ZIP",
     "town": "(required)",
     "country": "ISO 3166-1, such as DE (required)",
-    "currency": "that the payee is paid in, ISO 4217 (required)",
+    "currency": "of the payee's payments, ISO 4217 (required)",
     "method": "iso20022 (credit transfer), paypal or nacha (required)",
     "iban": "for iso20022",
     "bic": "for iso20022, where the bank asks for it",
@@ -210,18 +210,18 @@ NEEDED = tuple(name for name, meaning in COLUMNS.items() if "(required)" in mean
 
 
 def _is_a_tax_number(country: str, number: str) -> bool:
-    """Whether the number holds as any kind that the library knows for the country; one that it knows none of passes."""
+    """Whether a number is valid as any tax number of the country that `stdnum` knows; unknown countries pass."""
     try:
         package = importlib.import_module(f"stdnum.{ALIASES.get(country, country.lower())}")
     except ModuleNotFoundError:
         return True
-    there = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in sorted(there & TAX_NUMBERS or there)]
+    names = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in sorted(names & TAX_NUMBERS or names)]
     return any(module.is_valid(number) for module in modules if hasattr(module, "is_valid"))
 
 
 def read_details(values: Mapping[str, Any], where: str) -> Details:
-    """A payee from what somebody delivered; errors name each field that is wrong, and never what was found in it."""
+    """Details from delivered values; errors name each wrong field, and never its value."""
     try:
         return Details.model_validate(values)
     except ValidationError as error:
@@ -229,7 +229,7 @@ def read_details(values: Mapping[str, Any], where: str) -> Details:
 
 
 def explain(error: ValidationError, where: str) -> InputError:
-    """What is wrong with somebody's details, without repeating any."""
+    """Pydantic's errors as InputErrors, without values."""
     errors = []
     for fault in error.errors(include_input=False, include_url=False):
         name = ".".join(str(part) for part in fault["loc"])
@@ -239,25 +239,25 @@ def explain(error: ValidationError, where: str) -> InputError:
 
 
 def _expected_and_found(fault: ErrorDetails) -> tuple[str, str]:
-    """A fault in words that are not a library's."""
-    other, said = "something else (not shown)", fault.get("ctx", {})
+    """A fault in our words: what was expected, and what was found."""
+    hidden, context = "something else (not shown)", fault.get("ctx", {})
     match fault["type"]:
         case "missing" | "string_too_short":
             return "a value", "none"
         case "absent":
             return fault["msg"], "none"
         case "string_too_long":
-            return f"at most {said['max_length']} characters", other
+            return f"at most {context['max_length']} characters", hidden
         case "enum" | "bool_parsing":
-            return str(said.get("expected", "true or false")), other
+            return str(context.get("expected", "true or false")), hidden
         case "extra_forbidden":
             return f"one of {', '.join(Details.model_fields)}", "an unknown field"
         case _:
-            return fault["msg"].removeprefix("Value error, "), other
+            return fault["msg"].removeprefix("Value error, "), hidden
 
 
 def sealing(keys: Sequence[str], where: str) -> MultiFernet:
-    """What seals and opens: the first key seals, any opens, so that keys can be replaced one after the other."""
+    """The box that seals and opens: the first key seals, any key opens, so keys can be replaced one by one."""
     hint = "`provenance payee key` makes one."
     if not keys:
         raise InputError(where, expected="a key, or several with commas between", found="none", hint=hint)
@@ -268,12 +268,12 @@ def sealing(keys: Sequence[str], where: str) -> MultiFernet:
 
 
 def seal(box: MultiFernet, details: Details, version: int) -> bytes:
-    """A sealed record; another one each time."""
+    """Seal details; the bytes differ each time."""
     return box.encrypt(json.dumps({"version": version, **details.model_dump(mode="json")}).encode())
 
 
 def unseal(box: MultiFernet, sealed: bytes, owner_id: str, version: int) -> Details:
-    """A record as it was sealed; raises InputError where no key opens it, or it is another's or another version."""
+    """Open a sealed record; raises InputError if no key opens it, or its owner or version differs."""
     where = f"payee {owner_id}, version {version}"
     try:
         values = json.loads(box.decrypt(sealed))

@@ -1,7 +1,6 @@
-"""The register of payees: sealed records in a schema and under a role of their own, every version kept.
+"""Keeps the register of payees: sealed records, with every version, in their own schema under their own role.
 
-A payment is bound to the version of its payee's details that was in force when its period was closed, so that nobody can turn
-it to another account between the approval and the bank.
+A payment is bound to the version of its payee's details at the close, so nobody can redirect it between approval and bank.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from cryptography.fernet import MultiFernet
 from provenance.core.locks import Lock, lock
 from provenance.settlement.payees.details import Details, seal, unseal
 
-# The role as which a settlement reads payees; the ledger's own may not.
+# The database role that reads payees; the ledger's role may not.
 ROLE = "provenance_payees"
 PAYEE = sa.Table(
     "payee",
@@ -27,28 +26,28 @@ PAYEE = sa.Table(
     sa.Column("changed_by", sa.Text, nullable=False),
     sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
-# Of a payee that was removed the numbers of its versions stay.
+# Removed details are empty; their version numbers stay.
 KNOWN = PAYEE.c.sealed != b""
 
 
 def register(engine: sa.Engine, box: MultiFernet, payees: Iterable[Details], *, by: str) -> dict[str, int]:
-    """Take payees in, all or none; returns the version in force of each: the old one, where its details are the same."""
+    """Register payees, all or none; returns the version in force of each. Unchanged details keep their version."""
     with engine.begin() as connection:
         lock(connection, Lock.PAYEES)
         last = _last(connection)
-        known, found = _opened(last.values(), box), {}
+        current, in_force = _opened(last.values(), box), {}
         for details in payees:
-            version, before = known.get(details.owner_id, (0, None))
+            version, before = current.get(details.owner_id, (0, None))
             if before != details:
                 version = last[details.owner_id].version + 1 if details.owner_id in last else 1
                 row = {"owner_id": details.owner_id, "version": version, "changed_by": by}
                 connection.execute(sa.insert(PAYEE), {**row, "sealed": seal(box, details, version)})
-            found[details.owner_id] = version
-        return found
+            in_force[details.owner_id] = version
+        return in_force
 
 
 def any_there(engine: sa.Engine) -> bool:
-    """Whether anybody is registered; asks for no key."""
+    """Whether any payee is registered; needs no key."""
     with engine.connect() as connection:
         return connection.execute(sa.select(PAYEE.c.owner_id).where(KNOWN).limit(1)).first() is not None
 
@@ -61,42 +60,42 @@ def in_force(engine: sa.Engine, box: MultiFernet) -> dict[str, tuple[int, Detail
 
 def versions(engine: sa.Engine, box: MultiFernet, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Details]:
     """Payees by owner and version."""
-    asked = set(wanted)
-    query = sa.select(PAYEE).where(PAYEE.c.owner_id.in_({owner for owner, _ in asked}) & KNOWN)
+    pairs = set(wanted)
+    query = sa.select(PAYEE).where(PAYEE.c.owner_id.in_({owner for owner, _ in pairs}) & KNOWN)
     with engine.connect() as connection:
         return {
             (row.owner_id, row.version): unseal(box, row.sealed, row.owner_id, row.version)
             for row in connection.execute(query)
-            if (row.owner_id, row.version) in asked
+            if (row.owner_id, row.version) in pairs
         }
 
 
 def history(engine: sa.Engine, owner_id: str) -> list[tuple[int, str, datetime]]:
-    """Who changed an owner's details when, by version; not to what."""
+    """Version, person and time of each change of an owner's details."""
     query = sa.select(PAYEE.c.version, PAYEE.c.changed_by, PAYEE.c.changed_at).where(PAYEE.c.owner_id == owner_id)
     with engine.connect() as connection:
         return [(row.version, row.changed_by, row.changed_at) for row in connection.execute(query.order_by(PAYEE.c.version))]
 
 
 def reseal(engine: sa.Engine, box: MultiFernet) -> int:
-    """Seal every record again with the first key; returns how many there are."""
+    """Seal every record again with the first key; returns their number."""
     with engine.begin() as connection:
         lock(connection, Lock.PAYEES)
         rows = list(connection.execute(sa.select(PAYEE).where(KNOWN)))
         for row in rows:
-            this = (PAYEE.c.owner_id == row.owner_id) & (PAYEE.c.version == row.version)
-            connection.execute(sa.update(PAYEE).where(this).values(sealed=box.rotate(row.sealed)))
+            same = (PAYEE.c.owner_id == row.owner_id) & (PAYEE.c.version == row.version)
+            connection.execute(sa.update(PAYEE).where(same).values(sealed=box.rotate(row.sealed)))
         return len(rows)
 
 
 def remove(engine: sa.Engine, owner_id: str) -> int:
-    """Forget a payee; returns how many versions there were.
+    """Remove a payee's details; returns the number of versions.
 
-    Their numbers are not used again: a payment that was to go to one of them must not go to another.
+    Version numbers are not used again, so a payment bound to a removed version cannot go to a later one.
     """
     with engine.begin() as connection:
-        this = (PAYEE.c.owner_id == owner_id) & KNOWN
-        return connection.execute(sa.update(PAYEE).where(this).values(sealed=b"")).rowcount
+        owned = (PAYEE.c.owner_id == owner_id) & KNOWN
+        return connection.execute(sa.update(PAYEE).where(owned).values(sealed=b"")).rowcount
 
 
 def _last(connection: sa.Connection) -> dict[str, sa.Row[Any]]:

@@ -1,4 +1,4 @@
-"""The report on an appeal as a page: what was contested, what the experiment was, what it found beside what was paid."""
+"""Writes the report on an appeal as a page: the contested shares, the experiment, and its results beside the paid shares."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from provenance.core.money import NANO, PPB, format_minor
 from provenance.core.text import plain
 from provenance.settlement.months.pages import chapter, page, percent, rendered, table
-from provenance.validation.appeals.effect import AGREES, LESS, MORE
+from provenance.validation.appeals.pairs import AGREES, LESS, MORE
 
-# Outputs on the page, those with the largest pools first; report.json has all.
+# Outputs on the page and in the figure, largest pools first; report.json has all.
 LISTED, DRAWN = 100, 24
-# Steps of the figure's scale, at most.
+# The most steps of the figure's scale.
 TICKS = 5
 POINT = PPB // 100
 
@@ -22,22 +22,22 @@ SAYS = {
     MORE: "{owner} was paid more than the experiment shows.",
 }
 TRAINED = (
-    "{pairs} pairs of models were trained as the model served was: each pair on the works of some of the {others} other "
+    "{pairs} pairs of models were trained like the model served: each pair on the works of some of the {others} other "
     "owners, drawn at random, once without the works of {owner} and once with them."
 )
 COUNTED = (
-    "How much more likely the works ({works} in {pieces}) made each output, on average over pairs, is the owner's part of what "
-    "all training brought to it."
+    "The works ({works} in {pieces}) made each output more likely by some amount, on average over pairs. The owner's share is "
+    "that amount as a part of the effect of the whole training."
 )
-SURE = "The interval beside a number is meant to hold the truth in nine cases of ten; more pairs make it narrower."
+SURE = "The interval beside a number should contain the true value in nine cases of ten; more pairs make it narrower."
 NEXT = (
-    "This report books nothing. What follows from it is a person's decision; whatever that changes is booked by difference, as "
-    "a new entry, with this report's folder named as evidence."
+    "This report books nothing. A person decides about it; a change is booked by difference, as a new entry that names this "
+    "report's folder as evidence."
 )
 CHECK = (
-    "report.json has every number of this page, the SHA-256 of the page itself, and the digests of all that it was made from. "
+    "report.json has every number of this page, the SHA-256 of the page, and the digests of all inputs. "
     "report.sig is the Ed25519 signature of its bytes, in base64, by the key that signs the nights' manifests (exports/keys). "
-    "Whoever has the folder and the key checks both with:"
+    "With the folder and the key, check both by:"
 )
 COMMANDS = (
     "provenance verify FOLDER --key KEY.pem",
@@ -56,15 +56,15 @@ OUTPUTS = (
 
 
 def verdicts(currencies: Sequence[Mapping[str, Any]], owner: str) -> list[str]:
-    """What was found, in a sentence for each currency; one for all where they have one answer."""
-    said = {row["currency"]: SAYS[row["verdict"]].format(owner=owner) for row in currencies}
-    if len(set(said.values())) == 1:
-        return [*said.values()][:1]
-    return [f"{currency}: {sentence}" for currency, sentence in said.items()]
+    """The result in a sentence for each currency, or in one sentence if all have the same result."""
+    sentences = {row["currency"]: SAYS[row["verdict"]].format(owner=owner) for row in currencies}
+    if len(set(sentences.values())) == 1:
+        return [*sentences.values()][:1]
+    return [f"{currency}: {sentence}" for currency, sentence in sentences.items()]
 
 
 def largest_first(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The outputs, those with the largest pools first."""
+    """The outputs, sorted by pool, the largest first."""
     return sorted(report["outputs"], key=lambda row: (-row["pool_nanominor"], row["output_id"]))
 
 
@@ -72,19 +72,19 @@ def as_html(report: Mapping[str, Any]) -> bytes:
     """The page of a report, the same for the same report.
 
     Args:
-        report: what report.json says, without the page's own digest.
+        report: the content of report.json, without the page's own digest.
     """
-    owner, made = plain(report["owner_name"]) or plain(report["owner_id"]), report["experiment"]
-    works, pieces = count(made["works"], "work"), count(made["examples"], "piece")
+    owner, experiment = plain(report["owner_name"]) or plain(report["owner_id"]), report["experiment"]
+    works, pieces = count(experiment["works"], "work"), count(experiment["examples"], "piece")
     inputs = [(name.replace("_", " "), str(value)) for name, value in report["inputs"].items()]
     contested = [
         f"For {report['day']}, {owner} was paid {format_minor(row['paid_minor'], row['currency'])} of "
         f"{format_minor(row['pool_minor'], row['currency'])} that {count(row['outputs'], 'output')} had to share."
         for row in report["currencies"]
     ]
-    trained = TRAINED.format(pairs=made["pairs"], others=made["others"], owner=owner)
-    told = (trained, COUNTED.format(works=works, pieces=pieces), SURE)
-    made_from = table("inputs", "What it was made from", (("What", "short"), ("Digest or name", "digest")), inputs)
+    trained = TRAINED.format(pairs=experiment["pairs"], others=experiment["others"], owner=owner)
+    method = (trained, COUNTED.format(works=works, pieces=pieces), SURE)
+    inputs_table = table("inputs", "Inputs of the report", (("Input", "short"), ("Digest or name", "digest")), inputs)
     return page(
         {
             "title": f"Appeal about {report['day']}",
@@ -97,27 +97,27 @@ def as_html(report: Mapping[str, Any]) -> bytes:
                 ("Owner's id", plain(report["owner_id"])),
                 ("Day", f"{report['day']}, revision {report['revision']}"),
                 ("Outputs", f"{len(report['outputs']):,}"),
-                ("Pairs of trainings", str(made["pairs"])),
+                ("Pairs of trainings", str(experiment["pairs"])),
             ],
             "chapters": [
-                chapter("contested", "What was contested", contested),
-                chapter("experiment", "What the experiment was", told),
+                chapter("contested", "The contested shares", contested),
+                chapter("experiment", "The experiment", method),
                 chapter(
                     "outputs", "Output by output", list(_limits(report)), tables=[_outputs(report)], picture=_picture(report)
                 ),
-                chapter("next", "What follows", (NEXT,)),
-                chapter("check", "How to check this", (CHECK,), items=COMMANDS, tables=[made_from]),
+                chapter("next", "Next steps", (NEXT,)),
+                chapter("check", "How to check this report", (CHECK,), items=COMMANDS, tables=[inputs_table]),
             ],
         }
     )
 
 
 def _numbers(row: Mapping[str, Any], *, several: bool) -> dict[str, Any]:
-    """What comes first of a currency: the shares side by side, and what lies between them."""
+    """The first numbers of a currency: both shares, and their difference in money."""
     amounts = {end: format_minor(amount, row["currency"]) for end, amount in row["difference_minor"].items()}
-    between = f"the experiment's share less what was paid, from {amounts['low']} to {amounts['high']}"
+    between = f"the experiment's share minus the paid share, from {amounts['low']} to {amounts['high']}"
     numbers = (
-        ("", "Share that was paid", *in_words(row["paid"])),
+        ("", "Paid share", *in_words(row["paid"])),
         ("", "Share by the experiment", *in_words(row["found"])),
         ("owed", "Difference for the day", amounts["value"], between),
     )
@@ -136,20 +136,20 @@ def in_words(share: Mapping[str, int] | None) -> tuple[str, str]:
 
 
 def _limits(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader of the shares has to know."""
-    made = report["experiment"]
-    if made["shared"]:
+    """Limits of the experiment that a reader of the shares must know."""
+    shared, elsewhere = (report["experiment"][name] for name in ("shared", "elsewhere"))
+    if shared:
         yield (
-            f"{count(made['shared'], 'piece')} of these works {'belongs' if made['shared'] == 1 else 'belong'} in part to "
-            "others; here they count for the owner with the largest part, since a piece is in a training or is not."
+            f"{count(shared, 'piece')} of these works {'belongs' if shared == 1 else 'belong'} in part to others; here they "
+            "count for the owner with the largest part, since a training includes a whole piece or none of it."
         )
-    if made["elsewhere"]:
+    if elsewhere:
         yield (
-            f"{count(made['elsewhere'], 'piece')} in which the owner has a smaller part stayed with whoever has the largest; "
-            "what they earn for the owner is in what was paid and not in the experiment."
+            f"{count(elsewhere, 'piece')} in which the owner has a smaller part stayed with the owner of the largest part; "
+            "their earnings are in the paid share and not in the experiment."
         )
-    if untold := sum(row["found"] is None for row in report["outputs"]):
-        yield f"{count(untold, 'output')} did not become more likely by training: there is no share to tell."
+    if without_share := sum(row["found"] is None for row in report["outputs"]):
+        yield f"{count(without_share, 'output')} did not become more likely by training and so has no share."
 
 
 def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,24 +165,26 @@ def _outputs(report: Mapping[str, Any]) -> dict[str, Any]:
         for row in shown
     ]
     rest = f"Shown are the outputs with the largest pools: {LISTED:,} of {every:,}; report.json has all."
-    caption = "The share that was paid beside the experiment's, with intervals of 90 %"
+    caption = "Paid shares and the experiment's shares, with intervals of 90 %"
     return table("shares", caption, OUTPUTS, rows, note=rest if every > LISTED else "")
 
 
 def _picture(report: Mapping[str, Any]) -> dict[str, str]:
-    """Dots and intervals, what was paid above the experiment's, and the same in words."""
+    """Dots and intervals, each paid share above the experiment's, and a description in words."""
     rows = [(f"all outputs, {row['currency']}", row["paid"], row["found"]) for row in report["currencies"]]
-    told = [row for row in largest_first(report) if row["found"]]
-    rows += [(plain(row["output_id"]), row["paid"], row["found"]) for row in told[:DRAWN]]
+    with_share = [row for row in largest_first(report) if row["found"]]
+    rows += [(plain(row["output_id"]), row["paid"], row["found"]) for row in with_share[:DRAWN]]
     highest: int = max(share["high_ppb"] for _, *shares in rows for share in shares)
     steps = (times * 10**power for power in range(10) for times in (1, 2, 5))
     step: int = next(step for step in steps if step * TICKS >= highest)
     most = step * max(1, -(-highest // step))
     words = "; ".join(f"{name}: {percent(paid['ppb'])} paid, {percent(found['ppb'])} found" for name, paid, found in rows)
-    said = "Above, in blue: what was paid. Below, in brown: the experiment. A dot is a share, a line its interval of 90 %."
-    return {"svg": rendered("intervals.svg", {"rows": rows, "step": step, "most": most, "words": words}), "said": said}
+    caption = (
+        "Above, in blue: the paid share. Below, in brown: the experiment's. A dot is a share, a line its interval of 90 %."
+    )
+    return {"svg": rendered("intervals.svg", {"rows": rows, "step": step, "most": most, "words": words}), "caption": caption}
 
 
 def count(number: int, what: str) -> str:
-    """So many of something, in words."""
+    """A number and a noun, such as `1 work` or `2 works`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

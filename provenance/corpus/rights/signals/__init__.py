@@ -1,5 +1,5 @@
-"""What the sources of works say about their use, machine-readable: read, kept as it was, and weighed.
+"""Machine-readable signals of sites on the use of works: fetch them, read them, and decide which count.
 
-A module for each kind reads an answer (`answers.Answer`) into rows of the signals table and never raises: what cannot be read
-is a row that says why. `fetch` asks servers, `verdicts` says what counts.
+One module for each kind reads an answer (`responses.Answer`) into rows of the signals table. It never raises: an unreadable
+answer gives a row with the reason. `fetch` asks servers; `verdicts` decides.
 """

@@ -1,7 +1,7 @@
 """AI preferences of the IETF: `Content-Usage` as a header and as a rule of robots.txt; and Cloudflare's `Content-Signal`.
 
 draft-ietf-aipref-attach and draft-ietf-aipref-vocab: a dictionary of structured fields (RFC 9651) whose values are the tokens
-`y` and `n`; other values are no preference, and a dictionary that cannot be parsed has none.
+`y` and `n`. Other values are no preference, and neither is a dictionary that cannot be parsed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ WORDS = {"yes": True, "no": False}
 
 
 def preferences(text: str) -> tuple[dict[str, bool | None], str]:
-    """What a dictionary of preferences allows, by its own labels; and why it cannot be read."""
+    """The preferences of a dictionary, by its own labels; and the reason if it cannot be read."""
     try:
-        found = http_sf.parse(text.encode("ascii"), tltype="dictionary")
+        dictionary = http_sf.parse(text.encode("ascii"), tltype="dictionary")
     except (http_sf.StructuredFieldError, ValueError) as error:
         return {}, f"not a dictionary of structured fields: {error}"
-    if not isinstance(found, dict):
+    if not isinstance(dictionary, dict):
         return {}, "not a dictionary of structured fields"
-    values = {label: value[0] if isinstance(value, tuple) else value for label, value in found.items()}
+    values = {label: value[0] if isinstance(value, tuple) else value for label, value in dictionary.items()}
     return {label: MEANING.get(str(v)) if isinstance(v, http_sf.Token) else None for label, v in values.items()}, ""
 
 
 def parse(answer: Answer) -> list[Row]:
-    """Rows of a page's header, for that page alone."""
+    """Rows of a page's header; they cover that page alone."""
     text = answer.header("content-usage")
     if not text or not answer.good:
         return [silence(answer, KIND)]
@@ -37,44 +37,44 @@ def parse(answer: Answer) -> list[Row]:
 
 
 def parse_robots(answer: Answer, *, agent: str = "") -> list[Row]:
-    """Rows of a robots.txt, of the group that names the agent, or else of everybody's.
+    """Rows of a robots.txt: of the group that names our agent, else of the group for all.
 
-    Earlier drafts had rules without a path, and many files have them outside of any group; they are for everything and
-    everybody. So are those of a path that may not be crawled: a wish that is stated is a wish.
+    Earlier drafts had rules without a path, and many files have rules outside of groups; these cover all paths and agents. A
+    preference for a path that must not be crawled counts as well.
 
     Args:
-        agent: the product token that we fetch with.
+        agent: our product token.
     """
     if not answer.good:
         return []
     text, problem = answer.text()
-    stated = [rule for rule in robots.rules(text) if rule.name in {KIND, SIGNAL}]
-    mine = robots.token(agent)
-    own = [rule for rule in stated if mine and mine in rule.agents]
-    found: list[Row] = []
-    for rule in own or [rule for rule in stated if not rule.agents or robots.EVERYBODY in rule.agents]:
-        path, preference = _parted(rule.value)
+    rules = [rule for rule in robots.rules(text) if rule.name in {KIND, SIGNAL}]
+    own_token = robots.token(agent)
+    own = [rule for rule in rules if own_token and own_token in rule.agents]
+    rows: list[Row] = []
+    for rule in own or [rule for rule in rules if not rule.agents or robots.EVERYBODY in rule.agents]:
+        path, preference = _split(rule.value)
         pattern = pattern_of(path, answer.about) or "/"
         scope = answer.about + pattern
-        whom = agent if own else robots.EVERYBODY
+        agents = agent if own else robots.EVERYBODY
         if rule.name == KIND:
-            found += _rows(answer, KIND, scope, preference, says=rule.line, problem=problem, agents=whom)
+            rows += _rows(answer, KIND, scope, preference, says=rule.line, problem=problem, agents=agents)
         else:
             pairs = (part.partition("=") for part in preference.split(","))
             words = {label.strip().lower(): WORDS.get(value.strip().lower()) for label, _, value in pairs if label.strip()}
-            found += [
-                row(answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, problem=problem, agents=whom)
+            rows += [
+                row(answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, problem=problem, agents=agents)
                 for label, allowed in words.items()
             ]
-    return found
+    return rows
 
 
-def _parted(value: str) -> tuple[str, str]:
-    """Path and preference of a rule."""
+def _split(value: str) -> tuple[str, str]:
+    """Split a rule into path and preference."""
     if not value.startswith("/"):
         return "/", value
-    path, *rest = value.split(maxsplit=1)
-    return path, rest[0] if rest else ""
+    path, *preference = value.split(maxsplit=1)
+    return path, preference[0] if preference else ""
 
 
 def _rows(answer: Answer, kind: str, scope: str, text: str, *, says: str, problem: str = "", agents: str = "") -> list[Row]:

@@ -1,6 +1,6 @@
-"""Spawning's ai.txt: which files of a site may be trained on, by suffix, media type or path, written like a robots.txt.
+"""Spawning's ai.txt: permissions to train on files of a site, by suffix, media type or path, in the format of robots.txt.
 
-It is about training, so what it says to everybody counts as what it says to agents by name.
+It is about training, so rules for all agents count as much as rules for named agents.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from provenance.corpus.rights.signals.robots import addressed
 
 KIND = "ai.txt"
 PATH = "/ai.txt"
-# Not those of the machine, which differ.
+# Without the machine's own types, which differ.
 TYPES = mimetypes.MimeTypes(filenames=()).types_map[True]
 SUFFIX = re.compile(r"\*?\.[A-Za-z0-9]+")
 MEDIA_TYPE = re.compile(r"(application|audio|font|image|model|text|video)/[^/ ]+")
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
-    """Rows of an ai.txt, for everybody and for those agents it names that collect for models."""
+    """Rows of an ai.txt, for all agents and for named ones among `agents`."""
     if not answer.good:
         return [silence(answer, KIND)]
     text, problem = answer.text()
-    found = []
-    for rule, whom in addressed(text, agents):
+    rows = []
+    for rule, addressees in addressed(text, agents):
         allowed = rule.name == "allow" or not rule.value
         for pattern in patterns(rule.value or "/", answer.about):
             scope = answer.about + pattern
-            agents_named = ", ".join(whom)
+            agents_named = ", ".join(addressees)
             says = f"{rule.line} (User-agent: {agents_named})"
-            found.append(
+            rows.append(
                 row(answer, KIND, "train", says=says, scope=scope, allowed=allowed, agents=agents_named, problem=problem)
             )
-    return found or [silence(answer, KIND, problem=problem)]
+    return rows or [silence(answer, KIND, problem=problem)]
 
 
 def patterns(value: str, origin: str) -> list[str]:
-    """The patterns of paths that a value stands for: `*.jpg` ends there, `image/*` is all its suffixes."""
+    """The patterns of paths for a value: `*.jpg` is a suffix, `image/*` all suffixes of its types."""
     if SUFFIX.fullmatch(value):
         return [f"/*{value.lstrip('*')}$"]
     if MEDIA_TYPE.fullmatch(value):
-        wanted = value.removesuffix("*").lower()
-        fits = str.startswith if value.endswith("*") else str.__eq__
-        return [f"/*{suffix}$" for suffix, kind in sorted(TYPES.items()) if fits(kind, wanted)]
+        media_type = value.removesuffix("*").lower()
+        matches = str.startswith if value.endswith("*") else str.__eq__
+        return [f"/*{suffix}$" for suffix, kind in sorted(TYPES.items()) if matches(kind, media_type)]
     pattern = pattern_of(value, origin)
     return [] if pattern is None else [pattern]

@@ -1,4 +1,4 @@
-"""What the sources of works say of their use: collected from their servers, and shown."""
+"""Collect signals on the use of works from the servers of their sources, and show them."""
 
 from __future__ import annotations
 
@@ -14,167 +14,167 @@ import httpx
 import polars as pl
 from protego import Protego
 
-from provenance.core.contracts import SIGNALS
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.progress import PROGRESS
+from provenance.core.settings import SignalsSettings
 from provenance.core.store import Store
+from provenance.core.tables import SIGNALS
+from provenance.core.where import Where
 from provenance.corpus.records import append, keep_raw, read
-from provenance.corpus.rights.canonical import says_where
 from provenance.corpus.rights.signals import aipref, aitxt, html, robots, rsl, tdmrep
 from provenance.corpus.rights.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.rights.signals.responses import USES, Answer, Row, origin_of, page_of, silence
-from provenance.corpus.rights.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, described, weigh
+from provenance.corpus.rights.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, describe, weigh
+from provenance.corpus.rights.sources.canonical import says_where
 from provenance.corpus.shards import CURRENT, corpus_in_force, read_examples
-from tasks.cluster import PROGRESS
-from tasks.settings import Settings, load
 
 log = logging.getLogger("provenance.signals")
-# Uses that can be asked after, beside those that signals name.
+# Uses for `show`, besides those in signals.
 SHOWN = ("train", "search", "ai-use", "ai-index", "crawl", "tdm")
-# Origins asked at a time; each of them is asked for one thing after the other.
+# Origins asked at the same time; requests to one origin follow one another.
 AT_ONCE = 8
-# Origins whose signals are written together: what a collection that is stopped has at least kept.
+# Origins whose signals are written together; a stopped collection loses at most these.
 TOGETHER = 100
-# A file may link any number of licences, anywhere; so many are asked for.
+# Linked licences requested for each file.
 MOST_LICENCES = 5
-# Seconds between pages of one origin, unless its robots.txt asks for more, which is followed up to the longest.
+# Seconds between pages of one origin; its robots.txt may ask for more, up to the longest pause.
 PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 
 def collect(
-    settings: Settings,
+    where: Where,
     uris: Iterable[str] | None = None,
     *,
     now: datetime | None = None,
     pages: bool = False,
     private: bool = False,
 ) -> dict[str, Any]:
-    """Ask every origin of the sources once for what it says, and add it to the records.
+    """Ask each origin of the sources once for its signals, and record them.
 
     Args:
         uris: addresses of works; by default those of the corpus in force.
-        now: when it is said to be collected; by default now.
-        pages: whether every page is asked, too, for its headers and the head of its HTML.
-        private: whether addresses that are not public may be asked.
+        now: recorded time of the collection; by default the clock's.
+        pages: request every page, too, for its headers and the head of its HTML.
+        private: allow addresses that are not public.
 
     Returns:
-        How many `origins`, `pages`, `signals` (that say something) and `problems` there are, and `not_http`: sources that
-        have no signals, since they are not on the web.
+        Counts of `sources`, `origins`, `pages` and `signals` (without silent ones), the `problems`, and `not_http`:
+        the count of sources that are not on the web and so have no signals.
     """
-    store = settings.store.open()
-    wanted = sorted(set(corpus_uris(store) if uris is None else uris))
+    sources = sorted(set(corpus_uris(where.store) if uris is None else uris))
     by_origin: dict[str, list[str]] = defaultdict(list)
-    for uri in wanted:
+    for uri in sources:
         origin, page = origin_of(uri), page_of(uri)
         if origin is not None and page is not None and page not in by_origin[origin]:
             by_origin[origin].append(page)
-    collection = _Collection(settings, store, now or datetime.now(UTC), Limits(settings.signals.timeout, private), pages)
+    signals = where.settings.signals
+    collection = _Collection(signals, where.store, now or datetime.now(UTC), Limits(signals.timeout, private), pages)
     rows = asyncio.run(collection.run(by_origin))
-    told = {
-        "sources": len(wanted),
-        "not_http": sum(origin_of(uri) is None for uri in wanted),
+    counts = {
+        "sources": len(sources),
+        "not_http": sum(origin_of(uri) is None for uri in sources),
         "origins": len(by_origin),
         "pages": sum(map(len, by_origin.values())) if pages else 0,
         "signals": sum(row["allowed"] is not None for row in rows),
         "problems": sorted({f"{row['url']}: {row['problem']}" for row in rows if row["problem"]}),
     }
-    log.info("%(signals)d signals of %(origins)d origins; %(not_http)d sources are not on the web", told)
-    return told
+    log.info("%(signals)d signals of %(origins)d origins; %(not_http)d sources are not on the web", counts)
+    return counts
 
 
-def collect_all() -> dict[str, Any]:
-    """The stage `rights.signals`: ask the origins of the corpus in force, unless the settings say not to."""
-    settings = load()
-    if not settings.signals.collect:
+def collect_all(where: Where) -> dict[str, Any]:
+    """Stage `rights.signals`: collect the signals of the corpus in force, unless the settings disable it."""
+    if not where.settings.signals.collect:
         log.info("signals: not collected (signals.collect is false)")
         return {}
-    found = collect(settings)
-    for problem in found["problems"]:
+    counts = collect(where)
+    for problem in counts["problems"]:
         log.warning("%s", problem)
-    return {name: count for name, count in found.items() if name != "problems"} | {"problems": len(found["problems"])}
+    return {name: count for name, count in counts.items() if name != "problems"} | {"problems": len(counts["problems"])}
 
 
 def corpus_uris(store: Store) -> list[str]:
-    """Where the works of the corpus in force were collected."""
+    """The addresses at which works of the corpus in force were collected."""
     return sorted(read_examples(store, corpus_in_force(store), "source_uri")["source_uri"].drop_nulls().unique().to_list())
 
 
-def show(settings: Settings, uri: str, *, use: str = "train", known: datetime | None = None) -> dict[str, Any]:
-    """All signals on an address, those that count first, and what follows from them.
+def show(where: Where, uri: str, *, use: str = "train", known: datetime | None = None) -> dict[str, Any]:
+    """All signals on an address, those that count first, and the verdict.
 
     Args:
-        known: show what was known at that time; by default what is known now.
+        known: the time as of which signals are shown; by default now.
 
     Raises:
-        InputError: it is no address, or no signal, of any kind, speaks of such a use.
+        InputError: `uri` is no address, or no signal of any kind has the use.
     """
-    store = settings.store.open()
+    store = where.store
     signals = read(store, SIGNALS, known=known)
     if not says_where(uri):
-        hint = f"It is a work, collected at {', '.join(found)}." if (found := _collected_at(store, uri)) else ""
+        hint = f"It is a work, collected at {', '.join(places)}." if (places := _collected_at(store, uri)) else ""
         raise InputError("URI", expected="an address, such as https://example.org/story", found=repr(uri), hint=hint)
     uses = sorted({*SHOWN, *USES, *signals["use"]})
     if use not in uses:
         raise InputError("--use", expected=f"one of {', '.join(uses)}", found=repr(use), hint=did_you_mean(use, uses))
-    allowed, weighed = weigh(signals, uri, use, now=known or datetime.now(UTC), days=settings.signals.days)
+    allowed, weighed = weigh(signals, uri, use, now=known or datetime.now(UTC), days=where.settings.signals.days)
     because = NOT_ON_THE_WEB if origin_of(uri) is None else "" if weighed else NOT_COLLECTED
-    told = [w.signal | {"counts": w.counts, "why": w.why, "line": described(w)} for w in weighed]
-    return {"source_uri": uri, "use": use, "allowed": allowed, "because": because, "signals": told}
+    rows = [w.signal | {"counts": w.counts, "why": w.why, "line": describe(w)} for w in weighed]
+    return {"source_uri": uri, "use": use, "allowed": allowed, "because": because, "signals": rows}
 
 
 def _collected_at(store: Store, work_id: str) -> list[str]:
-    """Where a work of the corpus in force was collected; nowhere, if there is no such work."""
+    """The addresses of a work of the corpus in force; empty if there is no such work."""
     if not store.exists(CURRENT):
         return []
     examples = read_examples(store, corpus_in_force(store), "work_id", "source_uri")
-    found: list[str] = examples.filter(pl.col("work_id") == work_id)["source_uri"].drop_nulls().unique().sort().to_list()
-    return found
+    uris: list[str] = examples.filter(pl.col("work_id") == work_id)["source_uri"].drop_nulls().unique().sort().to_list()
+    return uris
 
 
 @dataclass(frozen=True)
 class _Collection:
-    settings: Settings
+    signals: SignalsSettings
     store: Store
     now: datetime
     limits: Limits
     pages: bool
-    # Licences that many sites link are asked for once.
+    # Licences linked by several sites are requested once.
     licences: dict[str, asyncio.Future[Answer]] = field(default_factory=dict)
 
     async def run(self, by_origin: dict[str, list[str]]) -> list[Row]:
-        """All rows, added to the records as they come."""
+        """Collect all rows and record them batch by batch."""
         origins = sorted(by_origin)
         gate = asyncio.Semaphore(AT_ONCE)
         rows: list[Row] = []
         log.info(PROGRESS, "origins", 0, len(origins))
-        async with open_client(self.settings.signals.user_agent, self.limits) as client:
+        async with open_client(self.signals.user_agent, self.limits) as client:
 
-            async def one(origin: str) -> list[Row]:
+            async def limited(origin: str) -> list[Row]:
                 async with gate:
                     return await self.of_origin(client, origin, by_origin[origin])
 
             for start in range(0, len(origins), TOGETHER):
                 batch = origins[start : start + TOGETHER]
-                found = [row for part in await asyncio.gather(*map(one, batch)) for row in part]
-                append(self.store, SIGNALS, pl.DataFrame(found, schema=SIGNALS.schema), now=self.now)
-                rows += found
+                fresh = [row for part in await asyncio.gather(*map(limited, batch)) for row in part]
+                append(self.store, SIGNALS, pl.DataFrame(fresh, schema=SIGNALS.schema), now=self.now)
+                rows += fresh
                 log.info(PROGRESS, "origins", start + len(batch), len(origins))
         return rows
 
     async def of_origin(self, client: httpx.AsyncClient, origin: str, pages: list[str]) -> list[Row]:
-        """What one origin says, and its pages where they are asked."""
-        named = self.settings.signals
+        """The rows of one origin, and of its pages if these are requested."""
+        settings = self.signals
         file = await self.ask(client, origin + robots.PATH, origin, ROBOTS_BYTES)
-        rows = robots.parse(file, agents=named.agents) + aipref.parse_robots(file, agent=named.user_agent)
-        if file.status == 0:  # whoever does not answer is not asked again and again
+        rows = robots.parse(file, agents=settings.agents) + aipref.parse_robots(file, agent=settings.user_agent)
+        if file.status == 0:  # a server without an answer gets no more requests
             return rows
         rows += tdmrep.parse(await self.ask(client, origin + tdmrep.PATH, origin))
-        rows += aitxt.parse(await self.ask(client, origin + aitxt.PATH, origin), agents=named.agents)
+        rows += aitxt.parse(await self.ask(client, origin + aitxt.PATH, origin), agents=settings.agents)
         rows += await self.licences_of(client, file, rsl.linked(file))
         if self.pages:
             rules = Protego.parse(file.text()[0])
-            delay = min(max(PAUSE, rules.crawl_delay(named.user_agent) or 0.0), LONGEST_PAUSE)
+            delay = min(max(PAUSE, rules.crawl_delay(settings.user_agent) or 0.0), LONGEST_PAUSE)
             for page in pages:
-                if file.status >= 500 or not rules.can_fetch(page, named.user_agent):
+                if file.status >= 500 or not rules.can_fetch(page, settings.user_agent):
                     problem = "not asked for: robots.txt does not let us"
                     rows.append(silence(Answer(page, page, self.now, 0, problem=problem, asked=False), aipref.KIND))
                 else:
@@ -183,21 +183,21 @@ class _Collection:
         return rows
 
     async def of_page(self, client: httpx.AsyncClient, page: str) -> list[Row]:
-        """What one page says in its headers and its head."""
+        """The rows of one page, from its headers and its head."""
         answer = await self.ask(client, page, page, page=True)
-        declared = html.declared(answer)
-        rows = aipref.parse(answer) + tdmrep.parse_headers(answer) + tdmrep.parse_meta(answer, declared.meta)
-        rows += await self.licences_of(client, answer, [*rsl.linked_by_header(answer), *declared.linked])
-        for licence in declared.embedded[:MOST_LICENCES]:
+        declarations = html.read_declarations(answer)
+        rows = aipref.parse(answer) + tdmrep.parse_headers(answer) + tdmrep.parse_meta(answer, declarations.meta)
+        rows += await self.licences_of(client, answer, [*rsl.linked_by_header(answer), *declarations.linked])
+        for licence in declarations.embedded[:MOST_LICENCES]:
             rows += rsl.parse(answer, licence.encode())
         if any(row["allowed"] is not None and row["url"] == page for row in rows):
             await self.keep(answer)
             return rows
-        # Of a page that says nothing no copy is kept.
+        # Pages without signals are not stored.
         return [row | {"body_sha256": None} if row["url"] == page else row for row in rows]
 
     async def licences_of(self, client: httpx.AsyncClient, answer: Answer, urls: Sequence[str]) -> list[Row]:
-        """What the licences say that a robots.txt or a page links; each licence is asked for once."""
+        """The rows of licences linked by a robots.txt or a page; each licence is requested once."""
         rows: list[Row] = []
         linked = list(dict.fromkeys(urls))
         for url in linked[:MOST_LICENCES]:
@@ -211,7 +211,7 @@ class _Collection:
     async def ask(
         self, client: httpx.AsyncClient, url: str, about: str, most: int = OTHER_BYTES, *, page: bool = False
     ) -> Answer:
-        """What a server answers."""
+        """Request a URL, and store the answer unless it is a page."""
         if page:
             return await fetch(client, url, about=about, now=self.now, limits=self.limits, wanted=html.is_html)
         answer = await fetch(client, url, about=about, now=self.now, limits=self.limits, most=most)
@@ -219,6 +219,6 @@ class _Collection:
         return answer
 
     async def keep(self, answer: Answer) -> None:
-        """Keep what was answered, as it came."""
+        """Store the body of an answer unchanged."""
         if answer.body:
             await asyncio.to_thread(keep_raw, self.store, answer.body)

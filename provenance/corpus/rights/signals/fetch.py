@@ -1,9 +1,8 @@
-"""Asking servers, politely and without trusting them: lists of sources are strangers' input, and so are answers.
+"""Fetch files from untrusted servers, within limits: strangers choose the addresses and the answers.
 
-An answer is never more than its limit of bytes, decoded, nor later than its limit of time from the first look-up to the last
-byte; a redirect is followed five times and never twice to the same place. Only public addresses are asked unless private ones
-are allowed: a name is looked up once, and what was checked is what is connected to. No cookie, login or proxy of ours
-is used.
+An answer has a limit of decoded bytes, and of time from the first look-up to the last byte. At most five redirects are
+followed, and none to an earlier place. Only public addresses are connected to, unless private ones are allowed: a name is
+looked up once, and the connection goes to the checked address. No cookie, login or proxy of this machine is used.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Refused(Exception):
-    """What is not asked for, and why."""
+    """A request is not sent; the message says why."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a server is followed.
+    """Limits of a request.
 
     Attributes:
-        seconds: for one answer, with all its redirects.
-        private: whether addresses that are not public may be asked.
+        seconds: time for one answer with its redirects.
+        private: whether addresses that are not public are allowed.
     """
 
     seconds: float
@@ -49,8 +48,8 @@ class Limits:
 
 @asynccontextmanager
 async def open_client(user_agent: str, limits: Limits) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that says who asks, keeps no cookie, and uses nothing of this machine's: no proxy, no login."""
-    # A connection belongs to one request: two sites at one address must not share any.
+    """Open a client with our user agent that keeps no cookies and uses no proxy or login of this machine."""
+    # One connection for each request: two sites at one address must not share one.
     pool = httpx.Limits(max_keepalive_connections=0)
     headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
@@ -70,24 +69,24 @@ async def fetch(
     most: int = OTHER_BYTES,
     wanted: Callable[[Answer], bool] = lambda _: True,
 ) -> Answer:
-    """What a server answers; never an error, but an answer with a problem.
+    """Request a URL; errors become an answer with a problem.
 
     Args:
-        about: on whose behalf it is asked for.
-        most: bytes of the body, decoded; the rest is not read.
-        wanted: whether the body is read, given the answer without it.
+        about: the origin or page for which it is requested.
+        most: decoded bytes of the body; the rest is not read.
+        wanted: decides from the answer without body whether to read the body.
     """
     seen: list[str] = []
     try:
         async with asyncio.timeout(limits.seconds):
             while True:
                 target = page_of(url if not seen else seen[-1])
-                found = await _ask(client, target or url, limits, Answer(url, about, now, 0), most=most, wanted=wanted)
-                place = found.header("location") if found.status in MOVED else ""
+                answer = await _ask(client, target or url, limits, Answer(url, about, now, 0), most=most, wanted=wanted)
+                place = answer.header("location") if answer.status in MOVED else ""
                 if not place:
-                    return found
+                    return answer
                 seen = seen or [target or url]
-                following = _following(seen, place, found.status)
+                following = _following(seen, place, answer.status)
                 seen.append(following)
     except Refused as error:
         return Answer(url, about, now, 0, problem=str(error), asked=False)
@@ -100,7 +99,7 @@ async def fetch(
 
 
 class _Circle(Exception):
-    """Redirects that lead nowhere."""
+    """Redirects do not end."""
 
     def __init__(self, status: int, problem: str) -> None:
         super().__init__(problem)
@@ -121,26 +120,26 @@ def _following(seen: list[str], place: str, status: int) -> str:
 async def _ask(
     client: httpx.AsyncClient, url: str, limits: Limits, blank: Answer, *, most: int, wanted: Callable[[Answer], bool]
 ) -> Answer:
-    """One request: the headers, and as much of the body as is wanted."""
+    """Send one request; read the headers and, if wanted, the body."""
     target = httpx.URL(url)
     if target.scheme not in {"http", "https"} or not target.host:
         raise Refused("not an address of HTTP")
     response = await _connected(client, target, await _addresses(target, limits))
     try:
         headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw)
-        found = Answer(blank.url, blank.about, blank.fetched_at, response.status_code, headers)
-        if not found.good or not wanted(found):
-            return found
-        body, problem = await _body(response, found.header("content-encoding"), most)
-        return Answer(found.url, found.about, found.fetched_at, found.status, headers, body, problem)
+        answer = Answer(blank.url, blank.about, blank.fetched_at, response.status_code, headers)
+        if not answer.good or not wanted(answer):
+            return answer
+        body, problem = await _body(response, answer.header("content-encoding"), most)
+        return Answer(answer.url, answer.about, answer.fetched_at, answer.status, headers, body, problem)
     finally:
         await response.aclose()
 
 
 async def _connected(client: httpx.AsyncClient, target: httpx.URL, addresses: list[str]) -> httpx.Response:
-    """The answer of the first address that takes a connection: many machines have no IPv6, and many names do."""
+    """The answer of the first address that accepts a connection: many names have IPv6, and many machines do not."""
     for address in addresses:
-        # To the address that was checked, whatever the name says when it is looked up again.
+        # Connect to the checked address: another look-up of the name could differ.
         request = client.build_request(
             "GET",
             target.copy_with(host=address, userinfo=b""),
@@ -156,18 +155,18 @@ async def _connected(client: httpx.AsyncClient, target: httpx.URL, addresses: li
 
 
 async def _body(response: httpx.Response, encoding: str, most: int) -> tuple[bytes, str]:
-    """At most so many bytes, decoded, and why there are not all of them."""
+    """Read at most `most` decoded bytes; returns them and the problem if they are not all."""
     coding = encoding.strip().lower()
     if coding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
         raise Refused(f"compressed as {coding!r}, for which nobody has asked")
-    # Decoded here, because httpx would decode a chunk whole, however large it gets.
+    # Decoded here, because httpx decodes whole chunks without a limit.
     unpack = zlib.decompressobj(wbits=47) if "gzip" in coding or coding == "deflate" else None
     body = bytearray()
     async for chunk in response.aiter_raw():
         room = most + 1 - len(body)
         body += unpack.decompress(chunk, room) if unpack else chunk[:room]
         if len(body) > most:
-            # Half a line could say what the whole does not.
+            # Half a line could have another meaning.
             whole = body[:most].rpartition(b"\n")[0] or body[:most]
             return bytes(whole), f"longer than {most:,} bytes: the rest was not read"
     if unpack and not unpack.eof:
@@ -176,14 +175,14 @@ async def _body(response: httpx.Response, encoding: str, most: int) -> tuple[byt
 
 
 async def _addresses(url: httpx.URL, limits: Limits) -> list[str]:
-    """The addresses of a name; all that it has must be public."""
+    """Look up the addresses of a name; all must be public."""
     host = url.raw_host.decode("ascii")
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
-        known = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise OSError(f"{host} is not known: {error}") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in known))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     private = [address for address in addresses if not is_public(address)]
     if private and not limits.private:
         raise Refused(f"{host} is at {private[0]}, which is not a public address; --allow-private asks it")
@@ -191,12 +190,12 @@ async def _addresses(url: httpx.URL, limits: Limits) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is anybody's to reach, also where it stands inside of another."""
-    found = ipaddress.ip_address(address.split("%", 1)[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and found in NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    """Whether an IP address is public; checks addresses embedded in IPv6, too."""
+    ip = ipaddress.ip_address(address.split("%", 1)[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return found.is_global and not found.is_multicast
+    return ip.is_global and not ip.is_multicast

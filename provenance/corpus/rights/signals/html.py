@@ -1,4 +1,4 @@
-"""What the head of a page links to and declares."""
+"""Read the declarations and linked licences in the head of a page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ RSL_TYPE = "application/rsl+xml"
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What a page declares: meta elements by name (the first of each), linked licences, licences inside of it."""
+class Declarations:
+    """Declarations of a page: meta elements by name (the first of each), linked licences, and embedded licences."""
 
     meta: dict[str, str] = field(default_factory=dict)
     linked: tuple[str, ...] = ()
@@ -23,35 +23,35 @@ class Declared:
 
 
 def is_html(answer: Answer) -> bool:
-    """Whether an answer says that it is a page."""
+    """Whether an answer is a page, by its headers."""
     kind = answer.header("content-type").split(";")[0].strip().lower()
     return answer.good and kind in {"text/html", "application/xhtml+xml"}
 
 
-def declared(answer: Answer) -> Declared:
-    """What a page declares; nothing where it is none."""
+def read_declarations(answer: Answer) -> Declarations:
+    """The declarations of a page; empty if the answer is no page."""
     if not is_html(answer) or not answer.body.strip():
-        return Declared()
+        return Declarations()
     text, problem = answer.text()
     try:
-        # As bytes of one encoding, so that what the page says of its own cannot contradict the header's.
+        # Parsed as UTF-8, so that an encoding stated in the page cannot contradict the header.
         parser = etree.HTMLParser(no_network=True, huge_tree=False, encoding="utf-8")
         tree = etree.fromstring(text.encode("utf-8"), parser)
     except (etree.LxmlError, ValueError) as error:
-        return Declared(problem=f"not HTML: {error}")
+        return Declarations(problem=f"not HTML: {error}")
     if tree is None:
-        return Declared(problem="not HTML")
+        return Declarations(problem="not HTML")
     meta: dict[str, str] = {}
     for element in tree.iter("meta"):
         meta.setdefault((element.get("name") or "").strip().lower(), element.get("content") or "")
     links = (link for link in tree.iter("link") if "license" in (link.get("rel") or "").lower().split())
     linked = (link.get("href") for link in links if (link.get("type") or "").strip().lower() == RSL_TYPE)
     embedded = (s.text or "" for s in tree.iter("script") if (s.get("type") or "").strip().lower() == RSL_TYPE)
-    return Declared(meta, tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem)
+    return Declarations(meta, tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem)
 
 
 def absolute(base: str, reference: str) -> str:
-    """A reference as an address; as it is where it cannot be one."""
+    """Resolve a reference; an invalid one stays unchanged."""
     try:
         return urljoin(base, reference.strip())
     except ValueError:

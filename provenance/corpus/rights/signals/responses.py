@@ -1,4 +1,4 @@
-"""What a server answered, and the rows that are made of it."""
+"""Answers of servers, and the rows of the signals table made from them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from provenance.core.store import sha256
 from provenance.core.text import plain
 
 Row = dict[str, Any]
-# The words of signals for the uses that a verdict is asked for; other words stay as they are.
+# Words of signals for the uses of verdicts; other words stay unchanged.
 USES = {"train-ai": "train", "ai-train": "train", "train-genai": "train", "ai-input": "ai-use"}
 LONGEST_SAYS = 500
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of asking for a URL once.
+    """The result of one request.
 
     Attributes:
-        about: the origin, or the page, on whose behalf it was asked for.
-        fetched_at: when the collection that asked began; the same for all its answers.
-        status: of HTTP; 0 where there was no answer.
+        about: the origin or page for which the URL was requested.
+        fetched_at: start of the collection; the same for all its answers.
+        status: status of HTTP; 0 without an answer.
         headers: names in lower case and values, in order.
-        problem: why there is no answer, or only a part of it.
-        asked: whether the server was asked at all; we ask no address that is not public.
+        problem: why there is no answer, or only part of one.
+        asked: whether a request was sent; private addresses and pages closed by robots.txt get none.
     """
 
     url: str
@@ -44,22 +44,22 @@ class Answer:
 
     @property
     def good(self) -> bool:
-        """Whether it is what was asked for."""
+        """Whether the status means success."""
         return 200 <= self.status < 300
 
     def header(self, name: str) -> str:
-        """All values of a header, joined as HTTP has it; empty if there is none."""
+        """All values of a header, joined by commas as in HTTP; empty if there is none."""
         return ", ".join(value for key, value in self.headers if key == name)
 
     def text(self, encoding: str = "utf-8") -> tuple[str, str]:
-        """The body as text, and why it could be read only in part.
+        """The body as text, and the problem if it could be read only in part.
 
-        A byte order mark counts before what the headers declare, and that before `encoding`; what is declared wrongly is read
-        as UTF-8 or, if it is none, with signs of replacement.
+        A byte order mark takes precedence over the headers, and these over `encoding`. A body in another encoding than declared
+        is read as `encoding`, with replacement characters.
         """
-        named, mark = read_bom(self.body)
+        encoding_of_mark, mark = read_bom(self.body)
         declared = http_content_type_encoding(self.header("content-type") or None)
-        codec = named or declared or encoding
+        codec = encoding_of_mark or declared or encoding
         body = self.body[len(mark) :] if mark else self.body
         try:
             return body.decode(codec), ""
@@ -76,13 +76,13 @@ def row(
     scope: str = "",
     allowed: bool | None = None,
     problem: str = "",
-    **other: Any,
+    terms: str | None = "",
+    agents: str | None = "",
 ) -> Row:
     """One row of the signals table.
 
     Args:
-        scope: by default what the answer is about.
-        other: `terms` or `agents`.
+        scope: by default the answer's origin or page.
     """
     problems = "; ".join(part for part in (answer.problem, problem) if part)
     return {
@@ -91,8 +91,8 @@ def row(
         "kind": kind,
         "use": plain(USES.get(use, use)),
         "allowed": allowed,
-        "terms": plain(other.get("terms") or "")[:LONGEST_SAYS] or None,
-        "agents": plain(other.get("agents") or "") or None,
+        "terms": plain(terms or "")[:LONGEST_SAYS] or None,
+        "agents": plain(agents or "") or None,
         "says": plain(says)[:LONGEST_SAYS],
         "url": answer.url,
         "fetched_at": answer.fetched_at,
@@ -103,33 +103,33 @@ def row(
 
 
 def silence(answer: Answer, kind: str, use: str = "train", problem: str = "") -> Row:
-    """The row of an answer that says nothing, which it has so that what was said before is known to be over."""
+    """The row of an answer without a signal; it replaces earlier signals of the same file."""
     says = "nothing" if answer.good else str(answer.status or ("no answer" if answer.asked else "not asked"))
     return row(answer, kind, use, says=says, problem=problem)
 
 
 def origin_of(uri: str) -> str | None:
-    """Scheme, host and port of an address on the web, in one spelling; None where it is none."""
+    """Scheme, host and port of an address on the web, in canonical spelling; None for other texts."""
     url = _web(uri)
     return None if url is None else f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def page_of(uri: str) -> str | None:
-    """An address on the web in one spelling, without fragment and credentials; None where it is none."""
+    """An address on the web in canonical spelling, without fragment and credentials; None for other texts."""
     url = _web(uri)
     return None if url is None else f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii')}"
 
 
 def pattern_of(text: str, origin: str) -> str | None:
-    """The pattern of paths (RFC 9309: `*` and `$`) that a file of an origin names, beginning with `/`.
+    """The pattern of paths (RFC 9309: `*` and `$`) in a file of an origin, beginning with `/`.
 
-    None where it is an address of another site: nobody speaks for somebody else's.
+    None for an address of another site: a file covers only its own site.
     """
     if "://" in text and not text.startswith("/"):
-        own = page_of(text)
-        if own is None or origin_of(text) != origin:
+        page = page_of(text)
+        if page is None or origin_of(text) != origin:
             return None
-        # Not `page_of`'s spelling, which would encode what has a meaning here.
+        # `page_of` would encode the signs of patterns.
         text = "/" + text.split("//", 1)[1].partition("/")[2]
     return text if text.startswith("/") else f"/{text}"
 
@@ -138,7 +138,7 @@ def pattern_of(text: str, origin: str) -> str | None:
 def _web(uri: str) -> httpx.URL | None:
     scheme, colon, rest = uri.strip().partition(":")
     try:
-        urlsplit(uri)  # refuses brackets that httpx lets pass
+        urlsplit(uri)  # rejects brackets that httpx accepts
         url = httpx.URL(f"{scheme.lower()}{colon}{rest}")
     except (httpx.InvalidURL, ValueError):
         return None

@@ -1,11 +1,11 @@
-"""Really Simple Licensing 1.0: XML that says which uses of which content are permitted, prohibited, or paid for.
+"""Really Simple Licensing 1.0: XML that permits, prohibits or sells uses of content.
 
-A permission counts as one only where nothing has to be done for it: what asks for payment, for a licence from a server, or for
-certain users or countries is reserved until that is met, and `terms` says where it stands. A licence that lists permissions
-permits nothing else; one that lists none permits what it does not prohibit. Of several licences of the same content each is an
-offer, so what one does not list may be in another.
+Only an unconditional permission counts as one. A use that needs payment, a licence from a server, or certain users or countries
+is reserved, and `terms` has the conditions. A licence that lists permissions permits nothing else; one without permissions
+permits all uses that it does not prohibit. Several licences of the same content are alternative offers, so a use that one does
+not list may be in another.
 
-Whoever links a licence decides what it speaks of: robots.txt links it for its own site, a page for itself.
+The linking file sets the scope of a licence: robots.txt its site, a page itself.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from provenance.corpus.rights.signals.patterns import matches
 from provenance.corpus.rights.signals.responses import USES, Answer, Row, origin_of, pattern_of, row, silence
 
 KIND = "rsl"
-KNOWN = ("train", "ai-use", "ai-index", "search")
-WHOLE = {"all": KNOWN, "ai-all": ("train", "ai-use", "ai-index")}
-# Which we give: whose work it was is what this project says.
+USUAL = ("train", "ai-use", "ai-index", "search")
+WHOLE = {"all": USUAL, "ai-all": ("train", "ai-use", "ai-index")}
+# Conditions that we meet: credits name the owners.
 FREE = {"free", "attribution"}
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What one licence says of one use.
+    """One licence's terms for one use.
 
     Attributes:
-        listed: whether it names the use, or a wider one.
-        allowed: without conditions.
+        listed: whether the licence lists the use, or a wider one.
+        allowed: whether the use is allowed without conditions.
     """
 
     use: str
@@ -45,28 +45,28 @@ class Offer:
 
 
 def linked(answer: Answer) -> list[str]:
-    """The licences that a robots.txt names (`License:`), as addresses, in order."""
+    """The addresses of licences in a robots.txt (`License:`), in order."""
     if not answer.good:
         return []
-    named = (rule.value for rule in robots.rules(answer.text()[0]) if rule.name == "license" and rule.value)
-    return list(dict.fromkeys(absolute(answer.url, value) for value in named))
+    references = (rule.value for rule in robots.rules(answer.text()[0]) if rule.name == "license" and rule.value)
+    return list(dict.fromkeys(absolute(answer.url, value) for value in references))
 
 
 def linked_by_header(answer: Answer) -> list[str]:
-    """The licences that a page's `Link` headers name (RFC 8288)."""
-    found = []
-    for target, rest in re.findall(r"<([^<>]*)>([^<>]*)", answer.header("link")):
-        given = {name.strip().lower(): value.strip(' ",').lower() for name, _, value in _pairs(rest)}
-        if "license" in given.get("rel", "").split() and given.get("type") == RSL_TYPE:
-            found.append(absolute(answer.url, target))
-    return list(dict.fromkeys(found))
+    """The addresses of licences in a page's `Link` headers (RFC 8288)."""
+    links = []
+    for target, attributes in re.findall(r"<([^<>]*)>([^<>]*)", answer.header("link")):
+        parameters = {name.strip().lower(): value.strip(' ",').lower() for name, _, value in _pairs(attributes)}
+        if "license" in parameters.get("rel", "").split() and parameters.get("type") == RSL_TYPE:
+            links.append(absolute(answer.url, target))
+    return list(dict.fromkeys(links))
 
 
 def parse(answer: Answer, body: bytes | None = None) -> list[Row]:
-    """Rows of a licence: of the whole site where the answer is about an origin, else of the page that it is about.
+    """Rows of a licence: for the site if the answer is about an origin, else for its page.
 
     Args:
-        body: the licence where it is not the whole answer, but stands in a page.
+        body: the licence, if it is embedded in a page; by default the whole answer.
     """
     if not answer.good:
         return [silence(answer, KIND)]
@@ -74,8 +74,8 @@ def parse(answer: Answer, body: bytes | None = None) -> list[Row]:
         root = _root(answer.body if body is None else body)
     except (etree.LxmlError, ValueError) as error:
         return [silence(answer, KIND, problem=f"not XML that is read here: {error}")]
-    found = [found for content in _children(root, "content") for found in _content(answer, content)]
-    return found or [silence(answer, KIND, problem="" if _name(root) == "rsl" else f"not RSL: <{_name(root)}>")]
+    rows = [entry for content in _children(root, "content") for entry in _content(answer, content)]
+    return rows or [silence(answer, KIND, problem="" if _name(root) == "rsl" else f"not RSL: <{_name(root)}>")]
 
 
 def _root(body: bytes) -> Any:
@@ -89,7 +89,7 @@ def _root(body: bytes) -> Any:
 
 
 def _content(answer: Answer, content: Any) -> Iterator[Row]:
-    """Rows of one content: for each use what its licences say."""
+    """Yield the rows of one content element: one for each licence and use."""
     origin = origin_of(answer.about) or answer.about
     place = (content.get("url") or "").strip()
     pattern = pattern_of(place, origin) if place else "/"
@@ -104,10 +104,10 @@ def _content(answer: Answer, content: Any) -> Iterator[Row]:
     scope = origin + pattern if whole_site else answer.about
     licences = list(_children(content, "license"))
     offers = [(licence, list(_offers(licence, content.get("server") or ""))) for licence in licences]
-    explicit = {offer.use for _, made in offers for offer in made if offer.listed}
-    for licence, made in offers:
+    explicit = {offer.use for _, offers_of_licence in offers for offer in offers_of_licence if offer.listed}
+    for licence, offers_of_licence in offers:
         says = " ".join(etree.tostring(licence, encoding="unicode", with_tail=False).split())
-        for offer in made:
+        for offer in offers_of_licence:
             if offer.listed or offer.use not in explicit:
                 yield row(
                     answer, KIND, offer.use, says=f'<content url="{place}"> {says}', scope=scope,
@@ -116,9 +116,9 @@ def _content(answer: Answer, content: Any) -> Iterator[Row]:
 
 
 def _offers(licence: Any, server: str) -> Iterator[Offer]:
-    permitted, prohibited = _listed(licence, "permits", "usage"), _listed(licence, "prohibits", "usage")
+    permitted, prohibited = _uses(licence, "permits", "usage"), _uses(licence, "prohibits", "usage")
     conditions = list(_conditions(licence, server))
-    uses = sorted({*KNOWN, *(permitted or ()), *(prohibited or ())})
+    uses = sorted({*USUAL, *(permitted or ()), *(prohibited or ())})
     for use in uses:
         if prohibited is not None and use in prohibited:
             yield Offer(use, listed=True, allowed=False, terms="")
@@ -131,7 +131,7 @@ def _offers(licence: Any, server: str) -> Iterator[Offer]:
 
 
 def _conditions(licence: Any, server: str) -> Iterator[str]:
-    """What a permission asks for, and where that stands."""
+    """Yield the conditions of a licence's permissions."""
     if server:
         yield f"licence from {server}"
     for payment in _children(licence, "payment"):
@@ -141,22 +141,22 @@ def _conditions(licence: Any, server: str) -> Iterator[str]:
             yield f"payment: {kind} {' '.join(where.split())}".strip()
     for element in ("permits", "prohibits"):
         for kind in ("user", "geo"):
-            named = _words(licence, element, kind)
-            if named is not None:
-                yield f"{element} {kind}: {' '.join(sorted(named))}"
+            names = _words(licence, element, kind)
+            if names is not None:
+                yield f"{element} {kind}: {' '.join(sorted(names))}"
 
 
-def _listed(licence: Any, element: str, kind: str) -> set[str] | None:
-    named = _words(licence, element, kind)
-    if named is None:
+def _uses(licence: Any, element: str, kind: str) -> set[str] | None:
+    names = _words(licence, element, kind)
+    if names is None:
         return None
-    return {use for word in named for use in WHOLE.get(word, (USES.get(word, word),))}
+    return {use for word in names for use in WHOLE.get(word, (USES.get(word, word),))}
 
 
 def _words(licence: Any, element: str, kind: str) -> set[str] | None:
-    """What elements of a type list (by blanks; drafts had commas); None where there is no such element."""
-    found = [e for e in _children(licence, element) if (e.get("type") or "usage").strip().lower() == kind]
-    return {w for e in found for w in re.split(r"[\s,]+", " ".join(e.itertext()).lower()) if w} if found else None
+    """The words of a licence's elements of a type (separated by blanks; in drafts by commas); None without such elements."""
+    elements = [e for e in _children(licence, element) if (e.get("type") or "usage").strip().lower() == kind]
+    return {w for e in elements for w in re.split(r"[\s,]+", " ".join(e.itertext()).lower()) if w} if elements else None
 
 
 def _children(parent: Any, name: str) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """The TDM Reservation Protocol of the W3C's community group: a file of the origin, headers, and meta elements.
 
-It reserves text and data mining (`use` is `tdm`), of which training is a part. Of the file's rules the first that matches
-counts. A policy is where a licence can be had.
+It reserves text and data mining (`use` is `tdm`), which includes training. The first matching rule of the file counts. A
+policy is the address of a licence.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ def parse(answer: Answer) -> list[Row]:
         return [silence(answer, KIND, USE)]
     text, problem = answer.text()
     try:
-        found = json.loads(text)
+        rules = json.loads(text)
     except (ValueError, RecursionError) as error:
         return [silence(answer, KIND, USE, f"not JSON: {error}")]
-    if isinstance(found, dict):
-        found, problem = [found], _joined(problem, "not a list of rules, but one")
-    if not isinstance(found, list):
+    if isinstance(rules, dict):
+        rules, problem = [rules], _joined(problem, "not a list of rules, but one")
+    if not isinstance(rules, list):
         return [silence(answer, KIND, USE, "not a list of rules")]
-    return [_rule(answer, entry, problem) for entry in found] or [silence(answer, KIND, USE, problem)]
+    return [_rule(answer, entry, problem) for entry in rules] or [silence(answer, KIND, USE, problem)]
 
 
 def parse_headers(answer: Answer) -> list[Row]:
-    """Rows of a page's headers, for that page alone."""
+    """Rows of a page's headers; they cover that page alone."""
     headers = {name: answer.header(name) for name in (RESERVATION, POLICY)}
     return _of_page(answer, headers, "header") if answer.good else []
 
 
 def parse_meta(answer: Answer, meta: Mapping[str, str]) -> list[Row]:
-    """Rows of the meta elements of a page, by their names."""
+    """Rows of a page's meta elements (content by name); they cover that page alone."""
     return _of_page(answer, meta, "meta")
 
 
-def _of_page(answer: Answer, found: Mapping[str, str], where: str) -> list[Row]:
-    value = found.get(RESERVATION, "").strip()
+def _of_page(answer: Answer, values: Mapping[str, str], where: str) -> list[Row]:
+    value = values.get(RESERVATION, "").strip()
     if not value:
         return []
     allowed = MEANING.get(value)
     problem = "" if allowed is not None else f"{RESERVATION} has to be 0 or 1"
     says = f"{where}: {RESERVATION}: {value}"
-    return [row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=found.get(POLICY))]
+    return [row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=values.get(POLICY))]
 
 
 def _rule(answer: Answer, entry: Any, problem: str) -> Row:

@@ -1,0 +1,45 @@
+"""Opens ledger, store and Airflow's database for reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import sqlalchemy as sa
+
+from infra.monitor import flow, nights
+from infra.monitor.frozen import read_frozen
+from infra.monitor.runs import open_runs, runs
+from provenance.core.settings import Settings
+from provenance.core.store import Store
+from provenance.influence.audits import Audit, audits
+from tasks.database import read_ledger
+from tasks.settings import load
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Settings and sources, which are never written."""
+
+    settings: Settings
+    store: Store
+    ledger: sa.Engine
+    airflow: sa.Engine
+
+    @classmethod
+    def open(cls, airflow_url: str = "") -> Sources:
+        """Open the sources that settings and environment name."""
+        settings = load()
+        return cls(settings, settings.store.open(), read_ledger(settings.database), open_runs(airflow_url))
+
+    def nights(self, last: int) -> list[nights.WatchedNight]:
+        """The last nights, oldest first."""
+        return nights.nights(self.store, self.ledger, runs(self.airflow, last=last), last=last)
+
+    def flow(self, day: date) -> flow.Flow:
+        """One night in detail."""
+        return flow.night(self.store, self.ledger, day, runs(self.airflow, day=str(day)).get(str(day), ()))
+
+    def audits(self, last: int) -> list[Audit]:
+        """The audits that manifests of the last days cite, and the one in force."""
+        return audits(self.store, last=last, read=read_frozen)

@@ -1,0 +1,116 @@
+"""Check tables against their schema; deliveries pass these checks on their way in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from provenance.core.errors import ContractError
+from provenance.core.tables import LONGEST_ID, TableSchema
+from provenance.core.text import NOT_IN_IDS
+
+
+def conform(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check a frame against a table: its columns come first, with defaults filled in; extra columns follow.
+
+    Narrower types of the same kind (`Int32` for `Int64`, a naive or nanosecond time for UTC microseconds) are widened.
+
+    Args:
+        file: names the frame in errors.
+
+    Raises:
+        ContractError: a required column is missing, a type is wrong, or a value is empty that must not be.
+    """
+    columns = []
+    for name, column in table.columns.items():
+        if name not in frame.columns:
+            if column.required:
+                raise ContractError(
+                    f"{file}: column {name!r}",
+                    expected=f"a required column of {table.name}",
+                    found=f"only {', '.join(frame.columns) or 'no columns'}",
+                )
+            columns.append(pl.lit(column.default, dtype=column.dtype).alias(name))
+            continue
+        dtype = frame.schema[name]
+        if not _widens(dtype, column.dtype):
+            hint = f"Text is bytes once it is cast: pl.col({name!r}).cast(pl.Binary)." if column.dtype == pl.Binary else ""
+            raise ContractError(f"{file}: column {name!r}", expected=f"type {column.dtype}", found=f"type {dtype}", hint=hint)
+        values = pl.col(name).cast(column.dtype) if dtype != column.dtype else pl.col(name)
+        columns.append(values if column.default is None else values.fill_null(column.default))
+    extra = [name for name in frame.columns if name not in table.columns]
+    result = frame.select(*columns, *extra)
+    for name, column in table.columns.items():
+        if not column.nullable:
+            reject(result, pl.col(name).is_null(), file, name, expected="a value", found="none")
+        if name.endswith("_id"):
+            _check_ids(result, file, name)
+    return result
+
+
+def _check_ids(frame: pl.DataFrame, file: str, name: str) -> None:
+    """Reject ids that are blank, too long, or have invisible characters: ids name accounts, folders and lines."""
+    column = pl.col(name)
+    reject(frame, column.str.strip_chars() == "", file, name, expected="a value", found="an empty one")
+    expected = "an id without controls, line breaks and marks that turn the direction of writing"
+    reject(frame, column.str.contains(NOT_IN_IDS), file, name, expected=expected)
+    too_long = column.str.len_bytes() > LONGEST_ID
+    reject(frame, too_long, file, name, expected=f"an id of at most {LONGEST_ID:,} bytes", found="a longer one")
+
+
+def unique(table: TableSchema, frame: pl.DataFrame, file: str) -> None:
+    """Raise ContractError with the first two rows that share the table's key."""
+    unique_across(table, {file: frame})
+
+
+def unique_across(table: TableSchema, frames: Mapping[str, pl.DataFrame]) -> None:
+    """As `unique`, for a table in several files."""
+    keys = pl.concat(
+        frame.select(*table.key).with_row_index("_row").with_columns(_file=pl.lit(file)) for file, frame in frames.items()
+    )
+    repeated = keys.filter(pl.struct(table.key).is_duplicated())
+    if repeated.is_empty():
+        return
+    first = repeated.row(0, named=True)
+    rows = repeated.filter(pl.all_horizontal([pl.col(k).eq_missing(pl.lit(first[k])) for k in table.key]))
+    second = rows.row(1, named=True)
+    suffix = "" if first["_file"] == second["_file"] else f" of {first['_file'].rsplit('/', 1)[-1]}"
+    raise ContractError(
+        f"{second['_file']}: row {second['_row']}: {', '.join(table.key)}",
+        expected="a key that no other row has",
+        found=f"{', '.join(repr(first[k]) for k in table.key)}, which row {first['_row']}{suffix} has too",
+    )
+
+
+def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expected: str, found: str | None = None) -> None:
+    """Raise ContractError with the first row where `bad` is true, if any; rows count from 0."""
+    rows = frame.with_row_index("_row").filter(bad.fill_null(value=False))
+    if rows.is_empty():
+        return
+    row = rows.row(0, named=True)
+    key = next((f" ({k} {row[k]!r})" for k in ("output_id", "example_id", "work_id", "owner_id") if row.get(k)), "")
+    more = f" (and {rows.height - 1} more rows)" if rows.height > 1 else ""
+    raise ContractError(
+        f"{file}: row {row['_row']}{key}: column {column!r}",
+        expected=expected, found=(found if found is not None else _quoted(row[column])) + more,
+    )  # fmt: skip
+
+
+def _quoted(value: object) -> str:
+    """A value for an error message; text is quoted, since it may be empty."""
+    return value.isoformat() if isinstance(value, date) else repr(value)
+
+
+def _widens(dtype: pl.DataType, expected: Any) -> bool:
+    if dtype in (expected, pl.Null):
+        return True
+    if expected == pl.Int64:
+        return dtype.is_integer() and dtype not in (pl.UInt64, pl.Int128)
+    if isinstance(expected, pl.Datetime):
+        return isinstance(dtype, pl.Datetime)
+    if expected == pl.String:
+        return dtype == pl.Categorical or isinstance(dtype, pl.Enum)
+    return False

@@ -1,0 +1,215 @@
+"""Read and check a delivery: examples, claims on their works, and owners."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from provenance.core.checks import conform, reject, unique
+from provenance.core.errors import ContractError
+from provenance.core.money import PPB, allocate
+from provenance.core.store import Store
+from provenance.core.tables import ASSERTIONS, CLAIMS, DISPUTED, DISPUTES, EXAMPLES, HELD_FOR, OWNERS
+from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
+from provenance.corpus.ownership import is_within, valid_on
+from provenance.corpus.rights.licences import check_assertions
+
+# Tables of a delivery, each a Parquet file of that name; only the first is required.
+TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")
+MODALITIES = ("text", "code", "image", "music")
+SPLITS = ("train", "held_out")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A checked corpus: each work of a training example has claims that sum to one, or a reason why it is unmatched."""
+
+    examples: pl.DataFrame
+    claims: pl.DataFrame
+    owners: pl.DataFrame
+    disputes: pl.DataFrame | None = None  # None: there are no disputes
+    assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
+
+
+def _only_parquet(store: Store, folder: str) -> None:
+    """Raise ContractError for a table in another format, which would be ignored silently."""
+    names = {key.removeprefix(f"{folder}/") for key in store.list(folder)}
+    for name in sorted(names):
+        table, _, ending = name.partition(".")
+        if table in TABLES and ending != "parquet" and f"{table}.parquet" not in names:
+            raise ContractError(store.locate(f"{folder}/{name}"), expected=f"the table as {table}.parquet", found=f".{ending}")
+
+
+def read_corpus(store: Store, folder: str) -> Corpus:
+    """Read and check `examples.parquet`, `claims.parquet`, `owners.parquet` and `disputes.parquet` below a key of the store.
+
+    Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
+    by their ids. Assertions of works' terms are in `assertions.parquet`, if there is one.
+    """
+    _only_parquet(store, folder)
+    table, file = read_delivered(store, folder, "examples")
+    if table is None:
+        hint = "A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet."
+        raise ContractError(file, expected="the examples of a corpus", found="no such file", hint=hint)
+    examples = check_examples(table, file)
+
+    claims, claims_file = read_delivered(store, folder, "claims")
+    if claims is None:
+        claims, claims_file = _claims_of_examples(examples, file), file
+    else:
+        claims = check_claims(claims, claims_file)
+
+    owners, owners_file = read_delivered(store, folder, "owners")
+    if owners is None:
+        ids = claims["owner_id"].unique().sort()
+        owners = conform(OWNERS, pl.DataFrame({"owner_id": ids, "name": ids}), claims_file)
+    else:
+        owners = conform(OWNERS, owners, owners_file)
+        check_identifiers(owners, owners_file, OF_OWNERS)
+        unique(OWNERS, owners, owners_file)
+        unknown = ~pl.col("owner_id").is_in(owners["owner_id"].implode())
+        reject(claims, unknown, claims_file, "owner_id", expected=f"an owner of {owners_file}")
+
+    claimed = claims["work_id"].unique().implode()
+    matched, unmatched = pl.col("work_id").is_in(claimed), pl.col("unmatched_reason").is_not_null()
+    expected_owner = "an owner (owner_id, or claims on the work) or an unmatched_reason"
+    reject(examples, ~matched & ~unmatched, file, "owner_id", expected=expected_owner, found="neither")
+    reject(examples, matched & unmatched, file, "unmatched_reason", expected="nothing, since the work has an owner")
+    # An unclaimed work is a name in escrow: it must not look like another kind of name in escrow.
+    dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null())
+    ends = pl.col("work_id").is_in(claims.filter(dated)["work_id"].unique().implode())
+    for column in ("work_id", "owner_id"):
+        looks_like_escrow = pl.col(column).str.starts_with(HELD_FOR) | pl.col(column).str.starts_with(DISPUTED)
+        expected = f"a name that does not begin with {HELD_FOR} or {DISPUTED}, as names in escrow do"
+        reject(examples, (unmatched | ends) & looks_like_escrow, file, column, expected=expected)
+    assertions, assertions_file = read_delivered(store, folder, "assertions")
+    return Corpus(
+        examples,
+        claims,
+        owners.sort("owner_id"),
+        disputes=read_disputes(store, folder, examples),
+        assertions=check_assertions(
+            pl.DataFrame(schema=ASSERTIONS.schema) if assertions is None else assertions, assertions_file
+        ),
+    )
+
+
+def read_delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | None, str]:
+    """Read a table of a delivery, None if it is missing; and the table's place."""
+    key = f"{folder}/{table}.parquet"
+    return store.read_table(key) if store.exists(key) else None, store.locate(key)
+
+
+def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
+    """Read and check disputes; None if there are none. The disputing party need not be an owner yet."""
+    table, file = read_delivered(store, folder, "disputes")
+    if table is None:
+        return None
+    disputes = conform(DISPUTES, table, file)
+    unknown = ~pl.col("work_id").is_in(examples["work_id"].unique().implode())
+    reject(disputes, unknown, file, "work_id", expected="a work of the examples")
+    reject(disputes, pl.col("closed_on") < pl.col("opened_on"), file, "closed_on", expected="a day on or after opened_on")
+    return disputes.sort("work_id", "opened_on", "owner_id") if disputes.height else None
+
+
+def equal_claims(pieces: Iterable[Mapping[str, Any]], owners: Sequence[str], evidence: str) -> list[dict[str, Any]]:
+    """Claims of owners on the works of some pieces, in equal parts."""
+    stakes = dict(zip(owners, allocate(PPB, [1] * len(owners)), strict=True))
+    works = sorted({str(piece["work_id"]) for piece in pieces})
+    return [
+        {"work_id": work, "owner_id": owner, "stake_ppb": stake, "evidence": evidence}
+        for work in works
+        for owner, stake in stakes.items()
+    ]
+
+
+def make_corpus(
+    rows: Sequence[dict[str, Any]],
+    claims: Sequence[dict[str, Any]],
+    owners: Mapping[str, str],
+    assertions: Sequence[dict[str, Any]] = (),
+) -> Corpus:
+    """Make a corpus from a collector's rows, and owners' names by id."""
+    owner_rows = [{"owner_id": owner, "name": name} for owner, name in sorted(owners.items())]
+    return Corpus(
+        conform(EXAMPLES, pl.DataFrame(rows, infer_schema_length=None), "examples"),
+        conform(CLAIMS, pl.DataFrame(claims), "claims"),
+        conform(OWNERS, pl.DataFrame(owner_rows), "owners"),
+        assertions=check_assertions(pl.DataFrame(assertions, schema=ASSERTIONS.schema), "assertions"),
+    )
+
+
+def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check the examples of a corpus and fill in defaults."""
+    frame = conform(EXAMPLES, frame, file)
+    check_contents(frame, file)
+    check_identifiers(frame, file, OF_WORKS)
+    reject(frame, ~pl.col("split").is_in(SPLITS), file, "split", expected=f"one of {', '.join(SPLITS)}")
+    computed = pl.Series("content_sha256", [hashlib.sha256(content).hexdigest() for content in frame["content"]])
+    stated = pl.col("content_sha256")
+    reject(frame, stated.is_not_null() & (stated != computed), file, "content_sha256", expected="the content's SHA-256")
+    ids = [
+        stated or hashlib.sha256(f"{work}\n{position}\n{content}".encode()).hexdigest()[:32]
+        for stated, work, position, content in zip(
+            frame["example_id"], frame["work_id"], frame["position"], computed, strict=True
+        )
+    ]
+    frame = frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
+    unique(EXAMPLES, frame, file)
+    if "train" not in frame["split"]:
+        found = f"none among {frame.height} rows"
+        raise ContractError(file, expected="at least one example that the model was trained on (split = train)", found=found)
+    several = pl.col("owner_id").drop_nulls().n_unique().over("work_id") > 1
+    reject(frame, several, file, "owner_id", expected="one owner per work (more take a claims file)")
+    return frame
+
+
+def check_contents(frame: pl.DataFrame, file: str) -> None:
+    """Check contents and modalities, of examples or outputs."""
+    reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
+    unknown = ~pl.col("modality").is_in(MODALITIES)
+    reject(frame, unknown, file, "modality", expected=f"one of {', '.join(MODALITIES)}")
+
+
+def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check claims: positive stakes, intervals that end after they start, stakes that sum to one on every day."""
+    frame = conform(CLAIMS, frame, file)
+    stake = pl.col("stake_ppb")
+    reject(frame, (stake <= 0) | (stake > PPB), file, "stake_ppb", expected=f"1 to {PPB:,}")
+    reject(frame, pl.col("valid_to") < pl.col("valid_from"), file, "valid_to", expected="a day on or after valid_from")
+    for work, day, total in _totals(frame).iter_rows():
+        if total not in (0, PPB):  # 0: all claims have ended, and the work is in escrow
+            when = f" on {day}" if day else ""
+            stakes = frame.filter(pl.col("work_id") == work)
+            stakes = valid_on(stakes, day) if day else stakes.filter(pl.col("valid_from").is_null())
+            owners = ", ".join(stakes["owner_id"].unique().sort())
+            raise ContractError(
+                f"{file}: work_id {work!r}: column 'stake_ppb'",
+                expected=f"stakes that sum to {PPB:,}{when}",
+                found=f"{total:,} ({total / PPB:.2%}), of {owners}",
+            )
+    return frame.sort("work_id", "owner_id", "valid_from")
+
+
+def _totals(claims: pl.DataFrame) -> pl.DataFrame:
+    """The sum of each work's stakes on each day of a change: `work_id, day, total`; `day` is null without changes."""
+    dated = pl.any_horizontal(pl.col("valid_from", "valid_to").is_not_null()).any().over("work_id")
+    constant = claims.filter(~dated).group_by("work_id").agg(day=pl.lit(None, pl.Date), total=pl.col("stake_ppb").sum())
+    changing = claims.filter(dated)
+    starts = changing.select("work_id", day="valid_from")
+    ends = changing.select("work_id", day=pl.col("valid_to").dt.offset_by("1d"))
+    before = starts.with_columns(pl.col("day").dt.offset_by("-1d"))
+    days = pl.concat([before, starts, ends]).drop_nulls().unique()
+    inside = is_within(pl.col("day"), "valid_from", "valid_to")
+    totals = days.join(changing, on="work_id").group_by("work_id", "day").agg(total=pl.col("stake_ppb").filter(inside).sum())
+    return pl.concat([constant, totals]).sort("work_id", "day")
+
+
+def _claims_of_examples(examples: pl.DataFrame, file: str) -> pl.DataFrame:
+    has_owner = pl.col("owner_id").is_not_null() & pl.col("unmatched_reason").is_null()
+    owned = examples.filter(has_owner).select("work_id", "owner_id").unique().sort("work_id")
+    return conform(CLAIMS, owned.with_columns(stake_ppb=pl.lit(PPB)), file)

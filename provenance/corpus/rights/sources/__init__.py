@@ -1,0 +1,1 @@
+"""Sources: the places where works were collected, with all their names."""

@@ -1,0 +1,53 @@
+"""Stage `corpus.ingest`: check the delivered corpus, cut it into shards and freeze it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import polars as pl
+
+from provenance.core.locks import freezing
+from provenance.core.where import Where
+from provenance.corpus import quality
+from provenance.corpus.delivery import read_corpus
+from provenance.corpus.duplicates import find_duplicates, read_decisions
+from provenance.corpus.ownership import since
+from provenance.corpus.rights.licences import rights_of
+from provenance.corpus.rights.policy import read_policy
+from provenance.corpus.rights.sources.lists import registry_in_force
+from provenance.corpus.rights.sources.registry import source_ids
+from provenance.corpus.shards import freeze_corpus, record_in_force
+
+log = logging.getLogger("provenance.ingest")
+
+
+def ingest(where: Where) -> str:
+    """Check the delivered corpus, freeze it and put it in force; returns its digest. CheckFailed: the rules block it."""
+    settings, store = where.settings, where.store
+    store.check_writable()
+    policy, rules = read_policy(settings.rights.policy), quality.read_rules(settings.corpus.quality)
+    corpus = read_corpus(store, settings.corpus.folder)
+    train = corpus.examples.filter(pl.col("split") == "train")
+    duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
+    now, registry = datetime.now(UTC), registry_in_force(store)
+    examples = corpus.examples.with_columns(source_id=source_ids(registry, corpus.examples["source_uri"]))
+    rights = rights_of(examples, corpus.assertions, policy, now=now)
+    report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
+    quality.keep(store, report, now)
+    with freezing(where.databases.locks):
+        frozen = freeze_corpus(
+            store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates, rights=rights
+        )
+        record_in_force(store, frozen.digest, now)
+    log.info(
+        "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
+        frozen.digest[:12],
+        frozen.examples,
+        len(frozen.shards),
+        frozen.held_out,
+        corpus.owners.height,
+        frozen.unmatched.rows,
+        duplicates.height,
+    )
+    return frozen.digest

@@ -1,0 +1,65 @@
+"""Stages of features: `plan` lists the feature files that a night needs, `featurise` computes the missing ones."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from provenance.core.store import Store, canonical_json
+from provenance.core.where import Where
+from provenance.features.featurise import coverage, featurise_one, featuriser
+from provenance.features.plan import FeatureFile, load_plan, plan_of
+from provenance.features.recomputed import count_recomputed
+from provenance.features.run_notes import RunNote, add_note
+from provenance.inputs.night import night_to_compute
+from provenance.models.frozen import close_models
+
+log = logging.getLogger("provenance.featurise")
+plan_log = logging.getLogger("provenance.shard")
+
+
+def plan(where: Where, folder: str) -> str:
+    """Write the plan of a night; returns the night's folder."""
+    night = night_to_compute(where.store, folder)
+    planned = plan_of(where, night)
+    where.store.write(f"{folder}/plan.json", canonical_json(asdict(planned)))
+    shards, parts = len(night.frozen_corpus(where.store).shards), len(night.outputs)
+    plan_log.info("%d shards and %d parts of outputs, from %s", shards, parts, ", ".join(planned.sources))
+    return folder
+
+
+def featurise(where: Where, folder: str) -> str:
+    """Compute the missing feature files of a night's plan on the workers; returns the night's folder."""
+    store, workers = where.store, where.workers
+    night, planned = night_to_compute(store, folder), load_plan(store, folder)
+    corpus, outputs = _missing(store, planned.corpus, planned.outputs)
+    missing = sorted(corpus + outputs, key=lambda file: file.source)  # so that a worker keeps its model open
+    if missing:
+        shared = featuriser(where, night)
+        for _ in workers.map(
+            featurise_one, shared, missing, what="features", name=lambda file: f"part {file.part} ({file.source})"
+        ):
+            pass
+        workers.everywhere(close_models)
+    for name, files, computed in (("corpus shards", planned.corpus, corpus), ("outputs", planned.outputs, outputs)):
+        log.info("features of %s: %d reused, %d computed", name, len(files) - len(computed), len(computed))
+    note = RunNote(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        corpus_computed=len(corpus),
+        corpus_reused=len(planned.corpus) - len(corpus),
+        outputs_computed=len(outputs),
+        outputs_reused=len(planned.outputs) - len(outputs),
+        without_cause=count_recomputed(store, night, (file.key for file in corpus)),
+        parameters_covered=(coverage(where, night) or {}).get("share") if missing else None,
+    )
+    if note.without_cause:
+        log.warning("%d feature files of the corpus were computed though an earlier night had them", note.without_cause)
+    add_note(store, folder, note)
+    return folder
+
+
+def _missing(store: Store, *groups: tuple[FeatureFile, ...]) -> list[list[FeatureFile]]:
+    """The files of each group that the store lacks, with or without their statistics; each once."""
+    stored = set(store.list("features")) & {key.replace("statistics/", "features/", 1) for key in store.list("statistics")}
+    return [list({file.key: file for file in files if file.key not in stored}.values()) for files in groups]

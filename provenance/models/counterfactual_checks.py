@@ -1,0 +1,135 @@
+"""Checks counterfactual models: same recipe as the served model, and trained on the works that their manifests list."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from provenance.core.errors import ModelError
+from provenance.core.store import canonical_json
+from provenance.corpus.rights.manifest import Manifest
+from provenance.models.counterfactual_records import MANIFEST, Record, records, trained_on
+from provenance.models.frozen import fetch_model
+from provenance.models.model import Model, all_losses
+from provenance.models.partition_plan import BOUNDS
+from provenance.models.subject import Subject, recipe_of, works_served
+
+log = logging.getLogger("provenance.counterfactuals")
+
+# `check_losses`: examples compared, examples per batch, and the smallest t statistic (Welch) that passes.
+EXAMPLES, BATCH, SMALLEST_T = 256, 32, 3.0
+
+
+def check_new(subject: Subject, candidates: Sequence[Record]) -> None:
+    """Mark new models as checked, once all of them pass `check_losses`.
+
+    Raises:
+        ModelError: one failed; then all new ones are removed.
+    """
+    new = [record for record in candidates if not record.checked]
+    try:
+        check_losses(subject, new)
+    except ModelError:
+        subject.store.remove_all([record.key for record in new])
+        raise
+    for record in new:
+        subject.store.write(record.key, canonical_json(record.model_copy(update={"checked": True}).model_dump()))
+
+
+def check_same_recipe(served: Model, trained: Model) -> None:
+    """Raise ModelError if a counterfactual model has another architecture or recipe than the served model."""
+    where, theirs, ours = f"{trained.folder / 'model.toml'}", trained.card, served.card
+    rows: list[tuple[str, object, object]] = [("key 'adapter'", ours.adapter, theirs.adapter)]
+    names = sorted({*theirs.adapter_args, *ours.adapter_args})
+    rows += [(f"adapter_args.{name}", ours.adapter_args.get(name), theirs.adapter_args.get(name)) for name in names]
+    training = ours.training.model_dump(exclude={"manifest", "command"}, exclude_none=True)
+    rows += [(f"training.{name}", value, getattr(theirs.training, name)) for name, value in training.items()]
+    for key, expected, found in rows:
+        if found != expected:
+            raise ModelError(f"{where}: {key}", expected=f"{expected!r}, the value of the model served", found=repr(found))
+    if trained.architecture() != served.architecture():
+        files = sorted({*trained.other_files(), *served.other_files()})
+        differing = [name for name in files if trained.files.get(name) != served.files.get(name)]
+        difference = f"a different {', '.join(differing) or 'code of the adapter'}"
+        raise ModelError(where, expected="the architecture of the model served", found=difference)
+
+
+def check_works(manifest: Manifest, works: dict[str, Counter[str]], where: str) -> None:
+    """Raise ModelError if a manifest lists an example that the served model was not trained on."""
+    for work, count in _foreign_examples(manifest, works).items():
+        found = f"work {work!r}: {count} of its {len(manifest.works[work])} examples are not there"
+        hint = "It was trained on another corpus: train counterfactual models for this one."
+        raise ModelError(where, expected="works on which the model served was trained", found=found, hint=hint)
+
+
+def _foreign_examples(manifest: Manifest, works: dict[str, Counter[str]]) -> dict[str, int]:
+    """The number of a manifest's examples that the served model was not trained on, by work; without zeros."""
+    excess = {work: Counter(digests) - works.get(work, Counter()) for work, digests in sorted(manifest.works.items())}
+    return {work: digests.total() for work, digests in excess.items() if digests}
+
+
+def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
+    """Check by their losses that models were trained on the works that their manifests list.
+
+    The losses of some examples are compared with their mean under the other models of the stratum. A model must be better on
+    the examples that it lists than on the others.
+
+    Raises:
+        ModelError: a model is not, or there is no other model to compare it with.
+    """
+    if not candidates:
+        return
+    examples = subject.read("work_id", "content_sha256", "content").sort("content_sha256").head(EXAMPLES)
+    contents = examples["content"].to_list()
+    keys = list(examples.select("work_id", "content_sha256").iter_rows())
+    models = records(subject.store, subject.model, unchecked=True)
+    losses, listed = np.empty((len(models), len(keys))), np.empty((len(models), len(keys)), dtype=bool)
+    for row, record in enumerate(models):
+        works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
+        listed[row] = [content in works.get(work, ()) for work, content in keys]
+        model = fetch_model(subject.store, record.folder, record.files, subject.cache)
+        losses[row] = all_losses(model.adapter(), model.load(model.card.checkpoints[-1]), contents, batch_size=BATCH)
+    losses /= [len(content) for content in contents]
+    strata, names = np.digitize(listed.mean(axis=1), BOUNDS), [record.name for record in models]
+    for record in candidates:
+        row = names.index(record.name)
+        peers = (strata == strata[row]) & (np.arange(len(models)) != row)
+        where = f"{subject.store.locate(record.key)}: {MANIFEST}"
+        if not peers.any() or listed[row].all() or not listed[row].any():
+            expected = "other models trained on about as much, and examples both listed and not listed, to compare it with"
+            found = f"{listed[row].mean():.0%} of the examples in, {peers.sum()} others"
+            raise ModelError(where, expected=expected, found=found)
+        excess = losses[row] - losses[peers].mean(axis=0)
+        t = float(ttest_ind(excess[~listed[row]], excess[listed[row]], equal_var=False).statistic)
+        if not t > SMALLEST_T:
+            found = f"one that knows the rest of the corpus no worse (t = {t:.1f}; at least {SMALLEST_T:.0f} is required)"
+            raise ModelError(where, expected="a model that was trained on the works listed", found=found)
+
+
+def usable_models(subject: Subject, candidates: Sequence[Record] | None = None) -> dict[str, str]:
+    """The counterfactual models that count: digest of each folder by name.
+
+    A model of another corpus, with a work that the served model was not trained on, is left out.
+
+    Args:
+        candidates: the models to choose from; by default all of the served model.
+
+    Raises:
+        ModelError: a model has another recipe.
+    """
+    candidates = records(subject.store, subject.model) if candidates is None else candidates
+    recipe, works = (recipe_of(subject.open()), works_served(subject)) if candidates else ("", {})
+    for record in candidates:
+        if record.made_of != recipe:
+            where, hint = subject.store.locate(record.key), "Remove it, or serve the model that it belongs to."
+            expected = f"recipe {recipe[:12]} of the model served"
+            raise ModelError(where, expected=expected, found=record.made_of[:12], hint=hint)
+    usable = [record for record in candidates if not _foreign_examples(trained_on(subject.store, record), works)]
+    if len(usable) < len(candidates):
+        excluded = len(candidates) - len(usable)
+        log.warning("counterfactual models: %d of %d are of another corpus and do not count", excluded, len(candidates))
+    return {record.name: record.folder for record in usable}

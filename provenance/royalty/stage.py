@@ -1,0 +1,111 @@
+"""The stages from influence to shares: each writes its tables, then the manifest that commits them.
+
+nights/.../likelihoods.json   the files of the night's likelihoods
+nights/.../estimate.json      weights of components, fidelity and checks by rule on copies
+nights/.../shares.json        the part that each contract's rule decides, and the reasons if it decides nothing
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import polars as pl
+
+from provenance.core.money import PPB
+from provenance.core.store import canonical_json
+from provenance.core.tables import ESCROW, PAYABLE
+from provenance.core.where import Where
+from provenance.inputs.holders import duplicate_rules
+from provenance.inputs.night import night_to_compute, read_manifest, read_written, with_terms
+from provenance.royalty.division import Division, assigned_contracts, estimate_copies
+from provenance.royalty.fidelity import rule_weights
+from provenance.royalty.holdings import corpus_holdings
+from provenance.royalty.likelihoods import compute_missing, passes_of
+from provenance.royalty.opted_out import WITHDRAWN_FILE, Withdrawn, withdrawn
+from provenance.royalty.shares import by_contract, over_night
+
+likelihoods_log = logging.getLogger("provenance.likelihoods")
+estimate_log = logging.getLogger("provenance.estimate")
+share_log = logging.getLogger("provenance.share")
+
+
+def likelihoods(where: Where, folder: str) -> str:
+    """Compute the likelihoods of the outputs that the store lacks, under every model; returns the night's folder."""
+    store = where.store
+    if store.exists(f"{folder}/likelihoods.json"):
+        likelihoods_log.info("likelihoods: reused")
+        return folder
+    by_model = passes_of(where, night_to_compute(store, folder))
+    passes = [task for tasks in by_model.values() for task in tasks]
+    computed = compute_missing(where, passes)
+    likelihoods_log.info("likelihoods: %d reused, %d computed", len(passes) - computed, computed)
+    files = {name: [task.key for task in tasks] for name, tasks in by_model.items()}
+    store.write(f"{folder}/likelihoods.json", canonical_json({"files": files}))
+    return folder
+
+
+def estimate(where: Where, folder: str) -> str:
+    """Write the shares of all parties in all outputs under every rule, evidence, and fidelity; returns the night's folder."""
+    store = where.store
+    if store.exists(f"{folder}/estimate.json"):
+        estimate_log.info("estimate: reused")
+        return folder
+    night, scores = night_to_compute(store, folder), read_manifest(store, folder, "scores")
+    division = Division(store, night, assigned_contracts(store, night), Withdrawn.of(store, night))
+    reports = {}
+    for rule in duplicate_rules(night):
+        holdings = corpus_holdings(store, night, rule)
+        estimated = estimate_copies(where, night, rule, holdings)
+        components = dict(zip(scores["components"], estimated.weights.tolist(), strict=True))
+        reports[rule] = {"components": components, **estimated.report}
+        for contract in night.contracts:
+            if contract.duplicates == rule:
+                division.add_flat(contract, holdings)
+        division.add_estimated(rule, estimated)
+    manifest: dict[str, Any] = {
+        "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},
+        "writes": division.write(),
+        "contracts": dict(division.assigned.select("output_id", "contract").iter_rows()),
+        "copies": reports,
+    }
+    store.write(f"{folder}/estimate.json", canonical_json(manifest))
+    return folder
+
+
+def share(where: Where, folder: str) -> str:
+    """Write shares in parts per billion, by the rule of each output's contract; returns the night's folder."""
+    store = where.store
+    if store.exists(f"{folder}/shares.json"):
+        share_log.info("shares: reused")
+        return folder
+    night, estimated = night_to_compute(store, folder), read_manifest(store, folder, "estimate")
+    contracts = {contract.name: contract for contract in night.contracts}
+    weights, failed = rule_weights(estimated["copies"], contracts)
+    outputs = pl.DataFrame(
+        list(estimated["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
+    )
+    shares = by_contract(read_written(store, folder, "estimate", "rule_shares.parquet"), outputs, contracts, weights)
+    pools = with_terms(store, night, night.read_outputs(store)).select(
+        "output_id", "currency", pool=pl.col("revenue_minor").cast(pl.Float64) * (PPB - pl.col("developer_ppb"))
+    )
+    manifest: dict[str, Any] = {
+        "reads": estimated["writes"],
+        "writes": {
+            "shares.parquet": store.write_table(f"{folder}/shares.parquet", shares),
+            "night_shares.parquet": store.write_table(f"{folder}/night_shares.parquet", over_night(shares, pools)),
+        },
+        "weights": weights,
+        "unsupported": failed,
+    }
+    if night.choices:
+        table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, shares=shares, pools=pools)
+        manifest["writes"][WITHDRAWN_FILE] = store.write_table(f"{folder}/{WITHDRAWN_FILE}", table)
+    store.write(f"{folder}/shares.json", canonical_json(manifest))
+    for name, contract in contracts.items():
+        if weights[name] < 1:
+            reasons, rest = "; ".join(failed[name] or ["its signal is too weak"]), 100 * (1 - weights[name])
+            share_log.warning("contract %r, %s: %s; %.0f %% by %s", name, contract.rule, reasons, rest, contract.fallback)
+    counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
+    share_log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
+    return folder

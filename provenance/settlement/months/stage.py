@@ -1,0 +1,149 @@
+"""Stages of a settlement: close a period, pay it after two approvals, reconcile bank files with the ledger."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from provenance.core.errors import CheckFailed
+from provenance.core.published import MANIFEST
+from provenance.core.store import sha256, to_csv
+from provenance.core.tables import ESCROW
+from provenance.core.text import visible
+from provenance.settlement import ledger
+from provenance.settlement.approvals import Approval
+from provenance.settlement.books import CLOSE
+from provenance.settlement.exports.keys import trusted_keys
+from provenance.settlement.exports.verification import Check, lines_that_differ, verify
+from provenance.settlement.months import bank_files, settling
+from provenance.settlement.months.closings import closing_table, escrow_ages, payments_table, publish, request
+from provenance.settlement.months.periods import (
+    PAY,
+    ClosingTerms,
+    bank_folder,
+    closing_folder,
+    last_day,
+    payments_folder,
+    statements_folder,
+)
+from provenance.settlement.months.settling import SETTLEMENT, WAITING
+from provenance.settlement.months.withholding import payees_to_settle
+from provenance.settlement.payees.register import payees_in_force
+
+if TYPE_CHECKING:
+    from provenance.core.where import Where
+
+log = logging.getLogger("provenance.settle")
+
+
+def close(where: Where, period: str) -> dict[str, str]:
+    """Close a period and publish its lines; returns the request to approve its payments."""
+    store, engine, settings = where.store, where.ledger, where.settings
+    details = payees_in_force(where)
+    payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
+    if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
+        bank_files.try_to_write(settings, period, bank_files.smallest(details))
+    booking, lines = settling.close(engine, period, payees, terms, day=datetime.now(UTC).date(), by=SETTLEMENT)
+    escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), last_day(period))
+    files = {"closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])), "escrow.csv": to_csv(escrow)}
+    publish(where, closing_folder(period), files, {"booking_id": booking.booking_id})
+    rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
+    paid = sum(line.outcome == PAY for line in lines)
+    log.info("period %s is closed as booking %d: %d balances, %d to be paid", period, booking.booking_id, len(lines), paid)
+    return {
+        "period": period,
+        "subject": f"Payments of {period}: {paid}",
+        "body": request(
+            period,
+            lines,
+            rates,
+            holds=ledger.standing(engine, through=booking.booking_id).holds,
+            missing=settling.days_without_a_night(engine, period),
+            digest=sha256(files["closing.csv"]),
+            where=store.locate(f"{closing_folder(period)}/closing.csv"),
+        ),
+    }
+
+
+def preview(where: Where, period: str) -> dict[str, Any]:
+    """Show a close without booking or writing anything; the period need not be over.
+
+    Returns:
+        `period`; `over`: whether it has ended; `lines`; `holds`: reasons by owner; `missing`: past days without a paid night.
+
+    Raises:
+        InputError: it is closed; or as the close would raise, except for missing rates.
+    """
+    engine, settings, today = where.ledger, where.settings, datetime.now(UTC).date()
+    details = payees_in_force(where)
+    payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
+    lines, holds = settling.preview(engine, period, payees, terms, day=today)
+    bank_files.try_to_write(settings, period, bank_files.smallest(details))
+    return {
+        "period": period,
+        "over": period < f"{today:%Y-%m}",
+        "lines": lines,
+        "holds": holds,
+        "missing": [day for day in settling.days_without_a_night(engine, period) if day < today],
+    }
+
+
+def pay(where: Where, period: str, prepared: Approval, approved: Approval) -> list[str]:
+    """Book approved payments and write bank files; returns the keys of the files."""
+    engine, settings = where.ledger, where.settings
+    waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
+    bank_files.try_to_write(settings, period, bank_files.instructions(where, waiting) if waiting else [])
+    today = datetime.now(UTC).date()
+    booking, paid, left_out = settling.pay(engine, period, prepared=prepared, approved=approved, day=today)
+    batches = bank_files.batches(where, booking, period, paid) if paid else []
+    files = dict(file for batch in batches for file in bank_files.bank_files(settings, batch))
+    facts = {"booking_id": booking.booking_id}
+    if files:
+        publish(where, bank_folder(period), files, {**facts, "messages": bank_files.messages(batches)})
+    messages = {i.payment_id: batch.message_id for batch in batches for i in batch.instructions}
+    rates = settling.lines(engine, period)[0].facts["rates"]
+    table = payments_table(period, settling.payments(engine, period), messages, rates)
+    publish(where, payments_folder(period), {"payments.csv": to_csv(table)}, facts)
+    for payment_id, reason in sorted(left_out.items()):
+        log.warning("payment %s is left out: %s", payment_id, visible(reason))
+    log.info("booking %d: %d payments of %s, %d left out", booking.booking_id, len(paid), period, len(left_out))
+    return [f"{bank_folder(period)}/{name}" for name in files]
+
+
+def reconcile(where: Where, period: str) -> int:
+    """Compare bank files with the ledger; returns the number of payments sent, or raises CheckFailed with differences."""
+    payments = settling.payments(where.ledger, period)
+    details = bank_files.details_of(where, payments)
+    if problems := list(bank_files.differences(where.store, period, payments, details)):
+        raise CheckFailed(f"{bank_folder(period)} does not hold: {'; '.join(problems)}")
+    log.info("%d payments of %s: bank files and ledger agree", len(payments), period)
+    return len(bank_files.sent(payments))
+
+
+def check_period(where: Where, period: str) -> tuple[str, list[Check]]:
+    """The folder of a closed period, and the results of its checks: files, signatures, ledger, bank files, statements."""
+    store, engine = where.store, where.ledger
+    booking, lines = settling.lines(engine, period)
+    payments, keys = settling.payments(engine, period), trusted_keys(where.settings.settlement)
+    tables = {closing_folder(period): ("closing.csv", closing_table(period, lines, booking.facts["rates"]))}
+    if any(payment.status != WAITING for payment in payments):
+        messages = {i: message for message, ids in bank_files.sent_messages(store, period).items() for i, _ in ids}
+        tables[payments_folder(period)] = ("payments.csv", payments_table(period, payments, messages, booking.facts["rates"]))
+    checks = []
+    for folder, (file, table) in tables.items():
+        name = folder.rsplit("/", 1)[-1]
+        if not store.exists(f"{folder}/{MANIFEST}"):
+            checks.append(Check(name, (f"{name} of {period} are in the ledger, but there is no {folder}/{MANIFEST}",)))
+            continue
+        checks += [Check(f"{name}: {check.name}", check.problems) for check in verify(store, folder, keys=keys)]
+        checks.append(Check(f"{name}: ledger", tuple(lines_that_differ(store, f"{folder}/{file}", to_csv(table).decode()))))
+    if store.exists(f"{bank_folder(period)}/{MANIFEST}"):
+        checks += [Check(f"bank: {check.name}", check.problems) for check in verify(store, bank_folder(period), keys=keys)]
+    # Without the key of payees, accounts are not compared.
+    details = bank_files.details_of(where, payments) if where.settings.payees.keys else {}
+    checks.append(Check("files for banks", tuple(bank_files.differences(store, period, payments, details))))
+    if store.exists(f"{statements_folder(period)}/{MANIFEST}"):
+        of_statements = verify(store, statements_folder(period), keys=keys)
+        checks += [Check(f"statements: {check.name}", check.problems) for check in of_statements]
+    return closing_folder(period).rsplit("/", 1)[0], checks

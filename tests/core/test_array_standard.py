@@ -1,0 +1,52 @@
+"""A whole attribution uses only the array standard: it runs with NumPy and with a strict stand-in for CuPy."""
+
+import array_api_strict
+import numpy as np
+from samples import corpus_frames, outputs_frame
+
+from provenance.core.arrays import to_numpy
+from provenance.core.rows import concatenate, decode, encode, move
+from provenance.features.gradients import gradient_features
+from provenance.features.projection import Projection
+from provenance.features.sampled import sampled_features
+from provenance.features.statistics import gather
+from provenance.features.words import word_features
+from provenance.influence.curvature import gram
+from provenance.influence.methods import Sampled, fit, prepare, score
+from provenance.models.model import read_model
+
+WHERE = {"projection": Projection(dense=64, token_rank=4), "batch_size": 8}
+
+
+def run(folder, xp):
+    """Influences of a corpus on outputs, computed with arrays of xp."""
+    model = read_model(folder)
+    checkpoint = model.card.checkpoints[1]
+    adapter, module = model.adapter(), model.load(checkpoint)
+    where = {**WHERE, "checkpoint": checkpoint.file, "xp": xp}
+    contents = corpus_frames()["examples"]["content"].to_list()[:24]
+    rows = gradient_features(adapter, module, contents, **where)
+    stored = decode(encode(rows, dense_bits=8, sparse_bits=4), xp)
+    batches = list(sampled_features(adapter, module, contents[:8], draws=2, **where))
+    data, drawn = [batch.data for batch in batches[::2]], [batch.sampled for batch in batches]
+    products, terms = sum(gram(batch.terms) for batch in batches), sum(batch.terms.shape[0] for batch in batches)
+    sampled = Sampled(move(concatenate(data), np), move(concatenate(drawn), np), to_numpy(products), terms)
+    outputs = move(gradient_features(adapter, module, outputs_frame()["content"].to_list(), **where), np)
+    queries = prepare(fit("curved", gather(stored), sampled), outputs, xp)
+    return np.stack([to_numpy(component) for component in score(queries, stored)])
+
+
+def test_a_run_is_the_same_under_the_strict_standard(tiny_model):
+    plain, strict = run(tiny_model, np), run(tiny_model, array_api_strict)
+    assert plain.shape == (3, 8, 24)
+    for plain_part, strict_part in zip(plain, strict, strict=True):
+        assert np.allclose(plain_part, strict_part, rtol=1e-5, atol=1e-6 * np.abs(plain_part).max())
+
+
+def test_words_are_compared_alike_under_the_strict_standard():
+    works, outputs = (frame["content"].to_list() for frame in (corpus_frames()["examples"], outputs_frame()))
+    documents, outputs = (word_features(contents, ["code"] * len(contents)) for contents in (works, outputs))
+    fitted = fit("tfidf", gather(documents), Sampled(documents))
+    ((plain,), (strict,)) = (score(prepare(fitted, outputs, xp), move(documents, xp)) for xp in (np, array_api_strict))
+    plain, strict = to_numpy(plain), to_numpy(strict)
+    assert np.allclose(plain, strict, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,80 @@
+"""`provenance bench`: the figures of every part."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from samples import request_on, words_of
+
+from provenance.core.settings import Settings
+from provenance.validation import cost
+from tasks.where import opened
+
+SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})
+
+
+def bench(request, parts):
+    return cost.bench(request, SETTINGS, parts, partial(opened, ledger=False))
+
+
+@pytest.fixture(scope="module")
+def request_of(tmp_path_factory, tiny_model):
+    return request_on(tmp_path_factory.mktemp("bench"), tiny_model)
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+
+
+def test_features_and_scores_are_compared_with_bare_passes_and_products(request_of):
+    figures = bench(request_of, ("features", "scoring"))
+    checkpoints = figures["features"]["checkpoints"].values()
+    assert len(checkpoints) == 3
+    assert all(row["forward_and_backward"] > 0 and row["features"] > 0 for row in checkpoints)
+    ratio = sum(row["features"] for row in checkpoints) / sum(row["forward_and_backward"] for row in checkpoints)
+    assert figures["features"]["features_ratio"] == pytest.approx(ratio)
+    assert 100 < figures["features"]["bytes_per_example"] < 4096
+    for row in figures["scoring"]["checkpoints"].values():
+        assert row["outputs"] == 8
+        assert row["numbers"] < row["width"], "rows are sparse"
+    assert not request_of.out.exists(), "a benchmark leaves nothing"
+
+
+def test_a_night_with_nothing_new_computes_no_gradients(request_of):
+    figures = bench(request_of, ("night",))["night"]
+    assert figures["nothing_new"] < figures["everything_new"]
+
+
+def test_the_estimate_is_timed_on_random_models(request_of, monkeypatch):
+    for name, value in (("CASES", ((32, 4), (32, 8))), ("ProcessPoolExecutor", ThreadPoolExecutor)):
+        monkeypatch.setattr(cost, name, value)  # new processes take long to start
+    figures = bench(request_of, ("royalty",))["royalty"]
+    cases = figures["cases"]
+    assert [(case["owners"], case["outputs"]) for case in cases] == [(32, 4), (32, 8)]
+    assert all(case["models"] == 64 and case["components"] == 10 for case in cases)
+    assert all(case[key] > 0 for case in cases for key in ("project", "fit", "shares", "peak_mb"))
+    assert figures["twice_as_many_outputs"] == cases[1]["shares"] / cases[0]["shares"]
+
+
+def test_a_forward_pass_takes_less_than_forward_and_backward(request_of):
+    figures = bench(request_of, ("likelihoods",))["likelihoods"]
+    assert 0 < figures["forward"] < figures["bare"]
+    assert figures["ratio"] == figures["forward"] / figures["bare"]
+
+
+@pytest.mark.night
+def test_memory_and_workers(request_of, monkeypatch):
+    monkeypatch.setattr(cost, "SMALL", 24)
+    figures = bench(request_of, ("memory", "workers"))
+    assert 100 < figures["memory"]["peak"] < figures["memory"]["peak_larger"] * 1.2
+    assert figures["memory"]["ratio"] < 1.2
+    assert figures["workers"]["one"] > 0 < figures["workers"]["two"]
+
+
+def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, refused):
+    words = ("bench", *words_of(request_of, "corpus", "model", "outputs"), "--parts")
+    assert json.loads(shown(*words, "scoring", "--device", "cpu"))["scoring"]["ratio"] > 0
+    error = refused(*words, "speed")
+    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, found 'speed'" in error
