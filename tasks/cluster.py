@@ -104,6 +104,7 @@ class DaskWorkers:
     def __init__(self, settings: ClusterSettings, doors: ExitStack) -> None:
         self._settings, self._doors = settings, doors
         self._client: Client | None = None
+        _take_one_thread()  # this process, too: a stage that reuses everything has the bits of one that computes
 
     @property
     def device(self) -> str:

@@ -106,8 +106,7 @@ class LedgerDatabases:
 
     @cached_property
     def payees(self) -> sa.Engine:
-        """See `open_register`."""
-        self.ledger  # noqa: B018 (creates the register)
+        """See `open_register`; the ledger creates it, so open that first where it may be missing."""
         return open_register(self._settings)
 
     @cached_property

@@ -37,6 +37,8 @@ def opened(settings: Settings | None = None, *, ledger: bool = True) -> Iterator
 
             return LedgerDatabases(settings.database, store)
 
+        if not ledger:
+            workers()  # which leaves one thread to this process: its results must not depend on the number of cores
         yield Where(settings, store, workers, databases if ledger else NoDatabases)
 
 

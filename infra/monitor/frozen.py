@@ -12,6 +12,7 @@ from provenance.influence.audits import read_document
 from provenance.settlement.books import Booking
 
 
+@lru_cache(maxsize=4096)
 def read_frozen(store: Store, key: str, sha: str = "") -> dict[str, Any]:
     """Read a JSON file that never changes; callers share the result and must not change it.
 
@@ -21,12 +22,7 @@ def read_frozen(store: Store, key: str, sha: str = "") -> dict[str, Any]:
     Raises:
         StoreError: it is missing, or has another digest.
     """
-    return _read_once(store.url, tuple(sorted(store.options.items())), key, sha)
-
-
-@lru_cache(maxsize=4096)
-def _read_once(url: str, options: tuple[tuple[str, Any], ...], key: str, sha: str) -> dict[str, Any]:
-    return read_document(Store(url, dict(options)), key, sha)
+    return read_document(store, key, sha)
 
 
 def manifest_of(store: Store, booking: Booking) -> dict[str, Any] | None:

@@ -139,10 +139,11 @@ def fit_landmarks(rows: Rows, weights: Weights) -> Landmarks | None:
     """
     count, part = rows.examples, rows.sparse
     products = np.zeros((count, count))
-    weighted, tokens, identity = _weighted(part, weights), tokens_of(part), np.eye(count, dtype=np.float32)
+    weighted, tokens = _weighted(part, weights), tokens_of(part)
     for start in range(0, count, BLOCK):
         columns = slice(start, start + BLOCK)
-        products[:, columns] = multiply(part, tabulate(weighted, identity[:, columns], tokens), count)
+        identity = np.eye(count, min(BLOCK, count - start), -start, dtype=np.float32)
+        products[:, columns] = multiply(part, tabulate(weighted, identity, tokens), count)
     width = int(np.count_nonzero(weights.weight, axis=0) @ np.asarray(part.blocks, dtype=np.int64))
     trace = float(np.trace(products)) / max(1, count)
     if trace == 0:

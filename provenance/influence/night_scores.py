@@ -189,17 +189,15 @@ def query_key(folder: str, part: int, source: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def _read_queries(
-    url: str, options: tuple[tuple[str, str], ...], keys: tuple[tuple[str, str, str], ...], device: str
-) -> dict[str, Queries]:
+def _read_queries(store: Store, keys: tuple[tuple[str, str, str], ...], device: str) -> dict[str, Queries]:
     """The queries of one part of the outputs, by source; a worker keeps those of one part."""
-    store, xp = Store(url, dict(options)), namespace_of(device)
+    xp = namespace_of(device)
     return {source: queries_from_tensors(comparison, load_tensors(store.read(key)), xp) for source, key, comparison in keys}
 
 
 def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScores]:
     keys = tuple((file.source, block.queries[file.source], block.comparisons[file.kind]) for file in files)
-    queries = _read_queries(block.store.url, tuple(sorted(block.store.options.items())), keys, block.device)
+    queries = _read_queries(block.store, keys, block.device)
     scores = [
         component
         for file in files

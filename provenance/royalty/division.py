@@ -27,8 +27,8 @@ from provenance.inputs.night import Night, read_manifest, read_written
 from provenance.royalty import estimate, fidelity
 from provenance.royalty import shares as rules
 from provenance.royalty.holdings import flat_weights
+from provenance.royalty.likelihoods import read_outcomes
 from provenance.royalty.opted_out import SHARES_APART, Withdrawn
-from provenance.royalty.outcomes import read_outcomes
 from provenance.royalty.shares import BY_VALUE, RuleTable
 
 TABLES = {"rule_shares": RULE_SHARES, "evidence": EVIDENCE, "party_influence": PARTY_INFLUENCE}

@@ -7,6 +7,7 @@ likelihoods/<digest>.parquet     losses of a part of the outputs under one check
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,17 @@ import polars as pl
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
+from provenance.corpus.holdings import PARTY
 from provenance.corpus.shards import Part, part_key
-from provenance.inputs.night import Night, read_manifest
-from provenance.models.counterfactual_records import read_record
+from provenance.inputs.night import Night, read_manifest, subject_of_night
+from provenance.models.counterfactual_checks import check_works
+from provenance.models.counterfactual_records import read_record, trained_on
 from provenance.models.frozen import close_models, fetch_model, open_model
 from provenance.models.model import all_losses
+from provenance.models.subject import works_served
+from provenance.royalty.outcomes import Outcomes
 
+PAIR = ["work_id", "content_sha256"]
 BASE, SERVED = "base", "served"
 
 
@@ -102,3 +108,59 @@ def _evaluate(shared: tuple[Store, Path, str, int], task: Pass) -> str:
         raise
     store.write_table(task.key, pl.DataFrame({"loss": losses}))
     return task.key
+
+
+def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: pl.DataFrame) -> tuple[Outcomes, Outcomes]:
+    """The outcomes of the night's counterfactual models: those to fit on, and those set aside.
+
+    Args:
+        parties: `account, party_id`, in the order of the owners.
+
+    Raises:
+        ModelError: the model served was trained on other works than a counterfactual model.
+    """
+    store = where.store
+    subject = subject_of_night(store, night, where.settings.model.cache)
+    likelihoods = read_likelihoods(store, night.folder)
+    records = sorted((read_record(store, night.model, name) for name in night.counterfactuals), key=lambda r: r.name)
+    works = works_served(subject)
+    served = _pairs(works)
+    trained_holdings = holdings.join(served, on=PAIR, how="semi")
+    whole = _by_party(trained_holdings, parties)
+    trained = night.read_corpus(store, "work_id", "content_sha256", "tokens").join(served, on=PAIR, how="semi")
+    inside, seen = np.empty((len(records), parties.height)), np.empty(len(records))
+    for at, record in enumerate(records):
+        manifest = trained_on(store, record)
+        check_works(manifest, works, store.locate(record.key))
+        pairs = _pairs(manifest.works)
+        inside[at] = _by_party(trained_holdings.join(pairs, on=PAIR, how="semi"), parties)
+        seen[at] = trained.join(pairs, on=PAIR, how="semi")["tokens"].sum()
+    inside = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
+    outputs = len(likelihoods[SERVED])
+    value = np.stack([likelihoods[record.name] for record in records]) if records else np.zeros((0, outputs))
+    both = Outcomes(
+        inside=inside,
+        partition=np.array([record.partition for record in records], dtype=np.int64),
+        value=value,
+        base=likelihoods[BASE],
+        served=likelihoods[SERVED],
+        size=whole / whole.sum() if whole.sum() else whole,
+        seen=seen / max(1, int(trained["tokens"].sum())),
+    )
+    aside = np.array([record.aside for record in records], dtype=bool)
+    return both.subset(~aside), both.subset(aside)
+
+
+def _pairs(works: Mapping[str, Iterable[str]]) -> pl.DataFrame:
+    """Works and the digests of their examples, a row for each."""
+    rows = [(work, content) for work, contents in works.items() for content in contents]
+    return pl.DataFrame(rows, schema=dict.fromkeys(PAIR, pl.String), orient="row")
+
+
+def _by_party(holdings: pl.DataFrame, parties: pl.DataFrame) -> np.ndarray:
+    """Sums of weight in the order of the parties, `(n,)`."""
+    terms = holdings.select(*PARTY, "weight").sort(*PARTY, "weight")
+    sums = terms.group_by(*PARTY, maintain_order=True).agg(pl.col("weight").sum())
+    ordered = parties.join(sums, on=PARTY, how="left", maintain_order="left")
+    weights: np.ndarray = ordered["weight"].fill_null(0.0).to_numpy()
+    return weights

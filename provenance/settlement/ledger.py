@@ -47,7 +47,7 @@ def migrate(engine: sa.Engine) -> None:
                 "the ledger",
                 expected="a schema that this version knows",
                 found=repr(current),
-                hint="A later version made it: install that version again, or restore a backup made by this one.",
+                hint="Below 0004: start version 0.1 once, which migrates it. Above: install that later version again.",
             )
         command.upgrade(config, "head")
 

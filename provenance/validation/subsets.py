@@ -28,7 +28,9 @@ def halves(units: Sequence[str], count: int, *, name: str) -> np.ndarray:
     Returns:
         `(count or fewer, len(units))` bool.
     """
-    distinct, member = np.unique(units, return_inverse=True)
+    distinct = sorted(set(units))
+    place = {unit: at for at, unit in enumerate(distinct)}
+    member = np.array([place[unit] for unit in units])
     drawn: dict[bytes, np.ndarray] = {}
     wanted, numbers = min(count, math.comb(len(distinct), len(distinct) // 2)), itertools.count()
     while len(drawn) < wanted:

@@ -175,7 +175,6 @@ def verify(
     from provenance.core.published import MANIFEST
     from provenance.core.store import Store
     from provenance.settlement.exports.export import APPEALS, REPORT
-    from provenance.settlement.exports.nights import check_day
     from provenance.settlement.exports.verification import check_proof, read_json
     from provenance.settlement.exports.verification import verify as verify_files
 
@@ -210,6 +209,8 @@ def verify(
             folder, checks = check_period(where, what)
     else:
         day = parse_day("argument DAY|PERIOD|MANIFEST", what).isoformat()
+        from provenance.settlement.exports.nights import check_day
+
         with opened() as where:
             folder, checks = check_day(where, day)
     yield from _report(checks, folder)

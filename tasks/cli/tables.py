@@ -25,7 +25,7 @@ class Grid(Table):
     """
 
     def __init__(self, title: str, *columns: str | Column, rows: Iterable[Iterable[Any]] = ()) -> None:
-        headings = (Column(column, overflow="fold") if isinstance(column, str) else column for column in columns)
+        headings = (Column(line(column), overflow="fold") if isinstance(column, str) else column for column in columns)
         super().__init__(
             *headings,
             title=line(title, "bold") if title else None,
@@ -55,12 +55,12 @@ def lines(texts: Iterable[str], style: str = "") -> Text:
 
 def number(heading: str, *, no_wrap: bool = False) -> Column:
     """A right-aligned column of numbers."""
-    return Column(heading, justify="right", no_wrap=no_wrap)
+    return Column(lines(heading.split("\n")), justify="right", no_wrap=no_wrap)
 
 
 def whole(heading: str) -> Column:
     """A column that is never wrapped."""
-    return Column(heading, no_wrap=True)
+    return Column(line(heading), no_wrap=True)
 
 
 def short(name: str) -> str:

@@ -42,6 +42,18 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert in_a_fresh_process(script, tmp_path).splitlines()[-1] == "[]"
 
 
+LIGHT = (
+    "provenance.settlement.stage", "provenance.settlement.months.stage", "provenance.settlement.exports.verification",
+    "infra.monitor.sources", "tasks.cli",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_only_reads_and_books_loads_no_torch(module, tmp_path):
+    script = f"import sys, {module}; print('torch' in sys.modules)"
+    assert in_a_fresh_process(script, tmp_path).splitlines()[-1] == "False"
+
+
 def test_dags_import_only_airflow_sdk_and_tasks():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -19,7 +19,7 @@ from provenance.inputs.night import read_manifest, read_written
 from provenance.local.attribute import folder_night
 from provenance.models import counterfactual_records
 from provenance.royalty.holdings import corpus_holdings, flat_weights
-from provenance.royalty.outcomes import read_outcomes
+from provenance.royalty.likelihoods import read_outcomes
 from provenance.royalty.stage import likelihoods
 from tasks.where import local_settings, opened
 

@@ -4,12 +4,14 @@ import threading
 from contextlib import ExitStack
 
 import pytest
+import torch
 from distributed import LocalCluster
 
 from provenance.core.errors import ClusterUnavailable, ContractError, SettingsError
 from provenance.core.settings import ClusterSettings
 from provenance.core.where import SerialWorkers
 from tasks.cluster import DaskWorkers, open_cluster
+from tasks.where import local_settings, opened
 
 ONE = ClusterSettings(workers=1)
 
@@ -68,6 +70,13 @@ def test_workers_keep_the_memory_that_they_will_need_again(monkeypatch):
         # Ctrl-C in a terminal is the command's to answer, not its workers'.
         assert client.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_work_on_folders_computes_on_one_thread_from_the_start():
+    """A result must not depend on the number of cores, nor on whether anything is left to compute on workers."""
+    torch.set_num_threads(2)
+    with opened(local_settings(device="cpu", workers=1), ledger=False):
+        assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from samples import HOSTILE
 
 from provenance.core.progress import PROGRESS
+from provenance.inputs.contracts import Contract
 from provenance.settlement.exports.verification import Check
 from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
 from tasks.cli import accounts, attribution, audit, counterfactuals, nights, optout, payee
@@ -69,6 +70,7 @@ SCREENS = {
         [{"name": "0" * 32, "stratum": "pair", "aside": True, "partition": 1, "works": 1, "examples": 1, "seed": 1}], name
     ),
     "attacks": lambda name: audit.attacks_screen({"attacker": name, "rules": [], "attacks": [{"attack": "a", "says": name}]}),
+    "contracts": lambda name: [attribution.contracts_table([Contract(name=name or "x", developer_ppb=0)])],
     "payees": lambda name: [
         payee.payees_table(
             [{"owner_id": name, "version": 1, "currency": "EUR", "paid_by": name, "tax_data": True, "changed_at": "x",

@@ -44,6 +44,7 @@ def import_payees(where: Where, path: Path, *, by: str) -> dict[str, int]:
 
 def remove_payee(where: Where, owner_id: str) -> int:
     """Remove all versions of a payee's details; returns their number, or raises InputError if there is none."""
+    where.ledger  # noqa: B018 (creates the register)
     count = payee_vault.remove(where.databases.payees, owner_id)
     if not count:
         raise InputError(f"payee {owner_id}", expected="a registered payee", found="none", hint="`provenance payee list`")
@@ -52,6 +53,7 @@ def remove_payee(where: Where, owner_id: str) -> int:
 
 def masked(where: Where) -> list[dict[str, str | int | bool]]:
     """Registered payees, with masked details."""
+    where.ledger  # noqa: B018 (creates the register)
     engine, _ = register_of(where)
     return [
         {

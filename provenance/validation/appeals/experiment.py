@@ -51,7 +51,7 @@ from provenance.validation.retrain import Job
 log = logging.getLogger("provenance.appeal")
 
 # Raised when pairs are drawn or evaluated differently, so that older reports stay.
-METHOD = 1
+METHOD = 2
 # Decimal places of numbers for readers; money and shares are integers.
 DECIMALS = 6
 # A mean and the ends of its interval, in the order of computation, and their names for shares in reports.
