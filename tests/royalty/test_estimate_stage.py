@@ -162,7 +162,7 @@ def test_models_have_seen_parts_of_each_owner_s_tokens(place, monkeypatch):
     once = corpus_holdings(store, night, "earliest")
     copies_once = read_outcomes(where, night, once, parties)[0]
     assert np.allclose(copies_once.seen, models.seen), "a copy earns nothing, but it trains"
-    monkeypatch.setattr("provenance.royalty.outcomes.works_served", lambda subject: {})
+    monkeypatch.setattr("provenance.royalty.likelihoods.works_served", lambda subject: {})
     message = r"json: expected works on which the model served was trained, found work .* It was trained on another corpus"
     with pytest.raises(ModelError, match=message):
         read_outcomes(where, night, holdings, parties)
