@@ -299,14 +299,14 @@ def _in_turns(**sides: Callable[[], object]) -> dict[str, float]:
 
 
 def begin(where: Where, night: Night, checkpoints: Sequence[str] = ()) -> None:
-    """Start every worker, which takes time once, and open some checkpoints on it."""
-    tasks = range(2 * where.settings.cluster.workers)
-    for _ in where.workers.map(_open_all, (featuriser(where, night), checkpoints), tasks, what="starting workers"):
+    """Start every worker, which takes time once, and open some checkpoints on each."""
+    maker = featuriser(where, night)
+    for _ in where.workers.map(_open_all, maker, [()], what="starting workers"):
         pass
+    where.workers.everywhere(partial(_open_all, maker, tuple(checkpoints)))
 
 
-def _open_all(shared: tuple[Featuriser, Sequence[str]], _: int) -> None:
-    maker, checkpoints = shared
+def _open_all(maker: Featuriser, checkpoints: Sequence[str]) -> None:
     for checkpoint in checkpoints:
         maker.open(checkpoint)
 
