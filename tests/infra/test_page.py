@@ -120,7 +120,7 @@ def site(request, postgres, tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", PATHS + APIS)
-def test_nobody_in_particular_is_refused(site, path):
+def test_anonymous_requests_are_refused(site, path):
     answer = site.get(path, user=None)
     if path in APIS or path.endswith(".css"):
         assert answer.status_code == 401
