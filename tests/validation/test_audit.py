@@ -19,6 +19,7 @@ from provenance.validation.coalitions import audit_srs
 from provenance.validation.retrain import jobs, retrain
 from tasks.where import opened
 
+pytestmark = pytest.mark.night  # half a minute of trainings
 SETTINGS = Settings.model_validate(
     {"cluster": {"workers": 1}, "features": {"dense": 64, "token_rank": 4}, "influence": {"sample": 24}}
 )
