@@ -41,3 +41,8 @@ def in_force(store: Store, day: date | str) -> dict[str, Any]:
         where = store.locate(current_key(day))
         raise StoreError(where, expected="revision, folder and manifest_sha256", found=f"no {', '.join(sorted(lacking))}")
     return found
+
+
+def night_in_force(store: Store, day: date | str) -> str:
+    """The folder of the night behind a day's revision in force."""
+    return str(store.read_json(f"{in_force(store, day)['folder']}/{MANIFEST}")["night"])

@@ -179,6 +179,13 @@ def corpus_in_force(store: Store) -> FrozenCorpus:
     return load_frozen(store, store.read_json(CURRENT)["digest"])
 
 
+def read_copies(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
+    """`example_id, cluster_id` and more of the examples that have copies; none where copies were not looked for."""
+    if corpus.duplicates is None:
+        return pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
+    return store.read_table(corpus.duplicates.key)
+
+
 def read_examples(store: Store, corpus: FrozenCorpus, *columns: str, rows: Sequence[int] | None = None) -> pl.DataFrame:
     """Some columns of a corpus's examples, in the order of its shards.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from provenance.core.errors import InputError
-from provenance.core.published import MANIFEST, in_force, published_days
+from provenance.core.published import night_in_force, published_days
 from provenance.core.store import Store, digest
 from provenance.features.plan import load_plan
 from provenance.inputs.night import Night, load_night
@@ -26,12 +26,12 @@ def count_recomputed(store: Store, night: Night, computed: Iterable[str]) -> int
     keys, seen, recomputed = set(computed), set(), set[str]()
     if not keys:
         return 0
+    own = _ingredients(night)
     for day in reversed(published_days(store)):
         try:
-            folder = store.read_json(f"{in_force(store, day)['folder']}/{MANIFEST}")["night"]
-            earlier = load_night(store, folder)
-            ingredients = _ingredients(earlier)
-            if ingredients == _ingredients(night):
+            folder = night_in_force(store, day)
+            ingredients = _ingredients(load_night(store, folder))
+            if ingredients == own:
                 return len(keys)
             if ingredients not in seen:
                 seen.add(ingredients)

@@ -8,8 +8,7 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import InputError, did_you_mean
-from provenance.core.published import MANIFEST
-from provenance.core.published import in_force as export_in_force
+from provenance.core.published import night_in_force
 from provenance.core.store import Store
 from provenance.corpus.ownership import ownership
 from provenance.corpus.rights.optout_records import read_optouts
@@ -41,8 +40,7 @@ def claims_of(
     """
     moment = known or datetime.now(UTC)
     if night is not None:
-        folder = export_in_force(store, night)["folder"]
-        published = load_night(store, store.read_json(f"{folder}/{MANIFEST}")["night"])
+        published = load_night(store, night_in_force(store, night))
         corpus, day = published.corpus, night
         choices = published.read_choices(store)
     else:

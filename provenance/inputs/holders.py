@@ -14,9 +14,9 @@ import polars as pl
 from provenance.core.store import Store
 from provenance.corpus.holdings import Clusters, find_holders, holdings
 from provenance.corpus.ownership import booked_as, valid_on
+from provenance.corpus.shards import read_copies
 from provenance.inputs.night import Night
 
-NO_CLUSTERS = pl.DataFrame(schema={"example_id": pl.String, "cluster_id": pl.String})
 COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")
 OPTED_OUT = "withdrawn"  # the account of opted-out works
 NUMBER_PREFIX = "\0"  # ids have no control characters, so a number never equals an owner's id
@@ -53,8 +53,7 @@ def holders(store: Store, night: Night, rule: str) -> Holders:
     Args:
         rule: on copies, `Contract.duplicates`.
     """
-    frozen = night.frozen_corpus(store)
-    copies = NO_CLUSTERS if frozen.duplicates is None else store.read_table(frozen.duplicates.key)
+    copies = read_copies(store, night.frozen_corpus(store))
     members = night.read_corpus(store, *COLUMNS).join(copies.select("example_id"), on="example_id", how="semi")
     claims, numbered = night.read_claims(store), numbered_claims(store, night)
     clusters = find_holders(members, claims, night.date, copies, rule)

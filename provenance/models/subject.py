@@ -18,11 +18,9 @@ from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.holdings import find_holders, holdings
 from provenance.corpus.ownership import since, valid_on
 from provenance.corpus.rights.manifest import read_manifest
-from provenance.corpus.shards import FrozenCorpus, corpus_key, freeze_corpus, freeze_part, read_examples
+from provenance.corpus.shards import FrozenCorpus, corpus_key, freeze_corpus, freeze_part, read_copies, read_examples
 from provenance.models.frozen import fetch_model, freeze_model
 from provenance.models.model import Model, read_model
-
-NO_CLUSTERS = {"example_id": pl.String, "cluster_id": pl.String}
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ def owner_of_examples(subject: Subject) -> pl.DataFrame:
     columns = ("example_id", "work_id", "owner_id", "acquired_at", "content_sha256", "position", "tokens")
     examples = subject.read(*columns)
     claims = valid_on(store.read_table(corpus.claims.key), subject.day)
-    copies = pl.DataFrame(schema=NO_CLUSTERS) if corpus.duplicates is None else store.read_table(corpus.duplicates.key)
-    clusters = find_holders(examples, claims, subject.day, copies, "earliest")
+    clusters = find_holders(examples, claims, subject.day, read_copies(store, corpus), "earliest")
     parts = holdings(examples, claims, subject.day, clusters)
     ranked = parts.sort("example_id", "part", "account", "party_id", descending=[False, True, False, False])
     parties = ranked.group_by("example_id", maintain_order=True).agg(parties=pl.col("account") + "/" + pl.col("party_id"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from provenance.core.errors import ContractError
-from provenance.core.published import MANIFEST, in_force, published_days
+from provenance.core.published import night_in_force, published_days
 from provenance.core.store import Store, canonical_json
 from provenance.core.where import Where
 from provenance.corpus.ownership import parties
@@ -119,8 +119,7 @@ def audit_published(where: Where) -> str:
         raise ContractError(
             where_to, expected="a published day to audit", found="none", hint="Run the DAG nightly_payouts first."
         )
-    export = in_force(store, days[-1])["folder"]
-    night = load_night(store, store.read_json(f"{export}/{MANIFEST}")["night"])
+    night = load_night(store, night_in_force(store, days[-1]))
     if not sum(part.rows for part in night.outputs):
         raise ContractError(f"night of {night.day}", expected="at least one output to audit with", found="none")
     methods = tuple(dict.fromkeys((night.method["name"], *settings.methods)))

@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import StoreError
-from provenance.core.published import MANIFEST, published_days
-from provenance.core.published import in_force as export_in_force
+from provenance.core.published import night_in_force, published_days
 from provenance.core.store import Store
 from provenance.corpus.rights.manifest import read_manifest
 from provenance.corpus.rights.optout_records import read_optouts
@@ -77,7 +76,7 @@ def _nights(store: Store, last: int) -> list[Night]:
     nights = []
     for day in published_days(store)[-last:]:
         try:
-            nights.append(load_night(store, store.read_json(f"{export_in_force(store, day)['folder']}/{MANIFEST}")["night"]))
+            nights.append(load_night(store, night_in_force(store, day)))
         except StoreError as error:
             if not error.found.startswith("nothing"):  # removed by retention
                 raise
