@@ -143,7 +143,7 @@ class Bergson:
         return scores
 
     def _tokens(self, contents: list[bytes]) -> list[list[int]]:
-        return [row[row != IGNORED].tolist() for row in self.adapter.collate(contents)]
+        return [row[row != IGNORED].tolist() for row in self.adapter.collate(contents).ids]
 
     def _export(self, checkpoint: Checkpoint) -> Path:
         """A checkpoint as a `transformers` folder, with room for any batch and a tokenizer that is not used."""
@@ -193,14 +193,13 @@ class Bergson:
         """The training of the model served, with bergson's trainer."""
         batches: list[int] = []
 
-        def note(module: torch.nn.Module, batch: list[Any], _: torch.Generator) -> torch.Tensor:
+        def note(module: torch.nn.Module, batch: list[int], _: torch.Generator) -> torch.Tensor:
             batches.extend(batch)
             return next(module.parameters()).sum() * 0
 
         recipe = self.adapter.recipe
         with tempfile.TemporaryDirectory() as scratch:
-            numbers: Any = range(self.counts[1])
-            train_and_save(self.adapter, numbers, note, seed=self.seed, folder=Path(scratch))
+            train_and_save(self.adapter, self.counts[1], note, seed=self.seed, folder=Path(scratch))
         steps = len(batches) // recipe.batch_size
         module = AutoModelForCausalLM.from_config(self.adapter.config, attn_implementation="eager")
         module.load_state_dict(self.model.load(self.model.card.checkpoints[0]).state_dict())

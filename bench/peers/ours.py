@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from provenance.features.featurise import featuriser
 from provenance.features.plan import load_plan
 from provenance.local.attribute import folder_night
-from provenance.models.model import forward_and_backward
+from provenance.models.model import examples_in, forward_and_backward
 from provenance.validation.audit import FITTED, components_of, scores_of
 from provenance.validation.cost import alone, begin
 from tasks.where import local_settings, opened
@@ -49,11 +49,11 @@ def main() -> None:
             scores = scores_of(local, night, method)
         seconds = time.process_time() - start
         maker, bare = featuriser(local, night), 0.0
-        contents = night.read_corpus(store, "content")["content"].to_list()
+        examples = examples_in(night.read_corpus(store, "content", "prompt"))
         for checkpoint in night.checkpoints:
             adapter, module = maker.open(checkpoint)
             start = time.process_time()
-            forward_and_backward(adapter, module, contents, maker.batch_size)
+            forward_and_backward(adapter, module, examples, maker.batch_size)
             bare += time.process_time() - start
         plans = [load_plan(store, key.rpartition("/")[0]) for key in store.list("nights") if key.endswith("plan.json")]
         files = {file.key for plan in plans for file in plan.corpus}

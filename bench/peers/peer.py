@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
 from provenance.features.sampled import cut, sample_flow
-from provenance.models.model import forward_and_backward, read_model
+from provenance.models.model import Example, forward_and_backward, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class Losses(nn.Module):
 
     def forward(self, *batch: torch.Tensor) -> Any:
         """Losses `(n,)`."""
-        return self.adapter.loss(self.inner, batch if len(batch) > 1 else batch[0])
+        return self.adapter.loss(self.inner, batch)
 
 
 class TotalLoss(Losses):
@@ -116,12 +116,11 @@ def trak(
         use_half_precision=False, gradient_computer=IterativeGradientComputer, logging_level=logging.ERROR,
     )  # fmt: skip
     traker.load_checkpoint(model.state_dict(), model_id=0)
-    as_tuple = lambda batch: batch if isinstance(batch, tuple) else (batch,)  # noqa: E731
-    for batch in loader(adapter, examples, as_tuple):
+    for batch in loader(adapter, examples):
         traker.featurize(batch=batch, num_samples=len(batch[0]))
     traker.finalize_features()
     traker.start_scoring_checkpoint("outputs", model.state_dict(), model_id=0, num_targets=len(outputs))
-    for batch in loader(adapter, outputs, as_tuple):
+    for batch in loader(adapter, outputs):
         traker.score(batch=batch, num_samples=len(batch[0]))
     return np.asarray(traker.finalize_scores("outputs")).T, TRAK_NUMBERS * 4
 
@@ -138,7 +137,7 @@ def logra(
     task = AttributionTask(
         loss_func=lambda model, batch, _device: model(**batch).loss, model=model, checkpoints=[model.state_dict()]
     )
-    named = lambda batch: {f"b{at}": each for at, each in enumerate(batch if isinstance(batch, tuple) else (batch,))}  # noqa: E731
+    named = lambda batch: {f"b{at}": each for at, each in enumerate(batch)}  # noqa: E731
     attributor = LoGraAttributor(task, hessian="eFIM", device="cpu", proj_dim=LOGRA_NUMBERS)
     attributor.cache(loader(adapter, examples, named))
     scores = attributor.attribute(loader(adapter, examples, named), loader(adapter, outputs, named))
@@ -213,7 +212,7 @@ def main() -> None:
     for checkpoint in checkpoints:
         module = model.load(checkpoint)
         start = time.process_time()
-        forward_and_backward(adapter, module, examples, BATCH)
+        forward_and_backward(adapter, module, [Example(content) for content in examples], BATCH)
         bare += time.process_time() - start
         if method not in METHODS:
             continue

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from provenance.core.store import digest
-from provenance.models.adapters.tokens import IGNORED
 from provenance.models.adapters.training_loop import train_and_save
-from provenance.models.model import all_losses, read_model
+from provenance.models.model import Example, all_losses, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,16 +47,15 @@ def retrain(workload: Path, contents: Sequence[bytes], outputs: Sequence[bytes],
 def _train(folder: Path, contents: Sequence[bytes], outputs: Sequence[bytes], seed: int, mask: np.ndarray) -> np.ndarray:
     torch.set_num_threads(1)
     adapter: Any = read_model(folder).adapter()
-    numbers: Any = range(len(contents))
     trained: list[torch.nn.Module] = []
 
-    def mean_loss(module: torch.nn.Module, batch: list[Any], _: torch.Generator) -> torch.Tensor:
+    def mean_loss(module: torch.nn.Module, rows: list[int], _: torch.Generator) -> torch.Tensor:
         trained[:] = [module]
-        ids = adapter.collate([contents[number] for number in batch])
-        weight = torch.from_numpy(mask[batch]).float()
-        mean: torch.Tensor = (adapter.loss(module, ids) * weight).sum() / (ids[:, 1:] != IGNORED).sum()
+        batch = adapter.collate([contents[row] for row in rows])
+        weight = torch.from_numpy(mask[rows]).float()
+        mean: torch.Tensor = (adapter.loss(module, batch) * weight).sum() / batch.terms
         return mean
 
     with tempfile.TemporaryDirectory() as scratch:
-        train_and_save(adapter, numbers, mean_loss, seed=seed, folder=Path(scratch))
-    return all_losses(adapter, trained[0].eval(), outputs, batch_size=BATCH)
+        train_and_save(adapter, len(contents), mean_loss, seed=seed, folder=Path(scratch))
+    return all_losses(adapter, trained[0].eval(), [Example(output) for output in outputs], batch_size=BATCH)

@@ -1,6 +1,7 @@
 """Cut contents into words, for comparisons that use no model.
 
 Text and code give words and signs; music its events; images small patches in four grades of grey, with their places.
+Contents of any other modality are opaque: only the model's adapter reads them, and they have no words.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from provenance.core.images import open_image
 
+MODALITIES = ("text", "code", "image", "music")
 SIGNS = re.compile(r"\w+|[^\w\s]")
 PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
@@ -21,6 +23,8 @@ def words(content: bytes, modality: str, row: int) -> list[bytes]:
         return _patches(content, row)
     if modality == "music":
         return [content[at : at + 1] for at in range(len(content))]
+    if modality not in MODALITIES:
+        return []
     return [word.encode() for word in SIGNS.findall(content.decode(errors="replace").lower())]
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import polars as pl
 
 from provenance.core.checks import conform, reject, unique
-from provenance.core.errors import ContractError
+from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB, allocate
 from provenance.core.store import Store
 from provenance.core.tables import ASSERTIONS, CLAIMS, DISPUTED, DISPUTES, EXAMPLES, HELD_FOR, OWNERS
+from provenance.core.words import MODALITIES
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.ownership import is_within, valid_on
 from provenance.corpus.rights.licences import check_assertions
 
 # Tables of a delivery, each a Parquet file of that name; only the first is required.
 TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")
-MODALITIES = ("text", "code", "image", "music")
 SPLITS = ("train", "held_out")
 
 
@@ -153,9 +153,9 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     stated = pl.col("content_sha256")
     reject(frame, stated.is_not_null() & (stated != computed), file, "content_sha256", expected="the content's SHA-256")
     ids = [
-        stated or hashlib.sha256(f"{work}\n{position}\n{content}".encode()).hexdigest()[:32]
-        for stated, work, position, content in zip(
-            frame["example_id"], frame["work_id"], frame["position"], computed, strict=True
+        stated or hashlib.sha256(f"{work}\n{position}\n{identity}".encode()).hexdigest()[:32]
+        for stated, work, position, identity in zip(
+            frame["example_id"], frame["work_id"], frame["position"], identities(frame.with_columns(computed)), strict=True
         )
     ]
     frame = frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
@@ -168,11 +168,31 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     return frame
 
 
+def identities(frame: pl.DataFrame) -> list[str]:
+    """The digest of each content and its prompt: of the content alone if it has no prompt.
+
+    Args:
+        frame: `content_sha256` and, optionally, `prompt`.
+    """
+    if "prompt" not in frame.columns:
+        return frame["content_sha256"].to_list()
+    return [
+        content if prompt is None else hashlib.sha256(f"{content}\n".encode() + prompt).hexdigest()
+        for content, prompt in frame.select("content_sha256", "prompt").iter_rows()
+    ]
+
+
 def check_contents(frame: pl.DataFrame, file: str) -> None:
     """Check contents and modalities, of examples or outputs."""
     reject(frame, pl.col("content").bin.size() == 0, file, "content", expected="at least one byte", found="none")
-    unknown = ~pl.col("modality").is_in(MODALITIES)
-    reject(frame, unknown, file, "modality", expected=f"one of {', '.join(MODALITIES)}")
+    word = pl.col("modality").str.contains(r"^[a-z][a-z0-9_-]{0,31}$")
+    reject(frame, ~word, file, "modality", expected=f"{', '.join(MODALITIES)}, or another word in lower case")
+    misspelt = [
+        name for name in frame["modality"].drop_nulls().unique() if name not in MODALITIES and did_you_mean(name, MODALITIES)
+    ]
+    reject(
+        frame, pl.col("modality").is_in(misspelt), file, "modality", expected=f"{', '.join(MODALITIES)}, or a word unlike them"
+    )
 
 
 def check_claims(frame: pl.DataFrame, file: str) -> pl.DataFrame:

@@ -21,14 +21,14 @@ from provenance.core.checks import conform, reject, unique
 from provenance.core.money import PPB, allocate
 from provenance.core.store import Store
 from provenance.core.tables import DECISIONS, DUPLICATES, is_unclaimed
-from provenance.core.words import words
-from provenance.corpus.delivery import read_delivered
+from provenance.core.words import MODALITIES, words
+from provenance.corpus.delivery import identities, read_delivered
 
 # Two contents are copies from this Jaccard similarity of their runs on.
 ALIKE = {"text": 0.4, "code": 0.4, "music": 0.5, "image": 0.5}
 # Characters or events in a run: shorter runs would match common phrases. Patches of an image include their place.
 RUN = {"text": 8, "code": 8, "music": 6, "image": 1}
-# Contents with fewer runs are only compared as a whole.
+# Contents with fewer runs are only compared as a whole, together with their prompts.
 FEWEST = 16
 # The index may return false candidates, which are compared, but should miss few.
 PERMUTATIONS, SEED, MISSES = 128, 1, (0.1, 0.9)
@@ -38,7 +38,7 @@ def find_duplicates(examples: pl.DataFrame, decisions: pl.DataFrame | None = Non
     """Clusters of copies among examples.
 
     Args:
-        examples: `example_id, content, content_sha256, modality, since` (`examples.since`).
+        examples: `example_id, content, content_sha256, modality, since` (`ownership.since`) and, optionally, `prompt`.
         decisions: the duplicate decisions of the delivery, checked by `check_decisions`.
 
     Returns:
@@ -120,14 +120,17 @@ def _links(examples: pl.DataFrame, alone: Container[int], decided: Container[int
     # Text and code are compared with one another.
     indices = {run: MinHashLSH(threshold=ALIKE[kind], num_perm=PERMUTATIONS, weights=MISSES) for kind, run in RUN.items()}
     sketches = _Sketches(examples["since"].to_list(), {}, {})
+    with_prompts = identities(examples)
     for at, (content, digest, modality) in enumerate(examples.select("content", "content_sha256", "modality").iter_rows()):
         if at in alone:
             continue
-        same = first.setdefault(digest, at)
+        runs = _runs(content, modality, at)
+        # A short answer, such as a number, is nobody's until it is the answer to something.
+        short = modality in MODALITIES and len(runs) < FEWEST
+        same = first.setdefault(with_prompts[at] if short else digest, at)
         if same != at and at not in decided:
             yield (same, at), 1.0
             continue
-        runs = _runs(content, modality, at)
         if len(runs) < FEWEST:
             continue
         sketch, index = MinHash(num_perm=PERMUTATIONS, seed=SEED), indices[RUN[modality]]
@@ -172,6 +175,8 @@ def _original(sketches: _Sketches, at: int, sketch: MinHash, candidates: list[in
 
 def _runs(content: bytes, modality: str, row: int) -> set[bytes]:
     """Runs of characters, regardless of case and spaces; or runs of events or patches."""
+    if modality not in MODALITIES:
+        return set()
     size = RUN[modality]
     if modality in ("text", "code"):
         plain = " ".join(content.decode(errors="replace").casefold().split())

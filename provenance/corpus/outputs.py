@@ -14,7 +14,7 @@ from provenance.core.store import Store
 from provenance.core.tables import OUTPUTS, TableSchema
 from provenance.corpus.delivery import check_contents
 
-OUTPUT_COLUMNS = ("output_id", "content", "modality", "product")
+OUTPUT_COLUMNS = ("output_id", "content", "prompt", "modality", "product")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:

@@ -6,6 +6,7 @@ features of all other shards stay valid.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -15,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from provenance.core.errors import ContractError, ExampleError, InputError
-from provenance.core.store import Store, canonical_json, digest, sha256, to_parquet
+from provenance.core.store import Store, canonical_json, digest, from_parquet, sha256, to_parquet
 from provenance.core.tables import CORPORA
-from provenance.core.words import words
+from provenance.core.words import MODALITIES, words
 from provenance.corpus import records
-from provenance.corpus.delivery import Corpus
+from provenance.corpus.delivery import Corpus, identities
 from provenance.corpus.rights.licences import join_assertions
 
 CURRENT = "frozen/corpus/current.json"
@@ -44,7 +45,7 @@ class Part:
 
     Attributes:
         sha256: digest of the file; also its name.
-        content_digest: digest of the contents in order; equal for parts that differ only in labels.
+        content_digest: digest of the contents and prompts in order; equal for parts that differ only in labels.
     """
 
     sha256: str
@@ -98,7 +99,7 @@ class FrozenCorpus:
 def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
     """Write a table under its digest, unless it exists."""
     data = to_parquet(frame)
-    contents = frame["content_sha256"].to_list() if "content_sha256" in frame.columns else []
+    contents = identities(frame) if "content_sha256" in frame.columns else []
     part = Part(sha256(data), frame.height, digest(contents))
     if not store.exists(part.key):
         store.write(part.key, data)
@@ -160,11 +161,11 @@ def freeze_corpus(
 
 
 def count_words(examples: pl.DataFrame) -> pl.Series:
-    """Count the words, events or patches of each example; an error names the example."""
+    """Count the words, events, patches or, of opaque contents, bytes of each example; an error names the example."""
     counts = []
     for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
         try:
-            counts.append(len(words(content, modality, 0)))
+            counts.append(len(words(content, modality, 0)) if modality in MODALITIES else len(content))
         except ExampleError as error:
             where = f"example_id {name!r}"
             raise ContractError(where, expected=error.expected, found=error.found, hint=error.hint) from error
@@ -193,14 +194,25 @@ def read_examples(store: Store, corpus: FrozenCorpus, *columns: str, rows: Seque
         rows: places in that order, ascending; by default all. Only shards with such rows are read.
     """
     if rows is None:
-        return pl.concat([store.read_table(part.key, columns=columns) for part in corpus.shards])
+        return pl.concat([read_part(store, part.sha256, *columns) for part in corpus.shards])
     tables, start, places = [], 0, np.asarray(rows)
     for part in corpus.shards:
         local = places[(places >= start) & (places < start + part.rows)] - start
         if local.size:
-            tables.append(store.read_table(part.key, columns=columns)[local])
+            tables.append(read_part(store, part.sha256, *columns)[local])
         start += part.rows
     return pl.concat(tables)
+
+
+def read_part(store: Store, sha: str, *columns: str) -> pl.DataFrame:
+    """Some columns of the frozen table with a SHA-256; tables frozen before prompts were kept have none."""
+    key = part_key(sha)
+    data = store.read(key)
+    if "prompt" not in columns or "prompt" in pl.read_parquet_schema(io.BytesIO(data)):
+        return from_parquet(data, store.locate(key), columns=columns)
+    kept = [column for column in columns if column != "prompt"]
+    frame = from_parquet(data, store.locate(key), columns=kept)
+    return frame.with_columns(prompt=pl.lit(None, pl.Binary)).select(columns)
 
 
 def works_of(store: Store, corpus: FrozenCorpus) -> list[str]:

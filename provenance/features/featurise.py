@@ -27,7 +27,7 @@ from provenance.features.words import word_features
 from provenance.inputs.methods import FACTORED, WORDS
 from provenance.inputs.night import Night
 from provenance.models.frozen import fetch_model, open_model
-from provenance.models.model import Adapter
+from provenance.models.model import Adapter, examples_in
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
 
 
 def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[[pl.DataFrame], Rows]:
-    """A function from a table with `content` and `modality` to features of a kind; the model is opened once."""
+    """A function from a table with `content`, `prompt` and `modality` to features of a kind; the model is opened once.
+
+    Words are those of contents: an output owes nothing for words of its prompt.
+    """
     if kind == WORDS:
         return lambda frame: word_features(frame["content"].to_list(), frame["modality"].to_list())
     adapter, module = featuriser.open(checkpoint)
     projection, batch_size = featuriser.projection, featuriser.batch_size
     return lambda frame: gradient_features(
-        adapter, module, frame["content"].to_list(), projection=projection, checkpoint=checkpoint, batch_size=batch_size
+        adapter, module, examples_in(frame), projection=projection, checkpoint=checkpoint, batch_size=batch_size
     )
 
 

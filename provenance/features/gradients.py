@@ -20,7 +20,7 @@ from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, by_block, by_token, concatenate, no_tokens
 from provenance.features.layers import Layout, input_side, layout, output_side
 from provenance.features.projection import Block, Projection, matrices
-from provenance.models.model import Adapter, example_losses
+from provenance.models.model import Adapter, Example, example_losses
 
 # The arrangement of a batch in a layer's rows, if a layer has several rows per example (such as noise draws): the rows of an
 # example side by side, or one row of each example in turn, or unknown, so that examples are computed one by one.
@@ -31,7 +31,7 @@ TOLERANCE = 1e-3
 def gradient_features(
     adapter: Adapter,
     module: torch.nn.Module,
-    contents: Sequence[bytes],
+    examples: Sequence[Example],
     *,
     projection: Projection,
     checkpoint: str,
@@ -57,13 +57,13 @@ def gradient_features(
     order: list[int] = []
     batches: list[Rows] = []
     with hooked(module, shape, projection, checkpoint, xp) as tap:
-        arrangement = find_arrangement(adapter, module, contents, tap)
+        arrangement = find_arrangement(adapter, module, examples, tap)
         # Batches of similar lengths need little padding.
-        by_length = sorted(range(len(contents)), key=lambda number: len(contents[number]))
+        by_length = sorted(range(len(examples)), key=lambda number: examples[number].size)
         size = 1 if arrangement == ONE_BY_ONE else batch_size
         for start in range(0, len(by_length), size):
             numbers = by_length[start : start + size]
-            _run_batch(adapter, module, [contents[number] for number in numbers], tap)
+            _run_batch(adapter, module, [examples[number] for number in numbers], tap)
             order += numbers
             batches.append(tap.rows(arrangement))
     rows = _reorder(concatenate(batches), order)
@@ -223,26 +223,26 @@ def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
     return token * count + example, xp.astype(xp.concat(rows), xp.float32)
 
 
-def _run_batch(adapter: Adapter, module: torch.nn.Module, contents: list[bytes], tap: Tap) -> None:
+def _run_batch(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], tap: Tap) -> None:
     """Run one forward and one backward pass; the tap collects the gradients."""
-    tap.clear(len(contents))
-    example_losses(adapter, module, contents).sum().backward()
+    tap.clear(len(examples))
+    example_losses(adapter, module, examples).sum().backward()
 
 
-def find_arrangement(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], tap: Tap) -> str:
+def find_arrangement(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], tap: Tap) -> str:
     """The arrangement of this adapter's batches in its layers.
 
     It is the one in which three examples in a batch have the same features as each alone. If there is none (for example because
     the loss depends on the whole batch), examples are computed one by one.
     """
-    if len(contents) == 1:
+    if len(examples) == 1:
         return SIDE_BY_SIDE  # there will be no larger batch
-    by_length = sorted(set(contents), key=len)
+    by_length = sorted(dict.fromkeys(examples), key=lambda example: example.size)
     chosen = [by_length[at] for at in sorted({0, len(by_length) // 2, len(by_length) - 1})]
     chosen = chosen if len(chosen) > 1 else chosen * 2
     single = []
-    for content in chosen:
-        _run_batch(adapter, module, [content], tap)
+    for example in chosen:
+        _run_batch(adapter, module, [example], tap)
         single.append(tap.rows(ONE_BY_ONE))
     expected = concatenate(single)
     try:
@@ -312,10 +312,10 @@ def _hook(tap: Tap, block: Block, a: Array, b: Array) -> Any:
 
 
 def _reorder(rows: Rows, order: list[int]) -> Rows:
-    """Put rows into the order of the contents.
+    """Put rows into the order of the examples.
 
     Args:
-        order: the number of the content of each row.
+        order: the number of the example of each row.
     """
     xp, part = namespace(rows.dense), rows.sparse
     numbers = xp.asarray(order)

@@ -10,7 +10,7 @@ import polars as pl
 
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
-from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, part_key
+from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, read_part
 from provenance.inputs.methods import WORDS, comparisons
 from provenance.inputs.night import Night
 from provenance.models.frozen import fetch_model
@@ -106,8 +106,8 @@ def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
     chosen: dict[str, list[int]] = {}
     for _, part, row in heapq.nsmallest(size, digests()):
         chosen.setdefault(part, []).append(row)
-    columns = ["example_id", "content", "content_sha256", "modality"]
-    frames = [store.read_table(part_key(part), columns=columns)[rows] for part, rows in chosen.items()]
+    columns = ["example_id", "content", "prompt", "content_sha256", "modality"]
+    frames = [read_part(store, part, *columns)[rows] for part, rows in chosen.items()]
     # Sorted by length, because examples of a batch are padded to the longest.
     return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
 

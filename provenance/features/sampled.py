@@ -25,7 +25,7 @@ from provenance.core.rows import Rows
 from provenance.features.gradients import ONE_BY_ONE, check_rows, find_arrangement, hooked
 from provenance.features.layers import layout
 from provenance.features.projection import Projection
-from provenance.models.model import Adapter, example_losses
+from provenance.models.model import Adapter, Example, example_losses
 
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"
 TOLERANCE = 1e-3
@@ -51,7 +51,7 @@ class Terms:
 def sampled_features(
     adapter: Adapter,
     module: torch.nn.Module,
-    contents: Sequence[bytes],
+    examples: Sequence[Example],
     *,
     projection: Projection,
     checkpoint: str,
@@ -61,7 +61,7 @@ def sampled_features(
 ) -> Iterator[Terms]:
     """Gradients for the targets of the data and for `draws` samples of targets, batch by batch, with one forward pass each.
 
-    Batches follow the order of the contents. The random numbers of a batch depend only on its contents and the checkpoint.
+    Batches follow the order of the examples. The random numbers of a batch depend only on its examples and the checkpoint.
 
     Yields:
         the terms of each batch and draw.
@@ -69,10 +69,10 @@ def sampled_features(
     xp = xp or namespace_of(next(module.parameters()).device.type)
     shape = layout(module, projection)
     with hooked(module, shape, projection, checkpoint, xp) as tap:
-        arrangement = find_arrangement(adapter, module, contents, tap)
+        arrangement = find_arrangement(adapter, module, examples, tap)
         size = 1 if arrangement == ONE_BY_ONE else batch_size
-        for start in range(0, len(contents), size):
-            batch = list(contents[start : start + size])
+        for start in range(0, len(examples), size):
+            batch = list(examples[start : start + size])
             tap.clear(len(batch))
             passes = []
             for law in _backward_passes(adapter, module, batch, checkpoint=checkpoint, draws=draws):
@@ -86,7 +86,7 @@ def sampled_features(
 
 
 def _backward_passes(
-    adapter: Adapter, module: torch.nn.Module, contents: list[bytes], *, checkpoint: str, draws: int
+    adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], *, checkpoint: str, draws: int
 ) -> Iterator[str]:
     """Run one forward pass, a backward pass for the targets of the data, and one for each sample of targets.
 
@@ -94,8 +94,8 @@ def _backward_passes(
         after each backward pass, the law of its targets.
     """
     with cut(module) as cuts:
-        losses = example_losses(adapter, module, contents)
-    generator = torch.Generator().manual_seed(_seed(contents, checkpoint))
+        losses = example_losses(adapter, module, examples)
+    generator = torch.Generator().manual_seed(_seed(examples, checkpoint))
     leaves = [leaf for _, leaf in cuts]
     slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True) if cuts else ()
     used = [(output, leaf, slope) for (output, leaf), slope in zip(cuts, slopes, strict=True) if slope is not None]
@@ -185,8 +185,10 @@ def _sample_classes(z: torch.Tensor, weights: torch.Tensor, axis: int, generator
     return weights * probabilities.scatter_add(axis, classes, -torch.ones_like(classes, dtype=z.dtype))
 
 
-def _seed(contents: Sequence[bytes], checkpoint: str) -> int:
+def _seed(examples: Sequence[Example], checkpoint: str) -> int:
     sha = hashlib.sha256(checkpoint.encode())
-    for content in contents:
-        sha.update(hashlib.sha256(content).digest())
+    for example in examples:
+        sha.update(hashlib.sha256(example.content).digest())
+        if example.prompt is not None:
+            sha.update(hashlib.sha256(example.prompt).digest())
     return int.from_bytes(sha.digest()[:8]) >> 1

@@ -28,6 +28,7 @@ from provenance.features.sampled import DATA, sampled_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
 from provenance.inputs.night import Night
+from provenance.models.model import examples_in
 
 log = logging.getLogger("provenance.curvature")
 
@@ -98,12 +99,12 @@ def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
 def _sample(featuriser: Featuriser, chunk: _Chunk) -> Sampled:
     """The features of a chunk's examples, and of targets sampled for them."""
     frame = featuriser.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK)
-    contents = frame["content"].to_list()
+    examples = examples_in(frame)
     if chunk.comparison != "curved":
         return Sampled(move(features_of(featuriser, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = featuriser.open(chunk.checkpoint)
     options: dict[str, Any] = {"projection": featuriser.projection, "checkpoint": chunk.checkpoint, "batch_size": BATCH}
-    batches = list(sampled_features(adapter, module, contents, **options, draws=chunk.draws))
+    batches = list(sampled_features(adapter, module, examples, **options, draws=chunk.draws))
     if any(batch.law == DATA for batch in batches):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
     return Sampled(

@@ -14,7 +14,7 @@ from provenance.core.store import canonical_json
 from provenance.corpus.rights.manifest import Manifest
 from provenance.models.counterfactual_records import MANIFEST, Record, records, trained_on
 from provenance.models.frozen import fetch_model
-from provenance.models.model import Model, all_losses
+from provenance.models.model import Model, all_losses, examples_in
 from provenance.models.partition_plan import BOUNDS
 from provenance.models.subject import Subject, recipe_of, works_served
 
@@ -83,8 +83,8 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
     """
     if not candidates:
         return
-    examples = subject.read("work_id", "content_sha256", "content").sort("content_sha256").head(EXAMPLES)
-    contents = examples["content"].to_list()
+    examples = subject.read("work_id", "content_sha256", "content", "prompt").sort("content_sha256").head(EXAMPLES)
+    given = examples_in(examples)
     keys = list(examples.select("work_id", "content_sha256").iter_rows())
     models = records(subject.store, subject.model, unchecked=True)
     losses, listed = np.empty((len(models), len(keys))), np.empty((len(models), len(keys)), dtype=bool)
@@ -92,8 +92,8 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
         works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
         listed[row] = [content in works.get(work, ()) for work, content in keys]
         model = fetch_model(subject.store, record.folder, record.files, subject.cache)
-        losses[row] = all_losses(model.adapter(), model.load(model.card.checkpoints[-1]), contents, batch_size=BATCH)
-    losses /= [len(content) for content in contents]
+        losses[row] = all_losses(model.adapter(), model.load(model.card.checkpoints[-1]), given, batch_size=BATCH)
+    losses /= [len(example.content) for example in given]
     strata, names = np.digitize(listed.mean(axis=1), BOUNDS), [record.name for record in models]
     for record in candidates:
         row = names.index(record.name)

@@ -22,6 +22,7 @@ import polars as pl
 from provenance.core.errors import ContractError, ModelError
 from provenance.core.store import canonical_json, digest
 from provenance.core.where import Where
+from provenance.corpus.delivery import identities
 from provenance.corpus.rights.manifest import manifest_of, read_manifest
 from provenance.models.counterfactual_checks import check_new, check_same_recipe, check_works
 from provenance.models.counterfactual_records import MANIFEST, PLAN_FIELDS, Record, read_record, records
@@ -39,7 +40,7 @@ VERSION = 1
 # The stratum of models that were trained elsewhere, and the first number of their partitions, above all planned ones.
 BROUGHT, FIRST_BROUGHT = "brought", 1_000_000
 # Columns of the examples that a training receives.
-EXAMPLE_COLUMNS = ("work_id", "example_id", "position", "content_sha256", "content")
+EXAMPLE_COLUMNS = ("work_id", "example_id", "position", "content_sha256", "content", "prompt")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def plan_trainings(subject: Subject, trainings: int) -> list[Training]:
         found = f"{len(weights)} owner"
         raise ContractError("counterfactual models", expected="works of at least 2 owners, to leave some out", found=found)
     recipe = recipe_of(subject.open())
-    owner, contents = examples["owner"].to_numpy(), examples["content_sha256"].to_numpy()
+    owner, contents = examples["owner"].to_numpy(), np.asarray(identities(subject.read("content_sha256", "prompt")))
     planned = []
     for part in plan(weights, trainings):
         rows = np.flatnonzero(np.isin(owner, part.parties))

@@ -7,11 +7,11 @@ import importlib
 import inspect
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from safetensors import SafetensorError, safe_open
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
 from provenance.core.toml import read_toml
 
+if TYPE_CHECKING:
+    import polars as pl
+
 BUILT_IN = {
     name: f"provenance.models.adapters.{module}:{name}"
     for name, module in (("CausalLM", "causal_lm"), ("Denoiser", "denoiser"), ("EventSequence", "event_sequence"))
@@ -29,8 +32,29 @@ BUILT_IN = {
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+class Example(NamedTuple):
+    """What a model learnt from or answered; the prompt conditions the likelihood of the content and is no part of it."""
+
+    content: bytes
+    prompt: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that the model reads."""
+        return len(self.content) + len(self.prompt or b"")
+
+
+def examples_in(frame: pl.DataFrame) -> list[Example]:
+    """The examples of a table with `content` and, optionally, `prompt`."""
+    columns = ["content", "prompt"] if "prompt" in frame.columns else ["content"]
+    return [Example(*row) for row in frame.select(columns).iter_rows()]
+
+
 class Adapter(Protocol):
-    """Connects a kind of model with the pipeline; constructed as `Class(folder, **adapter_args)`."""
+    """Connects a kind of model with the pipeline; constructed as `Class(folder, **adapter_args)`.
+
+    `collate(contents, prompts)`, with a prompt or None for each content, belongs to an adapter that can condition on prompts.
+    """
 
     def module(self) -> torch.nn.Module:
         """The architecture; the caller loads its weights from a checkpoint."""
@@ -39,7 +63,7 @@ class Adapter(Protocol):
         """A batch of the contents, for `loss`."""
 
     def loss(self, module: torch.nn.Module, batch: Any) -> torch.Tensor:
-        """Negative log-likelihood of each example, summed over its terms: shape `(n,)`, in nats."""
+        """Negative log-likelihood of each content given its prompt, summed over its terms: shape `(n,)`, in nats."""
 
 
 class _Table(BaseModel):
@@ -219,37 +243,54 @@ def _source_digest(adapter: Adapter) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
-def example_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes]) -> torch.Tensor:
+def with_prompts(function: Callable[..., Any], examples: Sequence[Example], where: str, **more: Any) -> Any:
+    """Call an adapter's function of contents, with the prompts as well if one example has a prompt.
+
+    Raises:
+        ExampleError: an example has a prompt, and the function takes none.
+    """
+    contents, prompts = [example.content for example in examples], [example.prompt for example in examples]
+    first = next((row for row, prompt in enumerate(prompts) if prompt is not None), None)
+    if first is None:
+        return function(contents, **more)
+    if "prompts" not in inspect.signature(function).parameters:
+        expected = "no prompt, because this adapter does not condition on one"
+        hint = f"Give it a method {function.__name__}(contents, prompts), or deliver contents without prompts."
+        raise ExampleError(f"{where}: prompt of {in_batch(first)}", expected=expected, found="a prompt", hint=hint)
+    return function(contents, prompts=prompts, **more)
+
+
+def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
     """The adapter's losses, one finite number per example: `(n,)`."""
     name = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}"
     try:
-        batch = adapter.collate(list(contents))
+        batch = with_prompts(adapter.collate, examples, name)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Code of other authors may fail in any way on an unusual content.
         found = f"{type(error).__name__}: {error}"
         raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
     losses, where = adapter.loss(module, batch), f"{name}: loss"
-    if not isinstance(losses, torch.Tensor) or losses.shape != (len(contents),):
+    if not isinstance(losses, torch.Tensor) or losses.shape != (len(examples),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
-        raise ModelError(where, expected=f"one number per example, shape ({len(contents)},)", found=found)
+        raise ModelError(where, expected=f"one number per example, shape ({len(examples)},)", found=found)
     if not bool(torch.isfinite(losses).all()):
         row = int((~torch.isfinite(losses)).nonzero()[0])
         raise ExampleError(f"{where} of {in_batch(row)}", expected="a finite number", found=str(losses.detach()[row].item()))
     return losses
 
 
-def all_losses(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], *, batch_size: int) -> np.ndarray:
+def all_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], *, batch_size: int) -> np.ndarray:
     """The losses of any number of examples, without gradients: `(n,)` float64."""
     with torch.no_grad():
-        starts = range(0, len(contents), batch_size)
-        losses = [example_losses(adapter, module, contents[start : start + batch_size]) for start in starts]
+        starts = range(0, len(examples), batch_size)
+        losses = [example_losses(adapter, module, examples[start : start + batch_size]) for start in starts]
     values: np.ndarray = torch.cat(losses).double().cpu().numpy()
     return values
 
 
-def forward_and_backward(adapter: Adapter, module: torch.nn.Module, contents: Sequence[bytes], batch_size: int) -> None:
-    """Compute the gradient of every batch, as training does, without a step; batches have contents of similar lengths."""
-    order = sorted(contents, key=len)
+def forward_and_backward(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], batch_size: int) -> None:
+    """Compute the gradient of every batch, as training does, without a step; batches have examples of similar lengths."""
+    order = sorted(examples, key=lambda example: example.size)
     for start in range(0, len(order), batch_size):
         module.zero_grad(set_to_none=True)
         example_losses(adapter, module, order[start : start + batch_size]).sum().backward()

@@ -111,7 +111,7 @@ def freeze_folder(store: Store, corpus: Path, shard_examples: int) -> FrozenCorp
 
 def with_duplicates(store: Store, frozen: FrozenCorpus) -> FrozenCorpus:
     """The same corpus with its copies found."""
-    columns = ("example_id", "work_id", "content", "content_sha256", "modality", "acquired_at")
+    columns = ("example_id", "work_id", "content", "prompt", "content_sha256", "modality", "acquired_at")
     examples = read_examples(store, frozen, *columns)
     duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))
     corpus = replace(frozen, duplicates=freeze_part(store, duplicates))

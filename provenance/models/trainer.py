@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from provenance.core.errors import ModelError
-from provenance.models.model import Model
+from provenance.models.model import Model, examples_in, with_prompts
 
 # Last lines of a command's output that an error shows.
 LAST_LINES = 12
@@ -29,10 +29,11 @@ def train_model(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
     """Train a model by another model's recipe and write its folder.
 
     Args:
-        works: examples to train on, with `content`; a command sees all columns.
+        works: examples to train on, with `content` and, optionally, `prompt`; a command sees all columns.
     """
     if model.card.training.command is None:
-        model.adapter().train(works["content"].to_list(), seed=seed, folder=folder)  # type: ignore[attr-defined]
+        train = model.adapter().train  # type: ignore[attr-defined]
+        with_prompts(train, examples_in(works), f"adapter {model.card.adapter}", seed=seed, folder=folder)
     else:
         run_command(model, works, seed=seed, folder=folder)
 

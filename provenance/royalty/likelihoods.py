@@ -18,12 +18,12 @@ from provenance.core.errors import ExampleError, ModelError
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
 from provenance.corpus.holdings import PARTY
-from provenance.corpus.shards import Part, part_key
+from provenance.corpus.shards import Part, read_part
 from provenance.inputs.night import Night, read_manifest, subject_of_night
 from provenance.models.counterfactual_checks import check_works
 from provenance.models.counterfactual_records import read_record, trained_on
 from provenance.models.frozen import close_models, fetch_model, open_model
-from provenance.models.model import all_losses
+from provenance.models.model import all_losses, examples_in
 from provenance.models.subject import works_served
 from provenance.royalty.outcomes import Outcomes
 
@@ -95,14 +95,15 @@ def read_likelihoods(store: Store, folder: str) -> dict[str, np.ndarray]:
 def _evaluate(shared: tuple[Store, Path, str, int], task: Pass) -> str:
     """Write the losses of one pass; returns their key. ModelError names the output that the model cannot read."""
     store, cache, device, batch_size = shared
-    frame = store.read_table(part_key(task.part), columns=["output_id", "content"])
+    frame = read_part(store, task.part, "output_id", "content", "prompt")
+    outputs = examples_in(frame)
     adapter, module = open_model(store, task.model, task.files, task.checkpoint, cache=cache, device=device)
     try:
-        losses = all_losses(adapter, module, frame["content"].to_list(), batch_size=batch_size)
+        losses = all_losses(adapter, module, outputs, batch_size=batch_size)
     except ExampleError:
-        for name, content in frame.iter_rows():
+        for name, output in zip(frame["output_id"], outputs, strict=True):
             try:
-                all_losses(adapter, module, [content], batch_size=1)
+                all_losses(adapter, module, [output], batch_size=1)
             except ExampleError as error:
                 raise ModelError(f"output_id {name!r}", expected=error.expected, found=error.found, hint=error.hint) from error
         raise

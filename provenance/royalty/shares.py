@@ -130,7 +130,7 @@ def by_contract(
             parts.append(pl.DataFrame([row], schema=SHARES.schema, orient="row"))
             continue
         # Floor, cap and escrow's part scale the interval as they scale the share.
-        scale = np.divide(share / PPB, before, out=np.ones(len(share)), where=before > 0)
+        scale = np.divide(share / PPB, before, out=np.ones(len(share)), where=before * PPB**2 > 1)
         low, high = (np.rint(np.clip(mixed[end].to_numpy() * scale, 0, 1) * PPB).astype(np.int64) for end in ("low", "high"))
         parts.append(
             mixed.select(

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from provenance.core.arrays import namespace_of
 from provenance.core.settings import Settings
 from provenance.core.where import Where
-from provenance.corpus.shards import part_key
+from provenance.corpus.shards import read_part
 from provenance.features.featurise import Featuriser, featurise_one, featuriser, read_features
 from provenance.features.gradients import gradient_features
 from provenance.features.plan import comparisons_of, load_plan
@@ -37,7 +37,7 @@ from provenance.influence.night_scores import query_key
 from provenance.inputs.frozen import PART_OUTPUTS
 from provenance.inputs.night import Night
 from provenance.local.attribute import Request, attribute, folder_night, score_every_example
-from provenance.models.model import all_losses, forward_and_backward
+from provenance.models.model import all_losses, examples_in, forward_and_backward
 from provenance.royalty import estimate as numerics
 from provenance.royalty.outcomes import Outcomes
 
@@ -98,12 +98,12 @@ def _features(setup: Setup) -> dict[str, Any]:
         planned, maker = load_plan(store, night.folder), featuriser(local, night)
         for source in planned.sources:
             file = planned.of(source)[0][0]
-            contents = store.read_table(part_key(file.part), columns=["content"])["content"].to_list()
+            examples = examples_in(read_part(store, file.part, "content", "prompt"))
             adapter, module = maker.open(source)
             options: dict[str, Any] = {"projection": maker.projection, "checkpoint": source, "batch_size": maker.batch_size}
             times = _in_turns(
-                bare=partial(forward_and_backward, adapter, module, contents, maker.batch_size),
-                features=partial(gradient_features, adapter, module, contents, **options),
+                bare=partial(forward_and_backward, adapter, module, examples, maker.batch_size),
+                features=partial(gradient_features, adapter, module, examples, **options),
                 written=partial(featurise_one, maker, file),
             )
             stored = sum(array.nbytes for array in load_tensors(store.read(file.key)).values())
@@ -260,11 +260,11 @@ def _likelihoods(setup: Setup) -> dict[str, Any]:
     """CPU time of a forward pass over the outputs, as each counterfactual model takes it, against forward and backward."""
     with setup.alone() as (local, night):
         adapter, module = featuriser(local, night).open(night.checkpoints[-1])
-        contents = night.read_outputs(local.store)["content"].to_list()
+        outputs = examples_in(night.read_outputs(local.store))
         size = local.settings.features.batch_size
         times = _in_turns(
-            bare=partial(forward_and_backward, adapter, module, contents, size),
-            forward=partial(all_losses, adapter, module, contents, batch_size=size),
+            bare=partial(forward_and_backward, adapter, module, outputs, size),
+            forward=partial(all_losses, adapter, module, outputs, batch_size=size),
         )
     return {**times, "ratio": times["forward"] / times["bare"]}
 

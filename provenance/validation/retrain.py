@@ -15,10 +15,11 @@ import numpy as np
 
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
+from provenance.corpus.delivery import identities
 from provenance.inputs.night import Night, subject_of_night
 from provenance.models.counterfactual_checks import check_same_recipe
 from provenance.models.counterfactual_training import EXAMPLE_COLUMNS, compute_trainings
-from provenance.models.model import all_losses, read_model
+from provenance.models.model import all_losses, examples_in, read_model
 from provenance.models.subject import Subject, recipe_of
 from provenance.models.trainer import check_trainable, train_model
 
@@ -67,7 +68,7 @@ def retrain(where: Where, night: Night, masks: np.ndarray, seeds: int | Sequence
 def jobs(where: Where, night: Night, masks: np.ndarray, seeds: Sequence[int]) -> list[Job]:
     """The jobs of `retrain`, one for each mask; nothing is trained yet. ModelError: the adapter has no training."""
     subject = _subject(where, night)
-    model, contents = subject.open(), subject.read("content_sha256")["content_sha256"].to_numpy()
+    model, contents = subject.open(), np.asarray(identities(subject.read("content_sha256", "prompt")))
     check_trainable(model)
     base = model.files[model.card.checkpoints[0].file]
     inputs = {"version": VERSION, "recipe": recipe_of(model), "base": base, "outputs": _outputs(subject.store, night)}
@@ -88,8 +89,9 @@ def base_and_served(where: Where, night: Night) -> np.ndarray:
     return -losses(where, night, passes, "likelihoods of outputs")
 
 
-def _outputs(store: Store, night: Night) -> list[tuple[str, ...]]:
-    return night.read_outputs(store).select("output_id", "content_sha256").rows()
+def _outputs(store: Store, night: Night) -> list[tuple[str, str]]:
+    outputs = night.read_outputs(store)
+    return list(zip(outputs["output_id"], identities(outputs), strict=True))
 
 
 def missing(store: Store, wanted: Sequence[Job]) -> list[Job]:
@@ -114,7 +116,7 @@ def _subject(where: Where, night: Night) -> Subject:
 
 def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
     subject, night = shared
-    outputs, model = night.read_outputs(subject.store).select("output_id", "content"), subject.open()
+    outputs, model = night.read_outputs(subject.store), subject.open()
     with tempfile.TemporaryDirectory() as folder:
         if job.seed is not None:
             works = subject.read(*EXAMPLE_COLUMNS, rows=job.examples or [0])
@@ -123,5 +125,5 @@ def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
             check_same_recipe(model, trained)
             model = trained
         module = model.load(model.card.checkpoints[job.checkpoint])
-        values = all_losses(model.adapter(), module, outputs["content"].to_list(), batch_size=BATCH)
+        values = all_losses(model.adapter(), module, examples_in(outputs), batch_size=BATCH)
     subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=values))

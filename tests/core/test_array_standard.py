@@ -13,7 +13,7 @@ from provenance.features.statistics import gather
 from provenance.features.words import word_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Sampled, fit, prepare, score
-from provenance.models.model import read_model
+from provenance.models.model import examples_in, read_model
 
 WHERE = {"projection": Projection(dense=64, token_rank=4), "batch_size": 8}
 
@@ -24,14 +24,14 @@ def run(folder, xp):
     checkpoint = model.card.checkpoints[1]
     adapter, module = model.adapter(), model.load(checkpoint)
     where = {**WHERE, "checkpoint": checkpoint.file, "xp": xp}
-    contents = corpus_frames()["examples"]["content"].to_list()[:24]
-    rows = gradient_features(adapter, module, contents, **where)
+    examples = examples_in(corpus_frames()["examples"])[:24]
+    rows = gradient_features(adapter, module, examples, **where)
     stored = decode(encode(rows, dense_bits=8, sparse_bits=4), xp)
-    batches = list(sampled_features(adapter, module, contents[:8], draws=2, **where))
+    batches = list(sampled_features(adapter, module, examples[:8], draws=2, **where))
     data, drawn = [batch.data for batch in batches[::2]], [batch.sampled for batch in batches]
     products, terms = sum(gram(batch.terms) for batch in batches), sum(batch.terms.shape[0] for batch in batches)
     sampled = Sampled(move(concatenate(data), np), move(concatenate(drawn), np), to_numpy(products), terms)
-    outputs = move(gradient_features(adapter, module, outputs_frame()["content"].to_list(), **where), np)
+    outputs = move(gradient_features(adapter, module, examples_in(outputs_frame()), **where), np)
     queries = prepare(fit("curved", gather(stored), sampled), outputs, xp)
     return np.stack([to_numpy(component) for component in score(queries, stored)])
 

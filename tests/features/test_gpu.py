@@ -14,7 +14,7 @@ from provenance.features.projection import Projection
 from provenance.features.sampled import sampled_features
 from provenance.features.statistics import gather
 from provenance.influence.methods import Sampled, fit, prepare, score
-from provenance.models.model import read_model
+from provenance.models.model import examples_in, read_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_count(), reason="no CUDA device and CuPy")]
 PROJECTION = Projection(dense=256, token_rank=8)
@@ -22,12 +22,12 @@ PROJECTION = Projection(dense=256, token_rank=8)
 
 def features_on(device, folder):
     model = read_model(folder)
-    contents = corpus_frames()["examples"]["content"].to_list()
+    examples = examples_in(corpus_frames()["examples"])
     checkpoint = model.card.checkpoints[1]
     module = model.load(checkpoint, device=device)
     options = {"projection": PROJECTION, "checkpoint": checkpoint.file, "batch_size": 16}
-    rows = gradient_features(model.adapter(), module, contents, **options)
-    sampled = list(sampled_features(model.adapter(), module, contents, draws=1, **options))
+    rows = gradient_features(model.adapter(), module, examples, **options)
+    sampled = list(sampled_features(model.adapter(), module, examples, draws=1, **options))
     return rows, sampled
 
 

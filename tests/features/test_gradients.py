@@ -18,6 +18,7 @@ from provenance.features.layers import layout
 from provenance.features.projection import Projection, matrices
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.adapters.denoiser import Denoiser
+from provenance.models.model import Example
 
 CONTENTS = [*corpus_frames()["examples"]["content"].to_list()[:7], b"short", b"x"]
 PROJECTION = Projection(seed=3, dense=200, dense_alone=200, token_rank=3)
@@ -109,7 +110,7 @@ ONE_BY_ONE = ["linear, batch by batch", "positions, side by side"]
 
 def features(adapter, module, contents=CONTENTS, *, batch_size=4, checkpoint="c", **more):
     options = {"projection": PROJECTION, "checkpoint": checkpoint, "batch_size": batch_size}
-    return gradient_features(adapter, module, contents, **options, **more)
+    return gradient_features(adapter, module, list(map(Example, contents)), **options, **more)
 
 
 def dense_of(adapter, module, contents, checkpoint):
@@ -154,8 +155,8 @@ def test_token_rows_are_the_rows_of_the_gradient(name, tmp_path):
     tied = module.lm_head.weight is module.get_input_embeddings().weight
     for row, content in enumerate(CONTENTS):
         head, inputs = np.zeros((257, 16)), np.zeros((257, 16))
-        states = module(input_ids=adapter.collate([content])[:, :-1], output_hidden_states=True)
-        ids = adapter.collate([content])[0]
+        states = module(input_ids=adapter.collate([content]).ids[:, :-1], output_hidden_states=True)
+        ids = adapter.collate([content]).ids[0]
         errors = states.logits.softmax(-1)[0].detach()
         errors[torch.arange(len(ids) - 1), ids[1:]] -= 1
         head = (errors.T @ states.hidden_states[-1][0].detach()).numpy()  # every row, targets or not

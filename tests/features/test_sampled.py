@@ -9,6 +9,7 @@ from torch.nn import functional
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
+from provenance.models.model import Example
 
 WHOLE = Projection(dense=10**6, dense_alone=10**6)  # no side is projected, so that features are gradients
 CONTENTS = [b"ab", b"cd", b"ef", b"gh"]
@@ -16,7 +17,7 @@ OPTIONS = {"projection": WHOLE, "checkpoint": "c", "batch_size": 4}
 
 
 def sampled(adapter, module, draws=1, **changes):
-    return sampled_features(adapter, module, CONTENTS, draws=draws, **{**OPTIONS, **changes})
+    return sampled_features(adapter, module, list(map(Example, CONTENTS)), draws=draws, **{**OPTIONS, **changes})
 
 
 class Classes:
@@ -155,7 +156,7 @@ def test_classes_may_be_the_middle_axis_and_only_the_output_that_the_loss_uses_i
 
 def test_the_data_rows_are_the_gradient_features_and_the_same_batch_draws_the_same_targets():
     module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
-    expected = gradient_features(Classes(flat), module, CONTENTS, **OPTIONS).dense
+    expected = gradient_features(Classes(flat), module, list(map(Example, CONTENTS)), **OPTIONS).dense
     (batch,) = sampled(Classes(flat), module)
     assert np.allclose(batch.data.dense, expected, rtol=1e-4, atol=1e-6)
     first, again, other = (next(sampled(Classes(flat), module, checkpoint=name)).sampled.dense for name in "ccd")

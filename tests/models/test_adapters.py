@@ -8,11 +8,11 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.adapters.denoiser import Denoiser
 from provenance.models.adapters.event_sequence import EventSequence
-from provenance.models.model import read_model
+from provenance.models.model import Example, example_losses, read_model
 
 
 def image(size=8, colour=200, mode="L"):
@@ -68,7 +68,7 @@ def test_retraining_from_the_folder_repeats_the_run(gpt2, tmp_path):
 
 def test_sequences_begin_with_the_architectures_token_and_a_content_that_is_no_text_is_named(gpt2):
     words(gpt2)
-    ids = CausalLM(gpt2).collate([b"a cat sat", b"cat"])
+    ids = CausalLM(gpt2).collate([b"a cat sat", b"cat"]).ids
     assert ids[:, 0].tolist() == [299, 299]
     assert (ids[1] == -100).sum() == 2
     with pytest.raises(ModelError, match=r"example 1 of the batch: expected UTF-8, which the tokenizer reads"):
@@ -123,3 +123,30 @@ def test_what_is_beyond_the_architecture_and_training_on_nothing_are_named(gpt2,
         EventSequence(gpt2, events=300)
     with pytest.raises(ModelError, match="training: expected at least one content, found none"):
         CausalLM(gpt2).train([], seed=1, folder=tmp_path)
+
+
+@pytest.mark.parametrize("begin", [256, None])
+def test_a_prompt_conditions_the_loss_and_has_none_itself(begin, gpt2):
+    adapter = CausalLM(gpt2)
+    adapter.begin = begin
+    module = adapter.module().eval()
+
+    def of(content):
+        return adapter.loss(module, adapter.collate([content]))[0].item()
+
+    asked = [Example(b"lo world", b"hel"), Example(b"alone"), Example(b"no", b"")]
+    expected = [of(b"hello world") - of(b"hel"), of(b"alone"), of(b"no")]
+    assert example_losses(adapter, module, asked).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_prompt_is_refused_by_name_where_the_adapter_cannot_condition(tmp_path):
+    adapter = Denoiser(tmp_path, size=8)
+    with pytest.raises(
+        ExampleError, match="prompt of example 1 of the batch: expected no prompt, because this adapter does not"
+    ):
+        example_losses(adapter, adapter.module(), [Example(image()), Example(image(), b"a cat")])
+
+
+def test_a_prompt_too_long_for_the_context_is_told_apart_from_its_content(gpt2):
+    with pytest.raises(ExampleError, match="at most 20 bytes, the model's context, found 4 bytes after a prompt of 17"):
+        CausalLM(gpt2).collate([b"four"], [b"p" * 17])

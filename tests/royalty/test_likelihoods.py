@@ -13,7 +13,7 @@ from provenance.core.store import canonical_json
 from provenance.local.attribute import folder_night
 from provenance.models.counterfactual_records import read_record
 from provenance.models.frozen import fetch_model
-from provenance.models.model import all_losses, read_model
+from provenance.models.model import all_losses, examples_in, read_model
 from provenance.royalty.likelihoods import BASE, SERVED, read_likelihoods
 from provenance.royalty.stage import likelihoods
 from tasks.where import local_settings, opened
@@ -41,8 +41,8 @@ def computed(request_of):
 
 
 def losses(model, checkpoint, request):
-    contents = pl.read_parquet(request.outputs).sort("output_id")["content"].to_list()
-    return all_losses(model.adapter(), model.load(model.card.checkpoints[checkpoint]), contents, batch_size=3)
+    outputs = examples_in(pl.read_parquet(request.outputs).sort("output_id"))
+    return all_losses(model.adapter(), model.load(model.card.checkpoints[checkpoint]), outputs, batch_size=3)
 
 
 def asking(request, folder, outputs):

@@ -115,11 +115,11 @@ class Denoiser:
 
         Arguments are those of `training_loop.train_and_save`; the loss is in nats per pixel, up to a constant.
         """
-        images = {content: self._image(row, content) for row, content in enumerate(contents)}
+        images = [self._image(row, content) for row, content in enumerate(contents)]
 
-        def mean_loss(module: torch.nn.Module, batch: list[bytes], draws: torch.Generator) -> torch.Tensor:
-            clean = torch.stack([images[content] for content in batch])
-            shape = (len(batch), self.spread)
+        def mean_loss(module: torch.nn.Module, rows: list[int], draws: torch.Generator) -> torch.Tensor:
+            clean = torch.stack([images[row] for row in rows])
+            shape = (len(rows), self.spread)
             noise = torch.randn((*shape, *clean.shape[1:]), generator=draws)
             # One time from each part of the process, because independent times would add noise to the gradient.
             part = (torch.arange(self.spread) + torch.rand(shape, generator=draws)) / self.spread
@@ -127,7 +127,7 @@ class Denoiser:
             errors = self._errors(module, clean, noise, times) * self.weight[times]
             return errors.mean() * self.steps / clean[0].numel()
 
-        train_and_save(self, contents, mean_loss, seed=seed, folder=folder, **run)
+        train_and_save(self, len(contents), mean_loss, seed=seed, folder=folder, **run)
 
     def sample(self, module: torch.nn.Module, count: int, *, seed: int) -> list[bytes]:
         """New images as PNG files, by the deterministic sampler of Song et al. 2021 (arXiv 2010.02502, eq. 12)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,8 +17,22 @@ IGNORED = -100
 TOKENIZER = "tokenizer.json"
 
 
+class Batch(NamedTuple):
+    """Token ids `(n, longest)`, padded at the end with `IGNORED`; and the targets at each place, `IGNORED` outside contents."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def terms(self) -> int:
+        """The number of tokens with a loss."""
+        return int((self.targets != IGNORED).sum())
+
+
 class Sequences:
     """A causal `transformers` model of token sequences; an adapter defines its tokens with `encode` and `decode`.
+
+    A sequence is the `begin` token, the tokens of the prompt, and those of the content, which alone have a loss.
 
     Args:
         context: the longest content in tokens, by default the architecture's.
@@ -63,40 +77,45 @@ class Sequences:
         module: torch.nn.Module = AutoModelForCausalLM.from_config(self.config)
         return module
 
-    def collate(self, contents: list[bytes]) -> torch.Tensor:
-        """Token ids `(n, longest)`, each row with the `begin` token first and padded with -100.
+    def collate(self, contents: list[bytes], prompts: list[bytes | None] | None = None) -> Batch:
+        """The batch of contents, each after its prompt if it has one.
 
         Raises:
-            ExampleError: a content is longer than the context, or too short to have a likelihood.
+            ExampleError: a content and its prompt are longer than the context, or a content has no token to predict.
         """
+        asked = [(row, prompt) for row, prompt in enumerate(prompts or ()) if prompt is not None]
+        before: list[list[int]] = [[] for _ in contents]
+        for (row, _), tokens in zip(asked, self.encode([prompt for _, prompt in asked]), strict=True):
+            before[row] = tokens
         begin = [] if self.begin is None else [self.begin]
-        sequences = [begin + tokens for tokens in self.encode(contents)]
-        longest = max(map(len, sequences))
-        if longest > self.context + 1:  # the last token is only predicted, so it needs no position
-            row = max(range(len(sequences)), key=lambda row: len(sequences[row]))
-            raise ExampleError(
-                in_batch(row),
-                expected=f"at most {self.context} {self.unit}, the model's context",
-                found=f"{longest - 1} {self.unit}",
-                hint="Split longer works into examples.",
-            )
-        shortest = min(range(len(sequences)), key=lambda row: len(sequences[row]))
-        if len(sequences[shortest]) < 2:
-            found = f"{len(sequences[shortest])} tokens"
-            raise ExampleError(in_batch(shortest), expected="at least one token to predict", found=found)
-        ids = torch.full((len(sequences), longest), IGNORED)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.as_tensor(sequence)
-        return ids
+        rows = [(begin + prompt, content) for prompt, content in zip(before, self.encode(contents), strict=True)]
+        for row, (known, content) in enumerate(rows):
+            # The last token is only predicted, so it needs no position.
+            if len(known) + len(content) > self.context + 1:
+                found = f"{len(content)} {self.unit}"
+                found += f" after a prompt of {len(before[row])}" if before[row] else ""
+                expected = f"at most {self.context} {self.unit}, the model's context"
+                raise ExampleError(in_batch(row), expected=expected, found=found, hint="Split longer works into examples.")
+            if len(known) + len(content) < 2 or not content:
+                raise ExampleError(in_batch(row), expected="at least one token to predict", found=f"{len(content)} tokens")
+        longest = max(len(known) + len(content) for known, content in rows)
+        ids, targets = torch.full((len(rows), longest), IGNORED), torch.full((len(rows), longest), IGNORED)
+        for row, (known, content) in enumerate(rows):
+            end = len(known) + len(content)
+            ids[row, :end] = torch.as_tensor(known + content)
+            first = max(1, len(known))  # nothing predicts the first token of all
+            targets[row, first:end] = ids[row, first:end]
+        return Batch(ids, targets)
 
-    def loss(self, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of each content, summed over its tokens: `(n,)`, in nats."""
-        ids = batch.to(next(module.parameters()).device)
+    def loss(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Negative log-likelihood of each content given its prompt, summed over its tokens: `(n,)`, in nats."""
+        ids, targets = (tokens.to(next(module.parameters()).device) for tokens in batch)
         # Padding is at the end, and a causal model does not see later tokens.
         logits = module(input_ids=ids[:, :-1].clamp(min=0), use_cache=False).logits
         # Flattened, because cross_entropy is several times slower on a CPU with the class axis in the middle.
-        targets = ids[:, 1:].flatten()
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+        )
         return losses.view(len(ids), -1).sum(dim=1)
 
     def complete(
@@ -132,6 +151,7 @@ def train_sequences(
     *,
     seed: int,
     folder: Path,
+    prompts: Sequence[bytes | None] | None = None,
     model_id: str = "",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
@@ -144,8 +164,8 @@ def train_sequences(
         if folder != self.folder and (self.folder / name).is_file():
             shutil.copyfile(self.folder / name, folder / name)
 
-    def mean_loss(module: torch.nn.Module, batch: list[bytes], _: torch.Generator) -> torch.Tensor:
-        ids = self.collate(batch)
-        return self.loss(module, ids).sum() / (ids[:, 1:] != IGNORED).sum()
+    def mean_loss(module: torch.nn.Module, rows: list[int], _: torch.Generator) -> torch.Tensor:
+        batch = self.collate([contents[row] for row in rows], None if prompts is None else [prompts[row] for row in rows])
+        return self.loss(module, batch).sum() / batch.terms
 
-    train_and_save(self, contents, mean_loss, seed=seed, folder=folder, model_id=model_id, progress=progress)
+    train_and_save(self, len(contents), mean_loss, seed=seed, folder=folder, model_id=model_id, progress=progress)

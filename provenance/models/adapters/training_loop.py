@@ -50,8 +50,8 @@ class Trained(Adapter, Protocol):
 
 def train_and_save(
     adapter: Trained,
-    contents: Sequence[bytes],
-    mean_loss: Callable[[torch.nn.Module, list[bytes], torch.Generator], torch.Tensor],
+    contents: int,
+    mean_loss: Callable[[torch.nn.Module, list[int], torch.Generator], torch.Tensor],
     *,
     seed: int,
     folder: Path,
@@ -61,7 +61,9 @@ def train_and_save(
     """Train an adapter's module from scratch and write its checkpoints and, last, `model.toml`.
 
     Args:
-        mean_loss: the loss of a batch per term (token, pixel); its generator is for random numbers of training.
+        contents: the number of contents.
+        mean_loss: the loss of a batch of contents, by number, per term (token, pixel); its generator is for random numbers of
+            training.
         seed: of the fresh weights, of the order of examples and of that generator.
         folder: the folder to write; the caller writes files of the architecture.
         model_id: by default the folder's name.
@@ -75,7 +77,7 @@ def train_and_save(
         torch.manual_seed(seed)
         module = adapter.module().train()
     draws = torch.Generator().manual_seed(seed)
-    steps = max(1, round(recipe.epochs * len(contents) / recipe.batch_size))
+    steps = max(1, round(recipe.epochs * contents / recipe.batch_size))
     keep_at = {max(1, round(part * steps)) for part in recipe.keep}
     parameters = list(module.parameters())
     # Fused, because steps of small models are short, and an audit trains hundreds of them.
@@ -86,12 +88,12 @@ def train_and_save(
     rate_sum = 0.0
     for step in range(1, steps + 1):
         while len(queue) < recipe.batch_size:
-            queue += torch.randperm(len(contents), generator=draws).tolist()
+            queue += torch.randperm(contents, generator=draws).tolist()
         batch, queue = queue[: recipe.batch_size], queue[recipe.batch_size :]
         rate = recipe.learning_rate * schedule(step / steps, recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = mean_loss(module, [contents[row] for row in batch], draws)
+        loss = mean_loss(module, batch, draws)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
