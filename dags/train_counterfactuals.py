@@ -6,7 +6,8 @@ Shares are computed from them: the change of an output's likelihood when works o
 added. A model without them is paid by the fallback of its contract. Run it after `ingest_corpus`, whenever a new model is
 served or another corpus is delivered; it trains only what is missing. The number is in the settings (`[counterfactuals]
 trainings`): the set costs that many trainings on everything, once for a model. Models trained by a command of `model.toml`
-count once the whole set exists and has been checked to know its works.
+count once the whole set exists and has been checked to know its works. Where other machines have the GPUs, the settings name
+their `queue`, a `pool` or an `executor_config` for the mapped task; with `in_task` it trains there itself.
 
 **Failed?** Finished trainings are kept: clear the task, and it goes on with those that are missing. A task that failed without
 a retry met bad input: the error in its log, below *Task failed with exception*, names it, such as an adapter that cannot train.
@@ -17,7 +18,7 @@ from datetime import datetime
 
 from airflow.sdk import dag, task
 
-from tasks.dag_parameters import task_defaults
+from tasks.dag_parameters import task_defaults, training_place
 from tasks.notify import failed
 from tasks.stages import run
 
@@ -33,13 +34,13 @@ from tasks.stages import run
     default_args=task_defaults("data"),
 )
 def train_counterfactuals() -> None:
-    """The missing trainings in groups, two groups at a time."""
+    """The missing trainings in groups, a few groups at a time."""
 
     @task(task_id="counterfactuals.plan")
     def plan() -> list[list[str]]:
         return run("counterfactuals.plan")
 
-    @task(task_id="counterfactuals.train", max_active_tis_per_dag=2)
+    @task(task_id="counterfactuals.train", **training_place())
     def train(names: list[str]) -> int:
         return run("counterfactuals.train", names)
 

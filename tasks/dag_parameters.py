@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import ContractError, InputError, did_you_mean, parse_day
+from provenance.core.errors import ContractError, InputError, SettingsError, did_you_mean, parse_day
+from provenance.core.settings import CounterfactualSettings
 from tasks.lineage import CALLBACKS
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from provenance.settlement.approvals import Approval
@@ -29,6 +31,19 @@ def task_defaults(owner: str) -> dict[str, Any]:
 
     policy = ExceptionRetryPolicy(rules=[RetryRule(exception=error, action=RetryAction.FAIL) for error in LASTING])
     return {"owner": owner, "retries": 2, "retry_delay": timedelta(minutes=1), "retry_policy": policy, **CALLBACKS}
+
+
+def training_place() -> dict[str, Any]:
+    """Arguments of the mapped task that trains: where it runs, and how many at a time, as `[counterfactuals]` says.
+
+    Wrong settings give the defaults, so that the first task reports them, and not every DAG.
+    """
+    try:
+        settings = load().counterfactuals
+    except SettingsError:
+        settings = CounterfactualSettings()
+    place = settings.model_dump(include={"queue", "pool", "executor_config"})
+    return {"max_active_tis_per_dag": settings.at_once} | {name: value for name, value in place.items() if value}
 
 
 def form_value(params: Mapping[str, str | None], name: str) -> str | None:

@@ -111,16 +111,20 @@ class ModelSettings(_Section):
 class FeatureSettings(_Section):
     dense: Annotated[int, Field(ge=1, le=8192)] = 1536
     dense_alone: Annotated[int, Field(ge=1, le=8192)] = 4096
+    dense_most: Annotated[int, Field(ge=1, le=32_768)] = 8192
+    least_rank: Annotated[int, Field(ge=1, le=64)] = 8
     token_rank: Annotated[int, Field(ge=1)] = 32
     dense_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 8
     sparse_bits: Annotated[Literal[4, 8, 32], BeforeValidator(int)] = 4
     seed: int = 20_261_120
     batch_size: Annotated[int, Field(ge=1)] = 32
+    memory_gb: Annotated[float, Field(gt=0)] = 8.0
+    unfollowed: Literal["refuse", "leave_out"] = "refuse"
 
     @property
     def projection(self) -> dict[str, int]:
         """The fields of the `Projection`."""
-        return self.model_dump(include={"seed", "dense", "dense_alone", "token_rank"})
+        return self.model_dump(include={"seed", "dense", "dense_alone", "dense_most", "least_rank", "token_rank"})
 
 
 class InfluenceSettings(_Section):
@@ -145,6 +149,11 @@ class RoyaltySettings(_Section):
 class CounterfactualSettings(_Section):
     trainings: Annotated[int, Field(ge=0, le=256)] = 16
     groups: Annotated[int, Field(ge=1, le=64)] = 8
+    at_once: Annotated[int, Field(ge=1, le=64)] = 2
+    in_task: bool = False
+    queue: str = ""
+    pool: str = ""
+    executor_config: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
 
 
 class RightsSettings(_Section):

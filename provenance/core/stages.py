@@ -22,7 +22,7 @@ class Stage:
 
     Attributes:
         reads, writes: names of datasets, as in lineage.
-        maps: whether it maps over shards on the workers.
+        maps: whether it computes on the workers.
         function: `module:name` where it is not `provenance.<package>.stage:<function>`; empty for a person's task.
     """
 
@@ -47,7 +47,7 @@ class Stage:
 FREEZE = Stage("inputs.freeze", ("corpus", "outputs"), ("inputs", "model"))
 # Stages that a replay computes again from frozen inputs; each takes the night's folder.
 COMPUTED = (
-    Stage("features.plan", ("inputs", "corpus", "outputs", "model"), ("plan",)),
+    Stage("features.plan", ("inputs", "corpus", "outputs", "model"), ("plan",), maps=True),
     Stage("features.featurise", ("plan", "corpus", "outputs", "model"), ("features",), maps=True),
     Stage("influence.fit_curvature", ("plan", "features", "corpus", "model"), ("curvature",), maps=True),
     Stage("influence.score", ("plan", "features", "curvature", "corpus"), ("influence",), maps=True),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -31,6 +31,9 @@ import polars as pl
 from botocore.exceptions import FlexibleChecksumError
 from fsspec.implementations.local import LocalFileSystem
 
+from provenance.core.canonical import canonical_json as canonical_json  # noqa: PLC0414 - others import it from here
+from provenance.core.canonical import digest as digest  # noqa: PLC0414
+from provenance.core.canonical import sha256 as sha256  # noqa: PLC0414
 from provenance.core.errors import StoreError, StoreUnavailable
 from provenance.core.text import ESCAPED, FORMULA
 
@@ -38,6 +41,8 @@ from provenance.core.text import ESCAPED, FORMULA
 RETRIES = {"retries": {"mode": "standard", "max_attempts": 6}}
 # Attempts to read an object whose body does not match its size or checksum.
 READS = 4
+# Larger files are copied piece by piece, and never held in memory whole.
+LARGE, PIECE = 2**28, 2**24
 # Packages whose errors about S3 are no OSErrors.
 CLIENTS = {"botocore", "aiobotocore", "aiohttp"}
 
@@ -66,21 +71,6 @@ def _code(error: BaseException) -> str:
     """The S3 code behind an error of s3fs, else the name of the error."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code") or type(error).__name__)
-
-
-def canonical_json(value: object) -> bytes:
-    """The canonical spelling of a JSON value, for digests; ends in a newline."""
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON value in its canonical spelling, as hex."""
-    return sha256(canonical_json(value))
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 of bytes, as hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def to_parquet(frame: pl.DataFrame) -> bytes:
@@ -217,6 +207,17 @@ class Store:
             else:
                 self.fs.pipe_file(path, data)
 
+    def write_file(self, key: str, path: Path) -> None:
+        """Write a file of this machine as an object; replaces an earlier one atomically."""
+        if path.stat().st_size < LARGE:
+            self.write(key, path.read_bytes())
+            return
+        with self._explained(key, "a writable store"):
+            if self._is_local:
+                os.replace(self._write_aside(self.path(key), path), self.path(key))
+            else:
+                self.fs.put_file(str(path), self.path(key))
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none; False if there is one. Exclusive between processes, too."""
         path = self.path(key)
@@ -297,12 +298,14 @@ class Store:
             for name, expected in files.items():
                 if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                     raise StoreError(self.locate(prefix), expected="names of files below it", found=repr(name))
-                data = self.read(f"{prefix}/{name}")
-                if sha256(data) != expected:
-                    raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=sha256(data))
                 target = aside / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
+                with target.open("xb+") as file:
+                    file.writelines(self._pieces(f"{prefix}/{name}"))
+                    file.seek(0)
+                    found = file_digest(file, "sha256").hexdigest()
+                if found != expected:
+                    raise StoreError(self.locate(f"{prefix}/{name}"), expected=f"SHA-256 {expected}", found=found)
             try:
                 aside.rename(folder)
             except OSError:  # another process has copied the same bytes first
@@ -320,7 +323,22 @@ class Store:
     def _is_local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
-    def _write_aside(self, path: str, data: bytes) -> str:
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        """The bytes of an object; those of a large one piece by piece."""
+        path = self.path(key)
+        with self._explained(key, "a readable object"):
+            try:
+                large = self.fs.info(path)["size"] >= LARGE
+            except FileNotFoundError:
+                large = False
+            if not large:
+                yield self.read(key)  # which names what is missing
+                return
+            with self.fs.open(path, "rb", block_size=PIECE) as file:
+                while piece := file.read(PIECE):
+                    yield piece
+
+    def _write_aside(self, path: str, data: bytes | Path) -> str:
         folder, name = os.path.split(path)
         try:
             os.makedirs(folder, exist_ok=True)
@@ -329,7 +347,11 @@ class Store:
         aside = f"{folder}/.{name}.{uuid.uuid4().hex}"
         try:
             with open(aside, "xb") as file:
-                file.write(data)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, PIECE)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

@@ -82,10 +82,11 @@ class Databases(Protocol):
         """A connection for locks alone; the ledger need not exist."""
 
 
+@dataclass(frozen=True)
 class SerialWorkers:
     """Workers that are a loop in this process."""
 
-    device = "cpu"
+    device: str = "cpu"
 
     def map(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -96,6 +97,13 @@ def read_corpus(store: Store, folder: str) -> Corpus:
             pl.DataFrame(schema=ASSERTIONS.schema) if assertions is None else assertions, assertions_file
         ),
     )
+
+
+def read_corpus_folder(folder: Path) -> Corpus:
+    """Read and check a corpus in a folder of this machine."""
+    if not folder.is_dir():
+        raise ContractError(str(folder), expected="a corpus folder with examples.parquet", found="no such folder")
+    return read_corpus(Store(f"file://{folder.resolve().parent}", {}), folder.resolve().name)
 
 
 def read_delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | None, str]:

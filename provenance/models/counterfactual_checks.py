@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from safetensors.torch import load_file
 from scipy.stats import ttest_ind
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
 from provenance.corpus.rights.manifest import Manifest
-from provenance.models.counterfactual_records import MANIFEST, Record, records, trained_on
-from provenance.models.frozen import fetch_model
+from provenance.models.counterfactual_records import Record, records, trained_on
+from provenance.models.frozen import close_models, open_model
 from provenance.models.model import Model, all_losses, examples_in
 from provenance.models.partition_plan import BOUNDS
 from provenance.models.subject import Subject, recipe_of, works_served
+from provenance.models.writing import MANIFEST
 
 log = logging.getLogger("provenance.counterfactuals")
 
@@ -46,8 +49,9 @@ def check_same_recipe(served: Model, trained: Model) -> None:
     rows: list[tuple[str, object, object]] = [("key 'adapter'", ours.adapter, theirs.adapter)]
     names = sorted({*theirs.adapter_args, *ours.adapter_args})
     rows += [(f"adapter_args.{name}", ours.adapter_args.get(name), theirs.adapter_args.get(name)) for name in names]
-    training = ours.training.model_dump(exclude={"manifest", "command"}, exclude_none=True)
-    rows += [(f"training.{name}", value, getattr(theirs.training, name)) for name, value in training.items()]
+    wanted, actual = ours.training.decisive(), theirs.training.decisive()
+    wanted.pop("command", None)
+    rows += [(f"training.{name}", value, actual.get(name)) for name, value in wanted.items()]
     for key, expected, found in rows:
         if found != expected:
             raise ModelError(f"{where}: {key}", expected=f"{expected!r}, the value of the model served", found=repr(found))
@@ -56,6 +60,18 @@ def check_same_recipe(served: Model, trained: Model) -> None:
         differing = [name for name in files if trained.files.get(name) != served.files.get(name)]
         difference = f"a different {', '.join(differing) or 'code of the adapter'}"
         raise ModelError(where, expected="the architecture of the model served", found=difference)
+    if ours.training.start == "base" and not same_start(served, trained):
+        expected = f"the weights of {ours.checkpoints[0].file} of the model served, which its training started from"
+        raise ModelError(f"{trained.folder / theirs.checkpoints[0].file}", expected=expected, found="others")
+
+
+def same_start(one: Model, other: Model) -> bool:
+    """Whether the first checkpoints of two models hold the same weights."""
+    files = [(model, model.card.checkpoints[0].file) for model in (one, other)]
+    if len({model.files[file] for model, file in files}) == 1:
+        return True
+    before, after = (load_file(model.folder / file) for model, file in files)
+    return before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def check_works(manifest: Manifest, works: dict[str, Counter[str]], where: str) -> None:
@@ -91,8 +107,10 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
     for row, record in enumerate(models):
         works = {work: set(digests) for work, digests in trained_on(subject.store, record).works.items()}
         listed[row] = [content in works.get(work, ()) for work, content in keys]
-        model = fetch_model(subject.store, record.folder, record.files, subject.cache)
-        losses[row] = all_losses(model.adapter(), model.load(model.card.checkpoints[-1]), given, batch_size=BATCH)
+        frozen = record.folder, record.files, record.checkpoint
+        adapter, module = open_model(subject.store, *frozen, cache=subject.cache, device="cpu")
+        losses[row] = all_losses(adapter, module, given, batch_size=BATCH)
+    close_models()
     losses /= [len(example.content) for example in given]
     strata, names = np.digitize(listed.mean(axis=1), BOUNDS), [record.name for record in models]
     for record in candidates:

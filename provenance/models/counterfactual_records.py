@@ -14,8 +14,9 @@ from provenance.core.errors import ModelError, StoreError
 from provenance.core.store import Store, canonical_json, digest, sha256
 from provenance.core.toml import validated
 from provenance.corpus.rights.manifest import Manifest, read_manifest
+from provenance.models.stored import stored_keys
+from provenance.models.writing import MANIFEST
 
-MANIFEST = "manifest.json"
 # Fields that a record takes from the plan (`partition_plan.Part`).
 PLAN_FIELDS = ("stratum", "partition", "aside", "seed")
 
@@ -89,10 +90,9 @@ def copy_set(source: Store, target: Store, served: str) -> list[Record]:
     """Copy the counterfactual models of a served model to another store; existing files stay as they are."""
     copied = records(source, served)
     for record in copied:
-        for name, expected in record.files.items():
-            key = f"frozen/models/{record.folder}/{name}"
+        for key, name in stored_keys(record.folder, record.files).items():
             if not target.exists(key):
-                data = source.read(key)
+                data, expected = source.read(key), record.files[name]
                 if sha256(data) != expected:
                     raise ModelError(source.locate(key), expected=f"SHA-256 {expected}, as its record says", found=sha256(data))
                 target.write(key, data)

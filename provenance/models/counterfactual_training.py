@@ -25,18 +25,19 @@ from provenance.core.where import Where
 from provenance.corpus.delivery import identities
 from provenance.corpus.rights.manifest import manifest_of, read_manifest
 from provenance.models.counterfactual_checks import check_new, check_same_recipe, check_works
-from provenance.models.counterfactual_records import MANIFEST, PLAN_FIELDS, Record, read_record, records
+from provenance.models.counterfactual_records import PLAN_FIELDS, Record, read_record, records
 from provenance.models.frozen import freeze_model
 from provenance.models.model import Model, keep_ends, read_model
 from provenance.models.partition_plan import Part, plan
 from provenance.models.subject import Subject, owner_of_examples, recipe_of, works_served
 from provenance.models.trainer import check_trainable, train_model
 from provenance.models.training_manifest import state_manifest
+from provenance.models.writing import MANIFEST
 
 log = logging.getLogger("provenance.counterfactuals")
 
 # Increase it when a built-in adapter trains differently: earlier trainings then no longer belong to the set.
-VERSION = 1
+VERSION = 2
 # The stratum of models that were trained elsewhere, and the first number of their partitions, above all planned ones.
 BROUGHT, FIRST_BROUGHT = "brought", 1_000_000
 # Columns of the examples that a training receives.
@@ -98,7 +99,8 @@ def train(where: Where, subject: Subject, trainings: Sequence[Training], only: C
         work = sum(len(training.examples) for training in lacking) / subject.corpus.examples
         log.info("counterfactual models: %d to train, worth %.1f trainings on everything", len(lacking), work)
         what = "counterfactual models"
-        compute_trainings(where, _train_one, subject, lacking, what=what, name=lambda training: training.part.name)
+        shared = subject, where.workers.device
+        compute_trainings(where, _train_one, shared, lacking, what=what, name=lambda training: training.part.name)
     names = {training.name for training in trainings}
     trained = [record for record in records(subject.store, subject.model, unchecked=True) if record.name in names]
     if len(trained) == len(names):
@@ -141,13 +143,14 @@ def compute_trainings(
             log.info("%s: about %s left", what, timedelta(seconds=round(left)))
 
 
-def _train_one(subject: Subject, training: Training) -> None:
+def _train_one(shared: tuple[Subject, str], training: Training) -> None:
     """Train one model, freeze its folder and write its record."""
+    subject, device = shared
     model = subject.open()
     works = subject.read(*EXAMPLE_COLUMNS, rows=training.examples)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        train_model(model, works, seed=training.part.seed, folder=folder)
+        train_model(model, works, seed=training.part.seed, folder=folder, device=device, ends_only=True)
         keep_ends(folder)
         for name in model.other_files():  # such as a tokenizer, which a training need not write
             if not (folder / name).exists():
@@ -156,7 +159,7 @@ def _train_one(subject: Subject, training: Training) -> None:
         state_manifest(folder, manifest_of(works, {"seed": training.part.seed}).as_bytes())
         # An adapter trains on the works that it receives; a command may do anything.
         checked = model.card.training.command is None
-        _register(subject, read_model(folder), training.name, training.part, checked=checked)
+        _register(subject, read_model(folder, base=model.base), training.name, training.part, checked=checked)
 
 
 def _register(subject: Subject, trained: Model, name: str, part: Part, *, checked: bool) -> Record:

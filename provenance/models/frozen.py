@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from provenance.core.errors import ModelError
-from provenance.core.store import Store, digest, sha256
-from provenance.models.model import Adapter, Checkpoint, Model, read_model
+from provenance.core.store import Store, digest
+from provenance.models.model import Adapter, BaseFolder, Checkpoint, Model, read_base, read_model, sha256_of
+from provenance.models.stored import base_digest, base_files, own_files, stored_keys
 
-# The open module of each thread, and its name. Workers may be threads of one process, and each needs its own hooks.
-_OPEN: dict[int, tuple[tuple[str, str, str, Path], tuple[Adapter, torch.nn.Module]]] = {}
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open module.
+
+    Attributes:
+        name: of its model and checkpoint, and where it lies.
+        kind: all that its checkpoints have in common.
+    """
+
+    name: tuple[str, str, str, Path]
+    kind: tuple[str, str]
+    adapter: Adapter
+    module: torch.nn.Module
+
+
+# The open module of each thread. Workers may be threads of one process, and each needs its own hooks.
+_OPEN: dict[int, _Opened] = {}
 
 
 def fetch_model(store: Store, model: str, files: dict[str, str], cache: Path) -> Model:
-    """The frozen model folder, copied to this machine once.
+    """The frozen model folder, copied to this machine once, and its base, copied once for all models that stand on it.
 
     Args:
         cache: the folder of frozen models on this machine.
     """
-    return _read_frozen(store.fetch(f"frozen/models/{model}", files, cache / model))
+    base = base_digest(files)
+    if base:
+        store.fetch(f"frozen/models/{base}", base_files(files), cache / base)
+    folder = store.fetch(f"frozen/models/{model}", own_files(files), cache / model)
+    frozen = _read_frozen(folder, cache / base if base else None)
+    if changed := sorted(name for name, sha in frozen.files.items() if files.get(name) != sha):
+        where, hint = str(frozen.path(changed[0])), "Remove the folder; it is copied from the store again."
+        raise ModelError(where, expected="the file that was frozen", found="another", hint=hint)
+    return frozen
 
 
 # Cached, because reading hashes every file; a folder named by its digest never changes.
-_read_frozen = functools.cache(read_model)
+@functools.cache
+def _read_frozen(folder: Path, base: Path | None) -> Model:
+    return read_model(folder, base=_read_frozen_base(base) if base else None)
+
+
+@functools.cache
+def _read_frozen_base(folder: Path) -> BaseFolder:
+    return read_base(folder, str(folder))
 
 
 def checkpoint_named(model: Model, file: str) -> Checkpoint:
@@ -39,31 +73,35 @@ def open_model(
 ) -> tuple[Adapter, torch.nn.Module]:
     """The adapter of a frozen model, and its module at a checkpoint.
 
-    A worker keeps the last module open until `close_models`, because the next shard mostly needs the same.
+    A worker keeps the last module open until `close_models`, because the next shard mostly needs the same. Of models of one
+    architecture on one base, another opens by loading its trained tensors into the open module.
     """
     thread, name = threading.get_ident(), (model, checkpoint, device, cache)
     opened = _OPEN.pop(thread, None)  # `close_models` in another thread cannot remove it now
-    if opened is None or opened[0] != name:
-        opened = None  # frees its memory before the next module is loaded
+    if opened is None or opened.name != name:
         frozen = fetch_model(store, model, files, cache)
-        opened = name, (frozen.adapter(), frozen.load(checkpoint_named(frozen, checkpoint), device=device))
+        kind = frozen.architecture(), device
+        into = opened.module if frozen.base and opened and opened.kind == kind else None
+        opened = None  # frees its memory before the next module is loaded
+        module = frozen.load(checkpoint_named(frozen, checkpoint), device=device, into=into)
+        opened = _Opened(name, kind, frozen.adapter(), module)
     _OPEN[thread] = opened
-    return opened[1]
+    return opened.adapter, opened.module
 
 
 def close_models() -> None:
     """Close the open modules of this process; a stage runs it on each worker at its end."""
     _OPEN.clear()
+    gc.collect()  # modules may refer to themselves, and bases stay in memory as long as a module does
 
 
 def freeze_model(store: Store, model: Model) -> str:
-    """Copy a model folder under its digest; returns the digest."""
+    """Copy a model folder under its digest, and its base under the base's own; returns the model's digest."""
     name = digest(model.files)
-    for file, expected in model.files.items():
-        key = f"frozen/models/{name}/{file}"
+    for key, file in stored_keys(name, model.files).items():
         if not store.exists(key):
-            data = (model.folder / file).read_bytes()
-            if sha256(data) != expected:
-                raise ModelError(str(model.folder / file), expected=f"SHA-256 {expected}, as a moment ago", found=sha256(data))
-            store.write(key, data)
+            path, expected = model.path(file), model.files[file]
+            if (found := sha256_of(path)) != expected:
+                raise ModelError(str(path), expected=f"SHA-256 {expected}, as a moment ago", found=found)
+            store.write_file(key, path)
     return name

@@ -9,27 +9,55 @@ import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
+from provenance.core.store import digest
 from provenance.core.toml import read_toml
+from provenance.models.recipe import BUILT_IN_RUN, ONCE_ARGUMENTS, Training
+from provenance.models.shared import own_trained, placed
+from provenance.models.stored import BASE, base_files, own_files
+from provenance.models.writing import CARD, RUN, UNFINISHED, tensors_of
 
 if TYPE_CHECKING:
     import polars as pl
 
 BUILT_IN = {
     name: f"provenance.models.adapters.{module}:{name}"
-    for name, module in (("CausalLM", "causal_lm"), ("Denoiser", "denoiser"), ("EventSequence", "event_sequence"))
+    for name, module in (
+        ("CausalLM", "causal_lm"),
+        ("Denoiser", "denoiser"),
+        ("Diffusion", "diffusion"),
+        ("EventSequence", "event_sequence"),
+        ("FromElsewhere", "from_elsewhere"),
+        ("Seq2SeqLM", "seq2seq_lm"),
+    )
 }
 # First bytes of files by torch.save: a zip of pickles since 1.6, a bare pickle before. Reading either can run code.
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# Files of a run that are no part of the model: the state of its optimiser is twice as large as the model.
+OF_A_RUN = ("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scaler*.pt", "rng_state*.pth", "training_args.bin")
+# Files of a base besides its weights: configurations, and tokenizers of every kind.
+BESIDES_WEIGHTS = (
+    "*config.json",
+    "*tokenizer*",
+    "*token*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "tekken.json",
+)
 
 
 class Example(NamedTuple):
@@ -70,22 +98,16 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Training(_Table):
-    """The settings of the training run, as far as they are known.
+class Base(_Table):
+    """The frozen weights on which checkpoints with an adapter (LoRA) stand.
 
     Attributes:
-        manifest: a file of the folder that lists the examples that the model was trained on.
-        command: trains such a model (`trainer.run_command`); without one the adapter's `train` does.
+        folder: a folder with safetensors, relative to the model's.
+        digest: of its files (`BaseFolder.digest`), if it is to be checked.
     """
 
-    optimizer: str | None = None
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
-    weight_decay: float | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    manifest: str | None = None
-    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    folder: str
+    digest: str | None = None
 
 
 class Checkpoint(_Table):
@@ -97,22 +119,59 @@ class Checkpoint(_Table):
 
 
 class ModelCard(_Table):
-    """`model.toml`."""
+    """`model.toml`.
+
+    Attributes:
+        freeze: patterns (`fnmatch`) of the names of parameters that are not trained.
+    """
 
     model_id: str
     adapter: str
     adapter_args: dict[str, Any] = {}
+    freeze: tuple[str, ...] = ()
     training: Training = Training()
+    base: Base | None = None
     checkpoints: tuple[Checkpoint, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_in_one_place(cls, values: Any) -> Any:
+        """Move a recipe in `[adapter_args]`, where built-in adapters once wrote it, to `[training]`."""
+        if not isinstance(values, dict) or values.get("adapter") not in BUILT_IN:
+            return values
+        arguments = dict(values.get("adapter_args", {}))
+        moved = {name: arguments.pop(name) for name in ONCE_ARGUMENTS if name in arguments}
+        if not moved:
+            return values
+        return {**values, "adapter_args": arguments, "training": {**BUILT_IN_RUN, **values.get("training", {}), **moved}}
+
+
+@dataclass(frozen=True)
+class BaseFolder:
+    """A checked base; `files` has the SHA-256 of its weights, configuration and tokenizer by name."""
+
+    folder: Path
+    files: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """The name of its frozen folder."""
+        return digest(self.files)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model folder; `files` has the SHA-256 of every file by its path in the folder."""
+    """A checked model folder.
+
+    Attributes:
+        files: SHA-256 of every file by its path in the folder; those of the base below `base/`.
+        base: the frozen weights that its checkpoints stand on.
+    """
 
     folder: Path
     card: ModelCard
     files: dict[str, str]
+    base: BaseFolder | None = None
 
     @property
     def manifest(self) -> Path | None:
@@ -121,31 +180,57 @@ class Model:
 
     def adapter(self) -> Adapter:
         """The adapter that `model.toml` names."""
-        return load_adapter(self.card, self.folder)
+        return load_adapter(self.card, self.folder, self.base.folder if self.base else None)
 
     def architecture(self) -> str:
-        """Digest of all that decides a gradient besides the weights: the adapter, its arguments and its other files."""
+        """Digest of all that decides a gradient besides the checkpoint: the adapter, its arguments, other files and base."""
         source = "" if self.card.adapter in BUILT_IN else _source_digest(self.adapter())
-        text = json.dumps([self.card.adapter, self.card.adapter_args, self.other_files(), source], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        parts: list[object] = [self.card.adapter, self.card.adapter_args, self.other_files(), source]
+        if self.base or self.card.freeze:
+            parts += [base_files(self.files), list(self.card.freeze)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def other_files(self) -> dict[str, str]:
-        """SHA-256 of the other files: without checkpoints, `model.toml` and the manifest."""
-        excluded = {checkpoint.file for checkpoint in self.card.checkpoints} | {"model.toml", self.card.training.manifest}
-        return {name: sha for name, sha in sorted(self.files.items()) if name not in excluded}
+        """SHA-256 of the other files of its own: without checkpoints, `model.toml` and the manifest."""
+        excluded = {checkpoint.file for checkpoint in self.card.checkpoints} | {CARD, RUN, self.card.training.manifest}
+        return {name: sha for name, sha in sorted(own_files(self.files).items()) if name not in excluded}
 
-    def load(self, checkpoint: Checkpoint, *, device: str = "cpu") -> torch.nn.Module:
+    def path(self, name: str) -> Path:
+        """Where a file of `files` lies on this machine."""
+        if self.base and name.startswith(BASE):
+            return self.base.folder / name.removeprefix(BASE)
+        return self.folder / name
+
+    def load(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        into: torch.nn.Module | None = None,
+    ) -> torch.nn.Module:
         """The module with the weights of a checkpoint, in evaluation mode.
+
+        Args:
+            dtype: of its parameters, by default as the adapter makes them; a checkpoint of another dtype is converted.
+            into: a module of this architecture from an earlier call, to load only the checkpoint's tensors into.
 
         Raises:
             ModelError: naming the first tensor that is missing, left over, of another shape, or not finite.
         """
-        module = self.adapter().module()
+        if into is None:
+            with placed(device):
+                module = self.adapter().module()
+        else:
+            module = into
+        if dtype is not None:
+            for weight in module.parameters():  # no buffers: positions would lose what makes them distinct
+                weight.data = weight.data.to(dtype)
         path = self.folder / checkpoint.file
         stored = _read_tensors(path)
-        state = module.state_dict()
+        every, expected = module.state_dict(), tensors_of(module, trained_only=self.base is not None)
         aliases = _tied_names(module)
-        for name, parameter in state.items():
+        for name, parameter in expected.items():
             where, shape = f"{path}: tensor {name!r}", f"shape {tuple(parameter.shape)}"
             if name not in stored:
                 if any(alias in stored for alias in aliases.get(name, ())):
@@ -154,18 +239,56 @@ class Model:
             if stored[name].shape != parameter.shape:
                 raise ModelError(where, expected=shape, found=f"shape {tuple(stored[name].shape)}")
         for name, tensor in stored.items():
-            if name not in state:
-                raise ModelError(f"{path}: tensor {name!r}", expected="a tensor of the adapter's module", found="none")
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise ModelError(f"{path}: tensor {name!r}", expected="finite weights", found=f"{bad} NaN or infinite")
+            where = f"{path}: tensor {name!r}"
+            if name not in expected and not any(alias in expected for alias in aliases.get(name, ())):
+                found = "one of the base, which is frozen" if name in every else "none"
+                what = "a tensor of the adapter's module" if self.base is None else "trained tensors alone"
+                raise ModelError(where, expected=what, found=found)
+            check_finite(tensor, where)
         module.load_state_dict(stored, strict=False)
         return module.to(device).eval()
 
 
-def read_model(folder: Path) -> Model:
-    """Read and check a model folder: its card is valid, every checkpoint is complete, and none is a pickle."""
-    path = folder / "model.toml"
+def check_finite(tensor: torch.Tensor, where: str) -> None:
+    """Raise ModelError for a weight that is NaN or infinite."""
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ModelError(where, expected="finite weights", found=f"{bad} NaN or infinite")
+
+
+def read_model(folder: Path, *, base: BaseFolder | None = None) -> Model:
+    """Read and check a model folder: its card is valid, every checkpoint is complete, and none is a pickle.
+
+    Args:
+        base: the base, where it does not lie where the card says.
+    """
+    path, card = folder / CARD, read_card(folder)
+    for checkpoint in card.checkpoints:
+        _check_file(f"{path}: checkpoints", folder / checkpoint.file)
+    if card.base is None:
+        base = None
+    elif base is None:
+        base = read_base(folder / card.base.folder, f"{path}: key 'base.folder'")
+    if base and card.base and card.base.digest not in (None, base.digest):
+        hint = "It was changed after the adapter was trained on it."
+        where = f"{path}: key 'base.digest'"
+        raise ModelError(where, expected=f"the digest of {base.folder}, {base.digest}", found=f"{card.base.digest}", hint=hint)
+    files = _own_files(folder, base)
+    if (manifest := card.training.manifest) is not None and manifest not in files:
+        expected = f"a file {manifest} of the folder"
+        raise ModelError(f"{path}: key 'training.manifest'", expected=expected, found="no such file")
+    if base:
+        files |= {f"{BASE}{name}": sha for name, sha in base.files.items()}
+    return Model(folder, card, files, base)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read and check the `model.toml` of a folder."""
+    path = folder / CARD
+    if not path.is_file() and (folder / UNFINISHED).is_file():
+        far = json.loads((folder / UNFINISHED).read_text())
+        found = f"a recording that has come to step {far['step']} of {far['steps']}"
+        raise ModelError(str(path), expected="a recording that has ended", found=found, hint="Resume the training.")
     values = read_toml(path, "a model folder with model.toml", ModelError)
     try:
         card = ModelCard.model_validate(values)
@@ -184,20 +307,76 @@ def read_model(folder: Path) -> Model:
                 expected=f"training order: beyond step {before.step}, learning_rate_sum {before.learning_rate_sum}",
                 found=f"step {after.step}, learning_rate_sum {after.learning_rate_sum}",
             )
-    for checkpoint in card.checkpoints:
-        _check_file(path, folder / checkpoint.file)
-    paths = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    files = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in paths}
-    if (manifest := card.training.manifest) is not None and manifest not in files:
-        expected = f"a file {manifest} of the folder"
-        raise ModelError(f"{path}: key 'training.manifest'", expected=expected, found="no such file")
-    return Model(folder, card, files)
+    return card
+
+
+def read_base(folder: Path, where: str) -> BaseFolder:
+    """Check the frozen weights that an adapter stands on: safetensors, in one file or in the shards of one index.
+
+    Args:
+        where: names the key of the folder in errors.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise ModelError(where, expected="a folder with the base's safetensors", found=f"no such folder: {folder}")
+    for name in ("adapter_config.json", "model.toml"):
+        if (folder / name).exists():
+            expected = "the folder of a whole model alone"
+            raise ModelError(where, expected=expected, found=f"{folder / name}", hint="Merge an adapter into its base first.")
+    weights = _base_weights(folder, where)
+    for name in weights:
+        if not name.endswith(".json"):
+            _check_file(where, folder / name)
+    besides = {file.name for pattern in BESIDES_WEIGHTS for file in folder.glob(pattern) if file.is_file()}
+    names = sorted({*weights, *besides})
+    return BaseFolder(folder, {name: sha256_of(folder / name) for name in names})
+
+
+def _base_weights(folder: Path, where: str) -> list[str]:
+    """The files with a base's weights, and the index of shards if it has one."""
+    for stem in ("model", "diffusion_pytorch_model"):
+        if (index := folder / f"{stem}.safetensors.index.json").is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            except (ValueError, LookupError, AttributeError, TypeError) as error:
+                raise ModelError(str(index), expected="JSON with a weight_map", found=f"{error!r}") from error
+            return [index.name, *shards]
+        if (single := folder / f"{stem}.safetensors").is_file():
+            return [single.name]
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".pth"))
+    if len(found) == 1 and found[0].endswith(".safetensors"):
+        return found
+    hint = "Save it with save_pretrained of transformers, which writes safetensors."
+    expected = "model.safetensors, or model.safetensors.index.json with its shards"
+    raise ModelError(f"{where}: {folder}", expected=expected, found=", ".join(found) or "no weights", hint=hint)
+
+
+def _own_files(folder: Path, base: BaseFolder | None) -> dict[str, str]:
+    """SHA-256 of the files of a model folder, without a base that lies in it and files of its training run."""
+    files = {}
+    inside = base.folder if base and base.folder.is_relative_to(folder.resolve()) else None
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if inside and file.resolve().is_relative_to(inside):
+            continue
+        if not file.is_file() or file.name.startswith(".") or any(fnmatchcase(file.name, p) for p in OF_A_RUN):
+            continue
+        if name.startswith(BASE) and base is not None:
+            raise ModelError(str(file), expected=f"no folder {BASE} beside a base that lies elsewhere", found="a file there")
+        files[name] = sha256_of(file)
+    return files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_ends(folder: Path) -> None:
     """Remove all checkpoints but the base and the last; a counterfactual model needs no others."""
     path = folder / "model.toml"
-    card = read_model(folder).card
+    card = read_card(folder)
     middle = {checkpoint.file for checkpoint in card.checkpoints[1:-1]}
     tables: list[str] = []
     for line in path.read_text().splitlines():
@@ -210,19 +389,24 @@ def keep_ends(folder: Path) -> None:
 
     path.write_text("".join(table for table in tables if not is_middle(table)))
     for file in middle:
-        (folder / file).unlink()
+        (folder / file).unlink(missing_ok=True)
 
 
-def load_adapter(card: ModelCard, folder: Path) -> Adapter:
-    """Import and construct a card's adapter, `package.module:Class` or a built-in name."""
+def load_adapter(card: ModelCard, folder: Path, base: Path | None = None) -> Adapter:
+    """Import and construct a card's adapter, `package.module:Class` or a built-in name.
+
+    Args:
+        base: the folder of the base, which the class receives as `base`, for a model that stands on one.
+    """
     where = f"{folder / 'model.toml'}: key 'adapter'"
     target = BUILT_IN.get(card.adapter, card.adapter)
     if ":" not in target:
         expected = f"package.module:Class or one of {', '.join(BUILT_IN)}"
         raise ModelError(where, expected=expected, found=repr(card.adapter), hint=did_you_mean(card.adapter, BUILT_IN))
     module, _, name = target.partition(":")
+    arguments = card.adapter_args if base is None else {**card.adapter_args, "base": base}
     try:
-        adapter: Adapter = getattr(importlib.import_module(module), name)(folder, **card.adapter_args)
+        adapter: Adapter = getattr(importlib.import_module(module), name)(folder, **arguments)
     except InputError:
         raise
     except ImportError as error:
@@ -234,7 +418,27 @@ def load_adapter(card: ModelCard, folder: Path) -> Adapter:
     if lacking:
         expected = "an adapter with the methods module, collate and loss"
         raise ModelError(where, expected=expected, found=f"{target} without {' and '.join(lacking)}")
+    if card.freeze:
+        # Also for its own training, which calls the same method.
+        where = f"{folder / 'model.toml'}: key 'freeze'"
+        object.__setattr__(adapter, "module", partial(_frozen_module, adapter.module, card.freeze, where))
     return adapter
+
+
+def _frozen_module(make: Callable[[], torch.nn.Module], patterns: Sequence[str], where: str) -> torch.nn.Module:
+    """A module whose parameters with names of the patterns are not trainable."""
+    module = make()
+    names = dict(module.named_parameters())
+    for pattern in patterns:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            hint = did_you_mean(pattern, names)
+            raise ModelError(where, expected="patterns of names of parameters", found=f"{pattern!r}, which none has", hint=hint)
+        for name in matching:
+            names[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise ModelError(where, expected="at least one parameter left to train", found="none")
+    return own_trained(module)
 
 
 def _source_digest(adapter: Adapter) -> str:
@@ -297,9 +501,9 @@ def forward_and_backward(adapter: Adapter, module: torch.nn.Module, examples: Se
     module.zero_grad(set_to_none=True)
 
 
-def _check_file(card: Path, path: Path) -> None:
+def _check_file(where: str, path: Path) -> None:
     if not path.is_file():
-        raise ModelError(f"{card}: checkpoints", expected=f"a file {path.name}", found="no such file")
+        raise ModelError(where, expected=f"a file {path.name}", found="no such file")
     try:
         _read_tensors(path, names_only=True)
     except ModelError:

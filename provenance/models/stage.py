@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from provenance.core.where import Where
+from provenance.core.where import SerialWorkers, Where
 from provenance.corpus.shards import corpus_in_force
 from provenance.models.counterfactual_training import missing_trainings, plan_trainings, train
 from provenance.models.frozen import freeze_model
@@ -29,5 +30,8 @@ def plan_missing(where: Where) -> list[list[str]]:
 
 def train_named(where: Where, names: Sequence[str]) -> int:
     """Compute some of the planned trainings, by name; returns how many the store lacked."""
+    if where.settings.counterfactuals.in_task:
+        workers = SerialWorkers(where.settings.cluster.device)
+        where = replace(where, open_workers=lambda: workers)
     subject = subject_in_force(where)
     return train(where, subject, plan_trainings(subject, where.settings.counterfactuals.trainings), set(names))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from provenance.core.errors import ContractError
 from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
-from provenance.corpus.delivery import read_corpus
+from provenance.corpus.delivery import read_corpus_folder
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.holdings import find_holders, holdings
 from provenance.corpus.ownership import since, valid_on
@@ -73,7 +72,9 @@ def owner_of_examples(subject: Subject) -> pl.DataFrame:
 
 def recipe_of(model: Model) -> str:
     """Digest of the recipe: all that decides a training besides works and seed."""
-    return digest([model.architecture(), model.card.training.model_dump(mode="json", exclude={"manifest"})])
+    training = model.card.training
+    start = model.files[model.card.checkpoints[0].file] if training.start == "base" else None
+    return digest([model.architecture(), training.decisive(), start])
 
 
 def works_served(subject: Subject) -> dict[str, Counter[str]]:
@@ -103,10 +104,7 @@ def subject_of(where: Where, corpus: Path, model: Path, day: date, *, copies: bo
 
 def freeze_folder(store: Store, corpus: Path, shard_examples: int) -> FrozenCorpus:
     """Check and freeze a corpus folder."""
-    if not corpus.is_dir():
-        raise ContractError(str(corpus), expected="a corpus folder with examples.parquet", found="no such folder")
-    delivery = read_corpus(Store(f"file://{corpus.resolve().parent}", {}), corpus.resolve().name)
-    return freeze_corpus(store, delivery, shard_examples=shard_examples)
+    return freeze_corpus(store, read_corpus_folder(corpus), shard_examples=shard_examples)
 
 
 def with_duplicates(store: Store, frozen: FrozenCorpus) -> FrozenCorpus:

@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ModelError
 from provenance.models.model import Model, examples_in, with_prompts
+from provenance.models.recipe import Training
+from provenance.models.writing import CARD
 
 # Last lines of a command's output that an error shows.
 LAST_LINES = 12
 
 
 def check_trainable(model: Model) -> None:
-    """Raise ModelError if the model has neither an adapter that trains nor a training command."""
-    if model.card.training.command is None and not callable(getattr(model.adapter(), "train", None)):
+    """Raise ModelError if another model cannot be trained as this one was.
+
+    It has neither an adapter that trains nor a training command; or what its adapter needs of the recipe is not known.
+    """
+    if model.card.training.command is not None:
+        return
+    adapter: Any = model.adapter()
+    if not callable(getattr(adapter, "train", None)):
         raise ModelError(
             f"adapter {model.card.adapter}",
             expected="a method train(contents, *, seed, folder), or [training] command in model.toml",
             found="neither",
             hint="Or bring models that you have trained: `provenance counterfactuals add`.",
         )
+    if isinstance(recipe := getattr(adapter, "recipe", None), Training):
+        recipe.check(str(model.folder / CARD))
 
 
-def train_model(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -> None:
+def train_model(
+    model: Model, works: pl.DataFrame, *, seed: int, folder: Path, device: str = "cpu", ends_only: bool = False
+) -> None:
     """Train a model by another model's recipe and write its folder.
 
     Args:
         works: examples to train on, with `content` and, optionally, `prompt`; a command sees all columns.
+        device: where an adapter trains, if its `train` has such an argument.
+        ends_only: the checkpoints between the first and the last are not needed.
     """
-    if model.card.training.command is None:
-        train = model.adapter().train  # type: ignore[attr-defined]
-        with_prompts(train, examples_in(works), f"adapter {model.card.adapter}", seed=seed, folder=folder)
-    else:
+    if model.card.training.command is not None:
         run_command(model, works, seed=seed, folder=folder)
+        return
+    adapter: Any = model.adapter()
+    if isinstance(recipe := getattr(adapter, "recipe", None), Training):
+        # Whatever the adapter would write out in full: the architecture is the same.
+        adapter.arguments = dict(model.card.adapter_args)
+        adapter.recipe = recipe.model_copy(update={"keep": (1.0,)}) if ends_only else recipe
+    more = {"device": device} if _takes(adapter.train, "device") else {}
+    with_prompts(adapter.train, examples_in(works), f"adapter {model.card.adapter}", seed=seed, folder=folder, **more)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be called with an argument of that name."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -> None:

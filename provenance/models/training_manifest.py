@@ -12,8 +12,8 @@ from provenance.core.store import Store, sha256
 from provenance.corpus.rights.clearance import COLUMNS
 from provenance.corpus.rights.manifest import Manifest, check_trained_on, contents, manifest_of, read_manifest
 from provenance.corpus.shards import FrozenCorpus, read_examples
-from provenance.models.counterfactual_records import MANIFEST
-from provenance.models.model import Model, read_model
+from provenance.models.model import Model, read_card
+from provenance.models.writing import MANIFEST
 
 
 def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | None:
@@ -44,7 +44,7 @@ def state_manifest(folder: Path, data: bytes) -> None:
         ModelError: there is no model, or its card names another manifest.
     """
     path = folder / "model.toml"
-    before = read_model(folder).card.training.manifest
+    before = read_card(folder).training.manifest
     if before not in (None, MANIFEST):
         raise ModelError(f"{path}: key 'training.manifest'", expected=f"none, or {MANIFEST}", found=repr(before))
     (folder / MANIFEST).write_bytes(data)

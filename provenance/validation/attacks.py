@@ -33,6 +33,7 @@ from provenance.models.counterfactual_training import train_set
 from provenance.models.model import read_model
 from provenance.models.subject import with_duplicates
 from provenance.models.trainer import check_trainable, train_model
+from provenance.models.writing import CARD, MANIFEST, RUN
 from provenance.royalty.shares import BANZHAF, FAITHFUL, FLAT, PROPORTIONAL, SRS
 from provenance.validation.audit import scores_of
 from provenance.validation.coalitions import NODES
@@ -280,8 +281,9 @@ def _trained(attack: Attack, request: Request) -> Path:
         log.info("attacks: training with %s", attack.name)
         aside = folder.with_name(f".{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(request.model, aside, ignore=shutil.ignore_patterns("*.safetensors", "model.toml"))
-        works = attack.corpus.examples.select("work_id", "example_id", "content")
+        own = ("*.safetensors", CARD, MANIFEST, RUN)  # of the model served
+        shutil.copytree(request.model, aside, ignore=shutil.ignore_patterns(*own))
+        works = attack.corpus.examples.select("work_id", "example_id", "content", "prompt")
         train_model(read_model(request.model), works, seed=attack.seed, folder=aside)
         aside.rename(folder)
     return folder

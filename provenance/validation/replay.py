@@ -17,6 +17,7 @@ from provenance.core.where import Where
 from provenance.corpus.shards import corpus_key, load_frozen
 from provenance.inputs.night import load_night
 from provenance.models.counterfactual_records import read_record
+from provenance.models.stored import stored_keys
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 from provenance.settlement.exports.nights import make_export
@@ -75,11 +76,11 @@ def _copy_inputs(store: Store, scratch: Store, manifest: Mapping[str, Any]) -> N
         raise StoreError(store.locate(key), expected=f"digest {inputs['corpus']}", found=corpus.digest)
     parts = [*corpus.parts, *night.outputs, *([night.choices] if night.choices else [])]
     files = {part.key: part.sha256 for part in parts}
-    files |= {f"frozen/models/{night.model}/{name}": digest for name, digest in night.model_files.items()}
+    files |= {key: night.model_files[name] for key, name in stored_keys(night.model, night.model_files).items()}
     for name in night.counterfactuals:
         record = read_record(store, night.model, name)
         scratch.write(record.key, store.read(record.key))
-        files |= {f"frozen/models/{record.folder}/{file}": digest for file, digest in record.files.items()}
+        files |= {key: record.files[name] for key, name in stored_keys(record.folder, record.files).items()}
     for key, digest in files.items():
         data = store.read(key)
         if sha256(data) != digest:

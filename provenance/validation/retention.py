@@ -42,7 +42,8 @@ from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
 from provenance.features.plan import load_plan
 from provenance.influence.night_curvature import fitted_key
 from provenance.inputs.night import REMOVED, VERSIONS, Night, load_night
-from provenance.models.counterfactual_records import records
+from provenance.models.counterfactual_records import Record, records
+from provenance.models.stored import base_digest
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
 
@@ -69,6 +70,7 @@ class SeenNight:
         outputs: keys of the tables with its outputs, and with owners' choices.
         sample: key of the table with the sample of its plan.
         counterfactuals: digests of the folders of its counterfactual models.
+        base: digest of the frozen weights that its model stands on; None for none.
         features: keys of features, statistics and curvature; None without a plan.
         likelihoods: keys of likelihoods; None if they are not known yet.
     """
@@ -83,6 +85,7 @@ class SeenNight:
     features: frozenset[str] | None
     likelihoods: frozenset[str] | None
     counterfactuals: frozenset[str] = frozenset()
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Seen:
         objects: of the store.
         nights: by folder.
         corpora: parts of every frozen corpus, by digest; in_force: the digest of the one that nights read now.
-        counterfactuals: digests of the folders of all counterfactual models, by that of the model served.
+        counterfactuals: digests of the folders of all counterfactual models and of their bases, by that of the model served.
         local: files and folders of this machine that may be removed as a whole, by kind, with the time of the last write and
             the size.
     """
@@ -163,7 +166,8 @@ def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal
     removals = [
         Removal(kind, _span(policy, name), tuple(sorted(groups[kind, name], key=_manifests_first))) for kind, name in ordered
     ]
-    in_use = {night.model for folder, night in seen.nights.items() if fate[folder] is None}
+    whole = [night for folder, night in seen.nights.items() if fate[folder] is None]
+    in_use = {name for night in whole for name in (night.model, night.base) if name}
     return removals + list(_local(seen, in_use, policy, now))
 
 
@@ -220,7 +224,7 @@ def _frozen_names(
     corpora |= {name for name in seen.corpora if now - written.get(corpus_key(name), now) < policy.nights * DAY}
     parts = {key for name in corpora for key in seen.corpora.get(name, ())}
     parts |= {key for night in kept for key in night.outputs} | {key for night in whole for key in night.sample}
-    models = {night.model for night in kept}
+    models = {name for night in kept for name in (night.model, night.base) if name}
     models |= {served for served in seen.counterfactuals if now - _newest_record(seen, served, now) < policy.nights * DAY}
     models |= {folder for served in models for folder in seen.counterfactuals.get(served, ())}
     models |= {folder for night in kept for folder in night.counterfactuals}
@@ -271,8 +275,14 @@ def look(where: Where, logs: Sequence[Path]) -> Seen:
     corpora = {name: frozenset(part.key for part in load_frozen(store, name).parts) for name in frozen}
     in_force = str(store.read_json(CURRENT)["digest"]) if CURRENT in keys else ""
     served = {key.split("/")[1] for key in keys if key.startswith(COUNTERFACTUALS)}
-    folders = {model: frozenset(record.folder for record in records(store, model, unchecked=True)) for model in served}
+    folders = {model: _folders(records(store, model, unchecked=True)) for model in served}
     return Seen(objects, nights, corpora, in_force, folders, local_files(where.settings, logs))
+
+
+def _folders(recorded: Sequence[Record]) -> frozenset[str]:
+    """Digests of the folders of counterfactual models, and of the bases that they stand on."""
+    bases = {base for record in recorded if (base := base_digest(record.files))}
+    return frozenset({record.folder for record in recorded} | bases)
 
 
 def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
@@ -291,6 +301,7 @@ def _named(store: Store, folder: str, keys: set[str]) -> dict[str, Any]:
     return {
         "corpus": night.corpus,
         "model": night.model,
+        "base": base_digest(night.model_files),
         "outputs": frozenset(part.key for part in (*night.outputs, night.choices) if part),
         "sample": sample,
         "features": features,

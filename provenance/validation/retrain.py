@@ -27,7 +27,7 @@ log = logging.getLogger("provenance.retrain")
 
 BATCH = 64
 # Raised when a built-in adapter trains differently, so that older losses are not reused.
-VERSION = 3
+VERSION = 4
 TRUTH = "audits/truth"
 
 
@@ -104,7 +104,7 @@ def losses(where: Where, night: Night, wanted: Sequence[Job], what: str) -> np.n
     """Losses of the outputs, `(jobs, outputs)`; the workers compute those that the store lacks."""
     lacking = missing(where.store, wanted)
     if lacking:
-        shared = (_subject(where, night), night)
+        shared = (_subject(where, night), night, where.workers.device)
         compute_trainings(where, _losses_of, shared, lacking, what=what, name=lambda job: job.key)
     log.info("%s: %d reused, %d trained", what, len(wanted) - len(lacking), len(lacking))
     return np.stack([where.store.read_table(job.key)["loss"].to_numpy() for job in wanted])
@@ -114,14 +114,15 @@ def _subject(where: Where, night: Night) -> Subject:
     return subject_of_night(where.store, night, where.settings.model.cache)
 
 
-def _losses_of(shared: tuple[Subject, Night], job: Job) -> None:
-    subject, night = shared
+def _losses_of(shared: tuple[Subject, Night, str], job: Job) -> None:
+    subject, night, device = shared
     outputs, model = night.read_outputs(subject.store), subject.open()
     with tempfile.TemporaryDirectory() as folder:
-        if job.seed is not None:
+        # A training on nothing ends where it started.
+        if job.seed is not None and (job.examples or model.card.training.start != "base"):
             works = subject.read(*EXAMPLE_COLUMNS, rows=job.examples or [0])
-            train_model(model, works, seed=job.seed, folder=Path(folder) / "model")
-            trained = read_model(Path(folder) / "model")
+            train_model(model, works, seed=job.seed, folder=Path(folder) / "model", device=device, ends_only=True)
+            trained = read_model(Path(folder) / "model", base=model.base)
             check_same_recipe(model, trained)
             model = trained
         module = model.load(model.card.checkpoints[job.checkpoint])

@@ -105,6 +105,25 @@ def test_equal_frames_give_equal_bytes_and_a_digest_is_of_the_value_and_not_of_i
     assert canonical_json({"b": "ü", "a": 1}) == '{\n  "a": 1,\n  "b": "ü"\n}\n'.encode()
 
 
+@pytest.mark.parametrize("large", [1, 2**28])
+def test_files_are_copied_whole_or_in_pieces(any_store, large, tmp_path, monkeypatch):
+    monkeypatch.setattr("provenance.core.store.LARGE", large)
+    monkeypatch.setattr("provenance.core.store.PIECE", 1000)
+    data = bytes(range(256)) * 9
+    (tmp_path / "weights").write_bytes(data)
+    any_store.write("m/weights", b"earlier ones")
+    any_store.write_file("m/weights", tmp_path / "weights")
+    assert any_store.read("m/weights") == data
+    assert any_store.list("m") == ["m/weights"]
+    copied = any_store.fetch("m", {"weights": sha256(data)}, tmp_path / "copy")
+    assert (copied / "weights").read_bytes() == data
+    with pytest.raises(StoreError, match="m/weights: expected SHA-256"):
+        any_store.fetch("m", {"weights": "0" * 64}, tmp_path / "other")
+    with pytest.raises(StoreError, match="m/none: expected an object, found nothing"):
+        any_store.fetch("m", {"none": "0" * 64}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_fetch_refuses_another_content(store, tmp_path):
     store.write("m/file", b"weights")
     with pytest.raises(StoreError, match="m/file: expected SHA-256"):

@@ -162,6 +162,30 @@ def test_counterfactual_models_are_planned_and_then_trained(facts):
     assert tasks == {"counterfactuals.plan": ["counterfactuals.train"], "counterfactuals.train": []}
 
 
+PLACE = """
+import json
+from airflow.dag_processing.dagbag import DagBag
+task = DagBag("dags").dags["train_counterfactuals"].get_task("counterfactuals.train")
+print("PLACE" + json.dumps([task.queue, task.pool, task.executor_config, task.max_active_tis_per_dag]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({}, ["default", "default_pool", {}, 2]),
+        (
+            {"QUEUE": "gpus", "POOL": "training", "EXECUTOR_CONFIG": '{"pod_template_file": "gpu.yaml"}', "AT_ONCE": "4"},
+            ["gpus", "training", {"pod_template_file": "gpu.yaml"}, 4],
+        ),
+        ({"QUEUE": "gpus", "GROUPS": "none"}, ["default", "default_pool", {}, 2]),
+    ],
+)
+def test_settings_say_where_the_task_that_trains_runs(settings, place, tmp_path):
+    environment = {f"PROVENANCE_COUNTERFACTUALS__{name}": value for name, value in settings.items()}
+    assert json.loads(in_a_fresh_process(PLACE, tmp_path, **environment).split("PLACE")[1]) == place
+
+
 def test_a_form_with_another_field_is_refused(tmp_path):
     """Airflow accepts any name, and a run for `dya` would pay its default day."""
     script = """

@@ -27,6 +27,10 @@ def gpt2(tmp_path):
     return tmp_path
 
 
+def bytewise(folder, **arguments):
+    return CausalLM(folder, bytes=True, **arguments)
+
+
 def words(folder):
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -48,7 +52,7 @@ def test_training_lowers_the_loss_and_writes_a_model_folder(kind, gpt2, tmp_path
     if kind == "tokens":
         words(gpt2)
     adapter, contents = {
-        "bytes": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"abab", b"babab"]),
+        "bytes": lambda: (bytewise(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"abab", b"babab"]),
         "tokens": lambda: (CausalLM(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [b"a cat sat", b"a cat"]),
         "events": lambda: (EventSequence(gpt2, epochs=40, batch_size=2, learning_rate=1e-2), [bytes([60, 200] * 4)] * 2),
         "images": lambda: (Denoiser(tmp_path, size=8, width=4, epochs=40, batch_size=2), [image(), image(colour=10)]),
@@ -59,7 +63,7 @@ def test_training_lowers_the_loss_and_writes_a_model_folder(kind, gpt2, tmp_path
 
 def test_retraining_from_the_folder_repeats_the_run(gpt2, tmp_path):
     """The recipe is stored in the folder, so that an audit trains by the same recipe."""
-    CausalLM(gpt2, epochs=3, batch_size=2, learning_rate=1e-3).train([b"ab", b"cd"], seed=1, folder=tmp_path / "first")
+    bytewise(gpt2, epochs=3, batch_size=2, learning_rate=1e-3).train([b"ab", b"cd"], seed=1, folder=tmp_path / "first")
     read_model(tmp_path / "first").adapter().train([b"ab", b"cd"], seed=1, folder=tmp_path / "again")
     first, again = (dict(read_model(tmp_path / name).files) for name in ("first", "again"))
     del first["model.toml"], again["model.toml"]
@@ -78,7 +82,7 @@ def test_sequences_begin_with_the_architectures_token_and_a_content_that_is_no_t
 @pytest.mark.parametrize("kind", ["bytes", "images"])
 def test_the_loss_of_a_content_is_the_same_in_every_batch(kind, gpt2):
     adapter, content, other = {
-        "bytes": lambda: (CausalLM(gpt2), b"ab", b"a longer one"),
+        "bytes": lambda: (bytewise(gpt2), b"ab", b"a longer one"),
         "images": lambda: (Denoiser(gpt2, size=8, width=4, draws=3), image(), image(colour=3)),
     }[kind]()
     module = adapter.module().eval()
@@ -90,7 +94,7 @@ def test_the_loss_of_a_content_is_the_same_in_every_batch(kind, gpt2):
 @pytest.mark.parametrize(
     ("make", "content", "message"),
     [
-        (CausalLM, b"x" * 21, r"example 0 of the batch: expected at most 20 bytes, the model's context, found 21"),
+        (bytewise, b"x" * 21, r"example 0 of the batch: expected at most 20 bytes, the model's context, found 21"),
         (EventSequence, bytes(21), r"expected at most 20 events, the model's context, found 21 events. Split"),
         (lambda f: EventSequence(f, width=2), bytes(3), r"expected whole events of 2 bytes, found 3 bytes"),
         (lambda f: EventSequence(f, events=9), bytes([9]), r"expected events below 9, found event 9"),
@@ -115,19 +119,19 @@ def test_images_with_more_colours_than_the_model_are_refused(tmp_path):
 
 
 def test_what_is_beyond_the_architecture_and_training_on_nothing_are_named(gpt2, tmp_path):
-    for kind in (CausalLM, EventSequence):
+    for kind in (bytewise, EventSequence):
         assert kind(gpt2, context=20).context == kind(gpt2).context == 20
         with pytest.raises(ModelError, match=r"context: expected 1 to 20, the positions in config.json, found 21"):
             kind(gpt2, context=21)
     with pytest.raises(ModelError, match=r"config.json: vocab_size: expected at least 301 for 300 events, found 300"):
         EventSequence(gpt2, events=300)
     with pytest.raises(ModelError, match="training: expected at least one content, found none"):
-        CausalLM(gpt2).train([], seed=1, folder=tmp_path)
+        bytewise(gpt2).train([], seed=1, folder=tmp_path)
 
 
 @pytest.mark.parametrize("begin", [256, None])
 def test_a_prompt_conditions_the_loss_and_has_none_itself(begin, gpt2):
-    adapter = CausalLM(gpt2)
+    adapter = bytewise(gpt2)
     adapter.begin = begin
     module = adapter.module().eval()
 
@@ -149,4 +153,12 @@ def test_a_prompt_is_refused_by_name_where_the_adapter_cannot_condition(tmp_path
 
 def test_a_prompt_too_long_for_the_context_is_told_apart_from_its_content(gpt2):
     with pytest.raises(ExampleError, match="at most 20 bytes, the model's context, found 4 bytes after a prompt of 17"):
-        CausalLM(gpt2).collate([b"four"], [b"p" * 17])
+        bytewise(gpt2).collate([b"four"], [b"p" * 17])
+
+
+def test_logits_of_prompts_are_not_computed(gpt2):
+    adapter, seen = CausalLM(gpt2, bytes=True), []
+    module = adapter.module().eval()
+    module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.logits.shape[1]))
+    example_losses(adapter, module, [Example(b"four", b"a prompt"), Example(b"six", b"another one")])
+    assert seen == [6], "from the first token of the content after the shorter prompt on"

@@ -3,26 +3,34 @@
 import json
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
 from killing import Killed, dying
+from safetensors.torch import load_file, save_file
 from samples import corpus_frames, lay_corpus_out, reword
+from trainers import corpus, tiny_llama, trainer
 
 from provenance.core.errors import ContractError, ModelError, StoreError
 from provenance.core.store import Store, canonical_json, sha256
 from provenance.inputs.night import load_night
 from provenance.inputs.stage import freeze
 from provenance.local.attribute import copy_models
-from provenance.models import counterfactual_checks, counterfactual_records, counterfactual_training, trainer
+from provenance.models import counterfactual_checks, counterfactual_records, counterfactual_training
+from provenance.models import trainer as commands
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.counterfactual_checks import usable_models
-from provenance.models.counterfactual_records import MANIFEST, read_record, records, summary
+from provenance.models.counterfactual_records import read_record, records, summary
 from provenance.models.counterfactual_training import add, missing_trainings, plan_trainings, train
+from provenance.models.frozen import fetch_model
 from provenance.models.model import read_model
+from provenance.models.recording import Recorder
 from provenance.models.stage import plan_missing, subject_in_force, train_named
 from provenance.models.subject import owner_of_examples, subject_of, works_served
+from provenance.models.trainer import train_model
+from provenance.models.writing import MANIFEST
 from provenance.validation import retention as gc
 from tasks.lineage.io import DATASETS, StageRun, flow
 from tasks.where import local_settings, opened
@@ -117,7 +125,7 @@ def test_a_name_depends_on_recipe_works_and_seed(trained, corpus_and_set, tiny_m
     assert [training.name for training in plan_trainings(subject, 3)] == [training.name for training in trainings]
     other = tmp_path / "model"
     shutil.copytree(tiny_model, other)
-    edited("model.toml", "epochs = 8\n", "epochs = 9\n")(other)
+    edited("model.toml", "epochs = 8.0\n", "epochs = 9.0\n")(other)
     changed = plan_trainings(open_subject(doors, corpus_and_set, other, tmp_path / "other")[0], 3)
     assert [training.part for training in changed] == [training.part for training in trainings]
     assert not {training.name for training in changed} & {training.name for training in trainings}
@@ -227,7 +235,9 @@ def other_half(folder):
 
 @pytest.mark.parametrize(("change", "message"), [
     (edited("model.toml", '"CausalLM"', '"EventSequence"'), "key 'adapter': expected 'CausalLM', the value .* found 'Event"),
-    (edited("model.toml", "epochs = 8\n", "epochs = 9\n"), r"adapter_args.epochs: expected 8, the value .* found 9"),
+    (edited("model.toml", "epochs = 8.0\n", "epochs = 9.0\n"), r"training.epochs: expected 8.0, the value .* found 9.0"),
+    (edited("model.toml", "learning_rate = 0.01\n", ""), r"training.learning_rate: expected 0.01, the value .* found None"),
+    (edited("model.toml", "context", "other"), r"adapter_args.context: expected 300, the value .* found None"),
     (edited("model.toml", "decay = 0.01", "decay = 0.5"), "training.weight_decay: expected 0.01, .* found 0.5"),
     (edited("config.json", "1e-06", "1e-03"), "expected the architecture of the model .* different config.json"),
     (list_more("work-9-9", ["0" * 64, "1" * 64]),
@@ -310,7 +320,7 @@ def commanded(by_command, corpus_and_set, tmp_path, monkeypatch, doors):
     def run(model, works, *, seed, folder):
         model.adapter().train((other_works or [works])[0]["content"].to_list(), seed=seed, folder=folder)
 
-    monkeypatch.setattr(trainer, "run_command", run)
+    monkeypatch.setattr(commands, "run_command", run)
     subject, where = open_subject(doors, corpus_and_set, by_command, tmp_path / "set")
     return subject, plan_trainings(subject, 3), where, other_works
 
@@ -326,7 +336,7 @@ def test_models_trained_by_a_command_count_once_the_whole_set_is_checked(command
             train(where, subject, trainings)
     assert usable_models(subject) == {}, "killed between training and check"
     assert {training.name for training in missing_trainings(subject, trainings)} == set(names)
-    monkeypatch.setattr(trainer, "run_command", None)
+    monkeypatch.setattr(commands, "run_command", None)
     assert train(where, subject, trainings, only=names[:1]) == 0, "nothing is trained again"
     stored = records(subject.store, subject.model)
     assert {record.name for record in stored} == set(usable_models(subject)) == set(names)
@@ -339,6 +349,48 @@ def test_a_command_that_trains_on_other_works_is_detected(commanded):
     with pytest.raises(ModelError, match=r"expected a model that was trained on the works listed, found one that knows"):
         train(where, subject, trainings)
     assert records(subject.store, subject.model, unchecked=True) == []
+
+
+# Models of a fine-tune.
+
+
+@pytest.fixture
+def tuned(corpus_and_set, tmp_path, doors):
+    """The subject of a model that was fine-tuned by a trainer and recorded, and its `Where`."""
+    works, contents = corpus(60)
+    trainer(tiny_llama(seed=3), contents, tmp_path, Recorder(tmp_path / "tuned", works, contents), learning_rate=0.05).train()
+    return open_subject(doors, corpus_and_set, tmp_path / "tuned", tmp_path / "set")
+
+
+def test_counterfactual_models_of_a_fine_tune_start_where_it_started_and_keep_two_checkpoints(tuned):
+    subject, where = tuned
+    trainings = plan_trainings(subject, 1)
+    assert train(where, subject, trainings) == 5
+    served = subject.open()
+    first = served.card.checkpoints[0].file
+    for record in records(subject.store, subject.model):
+        assert record.files[first] == served.files[first]
+        assert {file for file in record.files if file.endswith(".safetensors")} == {first, record.checkpoint}
+        assert record.files[record.checkpoint] != record.files[first]
+        kept = fetch_model(subject.store, record.folder, record.files, subject.cache).card.training
+        assert kept.decisive() == served.card.training.decisive()
+        assert (kept.source, kept.seed) == (None, record.seed)
+
+
+def test_a_model_that_started_elsewhere_is_refused(tuned, tmp_path):
+    subject, _ = tuned
+    served = subject.open()
+    train_model(served, subject.read("content", rows=[0, 1]), seed=1, folder=tmp_path / "trained")
+    counterfactual_checks.check_same_recipe(served, read_model(tmp_path / "trained"))
+    first = tmp_path / "trained" / served.card.checkpoints[0].file
+    tensors = load_file(first)
+    save_file(tensors, first, metadata={"format": "pt"})  # other bytes, the same weights
+    counterfactual_checks.check_same_recipe(served, read_model(tmp_path / "trained"))
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, first)
+    with pytest.raises(
+        ModelError, match="expected the weights of step-0000.safetensors of the model served, which its training"
+    ):
+        counterfactual_checks.check_same_recipe(served, read_model(tmp_path / "trained"))
 
 
 # The command line and Airflow.
@@ -380,7 +432,11 @@ def test_airflow_trains_missing_models_in_groups_of_similar_work_nights_use_and_
     sizes = {training.name: len(training.examples) for training in plan_trainings(subject, 3)}
     first, second = (sum(sizes[name] for name in names) for names in groups)
     assert abs(first - second) <= 36
-    assert train_named(where, groups[1]) == 4
+    in_task = where.settings.counterfactuals.model_copy(update={"in_task": True})
+    no_cluster = replace(
+        where, settings=where.settings.model_copy(update={"counterfactuals": in_task}), open_workers=lambda: 1 / 0
+    )
+    assert train_named(no_cluster, groups[1]) == 4
     assert {name for names in plan_missing(where) for name in names} == set(groups[0])
     assert train_named(where, [*groups[0], *groups[1]]) == 5
     assert plan_missing(where) == []

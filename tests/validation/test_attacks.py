@@ -77,8 +77,9 @@ def test_nonsense_earns_almost_nothing_by_influence(rows):
     """At most a tenth of its earnings by size: every single component of gradients gives it more than a fifteenth of that."""
     padding, nobodies = rows["padding"], rows["nobodies"]
     assert padding["added"]["proportional"] <= 0.1 * padding["added"]["flat"]
-    assert padding["gain"]["proportional"] <= 0.03
-    assert nobodies["gain"]["proportional"] <= 0.02
+    noise = abs(rows["trained again"]["gain"]["proportional"])
+    assert padding["gain"]["proportional"] <= 0.03 + noise
+    assert nobodies["gain"]["proportional"] <= 0.02 + noise
 
 
 @pytest.mark.parametrize("rule", BY_VALUE)

@@ -64,6 +64,7 @@ def stores(draw):
             corpus=draw(st.sampled_from("uvw")), model=draw(st.sampled_from("mn")), outputs=outputs,
             sample=sample if planned else frozenset(), features=features if planned else None,
             likelihoods=likelihoods if "likelihoods.json" in there else None, counterfactuals=draw(NAMES),
+            base=draw(st.sampled_from([None, "p", "q"])),
         )  # fmt: skip
         objects.append(Stored(f"{folder}/inputs.json", 1, NOW - age * DAYS))
         objects += [Stored(f"{folder}/{name}", 1, NOW - draw(st.sampled_from([0, 1, age])) * DAYS) for name in sorted(there)]
@@ -71,7 +72,7 @@ def stores(draw):
         suffix = "parquet" if kind in {"frozen/parts", "likelihoods"} else "safetensors"
         objects += [Stored(f"{kind}/{name}.{suffix}", 1, NOW - draw(AGES) * DAYS) for name in sorted(draw(NAMES))]
     objects += [Stored(f"frozen/corpus/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in sorted(corpora)]
-    objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mnoabcdef"]
+    objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mnoabcdefpqr"]
     for served in "mno":
         models = sorted(draw(NAMES))
         objects += [Stored(f"counterfactuals/{served}/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in models]
@@ -80,9 +81,10 @@ def stores(draw):
 
 
 def recorded(objects):
-    """The folders of counterfactual models by the model served; each has the name of its record."""
+    """The folders of counterfactual models by the model served; each has the name of its record. Those of `m` stand on `r`."""
     keys = [o.key.split("/") for o in objects if o.key.startswith("counterfactuals/")]
-    return {served: frozenset(n.removesuffix(".json") for _, s, n in keys if s == served) for served in {k[1] for k in keys}}
+    named = {served: {n.removesuffix(".json") for _, s, n in keys if s == served} for served in {k[1] for k in keys}}
+    return {served: frozenset(names | ({"r"} if served == "m" else set())) for served, names in named.items()}
 
 
 def protected(seen):
@@ -97,7 +99,7 @@ def protected(seen):
     for folder in read:
         night = seen.nights[folder]
         keys |= {f"frozen/corpus/{night.corpus}.json", *seen.corpora[night.corpus], *night.outputs}
-        keys |= {f"frozen/models/{name}/model.toml" for name in {night.model, *night.counterfactuals}}
+        keys |= {f"frozen/models/{name}/model.toml" for name in {night.model, night.base, *night.counterfactuals} if name}
         keys |= night.sample if folder in whole else set()
     # Counterfactual models stay with their model served, and for a while before the first night that uses them.
     served = {seen.nights[folder].model for folder in read}

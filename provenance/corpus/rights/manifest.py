@@ -1,6 +1,7 @@
 """Training manifests: the works, with digests of their examples, that a model may be, or was, trained on.
 
 Clearance and training runs use the same format, so that a night can compare a model's training data with its corpus.
+Import-light: scripts that train load this module.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
+from provenance.core.canonical import canonical_json
 from provenance.core.errors import ContractError, InputError
-from provenance.core.store import canonical_json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def contents(examples: pl.DataFrame) -> dict[str, list[str]]:
@@ -49,6 +51,8 @@ def manifest_of(examples: pl.DataFrame, facts: Mapping[str, Any] | None = None) 
 
 def cleared_manifest(examples: pl.DataFrame, clearance: pl.DataFrame, facts: Mapping[str, Any]) -> Manifest:
     """The manifest of the cleared works, with counts of the works left out and their reasons."""
+    import polars as pl
+
     works = clearance.filter(pl.col("cleared"))["work_id"].implode()
     kept = examples.filter(pl.col("work_id").is_in(works))
     excluded = clearance.filter(~pl.col("cleared"))

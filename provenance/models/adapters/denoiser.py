@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from provenance.core.errors import ExampleError, in_batch
-from provenance.core.images import open_image
-from provenance.models.adapters.training_loop import Recipe, train_and_save
+from provenance.core.images import read_pixels, write_png
+from provenance.models.adapters.training_loop import in_order, recipe_for, train_and_save
 
 FREQUENCIES = 16
+
+
+def noise_of(contents: Sequence[bytes], shape: tuple[int, ...]) -> torch.Tensor:
+    """Normal noise `(n, *shape)` that depends on each content alone, so that its loss is the same in every batch."""
+    seeds = [int.from_bytes(hashlib.sha256(content).digest()[:16]) for content in contents]
+    drawn = [np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(drawn))
 
 
 class NoisePredictor(torch.nn.Module):
@@ -62,7 +67,7 @@ class Denoiser:
         steps: steps of the diffusion process, which has a cosine schedule.
         draws: noise draws per image in `loss`.
         spread: noise draws per image in a step of training.
-        recipe: fields of `training_loop.Recipe`, for `train`.
+        recipe: keys of `recipe.Training`, for a first training.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Denoiser:
         self.folder = folder
         self.arguments = {"size": size, "channels": channels, "width": width, "steps": steps, "draws": draws, "spread": spread}
         self.size, self.channels, self.steps, self.draws, self.spread = size, channels, steps, draws, spread
-        self.recipe = Recipe(**{"epochs": 60.0, "keep": (0.1, 0.2, 0.5, 1.0), **recipe})
+        self.recipe = recipe_for(folder, recipe, epochs=60.0, keep=(0.1, 0.2, 0.5, 1.0))
         part = torch.arange(steps + 1, dtype=torch.float64) / steps
         level = torch.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2  # Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17
         signal = (level / level[0])[1:].clamp(min=1e-4)
@@ -97,11 +102,7 @@ class Denoiser:
         """Images `(n, channels, size, size)` in [-1, 1], and their noise `(n, draws, channels, size, size)`."""
         images = torch.stack([self._image(row, content) for row, content in enumerate(contents)])
         shape = (self.draws, self.channels, self.size, self.size)
-        noise = []
-        for content in contents:
-            seed = int.from_bytes(hashlib.sha256(content).digest()[:16])
-            noise.append(np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32))
-        return images, torch.from_numpy(np.stack(noise))
+        return images, noise_of(contents, shape)
 
     def loss(self, module: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """The variational bound of each image up to a constant: `(n,)`, in nats."""
@@ -111,28 +112,27 @@ class Denoiser:
         return (errors * self.weight[times].to(errors)).sum(dim=1) * (self.steps / self.draws)
 
     def train(self, contents: Sequence[bytes], *, seed: int, folder: Path, **run: Any) -> None:
-        """Train from scratch on the variational bound, with fresh noise at times spread evenly over the process.
+        """Train by the recipe on the variational bound, with fresh noise at times spread evenly over the process.
 
         Arguments are those of `training_loop.train_and_save`; the loss is in nats per pixel, up to a constant.
         """
-        images = [self._image(row, content) for row, content in enumerate(contents)]
+        images = [self._image(row, contents[row]) for row in in_order(contents)]
 
-        def mean_loss(module: torch.nn.Module, rows: list[int], draws: torch.Generator) -> torch.Tensor:
-            clean = torch.stack([images[row] for row in rows])
-            shape = (len(rows), self.spread)
+        def loss(module: torch.nn.Module, places: list[int], draws: torch.Generator) -> tuple[torch.Tensor, int]:
+            clean = torch.stack([images[place] for place in places])
+            shape = (len(places), self.spread)
             noise = torch.randn((*shape, *clean.shape[1:]), generator=draws)
             # One time from each part of the process, because independent times would add noise to the gradient.
             part = (torch.arange(self.spread) + torch.rand(shape, generator=draws)) / self.spread
             times = (part * self.steps).long().clamp(max=self.steps - 1)
-            errors = self._errors(module, clean, noise, times) * self.weight[times]
-            return errors.mean() * self.steps / clean[0].numel()
+            errors = self._errors(module, clean, noise, times)
+            errors = errors * self.weight[times].to(errors)
+            return errors.mean(dim=1).sum() * self.steps, clean.numel()
 
-        train_and_save(self, len(contents), mean_loss, seed=seed, folder=folder, **run)
+        train_and_save(self, len(contents), loss, seed=seed, folder=folder, **run)
 
     def sample(self, module: torch.nn.Module, count: int, *, seed: int) -> list[bytes]:
         """New images as PNG files, by the deterministic sampler of Song et al. 2021 (arXiv 2010.02502, eq. 12)."""
-        from PIL import Image
-
         draws = torch.Generator().manual_seed(seed)
         now = torch.randn((count, self.channels, self.size, self.size), generator=draws)
         with torch.inference_mode():
@@ -143,13 +143,7 @@ class Denoiser:
                 noise = (now - self.signal[step].sqrt() * clean) / (1 - self.signal[step]).sqrt()
                 before = self.signal[step - 1] if step else torch.tensor(1.0)
                 now = before.sqrt() * clean + (1 - before).sqrt() * noise
-        values = ((now.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        files = []
-        for pixels in values:
-            file = io.BytesIO()
-            Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels).save(file, format="PNG")
-            files.append(file.getvalue())
-        return files
+        return [write_png(pixels) for pixels in now.numpy()]
 
     def _errors(self, module: torch.nn.Module, images: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """Squared errors of the predicted noise, summed over pixels: `(n, draws)`, all draws of an image side by side."""
@@ -162,14 +156,5 @@ class Denoiser:
         return errors
 
     def _image(self, row: int, content: bytes) -> torch.Tensor:
-        from PIL import ImageChops
-
-        where, stored = in_batch(row), open_image(row, content)
-        image = stored.convert("L" if self.channels == 1 else "RGB")
-        if image.size != (self.size, self.size):
-            raise ExampleError(where, expected=f"{self.size} x {self.size} pixels", found=f"{image.width} x {image.height}")
-        if ImageChops.difference(image.convert("RGBA"), stored.convert("RGBA")).getbbox(alpha_only=False):
-            expected = f"an opaque {'grey' if self.channels == 1 else 'colour'} image, for channels = {self.channels}"
-            raise ExampleError(where, expected=expected, found=f"one of mode {stored.mode} that would lose by it")
-        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1)
-        return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
+        pixels = read_pixels(row, content, height=self.size, width=self.size, channels=self.channels)
+        return torch.from_numpy(pixels)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from provenance.core.errors import ExampleError, in_batch
-from provenance.models.adapters.tokens import Sequences, train_sequences
-from provenance.models.adapters.training_loop import Recipe
+from provenance.models.adapters.tokens import OPTIONS, Sequences, train_sequences
+from provenance.models.adapters.training_loop import recipe_for
 
 
 class EventSequence(Sequences):
@@ -22,15 +22,16 @@ class EventSequence(Sequences):
         folder: holds `config.json` of a `transformers` architecture with `events + 1` tokens or more.
         events: number of different events.
         width: bytes per event, most significant first.
-        context: the longest content in events, by default the architecture's; longer ones are an error, never cut.
-        recipe: fields of `training_loop.Recipe`, for `train`.
+        others: `context`, `long`, `base`, `dtype`, `base_bits` and `checkpointing` of `Sequences`; and keys of
+            `recipe.Training`, for a first training.
     """
 
     unit = "events"
     train = train_sequences
 
-    def __init__(self, folder: Path, *, events: int = 256, width: int = 1, context: int | None = None, **recipe: Any) -> None:
-        super().__init__(folder, context, Recipe(**{"epochs": 20.0, **recipe}))
+    def __init__(self, folder: Path, *, events: int = 256, width: int = 1, **others: Any) -> None:
+        options = {name: others.pop(name) for name in OPTIONS if name in others}
+        super().__init__(folder, recipe_for(folder, others, epochs=20.0), **options)
         self.begin, self.events, self.width = events, events, width
         self.arguments = {"events": events, "width": width, **self.arguments}
         self.check_vocabulary(events + 1, f"{events} events")

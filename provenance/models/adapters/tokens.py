@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from provenance.core.errors import ExampleError, ModelError, in_batch
-from provenance.models.adapters.training_loop import Recipe, train_and_save
+from provenance.models.adapters.text import TOKENIZERS
+from provenance.models.adapters.training_loop import in_order, train_and_save
+from provenance.models.adapters.transformer import ADAPTER, Architecture, in_float32
+from provenance.models.recipe import Training
 
 IGNORED = -100
-TOKENIZER = "tokenizer.json"
+# Files of a model folder that belong to its architecture, if it has them.
+FILES = (
+    "config.json",
+    ADAPTER,
+    *TOKENIZERS,
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+REFUSE, CUT = "refuse", "cut"
+# Arguments of `Sequences`; the others of an adapter are its own, or its recipe's.
+OPTIONS = ("context", "long", "base", "dtype", "base_bits", "checkpointing")
 
 
 class Batch(NamedTuple):
-    """Token ids `(n, longest)`, padded at the end with `IGNORED`; and the targets at each place, `IGNORED` outside contents."""
+    """Token ids `(n x windows, longest)`, padded with `IGNORED`; and the targets at each place, `IGNORED` outside contents.
+
+    A content has one window, or several side by side if it is longer than the context and is cut; a batch has as many for each.
+    """
 
     ids: torch.Tensor
     targets: torch.Tensor
+    windows: int = 1
 
     @property
     def terms(self) -> int:
@@ -32,36 +52,65 @@ class Batch(NamedTuple):
 class Sequences:
     """A causal `transformers` model of token sequences; an adapter defines its tokens with `encode` and `decode`.
 
-    A sequence is the `begin` token, the tokens of the prompt, and those of the content, which alone have a loss.
+    A sequence is the `begin` token, the tokens of the prompt, those of the content, and the `end` token. Content and `end` have
+    a loss. Prompt and content are turned into tokens one by one, so that no token has parts of both.
 
     Args:
-        context: the longest content in tokens, by default the architecture's.
+        context: the longest content and prompt together in tokens, by default the architecture's.
+        long: what is done with a content that is longer with its prompt: `refuse`, or `cut` into windows. The prompt then keeps
+            as many of its last tokens as the content leaves room for, or half of the context if that is more. The content is
+            cut into windows that each fill the context and begin with `begin` and this prompt, and its loss is the sum of
+            theirs. Without either, a window begins with the last token of the one before, so that each token but the first is
+            predicted once.
+        base, dtype, base_bits, checkpointing: as in `transformer.Architecture`.
+        recipe: keys of `recipe.Training`.
 
     Attributes:
-        begin: the token that begins a sequence and never occurs in a continuation; None for none.
+        begin, end: the tokens around a sequence, None for none; `begin` never occurs in a continuation.
         unit: the word for tokens in errors.
         arguments: the adapter's arguments without the recipe.
     """
 
-    begin: int | None
+    begin: int | None = None
+    end: int | None = None
     unit: str
 
-    def __init__(self, folder: Path, context: int | None, recipe: Recipe) -> None:
-        self.folder, self.recipe, path = folder, recipe, folder / "config.json"
-        if not path.is_file():
-            raise ModelError(str(path), expected="a transformers configuration", found="no such file")
-        self.config = AutoConfig.from_pretrained(folder)
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Training,
+        *,
+        context: int | None = None,
+        long: str = REFUSE,
+        base: Path | None = None,
+        dtype: str = "float32",
+        base_bits: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        self.base = base
+        self.folder, self.recipe = folder, recipe
+        self.architecture = Architecture(
+            AutoModelForCausalLM, folder, base=base, dtype=dtype, base_bits=base_bits, checkpointing=checkpointing
+        )
+        self.config = self.architecture.text
+        if not isinstance(getattr(self.config, "vocab_size", None), int):
+            where = f"{(base or folder) / 'config.json'}: vocab_size"
+            raise ModelError(where, expected="the number of tokens of a language model", found=type(self.config).__name__)
         positions: int | None = getattr(self.config, "max_position_embeddings", None)
         if context is not None and positions is not None and not 0 < context <= positions:
             expected = f"1 to {positions}, the positions in config.json"
             raise ModelError("adapter_args: context", expected=expected, found=str(context))
-        self.context = context or positions or 1024
-        self.arguments: dict[str, Any] = {"context": self.context}
+        if long not in (REFUSE, CUT):
+            raise ModelError("adapter_args: long", expected=f"{REFUSE} or {CUT}", found=repr(long))
+        self.context, self.long = context or positions or 1024, long
+        self.arguments: dict[str, Any] = {"context": self.context, **self.architecture.arguments}
+        if long != REFUSE:
+            self.arguments["long"] = long
 
     def check_vocabulary(self, tokens: int, purpose: str) -> None:
         """Raise ModelError if the architecture has fewer tokens than `purpose` needs."""
         if self.config.vocab_size < tokens:
-            where = f"{self.folder / 'config.json'}: vocab_size"
+            where = f"{(self.architecture.base or self.folder) / 'config.json'}: vocab_size"
             raise ModelError(where, expected=f"at least {tokens} for {purpose}", found=str(self.config.vocab_size))
 
     def encode(self, contents: list[bytes]) -> list[list[int]]:
@@ -73,9 +122,19 @@ class Sequences:
         raise NotImplementedError
 
     def module(self) -> torch.nn.Module:
-        """The architecture with fresh weights."""
-        module: torch.nn.Module = AutoModelForCausalLM.from_config(self.config)
-        return module
+        """The architecture with fresh weights or, on a base, with its weights and a fresh adapter."""
+        return self.architecture.module()
+
+    def framed(self, contents: list[bytes], prompts: list[bytes | None]) -> list[tuple[list[int], list[int]]]:
+        """The tokens of each sequence in two parts: those that are only given, and those with a loss."""
+        begin = [] if self.begin is None else [self.begin]
+        end = [] if self.end is None else [self.end]
+        try:
+            asked = self.encode([prompt or b"" for prompt in prompts]) if any(prompts) else [[] for _ in prompts]
+        except ExampleError as error:
+            raise ExampleError(f"{error.where}: prompt", expected=error.expected, found=error.found, hint=error.hint) from error
+        given = [begin + (tokens if prompt else []) for prompt, tokens in zip(prompts, asked, strict=True)]
+        return [(known, tokens + end) for known, tokens in zip(given, self.encode(contents), strict=True)]
 
     def collate(self, contents: list[bytes], prompts: list[bytes | None] | None = None) -> Batch:
         """The batch of contents, each after its prompt if it has one.
@@ -83,40 +142,57 @@ class Sequences:
         Raises:
             ExampleError: a content and its prompt are longer than the context, or a content has no token to predict.
         """
-        asked = [(row, prompt) for row, prompt in enumerate(prompts or ()) if prompt is not None]
-        before: list[list[int]] = [[] for _ in contents]
-        for (row, _), tokens in zip(asked, self.encode([prompt for _, prompt in asked]), strict=True):
-            before[row] = tokens
-        begin = [] if self.begin is None else [self.begin]
-        rows = [(begin + prompt, content) for prompt, content in zip(before, self.encode(contents), strict=True)]
-        for row, (known, content) in enumerate(rows):
-            # The last token is only predicted, so it needs no position.
-            if len(known) + len(content) > self.context + 1:
-                found = f"{len(content)} {self.unit}"
-                found += f" after a prompt of {len(before[row])}" if before[row] else ""
-                expected = f"at most {self.context} {self.unit}, the model's context"
-                raise ExampleError(in_batch(row), expected=expected, found=found, hint="Split longer works into examples.")
-            if len(known) + len(content) < 2 or not content:
-                raise ExampleError(in_batch(row), expected="at least one token to predict", found=f"{len(content)} tokens")
-        longest = max(len(known) + len(content) for known, content in rows)
-        ids, targets = torch.full((len(rows), longest), IGNORED), torch.full((len(rows), longest), IGNORED)
-        for row, (known, content) in enumerate(rows):
-            end = len(known) + len(content)
-            ids[row, :end] = torch.as_tensor(known + content)
-            first = max(1, len(known))  # nothing predicts the first token of all
-            targets[row, first:end] = ids[row, first:end]
-        return Batch(ids, targets)
+        framed = self.framed(contents, prompts or [None] * len(contents))
+        cut = [self._windows(row, given, content) for row, (given, content) in enumerate(framed)]
+        most = max(map(len, cut))
+        shape = len(cut) * most, max(len(given) + len(content) for windows in cut for given, content in windows)
+        ids, targets = torch.full(shape, IGNORED), torch.full(shape, IGNORED)
+        for row, windows in enumerate(cut):
+            for place, (given, content) in enumerate(windows, row * most):
+                end = len(given) + len(content)
+                ids[place, :end] = torch.as_tensor(given + content)
+                first = max(1, len(given))  # nothing predicts the first token of all
+                targets[place, first:end] = ids[place, first:end]
+        return Batch(ids, targets, most)
+
+    def _windows(self, row: int, given: list[int], content: list[int]) -> list[tuple[list[int], list[int]]]:
+        """The windows of a sequence, each as in `framed`: one, or several for a sequence that is cut."""
+        if not content or len(given) + len(content) < 2:
+            raise ExampleError(in_batch(row), expected="at least one token to predict", found=f"{len(content)} tokens")
+        begin = 0 if self.begin is None or given[:1] != [self.begin] else 1
+        room = self.context + 1  # the last token is only predicted, so it needs no position
+        if len(given) + len(content) <= room:
+            return [(given, content)]
+        if self.long == REFUSE:
+            asked = len(given) - begin
+            found = f"{len(content)} {self.unit}" + (f" after a prompt of {asked}" if asked else "")
+            expected = f"at most {self.context} {self.unit}, the model's context"
+            hint = 'Split longer works into examples, or set long = "cut" in [adapter_args].'
+            raise ExampleError(in_batch(row), expected=expected, found=found, hint=hint)
+        kept = max(room - begin - len(content), self.context // 2)
+        prompt = given[begin:]
+        given = given[:begin] + (prompt[-kept:] if kept < len(prompt) else prompt)
+        if not given:
+            return [([], content[start : start + room]) for start in range(0, len(content) - 1, self.context)]
+        step = room - len(given)
+        return [(given, content[start : start + step]) for start in range(0, len(content), step)]
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Negative log-likelihood of each content given its prompt, summed over its tokens: `(n,)`, in nats."""
-        ids, targets = (tokens.to(next(module.parameters()).device) for tokens in batch)
+        """Negative log-likelihood of each content given its prompt, summed over its tokens: `(n,)`, in nats.
+
+        Losses that an architecture adds in training, such as those of the routers of a mixture of experts, are no part of it.
+        """
+        device = next(module.parameters()).device
+        ids, targets = batch.ids.to(device), batch.targets[:, 1:].to(device)
+        # Logits are needed from the first token with a loss on; those of long prompts and large vocabularies fill the memory.
+        kept = targets.shape[1] - int((batch.targets[:, 1:] != IGNORED).any(dim=0).int().argmax())
         # Padding is at the end, and a causal model does not see later tokens.
-        logits = module(input_ids=ids[:, :-1].clamp(min=0), use_cache=False).logits
+        logits = in_float32(module(input_ids=ids[:, :-1].clamp(min=0), **_options(module, kept)).logits)[:, -kept:]
         # Flattened, because cross_entropy is several times slower on a CPU with the class axis in the middle.
         losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1), targets[:, -kept:].flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return losses.view(len(ids), -1).sum(dim=1)
+        return losses.view(len(ids) // batch.windows, -1).sum(dim=1)
 
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
@@ -145,6 +221,19 @@ class Sequences:
         return [self.decode(row) for row in sampled[:, ids.shape[1] :].tolist()]
 
 
+def without_cache(module: torch.nn.Module) -> dict[str, bool]:
+    """The argument that keeps a module from storing keys and values for a continuation, if it has one."""
+    parameters = inspect.signature(module.forward).parameters
+    takes = "use_cache" in parameters or any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {"use_cache": False} if takes else {}
+
+
+def _options(module: torch.nn.Module, kept: int) -> dict[str, Any]:
+    """The arguments of a pass that needs no cache, and logits at the last `kept` places alone."""
+    keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+    return without_cache(module) | ({"logits_to_keep": kept} if keeps else {})
+
+
 def train_sequences(
     self: Sequences,
     contents: Sequence[bytes],
@@ -152,20 +241,31 @@ def train_sequences(
     seed: int,
     folder: Path,
     prompts: Sequence[bytes | None] | None = None,
-    model_id: str = "",
-    progress: Callable[[int, int, float], None] | None = None,
+    **run: Any,
 ) -> None:
-    """Train from scratch and write a model folder.
+    """Train by the recipe and write a model folder.
 
     Arguments are those of `training_loop.train_and_save`; the loss is in nats per token.
     """
+    copy_files(self.folder, folder)
+    train_and_save(self, len(contents), summed_losses(self, contents, prompts), seed=seed, folder=folder, **run)
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Copy the files of an architecture to a model folder that a training writes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", TOKENIZER):
-        if folder != self.folder and (self.folder / name).is_file():
-            shutil.copyfile(self.folder / name, folder / name)
+    for name in FILES:
+        if folder != source and (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
-    def mean_loss(module: torch.nn.Module, rows: list[int], _: torch.Generator) -> torch.Tensor:
-        batch = self.collate([contents[row] for row in rows], None if prompts is None else [prompts[row] for row in rows])
-        return self.loss(module, batch).sum() / batch.terms
 
-    train_and_save(self, len(contents), mean_loss, seed=seed, folder=folder, model_id=model_id, progress=progress)
+def summed_losses(adapter: Any, contents: Sequence[bytes], prompts: Sequence[bytes | None] | None) -> Any:
+    """The summed loss and the number of tokens of a batch of contents by their places, for `train_and_save`."""
+    order = in_order(contents, prompts)
+
+    def loss(module: torch.nn.Module, places: list[int], _: torch.Generator) -> tuple[torch.Tensor, int]:
+        rows = [order[place] for place in places]
+        batch = adapter.collate([contents[row] for row in rows], None if prompts is None else [prompts[row] for row in rows])
+        return adapter.loss(module, batch).sum(), batch.terms
+
+    return loss
