@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +14,37 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, ModelError, StoreError, in_batch
+from provenance.core.errors import ExampleError, StoreError
 from provenance.core.rows import Rows, decode, encode
 from provenance.core.store import Store
 from provenance.core.where import Where
 from provenance.corpus.shards import part_key
 from provenance.features import statistics
-from provenance.features.gradients import gradient_features
-from provenance.features.layers import layout
-from provenance.features.plan import FeatureFile, comparisons_of
+from provenance.features.gradients import gradient_features, without_gradient
+from provenance.features.model_check import raise_by_id, read_check
+from provenance.features.plan import FeatureFile, Plan
 from provenance.features.projection import Projection
+from provenance.features.tap import Following
 from provenance.features.words import word_features
-from provenance.inputs.methods import FACTORED, WORDS
+from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
-from provenance.models.frozen import fetch_model, open_model
+from provenance.models.frozen import open_model
 from provenance.models.model import Adapter, examples_in
+
+log = logging.getLogger("provenance.featurise")
+
+# The peak memory of a pass, as a multiple of what autograd keeps between its halves: gradients of activations come on top.
+TRANSIENT = 2.0
 
 
 @dataclass(frozen=True)
 class Featuriser:
-    """The settings with which workers compute a night's features."""
+    """The settings with which workers compute a night's features.
+
+    Attributes:
+        memory: bytes that autograd may keep in a pass.
+        following: how the model is followed, as its check found; None if the method uses no gradients.
+    """
 
     store: Store
     model: str
@@ -41,15 +53,27 @@ class Featuriser:
     projection: Projection
     bits: dict[str, int]
     batch_size: int
+    memory: float
     device: str
+    following: Following | None
+
+    def passes(self, checkpoint: str) -> dict[str, Any]:
+        """The arguments of `gradient_features` and `sampled_features` for a checkpoint."""
+        return {
+            "projection": self.projection,
+            "checkpoint": checkpoint,
+            "batch_size": self.batch_size,
+            "memory": self.memory,
+            "following": self.following,
+        }
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
         """The adapter, and the module at a checkpoint."""
         return open_model(self.store, self.model, self.model_files, checkpoint, cache=self.cache, device=self.device)
 
 
-def featuriser(where: Where, night: Night) -> Featuriser:
-    """The featuriser of a night."""
+def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuriser:
+    """The featuriser of a night; before it has a plan, one that only opens models."""
     return Featuriser(
         where.store,
         night.model,
@@ -58,17 +82,23 @@ def featuriser(where: Where, night: Night) -> Featuriser:
         Projection(**night.method["projection"]),
         night.method["bits"],
         where.settings.features.batch_size,
+        where.settings.features.memory_gb * 1e9 / TRANSIENT,
         where.workers.device,
+        read_check(where.store, plan.check).following if plan and plan.check else None,
     )
 
 
-def coverage(where: Where, night: Night) -> dict[str, Any] | None:
-    """The `share` of parameters that features cover, and sizes of those `left_out`; None if the method uses no gradients."""
-    if FACTORED not in comparisons_of(night):
+def coverage(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """What of the model is followed; None if the method uses no gradients.
+
+    Returns:
+        `share` of the trainable parameters; sizes of those `left_out`; and the `check` against autograd.
+    """
+    if not plan.check:
         return None
-    model = fetch_model(where.store, night.model, night.model_files, where.settings.model.cache)
-    shape = layout(model.adapter().module(), Projection(**where.settings.features.projection))
-    return {"share": shape.covered, "left_out": shape.left_out}
+    report = read_check(store, plan.check)
+    shape = report.following.layout
+    return {"share": shape.covered, "left_out": shape.left_out, "check": report.summary()}
 
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
@@ -88,22 +118,7 @@ def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[
     if kind == WORDS:
         return lambda frame: word_features(frame["content"].to_list(), frame["modality"].to_list())
     adapter, module = featuriser.open(checkpoint)
-    projection, batch_size = featuriser.projection, featuriser.batch_size
-    return lambda frame: gradient_features(
-        adapter, module, examples_in(frame), projection=projection, checkpoint=checkpoint, batch_size=batch_size
-    )
-
-
-def _raise_by_id(features: Callable[[pl.DataFrame], Rows], frame: pl.DataFrame) -> None:
-    """Raise ModelError with the id of the first example that fails alone; the error of a batch names only a row."""
-    name = next(column for column in ("example_id", "output_id") if column in frame.columns)
-    for row in frame.iter_slices(1):
-        try:
-            features(row)
-        except ExampleError as error:
-            where = f"{name} {row[name][0]!r}"
-            where += "" if error.where == in_batch(0) else f": {error.where}"
-            raise ModelError(where, expected=error.expected, found=error.found, hint=error.hint) from error
+    return lambda frame: gradient_features(adapter, module, examples_in(frame), **featuriser.passes(checkpoint))
 
 
 def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
@@ -113,8 +128,10 @@ def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     try:
         rows = features(frame)
     except ExampleError:
-        _raise_by_id(features, frame)
+        raise_by_id(features, frame)
         raise
+    if file.kind != WORDS and (none := without_gradient(rows)):
+        log.warning("part %s at %s: %d of %d examples have no gradient", file.part, file.checkpoint, none, rows.examples)
     bits = {"dense": 32, "sparse": 32} if file.kind == WORDS else featuriser.bits  # word counts stay exact
     tensors = encode(rows, dense_bits=bits["dense"], sparse_bits=bits["sparse"])
     metadata = {"kind": file.kind, "checkpoint": file.checkpoint}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
 from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, read_part
-from provenance.inputs.methods import WORDS, comparisons
+from provenance.features.model_check import check_night, read_check
+from provenance.inputs.methods import FACTORED, WORDS, comparisons
 from provenance.inputs.night import Night
 from provenance.models.frozen import fetch_model
 
@@ -50,11 +51,13 @@ class Plan:
         corpus: files by source and shard.
         outputs: files by source and part of the outputs.
         sample: frozen examples for the curvature.
+        check: key of the check of how the model is followed; empty if the method uses no gradients.
     """
 
     corpus: tuple[FeatureFile, ...]
     outputs: tuple[FeatureFile, ...]
     sample: Part
+    check: str = ""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -67,9 +70,15 @@ class Plan:
 
 
 def plan_of(where: Where, night: Night) -> Plan:
-    """The plan of a night; freezes its sample."""
+    """The plan of a night; freezes its sample, and checks how the model is followed.
+
+    Raises:
+        ModelError: the model cannot be followed (`checks`).
+    """
     store, corpus = where.store, night.frozen_corpus(where.store)
-    ingredients = _ingredients(where, night)
+    sample = freeze_part(store, sample_of(store, corpus, night.method["sample"]))
+    check = check_night(where, night, sample) if FACTORED in comparisons_of(night) else ""
+    ingredients = _ingredients(where, night, check)
 
     def file(part: Part, kind: str, checkpoint: str) -> FeatureFile:
         content = part.sha256 if kind == WORDS else part.content_digest  # words depend also on the modality
@@ -79,15 +88,14 @@ def plan_of(where: Where, night: Night) -> Plan:
     def files(parts: tuple[Part, ...]) -> tuple[FeatureFile, ...]:
         return tuple(file(part, *source) for source in ingredients for part in parts if part.rows)
 
-    sample = freeze_part(store, sample_of(store, corpus, night.method["sample"]))
-    return Plan(files(corpus.shards), files(night.outputs), sample)
+    return Plan(files(corpus.shards), files(night.outputs), sample, check)
 
 
 def load_plan(store: Store, folder: str) -> Plan:
     """The plan of a night."""
     plan = store.read_json(f"{folder}/plan.json")
     corpus, outputs = (tuple(FeatureFile(**file) for file in plan[name]) for name in ("corpus", "outputs"))
-    return Plan(corpus, outputs, Part(**plan["sample"]))
+    return Plan(corpus, outputs, Part(**plan["sample"]), plan.get("check", ""))
 
 
 def comparisons_of(night: Night) -> dict[str, str]:
@@ -112,8 +120,12 @@ def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
     return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
 
 
-def _ingredients(where: Where, night: Night) -> dict[tuple[str, str], dict[str, object]]:
-    """All that decides features besides contents, by kind and checkpoint."""
+def _ingredients(where: Where, night: Night, check: str) -> dict[tuple[str, str], dict[str, object]]:
+    """All that decides features besides contents, by kind and checkpoint.
+
+    Args:
+        check: key of the check of the model.
+    """
     ingredients: dict[tuple[str, str], dict[str, object]] = {}
     version = night.method["versions"]["features"]
     for kind in comparisons_of(night):
@@ -125,6 +137,7 @@ def _ingredients(where: Where, night: Night) -> dict[tuple[str, str], dict[str, 
             "kind": kind,
             "architecture": model.architecture(),
             "projection": night.method["projection"],
+            "layout": digest(asdict(read_check(where.store, check).following.layout)),
             "bits": night.method["bits"],
             "version": version,
         }

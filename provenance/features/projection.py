@@ -13,32 +13,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
+OPERATION, AUTOGRAD = "operation", "autograd"
+
 
 @dataclass(frozen=True)
 class Projection:
     """The size of projected gradients, and the seed of the matrices.
 
     Attributes:
-        dense: largest number of numbers for all inner layers together; it decides the rank of their projections.
+        dense: numbers for all inner layers together; it decides the rank of their projections.
         dense_alone: the same for a model without a vocabulary.
+        dense_most: the same for a model so large that the rank would be less than `least_rank` otherwise.
+        least_rank: rank of an inner layer's projections for which more numbers than `dense` are kept, up to `dense_most`.
         token_rank: numbers for the hidden side of an embedding or output head.
     """
 
     seed: int = 20_261_120
     dense: int = 1536
     dense_alone: int = 4096
+    dense_most: int = 8192
+    least_rank: int = 8
     token_rank: int = 32
 
 
 @dataclass(frozen=True)
 class Block:
-    """One layer's part of a feature row.
+    """One weight's part of a feature row.
 
     Attributes:
+        name: of the layer, which seeds the projections; of the weight, if its layer has several.
         kind: `dense`; or `input_tokens` (an embedding) or `output_tokens` (a head), with one vector per token.
-        inputs, outputs: sizes of the layer's sides.
+        inputs, outputs: sizes of the weight's sides.
         rows, columns: sizes of the projected sides.
-        groups: groups of a convolution, each with sides of these sizes.
+        groups: matrices of this size, each projected by itself (groups of a convolution, experts).
+        joined: matrices whose outputs are projected together; they are too many for numbers of their own.
+        weight: name of the parameter.
+        form: how the axes of the weight lie (`operations`).
+        by: how its gradient is followed: `OPERATION`, or `AUTOGRAD` for each example by itself.
     """
 
     name: str
@@ -48,6 +59,10 @@ class Block:
     rows: int
     columns: int
     groups: int = 1
+    joined: int = 1
+    weight: str = ""
+    form: str = ""
+    by: str = OPERATION
 
     @property
     def size(self) -> int:
@@ -79,5 +94,5 @@ def matrices(block: Block, projection: Projection, checkpoint: str) -> tuple[np.
     key = (projection.seed, checkpoint, block.name)
     none = np.empty((0, 0), dtype=np.float32)
     a = none if block.kind == "input_tokens" else matrix(block.inputs, block.rows, *key, "in")
-    b = none if block.kind == "output_tokens" else matrix(block.outputs, block.columns, *key, "out")
+    b = none if block.kind == "output_tokens" else matrix(block.joined * block.outputs, block.columns, *key, "out")
     return a, b

@@ -15,20 +15,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from provenance.core.arrays import Array, namespace_of
 from provenance.core.rows import Rows
-from provenance.features.gradients import ONE_BY_ONE, check_rows, find_arrangement, hooked
-from provenance.features.layers import layout
+from provenance.features.following import find_following
+from provenance.features.gradients import batched, check_finite
 from provenance.features.projection import Projection
+from provenance.features.tap import ONE_BY_ONE, TURN_BY_TURN, Arrangement, Following, Tap, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
+# Numbers of the softmax that are computed at once.
+BLOCK_NUMBERS = 2**24
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"
-TOLERANCE = 1e-3
+# A gradient of the output may differ from a law by so much, for its rounding.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.01}
+
+# Peak memory with the loss's own graph of gradients, against that of `gradient_features`.
+SECOND = 1.7
 
 
 @dataclass(frozen=True)
@@ -57,55 +65,123 @@ def sampled_features(
     checkpoint: str,
     batch_size: int,
     draws: int,
+    memory: float | None = None,
+    following: Following | None = None,
     xp: Any = None,
 ) -> Iterator[Terms]:
     """Gradients for the targets of the data and for `draws` samples of targets, batch by batch, with one forward pass each.
 
-    Batches follow the order of the examples. The random numbers of a batch depend only on its examples and the checkpoint.
+    The random numbers of an example depend on it and the checkpoint alone, so batches change only rounding.
+
+    Args: those of `gradient_features`, and `draws`.
 
     Yields:
-        the terms of each batch and draw.
+        the terms of each batch and draw; batches have examples of similar lengths.
     """
     xp = xp or namespace_of(next(module.parameters()).device.type)
-    shape = layout(module, projection)
-    with hooked(module, shape, projection, checkpoint, xp) as tap:
-        arrangement = find_arrangement(adapter, module, examples, tap)
-        size = 1 if arrangement == ONE_BY_ONE else batch_size
-        for start in range(0, len(examples), size):
-            batch = list(examples[start : start + size])
-            tap.clear(len(batch))
-            passes = []
-            for law in _backward_passes(adapter, module, batch, checkpoint=checkpoint, draws=draws):
-                rows = tap.rows(arrangement)
-                check_rows(rows, checkpoint)
-                passes.append((law, rows, tap.terms(rows)))
-                tap.clear(len(batch))
-            (_, data, _), *sampled = passes
-            for law, rows, terms in sampled:
-                yield Terms(data, rows, terms, law)
+    following = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
+    with tapped(module, following, projection, checkpoint, xp) as tap:
+        for numbers in batched(examples, following, batch_size, memory and memory / SECOND):
+            batch = [examples[number] for number in numbers]
+            try:
+                passes = _passes(adapter, module, batch, tap, following.arrangement, draws=draws, checkpoint=checkpoint)
+            except UnknownRows:
+                alone = replace(following.arrangement, order=ONE_BY_ONE)
+                for example in batch:
+                    single = _passes(adapter, module, [example], tap, alone, draws=draws, checkpoint=checkpoint)
+                    yield from single
+                continue
+            yield from passes
+
+
+class UnknownRows(ValueError):
+    """The rows of a batch's operations or outputs cannot be told apart by example."""
+
+
+def _passes(
+    adapter: Adapter,
+    module: torch.nn.Module,
+    batch: list[Example],
+    tap: Tap,
+    arrangement: Arrangement,
+    *,
+    draws: int,
+    checkpoint: str,
+) -> list[Terms]:
+    """The terms of a batch, for each draw."""
+    order = arrangement.order if len(batch) > 1 else ONE_BY_ONE
+    passes = []
+    tap.begin(len(batch))
+    for law in _backward_passes(adapter, module, batch, tap, draws=draws, drawn=Draws(batch, checkpoint, order)):
+        if len(batch) > 1 and not arrangement.holds(tap.called, len(batch)):
+            raise UnknownRows
+        rows = tap.rows(order)
+        check_finite(rows, checkpoint)
+        passes.append((law, rows, tap.terms(rows)))
+        tap.clear(len(batch))
+    (_, data, _), *sampled = passes
+    return [Terms(data, rows, terms, law) for law, rows, terms in sampled]
 
 
 def _backward_passes(
-    adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], *, checkpoint: str, draws: int
+    adapter: Adapter, module: torch.nn.Module, batch: list[Example], tap: Tap, *, draws: int, drawn: Draws
 ) -> Iterator[str]:
     """Run one forward pass, a backward pass for the targets of the data, and one for each sample of targets.
 
     Yields:
         after each backward pass, the law of its targets.
     """
-    with cut(module) as cuts:
-        losses = example_losses(adapter, module, examples)
-    generator = torch.Generator().manual_seed(_seed(examples, checkpoint))
+    with tap, cut(module) as cuts:
+        losses = example_losses(adapter, module, batch)
     leaves = [leaf for _, leaf in cuts]
-    slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True) if cuts else ()
-    used = [(output, leaf, slope) for (output, leaf), slope in zip(cuts, slopes, strict=True) if slope is not None]
+    connected = bool(cuts) and losses.requires_grad
+    # Only curvature that is no cross-entropy's needs the gradient's own gradient, and the memory for it.
+    slopes = torch.autograd.grad(losses.sum(), leaves, retain_graph=True, allow_unused=True) if connected else ()
+    if any(slope is not None and classes_of(leaf, slope) is None for leaf, slope in zip(leaves, slopes, strict=False)):
+        slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
+    used = [
+        (output, leaf, slope)
+        for (output, leaf), slope in zip(cuts, slopes, strict=False)
+        if slope is not None and output.requires_grad
+    ]
     outputs = [output for output, _, _ in used]
     _backward(outputs, [slope for _, _, slope in used], losses)
     yield DATA
     for _ in range(draws):
-        samples = [sample_flow(leaf, slope, generator) for _, leaf, slope in used]
+        samples = [sample_flow(leaf, slope, drawn) for _, leaf, slope in used]
         _backward(outputs, [flow for flow, _ in samples], losses)
         yield samples[0][1] if samples else DATA
+
+
+class Draws:
+    """Random numbers for a batch's outputs; those of an example are the same in every batch and with any padding.
+
+    Args:
+        order: arrangement of the examples in the rows of the outputs.
+    """
+
+    def __init__(self, batch: Sequence[Example], checkpoint: str, order: str) -> None:
+        self.order = order
+        self.generators = [np.random.Generator(np.random.Philox(_seed(example, checkpoint))) for example in batch]
+
+    def fill(self, where: torch.Tensor, kind: str) -> torch.Tensor:
+        """Random numbers at the places where a mask `(k, ...)` is true, in their order for each example; zeros elsewhere.
+
+        Args:
+            kind: `random` (uniform on [0, 1)) or `standard_normal`.
+
+        Raises:
+            UnknownRows: the rows are no multiple of the examples.
+        """
+        mask, count = where.cpu().numpy(), len(self.generators)
+        if mask.ndim == 0 or len(mask) % count:
+            raise UnknownRows
+        numbers = np.zeros(mask.shape, dtype=np.float32)
+        size = len(mask) // count
+        for place, generator in enumerate(self.generators):
+            own = slice(place, None, count) if self.order == TURN_BY_TURN else slice(place * size, (place + 1) * size)
+            numbers[own][mask[own]] = getattr(generator, kind)(int(mask[own].sum()))
+        return torch.from_numpy(numbers).to(where.device)
 
 
 @contextmanager
@@ -141,54 +217,95 @@ def _backward(outputs: list[torch.Tensor], flows: Sequence[torch.Tensor], losses
     """Send gradients of the outputs back through the module; without outputs, those of the loss."""
     if outputs:
         torch.autograd.backward(outputs, [flow.detach() for flow in flows], retain_graph=True)
-    else:
+    elif losses.requires_grad:
         losses.sum().backward(retain_graph=True)
 
 
-def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+def sample_flow(leaf: torch.Tensor, slope: torch.Tensor, drawn: Draws) -> tuple[torch.Tensor, str]:
     """An output gradient with the covariance of the gradients for sampled targets, and the law of these targets.
 
     Args:
         leaf: the module's output, as a leaf.
         slope: the loss's gradient with respect to the leaf, itself differentiable.
     """
-    z, d = leaf.detach(), slope.detach()
-    for axis in dict.fromkeys((z.dim() - 1, 1)):
-        if z.dim() > 1 and (weights := _class_weights(z, d, axis)) is not None:
-            return _sample_classes(z, weights, axis, generator), CROSS_ENTROPY
+    z, tolerance = _wide(leaf.detach()), TOLERANCE[leaf.dtype]
+    if (classes := classes_of(leaf, slope)) is not None:
+        return _sample_classes(z, *classes, drawn).to(leaf.dtype), CROSS_ENTROPY
     if slope.requires_grad:
         (curvature,) = torch.autograd.grad(slope.sum(), leaf, retain_graph=True)
-        signs = torch.randint(0, 2, z.shape, generator=generator).to(z) * 2 - 1
+        signs = torch.randint(0, 2, z.shape, generator=torch.Generator().manual_seed(0)).to(leaf) * 2 - 1
         (mixed,) = torch.autograd.grad((slope * signs).sum(), leaf, retain_graph=True)
-        elementwise = (mixed - signs * curvature).norm() <= TOLERANCE * curvature.norm()
+        curvature, mixed = _wide(curvature), _wide(mixed)
+        elementwise = (mixed - _wide(signs) * curvature).norm() <= tolerance * curvature.norm()
         if bool(elementwise) and bool((curvature >= 0).all()) and bool(curvature.any()):
-            return curvature.sqrt() * torch.randn(z.shape, generator=generator).to(z), ELEMENTWISE
-    return d, DATA
+            numbers = drawn.fill(curvature > 0, "standard_normal").to(z)
+            return (curvature.sqrt() * numbers).to(leaf.dtype), ELEMENTWISE
+    return slope.detach(), DATA
 
 
-def _class_weights(z: torch.Tensor, d: torch.Tensor, axis: int) -> torch.Tensor | None:
+def classes_of(leaf: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, int] | None:
+    """The weights of a cross-entropy at each place, and the axis of its classes; None if the loss is none."""
+    z, d = (_wide(tensor.detach()) for tensor in (leaf, slope))
+    for axis in dict.fromkeys((z.dim() - 1, 1)):
+        if z.dim() > 1 and (weights := _class_weights(z, d, axis, TOLERANCE[leaf.dtype])) is not None:
+            return weights, axis
+    return None
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.element_size() < torch.float32.itemsize else tensor
+
+
+def _class_weights(z: torch.Tensor, d: torch.Tensor, axis: int, tolerance: float) -> torch.Tensor | None:
     """The weights w with `d = w (softmax(z) - e_y)`, one for each position; None if d has another form."""
     if z.shape[axis] < 2:
         return None
-    error = z.softmax(axis)
-    target = d.argmin(axis, keepdim=True)
-    error = error.scatter_add(axis, target, -torch.ones_like(target, dtype=z.dtype))
-    weights = (d * error).sum(axis, keepdim=True) / error.square().sum(axis, keepdim=True).clamp(min=1e-30)
-    return weights if bool((d - weights * error).norm() <= TOLERANCE * d.norm()) and bool((weights >= 0).all()) else None
+    logits, slopes = _by_position(z, axis), _by_position(d, axis)
+    weights = z.new_zeros(len(logits), 1)
+    deviation = size = 0.0
+    for block in _blocks(logits):
+        slope, error = slopes[block], logits[block].softmax(1)
+        target = slope.argmin(1, keepdim=True)
+        error = error.scatter_add(1, target, -torch.ones_like(target, dtype=z.dtype))
+        weights[block] = (slope * error).sum(1, keepdim=True) / error.square().sum(1, keepdim=True).clamp(min=1e-30)
+        deviation += (slope - weights[block] * error).square().sum().item()
+        size += slope.square().sum().item()
+    if deviation > tolerance**2 * size or bool((weights < 0).any()):
+        return None
+    return _as_before(weights, z, axis)
 
 
-def _sample_classes(z: torch.Tensor, weights: torch.Tensor, axis: int, generator: torch.Generator) -> torch.Tensor:
+def _sample_classes(z: torch.Tensor, weights: torch.Tensor, axis: int, drawn: Draws) -> torch.Tensor:
     """`w (softmax(z) - e_y)` with y drawn from the softmax, by inverting its distribution function."""
-    probabilities = z.softmax(axis)
-    uniform = torch.rand(weights.shape, generator=generator).to(z)
-    classes = (probabilities.cumsum(axis) < uniform).sum(axis, keepdim=True).clamp(max=z.shape[axis] - 1)
-    return weights * probabilities.scatter_add(axis, classes, -torch.ones_like(classes, dtype=z.dtype))
+    logits, uniform = _by_position(z, axis), _by_position(drawn.fill(weights > 0, "random").to(z), axis)
+    flow, weight = torch.empty_like(logits), _by_position(weights, axis)
+    for block in _blocks(logits):
+        probabilities = logits[block].softmax(1)
+        classes = (probabilities.cumsum(1) < uniform[block]).sum(1, keepdim=True).clamp(max=z.shape[axis] - 1)
+        errors = probabilities.scatter_add(1, classes, -torch.ones_like(classes, dtype=z.dtype))
+        flow[block] = weight[block] * errors
+    return _as_before(flow, z, axis)
 
 
-def _seed(examples: Sequence[Example], checkpoint: str) -> int:
+def _by_position(values: torch.Tensor, axis: int) -> torch.Tensor:
+    """`(positions, classes)`."""
+    return values.movedim(axis, -1).flatten(0, -2)
+
+
+def _as_before(values: torch.Tensor, z: torch.Tensor, axis: int) -> torch.Tensor:
+    """The inverse of `_by_position`, for a tensor with the positions of z."""
+    positions = z.movedim(axis, -1).shape[:-1]
+    return values.view(*positions, values.shape[1]).movedim(-1, axis)
+
+
+def _blocks(rows: torch.Tensor) -> Iterator[slice]:
+    """Positions in blocks, because each needs several numbers for every class."""
+    size = max(1, BLOCK_NUMBERS // rows.shape[1])
+    return (slice(start, start + size) for start in range(0, len(rows), size))
+
+
+def _seed(example: Example, checkpoint: str) -> int:
     sha = hashlib.sha256(checkpoint.encode())
-    for example in examples:
-        sha.update(hashlib.sha256(example.content).digest())
-        if example.prompt is not None:
-            sha.update(hashlib.sha256(example.prompt).digest())
-    return int.from_bytes(sha.digest()[:8]) >> 1
+    for part in (example.content, *([] if example.prompt is None else [example.prompt])):
+        sha.update(hashlib.sha256(part).digest())
+    return int.from_bytes(sha.digest()[:16])

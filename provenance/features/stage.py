@@ -36,7 +36,7 @@ def featurise(where: Where, folder: str) -> str:
     corpus, outputs = _missing(store, planned.corpus, planned.outputs)
     missing = sorted(corpus + outputs, key=lambda file: file.source)  # so that a worker keeps its model open
     if missing:
-        shared = featuriser(where, night)
+        shared = featuriser(where, night, planned)
         for _ in workers.map(
             featurise_one, shared, missing, what="features", name=lambda file: f"part {file.part} ({file.source})"
         ):
@@ -51,7 +51,7 @@ def featurise(where: Where, folder: str) -> str:
         outputs_computed=len(outputs),
         outputs_reused=len(planned.outputs) - len(outputs),
         without_cause=count_recomputed(store, night, (file.key for file in corpus)),
-        parameters_covered=(coverage(where, night) or {}).get("share") if missing else None,
+        parameters_covered=(coverage(store, planned) or {}).get("share") if missing else None,
     )
     if note.without_cause:
         log.warning("%d feature files of the corpus were computed though an earlier night had them", note.without_cause)

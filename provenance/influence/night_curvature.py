@@ -10,13 +10,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import to_numpy
+from provenance.core.arrays import namespace, to_numpy
 from provenance.core.rows import concatenate, move
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
@@ -32,9 +31,8 @@ from provenance.models.model import examples_in
 
 log = logging.getLogger("provenance.curvature")
 
-# Examples of the sample in one task and in one pass. Fixed, so that settings of shards, batches or workers do not change the
-# sampled targets.
-CHUNK, BATCH = 64, 16
+# Examples of the sample in one task.
+CHUNK = 64
 # Statistics files in one task.
 GROUP = 64
 
@@ -62,7 +60,7 @@ def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
         _Chunk(plan.sample.sha256, start, kind, checkpoint, comparison, night.method["draws"])
         for start in range(0, plan.sample.rows, CHUNK)
     ]
-    sampled = where.workers.reduce(_sample, featuriser(where, night), chunks, _join, what=f"curvature of {source}")
+    sampled = where.workers.reduce(_sample, featuriser(where, night, plan), chunks, _join, what=f"curvature of {source}")
     fitted = fit(comparison, sums, sampled)
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
@@ -99,19 +97,21 @@ def _merge(parts: Sequence[statistics.Statistics]) -> statistics.Statistics:
 def _sample(featuriser: Featuriser, chunk: _Chunk) -> Sampled:
     """The features of a chunk's examples, and of targets sampled for them."""
     frame = featuriser.store.read_table(part_key(chunk.part)).slice(chunk.start, CHUNK)
-    examples = examples_in(frame)
     if chunk.comparison != "curved":
         return Sampled(move(features_of(featuriser, chunk.kind, chunk.checkpoint)(frame), np))
     adapter, module = featuriser.open(chunk.checkpoint)
-    options: dict[str, Any] = {"projection": featuriser.projection, "checkpoint": chunk.checkpoint, "batch_size": BATCH}
-    batches = list(sampled_features(adapter, module, examples, **options, draws=chunk.draws))
+    batches = list(
+        sampled_features(adapter, module, examples_in(frame), **featuriser.passes(chunk.checkpoint), draws=chunk.draws)
+    )
     if any(batch.law == DATA for batch in batches):
         log.warning("%s: targets cannot be sampled from this loss; curvature rests on the data's own", chunk.checkpoint)
+    xp = namespace(batches[0].terms)
+    terms = xp.concat([batch.terms for batch in batches], axis=0)
     return Sampled(
         move(concatenate([batch.data for batch in batches[:: chunk.draws]]), np),  # each draw of a batch repeats its data
         move(concatenate([batch.sampled for batch in batches]), np),
-        to_numpy(sum(gram(batch.terms) for batch in batches)),
-        sum(len(batch.terms) for batch in batches),
+        to_numpy(gram(terms)),
+        len(terms),
     )
 
 

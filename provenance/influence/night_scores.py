@@ -16,14 +16,14 @@ import polars as pl
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace_of, to_numpy
+from provenance.core.arrays import Array, namespace, namespace_of, to_numpy
+from provenance.core.errors import ModelError
 from provenance.core.store import Store, sha256
 from provenance.core.where import Where
 from provenance.corpus.shards import Part, part_key
 from provenance.features.featurise import read_features
-from provenance.features.layers import layout
+from provenance.features.model_check import read_check
 from provenance.features.plan import FeatureFile, Plan, comparisons_of
-from provenance.features.projection import Projection
 from provenance.influence.methods import (
     Queries,
     component_names,
@@ -37,7 +37,6 @@ from provenance.influence.night_curvature import read_fitted
 from provenance.influence.scores import ShardScores, merge, reduce_scores
 from provenance.inputs.holders import COLUMNS, Holders, duplicate_rules, holders
 from provenance.inputs.night import Night, read_checked, read_written
-from provenance.models.frozen import fetch_model
 
 # Candidates for each shown piece of evidence; the weights that choose among them are fitted later.
 CANDIDATES = 4
@@ -155,7 +154,7 @@ def read_influence(store: Store, night: Night, rule: str, part: int) -> Influenc
 
 def components(where: Where, night: Night, plan: Plan) -> tuple[str, ...]:
     """Names of the components of influence, in the order of the scores."""
-    store, settings = where.store, where.settings
+    store = where.store
     names: list[str] = []
     comparisons = comparisons_of(night)
     for source in plan.sources:
@@ -163,9 +162,7 @@ def components(where: Where, night: Night, plan: Plan) -> tuple[str, ...]:
         if comparisons[kind] != "curved":
             names.append(source)
             continue
-        model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-        shape = layout(model.adapter().module(), Projection(**settings.features.projection))
-        kinds = [block.kind for block in shape.tokens]
+        kinds = [block.kind for block in read_check(store, plan.check).following.layout.tokens]
         names += component_names(source, kinds, inner=read_fitted(store, night, plan, source).dense is not None)
     return tuple(names)
 
@@ -177,6 +174,7 @@ def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str
         fitted = read_fitted(store, night, plan, source)
         for part, file in enumerate(plan.of(source)[1]):
             queries = prepare(fitted, read_features(store, file), np)
+            _require_finite(source, "outputs of the night", queries.table.values, queries.dense)
             key = query_key(night.folder, part, number)
             keys.setdefault(file.part, {})[source] = key
             store.write(key, save_tensors(queries_to_tensors(queries)))
@@ -203,6 +201,7 @@ def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScore
         for file in files
         for component in score_rows(queries[file.source], read_features(block.store, file, block.device))
     ]
+    _require_finite(", ".join(file.source for file in files), f"part {files[0].part}", *scores)
     examples = block.store.read_table(part_key(files[0].part), columns=[*COLUMNS, "source_uri"])
     if block.keep:
         tensors = {"scores": np.ascontiguousarray([to_numpy(component) for component in scores])}
@@ -213,6 +212,14 @@ def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScore
         )
         for rule, holders in block.holders.items()
     }
+
+
+def _require_finite(source: str, what: str, *arrays: Array | None) -> None:
+    """Raise ModelError for influence that is not finite, which nothing may be paid by."""
+    for array in arrays:
+        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
+            hint = "The weights of these checkpoints, or their gradients, are too large or too small for float32."
+            raise ModelError(f"influence by {source} of {what}", expected="finite numbers", found="NaN or infinite", hint=hint)
 
 
 def kept_scores(store: Store, night: Night, keep: str, part: int, weights: np.ndarray) -> pl.DataFrame:

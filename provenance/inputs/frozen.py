@@ -110,6 +110,7 @@ def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
     trained = model.card.checkpoints[1:]
     early = [checkpoint for checkpoint in trained if checkpoint.step <= round(MIDDLE * trained[-1].step)]
     chosen = (early or trained[:1])[-settings.influence.checkpoints :]
+    module = None
     for checkpoint in chosen:
-        model.load(checkpoint)
+        module = model.load(checkpoint, into=module)
     return tuple(checkpoint.file for checkpoint in chosen)

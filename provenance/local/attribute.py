@@ -21,6 +21,7 @@ from provenance.core.tables import ESCROW
 from provenance.core.where import Where
 from provenance.corpus.outputs import read_output_file
 from provenance.features.featurise import coverage
+from provenance.features.plan import load_plan
 from provenance.features.stage import featurise, plan
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import kept_scores, read_influence, read_parties
@@ -113,7 +114,7 @@ def attribute(where: Where, request: Request) -> dict[str, Any]:
         estimated = estimate_copies(local, night, "off", corpus_holdings(local.store, night, "off"))
         weights, report = estimated.weights, estimated.report
     facts = {
-        "parameters_covered": coverage(local, night),
+        "parameters_covered": coverage(local.store, load_plan(local.store, night.folder)),
         "counterfactuals": {"components": dict(zip(names, weights.tolist(), strict=True)), **report},
     }
     return _write(request, local.store, night, folder, facts)

@@ -95,15 +95,15 @@ def _features(setup: Setup) -> dict[str, Any]:
     with setup.alone() as (local, night):
         store = local.store
         plan(local, night.folder)
-        planned, maker = load_plan(store, night.folder), featuriser(local, night)
+        planned = load_plan(store, night.folder)
+        maker = featuriser(local, night, planned)
         for source in planned.sources:
             file = planned.of(source)[0][0]
             examples = examples_in(read_part(store, file.part, "content", "prompt"))
             adapter, module = maker.open(source)
-            options: dict[str, Any] = {"projection": maker.projection, "checkpoint": source, "batch_size": maker.batch_size}
             times = _in_turns(
                 bare=partial(forward_and_backward, adapter, module, examples, maker.batch_size),
-                features=partial(gradient_features, adapter, module, examples, **options),
+                features=partial(gradient_features, adapter, module, examples, **maker.passes(source)),
                 written=partial(featurise_one, maker, file),
             )
             stored = sum(array.nbytes for array in load_tensors(store.read(file.key)).values())

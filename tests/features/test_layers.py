@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from provenance.core.errors import ModelError
-from provenance.features.layers import layout
+from provenance.features.layers import layout, too_large
 from provenance.features.projection import Projection
 
 GPT2 = GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=True)
@@ -18,15 +18,42 @@ class Bare(nn.Module):
         self.first, self.positions = nn.Linear(2, 2), nn.Parameter(torch.zeros(3, 2))
 
 
-@pytest.mark.parametrize(("module", "message"), [
-    (nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
-     r"module '1' \(Bilinear\): expected Linear, .*, found a trainable weight 'weight'"),
-    (Bare(), r"module Bare: .*'positions' of shape \(3, 2\)"),
-    (nn.ConvTranspose2d(2, 2, 2), "ConvTranspose2d"),
-])  # fmt: skip
-def test_an_unsupported_layer_is_named(module, message):
-    with pytest.raises(ModelError, match=message):
+def kinds_of_following(module, **options):
+    return {block.name: block.by for block in layout(module, Projection(), **options).blocks}
+
+
+def test_a_weight_of_an_unknown_layer_is_followed_by_autograd():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2))
+    assert kinds_of_following(module) == {"0": "operation", "1": "autograd"}
+    assert kinds_of_following(Bare()) == {"first": "operation", "positions": "autograd"}
+
+
+def test_a_weight_that_is_too_large_for_autograd_is_named_unless_it_is_left_out(monkeypatch):
+    monkeypatch.setattr("provenance.features.layers.LARGEST_WHOLE", 7)
+    module = nn.Sequential(nn.Linear(20, 2), nn.Bilinear(2, 2, 2))
+    with pytest.raises(ModelError, match=r"weight '1.weight' of Bilinear, 8 numbers: expected .* or at most 7 numbers"):
         layout(module, Projection())
+    assert too_large(module, {}) == {"1.weight"}
+    shape = layout(module, Projection(), without=frozenset(["1.weight"]))
+    assert [block.name for block in shape.blocks] == ["0"]
+    assert shape.left_out["1.weight"] == 8
+
+
+def test_without_a_trainable_weight_there_is_nothing_to_follow():
+    with pytest.raises(ModelError, match="module Linear: expected at least one weight to follow, found none"):
+        layout(nn.Linear(2, 2).requires_grad_(False), Projection())
+
+
+def test_followed_is_of_what_is_trained():
+    module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 50).requires_grad_(False))
+    shape = layout(module, Projection())
+    assert (shape.parameters, shape.covered, shape.left_out) == (4, 1.0, {})
+
+
+def test_many_matrices_in_one_weight_share_a_projection():
+    few, many = (layout(nn.Conv1d(n, n, 3, groups=n), Projection()).blocks[0] for n in (8, 40))
+    assert (few.groups, few.joined) == (8, 1)
+    assert (many.groups, many.joined, many.columns) == (1, 40, 40)
 
 
 def test_a_frozen_layer_of_an_unsupported_kind_is_ignored():
@@ -41,9 +68,17 @@ def size(shape):
 def test_the_dense_part_is_as_large_as_allowed():
     module = AutoModelForCausalLM.from_config(GPT2)
     for numbers in (50, 500, 5000):
-        assert numbers / 4 < size(layout(module, Projection(dense=numbers))) <= numbers
+        assert numbers / 4 < size(layout(module, Projection(dense=numbers, least_rank=1))) <= numbers
     images = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))
-    assert 100 < size(layout(images, Projection(dense=10, dense_alone=200))) <= 200, "there is no vocabulary"
+    assert 100 < size(layout(images, Projection(dense=10, dense_alone=200, least_rank=1))) <= 200, "there is no vocabulary"
+
+
+def test_a_large_model_keeps_a_rank_or_as_many_numbers_as_allowed():
+    deep = nn.Sequential(*(nn.Linear(30, 30) for _ in range(40)))
+    for most, rank in ((10**4, 8), (40 * 36, 6), (50, 2)):
+        shape = layout(deep, Projection(dense_alone=40 * 4, dense_most=most))
+        assert (shape.rank, size(shape)) == (rank, 40 * rank**2)
+    assert layout(deep, Projection(dense_alone=40 * 100)).rank == 10, "more than the least rank needs no more numbers"
 
 
 def test_kinds_of_a_language_model():

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
-from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, sampled_features
+from provenance.features.sampled import CROSS_ENTROPY, DATA, ELEMENTWISE, Draws, sampled_features
 from provenance.models.model import Example
 
 WHOLE = Projection(dense=10**6, dense_alone=10**6)  # no side is projected, so that features are gradients
@@ -214,3 +214,72 @@ def test_a_loss_that_depends_on_its_batch_is_sampled_one_example_at_a_time():
     module = nn.Linear(4, 5)
     batches = list(sampled(Classes(loss), module))
     assert [batch.data.examples for batch in batches] == [1] * len(CONTENTS)
+
+
+class Ragged(Classes):
+    """As many positions as the content has bytes, padded at either end."""
+
+    def __init__(self, loss, side):
+        super().__init__(loss)
+        self.side = side
+
+    def collate(self, contents):
+        longest = max(map(len, contents))
+        x, y = torch.zeros(len(contents), longest, 4), torch.full((len(contents), longest), -100)
+        for row, content in enumerate(contents):
+            at = slice(longest - len(content), None) if self.side == "left" else slice(0, len(content))
+            x[row, at] = torch.randn(len(content), 4, generator=torch.Generator().manual_seed(sum(content)))
+            y[row, at] = torch.tensor(list(content)) % 5
+        return x, y
+
+
+def masked_squares(module, x, y):
+    return (3 * module(x).square() * (y != -100)[..., None]).sum((1, 2))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("loss", [flat, masked_squares])
+def test_sampled_targets_depend_on_the_example_alone(loss, side):
+    """Neither the batch nor its padding, nor the place in it, changes what is drawn."""
+    torch.manual_seed(0)
+    module, adapter = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5)), Ragged(loss, side)
+    examples = [Example(b"a" * n + b"b") for n in (5, 1, 9, 3, 2, 7)]
+
+    def by_example(order, batch_size):
+        chosen = [examples[at] for at in order]
+        batches = list(sampled_features(adapter, module, chosen, draws=2, **{**OPTIONS, "batch_size": batch_size}))
+        rows = [np.concatenate([batch.sampled.dense for batch in batches[draw::2]]) for draw in (0, 1)]
+        by_length = sorted(range(len(order)), key=lambda at: chosen[at].size)
+        return {(order[at], draw): rows[draw][place] for place, at in enumerate(by_length) for draw in (0, 1)}
+
+    expected = by_example(range(6), 6)
+    for order, batch_size in ((range(6), 1), ((3, 1, 0, 5, 4, 2), 4)):
+        for key, row in by_example(order, batch_size).items():
+            assert np.allclose(row, expected[key], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(expected[2, 0], expected[2, 1]), "draws differ"
+
+
+def test_targets_differ_by_prompt():
+    first, second = (Draws([Example(b"a", prompt)], "c", "one by one") for prompt in (None, b"p"))
+    where = torch.ones(1, 4, 1, dtype=torch.bool)
+    assert not torch.equal(first.fill(where, "random"), second.fill(where, "random"))
+
+
+def test_classes_are_sampled_from_logits_in_bfloat16():
+    torch.manual_seed(0)
+    module = nn.Linear(4, 5).bfloat16()
+
+    def rounded(module, x, y):
+        return flat(lambda x: module(x.bfloat16()).float(), x, y)
+
+    (batch,) = sampled(Classes(rounded), module)
+    assert batch.law == CROSS_ENTROPY
+
+
+@pytest.mark.parametrize("loss", [flat, turned, weighted])
+def test_the_softmax_may_be_computed_in_blocks(loss, monkeypatch):
+    module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
+    whole = [batch.sampled.dense for batch in sampled(Classes(loss), module, draws=2)]
+    monkeypatch.setattr("provenance.features.sampled.BLOCK_NUMBERS", 15)
+    blocks = [batch.sampled.dense for batch in sampled(Classes(loss), module, draws=2)]
+    assert np.allclose(whole, blocks, rtol=1e-6)

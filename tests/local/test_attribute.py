@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from bases import adapted, save_base
 from safetensors.torch import load_file, save_file
-from samples import outputs_frame, request_on, words_of
+from samples import outputs_frame, request_on, reword, words_of
 
 from provenance.core.errors import ContractError, ModelError, SettingsError
 from provenance.core.settings import Settings
@@ -222,3 +223,17 @@ def test_words_are_cut_by_modality_and_again_when_it_changes(request_of):
     as_music = scores_of(request_of, influence={"method": "tfidf"})
     assert not np.allclose(as_text, as_music)
     assert (as_music > 0).mean() > 0.9, "examples and outputs share runs of events, also without a modality of outputs"
+
+
+def test_of_a_model_on_frozen_weights_the_adapter_alone_is_followed(tmp_path):
+    """Its works are longer than its context, and are cut."""
+    save_base(tmp_path / "base")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    request = request_on(folder, adapted(tmp_path / "adapted"), out=tmp_path / "out")
+    reword(request.model / "model.toml", "context = 64", 'context = 64\nlong = "cut"')
+    manifest = attribute(request)
+    scores = read_scores(request)
+    assert np.isfinite(scores).all()
+    assert scores.any(axis=1).all()
+    assert 0 < manifest["parameters_covered"]["share"] <= 1

@@ -1,0 +1,133 @@
+"""Checks the model of a night on a worker, once, and keeps the report in the store.
+
+checks/<digest>.json    how a model is followed, by architecture, weights, projection and version (`checks.Report`)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from provenance.core.arrays import namespace_of
+from provenance.core.errors import ExampleError, ModelError, in_batch
+from provenance.core.store import Store, canonical_json, digest
+from provenance.core.where import Where
+from provenance.corpus.shards import Part, read_part
+from provenance.features.checks import Report, check_following, from_json, require_followed, to_json
+from provenance.features.projection import Projection
+from provenance.inputs.night import Night
+from provenance.models.frozen import close_models, fetch_model, open_model
+from provenance.models.model import example_losses, examples_in
+
+log = logging.getLogger("provenance.check")
+
+# Examples that are tried for the weights that they use.
+TRIED = 16
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a worker needs to check a model."""
+
+    store: Store
+    model: str
+    model_files: dict[str, str]
+    cache: Path
+    projection: Projection
+    checkpoint: str
+    device: str
+
+
+def check_night(where: Where, night: Night, sample: Part) -> str:
+    """Check how the model of a night is followed, or find the report of an earlier check; returns the report's key.
+
+    Args:
+        sample: frozen examples of the corpus, in the order of their lengths.
+
+    Raises:
+        ModelError: the model cannot be followed, or not all of it and `features.unfollowed` is `refuse`.
+    """
+    store, settings, checkpoint = where.store, where.settings, night.checkpoints[-1]
+    model = fetch_model(store, night.model, night.model_files, settings.model.cache)
+    prompted = read_part(store, sample.sha256, "prompt")["prompt"].null_count() < sample.rows
+    ingredients = {
+        "architecture": model.architecture(),
+        "checkpoint": checkpoint,
+        "weights": night.model_files[checkpoint],
+        "projection": night.method["projection"],
+        "prompts": prompted,
+        "version": night.method["versions"]["features"],
+    }
+    key = f"checks/{digest(ingredients)}.json"
+    if not store.exists(key):
+        projection = Projection(**night.method["projection"])
+        subject = _Subject(
+            store, night.model, night.model_files, settings.model.cache, projection, checkpoint, where.workers.device
+        )
+        for found in where.workers.map(_check, subject, [sample.sha256], what="check of the model", name=lambda _: checkpoint):
+            store.write(key, canonical_json(found))
+        where.workers.everywhere(close_models)
+    report = read_check(store, key)
+    _log(report)
+    if settings.features.unfollowed == "refuse":
+        require_followed(report)
+    return key
+
+
+def read_check(store: Store, key: str) -> Report:
+    """The report of a check."""
+    return from_json(store.read_json(key))
+
+
+def _check(subject: _Subject, sample: str) -> dict[str, object]:
+    """The report of a check, as JSON."""
+    frame = read_part(subject.store, sample, "example_id", "content", "prompt")
+    frame = frame[sorted({round(at * (frame.height - 1) / (TRIED - 1)) for at in range(TRIED)})]
+    adapter, module = open_model(
+        subject.store, subject.model, subject.model_files, subject.checkpoint, cache=subject.cache, device=subject.device
+    )
+    try:
+        report = check_following(
+            adapter,
+            module,
+            examples_in(frame),
+            projection=subject.projection,
+            checkpoint=subject.checkpoint,
+            xp=namespace_of(subject.device),
+        )
+    except ExampleError:
+        raise_by_id(lambda row: example_losses(adapter, module, examples_in(row)), frame)
+        raise
+    return to_json(report)
+
+
+def raise_by_id(function: Callable[[pl.DataFrame], object], frame: pl.DataFrame) -> None:
+    """Raise ModelError with the id of the first example that fails alone; the error of a batch names only a row."""
+    name = next(column for column in ("example_id", "output_id") if column in frame.columns)
+    for row in frame.iter_slices(1):
+        try:
+            function(row)
+        except ExampleError as error:
+            where = f"{name} {row[name][0]!r}"
+            where += "" if error.where == in_batch(0) else f": {error.where}"
+            raise ModelError(where, expected=error.expected, found=error.found, hint=error.hint) from error
+
+
+def _log(report: Report) -> None:
+    summary = report.summary()
+    log.info(
+        "%s: %d weights followed, %.2f %% of what is trained, within %.2g of autograd; rank %d, examples %s",
+        report.checkpoint,
+        summary["followed"],
+        100 * report.share,
+        summary["largest_deviation"],
+        summary["rank"],
+        summary["batches"],
+    )
+    if report.failed:
+        names = ", ".join(layer.weight for layer in report.failed)
+        log.warning("%s: not followed, and left out: %s", report.checkpoint, names)

@@ -1,0 +1,331 @@
+"""Taps a module: sees each use of its weights, and projects the gradients of a batch by example.
+
+Weights are frozen, and only the outputs of the first operations on them require a gradient, so autograd computes no gradients
+of weights. A tap sees each use of a weight, projects its inputs at once, and its output gradients when they come. Weights that
+are used in another way get their whole gradient from autograd, for one example at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
+
+from provenance.core.arrays import Array, from_torch, look_up, namespace, runs, to_numpy
+from provenance.core.errors import ModelError
+from provenance.core.kernels import add_by_group
+from provenance.core.rows import Rows, Sparse, no_tokens
+from provenance.features.layers import Layout, input_side, project_whole, token_outputs, use_of
+from provenance.features.operations import LOOKUP, OPERATIONS, VIEWS, Call, Weight, call_of, view_of
+from provenance.features.projection import AUTOGRAD, Block, Projection, matrices
+from provenance.models.model import Adapter, Example, example_losses
+
+# The arrangement of a batch in the rows of operations: the rows of an example side by side, or one row of each example in turn,
+# or unknown, so that examples are computed one by one.
+SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How rows of operations belong to the examples of a batch.
+
+    Attributes:
+        order: `SIDE_BY_SIDE`, `TURN_BY_TURN` or `ONE_BY_ONE`.
+        shared: blocks that are computed once for the whole batch, such as positions; each example gets its own gradient.
+        rows: of each other block, the rows of each call for one example; 0 where they depend on the example's length.
+    """
+
+    order: str
+    shared: tuple[str, ...] = ()
+    rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def holds(self, called: dict[str, list[int]], examples: int) -> bool:
+        """Whether a batch has the rows that this arrangement expects; `called` has the rows of each call by block."""
+        if not called.keys() <= {*self.rows, *self.shared}:
+            return False
+        for name, rows in self.rows.items():
+            found = called.get(name, [])
+            if len(found) != len(rows):
+                return False
+            if any(count != each * examples if each else count % examples for each, count in zip(rows, found, strict=True)):
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class Following:
+    """How the gradients of a model are followed.
+
+    Attributes:
+        sizes: bytes that autograd keeps for one example by its length in bytes, ascending; empty if not measured.
+    """
+
+    layout: Layout
+    arrangement: Arrangement
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+class Tap(TorchFunctionMode):
+    """Collects projected gradients of the current batch: by weight, one entry for each use of it.
+
+    Attributes:
+        dense: for inner layers, projected gradients `(k, size)` with k rows per batch.
+        sides: for layers over a vocabulary, inputs and output gradients by position, the hidden side projected.
+        called: rows of each use, by block.
+        seen: blocks that had a gradient in any batch.
+    """
+
+    def __init__(self, module: torch.nn.Module, shape: Layout, projection: Projection, checkpoint: str, xp: Any) -> None:
+        super().__init__()
+        self.shape, self.xp, self.examples = shape, xp, 0
+        self.shared: frozenset[str] = frozenset()
+        dtype = xp.float64 if next(module.parameters()).dtype == torch.float64 else xp.float32
+        self.matrices = {
+            block.name: tuple(xp.asarray(side, dtype=dtype) for side in matrices(block, projection, checkpoint))
+            for block in shape.blocks
+        }
+        self.parameters = dict(module.named_parameters())
+        self.blocks = {(b.weight, b.form == LOOKUP): b for b in shape.blocks if b.by != AUTOGRAD}
+        self.weights = {
+            id(self.parameters[b.weight]): Weight(b.weight, self.parameters[b.weight].dim()) for b in self.blocks.values()
+        }
+        self.dense: dict[str, list[Array]] = {}
+        self.sides: dict[str, list[tuple[Array, Array]]] = {}
+        self.called: dict[str, list[int]] = {}
+        self.seen: set[str] = set()
+        self.clear(0)
+
+    def clear(self, examples: int) -> None:
+        """Remove the last batch; `examples` is the size of the next."""
+        self.dense.clear()
+        self.sides.clear()
+        self.examples = examples
+
+    def begin(self, examples: int) -> None:
+        """Remove the last batch and what is known of its forward pass."""
+        self.clear(examples)
+        self.called.clear()
+        self.known = dict(self.weights)
+        self.views: list[Any] = []  # kept, so that no other tensor gets the identity of one
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch; follow its result if it uses a weight."""
+        keywords = kwargs or {}
+        result = func(*args, **keywords)
+        if func in OPERATIONS:
+            call = call_of(func, args, keywords, self.known) if torch.is_grad_enabled() else None
+            block = self.blocks.get((call.weight.name, call.form == LOOKUP)) if call else None
+            return self._follow(block, call, result) if block and call else result
+        if func in VIEWS and (view := view_of(func, args, keywords, self.known)):
+            self.known.setdefault(id(result), view)
+            self.views.append(result)
+        return result
+
+    def _follow(self, block: Block, call: Call, output: torch.Tensor) -> torch.Tensor:
+        """Project an operation's inputs, and its output gradients when they come."""
+        x, result = call.x.detach(), output
+        first = not output.requires_grad  # its input is data, so autograd has to start here
+        if first:
+            result = output.requires_grad_(True)
+        if block.name in self.shared and x.dim() == 1:
+            result, x = result.expand(self.examples, *output.shape), x.expand(self.examples, *x.shape)
+        elif output.shape[0] == 1 < self.examples:  # shared by all examples, such as positions: each gets its own gradient
+            result = result.expand(self.examples, *output.shape[1:])
+            x = x.expand(self.examples, *x.shape[1:])
+        self.called.setdefault(block.name, []).append(result.shape[0])
+        receive, padding = self._receiver(block, call, x), call.options.get("padding_idx")
+        if padding is not None:  # its row is never trained
+            result.register_hook(lambda d: receive(d.masked_fill((x == padding)[..., None], 0.0)))
+        else:
+            result.register_hook(receive)
+        return result.clone() if first else result  # what follows may work in place, which a leaf does not allow
+
+    def _receiver(self, block: Block, call: Call, x: torch.Tensor) -> Any:
+        """A function that receives the gradient of a use's output. It keeps only what is projected of the input."""
+        (a, b), xp = self.matrices[block.name], self.xp
+        if block.kind == "dense":
+            use = use_of(block, call, x, a, self.examples)
+            return lambda d: self.dense.setdefault(block.name, []).append(use.gradient(d, b))
+        if block.kind == "input_tokens":
+            ids = xp.reshape(from_torch(x, xp), (x.shape[0], -1))
+            return lambda d: self.sides.setdefault(block.name, []).append((ids, token_outputs(d, b)))
+        left = input_side(block, call, x, a, self.examples)[:, 0, ...]
+
+        def receive_logits(d: torch.Tensor) -> None:
+            outputs = xp.reshape(from_torch(d, xp), (*left.shape[:2], -1))
+            self.sides.setdefault(block.name, []).append((left, outputs))
+
+        return receive_logits
+
+    def take_whole(self, block: Block) -> Any:
+        """A function that receives a weight whose whole gradient autograd has just computed, projects and frees it."""
+
+        def receive(parameter: torch.Tensor) -> None:
+            if parameter.grad is not None:  # a function of the model's own may return none
+                gradient = project_whole(block, from_torch(parameter.grad, self.xp), *self.matrices[block.name])
+                self.dense.setdefault(block.name, []).append(gradient)
+                parameter.grad = None
+
+        return receive
+
+    def rows(self, order: str) -> Rows:
+        """The batch's feature rows, by the order of its rows in operations."""
+        xp, n = self.xp, self.examples
+        self.seen |= self.dense.keys() | self.sides.keys()
+        parts = [self._dense(block, order) for block in self.shape.dense]
+        joined = xp.concat(parts, axis=1) if parts else xp.zeros((n, 0), dtype=xp.float32)
+        return Rows(xp.astype(joined, xp.float32), tuple(block.size for block in self.shape.dense), self._sparse(order))
+
+    def _dense(self, block: Block, order: str) -> Array:
+        calls = self.dense.get(block.name)
+        if calls is None:
+            return self.xp.zeros((self.examples, block.size), dtype=self.matrices[block.name][0].dtype)
+        return sum(self.xp.sum(_by_example(values, self.examples, order), axis=1) for values in calls)
+
+    def _sparse(self, order: str) -> Sparse:
+        """The vectors of all layers over the vocabulary, joined at each token of each example."""
+        blocks, xp = self.shape.tokens, self.xp
+        if not blocks:
+            return no_tokens(xp)
+        tables = []
+        for block in blocks:
+            calls = [tuple(_positions(s, self.examples, order) for s in sides) for sides in self.sides.get(block.name, ())]
+            width = block.columns if block.kind == "input_tokens" else block.rows
+            none = (xp.zeros(0, dtype=xp.int64), xp.zeros((0, width), dtype=xp.float32))
+            tables.append(_token_rows(block, calls) if calls else none)
+        cells, values = join_columns(tables)
+        widths = tuple(rows.shape[1] for _, rows in tables)
+        return Sparse(blocks[0].vocabulary, widths, cells % self.examples, cells // self.examples, values)
+
+    def terms(self, rows: Rows) -> Array:
+        """Gradients of a batch's loss terms, `(k, p)`: the dense part with one row for each row of the operations.
+
+        Args:
+            rows: the batch's feature rows; their dense part is returned if operations have different numbers of rows.
+        """
+        dense = [self.dense.get(block.name, []) for block in self.shape.dense]
+        joined = [self.xp.concat(calls, axis=0) if len(calls) > 1 else calls[0] for calls in dense if calls]
+        equal = len(joined) == len(dense) and len({values.shape[0] for values in joined}) == 1
+        return self.xp.concat(joined, axis=1) if equal else rows.dense
+
+
+def _by_example(values: Array, examples: int, arrangement: str) -> Array:
+    """`(k, ...)` as `(examples, k / examples, ...)`."""
+    xp = namespace(values)
+    if arrangement == TURN_BY_TURN:
+        in_turn = xp.reshape(values, (-1, examples, *values.shape[1:]))
+        return xp.permute_dims(in_turn, (1, 0, *range(2, in_turn.ndim)))
+    return xp.reshape(values, (examples, -1, *values.shape[1:]))
+
+
+def _positions(side: Array, examples: int, arrangement: str) -> Array:
+    """`(k, t, ...)` as `(examples, positions, ...)`."""
+    by_example = _by_example(side, examples, arrangement)
+    return namespace(side).reshape(by_example, (examples, -1, *side.shape[2:]))
+
+
+def _token_rows(block: Block, calls: list[tuple[Array, ...]]) -> tuple[Array, Array]:
+    """Gradient rows of a layer over a vocabulary, at the tokens of each example.
+
+    Returns:
+        cells, `token * count + example`, distinct; and the row at each.
+    """
+    rows_of = _input_rows if block.kind == "input_tokens" else _output_rows
+    tables = [rows_of(first, second) for first, second in calls]
+    if len(tables) == 1:
+        return tables[0]
+    xp = namespace(tables[0][1])
+    return _add_up(xp.concat([cell for cell, _ in tables]), xp.concat([value for _, value in tables]))
+
+
+def _add_up(cell: Array, value: Array) -> tuple[Array, Array]:
+    """Distinct cells, and the sum of the rows at each."""
+    cell, inverse = namespace(value).unique_inverse(cell)
+    return cell, add_by_group(value, inverse, cell.shape[0])
+
+
+def join_columns(tables: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Join the columns of several tables: all cells, ascending, and rows with zeros where a table lacks a cell.
+
+    Args:
+        tables: for each, its cells `(m,)`, distinct, and its rows `(m, d)`.
+    """
+    xp = namespace(tables[0][1])
+    cells = runs(xp.sort(xp.concat([cell for cell, _ in tables])))[0]
+    columns = []
+    for cell, value in tables:
+        order = xp.argsort(cell)
+        columns.append(look_up(cells, xp.take(cell, order), xp.take(value, order, axis=0)))
+    return cells, xp.concat(columns, axis=1)
+
+
+def _input_rows(ids: Array, d: Array) -> tuple[Array, Array]:
+    """Cells and rows of an embedding: the sum of d `(n, t, columns)` over the positions of each token in ids `(n, t)`."""
+    xp, count = namespace(d), d.shape[0]
+    cell = xp.reshape(xp.astype(ids, xp.int64) * count + xp.reshape(xp.arange(count), (-1, 1)), (-1,))
+    rows = xp.reshape(d, (-1, d.shape[2]))
+    nonzero = xp.nonzero(xp.any(rows != 0, axis=1))[0]  # padding has no gradient
+    cell, value = _add_up(xp.take(cell, nonzero), xp.take(rows, nonzero, axis=0))
+    return cell, xp.astype(value, xp.float32)
+
+
+def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
+    """Cells and rows of an output head at targets, the tokens whose likelihood a training step would raise.
+
+    Args:
+        h: hidden states, `(n, t, rows)`.
+        d: gradients of the logits, `(n, t, vocabulary)`, negative only at targets.
+    """
+    xp, count = namespace(d), d.shape[0]
+    example, token = xp.nonzero(xp.min(d, axis=1) < 0)
+    ends = to_numpy(xp.searchsorted(example, xp.arange(count), side="right")).tolist()
+    rows = [
+        xp.matrix_transpose(xp.take(d[at, ...], token[start:end], axis=1)) @ h[at, ...]
+        for at, (start, end) in enumerate(pairwise([0, *ends]))
+    ]
+    return token * count + example, xp.astype(xp.concat(rows), xp.float32)
+
+
+def run_batch(adapter: Adapter, module: torch.nn.Module, examples: list[Example], tap: Tap) -> None:
+    """Run one forward and one backward pass; the tap collects the gradients."""
+    tap.begin(len(examples))
+    with tap:
+        losses = example_losses(adapter, module, examples)
+    if not losses.requires_grad:  # a loss may depend on no weight, such as that of an empty example
+        return
+    try:
+        losses.sum().backward()
+    except CheckpointError as error:
+        raise ModelError(
+            f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}: loss",
+            expected="blocks that are computed again alike in the backward pass",
+            found="other tensors, because autograd starts inside such a block",
+            hint="Let its input require a gradient: x = x.detach().requires_grad_(True) before a block whose input is frozen.",
+        ) from error
+
+
+@contextmanager
+def tapped(module: torch.nn.Module, following: Following, projection: Projection, checkpoint: str, xp: Any) -> Iterator[Tap]:
+    """Freeze the module's weights, but for those that autograd follows, and tap the others; undone on exit."""
+    trainable, handles = [p for p in module.parameters() if p.requires_grad], []
+    try:
+        module.requires_grad_(False)
+        tap = Tap(module, following.layout, projection, checkpoint, xp)
+        tap.shared = frozenset(following.arrangement.shared)
+        for block in following.layout.blocks:
+            if block.by == AUTOGRAD:
+                weight = tap.parameters[block.weight].requires_grad_(True)
+                handles.append(weight.register_post_accumulate_grad_hook(tap.take_whole(block)))
+        yield tap
+    finally:
+        for handle in handles:
+            handle.remove()
+        module.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
