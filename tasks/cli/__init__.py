@@ -2,7 +2,7 @@
 
 import typer
 
-from tasks.cli import accounts, appeal, attribution, audit, counterfactuals, nights, optout, payee, rights
+from tasks.cli import accounts, appeal, attribution, audit, counterfactuals, model, nights, optout, payee, rights
 from tasks.terminal import exit_codes
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.add_typer(rights.root)
 app.add_typer(appeal.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(counterfactuals.app, name="counterfactuals")
+app.add_typer(model.app, name="model")
+app.add_typer(model.root)
 app.add_typer(payee.app, name="payee")
 app.add_typer(rights.app, name="rights")
 app.add_typer(optout.app, name="optout")

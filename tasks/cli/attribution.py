@@ -109,9 +109,14 @@ def attribution_screen(request: Request, manifest: Mapping[str, Any], *, most: i
         table.add_row(f"... and {owners.height - most} more", "", "")
     yield table
     if covered := manifest["parameters_covered"]:
-        left_out = covered["left_out"]
-        end = f"; left out: {len(left_out)} biases and norms." if left_out else "."
-        yield f"Gradients of {covered['share']:.2%} of the parameters were followed{end}"
+        check, left_out = covered["check"], covered["left_out"]
+        small = len(left_out) - len(check["not_followed"])
+        end = f"; left out: {small} biases and norms" if small else ""
+        end += f"; not followed: {', '.join(check['not_followed'])}" if check["not_followed"] else ""
+        yield (
+            f"Gradients of {covered['share']:.2%} of what is trained were followed, within {check['largest_deviation']:.1g} of "
+            f"autograd{end}."
+        )
     yield (
         f"Tables: {out / 'scores.parquet'}, {out / 'owner_influence.parquet'}, and {out / 'examples.parquet'} with each "
         "example's work; manifest.json lists their inputs."
@@ -337,7 +342,9 @@ def _term(key: str, value: object) -> str:
 
 
 ALL_PARTS = "features,scoring,memory,workers,night,likelihoods,royalty"
-WorkloadName = Literal["code", "subwords", "large", "glyphs", "music", "languages", "eight", "designers", "composers"]
+WorkloadName = Literal[
+    "code", "subwords", "large", "glyphs", "music", "languages", "eight", "designers", "composers", "facts", "styles", "smollm"
+]
 
 
 @command(app)
@@ -351,7 +358,9 @@ def workload(
     with a larger model trained longer. `glyphs`: letters by their typefaces' designers, a diffusion model. `music`: melodies
     by their composers. With few owners, so that every coalition of them can be trained: `languages` (seven, of various kinds
     of files in installed packages, one a copyist; bytes), `eight` (the same without the copyist; subwords), `designers` and
-    `composers` (eight of each). Letters and melodies need `make workloads`.
+    `composers` (eight of each); made up: `facts`, which a transformer remembers and is asked for by prompts, and `styles` of
+    drawing, by a UNet of the library diffusers. `smollm`: answers about classes and functions of ten packages by SmolLM2, a
+    pretrained language model, with LoRA. Letters, melodies and styles need `make workloads`, SmolLM2 needs `make smollm`.
 
     Example: `provenance workload music var/workloads/music`, then `provenance audit lds --corpus var/workloads/music/corpus
     --model var/workloads/music/model --outputs var/workloads/music/outputs.parquet --out var/workloads/music/audit`
