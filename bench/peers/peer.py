@@ -24,7 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
-from provenance.features.sampled import cut, sample_flow
+from provenance.features.sampled import Draws, cut, sample_flow
+from provenance.features.tap import ONE_BY_ONE
 from provenance.models.model import Example, forward_and_backward, read_model
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def ekfac(
     from kronfluence.utils.dataset import DataLoaderKwargs
 
     everything = [*examples, *outputs]
+    drawn = Draws([Example(b"all batches")], "factors", ONE_BY_ONE)
 
     class Likelihood(Task):
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> torch.Tensor:
@@ -163,7 +165,7 @@ def ekfac(
                 losses = adapter.loss(model, batch)
             ((z, leaf),) = cuts
             (slope,) = torch.autograd.grad(losses.sum(), leaf, create_graph=True)
-            flow, _ = sample_flow(leaf, slope, torch.default_generator)
+            flow, _ = sample_flow(leaf, slope, drawn)
             return (z * flow.detach()).sum()
 
         def compute_measurement(self, batch: Any, model: nn.Module) -> torch.Tensor:

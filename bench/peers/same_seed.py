@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from provenance.core.store import digest
-from provenance.models.adapters.training_loop import train_and_save
+from provenance.models.adapters.training_loop import in_order, train_and_save
 from provenance.models.model import Example, all_losses, read_model
 
 if TYPE_CHECKING:
@@ -48,14 +48,15 @@ def _train(folder: Path, contents: Sequence[bytes], outputs: Sequence[bytes], se
     torch.set_num_threads(1)
     adapter: Any = read_model(folder).adapter()
     trained: list[torch.nn.Module] = []
+    order = np.asarray(in_order(contents))
 
-    def mean_loss(module: torch.nn.Module, rows: list[int], _: torch.Generator) -> torch.Tensor:
+    def loss(module: torch.nn.Module, places: list[int], _: torch.Generator) -> tuple[torch.Tensor, int]:
         trained[:] = [module]
+        rows = order[places]
         batch = adapter.collate([contents[row] for row in rows])
         weight = torch.from_numpy(mask[rows]).float()
-        mean: torch.Tensor = (adapter.loss(module, batch) * weight).sum() / batch.terms
-        return mean
+        return (adapter.loss(module, batch) * weight).sum(), batch.terms
 
     with tempfile.TemporaryDirectory() as scratch:
-        train_and_save(adapter, len(contents), mean_loss, seed=seed, folder=Path(scratch))
+        train_and_save(adapter, len(contents), loss, seed=seed, folder=Path(scratch))
     return all_losses(adapter, trained[0].eval(), [Example(output) for output in outputs], batch_size=BATCH)

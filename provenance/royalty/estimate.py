@@ -64,6 +64,8 @@ NODES = 6
 FLAT = 1e4
 ROUNDS = 8
 TINY = 1e-12
+# The relative error of sums of influence, which are computed in float32.
+ROUNDING = 1e-5
 DRAWS, CONFIDENCE, SEED = 200, 0.9, 1
 
 
@@ -145,7 +147,12 @@ def project(outcomes: Outcomes, influence: Array) -> np.ndarray:
         influence: `(K, n, Q)` of some or all outputs.
     """
     xp = namespace(influence)
-    return to_numpy(xp.matmul(xp.asarray(outcomes.contrast), xp.astype(influence, xp.float64))).transpose(1, 0, 2)
+    influence = xp.astype(influence, xp.float64)
+    projected = to_numpy(xp.matmul(xp.asarray(outcomes.contrast), influence)).transpose(1, 0, 2)
+    # Influence in proportion to the sizes of owners has no contrast. What rounding leaves of it must not get a weight.
+    uneven = influence - xp.asarray(outcomes.size)[:, None] * xp.sum(influence, axis=1, keepdims=True)
+    even = xp.max(xp.abs(uneven), axis=1) <= ROUNDING * xp.max(xp.abs(influence), axis=1)
+    return np.where(to_numpy(even), 0.0, projected)
 
 
 def split(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -209,11 +216,13 @@ def _non_negative(whitened: np.ndarray, white: np.ndarray, weight: np.ndarray, s
         return np.zeros(0)
     gram = np.einsum("gmkq,gmlq,gq->kl", whitened, whitened, weight, optimize=True)
     target = np.einsum("gmkq,gmq,gq->k", whitened, white, weight, optimize=True)
+    used = np.diag(gram) > 0
     scale = np.sqrt(np.diag(gram)) + TINY
     gram, target = gram / scale[:, None] / scale, target / scale
     equal = max(0.0, target.sum() / (gram.sum() + TINY))
     root = cholesky(gram + shrinkage * np.eye(components), lower=True)
-    return np.asarray(nnls(root.T, solve_triangular(root, target + shrinkage * equal, lower=True))[0] / scale)
+    solution = nnls(root.T, solve_triangular(root, target + shrinkage * equal, lower=True))[0]
+    return np.where(used, solution / scale, 0.0)
 
 
 def covariance(models: Outcomes, others: Outcomes, curve: Curve, tau: float) -> np.ndarray:

@@ -71,8 +71,8 @@ def audit_srs(where: Where, night: Night, options: Options) -> str:
                 (masks @ member.T / member.sum(axis=1), retrain(where, night, masks, seeds, f"the diagonal at {rate:.2f}"))
             )
         truths[FAITHFUL] = slopes_on_diagonal(seen, rates, weights)
-    by_baseline = _baselines(where, night, member)
-    estimated = {count: _estimates(where, night, owners, count) for count in sorted(options.trainings)}
+    by_baseline = baselines(where, night, member)
+    estimated = {count: estimates(where, night, owners, count) for count in sorted(options.trainings)}
     result: dict[str, Any] = {
         "night": night.inputs,
         "options": asdict(options),
@@ -96,15 +96,7 @@ def audit_srs(where: Where, night: Night, options: Options) -> str:
     return audits.publish(where.store, "srs", result, figure)
 
 
-def _compared(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The errors of shares, and the part of true shares inside the intervals; estimate: share, low, high."""
-    share, low, high = estimate
-    true = positive_shares(truth)
-    inside = (true >= low - 1e-9) & (true <= high + 1e-9)
-    return {**compare(share, truth), "held": float(inside.mean()), "width": float((high - low).mean())}
-
-
-def _baselines(where: Where, night: Night, member: np.ndarray) -> dict[str, np.ndarray]:
+def baselines(where: Where, night: Night, member: np.ndarray) -> dict[str, np.ndarray]:
     """Values of owners by methods without retraining, `(owners, outputs)`, in any unit."""
     outputs = sum(part.rows for part in night.outputs)
     tokens = night.read_corpus(where.store, "tokens")["tokens"].to_numpy()
@@ -114,7 +106,7 @@ def _baselines(where: Where, night: Night, member: np.ndarray) -> dict[str, np.n
     return values
 
 
-def _estimates(
+def estimates(
     where: Where, night: Night, owners: Sequence[str], trainings: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Share, low and high by rule, `(3, owners, outputs)`, by models that cost so many trainings; and fidelity."""
@@ -129,6 +121,14 @@ def _estimates(
     for rule, owner, output, *numbers in table.filter(pl.col("rule").is_in(BY_VALUE)).select(columns).iter_rows():
         shares[rule][:, owners.index(owner), outputs.index(output)] = numbers
     return shares, read_manifest(store, valued.folder, "estimate")["copies"]["off"]
+
+
+def _compared(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The errors of shares, and the part of true shares inside the intervals; estimate: share, low, high."""
+    share, low, high = estimate
+    true = positive_shares(truth)
+    inside = (true >= low - 1e-9) & (true <= high + 1e-9)
+    return {**compare(share, truth), "held": float(inside.mean()), "width": float((high - low).mean())}
 
 
 def shapley(worth: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
     OUT/model/       model.toml and checkpoints
     OUT/outputs.parquet
 
-Half of the outputs are works that the model never saw, half are answers of the model.
+Half of the outputs are works that the model never saw (`facts`: facts that it remembers), half are answers of the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,10 @@ from provenance.core.errors import InputError
 from provenance.core.progress import PROGRESS
 from provenance.core.settings import CHECKOUT
 from provenance.corpus.delivery import Corpus
-from provenance.corpus.packages import distributions, glyphs
+from provenance.corpus.packages import answers, distributions, glyphs
 from provenance.corpus.packages import music as music_corpus
-from provenance.models.model import read_model
+from provenance.models.model import Example, examples_in, read_model, with_prompts
+from provenance.validation import made_up
 
 log = logging.getLogger("provenance.workload")
 
@@ -52,17 +53,21 @@ class Workload:
     Attributes:
         collect: returns the corpus.
         fresh: returns an adapter that can train, from the corpus' contents and the folder for its files.
-        answer: returns outputs of the trained model for some held-out contents.
+        answer: returns outputs of the trained model for some held-out examples.
     """
 
     collect: Callable[[], Corpus]
     fresh: Callable[[list[bytes], Path], Any]
-    answer: Callable[[Any, Any, list[bytes]], list[bytes]]
+    answer: Callable[[Any, Any, list[Example]], list[Example]]
 
 
-def make(name: str, out: Path) -> dict[str, Any]:
-    """Write a workload; returns its counts."""
-    workload = WORKLOADS[name]
+def make(name: str, out: Path, workload: Workload | None = None) -> dict[str, Any]:
+    """Write a workload; returns its counts.
+
+    Args:
+        workload: by default the one of that name in `WORKLOADS`.
+    """
+    workload = workload or WORKLOADS[name]
     if (out / "outputs.parquet").exists():
         raise InputError(str(out), expected="a folder without a workload", found="one", hint="Remove it, or name another.")
     corpus = workload.collect()
@@ -76,19 +81,20 @@ def make(name: str, out: Path) -> dict[str, Any]:
         log.info(PROGRESS, "training", done, steps)
 
     (out / "model").mkdir()
-    contents = train["content"].to_list()
-    workload.fresh(contents, out / "model").train(contents, seed=SEED, folder=out / "model", model_id=name, progress=tell)
-    held_out = corpus.examples.filter(pl.col("split") == "held_out")["content"].to_list()
-    held_out.sort(key=lambda content: hashlib.sha256(content).digest())
+    examples = examples_in(train)
+    adapter = workload.fresh([example.content for example in examples], out / "model")
+    with_prompts(adapter.train, examples, name, seed=SEED, folder=out / "model", model_id=name, progress=tell)
+    held_out = examples_in(corpus.examples.filter(pl.col("split") == "held_out"))
+    held_out.sort(key=lambda example: hashlib.sha256(b"".join(filter(None, example))).digest())
     model = read_model(out / "model")
     module = model.load(model.card.checkpoints[-1])
     own = workload.answer(model.adapter(), module, held_out[-QUERIES:])
     rows = [
-        {"output_id": f"{kind}-{number:02d}", "content": content, "modality": train["modality"][0]}
+        {"output_id": f"{kind}-{number:02d}", "modality": train["modality"][0], **example._asdict()}
         for kind, outputs in (("held-out", held_out[:QUERIES]), ("own", own))
-        for number, content in enumerate(outputs)
+        for number, example in enumerate(outputs)
     ]
-    pl.DataFrame(rows).write_parquet(out / "outputs.parquet")
+    pl.DataFrame(rows, schema_overrides={"prompt": pl.Binary}).write_parquet(out / "outputs.parquet")
     return {
         "examples": train.height,
         "owners": corpus.owners.height,
@@ -168,20 +174,107 @@ def _glyphs(_contents: list[bytes], folder: Path, *, width: int, epochs: float) 
     return Denoiser(folder, size=12, width=width, epochs=epochs, batch_size=8, spread=2)
 
 
+def _styles(_contents: list[bytes], folder: Path, *, width: int, before: float, epochs: float) -> Any:
+    """A UNet that has learnt to draw from drawings of nobody, as the model before its first step in the eight styles."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from provenance.models.adapters.diffusion import CONFIG, SCHEDULER, Diffusion
+    from provenance.models.writing import write_card
+
+    first = folder.with_name("pretrained")
+    first.mkdir(exist_ok=True)
+    UNet2DModel(
+        sample_size=16, in_channels=1, out_channels=1, block_out_channels=(width, 2 * width), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), add_attention=False,
+        norm_num_groups=4,
+    ).save_config(first)  # type: ignore[attr-defined]  # fmt: skip
+    DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2").save_pretrained(first)  # type: ignore[attr-defined]
+    Diffusion(first, epochs=before, keep=(1.0,)).train(made_up.drawings(128), seed=SEED, folder=first)
+    pretrained = read_model(first)
+    for source, name in (
+        (pretrained.card.checkpoints[-1].file, "step-0000.safetensors"),
+        (CONFIG, CONFIG),
+        (SCHEDULER, SCHEDULER),
+    ):
+        shutil.copyfile(first / source, folder / name)
+    adapter = Diffusion(folder, epochs=epochs, learning_rate=1e-3, start="base")
+    card = {"model_id": "styles", "adapter": "Diffusion", "adapter_args": adapter.arguments}
+    start = {"file": "step-0000.safetensors", "step": 0, "learning_rate_sum": 0.0}
+    write_card(folder, card, adapter.recipe.model_dump(mode="json", exclude_none=True), [start])
+    return adapter
+
+
+def _smollm(_contents: list[bytes], folder: Path, *, layers: int | None, epochs: float, batch_size: int) -> Any:
+    """SmolLM2 with LoRA on the projections of its attention, as a fine-tune of prompts and answers has it."""
+    from peft import LoraConfig, TaskType
+
+    from provenance.models.adapters.causal_lm import CausalLM
+    from provenance.models.smollm import unpack
+
+    base = unpack(CHECKOUT / f"var/smollm/{'whole' if layers is None else f'{layers}-layers'}", layers=layers)
+    LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+    ).save_pretrained(str(folder))
+    return CausalLM(
+        folder, base=base, template="chat", context=256, epochs=epochs, batch_size=batch_size, learning_rate=1e-3, warmup=0.1
+    )
+
+
+def smollm(
+    names: Sequence[str] = answers.DISTRIBUTIONS,
+    *,
+    layers: int | None = None,
+    examples_each: int = 24,
+    held_out_each: int = 5,
+    epochs: float = 3,
+    batch_size: int = 8,
+) -> Workload:
+    """Answers about classes and functions of packages, by a language model that was tuned on them.
+
+    Args:
+        layers: of SmolLM2, the first ones; by default all.
+    """
+    return Workload(
+        partial(answers.collect, names, examples_each=examples_each, held_out_each=held_out_each),
+        partial(_smollm, layers=layers, epochs=epochs, batch_size=batch_size),
+        _reply,
+    )
+
+
+def _reply(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
+    """The model's own answers to the questions of held-out examples; an empty one is left out."""
+    questions = [example.prompt for example in held_out]
+    replies = adapter.complete(module, questions, length=64, temperature=0.7, seed=SEED)
+    return [Example(reply, question) for reply, question in zip(replies, questions, strict=True) if reply.strip()]
+
+
 def _complete(
-    adapter: Any, module: Any, held_out: list[bytes], *, prompt: int = 64, length: int, temperature: float = 0.7
-) -> list[bytes]:
-    prompts = [content[:prompt] for content in held_out]
+    adapter: Any, module: Any, held_out: list[Example], *, prompt: int = 64, length: int, temperature: float = 0.7
+) -> list[Example]:
+    prompts = [example.content[:prompt] for example in held_out]
     if getattr(adapter, "tokenizer", None) is not None:
         prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
-    return list(adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED))
+    return [Example(text) for text in adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)]
 
 
-def _draw(adapter: Any, module: Any, held_out: list[bytes]) -> list[bytes]:
-    return list(adapter.sample(module, len(held_out), seed=SEED))
+def _recall(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
+    """The model's own answers to the prompts, as many bytes as the true ones have."""
+    length = len(held_out[0].content)
+    prompts = [example.prompt for example in held_out]
+    recalled = adapter.complete(module, prompts, length=length, temperature=0.1, seed=SEED)
+    return [Example(answer, prompt) for answer, prompt in zip(recalled, prompts, strict=True)]
+
+
+def _draw(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
+    return [Example(drawn) for drawn in adapter.sample(module, len(held_out), seed=SEED)]
 
 
 _melody, _text = partial(_complete, prompt=16, length=48, temperature=1.0), partial(_complete, length=60)
+# A cut of `smollm` that trains in seconds; its answers make no sense.
+SMOLLM_CUT = smollm(answers.DISTRIBUTIONS[:3], layers=2, examples_each=3, held_out_each=1, epochs=3, batch_size=3)
 WORKLOADS = {
     "code": Workload(partial(_code, 32, 24), partial(_language, width=64, layers=2, epochs=8), partial(_complete, length=192)),
     "subwords": Workload(partial(_code, 32, 24), partial(_language, subwords=1500, width=64, layers=2, epochs=12), _text),
@@ -217,5 +310,11 @@ WORKLOADS = {
         partial(music_corpus.collect, owners=8, examples_each=32, held_out_each=4),
         partial(_music, width=32, epochs=16),
         _melody,
+    ),
+    # A real language model, tuned: `make smollm`.
+    "smollm": smollm(),
+    "facts": Workload(made_up.facts, partial(_language, width=48, layers=2, epochs=120), _recall),
+    "styles": Workload(
+        partial(made_up.styles, examples_each=16, held_out_each=6), partial(_styles, width=8, before=30, epochs=20), _draw
     ),
 }

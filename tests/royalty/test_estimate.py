@@ -102,6 +102,19 @@ def test_the_only_informative_component_gets_its_weight_in_any_unit(scale):
     assert theta[[0, 3]].max() < 0.05
 
 
+def test_a_component_that_differs_between_owners_by_rounding_alone_gets_no_weight():
+    random = np.random.default_rng(3)
+    game = draw_game(random, owners=6, outputs=8)
+    models = game.trained(8, random)[0]
+    total = random.normal(size=8)
+    even = game.size[:, None] * total * (1 + 1e-7 * random.normal(size=(6, 8)))
+    informative = random.normal(size=(6, 8))
+    theta = fitted_on(models, np.stack([even, informative]))[0].theta
+    alone = fitted_on(models, informative[None])[0].theta
+    assert theta[0] == 0
+    assert theta[1] == pytest.approx(alone[0])
+
+
 def test_exact_influence_leaves_no_other_effects():
     """With exact influence the fit believes in small effects of owners besides it; without influence, in large ones."""
     random = np.random.default_rng(1)
