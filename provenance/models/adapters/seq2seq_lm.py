@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.models.adapters.text import TOKENIZERS, find_text, texts_of
-from provenance.models.adapters.tokens import IGNORED, copy_files, summed_losses, without_cache
-from provenance.models.adapters.training_loop import recipe_for, train_and_save
+from provenance.models.adapters.tokens import IGNORED, train_sequences, without_cache
+from provenance.models.adapters.training_loop import recipe_for
 from provenance.models.adapters.transformer import Architecture, in_float32
 
 
@@ -42,6 +41,8 @@ class Seq2SeqLM:
         base, dtype, base_bits, checkpointing: as in `transformer.Architecture`.
         recipe: keys of `recipe.Training`, for a first training.
     """
+
+    train = train_sequences
 
     def __init__(
         self,
@@ -115,22 +116,6 @@ class Seq2SeqLM:
         logits = in_float32(output.logits).flatten(0, 1)
         losses = torch.nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view(targets.shape).sum(dim=1)
-
-    def train(
-        self,
-        contents: Sequence[bytes],
-        *,
-        seed: int,
-        folder: Path,
-        prompts: Sequence[bytes | None] | None = None,
-        **run: Any,
-    ) -> None:
-        """Train by the recipe and write a model folder.
-
-        Arguments are those of `training_loop.train_and_save`; the loss is in nats per token.
-        """
-        copy_files(self.folder, folder)
-        train_and_save(self, len(contents), summed_losses(self, contents, prompts), seed=seed, folder=folder, **run)
 
 
 def _padded(sequences: list[list[int]], value: int) -> torch.Tensor:

@@ -235,7 +235,7 @@ def _options(module: torch.nn.Module, kept: int) -> dict[str, Any]:
 
 
 def train_sequences(
-    self: Sequences,
+    self: Any,
     contents: Sequence[bytes],
     *,
     seed: int,
