@@ -19,3 +19,11 @@ def digest(value: object) -> str:
 def sha256(data: bytes) -> str:
     """SHA-256 of bytes, as hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def identity(content_sha256: str, prompt: bytes | None) -> str:
+    """The digest of a content and its prompt, as hex: of the content's digest, a line feed and the prompt.
+
+    Without a prompt it is that of the content.
+    """
+    return content_sha256 if prompt is None else sha256(f"{content_sha256}\n".encode() + prompt)

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from provenance.core.canonical import identity
 from provenance.core.checks import conform, reject, unique
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB, allocate
@@ -161,8 +162,8 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     stated = pl.col("content_sha256")
     reject(frame, stated.is_not_null() & (stated != computed), file, "content_sha256", expected="the content's SHA-256")
     ids = [
-        stated or hashlib.sha256(f"{work}\n{position}\n{identity}".encode()).hexdigest()[:32]
-        for stated, work, position, identity in zip(
+        stated or hashlib.sha256(f"{work}\n{position}\n{own}".encode()).hexdigest()[:32]
+        for stated, work, position, own in zip(
             frame["example_id"], frame["work_id"], frame["position"], identities(frame.with_columns(computed)), strict=True
         )
     ]
@@ -184,10 +185,7 @@ def identities(frame: pl.DataFrame) -> list[str]:
     """
     if "prompt" not in frame.columns:
         return frame["content_sha256"].to_list()
-    return [
-        content if prompt is None else hashlib.sha256(f"{content}\n".encode() + prompt).hexdigest()
-        for content, prompt in frame.select("content_sha256", "prompt").iter_rows()
-    ]
+    return [identity(*row) for row in frame.select("content_sha256", "prompt").iter_rows()]
 
 
 def check_contents(frame: pl.DataFrame, file: str) -> None:

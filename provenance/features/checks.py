@@ -26,8 +26,8 @@ from provenance.features.following import chosen, find_following, norm, pass_dty
 from provenance.features.following import from_json as following_from_json
 from provenance.features.gradients import check_finite
 from provenance.features.layers import LARGEST_WHOLE, Layout, project_whole, too_large
-from provenance.features.projection import Block, Projection
-from provenance.features.tap import ONE_BY_ONE, Arrangement, Following, Tap, run_batch, tapped
+from provenance.features.projection import OPERATION, UNSEEN, Block, Projection
+from provenance.features.tap import ONE_BY_ONE, Arrangement, Following, Tap, run_batch, taken, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
 # Verdicts on a weight. Biases and norms are left out by rule; so are weights that cannot be followed, where a setting says so.
@@ -142,7 +142,8 @@ def check_following(
     """Check how a model's gradients can be followed.
 
     Args:
-        examples: some tens of different lengths; all are tried for the weights that they use, and three are compared.
+        examples: some tens of different lengths; all are tried for the weights that they use, and at least three
+            are compared, and one for each weight.
         projection, checkpoint, xp: as of `gradients.gradient_features`.
 
     Raises:
@@ -155,7 +156,13 @@ def check_following(
         few.append(with_prompt)
     place = _Place(adapter, module, projection, checkpoint, xp)
     batched = _loss_in_batch(place, few, tolerance)
-    uses = uses_of(adapter, module, examples)
+    uses: dict[str, frozenset[str]] = {}
+    covered = uses_of(adapter, module, few).keys()
+    for example in examples:
+        own = uses_of(adapter, module, [example])
+        if not own.keys() <= {*covered, *uses}:  # each weight that is used is compared
+            few.append(example)
+        uses |= {name: forms | uses.get(name, frozenset()) for name, forms in own.items()}
     sizes = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
     large = too_large(module, uses)
     whole: frozenset[str] = frozenset()
@@ -177,6 +184,7 @@ def check_following(
         whole, without = whole | (wrong - lost), without | lost
     if following.arrangement.order != ONE_BY_ONE and not _alike(place, examples, following):
         following = replace(following, arrangement=Arrangement(ONE_BY_ONE))
+    following = replace(following, layout=_with_unseen(following.layout, deviations))
     following = replace(following, sizes=_sizes(place, few, following))
     layers = _layers(following.layout, deviations, sizes, large)
     name = str(dtype).removeprefix("torch.")
@@ -196,6 +204,12 @@ class _Place:
     def tapped(self, following: Following) -> Any:
         """A tap on the module."""
         return tapped(self.module, following, self.projection, self.checkpoint, self.xp)
+
+
+def _with_unseen(shape: Layout, deviations: Mapping[str, float | None]) -> Layout:
+    """A layout whose weights without a gradient are held against autograd when they have one."""
+    unseen = {block for block in shape.blocks if block.by == OPERATION and deviations[block.weight] is None}
+    return replace(shape, blocks=tuple(replace(block, by=UNSEEN) if block in unseen else block for block in shape.blocks))
 
 
 def _layers(
@@ -346,8 +360,7 @@ def _gradients(place: _Place, example: Example, names: Mapping[str, Any], receiv
 
     One gradient is in memory at a time.
     """
-    module, seen, handles = place.module, set(), []
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    seen: set[str] = set()
 
     def taker(name: str) -> Any:
         def take(parameter: torch.Tensor) -> None:
@@ -358,20 +371,10 @@ def _gradients(place: _Place, example: Example, names: Mapping[str, Any], receiv
 
         return take
 
-    try:
-        module.requires_grad_(False)
-        for name in names:
-            weight = module.get_parameter(name).requires_grad_(True)
-            handles.append(weight.register_post_accumulate_grad_hook(taker(name)))
-        losses = example_losses(place.adapter, module, [example])
+    with taken(place.module, {name: taker(name) for name in names}):
+        losses = example_losses(place.adapter, place.module, [example])
         if losses.requires_grad:
             losses.sum().backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-        module.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
     return seen
 
 

@@ -21,7 +21,7 @@ from provenance.core.where import Where
 from provenance.corpus.shards import part_key
 from provenance.features import statistics
 from provenance.features.gradients import gradient_features, without_gradient
-from provenance.features.model_check import raise_by_id, read_check
+from provenance.features.night_check import raise_by_id, read_check
 from provenance.features.plan import FeatureFile, Plan
 from provenance.features.projection import Projection
 from provenance.features.tap import Following

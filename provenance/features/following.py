@@ -6,7 +6,6 @@ Both are found by trying a few examples. `checks` holds the result against autog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -210,13 +209,8 @@ def norm(values: Array) -> float:
     return float(xp.linalg.vector_norm(xp.astype(values, xp.float64))) if 0 not in values.shape else 0.0
 
 
-def to_json(following: Following) -> dict[str, Any]:
-    """A following as JSON."""
-    return asdict(following)
-
-
 def from_json(value: Mapping[str, Any]) -> Following:
-    """The inverse of `to_json`."""
+    """A following from the JSON of its fields."""
     shape, arrangement = value["layout"], value["arrangement"]
     blocks = tuple(Block(**block) for block in shape["blocks"])
     rows = {name: tuple(counts) for name, counts in arrangement["rows"].items()}

@@ -96,9 +96,13 @@ def _bytes_of(length: int, sizes: Sequence[tuple[int, int]]) -> float:
 
 def _batch_rows(adapter: Adapter, module: torch.nn.Module, batch: list[Example], tap: Tap, arrangement: Arrangement) -> Rows:
     """The rows of a batch; of each example by itself if its rows are not arranged as expected."""
-    run_batch(adapter, module, batch, tap)
-    if len(batch) == 1 or arrangement.holds(tap.called, len(batch)):
-        return tap.rows(arrangement.order)
+    try:
+        run_batch(adapter, module, batch, tap)
+        if len(batch) == 1 or arrangement.holds(tap.called, len(batch)):
+            return tap.rows(arrangement.order)
+    except RuntimeError:  # an operation has one row for the whole batch, but other operations several for an example
+        if len(batch) == 1:
+            raise
     single = []
     for example in batch:
         run_batch(adapter, module, [example], tap)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.utils.dlpack import from_dlpack
@@ -179,8 +180,9 @@ def _vocabulary(
 ) -> tuple[tuple[str, str, str] | None, set[str]]:
     """The output head over a vocabulary, and the names of the embeddings of that vocabulary.
 
-    The head is the layer that `transformers` names, or else the last Linear with as many outputs as an embedding has rows, or
-    else an embedding whose weight is also multiplied. Other embeddings (positions, times, classes) are inner layers.
+    The head is the layer that `transformers` names, or else the last Linear, after all convolutions, with as many outputs as an
+    embedding has rows, or else an embedding whose weight is also multiplied. Other embeddings (positions, times, classes) are
+    inner layers.
 
     Returns:
         of the head: the weight's name, the layer's name, and the name of the block; and the embeddings' weights.
@@ -193,6 +195,10 @@ def _vocabulary(
     heads = [
         (w.name, name, name) for w, name, layer, _ in linear if (layer is named if named else layer.out_features in tables)
     ]
+    if named is None:  # what is used before a convolution does not give the output, as in a UNet with classes
+        by_use = {name: place for place, name in enumerate(uses or (w.name for w in weights))}
+        last = max((by_use.get(w.name, -1) for w in weights if CONVOLUTION in w.usual), default=-1)
+        heads = [found for found in heads if found[0] in rows or by_use.get(found[0], math.inf) > last]
     if not heads and named is None:
         heads = [
             (w.name, w.layers[0][0], f"{w.name} as head")
@@ -325,12 +331,15 @@ class Use:
     """One use of an inner layer's weight: its inputs, projected, until its output's gradient comes.
 
     Attributes:
+        options: of the call; the call itself would keep its input.
+        index: of the weight, where it is one matrix of several.
         left: by row of the operation, matrix and position, `(k, matrices, t, rows)`.
         size: sizes of the input beyond the channels, for a transposed convolution.
     """
 
     block: Block
-    call: Call
+    options: Mapping[str, Any]
+    index: int | None
     left: Array
     size: tuple[int, ...] = ()
 
@@ -345,7 +354,7 @@ class Use:
         if block.form in (EXPERTS, EXPERTS_INPUT_FIRST):
             return self._of_experts(xp.astype(from_torch(d, xp), b.dtype), b)
         if block.form == TRANSPOSED:
-            patches = from_torch(_patches(self.call, d, b, block), xp)
+            patches = from_torch(_patches(self.options, d, b, block), xp)
             patches = patches[(..., *(slice(size) for size in self.size))]
             right = xp.matrix_transpose(xp.reshape(patches, (d.shape[0], block.groups, block.columns, -1)))
             value = xp.matrix_transpose(self.left) @ right
@@ -365,8 +374,9 @@ class Use:
         """All rows belong to one example: `(1, size)`."""
         block, xp, left = self.block, namespace(b), self.left[0, 0, ...]
         total = xp.zeros((block.groups, block.rows, block.columns), dtype=b.dtype)
-        index = self.call.weight.index
-        ends = [left.shape[0]] if index is not None else self.call.options["offsets"].tolist()
+        d = xp.reshape(d, (-1, d.shape[-1]))
+        index = self.index
+        ends = [left.shape[0]] if index is not None else self.options["offsets"].tolist()
         start = 0
         for place, end in enumerate(ends):
             expert = place if index is None else index
@@ -390,15 +400,16 @@ def use_of(block: Block, call: Call, x: torch.Tensor, a: Array, examples: int) -
     if block.form == TRANSPOSED:
         xp = namespace(a)
         inputs = xp.reshape(from_torch(x, xp), (x.shape[0], block.groups, block.inputs, -1))
-        return Use(block, call, _projected(xp.matrix_transpose(inputs), a), tuple(x.shape[2:]))
-    return Use(block, call, input_side(block, call, x, a, examples))
+        left = _projected(xp.matrix_transpose(inputs), a)
+        return Use(block, call.options, call.weight.index, left, tuple(x.shape[2:]))
+    return Use(block, call.options, call.weight.index, input_side(block, call, x, a, examples))
 
 
 def input_side(block: Block, call: Call, x: torch.Tensor, a: Array, examples: int) -> Array:
     """Projected inputs by row of the operation, matrix and position: `(k, matrices, t, rows)`."""
     xp = namespace(a)
     if block.form == CONVOLUTION:
-        patches = from_torch(_patches(call, x, a, block), xp)
+        patches = from_torch(_patches(call.options, x, a, block), xp)
         shape = (x.shape[0], block.groups * block.joined, a.shape[1], -1)
         return xp.matrix_transpose(xp.reshape(patches, shape))
     inputs = from_torch(x, xp)
@@ -425,14 +436,13 @@ def _projected(rows: Array, side: Array) -> Array:
     return xp.reshape(flat @ side, (*rows.shape[:-1], side.shape[1]))
 
 
-def _patches(call: Call, x: torch.Tensor, side: Array, block: Block) -> torch.Tensor:
+def _patches(options: Mapping[str, Any], x: torch.Tensor, side: Array, block: Block) -> torch.Tensor:
     """Projected patches of a convolution's input, computed as a convolution, so that no patch is formed."""
-    options, groups = dict(call.options), block.groups * block.joined
-    kernel = call.options["kernel"]
+    others, groups = dict(options), block.groups * block.joined
+    kernel = others.pop("kernel")
     x = x.detach()
     x = x.float() if x.element_size() < 4 else x
     matrix = from_dlpack(side).T.reshape(side.shape[1], -1, *kernel).to(x)
     filters = matrix.repeat(groups, *[1] * (matrix.dim() - 1))
-    del options["kernel"]
     convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[len(kernel) - 1]
-    return convolve(x, filters, None, **options)
+    return convolve(x, filters, None, **others)

@@ -10,8 +10,9 @@ import polars as pl
 
 from provenance.core.store import Store, digest
 from provenance.core.where import Where
+from provenance.corpus.delivery import identities
 from provenance.corpus.shards import FrozenCorpus, Part, freeze_part, read_part
-from provenance.features.model_check import check_night, read_check
+from provenance.features.night_check import check_night, read_check
 from provenance.inputs.methods import FACTORED, WORDS, comparisons
 from provenance.inputs.night import Night
 from provenance.models.frozen import fetch_model
@@ -104,20 +105,23 @@ def comparisons_of(night: Night) -> dict[str, str]:
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:
-    """The `size` examples with the smallest digests of contents: a random sample that does not depend on shards."""
+    """The `size` examples with the smallest digests of content and prompt: a random sample that does not depend on shards."""
 
-    def digests() -> Iterator[tuple[str, str, int]]:
+    def digests() -> Iterator[tuple[str, str, str, int]]:
         for part in corpus.shards:
-            for row, content in enumerate(store.read_table(part.key, columns=["content_sha256"])["content_sha256"]):
-                yield content, part.sha256, row
+            frame = read_part(store, part.sha256, "example_id", "content_sha256", "prompt")
+            for row, (identity, name) in enumerate(zip(identities(frame), frame["example_id"], strict=True)):
+                yield identity, name, part.sha256, row
 
     chosen: dict[str, list[int]] = {}
-    for _, part, row in heapq.nsmallest(size, digests()):
+    for _, _, part, row in heapq.nsmallest(size, digests()):
         chosen.setdefault(part, []).append(row)
     columns = ["example_id", "content", "prompt", "content_sha256", "modality"]
     frames = [read_part(store, part, *columns)[rows] for part, rows in chosen.items()]
     # Sorted by length, because examples of a batch are padded to the longest.
-    return pl.concat(frames).sort(pl.col("content").bin.size(), "content_sha256")
+    frame = pl.concat(frames)
+    length = pl.col("content").bin.size() + pl.col("prompt").bin.size().fill_null(0)
+    return frame.sort(length, pl.Series(identities(frame), dtype=pl.String), "example_id")
 
 
 def _ingredients(where: Where, night: Night, check: str) -> dict[tuple[str, str], dict[str, object]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OPERATION, AUTOGRAD = "operation", "autograd"
+OPERATION, UNSEEN, AUTOGRAD = "operation", "operation, not seen", "autograd"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Block:
         joined: matrices whose outputs are projected together; they are too many for numbers of their own.
         weight: name of the parameter.
         form: how the axes of the weight lie (`operations`).
-        by: how its gradient is followed: `OPERATION`, or `AUTOGRAD` for each example by itself.
+        by: how its gradient is followed: `OPERATION`; `UNSEEN`, the same, but held against autograd once it has a gradient;
+            or `AUTOGRAD` for each example by itself.
     """
 
     name: str

@@ -7,13 +7,14 @@ law of the targets is recognised from the loss as a function of the module's out
 - cross-entropy: the gradient is `w (softmax(z) - e_y)` for some class y at each position; another class is drawn.
 - a sum over the elements of z with curvature h >= 0 (squared errors, weighted or not): `sqrt(h)` times a normal number.
 
-For any other loss, or a module that is not called as a whole, the gradients of the data are used, and `law` says so.
+For any other loss, a module that is not called as a whole or whose weights the loss uses again, the gradients of the data are
+used, and `law` says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ from provenance.models.model import Adapter, Example, example_losses
 # Numbers of the softmax that are computed at once.
 BLOCK_NUMBERS = 2**24
 CROSS_ENTROPY, ELEMENTWISE, DATA = "cross-entropy", "elementwise", "the data's own"
+LAWS = (DATA, ELEMENTWISE, CROSS_ENTROPY)  # the weakest first
 # A gradient of the output may differ from a law by so much, for its rounding.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.01}
 
@@ -47,7 +49,7 @@ class Terms:
         data: feature rows for the targets of the data.
         sampled: feature rows for sampled targets.
         terms: dense part for sampled targets by loss term, `(k, p)` (`Tap.terms`).
-        law: law of the sampled targets: `CROSS_ENTROPY`, `ELEMENTWISE` or, if unknown, `DATA`.
+        law: law of the sampled targets: `CROSS_ENTROPY`, `ELEMENTWISE` or, if unknown, `DATA`; of several outputs the weakest.
     """
 
     data: Rows
@@ -85,7 +87,9 @@ def sampled_features(
             batch = [examples[number] for number in numbers]
             try:
                 passes = _passes(adapter, module, batch, tap, following.arrangement, draws=draws, checkpoint=checkpoint)
-            except UnknownRows:
+            except (UnknownRows, RuntimeError):  # an operation has one row for the batch, or other rows than expected
+                if len(batch) == 1:
+                    raise
                 alone = replace(following.arrangement, order=ONE_BY_ONE)
                 for example in batch:
                     single = _passes(adapter, module, [example], tap, alone, draws=draws, checkpoint=checkpoint)
@@ -135,10 +139,17 @@ def _backward_passes(
         losses = example_losses(adapter, module, batch)
     leaves = [leaf for _, leaf in cuts]
     connected = bool(cuts) and losses.requires_grad
+    tap.listening = False
     # Only curvature that is no cross-entropy's needs the gradient's own gradient, and the memory for it.
     slopes = torch.autograd.grad(losses.sum(), leaves, retain_graph=True, allow_unused=True) if connected else ()
     if any(slope is not None and classes_of(leaf, slope) is None for leaf, slope in zip(leaves, slopes, strict=False)):
         slopes = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
+    tap.listening = True
+    if connected and (tap.unheard or _has_other_leaves(losses, leaves)):  # a weight is used after the module's output
+        tap.begin(len(batch))
+        with tap:
+            losses = example_losses(adapter, module, batch)
+        slopes = ()
     used = [
         (output, leaf, slope)
         for (output, leaf), slope in zip(cuts, slopes, strict=False)
@@ -150,7 +161,21 @@ def _backward_passes(
     for _ in range(draws):
         samples = [sample_flow(leaf, slope, drawn) for _, leaf, slope in used]
         _backward(outputs, [flow for flow, _ in samples], losses)
-        yield samples[0][1] if samples else DATA
+        yield min((law for _, law in samples), key=LAWS.index, default=DATA)
+
+
+def _has_other_leaves(losses: torch.Tensor, leaves: Sequence[torch.Tensor]) -> bool:
+    """Whether the losses depend on a tensor that requires a gradient and is none of the leaves."""
+    known, seen, nodes = {id(leaf) for leaf in leaves}, set(), [losses.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", leaves[0])) not in known:
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 class Draws:
@@ -200,8 +225,11 @@ def cut(module: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tens
     def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
         if isinstance(output, torch.Tensor):
             return leaf_of(output)
-        if isinstance(getattr(output, "logits", None), torch.Tensor):
-            output["logits"] = leaf_of(output.logits)
+        if isinstance(logits := getattr(output, "logits", None), torch.Tensor):
+            if isinstance(output, MutableMapping):
+                output["logits"] = leaf_of(logits)
+            else:
+                output.logits = leaf_of(logits)
         elif isinstance(output, tuple):
             return tuple(leaf_of(z) if isinstance(z, torch.Tensor) and z.is_floating_point() else z for z in output)
         return output

@@ -7,7 +7,7 @@ are used in another way get their whole gradient from autograd, for one example 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,12 +23,14 @@ from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, no_tokens
 from provenance.features.layers import Layout, input_side, project_whole, token_outputs, use_of
 from provenance.features.operations import LOOKUP, OPERATIONS, VIEWS, Call, Weight, call_of, view_of
-from provenance.features.projection import AUTOGRAD, Block, Projection, matrices
+from provenance.features.projection import AUTOGRAD, UNSEEN, Block, Projection, matrices
 from provenance.models.model import Adapter, Example, example_losses
 
 # The arrangement of a batch in the rows of operations: the rows of an example side by side, or one row of each example in turn,
 # or unknown, so that examples are computed one by one.
 SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"
+# A gradient that no check has seen may deviate by so much from autograd, whatever the type of the weights.
+UNCHECKED = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Tap(TorchFunctionMode):
         sides: for layers over a vocabulary, inputs and output gradients by position, the hidden side projected.
         called: rows of each use, by block.
         seen: blocks that had a gradient in any batch.
+        listening: whether output gradients are received; if not, they are counted in `unheard`.
     """
 
     def __init__(self, module: torch.nn.Module, shape: Layout, projection: Projection, checkpoint: str, xp: Any) -> None:
@@ -99,6 +102,7 @@ class Tap(TorchFunctionMode):
         self.sides: dict[str, list[tuple[Array, Array]]] = {}
         self.called: dict[str, list[int]] = {}
         self.seen: set[str] = set()
+        self.listening, self.unheard = True, 0
         self.clear(0)
 
     def clear(self, examples: int) -> None:
@@ -111,6 +115,7 @@ class Tap(TorchFunctionMode):
         """Remove the last batch and what is known of its forward pass."""
         self.clear(examples)
         self.called.clear()
+        self.unheard = 0
         self.known = dict(self.weights)
         self.views: list[Any] = []  # kept, so that no other tensor gets the identity of one
 
@@ -140,10 +145,17 @@ class Tap(TorchFunctionMode):
             x = x.expand(self.examples, *x.shape[1:])
         self.called.setdefault(block.name, []).append(result.shape[0])
         receive, padding = self._receiver(block, call, x), call.options.get("padding_idx")
-        if padding is not None:  # its row is never trained
-            result.register_hook(lambda d: receive(d.masked_fill((x == padding)[..., None], 0.0)))
-        else:
-            result.register_hook(receive)
+        padded = None if padding is None else torch.eq(x, padding)[..., None]
+
+        def hear(d: torch.Tensor) -> None:
+            if not self.listening:
+                self.unheard += 1
+            elif padded is None:
+                receive(d)
+            else:  # the row of padding is never trained
+                receive(d.masked_fill(padded, 0.0))
+
+        result.register_hook(hear)
         return result.clone() if first else result  # what follows may work in place, which a leaf does not allow
 
     def _receiver(self, block: Block, call: Call, x: torch.Tensor) -> Any:
@@ -171,6 +183,33 @@ class Tap(TorchFunctionMode):
                 gradient = project_whole(block, from_torch(parameter.grad, self.xp), *self.matrices[block.name])
                 self.dense.setdefault(block.name, []).append(gradient)
                 parameter.grad = None
+
+        return receive
+
+    def hold(self, blocks: Sequence[Block]) -> Any:
+        """A function that receives the whole gradient of a weight that had none when the model was checked.
+
+        It raises ModelError if the weight's operations do not show that gradient.
+        """
+
+        def receive(parameter: torch.Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is None or not bool(gradient.any()):
+                return
+            block, xp = blocks[0], self.xp
+            held = any(each.name in self.called for each in blocks)
+            if held and block.kind == "dense" and (values := self.dense.get(block.name)):
+                found = sum(xp.sum(value, axis=0) for value in values)
+                expected = project_whole(block, from_torch(gradient, xp), *self.matrices[block.name])[0, ...]
+                apart, whole = (float(xp.linalg.vector_norm(side)) for side in (found - expected, expected))
+                held = apart <= UNCHECKED * whole
+            if not held:
+                raise ModelError(
+                    f"weight {block.weight!r}",
+                    expected="no gradient, as in the examples that the model was checked on, or one that its layer's use shows",
+                    found="a gradient of another use",
+                    hint="Freeze it (requires_grad_(False)), or use it by the operation of its layer.",
+                )
 
         return receive
 
@@ -313,16 +352,27 @@ def run_batch(adapter: Adapter, module: torch.nn.Module, examples: list[Example]
 @contextmanager
 def tapped(module: torch.nn.Module, following: Following, projection: Projection, checkpoint: str, xp: Any) -> Iterator[Tap]:
     """Freeze the module's weights, but for those that autograd follows, and tap the others; undone on exit."""
+    tap = Tap(module, following.layout, projection, checkpoint, xp)
+    tap.shared = frozenset(following.arrangement.shared)
+    takers = {block.weight: tap.take_whole(block) for block in following.layout.blocks if block.by == AUTOGRAD}
+    unseen: dict[str, list[Block]] = {}
+    for block in following.layout.blocks:
+        if block.by == UNSEEN:
+            unseen.setdefault(block.weight, []).append(block)
+    with taken(module, takers | {name: tap.hold(blocks) for name, blocks in unseen.items()}):
+        yield tap
+
+
+@contextmanager
+def taken(module: torch.nn.Module, takers: Mapping[str, Any]) -> Iterator[None]:
+    """Freeze the module's weights but for some, each with a function that takes it when its gradient is there."""
     trainable, handles = [p for p in module.parameters() if p.requires_grad], []
     try:
         module.requires_grad_(False)
-        tap = Tap(module, following.layout, projection, checkpoint, xp)
-        tap.shared = frozenset(following.arrangement.shared)
-        for block in following.layout.blocks:
-            if block.by == AUTOGRAD:
-                weight = tap.parameters[block.weight].requires_grad_(True)
-                handles.append(weight.register_post_accumulate_grad_hook(tap.take_whole(block)))
-        yield tap
+        for name, take in takers.items():
+            weight = module.get_parameter(name).requires_grad_(True)
+            handles.append(weight.register_post_accumulate_grad_hook(take))
+        yield
     finally:
         for handle in handles:
             handle.remove()

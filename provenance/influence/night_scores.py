@@ -22,7 +22,7 @@ from provenance.core.store import Store, sha256
 from provenance.core.where import Where
 from provenance.corpus.shards import Part, part_key
 from provenance.features.featurise import read_features
-from provenance.features.model_check import read_check
+from provenance.features.night_check import read_check
 from provenance.features.plan import FeatureFile, Plan, comparisons_of
 from provenance.influence.methods import (
     Queries,

@@ -1,6 +1,7 @@
 """Checks of how a model is followed: what autograd says decides, and what was silently wrong is right or refused."""
 
 import json
+import weakref
 
 import array_api_strict
 import numpy as np
@@ -12,8 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from provenance.core.errors import ModelError
 from provenance.features.checks import check_following, from_json, require_followed, to_json
+from provenance.features.following import find_following
 from provenance.features.gradients import batched, gradient_features, without_gradient
 from provenance.features.projection import Projection
+from provenance.features.tap import tapped
 from provenance.models.model import Example
 
 PROJECTION = Projection(seed=3, dense=400, dense_alone=400, token_rank=4)
@@ -122,6 +125,14 @@ class Experts(Small):
         return self.head(x + out)
 
 
+class DenseExperts(Experts):
+    """Each expert has all tokens, as three axes; a mask chooses."""
+
+    def forward(self, ids):
+        x = torch.tanh(self.mix(self.wte(ids)))
+        return self.head(x + sum((ids % 12 == e)[..., None] * functional.linear(x, self.experts[e]) for e in range(12)))
+
+
 class Gated(Small):
     """Weights that no layer has: a matrix that is used by element, and a vector."""
 
@@ -144,6 +155,7 @@ NETWORKS = {
     "standardised convolution": Convolved,
     "positions": Positions,
     "experts": Experts,
+    "experts of all tokens": DenseExperts,
     "elementwise": Gated,
     "normalised weight": lambda: Small(mix=nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))),
     "padding row": lambda: Small(wte=nn.Embedding(256, 8, padding_idx=97)),
@@ -356,6 +368,43 @@ def test_examples_that_use_other_weights_are_computed_by_themselves():
     for batch_size in (3, 9):
         rows = gradient_features(Tokens(network), network, mixed, **options, batch_size=batch_size, following=unaware)
         assert np.allclose(rows.dense, whole.dense, rtol=1e-4, atol=1e-6)
+
+
+def test_each_weight_that_an_example_uses_is_compared_with_autograd():
+    alike = [Example(letter.encode() * 4) for letter in "abcdexyz"]
+    report = check(Sometimes(), examples=[*alike, Example(b"no!!")])
+    assert report.summary()["without_gradient"] == []
+    assert report.compared == 4
+
+
+def test_a_weight_that_no_checked_example_used_is_followed_as_its_layer_or_refused_by_name():
+    network = Sometimes()
+    unaware, options = check(network).following, {"projection": PROJECTION, "checkpoint": "c", "batch_size": 4}
+    assert {block.weight: block.by for block in unaware.layout.blocks}["branch.weight"] == "operation, not seen"
+    network.branch.__class__ = ScaledLinear
+    assert gradient_features(Tokens(network), network, EXAMPLES, **options, following=unaware).dense.any()
+    with pytest.raises(ModelError, match=r"weight 'branch.weight': .* found a gradient of another use"):
+        gradient_features(Tokens(network), network, [*EXAMPLES, Example(b"no!")], **options, following=unaware)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_no_input_of_an_inner_layer_is_kept():
+    inputs = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            x = x.clone()
+            inputs.append(weakref.ref(x))
+            return super().forward(x)
+
+    network = Small(mix=Watched(8, 8))
+    following = find_following(Tokens(network), network, EXAMPLES[:1], PROJECTION, "c", xp=np)
+    with tapped(network, following, PROJECTION, "c", np) as tap:
+        tap.begin(1)
+        with tap:
+            loss = Tokens(network).loss(network, Tokens(network).collate([b"abc"]))
+        assert loss.requires_grad
+        assert inputs[-1]() is None
 
 
 def test_an_example_without_a_gradient_has_zeros_in_every_batch():

@@ -13,9 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from provenance.core.arrays import to_numpy
 from provenance.core.errors import ModelError
+from provenance.features.following import find_following
 from provenance.features.gradients import gradient_features
 from provenance.features.layers import layout
 from provenance.features.projection import Projection, matrices
+from provenance.features.sampled import sampled_features
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.adapters.denoiser import Denoiser
 from provenance.models.model import Example
@@ -242,6 +244,32 @@ def test_a_module_is_unchanged_afterwards_even_by_a_failure_while_hooks_are_set(
     assert np.array_equal(features(adapter, module).dense, expected.dense)
     another = features(adapter, module, checkpoint="another")
     assert not np.allclose(another.dense, expected.dense), "checkpoints are projected differently"
+
+
+class Windows(Vectors):
+    """An example of more than one byte has a window for each."""
+
+    def collate(self, contents):
+        each = [super(Windows, self).collate([bytes([byte]) for byte in content])[:, 0] for content in contents]
+        return torch.cat(each), torch.tensor([len(rows) for rows in each])
+
+    def loss(self, module, batch):
+        windows, counts = batch
+        owner = torch.arange(len(counts)).repeat_interleave(counts)
+        return torch.zeros(len(counts)).index_add(0, owner, module(windows).square().flatten(1).sum(1))
+
+
+def test_examples_of_several_windows_are_computed_by_themselves_where_positions_are_shared():
+    module = Positions()
+    adapter, short, long = Windows(module, (4, 6)), [b"a", b"b"], [b"a", b"bcd", b"ef"]
+    following = find_following(adapter, module, list(map(Example, short)), PROJECTION, "c", xp=np)
+    assert following.arrangement.order == "side by side"
+    whole = np.concatenate([features(adapter, module, [content], following=following).dense for content in long])
+    assert np.allclose(features(adapter, module, long, following=following).dense, whole, rtol=1e-4, atol=1e-6)
+    options = {"projection": PROJECTION, "checkpoint": "c", "batch_size": 4, "draws": 1, "following": following}
+    sampled = list(sampled_features(adapter, module, list(map(Example, long)), **options))
+    rows = np.concatenate([batch.data.dense for batch in sampled])
+    assert np.allclose(sorted(map(tuple, rows)), sorted(map(tuple, whole)), rtol=1e-4, atol=1e-5)
 
 
 class Toy(Vectors):

@@ -107,3 +107,13 @@ def test_an_inner_layer_with_as_many_outputs_as_positions_is_no_head():
 
     kinds = {block.name: block.kind for block in layout(Small(), Projection()).blocks}
     assert kinds == {"wte": "input_tokens", "wpe": "dense", "wide": "dense", "narrow": "dense", "head": "output_tokens"}
+
+
+def test_a_unet_with_as_many_classes_as_a_layer_has_outputs_has_no_vocabulary():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classes, self.times = nn.Embedding(10, 16), nn.Linear(16, 10)
+            self.first, self.last = nn.Conv2d(1, 10, 3), nn.Conv2d(10, 1, 3)
+
+    assert {block.kind for block in layout(Conditional(), Projection()).blocks} == {"dense"}

@@ -9,9 +9,9 @@ import pytest
 from samples import request_on
 
 from provenance.core.errors import ModelError
-from provenance.features import model_check
+from provenance.features import night_check
 from provenance.features.featurise import coverage
-from provenance.features.model_check import read_check
+from provenance.features.night_check import read_check
 from provenance.features.plan import load_plan
 from provenance.features.stage import plan
 from provenance.influence import night_scores
@@ -101,7 +101,7 @@ def test_a_model_is_checked_once_and_the_report_says_what_is_followed(night_of, 
     def again(*_):
         raise AssertionError("checked twice")
 
-    monkeypatch.setattr(model_check, "_check", again)
+    monkeypatch.setattr(night_check, "_check", again)
     plan(where, night.folder)
 
 

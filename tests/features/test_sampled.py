@@ -1,5 +1,7 @@
 """Sampled gradients have the covariance of the Fisher information, for every way to write a loss."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -167,8 +169,47 @@ def test_the_data_rows_are_the_gradient_features_and_the_same_batch_draws_the_sa
 def test_a_module_called_twice_has_a_law_for_each_call():
     module = nn.Linear(4, 5)
     (batch,) = sampled(Classes(twice), module)
-    assert batch.law == CROSS_ENTROPY
+    assert batch.law == ELEMENTWISE, "the weaker one"
     assert batch.terms.shape[0] == 2 * len(CONTENTS), "a row for each example and call"
+
+
+def by_tied_head(module, x, y):
+    return flat(lambda x: functional.linear(functional.linear(module(x), module.weight.t()), module.weight), x, y)
+
+
+def by_free_head(module, x, y):
+    return flat(lambda x: module(x).detach() + functional.linear(x, module.weight), x, y) + module(x).square().sum((1, 2))
+
+
+@pytest.mark.parametrize("loss", [by_tied_head, by_free_head])
+def test_a_weight_that_the_loss_uses_again_keeps_its_whole_gradient(loss):
+    module = nn.Linear(4, 5, bias=False)
+    expected = gradient_features(Classes(loss), module, list(map(Example, CONTENTS)), **OPTIONS).dense
+    batches = list(sampled(Classes(loss), module))
+    assert {batch.law for batch in batches} == {DATA}
+    for rows in ([batch.data.dense for batch in batches], [batch.sampled.dense for batch in batches]):
+        assert np.allclose(np.concatenate(rows), expected, rtol=1e-4, atol=1e-6)
+
+
+def with_absolute(module, x, y):
+    return flat(module, x, y) + absolute(module, x / 2, y)
+
+
+def test_of_several_laws_the_weakest_is_reported():
+    (batch,) = sampled(Classes(with_absolute), nn.Linear(4, 5))
+    assert batch.law == DATA
+
+
+class Attribute(nn.Linear):
+    """Returns its logits as an attribute of an object."""
+
+    def forward(self, x):
+        return SimpleNamespace(logits=super().forward(x))
+
+
+def test_logits_may_be_an_attribute():
+    (batch,) = sampled(Classes(lambda module, x, y: flat(lambda x: module(x).logits, x, y)), Attribute(4, 5))
+    assert batch.law == CROSS_ENTROPY
 
 
 class Words:

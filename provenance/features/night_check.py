@@ -1,6 +1,6 @@
 """Checks the model of a night on a worker, once, and keeps the report in the store.
 
-checks/<digest>.json    how a model is followed, by architecture, weights, projection and version (`checks.Report`)
+checks/<digest>.json    how a model is followed, by model, weights, projection, examples tried and version (`checks.Report`)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from provenance.core.arrays import namespace_of
 from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
+from provenance.corpus.delivery import identities
 from provenance.corpus.shards import Part, read_part
 from provenance.features.checks import Report, check_following, from_json, require_followed, to_json
 from provenance.features.projection import Projection
@@ -53,13 +54,12 @@ def check_night(where: Where, night: Night, sample: Part) -> str:
     """
     store, settings, checkpoint = where.store, where.settings, night.checkpoints[-1]
     model = fetch_model(store, night.model, night.model_files, settings.model.cache)
-    prompted = read_part(store, sample.sha256, "prompt")["prompt"].null_count() < sample.rows
     ingredients = {
         "architecture": model.architecture(),
         "checkpoint": checkpoint,
         "weights": night.model_files[checkpoint],
         "projection": night.method["projection"],
-        "prompts": prompted,
+        "examples": digest(identities(_tried(store, sample.sha256))),
         "version": night.method["versions"]["features"],
     }
     key = f"checks/{digest(ingredients)}.json"
@@ -85,8 +85,7 @@ def read_check(store: Store, key: str) -> Report:
 
 def _check(subject: _Subject, sample: str) -> dict[str, object]:
     """The report of a check, as JSON."""
-    frame = read_part(subject.store, sample, "example_id", "content", "prompt")
-    frame = frame[sorted({round(at * (frame.height - 1) / (TRIED - 1)) for at in range(TRIED)})]
+    frame = _tried(subject.store, sample)
     adapter, module = open_model(
         subject.store, subject.model, subject.model_files, subject.checkpoint, cache=subject.cache, device=subject.device
     )
@@ -103,6 +102,12 @@ def _check(subject: _Subject, sample: str) -> dict[str, object]:
         raise_by_id(lambda row: example_losses(adapter, module, examples_in(row)), frame)
         raise
     return to_json(report)
+
+
+def _tried(store: Store, sample: str) -> pl.DataFrame:
+    """The examples of a frozen sample that are tried, of all lengths."""
+    frame = read_part(store, sample, "example_id", "content", "content_sha256", "prompt")
+    return frame[sorted({round(at * (frame.height - 1) / (TRIED - 1)) for at in range(TRIED)})]
 
 
 def raise_by_id(function: Callable[[pl.DataFrame], object], frame: pl.DataFrame) -> None:
