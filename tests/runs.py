@@ -43,7 +43,16 @@ def make_base(folder: Path, *, seed: int = 1, dtype=None, **config) -> Path:
 
 
 def train(
-    base: Path, out: Path, *, adapter=None, texts=None, framed: bool = True, optimizer=None, card: bool = False, **arguments
+    base: Path,
+    out: Path,
+    *,
+    adapter=None,
+    texts=None,
+    framed: bool = True,
+    optimizer=None,
+    card: bool = False,
+    frozen=(),
+    **arguments,
 ) -> Path:
     """Fine-tune a model with `transformers.Trainer`, 20 steps of 8, a checkpoint every 5; returns its output folder."""
     from transformers import (
@@ -58,6 +67,8 @@ def train(
         warnings.simplefilter("ignore")
         tokenizer = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not any(part in name for part in frozen))
         if adapter is not None:
             from peft import get_peft_model
 

@@ -21,6 +21,7 @@ from provenance.corpus.delivery import equal_claims, read_corpus_folder
 from provenance.models.importing.importing import Imported, Request, import_run
 from provenance.models.importing.weights import quiet
 from provenance.models.model import Adapter, Example, all_losses, examples_in, read_model
+from provenance.models.training_manifest import check_delivery
 
 # Names under which people keep such a column, the likeliest first.
 GUESSES = {
@@ -115,8 +116,8 @@ def make(setup: Setup) -> Made:
         corpus.mkdir(parents=True)
         for name, table in tables.items():
             table.write_parquet(corpus / f"{name}.parquet")
-        read_corpus_folder(corpus)
-        model, imported = _model(setup, draft, corpus)
+        delivered = read_corpus_folder(corpus).examples
+        model, imported = _model(setup, draft, corpus, delivered.filter(pl.col("split") == "train"))
         placed = folder / "model" if imported else model.resolve()
         if setup.trial:
             _write_trial(draft, model, tables["examples"], setup.trial)
@@ -261,10 +262,17 @@ def _ids(column: pl.Series, name: str, file: str) -> pl.Series:
     return column.cast(pl.String)
 
 
-def _model(setup: Setup, draft: Path, corpus: Path) -> tuple[Path, Imported | None]:
+def _model(setup: Setup, draft: Path, corpus: Path, examples: pl.DataFrame) -> tuple[Path, Imported | None]:
     """The model folder, and what an import found; a model folder stays where it is."""
     if (setup.model / "model.toml").is_file():
-        read_model(setup.model)
+        model = read_model(setup.model)
+        try:
+            check_delivery(model, examples)
+        except ContractError:  # it is no manifest
+            raise
+        except InputError as error:
+            hint = "Name the column of the works that its training was given (--work), or give the file that it was trained on."
+            raise InputError(error.where, expected=error.expected, found=error.found, hint=hint) from error
         return setup.model, None
     model_id = setup.importing.model_id or setup.folder.resolve().name
     request = replace(setup.importing, run=setup.model, out=draft / "model", corpus=corpus, model_id=model_id)
@@ -285,12 +293,8 @@ def _write_trial(draft: Path, folder: Path, examples: pl.DataFrame, day: date) -
     asked = [prompt for prompt in asked if len(adapter.encode([prompt])[0]) <= adapter.context // 3]
     with quiet():
         module = model.load(model.card.checkpoints[-1])
-        answers = adapter.complete(module, asked, length=length, temperature=0.7, seed=day.toordinal()) if asked else []
-    pairs = [
-        (prompt, answer)
-        for prompt, answer in zip(asked, answers, strict=True)
-        if _has_likelihood(adapter, module, prompt, answer)
-    ]
+        answers = adapter.complete(module, asked, length=length, temperature=0.7, seed=day.toordinal())
+    pairs = [pair for pair in zip(asked, answers, strict=True) if _has_likelihood(adapter, module, *pair)]
     if not pairs:
         hint = "Leave --trial-day away, and deliver outputs of your own."
         raise InputError("--trial-day", expected="prompts in the corpus that the model answers", found="none", hint=hint)

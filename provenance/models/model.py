@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from provenance.core.errors import ExampleError, InputError, ModelError, did_you_mean, in_batch
 from provenance.core.store import digest
 from provenance.core.toml import read_toml
-from provenance.models.recipe import BUILT_IN_RUN, ONCE_ARGUMENTS, Training
+from provenance.models.recipe import BUILT_IN_RUN, ONCE_ARGUMENTS, ONCE_TRAINING, Training
 from provenance.models.shared import own_trained, placed
 from provenance.models.stored import BASE, base_files, own_files
 from provenance.models.writing import CARD, RUN, UNFINISHED, tensors_of
@@ -136,14 +136,16 @@ class ModelCard(_Table):
     @model_validator(mode="before")
     @classmethod
     def _recipe_in_one_place(cls, values: Any) -> Any:
-        """Move a recipe in `[adapter_args]`, where built-in adapters once wrote it, to `[training]`."""
+        """Move a recipe in `[adapter_args]` to `[training]`, if both are as built-in adapters once wrote them."""
         if not isinstance(values, dict) or values.get("adapter") not in BUILT_IN:
             return values
         arguments = dict(values.get("adapter_args", {}))
         moved = {name: arguments.pop(name) for name in ONCE_ARGUMENTS if name in arguments}
-        if not moved:
+        recipe, training = {**BUILT_IN_RUN, **moved}, values.get("training", {})
+        as_then = all(key in ONCE_TRAINING and value == recipe.get(key, value) for key, value in training.items())
+        if not moved or not as_then:
             return values
-        return {**values, "adapter_args": arguments, "training": {**BUILT_IN_RUN, **values.get("training", {}), **moved}}
+        return {**values, "adapter_args": arguments, "training": {**training, **recipe}}
 
 
 @dataclass(frozen=True)
@@ -418,6 +420,12 @@ def load_adapter(card: ModelCard, folder: Path, base: Path | None = None) -> Ada
     if lacking:
         expected = "an adapter with the methods module, collate and loss"
         raise ModelError(where, expected=expected, found=f"{target} without {' and '.join(lacking)}")
+    if card.adapter in BUILT_IN:
+        # `dtype` is an argument of adapters of transformers as well: that of the pass.
+        own = {"dtype"} if hasattr(adapter, "architecture") else set()
+        if misplaced := next((key for key in card.adapter_args if key in Training.model_fields and key not in own), None):
+            where = f"{folder / 'model.toml'}: adapter_args.{misplaced}"
+            raise ModelError(where, expected=f"a part of the recipe in [training]: training.{misplaced}", found="it here")
     if card.freeze:
         # Also for its own training, which calls the same method.
         where = f"{folder / 'model.toml'}: key 'freeze'"

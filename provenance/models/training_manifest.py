@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import InputError, ModelError
 from provenance.core.store import Store, sha256
 from provenance.corpus.rights.clearance import COLUMNS
 from provenance.corpus.rights.manifest import Manifest, check_trained_on, contents, manifest_of, read_manifest
@@ -23,6 +24,26 @@ def check_model(store: Store, model: Model, corpus: FrozenCorpus) -> Manifest | 
     manifest = read_manifest(path.read_bytes(), str(path))
     check_trained_on(manifest, contents(read_examples(store, corpus, *COLUMNS)), str(path))
     return manifest
+
+
+def check_delivery(model: Model, examples: pl.DataFrame) -> str | None:
+    """Check a model's manifest against the training examples of a delivery.
+
+    Returns what a night says of examples that it was not trained on, unless clearance leaves them out; None without any.
+
+    Raises:
+        InputError: it was trained on examples that the delivery lacks.
+    """
+    if (path := model.manifest) is None:
+        return None
+    manifest, works = read_manifest(path.read_bytes(), str(path)), contents(examples)
+    try:
+        check_trained_on(manifest, works, str(path))
+    except InputError as error:
+        if any(Counter(trained) - Counter(works.get(work, ())) for work, trained in manifest.works.items()):
+            raise
+        return str(error)
+    return None
 
 
 def state_training(folder: Path, examples: pl.DataFrame) -> None:

@@ -205,6 +205,9 @@ def checked_screen(checked: Checked) -> Iterator[RenderableType]:
             yield f"By autograd, one example at a time: {', '.join(followed['by_autograd'])}."
         if followed["without_gradient"]:
             yield line(f"Without a gradient: {', '.join(followed['without_gradient'])}.", "yellow")
+    if agreement := checked.agreement:
+        found = ", ".join(f"{name} {'none' if value is None else f'{value:.2f}'}" for name, value in agreement.items())
+        yield f"Rank correlation of influences by two seeds of the projection (1: it loses nothing): {found}."
     if cost := checked.cost:
         yield cost_grid(cost)
     for warning in checked.warnings:

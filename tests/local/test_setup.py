@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from runs import BEGIN, END, TEXTS, make_base, train
+from trainers import corpus, tiny_llama, trainer
 
 from provenance.core.errors import ContractError, InputError, ModelError
 from provenance.corpus.delivery import read_corpus_folder
@@ -14,6 +15,8 @@ from provenance.corpus.outputs import read_outputs
 from provenance.local.setup import Setup, choose, make
 from provenance.models.importing.importing import Request
 from provenance.models.model import read_model
+from provenance.models.recording import Recorder
+from provenance.validation.model_check import check_model
 from tasks.settings import load
 
 DAY = date(2026, 11, 19)
@@ -95,6 +98,18 @@ def test_messages_are_a_prompt_and_an_answer(tmp_path, tiny_model):
     assert delivered(tmp_path / "second").examples.select("content", "prompt").row(0) == (b"so", b"why?")
 
 
+def test_answers_are_to_the_whole_prompts(tiny_model):
+    model = read_model(tiny_model)
+    adapter, module = model.adapter(), model.load(model.card.checkpoints[-1])
+    read = []
+    module.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].tolist()), with_kwargs=True)
+    prompts = [b"a much longer prompt", b"short", b"first"]
+    answers = adapter.complete(module, prompts, length=1, temperature=0.7, seed=3)
+    begin = [] if adapter.begin is None else [adapter.begin]
+    assert read == [[[*begin, *b"short"], [*begin, *b"first"]], [[*begin, *b"a much longer prompt"]]]
+    assert [len(answer) for answer in answers] == [1, 1, 1]
+
+
 def test_a_guess_is_never_the_same_column_twice():
     columns, guessed = choose(["text", "source"], {"work": "source", "owner": "source"}, "file")
     assert columns == {"content": "text", "prompt": None, "owner": "source", "work": "source"}
@@ -166,6 +181,38 @@ def test_a_run_is_imported_and_serves_a_day_with_invented_revenue(tmp_path):
     assert set(outputs["revenue_minor"]) == {100}
     assert "invented" in outputs["notice"][0]
     assert any(text.encode().startswith(outputs["prompt"][0]) for text in TEXTS)
+
+
+def test_a_recorded_model_has_the_works_of_the_corpus(tmp_path):
+    works, contents = corpus(12)
+    trainer(tiny_llama(), contents, tmp_path / "run", Recorder(tmp_path / "model", works=works, contents=contents)).train()
+    table = pl.DataFrame({"text": [content.decode() for content in contents], "author": "Ann", "work": works})
+    table.write_parquet(tmp_path / "train.parquet")
+    assert made(tmp_path, tmp_path / "model", tmp_path / "train.parquet").columns["work"] == "work"
+    settings = load({"PROVENANCE_SETTINGS": str(tmp_path / "mine/settings.toml")})
+    delivery = tmp_path / "mine/store/corpus"
+    checked = check_model(tmp_path / "model", settings, corpus=delivery)
+    assert not any("A night" in sentence for sentence in [*checked.failed, *checked.warnings])
+
+    examples = pl.read_parquet(delivery / "examples.parquet")
+    pl.concat([examples, examples.head(1).with_columns(pl.lit("new").alias("work_id"))]).write_parquet(
+        delivery / "examples.parquet"
+    )
+    warned = check_model(tmp_path / "model", settings, corpus=delivery).warnings
+    assert any("unless clearance leaves out what it was not trained on: " in sentence for sentence in warned)
+    examples.filter(pl.col("work_id") != works[0]).write_parquet(delivery / "examples.parquet")
+    failed = check_model(tmp_path / "model", settings, corpus=delivery).failed
+    assert any(f"A night will refuse this model: {tmp_path}/model/manifest.json" in sentence for sentence in failed)
+
+
+def test_a_recorded_model_with_works_of_other_names_is_refused(tmp_path):
+    works, contents = corpus(12)
+    trainer(tiny_llama(), contents, tmp_path / "run", Recorder(tmp_path / "model", works=works, contents=contents)).train()
+    table = pl.DataFrame({"text": [content.decode() for content in contents], "author": "Ann"})
+    table.write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"manifest.json: expected the works .* found work .*\(--work\)"):
+        made(tmp_path, tmp_path / "model", tmp_path / "train.parquet")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_the_command_prints_guesses_and_the_way_to_the_first_night(tmp_path, tiny_model, shown):

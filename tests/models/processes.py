@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from trainers import corpus, pad, rows_of, tiny_llama, trainer
+from trainers import BEGIN, corpus, pad, rows_of, tiny_llama, trainer
 
 from provenance.models.recording import Recorder, record
 
@@ -15,7 +15,8 @@ from provenance.models.recording import Recorder, record
 def loop(module: torch.nn.Module, out: Path) -> None:
     works, contents = corpus(16)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    with record(module, optimizer, out=out, steps=8, works=works, contents=contents, max_grad_norm=0.0, keep=(0.5, 1)) as run:
+    how = {"max_grad_norm": 0.0, "keep": (0.5, 1), "adapter_args": {"begin": BEGIN, "end": False}}
+    with record(module, optimizer, out=out, steps=8, works=works, contents=contents, **how) as run:
         for _ in range(4):
             for start in (0, 8):
                 rows = range(start + distributed.get_rank(), start + 8, 2)

@@ -126,6 +126,16 @@ def test_the_answer_of_a_chat_alone_has_a_loss_with_the_end_of_its_turn(prompt, 
     assert has_loss == [*tokens.encode("an animal").ids, TURN_END, *tokens.encode("\n").ids]
 
 
+def test_a_continuation_follows_its_whole_prompt_beside_shorter_ones(folder):
+    adapter = CausalLM(folder)
+    module = adapter.module().eval()
+    prompts = [b"is it?", b"what is a dog?", b"a dog is it"]
+    together = adapter.complete(module, prompts, length=6, temperature=1e-4, seed=1)
+    alone = [adapter.complete(module, [prompt], length=6, temperature=1e-4, seed=1)[0] for prompt in prompts]
+    assert together == alone
+    assert len(set(map(len, adapter.encode(prompts)))) > 1
+
+
 def test_a_chat_is_answered_up_to_the_end_of_the_turn(folder):
     adapter = CausalLM(folder, template="chat")
     module = adapter.module().eval()

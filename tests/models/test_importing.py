@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from samples import lay_corpus_out, table
 
 from provenance.core.errors import ContractError, InputError, ModelError
+from provenance.models.adapters.training_loop import rates_of
 from provenance.models.importing.clock import factors
-from provenance.models.importing.facts import optimizer_facts, read_arguments, read_card
+from provenance.models.importing.facts import read_arguments, read_card, state_facts
+from provenance.models.importing.framing import _both_ways
 from provenance.models.importing.importing import Request, import_run
 from provenance.models.model import Example, all_losses, read_model
 
@@ -363,6 +365,22 @@ def test_a_loss_that_no_training_here_minimises_is_kept_and_refused_by_name(run,
     assert "training.loss: expected the mean of a batch" in report.refused
 
 
+def test_a_loss_of_preferences_is_not_taken_for_a_likelihood(run, base, tmp_path):
+    known = read_arguments(run / "training_args.bin")
+    assert known["class"] == "TrainingArguments"
+    without = {key: value for key, value in known.items() if key != "class"}
+    for number, (values, loss) in enumerate((
+        ({**known, "class": "DPOConfig"}, "that of a trainer with DPOConfig"),
+        ({**without, "beta": 0.1}, "that of a trainer with beta = 0.1"),
+        ({**known, "class": "SFTConfig", "loss_type": "dft"}, "that of a trainer with loss_type = dft"),
+        ({**known, "class": "SFTConfig", "loss_type": "nll"}, None),
+    )):  # fmt: skip
+        (tmp_path / "args.json").write_text(json.dumps(values, default=str))
+        model, report = imported(run, tmp_path / f"model-{number}", base=base, arguments=tmp_path / "args.json")
+        assert model.card.training.loss == loss
+        assert ("training.loss" in report.refused) == bool(loss)
+
+
 def test_more_processes_have_a_larger_batch(run, base, tmp_path):
     arguments = {**read_arguments(run / "training_args.bin")}
     del arguments["num_processes"]
@@ -380,7 +398,7 @@ def test_more_processes_have_a_larger_batch(run, base, tmp_path):
 
 OPTIMIZERS = {
     "sgd": (lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9), {"optimizer": "sgd", "momentum": 0.9}),
-    "nesterov": (lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, nesterov=True), {"optimizer": "sgd with nesterov"}),
+    "nesterov": (lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, nesterov=True), {"optimizer": "sgd_nesterov"}),
     "adam": (lambda p: torch.optim.Adam(p, lr=1e-2, weight_decay=0.1), {"optimizer": "adam", "betas": (0.9, 0.999)}),
     "adamw": (lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 0.9)), {"optimizer": "adamw", "betas": (0.8, 0.9)}),
     "nadam": (lambda p: torch.optim.NAdam(p, lr=1e-2), {}),
@@ -400,7 +418,7 @@ def test_an_optimizer_is_known_by_its_state_or_not_at_all(kind):
     optimizer.step()
     state = optimizer.state_dict()
     moments = {key for one in state["state"].values() for key in one}
-    found = optimizer_facts(state["param_groups"], moments)[1]
+    found = state_facts(state["param_groups"], moments)[1]
     assert {key: found.get(key) for key in expected} == expected
     if "optimizer" not in expected:
         assert found.get("optimizer") is None
@@ -467,10 +485,103 @@ def test_the_scheduler_s_state_has_the_peak(run, base, tmp_path):
 
 def test_a_schedule_may_be_said(run, base, tmp_path):
     no_log(run)
-    said = {"schedule": "linear", "warmup": "0.1", "learning_rate": "0.02"}
+    said = {"schedule": "linear", "warmup": ".1", "learning_rate": ".02"}  # neither is JSON
     model, _ = imported(run, tmp_path / "model", base=base, training=said)
     sums = [c.learning_rate_sum for c in model.card.checkpoints]
     assert np.allclose(sums, [0, *np.cumsum(0.02 * factors("linear", 2, 20, 20))[[4, 9, 14, 19]]])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("polynomial", {"lr_end": 2e-3, "power": 2.0}), ("polynomial", {}), ("cosine_with_min_lr", {"min_lr": 3e-3})],
+)
+def test_a_schedule_that_ends_at_a_rate_of_its_own_has_it_in_the_clock(name, arguments, run, base, tmp_path):
+    no_log(run)
+    said = {"schedule": name, "schedule_args": json.dumps(arguments), "warmup": "0.1", "learning_rate": "0.02"}
+    model, _ = imported(run, tmp_path / "model", base=base, training=said)
+    rates = rates_of(model.card.training, 20)
+    assert min(rates[2:]) >= arguments.get("lr_end", arguments.get("min_lr", 1e-7))
+    sums = [c.learning_rate_sum for c in model.card.checkpoints]
+    assert sums == pytest.approx([sum(rates[:step]) for step in (0, 5, 10, 15, 20)])
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_kept_as_its_rates(base, tmp_path):
+    run = train(base, tmp_path / "run", warmup_steps=40, logging_steps=1)
+    model, report = imported(run, tmp_path / "model", base=base)
+    recipe = model.card.training
+    assert (recipe.schedule, recipe.warmup, recipe.learning_rate) == ("recorded", None, 1e-2)
+    assert rates_of(recipe, 20) == pytest.approx([1e-2 * step / 40 for step in range(20)], abs=1e-7)
+    assert report.refused == ""
+
+
+def test_parts_that_did_not_train_are_frozen(base, tmp_path):
+    run = train(base, tmp_path / "run", frozen=("embed", "layers.0."), weight_decay=0.02, max_steps=6, save_steps=3)
+    model, report = imported(run, tmp_path / "model", base=base)
+    parameters = dict(model.adapter().module().named_parameters())
+    assert set(model.card.freeze) == {name for name in parameters if "embed" in name or "layers.0." in name}
+    assert any("taken as frozen: model.embed_tokens.weight" in note for note in report.notes)
+    assert (model.card.training.decay_all, report.refused) == (False, "")
+
+
+def test_empty_groups_and_decays_of_their_own(run, base, tmp_path):
+    def rewrite(**values):
+        for path in run.rglob("optimizer.pt"):
+            state = torch.load(path, weights_only=True)
+            state["param_groups"][1] |= values
+            state["param_groups"].append({**state["param_groups"][0], "params": [], "weight_decay": 0.5})
+            torch.save(state, path)
+
+    rewrite()
+    recipe = imported(run, tmp_path / "one", base=base)[0].card.training
+    assert (recipe.weight_decay, recipe.decay_all) == (0.02, False)
+    rewrite(weight_decay=0.02)
+    assert imported(run, tmp_path / "all", base=base)[0].card.training.decay_all is True
+    rewrite(weight_decay=0.01)
+    model, report = imported(run, tmp_path / "two", base=base)
+    assert model.card.training.weight_decay is None
+    assert "different decays" in report.unknown["weight_decay"]
+
+
+def test_a_decay_by_another_rule_is_not_known(base, tmp_path):
+    def some(parameters):
+        first, *others = parameters
+        return torch.optim.AdamW([{"params": [first]}, {"params": others, "weight_decay": 0.0}], lr=1e-3, weight_decay=0.1)
+
+    run = train(base, tmp_path / "run", optimizer=some, max_steps=6, save_steps=3)
+    report = imported(run, tmp_path / "model", base=base)[1]
+    assert "1 parameters with decay" in report.unknown["decay_all"]
+    assert "decay_all" in report.refused
+
+
+def test_another_adafactor_than_the_trainer_s_is_named_with_what_differs(base, tmp_path):
+    from transformers import Adafactor
+
+    usual = {"max_steps": 6, "save_steps": 3, "optim": "adafactor"}
+    one = train(base, tmp_path / "one", **usual)
+    assert imported(one, tmp_path / "model-one", base=base)[1].refused == ""
+    two = train(base, tmp_path / "two", optimizer=lambda p: Adafactor(p, lr=1e-3, relative_step=False), **usual)
+    model, report = imported(two, tmp_path / "model-two", base=base)
+    assert model.card.training.optimizer == "adafactor with scale_parameter = True"
+    assert "scale_parameter" in report.refused
+
+
+def test_passes_that_were_dropped_are_no_dropped_steps(run, base, tmp_path):
+    arguments = {**read_arguments(run / "training_args.bin"), "dataloader_drop_last": True}
+    (tmp_path / "args.json").write_text(json.dumps(arguments, default=str))
+    report = imported(run, tmp_path / "model", base=base, arguments=tmp_path / "args.json")[1]
+    assert "the last passes of an epoch were dropped, of 2 a step" in report.unknown["last_batch"]
+    (tmp_path / "args.json").write_text(json.dumps({**arguments, "gradient_accumulation_steps": 1}, default=str))
+    model, _ = imported(run, tmp_path / "other", base=base, arguments=tmp_path / "args.json")
+    assert model.card.training.last_batch == "drop"
+
+
+def test_the_dtype_of_an_adapter_s_base_is_not_guessed(tmp_path):
+    base = make_base(tmp_path / "base", dtype=torch.bfloat16)
+    run = train(base, tmp_path / "run", adapter=lora(), max_steps=6, save_steps=3)
+    model, report = imported(run, tmp_path / "model", base=base)
+    assert model.card.training.dtype is None
+    assert "stored in bfloat16" in report.unknown["dtype"]
+    assert imported(run, tmp_path / "said", base=base, training={"dtype": "float32"})[1].refused == ""
 
 
 # How sequences were framed
@@ -527,6 +638,13 @@ def test_a_chat_template_is_found_by_measurement(tmp_path):
     model, report = imported(run, tmp_path / "model", base=base, corpus=tmp_path / "corpus", begin=None, end=None)
     assert model.card.adapter_args == {"template": "chat"}
     assert ("template", "chat") in {(row.what, row.token) for row in report.measured}
+
+
+def test_a_template_that_refuses_the_turns_of_a_prompt_is_not_theirs():
+    tokenizer = make_tokenizer("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT)
+    turns = json.dumps([{"role": "system", "content": "be brief"}, {"role": "user", "content": "what?"}]).encode()
+    assert _both_ways(tokenizer, Example(b"the river", turns), 1, 60) is None
+    assert _both_ways(tokenizer, Example(b"the river", b"what?"), 1, 60) is not None
 
 
 def test_the_tokenizer_is_copied_whole(tmp_path):
@@ -647,7 +765,7 @@ REFUSALS = {
     "NaN": (spoil_a_tensor, "checkpoint-10: tensor 'model.norm.weight': expected finite weights, found 16 NaN"),
     "a cut file": (cut_short, "checkpoint-10"),
     "no configuration": (lambda run: strip(run, "config.json"), "config.json: expected a transformers configuration"),
-    "another kind of model": (lambda run: edit(run / "checkpoint-20/config.json", model_type="t5"), "causal language model"),
+    "another kind of model": (lambda run: edit(run / "checkpoint-20/config.json", model_type="t5"), "adapter Seq2SeqLM"),
     "unknown architecture": (
         lambda run: edit(run / "checkpoint-20/config.json", model_type="mine"),
         "architecture of transformers",
@@ -758,6 +876,8 @@ def test_nothing_is_written_over(full, base, tmp_path):
     [
         ({"training": {"bacth_size": "8"}}, "Did you mean 'batch_size'"),
         ({"training": {"batch_size": "many"}}, "batch_size"),
+        ({"training": {"learning_rate": "fast"}}, "--training: learning_rate: expected a valid number.*'fast'"),
+        ({"training": {"warmup": "3"}}, "--training: warmup: expected less than or equal to 1, found 3"),
         ({"begin": "<bos>"}, r"--begin: expected a token, its number, or none, found '<bos>'.*</s>"),
         ({"end": "9999"}, "--end"),
         ({"template": "mine"}, "chat or none"),

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,22 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainers import corpus, pad, rows_of, tiny_llama, trainer
-from transformers import TrainerCallback
+from trainers import BEGIN, arguments, corpus, pad, rows_of, tiny_llama, trainer
+from transformers import TrainerCallback, TrainingArguments
 
 from provenance.core.errors import InputError, ModelError
 from provenance.core.store import sha256
 from provenance.corpus.rights.manifest import Manifest, read_manifest
 from provenance.models.adapters.training_loop import rates_of
-from provenance.models.model import Example, all_losses, read_model
+from provenance.models.model import Example, all_losses, read_base, read_model
 from provenance.models.recipe import Training
 from provenance.models.recording import Recorder, record
-from provenance.models.recording.facts import schedule_facts
+from provenance.models.recording.facts import optimizer_facts, order_facts, schedule_facts
 from provenance.models.trainer import check_trainable
 from provenance.models.writing import RUN, UNFINISHED
+
+PLAIN = ("output_dir", "num_train_epochs", "report_to", "use_cpu", "save_strategy", "remove_unused_columns", "disable_tqdm")
+FRAMED = {"begin": BEGIN, "end": False}
 
 
 class Loss(TrainerCallback):
@@ -113,7 +118,8 @@ def test_batches_are_those_that_the_model_saw(last, tmp_path):
     recorded = [row for line in steps_of(tmp_path / "model") for row in line["examples"]]
     assert [contents[row] for row in recorded] == seen
     training = read_model(tmp_path / "model").card.training
-    assert training.last_batch == ("drop" if "dataloader_drop_last" in last else "short")
+    # It drops the last pass of an epoch, not the last step.
+    assert training.last_batch == (None if "dataloader_drop_last" in last else "short")
     if "max_steps" in last:
         assert training.epochs == pytest.approx(4 / 3)
 
@@ -237,7 +243,15 @@ def test_a_plain_loop_is_recorded_in_three_lines(tmp_path):
     module = tiny_llama()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5, momentum=0.9)
     with record(
-        module, optimizer, out=tmp_path / "model", steps=9, works=works, contents=texts(contents), seed=1, max_grad_norm=0.0
+        module,
+        optimizer,
+        out=tmp_path / "model",
+        adapter_args=FRAMED,
+        steps=9,
+        works=works,
+        contents=texts(contents),
+        seed=1,
+        max_grad_norm=0.0,
     ) as run:
         loop(module, contents, run, optimizer=optimizer)
     model = read_model(tmp_path / "model")
@@ -259,17 +273,108 @@ def test_what_a_loop_does_not_say_is_missing_and_named(tmp_path):
     module = tiny_llama()
     groups = [{"params": [parameter], "weight_decay": 0.1 * (at == 0)} for at, parameter in enumerate(module.parameters())]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    with record(module, optimizer, out=tmp_path / "model", steps=1, works=works, contents=contents) as run:
+    with record(module, optimizer, out=tmp_path / "model", adapter_args=FRAMED, steps=1, works=works, contents=contents) as run:
         loop(module, contents, run, epochs=1, optimizer=optimizer)
     with pytest.raises(ModelError, match=r"\[training\]: expected the recipe of the run, with max_grad_norm, decay_all, found"):
         check_trainable(read_model(tmp_path / "model"))
+
+
+def test_what_does_not_train_is_frozen_in_the_card(tmp_path):
+    works, contents = corpus(8)
+    for name, held in (("all", False), ("norm", True)):
+        module = tiny_llama()
+        module.model.embed_tokens.requires_grad_(False)
+        trains = [
+            one for key, one in module.named_parameters() if one.requires_grad and not (held and key == "model.norm.weight")
+        ]
+        optimizer, out = torch.optim.AdamW(trains, lr=1e-3, weight_decay=0.0), tmp_path / name
+        with record(
+            module, optimizer, out=out, adapter_args=FRAMED, steps=1, works=works, contents=contents, max_grad_norm=0.0
+        ) as run:
+            loop(module, contents, run, epochs=1, optimizer=optimizer)
+        model = read_model(out)
+        assert set(model.card.freeze) == {"model.embed_tokens.weight", *(["model.norm.weight"] if held else [])}
+        assert model.card.training.loss is None
+    with record(module, optimizer, out=tmp_path / "part", adapter_args=FRAMED, steps=1, works=works, contents=contents) as run:
+        loop(module, contents, run, epochs=1, optimizer=optimizer)
+        module.model.embed_tokens.requires_grad_(True)
+    assert "frozen for a part of the run" in read_model(tmp_path / "part").card.training.loss
+
+
+def test_an_optimizer_of_the_same_name_is_another_one():
+    from transformers import Adafactor
+
+    module = torch.nn.Linear(2, 2)
+    usual = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+    changed = {**usual, "clip_threshold": 2.0}
+    mine = type("AdamW", (torch.optim.AdamW,), {"__module__": "mine"})
+    for kind, options, name in (
+        (Adafactor, usual, "adafactor"),
+        (Adafactor, changed, "adafactor with clip_threshold = 2.0"),
+        (torch.optim.Adafactor, {}, "torch.optim.Adafactor"),
+        (mine, {}, "mine.AdamW"),
+    ):
+        assert optimizer_facts(kind(module.parameters(), **options), module)["optimizer"] == name
+
+
+def test_a_loop_says_how_its_sequences_are_framed(tmp_path):
+    works, contents = corpus(8)
+    module = tiny_llama()
+    optimizer, known = torch.optim.AdamW(module.parameters()), {"steps": 1, "works": works, "contents": contents}
+    message = "recording: adapter_args: expected begin and end, .*, found begin"
+    recording = record(module, optimizer, out=tmp_path / "model", adapter_args={"begin": BEGIN}, **known)
+    with pytest.raises(ModelError, match=message), recording:
+        pass
+    assert not (tmp_path / "model").exists()
+
+
+@dataclass
+class DPOConfig(TrainingArguments):
+    """As of a trainer of preferences."""
+
+    beta: float = 0.1
+
+
+def test_a_loss_of_preferences_is_not_taken_for_a_likelihood(tmp_path):
+    works, contents = corpus(8)
+
+    class Pairs(type(trainer(tiny_llama(), contents, tmp_path))):
+        def compute_loss(self, model, inputs, **_):
+            return model(**inputs["pair"]).loss
+
+    def record_pairs(kind, **how):
+        module, args = tiny_llama(), kind(**vars_of(arguments(tmp_path, remove_unused_columns=False, num_train_epochs=1)))
+        recorder = Recorder(tmp_path / kind.__name__, works, contents, **how)
+        collate = {"data_collator": lambda rows: {"pair": pad(rows)}}
+        Pairs(model=module, args=args, train_dataset=rows_of(contents), callbacks=[recorder], **collate).train()
+        return read_model(tmp_path / kind.__name__)
+
+    with pytest.raises(ModelError, match="expected begin and end"):
+        record_pairs(TrainingArguments)
+    shutil.rmtree(tmp_path / "TrainingArguments")
+    model = record_pairs(TrainingArguments, adapter_args=FRAMED)
+    assert model.card.training.loss == "that of a trainer whose batches are not token ids of single examples"
+    model = record_pairs(DPOConfig, adapter_args=FRAMED)
+    assert model.card.training.loss == "that of a trainer with DPOConfig"
+    with pytest.raises(ModelError, match="training.loss"):
+        check_trainable(model)
+
+
+def vars_of(args):
+    return {field.name: getattr(args, field.name) for field in fields(args) if field.init and field.name in PLAIN}
+
+
+def test_batches_of_many_sizes_have_no_size():
+    known = order_facts([[0, 1, 2], [3], [4, 5], [0, 1, 2], [3, 4], [5]], 6, None)
+    assert known == {"batch_size": None, "last_batch": None, "epochs": 2.0}
+    assert order_facts([[0, 1, 2, 3], [4, 5], [4, 1, 5, 3], [0, 2]], 6, None)["batch_size"] == 4
 
 
 def test_a_step_without_a_batch_is_an_error(tmp_path):
     works, contents = corpus(8)
     module = tiny_llama()
     optimizer = torch.optim.AdamW(module.parameters())
-    recording = record(module, optimizer, out=tmp_path / "model", steps=1, works=works, contents=contents)
+    recording = record(module, optimizer, out=tmp_path / "model", adapter_args=FRAMED, steps=1, works=works, contents=contents)
     message = r"step 1: expected the examples of the batch, found none. Call `run.batch"
     with pytest.raises(ModelError, match=message), recording:
         loop(module, contents, optimizer=optimizer)
@@ -281,7 +386,7 @@ def test_a_loop_that_was_killed_resumes(tmp_path):
     def run(out, stop=None):
         module = tiny_llama()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.5, momentum=0.9)
-        with record(module, optimizer, out=out, steps=9, works=works, contents=contents) as recorder:
+        with record(module, optimizer, out=out, adapter_args=FRAMED, steps=9, works=works, contents=contents) as recorder:
             loop(module, contents, recorder, optimizer=optimizer, stop=stop)
 
     run(tmp_path / "whole")
@@ -291,9 +396,12 @@ def test_a_loop_that_was_killed_resumes(tmp_path):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.125, momentum=0.9)
     options = {"steps": 9, "works": works, "contents": contents}
     message = "expected the recording of this run, up to step 7 at least, found one up to step 6"
-    with pytest.raises(ModelError, match=message), record(module, optimizer, out=tmp_path / "model", resume=7, **options):
+    with (
+        pytest.raises(ModelError, match=message),
+        record(module, optimizer, out=tmp_path / "model", adapter_args=FRAMED, resume=7, **options),
+    ):
         pass
-    with record(module, optimizer, out=tmp_path / "model", resume=4, **options) as recorder:
+    with record(module, optimizer, out=tmp_path / "model", adapter_args=FRAMED, resume=4, **options) as recorder:
         for _ in range(5):
             recorder.batch(range(8))
             optimizer.step()
@@ -306,6 +414,14 @@ def test_recording_loads_nothing_that_a_training_environment_lacks():
     heavy = ("airflow", "dask", "distributed", "polars", "s3fs", "sqlalchemy")
     script = f"import sys, provenance.models.recording; print([name for name in {heavy!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_recorded_by_its_rates():
+    rates = [1e-2 * step / 40 for step in range(1, 11)]
+    stated = {"learning_rate": 1e-2, "schedule": "linear", "warmup": 4.0}
+    known = Training.model_validate(schedule_facts(rates, stated))
+    assert (known.schedule, known.warmup) == ("recorded", None)
+    assert rates_of(known, 10) == pytest.approx(rates)
 
 
 def test_rates_of_any_schedule_are_followed_at_another_number_of_steps():
@@ -368,9 +484,10 @@ def test_of_an_adapter_only_the_adapter_is_kept_and_the_base_named(tmp_path):
     works, contents = corpus()
     tiny_llama().save_pretrained(tmp_path / "base")
     module = lora(tiny_llama())
-    # Its tokens are compared with those of an adapter that reads [base].
-    recorder = Recorder(tmp_path / "model", works, digests=[sha256(content) for content in contents], base=tmp_path / "base")
-    trainer(module, contents, tmp_path, recorder).train()
+    known = {"digests": [sha256(content) for content in contents], "base": tmp_path / "base"}
+    with pytest.raises(ModelError, match="recording: adapter_args: expected begin and end, .* found none"):
+        trainer(module, contents, tmp_path, Recorder(tmp_path / "model", works, **known)).train()
+    trainer(module, contents, tmp_path, Recorder(tmp_path / "model", works, adapter_args=FRAMED, **known)).train()
     folder, trained = tmp_path / "model", {name: p for name, p in module.named_parameters() if p.requires_grad}
     for step in (0, 9):
         tensors = load_file(folder / f"step-{step:04d}.safetensors")
@@ -378,9 +495,22 @@ def test_of_an_adapter_only_the_adapter_is_kept_and_the_base_named(tmp_path):
         assert all(name.endswith((".lora_A.default.weight", ".lora_B.default.weight")) for name in tensors)
     assert all(torch.equal(tensor, trained[f"base_model.model.{name}"]) for name, tensor in tensors.items())
     card = tomllib.loads((folder / "model.toml").read_text())
-    assert card["base"] == {"folder": "../base"}
+    assert card["base"] == {"folder": "../base", "digest": read_base(tmp_path / "base", "base").digest}
     assert card["training"]["start"] == "base"
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 2
+
+
+@OLD_NAME
+def test_a_base_in_bfloat16_is_one_again(tmp_path):
+    works, contents = corpus(8)
+    tiny_llama().bfloat16().save_pretrained(tmp_path / "base")
+    recorder = Recorder(tmp_path / "model", works, contents, base=tmp_path / "base")
+    trainer(lora(tiny_llama().bfloat16()), contents, tmp_path, recorder).train()
+    card = read_model(tmp_path / "model").card
+    assert (card.adapter_args["dtype"], card.training.dtype) == ("bfloat16", "float32")
+    half = Recorder(tmp_path / "half", works, contents, base=tmp_path / "base")
+    trainer(lora(tiny_llama().half()), contents, tmp_path, half).train()
+    assert read_model(tmp_path / "half").card.training.dtype == "float32 over frozen weights in float16"
 
 
 @OLD_NAME

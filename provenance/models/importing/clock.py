@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import get_scheduler
 
+from provenance.core.errors import ModelError
+from provenance.models.adapters.training_loop import rate_by_name
 from provenance.models.importing.facts import Facts
 from provenance.models.importing.run import STATE, Run
-from provenance.models.recipe import RECORDED, SCHEDULES, WITHOUT_WARMUP
+from provenance.models.recipe import COSINE, RECORDED, SCHEDULES, WITHOUT_WARMUP
 
 # Schedules that are found from logged rates alone, where nothing names one; others need more than a warm-up to be told.
 TOLD_APART = ("linear", "cosine", "inverse_sqrt", "constant_with_warmup")
@@ -50,8 +50,9 @@ def learning_rate_sums(run: Run, facts: Facts, steps: Sequence[int]) -> list[flo
         rates = None
     if rates is None:
         return None
-    if ended < total and facts.values.get("schedule") not in (None, RECORDED):
-        _record(facts, rates[:ended], f"{facts.values['schedule']}, up to step {ended} of {total}")
+    warmup, name = facts.warmup_steps or 0, facts.values.get("schedule")
+    if name not in (None, RECORDED) and (ended < total or warmup > (facts.schedule_steps or total)):
+        _record(facts, rates[:ended], f"{name}, up to step {ended} of {max(total, warmup)}")
     sums = np.concatenate([[0.0], np.cumsum(rates)])
     return [float(sums[step]) for step in steps]
 
@@ -98,22 +99,23 @@ def _named(facts: Facts, total: int) -> np.ndarray | None:
         warmup = round(facts.values["warmup"] * total)
     if name is None or (warmup is None and name not in WITHOUT_WARMUP):
         return None
-    if name not in SCHEDULES or name == RECORDED:
+    if name not in SCHEDULES or name in (COSINE, RECORDED):
         return None
+    arguments, peak = facts.values.get("schedule_args") or {}, facts.values.get("learning_rate")
+    if peak is None and (name == "polynomial" or "min_lr" in arguments):
+        return None  # it ends at a rate of its own, which is no part of a peak that nobody knows
     try:
-        return factors(str(name), warmup or 0, facts.schedule_steps or total, total, facts.values.get("schedule_args"))
-    except (AttributeError, TypeError, ValueError):
-        return None  # it depends on the losses, or on arguments that nobody named
+        return factors(str(name), warmup or 0, facts.schedule_steps or total, total, arguments=arguments, peak=peak or 1.0)
+    except ModelError:
+        return None  # it needs arguments that nobody named
 
 
-def factors(name: str, warmup: int, steps: int, total: int, arguments: dict[str, Any] | None = None) -> np.ndarray:
+def factors(
+    name: str, warmup: int, steps: int, total: int, *, arguments: Mapping[str, Any] | None = None, peak: float = 1.0
+) -> np.ndarray:
     """The learning rates of the steps 1 to `total` by a schedule of `transformers`, as parts of the peak."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = get_scheduler(name, optimizer, warmup, steps, arguments)
-    if name == "constant":
-        return np.ones(total)
-    factor = scheduler.lr_lambdas[0]
-    return np.array([float(factor(step)) for step in range(total)])
+    rate = rate_by_name(name, peak, warmup, steps, arguments)
+    return np.array([rate(step) for step in range(total)]) / peak
 
 
 def _fits(rates: np.ndarray, logged: Sequence[tuple[int, float]], peak: float | None) -> bool:
@@ -153,8 +155,7 @@ def _found(facts: Facts, logged: Sequence[tuple[int, float]], total: int) -> np.
 
 def _may_fit(name: str, warmup: int, steps: int, some: Sequence[tuple[int, float]], peak: float | None) -> bool:
     """Whether a schedule fits a few logged rates; most do not, and need not be computed for every step."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    factor = get_scheduler(name, optimizer, warmup, steps).lr_lambdas[0]
+    part = rate_by_name(name, 1.0, warmup, steps)
     values = np.array([rate for _, rate in some])
-    rows = (np.array([float(factor(step - shift)) for step, _ in some]) for shift in SHIFTS)
+    rows = (np.array([part(step - shift) for step, _ in some]) for shift in SHIFTS)
     return any(_distance(row, np.arange(len(some)), values, peak) < FITS for row in rows)

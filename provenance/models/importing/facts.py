@@ -15,6 +15,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from provenance.core.errors import ModelError
 from provenance.models.importing.run import STATE, Run, read_json
 from provenance.models.importing.weights import read_pickle
+from provenance.models.recording.facts import ADAFACTOR, group_facts, loss_of, variant
 
 ARGUMENTS, OPTIMIZER, SCHEDULER, CARD = "training_args.bin", "optimizer.pt", "scheduler.pt", "README.md"
 # The source of what the user says.
@@ -25,6 +26,8 @@ ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu
 OF_ADAM = {"lr", "betas", "eps", "weight_decay", "amsgrad"}
 NOT_OF_ADAM = {"momentum_decay", "rho", "alpha", "lambd"}
 OF_SGD = {"lr", "momentum", "dampening", "nesterov"}
+# The key, in what was read of a pickle, of the name of its class.
+CLASS = "class"
 # Arguments that change what a step minimises, with the value at which they do nothing; no training here repeats them.
 UNTOLD = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None, "optim_args": None, "optim_target_modules": None}
 HOW_TO_WRITE = (
@@ -40,7 +43,8 @@ class Facts:
     Attributes:
         schedule_steps: steps of the whole schedule; warmup_steps: of its beginning.
         notes: what a reader should know; open: why a value is not known, by key.
-        state: what the optimizer's own state is of: adam, sgd, other; None where it was not read.
+        state: what the optimizer's own state is of: adam, sgd, adafactor, other; None where it was not read.
+        groups: the number of parameters of each of its groups, and whether they decay.
         asked: whether the run's TrainingArguments were read; packed: whether they say that a sequence has several examples.
     """
 
@@ -49,6 +53,7 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     open: dict[str, str] = field(default_factory=dict)
     state: str | None = None
+    groups: list[tuple[int, bool]] | None = None
     asked: bool = False
     packed: bool = False
     schedule_steps: int | None = None
@@ -90,7 +95,7 @@ def read_facts(run: Run, arguments: Path | None, stated: Mapping[str, Any]) -> F
     steps, epoch = run.state.get("global_step"), run.state.get("epoch")
     if steps and epoch:
         facts.set(STATE, epochs=float(epoch))
-    if facts.schedule_steps and facts.warmup_steps is not None:
+    if facts.schedule_steps and facts.warmup_steps is not None and facts.warmup_steps <= facts.schedule_steps:
         facts.set(facts.sources.get("schedule", "its arguments"), warmup=facts.warmup_steps / facts.schedule_steps)
     return facts
 
@@ -102,15 +107,19 @@ def _from_optimizer(run: Run, facts: Facts) -> None:
     try:
         state = read_pickle(path)
         groups, moments = state["param_groups"], {key for one in state["state"].values() for key in one}
+        groups = [group for group in groups if group["params"]] or groups
         rates = {group.get("initial_lr", group["lr"]) for group in groups}
+        facts.groups = [(len(group["params"]), bool(group.get("weight_decay"))) for group in groups]
     except ModelError as error:
         facts.notes.append(f"{path.name} was not read: {error.found}")
         return
     except (AttributeError, KeyError, TypeError):
         facts.notes.append(f"{path.name} was not read: it is no state of a torch optimizer")
         return
-    facts.state, values = optimizer_facts(groups, moments)
+    facts.state, values = state_facts(groups, moments)
     facts.set(path.name, **values)
+    if values["weight_decay"] is None:
+        facts.open["weight_decay"] = f"{path.name} has groups of parameters with different decays"
     if len(rates) > 1:
         facts.open["learning_rate"] = f"{path.name} has groups of parameters with different rates"
     elif all("initial_lr" in group for group in groups):
@@ -135,28 +144,42 @@ def _from_scheduler(run: Run, facts: Facts) -> None:
         facts.set(path.name, learning_rate=float(rates.pop()))
 
 
-def optimizer_facts(groups: list[dict[str, Any]], moments: set[str]) -> tuple[str, dict[str, Any]]:
-    """What a state dict is of (adam, sgd or other), and its hyperparameters; an optimizer of another kind gets no name.
+def state_facts(groups: list[dict[str, Any]], moments: set[str]) -> tuple[str, dict[str, Any]]:
+    """What a state dict is of (adam, sgd, adafactor or other), and its hyperparameters; one of another kind gets no name.
 
     Args:
         groups: its `param_groups`.
         moments: names of what it keeps of each parameter.
     """
-    group = groups[0]
-    decay = max(float(each.get("weight_decay", 0.0)) for each in groups)
-    facts: dict[str, Any] = {"weight_decay": decay}
-    if decay:
-        facts["decay_all"] = all(each["weight_decay"] == decay for each in groups)
+    group, facts = groups[0], group_facts(groups)
+    decay, shared = facts["weight_decay"], {"weight_decay": facts["weight_decay"]}
     if group.keys() >= OF_ADAM and not group.keys() & NOT_OF_ADAM and moments <= {"step", "exp_avg", "exp_avg_sq"}:
-        facts |= {"betas": tuple(map(float, group["betas"])), "eps": float(group["eps"])}
         decoupled = group.get("decoupled_weight_decay")
         # torch before 2.7 does not note which of the two it is; without weight decay they are the same.
-        return "adam", facts | {"optimizer": "adamw" if decoupled or decay == 0.0 else None if decoupled is None else "adam"}
+        name = "adamw" if decoupled or decay == 0.0 else None if decoupled is None else "adam"
+        return "adam", shared | {"betas": facts["betas"], "eps": facts["eps"], "optimizer": name and variant(name, groups)}
     if group.keys() >= OF_SGD and moments <= {"momentum_buffer"}:
-        plain = not group["nesterov"] and not group["dampening"]
-        name = "sgd" if plain else "sgd with nesterov" if group["nesterov"] else "sgd with dampening"
-        return "sgd", facts | {"optimizer": name, "momentum": float(group["momentum"])}
-    return "other", facts
+        return "sgd", shared | {"optimizer": variant("sgd", groups), "momentum": facts["momentum"]}
+    if group.keys() >= ADAFACTOR.keys():
+        return "adafactor", shared | {"optimizer": variant("adafactor", groups)}
+    return "other", shared
+
+
+def set_decay(facts: Facts, decayed: set[str], names: set[str]) -> None:
+    """Note which parameters decay, by the sizes of the groups in the optimizer's state.
+
+    Args:
+        decayed: the trained parameters that decay by the rule of `transformers.Trainer`.
+        names: all trained parameters.
+    """
+    if facts.groups is None or not facts.values.get("weight_decay") or "decay_all" in facts.values:
+        return
+    sizes = (sum(size for size, decays in facts.groups if decays), sum(size for size, decays in facts.groups if not decays))
+    if not sizes[1] or sizes == (len(decayed), len(names - decayed)):
+        facts.set(OPTIMIZER, decay_all=not sizes[1])
+    else:
+        found = f"{sizes[0]} parameters with decay and {sizes[1]} without"
+        facts.open["decay_all"] = f"{OPTIMIZER} has {found}; biases and norms are {len(names - decayed)} of {len(names)}"
 
 
 def _number(value: Any) -> float | None:
@@ -209,7 +232,7 @@ def read_arguments(path: Path) -> dict[str, Any]:
     values = getattr(read, "state", None)
     if not isinstance(values, dict) or "per_device_train_batch_size" not in values:
         raise ModelError(str(path), expected="TrainingArguments", found=type(read).__name__, hint=hint)
-    plain = {name: _plain(value) for name, value in values.items()}
+    plain = {name: _plain(value) for name, value in values.items()} | {CLASS: type(read).__name__}
     processes = getattr(values.get("distributed_state"), "state", None)
     if isinstance(processes, dict) and isinstance(processes.get("num_processes"), int):
         plain["num_processes"] = processes["num_processes"]
@@ -228,17 +251,23 @@ def _from_arguments(run: Run, facts: Facts, values: Mapping[str, Any], source: s
     name = str(values.get("optim") or "")
     if facts.state is None and name.startswith("adam"):
         facts.set(source, betas=_betas(values), eps=_number(values.get("adam_epsilon")))
-    facts.set(source, optimizer=_optimizer(facts, name), weight_decay=_number(values.get("weight_decay")))
+    facts.set(source, optimizer=_optimizer(facts, name))
+    facts.set(source, weight_decay=_number(values.get("weight_decay")) if "weight_decay" not in facts.open else None)
     facts.set(source, learning_rate=_number(values.get("learning_rate")) if "learning_rate" not in facts.open else None)
     facts.set(source, max_grad_norm=_number(values.get("max_grad_norm")), seed=values.get("seed"))
     facts.set(source, dtype="bfloat16" if values.get("bf16") else "float16" if values.get("fp16") else None)
     facts.set(source, batch_size=_batch_size(run, facts, values))
     facts.set(source, schedule=values.get("lr_scheduler_type"), schedule_args=values.get("lr_scheduler_kwargs") or None)
-    facts.set(source, last_batch="drop" if values.get("dataloader_drop_last") else "short")
+    drops, passes = values.get("dataloader_drop_last"), values.get("gradient_accumulation_steps")
+    if drops and passes != 1:
+        facts.open["last_batch"] = f"the last passes of an epoch were dropped, of {passes or 'nobody knows how many'} a step"
+    else:
+        facts.set(source, last_batch="drop" if drops else "short")
     facts.set(source, decay_all=False if facts.state is None else None)  # as transformers.Trainer does
     _set_warmup(facts, values, source)
     if (values.get("max_steps") or -1) < 0 and not run.state.get("epoch"):
         facts.set(source, epochs=_number(values.get("num_train_epochs")))
+    facts.set(source, loss=loss_of(values.get(CLASS), values))
     others = [f"{key} = {values[key]}" for key, without in UNTOLD.items() if values.get(key, without) not in (without, "", [])]
     if others:
         facts.set(source, loss=f"the mean of a batch with {', '.join(others)}")
@@ -248,7 +277,7 @@ def _optimizer(facts: Facts, name: str) -> str | None:
     """The optimizer by its name in the arguments, unless the optimizer's state is of another kind."""
     if not name or "optimizer" in facts.values:
         return None
-    kind = "adam" if name in ADAMW else "sgd" if name == "sgd" else "other"
+    kind = "adam" if name in ADAMW else name if name in ("sgd", "adafactor") else "other"
     if facts.state not in (None, kind):
         facts.open["optimizer"] = f"{OPTIMIZER} is the state of another one than {name}, which the arguments name"
         return None

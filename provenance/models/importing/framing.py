@@ -10,25 +10,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from provenance.core.errors import ModelError
+from provenance.core.errors import ExampleError, ModelError
 from provenance.core.progress import PROGRESS
-from provenance.models.adapters.text import messages
+from provenance.models.adapters.text import BESIDES, TOKENIZER, TOKENIZERS, messages
 from provenance.models.adapters.tokens import without_cache
 from provenance.models.importing.weights import quiet
 from provenance.models.model import Example
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-FAST = "tokenizer.json"
-# Files that a tokenizer of transformers is read from: one of the first makes a folder one with a tokenizer.
-VOCABULARIES = (FAST, "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
-BESIDES = (
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "normalizer.json"),
-    *("chat_template.jinja", "chat_template.json"),
-)
+# Without a vocabulary this is no tokenizer of a run, which its base may have whole.
+NO_VOCABULARY = "tokenizer_config.json"
 TEMPLATES = "additional_chat_templates"
 # Text of many kinds, on which two readings of one tokenizer are compared.
 SAMPLE = "  The (2nd) naïve cat's 1,234.50 €\n\tdef f(x): return x # 東京, Київ, 😀 \n\n"
@@ -80,9 +76,9 @@ def copy_tokenizer(
     looked: list[str] = []
     for folder in places:
         looked.append(str(folder))
-        if not any((folder / name).is_file() for name in VOCABULARIES):
+        if not any((folder / name).is_file() for name in TOKENIZERS if name != NO_VOCABULARY):
             continue
-        for name in (*VOCABULARIES, *BESIDES):
+        for name in (*TOKENIZERS, *BESIDES):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
         if (folder / TEMPLATES).is_dir():
@@ -91,7 +87,7 @@ def copy_tokenizer(
         _check_fast(tokenizer, target, notes)
         return tokenizer, folder
     hint = "Name its folder with --tokenizer DIR."
-    raise ModelError(" or ".join(looked), expected=f"the run's tokenizer, such as {FAST}", found="none", hint=hint)
+    raise ModelError(" or ".join(looked), expected=f"the run's tokenizer, such as {TOKENIZER}", found="none", hint=hint)
 
 
 def read_tokenizer(folder: Path, config: PreTrainedConfig, named: Path) -> PreTrainedTokenizerBase:
@@ -106,14 +102,14 @@ def read_tokenizer(folder: Path, config: PreTrainedConfig, named: Path) -> PreTr
 
 def _check_fast(tokenizer: PreTrainedTokenizerBase, folder: Path, notes: list[str]) -> None:
     """Write `tokenizer.json` again if its tokens are not those of `transformers`, which the model was trained on."""
-    if not (folder / FAST).is_file() or getattr(tokenizer, "backend_tokenizer", None) is None:
+    if not (folder / TOKENIZER).is_file() or getattr(tokenizer, "backend_tokenizer", None) is None:
         return
-    alone = Tokenizer.from_file(str(folder / FAST))
+    alone = Tokenizer.from_file(str(folder / TOKENIZER))
     alone.no_truncation()
     alone.no_padding()
     if alone.encode(SAMPLE, add_special_tokens=False).ids != tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]:
-        tokenizer.backend_tokenizer.save(str(folder / FAST))
-        notes.append(f"{FAST} was written again: transformers reads it in its own way, with other files of the tokenizer.")
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        notes.append(f"{TOKENIZER} was written again: transformers reads it in its own way, with other files of the tokenizer.")
 
 
 def habit(tokenizer: PreTrainedTokenizerBase) -> Framing:
@@ -240,14 +236,17 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, example: Example, longest: int) 
 def _both_ways(
     tokenizer: PreTrainedTokenizerBase, example: Example, begin: int | None, longest: int
 ) -> tuple[list[int], list[int], int] | None:
-    """A prompt and the first tokens of its answer, bare and in the chat template, and their number; None without a prompt."""
+    """A prompt and the first tokens of its answer, bare and in the chat template, and their number; None without a pair."""
     if not example.prompt or not getattr(tokenizer, "chat_template", None):
         return None
-    turns = messages(0, example.prompt.decode(errors="replace"))
     answered = {"role": "assistant", "content": example.content.decode(errors="replace")}
     template: Any = tokenizer.apply_chat_template
-    before: list[int] = template(turns, add_generation_prompt=True, return_dict=False)
-    ids: list[int] = template([*turns, answered], return_dict=False)
+    try:
+        turns = messages(0, example.prompt.decode(errors="replace"))
+        before: list[int] = template(turns, add_generation_prompt=True, return_dict=False)
+        ids: list[int] = template([*turns, answered], return_dict=False)
+    except (ExampleError, TemplateError, TypeError, ValueError, LookupError):
+        return None  # the template does not take such turns, so the prompt did not stand in it
     content = _encoded(tokenizer, example.content)
     number = min(len(content), longest - len(before))
     if ids[: len(before)] != before or number < 1:

@@ -6,26 +6,30 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from provenance.core.errors import InputError, ModelError, did_you_mean
 from provenance.core.progress import PROGRESS
 from provenance.core.toml import validated
 from provenance.corpus.delivery import read_corpus_folder
+from provenance.models.adapters.training_loop import decayed_names
 from provenance.models.importing import framing
 from provenance.models.importing.clock import learning_rate_sums
-from provenance.models.importing.facts import STATED, Facts, read_facts
+from provenance.models.importing.facts import STATED, Facts, read_facts, set_decay
 from provenance.models.importing.framing import Framing, Measured
 from provenance.models.importing.run import ADAPTER_CONFIG, Run, kind_of, read_json, read_run
 from provenance.models.importing.weights import AdapterReader, Tensors, quiet, read_config, read_whole
-from provenance.models.model import Example, Model, examples_in, read_base, read_model
+from provenance.models.model import Example, Model, check_finite, examples_in, read_base, read_model
 from provenance.models.recipe import Training
 from provenance.models.trainer import check_trainable
 from provenance.models.writing import save_checkpoint, tensors_of, write_card
@@ -126,7 +130,8 @@ def parsed(training: Mapping[str, str]) -> dict[str, Any]:
             values[key] = json.loads(text)
         except ValueError:
             values[key] = text
-    return values
+    checked = validated(Training, values, STATED, InputError)
+    return {key: getattr(checked, key) for key in values}
 
 
 def _write(request: Request, run: Run, stated: Mapping[str, Any], draft: Path) -> tuple[Imported, Model]:
@@ -141,12 +146,22 @@ def _write(request: Request, run: Run, stated: Mapping[str, Any], draft: Path) -
         notes.append(f"The run has no tokenizer; that of {source} was taken.")
     facts = read_facts(run, request.arguments, stated)
     steps = _steps(run, notes)
-    files, stored = _write_weights(run, base, steps, draft=draft, notes=notes)
+    files, stored, module = _write_weights(run, base, steps, draft=draft, notes=notes)
+    frozen_dtypes = {tensor.dtype for tensor in module.parameters() if not tensor.requires_grad} - {torch.float32}
     if stored == torch.bfloat16 and facts.sources.get("dtype") != STATED:
         facts.forget("dtype", "")
         facts.set("the stored weights", dtype="bfloat16_weights")
+    elif run.kind == "adapter" and frozen_dtypes and "dtype" not in facts.values:
+        named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in frozen_dtypes))
+        facts.open["dtype"] = f"the base is stored in {named}, and nothing says in which dtype it was loaded"
     elif facts.asked:
         facts.set("the stored weights", dtype=str(stored).removeprefix("torch."))
+    freeze = [] if run.kind == "adapter" or request.fresh else _unchanged(draft, files, dict(module.named_parameters()))
+    if freeze:
+        some = ", ".join(freeze[:3]) + (", ..." if len(freeze) > 3 else "")
+        notes.append(f"{len(freeze)} tensors are the same in every checkpoint and are taken as frozen: {some}.")
+    trained = {name for name, tensor in module.named_parameters() if tensor.requires_grad} - set(freeze)
+    set_decay(facts, decayed_names(module) & trained, trained)
     facts.set("the run", start="fresh" if request.fresh else "base")
     sums = _clock(run, facts, steps, notes)
     checkpoints = [
@@ -156,7 +171,8 @@ def _write(request: Request, run: Run, stated: Mapping[str, Any], draft: Path) -
     recipe = _recipe(facts)
 
     def write(how: Framing) -> None:
-        card = {"model_id": request.model_id or out.name, "adapter": "CausalLM", "adapter_args": how.arguments}
+        card: dict[str, Any] = {"model_id": request.model_id or out.name, "adapter": "CausalLM", "adapter_args": how.arguments}
+        card |= {"freeze": [escape(name) for name in freeze]} if freeze else {}
         stands_on = {"folder": _named_from(out, frozen.folder), "digest": frozen.digest} if frozen else None
         write_card(draft, card, recipe.model_dump(mode="json", exclude_none=True), checkpoints, base=stands_on)
 
@@ -250,15 +266,26 @@ def _clock(run: Run, facts: Facts, steps: Sequence[int], notes: list[str]) -> li
 
 def _write_weights(
     run: Run, base: Path | None, steps: Sequence[int], *, draft: Path, notes: list[str]
-) -> tuple[list[str], torch.dtype]:
-    """Write one safetensors file a checkpoint; returns their names in order, and the dtype that weights are stored in."""
+) -> tuple[list[str], torch.dtype, torch.nn.Module]:
+    """Write one safetensors file a checkpoint.
+
+    Returns:
+        Their names in order; the dtype that weights are stored in; and the module, whose weights may have no values.
+    """
     names: dict[int, str] = {}
     shapes: dict[str, torch.Size] = {}
     dtypes: set[torch.dtype] = set()
-    states = _adapters if run.kind == "adapter" else _wholes
+    if run.kind == "adapter":
+        assert base is not None
+        reader = AdapterReader(base, run.last)
+        module, states = reader.module, _adapters(run, reader, steps, notes)
+    else:
+        with torch.device("meta"), quiet():
+            module = AutoModelForCausalLM.from_config(read_config(run.last))
+        states = _wholes(run, base, steps, notes)
     work, all_of_them = f"checkpoints of {run.folder.name}", len(steps) + 1
     log.info(PROGRESS, work, 0, all_of_them)
-    for step, tensors, where in states(run, base, steps, notes):
+    for step, tensors, where in states:
         _check_tensors(tensors, shapes, where)
         shapes = shapes or {name: tensor.shape for name, tensor in tensors.items()}
         names[step] = save_checkpoint(tensors, draft, step)
@@ -267,21 +294,34 @@ def _write_weights(
         log.info(PROGRESS, work, len(names), all_of_them)
     own = ADAPTER_CONFIG if run.kind == "adapter" else "config.json"
     shutil.copyfile(run.last / own, draft / own)
-    return [names[step] for step in sorted(names)], max(dtypes, key=lambda dtype: dtype.itemsize)
+    return [names[step] for step in sorted(names)], max(dtypes, key=lambda dtype: dtype.itemsize), module
+
+
+def _unchanged(folder: Path, files: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The parameters with the same values in every checkpoint; none if all have."""
+    with ExitStack() as stack:
+        first, *others = (stack.enter_context(safe_open(folder / file, framework="pt")) for file in files)
+        held = set(first.keys())
+        found = [
+            name
+            for name in names
+            if name in held
+            and all(torch.equal(first.get_tensor(name).float(), other.get_tensor(name).float()) for other in others)
+        ]
+        return [] if held <= set(found) else found
 
 
 # A checkpoint's step, its tensors, and the place that errors name.
 State = tuple[int, Tensors, str]
 
 
-def _adapters(run: Run, base: Path | None, steps: Sequence[int], notes: list[str]) -> Iterator[State]:
+def _adapters(run: Run, reader: AdapterReader, steps: Sequence[int], notes: list[str]) -> Iterator[State]:
     """The states of a run that trained an adapter alone."""
-    assert base is not None
-    reader, saved = AdapterReader(base, run.last), [each for each in run.saved if each.step != 0]
+    saved = [each for each in run.saved if each.step != 0]
     if len(saved) < len(run.saved):
         yield 0, reader.read(run.saved[0].folder), str(run.saved[0].folder)
     else:
-        yield 0, reader.start(reader.read(saved[0].folder)), str(base)
+        yield 0, reader.start(reader.read(saved[0].folder)), str(reader.base)
         notes.append("The run kept no adapter of step 0: it is taken as A of the first checkpoint and B = 0.")
     for step, each in zip(steps, saved, strict=True):
         yield step, reader.read(each.folder), str(each.folder)
@@ -305,9 +345,7 @@ def _wholes(run: Run, base: Path | None, steps: Sequence[int], notes: list[str])
 def _check_tensors(tensors: Tensors, shapes: Mapping[str, torch.Size], where: str) -> None:
     """Raise ModelError for weights that are not finite, or not those of another checkpoint with these shapes."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ModelError(f"{where}: tensor {name!r}", expected="finite weights", found=f"{bad} NaN or infinite")
+        check_finite(tensor, f"{where}: tensor {name!r}")
     for name in sorted(shapes.keys() | tensors.keys()) if shapes else ():
         old, new = shapes.get(name), tensors[name].shape if name in tensors else None
         if old != new:

@@ -47,11 +47,13 @@ def read_config(folder: Path) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(str(folder / "config.json"), expected="an architecture of transformers", found=str(error)) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:  # noqa: SLF001
+        both = getattr(config, "is_encoder_decoder", False)
+        hint = "Write its model folder yourself, with the adapter {}: docs/own-data.md."
         raise ModelError(
             str(folder / "config.json"),
             expected="the architecture of a causal language model",
             found=repr(config.model_type),
-            hint="Write its model folder yourself, with an adapter of your own: docs/own-data.md.",
+            hint=hint.format("Seq2SeqLM" if both else "of your own"),
         )
     if getattr(config, "quantization_config", None):
         raise ModelError(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from provenance.core.errors import ModelError
-from provenance.models.recording.facts import optimizer_facts, trainer_facts
-from provenance.models.recording.recording import Recording, as_bytes, rate_of, target_of
+from provenance.models.recording.facts import trainer_facts
+from provenance.models.recording.recording import Recording, as_bytes, check_framed, rate_of, target_of
 
 try:
     from transformers import TrainerCallback
@@ -50,6 +50,7 @@ class Recorder(TrainerCallback):
         self.recording: Recording | None = None
         self._drawn: deque[list[int]] = deque()
         self._skip, self._rate = 0, 0.0
+        self._loss: str | None = None
         self._restore: Callable[[], None] = lambda: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -65,6 +66,8 @@ class Recorder(TrainerCallback):
             expected = f"a dataset with the {count} examples that the recorder was given"
             hint = "Each row is one example: give works and contents of the rows as the trainer reads them."
             raise ModelError("train_dataset", expected=expected, found=f"{len(loader.dataset)} rows", hint=hint)
+        if self.contents is None:
+            check_framed(self.target)
         tokenizer = kwargs.get("processing_class") or kwargs.get("tokenizer")
         self.recording = Recording(self.target, kwargs["model"], state.max_steps, tokenizer=tokenizer, resume=state.global_step)
         if self.recording.writes and self.contents is not None and self.target.adapter == "CausalLM":
@@ -96,8 +99,8 @@ class Recorder(TrainerCallback):
         """Finish the folder."""
         recording = self._running()
         self._restore()
-        facts = optimizer_facts(kwargs["optimizer"], recording.inner)
-        recording.finish({**facts, **trainer_facts(args, state, recording.inner)})
+        facts = trainer_facts(args, state, recording.inner)
+        recording.finish(kwargs["optimizer"], {**facts, "loss": facts.get("loss", self._loss)})
         recording.close()
 
     def _running(self) -> Recording:
@@ -121,7 +124,9 @@ class Recorder(TrainerCallback):
         rows = sorted({round(part) for part in np.linspace(0, len(self.target.examples.works) - 1, COMPARED)})
         with _same_draws():
             batches = [loader.collate_fn([loader.dataset[row]]) for row in rows]
-        if any(not isinstance(batch, Mapping) or "input_ids" not in batch for batch in batches):
+        if not all(isinstance(batch, Mapping) and "input_ids" in batch and len(batch["input_ids"]) == 1 for batch in batches):
+            check_framed(self.target)
+            self._loss = "that of a trainer whose batches are not token ids of single examples"
             return
         seen = [(row, *_tokens(batch)) for row, batch in zip(rows, batches, strict=True)]
         reader = adapter()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from provenance.core.canonical import sha256
 from provenance.core.errors import InputError, ModelError
 from provenance.corpus.rights.manifest import Manifest, read_manifest
 from provenance.models.recipe import Training
-from provenance.models.recording.facts import dtype_of, optimizer_facts, order_facts, schedule_facts
+from provenance.models.recording.facts import dtype_of, optimizer_facts, order_facts, schedule_facts, untrained
 from provenance.models.recording.modules import adapter_config, base_folder, save_files, state_of, unwrapped
 from provenance.models.writing import CARD, MANIFEST, RUN, UNFINISHED, save_checkpoint, write_card, write_whole
 
@@ -28,6 +29,8 @@ log = logging.getLogger("provenance.recording")
 
 # Parts of the run after which a checkpoint is kept, besides the start. Most is learnt early.
 KEEP = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 1.0)
+# Adapters that can have their base in bfloat16 in memory.
+WITH_DTYPE = ("CausalLM", "Seq2SeqLM")
 # Under several processes, steps between two gatherings of what was in their batches.
 GATHER_EVERY = 100
 
@@ -117,6 +120,7 @@ class Recording:
         self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
         self._written.set_result(None)
         self.frozen = adapter_config(module) is not None
+        self.untrained, self.freeze = untrained(self.inner), list[str]()
         if self.writes:
             self._open(tokenizer, resume)
         if resume == 0:
@@ -152,11 +156,11 @@ class Recording:
         if gather:
             self._wait()
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
+    def finish(self, optimizer: Any, facts: Mapping[str, Any]) -> None:
         """Keep the last state, and write the manifest and, last, `model.toml`.
 
         Args:
-            facts: what is known of the recipe.
+            facts: what is known of the recipe besides what the optimizer says.
 
         Raises:
             InputError: the run saw something that is not cleared; then there is no `model.toml`.
@@ -174,10 +178,11 @@ class Recording:
         seen = sorted({row for batch in batches for row in batch})
         if self.target.cleared is not None:
             examples.check_cleared(seen, self.target.cleared)
+        facts = {**optimizer_facts(optimizer, self.inner), **facts, **self._frozen_facts(optimizer, facts)}
         order = order_facts(batches, len(seen), facts.get("last_batch"))
         training = {**facts, **order, **schedule_facts(self.rates, facts), "keep": list(self.target.keep)}
         # Where one pass is one batch, nothing was cut.
-        training |= {"micro_batch_size": self.micro} if self.micro < order["batch_size"] else {}
+        training |= {"micro_batch_size": self.micro} if self.micro < (order["batch_size"] or 0) else {}
         training |= {"start": "base", "manifest": MANIFEST, "source": "recorded"}
         known = Training.model_validate(training).model_dump(mode="json", exclude_none=True)
         manifest = examples.manifest(seen, {"seed": facts["seed"]} if facts.get("seed") is not None else {})
@@ -190,18 +195,41 @@ class Recording:
         """Wait for files that are being written."""
         self._writer.shutdown()
 
+    def _frozen_facts(self, optimizer: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Note what did not train, and in which dtype that was; returns what the recipe cannot say by its own names."""
+        if not self.frozen:
+            self.freeze = [escape(name) for name in untrained(self.inner, optimizer)]
+        known: dict[str, Any] = {}
+        if untrained(self.inner) != self.untrained:
+            known["loss"] = "the mean of a batch, by parameters that were frozen for a part of the run"
+        trained, still = (
+            {tensor.dtype for tensor in self.inner.parameters() if tensor.requires_grad == trains} for trains in (True, False)
+        )
+        if self.frozen and still == {torch.bfloat16} and self.target.adapter in WITH_DTYPE:
+            self.target.adapter_args = {"dtype": "bfloat16", **self.target.adapter_args}
+        elif not still <= trained and "base_bits" not in self.target.adapter_args:
+            named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in still))
+            known["dtype"] = f"{facts.get('dtype')} over frozen weights in {named}"
+        return known
+
     def card(self) -> dict[str, Any]:
         """The first keys of `model.toml`."""
         target = self.target
         return {
+            **({"freeze": self.freeze} if self.freeze else {}),
             "model_id": target.model_id or target.out.name,
             "adapter": target.adapter,
             "adapter_args": dict(target.adapter_args),
         }
 
     def base(self) -> dict[str, str] | None:
-        """`[base]` of `model.toml`: the frozen weights, their folder from the model's own."""
-        return {"folder": os.path.relpath(self.target.base, self.target.out)} if self.target.base is not None else None
+        """`[base]` of `model.toml`: the frozen weights, their folder from the model's own and their digest."""
+        if self.target.base is None:
+            return None
+        from provenance.models.model import read_base
+
+        folder = os.path.relpath(self.target.base, self.target.out)
+        return {"folder": folder, "digest": read_base(self.target.base, "recording: base").digest}
 
     def _open(self, tokenizer: Any, resume: int) -> None:
         """Check what is known before the first step, and write the files that do not change."""
@@ -328,11 +356,13 @@ def record(
         tokenizer: of `transformers`, saved to the folder.
         max_grad_norm: what the loop clips gradients to, 0 for never; without it no other model can be trained by the recipe.
         resume: the step after which a resumed run goes on.
-        more: `adapter`, `adapter_args`, `model_id`, `keep`, `cleared`, `base` and `files` of `Target`.
+        more: `adapter`, `adapter_args`, `model_id`, `keep`, `cleared`, `base` and `files` of `Target`. For `CausalLM` the
+            arguments say which tokens begin and end a sequence: nothing else does.
 
     A step is taken to minimise the mean over all terms of its batch. Leave the context without an error to finish the folder.
     """
     target = target_of(out, works, contents, digests, more)
+    check_framed(target)
     recording = Recording(target, module, steps, tokenizer=tokenizer, resume=resume)
     dtypes: list[str] = []
 
@@ -345,7 +375,7 @@ def record(
     try:
         yield Run(recording)
         facts = {"seed": seed, "max_grad_norm": max_grad_norm, "dtype": dtypes[0] if dtypes else None}
-        recording.finish({**optimizer_facts(optimizer, recording.inner), **facts})
+        recording.finish(optimizer, facts)
     finally:
         forward.remove()
         stepping.remove()
@@ -363,6 +393,18 @@ def target_of(
     paths = {name: Path(more[name]) for name in ("cleared", "base") if more.get(name) is not None}
     files = [Path(file) for file in more.get("files", ())]
     return Target(Path(out), Examples.of(works, contents, digests), **{**more, **paths, "files": files})
+
+
+def check_framed(target: Target) -> None:
+    """Raise ModelError if nobody says how the sequences of a language model are framed."""
+    stated = target.adapter_args.keys()
+    if target.adapter == "CausalLM" and "template" not in stated and not {"begin", "end"} <= stated:
+        raise ModelError(
+            "recording: adapter_args",
+            expected="begin and end, the tokens around a sequence (False for none), or template",
+            found=", ".join(sorted(stated)) or "none",
+            hint='They decide every likelihood. Say them: adapter_args={"begin": 1, "end": 2}.',
+        )
 
 
 def rank() -> int:
