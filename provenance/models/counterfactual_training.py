@@ -7,7 +7,6 @@ trains what is missing and ends with the same set.
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -152,10 +151,6 @@ def _train_one(shared: tuple[Subject, str], training: Training) -> None:
         folder = Path(scratch) / "model"
         train_model(model, works, seed=training.part.seed, folder=folder, device=device, ends_only=True)
         keep_ends(folder)
-        for name in model.other_files():  # such as a tokenizer, which a training need not write
-            if not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(model.folder / name, folder / name)
         state_manifest(folder, manifest_of(works, {"seed": training.part.seed}).as_bytes())
         # An adapter trains on the works that it receives; a command may do anything.
         checked = model.card.training.command is None

@@ -50,10 +50,12 @@ BUILT_IN_RUN: dict[str, Any] = {
 }
 # Keys of the recipe that [adapter_args] of built-in adapters held before [training] had all of it.
 ONCE_ARGUMENTS = ("epochs", "batch_size", "learning_rate", "warmup", "keep")
+# Keys of [training] in such folders.
+ONCE_TRAINING = ("optimizer", "weight_decay", "batch_size", "epochs", "manifest", "command")
 # Facts of one run, not of the recipe.
 FACTS = ("seed", "manifest", "source")
-# Decides neither weights nor works: which checkpoints are kept, and how a batch is cut to fit into memory.
-INDIFFERENT = ("keep", "micro_batch_size")
+# Decides neither weights nor works: which checkpoints are kept. How a batch is cut decides where a pass draws noise or dropout.
+INDIFFERENT = ("keep",)
 
 
 class Training(BaseModel):
@@ -130,7 +132,7 @@ class Training(BaseModel):
     def check(self, where: str) -> None:
         """Raise ModelError unless a model can be trained by this recipe, naming what is missing or what is not known here."""
         hint = (
-            'Complete it, name a `command` that trains ("trainer" in docs/own-data.md), or bring models that you have trained: '
+            'Complete it, name a `command` that trains ("The recipe" in docs/own-data.md), or bring models that you trained: '
         )
         hint += "`provenance counterfactuals add`."
         if missing := self.missing():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import polars as pl
 
 from provenance.core.errors import ModelError
-from provenance.models.model import Model, examples_in, with_prompts
+from provenance.models.model import Model, examples_in, read_card, with_prompts
 from provenance.models.recipe import Training
-from provenance.models.writing import CARD
+from provenance.models.stored import own_files
+from provenance.models.writing import CARD, write_card
 
 # Last lines of a command's output that an error shows.
 LAST_LINES = 12
@@ -36,12 +39,14 @@ def check_trainable(model: Model) -> None:
         )
     if isinstance(recipe := getattr(adapter, "recipe", None), Training):
         recipe.check(str(model.folder / CARD))
+    if callable(check := getattr(adapter, "check_trainable", None)):
+        check()
 
 
 def train_model(
     model: Model, works: pl.DataFrame, *, seed: int, folder: Path, device: str = "cpu", ends_only: bool = False
 ) -> None:
-    """Train a model by another model's recipe and write its folder.
+    """Train a model by another model's recipe and write its folder, with files that a training may leave out (tokenizers).
 
     Args:
         works: examples to train on, with `content` and, optionally, `prompt`; a command sees all columns.
@@ -50,7 +55,15 @@ def train_model(
     """
     if model.card.training.command is not None:
         run_command(model, works, seed=seed, folder=folder)
-        return
+    else:
+        _run_adapter(model, works, seed=seed, folder=folder, device=device, ends_only=ends_only)
+    for name in model.other_files():
+        if not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(model.folder / name, folder / name)
+
+
+def _run_adapter(model: Model, works: pl.DataFrame, *, seed: int, folder: Path, device: str, ends_only: bool) -> None:
     adapter: Any = model.adapter()
     if isinstance(recipe := getattr(adapter, "recipe", None), Training):
         # Whatever the adapter would write out in full: the architecture is the same.
@@ -67,14 +80,42 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -> None:
-    """Train with the command in `model.toml`, run in the model's folder.
+    """Train with the command in `model.toml`, run in a copy of the model's folder, which it may write to.
 
     Its placeholders: `{works}`, a folder with `examples.parquet`; `{seed}`, a number; `{out}`, the model folder to write.
     """
+    # Beside the output, because a command may run on another machine, which sees that disk.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name.lstrip('.')}-") as scratch:
+        inputs, copy = Path(scratch) / "works", Path(scratch) / "model"
+        inputs.mkdir()
+        works.write_parquet(inputs / "examples.parquet")
+        _copy(model, copy)
+        _run(model, copy, inputs, seed, folder)
+
+
+def _copy(model: Model, folder: Path) -> None:
+    """Copy a model's own files; checkpoints are links, because they are large."""
+    checkpoints = {checkpoint.file for checkpoint in model.card.checkpoints}
+    for name in own_files(model.files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name in checkpoints:
+            (folder / name).symlink_to((model.folder / name).resolve())
+        else:
+            shutil.copy(model.folder / name, folder / name)
+    point_to_base(model, folder)
+
+
+def point_to_base(model: Model, folder: Path) -> None:
+    """Name a model's base by its whole path in a folder that lies elsewhere."""
+    if model.base is None:
+        return
+    values = {"adapter_args": {}, **read_card(folder).model_dump(mode="json", exclude_unset=True)}
+    base = {**values["base"], "folder": str(model.base.folder.resolve())}
+    write_card(folder, values, values.get("training", {}), values["checkpoints"], base=base)
+
+
+def _run(model: Model, copy: Path, inputs: Path, seed: int, folder: Path) -> None:
     assert model.card.training.command is not None
-    inputs = folder.with_name("works")
-    inputs.mkdir()
-    works.write_parquet(inputs / "examples.parquet")
     placeholders = {"works": str(inputs), "seed": str(seed), "out": str(folder)}
     where, words = f"{model.folder / 'model.toml'}: [training] command", []
     for word in model.card.training.command:
@@ -84,7 +125,7 @@ def run_command(model: Model, works: pl.DataFrame, *, seed: int, folder: Path) -
             expected = "only the placeholders {works}, {seed} and {out}; write {{ for a brace"
             raise ModelError(where, expected=expected, found=repr(word)) from None
     try:
-        process = subprocess.run(words, cwd=model.folder, capture_output=True, text=True, errors="replace", check=False)
+        process = subprocess.run(words, cwd=copy, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise ModelError(where, expected="a command that can be run", found=f"{words[0]}: {error}") from error
     if process.returncode:

@@ -32,8 +32,7 @@ from provenance.local.royalty import value_night
 from provenance.models.counterfactual_training import train_set
 from provenance.models.model import read_model
 from provenance.models.subject import with_duplicates
-from provenance.models.trainer import check_trainable, train_model
-from provenance.models.writing import CARD, MANIFEST, RUN
+from provenance.models.trainer import check_trainable, point_to_base, train_model
 from provenance.royalty.shares import BANZHAF, FAITHFUL, FLAT, PROPORTIONAL, SRS
 from provenance.validation.audit import scores_of
 from provenance.validation.coalitions import NODES
@@ -281,10 +280,11 @@ def _trained(attack: Attack, request: Request) -> Path:
         log.info("attacks: training with %s", attack.name)
         aside = folder.with_name(f".{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        own = ("*.safetensors", CARD, MANIFEST, RUN)  # of the model served
-        shutil.copytree(request.model, aside, ignore=shutil.ignore_patterns(*own))
+        aside.parent.mkdir(parents=True, exist_ok=True)
         works = attack.corpus.examples.select("work_id", "example_id", "content", "prompt")
-        train_model(read_model(request.model), works, seed=attack.seed, folder=aside)
+        model = read_model(request.model)
+        train_model(model, works, seed=attack.seed, folder=aside)
+        point_to_base(model, aside)
         aside.rename(folder)
     return folder
 

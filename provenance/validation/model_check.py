@@ -18,15 +18,17 @@ import torch
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, ModelError
+from provenance.core.errors import ExampleError, InputError, ModelError
 from provenance.core.rows import Rows, encode
 from provenance.core.settings import Settings
 from provenance.core.store import Store
-from provenance.corpus.delivery import read_corpus_folder
+from provenance.corpus.delivery import identities, read_corpus_folder
 from provenance.corpus.outputs import read_output_file
 from provenance.features.checks import Report, check_following
+from provenance.features.featurise import TRANSIENT
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
+from provenance.influence.agreement import seed_agreement
 from provenance.inputs.frozen import chosen_checkpoints
 from provenance.models.importing.importing import refusal
 from provenance.models.model import (
@@ -39,6 +41,7 @@ from provenance.models.model import (
     read_model,
     with_prompts,
 )
+from provenance.models.training_manifest import check_delivery
 
 # Examples that are looked at: for losses, and for gradients and times.
 LOOKED_AT, TIMED = 32, 8
@@ -51,6 +54,7 @@ class Checked:
     """What a check found, by section, ready for JSON.
 
     Attributes:
+        agreement: of influences by two seeds of the projection, by component (`influence.agreement`); None where all are equal.
         failed: what must be put right before a night; each is a sentence.
         warnings: what a reader should know.
     """
@@ -59,6 +63,7 @@ class Checked:
     recipe: dict[str, Any]
     losses: dict[str, Any] | None = None
     followed: dict[str, Any] | None = None
+    agreement: dict[str, float | None] | None = None
     cost: dict[str, Any] | None = None
     failed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -84,6 +89,12 @@ class _Subject:
         projection = Projection(**self.settings.features.projection)
         return {"projection": projection, "checkpoint": self.model.card.checkpoints[-1].file}
 
+    @property
+    def batches(self) -> dict[str, Any]:
+        """The arguments that say how many examples a pass has."""
+        features = self.settings.features
+        return {"batch_size": features.batch_size, "memory": features.memory_gb * 1e9 / TRANSIENT}
+
 
 def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None, outputs: Path | None = None) -> Checked:
     """Check a model folder; with a corpus also on its examples.
@@ -107,6 +118,13 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
         checked.warnings.append("Losses, gradients and cost were not looked at: that takes examples (--corpus).")
         return checked
     examples = read_corpus_folder(corpus).examples.filter(pl.col("split") == "train")
+    try:
+        if more := check_delivery(model, examples):
+            checked.warnings.append(
+                f"A night refuses this model, unless clearance leaves out what it was not trained on: {more}"
+            )
+    except InputError as error:
+        checked.failed.append(f"A night will refuse this model: {error}")
     usable, served = _usable(subject, _some(examples), "examples of the corpus", checked), []
     counts = {"examples": examples.height, "outputs": None, "checkpoints": len(checked.model["checkpoints_of_a_night"])}
     if outputs is not None:
@@ -118,6 +136,7 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
         with one_thread():
             report = _followed(subject, [*usable, *served], checked)
             if report is not None:
+                checked.agreement = _agreement(subject, usable, served or usable, report)
                 checked.cost = _cost(subject, usable[:TIMED], report, counts)
     return checked
 
@@ -146,8 +165,8 @@ def _described(subject: _Subject) -> dict[str, Any]:
 
 
 def _some(frame: pl.DataFrame) -> list[Example]:
-    """Some examples of different lengths, chosen by their contents alone."""
-    sample = frame.sort("content_sha256").head(LOOKED_AT)
+    """Some examples of different lengths, chosen by their contents and prompts alone."""
+    sample = frame.sort(pl.Series(identities(frame), dtype=pl.String)).head(LOOKED_AT)
     return sorted(examples_in(sample), key=lambda example: example.size)
 
 
@@ -208,19 +227,31 @@ def _followed(subject: _Subject, examples: Sequence[Example], checked: Checked) 
     return report
 
 
+def _agreement(
+    subject: _Subject, examples: Sequence[Example], outputs: Sequence[Example], report: Report
+) -> dict[str, float | None] | None:
+    """How well influences by two seeds of the projection agree; None for fewer than three examples."""
+    if len(examples) < 3:
+        return None
+    options = subject.passes | subject.batches | {"following": report.following}
+    found = seed_agreement(subject.adapter, subject.last, examples, outputs[:TIMED], **options)
+    return {component: value if math.isfinite(value) else None for component, value in found.items()}
+
+
 def _cost(subject: _Subject, examples: Sequence[Example], report: Report, counts: dict[str, Any]) -> dict[str, Any]:
     """Measured times of one worker, and what a night and its counterfactual models come to."""
     adapter, module, settings, device = subject.adapter, subject.last, subject.settings, subject.device
     size, bits = settings.features.batch_size, settings.features
+    passes = subject.passes | subject.batches
 
     def features() -> Rows:
-        return gradient_features(adapter, module, examples, batch_size=size, following=report.following, **subject.passes)
+        return gradient_features(adapter, module, examples, following=report.following, **passes)
 
     stored = len(save_tensors(encode(features(), dense_bits=bits.dense_bits, sparse_bits=bits.sparse_bits))) / len(examples)
     per_features = _seconds(features, device) / len(examples)
     per_step = _seconds(lambda: forward_and_backward(adapter, module, examples, size), device) / len(examples)
     per_loss = _seconds(lambda: all_losses(adapter, module, examples, batch_size=size), device) / len(examples)
-    passes, outputs = counts["examples"] * counts["checkpoints"], counts["outputs"]
+    rows, outputs = counts["examples"] * counts["checkpoints"], counts["outputs"]
     epochs, trainings = subject.model.card.training.epochs, settings.counterfactuals.trainings
     one_training = None if epochs is None else {"seconds": epochs * counts["examples"] * per_step}
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
@@ -230,7 +261,7 @@ def _cost(subject: _Subject, examples: Sequence[Example], report: Report, counts
         "seconds_per_example": {"features": per_features, "forward_and_backward": per_step, "loss": per_loss},
         "bytes_per_example": round(stored),
         "peak_memory_mb": round(_peak(device) / 2**20),
-        "features_of_the_corpus": {"seconds": passes * per_features, "bytes": round(passes * stored)},
+        "features_of_the_corpus": {"seconds": rows * per_features, "bytes": round(rows * stored)},
         "features_of_the_outputs": None if outputs is None else {"seconds": outputs * counts["checkpoints"] * per_features},
         "likelihoods_of_an_output_by_a_model": {"seconds": per_loss},
         "trainings": trainings,

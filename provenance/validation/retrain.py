@@ -125,6 +125,6 @@ def _losses_of(shared: tuple[Subject, Night, str], job: Job) -> None:
             trained = read_model(Path(folder) / "model", base=model.base)
             check_same_recipe(model, trained)
             model = trained
-        module = model.load(model.card.checkpoints[job.checkpoint])
+        module = model.load(model.card.checkpoints[job.checkpoint], device=device)
         values = all_losses(model.adapter(), module, examples_in(outputs), batch_size=BATCH)
     subject.store.write_table(job.key, outputs.select("output_id").with_columns(loss=values))

@@ -61,11 +61,12 @@ class Workload:
     answer: Callable[[Any, Any, list[Example]], list[Example]]
 
 
-def make(name: str, out: Path, workload: Workload | None = None) -> dict[str, Any]:
+def make(name: str, out: Path, workload: Workload | None = None, *, device: str = "cpu") -> dict[str, Any]:
     """Write a workload; returns its counts.
 
     Args:
         workload: by default the one of that name in `WORKLOADS`.
+        device: where the model is trained; it is asked on the CPU, whose random numbers are the same everywhere.
     """
     workload = workload or WORKLOADS[name]
     if (out / "outputs.parquet").exists():
@@ -83,7 +84,8 @@ def make(name: str, out: Path, workload: Workload | None = None) -> dict[str, An
     (out / "model").mkdir()
     examples = examples_in(train)
     adapter = workload.fresh([example.content for example in examples], out / "model")
-    with_prompts(adapter.train, examples, name, seed=SEED, folder=out / "model", model_id=name, progress=tell)
+    options = {"seed": SEED, "folder": out / "model", "model_id": name, "progress": tell, "device": device}
+    with_prompts(adapter.train, examples, name, **options)
     held_out = examples_in(corpus.examples.filter(pl.col("split") == "held_out"))
     held_out.sort(key=lambda example: hashlib.sha256(b"".join(filter(None, example))).digest())
     model = read_model(out / "model")
@@ -255,7 +257,7 @@ def _complete(
     adapter: Any, module: Any, held_out: list[Example], *, prompt: int = 64, length: int, temperature: float = 0.7
 ) -> list[Example]:
     prompts = [example.content[:prompt] for example in held_out]
-    if getattr(adapter, "tokenizer", None) is not None:
+    if getattr(adapter, "text", None) is not None:
         prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
     return [Example(text) for text in adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)]
 

@@ -11,13 +11,14 @@ TRAINER = """
 import json, pathlib, shutil, sys
 works, seed, out = sys.argv[1:]
 print("training with seed", seed)
+pathlib.Path("log.txt").write_text("step 1")
 if seed == "13":
     sys.exit("this seed is unlucky")
 pathlib.Path(out).mkdir()
 if seed != "14":
     shutil.copy("model.toml", out)
 shutil.copy(pathlib.Path(works) / "examples.parquet", out)
-(pathlib.Path(out) / "arguments.json").write_text(json.dumps([seed, str(pathlib.Path.cwd())]))
+(pathlib.Path(out) / "arguments.json").write_text(json.dumps([seed, sorted(map(str, pathlib.Path().iterdir()))]))
 """
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from samples import reword
 
 from provenance.core.errors import ModelError
 from provenance.core.images import write_png
@@ -14,6 +15,7 @@ from provenance.features.layers import layout
 from provenance.features.projection import Projection, matrices
 from provenance.models.adapters.diffusion import Diffusion
 from provenance.models.model import Example, example_losses, read_model
+from provenance.models.trainer import check_trainable
 
 diffusers = pytest.importorskip("diffusers")
 BLOCKS = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 2, "block_out_channels": (4, 8)}
@@ -96,6 +98,42 @@ def test_training_lowers_the_loss_and_is_repeated_from_the_folder(kind, tmp_path
         example_losses(model.adapter(), model.load(model.card.checkpoints[at]), examples).sum().item() for at in (0, -1)
     )
     assert after < 0.9 * before
+
+
+def test_a_step_minimises_the_mean_squared_error_of_a_plain_loop(tmp_path):
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "max_grad_norm": 0.0}
+    adapter = adapter_of(tmp_path / "made", "unet", spread=1, epochs=1, batch_size=3, learning_rate=0.1, **plain)
+    contents = [example.content for example in examples_of("unet")]
+    adapter.train(contents, seed=1, folder=tmp_path / "trained")
+    model = read_model(tmp_path / "trained")
+    module, trained = (model.load(checkpoint) for checkpoint in (model.card.checkpoints[0], model.card.checkpoints[-1]))
+    draws = torch.Generator().manual_seed(1)
+    order = torch.randperm(3, generator=draws).tolist()
+    clean = torch.stack([adapter._clean(0, sorted(contents)[row]) for row in order])
+    noise = torch.randn((3, 1, *adapter.shape), generator=draws)[:, 0]
+    times = (torch.rand((3, 1), generator=draws)[:, 0] * 20).long()
+    predicted = module.train()(adapter.scheduler.add_noise(clean, noise, times), times).sample
+    torch.nn.functional.mse_loss(predicted, noise).backward()
+    after = dict(trained.named_parameters())
+    for name, weight in module.named_parameters():
+        assert torch.allclose(after[name], weight - 0.1 * weight.grad, atol=1e-5), name
+
+
+def test_a_run_from_elsewhere_is_not_trained_again_unless_its_draws_are_known(tmp_path):
+    adapter = adapter_of(tmp_path / "made", "unet", epochs=1, batch_size=3)
+    contents = [example.content for example in examples_of("unet")]
+    adapter.train(contents, seed=1, folder=tmp_path / "trained")
+    card = tmp_path / "trained/model.toml"
+    reword(card, "spread = 2\n", "")
+    check_trainable(read_model(tmp_path / "trained"))
+    reword(card, "[training]\n", '[training]\nsource = "recorded"\n')
+    model = read_model(tmp_path / "trained")
+    with pytest.raises(ModelError, match=r"adapter_args.spread: expected the noise draws of a step, .* found no such key"):
+        check_trainable(model)
+    with pytest.raises(ModelError, match=r"adapter_args.spread: expected the noise draws of a step"):
+        model.adapter().train(contents, seed=1, folder=tmp_path / "again")
+    reword(card, "draws = 4\n", "draws = 4\nspread = 1\n")
+    check_trainable(read_model(tmp_path / "trained"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import save_file
+from safetensors.torch import load_file as torch_load
+from safetensors.torch import save_file as torch_save
 from samples import corpus_frames, outputs_frame
 
 from provenance.core.errors import ExampleError, ModelError
@@ -14,7 +16,7 @@ from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.local.attribute import Request, attribute
 from provenance.models.adapters.from_elsewhere import identity_of
-from provenance.models.model import all_losses, examples_in, read_model
+from provenance.models.model import Example, all_losses, examples_in, read_model
 
 NUMBERS = 30
 KEYS = {step: bytes([step]) * 32 for step in (0, 10, 20)}
@@ -82,6 +84,16 @@ def test_a_wrong_file_is_named(model, change, message):
     examples = examples_in(pl.DataFrame({"content": CONTENTS}))
     with pytest.raises(ModelError, match=message):
         all_losses(opened.adapter(), opened.load(opened.card.checkpoints[0]), examples, batch_size=4)
+
+
+def test_a_dtype_that_numpy_lacks_is_named(model):
+    write_features(model.parent / "features", CONTENTS)
+    for key in KEYS.values():
+        file = model.parent / "features" / key.hex() / "part.safetensors"
+        torch_save({name: tensor.bfloat16() for name, tensor in torch_load(file).items()}, file)
+    opened = read_model(model)
+    with pytest.raises(ModelError, match=r"part.safetensors: expected numbers of dtypes that NumPy has, .* found BF16"):
+        all_losses(opened.adapter(), opened.load(opened.card.checkpoints[0]), [Example(CONTENTS[0])], batch_size=4)
 
 
 def test_losses_alone_give_likelihoods_but_no_features(model):

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from provenance.models.adapters.training_loop import _batches, in_order, rates_o
 from provenance.models.model import read_model
 from provenance.models.recipe import BUILT_IN_RUN, Training
 from provenance.models.recording import Recorder
-from provenance.models.trainer import check_trainable
+from provenance.models.trainer import check_trainable, train_model
 from provenance.models.writing import RUN
 
 
@@ -96,6 +97,21 @@ def test_a_run_is_repeated_bit_for_bit_whatever_the_order_of_its_contents(tiny_m
         assert differ(tiny_model, tmp_path / name) == 0
     model.adapter().train(contents, seed=2, folder=tmp_path / "other")
     assert differ(tiny_model, tmp_path / "other") > 0
+
+
+def test_a_model_with_frozen_parts_is_trained_in_bfloat16(served, tmp_path):
+    reword(served / "model.toml", 'dtype = "float32"', 'dtype = "bfloat16_weights"')
+    reword(served / "model.toml", 'adapter = "CausalLM"', 'adapter = "CausalLM"\nfreeze = ["model.embed_tokens.weight"]')
+    train_model(read_model(served), pl.DataFrame({"content": corpus(20)[1]}), seed=1, folder=tmp_path / "again", ends_only=True)
+    model = read_model(tmp_path / "again")
+    first, last = (load_file(model.folder / checkpoint.file) for checkpoint in model.card.checkpoints)
+    assert {tensor.dtype for tensor in last.values()} == {torch.bfloat16}
+    assert [name for name in last if torch.equal(first[name].bfloat16(), last[name])] == ["model.embed_tokens.weight"]
+
+
+def test_the_size_of_a_pass_decides_because_noise_and_dropout_are_drawn_in_each():
+    whole, cut = (Training(**BUILT_IN_RUN, micro_batch_size=size) for size in (None, 3))
+    assert whole.decisive() != cut.decisive()
 
 
 def test_a_batch_in_small_passes_is_the_same_batch(tmp_path):
@@ -216,6 +232,18 @@ def test_a_folder_with_the_recipe_among_the_adapter_s_arguments_is_trained_as_it
     assert model.architecture() == read_model(tiny_model).architecture()
     model.adapter().train(corpus(60)[1], seed=1, folder=tmp_path / "again")
     assert differ(tiny_model, tmp_path / "again") == 0
+
+
+@pytest.mark.parametrize("training", ['source = "imported"\nepochs = 2.0', "learning_rate = 0.02", 'optimizer = "sgd"'])
+def test_a_key_of_a_recipe_beside_another_recipe_is_refused_and_not_completed(served, training):
+    text = (served / "model.toml").read_text()
+    start, end = text.index("[adapter_args]"), text.index("[[checkpoints]]")
+    card = f"[adapter_args]\ncontext = 300\nbatch_size = 8\n\n[training]\n{training}\n\n"
+    (served / "model.toml").write_text(text[:start] + card + text[end:])
+    with pytest.raises(
+        ModelError, match=r"adapter_args.batch_size: expected a part of the recipe .* training.batch_size, found"
+    ):
+        check_trainable(read_model(served))
 
 
 def test_an_argument_that_is_no_key_of_the_recipe_is_named(tmp_path):

@@ -38,6 +38,7 @@ def url(operator, api_server):
 
 def fits(frame):
     """Nothing on the page is wider than what shows it; wide tables scroll in boxes of their own."""
+    frame.wait_for_load_state()  # text is there before the style sheet is
     wide, shown = frame.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= shown, f"{frame.url}: {wide} px on {shown} px"
 

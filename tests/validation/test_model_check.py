@@ -13,6 +13,7 @@ from runs import BEGIN, END, TEXTS, lora, make_base, make_tokenizer, train
 from samples import lay_corpus_out, reword, table
 
 from provenance.core.settings import Settings
+from provenance.features.featurise import TRANSIENT
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.importing.importing import Request, import_run
 from provenance.validation import model_check
@@ -82,6 +83,8 @@ def test_a_good_model_passes_with_what_it_costs(full, corpus):
     assert checked.losses["unit"] == "token"
     assert checked.followed["share"] > 0.98
     assert checked.followed["largest_deviation"] < checked.followed["tolerance"]
+    assert all(-1 <= value <= 1 for value in checked.agreement.values())
+    assert set(checked.agreement) >= {"inner", "head"}
     cost = checked.cost
     assert (cost["examples"], cost["checkpoints"]) == (40, 2)
     each = cost["seconds_per_example"]["features"]
@@ -180,3 +183,13 @@ def test_the_command_says_what_it_found_and_how_it_ended(full, spoiled, corpus, 
     assert code == 1
     assert len(json.loads(out)["failed"]) == 1
     assert "1 of the checks failed" in err
+
+
+def test_times_are_those_of_passes_that_fit_the_memory_of_a_night(full, corpus, monkeypatch):
+    given = []
+    gradient_features = model_check.gradient_features
+    monkeypatch.setattr(
+        model_check, "gradient_features", lambda *args, **how: given.append(how["memory"]) or gradient_features(*args, **how)
+    )
+    assert check(full, corpus=corpus).failed == []
+    assert set(given) == {SETTINGS.features.memory_gb * 1e9 / TRANSIENT}

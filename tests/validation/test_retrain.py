@@ -8,6 +8,7 @@ from trainers import corpus, tiny_llama, trainer
 from provenance.core.errors import ModelError
 from provenance.core.settings import Settings
 from provenance.local.attribute import folder_night
+from provenance.models.model import Model
 from provenance.models.recording import Recorder
 from provenance.models.writing import CARD
 from provenance.validation import retrain as retraining
@@ -31,6 +32,14 @@ def test_with_the_served_seed_and_everything_the_served_model_is_trained_again_b
     served = -base_and_served(where, night)[1]
     assert np.array_equal(again[0], served)
     assert not np.array_equal(other[0], served)
+
+
+def test_outputs_are_scored_on_the_device_of_the_workers(night_of, tiny_model, monkeypatch):
+    where, night = night_of(tiny_model)
+    devices, load = [], Model.load
+    monkeypatch.setattr(Model, "load", lambda self, *args, **how: (devices.append(how["device"]), load(self, *args, **how))[1])
+    base_and_served(where, night)
+    assert devices == [where.workers.device] * 2
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 
 from provenance.core.errors import InputError
 from provenance.local import attribute as local
+from provenance.models.model import Example
 from provenance.validation.audit import units
 from provenance.validation.coalitions import estimates
-from provenance.validation.workload import make
+from provenance.validation.workload import _complete, make
 from tasks.where import local_settings, opened
 
 
@@ -26,6 +27,20 @@ def facts(tmp_path_factory):
     assert counts["examples"] == 64
     assert set(repeated) <= set(owner_of), "the model remembers what it was trained on"
     return folder, outputs.with_columns(fact=pl.Series(repeated), owner=pl.Series([owner_of[fact] for fact in repeated]))
+
+
+class Echo:
+    """An adapter of texts whose answers are its prompts."""
+
+    text = "a tokenizer"
+
+    def complete(self, module, prompts, **options):
+        return prompts
+
+
+def test_a_prompt_of_a_model_with_a_tokenizer_ends_with_a_whole_character():
+    held_out = [Example("grün".encode()), Example(b"green")]
+    assert [answer.content for answer in _complete(Echo(), None, held_out, prompt=3, length=1)] == [b"gr", b"gre"]
 
 
 def attribute(folder, outputs, out, method="fitted", **more):

@@ -130,10 +130,7 @@ class CausalLM(Sequences):
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
-        """Sample a continuation of each prompt: `length` tokens, or an answer of at most so many with `template = "chat"`.
-
-        Of each prompt only the last tokens are read, as many as the shortest prompt has; of a chat all.
-        """
+        """Sample a continuation of each prompt: `length` tokens, or an answer of at most so many with `template = "chat"`."""
         if self.template is None:
             return super().complete(module, prompts, length=length, temperature=temperature, seed=seed)
         assert self.text is not None

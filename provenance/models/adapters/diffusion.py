@@ -16,6 +16,7 @@ from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.core.images import read_pixels, write_png
 from provenance.models.adapters.denoiser import noise_of
 from provenance.models.adapters.training_loop import in_order, recipe_for, train_and_save
+from provenance.models.writing import CARD
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 IMAGE, ARRAY, FLOATS = "image", "npy", "float32"
@@ -23,6 +24,8 @@ KINDS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 # Ways to condition a UNet2DConditionModel or UNet2DModel that need more than a prompt gives.
 OTHER_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "time_cond_proj_dim")
 SAMPLING_STEPS = 50
+# Noise draws per content in a step of a first training.
+SPREAD = 2
 
 
 class Batch(NamedTuple):
@@ -52,17 +55,25 @@ class Diffusion:
         contents: `image` (files that Pillow can open), `npy` (arrays of `numpy.save`, such as latents) or `float32` (their bare
             values, little-endian); arrays are `(channels, height, width)` as in `config.json`.
         draws: noise draws per content in `loss`.
-        spread: noise draws per content in a step of training.
+        spread: noise draws per content in a step of training, each in its own part of the process; a plain loop has 1. A model
+            that was trained elsewhere is not trained again unless it is stated.
         recipe: keys of `recipe.Training`, for a first training.
 
     Prompts are embeddings `(tokens, features)` as `npy` for a `UNet2DConditionModel` with cross-attention, and class labels in
     decimal digits for another model with classes; a model with neither takes no prompts.
     """
 
-    def __init__(self, folder: Path, *, contents: str = IMAGE, draws: int = 16, spread: int = 2, **recipe: Any) -> None:
-        self.folder, self.contents, self.draws, self.spread = folder, contents, draws, spread
-        self.arguments = {"contents": contents, "draws": draws, "spread": spread}
+    def __init__(
+        self, folder: Path, *, contents: str = IMAGE, draws: int = 16, spread: int | None = None, **recipe: Any
+    ) -> None:
+        self.folder, self.contents, self.draws = folder, contents, draws
         self.recipe = recipe_for(folder, recipe, epochs=60.0, batch_size=8, keep=(0.1, 0.2, 0.5, 1.0))
+        self.spread = SPREAD if spread is None and self.recipe.source is None else spread
+        self.arguments = {"contents": contents, "draws": draws}
+        if self.spread is not None:
+            if self.spread < 1:
+                raise ModelError("adapter_args: spread", expected="1 or more", found=str(self.spread))
+            self.arguments["spread"] = self.spread
         if contents not in {IMAGE, ARRAY, FLOATS}:
             raise ModelError("adapter_args: contents", expected=f"{IMAGE}, {ARRAY} or {FLOATS}", found=repr(contents))
         library, self.config = _library(), _read(folder / CONFIG)
@@ -111,10 +122,11 @@ class Diffusion:
         prompts: Sequence[bytes | None] | None = None,
         **run: Any,
     ) -> None:
-        """Train by the recipe, with fresh noise at times spread evenly over the process.
+        """Train by the recipe on the squared error per pixel, with fresh noise at times spread evenly over the process.
 
-        Other arguments are those of `training_loop.train_and_save`; the loss is half of the squared error per pixel.
+        Other arguments are those of `training_loop.train_and_save`.
         """
+        spread = self.check_trainable()
         folder.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, SCHEDULER) if folder != self.folder else ():
             shutil.copyfile(self.folder / name, folder / name)
@@ -124,15 +136,23 @@ class Diffusion:
 
         def loss(module: torch.nn.Module, places: list[int], draws: torch.Generator) -> tuple[torch.Tensor, int]:
             images = torch.stack([clean[place] for place in places])
-            shape = (len(places), self.spread)
+            shape = (len(places), spread)
             noise = torch.randn((*shape, *self.shape), generator=draws)
             # One time from each part of the process, because independent times would add noise to the gradient.
-            part = (torch.arange(self.spread) + torch.rand(shape, generator=draws)) / self.spread
+            part = (torch.arange(spread) + torch.rand(shape, generator=draws)) / spread
             times = (part * self.steps).long().clamp(max=self.steps - 1)
             batch = Batch(images, noise, None if given is None else given[places])
-            return self._errors(module, batch, times).mean(dim=1).sum(), images.numel()
+            return 2 * self._errors(module, batch, times).mean(dim=1).sum(), images.numel()
 
         train_and_save(self, len(contents), loss, seed=seed, folder=folder, **run)
+
+    def check_trainable(self) -> int:
+        """The noise draws of a step; ModelError if a model that was trained elsewhere does not say how many there were."""
+        if self.spread is None:
+            hint = "Plain loops draw one time for each content in a step: spread = 1."
+            where = f"{self.folder / CARD}: adapter_args.spread"
+            raise ModelError(where, expected="the noise draws of a step, to train again", found="no such key", hint=hint)
+        return self.spread
 
     def sample(
         self, module: torch.nn.Module, count: int, *, seed: int, prompts: Sequence[bytes | None] | None = None

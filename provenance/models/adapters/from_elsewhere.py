@@ -12,7 +12,6 @@ the given ones, and every other part of the system treats it as any other model.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from provenance.core.canonical import identity, sha256
 from provenance.core.errors import ExampleError, ModelError, in_batch
 
 # Folders of features that a worker keeps in memory: those of a night's checkpoints.
@@ -83,10 +83,10 @@ class FromElsewhere:
         folder = f"{self.features}/{bytes(module.key.tolist()).hex()}"  # type: ignore[operator]
         given = read_given(folder, self.numbers)
         rows = []
-        for place, identity in enumerate(batch):
-            if (row := given.row.get(identity)) is None:
+        for place, name in enumerate(batch):
+            if (row := given.row.get(name)) is None:
                 where = f"{in_batch(place)}: {folder}"
-                raise ExampleError(where, expected=f"a row with the identity {identity.hex()}", found="none")
+                raise ExampleError(where, expected=f"a row with the identity {name.hex()}", found="none")
             rows.append(row)
         loss = torch.from_numpy(given.loss[rows]).to(weight)
         if given.gradient is None:
@@ -101,8 +101,7 @@ class FromElsewhere:
 
 def identity_of(content: bytes, prompt: bytes | None = None) -> bytes:
     """The SHA-256 of a content; with a prompt that of the content's SHA-256 in hex, a line feed and the prompt."""
-    own = hashlib.sha256(content)
-    return own.digest() if prompt is None else hashlib.sha256(f"{own.hexdigest()}\n".encode() + prompt).digest()
+    return bytes.fromhex(identity(sha256(content), prompt))
 
 
 def read_given(folder: str, numbers: int) -> Given:
@@ -128,6 +127,9 @@ def _read(file_system: Any, files: tuple[tuple[str, int], ...], numbers: int) ->
             tensors = load(file_system.cat_file(file))
         except SafetensorError as error:
             raise ModelError(file, expected="a whole safetensors file", found=str(error)) from error
+        except KeyError as error:
+            expected = "numbers of dtypes that NumPy has, such as float16 or float32"
+            raise ModelError(file, expected=expected, found=str(error.args[0])) from error
         count = len(tensors.get("identity", ()))
         shapes = {"identity": (count, 32), "loss": (count,), "gradient": (count, numbers)}
         for name, shape in shapes.items():
@@ -138,10 +140,10 @@ def _read(file_system: Any, files: tuple[tuple[str, int], ...], numbers: int) ->
                 raise ModelError(f"{file}: {name}", expected=f"shape {shape}", found=str(found))
             if not np.isfinite(tensors[name]).all():
                 raise ModelError(f"{file}: {name}", expected="finite numbers", found="NaN or infinite ones")
-        for identity in map(bytes, tensors["identity"]):
-            if identity in row:
-                raise ModelError(f"{file}: identity", expected="each content once", found=f"{identity.hex()} again")
-            row[identity] = len(row)
+        for own in map(bytes, tensors["identity"]):
+            if own in row:
+                raise ModelError(f"{file}: identity", expected="each content once", found=f"{own.hex()} again")
+            row[own] = len(row)
         losses.append(tensors["loss"].astype(np.float32))
         gradients.append(tensors.get("gradient"))
     with_gradient = [gradient for gradient in gradients if gradient is not None]

@@ -25,6 +25,11 @@ TOKENIZERS = (
     "vocab.txt",
     "tokenizer_config.json",
 )
+# What a tokenizer is read from besides.
+BESIDES = (
+    *("special_tokens_map.json", "added_tokens.json", "merges.txt", "normalizer.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 
 
 class Text:

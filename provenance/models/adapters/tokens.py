@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from provenance.core.errors import ExampleError, ModelError, in_batch
-from provenance.models.adapters.text import TOKENIZERS
+from provenance.models.adapters.text import BESIDES, TOKENIZERS
 from provenance.models.adapters.training_loop import in_order, train_and_save
 from provenance.models.adapters.transformer import ADAPTER, Architecture, in_float32
 from provenance.models.recipe import Training
@@ -23,10 +23,7 @@ FILES = (
     "config.json",
     ADAPTER,
     *TOKENIZERS,
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
+    *BESIDES,
 )
 REFUSE, CUT = "refuse", "cut"
 # Arguments of `Sequences`; the others of an adapter are its own, or its recipe's.
@@ -197,28 +194,29 @@ class Sequences:
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
-        """Sample a continuation of `length` tokens for each prompt, in one batch.
-
-        Of each prompt only the last tokens are read, as many as the shortest prompt has.
-        """
-        tokens, begin = self.encode(list(prompts)), self.begin
-        shortest = min(map(len, tokens))
-        ids = torch.tensor([[*([] if begin is None else [begin]), *prompt[-shortest:]] for prompt in tokens])
+        """Sample a continuation of `length` tokens for each prompt, in batches of prompts with equally many tokens."""
+        begin, answers = self.begin, [b""] * len(prompts)
+        asked = [([] if begin is None else [begin]) + tokens for tokens in self.encode(list(prompts))]
         torch.manual_seed(seed)
-        with torch.inference_mode():
-            sampled = module.generate(  # type: ignore[operator]
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                max_new_tokens=length,
-                min_new_tokens=length,
-                suppress_tokens=None if begin is None else [begin],
-                pad_token_id=0 if begin is None else begin,
-                use_cache=True,
-            )
-        return [self.decode(row) for row in sampled[:, ids.shape[1] :].tolist()]
+        for size in sorted(set(map(len, asked))):
+            rows = [row for row, tokens in enumerate(asked) if len(tokens) == size]
+            ids = torch.tensor([asked[row] for row in rows])
+            with torch.inference_mode():
+                sampled = module.generate(  # type: ignore[operator]
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    temperature=temperature,
+                    top_k=0,
+                    max_new_tokens=length,
+                    min_new_tokens=length,
+                    suppress_tokens=None if begin is None else [begin],
+                    pad_token_id=0 if begin is None else begin,
+                    use_cache=True,
+                )
+            for row, tokens in zip(rows, sampled[:, size:].tolist(), strict=True):
+                answers[row] = self.decode(tokens)
+        return answers
 
 
 def without_cache(module: torch.nn.Module) -> dict[str, bool]:

@@ -101,12 +101,14 @@ def train_and_save(
         random = _RandomState(device)
     module = module.to(device).train()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    base: Path | None = getattr(adapter, "base", None)
     if recipe.dtype == "bfloat16_weights":
-        for parameter in trained:  # no buffers: angles of positions need more
-            parameter.data = parameter.data.bfloat16()
+        # No buffers, because angles of positions need more; and no base, which other modules share and whose dtype is its own.
+        for parameter in module.parameters() if base is None else trained:
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.bfloat16()
     optimizer = _optimizer(module, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    base: Path | None = getattr(adapter, "base", None)
     checkpoints: list[dict[str, Any]] = []
 
     def save(step: int) -> None:
@@ -211,16 +213,39 @@ def rates_of(recipe: Training, steps: int) -> list[float]:
         assert recipe.rates is not None
         places = np.linspace(0, 1, len(recipe.rates))
         return [peak * part for part in np.interp(np.linspace(0, 1, steps), places, recipe.rates).tolist()]
+    warmup = round((recipe.warmup or 0.0) * steps)
+    rate = rate_by_name(str(recipe.schedule), peak, warmup, steps, recipe.schedule_args)
+    return [rate(step) for step in range(steps)]
+
+
+def rate_by_name(
+    name: str, peak: float, warmup: int, steps: int, arguments: Mapping[str, Any] | None = None
+) -> Callable[[int], float]:
+    """The learning rate by the number of a step, from 0 on, of a schedule of `transformers`.
+
+    Args:
+        peak: some schedules end at a rate of their own, which is no part of it.
+        warmup, steps: steps of the warm-up, and of the whole run.
+
+    Raises:
+        ModelError: the schedule does not take the arguments.
+    """
     from transformers import get_scheduler
 
-    unit = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)  # some schedules end at a rate of their own
-    warmup = round((recipe.warmup or 0.0) * steps)
+    unit = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    expected = f"arguments of the schedule {name!r}"
+
+    def rate(step: int) -> float:
+        try:
+            return peak * float(part(step))
+        except ArithmeticError as error:
+            raise ModelError("[training]: schedule_args", expected=expected, found=str(error)) from error
+
     try:
-        scheduler = get_scheduler(str(recipe.schedule), unit, warmup, steps, dict(recipe.schedule_args or {}))
-        return [peak * float(scheduler.lr_lambdas[0](step)) for step in range(steps)]
+        part = get_scheduler(name, unit, warmup, steps, dict(arguments or {})).lr_lambdas[0]
     except (ArithmeticError, TypeError, ValueError) as error:
-        expected = f"arguments of the schedule {recipe.schedule!r}"
         raise ModelError("[training]: schedule_args", expected=expected, found=str(error)) from error
+    return rate
 
 
 def schedule(part: float, warmup: float) -> float:
