@@ -1,10 +1,11 @@
 """SmolLM2 with LoRA on the works of ten owners: time and memory of everything, then shares and influence against retraining.
 
-    python bench/smollm.py [--cut] [--parts make,passes,night,retraining] [--device cpu]
+    python bench/smollm.py [--examples 24] [--cut] [--parts make,passes,night,retraining] [--device cpu]
 
-Run by `make smollm`, many hours on two cores; `make smollm-gpu` takes fewer trainings, for ten minutes of a GPU. `--cut` takes
-two layers of the model and three owners. Every part runs in a process of its own, so that its peak memory is its own. What is
-made stays in `var/workloads/smollm`; the same command goes on from there. Prints JSON.
+Run by `make smollm`, many hours on two cores; `make smollm-gpu` takes fewer trainings, for ten minutes of a GPU. `--examples`
+takes fewer of each owner, in fewer epochs; `--cut` takes two layers of the model and three owners. Every part runs in a process
+of its own, so that its peak memory is its own. What is made stays in `var/workloads/smollm`; the same command goes on there.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ from provenance.core.settings import CHECKOUT
 PASSES = ("bare", "features", "training")
 PARTS = ("make", "passes", "night", "retraining")
 BATCH = 8
+# Examples of an owner in the whole workload.
+WHOLE = 24
 
 
-def run_make(folder: Path, cut: bool, device: str) -> dict[str, Any]:
+def run_make(folder: Path, cut: bool, examples: int, device: str) -> dict[str, Any]:
     """Make the workload: unpack the base, tune it, and ask it."""
-    from provenance.validation.workload import SMOLLM_CUT, WORKLOADS, make
+    from provenance.validation.workload import SMOLLM_CUT, WORKLOADS, make, smollm
 
-    return make("smollm", folder, SMOLLM_CUT if cut else WORKLOADS["smollm"], device=device)
+    if examples == WHOLE:
+        workload = SMOLLM_CUT if cut else WORKLOADS["smollm"]
+    else:
+        workload = smollm(examples_each=examples, held_out_each=2, epochs=2, batch_size=4)
+    return make("smollm", folder, workload, device=device)
 
 
 def clock(device: str) -> float:
@@ -110,6 +117,7 @@ def main() -> None:
     """Run the parts, or one of them in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cut", action="store_true")
+    parser.add_argument("--examples", type=int, default=WHOLE)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--trainings", default="8")
@@ -117,17 +125,20 @@ def main() -> None:
     parser.add_argument("--seeds", default="2")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    folder = CHECKOUT / f"var/workloads/smollm{'-cut' if asked.cut else ''}"
+    if asked.cut and asked.examples != WHOLE:
+        parser.error("--cut has its own number of examples")
+    kind = "-cut" if asked.cut else "" if asked.examples == WHOLE else f"-{asked.examples}"
+    folder = CHECKOUT / f"var/workloads/smollm{kind}"
     if asked.part:
         if asked.part == "make":
-            result = run_make(folder, asked.cut, asked.device)
+            result = run_make(folder, asked.cut, asked.examples, asked.device)
         elif asked.part == "night":
             result = run_night(folder, asked.device)
         else:
             result = run_pass(folder, asked.part, asked.device)
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    same = ["--device", asked.device, *(["--cut"] if asked.cut else [])]
+    same = ["--device", asked.device, "--examples", str(asked.examples), *(["--cut"] if asked.cut else [])]
     parts, figures = asked.parts.split(","), dict[str, Any]()
     if "make" in parts and not (folder / "outputs.parquet").exists():
         figures["make"] = measured("--part", "make", *same)
