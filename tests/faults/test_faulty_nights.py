@@ -42,15 +42,21 @@ def place(places, proxy, s3):
 
 
 def test_a_tenth_of_all_requests_fails(undisturbed, place, proxy, at):
-    proxy.faults = ("errors", "slowdown", "timeouts", "truncated", "shortened", "corrupted", "lost")
+    faults = proxy.faults = ("errors", "slowdown", "timeouts", "truncated", "shortened", "corrupted", "lost")
     proxy.rate, proxy.seed = 0.1, 1
     deliver(place.store, corpus_frames())
     at(place)
     run("corpus.ingest")
     night()
     assert differences(place, undisturbed) == []
-    assert set(proxy.injected) == set(proxy.faults), "every fault was met"
     assert sum(proxy.injected.values()) > 0.07 * proxy.requests
+    # Digests are the keys' dice, so that a kind of fault may be left out: then the night is run again, and meets it.
+    for proxy.seed in range(2, 9):
+        proxy.faults = tuple(set(faults) - set(proxy.injected))
+        if proxy.faults:
+            night()
+    assert set(proxy.injected) == set(faults), "every fault was met"
+    assert differences(place, undisturbed) == []
 
 
 def test_no_first_write_of_an_export_is_answered(undisturbed, place, proxy, at):
