@@ -276,7 +276,7 @@ def _draw(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
 
 _melody, _text = partial(_complete, prompt=16, length=48, temperature=1.0), partial(_complete, length=60)
 # A cut of `smollm` that trains in seconds; its answers make no sense.
-SMOLLM_CUT = smollm(answers.DISTRIBUTIONS[:3], layers=2, examples_each=3, held_out_each=1, epochs=3, batch_size=3)
+SMOLLM_CUT = smollm(answers.DISTRIBUTIONS[:3], layers=2, examples_each=3, held_out_each=1, epochs=1, batch_size=3)
 WORKLOADS = {
     "code": Workload(partial(_code, 32, 24), partial(_language, width=64, layers=2, epochs=8), partial(_complete, length=192)),
     "subwords": Workload(partial(_code, 32, 24), partial(_language, subwords=1500, width=64, layers=2, epochs=12), _text),

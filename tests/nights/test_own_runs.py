@@ -1,4 +1,4 @@
-"""Runs by `transformers.Trainer`, one of them with `peft`, made without our code: a set-up of each pays a night."""
+"""A run by `transformers.Trainer` with `peft`, made without our code: its set-up pays a night. `test_integrate` has a full one."""
 
 import json
 from datetime import date
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.night
 OWNERS, EACH = 5, 12
 
 
-@pytest.fixture(scope="module", params=["full", "lora"])
-def paid(request, new_operator, postgres, tmp_path_factory):
+@pytest.fixture(scope="module")
+def paid(new_operator, postgres, tmp_path_factory):
     """A fine-tune, its set-up with a day of outputs, its counterfactual models, and the night; with what the night logged."""
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("lora")
     texts = [sentence(owner, number).decode() for owner in range(OWNERS) for number in range(EACH)]
     base = make_base(folder / "base", max_position_embeddings=256)
-    adapter = lora(r=8, target_modules="all-linear") if request.param == "lora" else None
+    adapter = lora(r=8, target_modules="all-linear")
     run = train(base, folder / "run", adapter=adapter, texts=texts, learning_rate=2e-2)
     owners = [f"Owner {owner}" for owner in range(OWNERS) for _ in range(EACH)]
     pl.DataFrame({"text": texts, "author": owners}).write_parquet(folder / "train.parquet")
@@ -30,7 +30,7 @@ def paid(request, new_operator, postgres, tmp_path_factory):
         Setup(folder / "mine", run, folder / "train.parquet", {}, Request(run, folder, base=base), date.fromisoformat(DAY))
     )
     assert made.imported.refused == ""
-    operator = new_operator(Store(f"file://{folder}/mine/store", {}), request.param)
+    operator = new_operator(Store(f"file://{folder}/mine/store", {}), "lora")
     airflow = {name: value for name, value in operator.environment.items() if not name.startswith("PROVENANCE_")}
     operator.environment = airflow | {
         "PROVENANCE_SETTINGS": str(folder / "mine/settings.toml"),
@@ -58,8 +58,8 @@ def test_the_night_pays_the_owners_of_the_run_s_works(paid):
 
 
 def test_a_frozen_base_lies_once_in_the_store(paid):
-    operator, folder = paid
+    operator, _ = paid
     bases = [key for key in operator.store.list("frozen/models") if key.endswith("/model.safetensors")]
     trained = json.loads(operator.export(DAY)["rev=0001/manifest.json"])["inputs"]["counterfactuals"]
     assert len(trained) == OWNERS + 4
-    assert len(bases) == (1 if folder.name.startswith("lora") else 0), "shared by the model served and all others"
+    assert len(bases) == 1, "shared by the model served and all others"
