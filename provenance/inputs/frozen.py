@@ -25,8 +25,6 @@ log = logging.getLogger("provenance.freeze")
 
 # Outputs in a part; their features at each token of the vocabulary must fit into memory.
 PART_OUTPUTS = 64
-# Checkpoints up to this part of the training run count: later a model learns little that it keeps.
-MIDDLE = 0.6
 # Clocks of machines may differ by this much; a run that starts no earlier than this before the end of its day waits.
 EARLY = timedelta(minutes=15)
 
@@ -103,13 +101,11 @@ def influence_method(settings: Settings) -> dict[str, Any]:
 
 
 def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
-    """Files of the last few checkpoints of the first part of the run (`MIDDLE`), without the base.
+    """Files of the last few checkpoints of the first part of the run (`ModelCard.early`), or of the first one.
 
     Loads each once, so that bad weights stop the run here.
     """
-    trained = model.card.checkpoints[1:]
-    early = [checkpoint for checkpoint in trained if checkpoint.step <= round(MIDDLE * trained[-1].step)]
-    chosen = (early or trained[:1])[-settings.influence.checkpoints :]
+    chosen = (model.card.early() or model.card.checkpoints[1:2])[-settings.influence.checkpoints :]
     module = None
     for checkpoint in chosen:
         module = model.load(checkpoint, into=module)

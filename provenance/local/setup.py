@@ -294,7 +294,7 @@ def _write_trial(draft: Path, folder: Path, examples: pl.DataFrame, day: date) -
     with quiet():
         module = model.load(model.card.checkpoints[-1])
         answers = adapter.complete(module, asked, length=length, temperature=0.7, seed=day.toordinal())
-    pairs = [pair for pair in zip(asked, answers, strict=True) if _has_likelihood(adapter, module, *pair)]
+        pairs = [pair for pair in zip(asked, answers, strict=True) if _has_likelihood(adapter, module, *pair)]
     if not pairs:
         hint = "Leave --trial-day away, and deliver outputs of your own."
         raise InputError("--trial-day", expected="prompts in the corpus that the model answers", found="none", hint=hint)

@@ -58,6 +58,8 @@ BESIDES_WEIGHTS = (
     "*.jinja",
     "tekken.json",
 )
+# Checkpoints up to this part of the training run count: later a model learns little that it keeps.
+MIDDLE = 0.6
 
 
 class Example(NamedTuple):
@@ -132,6 +134,21 @@ class ModelCard(_Table):
     training: Training = Training()
     base: Base | None = None
     checkpoints: tuple[Checkpoint, ...]
+
+    def early(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints in the first part of the run (`MIDDLE`), without the base."""
+        trained = self.checkpoints[1:]
+        return tuple(checkpoint for checkpoint in trained if checkpoint.step <= round(MIDDLE * trained[-1].step))
+
+    def lateness(self) -> str:
+        """What a reader should know of a run that kept no early checkpoint; empty if it kept one."""
+        if self.early():
+            return ""
+        first, last = self.checkpoints[1].step, self.checkpoints[-1].step
+        return (
+            f"The first checkpoint after the start is step {first} of {last}: nights follow gradients late in the run alone, "
+            "where they say less of what was learnt. Keep earlier ones (save_steps, no save_total_limit), or record the run."
+        )
 
     @model_validator(mode="before")
     @classmethod

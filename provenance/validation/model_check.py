@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import sys
@@ -19,6 +20,7 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import ExampleError, InputError, ModelError
+from provenance.core.progress import PROGRESS
 from provenance.core.rows import Rows, encode
 from provenance.core.settings import Settings
 from provenance.core.store import Store
@@ -31,6 +33,7 @@ from provenance.features.projection import Projection
 from provenance.influence.agreement import seed_agreement
 from provenance.inputs.frozen import chosen_checkpoints
 from provenance.models.importing.importing import refusal
+from provenance.models.importing.weights import quiet
 from provenance.models.model import (
     Adapter,
     Example,
@@ -43,6 +46,8 @@ from provenance.models.model import (
 )
 from provenance.models.training_manifest import check_delivery
 
+log = logging.getLogger("provenance.model_check")
+WORK = "check of the model"
 # Examples that are looked at: for losses, and for gradients and times.
 LOOKED_AT, TIMED = 32, 8
 # A time is measured so often, but not for longer than these seconds.
@@ -105,7 +110,11 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
     Raises:
         InputError: the folder, the corpus or the file cannot be read.
     """
-    model = read_model(folder)
+    with quiet():
+        return _check(read_model(folder), settings, corpus, outputs)
+
+
+def _check(model: Model, settings: Settings, corpus: Path | None, outputs: Path | None) -> Checked:
     adapter = model.adapter()
     subject = _Subject(model, adapter, model.load(model.card.checkpoints[-1], device=settings.cluster.device), settings)
     checked = Checked(
@@ -114,6 +123,7 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
     )
     if checked.recipe["refused"]:
         checked.warnings.append(f"It cannot be trained again: {checked.recipe['refused']}")
+    checked.warnings += [late] if (late := model.card.lateness()) else []
     if corpus is None:
         checked.warnings.append("Losses, gradients and cost were not looked at: that takes examples (--corpus).")
         return checked
@@ -125,6 +135,7 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
             )
     except InputError as error:
         checked.failed.append(f"A night will refuse this model: {error}")
+    log.info(PROGRESS, WORK, 0, 4)
     usable, served = _usable(subject, _some(examples), "examples of the corpus", checked), []
     counts = {"examples": examples.height, "outputs": None, "checkpoints": len(checked.model["checkpoints_of_a_night"])}
     if outputs is not None:
@@ -133,11 +144,15 @@ def check_model(folder: Path, settings: Settings, *, corpus: Path | None = None,
         counts["outputs"] = frame.height
     if usable:
         checked.losses = _losses(subject, usable, checked)
+        log.info(PROGRESS, WORK, 1, 4)
         with one_thread():
             report = _followed(subject, [*usable, *served], checked)
+            log.info(PROGRESS, WORK, 2, 4)
             if report is not None:
                 checked.agreement = _agreement(subject, usable, served or usable, report)
+                log.info(PROGRESS, WORK, 3, 4)
                 checked.cost = _cost(subject, usable[:TIMED], report, counts)
+                log.info(PROGRESS, WORK, 4, 4)
     return checked
 
 

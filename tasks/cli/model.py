@@ -102,6 +102,13 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+FRAMED = (
+    "The lowest loss counts, unless the tokenizer's own habit is as good. That of an end is of this one token: it counts "
+    "if it is no higher than that of the text, or than 1, and fell in the training. Say --begin, --end or --template if "
+    "you know better."
+)
+
+
 def imported_screen(imported: Imported, corpus: Path | None) -> Iterator[RenderableType]:
     """What an import wrote and found, and what is left to say."""
     kind = {"full": "whole models", "adapter": f"adapters on {imported.base}"}[imported.kind]
@@ -118,6 +125,7 @@ def imported_screen(imported: Imported, corpus: Path | None) -> Iterator[Rendera
         )
         headings = (whole("part"), whole("token"), number("nats a token"), number("before training"))
         yield Grid("Losses of the last checkpoint by framing", *headings, rows=rows_of)
+        yield line(FRAMED, "dim")
     for note in imported.notes:
         yield line(note, "yellow")
     if imported.unknown:

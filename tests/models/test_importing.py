@@ -213,6 +213,24 @@ def test_the_best_checkpoint_at_the_end_ends_the_run(run, base, tmp_path):
     assert any("checkpoint-15, checkpoint-20" in note for note in report.notes)
 
 
+def test_a_best_checkpoint_that_nobody_saved_is_named(run, base, tmp_path):
+    values = {**read_arguments(run / "training_args.bin"), "load_best_model_at_end": True}
+    (run / "model.safetensors").unlink(missing_ok=True)
+    (tmp_path / "args.json").write_text(json.dumps(values, default=str))
+    path = run / "checkpoint-20/trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "best_model_checkpoint": "run/checkpoint-10"}))
+    report = imported(run, tmp_path / "model", base=base, arguments=tmp_path / "args.json")[1]
+    assert any("checkpoint-10 was the best one, but checkpoint-20 is taken as served" in note for note in report.notes)
+
+
+def test_a_run_that_kept_late_checkpoints_alone_is_told_so(run, base, tmp_path):
+    assert not any("late in the run" in note for note in imported(run, tmp_path / "whole", base=base)[1].notes)
+    for name in ("checkpoint-5", "checkpoint-10"):
+        shutil.rmtree(run / name)
+    report = imported(run, tmp_path / "model", base=base)[1]
+    assert any("is step 15 of 20: nights follow gradients late in the run alone" in note for note in report.notes)
+
+
 def test_weights_after_the_last_checkpoint_end_the_run(run, base, tmp_path):
     shutil.rmtree(run / "checkpoint-20")
     model, report = imported(run, tmp_path / "model", base=base)

@@ -1,4 +1,4 @@
-"""A run by `transformers.Trainer` with `peft`, made without our code: its set-up pays a night. `test_integrate` has a full one."""
+"""A run by `transformers.Trainer` with `peft`, made without our code, pays a night (a full one: `test_integrate`)."""
 
 import json
 from datetime import date

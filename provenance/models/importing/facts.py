@@ -13,7 +13,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from provenance.core.errors import ModelError
-from provenance.models.importing.run import STATE, Run, read_json
+from provenance.models.importing.run import STATE, Run, kind_of, read_json
 from provenance.models.importing.weights import read_pickle
 from provenance.models.recording.facts import ADAFACTOR, group_facts, loss_of, variant
 
@@ -268,6 +268,10 @@ def _from_arguments(run: Run, facts: Facts, values: Mapping[str, Any], source: s
     if (values.get("max_steps") or -1) < 0 and not run.state.get("epoch"):
         facts.set(source, epochs=_number(values.get("num_train_epochs")))
     facts.set(source, loss=loss_of(values.get(CLASS), values))
+    best = Path(str(run.state.get("best_model_checkpoint") or "")).name
+    elsewhere = best and best != run.last.name and run.last.parent == run.folder
+    if values.get("load_best_model_at_end") and elsewhere and kind_of(run.folder) is None:  # or its weights say which is served
+        facts.notes.append(f"{best} was the best one, but {run.last.name} is taken as served: {run.folder} has no weights.")
     others = [f"{key} = {values[key]}" for key, without in UNTOLD.items() if values.get(key, without) not in (without, "", [])]
     if others:
         facts.set(source, loss=f"the mean of a batch with {', '.join(others)}")

@@ -181,6 +181,8 @@ def _write(request: Request, run: Run, stated: Mapping[str, Any], draft: Path) -
 
     how, framed, measured = _frame(request, write, opened, tokenizer)
     write(how)
+    model = opened()
+    notes += [late] if (late := model.card.lateness()) else []
     imported = Imported(
         folder=request.out,
         kind=run.kind,
@@ -193,7 +195,7 @@ def _write(request: Request, run: Run, stated: Mapping[str, Any], draft: Path) -
         refused="",
         notes=[*notes, *facts.notes],
     )
-    return imported, opened()
+    return imported, model
 
 
 def refusal(model: Model) -> str:
