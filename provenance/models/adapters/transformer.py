@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ ADAPTER = "adapter_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Ways to start an adapter (`init_lora_weights` of peft) that leave the base's weights as they are.
 STARTS = (True, False, "gaussian", "orthogonal")
+# Padding follows the content, which no token before it sees, and has no loss; so the advice is not for us.
+getLogger("transformers.modeling_utils").addFilter(
+    lambda record: "We strongly recommend passing in an `attention_mask`" not in record.getMessage()
+)
 
 
 class Architecture:
