@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -76,12 +77,10 @@ def read_passages(store: Store, corpus: FrozenCorpus, examples: Mapping[str, str
     Args:
         examples: the work of each example; only shards with these works are read.
     """
-    works, frames = sorted(set(examples.values())), []
-    for part in corpus.shards:
-        first, last = _works_in(store, part.sha256)
-        if any(first <= work <= last for work in works):
-            columns = ("example_id", "work_id", "source_uri", "licence_spdx", "modality", "content")
-            frames.append(read_part(store, part.sha256, *columns).filter(pl.col("example_id").is_in(list(examples))))
+    chosen = sorted({at for work in set(examples.values()) for at in _shards_of(store, corpus, work)})
+    columns = ("example_id", "work_id", "source_uri", "licence_spdx", "modality", "content")
+    wanted = pl.col("example_id").is_in(list(examples))
+    frames = [read_part(store, corpus.shards[at].sha256, *columns).filter(wanted) for at in chosen]
     if not frames:
         return {}
     rows = pl.concat(frames)
@@ -101,9 +100,18 @@ def read_passages(store: Store, corpus: FrozenCorpus, examples: Mapping[str, str
     }
 
 
+def _shards_of(store: Store, corpus: FrozenCorpus, work: str) -> Iterator[int]:
+    """The numbers of the shards that may have a work; shards are cut in the order of works."""
+    places = range(len(corpus.shards))
+    at = bisect_left(places, work, key=lambda place: _works_in(store, corpus.shards[place].sha256)[1])
+    while at < len(places) and _works_in(store, corpus.shards[at].sha256)[0] <= work:
+        yield at
+        at += 1
+
+
 @lru_cache(maxsize=4096)
 def _works_in(store: Store, part: str) -> tuple[str, str]:
-    """The first and the last work of a shard; shards are cut in the order of works."""
+    """The first and the last work of a shard."""
     works = read_part(store, part, "work_id")["work_id"]
     return works[0], works[-1]
 

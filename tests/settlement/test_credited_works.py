@@ -36,7 +36,9 @@ def published(store):
 
 def test_the_works_behind_an_output_are_the_most_influential_first(published):
     store, _ = published
-    credits = CREDITS.frame([credit(DAYS[0], "o1", 500, ("poem", "p1", 0.4), ("song", "s2", 2.0), ("song", "s1", 1.0))])
+    credits = CREDITS.frame(
+        [credit(DAYS[0], "o1", 500, ("poem", "p1", 0.4), ("song", "s2", 2.0), ("song", "s3", 1.5), ("song", "s1", 1))]
+    )
     song, poem = works_behind(store, credits, passages=3)
     assert (song.work_id, song.title, song.licence, song.outputs, song.amount_nanominor) == (
         "song",
@@ -46,7 +48,7 @@ def test_the_works_behind_an_output_are_the_most_influential_first(published):
         500,
     )
     assert (song.influence, song.link) == (2.0, "https://example.org/song")
-    assert [passage.text for passage in song.passages] == ["la la la"], "a refrain is shown once"
+    assert [passage.text for passage in song.passages] == ["la la la", "li li"], "a refrain is shown once"
     assert song.passages[0].example_id == "s2", "the most influential of the equal ones"
     assert [passage.text for passage in poem.passages] == ["roses"]
 

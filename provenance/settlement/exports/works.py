@@ -73,14 +73,16 @@ def works_behind(store: Store, credits: pl.DataFrame, *, most: int = 5, passages
 
 
 def _work(row: Mapping[str, Any], own: Sequence[Passage], most: int) -> CreditedWork:
-    uri = row["source_uri"] or ""
+    uri, distinct = row["source_uri"] or "", dict[bytes, Passage]()
+    for passage in own:
+        distinct.setdefault(passage.content, passage)
     return CreditedWork(
         work_id=row["work_id"],
         title=own[0].title if own else title_of(row["work_id"]),
         source_uri=uri,
         link=link_of(uri),
         licence=own[0].licence if own else "",
-        passages=tuple({passage.content: passage for passage in reversed(own)}.values())[::-1][:most],
+        passages=tuple(distinct.values())[:most],
         outputs=row["outputs"],
         amount_nanominor=row["amount_nanominor"],
         influence=row["influence"],
