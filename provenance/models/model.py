@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,10 +63,15 @@ MIDDLE = 0.6
 
 
 class Example(NamedTuple):
-    """What a model learnt from or answered; the prompt conditions the likelihood of the content and is no part of it."""
+    """What a model learnt from or answered; the prompt conditions the likelihood of the content and is no part of it.
+
+    Attributes:
+        part: the first term of the loss that counts, such as a token, and the one after the last; None for all of them.
+    """
 
     content: bytes
     prompt: bytes | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -84,6 +89,7 @@ class Adapter(Protocol):
     """Connects a kind of model with the pipeline; constructed as `Class(folder, **adapter_args)`.
 
     `collate(contents, prompts)`, with a prompt or None for each content, belongs to an adapter that can condition on prompts.
+    `places` and `restrict` (`Splittable`) belong to one whose loss is a sum of terms that each lie at a place of the content.
     """
 
     def module(self) -> torch.nn.Module:
@@ -94,6 +100,20 @@ class Adapter(Protocol):
 
     def loss(self, module: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Negative log-likelihood of each content given its prompt, summed over its terms: shape `(n,)`, in nats."""
+
+
+@runtime_checkable
+class Splittable(Protocol):
+    """What an adapter can do whose loss is a sum of terms, such as tokens, that each lie at a place of the content."""
+
+    def places(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each term of the loss of each content, and the one after the last, in order.
+
+        A term that lies nowhere, such as a token that ends the content, has equal ends. Empty where places are not known.
+        """
+
+    def restrict(self, batch: Any, parts: Sequence[tuple[int, int] | None]) -> Any:
+        """A batch with a loss of some terms alone: of each content those from the first number to before the second."""
 
 
 class _Table(BaseModel):
@@ -498,6 +518,10 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence
         # Code of other authors may fail in any way on an unusual content.
         found = f"{type(error).__name__}: {error}"
         raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
+    if any(example.part is not None for example in examples):
+        if not isinstance(adapter, Splittable):
+            raise ModelError(name, expected="methods places and restrict, for the loss of a part", found="none")
+        batch = adapter.restrict(batch, [example.part for example in examples])
     losses, where = adapter.loss(module, batch), f"{name}: loss"
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(examples),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__

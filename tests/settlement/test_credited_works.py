@@ -37,7 +37,7 @@ def published(store):
 def test_the_works_behind_an_output_are_the_most_influential_first(published):
     store, _ = published
     credits = CREDITS.frame(
-        [credit(DAYS[0], "o1", 500, ("poem", "p1", 0.4), ("song", "s2", 2.0), ("song", "s3", 1.5), ("song", "s1", 1))]
+        [credit(DAYS[0], "o1", 500, ("poem", "p1", 0.4), ("song", "s2", 2.0), ("song", "s3", 1.5), ("song", "s1", 1.0))]
     )
     song, poem = works_behind(store, credits, passages=3)
     assert (song.work_id, song.title, song.licence, song.outputs, song.amount_nanominor) == (
