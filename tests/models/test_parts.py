@@ -1,5 +1,7 @@
 """Losses of parts of a content: they lie where their text does, and add up to the whole."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def events(tmp_path, **options):
     return EventSequence(tmp_path, events=256, width=1, **options)
 
 
-def encoder_decoder(folder, tmp_path):
+def encoder_decoder(folder, tmp_path):  # noqa: F811
     other = tmp_path / "t5"
     T5Config(
         vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=0
@@ -85,7 +87,7 @@ def test_the_gradients_of_parts_add_up_to_the_whole(model):
     np.testing.assert_allclose(dense[1:].sum(axis=0), dense[0], atol=1e-4 * np.abs(dense[0]).max())
     sums = np.zeros((2, rows.sparse.vocabulary, rows.sparse.values.shape[1]))
     np.add.at(sums, (np.minimum(rows.sparse.example, 1), rows.sparse.token), rows.sparse.values)
-    # The head keeps the largest rows of each example alone.
+    # The head keeps the rows of the tokens of each part alone.
     np.testing.assert_allclose(sums[1], sums[0], atol=0.03 * np.abs(sums[0]).max())
 
 
@@ -97,7 +99,7 @@ def test_places_cover_the_content_in_order(model):
     assert [end for _, end in inside] == sorted(end for _, end in inside)
     assert inside[-1][1] == len(ANSWER)
     first = inside[0][0]
-    assert b"".join(ANSWER[b:a] for (_, b), (a, _) in zip(inside, inside[1:], strict=False)).strip() == b"", "gaps are blank"
+    assert b"".join(ANSWER[b:a] for (_, b), (a, _) in pairwise(inside)).strip() == b"", "gaps are blank"
     assert first == 0 or ANSWER[:first] == adapter.decode(adapter.encode([ANSWER])[0][:1])
 
 
