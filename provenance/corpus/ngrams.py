@@ -1,6 +1,6 @@
 """Finds passages of outputs that stand word for word in works: an index of runs of words, made when a corpus is ingested.
 
-    ngrams/<version>/<SHA-256 of a shard>.parquet     `run, row`: runs of words by their hashes, and the examples that have them
+    frozen/ngrams/<version>/<SHA-256 of a shard>.parquet     `run, row`: hashes of runs of words, and the examples with them
 
 A run is eight words and signs of text or code, whatever blanks lie between them, or sixteen events of music. A hash only finds
 candidates: what is reported was compared word by word, and is as long as possible.
@@ -23,7 +23,7 @@ from provenance.core.where import Workers
 from provenance.core.words import SIGNS
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
-FOLDER = "ngrams/1"
+FOLDER = "frozen/ngrams/1"
 RUNS = {"text": 8, "code": 8, "music": 16}
 # A match has so many letters and digits, and so many words among its words and signs: shorter ones are nobody's.
 LETTERS, WORDS = 20, 5

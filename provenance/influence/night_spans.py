@@ -1,6 +1,6 @@
 """Measures on whose works each span of an output rests: the gradient of the span's own loss against the features of all works.
 
-nights/.../credits/features/<digest>.safetensors     features of the spans of some outputs, by source
+nights/.../credits/scratch/*     features of the spans of some outputs by source, and queries, while the stage runs
 
 What came before a span, prompt and text, is given; the loss is that of the span's own terms. A gradient is a sum over terms, so
 the influence of an output by gradients is the sum of the influences of its spans.
@@ -33,8 +33,10 @@ from provenance.inputs.holders import OPTED_OUT, holders
 from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
 from provenance.models.frozen import close_models, fetch_model
-from provenance.models.model import Example
+from provenance.models.model import Example, ExamplePart
 
+# The folder of a night for the features and queries of spans, which are removed once its tables are written.
+SCRATCH = "credits/scratch"
 # Outputs whose features are computed as one task, and whose spans are scored as one block.
 TOGETHER, BLOCK = 2, 32
 # Parties of a span that are reported, those with the most influence first.
@@ -154,7 +156,7 @@ def _write_queries(where: Where, night: Night, plan: Plan, outputs: Sequence[Spa
     for number, source in enumerate(plan.sources):
         rows = concatenate([decode(load_tensors(store.read(task.key)), np) for task in tasks[source]])
         keys[source] = (
-            f"{night.folder}/credits/queries/{digest([task.key for task in tasks[source]])[:32]}-{number}.safetensors"
+            f"{night.folder}/{SCRATCH}/queries-{digest([task.key for task in tasks[source]])[:32]}-{number}.safetensors"
         )
         store.write(keys[source], save_tensors(queries_to_tensors(prepare(read_fitted(store, night, plan, source), rows, np))))
     return keys
@@ -163,7 +165,7 @@ def _write_queries(where: Where, night: Night, plan: Plan, outputs: Sequence[Spa
 def _key(night: Night, source: str, outputs: Sequence[SpannedOutput]) -> str:
     """The key of the features of the spans of some outputs; the night's folder stands for everything else."""
     spans = [[output.output_id, [[span.start, span.end, *span.part] for span in output.spans]] for output in outputs]
-    return f"{night.folder}/credits/features/{digest({'source': source, 'spans': spans})[:32]}.safetensors"
+    return f"{night.folder}/{SCRATCH}/features-{digest({'source': source, 'spans': spans})[:32]}.safetensors"
 
 
 def _featurise(featuriser: Featuriser, task: _Task) -> str:
@@ -179,5 +181,5 @@ def _features(featuriser: Featuriser, task: _Task) -> Rows:
         contents = [output.example.content[span.start : span.end] for output, span in pairs]
         return word_features(contents, [output.modality for output, _ in pairs])
     adapter, module = featuriser.open(task.checkpoint)
-    examples = [output.example._replace(part=span.part) for output, span in pairs]
+    examples = [ExamplePart(output.example, span.part) for output, span in pairs]
     return gradient_features(adapter, module, examples, **featuriser.passes(task.checkpoint), xp=np)

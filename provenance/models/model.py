@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,20 +63,27 @@ MIDDLE = 0.6
 
 
 class Example(NamedTuple):
-    """What a model learnt from or answered; the prompt conditions the likelihood of the content and is no part of it.
-
-    Attributes:
-        part: the first term of the loss that counts, such as a token, and the one after the last; None for all of them.
-    """
+    """What a model learnt from or answered; the prompt conditions the likelihood of the content and is no part of it."""
 
     content: bytes
     prompt: bytes | None = None
-    part: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
         """Bytes that the model reads."""
         return len(self.content) + len(self.prompt or b"")
+
+
+class ExamplePart(Example):
+    """An example of whose loss some terms count, such as tokens: from the first number to before the second of `part`."""
+
+    part: tuple[int, int]
+
+    def __new__(cls, example: Example, part: tuple[int, int]) -> Self:
+        """A part of an example."""
+        made = super().__new__(cls, *example)
+        made.part = part
+        return made
 
 
 def examples_in(frame: pl.DataFrame) -> list[Example]:
@@ -518,10 +525,11 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence
         # Code of other authors may fail in any way on an unusual content.
         found = f"{type(error).__name__}: {error}"
         raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
-    if any(example.part is not None for example in examples):
+    parts = [example.part if isinstance(example, ExamplePart) else None for example in examples]
+    if any(part is not None for part in parts):
         if not isinstance(adapter, Splittable):
             raise ModelError(name, expected="methods places and restrict, for the loss of a part", found="none")
-        batch = adapter.restrict(batch, [example.part for example in examples])
+        batch = adapter.restrict(batch, parts)
     losses, where = adapter.loss(module, batch), f"{name}: loss"
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(examples),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__

@@ -17,6 +17,7 @@ from provenance.core.money import PPB
 from provenance.core.store import canonical_json, digest
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.core.where import Where
+from provenance.influence.night_spans import SCRATCH
 from provenance.inputs.holders import duplicate_rules
 from provenance.inputs.night import night_to_compute, read_manifest, read_written, with_terms
 from provenance.royalty.credits import CREDITED, find_spans, find_verbatim, method_of
@@ -117,7 +118,7 @@ def share(where: Where, folder: str) -> str:
 def credit(where: Where, folder: str) -> str:
     """Write on whose works the spans of outputs rest, and what stands word for word in works; returns the night's folder.
 
-    No amount depends on it. With other settings it is computed again, and features of spans that are there are used.
+    No amount depends on it. With other settings it is computed again.
     """
     store, settings = where.store, where.settings.credits
     night = night_to_compute(store, folder)
@@ -135,6 +136,8 @@ def credit(where: Where, folder: str) -> str:
         "method": method,
     }
     store.write(key, canonical_json(manifest))
+    for scratch in store.list(f"{folder}/{SCRATCH}"):
+        store.remove(scratch)
     counts = {name: table["output_id"].n_unique() for name, table in tables.items()}
     credit_log.info("credits: spans of %d outputs, passages of %d word for word in works", counts["spans"], counts["matches"])
     return folder

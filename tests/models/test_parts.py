@@ -14,7 +14,7 @@ from provenance.features.projection import Projection
 from provenance.models.adapters.causal_lm import CausalLM
 from provenance.models.adapters.event_sequence import EventSequence
 from provenance.models.adapters.seq2seq_lm import Seq2SeqLM
-from provenance.models.model import Example, all_losses, example_losses
+from provenance.models.model import Example, ExamplePart, all_losses, example_losses
 
 ANSWER = "a dog is, naïvely, an animal…".encode()
 
@@ -23,7 +23,7 @@ def parts_of(adapter, example, size=3):
     """The example's parts of so many terms, and their places."""
     (places,) = adapter.places([example.content], [example.prompt])
     cuts = range(0, len(places), size)
-    return places, [example._replace(part=(at, min(at + size, len(places)))) for at in cuts]
+    return places, [ExamplePart(example, (at, min(at + size, len(places)))) for at in cuts]
 
 
 def bytes_model(tmp_path, **options):
@@ -122,4 +122,4 @@ def test_an_adapter_whose_loss_has_no_parts_says_so(model):
         collate, loss = adapter.collate, adapter.loss
 
     with pytest.raises(ModelError, match="places and restrict"):
-        example_losses(Whole(), module, [example._replace(part=(0, 1))])
+        example_losses(Whole(), module, [ExamplePart(example, (0, 1))])

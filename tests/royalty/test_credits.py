@@ -138,6 +138,7 @@ def test_the_stage_is_done_once_and_again_with_other_settings(settings, credited
     with caplog.at_level("INFO", logger="provenance.credit"):
         credited(OUTPUTS="3")
     assert "credits: reused" in caplog.text
+    assert not [key for key in keys if night_spans.SCRATCH in key]
     store.remove(f"{night}/credits.json")  # as if it had been killed before its last write
     credited(OUTPUTS="3")
     assert {key: store.read(key) for key in keys} == keys
