@@ -64,3 +64,15 @@ def write_preview(image: Any, largest: int) -> bytes:
     file = io.BytesIO()
     smaller.save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+def shades(png: bytes, width: int) -> list[list[bool]]:
+    """Whether each pixel of a picture of at most `width` columns is one of the lighter half of its shades."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        grey = image.convert("L")
+    grey.thumbnail((width, width))
+    values = np.asarray(grey)
+    light: list[list[bool]] = (values > (int(values.min()) + int(values.max())) / 2).tolist()
+    return light
