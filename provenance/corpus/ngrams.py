@@ -218,6 +218,8 @@ def _longest(output_id: str, output: Cut, matches: Iterable[Match]) -> Iterable[
             longest.append((first, end))
     for first, end in sorted(longest):
         having = {m.work_id: m for (a, b), own in by_passage.items() if a <= first and end <= b for m in reversed(own)}
-        exact = {match.work_id: match for match in sorted(by_passage[first, end], key=lambda m: m.example_id, reverse=True)}
+        exact = {
+            match.work_id: match for match in sorted(by_passage[first, end], key=lambda m: (m.example_id, m.at), reverse=True)
+        }
         for work_id, match in sorted(exact.items())[:NAMED]:
             yield output_id, output.starts[first], output.ends[end - 1], work_id, match.example_id, match.at, len(having)

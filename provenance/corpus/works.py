@@ -22,6 +22,8 @@ from provenance.corpus.shards import FrozenCorpus, read_part
 
 # A package and its version in a work's id, such as `attrs==26.1.0/attr/_make.py` or `font-lato@1.0/Lato-Bold.ttf`.
 IN_PACKAGE = re.compile(r"(?P<package>[\w.-]+)(==|@)(?P<version>[\w.+!-]+)/(?P<file>.+)", re.DOTALL)
+# What follows a version where a file is named without the sign that would make it a part of the package.
+FILE_IN_PACKAGE = re.compile(r"(?<=\d)/.*", re.DOTALL)
 # Longest side of a picture that is shown, in pixels.
 LARGEST_PICTURE = 256
 
@@ -137,7 +139,8 @@ def link_of(source_uri: str) -> str:
     if source_uri.lower().startswith("doi:"):
         return address(f"https://doi.org/{source_uri[4:]}")
     if source_uri.startswith("pkg:"):
-        return address(str(purl2url.get_repo_url(source_uri) or ""))  # type: ignore[no-untyped-call]
+        package = FILE_IN_PACKAGE.sub("", source_uri)
+        return address(str(purl2url.get_repo_url(package) or ""))  # type: ignore[no-untyped-call]
     return address(source_uri)
 
 

@@ -20,6 +20,7 @@ from typer import Argument, Option
 
 from provenance.core.errors import ContractError, InputError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
+from provenance.core.text import on_screen
 from provenance.core.where import Where
 from tasks.cli.nights import terms_of
 from tasks.cli.shared import (
@@ -254,8 +255,9 @@ def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) 
             yield line(f"    under each rule: {shares}", "dim")
     rest = credits[most:]
     if rest:
+        others = f"{len(rest)} {'other' if len(rest) == 1 else 'others'}"
         share = f"{sum(credit['share_ppb'] for credit in rest) / PPB:.2%}"
-        yield line(f"and {len(rest)} others with {share} together (--most {len(credits)} lists them)", "dim")
+        yield line(f"and {others} with {share} together (--most {len(credits)} lists them)", "dim")
     for match in report["word_for_word"]:
         more_works = match["works_in_all"] - len(match["works"])
         titles = "; ".join(work["title"] for work in match["works"]) + (f"; and {more_works} more" if more_works > 0 else "")
@@ -285,7 +287,7 @@ def _answer(report: Mapping[str, Any]) -> Text:
 
 def _wrapped(text: str = "") -> Text:
     """Text that is broken where its panel ends, also where lines of a screen are not."""
-    return Text(text, no_wrap=False, overflow="fold")
+    return Text(on_screen(text), no_wrap=False, overflow="fold")
 
 
 def _colour(report: Mapping[str, Any], number: int | None) -> str:

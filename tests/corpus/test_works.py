@@ -64,6 +64,7 @@ def test_only_shards_with_the_works_are_read(store, monkeypatch):
         ("https://example.org/a?b=c", "https://example.org/a?b=c"),
         ("doi:10.1038/nature14539", "https://doi.org/10.1038/nature14539"),
         ("pkg:pypi/music21#bach/bwv1.6.mxl", "https://pypi.org/project/music21/"),
+        ("pkg:pypi/font-lato@1.0/Lato-Bold.ttf#A", "https://pypi.org/project/font-lato/1.0/"),
         ("pkg:npm/left-pad@1.0", "https://www.npmjs.com/package/left-pad/v/1.0"),
         ("pkg:nonsense", ""),
         ("javascript:alert(1)", ""),

@@ -148,7 +148,7 @@ class Sequences:
         for content, (given, tokens), own in zip(contents, framed, spots, strict=True):
             after = [(len(content), len(content))] * (len(tokens) - len(own))
             with_loss = 0 if given else 1  # nothing predicts the first token of all
-            places.append([*own, *after][with_loss:] if own else [])
+            places.append([*own, *after][with_loss:] if own and len(own) <= len(tokens) else [])
         return places
 
     def restrict(self, batch: Batch, parts: Sequence[tuple[int, int] | None]) -> Batch:

@@ -20,7 +20,7 @@ from provenance.settlement.exports.works import CreditedWork, works_behind
 # Parties whose works are shown: those with the largest shares, and more that lead a span of the output.
 LARGEST, LEADING = 5, 8
 # Works of a party, and passages of a work.
-WORKS, PASSAGES = 3, 1
+WORKS, PASSAGES = 2, 1
 # Longest passage, in characters.
 EXCERPT = 420
 # A span rests on its leading party firmly, or a good deal, from these parts on. It rests on nobody's works more than on others'
