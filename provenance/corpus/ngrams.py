@@ -19,7 +19,7 @@ import polars as pl
 
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES
-from provenance.core.where import Workers
+from provenance.core.where import Where
 from provenance.core.words import SIGNS
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
@@ -80,12 +80,13 @@ def index_key(part: Part) -> str:
     return f"{FOLDER}/{part.sha256}.parquet"
 
 
-def index_missing(store: Store, workers: Workers, corpus: FrozenCorpus) -> int:
+def index_missing(where: Where, corpus: FrozenCorpus) -> int:
     """Index the shards that have no index yet, on the workers; returns their number."""
-    present = set(store.list(FOLDER))
+    present = set(where.store.list(FOLDER))
     missing = [part for part in corpus.shards if index_key(part) not in present]
-    for _ in workers.map(_index, store, missing, what="runs of words"):
-        pass
+    if missing:
+        for _ in where.workers.map(_index, where.store, missing, what="runs of words"):
+            pass
     return len(missing)
 
 
@@ -131,7 +132,7 @@ def _hashes(words: Sequence[bytes], size: int) -> np.ndarray:
     return sums
 
 
-def find_matches(store: Store, workers: Workers, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
+def find_matches(where: Where, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
     """The passages of outputs that stand word for word in works of a corpus.
 
     Args:
@@ -141,11 +142,11 @@ def find_matches(store: Store, workers: Workers, corpus: FrozenCorpus, outputs: 
         The matches table. A passage that is a part of a longer one is not reported by itself.
     """
     cuts = {name: (cut(content, modality), modality) for name, content, modality in outputs.iter_rows()}
-    queries = {kind: _Query(store, kind, {n: own for n, (own, m) in cuts.items() if m == kind}) for kind in RUNS}
+    queries = {kind: _Query(where.store, kind, {n: own for n, (own, m) in cuts.items() if m == kind}) for kind in RUNS}
     found: dict[str, list[Match]] = defaultdict(list)
     for kind, query in queries.items():
         if any(len(own.runs) for own in query.outputs.values()):
-            for matches in workers.map(_match_shard, query, corpus.shards, what=f"word for word in {kind}"):
+            for matches in where.workers.map(_match_shard, query, corpus.shards, what=f"word for word in {kind}"):
                 for name, own in matches.items():
                     found[name] += own
     rows = [row for name in cuts for row in _longest(name, cuts[name][0], found[name])]

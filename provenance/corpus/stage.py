@@ -41,7 +41,7 @@ def ingest(where: Where) -> str:
             store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates, rights=rights
         )
         record_in_force(store, frozen.digest, now)
-    index_missing(store, where.workers, frozen)
+    index_missing(where, frozen)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],

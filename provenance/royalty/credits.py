@@ -61,9 +61,9 @@ def find_spans(where: Where, night: Night, settings: CreditsSettings) -> pl.Data
 def find_verbatim(where: Where, night: Night) -> pl.DataFrame:
     """The matches table of a night: of all its outputs."""
     store, corpus = where.store, night.frozen_corpus(where.store)
-    index_missing(store, where.workers, corpus)  # of a corpus that was ingested before there was an index
+    index_missing(where, corpus)  # of a corpus that was ingested before there was an index
     outputs = night.read_outputs(store).select("output_id", "content", "modality")
-    return find_matches(store, where.workers, corpus, outputs)
+    return find_matches(where, corpus, outputs)
 
 
 def read_credits(store: Store, folder: str) -> dict[str, pl.DataFrame]:

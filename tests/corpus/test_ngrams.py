@@ -4,11 +4,11 @@ import polars as pl
 import pytest
 from samples import freeze, table
 
-from provenance.core.where import SerialWorkers
+from provenance.core.settings import Settings
+from provenance.core.where import Where
 from provenance.corpus.ngrams import CANDIDATES, FOLDER, cut, find_matches, index_missing
 from provenance.corpus.packages.music import encode
 
-WORKERS = SerialWorkers()
 POEM = b"The river that nobody crosses runs backwards in the month of May, and every stone of it remembers rain."
 CODE = b"def count_words(text: str) -> dict[str, int]:\n    return Counter(word.lower() for word in text.split())\n"
 
@@ -19,9 +19,9 @@ def corpus_of(store, *rows, modality="text"):
 
 
 def found(store, corpus, content, modality="text"):
-    index_missing(store, WORKERS, corpus)
+    index_missing(Where(Settings(), store), corpus)
     outputs = pl.DataFrame({"output_id": ["o"], "content": [content], "modality": [modality]})
-    return find_matches(store, WORKERS, corpus, outputs)
+    return find_matches(Where(Settings(), store), corpus, outputs)
 
 
 def texts(matches, content):
@@ -88,11 +88,11 @@ def test_bytes_have_their_places_whatever_their_encoding(content):
 
 def test_shards_are_indexed_once_and_anew_with_other_content(store):
     corpus = corpus_of(store, *((f"work-{n}", b"%d " % n + POEM, f"e{n}") for n in range(6)))
-    assert index_missing(store, WORKERS, corpus) == len(corpus.shards) > 1
-    assert index_missing(store, WORKERS, corpus) == 0
+    assert index_missing(Where(Settings(), store), corpus) == len(corpus.shards) > 1
+    assert index_missing(Where(Settings(), store), corpus) == 0
     longer = corpus_of(store, *((f"work-{n}", b"%d " % n + POEM, f"e{n}") for n in range(6)), ("work-9", CODE, "c"))
     new = {part.sha256 for part in longer.shards} - {part.sha256 for part in corpus.shards}
-    assert index_missing(store, WORKERS, longer) == len(new) < len(longer.shards)
+    assert index_missing(Where(Settings(), store), longer) == len(new) < len(longer.shards)
     assert len(store.list(FOLDER)) == len({part.sha256 for part in (*corpus.shards, *longer.shards)})
 
 
