@@ -186,7 +186,7 @@ def explain(
     where: Where,
     output_id: Annotated[str, Argument(help="The output, as the day's outputs name it.")],
     day: Annotated[str | None, Option(help="Look at this day only; by default the latest with that output.")] = None,
-    most: Annotated[int, Option(min=1, help="Owners listed.")] = 5,
+    most: Annotated[int, Option(min=1, help="Owners listed, besides those whose works a span rests on most.")] = 5,
     rules: Annotated[bool, Option("--rules", help="Show each owner's share under every royalty rule.")] = False,
 ) -> Shown:
     """Show who made an output possible: owners with shares and intervals, and the passages of their works.
@@ -238,12 +238,13 @@ def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) 
     yield line(report["trust"], "dim")
     yield line(f"Who made it possible: share, range, {currency}, and the works behind it", "bold")
     widest = max((credit["share_ppb"] for credit in credits), default=1)
-    for credit in credits[:most]:
+    spanned = {span["party"] for span in report["spans"]}
+    for credit in (credit for credit in credits if credit["number"] <= most or credit["number"] in spanned):
         share, interval = f"{credit['share_ppb'] / PPB:.2%}", range_of(credit["low_ppb"] / PPB, credit["high_ppb"] / PPB)
         bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
         amount = _fractional(credit["amount_nanominor"], currency)
         name = f"{credit['number']:>2}  {short(_party(credit), 28)}"
-        yield Text(f"{name:<34}{share:>7} {bar:<{BAR}} {interval:>10}{amount:>11}", _colour(report, credit["number"]))
+        yield line(f"{name:<34}{share:>7} {bar:<{BAR}} {interval:>10}{amount:>11}", _colour(report, credit["number"]))
         if credit["sure"]:
             yield line(f"    {credit['sure']}", "dim")
         if credit["works"]:
@@ -253,7 +254,7 @@ def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) 
         if credit["rules"] and rules:
             shares = ", ".join(f"{row['rule']} {row['share_ppb'] / PPB:.1%}" for row in credit["rules"])
             yield line(f"    under each rule: {shares}", "dim")
-    rest = credits[most:]
+    rest = [credit for credit in credits if credit["number"] > most and credit["number"] not in spanned]
     if rest:
         others = f"{len(rest)} {'other' if len(rest) == 1 else 'others'}"
         share = f"{sum(credit['share_ppb'] for credit in rest) / PPB:.2%}"
