@@ -182,4 +182,4 @@ def _features(featuriser: Featuriser, task: _Task) -> Rows:
         return word_features(contents, [output.modality for output, _ in pairs])
     adapter, module = featuriser.open(task.checkpoint)
     examples = [ExamplePart(output.example, span.part) for output, span in pairs]
-    return gradient_features(adapter, module, examples, **featuriser.passes(task.checkpoint), xp=np)
+    return gradient_features(adapter, module, examples, **featuriser.passes(task.checkpoint))
