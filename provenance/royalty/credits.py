@@ -20,7 +20,6 @@ from provenance.core.store import Store, from_parquet, sha256
 from provenance.core.tables import MATCHES, SPANS, TableSchema
 from provenance.core.where import Where
 from provenance.corpus.ngrams import find_matches, index_missing
-from provenance.influence.night_spans import span_influence, spanned
 from provenance.inputs.night import Night, read_manifest
 
 CREDITED = "credits"
@@ -45,6 +44,8 @@ def chosen_outputs(store: Store, night: Night, most: int) -> pl.DataFrame:
 
 def find_spans(where: Where, night: Night, settings: CreditsSettings) -> pl.DataFrame:
     """The spans table of a night; components are weighted as for the shares of each output's contract."""
+    from provenance.influence.night_spans import span_influence, spanned  # with torch, which readers of credits do without
+
     store, folder = where.store, night.folder
     estimated, names = read_manifest(store, folder, "estimate"), read_manifest(store, folder, "scores")["components"]
     outputs = spanned(where, night, chosen_outputs(store, night, settings.outputs), most=settings.spans)
