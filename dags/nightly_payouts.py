@@ -1,7 +1,7 @@
 """Pay the owners of works for a day of model outputs.
 
     freeze inputs -> plan -> featurise -> fit curvature -> score -> likelihoods -> estimate -> owner shares
-    -> review (-> approve, a person) -> book -> publish -> reconcile
+    -> review (-> approve, a person) -> book -> publish -> reconcile -> credit
 
 The scheduled run at midnight (UTC) pays the day that just ended, on which its data interval started; a run by hand pays the
 `day` of its form. Every stage is a transaction: it reads manifests and writes one, so a run that was killed can be run again
@@ -34,7 +34,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_conte
 
 from tasks.dag_parameters import task_defaults
 from tasks.notify import failed, published_in_time, waits
-from tasks.stages import APPROVE, BOOK, COMPUTED, FREEZE, PUBLISH, RECONCILE, REVIEW, run
+from tasks.stages import APPROVE, BOOK, COMPUTED, CREDIT, FREEZE, PUBLISH, RECONCILE, REVIEW, run
 
 PATIENCE = timedelta(days=7)
 
@@ -110,7 +110,7 @@ def nightly_payouts() -> None:
     )
     day = book(night, reviewed["request"], approve.output)
     reviewed >> [approve, day]
-    reconcile(day, publish(day))
+    reconcile(day, publish(day)) >> compute(CREDIT.name, night)
 
 
 nightly_payouts()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from provenance.core.stages import APPROVE, BOOK, BY_NAME, COMPUTED, FREEZE, PUBLISH, RECONCILE, REVIEW
+from provenance.core.stages import APPROVE, BOOK, BY_NAME, COMPUTED, CREDIT, FREEZE, PUBLISH, RECONCILE, REVIEW
 
-__all__ = ["APPROVE", "BOOK", "COMPUTED", "FREEZE", "PUBLISH", "RECONCILE", "REVIEW", "run"]
+__all__ = ["APPROVE", "BOOK", "COMPUTED", "CREDIT", "FREEZE", "PUBLISH", "RECONCILE", "REVIEW", "run"]
 
 
 def run(name: str, *arguments: Any, **options: Any) -> Any:

@@ -47,8 +47,8 @@ log = logging.getLogger("provenance.page")
 MOST_NIGHTS = 400
 HEADERS = {
     # No script; Airflow shows the page in a frame.
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'self'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "private, no-store",
@@ -237,4 +237,5 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _style() -> bytes:
-    return files("infra.page").joinpath("static/page.css").read_bytes()
+    folder = files("infra.page").joinpath("static")
+    return b"".join(folder.joinpath(name).read_bytes() for name in ("page.css", "credits.css"))

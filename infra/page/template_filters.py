@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
+from provenance.settlement.exports.shown import melody
 from provenance.settlement.exports.trust import in_words
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "path": lambda text: quote(text, safe=""),
     "in_words": in_words,
+    "melody": melody,
+    "zip_with": lambda these, others: zip(these, others, strict=True),
     "look": lambda state: STATES.get(state, "odd"),
     "count": lambda number: f"{number:,}",
 }

@@ -156,6 +156,11 @@ class CounterfactualSettings(_Section):
     executor_config: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
 
 
+class CreditsSettings(_Section):
+    outputs: Annotated[int, Field(ge=0)] = 16
+    spans: Annotated[int, Field(ge=1, le=256)] = 16
+
+
 class RightsSettings(_Section):
     policy: Located = Path("infra/settings/rights.toml")
 
@@ -258,6 +263,7 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     royalty: RoyaltySettings = RoyaltySettings()
     counterfactuals: CounterfactualSettings = CounterfactualSettings()
+    credits: CreditsSettings = CreditsSettings()
     rights: RightsSettings = RightsSettings()
     review: ReviewSettings = ReviewSettings()
     notify: NotifySettings = NotifySettings()

@@ -66,14 +66,21 @@ PUBLISH = Stage(
     "settlement.publish", ("ledger", "shares", "night_shares", "rule_shares", "evidence", "outputs", "corpus"), ("payouts",)
 )
 RECONCILE = Stage("settlement.reconcile", ("payouts", "ledger"))
+# For people to read; no amount depends on it, so nothing waits for it.
+CREDIT = Stage(
+    "royalty.credit",
+    ("plan", "features", "curvature", "influence", "rule_shares", "corpus", "outputs", "model"),
+    ("spans", "matches"),
+    maps=True,
+)
 # The stages of a night.
-STAGES = (FREEZE, *COMPUTED, REVIEW, APPROVE, BOOK, PUBLISH, RECONCILE)
+STAGES = (FREEZE, *COMPUTED, REVIEW, APPROVE, BOOK, PUBLISH, RECONCILE, CREDIT)
 
 MONTHS = "provenance.settlement.months.stage"
 # Stages of the other DAGs.
 OTHERS = (
     Stage("rights.sources", ("listed",), ("sources",), function="provenance.corpus.rights.sources.lists:register_delivered"),
-    Stage("corpus.ingest", ("delivery", "sources"), ("ingested",)),
+    Stage("corpus.ingest", ("delivery", "sources"), ("ingested",), maps=True),
     Stage("rights.signals", ("in_force",), ("signals",), function="provenance.corpus.rights.signals.collect:collect_all"),
     Stage(
         "rights.manifest",

@@ -360,6 +360,35 @@ WITHDRAWN = TableSchema(
     key=("currency", "work_id", "owner_id"),
 )  # fmt: skip
 
+SPANS = TableSchema(
+    "spans", "royalty",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        "start": _needed(pl.Int64, "the span's first byte in the output's content"),
+        "end": _needed(pl.Int64, "the byte after its last"),
+        **PARTY,
+        "part": _needed(pl.Float64, "the party's part of the positive influence on the span; leading parties have a row each"),
+        "influence": _needed(pl.Float64, "sum over the party's examples by stake; components as fitted or by default"),
+        "example_id": _optional(pl.String, "the party's most influential example for the span"),
+        "work_id": _optional(pl.String, "the work it is a piece of"),
+    },
+    key=("output_id", "start", "account", "party_id"),
+)  # fmt: skip
+
+MATCHES = TableSchema(
+    "matches", "royalty",
+    {
+        "output_id": _needed(pl.String, "the output"),
+        "start": _needed(pl.Int64, "first byte of a passage of the output's content that stands word for word in a work"),
+        "end": _needed(pl.Int64, "the byte after its last"),
+        "work_id": _needed(pl.String, "a work that has the passage"),
+        "example_id": _needed(pl.String, "the example of it that has the passage"),
+        "at": _needed(pl.Int64, "first byte of the passage in the example's content"),
+        "works": _needed(pl.Int64, "the number of works found that have the passage; a few of them have a row"),
+    },
+    key=("output_id", "start", "end", "work_id"),
+)  # fmt: skip
+
 TOP_WORKS = pl.List(
     pl.Struct({"work_id": pl.String, "example_id": pl.String, "source_uri": pl.String, "influence": pl.Float64})
 )

@@ -12,6 +12,7 @@ from provenance.core.where import Where
 from provenance.corpus import quality
 from provenance.corpus.delivery import read_corpus
 from provenance.corpus.duplicates import find_duplicates, read_decisions
+from provenance.corpus.ngrams import index_missing
 from provenance.corpus.ownership import since
 from provenance.corpus.rights.licences import rights_of
 from provenance.corpus.rights.policy import read_policy
@@ -40,6 +41,7 @@ def ingest(where: Where) -> str:
             store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates, rights=rights
         )
         record_in_force(store, frozen.digest, now)
+    index_missing(where, frozen)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],

@@ -89,9 +89,6 @@ def score_parts(where: Where, night: Night, plan: Plan, names: Sequence[str], *,
     if not night.parts:
         return []
     store = where.store
-    by_part: dict[str, list[FeatureFile]] = {}
-    for file in plan.corpus:
-        by_part.setdefault(file.part, []).append(file)
     queries = _write_queries(store, night, plan)
     block = Block(
         store=store,
@@ -104,13 +101,25 @@ def score_parts(where: Where, night: Night, plan: Plan, names: Sequence[str], *,
         device=where.workers.device,
         keep="",
     )
-    shards, combine, scores = list(by_part.values()), partial(_merge, top=block.top), []
+    scores = []
     for number, part in enumerate(night.parts):
         output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
         of_part = replace(block, queries=queries[part.sha256], output_ids=output_ids, keep=keep and f"{keep}/{number:06d}-")
         what = "scores" if len(night.parts) == 1 else f"scores of outputs, part {number + 1} of {len(night.parts)}"
-        scores.append(where.workers.reduce(_score_shard, of_part, shards, combine, what=what))
+        scores.append(score_shards(where, plan, of_part, what=what))
     return scores
+
+
+def score_shards(where: Where, plan: Plan, block: Block, *, what: str) -> dict[str, ShardScores]:
+    """Scores of a block's outputs against all shards, by rule on copies.
+
+    Args:
+        what: the work, for the log.
+    """
+    by_part: dict[str, list[FeatureFile]] = {}
+    for file in plan.corpus:
+        by_part.setdefault(file.part, []).append(file)
+    return where.workers.reduce(_score_shard, block, list(by_part.values()), partial(_merge, top=block.top), what=what)
 
 
 def write_scores(store: Store, folder: str, rule: str, parts: Sequence[ShardScores]) -> dict[str, str]:

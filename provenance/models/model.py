@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -74,6 +74,18 @@ class Example(NamedTuple):
         return len(self.content) + len(self.prompt or b"")
 
 
+class ExamplePart(Example):
+    """An example of whose loss some terms count, such as tokens: from the first number to before the second of `part`."""
+
+    part: tuple[int, int]
+
+    def __new__(cls, example: Example, part: tuple[int, int]) -> Self:
+        """A part of an example."""
+        made = super().__new__(cls, *example)
+        made.part = part
+        return made
+
+
 def examples_in(frame: pl.DataFrame) -> list[Example]:
     """The examples of a table with `content` and, optionally, `prompt`."""
     columns = ["content", "prompt"] if "prompt" in frame.columns else ["content"]
@@ -84,6 +96,7 @@ class Adapter(Protocol):
     """Connects a kind of model with the pipeline; constructed as `Class(folder, **adapter_args)`.
 
     `collate(contents, prompts)`, with a prompt or None for each content, belongs to an adapter that can condition on prompts.
+    `places` and `restrict` (`Splittable`) belong to one whose loss is a sum of terms that each lie at a place of the content.
     """
 
     def module(self) -> torch.nn.Module:
@@ -94,6 +107,20 @@ class Adapter(Protocol):
 
     def loss(self, module: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Negative log-likelihood of each content given its prompt, summed over its terms: shape `(n,)`, in nats."""
+
+
+@runtime_checkable
+class Splittable(Protocol):
+    """What an adapter can do whose loss is a sum of terms, such as tokens, that each lie at a place of the content."""
+
+    def places(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each term of the loss of each content, and the one after the last, in order.
+
+        A term that lies nowhere, such as a token that ends the content, has equal ends. Empty where places are not known.
+        """
+
+    def restrict(self, batch: Any, parts: Sequence[tuple[int, int] | None]) -> Any:
+        """A batch with a loss of some terms alone: of each content those from the first number to before the second."""
 
 
 class _Table(BaseModel):
@@ -498,6 +525,11 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence
         # Code of other authors may fail in any way on an unusual content.
         found = f"{type(error).__name__}: {error}"
         raise ExampleError(f"{name}: collate", expected="a batch of the contents", found=found) from error
+    parts = [example.part if isinstance(example, ExamplePart) else None for example in examples]
+    if any(part is not None for part in parts):
+        if not isinstance(adapter, Splittable):
+            raise ModelError(name, expected="methods places and restrict, for the loss of a part", found="none")
+        batch = adapter.restrict(batch, parts)
     losses, where = adapter.loss(module, batch), f"{name}: loss"
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(examples),):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__

@@ -3,6 +3,7 @@
 nights/.../likelihoods.json   the files of the night's likelihoods
 nights/.../estimate.json      weights of components, fidelity and checks by rule on copies
 nights/.../shares.json        the part that each contract's rule decides, and the reasons if it decides nothing
+nights/.../credits.json       tables for people to read (`credits`)
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 import polars as pl
 
 from provenance.core.money import PPB
-from provenance.core.store import canonical_json
+from provenance.core.store import canonical_json, digest
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.core.where import Where
+from provenance.influence.night_spans import SCRATCH
 from provenance.inputs.holders import duplicate_rules
 from provenance.inputs.night import night_to_compute, read_manifest, read_written, with_terms
+from provenance.royalty.credits import CREDITED, find_spans, find_verbatim, method_of
 from provenance.royalty.division import Division, assigned_contracts, estimate_copies
 from provenance.royalty.fidelity import rule_weights
 from provenance.royalty.holdings import corpus_holdings
@@ -28,6 +31,7 @@ from provenance.royalty.shares import by_contract, over_night
 likelihoods_log = logging.getLogger("provenance.likelihoods")
 estimate_log = logging.getLogger("provenance.estimate")
 share_log = logging.getLogger("provenance.share")
+credit_log = logging.getLogger("provenance.credit")
 
 
 def likelihoods(where: Where, folder: str) -> str:
@@ -108,4 +112,32 @@ def share(where: Where, folder: str) -> str:
             share_log.warning("contract %r, %s: %s; %.0f %% by %s", name, contract.rule, reasons, rest, contract.fallback)
     counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
     share_log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
+    return folder
+
+
+def credit(where: Where, folder: str) -> str:
+    """Write on whose works the spans of outputs rest, and what stands word for word in works; returns the night's folder.
+
+    No amount depends on it. With other settings it is computed again.
+    """
+    store, settings = where.store, where.settings.credits
+    night = night_to_compute(store, folder)
+    method = method_of(settings)
+    key = f"{folder}/{CREDITED}.json"
+    if store.exists(key) and store.read_json(key)["method"] == method:
+        credit_log.info("credits: reused")
+        return folder
+    tables = {"spans": find_spans(where, night, settings), "matches": find_verbatim(where, night)}
+    place = f"{folder}/credits/{digest(method)[:32]}"
+    writes = {name: f"{place}/{name}.parquet" for name in tables}
+    manifest = {
+        "reads": {"estimate": read_manifest(store, folder, "estimate")["writes"], "corpus": night.corpus},
+        "writes": {name: {"key": at, "sha256": store.write_table(at, tables[name])} for name, at in writes.items()},
+        "method": method,
+    }
+    store.write(key, canonical_json(manifest))
+    for scratch in store.list(f"{folder}/{SCRATCH}"):
+        store.remove(scratch)
+    counts = {name: table["output_id"].n_unique() for name, table in tables.items()}
+    credit_log.info("credits: spans of %d outputs, passages of %d word for word in works", counts["spans"], counts["matches"])
     return folder

@@ -9,7 +9,7 @@ that has no export yet. The ledger is never touched.
     a night without a booking                             it was frozen `nights` days ago          a new run computes it
     inputs of a published night                           it was frozen `replay` days ago          no replay, diff, explain
     features, curvature, likelihoods                      no night of `features` days names them   a new run computes them
-    frozen corpora, models, outputs                       no kept night names them                 they are frozen again
+    frozen corpora and their indices, models, outputs     no kept night names them                 they are frozen again
     counterfactual models                                 their model served is not kept           they are trained again
     half-written files of killed processes                they are `grace` hours old
     logs, workers' copies of models, scratch of replays   they are `logs` days or `grace` hours old, on this machine
@@ -38,7 +38,8 @@ from provenance.core.published import MANIFEST, revision_folder
 from provenance.core.settings import CHECKOUT, RetentionSettings, Settings
 from provenance.core.store import Store, Stored, canonical_json
 from provenance.core.where import Where
-from provenance.corpus.shards import CURRENT, corpus_key, load_frozen
+from provenance.corpus.ngrams import FOLDER as NGRAMS
+from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
 from provenance.features.plan import load_plan
 from provenance.influence.night_curvature import fitted_key
 from provenance.inputs.night import REMOVED, VERSIONS, Night, load_night
@@ -59,6 +60,8 @@ PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "lik
 COUNTERFACTUALS = "counterfactuals/"
 # Folders of version 0.1 that nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
+# Indices of runs of words, of all versions.
+INDICES = f"{NGRAMS.rpartition('/')[0]}/"
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal
             groups["frozen models", "nights"].append(stored)
         elif key.startswith("frozen/parts/") and key not in parts:
             groups["frozen tables", "nights"].append(stored)
+        elif key.startswith(INDICES) and (not key.startswith(f"{NGRAMS}/") or part_key(Path(key).stem) not in parts):
+            groups["indices of frozen corpora", "nights"].append(stored)
     order = {kind: place for place, kind in enumerate((*NIGHTLY, "frozen corpora"))}
     ordered = sorted(groups, key=lambda group: (order.get(group[0], len(order)), group))
     removals = [

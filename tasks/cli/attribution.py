@@ -6,17 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 from typer import Argument, Option
 
 from provenance.core.errors import ContractError, InputError
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
+from provenance.core.text import on_screen
 from provenance.core.where import Where
 from tasks.cli.nights import terms_of
 from tasks.cli.shared import (
@@ -51,6 +55,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 # Width of the longest bar of a share.
 BAR = 16
+# Colours of the parties whose works are shown, the longest excerpt in letters, and the widest picture in columns.
+COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "bright_cyan", "bright_magenta")
+EXCERPT, PICTURE = 160, 32
 Rule = Literal["faithful", "srs", "banzhaf", "proportional", "flat"]
 
 
@@ -179,14 +186,18 @@ def explain(
     where: Where,
     output_id: Annotated[str, Argument(help="The output, as the day's outputs name it.")],
     day: Annotated[str | None, Option(help="Look at this day only; by default the latest with that output.")] = None,
-    most: Annotated[int, Option(min=1, help="Owners listed.")] = 10,
+    most: Annotated[int, Option(min=1, help="Owners listed, besides those whose works a span rests on most.")] = 5,
+    rules: Annotated[bool, Option("--rules", help="Show each owner's share under every royalty rule.")] = False,
 ) -> Shown:
-    """Show who made an output possible: owners with shares and intervals, and the works behind each.
+    """Show who made an output possible: owners with shares and intervals, and the passages of their works.
+
+    The answer's words have the number of the owner whose works they rest on most, for as many outputs of a night as
+    `credits.outputs` says. What stands word for word in works is underlined.
 
     Example: `provenance explain 2026-11-20-007`
     """
     report = _explained(where.store, output_id, day_argument(day) if day else None)
-    yield report, output_screen(report, most)
+    yield report, output_screen(report, most, rules=rules)
 
 
 def _explained(store: Store, output_id: str, day: str | None) -> dict[str, Any]:
@@ -207,33 +218,116 @@ def _explained(store: Store, output_id: str, day: str | None) -> dict[str, Any]:
     return report
 
 
-def output_screen(report: Mapping[str, Any], most: int) -> Iterator[RenderableType]:
-    """One output: its owners with shares, intervals and amounts, and the works behind each."""
+def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) -> Iterator[RenderableType]:
+    """One output: what was asked and answered, its owners with shares, intervals and amounts, and the works behind each."""
     currency, contract, credits = report["currency"], report["contract"], report["credits"]
     title = f"{report['output_id']} of {report['day']}, {format_minor(report['revenue_minor'], currency)}"
-    yield Panel(Text(report["content"]), title=line(title), expand=False)
+    if report["prompt"]:
+        from provenance.settlement.exports.shown import melody
+
+        asked = melody(report["prompt_notes"]) or report["prompt"]
+        yield Panel(_wrapped(asked), title="asked", title_align="left", expand=False, border_style="dim")
+    yield Panel(_answer(report), title=line(title), title_align="left", expand=False)
+    if report["spans"] and any(span["party"] for span in report["spans"]):
+        yield line("Numbers and colours: whose works the words before rest on most. It changes no amount.", "dim")
+    if report["word_for_word"]:
+        yield line("Underlined: stands word for word in works that the model was trained on, listed below.", "dim")
     developer = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")
     terms = terms_of(contract, report["fidelity"])
     yield line(f"{terms}; the developer keeps {developer}, shares are of the rest.", "dim")
     yield line(report["trust"], "dim")
-    yield line(f"Who made it possible: share, range, {currency}, and the works behind it, most influential first", "bold")
+    yield line(f"Who made it possible: share, range, {currency}, and the works behind it", "bold")
     widest = max((credit["share_ppb"] for credit in credits), default=1)
-    for credit in credits[:most]:
+    spanned = {span["party"] for span in report["spans"]}
+    for credit in (credit for credit in credits if credit["number"] <= most or credit["number"] in spanned):
         share, interval = f"{credit['share_ppb'] / PPB:.2%}", range_of(credit["low_ppb"] / PPB, credit["high_ppb"] / PPB)
         bar = "█" * max(1, round(BAR * credit["share_ppb"] / widest))
         amount = _fractional(credit["amount_nanominor"], currency)
-        yield f"{_party(credit):<34}{share:>7} {bar:<{BAR}} {interval:>10}{amount:>11}"
-        if credit["rules"]:
+        name = f"{credit['number']:>2}  {short(_party(credit), 28)}"
+        yield line(f"{name:<34}{share:>7} {bar:<{BAR}} {interval:>10}{amount:>11}", _colour(report, credit["number"]))
+        if credit["sure"]:
+            yield line(f"    {credit['sure']}", "dim")
+        if credit["works"]:
+            yield from (part for work in credit["works"] for part in _work_lines(work))
+        else:
+            yield from (line(f"    {work}", "dim") for work in dict.fromkeys(work["work_id"] for work in credit["top_works"]))
+        if credit["rules"] and rules:
             shares = ", ".join(f"{row['rule']} {row['share_ppb'] / PPB:.1%}" for row in credit["rules"])
             yield line(f"    under each rule: {shares}", "dim")
-        for work in dict.fromkeys(work["work_id"] for work in credit["top_works"]):
-            yield line(f"    {work}", "dim")
-    rest = credits[most:]
+    rest = [credit for credit in credits if credit["number"] > most and credit["number"] not in spanned]
     if rest:
+        others = f"{len(rest)} {'other' if len(rest) == 1 else 'others'}"
         share = f"{sum(credit['share_ppb'] for credit in rest) / PPB:.2%}"
-        yield line(f"and {len(rest)} others with {share} together (--most {len(credits)} lists them)", "dim")
+        yield line(f"and {others} with {share} together (--most {len(credits)} lists them)", "dim")
+    for match in report["word_for_word"]:
+        more_works = match["works_in_all"] - len(match["works"])
+        titles = "; ".join(work["title"] for work in match["works"]) + (f"; and {more_works} more" if more_works > 0 else "")
+        yield line(f"Word for word: {_excerpt(match['text'])!r} stands in {titles}")
     if report["notice"]:
         yield line(report["notice"], "bold yellow")
+
+
+def _answer(report: Mapping[str, Any]) -> Text:
+    """The output: text with the numbers of those whose works its spans rest on, notes, or a picture."""
+    if report["picture"]:
+        return picture(report["picture"])
+    if report["notes"]:
+        from provenance.settlement.exports.shown import melody
+
+        return _wrapped(melody(report["notes"]))
+    if not report["spans"]:
+        return _wrapped(report["text"] or report["content"])
+    text, spans = _wrapped(), [*report["spans"], {"party": None}]
+    for span, following in pairwise(spans):
+        style = f"{_colour(report, span['party'])} {'underline' if span['word_for_word'] else ''}".strip()
+        text.append(span["text"], style)
+        if span["party"] and span["party"] != following["party"]:
+            text.append(f"[{span['party']}]", "dim")
+    return text
+
+
+def _wrapped(text: str = "") -> Text:
+    """Text that is broken where its panel ends, also where lines of a screen are not."""
+    return Text(on_screen(text), no_wrap=False, overflow="fold")
+
+
+def _colour(report: Mapping[str, Any], number: int | None) -> str:
+    """The colour of a party among those whose works are shown; empty for others."""
+    leading = [credit["number"] for credit in report["credits"] if credit["leading"]]
+    return COLOURS[leading.index(number) % len(COLOURS)] if number in leading else ""
+
+
+def _work_lines(work: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """A work: title, licence, address, and a passage of it."""
+    from provenance.settlement.exports.shown import melody
+
+    yield line(f"    {work['title']}" + (f", {work['licence']}" if work["licence"] else ""))
+    if work["link"]:
+        yield line(f"    {work['link']}", "dim")
+    for passage in work["passages"]:
+        if passage["picture"]:
+            yield Padding(picture(passage["picture"]), (0, 0, 0, 6))
+        elif passage["notes"]:
+            yield line(f"      {melody(passage['notes'])}", "italic")
+        elif passage["pieces"]:
+            yield line(f"      “{_excerpt(''.join(piece['text'] for piece in passage['pieces']))}”", "italic")
+
+
+def _excerpt(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return shorten(text, EXCERPT, placeholder=" …")
+
+
+def picture(png: str) -> Text:
+    """A picture (base64 of a PNG file) in blocks of two shades, each two pixels high."""
+    from base64 import b64decode
+
+    from provenance.core.images import shades
+
+    light = shades(b64decode(png), PICTURE)
+    rows = [*light, [False] * len(light[0])] if len(light) % 2 else light
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return Text("\n".join("".join(" ▀▄█"[up + 2 * down] for up, down in zip(*pair, strict=True)) for pair in pairs))
 
 
 def _party(credit: Mapping[str, Any]) -> str:

@@ -63,9 +63,9 @@ def whole(heading: str) -> Column:
     return Column(line(heading), no_wrap=True)
 
 
-def short(name: str) -> str:
+def short(name: str, most: int = NAME) -> str:
     """A name, shortened for a table."""
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def range_of(low: float, high: float) -> str:

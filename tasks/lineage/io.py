@@ -165,6 +165,12 @@ def _written(run: StageRun, stage: str, contract: tables.TableSchema) -> Iterabl
     return [Dataset(f"nights/{file}", f"{run.folder}/{file}", version, contract)] if version else []
 
 
+def _credited(run: StageRun, contract: tables.TableSchema) -> Iterable[Dataset]:
+    """A table for people to read, which changes with the settings."""
+    written = run.manifest("credits")["writes"][contract.name]
+    return [Dataset(f"nights/credits/{contract.name}.parquet", written["key"], written["sha256"], contract)]
+
+
 def _ledger(run: StageRun) -> Iterable[Dataset]:
     """The ledger; after a publication its version is the exported booking."""
     url = sa.make_url(run.settings.database.url or "postgresql://localhost/provenance")
@@ -225,6 +231,8 @@ DATASETS: dict[str, Callable[[StageRun], Iterable[Dataset]]] = {
     "rule_shares": lambda run: _written(run, "estimate", tables.RULE_SHARES),
     "shares": lambda run: _written(run, "shares", tables.SHARES),
     "night_shares": lambda run: _written(run, "shares", tables.NIGHT_SHARES),
+    "spans": lambda run: _credited(run, tables.SPANS),
+    "matches": lambda run: _credited(run, tables.MATCHES),
     "ledger": _ledger,
     "payouts": lambda run: _exported(run, "exports/payouts", str(run.result), PAYOUTS),
     "audit": lambda run: [Dataset("audits", str(run.result), sha256(run.store.read(f"{run.result}/lds.json")))],

@@ -19,6 +19,6 @@ def test_what_a_stage_of_a_night_reads_an_earlier_one_wrote_or_was_there_and_all
         available |= set(stage.writes)
     assert STAGES[: 1 + len(COMPUTED)] == (FREEZE, *COMPUTED)
     assert [stage.name.split(".")[1] for stage in STAGES[1 + len(COMPUTED) :]] == [
-        "review", "approve", "book", "publish", "reconcile",
+        "review", "approve", "book", "publish", "reconcile", "credit",
     ]  # fmt: skip
     assert APPROVE.function == "", "a person"

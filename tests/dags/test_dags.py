@@ -22,6 +22,7 @@ STAGES = [
     "inputs.freeze", "features.plan", "features.featurise", "influence.fit_curvature", "influence.score",
     "royalty.likelihoods", "royalty.estimate", "royalty.share",
     "settlement.review", "settlement.approve", "settlement.book", "settlement.publish", "settlement.reconcile",
+    "royalty.credit",
 ]  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def test_a_night_is_stages_in_a_row_one_of_which_may_be_a_person(facts):
     night = facts["nightly_payouts"]["tasks"]
     assert sorted(night) == sorted(STAGES)
     chain = {stage: [following] for stage, following in itertools.pairwise(STAGES)} | {STAGES[-1]: []}
-    chain["royalty.share"] = ["settlement.book", "settlement.review"]
+    chain["royalty.share"] = ["royalty.credit", "settlement.book", "settlement.review"]
     chain["settlement.review"] = ["settlement.approve", "settlement.book"]
     chain["settlement.book"] = ["settlement.publish", "settlement.reconcile"]
     assert night == chain

@@ -135,11 +135,16 @@ def test_progress_and_warnings_show_names_as_text():
 def test_the_panel_of_an_output_shows_its_id_as_text():
     credit = {"account": "payable", "owner_id": "[/]", "owner_name": "[red]x[/]", "escrow_id": None, "share_ppb": 10**9,
               "low_ppb": 0, "high_ppb": 10**9, "amount_nanominor": 1, "rules": [],
-              "top_works": [{"work_id": "[/]"}]}  # fmt: skip
+              "top_works": [{"work_id": "[/]"}], "number": 1, "sure": "unsure", "leading": True}  # fmt: skip
+    pieces = {"picture": "", "notes": [], "pieces": [{"text": "[/]\x1b[2J", "word_for_word": None}]}
+    work = {"title": "[/]\x1b[2J", "licence": "[/]", "link": "[/]", "passages": [pieces]}
     contract = {"name": "[/]", "rule": "srs", "weight": 0, "developer_ppb": 0, "fallback": "flat"}
     data = {"output_id": "[/]\x1b[2J", "day": "2026-11-01", "revenue_minor": 1, "currency": "EUR", "content": "\x1b[2J[/]",
-            "contract": contract, "fidelity": {"failed": ["[/]\x1b[2J"]}, "trust": "The check failed.", "credits": [credit],
-            "notice": "[/]"}  # fmt: skip
+            "contract": contract, "fidelity": {"failed": ["[/]\x1b[2J"]}, "trust": "The check failed.", "notice": "[/]",
+            "credits": [credit | {"works": [work]}, credit | {"number": 2, "works": []}],
+            "prompt": "\x1b[2J[/]", "prompt_notes": [], "text": "\x1b[2J[/]", "picture": "", "notes": [],
+            "spans": [{"text": "\x1b[2J[/]", "party": 1, "word_for_word": 1}],
+            "word_for_word": [{"text": "\x1b[2J[/]", "works_in_all": 1, "works": [work]}]}  # fmt: skip
     text = without_styles(shown(*attribution.output_screen(data, 10), width=200))
     assert "\x1b" not in text
     assert "[/]\\x1b[2J of 2026-11-01" in text

@@ -17,6 +17,7 @@ from provenance.core.errors import SettingsError, StoreError
 from provenance.core.locks import clearing, freezing
 from provenance.core.settings import RetentionSettings
 from provenance.core.store import Stored
+from provenance.corpus.ngrams import FOLDER as NGRAMS
 from provenance.inputs.night import REMOVED
 from provenance.validation import retention as gc
 from provenance.validation.retention import Seen, SeenNight, decide
@@ -42,7 +43,7 @@ FILES = (
 )  # fmt: skip
 AGES = st.sampled_from([0, 1, 3, 29, 31, 59, 61, 399, 401, 1000])
 NAMES = st.frozensets(st.sampled_from("abcdef"), max_size=4)
-KINDS = ("features", "statistics", "curvature", "likelihoods", "snapshots", "sketches", "frozen/parts")
+KINDS = ("features", "statistics", "curvature", "likelihoods", "snapshots", "sketches", "frozen/parts", NGRAMS)
 
 
 @st.composite
@@ -69,7 +70,7 @@ def stores(draw):
         objects.append(Stored(f"{folder}/inputs.json", 1, NOW - age * DAYS))
         objects += [Stored(f"{folder}/{name}", 1, NOW - draw(st.sampled_from([0, 1, age])) * DAYS) for name in sorted(there)]
     for kind in KINDS:
-        suffix = "parquet" if kind in {"frozen/parts", "likelihoods"} else "safetensors"
+        suffix = "parquet" if kind in {"frozen/parts", "likelihoods", NGRAMS} else "safetensors"
         objects += [Stored(f"{kind}/{name}.{suffix}", 1, NOW - draw(AGES) * DAYS) for name in sorted(draw(NAMES))]
     objects += [Stored(f"frozen/corpus/{name}.json", 1, NOW - draw(AGES) * DAYS) for name in sorted(corpora)]
     objects += [Stored(f"frozen/models/{name}/model.toml", 1, NOW - draw(AGES) * DAYS) for name in "mnoabcdefpqr"]
@@ -109,6 +110,8 @@ def protected(seen):
         keys |= {f"frozen/models/{model}/model.toml", *(o.key for o in records if o.key.split("/")[1] == model)}
         keys |= {f"frozen/models/{name}/model.toml" for name in seen.counterfactuals.get(model, ())}
     keys |= {f"frozen/corpus/{seen.in_force}.json", *seen.corpora[seen.in_force]}
+    corpora = {seen.in_force, *(seen.nights[folder].corpus for folder in read)}
+    keys |= {part.replace("frozen/parts", NGRAMS) for name in corpora for part in seen.corpora[name]}
     for folder, night in seen.nights.items():
         if night.standing or age[folder] < 30 or folder in busy:
             computed = (night.features, ("features/", "statistics/", "curvature/")), (night.likelihoods, ("likelihoods/",))

@@ -127,6 +127,31 @@ class CausalLM(Sequences):
         rest = self.text.encode([text.removeprefix(before) for before, text in zip(asked, whole, strict=True)])
         return [(before, one if tokens is None else tokens) for (before, tokens), one in zip(sequences, rest, strict=True)]
 
+    def spots(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each token of a content, and the one after its last; empty if the tokenizer does not tell."""
+        if self.text is None:
+            return [[(at, at + 1) for at in range(len(content))] for content in contents]
+        answers = texts_of(contents)
+        if self.template is None:
+            return self.text.places(answers)
+        turns = texts_of([prompt or b"" for prompt in prompts], ": prompt")
+        asked = [self.text.asked(row, turn) for row, turn in enumerate(turns)]
+        whole = [self.text.answered(row, turn, answer) for row, (turn, answer) in enumerate(zip(turns, answers, strict=True))]
+        apart = self.text.places([text.removeprefix(before) for before, text in zip(asked, whole, strict=True)])
+        places = []
+        parts = zip(self.framed(contents, prompts), self.text.places(whole), apart, strict=True)
+        for before, text, answer, ((given, tokens), together, rest) in zip(asked, whole, answers, parts, strict=True):
+            own, start = rest, 0
+            if len(given) + len(tokens) == len(together):
+                own, start = together[len(given) :], len(before.encode())
+            # Templates may strip an answer.
+            first, ahead = text.find(answer.strip(), len(before)), len(answer) - len(answer.lstrip())
+            end = len(answer.encode())
+            shift = len(answer[:ahead].encode()) - len(text[len(before) : first].encode()) - start
+            known = first >= 0 and len(own) == len(tokens)
+            places.append([(min(max(0, a + shift), end), min(max(0, b + shift), end)) for a, b in own] if known else [])
+        return places
+
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:

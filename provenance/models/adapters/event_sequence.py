@@ -49,6 +49,11 @@ class EventSequence(Sequences):
             sequences.append(events.tolist())
         return sequences
 
+    def spots(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each event of a content, and the one after its last."""
+        del prompts
+        return [[(at, at + self.width) for at in range(0, len(content), self.width)] for content in contents]
+
     def decode(self, tokens: list[int]) -> bytes:
         """The inverse of `encode`, for one content."""
         return b"".join(event.to_bytes(self.width) for event in tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,26 @@ class Seq2SeqLM:
         lengths = torch.tensor([len(tokens) for tokens in read])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         return Batch(ids, mask, _padded(before, self.padding), _padded(written, IGNORED))
+
+    def places(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each token of a content, and the one after its last (`model.Splittable`)."""
+        del prompts
+        ends = [len(content) for content in contents]
+        special = self.text.places(texts_of(contents), framed=True)
+        # The special token after a content says that it lies at its beginning.
+        return [
+            [(end, end) if at and (first, last) == (0, 0) else (first, last) for at, (first, last) in enumerate(own)]
+            for own, end in zip(special, ends, strict=True)
+        ]
+
+    def restrict(self, batch: Batch, parts: Sequence[tuple[int, int] | None]) -> Batch:
+        """A batch with a loss of some tokens alone (`model.Splittable`)."""
+        targets = batch.targets.clone()
+        for row, part in enumerate(parts):
+            if part is not None:
+                targets[row, : part[0]] = IGNORED
+                targets[row, part[1] :] = IGNORED
+        return batch._replace(targets=targets)
 
     def _tokens(self, texts: list[str], what: str) -> list[list[int]]:
         sequences = self.text.encode(texts, framed=True)

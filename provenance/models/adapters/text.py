@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ class Text:
             return [encoding.ids for encoding in self._fast.encode_batch(list(texts), add_special_tokens=framed)]
         ids: list[list[int]] = self.auto(list(texts), add_special_tokens=framed)["input_ids"]
         return ids
+
+    def places(self, texts: Sequence[str], *, framed: bool = False) -> list[list[tuple[int, int]]]:
+        """The first byte of each token of each text, and the one after its last; empty if the tokenizer does not tell.
+
+        Args:
+            framed: as in `encode`; special tokens have equal ends.
+        """
+        if self._fast:
+            found = [encoding.offsets for encoding in self._fast.encode_batch(list(texts), add_special_tokens=framed)]
+        elif self.auto.is_fast:
+            found = self.auto(list(texts), add_special_tokens=framed, return_offsets_mapping=True)["offset_mapping"]
+        else:
+            return [[] for _ in texts]
+        places = []
+        for text, offsets in zip(texts, found, strict=True):
+            at = [0, *accumulate(len(character.encode()) for character in text)]
+            places.append([(at[first], at[end]) for first, end in offsets])
+        return places
 
     def decode(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """The text of tokens; `special` tokens are written as they are, or left out."""

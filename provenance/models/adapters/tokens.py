@@ -133,6 +133,36 @@ class Sequences:
         given = [begin + (tokens if prompt else []) for prompt, tokens in zip(prompts, asked, strict=True)]
         return [(known, tokens + end) for known, tokens in zip(given, self.encode(contents), strict=True)]
 
+    def spots(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each token of a content, and the one after its last; empty where that is not known.
+
+        Tokens after the content may be left out.
+        """
+        del prompts
+        return [[] for _ in contents]
+
+    def places(self, contents: list[bytes], prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
+        """The first byte of each token with a loss, and the one after its last (`model.Splittable`)."""
+        places = []
+        framed, spots = self.framed(contents, prompts), self.spots(contents, prompts)
+        for content, (given, tokens), own in zip(contents, framed, spots, strict=True):
+            after = [(len(content), len(content))] * (len(tokens) - len(own))
+            with_loss = 0 if given else 1  # nothing predicts the first token of all
+            places.append([*own, *after][with_loss:] if own and len(own) <= len(tokens) else [])
+        return places
+
+    def restrict(self, batch: Batch, parts: Sequence[tuple[int, int] | None]) -> Batch:
+        """A batch with a loss of some tokens alone (`model.Splittable`), without the tokens after all of these."""
+        counted = (batch.targets != IGNORED).view(len(parts), -1)
+        number = counted.cumsum(dim=1) - 1  # of each token among those of its content
+        kept = counted.clone()
+        for row, part in enumerate(parts):
+            if part is not None:
+                kept[row] &= (number[row] >= part[0]) & (number[row] < part[1])
+        targets = batch.targets.masked_fill(~kept.view_as(batch.targets), IGNORED)
+        end = int((targets != IGNORED).any(dim=0).nonzero().max()) + 1 if bool(kept.any()) else targets.shape[1]
+        return Batch(batch.ids[:, :end], targets[:, :end], batch.windows)
+
     def collate(self, contents: list[bytes], prompts: list[bytes | None] | None = None) -> Batch:
         """The batch of contents, each after its prompt if it has one.
 

@@ -1,4 +1,4 @@
-"""Explains one output as plain data: its credits, its contract, and how far its shares can be trusted."""
+"""Explains one output as plain data: prompt, text, credits with the works behind them, contract, and how sure shares are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from provenance.corpus.shards import part_key
 from provenance.inputs.contracts import assign, parse_contracts
 from provenance.inputs.night import removal_error
 from provenance.settlement.exports.export import read_export
-from provenance.settlement.exports.trust import in_words
+from provenance.settlement.exports.shown import shown
+from provenance.settlement.exports.trust import how_sure, in_words
 
 
 def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any] | None:
-    """One output's credits, from the first of some published days that has it; None if no day has."""
+    """One output's credits, from the first of some published days that has it; None if no day has.
+
+    Returns:
+        The facts of the output and, under `credits`, each party with `number`, share, interval, `sure` (how sure that is, in
+        words) and, if it is `leading`, `works` with passages. The rest is that of `shown`.
+    """
     for day in days:
         manifest, payouts, credits = read_export(store, day)
         rows = credits.filter(pl.col("output_id") == output_id).sort("share_ppb", "owner_id", descending=[True, False])
@@ -29,6 +35,8 @@ def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any]
     served, contract = output.row(0, named=True), _contract(manifest, output)
     measured = manifest.get("fidelity", {}).get(contract["name"])
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
+    seen = shown(store, manifest["night"], manifest["inputs"]["corpus"], served, rows)
+    works = seen.pop("shown")
     return {
         "output_id": output_id,
         "day": day,
@@ -37,12 +45,21 @@ def explain(store: Store, output_id: str, days: Iterable[str]) -> dict[str, Any]
         "revenue_minor": served["revenue_minor"],
         "currency": rows["currency"][0],
         "content": served["content"].decode("utf-8", errors="replace"),
+        "prompt": (served.get("prompt") or b"").decode("utf-8", errors="replace"),
+        **seen,
         "contract": contract,
         "fidelity": measured,
         "trust": in_words([measured and {contract["name"]: measured}]),
         "credits": [
-            {**row, "owner_name": names.get(row["owner_id"] or "", "")}
-            for row in rows.drop("day", "output_id", "currency").iter_rows(named=True)
+            {
+                **row,
+                "number": number,
+                "owner_name": names.get(row["owner_id"] or "", ""),
+                "sure": how_sure(row["share_ppb"], row["low_ppb"], row["high_ppb"]),
+                "leading": number in works,
+                "works": works.get(number, []),
+            }
+            for number, row in enumerate(rows.drop("day", "output_id", "currency").iter_rows(named=True), 1)
         ],
     }
 

@@ -24,6 +24,20 @@ class Basis(IntEnum):
     UNKNOWN = 5
 
 
+# Of an interval in parts of its share: up to so wide the share is fairly sure, or roughly known.
+FAIRLY, ROUGHLY = 0.5, 1.2
+
+
+def how_sure(share_ppb: int, low_ppb: int, high_ppb: int) -> str:
+    """In plain words how sure a share is, from its 90 % interval."""
+    if low_ppb == high_ppb:
+        return "fixed by the contract"
+    if low_ppb * 20 <= share_ppb:
+        return "unsure: it may be next to nothing"
+    width = (high_ppb - low_ppb) / share_ppb
+    return "fairly sure" if width <= FAIRLY else "roughly known" if width <= ROUGHLY else "unsure"
+
+
 def in_words(nights: Iterable[Fidelity | None]) -> str:
     """The basis of the shares of some nights, and how well it predicts left-out models; empty if nothing was divided.
 

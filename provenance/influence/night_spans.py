@@ -1,0 +1,185 @@
+"""Measures on whose works each span of an output rests: the gradient of the span's own loss against the features of all works.
+
+nights/.../credits/scratch/*     features of the spans of some outputs by source, and queries, while the stage runs
+
+What came before a span, prompt and text, is given; the loss is that of the span's own terms. A gradient is a sum over terms, so
+the influence of an output by gradients is the sum of the influences of its spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from provenance.core.rows import Rows, concatenate, decode, encode
+from provenance.core.store import digest
+from provenance.core.tables import SPANS
+from provenance.core.where import Where
+from provenance.features.featurise import Featuriser, featuriser
+from provenance.features.gradients import gradient_features
+from provenance.features.plan import Plan, comparisons_of, load_plan
+from provenance.features.spans import Span, spans_of
+from provenance.features.words import word_features
+from provenance.influence.methods import prepare, queries_to_tensors
+from provenance.influence.night_curvature import read_fitted
+from provenance.influence.night_scores import Block, score_shards
+from provenance.influence.scores import ShardScores
+from provenance.inputs.holders import OPTED_OUT, holders
+from provenance.inputs.methods import WORDS
+from provenance.inputs.night import Night
+from provenance.models.frozen import close_models, fetch_model
+from provenance.models.model import Example, ExamplePart
+
+# The folder of a night for the features and queries of spans, which are removed once its tables are written.
+SCRATCH = "credits/scratch"
+# Outputs whose features are computed as one task, and whose spans are scored as one block.
+TOGETHER, BLOCK = 2, 32
+# Parties of a span that are reported, those with the most influence first.
+LEADING = 3
+
+
+@dataclass(frozen=True)
+class SpannedOutput:
+    """An output and its spans."""
+
+    output_id: str
+    example: Example
+    modality: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The features of the spans of some outputs, from one source."""
+
+    outputs: tuple[SpannedOutput, ...]
+    kind: str
+    checkpoint: str
+    key: str
+
+
+def spanned(where: Where, night: Night, outputs: pl.DataFrame, *, most: int) -> list[SpannedOutput]:
+    """The spans of outputs; outputs whose loss cannot be split are left out.
+
+    Args:
+        outputs: `output_id, content, prompt, modality`.
+        most: spans of an output, about.
+    """
+    if not night.checkpoints:  # a method that compares words alone
+        return []
+    adapter = fetch_model(where.store, night.model, night.model_files, where.settings.model.cache).adapter()
+    cut = []
+    for output_id, content, prompt, modality in outputs.iter_rows():
+        example = Example(content, prompt)
+        cut.append(SpannedOutput(output_id, example, modality, tuple(spans_of(adapter, example, modality, most=most))))
+    return [output for output in cut if output.spans]
+
+
+def span_influence(
+    where: Where, night: Night, outputs: Sequence[SpannedOutput], *, rule: str, weights: np.ndarray
+) -> pl.DataFrame:
+    """The spans table of outputs, under a rule on copies.
+
+    Args:
+        weights: of the components of influence, `(K,)`.
+    """
+    plan, holding, tables = load_plan(where.store, night.folder), holders(where.store, night, rule), [SPANS.frame()]
+    for start in range(0, len(outputs), BLOCK):
+        some = outputs[start : start + BLOCK]
+        names = [str(number) for number in range(len(_pairs(some)))]
+        block = Block(
+            store=where.store,
+            queries=_write_queries(where, night, plan, some),
+            comparisons=comparisons_of(night),
+            output_ids=names,
+            holders={rule: holding},
+            weights=weights,
+            top=1,
+            device=where.workers.device,
+            keep="",
+        )
+        scores = score_shards(where, plan, block, what="scores of spans")[rule]
+        tables.append(_leading(some, names, scores, weights))
+    return pl.concat(tables)
+
+
+def _leading(outputs: Sequence[SpannedOutput], names: Sequence[str], scores: ShardScores, weights: np.ndarray) -> pl.DataFrame:
+    """Rows of the spans table: of each span the parties with the most influence."""
+    kept = (scores.parties["account"] != OPTED_OUT).to_numpy()
+    parties, sums = scores.parties.filter(kept), np.einsum("k,kqp->qp", weights, scores.sums[:, :, kept])
+    positive = np.maximum(sums, 0)
+    totals = positive.sum(axis=1, keepdims=True)
+    parts = np.divide(positive, totals, out=np.zeros_like(positive), where=totals > 0)
+    spans = pl.DataFrame(
+        [(name, output.output_id, span.start, span.end) for name, (output, span) in zip(names, _pairs(outputs), strict=True)],
+        schema={"name": pl.String, **{column: SPANS.schema[column] for column in ("output_id", "start", "end")}},
+        orient="row",
+    )
+    span, column = np.indices(parts.shape).reshape(2, -1)
+    measured = parties[column].with_columns(
+        name=pl.Series(list(names), dtype=pl.String).gather(span),
+        part=pl.Series(parts.ravel()),
+        influence=pl.Series(sums.ravel()),
+    )
+    measured = measured.filter(pl.col("part") > 0).sort("part", "account", "party_id", descending=[True, False, False])
+    leading = measured.group_by("name", maintain_order=True).head(LEADING)
+    best = scores.evidence.select("account", "party_id", "example_id", "work_id", name="output_id")
+    table = spans.join(leading, on="name", maintain_order="left_right")
+    table = table.join(best, on=["name", "account", "party_id"], how="left", maintain_order="left")
+    return table.select(*SPANS.columns)
+
+
+def _pairs(outputs: Sequence[SpannedOutput]) -> list[tuple[SpannedOutput, Span]]:
+    return [(output, span) for output in outputs for span in output.spans]
+
+
+def _write_queries(where: Where, night: Night, plan: Plan, outputs: Sequence[SpannedOutput]) -> dict[str, str]:
+    """Turn the spans of outputs into queries once for all workers; returns their keys by source."""
+    store, keys, tasks = where.store, dict[str, str](), dict[str, list[_Task]]()
+    for source in plan.sources:
+        file = plan.of(source)[0][0]
+        groups = [tuple(outputs[start : start + TOGETHER]) for start in range(0, len(outputs), TOGETHER)]
+        tasks[source] = [_Task(some, file.kind, file.checkpoint, _key(night, source, some)) for some in groups]
+    missing = [task for of_source in tasks.values() for task in of_source if not store.exists(task.key)]
+    shared = featuriser(where, night, plan)
+    for _ in where.workers.map(
+        _featurise, shared, missing, what="features of spans", name=lambda task: task.outputs[0].output_id
+    ):
+        pass
+    if missing:
+        where.workers.everywhere(close_models)
+    for number, source in enumerate(plan.sources):
+        rows = concatenate([decode(load_tensors(store.read(task.key)), np) for task in tasks[source]])
+        keys[source] = (
+            f"{night.folder}/{SCRATCH}/queries-{digest([task.key for task in tasks[source]])[:32]}-{number}.safetensors"
+        )
+        store.write(keys[source], save_tensors(queries_to_tensors(prepare(read_fitted(store, night, plan, source), rows, np))))
+    return keys
+
+
+def _key(night: Night, source: str, outputs: Sequence[SpannedOutput]) -> str:
+    """The key of the features of the spans of some outputs; the night's folder stands for everything else."""
+    spans = [[output.output_id, [[span.start, span.end, *span.part] for span in output.spans]] for output in outputs]
+    return f"{night.folder}/{SCRATCH}/features-{digest({'source': source, 'spans': spans})[:32]}.safetensors"
+
+
+def _featurise(featuriser: Featuriser, task: _Task) -> str:
+    """Compute and write the features of a task; returns the key."""
+    tensors = encode(_features(featuriser, task), dense_bits=32, sparse_bits=32)
+    featuriser.store.write(task.key, save_tensors(tensors))
+    return task.key
+
+
+def _features(featuriser: Featuriser, task: _Task) -> Rows:
+    pairs = _pairs(task.outputs)
+    if task.kind == WORDS:
+        contents = [output.example.content[span.start : span.end] for output, span in pairs]
+        return word_features(contents, [output.modality for output, _ in pairs])
+    adapter, module = featuriser.open(task.checkpoint)
+    examples = [ExamplePart(output.example, span.part) for output, span in pairs]
+    return gradient_features(adapter, module, examples, **featuriser.passes(task.checkpoint))
