@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from typer import Argument, Option
 
 from provenance.core.errors import CheckFailed, InputError
+from tasks.cli.help import ATTRIBUTION, noun
 from tasks.cli.shared import OnDevice, Shown, command, watched
 from tasks.cli.tables import Grid, number, whole
 from tasks.terminal import line
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from provenance.validation.model_check import Checked
 
 root = typer.Typer()
-app = typer.Typer(no_args_is_help=True, help="Model folders: import a training run, check what a night can do with a model.")
+app = noun("Describe the model in use (`card`), import a training run, check what a night can do with a model.")
 Base = Annotated[
     Path | None, Option("--base", help="Folder of the model that training started from, or that an adapter stands on.")
 ]
@@ -267,7 +268,7 @@ def _size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
-@command(root)
+@command(root, group=ATTRIBUTION)
 def init(
     folder: Annotated[Path, Argument(help="Folder to make; it must not be there.")],
     model: Annotated[Path, Option("--model", help="Training run to import, or a model folder.")],

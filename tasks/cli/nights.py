@@ -17,6 +17,7 @@ from typer import Argument, Option
 from provenance.core.errors import CheckFailed, InputError, parse_day
 from provenance.core.money import PPB, format_minor
 from provenance.core.where import Where
+from tasks.cli.help import DECIDE, LOOK, UPKEEP, Command
 from tasks.cli.shared import OwnerId, PaidDay, Shown, command, day_argument, print_json, watched
 from tasks.cli.tables import Grid, add_up, lines, money, more, number, range_of, short, whole
 from tasks.terminal import line
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@command(app)
+@command(app, group=LOOK)
 def payouts(where: Where, day: PaidDay, most: Annotated[int, Option(min=1, help="Owners listed by name.")] = 20) -> Shown:
     """Show each owner's earnings of a day, the amounts in escrow with reasons, and the control totals.
 
@@ -157,7 +158,7 @@ def terms_of(contract: Mapping[str, Any], fidelity: Mapping[str, Any] | None) ->
     return f"Contract {name!r} pays {parts} ({reason or 'see signal_to_noise'})"
 
 
-@command(app)
+@command(app, group=LOOK)
 def verify(
     what: Annotated[str, Argument(metavar="DAY|PERIOD|MANIFEST", help="A day, a month, or a file.")],
     public_key: Annotated[Path | None, Option("--key", help="The signer's public key, as PEM.")] = None,
@@ -230,7 +231,7 @@ def checks_table(checks: Sequence[Check]) -> Grid:
     return Grid("", whole("check"), "outcome", rows=rows)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=LOOK)
 def proof(day: PaidDay, owner_id: OwnerId) -> None:
     """Prove to an owner that its lines are in a day's published file, without showing any other.
 
@@ -246,7 +247,7 @@ def proof(day: PaidDay, owner_id: OwnerId) -> None:
         print_json(prove_line(where.store, in_force(where.store, day_argument(day))["folder"], owner_id))
 
 
-@command(app)
+@command(app, group=LOOK)
 def diff(
     where: Where,
     day: PaidDay,
@@ -294,7 +295,7 @@ def _change(before: int, after: int, currency: str) -> tuple[str, str, str]:
     return format_minor(before, currency), format_minor(after, currency), signed
 
 
-@command(app)
+@command(app, group=DECIDE)
 def preview(
     where: Where,
     first: Annotated[str, Argument(help="The first day, YYYY-MM-DD.")],
@@ -341,7 +342,7 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
         yield more(len(changed) - most)
 
 
-@command(app)
+@command(app, group=UPKEEP)
 def replay(
     where: Where, day: PaidDay, revision: Annotated[int | None, Option(min=1, help="By default the one in force.")] = None
 ) -> Shown:
@@ -358,7 +359,7 @@ def replay(
     yield from _report(checks, folder)
 
 
-@command(app, "replace-key")
+@command(app, "replace-key", group=UPKEEP)
 def replace_signing_key(where: Where) -> Shown:
     """Make a new key that signs manifests from now on; signatures of the old one stay good.
 
@@ -375,7 +376,7 @@ def replace_signing_key(where: Where) -> Shown:
     yield data, [f"{settlement.key} signs from now on; {retired} is still trusted."]
 
 
-@command(app)
+@command(app, group=UPKEEP)
 def gc(
     where: Where,
     dry_run: Annotated[bool, Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,

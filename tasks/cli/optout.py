@@ -7,20 +7,20 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import RenderableType
 from typer import Argument, Option
 
 from provenance.core.errors import InputError, parse_day
 from provenance.core.money import PPB
 from provenance.core.where import Where
+from tasks.cli.help import noun
 from tasks.cli.shared import Known, Shown, command, known_time
 from tasks.terminal import line
 
 if TYPE_CHECKING:
     import polars as pl
 
-app = typer.Typer(no_args_is_help=True, help="Opt-outs of owners, and their effect.")
+app = noun("Record the opt-outs of owners, and show their effect.")
 
 WorkId = Annotated[str | None, Argument(metavar="[WORK_ID]", help="The work, as the corpus names it; or --all.")]
 Owner = Annotated[str, Option("--owner", help="The owner; it must hold a stake in the work, or have held one.")]

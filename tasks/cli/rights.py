@@ -15,11 +15,12 @@ from provenance.core.errors import CheckFailed, InputError, parse_day
 from provenance.core.money import PPB
 from provenance.core.where import Where
 from tasks.cli import sources
+from tasks.cli.help import RIGHTS, noun
 from tasks.cli.shared import ClaimsDay, Known, OutFolder, Shown, claims_day, command, known_time
 from tasks.cli.tables import Grid, number
 from tasks.terminal import line
 
-app = typer.Typer(no_args_is_help=True, help="Sources of works, their terms, and the wishes of owners.")
+app = noun("Show the sources of works, their terms, and the wishes of owners; write training manifests.")
 app.add_typer(sources.signals, name="signals")
 app.add_typer(sources.app, name="sources")
 root = typer.Typer()
@@ -263,7 +264,7 @@ def manifest_screen(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield f"Left out: {left['works']} works, {left['examples']} examples" + (f" ({reasons}{several})" if reasons else "")
 
 
-@command(root)
+@command(root, group=RIGHTS)
 def disclose(
     where: Where,
     out: OutFolder,

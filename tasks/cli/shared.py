@@ -17,6 +17,7 @@ import typer
 from typer import Argument, Option
 
 from provenance.core.errors import InputError, parse_day
+from tasks.cli.help import Command
 from tasks.terminal import Terminal, as_text, watch
 from tasks.where import opened
 
@@ -97,10 +98,15 @@ def print_json(data: object) -> None:
 Shown = Iterator[tuple[object, Iterable["RenderableType"]]]
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
+def command(
+    app: typer.Typer, name: str | None = None, *, group: str | None = None
+) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
     """Make a command of a function that yields its data and its screen; with `--json` it prints the data.
 
     A parameter `where` is no option: it gets the opened doors of the settings in force.
+
+    Args:
+        group: of `help.GROUPS`, for a command without a noun before it.
     """
 
     def register(function: Callable[..., Shown]) -> Callable[..., Shown]:
@@ -118,7 +124,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         json_option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
         run.__signature__ = signature.replace(parameters=[*options, json_option])  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in options} | {"as_json": AsJson, "return": None}
-        app.command(name)(run)
+        app.command(name, cls=Command, rich_help_panel=group)(run)
         return function
 
     return register
