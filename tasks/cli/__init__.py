@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Find the works that a generative model's outputs rest on, and pay their owners.\n\n"
-    "Settings: infra/settings/local.toml, or the file in PROVENANCE_SETTINGS. Exit codes: 0 good, 1 a check failed, 2 bad input.",
+    "Settings: infra/settings/local.toml, or PROVENANCE_SETTINGS. Exit codes: 0 good, 1 a check failed, 2 bad input.",
 )
 app.add_typer(standing.app)
 app.add_typer(nights.app)
@@ -68,7 +68,8 @@ def help_of(
         chosen = [groups[word.lower()] for word in words] or list(GROUPS)
         console.print(*as_text(list_of(top.command, chosen)), sep="\n")
         return
-    command, context = top.command, top
+    command: Any = top.command
+    inner: Any = top
     for word in words:
         known = getattr(command, "commands", {})
         if word not in known:
@@ -76,8 +77,8 @@ def help_of(
             place = f"command {' '.join(words)!r}"
             raise InputError(place, expected="a command or a group", found=repr(word), hint=did_you_mean(word, names))
         command = known[word]
-        context = type(context)(command, info_name=word, parent=context)
-    command.get_help(context)
+        inner = type(top)(command, info_name=word, parent=inner)
+    command.get_help(inner)
 
 
 def main() -> None:

@@ -328,6 +328,7 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
 @command(app, group=DECIDE)
 def contracts(
     file: Annotated[Path | None, Argument(help="A TOML file; by default that of the settings.")] = None,
+    name: Annotated[str, Option("--contract", metavar="NAME", help="Show this contract only.")] = "",
 ) -> Shown:
     """Check a file of royalty contracts and show the terms of each, without running a night.
 
@@ -335,7 +336,14 @@ def contracts(
     """
     from provenance.inputs.contracts import read_contracts
 
-    terms = read_contracts(file or load().royalty.contracts)
+    path = file or load().royalty.contracts
+    terms = read_contracts(path)
+    if name:
+        names = [contract.name for contract in terms]
+        if name not in names:
+            hint = did_you_mean(name, names) or f"There are: {', '.join(names)}."
+            raise InputError("--contract", expected=f"a contract of {path}", found=repr(name), hint=hint)
+        terms = tuple(contract for contract in terms if contract.name == name)
     yield [contract.model_dump(mode="json") for contract in terms], [contracts_table(terms)]
 
 

@@ -46,7 +46,7 @@ class _Option(TyperOption):
     def display_type_rich(self, ctx: Any) -> str | None:
         if self.is_flag:
             return None
-        return self.metavar if self.metavar else self.display_type(ctx).strip("<>")
+        return self.metavar or self.display_type(ctx).strip("<>")
 
 
 def _named(param: Any) -> Any:

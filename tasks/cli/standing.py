@@ -48,7 +48,9 @@ def status_screen(found: Status) -> Iterator[RenderableType]:
         return line(f"{heading:<14}{text}", style)
 
     if night := found.last_night:
-        yield said("Last night", f"{night.day}, revision {night.revision}: {night.outputs:,} outputs of {night.model_id}", "bold")
+        yield said(
+            "Last night", f"{night.day}, revision {night.revision}: {night.outputs:,} outputs of {night.model_id}", "bold"
+        )
         earned, kept = (", ".join(money(dict(sums))) or "nothing" for sums in (night.earned, night.escrowed))
         yield said("", f"{night.owners:,} owners earned {earned}; {kept} went to escrow")
         yield from (said("" if number else "Fidelity", row) for number, row in enumerate(wrap(night.trust, ROW)))
@@ -106,7 +108,7 @@ def owners_found_screen(found: Sequence[OwnerLine], *, most: int) -> Iterator[Re
         yield "There is no owner yet: no corpus is in force, and nothing is booked."
         return
     currencies = sorted({currency for owner in found for currency in owner.owed})
-    headings = (number("works"), *(number(f"owed {currency}", no_wrap=True) for currency in currencies), "on hold")
+    owed = (number(f"owed {currency}", no_wrap=True) for currency in currencies)
     rows = (
         (
             owner.name,
@@ -118,7 +120,7 @@ def owners_found_screen(found: Sequence[OwnerLine], *, most: int) -> Iterator[Re
         for owner in found[:most]
     )
     title = f"{len(found):,} owner{'' if len(found) == 1 else 's'}, most owed first"
-    yield Grid(title, "owner", "id", *headings, rows=rows)
+    yield Grid(title, "owner", "id", number("works"), *owed, "on hold", rows=rows)
     if len(found) > most:
         yield more(len(found) - most, f" (--most {len(found)} lists them)")
     if len(found) == 1:
