@@ -21,7 +21,6 @@ from provenance.corpus.shards import load_frozen
 from provenance.features.run_notes import read_notes
 from provenance.influence.audits import AuditFigure, audits
 from provenance.royalty.fidelity import CONTAINED
-
 from provenance.settlement.exports.trust import in_words
 
 if TYPE_CHECKING:

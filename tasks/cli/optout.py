@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = noun("Record the opt-outs of owners, and show their effect.")
 
-WorkId = Annotated[str | None, Argument(metavar="[WORK_ID]", help="The work, as the corpus names it; or --all.")]
+WorkId = Annotated[str | None, Argument(help="The work, as the corpus names it; or --all.")]
 Owner = Annotated[str, Option("--owner", help="The owner; it must hold a stake in the work, or have held one.")]
 Evidence = Annotated[str, Option("--evidence", help="Evidence of the owner's will; it is kept for good.")]
 By = Annotated[str, Option("--by", help="The person who records it; the name is kept for good.")]
