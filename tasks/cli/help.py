@@ -104,9 +104,7 @@ def noun(text: str) -> typer.Typer:
 def first_screen(group: TyperGroup) -> Iterator[RenderableType]:
     """The commands by group, and where to read more."""
     sentence, _, settings = (group.help or "").partition("\n\n")
-    yield line("Usage: provenance COMMAND [ARGS]...", "bold yellow")
-    yield ""
-    yield line(sentence)
+    yield line(sentence, "bold")
     yield ""
     for name, meaning in GROUPS.items():
         names = textwrap.wrap("  ".join(commands_of(group, name)), WIDTH - INDENT - 1)

@@ -308,9 +308,8 @@ def day_diff_screen(found: DayDiff, *, most: int = 20) -> Iterator[RenderableTyp
         yield "No share moved."
         return
     outside = sum(not mover.within for mover in found.movers)
-    yield line(
-        f"{len(found.movers)} shares moved; {outside} of them by more than their intervals allow. The largest first:", "bold"
-    )
+    beyond = f"{outside} of them by" if outside else "none of them by"
+    yield line(f"{len(found.movers)} shares moved, {beyond} more than the intervals allow; the largest first", "bold")
     for mover in found.movers[:most]:
         sides = [
             f"{side.share_ppb / PPB:.2%} ({range_of(side.low_ppb / PPB, side.high_ppb / PPB)})"
@@ -323,7 +322,7 @@ def day_diff_screen(found: DayDiff, *, most: int = 20) -> Iterator[RenderableTyp
         earned = (f"{format_minor(b, c)} -> {format_minor(a, c)}" for c, (b, a) in mover.earned.items())
         if text := "; ".join(earned):
             yield f"    earned {text}"
-        yield line(f"    because of {'; '.join(mover.because)}", "dim")
+        yield line(f"    differs: {'; '.join(mover.because)}", "dim")
         for work in mover.works:
             change = points(work.after_ppb - work.before_ppb)
             yield line(f"    {change}  {work.work_id}", "dim")

@@ -110,7 +110,7 @@ def test_two_days_are_compared_by_input_and_by_owner(place, shown):
     causes = {row["what"]: row["says"] for row in found["causes"]}
     assert causes.keys() == {"corpus", "claims", "counterfactual models", "outputs"}
     assert causes["corpus"] == f"0 examples added, 3 withdrawn ({WITHDRAWN})"
-    assert causes["outputs"].startswith("other outputs: 8 rather than 8")
+    assert causes["outputs"].startswith("8 others rather than 8")
     assert causes["counterfactual models"] == f"0 added, {TRAINED - LEFT} removed, {LEFT} now rather than {TRAINED}"
     assert {"model", "opt-outs", "the code"} <= {*found["same"]}
     movers = {row["party_id"]: row for row in found["movers"]}

@@ -122,7 +122,7 @@ def diff_days(store: Store, before: str, after: str) -> DayDiff:
     works = [_works(day.credits) for day in days]
     names = {row[0]: row[1] for day in days for row in day.payouts.select("owner_id", "owner_name").iter_rows()}
     earned = [_earned(day.payouts) for day in days]
-    for_all = [cause.says if cause.what == "outputs" else cause.what for cause in causes if cause.what in _GENERAL]
+    for_all = ["other outputs" if cause.what == "outputs" else cause.what for cause in causes if cause.what in _GENERAL]
     movers = []
     for key in sorted({*shares[0], *shares[1]}):
         account, party = key
@@ -235,9 +235,9 @@ def _causes(store: Store, old: _Day, new: _Day, of_owner: dict[str, list[str]]) 
     if before.choices != after.choices:
         changed = rows_of_one(before.read_choices(store), after.read_choices(store))
         for owner, works in changed.group_by("owner_id").agg(pl.col("work_id").n_unique()).sort("owner_id").iter_rows():
-            of_owner[owner].append(f"its opt-outs changed, of {works} works")
+            of_owner[owner].append(f"its opt-outs changed, of {_count(works, 'work')}")
         owners = sorted(changed["owner_id"].unique())
-        yield Cause("opt-outs", f"of {len(owners)} owners{named(owners)}")
+        yield Cause("opt-outs", f"of {_count(len(owners), 'owner')}{named(owners)}")
     if before.counterfactuals != after.counterfactuals:
         first, second = (set(night.counterfactuals.items()) for night in (before, after))
         yield Cause(
@@ -261,8 +261,9 @@ def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> str:
         )
         for frame in (before, after)
     ]
-    same = f", {both} with a content of the day before" if both else ""
-    return f"other outputs: {after.height} rather than {before.height}{same}; revenue {sums[1]} rather than {sums[0]}"
+    same = f", {both} with a content of the other day" if both else ""
+    money = "the same revenue" if sums[0] == sums[1] else f"revenue {sums[1]} rather than {sums[0]}"
+    return f"{after.height} others rather than {before.height}{same}; {money}"
 
 
 def _corpus(store: Store, before: Night, after: Night, of_owner: dict[str, list[str]]) -> Iterator[Cause]:
@@ -277,13 +278,13 @@ def _corpus(store: Store, before: Night, after: Night, of_owner: dict[str, list[
             owners = by.select("work_id", "owner_id").unique().join(rows, on="work_id")
             counts = owners.group_by("owner_id").agg(pl.len(), pl.col("work_id").unique().sort()).sort("owner_id")
             for owner, count, own in counts.iter_rows():
-                of_owner[owner].append(f"{count} examples of its works {word}{named(own, 2)}")
+                of_owner[owner].append(f"{_count(count, 'example')} of its works {word}{named(own, 2)}")
     if earlier.claims != later.claims:
         changed = rows_of_one(*claims)
         works = sorted(changed["work_id"].unique())
-        yield Cause("claims", f"on {len(works)} works{named(works)}")
+        yield Cause("claims", f"on {_count(len(works), 'work')}{named(works)}")
         for owner, count in changed.group_by("owner_id").agg(pl.col("work_id").n_unique()).sort("owner_id").iter_rows():
-            of_owner[owner].append(f"its claims changed, on {count} works")
+            of_owner[owner].append(f"its claims changed, on {_count(count, 'work')}")
     others = [
         name
         for name in ("owners", "unmatched", "duplicates", "disputes", "rights")
@@ -291,6 +292,10 @@ def _corpus(store: Store, before: Night, after: Night, of_owner: dict[str, list[
     ]
     if others and earlier.shards == later.shards:
         yield Cause("corpus", f"the same works; other {', '.join(others)}")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def points(ppb: int) -> str:
