@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from provenance.settlement.books import Booking
-
     from infra.stack.api import Airflow
     from infra.stack.layout import Stack
+    from provenance.settlement.books import Booking
 
 
 def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
