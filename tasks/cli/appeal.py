@@ -28,7 +28,9 @@ app = typer.Typer()
 @app.command(cls=Command, rich_help_panel=DECIDE)
 def appeal(
     owner_id: OwnerId,
-    day: Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default the latest day with a credit.")] = None,
+    day: Annotated[
+        str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default the latest day with a credit.")
+    ] = None,
     outputs: Annotated[
         str, Option("--outputs", help="Outputs, with commas between; by default all that credit the owner.")
     ] = "",

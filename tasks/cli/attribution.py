@@ -179,7 +179,9 @@ def royalty_screen(report: Mapping[str, Any], file: str) -> Iterator[RenderableT
 def explain(
     where: Where,
     output_id: Annotated[str, Argument(help="The output, as the day's outputs name it.")],
-    day: Annotated[str | None, Option(help="Look at this day only; by default the latest with that output.")] = None,
+    day: Annotated[
+        str | None, Option(help="Look at this day only, YYYY-MM-DD; by default the latest with that output.")
+    ] = None,
     most: Annotated[int, Option(min=1, help="Owners listed.")] = 10,
 ) -> Shown:
     """Show who made an output possible: owners with shares and intervals, and the works behind each.

@@ -27,6 +27,27 @@ GROUPS = {
 # Width of the first screen, and of the names of its groups.
 WIDTH, INDENT = 80, 13
 NUMBER = {int: "N", float: "X"}
+# What the values of options are, where the option's own name does not say it.
+VALUES = {
+    "by": "PERSON",
+    "reason": "TEXT",
+    "evidence": "TEXT",
+    "like": "TEXT",
+    "collector": "NAME",
+    "methods": "NAMES",
+    "only": "NAMES",
+    "parts": "NAMES",
+    "trainings": "NUMBERS",
+    "content": "COLUMN",
+    "prompt": "COLUMN",
+    "owner": "COLUMN",
+    "work": "COLUMN",
+    "begin": "TOKEN",
+    "end": "TOKEN",
+    "attacker": "OWNER_ID",
+    "outputs": "IDS",
+    "corpus": "DIGEST",
+}
 
 
 class _Argument(TyperArgument):
@@ -68,7 +89,7 @@ def _value(name: str, kind: Any, text: str) -> str:
         return NUMBER[kind]
     if isinstance(kind, type) and issubclass(kind, Path):
         return "FOLDER" if "folder" in text.lower() else "FILE"
-    return name.rsplit("_", 1)[-1].upper()
+    return VALUES.get(name) or name.rsplit("_", 1)[-1].upper()
 
 
 class Command(TyperCommand):

@@ -128,7 +128,7 @@ def import_model(
     base: Base = None,
     from_scratch: Scratch = False,
     corpus: Annotated[
-        Path | None, Option("--corpus", help="Corpus of the training; framing is measured on some of its examples.")
+        Path | None, Option("--corpus", help="Corpus folder of the training; framing is measured on some of its examples.")
     ] = None,
     arguments: Arguments = None,
     tokenizer: TokenizerFolder = None,
@@ -367,7 +367,8 @@ def init(
         str, Option("--model-id", help="Name of the model in outputs; by default the name of the folder.")
     ] = "",
     trial_day: Annotated[
-        str | None, Option("--trial-day", metavar="YYYY-MM-DD", help="Let the model serve this day, with invented revenue.")
+        str | None,
+        Option("--trial-day", metavar="DAY", help="Let the model serve this day, YYYY-MM-DD, with invented revenue."),
     ] = None,
 ) -> Shown:
     """Make a set-up of a training run and a Parquet file of its examples, ready for the first night.

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 app = noun("Record the opt-outs of owners, and show their effect.")
 
 WorkId = Annotated[str | None, Argument(help="The work, as the corpus names it; or --all.")]
-Owner = Annotated[str, Option("--owner", help="The owner; it must hold a stake in the work, or have held one.")]
+Owner = Annotated[
+    str, Option("--owner", metavar="OWNER_ID", help="The owner; it must hold a stake in the work, or have held one.")
+]
 Evidence = Annotated[str, Option("--evidence", help="Evidence of the owner's will; it is kept for good.")]
 By = Annotated[str, Option("--by", help="The person who records it; the name is kept for good.")]
-From = Annotated[str | None, Option("--from", metavar="YYYY-MM-DD", help="Its first day (UTC); by default today.")]
+From = Annotated[str | None, Option("--from", metavar="DAY", help="Its first day (UTC), YYYY-MM-DD; by default today.")]
 KeepUnknown = Annotated[bool, Option("--keep-unknown", help="Also for works that the corpus lacks, or without a known owner.")]
 
 
@@ -34,7 +36,9 @@ KeepUnknown = Annotated[bool, Option("--keep-unknown", help="Also for works that
 def optout_add(
     where: Where,
     owner: Owner,
-    choice: Annotated[str, Option("--choice", help="In models that hold the work: paid, credited or held.")],
+    choice: Annotated[
+        str, Option("--choice", metavar="paid|credited|held", help="In models that hold the work: paid, credited or held.")
+    ],
     by: By,
     evidence: Evidence,
     work_id: WorkId = None,

@@ -25,7 +25,7 @@ app.add_typer(sources.signals, name="signals")
 app.add_typer(sources.app, name="sources")
 root = typer.Typer()
 
-OnDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
+OnDay = Annotated[str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default today (UTC).")]
 WorkId = Annotated[str, Argument(help="The work, as the corpus names it.")]
 Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
 
@@ -36,7 +36,7 @@ def rights_claims(
     work_id: WorkId,
     day: OnDay = None,
     known: Known = None,
-    night: Annotated[str | None, Option("--night", metavar="YYYY-MM-DD", help="As this published night had it.")] = None,
+    night: Annotated[str | None, Option("--night", metavar="DAY", help="As this published night had it, YYYY-MM-DD.")] = None,
 ) -> Shown:
     """List the owners of a work on a day, with stakes and evidence, as known at a time.
 
@@ -272,7 +272,7 @@ def disclose(
     corpus: Annotated[str, Option("--corpus", help="Digest of a frozen corpus.")] = "in force",
     facts: Annotated[Path | None, Option("--model-facts", help="TOML file as infra/settings/disclosure.toml.")] = None,
     on: Annotated[
-        str | None, Option("--on", metavar="YYYY-MM-DD", help="Date of the documents; by default today (UTC).")
+        str | None, Option("--on", metavar="DAY", help="Date of the documents, YYYY-MM-DD; by default today (UTC).")
     ] = None,
     complete: Annotated[bool, Option("--complete", help="Exit with 1 if an answer is missing.")] = False,
 ) -> Shown:

@@ -41,7 +41,7 @@ Workers = Annotated[int | None, Option("--workers", min=1, help="Dask workers; b
 OwnerId = Annotated[str, Argument(help="The owner, as owners.parquet names it.")]
 Reason = Annotated[str, Option("--reason", help="The reason; owners and accountants read it.")]
 By = Annotated[str, Option("--by", help="The person who decided; kept in the ledger.")]
-ClaimsDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="Day of the claims; by default today (UTC).")]
+ClaimsDay = Annotated[str | None, Option("--day", metavar="DAY", help="Day of the claims, YYYY-MM-DD; by default today (UTC).")]
 PaidDay = Annotated[str, Argument(help="The paid day, YYYY-MM-DD.")]
 Known = Annotated[str | None, Option("--known", metavar="TIME", help="As known then, such as 2026-11-20T12:00 (UTC).")]
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from samples import DAY, corpus_frames, create_database, deliver, enter, settings_of
 from stages import SMALL, night, run
+from typer import Context
 from typer.main import get_command
 
 from provenance.core.store import Store
@@ -244,6 +245,9 @@ def test_help_begins_with_what_a_command_does_and_names_values_in_one_style(name
     assert not first.endswith("s"), "an imperative"
     assert "Example:" in command.help
     assert not re.search(r"<(?:str|int|path|bool|float)", text)
+    context = Context(command)
+    options = [part for part in command.get_params(context) if part.param_type_name == "option" and not part.is_flag]
+    assert all(re.fullmatch(r"[A-Z_=]+|[a-z]+(\|[a-z]+)*", part.display_type_rich(context)) for part in options)
     usage = text.partition("Usage: ")[2].splitlines()[0]
     assert not re.search(r"[{}]|\[\[", usage)
 
