@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from provenance.core.errors import InputError, StoreError, did_you_mean
+from provenance.core.errors import ContractError, InputError, did_you_mean
 from provenance.core.money import format_minor
 from provenance.core.published import MANIFEST, in_force, published_days
 from provenance.core.stages import APPROVE, STAGES
@@ -174,7 +174,7 @@ def model_card(
         seconds: by day and stage, where somebody knows the times.
 
     Raises:
-        StoreError: no day is published.
+        ContractError: no day is published.
         InputError: no published night has a model of that name.
     """
     manifests = _manifests(store, model_id, last)
@@ -220,7 +220,7 @@ def _manifests(store: Store, model_id: str, last: int) -> list[dict[str, Any]]:
     """Manifests of the newest nights that paid for one model, oldest first."""
     days = published_days(store)
     if not days:
-        raise StoreError(store.url, expected="a published night", found="none", hint="`make demo` pays one.")
+        raise ContractError(store.url, expected="a published night", found="none", hint="`make demo` pays one.")
     found: list[dict[str, Any]] = []
     others: set[str] = set()
     for day in reversed(days):
