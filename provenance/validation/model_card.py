@@ -432,8 +432,10 @@ def identity(card: ModelCard) -> list[tuple[str, str]]:
         ("checkpoints", f"steps {', '.join(map(str, card.checkpoints))}; nights read {', '.join(card.read)}"),
         ("corpus", f"{counts}; {corpus['works_without_owner']:,} works without an owner ({corpus['digest'][:12]})"),
         (
-            "counterfactual models",
-            f"{sum(card.counterfactuals.values())} ({kinds}), {card.set_aside} of them set aside" if kinds else "none",
+            "trained on parts",
+            f"{sum(card.counterfactuals.values())} counterfactual models ({kinds}), {card.set_aside} of them set aside"
+            if kinds
+            else "none",
         ),
     ]
 
@@ -462,27 +464,23 @@ def coverage(card: ModelCard) -> list[tuple[str, str]]:
     """What is followed at what rank, how influence is weighed, and how much of the money has an owner."""
     rows = []
     if followed := card.followed:
+        rank = f", inner layers at rank {followed.rank}" if followed.rank else ""
+        allowed = f"{followed.tolerance:g} is allowed in {followed.dtype}"
         rows += [
-            ("parameters followed", f"{followed.share:.2%} of {followed.parameters:,} that are trained"),
-            (
-                "weights followed",
-                f"{followed.weights}, inner layers at rank {followed.rank}" if followed.rank else f"{followed.weights}",
-            ),
-            (
-                "deviation from autograd",
-                f"{followed.largest_deviation:.1e} at most ({followed.tolerance:g} is allowed in {followed.dtype})",
-            ),
-            ("by autograd, one example at a time", ", ".join(followed.by_autograd) or "none"),
+            ("parameters", f"{followed.share:.2%} of {followed.parameters:,} that are trained are followed"),
+            ("weights", f"{followed.weights} are followed{rank}"),
+            ("off autograd by", f"{followed.largest_deviation:.1e} at most ({allowed})"),
+            ("one at a time", f"{', '.join(followed.by_autograd) or 'none'} (by autograd, each example by itself)"),
             ("not followed", ", ".join(followed.not_followed) or "none"),
         ]
     projection = card.method.get("projection", {})
-    rows.append(("method of influence", f"{card.method.get('name')}; projections {_plain(projection) or 'none'}"))
+    rows.append(("influence", f"method {card.method.get('name')}; projections: {_plain(projection) or 'none'}"))
     for rule, weights in card.components.items():
         largest = sorted(((weight, name) for name, weight in weights.items() if weight > 0), reverse=True)
         text = ", ".join(f"{name} {weight:.2f}" for weight, name in largest) or "none has a weight"
-        rows.append((f"weights of its components (copies: {rule})", text))
-    for currency, part in card.last.matched.items():
-        rows.append((f"owners' money of {card.last.day} with an owner, {currency}", f"{part:.1%}"))
+        rows.append(("components", f"{text} (fitted weights; copies: {rule})"))
+    parts = ", ".join(f"{part:.1%} in {currency}" for currency, part in card.last.matched.items()) or "none"
+    rows.append(("with an owner", f"of the owners' money of {card.last.day}: {parts}"))
     return rows
 
 
