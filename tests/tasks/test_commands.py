@@ -203,6 +203,8 @@ def test_a_model_that_no_night_has_is_named_with_the_nearest(place, refused):
         (("explain", f"{NEXT}-00"), f"Did you mean '{NEXT}-000'?"),
         (("explain", "2026-11-2-003"), "Did you mean '2026-11-20-003'?"),
         (("balance", "owner2"), "Did you mean 'owner-2'?"),
+        (("balance", "OWNER 2 LTD"), "Did you mean 'owner-2'?"),
+        (("balance", "x"), "`provenance owners` lists all."),
         (("statement", "owner2", "--period", "2026-11"), "Did you mean 'owner-2'?"),
         (("proof", DAY, "owner2"), "Did you mean 'owner-2'?"),
         (("contracts", "--contract", "everythin"), "Did you mean 'everything'?"),
