@@ -179,9 +179,7 @@ def royalty_screen(report: Mapping[str, Any], file: str) -> Iterator[RenderableT
 def explain(
     where: Where,
     output_id: Annotated[str, Argument(help="The output, as the day's outputs name it.")],
-    day: Annotated[
-        str | None, Option(help="Look at this day only, YYYY-MM-DD; by default the latest with that output.")
-    ] = None,
+    day: Annotated[str | None, Option(help="Look at this day only; by default the latest with that output.")] = None,
     most: Annotated[int, Option(min=1, help="Owners listed.")] = 10,
 ) -> Shown:
     """Show who made an output possible: owners with shares and intervals, and the works behind each.
@@ -209,16 +207,6 @@ def _explained(store: Store, output_id: str, day: str | None) -> dict[str, Any]:
             hint=near or such,
         )
     return report
-
-
-def _outputs_near(store: Store, output_id: str, day: str | None) -> list[str]:
-    """The outputs of a published day: the one that the id begins with, or else another."""
-    from provenance.core.published import published_days
-    from provenance.settlement.exports.export import read_export
-
-    days = published_days(store)
-    named = next((each for each in days if output_id.startswith(each)), day)
-    return read_export(store, named)[2]["output_id"].unique().sort().to_list() if named else []
 
 
 def output_screen(report: Mapping[str, Any], most: int) -> Iterator[RenderableType]:
@@ -266,6 +254,16 @@ def _fractional(nanominor: int, currency: str) -> str:
     minor, rest = divmod(nanominor, NANO)
     point = "" if minor_digits(currency) else "."
     return f"{format_minor(minor, currency, symbol=False)}{point}{rest // 1_000_000:03d}"
+
+
+def _outputs_near(store: Store, output_id: str, day: str | None) -> list[str]:
+    """The outputs of a published day: the one that the id begins with, or else another."""
+    from provenance.core.published import published_days
+    from provenance.settlement.exports.export import read_export
+
+    days = published_days(store)
+    named = next((each for each in days if output_id.startswith(each)), day)
+    return read_export(store, named)[2]["output_id"].unique().sort().to_list() if named else []
 
 
 @command(app, group=RIGHTS)
