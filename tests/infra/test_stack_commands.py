@@ -1,12 +1,17 @@
 """The program of the stack, as far as it runs without one."""
 
+import io
 import subprocess
 import sys
 from datetime import UTC, date, datetime
 
 import pytest
+from paid import DAYS, pay
+from rich.console import Console
 
+from infra.stack import backfill as backfills
 from infra.stack.backfill import booked_in_words
+from infra.stack.layout import Stack
 from provenance.core.settings import CHECKOUT
 from provenance.settlement.books import NIGHT, Booking
 
@@ -55,3 +60,31 @@ def test_a_backfill_names_the_days_that_it_booked():
 
 def test_a_booking_of_another_day_is_not_the_backfill_s():
     assert "Nothing" in booked_in_words([booking(1, FIRST, 1, AFTER)], [SECOND], START)
+
+
+class Scheduler:
+    """Airflow, as far as a backfill sees it: every run succeeds at once."""
+
+    def __init__(self, created):
+        self.backfill = {"id": 1, "created_at": created.isoformat(), "completed_at": created.isoformat()}
+
+    def call(self, method, path, body=None, **query):
+        if method == "POST":
+            self.backfill |= {"from_date": body["from_date"], "to_date": body["to_date"]}
+        return {"backfills": []} if (method, path) == ("GET", "/backfills") else self.backfill
+
+    def runs(self, dag_id, **query):
+        return [{"run_type": "backfill", "state": "success", "data_interval_start": f"{day}T00:00:00Z"} for day in DAYS]
+
+
+@pytest.mark.parametrize(
+    ("created", "said"),
+    [(BEFORE.replace(year=2020), "Booked: 2026-10-15 (revision 1), "), (AFTER.replace(year=2100), "Nothing was booked")],
+)
+def test_the_end_of_a_backfill_says_what_the_ledger_has(where, monkeypatch, created, said):
+    pay(where)
+    monkeypatch.setattr(backfills, "airflow_as", lambda *_: Scheduler(created))
+    screen = io.StringIO()
+    backfills.backfill(Stack(), *(date.fromisoformat(DAYS[end]) for end in (0, -1)), Console(file=screen, width=200))
+    assert "3 of 3 nights succeeded." in screen.getvalue()
+    assert said in screen.getvalue()
