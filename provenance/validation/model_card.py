@@ -191,7 +191,7 @@ def model_card(
         model=inputs["model"],
         adapter=str(described.get("adapter", "")),
         adapter_args=described.get("adapter_args", {}),
-        architecture=", ".join(_json(store, f"frozen/models/{inputs['model']}/{CONFIG}").get("architectures") or ()),
+        architecture=_architecture(_json(store, f"frozen/models/{inputs['model']}/{CONFIG}")),
         base=str(described.get("base", {}).get("folder", "")),
         recipe=described.get("training", {}),
         checkpoints=tuple(checkpoint["step"] for checkpoint in described.get("checkpoints", ())),
@@ -247,6 +247,15 @@ def _json(store: Store, key: str) -> dict[str, Any]:
 def _toml(store: Store, model: str) -> dict[str, Any]:
     key = f"frozen/models/{model}/{CARD}"
     return tomllib.loads(store.read(key).decode()) if store.exists(key) else {}
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """The architecture and its sizes, as far as a configuration of transformers or diffusers says them."""
+    names = config.get("architectures") or [config.get("model_type") or config.get("_class_name")]
+    words = {"num_hidden_layers": "layers", "hidden_size": "width", "vocab_size": "vocabulary"}
+    sizes = [f"{word} {config[key]:,}" for key, word in words.items() if isinstance(config.get(key), int)]
+    name = ", ".join(str(name) for name in names if name)
+    return f"{name} ({', '.join(sizes)})" if name and sizes else name
 
 
 def _corpus(store: Store, digest: str) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def test_a_day_alone_is_compared_with_the_one_before(place, shown, refused):
 def test_the_card_says_what_the_model_is_and_what_is_followed(place, shown):
     card = shown("model", "card", "--json")
     assert (card["model_id"], card["adapter"], card["published"]) == ("tiny", "CausalLM", 2)
+    assert card["architecture"] == "llama (layers 1, width 16, vocabulary 257)"
     assert [night["day"] for night in card["nights"]] == [DAY, NEXT]
     assert sum(card["counterfactuals"].values()) == LEFT
     followed = card["followed"]
