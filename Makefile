@@ -9,7 +9,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers gpu-check advisories lock clean
+.PHONY: help setup demo ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart gpu-check advisories lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -62,6 +62,9 @@ bench: setup ## what attribution costs on this machine: ratios, as JSON
 
 peers: workloads .venv-peers/stamp ## our influence beside traker, dattri, kronfluence and bergson (many hours; WORKLOADS="code music")
 	@$(BIN)/python bench/peers/run.py $(or $(WORKLOADS),code subwords glyphs music large)
+
+peers-chart: setup ## the tables and the figure of peers in docs/evidence.md, from bench/peers/scores.toml
+	@$(BIN)/python bench/peers/chart.py
 
 gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich import progress as bars
@@ -19,6 +21,9 @@ from provenance.core.text import on_screen, visible
 
 # Errors shown for a file with errors in every line.
 MOST_ERRORS = 50
+# Errors of one kind that are all shown; of more of them so many are.
+ALIKE = 2
+LINE, QUOTED = re.compile(r"\bline (\d+)"), re.compile(r"'[^']*'")
 EXIT_CODES: dict[type[Exception], tuple[str, int]] = {
     InputError: ("Bad input", 2),
     CheckFailed: ("Check failed", 1),
@@ -55,11 +60,36 @@ def exit_codes(*failures: type[Exception]) -> Iterator[None]:
         label, code = next(kinds[kind] for kind in kinds if isinstance(error, kind))
         terminal = Terminal(stderr=True)
         errors = error.errors if isinstance(error, InputErrors) else (error,)
-        for each in errors[:MOST_ERRORS]:
-            terminal.print(f"[bold red]{label}:[/] {escape(str(each))}", soft_wrap=True)
-        if len(errors) > MOST_ERRORS:
-            terminal.print(f"[bold red]{label}:[/] and {len(errors) - MOST_ERRORS:,} more mistakes", soft_wrap=True)
+        shown = [text for alike in _alike(errors) for text in _few(alike)]
+        for text in shown[:MOST_ERRORS]:
+            terminal.print(f"[bold red]{label}:[/] {escape(text)}", soft_wrap=True)
+        if len(shown) > MOST_ERRORS:
+            terminal.print(f"[bold red]{label}:[/] and {len(shown) - MOST_ERRORS:,} more mistakes", soft_wrap=True)
         raise SystemExit(code) from error
+
+
+def _alike(errors: Sequence[Exception]) -> list[list[Exception]]:
+    """Errors of one kind together, such as the same column missing in every line of a file, in the order of their first."""
+    groups: dict[tuple[str, str], list[Exception]] = defaultdict(list)
+    for error in errors:
+        if isinstance(error, InputError):
+            key = (LINE.sub("line", error.where), QUOTED.sub("", error.expected))
+        else:
+            key = (str(error), "")
+        groups[key].append(error)
+    return list(groups.values())
+
+
+def _few(alike: Sequence[Exception]) -> Iterator[str]:
+    """The messages of errors of one kind: each if they are few, else one for each of a few things that were found."""
+    found = {error.found if isinstance(error, InputError) else "": error for error in reversed(alike)}
+    examples = list(alike) if len(alike) <= ALIKE else list(found.values())[::-1][:ALIKE]
+    yield from map(str, examples[:-1])
+    rest = [error for error in alike if error not in examples]
+    lines = [int(line[1]) for error in rest if isinstance(error, InputError) and (line := LINE.search(error.where))]
+    where = f" (lines {min(lines)} to {max(lines)})" if len(lines) == len(rest) > 1 else ""
+    more = f" The same mistake {len(rest):,} more time{'' if len(rest) == 1 else 's'}{where}." if rest else ""
+    yield f"{str(examples[-1]).removesuffix('.')}.{more}" if more else str(examples[-1])
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from infra.stack import supervise
 from infra.stack.layout import BIN, BUCKET, DATABASE_LOGINS, PEOPLE, environment, load, parts, secrets_of
 from provenance.core.errors import InputError, SettingsError, parse_day
 from provenance.core.settings import CHECKOUT
+from tasks.cli.help import Command, Group
 from tasks.terminal import exit_codes
 
 if TYPE_CHECKING:
@@ -35,12 +36,17 @@ if TYPE_CHECKING:
     from infra.stack.layout import Part, Stack
 
 app = typer.Typer(
-    name="python -m infra.stack", help=__doc__, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    name="python -m infra.stack",
+    cls=Group,
+    help=(__doc__ or "").replace("\n\nmake up", "\n\n\b\nmake up"),  # which keeps its lines
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 console = Console()
 
 
-@app.command()
+@app.command(cls=Command)
 def up() -> None:
     """Start everything and wait until it is healthy; running processes stay as they are."""
     stack, start = load(), time.monotonic()
@@ -68,7 +74,7 @@ def up() -> None:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def down() -> None:
     """Stop everything; databases and store keep their contents."""
     stack = load()
@@ -79,7 +85,7 @@ def down() -> None:
     console.print("Down.")
 
 
-@app.command()
+@app.command(cls=Command)
 def status() -> None:
     """Show each process and whether it is healthy; exit code 1 unless all are."""
     stack = load()
@@ -96,7 +102,7 @@ def status() -> None:
     raise typer.Exit(0 if good else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def restart(names: Annotated[list[str], typer.Argument(help="processes, as `status` names them")]) -> None:
     """Stop processes and start them again."""
     stack = load()
@@ -109,13 +115,13 @@ def restart(names: Annotated[list[str], typer.Argument(help="processes, as `stat
     _start(stack, [part for part in parts(stack, supervise.postgres_user()) if part.name in names])
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command(cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def run(command: Annotated[list[str], typer.Argument(help="the command, such as: provenance verify 2026-11-20")]) -> None:
     """Run a command with the settings and secrets of the stack in its environment."""
     raise typer.Exit(_run(load(), command))
 
 
-@app.command()
+@app.command(cls=Command)
 def night(day: Annotated[str, typer.Option(help="the day to pay; by default yesterday (UTC)")] = "") -> None:
     """Have the demo's model serve a day, and the stack's scheduler pay for it."""
     stack = load()
@@ -126,7 +132,7 @@ def night(day: Annotated[str, typer.Option(help="the day to pay; by default yest
     pay(stack, day, console)
 
 
-@app.command()
+@app.command(cls=Command)
 def backfill(
     first: Annotated[str, typer.Argument(help="the first day, YYYY-MM-DD")],
     last: Annotated[str, typer.Argument(help="the last day; by default the first")] = "",
@@ -143,6 +149,7 @@ def backfill(
     _must_be_up(stack)
     if dry_run:
         raise typer.Exit(_run(stack, ["provenance", "preview", first, last]))
+    os.environ.update(environment(stack))
     from infra.stack.backfill import backfill
 
     backfill(stack, *days, console)

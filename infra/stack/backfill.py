@@ -13,16 +13,22 @@ from infra.monitor.runs import NIGHTLY, SUCCESS
 from infra.stack.api import ENDED, airflow_as
 from infra.stack.night import OPERATOR
 from provenance.core.errors import InputError
+from provenance.settlement import ledger
+from provenance.settlement.books import NIGHT
+from tasks.where import opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from infra.stack.api import Airflow
     from infra.stack.layout import Stack
+    from provenance.settlement.books import Booking
 
 
 def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
-    """Pay days again, or for the first time, in their order; exits with 1 if a day fails.
+    """Pay days again, or for the first time, in their order, and say what was booked; exits with 1 if a day fails.
 
     Stopping this stops only watching: the scheduler goes on. The same command continues watching. When the backfill is done,
     the command pays the days once more, which books nothing unless something has changed.
@@ -40,12 +46,33 @@ def backfill(stack: Stack, first: date, last: date, console: Console) -> None:
     runs = _watch(airflow, started, days, console)
     counts = Counter(run["state"] for run in runs)
     others = "".join(f", {count} {state}" for state, count in sorted(counts.items()) if state != SUCCESS)
-    console.print(f"Paid {counts[SUCCESS]} of {len(days)} {'day' if len(days) == 1 else 'days'}{others}.")
+    console.print(f"{counts[SUCCESS]} of {len(days)} {'night' if len(days) == 1 else 'nights'} succeeded{others}.")
+    paid = [date.fromisoformat(run["data_interval_start"][:10]) for run in runs if run["state"] == SUCCESS]
+    if paid:
+        with opened() as where:
+            nights = ledger.bookings(where.ledger, kind=NIGHT)
+        console.print(booked_in_words(nights, paid, datetime.fromisoformat(started["created_at"])), soft_wrap=True)
     failed = [run for run in runs if run["state"] != SUCCESS]
     for run in failed:
         console.print(f"[red]{run['state']}[/]: {stack.airflow_url}/dags/{NIGHTLY}/runs/{run['dag_run_id']}", soft_wrap=True)
     if failed:
         raise SystemExit(1)
+
+
+def booked_in_words(nights: Sequence[Booking], days: Sequence[date], since: datetime) -> str:
+    """What was booked for some days since a time, or that nothing was.
+
+    Args:
+        nights: all bookings of nights.
+    """
+    booked = [night for night in nights if night.day in days and night.booked_at >= since]
+    same = "the others are" if booked else "Nothing was booked: every day is"
+    unchanged = f"{same} booked already, with the same inputs, model and rules."
+    if not booked:
+        return unchanged
+    names = ", ".join(f"{night.day} (revision {night.revision})" for night in booked)
+    rest = len({*days} - {night.day for night in booked})
+    return f"Booked: {names}." if not rest else f"Booked: {names}; {unchanged}"
 
 
 def _days(first: date, last: date) -> list[date]:

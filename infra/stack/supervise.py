@@ -17,7 +17,6 @@ from xmlrpc.client import Fault, ServerProxy
 
 import psutil
 import sqlalchemy as sa
-from supervisor.xmlrpc import SupervisorTransport
 
 from infra.stack.layout import BIN, HOST, MARK, S3_IDENTITIES, Part, environment, parts, reading, secrets_of
 from provenance.core.errors import SettingsError
@@ -81,6 +80,8 @@ def postgres_user() -> str:
 
 def is_up(stack: Stack) -> bool:
     """Whether the stack's supervisord answers."""
+    if not stack.socket.exists():
+        return False
     with contextlib.suppress(OSError, http.client.HTTPException, Fault):
         return bool(_ask(stack, "getPID"))
     return False
@@ -236,6 +237,8 @@ def kill_everything(stack: Stack) -> list[str]:
 
 def _ask(stack: Stack, method: str, *arguments: Any) -> Any:
     """The answer of the stack's supervisord to a call of its API."""
+    from supervisor.xmlrpc import SupervisorTransport  # `make up` installs it; help is there before
+
     with ServerProxy("http://localhost", transport=SupervisorTransport("", "", f"unix://{stack.socket}")) as server:
         return getattr(server.supervisor, method)(*arguments)
 

@@ -9,6 +9,8 @@ from provenance.core.errors import StoreError
 from provenance.core.store import Store
 
 MANIFEST = "manifest.json"
+# Published days that an error names each.
+FEW = 7
 
 
 def revision_folder(day: date | str, revision: int) -> str:
@@ -34,13 +36,24 @@ def in_force(store: Store, day: date | str) -> dict[str, Any]:
             store.locate(current_key(day)),
             expected="a published day",
             found="none",
-            hint=f"Published: {', '.join(published_days(store)) or 'no day yet; try make demo'}.",
+            hint=_nearest(published_days(store), str(day)),
         )
     found = store.read_json(current_key(day))
     if lacking := {"revision", "folder", "manifest_sha256"} - found.keys():
         where = store.locate(current_key(day))
         raise StoreError(where, expected="revision, folder and manifest_sha256", found=f"no {', '.join(sorted(lacking))}")
     return found
+
+
+def _nearest(days: list[str], day: str) -> str:
+    """A hint for a day that is not published: the nearest one, and how many there are."""
+    if not days:
+        return "No day is published yet: `make demo` pays one."
+    if len(days) <= FEW:
+        return f"Published: {', '.join(days)}."
+    wanted = date.fromisoformat(day)
+    near = min(days, key=lambda other: abs((date.fromisoformat(other) - wanted).days))
+    return f"Did you mean {near!r}? {len(days)} days are published, from {days[0]} to {days[-1]}."
 
 
 def night_in_force(store: Store, day: date | str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provenance.core.errors import ContractError
+from provenance.core.errors import ContractError, did_you_mean
 
 FACTORED, WORDS = "factored", "words"
 
@@ -22,5 +22,7 @@ def comparisons(method: str) -> dict[str, str]:
         ContractError: there is no such method.
     """
     if method not in METHODS:
-        raise ContractError("method", expected=f"one of {', '.join(METHODS)}", found=repr(method))
+        raise ContractError(
+            "method", expected=f"one of {', '.join(METHODS)}", found=repr(method), hint=did_you_mean(method, METHODS)
+        )
     return METHODS[method]

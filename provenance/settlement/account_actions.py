@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -186,8 +187,19 @@ def check_owners(where: Where, owners: Sequence[str]) -> None:
             f"owner {owner_id}",
             expected="an owner in the ledger or in the corpus in force",
             found="none of that id",
-            hint=did_you_mean(owner_id, all_owners),
+            hint=_owner_hint(where.store, owner_id, all_owners),
         )
+
+
+def _owner_hint(store: Store, text: str, owners: Sequence[str]) -> str:
+    """A hint with the id near a text, or the id of the owner whose name is near it."""
+    if near := did_you_mean(text, owners):
+        return near
+    ids = {str(name).casefold(): owner for owner, name in owners_in_force(store).select("owner_id", "name").iter_rows() if name}
+    named = ids.get(text.casefold())
+    if named is None and (close := difflib.get_close_matches(text.casefold(), ids, n=1)):
+        named = ids[close[0]]
+    return f"Did you mean {named!r}?" if named else "`provenance owners` lists all."
 
 
 def owners_in_force(store: Store) -> pl.DataFrame:

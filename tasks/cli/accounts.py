@@ -14,6 +14,7 @@ from typer import Argument, Option
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor
 from provenance.core.where import Where
+from tasks.cli.help import DECIDE, LOOK, PAY
 from tasks.cli.shared import By, OwnerId, Reason, Shown, command
 from tasks.cli.tables import Grid, add_up, money, more, number
 from tasks.terminal import line
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@command(app)
+@command(app, group=LOOK)
 def balance(
     where: Where,
     owner_id: Annotated[str | None, Argument(help="An owner; by default all accounts together.")] = None,
@@ -76,7 +77,7 @@ def _fact(value: object) -> str:
     return f"of {len(value)}" if isinstance(value, list) else str(value)
 
 
-@command(app)
+@command(app, group=DECIDE)
 def hold(where: Where, owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     """Hold the amounts of an owner, owed and to come: because of a dispute, missing data, or an opt-out under review.
 
@@ -89,7 +90,7 @@ def hold(where: Where, owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     yield from _book(where, partial(accounts.hold, where, owner_id, reason=reason, by=by), owner_id)
 
 
-@command(app)
+@command(app, group=DECIDE)
 def release(where: Where, owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     """End the hold that was placed for a reason; after an owner's last hold its amounts are payable again.
 
@@ -100,7 +101,7 @@ def release(where: Where, owner_id: OwnerId, reason: Reason, by: By) -> Shown:
     yield from _book(where, partial(accounts.release, where, owner_id, reason=reason, by=by), owner_id)
 
 
-@command(app)
+@command(app, group=DECIDE)
 def claim(
     where: Where,
     escrow_id: Annotated[str, Argument(help="The name in escrow: see `provenance balance`.")],
@@ -117,7 +118,7 @@ def claim(
     yield from _book(where, partial(accounts.claim, where, escrow_id, owner_id, evidence=evidence, by=by), owner_id)
 
 
-@command(app)
+@command(app, group=PAY)
 def advance(
     where: Where,
     owner_id: OwnerId,
@@ -135,7 +136,7 @@ def advance(
     yield from _book(where, partial(accounts.advance, where, owner_id, currency, amount, reason=reason, by=by), owner_id)
 
 
-@command(app)
+@command(app, group=PAY)
 def rate(
     where: Where,
     period: Annotated[str, Argument(help="The period of the rate, YYYY-MM; it must not be closed.")],
@@ -171,7 +172,7 @@ def _book(where: Where, book: Callable[[], Booking], owner_id: str = "") -> Show
     yield {**data, "again": again}, (f"{heading}: {booking.facts_text}", *moved)
 
 
-@command(app)
+@command(app, group=PAY)
 def payments(
     where: Where,
     period: Annotated[str | None, Argument(help="A closed period, YYYY-MM; by default the last.")] = None,
@@ -260,7 +261,7 @@ def _sums(amounts: Any) -> str:
     return ", ".join(money(add_up(amounts)))
 
 
-@command(app)
+@command(app, group=PAY)
 def answer(where: Where, files: Annotated[list[Path], Argument(help="Files from a bank: pain.002 or camt.053.")]) -> Shown:
     """Book answers of banks: payments made, rejected or returned; each file whole or not at all, and once.
 
@@ -286,7 +287,7 @@ def answers_screen(answers: Sequence[Mapping[str, Any]]) -> Iterator[RenderableT
         yield f"{row['file']}: {row['kind']} {row['message_id']}, {booked}: {counts}"
 
 
-@command(app)
+@command(app, group=PAY)
 def statement(
     where: Where,
     owner_id: OwnerId,

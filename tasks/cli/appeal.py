@@ -12,6 +12,7 @@ from typer import Option
 
 from provenance.core.errors import InputError
 from provenance.core.money import PPB, format_minor
+from tasks.cli.help import DECIDE, Command
 from tasks.cli.shared import AsJson, OwnerId, Workers, console, day_argument, show, watched, words
 from tasks.cli.tables import Grid, more, number, range_of
 from tasks.settings import load
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=DECIDE)
 def appeal(
     owner_id: OwnerId,
-    day: Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default the latest day with a credit.")] = None,
+    day: Annotated[
+        str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default the latest day with a credit.")
+    ] = None,
     outputs: Annotated[
         str, Option("--outputs", help="Outputs, with commas between; by default all that credit the owner.")
     ] = "",

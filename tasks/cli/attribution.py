@@ -18,10 +18,11 @@ from rich.panel import Panel
 from rich.text import Text
 from typer import Argument, Option
 
-from provenance.core.errors import ContractError, InputError
+from provenance.core.errors import ContractError, InputError, did_you_mean
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.core.text import on_screen
 from provenance.core.where import Where
+from tasks.cli.help import ATTRIBUTION, DECIDE, LOOK, RIGHTS, Command
 from tasks.cli.nights import terms_of
 from tasks.cli.shared import (
     ClaimsDay,
@@ -61,7 +62,7 @@ EXCERPT, PICTURE = 160, 32
 Rule = Literal["faithful", "srs", "banzhaf", "proportional", "flat"]
 
 
-@command(app)
+@command(app, group=ATTRIBUTION)
 def attribute(
     corpus: CorpusFolder,
     model: ModelFolder,
@@ -130,7 +131,7 @@ def attribution_screen(request: Request, manifest: Mapping[str, Any], *, most: i
     )
 
 
-@command(app)
+@command(app, group=ATTRIBUTION)
 def royalty(
     influence: Annotated[Path, Option("--influence", help="Folder that `provenance attribute` wrote.")],
     out: Annotated[Path, Option("--out", help="Parquet file to write.")],
@@ -181,7 +182,7 @@ def royalty_screen(report: Mapping[str, Any], file: str) -> Iterator[RenderableT
     yield f"{file}: a row for each output and owner. Outputs without a credited owner: {report['unattributed']}."
 
 
-@command(app)
+@command(app, group=LOOK)
 def explain(
     where: Where,
     output_id: Annotated[str, Argument(help="The output, as the day's outputs name it.")],
@@ -203,17 +204,18 @@ def explain(
 def _explained(store: Store, output_id: str, day: str | None) -> dict[str, Any]:
     from provenance.core.published import published_days
     from provenance.settlement.exports.explain import explain as explain_output
-    from provenance.settlement.exports.export import read_export
 
     published = published_days(store)
     report = explain_output(store, output_id, [day] if day else reversed(published))
     if report is None:
-        examples = read_export(store, published[-1])[2]["output_id"].unique().sort().head(3).to_list() if published else []
+        outputs = _outputs_near(store, output_id, day or next(reversed(published), None))
+        near = did_you_mean(output_id, outputs)
+        such = f"For example: {', '.join(outputs[:3])}." if outputs else "No day is published yet; try make demo."
         raise ContractError(
             f"output {output_id!r}",
             expected=f"an output of {day}" if day else "an output of a published day",
             found="none",
-            hint=f"For example: {', '.join(examples)}." if examples else "No day is published yet; try make demo.",
+            hint=near or such,
         )
     return report
 
@@ -348,7 +350,17 @@ def _fractional(nanominor: int, currency: str) -> str:
     return f"{format_minor(minor, currency, symbol=False)}{point}{rest // 1_000_000:03d}"
 
 
-@command(app)
+def _outputs_near(store: Store, output_id: str, day: str | None) -> list[str]:
+    """The outputs of a published day: the one that the id begins with, or else another."""
+    from provenance.core.published import published_days
+    from provenance.settlement.exports.export import read_export
+
+    days = published_days(store)
+    named = next((each for each in days if output_id.startswith(each)), day)
+    return read_export(store, named)[2]["output_id"].unique().sort().to_list() if named else []
+
+
+@command(app, group=RIGHTS)
 def duplicates(where: Where, most: Annotated[int, Option(min=1, help="Clusters listed.")] = 20) -> Shown:
     """List copies among the works of the corpus in force, exact and near, and their claimants.
 
@@ -407,9 +419,10 @@ def duplicates_screen(table: pl.DataFrame, *, most: int) -> Iterator[RenderableT
     )
 
 
-@command(app)
+@command(app, group=DECIDE)
 def contracts(
     file: Annotated[Path | None, Argument(help="A TOML file; by default that of the settings.")] = None,
+    name: Annotated[str, Option("--contract", metavar="NAME", help="Show this contract only.")] = "",
 ) -> Shown:
     """Check a file of royalty contracts and show the terms of each, without running a night.
 
@@ -417,7 +430,14 @@ def contracts(
     """
     from provenance.inputs.contracts import read_contracts
 
-    terms = read_contracts(file or load().royalty.contracts)
+    path = file or load().royalty.contracts
+    terms = read_contracts(path)
+    if name:
+        names = [contract.name for contract in terms]
+        if name not in names:
+            hint = did_you_mean(name, names) or f"There are: {', '.join(names)}."
+            raise InputError("--contract", expected=f"a contract of {path}", found=repr(name), hint=hint)
+        terms = tuple(contract for contract in terms if contract.name == name)
     yield [contract.model_dump(mode="json") for contract in terms], [contracts_table(terms)]
 
 
@@ -441,7 +461,7 @@ WorkloadName = Literal[
 ]
 
 
-@command(app)
+@command(app, group=ATTRIBUTION)
 def workload(
     name: Annotated[WorkloadName, Argument(help="One of those above.")],
     out: Annotated[Path, Argument(help="Folder to write corpus/, model/ and outputs.parquet to.")],
@@ -467,7 +487,7 @@ def workload(
     yield facts, [f"{out}: {facts['examples']} examples by {facts['owners']} owners, {facts['outputs']} outputs, {model}"]
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=ATTRIBUTION)
 def bench(
     corpus: CorpusFolder,
     model: ModelFolder,

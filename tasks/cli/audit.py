@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import RenderableType
 from typer import Option
 
+from tasks.cli.help import noun
 from tasks.cli.shared import (
     ClaimsDay,
     CorpusFolder,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from provenance.inputs.night import Night
     from provenance.local.attribute import Request
 
-app = typer.Typer(no_args_is_help=True, help="Is the attribution true? Retrain without the works that it names, and compare.")
+app = noun("Retrain without the works that the attribution names, and compare: is it true?")
 
 
 @command(app, "lds")

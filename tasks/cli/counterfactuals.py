@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import RenderableType
 from typer import Argument, Option
 
 from provenance.core.errors import ContractError, InputError
+from tasks.cli.help import noun
 from tasks.cli.shared import ClaimsDay, Duplicates, Shown, Workers, claims_day, command, watched
 from tasks.cli.tables import Grid, number, whole
 from tasks.terminal import line
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from provenance.core.where import Where
     from provenance.models.subject import Subject
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Models trained on parts of the owners, from which shares are computed. The DAG `train_counterfactuals` trains a "
-    "night's.",
+app = noun(
+    "Train models on parts of the owners, from which shares are computed. The DAG `train_counterfactuals` trains a night's."
 )
 IN_FORCE = "by default what nights take now"
 SomeCorpus = Annotated[Path | None, Option("--corpus", help=f"Folder with examples.parquet; {IN_FORCE}.")]

@@ -1,7 +1,8 @@
-"""Commands for model folders: import a training run, check a model, make a set-up of both."""
+"""Commands for models: describe the one in use, import a training run, check a model, make a set-up of both."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.console import RenderableType
 from typer import Argument, Option
 
 from provenance.core.errors import CheckFailed, InputError
+from provenance.core.where import Where
+from tasks.cli.help import ATTRIBUTION, noun
 from tasks.cli.shared import OnDevice, Shown, command, watched
 from tasks.cli.tables import Grid, number, whole
 from tasks.terminal import line
@@ -19,10 +22,11 @@ from tasks.terminal import line
 if TYPE_CHECKING:
     from provenance.local.setup import Made
     from provenance.models.importing.importing import Imported
+    from provenance.validation.model_card import ModelCard
     from provenance.validation.model_check import Checked
 
 root = typer.Typer()
-app = typer.Typer(no_args_is_help=True, help="Model folders: import a training run, check what a night can do with a model.")
+app = noun("Describe the model in use (`card`), import a training run, check what a night can do with a model.")
 Base = Annotated[
     Path | None, Option("--base", help="Folder of the model that training started from, or that an adapter stands on.")
 ]
@@ -42,6 +46,81 @@ Stated = Annotated[
 ]
 
 
+@command(app)
+def card(
+    where: Where,
+    model_id: Annotated[str, Argument(help="A model of published nights; by default that of the newest.")] = "",
+    last: Annotated[int, Option(min=1, help="Published nights listed.")] = 30,
+    as_markdown: Annotated[bool, Option("--markdown", help="Print Markdown, to be kept beside the model.")] = False,
+) -> Shown:
+    """Describe the model in use: what it is, how far to trust its shares, what is followed, the cost of a night.
+
+    Read from the manifests of published nights. *Fidelity*: counterfactual models, left out and predicted from the others,
+    night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Times of stages are those
+    that the lineage events on this machine have.
+
+    Example: `provenance model card --markdown > model-card.md`
+    """
+    from provenance.validation.model_card import markdown, model_card
+    from tasks.lineage.durations import seconds_of_nights
+
+    settings = where.settings
+    times = seconds_of_nights(settings.lineage.path)
+    found = model_card(where.store, settings, model_id=model_id, last=last, seconds=times)
+    if as_markdown:
+        sys.stdout.write(markdown(found))
+        return
+    yield asdict(found), card_screen(found)
+
+
+def card_screen(card: ModelCard) -> Iterator[RenderableType]:
+    """A model card."""
+    from provenance.validation import model_card as cards
+
+    yield Grid(f"Model card: {card.model_id}", whole("what"), "value", rows=cards.identity(card))
+    if card.trust:
+        yield line(f"On {card.last.day}: {card.trust}", "bold")
+    contracts = dict.fromkeys((facts.contract, facts.rule) for night in card.nights for facts in night.fidelity)
+    yield line("Fidelity: 1 is perfect, 0 is chance; left out, set aside: their results inside 90 % intervals", "bold")
+    for contract, rule in contracts:
+        yield _fidelity_of(card, contract, rule)
+    if not contracts:
+        yield "It was not measured."
+    if card.audit:
+        columns = ("halves of", "method", number("LDS"), number("interval"), number("ceiling"))
+        yield Grid("Audit by retraining", *columns, rows=cards.audit_rows(card))
+    yield Grid("Coverage and what is followed", "what", "value", rows=cards.coverage(card))
+    yield Grid(
+        "Cost: feature files and time", "night", *map(number, ("outputs", "computed", "reused", "time", "worker time", "cost")),
+        rows=cards.cost_rows(card),
+    )  # fmt: skip
+    if card.last.seconds:
+        longest = sorted(card.last.seconds.items(), key=lambda row: -row[1])[:6]
+        yield f"Longest on {card.last.day}: " + ", ".join(f"{stage} {_time(spent)}" for stage, spent in longest)
+    yield from (line(sentence, "yellow") for sentence in card.warnings)
+    yield line(cards.LIMITS, "dim")
+
+
+def _fidelity_of(card: ModelCard, contract: str, rule: str) -> Grid:
+    """The fidelity of a contract by night, newest first."""
+
+    def percent(part: float | None) -> str:
+        return "-" if part is None else f"{part:.0%}"
+
+    names = ("models", "esti-\nmate", "interval", "influ-\nence", "TF-\nIDF", "size", "left\nout", "set\naside")
+    grid = Grid(f"Contract {contract!r}, rule {rule}", whole("night"), *(number(name, no_wrap=True) for name in names))
+    for night in reversed(card.nights):
+        for facts in night.fidelity:
+            if (facts.contract, facts.rule) == (contract, rule):
+                scores = facts.scores
+                value = {name: f"{score.value:.2f}" for name, score in scores.items()}
+                interval = f"{scores['estimate'].low:.2f}-{scores['estimate'].high:.2f}" if scores else "-"
+                rest = (value.get(name, "-") for name in ("influence", "tfidf", "size"))
+                inside = (percent(facts.left_out), percent(facts.set_aside))
+                grid.add_row(night.day, facts.models, value.get("estimate", "-"), interval, *rest, *inside)
+    return grid
+
+
 @command(app, "import")
 def import_model(
     run: Annotated[Path, Argument(help="Folder of the run: a Trainer's output, a PEFT run, or a saved model.")],
@@ -49,7 +128,7 @@ def import_model(
     base: Base = None,
     from_scratch: Scratch = False,
     corpus: Annotated[
-        Path | None, Option("--corpus", help="Corpus of the training; framing is measured on some of its examples.")
+        Path | None, Option("--corpus", help="Corpus folder of the training; framing is measured on some of its examples.")
     ] = None,
     arguments: Arguments = None,
     tokenizer: TokenizerFolder = None,
@@ -267,7 +346,7 @@ def _size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
-@command(root)
+@command(root, group=ATTRIBUTION)
 def init(
     folder: Annotated[Path, Argument(help="Folder to make; it must not be there.")],
     model: Annotated[Path, Option("--model", help="Training run to import, or a model folder.")],
@@ -288,7 +367,8 @@ def init(
         str, Option("--model-id", help="Name of the model in outputs; by default the name of the folder.")
     ] = "",
     trial_day: Annotated[
-        str | None, Option("--trial-day", metavar="YYYY-MM-DD", help="Let the model serve this day, with invented revenue.")
+        str | None,
+        Option("--trial-day", metavar="DAY", help="Let the model serve this day, YYYY-MM-DD, with invented revenue."),
     ] = None,
 ) -> Shown:
     """Make a set-up of a training run and a Parquet file of its examples, ready for the first night.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from typer import Argument, Option
 from provenance.core.errors import CheckFailed, InputError, parse_day
 from provenance.core.money import PPB, format_minor
 from provenance.core.where import Where
+from tasks.cli.help import DECIDE, LOOK, UPKEEP, Command
 from tasks.cli.shared import OwnerId, PaidDay, Shown, command, day_argument, print_json, watched
 from tasks.cli.tables import Grid, add_up, lines, money, more, number, range_of, short, whole
 from tasks.terminal import line
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
     import polars as pl
 
     from provenance.core.store import Store
+    from provenance.settlement.exports.day_diff import DayDiff
     from provenance.settlement.exports.verification import Check
     from provenance.validation.retention import Removal
 
 app = typer.Typer()
 
 
-@command(app)
+@command(app, group=LOOK)
 def payouts(where: Where, day: PaidDay, most: Annotated[int, Option(min=1, help="Owners listed by name.")] = 20) -> Shown:
     """Show each owner's earnings of a day, the amounts in escrow with reasons, and the control totals.
 
@@ -79,12 +82,17 @@ def _owners_table(day: str, manifest: Mapping[str, Any], payouts: pl.DataFrame, 
     import polars as pl
 
     from provenance.core.tables import PAYABLE
+    from provenance.settlement.exports.day_diff import mean_shares
 
     currencies = list(manifest["totals"])
     payable = credits.filter(pl.col("account") == PAYABLE)
     counts = payable.group_by("owner_id").agg(outputs=pl.len())
     shares = pl.col("share_ppb", "low_ppb", "high_ppb") / PPB
-    owners = counts.join(_mean_shares(credits), on="owner_id").select("owner_id", shares, "outputs")
+    means = [
+        (owner, share.share_ppb, share.low_ppb, share.high_ppb) for (_, owner), share in mean_shares(credits, PAYABLE).items()
+    ]
+    table_of_means = pl.DataFrame(means, schema=["owner_id", "share_ppb", "low_ppb", "high_ppb"], orient="row")
+    owners = counts.join(table_of_means, on="owner_id").select("owner_id", shares, "outputs")
     owners = owners.sort("share_ppb", "owner_id", descending=[True, False])
     names = dict(payouts.select("owner_id", "owner_name").iter_rows())
     figures = ("earned_minor", "closing_balance_minor")
@@ -112,19 +120,6 @@ def _owners_table(day: str, manifest: Mapping[str, Any], payouts: pl.DataFrame, 
         amounts_together = amounts_of(rest["owner_id"].to_list())
         table.add_row(f"and {rest.height} others", f"{rest['share_ppb'].sum():.2%}", "", "", *amounts_together, style="dim")
     return table
-
-
-def _mean_shares(credits: pl.DataFrame) -> pl.DataFrame:
-    """Owners' mean shares of the day's outputs, not weighted by revenue, with intervals."""
-    import polars as pl
-
-    from provenance.core.tables import PAYABLE
-    from provenance.royalty.shares import over_night
-
-    ends = ("share_ppb", "low_ppb", "high_ppb")
-    shares = credits.select("output_id", "account", pl.coalesce("owner_id", "escrow_id", pl.lit("")).alias("party_id"), *ends)
-    pools = shares.select("output_id", currency=pl.lit(""), pool=1).unique()
-    return over_night(shares, pools).filter(pl.col("account") == PAYABLE).select(pl.col("party_id").alias("owner_id"), *ends)
 
 
 def _escrow_table(manifest: Mapping[str, Any]) -> Grid:
@@ -157,7 +152,7 @@ def terms_of(contract: Mapping[str, Any], fidelity: Mapping[str, Any] | None) ->
     return f"Contract {name!r} pays {parts} ({reason or 'see signal_to_noise'})"
 
 
-@command(app)
+@command(app, group=LOOK)
 def verify(
     what: Annotated[str, Argument(metavar="DAY|PERIOD|MANIFEST", help="A day, a month, or a file.")],
     public_key: Annotated[Path | None, Option("--key", help="The signer's public key, as PEM.")] = None,
@@ -230,7 +225,7 @@ def checks_table(checks: Sequence[Check]) -> Grid:
     return Grid("", whole("check"), "outcome", rows=rows)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=LOOK)
 def proof(day: PaidDay, owner_id: OwnerId) -> None:
     """Prove to an owner that its lines are in a day's published file, without showing any other.
 
@@ -246,22 +241,94 @@ def proof(day: PaidDay, owner_id: OwnerId) -> None:
         print_json(prove_line(where.store, in_force(where.store, day_argument(day))["folder"], owner_id))
 
 
-@command(app)
+@command(app, group=LOOK)
 def diff(
     where: Where,
     day: PaidDay,
-    before: Annotated[int, Argument(min=1, help="A revision.")],
-    after: Annotated[int, Argument(min=1, help="Another one.")],
+    before: Annotated[
+        str, Argument(metavar="DAY|REVISION", help="Another day, or a revision of DAY; by default the published day before.")
+    ] = "",
+    after: Annotated[int | None, Argument(metavar="REVISION", min=1, help="Another revision, after the first.")] = None,
     most: Annotated[int, Option(min=1, help="Owners listed.")] = 20,
 ) -> Shown:
-    """Compare two revisions of a day: inputs that differ, control totals, owners' earnings.
+    """Compare two days, or two revisions of a day: what changed for whom, and why.
 
-    Example: `provenance diff 2026-11-20 1 2`
+    Two days: the inputs that differ (model, corpus, claims, outputs, counterfactual models, contract), the owners whose mean
+    shares moved most, with the works that moved them, and whether the intervals explain the change. Two revisions: inputs that
+    differ, control totals, owners' earnings.
+
+    Example: `provenance diff 2026-11-19 2026-11-20`, or `provenance diff 2026-11-20 1 2`
     """
-    from provenance.settlement.exports import diff as revisions
+    if before.isdigit() and len(before) < len("20261120"):
+        from provenance.settlement.exports import diff as revisions
 
-    report = revisions.diff(where.store, day_argument(day), before, after)
-    yield report, diff_screen(report, most=most)
+        if after is None:
+            raise InputError("REVISION", expected="two revisions, such as 1 2", found=before)
+        if not int(before):
+            raise InputError("REVISION", expected="1 or more", found=before)
+        report = revisions.diff(where.store, day_argument(day), int(before), after)
+        yield report, diff_screen(report, most=most)
+        return
+    if after is not None:
+        raise InputError("REVISION", expected="nothing after two days", found=str(after))
+    from provenance.settlement.exports.day_diff import diff_days
+
+    first, second = _days_to_compare(where.store, day_argument(day), before)
+    found = diff_days(where.store, first, second)
+    yield asdict(found), day_diff_screen(found, most=most)
+
+
+def _days_to_compare(store: Store, day: str, other: str) -> tuple[str, str]:
+    """The two days that `diff` names; one alone is compared with the published day before it."""
+    from provenance.core.published import in_force, published_days
+
+    if other:
+        return day, parse_day("argument DAY|REVISION", other).isoformat()
+    in_force(store, day)
+    earlier = [each for each in published_days(store) if each < day]
+    if not earlier:
+        raise InputError("DAY", expected="a published day before it to compare with", found=f"{day}, which is the first")
+    return earlier[-1], day
+
+
+def day_diff_screen(found: DayDiff, *, most: int = 20) -> Iterator[RenderableType]:
+    """Two days compared: inputs, then the largest movers and the works behind them."""
+    from provenance.settlement.exports.day_diff import points
+
+    (first, second), (old, new) = found.days, found.revisions
+    yield line(f"{first} (revision {old}) -> {second} (revision {new})", "bold")
+    for name, scores in found.fidelity.items():
+        texts = ["not measured" if score is None else f"{score:.2f}" for score in scores]
+        yield f"Fidelity of contract {name!r}: {texts[0]} -> {texts[1]} (1 is perfect, 0 is chance)"
+    yield line("Inputs that differ", "bold")
+    yield from (f"  {cause.what}: {cause.says}" for cause in found.causes)
+    if found.same:
+        yield line(f"  The same: {', '.join(found.same)}.", "dim")
+    if not found.movers:
+        yield "No share moved."
+        return
+    outside = sum(not mover.within for mover in found.movers)
+    beyond = f"{outside} of them by" if outside else "none of them by"
+    yield line(f"{len(found.movers)} shares moved, {beyond} more than the intervals allow; the largest first", "bold")
+    for mover in found.movers[:most]:
+        sides = [
+            f"{side.share_ppb / PPB:.2%} ({range_of(side.low_ppb / PPB, side.high_ppb / PPB)})"
+            for side in (mover.before, mover.after)
+        ]
+        name = mover.name if mover.name == mover.party_id else f"{mover.name} ({mover.party_id})"
+        how = "within the intervals" if mover.within else "beyond the intervals"
+        yield line(f"{points(mover.change_ppb)} points  {name}", "" if mover.within else "bold")
+        yield f"    {sides[0]} -> {sides[1]}, {how}"
+        earned = (f"{format_minor(b, c)} -> {format_minor(a, c)}" for c, (b, a) in mover.earned.items())
+        if text := "; ".join(earned):
+            yield f"    earned {text}"
+        yield line(f"    differs: {'; '.join(mover.because)}", "dim")
+        for work in mover.works:
+            change = points(work.after_ppb - work.before_ppb)
+            yield line(f"    {change}  {work.work_id}", "dim")
+    if len(found.movers) > most:
+        yield more(len(found.movers) - most, f" (--most {len(found.movers)} lists them)")
+    yield line("Shares are means over outputs; a work's part is that of the works kept as evidence of each output.", "dim")
 
 
 def diff_screen(report: Mapping[str, Any], *, most: int = 20) -> Iterator[RenderableType]:
@@ -294,7 +361,7 @@ def _change(before: int, after: int, currency: str) -> tuple[str, str, str]:
     return format_minor(before, currency), format_minor(after, currency), signed
 
 
-@command(app)
+@command(app, group=DECIDE)
 def preview(
     where: Where,
     first: Annotated[str, Argument(help="The first day, YYYY-MM-DD.")],
@@ -341,7 +408,7 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
         yield more(len(changed) - most)
 
 
-@command(app)
+@command(app, group=UPKEEP)
 def replay(
     where: Where, day: PaidDay, revision: Annotated[int | None, Option(min=1, help="By default the one in force.")] = None
 ) -> Shown:
@@ -358,7 +425,7 @@ def replay(
     yield from _report(checks, folder)
 
 
-@command(app, "replace-key")
+@command(app, "replace-key", group=UPKEEP)
 def replace_signing_key(where: Where) -> Shown:
     """Make a new key that signs manifests from now on; signatures of the old one stay good.
 
@@ -375,7 +442,7 @@ def replace_signing_key(where: Where) -> Shown:
     yield data, [f"{settlement.key} signs from now on; {retired} is still trusted."]
 
 
-@command(app)
+@command(app, group=UPKEEP)
 def gc(
     where: Where,
     dry_run: Annotated[bool, Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,

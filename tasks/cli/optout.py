@@ -7,26 +7,28 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import RenderableType
 from typer import Argument, Option
 
 from provenance.core.errors import InputError, parse_day
 from provenance.core.money import PPB
 from provenance.core.where import Where
+from tasks.cli.help import noun
 from tasks.cli.shared import Known, Shown, command, known_time
 from tasks.terminal import line
 
 if TYPE_CHECKING:
     import polars as pl
 
-app = typer.Typer(no_args_is_help=True, help="Opt-outs of owners, and their effect.")
+app = noun("Record the opt-outs of owners, and show their effect.")
 
-WorkId = Annotated[str | None, Argument(metavar="[WORK_ID]", help="The work, as the corpus names it; or --all.")]
-Owner = Annotated[str, Option("--owner", help="The owner; it must hold a stake in the work, or have held one.")]
+WorkId = Annotated[str | None, Argument(help="The work, as the corpus names it; or --all.")]
+Owner = Annotated[
+    str, Option("--owner", metavar="OWNER_ID", help="The owner; it must hold a stake in the work, or have held one.")
+]
 Evidence = Annotated[str, Option("--evidence", help="Evidence of the owner's will; it is kept for good.")]
 By = Annotated[str, Option("--by", help="The person who records it; the name is kept for good.")]
-From = Annotated[str | None, Option("--from", metavar="YYYY-MM-DD", help="Its first day (UTC); by default today.")]
+From = Annotated[str | None, Option("--from", metavar="DAY", help="Its first day (UTC), YYYY-MM-DD; by default today.")]
 KeepUnknown = Annotated[bool, Option("--keep-unknown", help="Also for works that the corpus lacks, or without a known owner.")]
 
 
@@ -34,7 +36,9 @@ KeepUnknown = Annotated[bool, Option("--keep-unknown", help="Also for works that
 def optout_add(
     where: Where,
     owner: Owner,
-    choice: Annotated[str, Option("--choice", help="In models that hold the work: paid, credited or held.")],
+    choice: Annotated[
+        str, Option("--choice", metavar="paid|credited|held", help="In models that hold the work: paid, credited or held.")
+    ],
     by: By,
     evidence: Evidence,
     work_id: WorkId = None,

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.text import Text
 from typer import Argument
 
 from provenance.core.where import Where
+from tasks.cli.help import Command, noun
 from tasks.cli.shared import By, OwnerId, Shown, command
 from tasks.cli.tables import Grid
 
-app = typer.Typer(no_args_is_help=True, help="Accounts of owners: registered, sealed, never shown.")
+app = noun("Register the accounts of owners; they are sealed, and shown masked.")
 
 
-@app.command("key")
+@app.command("key", cls=Command)
 def payee_key() -> None:
     """Make a key that seals payees' details; keep it with your secrets, and set PROVENANCE_PAYEES__KEY to it.
 

@@ -15,16 +15,17 @@ from provenance.core.errors import CheckFailed, InputError, parse_day
 from provenance.core.money import PPB
 from provenance.core.where import Where
 from tasks.cli import sources
+from tasks.cli.help import RIGHTS, noun
 from tasks.cli.shared import ClaimsDay, Known, OutFolder, Shown, claims_day, command, known_time
 from tasks.cli.tables import Grid, number
 from tasks.terminal import line
 
-app = typer.Typer(no_args_is_help=True, help="Sources of works, their terms, and the wishes of owners.")
+app = noun("Show the sources of works, their terms, and the wishes of owners; write training manifests.")
 app.add_typer(sources.signals, name="signals")
 app.add_typer(sources.app, name="sources")
 root = typer.Typer()
 
-OnDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="By default today (UTC).")]
+OnDay = Annotated[str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default today (UTC).")]
 WorkId = Annotated[str, Argument(help="The work, as the corpus names it.")]
 Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
 
@@ -35,7 +36,7 @@ def rights_claims(
     work_id: WorkId,
     day: OnDay = None,
     known: Known = None,
-    night: Annotated[str | None, Option("--night", metavar="YYYY-MM-DD", help="As this published night had it.")] = None,
+    night: Annotated[str | None, Option("--night", metavar="DAY", help="As this published night had it, YYYY-MM-DD.")] = None,
 ) -> Shown:
     """List the owners of a work on a day, with stakes and evidence, as known at a time.
 
@@ -263,7 +264,7 @@ def manifest_screen(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield f"Left out: {left['works']} works, {left['examples']} examples" + (f" ({reasons}{several})" if reasons else "")
 
 
-@command(root)
+@command(root, group=RIGHTS)
 def disclose(
     where: Where,
     out: OutFolder,
@@ -271,7 +272,7 @@ def disclose(
     corpus: Annotated[str, Option("--corpus", help="Digest of a frozen corpus.")] = "in force",
     facts: Annotated[Path | None, Option("--model-facts", help="TOML file as infra/settings/disclosure.toml.")] = None,
     on: Annotated[
-        str | None, Option("--on", metavar="YYYY-MM-DD", help="Date of the documents; by default today (UTC).")
+        str | None, Option("--on", metavar="DAY", help="Date of the documents, YYYY-MM-DD; by default today (UTC).")
     ] = None,
     complete: Annotated[bool, Option("--complete", help="Exit with 1 if an answer is missing.")] = False,
 ) -> Shown:

@@ -17,6 +17,7 @@ import typer
 from typer import Argument, Option
 
 from provenance.core.errors import InputError, parse_day
+from tasks.cli.help import Command
 from tasks.terminal import Terminal, as_text, watch
 from tasks.where import opened
 
@@ -40,7 +41,7 @@ Workers = Annotated[int | None, Option("--workers", min=1, help="Dask workers; b
 OwnerId = Annotated[str, Argument(help="The owner, as owners.parquet names it.")]
 Reason = Annotated[str, Option("--reason", help="The reason; owners and accountants read it.")]
 By = Annotated[str, Option("--by", help="The person who decided; kept in the ledger.")]
-ClaimsDay = Annotated[str | None, Option("--day", metavar="YYYY-MM-DD", help="Day of the claims; by default today (UTC).")]
+ClaimsDay = Annotated[str | None, Option("--day", metavar="DAY", help="Day of the claims, YYYY-MM-DD; by default today (UTC).")]
 PaidDay = Annotated[str, Argument(help="The paid day, YYYY-MM-DD.")]
 Known = Annotated[str | None, Option("--known", metavar="TIME", help="As known then, such as 2026-11-20T12:00 (UTC).")]
 
@@ -97,10 +98,15 @@ def print_json(data: object) -> None:
 Shown = Iterator[tuple[object, Iterable["RenderableType"]]]
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
+def command(
+    app: typer.Typer, name: str | None = None, *, group: str | None = None
+) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
     """Make a command of a function that yields its data and its screen; with `--json` it prints the data.
 
     A parameter `where` is no option: it gets the opened doors of the settings in force.
+
+    Args:
+        group: of `help.GROUPS`, for a command without a noun before it.
     """
 
     def register(function: Callable[..., Shown]) -> Callable[..., Shown]:
@@ -118,7 +124,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         json_option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
         run.__signature__ = signature.replace(parameters=[*options, json_option])  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in options} | {"as_json": AsJson, "return": None}
-        app.command(name)(run)
+        app.command(name, cls=Command, rich_help_panel=group)(run)
         return function
 
     return register

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import RenderableType
 from rich.progress import track
 from rich.text import Text
 from typer import Argument, Option
 
 from provenance.core.where import Where
+from tasks.cli.help import noun
 from tasks.cli.shared import Known, Shown, command, known_time, watched
 from tasks.cli.tables import Grid
 from tasks.terminal import Terminal, line
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from provenance.corpus.rights.sources.lists import Imported
 
-signals = typer.Typer(no_args_is_help=True, help="Signals of the sources' servers on use: robots.txt, Content-Usage, ...")
-app = typer.Typer(no_args_is_help=True, help="The collected sources, once each, under all their names.")
+signals = noun("Ask the servers of sources for signals on use (robots.txt, Content-Usage, ...), and show them.")
+app = noun("Register the collected sources, once each, under all their names.")
 
 
 @command(signals, "collect")

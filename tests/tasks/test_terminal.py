@@ -10,12 +10,17 @@ import pytest
 from rich.progress import Progress
 from samples import HOSTILE
 
+from provenance.core.errors import InputError, InputErrors
 from provenance.core.progress import PROGRESS
 from provenance.inputs.contracts import Contract
+from provenance.settlement.exports.day_diff import Cause, DayDiff, Mover, Share, WorkMoved
 from provenance.settlement.exports.verification import Check
 from provenance.settlement.months.periods import NO_PAYEE, NO_RATE, ON_HOLD, Line
-from tasks.cli import accounts, attribution, audit, counterfactuals, nights, optout, payee
-from tasks.terminal import Bars, Terminal, as_text
+from provenance.settlement.owner_list import OwnerLine
+from provenance.validation.model_card import CardNight, Fidelity, ModelCard, Score
+from provenance.validation.status import LastNight, Status, Waits
+from tasks.cli import accounts, attribution, audit, counterfactuals, model, nights, optout, payee, standing
+from tasks.terminal import Bars, Terminal, as_text, exit_codes
 
 
 def shown(*renderables, width=4000):
@@ -94,7 +99,44 @@ def optouts_of_models(name):
     return optout.optout_report_screen(reports)
 
 
+def how_things_stand(name):
+    night = LastNight(name, 1, name, 1, 1, {"EUR": 1}, {}, {name: 0.5, f"{name}2": None}, {}, name, name)
+    return standing.status_screen(Status(name, last_night=night, waits=(Waits(name, name),)))
+
+
+def two_days(name):
+    mover = Mover(
+        name,
+        "payable",
+        f"the {name}",
+        Share(1, 1, 1),
+        Share(2, 2, 2),
+        False,
+        {"EUR": (1, 2)},
+        (name,),
+        (WorkMoved(name, 1, 2),),
+    )
+    return nights.day_diff_screen(
+        DayDiff(("2026-11-19", "2026-11-20"), (1, 1), (1, 1), {name: (0.5, None)}, (Cause("corpus", name),), (), (mover,))
+    )
+
+
+def a_model(name):
+    facts = Fidelity(name, "srs", {"srs": 1.0}, 9, {"estimate": Score(0.5, 0.4, 0.6)}, 0.9, None, (name,))
+    card = ModelCard(
+        model_id=name, model="0" * 64, adapter=name, adapter_args={name: name}, architecture=name, base=name,
+        recipe={name: name}, checkpoints=(1,), read=(name,),
+        corpus={"digest": "0" * 64, "examples": 1, "owners": 1, "held_out": 0, "works_without_owner": 0},
+        method={"name": name}, components={name: {name: 1.0}}, counterfactuals={name: 1}, set_aside=0, followed=None, stored={},
+        nights=(CardNight("2026-11-20", 1, 1, (facts,), {"EUR": 1.0}),), published=1, audit=(), cost_currency="EUR", trust=name,
+        warnings=(name,),
+    )  # fmt: skip
+    return model.card_screen(card)
+
+
 SCREENS |= {"opt-outs": optouts_in_force, "opt-outs of models": optouts_of_models}
+SCREENS |= {"status": how_things_stand, "two days": two_days, "model card": a_model}
+SCREENS["owners"] = lambda name: standing.owners_found_screen([OwnerLine(name, name, 1, {"EUR": 1}, (name,))], most=9)
 
 
 @pytest.mark.parametrize("screen", [optouts_in_force, optouts_of_models])
@@ -148,3 +190,31 @@ def test_the_panel_of_an_output_shows_its_id_as_text():
     text = without_styles(shown(*attribution.output_screen(data, 10), width=200))
     assert "\x1b" not in text
     assert "[/]\\x1b[2J of 2026-11-01" in text
+
+
+def mistakes(*errors):
+    file = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.terminal.Terminal", lambda **_: Terminal(file=file, width=4000))
+        with pytest.raises(SystemExit) as exit_, exit_codes():
+            raise InputErrors(errors)
+    assert exit_.value.code == 2
+    return file.getvalue().splitlines()
+
+
+def test_one_mistake_in_forty_lines_is_one_error():
+    rows = mistakes(*(InputError(f"p.csv: line {n}: iban", expected="an IBAN", found="none") for n in range(2, 42)))
+    assert rows == [
+        "Bad input: p.csv: line 2: iban: expected an IBAN, found none. The same mistake 39 more times (lines 3 to 41)."
+    ]
+
+
+def test_a_mistake_with_several_values_shows_two_of_them():
+    rows = mistakes(*(InputError(f"line {n}: owner", expected=f"one of 'w{n}'", found=f"'x{n}'") for n in range(2, 42)))
+    assert [row.split(", found ")[1].split(".")[0] for row in rows] == ["'x2'", "'x3'"]
+    assert rows[1].endswith("The same mistake 38 more times (lines 4 to 41).")
+
+
+def test_other_mistakes_are_all_shown():
+    rows = mistakes(*(InputError(f"line {n}: {name}", expected=name, found="none") for n in (2, 3) for name in ("iban", "bic")))
+    assert len(rows) == 4

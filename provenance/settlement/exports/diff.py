@@ -77,7 +77,7 @@ def _causes(store: Store, before: Mapping[str, Any], after: Mapping[str, Any]) -
     for name in FACTS:
         earlier, later = facts[0].get(name), facts[1].get(name)
         if earlier != later:
-            yield f"{name.replace('_', ' ')}: {', '.join(_leaves(earlier, later))}"
+            yield f"{name.replace('_', ' ')}: {', '.join(leaves(earlier, later))}"
     # Claims between the revisions are in the ledger alone; they move amounts while inputs stay.
     earlier, later = ({row["escrow_id"] for row in manifest["escrow"]} for manifest in (before, after))
     if emptied := sorted(earlier - later):
@@ -93,7 +93,7 @@ def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     for name in keys[1:]:
         change = f"with another {name.removesuffix('_sha256').removesuffix('_minor')}"
         changes[change] = joined.filter(pl.col(name).ne_missing(pl.col(f"{name}_now")))
-    parts = [f"{rows.height} {change}{_some(sorted(rows['output_id']))}" for change, rows in changes.items() if rows.height]
+    parts = [f"{rows.height} {change}{named(sorted(rows['output_id']))}" for change, rows in changes.items() if rows.height]
     yield f"outputs: {', '.join(parts) or 'the same, in other files'}"
 
 
@@ -104,40 +104,41 @@ def _corpus(store: Store, before: Night, after: Night) -> Iterator[str]:
         added = examples[1].join(examples[0], on="example_id", how="anti")
         removed = examples[0].join(examples[1], on="example_id", how="anti")
         works = sorted({*added["work_id"], *removed["work_id"]})
-        yield f"corpus: {added.height} examples added, {removed.height} withdrawn{_some(works)}"
+        yield f"corpus: {added.height} examples added, {removed.height} withdrawn{named(works)}"
     if earlier.claims != later.claims:
         old, new = (store.read_table(corpus.claims.key) for corpus in (earlier, later))
-        works = sorted(_differing(old, new)["work_id"].unique())
-        yield f"claims: on {len(works)} works{_some(works)}"
+        works = sorted(rows_of_one(old, new)["work_id"].unique())
+        yield f"claims: on {len(works)} works{named(works)}"
     for name in ("owners", "unmatched", "duplicates", "disputes", "rights"):
         if getattr(earlier, name) != getattr(later, name):
             yield f"corpus: {name} differ"
 
 
 def _choices(before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
-    changed = _differing(before, after)
+    changed = rows_of_one(before, after)
     owners, works = (sorted(changed[name].unique()) for name in ("owner_id", "work_id"))
-    yield f"opt-outs: of {len(owners)} owners{_some(owners)}, of {len(works)} works{_some(works)}"
+    yield f"opt-outs: of {len(owners)} owners{named(owners)}, of {len(works)} works{named(works)}"
 
 
-def _differing(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+def rows_of_one(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     """Rows that only one of the tables has."""
     sides = ((before, after), (after, before))
     return pl.concat(left.join(right, on=left.columns, how="anti", nulls_equal=True) for left, right in sides)
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def named(names: list[str], most: int = 5) -> str:
+    """Some names in brackets, with the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return f" ({', '.join(names[:most])}{more})" if names else ""
 
 
-def _leaves(earlier: Any, later: Any, path: str = "") -> Iterator[str]:
+def leaves(earlier: Any, later: Any, path: str = "") -> Iterator[str]:
     """Paths at which two JSON values differ, with both values."""
     if isinstance(earlier, dict) and isinstance(later, dict):
         for key in sorted({*earlier, *later}):
-            yield from _leaves(earlier.get(key), later.get(key), f"{path}.{key}" if path else str(key))
+            yield from leaves(earlier.get(key), later.get(key), f"{path}.{key}" if path else str(key))
     elif isinstance(earlier, list) and isinstance(later, list) and len(earlier) == len(later):
         for index, (old, new) in enumerate(zip(earlier, later, strict=True)):
-            yield from _leaves(old, new, f"{path}[{index}]")
+            yield from leaves(old, new, f"{path}[{index}]")
     elif earlier != later:
         yield f"{path + ' ' if path else ''}{earlier} -> {later}"

@@ -1,0 +1,45 @@
+"""The tables and the figure of our influence beside its peers are those of the file of scores."""
+
+import importlib.util
+import re
+from copy import deepcopy
+
+import pytest
+from lxml import etree
+
+from provenance.core.settings import CHECKOUT
+
+spec = importlib.util.spec_from_file_location("peers_chart", CHECKOUT / "bench/peers/chart.py")
+chart = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chart)
+SCORES = chart.read_scores()
+
+
+def test_document_and_figure_are_made_of_the_scores():
+    text = chart.EVIDENCE.read_text()
+    assert chart.document(text, chart.tables(SCORES)) == text, "make peers-chart"
+    assert chart.figure(SCORES) == chart.FIGURE.read_bytes(), "make peers-chart"
+
+
+def test_another_score_changes_table_and_figure():
+    changed = deepcopy(SCORES)
+    changed["workload"][0]["method"][0]["owners"] = 0.11
+    assert "| ours, fitted | .47 / .11 |" in chart.tables(changed)["composers"]
+    assert chart.figure(changed) != chart.figure(SCORES)
+
+
+def test_the_figure_names_every_charted_method_and_the_ceilings():
+    texts = " ".join(etree.fromstring(chart.figure(SCORES)).itertext())
+    for workload in SCORES["workload"]:
+        assert f"ceiling, owners {chart._short(workload['ceiling']['owners'])}" in texts
+        for method in workload["method"]:
+            assert (chart._label(method["name"]) in texts) or not method.get("charted", True)
+
+
+def test_a_score_has_no_zero_before_its_point():
+    assert [chart._short(score) for score in (0.47, -0.08, 0.0, 1.0)] == [".47", "-.08", ".00", "1.00"]
+
+
+def test_a_document_without_the_marks_is_refused():
+    with pytest.raises(ValueError, match="peers: composers"):
+        chart.document(re.sub("<!-- peers: composers -->", "", chart.EVIDENCE.read_text()), chart.tables(SCORES))
