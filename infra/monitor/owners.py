@@ -1,0 +1,296 @@
+"""Collects owners for the page: balances, history, works and opt-outs, from the ledger, exports and the corpus in force."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from infra.monitor.earned import owner_names
+from infra.monitor.frozen import manifest_of
+from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.money import PPB
+from provenance.core.published import revision_folder
+from provenance.core.store import Store
+from provenance.core.tables import PAYABLE
+from provenance.core.text import address
+from provenance.corpus.ownership import valid_on
+from provenance.corpus.rights.optout_records import WITHDRAWN, list_optouts
+from provenance.corpus.shards import CURRENT, corpus_in_force, read_examples
+from provenance.settlement import ledger
+from provenance.settlement.account_actions import owners_in_force
+from provenance.settlement.accounts import ADVANCE, CARRIED, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
+from provenance.settlement.books import CLOSE, NIGHT, Booking
+from provenance.settlement.months import settling
+from provenance.settlement.months.periods import statements_folder
+from provenance.settlement.months.settling import Payment
+from provenance.settlement.months.write_statements import file_name, title_of
+
+# Published nights that are searched for outputs and works of an owner, and most of each that are listed.
+NIGHTS, LISTED = 14, 100
+# Owners on one page, and movements of an account that are listed.
+PAGE, MOVEMENTS = 50, 60
+
+
+@dataclass(frozen=True)
+class OwnerRow:
+    """An owner in the list; `owed` is by currency, in minor units."""
+
+    owner_id: str
+    name: str
+    owed: Mapping[str, int] = field(default_factory=dict)
+    holds: tuple[str, ...] = ()
+    works: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Owners that were searched for, those with most owed first: a page of them, and their number."""
+
+    rows: tuple[OwnerRow, ...]
+    count: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Balance:
+    """An owner's account in one currency, in minor units: owed now, of it held, the debt carried over; paid and kept so far."""
+
+    currency: str
+    owed: int
+    held: int = 0
+    carried: int = 0
+    paid: int = 0
+    withheld: int = 0
+    recouped: int = 0
+    advance: int = 0
+
+
+@dataclass(frozen=True)
+class OwnedWork:
+    """A work of an owner in the corpus in force, or one that nights credited.
+
+    Attributes:
+        stake: the owner's part of it; None if the corpus in force does not give the owner any.
+        outputs: of the last nights, those for which it is among the most influential.
+        optout: the choice, if the owner opted out, and the state of that opt-out.
+    """
+
+    work_id: str
+    source: str
+    licence: str = ""
+    stake: float | None = None
+    outputs: int = 0
+    optout: str = ""
+
+
+@dataclass(frozen=True)
+class CreditedOutput:
+    """An output of the last nights that credits the owner; `amount_nanominor` before rounding."""
+
+    day: str
+    output_id: str
+    currency: str
+    share_ppb: int
+    low_ppb: int
+    high_ppb: int
+    amount_nanominor: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One owner.
+
+    Attributes:
+        history: by currency, months and what they earned, oldest first.
+        movements: the last bookings that changed what is owed: booking, what it was, and by currency the change.
+        payments: month, payment and the day of its last status, newest first.
+        nights: number of the last published nights that outputs and works are from.
+        works_in_all: number of works; the first are listed, those with most outputs first.
+        statements: closed months with a statement.
+    """
+
+    owner_id: str
+    name: str
+    identifiers: Mapping[str, str]
+    balances: tuple[Balance, ...]
+    holds: tuple[str, ...]
+    history: Mapping[str, tuple[tuple[str, int], ...]]
+    movements: tuple[tuple[Booking, str, Mapping[str, int]], ...]
+    payments: tuple[tuple[str, Payment, date | None], ...]
+    nights: int
+    outputs: tuple[CreditedOutput, ...]
+    outputs_in_all: int
+    works: tuple[OwnedWork, ...]
+    works_in_all: int
+    optouts: tuple[Mapping[str, Any], ...]
+    statements: tuple[str, ...]
+
+
+def names(store: Store, engine: sa.Engine) -> dict[str, str]:
+    """Names of owners by id: of those with a balance, as last published, and of the corpus in force."""
+    published = next((b for b in reversed(ledger.bookings(engine, kind=NIGHT)) if manifest_of(store, b)), None)
+    known = owner_names(store, published) if published else {}
+    return known | dict(owners_in_force(store).select("owner_id", "name").iter_rows())
+
+
+def find(store: Store, engine: sa.Engine, text: str = "", start: int = 0) -> Found:
+    """Owners whose id or name contains a text, in any case; all of them without one."""
+    through = ledger.newest(engine)
+    owed: dict[str, Counter[str]] = defaultdict(Counter)
+    for account, amount in ledger.balances(engine, through=through).items():
+        if account.account in OWED:
+            owed[account.party_id][account.currency] -= amount
+    holds = ledger.standing(engine, through=through).holds
+    named = dict.fromkeys(ledger.owners(engine), "") | names(store, engine)
+    wanted = text.casefold().strip()
+    matching = [owner for owner, name in named.items() if wanted in owner.casefold() or wanted in name.casefold()]
+    matching.sort(key=lambda owner: (-max(owed[owner].values(), default=0), owner))
+    works = _work_counts(store)
+    rows = tuple(
+        OwnerRow(owner, named[owner] or owner, dict(sorted(owed[owner].items())), holds.get(owner, ()), works.get(owner, 0))
+        for owner in matching[start : start + PAGE]
+    )
+    return Found(rows, len(matching), start)
+
+
+def owner(store: Store, engine: sa.Engine, owner_id: str, today: date) -> Owner:
+    """One owner; raises ContractError if neither the ledger nor the corpus in force knows it."""
+    named = dict.fromkeys(ledger.owners(engine), "") | names(store, engine)
+    if owner_id not in named:
+        hint = did_you_mean(owner_id, named)
+        expected = "an owner in the ledger or in the corpus in force"
+        raise ContractError(f"owner {owner_id!r}", expected=expected, found="none of that id", hint=hint)
+    through = ledger.newest(engine)
+    bookings = ledger.bookings(engine)
+    days = {booking.booking_id: booking.day for booking in bookings}
+    closed = [booking.period for booking in bookings if booking.kind == CLOSE][::-1]
+    paid = [(period, payment) for period in closed for payment in settling.payments(engine, period, owner_id)]
+    credits, read = _credits(store, bookings, owner_id)
+    optouts = list_optouts(store).filter(pl.col("owner_id") == owner_id)
+    works = _works(store, owner_id, credits, optouts, today)
+    identifiers = owners_in_force(store).filter(pl.col("owner_id") == owner_id).drop("owner_id", "name", "payee_reference")
+    return Owner(
+        owner_id,
+        named[owner_id] or owner_id,
+        {kind.upper(): number for row in identifiers.iter_rows(named=True) for kind, number in row.items() if number},
+        _balances(ledger.balances(engine, through=through), owner_id),
+        ledger.standing(engine, through=through).holds.get(owner_id, ()),
+        {
+            currency: tuple(months)
+            for (party, currency), months in sorted(ledger.earned_by_period(engine, f"{today:%Y-%m}").items())
+            if party == owner_id
+        },
+        tuple(_movements(engine, owner_id)),
+        tuple((period, payment, days.get(payment.booking_id or 0)) for period, payment in paid),
+        read,
+        tuple(CreditedOutput(**row) for row in credits.drop("works").head(LISTED).iter_rows(named=True)),
+        credits.height,
+        tuple(works[:LISTED]),
+        len(works),
+        tuple(optouts.iter_rows(named=True)),
+        tuple(period for period in closed if store.exists(statement_key(period, owner_id, "pdf"))),
+    )
+
+
+def statement_key(period: str, owner_id: str, form: str) -> str:
+    """The store key of an owner's statement as `pdf` or `html`."""
+    return f"{statements_folder(period)}/owner={file_name(owner_id)}/statement.{form}"
+
+
+def _balances(balances: Mapping[Account, int], owner_id: str) -> tuple[Balance, ...]:
+    by_currency: dict[str, dict[str, int]] = defaultdict(dict)
+    for account, amount in balances.items():
+        if account.party_id == owner_id:
+            by_currency[account.currency][account.account] = -amount
+    return tuple(
+        Balance(
+            currency,
+            owed=sum(own.get(name, 0) for name in OWED),
+            held=own.get(HELD, 0),
+            carried=-own.get(CARRIED, 0),
+            paid=own.get(PAID, 0),
+            withheld=own.get(WITHHELD, 0),
+            recouped=own.get(RECOUPED, 0),
+            advance=-own.get(ADVANCE, 0),
+        )
+        for currency, own in sorted(by_currency.items())
+    )
+
+
+def _movements(engine: sa.Engine, owner_id: str) -> list[tuple[Booking, str, Mapping[str, int]]]:
+    """The last bookings that concern an owner, newest first."""
+    rows = []
+    for booking, entries in reversed(ledger.party_bookings(engine, owner_id)):
+        changes: Counter[str] = Counter()
+        for account, amount in entries:
+            if account.account in OWED:
+                changes[account.currency] -= amount
+        rows.append((booking, title_of(booking), {currency: change for currency, change in changes.items() if change}))
+    return rows[:MOVEMENTS]
+
+
+def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.DataFrame, int]:
+    """Credits of an owner in the last published nights, largest amounts first, and the number of those nights."""
+    in_force = {booking.day: booking for booking in bookings if booking.kind == NIGHT}
+    nights = [in_force[day] for day in sorted(in_force, reverse=True) if manifest_of(store, in_force[day])][:NIGHTS]
+    columns = [
+        "day", "output_id", "account", "owner_id", "currency", "share_ppb", "low_ppb", "high_ppb", "amount_nanominor", "top_works",
+    ]  # fmt: skip
+    tables = []
+    for booking in nights:
+        table = store.read_table(f"{revision_folder(booking.day, booking.revision)}/credits.parquet", columns=columns)
+        tables.append(table.filter((pl.col("owner_id") == owner_id) & (pl.col("account") == PAYABLE)))
+    if not tables:
+        schema = {"day": pl.String, "output_id": pl.String, "currency": pl.String, "works": pl.List(pl.String)}
+        numbers = dict.fromkeys(("share_ppb", "low_ppb", "high_ppb", "amount_nanominor"), pl.Int64)
+        return pl.DataFrame(schema=schema | numbers), 0
+    own = pl.concat(tables).with_columns(works=pl.col("top_works").list.eval(pl.element().struct.field("work_id")).list.unique())
+    own = own.sort("amount_nanominor", "day", "output_id", descending=[True, True, False])
+    return own.drop("account", "owner_id", "top_works"), len(nights)
+
+
+def _works(store: Store, owner_id: str, credits: pl.DataFrame, optouts: pl.DataFrame, today: date) -> list[OwnedWork]:
+    """Works in which an owner has a stake today, and works that nights credited; those behind most outputs first."""
+    counts: Counter[str] = Counter(work for works in credits["works"] for work in works)
+    choices = {
+        row["work_id"]: f"{row['choice']}, {row['state']}" if row["state"] != WITHDRAWN else WITHDRAWN
+        for row in optouts.iter_rows(named=True)
+    }
+    stakes: dict[str, int] = {}
+    origins: dict[str, tuple[str, str]] = {}
+    if store.exists(CURRENT):
+        corpus = corpus_in_force(store)
+        claims = valid_on(store.read_table(corpus.claims.key), today).filter(pl.col("owner_id") == owner_id)
+        stakes = dict(claims.select("work_id", "stake_ppb").iter_rows())
+        wanted = [*stakes, *counts]
+        facts = read_examples(store, corpus, "work_id", "source_uri", "licence_spdx").filter(pl.col("work_id").is_in(wanted))
+        origins = {
+            work: (source or "", licence or "")
+            for work, source, licence in facts.unique("work_id", keep="first", maintain_order=True).iter_rows()
+        }
+    works = [
+        OwnedWork(
+            work,
+            address(origins.get(work, ("", ""))[0]),
+            origins.get(work, ("", ""))[1],
+            stakes[work] / PPB if work in stakes else None,
+            counts[work],
+            choices.get(work, ""),
+        )
+        for work in {*stakes, *counts}
+    ]
+    return sorted(works, key=lambda work: (-work.outputs, work.work_id))
+
+
+def _work_counts(store: Store) -> dict[str, int]:
+    """Numbers of works in the corpus in force, by owner."""
+    if not store.exists(CURRENT):
+        return {}
+    claims = store.read_table(corpus_in_force(store).claims.key, columns=["work_id", "owner_id"])
+    return dict(claims.group_by("owner_id").agg(pl.col("work_id").n_unique()).iter_rows())
