@@ -17,22 +17,24 @@ from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB
 from provenance.core.published import revision_folder
 from provenance.core.store import Store
-from provenance.core.tables import PAYABLE
-from provenance.core.text import address
+from provenance.core.tables import CREDITS, PAYABLE
 from provenance.corpus.ownership import valid_on
 from provenance.corpus.rights.optout_records import WITHDRAWN, list_optouts
 from provenance.corpus.shards import CURRENT, corpus_in_force, read_examples
+from provenance.corpus.works import link_of, read_titles, title_of
 from provenance.settlement import ledger
 from provenance.settlement.account_actions import owners_in_force
-from provenance.settlement.accounts import ADVANCE, CARRIED, HELD, OWED, PAID, RECOUPED, WITHHELD, Account
-from provenance.settlement.books import CLOSE, NIGHT, Booking
+from provenance.settlement.accounts import ADVANCE, CARRIED, OWED, PAID, RECOUPED, WITHHELD, Account
+from provenance.settlement.accounts import HELD as KEPT
+from provenance.settlement.books import ANSWER, CLAIM, CLOSE, HOLD, NIGHT, PAYMENTS, RELEASE, Booking
+from provenance.settlement.exports.works import CreditedWork, works_behind
 from provenance.settlement.months import settling
 from provenance.settlement.months.periods import statements_folder
 from provenance.settlement.months.settling import Payment
-from provenance.settlement.months.write_statements import file_name, title_of
+from provenance.settlement.months.write_statements import file_name
 
-# Published nights that are searched for outputs and works of an owner, and most of each that are listed.
-NIGHTS, LISTED = 14, 100
+# Published nights that are searched for outputs and works of an owner, most of each that are listed, and works with passages.
+NIGHTS, LISTED, SHOWN = 14, 100, 6
 # Owners on one page, and movements of an account that are listed.
 PAGE, MOVEMENTS = 50, 60
 
@@ -73,16 +75,18 @@ class Balance:
 
 @dataclass(frozen=True)
 class OwnedWork:
-    """A work of an owner in the corpus in force, or one that nights credited.
+    """A work in which an owner has a stake, or that the last nights credited.
 
     Attributes:
+        link: a safe address of where it was collected, or empty.
         stake: the owner's part of it; None if the corpus in force does not give the owner any.
         outputs: of the last nights, those for which it is among the most influential.
         optout: the choice, if the owner opted out, and the state of that opt-out.
     """
 
     work_id: str
-    source: str
+    title: str
+    link: str = ""
     licence: str = ""
     stake: float | None = None
     outputs: int = 0
@@ -111,6 +115,7 @@ class Owner:
         movements: the last bookings that changed what is owed: booking, what it was, and by currency the change.
         payments: month, payment and the day of its last status, newest first.
         nights: number of the last published nights that outputs and works are from.
+        leading: by currency, the works behind the largest amounts of those nights, with passages.
         works_in_all: number of works; the first are listed, those with most outputs first.
         statements: closed months with a statement.
     """
@@ -126,6 +131,7 @@ class Owner:
     nights: int
     outputs: tuple[CreditedOutput, ...]
     outputs_in_all: int
+    leading: Mapping[str, tuple[CreditedWork, ...]]
     works: tuple[OwnedWork, ...]
     works_in_all: int
     optouts: tuple[Mapping[str, Any], ...]
@@ -189,8 +195,12 @@ def owner(store: Store, engine: sa.Engine, owner_id: str, today: date) -> Owner:
         tuple(_movements(engine, owner_id)),
         tuple((period, payment, days.get(payment.booking_id or 0)) for period, payment in paid),
         read,
-        tuple(CreditedOutput(**row) for row in credits.drop("works").head(LISTED).iter_rows(named=True)),
+        tuple(CreditedOutput(**row) for row in credits.drop("top_works").head(LISTED).iter_rows(named=True)),
         credits.height,
+        {
+            str(currency): tuple(works_behind(store, rows, most=SHOWN))
+            for (currency,), rows in credits.group_by("currency", maintain_order=True)
+        },
         tuple(works[:LISTED]),
         len(works),
         tuple(optouts.iter_rows(named=True)),
@@ -212,7 +222,7 @@ def _balances(balances: Mapping[Account, int], owner_id: str) -> tuple[Balance, 
         Balance(
             currency,
             owed=sum(own.get(name, 0) for name in OWED),
-            held=own.get(HELD, 0),
+            held=own.get(KEPT, 0),
             carried=-own.get(CARRIED, 0),
             paid=own.get(PAID, 0),
             withheld=own.get(WITHHELD, 0),
@@ -231,8 +241,24 @@ def _movements(engine: sa.Engine, owner_id: str) -> list[tuple[Booking, str, Map
         for account, amount in entries:
             if account.account in OWED:
                 changes[account.currency] -= amount
-        rows.append((booking, title_of(booking), {currency: change for currency, change in changes.items() if change}))
+        rows.append((booking, _words(booking), {currency: change for currency, change in changes.items() if change}))
     return rows[:MOVEMENTS]
+
+
+def _words(booking: Booking) -> str:
+    """What a booking was for, as the page says it."""
+    if booking.kind == NIGHT:
+        again = f", revision {booking.revision}" if booking.revision > 1 else ""
+        return f"outputs of {booking.day}{again}"
+    words = {
+        CLAIM: f"claimed from escrow: {booking.facts.get('escrow_id', '')}",
+        HOLD: f"put on hold: {booking.facts.get('reason', '')}",
+        RELEASE: f"hold ended: {booking.facts.get('reason', '')}",
+        CLOSE: f"close of {booking.period}: set off",
+        PAYMENTS: f"paid for {booking.facts.get('closed_period', '')}, with the tax withheld",
+        ANSWER: "answer of a bank",
+    }
+    return words.get(booking.kind, booking.kind)
 
 
 def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.DataFrame, int]:
@@ -246,18 +272,16 @@ def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.D
     for booking in nights:
         table = store.read_table(f"{revision_folder(booking.day, booking.revision)}/credits.parquet", columns=columns)
         tables.append(table.filter((pl.col("owner_id") == owner_id) & (pl.col("account") == PAYABLE)))
-    if not tables:
-        schema = {"day": pl.String, "output_id": pl.String, "currency": pl.String, "works": pl.List(pl.String)}
-        numbers = dict.fromkeys(("share_ppb", "low_ppb", "high_ppb", "amount_nanominor"), pl.Int64)
-        return pl.DataFrame(schema=schema | numbers), 0
-    own = pl.concat(tables).with_columns(works=pl.col("top_works").list.eval(pl.element().struct.field("work_id")).list.unique())
+    own = pl.concat(tables) if tables else pl.DataFrame(schema={name: CREDITS.schema[name] for name in columns})
     own = own.sort("amount_nanominor", "day", "output_id", descending=[True, True, False])
-    return own.drop("account", "owner_id", "top_works"), len(nights)
+    return own.drop("account", "owner_id"), len(nights)
 
 
 def _works(store: Store, owner_id: str, credits: pl.DataFrame, optouts: pl.DataFrame, today: date) -> list[OwnedWork]:
     """Works in which an owner has a stake today, and works that nights credited; those behind most outputs first."""
-    counts: Counter[str] = Counter(work for works in credits["works"] for work in works)
+    counts: Counter[str] = Counter(
+        work for (pieces,) in credits.select("top_works").iter_rows() for work in {piece["work_id"] for piece in pieces or ()}
+    )
     choices = {
         row["work_id"]: f"{row['choice']}, {row['state']}" if row["state"] != WITHDRAWN else WITHDRAWN
         for row in optouts.iter_rows(named=True)
@@ -274,10 +298,12 @@ def _works(store: Store, owner_id: str, credits: pl.DataFrame, optouts: pl.DataF
             work: (source or "", licence or "")
             for work, source, licence in facts.unique("work_id", keep="first", maintain_order=True).iter_rows()
         }
+    titles = read_titles(store, [source for source, _ in origins.values()])
     works = [
         OwnedWork(
             work,
-            address(origins.get(work, ("", ""))[0]),
+            titles.get(origins.get(work, ("", ""))[0]) or title_of(work),
+            link_of(origins.get(work, ("", ""))[0]),
             origins.get(work, ("", ""))[1],
             stakes[work] / PPB if work in stakes else None,
             counts[work],
