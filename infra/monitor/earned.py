@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import polars as pl
@@ -55,9 +56,7 @@ def of_export(store: Store, booking: Booking, previous: Booking | None = None) -
         return ()
     folder = revision_folder(booking.day, booking.revision)
     pools = _pools(manifest)
-    before, before_pools = {}, {}
-    if previous and (earlier := manifest_of(store, previous)):
-        before, before_pools = _amounts(store, previous, earlier), _pools(earlier)
+    before = _shares(store, previous)
     ends: dict[tuple[str, str], tuple[int, int]] = {}
     if "intervals.csv" in manifest["files"]:  # exports of version 0.1 have none
         table = from_csv(store.read(f"{folder}/intervals.csv"), INTERVALS.schema)
@@ -81,18 +80,28 @@ def of_export(store: Store, booking: Booking, previous: Booking | None = None) -
                 None if low is None else low / pool,
                 None if high is None else high / pool,
                 amount,
-                before.get((account, party, currency), 0) / before_pools[currency] if before_pools.get(currency) else None,
+                before[currency].get((account, party), 0.0) if currency in before else None,
             )
         )
     return _sorted(parties)
 
 
-def of_shares(store: Store, folder: str, names: Mapping[str, str]) -> tuple[PartyOfNight, ...]:
-    """The parties of a night that is not published, from its shares, without amounts."""
+def of_shares(store: Store, folder: str, names: Mapping[str, str], previous: Booking | None = None) -> tuple[PartyOfNight, ...]:
+    """The parties of a night that is not published, from its shares, without amounts; `previous` as in `of_export`."""
+    before = _shares(store, previous)
     table = store.read_table(f"{folder}/night_shares.parquet")
     return _sorted(
         [
-            PartyOfNight(account, party, names.get(party, party), currency, share / PPB, low / PPB, high / PPB)
+            PartyOfNight(
+                account,
+                party,
+                names.get(party, party),
+                currency,
+                share / PPB,
+                low / PPB,
+                high / PPB,
+                before=before[currency].get((account, party), 0.0) if currency in before else None,
+            )
             for currency, account, party, share, low, high in table.select(
                 "currency", "account", "party_id", "share_ppb", "low_ppb", "high_ppb"
             ).iter_rows()
@@ -111,6 +120,19 @@ def owner_names(store: Store, booking: Booking) -> dict[str, str]:
 def _pools(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The money for owners, by currency."""
     return {c: row["revenue_minor"] - row["developer_minor"] for c, row in manifest["totals"].items()}
+
+
+def _shares(store: Store, booking: Booking | None) -> dict[str, dict[tuple[str, str], float]]:
+    """Shares of a published night: by currency, of each account and party; empty if there is none."""
+    manifest = manifest_of(store, booking) if booking else None
+    if booking is None or manifest is None:
+        return {}
+    pools = {currency: pool for currency, pool in _pools(manifest).items() if pool}
+    shares: dict[str, dict[tuple[str, str], float]] = {currency: {} for currency in pools}
+    for (account, party, currency), amount in _amounts(store, booking, manifest).items():
+        if currency in pools:
+            shares[currency][account, party] = amount / pools[currency]
+    return shares
 
 
 def _amounts(store: Store, booking: Booking, manifest: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
@@ -172,7 +194,7 @@ def leaders(store: Store, booking: Booking, output_ids: Sequence[str]) -> dict[s
     }
 
 
-def earlier_booking(bookings: Sequence[Booking], day: Any) -> Booking | None:
+def earlier_booking(bookings: Sequence[Booking], day: date) -> Booking | None:
     """The booking in force of the last booked day before a day; `bookings` are of nights, in the order of booking."""
     before = {booking.day: booking for booking in bookings if booking.day < day}
     return before[max(before)] if before else None

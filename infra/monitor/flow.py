@@ -120,8 +120,10 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     last, previous = (bookings[-1] if bookings else None), earlier_booking(booked, day)
     parties = of_export(store, last, previous) if last else ()
     if not parties and "night_shares.parquet" in shared.get("writes", {}):
-        names = dict(store.read_table(load_frozen(store, inputs["corpus"]).owners.key, columns=["owner_id", "name"]).iter_rows())
-        parties = of_shares(store, folder, names)
+        names = dict(
+            store.read_table(load_frozen(store, inputs["corpus"]).owners.key, columns=["owner_id", "name"]).iter_rows()
+        )
+        parties = of_shares(store, folder, names, previous)
     opted_out_parts = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
         night=watched,

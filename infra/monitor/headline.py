@@ -25,13 +25,13 @@ class Part:
     """A part of the line: its text, and whether it is good, odd, bad, or going on (busy).
 
     Attributes:
-        day: the night that it is about, if any; asks: the DAG that waits for a person, if any.
+        day: the night that it is about, if any; asks: whether people are asked something.
     """
 
     text: str
     look: str
     day: str = ""
-    asks: str = ""
+    asks: bool = False
 
 
 def headline(
@@ -46,7 +46,7 @@ def headline(
         today: in UTC; yesterday is paid in the night to today.
     """
     if not nights:
-        return (Part("no night has run yet", ODD), *_asked(asked))
+        return (Part("no night has run yet", ODD), _asked(asked))
     latest = nights[-1]
     published = next((night for night in reversed(nights) if night.published), None)
     parts = [_state(latest)]
@@ -54,11 +54,11 @@ def headline(
         parts.append(Part(f"{short_day(published.day)} published {_time(published)}", GOOD, published.day))
     parts += [_state(night) for night in nights[:-1] if night.state in {FAILED, BOOKED}]
     if (behind := today.toordinal() - 1 - day_number(latest.day)) > 0 and not paused:
-        parts.append(Part(f"{behind} {'day' if behind == 1 else 'days'} later not begun", ODD))
+        parts.append(Part(f"{behind} {'day' if behind == 1 else 'days'} behind", ODD))
     parts += _fidelity(published)
     if paused:
         parts.append(Part("nights are paused", ODD))
-    return (*parts, *_asked(asked))
+    return (*parts, _asked(asked))
 
 
 def short_day(day: str) -> str:
@@ -110,8 +110,8 @@ def _fidelity(night: WatchedNight | None) -> Iterator[Part]:
             yield Part(f"fidelity{of} not measured", ODD)
 
 
-def _asked(asked: Mapping[str, OpenQuestions]) -> Iterator[Part]:
-    for dag, questions in sorted(asked.items()):
-        yield Part(f"{dag} waits for a person since {questions.since.day} {questions.since:%b, %H:%M}", ODD, asks=dag)
-    if not asked:
-        yield Part("nothing waiting", GOOD)
+def _asked(asked: Mapping[str, OpenQuestions]) -> Part:
+    count = sum(questions.count for questions in asked.values())
+    if not count:
+        return Part("nothing waiting", GOOD)
+    return Part("1 question waits for a person" if count == 1 else f"{count} questions wait for people", ODD, asks=True)

@@ -6,18 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
+from infra.monitor.earned import PartyOfNight
 from infra.monitor.frozen import read_frozen
 from infra.monitor.runs import Answer
 from provenance.core.errors import ContractError
 from provenance.core.published import MANIFEST
 from provenance.core.store import Store
-from provenance.core.tables import PAYABLE
+from provenance.core.tables import ESCROW, PAYABLE
 from provenance.settlement import books, ledger
-from provenance.settlement.accounts import totals
+from provenance.settlement.accounts import Account, totals
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
 from provenance.settlement.books import BOOKING, CLOSE, NIGHT, PAYMENTS, Booking
 from provenance.settlement.months import settling
@@ -49,9 +49,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Folder:
-    """A published folder of a month; `files` have name, SHA-256 and size in bytes."""
+    """A published folder of a month, with its key; `files` have name, SHA-256 and size in bytes."""
 
     name: str
+    folder: str
     files: tuple[tuple[str, str, int], ...]
 
 
@@ -97,7 +98,7 @@ class MonthDetail:
         payments: with their day of the last status, largest first.
         rates: recorded rates with their evidence, by pair in words.
         holds: reasons of owners on hold after the close.
-        earners: owner, currency and amount that the nights of an open month earned so far, largest first.
+        parties: who got what of the nights that count in the month, largest first.
     """
 
     month: Month
@@ -106,7 +107,7 @@ class MonthDetail:
     payments: tuple[tuple[Payment, date | None], ...] = ()
     rates: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    earners: tuple[tuple[str, str, int], ...] = ()
+    parties: tuple[PartyOfNight, ...] = ()
     folders: tuple[Folder, ...] = ()
     statements: int = 0
 
@@ -128,6 +129,7 @@ def month(
     store: Store,
     engine: sa.Engine,
     period: str,
+    *,
     answers: Mapping[str, Answer | None],
     names: Mapping[str, str],
     today: date,
@@ -140,19 +142,16 @@ def month(
         raise ContractError(f"month {period}", expected="a month with bookings", found=found)
     facts = _month(engine, period, bookings, answers, today)
     folders = tuple(_folders(store, period))
+    parties = tuple(_parties(_night_amounts(engine, period), facts.totals, names))
     if not facts.closed:
-        earned = [
-            (account.party_id, account.currency, -amount)
-            for account, amount in _night_amounts(engine, period).items()
-            if account.account == PAYABLE and amount
-        ]
-        earned.sort(key=lambda row: (row[1], -row[2], row[0]))
-        return MonthDetail(facts, names, earners=tuple(earned), folders=folders)
+        return MonthDetail(facts, names, folders=folders, parties=parties)
     closed, lines = settling.lines(engine, period)
     days = {booking.booking_id: booking.day for booking in bookings}
     paid = [(payment, days.get(payment.booking_id or 0)) for payment in settling.payments(engine, period)]
     paid.sort(key=lambda row: (row[0].line.pay_currency, -row[0].line.paid, row[0].line.owner_id))
-    rates = {f"{source} to {target}": f"{rate} ({why})" for (source, target), (rate, why) in settling.rates(engine, period).items()}
+    rates = {
+        f"{source} to {target}": f"{rate} ({why})" for (source, target), (rate, why) in settling.rates(engine, period).items()
+    }
     statements = f"{statements_folder(period)}/{MANIFEST}"
     return MonthDetail(
         facts,
@@ -162,6 +161,7 @@ def month(
         rates=rates,
         holds=ledger.standing(engine, through=closed.booking_id).holds,
         folders=folders,
+        parties=parties,
         statements=len(read_frozen(store, statements)["files"]) // 2 if store.exists(statements) else 0,
     )
 
@@ -234,7 +234,22 @@ def _payments(count: int) -> str:
     return f"{count} payment" if count == 1 else f"{count} payments"
 
 
-def _night_amounts(engine: sa.Engine, period: str) -> dict[Any, int]:
+def _parties(
+    amounts: Mapping[Account, int], totals_of_month: Mapping[str, Mapping[str, int]], names: Mapping[str, str]
+) -> list[PartyOfNight]:
+    parties = []
+    for account, amount in amounts.items():
+        row = totals_of_month[account.currency]
+        pool = row["revenue_minor"] - row["developer_minor"]
+        if account.account in (PAYABLE, ESCROW) and amount and pool:
+            name = names.get(account.party_id) or account.party_id
+            parties.append(
+                PartyOfNight(account.account, account.party_id, name, account.currency, -amount / pool, None, None, -amount)
+            )
+    return sorted(parties, key=lambda party: (party.currency, -party.share, party.party_id))
+
+
+def _night_amounts(engine: sa.Engine, period: str) -> dict[Account, int]:
     """Amounts of the nights that count in a month, by beneficiary."""
     with engine.connect() as connection:
         booked = books.sums(connection, (BOOKING.c.kind == NIGHT) & (BOOKING.c.period == period))
@@ -247,4 +262,4 @@ def _folders(store: Store, period: str) -> Iterator[Folder]:
         key = f"{folder}/{MANIFEST}"
         if store.exists(key):
             files = read_frozen(store, key)["files"]
-            yield Folder(name, tuple((file, entry["sha256"], entry["bytes"]) for file, entry in files.items()))
+            yield Folder(name, folder, tuple((file, entry["sha256"], entry["bytes"]) for file, entry in files.items()))

@@ -235,7 +235,7 @@ def _balances(balances: Mapping[Account, int], owner_id: str) -> tuple[Balance, 
 
 def _movements(engine: sa.Engine, owner_id: str) -> list[tuple[Booking, str, Mapping[str, int]]]:
     """The last bookings that concern an owner, newest first."""
-    rows = []
+    rows: list[tuple[Booking, str, Mapping[str, int]]] = []
     for booking, entries in reversed(ledger.party_bookings(engine, owner_id)):
         changes: Counter[str] = Counter()
         for account, amount in entries:
@@ -265,9 +265,8 @@ def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.D
     """Credits of an owner in the last published nights, largest amounts first, and the number of those nights."""
     in_force = {booking.day: booking for booking in bookings if booking.kind == NIGHT}
     nights = [in_force[day] for day in sorted(in_force, reverse=True) if manifest_of(store, in_force[day])][:NIGHTS]
-    columns = [
-        "day", "output_id", "account", "owner_id", "currency", "share_ppb", "low_ppb", "high_ppb", "amount_nanominor", "top_works",
-    ]  # fmt: skip
+    numbers = ("share_ppb", "low_ppb", "high_ppb", "amount_nanominor")
+    columns = ["day", "output_id", "account", "owner_id", "currency", *numbers, "top_works"]
     tables = []
     for booking in nights:
         table = store.read_table(f"{revision_folder(booking.day, booking.revision)}/credits.parquet", columns=columns)

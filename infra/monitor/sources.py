@@ -7,8 +7,9 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from infra.monitor import flow, months, nights, owners
+from infra.monitor import flow, nights, owners
 from infra.monitor.frozen import read_frozen
+from infra.monitor.months import Month, MonthDetail, month, months
 from infra.monitor.runs import answers, open_runs, runs
 from provenance.core.settings import Settings
 from provenance.core.store import Store
@@ -40,14 +41,14 @@ class Sources:
         """One night in detail."""
         return flow.night(self.store, self.ledger, day, runs(self.airflow, day=str(day)).get(str(day), ()))
 
-    def months(self, today: date) -> list[months.Month]:
+    def months(self, today: date) -> list[Month]:
         """The last months, newest first."""
-        return months.months(self.ledger, answers(self.airflow), today)
+        return months(self.ledger, answers(self.airflow), today)
 
-    def month(self, period: str, today: date) -> months.MonthDetail:
+    def month(self, period: str, today: date) -> MonthDetail:
         """One month in detail."""
-        asked = answers(self.airflow).get(period, {})
-        return months.month(self.store, self.ledger, period, asked, owners.names(self.store, self.ledger), today)
+        asked, names = answers(self.airflow).get(period, {}), owners.names(self.store, self.ledger)
+        return month(self.store, self.ledger, period, answers=asked, names=names, today=today)
 
     def audits(self, last: int) -> list[Audit]:
         """The audits that manifests of the last days cite, and the one in force."""

@@ -34,7 +34,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from infra.monitor import months, owners, runs
+from infra.monitor import owners, runs
 from infra.monitor.flow import output
 from infra.monitor.headline import Part, headline
 from infra.monitor.nights import escrow
@@ -47,6 +47,7 @@ from provenance.settlement.months.periods import parse_period
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from infra.monitor.months import Month
     from infra.monitor.nights import WatchedNight
     from provenance.influence.audits import Audit
 
@@ -185,9 +186,8 @@ def month_page(request: Request, period: str) -> HTMLResponse:
     """One month: its close, its payments, its files."""
     opened = sources()
     detail = opened.month(parse_period("month", period), _today())
-    flows = money_flow.of_totals(detail.month.totals)
-    folders = {"closing": months.closing_folder(period), "payments": months.payments_folder(period)}
-    return _page(request, "month.html", detail=detail, flows=flows, folders=folders, asked=_asks_for_months(opened))
+    flows = money_flow.of_totals(detail.month.totals, detail.parties)
+    return _page(request, "month.html", detail=detail, flows=flows, asked=_asks_for_months(opened))
 
 
 @app.get("/api/months/{period}.json")
@@ -344,7 +344,7 @@ def _asks_for_months(opened: Sources) -> bool:
     return runs.SETTLEMENT in runs.open_questions(opened.airflow)
 
 
-def _month_data(month: months.Month) -> dict[str, Any]:
+def _month_data(month: Month) -> dict[str, Any]:
     return {**asdict(month), "closed": month.closed}
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
@@ -68,7 +69,9 @@ def document(name: str) -> Document:
     parser = MarkdownIt("commonmark").enable("table")
     tokens = parser.parse(path.read_text(encoding="utf-8"))
     anchors: dict[str, str] = {}
-    headings, links, pictures = [], [], {}
+    headings: list[tuple[str, str]] = []
+    links: list[str] = []
+    pictures: dict[str, Path] = {}
     for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
         if token.type == "heading_open" and inside is not None:
             text = "".join(child.content for child in inside.children or ())
@@ -139,7 +142,7 @@ def _label_cells(tokens: Sequence[Token]) -> None:
     """Give the cells of tables the names of their columns, which a narrow screen shows beside them."""
     columns: list[str] = []
     column = 0
-    for token, inside in zip(tokens, tokens[1:], strict=False):
+    for token, inside in pairwise(tokens):
         if token.type == "table_open":
             columns = []
         elif token.type == "th_open":

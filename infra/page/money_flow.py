@@ -1,6 +1,6 @@
 """Lays out pictures of where revenue goes, as nodes and ribbons that a template writes as SVG (a Sankey diagram).
 
-    revenue -> owners (the leading ones, and the others together), escrow, nobody, developer
+revenue -> owners (the leading ones, and the others together), escrow, nobody, developer
 """
 
 from __future__ import annotations
@@ -120,22 +120,20 @@ def _picture(
         above = name == "owners" and bool(single)
         middle[name] = y
         count = {"owners": len(owners), "escrow": escrow}.get(name, 0)
-        nodes.append(
-            Node(columns[1], y, max(high(amount), 1.0), COLOURS[name], _many(name, count), said(amount), above=above)
-        )
+        nodes.append(Node(columns[1], y, max(high(amount), 1.0), COLOURS[name], _many(name, count), said(amount), above=above))
         y = max(y + max(high(amount), LABEL) + GAP, bottom if above else 0.0)
     height = max(y, bottom)
     left = TOP + max(0.0, (height - TOP - TALL) / 2) if single else TOP
     nodes.insert(0, Node(columns[0], left, TALL, "c0", "revenue", format_minor(revenue, currency), above=True))
     at = left
     for name, amount in parts.items():
-        ribbons.append(_ribbon(columns[0] + NODE, at, columns[1], middle[name], high(amount), COLOURS[name], f"{name} {said(amount)}"))
+        start, end = (columns[0] + NODE, at), (columns[1], middle[name])
+        ribbons.append(_ribbon(start, end, high(amount), COLOURS[name], f"{name} {said(amount)}"))
         at += high(amount)
     at = middle.get("owners", TOP)
     for (name, amount), node in zip(single, nodes[1:], strict=False):
-        ribbons.append(
-            _ribbon(columns[1] + NODE, at, columns[2], node.y, high(amount), COLOURS["owners"], f"{name} {said(amount)}")
-        )
+        start, end = (columns[1] + NODE, at), (columns[2], node.y)
+        ribbons.append(_ribbon(start, end, high(amount), COLOURS["owners"], f"{name} {said(amount)}"))
         at += high(amount)
     words = f"Of {format_minor(revenue, currency)}: " + "; ".join(f"{name} {said(amount)}" for name, amount in parts.items())
     return Picture(words, WIDTHS[columns], max(height, left + TALL) + 4, tuple(nodes), tuple(ribbons))
@@ -161,10 +159,11 @@ def _cut(name: str, columns: tuple[float, ...]) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}\u2026"
 
 
-def _ribbon(left: float, from_y: float, right: float, to_y: float, height: float, colour: str, tooltip: str) -> Ribbon:
+def _ribbon(start: tuple[float, float], end: tuple[float, float], height: float, colour: str, tooltip: str) -> Ribbon:
+    """A ribbon between the upper right corner of one bar and the upper left corner of another."""
+    (left, top), (right, to) = start, end
     middle = (left + right) / 2
-    path = (
-        f"M{left:.1f},{from_y:.1f} C{middle:.1f},{from_y:.1f} {middle:.1f},{to_y:.1f} {right:.1f},{to_y:.1f} "
-        f"V{to_y + height:.1f} C{middle:.1f},{to_y + height:.1f} {middle:.1f},{from_y + height:.1f} {left:.1f},{from_y + height:.1f} Z"
-    )
-    return Ribbon(path, colour, tooltip)
+    there = f"M{left:.1f},{top:.1f} C{middle:.1f},{top:.1f} {middle:.1f},{to:.1f} {right:.1f},{to:.1f}"
+    below, to_below = top + height, to + height
+    back = f"V{to_below:.1f} C{middle:.1f},{to_below:.1f} {middle:.1f},{below:.1f} {left:.1f},{below:.1f} Z"
+    return Ribbon(f"{there} {back}", colour, tooltip)
