@@ -27,6 +27,7 @@ from provenance.settlement.account_actions import owners_in_force
 from provenance.settlement.accounts import ADVANCE, CARRIED, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.accounts import HELD as KEPT
 from provenance.settlement.books import ANSWER, CLAIM, CLOSE, HOLD, NIGHT, PAYMENTS, RELEASE, Booking
+from provenance.settlement.exports.shown import passage_data
 from provenance.settlement.exports.works import CreditedWork, works_behind
 from provenance.settlement.months import settling
 from provenance.settlement.months.periods import statements_folder
@@ -115,7 +116,7 @@ class Owner:
         movements: the last bookings that changed what is owed: booking, what it was, and by currency the change.
         payments: month, payment and the day of its last status, newest first.
         nights: number of the last published nights that outputs and works are from.
-        leading: by currency, the works behind the largest amounts of those nights, with passages.
+        leading: by currency, the works behind the largest amounts of those nights, with passages, as data.
         works_in_all: number of works; the first are listed, those with most outputs first.
         statements: closed months with a statement.
     """
@@ -131,7 +132,7 @@ class Owner:
     nights: int
     outputs: tuple[CreditedOutput, ...]
     outputs_in_all: int
-    leading: Mapping[str, tuple[CreditedWork, ...]]
+    leading: Mapping[str, tuple[Mapping[str, Any], ...]]
     works: tuple[OwnedWork, ...]
     works_in_all: int
     optouts: tuple[Mapping[str, Any], ...]
@@ -198,7 +199,7 @@ def owner(store: Store, engine: sa.Engine, owner_id: str, today: date) -> Owner:
         tuple(CreditedOutput(**row) for row in credits.drop("top_works").head(LISTED).iter_rows(named=True)),
         credits.height,
         {
-            str(currency): tuple(works_behind(store, rows, most=SHOWN))
+            str(currency): tuple(_shown(work) for work in works_behind(store, rows, most=SHOWN))
             for (currency,), rows in credits.group_by("currency", maintain_order=True)
         },
         tuple(works[:LISTED]),
@@ -274,6 +275,12 @@ def _credits(store: Store, bookings: list[Booking], owner_id: str) -> tuple[pl.D
     own = pl.concat(tables) if tables else pl.DataFrame(schema={name: CREDITS.schema[name] for name in columns})
     own = own.sort("amount_nanominor", "day", "output_id", descending=[True, True, False])
     return own.drop("account", "owner_id"), len(nights)
+
+
+def _shown(work: CreditedWork) -> dict[str, Any]:
+    """A work with its passages, as data that the page lays out."""
+    modality = work.passages[0].modality if work.passages else ""
+    return {**vars(work), "modality": modality, "passages": [passage_data(passage) for passage in work.passages]}
 
 
 def _works(store: Store, owner_id: str, credits: pl.DataFrame, optouts: pl.DataFrame, today: date) -> list[OwnedWork]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from functools import cache
 from importlib.resources import files
@@ -225,17 +225,9 @@ def owner_page(request: Request, owner_id: str) -> HTMLResponse:
 
 @app.get("/api/owners/{owner_id:path}.json")
 def owner_json(owner_id: str) -> Response:
-    """The data of one owner; of passages, what they are pieces of."""
+    """The data of one owner."""
     opened = sources()
-    found = owners.owner(opened.store, opened.ledger, owner_id, _today())
-    leading = {
-        currency: [
-            {**vars(work), "passages": [{"example_id": piece.example_id, "text": piece.text} for piece in work.passages]}
-            for work in works
-        ]
-        for currency, works in found.leading.items()
-    }
-    return _json({**asdict(replace(found, leading={})), "leading": leading})
+    return _json(asdict(owners.owner(opened.store, opened.ledger, owner_id, _today())))
 
 
 @app.get("/docs")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from datetime import date, datetime
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -76,12 +74,6 @@ def change(part: float | None) -> str:
     return "0.00" if points in {"+0.00", "-0.00"} else points
 
 
-def passage(text: str, most: int = 320) -> str:
-    """A passage of a work without its indentation and empty ends, cut where it is long."""
-    lines = dedent(text.expandtabs(4)).strip("\n ")
-    return lines if len(lines) <= most else f"{lines[:most].rstrip()} ..."
-
-
 def moment(when: datetime | str | None) -> str:
     """A time to the minute, in UTC."""
     when = datetime.fromisoformat(when) if isinstance(when, str) else when
@@ -108,8 +100,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "month": month,
     "days": ranges,
     "change": change,
-    "passage": passage,
-    "base64": lambda data: b64encode(data).decode(),
     "place": lambda key: quote(key, safe="/="),
     "path": lambda text: quote(text, safe=""),
     "in_words": in_words,
