@@ -123,9 +123,8 @@ def _picture(
         nodes.append(Node(columns[1], y, max(high(amount), 1.0), COLOURS[name], _many(name, count), said(amount), above=above))
         y = max(y + max(high(amount), LABEL) + GAP, bottom if above else 0.0)
     height = max(y, bottom)
-    left = TOP + max(0.0, (height - TOP - TALL) / 2) if single else TOP
-    nodes.insert(0, Node(columns[0], left, TALL, "c0", "revenue", format_minor(revenue, currency), above=True))
-    at = left
+    nodes.insert(0, Node(columns[0], TOP, TALL, "c0", "revenue", format_minor(revenue, currency), above=True))
+    at = TOP
     for name, amount in parts.items():
         start, end = (columns[0] + NODE, at), (columns[1], middle[name])
         ribbons.append(_ribbon(start, end, high(amount), COLOURS[name], f"{name} {said(amount)}"))
@@ -136,7 +135,7 @@ def _picture(
         ribbons.append(_ribbon(start, end, high(amount), COLOURS["owners"], f"{name} {said(amount)}"))
         at += high(amount)
     words = f"Of {format_minor(revenue, currency)}: " + "; ".join(f"{name} {said(amount)}" for name, amount in parts.items())
-    return Picture(words, WIDTHS[columns], max(height, left + TALL) + 4, tuple(nodes), tuple(ribbons))
+    return Picture(words, WIDTHS[columns], max(height, TOP + TALL) + 4, tuple(nodes), tuple(ribbons))
 
 
 def _single(owners: Sequence[PartyOfNight], earned: int) -> list[tuple[str, int]]:
