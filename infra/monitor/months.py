@@ -65,7 +65,6 @@ class Month:
         nights: days of the month that are paid; missing: days that are over and are not.
         totals: of its nights, by currency, in minor units.
         pays: by currency and status of payments: their number and amount.
-        outcomes: of the balances of the close.
     """
 
     period: str
@@ -74,7 +73,6 @@ class Month:
     missing: tuple[date, ...]
     totals: Mapping[str, Mapping[str, int]]
     pays: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
-    outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -94,7 +92,7 @@ class MonthDetail:
     """A month with its payments and files.
 
     Attributes:
-        balances: lines of the close, largest first; empty while the month is open.
+        balances: lines of the close, largest first; empty while the month is open. outcomes: their numbers by outcome.
         payments: with their day of the last status, largest first.
         rates: recorded rates with their evidence, by pair in words.
         holds: reasons of owners on hold after the close.
@@ -104,6 +102,7 @@ class MonthDetail:
     month: Month
     names: Mapping[str, str]
     balances: tuple[Line, ...] = ()
+    outcomes: Mapping[str, int] = field(default_factory=dict)
     payments: tuple[tuple[Payment, date | None], ...] = ()
     rates: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -113,7 +112,7 @@ class MonthDetail:
 
 
 def months(
-    engine: sa.Engine, answers: Mapping[str, Mapping[str, Answer | None]], today: date, *, last: int = 24
+    engine: sa.Engine, answers: Mapping[str, Mapping[str, Answer | None]], today: date, *, last: int = 12
 ) -> list[Month]:
     """The last months with bookings, the newest first.
 
@@ -156,6 +155,7 @@ def month(
     return MonthDetail(
         facts,
         names,
+        outcomes=dict(sorted(Counter(line.outcome for line in lines).items(), key=lambda row: (row[0] != PAY, row[0]))),
         balances=tuple(sorted(lines, key=lambda line: (line.currency, -line.owed, line.owner_id))),
         payments=tuple(paid),
         rates=rates,
@@ -189,7 +189,6 @@ def _month(
         count, amount = pays[payment.line.pay_currency].get(payment.status, (0, 0))
         pays[payment.line.pay_currency][payment.status] = (count + 1, amount + payment.line.paid)
     booked = next((b for b in bookings if b.kind == PAYMENTS and b.facts["close"] == str(closed.booking_id)), None)
-    outcomes = Counter(line.outcome for line in settling.lines(engine, period)[1])
     return Month(
         period,
         tuple(_steps(closed, booked, payments, answers)),
@@ -197,7 +196,6 @@ def _month(
         missing,
         day_totals,
         {currency: dict(by_status) for currency, by_status in sorted(pays.items())},
-        dict(sorted(outcomes.items(), key=lambda row: (row[0] != PAY, row[0]))),
     )
 
 

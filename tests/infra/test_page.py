@@ -14,7 +14,7 @@ import httpx
 import polars as pl
 import pytest
 from cryptography.fernet import Fernet
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from paid import DAYS, NO_BETTER, STAGES, SUPPORTED, UNSUPPORTED, lay_out, pay, record, show_dag
 from samples import create_database, enter
 from servers import airflow_server, free_ports, page_settings
@@ -261,6 +261,8 @@ def test_names_and_reasons_in_what_was_measured_are_shown_and_not_run():
     assert (
         without_tags(shown) == "&lt;script&gt;alert(&#39;owner {}&#39;)&lt;/script&gt; 0.86 TF-IDF 0.33 failed songs - failed"
     )
+    alone = {"lds": {"estimate": SUPPORTED["lds"]["estimate"]}}
+    assert without_tags(str(parts().fidelity({"songs": SUPPORTED | alone}))) == "0.86", "predicted from nothing else"
     row = str(parts().measured(HOSTILE, facts, True, "the estimate", facts["lds"]["estimate"]))
     assert "<script" not in row
 
@@ -322,7 +324,8 @@ def without_tags(text):
 
 
 def parts():
-    pages = Environment(loader=PackageLoader("infra.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    loader, options = PackageLoader("infra.page"), {"trim_blocks": True, "lstrip_blocks": True}
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
     pages.filters.update(template_filters.FILTERS)
     return pages.get_template("parts.html").module
 
