@@ -423,11 +423,8 @@ def test_a_picture_shows_where_the_revenue_went(site):
         text = site.get(path).text
         assert '<path class="ribbon c3"' in text
         assert 'role="img" aria-label="Of EUR ' in text
-    assert f"developer EUR {totals['developer_minor'] / 100:,.2f}, 30.0 %" in text_of_night(site)
-
-
-def text_of_night(site):
-    return site.get(f"/payouts/nights/{DAYS[0]}").text
+    text = site.get(f"/payouts/nights/{DAYS[0]}").text
+    assert f"developer EUR {totals['developer_minor'] / 100:,.2f}, 30.0 %" in text
 
 
 def test_a_month_goes_from_the_close_to_the_answer_of_the_bank(site):

@@ -166,6 +166,8 @@ def test_the_trigger_form_asks_for_a_day_as_a_date_and_the_graph_has_groups(brow
     log_in(page, url)
     page.goto(f"{url}/dags/nightly_payouts")
     page.wait_for_load_state("networkidle")
+    for group in ("features", "influence", "royalty", "settlement"):
+        page.get_by_text(group, exact=True).first.wait_for()
     page.locator("button", has_text="Trigger").first.click()
     day = page.locator("input[type=date]")
     day.first.wait_for()
