@@ -1,4 +1,4 @@
-"""The page in a real browser, on a phone's width and a desk's: from Airflow's navigation down to one output, and what axe says."""
+"""The page in a real browser, on a phone's width and a desk's: from Airflow's navigation to one output, and what axe says."""
 
 from importlib.resources import files
 
