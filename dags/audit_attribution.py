@@ -15,7 +15,7 @@ from datetime import datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
-from tasks.dag_parameters import task_defaults
+from tasks.dag_parameters import documented, task_defaults
 from tasks.notify import failed
 from tasks.stages import run
 
@@ -25,7 +25,7 @@ from tasks.stages import run
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (in the timetable's zone)
     catchup=False,
     tags=["audits"],
-    doc_md=__doc__,
+    doc_md=documented(__doc__),
     max_active_runs=1,
     on_failure_callback=failed(),
     default_args=task_defaults("data"),

@@ -24,15 +24,15 @@ the retries are used up, the infrastructure failed: clear the task once it is ba
 [rule not supported](docs/operators.md#rule-not-supported), [escrow growth](docs/operators.md#escrow-growth),
 [features without cause](docs/operators.md#features-without-cause),
 [waits for approval](docs/operators.md#waits-for-approval), [metrics absent](docs/operators.md#metrics-absent).
-*Payouts* in the navigation shows every night.
+*Payouts* in the navigation shows every night, and has all documents.
 """
 
 from datetime import datetime, timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_context, task
+from airflow.sdk import CronDataIntervalTimetable, Param, TaskGroup, dag, get_current_context, task
 
-from tasks.dag_parameters import task_defaults
+from tasks.dag_parameters import documented, task_defaults
 from tasks.notify import failed, published_in_time, waits
 from tasks.stages import APPROVE, BOOK, COMPUTED, CREDIT, FREEZE, PUBLISH, RECONCILE, REVIEW, run
 
@@ -44,14 +44,15 @@ PATIENCE = timedelta(days=7)
     start_date=datetime(2026, 1, 1),  # noqa: DTZ001 (in the timetable's zone)
     catchup=False,
     tags=["payouts"],
-    doc_md=__doc__,
+    doc_md=documented(__doc__),
     max_active_runs=1,
     params={
         "day": Param(
             None,
             type=["null", "string"],
-            pattern=r"^\d{4}-\d{2}-\d{2}$",
-            description="The day to pay, such as 2026-11-20; empty: the day on which the run's data interval starts",
+            format="date",  # the form shows a calendar
+            title="Day to pay",
+            description="Empty: the day on which the run's data interval starts",
         )
     },
     deadline=published_in_time(),
@@ -97,20 +98,26 @@ def nightly_payouts() -> None:
         return run(RECONCILE.name, day)
 
     night = freeze()
+    # A group for each package, for the graph alone: ids of tasks stay those of the stages.
+    packages = dict.fromkeys(stage.name.split(".")[0] for stage in COMPUTED)
+    groups = {package: TaskGroup(package, prefix_group_id=False) for package in packages}
     for stage in COMPUTED:
-        night = compute(stage.name, night)
-    reviewed = review(night)
-    approve = ApprovalOperator(
-        task_id=APPROVE.name,
-        subject="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['subject'] }}",
-        body="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['body'] }}",
-        response_timeout=PATIENCE,
-        fail_on_reject=True,
-        notifiers=[waits()],
-    )
-    day = book(night, reviewed["request"], approve.output)
-    reviewed >> [approve, day]
-    reconcile(day, publish(day)) >> compute(CREDIT.name, night)
+        with groups[stage.name.split(".")[0]]:
+            night = compute(stage.name, night)
+    with TaskGroup("settlement", prefix_group_id=False):
+        reviewed = review(night)
+        approve = ApprovalOperator(
+            task_id=APPROVE.name,
+            subject="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['subject'] }}",
+            body="{{ ti.xcom_pull(task_ids='settlement.review', key='request')['body'] }}",
+            response_timeout=PATIENCE,
+            fail_on_reject=True,
+            notifiers=[waits()],
+        )
+        day = book(night, reviewed["request"], approve.output)
+        reviewed >> [approve, day]
+        reconciled = reconcile(day, publish(day))
+    reconciled >> compute(CREDIT.name, night)
 
 
 nightly_payouts()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from provenance.core.errors import ContractError, InputError, SettingsError, did_you_mean, parse_day
 from provenance.core.settings import CounterfactualSettings
@@ -17,12 +18,26 @@ from tasks.settings import load
 if TYPE_CHECKING:
     from provenance.settlement.approvals import Approval
 
+# Where the page in Airflow serves documents (infra/page).
+DOCS = "/payouts/docs"
 # Errors that stay: tasks that raise them are not retried.
 LASTING = (
     "provenance.core.errors.InputError",
     "provenance.core.errors.CheckFailed",
     "airflow.providers.standard.exceptions.HITLRejectException",  # a person's rejection
 )
+
+
+def documented(text: str | None) -> str:
+    """A DAG's documentation, with links to `docs/` leading to the page, which serves them below Airflow's own path."""
+    return (text or "").replace("](docs/", f"]({urlsplit(base_url()).path}{DOCS}/")
+
+
+def base_url() -> str:
+    """Where people reach Airflow, as its configuration says; empty if it says nothing."""
+    from airflow.sdk.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
 def task_defaults(owner: str) -> dict[str, Any]:

@@ -18,20 +18,21 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from provenance.core.errors import SettingsError
 from provenance.core.settings import NotifySettings
+from tasks.dag_parameters import DOCS, base_url
 from tasks.settings import load
 
 log = logging.getLogger("provenance.notify")
 
 FAILED, WAITS, LATE = "failed", "waits for a person", "is late"
-# Instructions, by event.
+# Instructions, by event: a page of the documents and its heading.
 RUNBOOK = {
-    FAILED: "docs/operators.md#failed-task",
-    WAITS: "docs/operators.md#waits-for-approval",
-    LATE: "docs/operators.md#late-night",
+    FAILED: "operators.md#failed-task",
+    WAITS: "operators.md#waits-for-approval",
+    LATE: "operators.md#late-night",
 }
 SUBJECT = "{{ message.subject }}"
 MAIL = """<p>{{ message.subject | e }}</p><p>{{ message.reason | e }}</p>
-<p><a href="{{ message.link | e }}">{{ message.link | e }}</a></p><p>What to do: {{ message.runbook | e }}</p>"""
+<p><a href="{{ message.link | e }}">{{ message.link | e }}</a></p><p><a href="{{ message.runbook | e }}">What to do</a></p>"""
 TEXT = {
     name: "{{ message." + name + " }}"
     for name in ("event", "dag_id", "run_id", "task_id", "subject", "reason", "link", "runbook")
@@ -92,8 +93,8 @@ def message(event: str, context: Mapping[str, Any]) -> dict[str, str]:
         "task_id": str(_field(task, "task_id") or ""),
         "subject": f"{dag_id} {event}: {_field(run, 'data_interval_start') or run_id}",
         "reason": str(reason),
-        "link": f"{_base_url()}/dags/{dag_id}/runs/{run_id}",
-        "runbook": RUNBOOK[event],
+        "link": f"{base_url()}/dags/{dag_id}/runs/{run_id}",
+        "runbook": f"{base_url()}{DOCS}/{RUNBOOK[event]}",
     }
     return {name: " ".join(text.split()) for name, text in facts.items()}
 
@@ -119,12 +120,6 @@ def _night_hours() -> timedelta:
         return timedelta(hours=load().notify.night_hours)
     except SettingsError:
         return timedelta(hours=NotifySettings().night_hours)
-
-
-def _base_url() -> str:
-    from airflow.sdk.configuration import conf
-
-    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
 def _field(owner: Any, name: str) -> Any:

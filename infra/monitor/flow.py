@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import sqlalchemy as sa
 
+from infra.monitor.earned import ListedOutput, PartyOfNight, earlier_booking, leaders, of_export, of_shares
 from infra.monitor.frozen import manifest_of, read_frozen
 from infra.monitor.nights import WatchedNight, of_days
 from infra.monitor.runs import Run
@@ -19,7 +20,8 @@ from provenance.core.money import PPB
 from provenance.core.published import MANIFEST, current_key, published_days, revision_folder
 from provenance.core.store import Store, sha256
 from provenance.core.tables import WITHDRAWN
-from provenance.corpus.shards import corpus_key
+from provenance.core.text import plain
+from provenance.corpus.shards import corpus_key, load_frozen, part_key
 from provenance.inputs.night import load_night, shares_stage
 from provenance.royalty.fidelity import fidelity_of
 from provenance.royalty.opted_out import read_withdrawn
@@ -27,8 +29,9 @@ from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports.explain import explain
 
-# Most outputs of a night that are listed.
+# Most outputs of a night that are listed, and characters of their excerpts.
 LISTED = 192
+EXCERPT = 160
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Flow:
         fidelity: the night's, also before it is published.
         parties: numbers of parties with a share, by account.
         opted_out: number of opted-out works; rests: by currency, the part of the day's pools that rests on them.
-        listed: `output_id, revenue_minor, currency` of the first outputs.
+        listed: the first outputs.
+        day_before: the night that changes of shares are counted from; empty without one.
     """
 
     night: WatchedNight
@@ -92,7 +96,9 @@ class Flow:
     contracts: tuple[NightContract, ...] = ()
     bookings: tuple[Booking, ...] = ()
     published: tuple[Published, ...] = ()
-    listed: tuple[tuple[str, int, str], ...] = ()
+    listed: tuple[ListedOutput, ...] = ()
+    owners: tuple[PartyOfNight, ...] = ()
+    day_before: str = ""
 
 
 def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) -> Flow:
@@ -111,6 +117,13 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
     plan = _stage(store, folder, "plan")
     shared, estimated = _stage(store, folder, "shares"), _stage(store, folder, shares_stage(store, folder))
     withdrawn = read_withdrawn(store, folder) if shared else WITHDRAWN.frame()
+    last, previous = (bookings[-1] if bookings else None), earlier_booking(booked, day)
+    parties = of_export(store, last, previous) if last else ()
+    if not parties and "night_shares.parquet" in shared.get("writes", {}):
+        names = dict(
+            store.read_table(load_frozen(store, inputs["corpus"]).owners.key, columns=["owner_id", "name"]).iter_rows()
+        )
+        parties = of_shares(store, folder, names, previous)
     opted_out_parts = withdrawn.group_by("currency").agg(pl.col("share_ppb").sum() / PPB).sort("currency")
     return Flow(
         night=watched,
@@ -131,7 +144,9 @@ def night(store: Store, engine: sa.Engine, day: date, runs: Sequence[Run] = ()) 
         contracts=_contracts(inputs, shared.get("weights", {}), Counter(estimated.get("contracts", {}).values())),
         bookings=tuple(bookings),
         published=tuple(found for booking in bookings if (found := _published(store, booking))),
-        listed=_listed(store, inputs),
+        listed=_listed(store, inputs, last),
+        owners=parties,
+        day_before=str(previous.day) if previous and any(party.before is not None for party in parties) else "",
     )
 
 
@@ -195,11 +210,34 @@ def _published(store: Store, booking: Booking) -> Published | None:
     return Published(booking.revision, manifest["booking_id"], folder, sha256(store.read(f"{folder}/{MANIFEST}")), files)
 
 
-def _listed(store: Store, inputs: Mapping[str, Any]) -> tuple[tuple[str, int, str], ...]:
-    """The first outputs of a night."""
-    rows: list[tuple[str, int, str]] = []
+def _listed(store: Store, inputs: Mapping[str, Any], booking: Booking | None) -> tuple[ListedOutput, ...]:
+    """The first outputs of a night; without excerpts once housekeeping has removed their contents."""
+    rows: list[dict[str, Any]] = []
     for part in inputs["outputs"]:
-        if len(rows) < LISTED and part["rows"]:
-            columns = ["output_id", "revenue_minor", "currency"]
-            rows += store.read_table(f"frozen/parts/{part['sha256']}.parquet", columns=columns).iter_rows()
-    return tuple(rows[:LISTED])
+        if len(rows) < LISTED and part["rows"] and store.exists(key := part_key(part["sha256"])):
+            table = store.read_table(key)
+            rows += table.head(LISTED - len(rows)).iter_rows(named=True)
+    leading = leaders(store, booking, [row["output_id"] for row in rows]) if booking else {}
+    return tuple(
+        ListedOutput(
+            row["output_id"],
+            row["revenue_minor"],
+            row["currency"],
+            row.get("modality") or "",
+            _begin(row.get("prompt") or b""),
+            _begin(row["content"]),
+            len(row["content"]),
+            *leading.get(row["output_id"], ("", 0.0)),
+        )
+        for row in rows
+    )
+
+
+def _begin(content: bytes) -> str:
+    """The beginning of a text on one line; empty for what is no text."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+    line = plain(text[: 4 * EXCERPT])
+    return line if len(line) <= EXCERPT else f"{line[:EXCERPT].rstrip()} ..."

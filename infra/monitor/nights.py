@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from infra.monitor.frozen import manifest_of, read_frozen
 from infra.monitor.runs import FAILED, SUCCESS, Run
 from provenance.core.settings import Settings
-from provenance.core.stages import APPROVE, STAGES
+from provenance.core.stages import APPROVE, PUBLISH, STAGES
 from provenance.core.store import Store
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.features.run_notes import RunNote, read_notes
@@ -42,6 +42,7 @@ class WatchedNight:
     Attributes:
         state: the latest run's while it is queued, running or waiting, or if it failed; else published, booked or not booked.
         revision, booking_id: of the booking in force; 0 without one.
+        booked_at: time of that booking.
         published: whether that booking has its export.
         night: store key of the booked night's folder.
         outputs, owners: number of outputs, and of owners that earned something.
@@ -77,6 +78,15 @@ class WatchedNight:
     notice: str = ""
     again: bool = False
     runs: tuple[Run, ...] = ()
+    booked_at: datetime | None = None
+
+    @property
+    def published_at(self) -> datetime | None:
+        """When the booking in force was published, as Airflow says; else when it was booked. None if it is not published."""
+        if not self.published or self.booked_at is None:
+            return None
+        ends = [run.succeeded[PUBLISH.name] for run in self.runs if PUBLISH.name in run.succeeded]
+        return min((end for end in ends if end >= self.booked_at), default=self.booked_at)
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -215,4 +225,5 @@ def _booked(
         notice=manifest.get("notice") or "" if manifest else "",
         again=bool(runs) and (runs[-1].started is None or runs[-1].started > booking.booked_at),
         runs=runs,
+        booked_at=booking.booked_at,
     )

@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from provenance.core.errors import SettingsError
 
 VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
-NIGHTLY = "nightly_payouts"
+NIGHTLY, SETTLEMENT = "nightly_payouts", "settle_period"
 FAILED, SUCCESS, RUNNING, AWAITING = "failed", "success", "running", "awaiting_input"
 # A cleared task keeps the times of its last try, which then is also among the earlier tries.
 BEGUN = frozenset({FAILED, SUCCESS, RUNNING, AWAITING})
@@ -35,10 +35,15 @@ _TASK, _TRIED = (
     _table(name, "dag_id run_id task_id state start_date duration try_number")
     for name in ("task_instance", "task_instance_history")
 )
-_TASK_ID = _table("task_instance", "id dag_id state")
-_QUESTION = _table("hitl_detail", "ti_id created_at responded_at")
+_TASK_ID = _table("task_instance", "id dag_id run_id task_id state")
+_QUESTION = _table("hitl_detail", "ti_id created_at responded_at responded_by chosen_options")
 _BACKFILL = _table("backfill", "id dag_id completed_at")
 _BACKFILL_RUN = _table("backfill_dag_run", "id backfill_id")
+# The month of a run of a settlement: from its form, or else the month in which its data interval starts.
+_MONTH = sa.func.coalesce(
+    sa.type_coerce(_RUN.c.conf, JSONB)["period"].astext,
+    sa.func.to_char(sa.func.timezone("UTC", _RUN.c.data_interval_start), "YYYY-MM"),
+)
 # The day of a run: from its form, or else the first day of its data interval.
 _DAY = sa.func.coalesce(
     sa.type_coerce(_RUN.c.conf, JSONB)["day"].astext,
@@ -57,6 +62,7 @@ class Run:
         spent: by task, over all tries.
         tries: by task, number of tries, with those before it was cleared.
         failed, waiting: tasks that failed, and tasks that wait for a person.
+        succeeded: by task that succeeded, the end of its last try.
     """
 
     run_id: str
@@ -70,6 +76,16 @@ class Run:
     tries: Mapping[str, int] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    succeeded: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person answered to a task's question, and when; `by` is empty if Airflow did not note it."""
+
+    by: str
+    at: datetime
+    granted: bool
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,11 @@ def runs(engine: sa.Engine, dag_id: str = NIGHTLY, *, last: int = 60, day: str |
                 tries={task.task_id: task.try_number for task in begun},
                 failed=tuple(sorted({task.task_id for task in tries if task.state == FAILED})),
                 waiting=tuple(sorted({task.task_id for task in tries if task.state == AWAITING})),
+                succeeded={
+                    task.task_id: _utc(task.start_date) + timedelta(seconds=task.duration or 0.0)
+                    for task in begun
+                    if task.state == SUCCESS and task.start_date
+                },
             )
         )
     return dict(runs_by_day)
@@ -160,6 +181,26 @@ def open_questions(engine: sa.Engine) -> dict[str, OpenQuestions]:
     )
     with engine.connect() as connection:
         return {dag_id: OpenQuestions(count, _utc(since)) for dag_id, count, since in connection.execute(query)}
+
+
+def answers(engine: sa.Engine, dag_id: str = SETTLEMENT) -> dict[str, dict[str, Answer | None]]:
+    """What was asked in the latest runs of a settlement, by month and task; None while nobody has answered."""
+    query = (
+        sa.select(_MONTH.label("month"), _TASK_ID.c.task_id, _QUESTION)
+        .join(_TASK_ID, (_TASK_ID.c.dag_id == _RUN.c.dag_id) & (_TASK_ID.c.run_id == _RUN.c.run_id))
+        .join(_QUESTION, _QUESTION.c.ti_id == _TASK_ID.c.id)
+        .where((_RUN.c.dag_id == dag_id) & _MONTH.is_not(None))
+        .order_by(_RUN.c.id)
+    )
+    by_month: dict[str, dict[str, Answer | None]] = defaultdict(dict)
+    with engine.connect() as connection:
+        for row in connection.execute(query):
+            person, answer = row.responded_by or {}, None
+            if row.responded_at is not None:
+                by = str(person.get("name") or person.get("id") or "")
+                answer = Answer(by, _utc(row.responded_at), granted=row.chosen_options == ["Approve"])
+            by_month[row.month][row.task_id] = answer
+    return dict(by_month)
 
 
 def backfills(engine: sa.Engine) -> dict[str, Backfills]:

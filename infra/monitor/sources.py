@@ -7,9 +7,10 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from infra.monitor import flow, nights
+from infra.monitor import flow, nights, owners
 from infra.monitor.frozen import read_frozen
-from infra.monitor.runs import open_runs, runs
+from infra.monitor.months import Month, MonthDetail, month, months
+from infra.monitor.runs import answers, open_runs, runs
 from provenance.core.settings import Settings
 from provenance.core.store import Store
 from provenance.influence.audits import Audit, audits
@@ -39,6 +40,15 @@ class Sources:
     def flow(self, day: date) -> flow.Flow:
         """One night in detail."""
         return flow.night(self.store, self.ledger, day, runs(self.airflow, day=str(day)).get(str(day), ()))
+
+    def months(self, today: date) -> list[Month]:
+        """The last months, newest first."""
+        return months(self.ledger, answers(self.airflow), today)
+
+    def month(self, period: str, today: date) -> MonthDetail:
+        """One month in detail."""
+        asked, names = answers(self.airflow).get(period, {}), owners.names(self.store, self.ledger)
+        return month(self.store, self.ledger, period, answers=asked, names=names, today=today)
 
     def audits(self, last: int) -> list[Audit]:
         """The audits that manifests of the last days cite, and the one in force."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.monitor.nights import in_order
-from infra.page.template_filters import PREDICTORS, day, percent, span
+from infra.page.template_filters import PREDICTORS, day, month, percent, span
 from provenance.core.money import format_minor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from infra.monitor.nights import WatchedNight
     from provenance.influence.audits import Audit
@@ -91,6 +91,28 @@ def of_nights(nights: Sequence[WatchedNight], audits: Sequence[Audit]) -> list[P
     contracts = sorted({name for night in booked for name, fidelity in night.fidelity.items() if fidelity["lds"]})[:CONTRACTS]
     plots += [_fidelity(booked, name) for name in contracts]
     return plots + [_audits(audits, family) for family in sorted({f.family for audit in audits for f in audit.figures})]
+
+
+def of_earnings(history: Mapping[str, Sequence[tuple[str, int]]], last: int = 24) -> list[Plot]:
+    """Plots of what an owner's works earned, by currency: a bar for each of the last months."""
+    return [_earnings(months[-last:], currency) for currency, months in history.items()]
+
+
+def _earnings(months: Sequence[tuple[str, int]], currency: str) -> Plot:
+    highest = _nice(max(1, *(amount for _, amount in months)))
+    bars = []
+    for index, (period, amount) in enumerate(months):
+        left, width = _column(index, len(months))
+        y = _y(amount, highest)
+        bars.append(Bar(left, y, width, _y(0, highest) - y, "c3", f"{month(period)}: {format_minor(amount, currency)}"))
+    indices = sorted({0, len(months) // 2, len(months) - 1})
+    return Plot(
+        f"Earned by month, {currency}",
+        days=tuple((_middle(index, len(months)), month(months[index][0])) for index in indices),
+        ups=_ups(highest, lambda amount: _whole(amount, currency)),
+        legend=(),
+        bars=tuple(bars),
+    )
 
 
 def _money(nights: Sequence[WatchedNight], currency: str) -> Plot:

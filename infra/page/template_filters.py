@@ -1,4 +1,4 @@
-"""Formats amounts, shares, spans of time, days and sizes for templates."""
+"""Formats amounts, shares, spans of time, days, months and sizes for templates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import quote
 from provenance.core.money import NANO, PPB, format_minor, minor_digits
 from provenance.settlement.exports.shown import melody
 from provenance.settlement.exports.trust import in_words
+from provenance.settlement.months.closings import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,17 @@ def day(when: str | date) -> str:
     return f"{when:%a} {when.day} {when:%b %Y}"
 
 
+def month(period: str) -> str:
+    """`2026-11` as `November 2026`."""
+    return f"{date.fromisoformat(f'{period}-01'):%B %Y}"
+
+
+def change(part: float | None) -> str:
+    """A change of a share, in points of a percent: `.0123` as `+1.23`; nothing for one that cannot be seen."""
+    points = f"{100 * part:+.2f}" if part is not None else "-"
+    return "0.00" if points in {"+0.00", "-0.00"} else points
+
+
 def moment(when: datetime | str | None) -> str:
     """A time to the minute, in UTC."""
     when = datetime.fromisoformat(when) if isinstance(when, str) else when
@@ -85,6 +97,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "day": day,
     "moment": moment,
     "size": size,
+    "month": month,
+    "days": ranges,
+    "change": change,
+    "place": lambda key: quote(key, safe="/="),
     "path": lambda text: quote(text, safe=""),
     "in_words": in_words,
     "melody": melody,

@@ -4,12 +4,14 @@ import ast
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
+from infra.page.documents import document
 from provenance.core.errors import ContractError, InputError
 from provenance.core.settings import CHECKOUT
 from provenance.core.stages import BY_NAME as KNOWN
@@ -82,6 +84,7 @@ for name, dag in bag.dags.items():
     facts[name] = {
         "file": dag.fileloc, "doc": dag.doc_md, "tags": sorted(dag.tags), "timetable": type(dag.timetable).__name__,
         "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
+        "groups": {name: sorted(group.children) for name, group in dag.task_group_dict.items() if name},
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
         "retries": sorted({t.retries for t in tasks}),
         "owners": sorted({t.owner for t in tasks}),
@@ -139,6 +142,27 @@ def test_a_night_is_stages_in_a_row_one_of_which_may_be_a_person(facts):
     chain["settlement.review"] = ["settlement.approve", "settlement.book"]
     chain["settlement.book"] = ["settlement.publish", "settlement.reconcile"]
     assert night == chain
+
+
+def test_the_graph_has_a_group_for_each_package(facts):
+    grouped = {task: group for group, tasks in facts["nightly_payouts"]["groups"].items() for task in tasks}
+    assert grouped == {stage: stage.split(".")[0] for stage in STAGES[1:-1]}, "what is first and last stands alone"
+    assert facts["settle_period"]["groups"] == {"approvals": ["settlement.approve", "settlement.prepare"]}
+
+
+@pytest.mark.parametrize("base", ["http://localhost:8080", "https://example.org/airflow"])
+def test_links_to_runbooks_lead_to_the_page_that_serves_them(base, tmp_path):
+    script = """
+from airflow.dag_processing.dagbag import DagBag
+print(repr([dag.doc_md for dag in DagBag("dags").dags.values()]))
+"""
+    texts = ast.literal_eval(in_a_fresh_process(script, tmp_path, AIRFLOW__API__BASE_URL=base).splitlines()[-1])
+    links = [link for text in texts for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert len(links) >= 9
+    for link in links:
+        page, _, anchor = link.partition("#")
+        assert page == f"{'/airflow' if base.endswith('/airflow') else ''}/payouts/docs/operators.md"
+        assert anchor in document("operators.md").anchors
 
 
 def test_runs_by_a_timetable_have_a_real_interval_and_others_none(facts):

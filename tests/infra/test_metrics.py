@@ -23,9 +23,11 @@ from infra import metrics
 from infra.monitor import nights as monitor
 from infra.monitor import runs
 from infra.monitor.sources import Sources
+from infra.page.documents import document
 from provenance.core.settings import CHECKOUT
 from provenance.features.run_notes import RunNote, add_note
 from provenance.settlement.stage import book, publish
+from tasks.dag_parameters import DOCS
 
 GROUPS = yaml.safe_load((CHECKOUT / "infra/monitoring/alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
@@ -194,19 +196,21 @@ def test_a_scrape_exports_every_metric_that_is_named(read):
             assert set(labels) == EXPORTED[name], name
 
 
-def test_every_alert_has_a_runbook_entry():
+def test_every_alert_has_a_runbook_entry_that_the_page_serves():
     text = (CHECKOUT / "docs/operators.md").read_text()
-    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
-    nightly = (CHECKOUT / "dags/nightly_payouts.py").read_text()
+    labels = yaml.safe_load((CHECKOUT / "infra/monitoring/prometheus.yml").read_text())["global"]["external_labels"]
     for name, rule in RULES.items():
         assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys(), name
         assert rule["labels"]["severity"] in {"warning", "critical"}
-        file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert file == "docs/operators.md"
-        assert anchor in anchors, name
+        url, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        label, _, path = url.removeprefix("{{ $externalLabels.").partition(" }}")
+        assert label in labels, name
+        assert path == f"{DOCS}/operators.md"
+        assert anchor in document("operators.md").anchors, name
         section = text[text.lower().index("### " + anchor.replace("-", " ")) :].split("\n### ")[0]
         for part in ("**What it means.**", "**How to tell.**", "**What to press.**"):
             assert part in section, (name, part)
+    nightly = (CHECKOUT / "dags/nightly_payouts.py").read_text()
     assert set(re.findall(r"docs/operators\.md#([a-z-]+)", nightly)) >= {"late-night", "failed-reconcile"}
 
 

@@ -1,7 +1,8 @@
 """The data for operators agrees with ledger, manifests and audits."""
 
+import itertools
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
@@ -12,9 +13,13 @@ from stages import SMALL
 
 from infra.monitor import nights as monitor
 from infra.monitor import runs
+from infra.monitor.earned import PartyOfNight
 from infra.monitor.flow import night as night_of
 from infra.monitor.flow import output
 from infra.monitor.frozen import read_frozen
+from infra.monitor.headline import headline
+from infra.monitor.months import months
+from infra.page import money_flow
 from provenance.core.errors import ContractError, StoreError
 from provenance.core.settings import Settings
 from provenance.core.stages import APPROVE, FREEZE
@@ -26,6 +31,8 @@ from provenance.influence.audits import audits, in_force
 from provenance.inputs import frozen
 from provenance.settlement import ledger
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
+from provenance.settlement.months import settling
+from provenance.settlement.months.periods import ClosingTerms
 from provenance.settlement.stage import book, publish
 
 
@@ -140,9 +147,13 @@ def test_one_night_s_flow(where):
     assert [(terms.name, terms.rule, terms.outputs) for terms in flow.contracts] == [("everything", "faithful", 40)]
     (part, *_) = store.read_json(f"{flow.night.night}/inputs.json")["outputs"]
     outputs = store.read_table(f"frozen/parts/{part['sha256']}.parquet")
-    assert flow.listed[0] == ("o-0000000", outputs["revenue_minor"][0], "EUR")
+    first_listed = flow.listed[0]
+    facts = (first_listed.output_id, first_listed.revenue_minor, first_listed.currency, first_listed.excerpt)
+    assert facts == ("o-0000000", outputs["revenue_minor"][0], "EUR", "x")
     assert output(store, "o-0000001", date.fromisoformat(DAYS[0]))["day"] == DAYS[0]
     assert output(store, "o-0000001")["day"] == DAYS[2], "the latest day that has it"
+    store.remove(f"frozen/parts/{part['sha256']}.parquet")  # as housekeeping does, in time
+    assert night_of(store, engine, date.fromisoformat(DAYS[0])).listed == ()
 
 
 def test_fidelity_is_what_the_manifest_says_and_before_it_what_the_stages_found(where):
@@ -318,3 +329,124 @@ def test_the_tasks_that_compute_on_the_cluster_are_those_whose_stages_map_on_wor
         mapping |= {stage.name} if workers.mapped else set()
     assert mapping
     assert mapping == monitor.ON_CLUSTER
+
+
+# How things stand, in one line.
+
+EVENING = datetime(2026, 11, 28, 0, 16, tzinfo=UTC)
+SCORED = {"songs": SUPPORTED}
+
+
+def watched(day="2026-11-27", state="published", **facts):
+    published = facts.pop("published", state == "published")
+    facts = {"booked_at": EVENING, "fidelity": SCORED if published else {}, **facts}
+    return monitor.WatchedNight(day, state, published=published, **facts)
+
+
+def said(*nights, asked=0, paused=False, today=date(2026, 11, 28)):
+    questions = {"settle_period": runs.OpenQuestions(asked, EVENING)} if asked else {}
+    return ", ".join(part.text for part in headline(nights, questions, paused=paused, today=today))
+
+
+def test_the_line_names_the_night_its_fidelity_and_who_waits():
+    assert said(watched()) == "27 Nov published 00:16, fidelity 0.86, nothing waiting"
+    assert said(watched(), asked=2) == "27 Nov published 00:16, fidelity 0.86, 2 questions wait for people"
+    assert said() == "no night has run yet, nothing waiting"
+    late = said(watched(), today=date(2026, 12, 1))
+    assert late == "27 Nov published 00:16, 3 days behind, fidelity 0.86, nothing waiting"
+    assert said(watched(), paused=True, today=date(2026, 12, 1)) == (
+        "27 Nov published 00:16, fidelity 0.86, nights are paused, nothing waiting"
+    )
+    two = watched(fidelity={"code": UNSUPPORTED, "songs": SUPPORTED | {"lds": {}}})
+    assert (
+        said(two) == "27 Nov published 00:16, fidelity of code fails its check, fidelity of songs not measured, nothing waiting"
+    )
+    again = watched(booked_at=EVENING.replace(day=30))
+    assert said(again, today=date(2026, 11, 28)) == "27 Nov published on 30 Nov at 00:16, fidelity 0.86, nothing waiting"
+
+
+def test_the_line_names_what_went_wrong_and_what_was_published_before():
+    run = runs.Run("r", "scheduled", "2026-11-27", "failed", EVENING, None, failed=("royalty.estimate",))
+    failed = watched(state="failed", runs=(run,))
+    before = watched("2026-11-26", booked_at=EVENING.replace(day=27))
+    line = "27 Nov failed in royalty.estimate, 26 Nov published 00:16, fidelity 0.86, nothing waiting"
+    assert said(before, failed) == line
+    running = watched(state="running", runs=(replace(run, state="running", failed=()),))
+    assert said(before, running).startswith("27 Nov running since 00:16, 26 Nov published")
+    assert said(watched("2026-11-26", "booked"), watched()).startswith("27 Nov published 00:16, 26 Nov booked, not published")
+
+
+def test_a_night_is_published_when_its_task_was_done():
+    ends = {"settlement.publish": EVENING.replace(minute=20)}
+    run = runs.Run("r", "scheduled", "2026-11-27", "success", EVENING, None, succeeded=ends)
+    earlier = replace(run, succeeded={"settlement.publish": EVENING.replace(day=27)})
+    assert watched(runs=(earlier, run)).published_at == EVENING.replace(minute=20)
+    assert watched().published_at == EVENING, "without a run, when it was booked"
+    assert watched(state="booked").published_at is None
+
+
+def test_answers_of_people_come_by_month_and_task(airflow):
+    record(airflow, "2026-09-30", dag_id="settle_period", tasks=[("settlement.prepare", "awaiting_input", None)])
+    record(airflow, "2026-10-31", dag_id="settle_period", tasks=[("settlement.approve", "awaiting_input", None)])
+    engine = sa.create_engine(airflow, poolclass=sa.NullPool)
+    assert runs.answers(engine) == {"2026-09": {"settlement.prepare": None}, "2026-10": {"settlement.approve": None}}
+    for options, granted in (('["Approve"]', True), ('["Reject"]', False)):
+        answer = "UPDATE hitl_detail SET responded_at = :at, responded_by = :by, chosen_options = :options"
+        values = {"at": EVENING, "by": '{"id": "7", "name": "ann"}', "options": options}
+        with engine.begin() as connection:
+            connection.execute(sa.text(answer), values)
+        assert runs.answers(engine)["2026-09"] == {"settlement.prepare": runs.Answer("ann", EVENING, granted=granted)}
+
+
+def test_a_month_waits_for_the_step_that_people_have_come_to(where):
+    _, engine = pay(where)
+    today = date(2026, 11, 3)
+    (open_month,) = months(engine, {}, today)
+    assert [step.state for step in open_month.steps] == ["now", "later", "later", "later", "later"]
+    assert open_month.step.name == "closed"
+    assert months(engine, {}, date(2026, 10, 31))[0].steps[0].text == "the month is not over"
+    assert open_month.totals["EUR"] == {
+        name: sum(night.totals["EUR"][name] for night in monitor.nights(where.store, engine))
+        for name in open_month.totals["EUR"]
+    }
+    settling.close(engine, "2026-10", {}, ClosingTerms(), day=today, by="me")
+    yes, no = (runs.Answer("ann", EVENING, granted=granted) for granted in (True, False))
+    prepare, approve = "settlement.prepare", "settlement.approve"
+    for answers, states in (
+        ({}, ["now", "later"]), ({prepare: None}, ["now", "later"]), ({prepare: yes}, ["done", "now"]),
+        ({prepare: no}, ["wrong", "later"]), ({prepare: yes, approve: no}, ["done", "wrong"]),
+    ):  # fmt: skip
+        month = months(engine, {"2026-10": answers}, today)[-1]
+        assert [step.state for step in month.steps] == ["done", *states, "later", "later"]
+
+
+# Where revenue goes.
+
+
+def test_a_picture_has_a_band_for_every_part_and_loses_no_cent():
+    totals = {
+        "revenue_minor": 1000,
+        "developer_minor": 300,
+        "earned_minor": 600,
+        "escrowed_minor": 100,
+        "unattributed_minor": 0,
+    }
+    owners = [PartyOfNight(PAYABLE, f"o{n}", f"Owner {n}" * 9, "EUR", 0.06, amount_minor=60) for n in range(10)]
+    ((currency, wide, narrow),) = money_flow.of_totals({"EUR": totals, "USD": dict.fromkeys(totals, 0)}, owners)
+    assert currency == "EUR"
+    assert [node.name for node in narrow.nodes] == ["revenue", "10 owners", "escrow", "developer"]
+    names = [node.name for node in wide.nodes]
+    assert names[-4:] == ["3 others", "10 owners", "escrow", "developer"]
+    assert all(len(name) <= 24 for name in names)
+    high = {node.name: node.height for node in wide.nodes}
+    assert abs(high["revenue"] - high["10 owners"] - high["escrow"] - high["developer"]) < 1e-9
+    singles = [node.height for node in wide.nodes if node.x > 300]
+    assert abs(sum(singles) - high["10 owners"]) < 1e-9
+    assert len(wide.ribbons) == 3 + 8
+    assert wide.words == "Of EUR 10.00: owners EUR 6.00, 60.0 %; escrow EUR 1.00, 10.0 %; developer EUR 3.00, 30.0 %"
+    columns = [(node.x, node.y) for node in wide.nodes]
+    assert len(set(columns)) == len(columns)
+    for x in {x for x, _ in columns}:
+        spans = sorted((node.y, node.y + max(node.height, 25)) for node in wide.nodes if node.x == x)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), "no label lies on another"
+    assert max(node.y + node.height for node in wide.nodes) <= wide.height

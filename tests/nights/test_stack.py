@@ -162,9 +162,9 @@ def test_metrics_tell_of_the_night(stack, paid):
     assert not [line for line in lines if "collect_errors_total" in line and float(lines[line])]
 
 
-def test_a_late_night_is_told_of_by_webhook(receiver, paid):
+def test_a_late_night_is_told_of_by_webhook(stack, receiver, paid):
     told = heard(receiver, "is late", dag_id=DAG, run_id=paid)
-    assert told["runbook"].startswith("docs/operators.md#")
+    assert told["runbook"].startswith(f"{stack.airflow_url}/payouts/docs/operators.md#")
     assert told["link"].endswith(paid)
 
 
@@ -175,7 +175,7 @@ def test_a_run_for_no_day_fails_with_the_next_step_and_is_told_of(stack, olga, r
     assert "expected a day to pay, or a data interval that starts on it, found neither. Trigger it with a day" in log
     assert olga.tasks(DAG, run_id)["inputs.freeze"]["try_number"] == 1
     told = heard(receiver, "failed", run_id=run_id)
-    assert told["runbook"] == "docs/operators.md#failed-task"
+    assert told["runbook"] == f"{stack.airflow_url}/payouts/docs/operators.md#failed-task"
 
 
 # Who may do what: (method, path, body) and the people who may.

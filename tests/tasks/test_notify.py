@@ -11,8 +11,9 @@ import pytest
 from samples import enter
 from servers import Webhook, listening
 
-from provenance.core.settings import CHECKOUT
+from infra.page.documents import document
 from tasks import notify
+from tasks.dag_parameters import base_url
 
 HOSTILE = "output '{{ 7 * 7 }}{{ conn.smtp_default.password }}<script>alert(1)</script>'\nBcc: everybody@example.org"
 
@@ -112,6 +113,6 @@ def test_without_channels_an_event_is_logged(caplog):
 
 @pytest.mark.parametrize("event", notify.RUNBOOK)
 def test_every_event_has_an_entry_in_the_runbook(event):
-    path, anchor = notify.RUNBOOK[event].split("#")
-    headings = [line.lstrip("# ") for line in (CHECKOUT / path).read_text().splitlines() if line.startswith("#")]
-    assert anchor in [heading.lower().replace(" ", "-") for heading in headings]
+    page, anchor = notify.RUNBOOK[event].split("#")
+    assert anchor in document(page).anchors
+    assert notify.message(event, CONTEXT)["runbook"] == f"{base_url()}/payouts/docs/{page}#{anchor}"
