@@ -14,6 +14,7 @@ from infra.monitor.runs import answers, open_runs, runs
 from provenance.core.settings import Settings
 from provenance.core.store import Store
 from provenance.influence.audits import Audit, audits
+from provenance.validation.model_card import ModelCard, model_card
 from tasks.database import read_ledger
 from tasks.settings import load
 
@@ -49,6 +50,11 @@ class Sources:
         """One month in detail."""
         asked, names = answers(self.airflow).get(period, {}), owners.names(self.store, self.ledger)
         return month(self.store, self.ledger, period, answers=asked, names=names, today=today)
+
+    def card(self, model_id: str, last: int) -> ModelCard:
+        """The card of the model in use, or of another one by its name, with the times of the last run of each night."""
+        times = {day: tries[-1].spent for day, tries in runs(self.airflow, last=last).items()}
+        return model_card(self.store, self.settings, model_id=model_id, last=last, seconds=times)
 
     def audits(self, last: int) -> list[Audit]:
         """The audits that manifests of the last days cite, and the one in force."""

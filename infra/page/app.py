@@ -5,6 +5,7 @@
     /payouts/outputs/ID?day=...      one output's credits
     /payouts/months, .../2026-11     from the close to the answers of banks
     /payouts/owners, .../ID          balances, history, works, opt-outs
+    /payouts/model                   the card of the model in use
     /payouts/docs/operators.md       the documents of the checkout
     /payouts/files/exports/...       published files
     /payouts/api/...json             the same as data
@@ -43,6 +44,7 @@ from infra.page import documents, money_flow, plots, template_filters
 from infra.page.downloads import published_file
 from provenance.core.errors import ContractError, InputError, parse_day
 from provenance.settlement.months.periods import parse_period
+from provenance.validation import model_card as cards
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -59,6 +61,7 @@ SECTIONS = (
     ("/", "Nights", ("nights.html", "night.html", "output.html")),
     ("/months", "Months", ("months.html", "month.html")),
     ("/owners", "Owners", ("owners.html", "owner.html")),
+    ("/model", "Model", ("model.html",)),
     (f"/docs/{documents.INDEX}", "Documents", ("document.html",)),
 )
 HEADERS = {
@@ -228,6 +231,33 @@ def owner_json(owner_id: str) -> Response:
     """The data of one owner."""
     opened = sources()
     return _json(asdict(owners.owner(opened.store, opened.ledger, owner_id, _today())))
+
+
+@app.get("/model", response_class=HTMLResponse)
+def model_page(request: Request, model_id: str = "", last: Last = 30) -> HTMLResponse:
+    """The card of the model in use, or of another one by its name."""
+    card = sources().card(model_id, last)
+    return _page(
+        request,
+        "model.html",
+        card=card,
+        identity=cards.identity(card),
+        coverage=cards.coverage(card),
+        audit=cards.audit_rows(card),
+        cost=cards.cost_rows(card),
+    )
+
+
+@app.get("/api/model.json")
+def model_json(model_id: str = "", last: Last = 30) -> Response:
+    """The same as data."""
+    return _json(asdict(sources().card(model_id, last)))
+
+
+@app.get("/model.md")
+def model_markdown(model_id: str = "", last: Last = 30) -> Response:
+    """The same in Markdown, to be kept beside the model."""
+    return Response(cards.markdown(sources().card(model_id, last)), media_type="text/markdown")
 
 
 @app.get("/docs")

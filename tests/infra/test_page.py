@@ -64,7 +64,7 @@ EXPORT = f"exports/payouts/day={DAYS[0]}/rev=0001"
 STATEMENT = f"exports/statements/period={PERIOD}/owner={OWNER}/statement.pdf"
 SHOWN_PAGES = (
     "/payouts/", f"/payouts/nights/{DAYS[0]}", "/payouts/outputs/o-0000001", "/payouts/months", f"/payouts/months/{PERIOD}",
-    "/payouts/owners", f"/payouts/owners/{OWNER}",
+    "/payouts/owners", f"/payouts/owners/{OWNER}", "/payouts/model",
 )  # fmt: skip
 DOCUMENT = "/payouts/docs/operators.md"
 PATHS = (
@@ -74,7 +74,7 @@ PATHS = (
 APIS = (
     "/payouts/api/nights.json", f"/payouts/api/nights/{DAYS[0]}.json", "/payouts/api/outputs/o-0000001.json",
     "/payouts/api/months.json", f"/payouts/api/months/{PERIOD}.json", "/payouts/api/owners.json",
-    f"/payouts/api/owners/{OWNER}.json",
+    f"/payouts/api/owners/{OWNER}.json", "/payouts/api/model.json",
 )  # fmt: skip
 PAYEES = "owner_id,name,town,country,currency,method,iban,paypal,routing,account,tax_residence,tax_id"
 PAYER = {"NAME": "Payer GmbH", "TOWN": "Hamburg", "COUNTRY": "DE", "IBAN": "DE02120300000000202051"}
@@ -486,6 +486,17 @@ def test_an_owner_s_page_has_balance_history_works_and_opt_outs(site):
     assert f'href="/payouts/files/{STATEMENT}"' in site.get(f"/payouts/owners/{OWNER}").text
     assert "held: &lt;i&gt;disputed&lt;/i&gt;" in without_tags(site.get(f"/payouts/months/{PERIOD}").text)
     assert "On hold &lt;i&gt;disputed&lt;/i&gt;" in without_tags(site.get(f"/payouts/owners/{HELD}").text)
+
+
+def test_the_model_s_card_has_every_night_and_may_be_kept(site):
+    card = site.get("/payouts/api/model.json").json()
+    assert [night["day"] for night in card["nights"]] == sorted(night["day"] for night in card["nights"])
+    page = site.get("/payouts/model").text
+    assert all(f'href="/payouts/nights/{night["day"]}"' in page for night in card["nights"])
+    kept = site.get("/payouts/model.md")
+    assert kept.headers["content-type"].startswith("text/markdown")
+    assert kept.text.startswith(f"# Model card: {card['model_id']}\n")
+    assert site.get("/payouts/model?model_id=nobody").status_code == 404
 
 
 def test_files_are_handed_out_as_they_were_published(site):

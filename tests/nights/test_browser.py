@@ -143,7 +143,7 @@ def test_from_the_navigation_to_one_output(browser, url, width, height, scheme, 
 
 PAGES = (
     "", f"nights/{DAYS[3]}", f"outputs/{DAYS[3]}-000?day={DAYS[3]}", "months", "months/2026-11", "owners", "owners/owner-0",
-    "docs/index.md", "docs/operators.md", "docs/tables.md", "nights/2020-01-01",
+    "model", "docs/index.md", "docs/operators.md", "docs/tables.md", "nights/2020-01-01",
 )  # fmt: skip
 
 
