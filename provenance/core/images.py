@@ -55,3 +55,12 @@ def write_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values).save(file, format="PNG")
     return file.getvalue()
+
+
+def write_preview(image: Any, largest: int) -> bytes:
+    """A PNG file of an opened image, no longer than `largest` pixels on a side and without its metadata."""
+    smaller = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    smaller.thumbnail((largest, largest))
+    file = io.BytesIO()
+    smaller.save(file, format="PNG", optimize=True)
+    return file.getvalue()
