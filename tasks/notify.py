@@ -92,7 +92,7 @@ def message(event: str, context: Mapping[str, Any]) -> dict[str, str]:
         "task_id": str(_field(task, "task_id") or ""),
         "subject": f"{dag_id} {event}: {_field(run, 'data_interval_start') or run_id}",
         "reason": str(reason),
-        "link": f"{_base_url()}/dags/{dag_id}/runs/{run_id}",
+        "link": f"{base_url()}/dags/{dag_id}/runs/{run_id}",
         "runbook": RUNBOOK[event],
     }
     return {name: " ".join(text.split()) for name, text in facts.items()}
@@ -121,7 +121,8 @@ def _night_hours() -> timedelta:
         return timedelta(hours=NotifySettings().night_hours)
 
 
-def _base_url() -> str:
+def base_url() -> str:
+    """The address of Airflow's pages; empty if it is not configured."""
     from airflow.sdk.configuration import conf
 
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")

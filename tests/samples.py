@@ -150,6 +150,7 @@ def settings_of(store: Store, database: str, model: Path, folder: Path, **more: 
         "MODEL__FOLDER": str(model),
         "MODEL__CACHE": f"{folder}/cache",
         "SETTLEMENT__KEY": f"{folder}/signing.pem",
+        "SETTLEMENT__CONTACT": "royalties@example.org",
         "LINEAGE__FOLDER": f"{folder}/lineage",
         "SIGNALS__COLLECT": "false",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,6 +208,10 @@ def payments_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
 
     payments = report["payments"]
     yield line(f"{report['period']} closed as booking {report['closed_as']}", "bold")
+    if approvals := report["approvals"]:
+        for what in ("prepared", "approved"):
+            at = datetime.fromisoformat(approvals[f"{what}_at"]).astimezone(UTC)
+            yield line(f"{what.capitalize()} by {approvals[f'{what}_by']}, {at:%Y-%m-%d %H:%M} UTC")
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report["outcomes"].items()))
     yield f"Balances: {outcomes or 'none'}"
     for status, currency in sorted({(row["status"], row["currency"]) for row in payments}):
@@ -216,7 +221,13 @@ def payments_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield line("Closed; nothing is booked until two people have approved (Required Actions in Airflow).", "yellow")
         yield line("If one of them rejects, nothing is paid: it stays owed, and the next month pays it.", "dim")
     rows = (
-        (row["owner_id"], row["payment_id"], row["status"], format_minor(row["paid_minor"], row["currency"]), row["reason"])
+        (
+            list(dict.fromkeys([row["owner_name"], row["owner_id"]])),
+            row["payment_id"],
+            row["status"],
+            format_minor(row["paid_minor"], row["currency"]),
+            row["reason"],
+        )
         for row in payments
     )
     if payments:
