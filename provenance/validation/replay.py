@@ -54,7 +54,7 @@ def recompute(where: Where, day: str, revision: int | None = None) -> tuple[str,
             f"{folder}/{MANIFEST}",
             expected=f"an export of format {FORMAT}, as this version writes it",
             found=f"format {manifest['format']}",
-            hint=f"Replay it with the version that published it, {manifest['code_version']}; `provenance verify` needs no other.",
+            hint=f"Replay it with the version that published it, {manifest['code_version']}. `provenance verify` reads any.",
         )
     scratch = CHECKOUT / "var/recompute" / sha256(f"{store.url}/{folder}".encode())[:16]
     shutil.rmtree(scratch, ignore_errors=True)

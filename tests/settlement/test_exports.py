@@ -205,7 +205,9 @@ def test_the_whole_ledger_is_one_file_that_includes_every_journal(store, tmp_pat
         journal = copied / f"payouts/day={DAY}/rev=000{revision}/journal.beancount"
         text = journal.read_text()
         journal.write_text(text.replace("-0.40 EUR", "-0.50 EUR"))
-        assert f"rev=000{revision}/journal.beancount" in bean_check(copied / "main.beancount"), "it is read, and held to balance"
+        assert f"rev=000{revision}/journal.beancount" in bean_check(copied / "main.beancount"), (
+            "it is read, and held to balance"
+        )
         journal.write_text(text)
 
 

@@ -91,7 +91,9 @@ def test_a_month_is_not_closed_while_owners_have_nobody_to_write_to(where, doors
     for contact in ("the operator of this pipeline", " "):
         monkeypatch.setenv("PROVENANCE_SETTLEMENT__CONTACT", contact)
         for ask in (stage.close, stage.preview):
-            with pytest.raises(InputError, match=r"settings: settlement.contact: expected an address .* PROVENANCE_SETTLEMENT__"):
+            with pytest.raises(
+                InputError, match=r"settings: settlement.contact: expected an address .* PROVENANCE_SETTLEMENT__"
+            ):
                 ask(doors(), PERIOD)
     assert {booking.kind for booking in ledger.bookings(where.ledger)} == {"night"}
     assert store.list("exports") == []

@@ -1,7 +1,7 @@
 """Writes payouts as a workbook: it opens on the totals; amounts are in units of each currency, with its decimals.
 
-`payouts.csv` has the same amounts in minor units. A cell is a double, which shows amounts below 2^53 minor units exactly. Sums are
-formulas over the sheet of payouts, so that the two agree.
+`payouts.csv` has the same amounts in minor units. A cell is a double, which shows amounts below 2^53 minor units exactly.
+Sums are formulas over the sheet of payouts, so that the two agree.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def workbook(
     balances: Mapping[str, Mapping[str, int]],
     notice: str,
 ) -> bytes:
-    """A workbook of totals, payouts, and held amounts with reasons; each sheet prints one page wide. Equal arguments, equal bytes.
+    """A workbook of totals, payouts, and held amounts with reasons; each sheet prints one page wide.
+
+    Equal arguments give equal bytes.
 
     Args:
         totals: control totals of the day by currency; balances: of all accounts after the booking; both in minor units.
@@ -85,7 +87,8 @@ def number_format(currency: str) -> str:
 
 def _units(amount: int, currency: str) -> float:
     """Minor units as a number for a cell; the nearest double."""
-    return amount / 10 ** minor_digits(currency)
+    unit: int = 10 ** minor_digits(currency)
+    return amount / unit
 
 
 def _write_totals(
@@ -163,7 +166,8 @@ def _write_table(sheet: Worksheet, name: str, frame: pl.DataFrame, looks: Mappin
                 sheet.write_number(row, column, cell)
     for column, key in enumerate(frame.columns):
         longest = max([len(columns[column]) + 3, *(len(str(cell)) for cell in frame[key].head(1000))])
-        sheet.set_column(column, column, NARROW if key.endswith(MINOR) else min(longest + 1, WIDEST if "reason" in key else WIDE))
+        most = NARROW if key.endswith(MINOR) else WIDEST if "reason" in key else WIDE
+        sheet.set_column(column, column, min(longest + 1, most))
     sheet.freeze_panes(1, 0)
     sheet.repeat_rows(0)
 
