@@ -303,10 +303,14 @@ def statement(
     owner_id: OwnerId,
     period: Annotated[str | None, Option(help="YYYY-MM, open or closed; by default the last closed one.")] = None,
     out: Annotated[Path, Option("--out", help="Folder to write the web page and the PDF to.")] = Path(),
+    link: Annotated[
+        int, Option(min=0, max=7, metavar="DAYS", help="Print a signed link to the page instead, good for DAYS.")
+    ] = 0,
 ) -> Shown:
     """State an owner's earnings of a period: by outputs and works, with intervals, and how they were paid.
 
-    Writes `statement-PERIOD-OWNER.html` and `.pdf`. The DAG `settle_period` writes all owners' below `exports/statements/`.
+    Writes `statement-PERIOD-OWNER.html` and `.pdf`; each is one file to send. The DAG `settle_period` writes all owners' below
+    `exports/statements/`. Whoever has the address of `--link` can read that page and nothing else (stores on S3 only).
 
     Example: `provenance statement tom-christie --period 2026-11 --out statements`
     """
@@ -317,6 +321,10 @@ def statement(
     from provenance.settlement.months.periods import parse_period
 
     period = parse_period("--period", period) if period else last_closed(where)
+    if link:
+        signed = write_statements.signed_link(where, owner_id, period, days=link)
+        yield {"owner_id": owner_id, "period": period, "link": signed, "days": link}, [signed]
+        return
     document = write_statements.statement(where, owner_id, period)
 
     def write() -> Iterator[str]:

@@ -133,6 +133,23 @@ def statement_folder(period: str, owner_id: str) -> str:
     return f"{statements_folder(period)}/owner={file_name(owner_id)}"
 
 
+def signed_link(where: Where, owner_id: str, period: str, *, days: int) -> str:
+    """A private address of an owner's page of a closed period, good for some days.
+
+    Raises:
+        InputError: the owner has no page of that period, or the store cannot sign.
+    """
+    key = f"{statement_folder(period, owner_id)}/statement.html"
+    if not where.store.exists(key):
+        raise InputError(
+            f"statement of {owner_id}, {period}",
+            expected="one that settle_period has written",
+            found="none",
+            hint="Statements are written once a month is closed and approved; --out writes one of any period.",
+        )
+    return where.store.signed_link(key, days=days, content_type="text/html; charset=utf-8")
+
+
 def file_name(owner_id: str) -> str:
     """An owner's id as a part of a file name, also for disks that ignore case or cut dots at the end."""
     name = quote(owner_id, safe="")
