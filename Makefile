@@ -19,7 +19,7 @@ setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the lock
 demo: setup ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD)
 	@$(BIN)/python -m infra.demo --day "$(DAY)"
 
-month: setup ## close a month of the demo with sample payees: two approvals, files for banks, the bank's answer (HAND=1: you approve)
+month: setup ## close a month of the demo with sample payees: two approvals, bank files, the bank's answer (HAND=1: you approve)
 	@$(BIN)/python -m infra.month $(if $(HAND),--by-hand)
 
 ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)

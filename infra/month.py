@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import csv
 import io
+import logging
 import os
 import shlex
 import signal
@@ -103,6 +104,8 @@ def _run(folder: Path, console: Console, *, by_hand: bool) -> None:
         )
         return
     log_file = CHECKOUT / f"var/logs/month-{period}.log"
+    with local_airflow.log_to(log_file, console):
+        local_airflow.migrate()
     settle(period, log_file, console)
     with opened() as where:
         key = answer_of_the_bank(where, period)
@@ -303,8 +306,8 @@ def _run_dag(dag_id: str, period: str, log_file: Path, console: Console) -> None
     from provenance.settlement.months.periods import closes_on
 
     with local_airflow.log_to(log_file, console) as log:
-        local_airflow.migrate()
         run = local_airflow.run_dag(dag_id, closes_on(period))
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # to which Airflow has given the screen
     local_airflow.stop_unless_good(dag_id, run, log, console)
 
 
@@ -349,11 +352,11 @@ def show(where: Where, period: str, after: str, console: Console) -> None:
     console.print("", *payments_screen(report), sep="\n")
     owner = report["payments"][0]["owner_id"] if report["payments"] else "OWNER"
     console.print(
-        f"\n[bold]Files[/]\n  {locate(closing_folder(period))}   every balance\n"
-        f"  {locate(payments_folder(period))}  every payment\n"
-        f"  {locate(bank_folder(period))}  for the bank\n"
-        f"  {locate(statements_folder(period))}  what each owner gets\n"
-        f"  {locate(BOOKS)}  the books (`fava`)\n"
+        f"\n[bold]Files[/]\n  every balance    {locate(closing_folder(period))}\n"
+        f"  every payment    {locate(payments_folder(period))}\n"
+        f"  for the bank     {locate(bank_folder(period))}\n"
+        f"  for each owner   {locate(statements_folder(period))}\n"
+        f"  the books        {locate(BOOKS)} (payments appear with the next night)\n"
         f"[bold]Try next[/] [dim](the first line sets the sample payer, contact and key)[/]\n{after}\n"
         f"  .venv/bin/provenance verify {period}\n"
         f"  .venv/bin/provenance statement {shlex.quote(owner)} --period {period} --out {_shown(FOLDER)}\n"

@@ -201,6 +201,7 @@ def test_the_whole_ledger_is_one_file_that_includes_every_journal(store, tmp_pat
     copied = tmp_path / "elsewhere/exports"
     shutil.copytree(tmp_path / "store/exports", copied)
     assert bean_check(copied / "main.beancount") == ""
+    assert 'option "operating_currency" "EUR"' in (copied / "main.beancount").read_text(), "which Fava shows amounts in"
     for revision in (1, 2):
         journal = copied / f"payouts/day={DAY}/rev=000{revision}/journal.beancount"
         text = journal.read_text()

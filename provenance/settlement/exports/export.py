@@ -3,7 +3,7 @@
     exports/payouts/day=2026-11-20/rev=0001/
         {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json, manifest.sig}
     exports/payouts/day=2026-11-20/current.json
-    exports/main.beancount                             includes every journal; the same for ever
+    exports/main.beancount                             includes every journal
     exports/keys/<id>.pem                              public keys of the signatures
 
 A revision exists as soon as its manifest does, and is never edited.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -40,10 +40,10 @@ LETTERS_OF_ACCOUNT = 100
 FORMAT = 2
 # The ledger in the beancount language: journals of all revisions, since each has the entries since the one before.
 BOOKS = "exports/main.beancount"
-INCLUDES = """; The whole ledger, as far as it is published: the journal of every night, with the bookings of people before it.
+INCLUDING = """; The whole ledger, as far as it is published: the journal of every night, with the bookings of people before it.
 ; Open it with `fava main.beancount`, or check it with `bean-check main.beancount`, in a copy of the folder exports/.
 option "title" "Royalties"
-plugin "beancount.plugins.auto_accounts"
+{currencies}plugin "beancount.plugins.auto_accounts"
 include "payouts/day=*/rev=*/journal.beancount"
 """
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
@@ -130,9 +130,17 @@ def key_file(pem: bytes) -> str:
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
     """Publish a revision: files and signature, then the manifest, then the pointer. False if it was published before."""
     new = write_folder(store, export.folder, export.files, export.manifest, key)
-    store.create(BOOKS, INCLUDES.encode())
+    _include_all(store, {*export.manifest["totals"], *export.manifest.get("trial_balance", {})})
     point_to(store, export.day, export.revision)
     return new
+
+
+def _include_all(store: Store, currencies: Iterable[str]) -> None:
+    """Write the file that includes every journal; it changes only when the ledger gets another currency."""
+    named = "".join(f'option "operating_currency" "{currency}"\n' for currency in sorted(currencies))
+    books = INCLUDING.format(currencies=named).encode()
+    if not store.create(BOOKS, books) and store.read(BOOKS) != books:
+        store.write(BOOKS, books)
 
 
 def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:

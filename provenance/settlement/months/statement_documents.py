@@ -378,7 +378,7 @@ def _nights(section: Section) -> dict[str, Any]:
     outputs = sum(earning.outputs for earning in section.earnings)
     return table(
         f"earned-{section.currency.lower()}",
-        "Your earnings by night, with 90 % intervals",
+        f"Your earnings by night, with 90 % intervals ({section.currency})",
         columns,
         rows,
         total=("All", f"{outputs:,}", money(section.earned), "", ""),
@@ -405,7 +405,7 @@ def _works(section: Section) -> dict[str, Any]:
     rest = _first(len(section.works), section.works_in_all, "works")
     return table(
         f"by-work-{section.currency.lower()}",
-        "Works among the most influential for an output, and your earnings from those outputs",
+        f"Works among the most influential for an output, and your earnings from those outputs ({section.currency})",
         (("Work", "long"), ("Licence", "short"), ("Outputs", "number"), ("Earned", "number")),
         [
             (_title(work), work.licence, f"{work.outputs:,}", amount)
@@ -446,7 +446,7 @@ def _outputs(section: Section) -> dict[str, Any]:
     rest = _first(len(section.outputs), section.outputs_in_all, "outputs")
     return table(
         f"by-output-{section.currency.lower()}",
-        "Your share of each output, with 90 % intervals",
+        f"Your share of each output, with 90 % intervals ({section.currency})",
         (
             ("Output", "long"),
             ("Night", "short"),
