@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ def excerpt(content: bytes, modality: str) -> Excerpt | None:
         return Excerpt(svg=_picture(picture), words="a picture")
     if notes := notes_of(content, modality):
         shown = [note for note in notes if note.start < BARS * QUARTERS]
-        return Excerpt(svg=_bars(shown), words=f"{len([n for n in shown if n.pitch is not None])} notes in {BARS} bars, drawn")
+        return Excerpt(svg=_bars(shown), words=f"{len([n for n in shown if n.pitch is not None])} notes, drawn")
     text = shortened(text_of(content, modality))
     return Excerpt(text=text) if text else None
 
@@ -63,10 +64,11 @@ def _bars(notes: Sequence[Note]) -> str:
     """Notes as bars over time, high ones above, with a line at the end of each bar."""
     pitches = [note.pitch for note in notes if note.pitch is not None] or [60]
     low, high = min(pitches) - 1, max(pitches) + 1
+    bars = min(BARS, max(1, math.ceil(max((note.start + note.length for note in notes), default=0) / QUARTERS)))
     quarter, step = WIDTH / (BARS * QUARTERS), HEIGHT / (high - low + 1)
     parts = [
         f'<line x1="{x:.0f}" x2="{x:.0f}" y1="0" y2="{HEIGHT}" stroke="#7a7a7a" stroke-opacity="0.5"/>'
-        for x in (WIDTH * bar / BARS for bar in range(BARS + 1))
+        for x in (WIDTH * bar / BARS for bar in range(bars + 1))
     ]
     for note in notes:
         if note.pitch is not None:
@@ -75,7 +77,8 @@ def _bars(notes: Sequence[Note]) -> str:
                 f'<rect x="{note.start * quarter:.1f}" y="{(high - note.pitch) * step:.1f}" width="{max(length - 1.5, 1):.1f}" '
                 f'height="{step:.1f}" rx="1" fill="#3f7fbf"/>'
             )
+    width = WIDTH * bars // BARS
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}">'
         f"{''.join(parts)}</svg>"
     )

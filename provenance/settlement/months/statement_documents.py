@@ -178,6 +178,7 @@ def _view(statement: Statement) -> dict[str, Any]:
         "summary": _summary(statement, month),
         "steps": _steps(statement, month, name),
         "contact": plain(statement.contact),
+        "cards": True,
         "chapters": list(_chapters(statement, month)),
     }
 
@@ -406,12 +407,10 @@ def _works(section: Section) -> dict[str, Any]:
     return table(
         f"by-work-{section.currency.lower()}",
         f"Works among the most influential for an output, and your earnings from those outputs ({section.currency})",
-        (("Work", "long"), ("Licence", "short"), ("Outputs", "number"), ("Earned", "number")),
-        [
-            (_title(work), work.licence, f"{work.outputs:,}", amount)
-            for work, amount in zip(section.works, amounts, strict=True)
-        ],
+        (("Work", "long"), ("Outputs", "number"), ("Earned", "number")),
+        [(_title(work), f"{work.outputs:,}", amount) for work, amount in zip(section.works, amounts, strict=True)],
         links={(row, 0): work.link for row, work in enumerate(section.works)},
+        below={(row, 0): work.licence for row, work in enumerate(section.works)},
         note=f"{rest} An output may rest on several of your works, so this column does not add up to what you earned.".strip(),
     )
 
