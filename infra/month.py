@@ -87,7 +87,11 @@ def _run(folder: Path, console: Console, *, by_hand: bool) -> None:
         local_airflow.configure()
     if missing:
         console.print(f"{days[-1][:7]} is not over, so the demo pays {missing}, and {period} is settled")
-        subprocess.run([sys.executable, "-m", "infra.demo", "--day", str(missing)], check=True, stdout=subprocess.DEVNULL)
+        with console.status(f"The demo pays {missing} (a minute or two)"):
+            command = [sys.executable, "-m", "infra.demo", "--day", str(missing)]
+            paid = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        if paid.returncode:
+            raise SystemExit(paid.returncode)  # the demo has said why
     os.environ.update(sample_settings(folder))
     with opened() as where:
         prepare(where, period, folder, console)
