@@ -25,6 +25,13 @@ LASTING = (
 )
 
 
+def base_url() -> str:
+    """Where people reach Airflow, as its configuration says; empty if it says nothing."""
+    from airflow.sdk.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+
+
 def task_defaults(owner: str) -> dict[str, Any]:
     """Arguments of all tasks of a DAG: owner, retries of errors that may pass, lineage."""
     from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
@@ -101,6 +108,4 @@ def settled_period(interval_start: datetime | None, period: str | None = None) -
 
 def files_url() -> str:
     """The address below which the page hands out published files."""
-    from tasks.notify import base_url
-
     return f"{base_url()}/payouts/files"

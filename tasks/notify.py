@@ -18,6 +18,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from provenance.core.errors import SettingsError
 from provenance.core.settings import NotifySettings
+from tasks.dag_parameters import base_url
 from tasks.settings import load
 
 log = logging.getLogger("provenance.notify")
@@ -119,13 +120,6 @@ def _night_hours() -> timedelta:
         return timedelta(hours=load().notify.night_hours)
     except SettingsError:
         return timedelta(hours=NotifySettings().night_hours)
-
-
-def base_url() -> str:
-    """The address of Airflow's pages; empty if it is not configured."""
-    from airflow.sdk.configuration import conf
-
-    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
 def _field(owner: Any, name: str) -> Any:
