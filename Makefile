@@ -9,7 +9,7 @@ LOCKS := infra/requirements
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart gpu-check advisories lock clean
+.PHONY: help setup demo month ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart gpu-check advisories lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -18,6 +18,9 @@ setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the lock
 
 demo: setup ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD)
 	@$(BIN)/python -m infra.demo --day "$(DAY)"
+
+month: setup ## close a month of the demo with sample payees: two approvals, bank files, the bank's answer (HAND=1: you approve)
+	@$(BIN)/python -m infra.month $(if $(HAND),--by-hand)
 
 ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)
 	@$(BIN)/python -m infra.local_airflow ui

@@ -13,9 +13,10 @@ must be two different people; their names and times are kept in the ledger. With
 bank file. A rejection ends the run; amounts stay owed, and the next month pays them.
 
 **Failed?** A task that failed without a retry met bad input; the error in its log, below *Task failed with exception*, names
-it: a missing rate (`provenance rate`), incomplete payee data (`provenance payee import`), no payer (`[payer]` in the
-settings), one person who approved twice (clear `settlement.approve`, and have somebody else answer). Nothing moved: mend it and
-clear the task. If `settlement.reconcile_bank` failed, do not send the bank files: it names the payment that differs.
+it: no contact for owners (`settlement.contact` in the settings), a missing rate (`provenance rate`), incomplete payee data
+(`provenance payee import`), no payer (`[payer]` in the settings), one person who approved twice (clear `settlement.approve`,
+and have somebody else answer). Nothing moved: mend it and clear the task. If `settlement.reconcile_bank` failed, do not send
+the bank files: it names the payment that differs.
 """
 
 from datetime import datetime, timedelta
@@ -54,11 +55,11 @@ def settle_period() -> None:
 
     @task(task_id="settlement.close")
     def close() -> dict[str, str]:
-        from tasks.dag_parameters import form_value, settled_period
+        from tasks.dag_parameters import files_url, form_value, settled_period
 
         context = get_current_context()
         period = settled_period(context.get("data_interval_start"), form_value(context["params"], "period"))
-        return run("settlement.close", period)
+        return run("settlement.close", period, files_url())
 
     @task(task_id="settlement.pay")
     def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:

@@ -112,3 +112,8 @@ def settled_period(interval_start: datetime | None, period: str | None = None) -
             "run of settle_period", expected="a period, or a data interval that starts in it", found="none", hint=hint
         )
     return f"{interval_start.astimezone(UTC):%Y-%m}"
+
+
+def files_url() -> str:
+    """The address below which the page hands out published files."""
+    return f"{base_url()}/payouts/files"

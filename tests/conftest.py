@@ -83,6 +83,7 @@ def new_books(postgres, tmp_path, monkeypatch):
     def make(name: str = "store") -> Store:
         store, key = Store(f"file://{tmp_path}/{name}", {}), f"{tmp_path}/signing.pem"
         values = {"STORE__URL": store.url, "DATABASE__URL": create_database(postgres), "SETTLEMENT__KEY": key}
+        values["SETTLEMENT__CONTACT"] = "royalties@example.org"
         enter(monkeypatch, {f"PROVENANCE_{name}": value for name, value in values.items()})
         return store
 

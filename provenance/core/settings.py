@@ -201,13 +201,18 @@ class RetentionSettings(_Section):
         return self
 
 
+# The contact of a fresh installation: no address that an owner could write to.
+NO_CONTACT = "the operator of this pipeline"
+
+
 class SettlementSettings(_Section):
     key: Located = Path("var/keys/signing.pem")
     retired: Located = Path("var/keys/retired")
     minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
     withholding: Located = Path("infra/settings/withholding.toml")
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
-    contact: str = "the operator of this pipeline"
+    contact: str = NO_CONTACT
+    quote_outputs: bool = True
 
 
 class PayerSettings(_Section):

@@ -175,6 +175,24 @@ class Store:
         keys = (str(path).removeprefix(root) for path, facts in files.items() if facts["type"] != "directory")
         return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # without files of interrupted writes
 
+    def signed_link(self, key: str, *, days: int, content_type: str) -> str:
+        """An address at which anybody who has it can read one object, for some days (at most 7).
+
+        Raises:
+            StoreError: the store is on a disk, or the object does not exist.
+        """
+        if self._is_local:
+            hint = "Send the file itself."
+            raise StoreError(
+                self.locate(key), expected="a store on S3, which can sign a link", found="one on a disk", hint=hint
+            )
+        if not self.exists(key):
+            raise StoreError(self.locate(key), expected="an object", found="none")
+        with self._explained(key, "a readable store"):
+            # Without being told, botocore signs links by version 2, which newer regions of S3 refuse.
+            signing = fsspec.filesystem("s3", config_kwargs={"signature_version": "s3v4"}, **self.options)
+            return str(signing.sign(self.path(key), expiration=days * 86_400, ResponseContentType=content_type))
+
     def describe(self) -> Iterator[Stored]:
         """Yield all objects, with files of interrupted writes, which `list` leaves out; none if there is no store."""
         root = self.path("")

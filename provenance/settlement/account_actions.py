@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
+from provenance.core.published import revision_folder
 from provenance.core.store import Store
 from provenance.core.tables import DISPUTED, ESCROW, OWNERS
 from provenance.core.text import plain
@@ -21,7 +22,7 @@ from provenance.corpus.ownership import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, trial_balance
-from provenance.settlement.books import CLOSE, Booking
+from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.months import settling
 from provenance.settlement.months.periods import parse_period
 
@@ -137,14 +138,17 @@ def payments_of(where: Where, period: str | None = None) -> dict[str, Any]:
     engine = where.ledger
     period = parse_period("PERIOD", period) if period else last_closed(where)
     booking, lines = settling.lines(engine, period)
+    names = owner_names(where)
     return {
         "period": period,
         "closed_as": booking.booking_id,
+        "approvals": settling.approvals(engine, period),
         "outcomes": Counter(line.outcome for line in lines),
         "payments": [
             {
                 "payment_id": payment.payment_id,
                 "owner_id": payment.line.owner_id,
+                "owner_name": names.get(payment.line.owner_id, payment.line.owner_id),
                 "currency": payment.line.pay_currency,
                 "paid_minor": payment.line.paid,
                 "status": payment.status,
@@ -205,6 +209,19 @@ def _owner_hint(store: Store, text: str, owners: Sequence[str]) -> str:
 def owners_in_force(store: Store) -> pl.DataFrame:
     """Owners of the corpus in force; empty without a corpus."""
     return store.read_table(corpus_in_force(store).owners.key) if store.exists(CURRENT) else OWNERS.frame()
+
+
+def owner_names(where: Where) -> dict[str, str]:
+    """Owners' names by id: from the corpus in force, and of others from the last published night."""
+    store, nights = where.store, reversed(ledger.bookings(where.ledger, kind=NIGHT))
+    last = next((key for key in map(_payouts_of, nights) if store.exists(key)), None)
+    tables = [store.read_table(last, columns=["owner_id", "owner_name"])] if last else []
+    tables.append(owners_in_force(store).select("owner_id", "name"))
+    return {owner_id: plain(name or "") or owner_id for table in tables for owner_id, name in table.iter_rows()}
+
+
+def _payouts_of(night: Booking) -> str:
+    return f"{revision_folder(night.day, night.revision)}/payouts.parquet"
 
 
 def _required_text(name: str, text: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from provenance.core.errors import StoreError
+from provenance.core.errors import InputError, StoreError
 from provenance.core.published import MANIFEST, in_force, revision_folder
 from provenance.core.settings import CHECKOUT
 from provenance.core.stages import COMPUTED
@@ -20,6 +20,7 @@ from provenance.models.counterfactual_records import read_record
 from provenance.models.stored import stored_keys
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT
+from provenance.settlement.exports.export import FORMAT
 from provenance.settlement.exports.nights import make_export
 from provenance.settlement.exports.verification import Check
 
@@ -43,11 +44,18 @@ def recompute(where: Where, day: str, revision: int | None = None) -> tuple[str,
 
     Raises:
         InputError: the day is not published, an input is gone or differs from its digest, or the night was computed by other
-            versions of the stages.
+            versions of the stages, or published in another form.
     """
     store = where.store
     folder = revision_folder(day, revision) if revision else in_force(store, day)["folder"]
     manifest = store.read_json(f"{folder}/{MANIFEST}")
+    if manifest["format"] != FORMAT:
+        raise InputError(
+            f"{folder}/{MANIFEST}",
+            expected=f"an export of format {FORMAT}, as this version writes it",
+            found=f"format {manifest['format']}",
+            hint=f"Replay it with the version that published it, {manifest['code_version']}. `provenance verify` reads any.",
+        )
     scratch = CHECKOUT / "var/recompute" / sha256(f"{store.url}/{folder}".encode())[:16]
     shutil.rmtree(scratch, ignore_errors=True)
     local = where.at(scratch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -208,6 +209,10 @@ def payments_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
 
     payments = report["payments"]
     yield line(f"{report['period']} closed as booking {report['closed_as']}", "bold")
+    if approvals := report["approvals"]:
+        for what in ("prepared", "approved"):
+            at = datetime.fromisoformat(approvals[f"{what}_at"]).astimezone(UTC)
+            yield line(f"{what.capitalize()} by {approvals[f'{what}_by']}, {at:%Y-%m-%d %H:%M} UTC")
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report["outcomes"].items()))
     yield f"Balances: {outcomes or 'none'}"
     for status, currency in sorted({(row["status"], row["currency"]) for row in payments}):
@@ -217,7 +222,13 @@ def payments_screen(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield line("Closed; nothing is booked until two people have approved (Required Actions in Airflow).", "yellow")
         yield line("If one of them rejects, nothing is paid: it stays owed, and the next month pays it.", "dim")
     rows = (
-        (row["owner_id"], row["payment_id"], row["status"], format_minor(row["paid_minor"], row["currency"]), row["reason"])
+        (
+            list(dict.fromkeys([row["owner_name"], row["owner_id"]])),
+            row["payment_id"],
+            row["status"],
+            format_minor(row["paid_minor"], row["currency"]),
+            row["reason"],
+        )
         for row in payments
     )
     if payments:
@@ -293,10 +304,14 @@ def statement(
     owner_id: OwnerId,
     period: Annotated[str | None, Option(help="YYYY-MM, open or closed; by default the last closed one.")] = None,
     out: Annotated[Path, Option("--out", help="Folder to write the web page and the PDF to.")] = Path(),
+    link: Annotated[
+        int, Option(min=0, max=7, metavar="DAYS", help="Print a signed link to the page instead, good for DAYS.")
+    ] = 0,
 ) -> Shown:
     """State an owner's earnings of a period: by outputs and works, with intervals, and how they were paid.
 
-    Writes `statement-PERIOD-OWNER.html` and `.pdf`. The DAG `settle_period` writes all owners' below `exports/statements/`.
+    Writes `statement-PERIOD-OWNER.html` and `.pdf`; each is one file to send. The DAG `settle_period` writes all owners' below
+    `exports/statements/`. Whoever has the address of `--link` can read that page and nothing else (stores on S3 only).
 
     Example: `provenance statement tom-christie --period 2026-11 --out statements`
     """
@@ -307,6 +322,10 @@ def statement(
     from provenance.settlement.months.periods import parse_period
 
     period = parse_period("--period", period) if period else last_closed(where)
+    if link:
+        signed = write_statements.signed_link(where, owner_id, period, days=link)
+        yield {"owner_id": owner_id, "period": period, "link": signed, "days": link}, [signed]
+        return
     document = write_statements.statement(where, owner_id, period)
 
     def write() -> Iterator[str]:

@@ -397,11 +397,12 @@ def preview_screen(previews: Sequence[Mapping[str, Any]], *, most: int = 20) -> 
         if day["problem"]:
             days.add_row(day["day"], "-", "-", line(f"fails: {day['problem']}", "bold red"))
         else:
-            days.add_row(day["day"], len(day["changes"]), changes or "nothing", list(day["reasons"]))
+            owners = {owner for owner, *_ in day["changes"]}  # an owner who earns in two currencies has two rows
+            days.add_row(day["day"], len(owners), changes or "nothing", list(day["reasons"]))
     yield days
     changed = sorted(((key, amount) for key, amount in by_owner.items() if amount), key=lambda row: (-abs(row[1]), row[0]))
     if changed:
-        title = f"Owners whose amounts change by these days together: {len(changed)}"
+        title = f"Owners whose amounts change by these days together: {len({owner for (owner, _), _ in changed})}"
         rows = ((owner, format_minor(amount, currency)) for (owner, currency), amount in changed[:most])
         yield Grid(title, "owner", number("change"), rows=rows)
     if len(changed) > most:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 
@@ -130,3 +131,25 @@ def test_fetch_refuses_another_content(store, tmp_path):
         store.fetch("m", {"file": "0" * 64}, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     assert (store.fetch("m", {"file": sha256(b"weights")}, tmp_path / "copy") / "file").read_bytes() == b"weights"
+
+
+def test_a_disk_signs_no_links(store):
+    store.write("a/page.html", b"x")
+    with pytest.raises(StoreError, match="expected a store on S3, which can sign a link, found one on a disk"):
+        store.signed_link("a/page.html", days=1, content_type="text/html")
+
+
+@pytest.mark.night
+def test_a_signed_link_opens_one_object_for_whoever_has_it(bucket):
+    key = "exports/statements/period=2026-10/owner=a%2Fb/statement.html"
+    bucket.write(key, "<p>Grüße</p>".encode())
+    bucket.write("exports/other.html", b"x")
+    link = bucket.signed_link(key, days=2, content_type="text/html; charset=utf-8")
+    answer = httpx.get(link)
+    assert (answer.status_code, answer.text) == (200, "<p>Grüße</p>")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    other = link.replace(link.split("?")[0], f"{bucket.options['endpoint_url']}/{bucket.path('exports/other.html')}")
+    assert httpx.get(other).status_code == 403
+    assert httpx.get(link.split("?")[0]).status_code == 403
+    with pytest.raises(StoreError, match="expected an object, found none"):
+        bucket.signed_link("exports/none.html", days=1, content_type="text/html")

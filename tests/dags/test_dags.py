@@ -16,6 +16,7 @@ from provenance.core.errors import ContractError, InputError
 from provenance.core.settings import CHECKOUT
 from provenance.core.stages import BY_NAME as KNOWN
 from provenance.inputs.stage import wait_until_over
+from provenance.settlement.months.periods import CLOSES_ON, closes_on
 from tasks.dag_parameters import paid_day, settled_period
 
 FILES = sorted((CHECKOUT / "dags").glob("*.py"))
@@ -83,7 +84,7 @@ for name, dag in bag.dags.items():
     tasks = dag.tasks
     facts[name] = {
         "file": dag.fileloc, "doc": dag.doc_md, "tags": sorted(dag.tags), "timetable": type(dag.timetable).__name__,
-        "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
+        "cron": getattr(dag.timetable, "expression", ""), "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
         "groups": {name: sorted(group.children) for name, group in dag.task_group_dict.items() if name},
         "tasks": {t.task_id: sorted(t.downstream_task_ids) for t in tasks},
         "retries": sorted({t.retries for t in tasks}),
@@ -180,6 +181,11 @@ def test_a_settlement_waits_for_two_people_before_it_pays(facts):
         "settlement.reconcile_bank": [],
         "settlement.statements": [],
     }
+
+
+def test_statements_name_the_day_on_which_a_month_is_closed(facts):
+    assert facts["settle_period"]["cron"].split()[2:] == [str(CLOSES_ON), "*", "*"]
+    assert closes_on("2026-12") == date(2027, 1, CLOSES_ON)
 
 
 def test_counterfactual_models_are_planned_and_then_trained(facts):

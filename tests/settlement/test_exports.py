@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
@@ -8,7 +9,7 @@ import openpyxl
 import polars as pl
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from samples import checked_journal, credited_frame
+from samples import bean_check, checked_journal, credited_frame
 
 from provenance.core.errors import StoreError
 from provenance.core.published import current_key
@@ -143,16 +144,42 @@ def test_an_accountant_reads_what_is_owed_what_changed_what_is_held_and_that_it_
     files = exported.files["payouts.xlsx"]
     formulas, values = (openpyxl.load_workbook(io.BytesIO(files), data_only=only)["Totals"] for only in (False, True))
     owners, day = table(values, "Owners")["EUR"], table(values, "The day")["EUR"]
-    assert (owners["opening_balance_minor"], owners["earned_minor"], owners["closing_balance_minor"]) == (507, 60, 567)
+    assert (owners["opening_balance"], owners["earned"], owners["closing_balance"]) == (5.07, 0.6, 5.67)
     assert owners["difference"] == day["difference"] == 0
-    assert table(values, "All accounts")["EUR"]["held"] == owners["held_minor"] == 540
-    for title, name in (("Owners", "closing_balance_minor"), ("The day", "earned_minor")):
-        assert table(formulas, title)["EUR"][name].startswith(f"=SUMIFS(payouts[{name}],payouts[currency],A")
-    assert table(formulas, "Owners")["EUR"]["difference"].startswith("=B")
+    assert table(values, "All accounts")["EUR"]["held"] == owners["held"] == 5.4
+    for title, name in (("Owners", "closing_balance"), ("The day", "earned")):
+        assert table(formulas, title)["EUR"][name].startswith(f"=ROUND(SUMIFS(payouts[{name}],payouts[currency],A")
+    assert table(formulas, "Owners")["EUR"]["difference"].startswith("=ROUND(B")
     book = openpyxl.load_workbook(io.BytesIO(files))
+    assert (book.active.title, book.sheetnames) == ("Totals", ["Totals", "Payouts", "Held"])
+    for sheet in book:
+        setup = sheet.page_setup
+        assert (setup.orientation, setup.fitToWidth or 1, setup.fitToHeight) == ("landscape", 1, 0), "one page wide, any height"
+        assert sheet.sheet_properties.pageSetUpPr.fitToPage
     held_rows = [[cell.value for cell in row] for row in book["Held"].iter_rows()]
-    assert held_rows[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 540, "dispute"]]
+    assert held_rows[1:] == [["ann", "=HYPERLINK(evil)", "EUR", 5.4, "dispute"]]
     assert [cell.value for cell in book["Payouts"][1]][:3] == ["day", "revision", "owner_id"]
+
+
+def test_a_workbook_has_each_currency_s_own_decimals():
+    codes = {"EUR": ("#,##0.00", 1.23), "JPY": ("#,##0", 123), "KWD": ("#,##0.000", 0.123)}
+    rows = [
+        {**dict.fromkeys(PAYOUTS.columns, 0), "day": "2026-11-19", "owner_id": "ann", "owner_name": "Ann", "currency": code,
+         "earned_minor": 123, "closing_balance_minor": 123, "status": "accrued", "hold_reason": ""}
+        for code in codes
+    ]  # fmt: skip
+    amounts = {code: dict.fromkeys(totals(AFTER)["EUR"], 0) | {"revenue_minor": 123, "earned_minor": 123} for code in codes}
+    files = build(
+        DAY, 1, payouts=PAYOUTS.frame(rows), intervals=INTERVALS.frame(), credits=CREDITS.frame(), entries=[], totals=amounts,
+        facts={},
+    ).files  # fmt: skip
+    book = openpyxl.load_workbook(io.BytesIO(files["payouts.xlsx"]), data_only=True)
+    header = [cell.value for cell in book["Payouts"][1]]
+    cells = {row[4].value: row[header.index("earned")] for row in book["Payouts"].iter_rows(min_row=2)}
+    assert {code: (cell.number_format, cell.value) for code, cell in cells.items()} == codes
+    assert {code: row["earned"] for code, row in table(book["Totals"], "Owners").items()} == {
+        code: value for code, (_, value) in codes.items()
+    }
 
 
 def test_bean_check_accepts_the_journal(tmp_path):
@@ -162,6 +189,27 @@ def test_bean_check_accepts_the_journal(tmp_path):
     text = checked_journal(export(others=others).files["journal.beancount"], tmp_path)
     assert "o4, 4 more" in text
     assert "Liabilities:Payable:Ann  -0.40 EUR" in text
+
+
+def test_the_whole_ledger_is_one_file_that_includes_every_journal(store, tmp_path):
+    """Each revision's journal has the entries since the one before, so together they are the books."""
+    line = Line("ann", "EUR", 40, net=40, pay_currency="EUR", paid=40, outcome=PAY)
+    others = [(Booking(2, "payments", DAY, NOON), sorted(payment_entries([line]).items()))]
+    write(store, export(1), KEY)
+    write(store, export(2, others=others), KEY)
+    (tmp_path / "elsewhere").mkdir()
+    copied = tmp_path / "elsewhere/exports"
+    shutil.copytree(tmp_path / "store/exports", copied)
+    assert bean_check(copied / "main.beancount") == ""
+    assert 'option "operating_currency" "EUR"' in (copied / "main.beancount").read_text(), "which Fava shows amounts in"
+    for revision in (1, 2):
+        journal = copied / f"payouts/day={DAY}/rev=000{revision}/journal.beancount"
+        text = journal.read_text()
+        journal.write_text(text.replace("-0.40 EUR", "-0.50 EUR"))
+        assert f"rev=000{revision}/journal.beancount" in bean_check(copied / "main.beancount"), (
+            "it is read, and held to balance"
+        )
+        journal.write_text(text)
 
 
 def test_a_revision_is_never_edited(store):
@@ -197,7 +245,7 @@ def test_an_export_holds_on_an_empty_day(store):
     )  # fmt: skip
     assert nil.manifest["nil"] is True
     assert export().manifest["nil"] is False
-    assert openpyxl.load_workbook(io.BytesIO(nil.files["payouts.xlsx"]))["Totals"]["A1"].value.startswith("Nil: no output")
+    assert openpyxl.load_workbook(io.BytesIO(nil.files["payouts.xlsx"]))["Totals"]["A2"].value.startswith("Nil: no output")
     write(store, nil, KEY)
     assert all(check.passed for check in verify(store, nil.folder))
 

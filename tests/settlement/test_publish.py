@@ -1,11 +1,14 @@
 """The manifest of an export says how far the shares that it pays can be trusted."""
 
 import paid
+import pytest
 
+from provenance.core.errors import InputError
 from provenance.core.published import in_force
 from provenance.inputs.night import load_night
 from provenance.royalty.fidelity import fidelity_of
 from provenance.settlement.stage import book, publish, reconcile
+from provenance.validation.replay import recompute
 
 DAY = paid.DAYS[0]
 AS_MEASURED = {"models": 24, "lds": paid.SUPPORTED["lds"], "intervals_hold": {"left_out": 0.93, "set_aside": 0.9}}
@@ -50,3 +53,13 @@ def test_a_contract_under_which_nothing_was_divided_is_left_out(where):
 
 def test_a_night_that_measured_nothing_is_published_and_verified_without_it(where):
     assert "fidelity" not in manifest(where, paid.as_of_old(where.store, paid.lay_out(where.store, DAY, 200)))
+
+
+def test_a_revision_in_an_earlier_form_is_replayed_by_the_version_that_published_it(where):
+    paid.pay(where, [DAY])
+    folder = in_force(where.store, DAY)["folder"]
+    paid.rewrite(where.store, f"{folder}/manifest.json", format=1, code_version="0.1.0+earlier")
+    with pytest.raises(
+        InputError, match=r"expected an export of format 2, .* found format 1. Replay it with .*0\.1\.0\+earlier"
+    ):
+        recompute(where, DAY)

@@ -1,14 +1,17 @@
 """A settlement's stages without Airflow: their errors, and their state after a kill."""
 
+import re
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from urllib.parse import unquote
 
 import killing
+import polars as pl
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from samples import enter
+from samples import enter, freeze
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import canonical_json, sha256
@@ -81,6 +84,44 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(where, store, tmp
     before = store.read(order)
     assert stage.pay(where, PERIOD, *TWO) == keys, "the same payments are the same files"
     assert store.read(order) == before, "to the account that was approved"
+
+
+def test_a_month_is_not_closed_while_owners_have_nobody_to_write_to(where, doors, store, tmp_path, monkeypatch):
+    register(where, tmp_path, "ann")
+    for contact in ("the operator of this pipeline", " "):
+        monkeypatch.setenv("PROVENANCE_SETTLEMENT__CONTACT", contact)
+        for ask in (stage.close, stage.preview):
+            with pytest.raises(
+                InputError, match=r"settings: settlement.contact: expected an address .* PROVENANCE_SETTLEMENT__"
+            ):
+                ask(doors(), PERIOD)
+    assert {booking.kind for booking in ledger.bookings(where.ledger)} == {"night"}
+    assert store.list("exports") == []
+
+
+def test_who_approves_reads_names_and_opens_the_file(where, store, tmp_path):
+    register(where, tmp_path, "ann", "dee")
+    owners = [{"owner_id": owner, "name": name} for owner, name in (("ann", "Ann & Co."), ("dee", "Ann & Co."), ("bob", "Bob"))]
+    works = [{"work_id": row["owner_id"], "content": b"x"} for row in owners]
+    claims = [{"work_id": row["owner_id"], "owner_id": row["owner_id"], "stake_ppb": 10**9} for row in owners]
+    freeze(store, {"examples": pl.DataFrame(works), "claims": pl.DataFrame(claims), "owners": pl.DataFrame(owners)})
+    body = stage.close(where, PERIOD, "http://airflow/payouts/files")["body"]
+    assert "| Ann & Co\\. \\(ann\\) | EUR 7.00 | EUR 7.00 |" in body, "two owners of one name are told apart"
+    key = f"exports/periods/period={PERIOD}/closing/closing.csv"
+    link = re.search(r"\[closing\.csv\]\(http://airflow/payouts/files/(.*?)\)", body)[1]
+    assert unquote(link) == key
+    assert sha256(store.read(key)) in body
+    assert f"All lines: `{store.locate(key)}`" in stage.close(where, PERIOD)["body"], "where no page is there to link to"
+
+
+def test_payments_name_who_prepared_and_who_approved_them(where, tmp_path, shown):
+    register(where, tmp_path, "ann")
+    stage.close(where, PERIOD)
+    assert shown("payments", PERIOD, "--json")["approvals"] == {}
+    stage.pay(where, PERIOD, *TWO)
+    text = shown("payments", PERIOD)
+    assert "Prepared by Ann (1), 2026-11-03 08:00 UTC" in text
+    assert "Approved by Bob (2), 2026-11-03 09:00 UTC" in text
 
 
 def test_who_approves_is_told_who_is_not_paid_and_why(where, tmp_path, engine):

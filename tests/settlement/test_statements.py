@@ -1,3 +1,4 @@
+import io
 import re
 import zlib
 from dataclasses import replace
@@ -5,8 +6,11 @@ from datetime import UTC, date, datetime
 
 import pytest
 from lxml import etree
+from PIL import Image
 
 from provenance.core.errors import InputError
+from provenance.corpus.packages.music import FIRST_DURATION
+from provenance.settlement.months.excerpts import Excerpt, excerpt
 from provenance.settlement.months.statement_documents import as_html, as_pdf, figure
 from provenance.settlement.months.statements import Earning, Movement, Output, PaymentLine, Section, Statement, Work, check
 
@@ -28,18 +32,30 @@ EARNINGS = (
     Earning("2026-11-20", 2, 19, 1234_56, 1000_01, 1500_02, DIGEST),
     Earning("2026-11-21", 1, 1, 7_00, None, None, "1" * 64),
 )
+ANSWER = Excerpt(text="It was a dark night,\n    and nobody came.")
 OUTPUTS = (
-    Output("2026-11-20", "2026-11-20-003", 311_234_567, 25 * 10**7, 4 * 10**8, 1_234_567_890, ("ann/novel", "ann/essay")),
+    Output(
+        "2026-11-20",
+        "2026-11-20-003",
+        311_234_567,
+        25 * 10**7,
+        4 * 10**8,
+        1_234_567_890,
+        ("A Novel", "ann/essay"),
+        "How does it begin?",
+        ANSWER,
+    ),
     Output("2026-11-20", "2026-11-20-004", 4_999, 0, 5_000, 12_345, ()),
 )
+NOVEL = "https://example.org/novel?a=1&b=2"
 WORKS = (
-    Work("ann/novel", "https://example.org/novel?a=1&b=2", 19, 2_000_000_000),
+    Work("ann/novel", NOVEL, 19, 2_000_000_000, "A Novel", NOVEL, "CC-BY-4.0", Excerpt(text="It was a dark night.")),
     Work("ann/essay", "javascript:alert(1)", 1, 1_230_000_000),
     Work("ann/poem", "s3://shelf/poem", 1, 1_000_000_000),
 )
 PAYMENTS = (
     PaymentLine("c4ca4238a0b923820dcc509a6f75849b", "2026-10", "EUR", 400_00, "paid", date(2026, 12, 2)),
-    PaymentLine("eccbc87e4b5ce2fe28308fd9f2a7baf3", "2026-11", "EUR", 1147_25, "waits for approval"),
+    PaymentLine("eccbc87e4b5ce2fe28308fd9f2a7baf3", "2026-11", "EUR", 1147_25, "waiting"),
 )
 
 
@@ -53,6 +69,7 @@ def statement(*sections, **changes):
     owner = {"owner_id": "ann", "owner_name": "Ann Author", "identifiers": {"ISNI": "0000 0001 2103 2683"}}
     texts = {"contact": "royalties@example.org", "notice": "The revenue is invented.", "payments": PAYMENTS}
     facts = {"period": "2026-11", "through": 45, "made_on": date(2026, 12, 2), "sections": sections or (section(),)}
+    facts |= {"models": ("tales-1",), "next_on": date(2027, 1, 3)}
     return Statement(**(owner | texts | facts | changes))
 
 
@@ -114,13 +131,115 @@ def test_the_first_numbers_are_what_is_owed_earned_and_paid():
     root = page(statement())
     found = {item.get("class"): text_of(item) for item in root.iter("li") if item.get("class")}
     assert found == {
-        "owed": "Owed to you nowEUR 1,150.46EUR 3.21 of this is held.",
-        "earned": "Earned in November 2026EUR 1,241.56",
-        "paid": "Paid in November 2026EUR 400.00",
+        "owed": "Owed at the end of NovemberEUR 1,150.46EUR 3.21 of this is held.",
+        "earned": "Earned in NovemberEUR 1,241.56",
+        "paid": "To be sentEUR 1,147.25Two people have yet to approve it.",
     }
     assert text_of(root.find("body//h1")) == "Statement for November 2026"
-    summary = "In November 2026 you earned EUR 1,241.56: 20 outputs of the model rest on 3 works of yours."
-    assert summary in text_of(root.find("body"))
+    summary = "In November 2026 you earned EUR 1,241.56: 20 outputs of the model tales-1 rest on 3 works of yours: A Novel, "
+    assert f"{summary}ann/essay and ann/poem." in text_of(root.find("body"))
+
+
+@pytest.mark.parametrize(
+    ("payment", "said"),
+    [
+        ({"status": "sent", "on": date(2026, 12, 28)}, "Sent on 28 DecemberEUR 4.00"),
+        ({"status": "paid", "on": date(2026, 12, 29)}, "Paid on 29 DecemberEUR 4.00"),
+        ({"status": "returned: AC04", "on": date(2027, 1, 2)}, "Came back on 2 JanuaryEUR 4.00It is owed to you again."),
+        (
+            {"status": "rejected", "on": date(2026, 12, 30)},
+            "Rejected by the bank on 30 DecemberEUR 4.00It is owed to you again.",
+        ),
+        ({"status": "left out: on hold: dispute", "on": date(2026, 12, 28)}, "Not sentEUR 4.00on hold: dispute"),
+        ({"status": "sent", "owed": 350, "owed_currency": "EUR", "withheld": 50}, "SentEUR 4.00After tax of EUR 0.50."),
+    ],
+)
+def test_what_became_of_the_amount_that_was_owed(payment, said):
+    line = replace(PaymentLine("p", "2026-11", "EUR", 4_00, ""), **payment)
+    (paid,) = page(statement(payments=(line,))).xpath("//li[@class='paid']")
+    assert text_of(paid) == said
+
+
+def test_a_payment_in_another_currency_says_for_what():
+    line = PaymentLine("p", "2026-11", "EUR", 3_83, "sent", date(2026, 12, 28), 4_44, "USD")
+    found = page(statement(section("USD"), payments=(line,))).xpath("//li[@class='paid']")
+    assert [text_of(item) for item in found] == ["Sent on 28 DecemberEUR 3.83For USD 4.44."]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (
+            "carried: below the minimum",
+            "SentEUR 0.00Below the smallest payment: it stays owed, and is paid with a later month.",
+        ),
+        ("held", "SentEUR 0.00Held: the reason is below."),
+        ("nothing owed", "SentEUR 0.00Nothing was due."),
+    ],
+)
+def test_a_closed_month_without_a_payment_says_why(outcome, said):
+    (paid,) = page(statement(replace(section(), outcome=outcome), payments=())).xpath("//li[@class='paid']")
+    assert text_of(paid) == said
+
+
+def test_an_open_month_says_when_it_is_closed():
+    of = statement(closed=False, payments=(), next_on=date(2026, 12, 3))
+    root = page(of)
+    assert "Owed to you so far" in text_of(root)
+    assert "Sentnot yetNovember is closed on 3 December." in text_of(root)
+    assert "What comes next November 2026 is closed on 3 December 2026." in text_of(root)
+
+
+def test_the_first_screen_says_how_to_contest_opt_out_and_quote_and_what_comes_next():
+    root = page(statement(trust="Shares rest on 24 models."))
+    steps = {step.find("h2").get("id"): text_of(step) for step in root.xpath("//ul[@class='steps']/li")}
+    assert list(steps) == ["sure", "wrong", "opt-out", "quote", "next"]
+    assert steps["sure"].endswith("Shares rest on 24 models.")
+    for way in ("wrong", "opt-out"):
+        assert "Write to royalties@example.org" in steps[way]
+    assert "credited to you by name without money" in steps["opt-out"]
+    assert steps["quote"].endswith("20 outputs of the model tales-1 in November 2026 rest in part on 3 works by Ann Author.")
+    assert "December 2026 is closed on 3 January 2027." in steps["next"]
+    assert [link.get("href") for link in root.xpath("//nav/a")] == [f"#{name}" for name in steps]
+    assert not page(EMPTY).xpath("//h2[@id='quote']"), "nothing to quote"
+    assert not page(EMPTY).xpath("//h2[@id='sure']")
+    text = "".join(pdf_text(as_pdf(statement())).split())
+    assert "Youmayquotethis" in text
+    assert "Optout" in text
+
+
+def test_works_and_outputs_are_shown_by_title_and_passage():
+    root = page(statement())
+    (works,) = root.xpath("//section[@aria-labelledby='works-eur']//ul[@class='pieces']")
+    assert text_of(works) == "A Novel 19 outputs, EUR 0.0200, CC-BY-4.0 It was a dark night."
+    (outputs,) = root.xpath("//section[@aria-labelledby='outputs-eur']//ul[@class='pieces']")
+    assert text_of(outputs).startswith(
+        "31.1 % of an output of 2026-11-20 EUR 0.012346; in nine of ten cases your share is from 25.0"
+    )
+    assert "How does it begin?" in text_of(outputs)
+    assert root.xpath("//section[@aria-labelledby='outputs-eur']//pre")[1].xpath("string()") == ANSWER.text, "with its lines"
+    assert table(root, "by-output-eur")[1][0] == "It was a dark night, and nobody came.2026-11-20-003"
+    assert table(root, "by-output-eur")[2][0] == "2026-11-20-004", "whose text is not kept"
+    twice = page(statement(section(), section("USD")))
+    assert len(twice.xpath("//ul[@class='pieces']/li/h3[.='A Novel']")) == 1, "a work is shown once"
+    text = "".join(pdf_text(as_pdf(statement())).split())
+    for part in ("Itwasadarknight.", "Howdoesitbegin?", "andnobodycame."):
+        assert part in text
+
+
+def test_pictures_and_music_are_drawn_in_both_forms():
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(picture, format="PNG")
+    tune = bytes(event for pitch in (60, 64, 67) for event in (pitch, FIRST_DURATION + 1))
+    drawn = [excerpt(picture.getvalue(), "image"), excerpt(tune, "music")]
+    assert [bool(one and one.svg) for one in drawn] == [True, True]
+    works = tuple(replace(WORKS[0], work_id=str(n), passage=one) for n, one in enumerate(drawn))
+    of = statement(replace(section(), works=works, works_in_all=2))
+    found = page(of).xpath("//ul[@class='pieces']//*[local-name()='svg']")
+    assert [text_of(svg) for svg in found] == ["", ""]
+    assert b"img-src data:" in as_html(of)
+    assert as_pdf(of).count(b"/Subtype/Image") >= 1
+    assert excerpt(b"\xff\xfe\x00", "weather") is None, "what cannot be shown is left out"
 
 
 def test_tables_say_what_the_statement_does():
@@ -131,8 +250,8 @@ def test_tables_say_what_the_statement_does():
         ["Adjustments: corrections of earlier nights, and works found to be yours", "EUR -2.00"],
         ["Set off against your advances", "EUR -100.00"],
         ["Tax withheld", "EUR -89.10"],
-        ["Paid to you", "EUR -400.00"],
-        ["Owed to you now", "EUR 1,150.46"],
+        ["Paid to you in November 2026, for the months before", "EUR -400.00"],
+        ["Owed at the end of November 2026", "EUR 1,150.46"],
     ]
     assert table(root, "earned-eur")[1:] == [
         ["2026-11-20", "19", "EUR 1,234.56", "EUR 1,000.01", "EUR 1,500.02"],
@@ -146,7 +265,7 @@ def test_tables_say_what_the_statement_does():
     assert table(root, "entries-of-eur")[1][:5] == first
     assert [row[2:] for row in table(root, "paid")[1:]] == [
         ["2026-12-02", "paid", "", "EUR 400.00"],
-        ["not yet", "waits for approval", "", "EUR 1,147.25"],
+        ["not yet", "waiting", "", "EUR 1,147.25"],
     ]
     assert [row[1:] for row in table(root, "manifests")[1:]] == [["2", DIGEST], ["1", "1" * 64]]
     assert "The table shows the outputs that earned most: 2 of 20." in text_of(root)
@@ -154,21 +273,21 @@ def test_tables_say_what_the_statement_does():
 
 def test_small_amounts_have_the_digits_that_they_need():
     root = page(statement())
-    assert [row[3] for row in table(root, "by-work-eur")[1:]] == ["EUR 0.0200", "EUR 0.0123", "EUR 0.0100"]
+    assert [row[2] for row in table(root, "by-work-eur")[1:]] == ["EUR 0.0200", "EUR 0.0123", "EUR 0.0100"]
     assert [row[2:6] for row in table(root, "by-output-eur")[1:]] == [
         ["31.123 %", "25.000 %", "40.000 %", "EUR 0.012346"],
         ["< 0.001 %", "0.000 %", "0.001 %", "EUR < 0.000001"],
     ]
     yen = replace(section("JPY"), works=(Work("w", "", 1, 1_999_999_999), Work("v", "", 1, 30_000_000), Work("u", "", 1, 0)))
-    assert [row[3] for row in table(page(statement(yen)), "by-work-jpy")[1:]] == ["JPY 2.0000", "JPY 0.0300", "JPY 0.0000"]
+    assert [row[2] for row in table(page(statement(yen)), "by-work-jpy")[1:]] == ["JPY 2.0000", "JPY 0.0300", "JPY 0.0000"]
 
 
 def test_only_addresses_on_the_web_are_links():
-    links = [(link.get("href"), link.get("rel")) for link in page(statement()).iter("a")]
-    assert links == [("https://example.org/novel?a=1&b=2", "noopener noreferrer")]
-    uris = ("http://[", "https:///x", "http://a b", "data:text/html,x", "//a.org", "HTTP://A.org/")
-    broken = tuple(Work("w", uri, 1, 0) for uri in uris)
-    links = list(page(statement(replace(section(), works=broken, works_in_all=6))).iter("a"))
+    links = [(link.get("href"), link.get("rel")) for link in page(statement()).xpath("//a[not(starts-with(@href, '#'))]")]
+    assert links == [(NOVEL, "noopener noreferrer")] * 2
+    uris = ("http://[", "https:///x", "http://a b", "data:text/html,x", "javascript:alert(1)", "//a.org", "HTTP://A.org/")
+    broken = tuple(Work("w", uri, 1, 0, link=uri) for uri in uris)
+    links = page(statement(replace(section(), works=broken, works_in_all=7))).xpath("//table//a")
     assert [link.get("href") for link in links] == ["HTTP://A.org/"]
 
 
@@ -191,18 +310,20 @@ def test_the_page_stands_alone():
 def test_what_others_supplied_is_text_and_never_markup():
     evil = replace(
         section(),
-        works=(Work(EVIL, f'https://example.org/"><script>x{"y" * 300}', 1, 5),),
-        outputs=(Output("2026-11-20", EVIL, 1, 0, 2, 5, (EVIL, "z" * 300)),),
+        works=(Work(EVIL, "", 1, 5, EVIL, f'https://example.org/"><script>x{"y" * 300}', EVIL, Excerpt(text=EVIL)),),
+        outputs=(Output("2026-11-20", EVIL, 1, 0, 2, 5, (EVIL, "z" * 300), EVIL, Excerpt(text=EVIL)),),
         movements=(Movement(1, date(2026, 11, 1), AT, EVIL, 650_46),),
     )
     of = statement(
         evil, owner_name=EVIL, owner_id=EVIL, identifiers={EVIL: EVIL}, holds=(EVIL,), notice=EVIL, contact=EVIL, trust=EVIL,
-        payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),),
+        payments=(PaymentLine(EVIL, "2026-10", "EUR", 1, EVIL),), models=(EVIL,),
     )  # fmt: skip
     root = page(of)
     assert text_of(root.find("head/title")) == f"Statement for November 2026: {SHOWN}"
-    for name, column in (("by-work-eur", 0), ("by-output-eur", 1), ("entries-of-eur", 3)):
-        assert table(root, name)[1][column] == SHOWN
+    for name, column in (("by-work-eur", 0), ("by-output-eur", 6), ("entries-of-eur", 3)):
+        more = {"by-work-eur": SHOWN, "by-output-eur": f", {'z' * 300}"}  # the licence below, and another work
+        assert table(root, name)[1][column] == SHOWN + more.get(name, "")
+    assert text_of(root.xpath("//ul[@class='pieces']//pre")[0]) == SHOWN
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x09\x0b-\x1f]", as_html(of).decode())
     text = "".join(pdf_text(as_pdf(of)).split())
     assert text.count("".join(SHOWN.split())) >= 8
@@ -227,7 +348,7 @@ def test_the_same_statement_is_the_same_bytes():
 def test_the_pdf_says_the_same():
     pdf = as_pdf(statement())
     lines = pdf_text(pdf).splitlines()
-    for row in ("Statement for November 2026", "Ann Author", "EUR 1,150.46", "EUR 1,241.56", "1 of 3", "3 of 3", DIGEST):
+    for row in ("Statement for November 2026", "Ann Author", "EUR 1,150.46", "EUR 1,241.56", "1 of 4", "4 of 4", DIGEST):
         assert row in lines
     whole = "".join("".join(lines).split())
     root = page(statement())
@@ -269,7 +390,7 @@ def test_one_sentence_says_how_far_shares_can_be_trusted():
 def test_two_currencies_are_two_accounts():
     root = page(statement(section(), section("JPY")))
     assert [text_of(title) for title in root.xpath("//h2[@class='account']")] == ["Euro", "Yen"]
-    assert table(root, "sum-jpy")[-1] == ["Owed to you now", "JPY 115,046"]
+    assert table(root, "sum-jpy")[-1] == ["Owed at the end of November 2026", "JPY 115,046"]
     assert table(root, "earned-jpy")[1] == ["2026-11-20", "19", "JPY 123,456", "JPY 100,001", "JPY 150,002"]
     assert len(set(root.xpath("//@id"))) == len(root.xpath("//@id"))
     assert len(table(root, "manifests")) == 3

@@ -3,6 +3,7 @@
     exports/payouts/day=2026-11-20/rev=0001/
         {payouts.csv,.parquet,.xlsx, intervals.csv, credits.parquet, journal.beancount, manifest.json, manifest.sig}
     exports/payouts/day=2026-11-20/current.json
+    exports/main.beancount                             includes every journal
     exports/keys/<id>.pem                              public keys of the signatures
 
 A revision exists as soon as its manifest does, and is never edited.
@@ -11,45 +12,40 @@ A revision exists as soon as its manifest does, and is never edited.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import polars as pl
-import xlsxwriter
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provenance.core.errors import StoreError
-from provenance.core.money import currency_name, format_minor
+from provenance.core.money import format_minor
 from provenance.core.published import MANIFEST, current_key, in_force, revision_folder
 from provenance.core.store import Store, canonical_json, sha256, to_csv, to_parquet
 from provenance.core.text import plain
-from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, TOTALS, Account
+from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports.proofs import public_pem, root, sign
+from provenance.settlement.exports.workbook import workbook
 
-NUMBER = "#,##0"
-NIL = "Nil: no output of this day earned anything."
-# Columns of payouts between opening and closing balance, and the held part of the closing balance.
-MOVEMENTS = (
-    "opening_balance_minor",
-    "earned_minor",
-    "adjustment_minor",
-    "recouped_minor",
-    "withheld_minor",
-    "paid_minor",
-    "closing_balance_minor",
-    "held_minor",
-)
-HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
 # The report on an appeal; it is the manifest of the appeal's page.
 APPEALS, REPORT = "appeals", "report.json"
 # Longest component of an account's name in the journal.
 LETTERS_OF_ACCOUNT = 100
+# The form of exports, in their manifests. Raise it when a file looks different for the same booking: published ones stay.
+FORMAT = 2
+# The ledger in the beancount language: journals of all revisions, since each has the entries since the one before.
+BOOKS = "exports/main.beancount"
+INCLUDING = """; The whole ledger, as far as it is published: the journal of every night, with the bookings of people before it.
+; Open it with `fava main.beancount`, or check it with `bean-check main.beancount`, in a copy of the folder exports/.
+option "title" "Royalties"
+{currencies}plugin "beancount.plugins.auto_accounts"
+include "payouts/day=*/rev=*/journal.beancount"
+"""
 ROOTS = {RECEIVABLE: "Assets:Receivable", DEVELOPER: "Income:Developer"}
 
 
@@ -96,7 +92,7 @@ def build(
     files = {
         "payouts.csv": to_csv(payouts),
         "payouts.parquet": to_parquet(payouts),
-        "payouts.xlsx": _workbook(
+        "payouts.xlsx": workbook(
             day,
             revision,
             payouts=payouts,
@@ -134,8 +130,17 @@ def key_file(pem: bytes) -> str:
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
     """Publish a revision: files and signature, then the manifest, then the pointer. False if it was published before."""
     new = write_folder(store, export.folder, export.files, export.manifest, key)
+    _include_all(store, {*export.manifest["totals"], *export.manifest.get("trial_balance", {})})
     point_to(store, export.day, export.revision)
     return new
+
+
+def _include_all(store: Store, currencies: Iterable[str]) -> None:
+    """Write the file that includes every journal; it changes only when the ledger gets another currency."""
+    named = "".join(f'option "operating_currency" "{currency}"\n' for currency in sorted(currencies))
+    books = INCLUDING.format(currencies=named).encode()
+    if not store.create(BOOKS, books) and store.read(BOOKS) != books:
+        store.write(BOOKS, books)
 
 
 def described(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -195,82 +200,6 @@ def point_to(store: Store, day: date, revision: int) -> None:
         previous = store.read(key)
         if json.loads(previous)["revision"] >= revision or store.replace(key, pointer, previous=previous):
             return
-
-
-def _workbook(
-    day: date,
-    revision: int,
-    *,
-    payouts: pl.DataFrame,
-    totals: Mapping[str, Mapping[str, int]],
-    balances: Mapping[str, Mapping[str, int]],
-    notice: str,
-) -> bytes:
-    """A workbook of payouts, held amounts with reasons, and totals; sums of payouts are formulas over their sheet."""
-    buffer = io.BytesIO()
-    book = xlsxwriter.Workbook(buffer, {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False})
-    book.set_properties(
-        {"title": f"Payouts {day}, revision {revision}", "created": datetime(day.year, day.month, day.day, tzinfo=UTC)}
-    )
-    number, bold = book.add_format({"num_format": NUMBER}), book.add_format({"bold": True})
-    money = dict.fromkeys((name for name in payouts.columns if name.endswith("_minor")), NUMBER)
-    layout: dict[str, Any] = {"autofit": True, "freeze_panes": (1, 0), "column_formats": money}
-    payouts.write_excel(book, "Payouts", table_name="payouts", **layout)
-    payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS).write_excel(
-        book, "Held", table_name="held", **{**layout, "column_formats": {"held_minor": NUMBER}}
-    )
-
-    sheet = book.add_worksheet("Totals")
-    row = 0
-    for line in (*([notice] if notice else []), *([] if totals else [NIL]), "Amounts are in minor units (cents)."):
-        sheet.write(row, 0, line, bold if line != NIL else None)
-        row += 1
-
-    def write(title: str, names: Sequence[str], lines: Iterable[Sequence[Any]], look: Any = None) -> None:
-        """Write a table by currency. A cell that is a pair is a formula, with `{n}` for its row, and its value."""
-        nonlocal row
-        sheet.write(row, 0, title, bold)
-        sheet.write_row(row + 1, 0, ["currency", *names], bold)
-        row += 2
-        for currency, *cells in lines:
-            sheet.write(row, 0, currency, look)
-            for column, cell in enumerate(cells, start=1):
-                if isinstance(cell, tuple):
-                    sheet.write_formula(row, column, cell[0].format(n=row + 1), number, cell[1])
-                else:
-                    sheet.write(row, column, cell, None if isinstance(cell, str) else number)
-            row += 1
-        row += 1
-
-    sums = list(TOTALS.values())
-    check = "=B{n}-SUM(C{n}:" + chr(ord("A") + len(sums)) + "{n})"
-    days = []
-    for currency, values in totals.items():
-        # Earnings are summed from the other sheet, so the two agree.
-        amounts = [(_sum_of(name), values[name]) if name == "earned_minor" else values[name] for name in sums]
-        words = f"{currency_name(currency)}: owners earned {format_minor(values['earned_minor'], currency)}"
-        days.append((currency, *amounts, (check, 0), words))
-    if days:
-        write("The day: revenue = developer + earned + escrowed + unattributed", [*sums, "difference", "in words"], days)
-    check = "=B{n}+C{n}+D{n}-E{n}-F{n}-G{n}-H{n}"
-    owners = []
-    for currency in payouts["currency"].unique().sort():
-        rows = payouts.filter(pl.col("currency") == currency)
-        owners.append((currency, *((_sum_of(name), rows[name].sum()) for name in MOVEMENTS), (check, 0)))
-    if owners:
-        title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
-        write(title, [*MOVEMENTS, "difference"], owners)
-    if balances:
-        title = "All accounts after this booking: receivable is the sum of the others"
-        write(title, list(next(iter(balances.values()))), ((c, *row.values()) for c, row in balances.items()), number)
-    sheet.autofit()
-    book.close()
-    return buffer.getvalue()
-
-
-def _sum_of(name: str) -> str:
-    """A formula that sums a column of the payouts over the currency in the row's first cell."""
-    return f"=SUMIFS(payouts[{name}],payouts[currency],A{{n}})"
 
 
 def _journal(entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]], notice: str) -> str:

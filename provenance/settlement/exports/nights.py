@@ -21,7 +21,7 @@ from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, totals, trial_balance
 from provenance.settlement.accrual import credited
 from provenance.settlement.books import NIGHT, Booking
-from provenance.settlement.exports.export import Export, build
+from provenance.settlement.exports.export import FORMAT, Export, build
 from provenance.settlement.exports.keys import trusted_keys
 from provenance.settlement.exports.payouts import as_claimed, intervals
 from provenance.settlement.exports.payouts import credits as credits_table
@@ -82,7 +82,7 @@ def make_export(
         night_shares = read_written(store, night.folder, "shares", NIGHT_SHARES_FILE)
     fidelity = fidelity_of(store, night)
     facts: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "code_version": code_version(),
         "booking_id": booking.booking_id,
         "corrects_booking_id": booking.corrects,

@@ -8,7 +8,7 @@ bank/period=2026-11/{<message>.xml, ..., manifest.json, manifest.sig}           
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -123,18 +123,22 @@ def request(
     lines: Sequence[Line],
     rates: Mapping[str, str],
     *,
+    names: Mapping[str, str],
     holds: Mapping[str, Sequence[str]],
     missing: Sequence[date],
     digest: str,
-    where: str,
+    place: str,
+    link: str = "",
 ) -> str:
-    """The request to approve payments, in Markdown; of owners it shows only id and amount.
+    """The request to approve payments, in Markdown; of owners it shows only name and amount.
 
     Args:
         rates: with their evidence, by pair of currencies.
+        names: of owners by id; an id stands where two owners on the list have one name.
         holds: reasons by owner, after the close.
         missing: days of the period without a paid night.
         digest: of closing.csv; it ties the approval to this file.
+        place: of closing.csv in the store; link: an address where people read it, if there is one.
     """
     paid: dict[str, list[int]] = defaultdict(list)
     outcomes: dict[str, int] = defaultdict(int)
@@ -153,13 +157,22 @@ def request(
     text += _on_hold(unpaid(lines, holds))
     if payable:
         text += ["", "| largest payments | owed, less tax | paid |", "|---|---:|---:|"]
+        called = _told_apart([line.owner_id for line in payable[:LARGEST]], names)
         for line in payable[:LARGEST]:
             owed, sent = format_minor(line.net, line.currency), format_minor(line.paid, line.pay_currency)
-            text.append(f"| {markdown(line.owner_id)} | {owed} | {sent} |")
-    text += ["", f"All lines: `{where}`", "", f"SHA-256 of closing.csv: `{digest}`", ""]
+            text.append(f"| {markdown(called[line.owner_id])} | {owed} | {sent} |")
+    text += ["", f"All lines: [closing.csv]({link}), in the store `{place}`" if link else f"All lines: `{place}`"]
+    text += ["", f"SHA-256 of closing.csv: `{digest}`", ""]
     text += ["Two people have to approve, one after the other. Until then, no payment is booked and no bank file is written."]
     text += ["If you reject, nothing is paid: it stays owed, and the next month pays it, at that month's rates."]
     return "\n".join(text)
+
+
+def _told_apart(owners: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Names by id; where two owners have one name, with their ids."""
+    called = {owner_id: names.get(owner_id, owner_id) for owner_id in owners}
+    several = Counter(called.values())
+    return {owner_id: f"{name} ({owner_id})" if several[name] > 1 else name for owner_id, name in called.items()}
 
 
 def _on_hold(reasons: Mapping[str, tuple[int, Mapping[str, int]]]) -> list[str]:

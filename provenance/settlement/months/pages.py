@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -16,13 +17,13 @@ from provenance.core.text import address, plain
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-def page(view: Mapping[str, Any]) -> bytes:
+def page(view: Mapping[str, Any], template: str = "page.html") -> bytes:
     """A web page in one file, without links to other files; it is well-formed XML, too.
 
     Args:
-        view: `title, name, notice, accounts, summary, facts, chapters`, as `statement.html` lays them out.
+        view: `title, name, notice, accounts, summary, facts, chapters`, as `page.html` lays them out, and what another adds.
     """
-    return rendered("statement.html", view).encode()
+    return rendered(template, view).encode()
 
 
 def rendered(template: str, view: Mapping[str, Any]) -> str:
@@ -45,14 +46,16 @@ def chapter(
     items: Sequence[str] = (),
     tables: Sequence[dict[str, Any]] = (),
     picture: dict[str, str] | None = None,
+    pieces: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A chapter of a page: a title, sentences, a list, a picture and tables, in this order.
+    """A chapter of a page: a title, sentences, a list, a picture, pieces and tables, in this order.
 
     Args:
+        pieces: of works or outputs, on statements: `title, href, about`, and `excerpts`, each with a name.
         items: lines of the list; addresses among them become links.
         picture: `svg`, markup that this project made, and its `caption`.
     """
-    linked = [{"text": item, "href": address(item)} for item in items]
+    linked = [{"text": item, "href": address(item), "below": ""} for item in items]
     return {
         "id": chapter_id,
         "title": title,
@@ -60,6 +63,7 @@ def chapter(
         "items": linked,
         "tables": list(tables),
         "picture": picture,
+        "pieces": list(pieces),
     }
 
 
@@ -71,18 +75,22 @@ def table(
     *,
     total: Sequence[str] = (),
     note: str = "",
-    links: int | None = None,
+    links: Mapping[tuple[int, int], str] = MappingProxyType({}),
+    below: Mapping[tuple[int, int], str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """A table of a page.
 
     Args:
         columns: names with kinds. `number` is aligned right, `short` stays on one line, `digest` does where there is room,
             `long` and `code` break.
-        links: index of the column that holds addresses.
+        links: addresses of cells, and below: small texts below cells, by row and column.
     """
     cells = [
-        [{"text": plain(text), "href": address(text) if column == links else ""} for column, text in enumerate(row)]
-        for row in rows
+        [
+            {"text": plain(text), "href": address(links.get(place, "")), "below": plain(below.get(place, ""))}
+            for place, text in (((at, column), text) for column, text in enumerate(row))
+        ]
+        for at, row in enumerate(rows)
     ]
     headers = [{"name": name, "kind": kind} for name, kind in columns]
     return {"id": table_id, "caption": caption, "columns": headers, "rows": cells, "total": list(total), "note": note}

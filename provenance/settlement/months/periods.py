@@ -11,7 +11,7 @@ from __future__ import annotations
 import calendar
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -23,6 +23,8 @@ from provenance.settlement.accounts import ADVANCE, CARRIED, EXCHANGE, HELD, PAI
 PAY, NEGATIVE, BELOW, ON_HOLD, NOTHING = "pay", "carried: below zero", "carried: below the minimum", "held", "nothing owed"
 # An outcome of previews only: a period with missing rates is not closed.
 NO_RATE = "no rate"
+# Day of the next month on which a month is closed by itself (the DAG settle_period), and statements are written.
+CLOSES_ON = 3
 # Reasons of holds that a close places and ends by itself.
 LACKING = NO_PAYEE, NO_TAX = "no payee data", "no tax data"
 
@@ -42,6 +44,16 @@ def last_day(period: str) -> date:
     """The last day of a period."""
     year, month = map(int, period.split("-"))
     return date(year, month, calendar.monthrange(year, month)[1])
+
+
+def closes_on(period: str) -> date:
+    """The day on which a period is closed by itself."""
+    return (last_day(period) + timedelta(days=CLOSES_ON)).replace(day=CLOSES_ON)
+
+
+def following(period: str) -> str:
+    """The period after another."""
+    return f"{last_day(period) + timedelta(days=1):%Y-%m}"
 
 
 def closing_folder(period: str) -> str:

@@ -268,6 +268,14 @@ def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> lis
         return _payments(connection, closed, owner_id) if closed else []
 
 
+def approvals(engine: sa.Engine, period: str) -> dict[str, str]:
+    """Who prepared and who approved a period's payments, and when (ISO 8601); empty while they wait."""
+    with engine.connect() as connection:
+        booked = _payments_booking(connection, _require_closed(connection, period))
+    names = ("prepared_by", "prepared_at", "approved_by", "approved_at")
+    return {name: str(booked.facts[name]) for name in names} if booked else {}
+
+
 def days_without_a_night(engine: sa.Engine, period: str) -> list[date]:
     """Days of a period without a paid night."""
     last = last_day(period)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from provenance.core.errors import CheckFailed
+from provenance.core.errors import CheckFailed, InputError
 from provenance.core.published import MANIFEST
+from provenance.core.settings import NO_CONTACT, SettlementSettings
 from provenance.core.store import sha256, to_csv
 from provenance.core.tables import ESCROW
 from provenance.core.text import visible
 from provenance.settlement import ledger
+from provenance.settlement.account_actions import owner_names
 from provenance.settlement.approvals import Approval
 from provenance.settlement.books import CLOSE
 from provenance.settlement.exports.keys import trusted_keys
@@ -37,9 +40,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("provenance.settle")
 
 
-def close(where: Where, period: str) -> dict[str, str]:
-    """Close a period and publish its lines; returns the request to approve its payments."""
+def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
+    """Close a period and publish its lines; returns the request to approve its payments.
+
+    Args:
+        files_url: address below which people read the store's files; empty: the request names the place in the store.
+
+    Raises:
+        InputError: the settings have no contact for owners; or as `settling.close`.
+    """
     store, engine, settings = where.store, where.ledger, where.settings
+    check_contact(settings.settlement)
     details = payees_in_force(where)
     payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
     if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
@@ -50,6 +61,7 @@ def close(where: Where, period: str) -> dict[str, str]:
     publish(where, closing_folder(period), files, {"booking_id": booking.booking_id})
     rates = {f"{s} to {t}": f"{rate} ({evidence})" for (s, t), (rate, evidence) in settling.rates(engine, period).items()}
     paid = sum(line.outcome == PAY for line in lines)
+    key = f"{closing_folder(period)}/closing.csv"
     log.info("period %s is closed as booking %d: %d balances, %d to be paid", period, booking.booking_id, len(lines), paid)
     return {
         "period": period,
@@ -58,12 +70,25 @@ def close(where: Where, period: str) -> dict[str, str]:
             period,
             lines,
             rates,
+            names=owner_names(where),
             holds=ledger.standing(engine, through=booking.booking_id).holds,
             missing=settling.days_without_a_night(engine, period),
             digest=sha256(files["closing.csv"]),
-            where=store.locate(f"{closing_folder(period)}/closing.csv"),
+            place=store.locate(key),
+            link=f"{files_url}/{quote(key)}" if files_url else "",
         ),
     }
+
+
+def check_contact(settings: SettlementSettings) -> None:
+    """Raise InputError unless owners have somebody to write to: every statement says how to contest it."""
+    if settings.contact.strip() in ("", NO_CONTACT):
+        raise InputError(
+            "settings: settlement.contact",
+            expected="an address that owners can write to, such as royalties@example.org",
+            found=repr(settings.contact),
+            hint="Set it in the settings file, or as PROVENANCE_SETTLEMENT__CONTACT, then clear the task.",
+        )
 
 
 def preview(where: Where, period: str) -> dict[str, Any]:
@@ -76,6 +101,7 @@ def preview(where: Where, period: str) -> dict[str, Any]:
         InputError: it is closed; or as the close would raise, except for missing rates.
     """
     engine, settings, today = where.ledger, where.settings, datetime.now(UTC).date()
+    check_contact(settings.settlement)
     details = payees_in_force(where)
     payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
     lines, holds = settling.preview(engine, period, payees, terms, day=today)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, date
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,27 @@ import typst
 from provenance.core.errors import InputError, parse_day
 from provenance.core.figures import draw_svg, embed_svg
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
-from provenance.core.text import plain
+from provenance.core.text import address, plain
+from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
+from provenance.settlement.months.excerpts import Excerpt
 from provenance.settlement.months.pages import TEMPLATES, chapter, page, percent, table
-from provenance.settlement.months.statements import Section, Statement, check
+from provenance.settlement.months.periods import BELOW, NEGATIVE, NOTHING, ON_HOLD, closes_on, following
+from provenance.settlement.months.settling import LEFT_OUT, SENT
+from provenance.settlement.months.statements import Output, Section, Statement, Work, check
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
-# Most months in the figure.
-PERIODS = 24
+# Most months in the figure, outputs that are shown whole, and letters of one in a table.
+PERIODS, PIECES, LETTERS = 24, 5, 80
+# Why a closed period has no payment, by the outcome of its close.
+WHY_NOT = {
+    BELOW: "Below the smallest payment: it stays owed, and is paid with a later month.",
+    ON_HOLD: "Held: the reason is below.",
+    NEGATIVE: "A debt of earlier months is set off first.",
+    NOTHING: "Nothing was due.",
+}
 # Fewest places for bars in a panel, so that a single bar is not as wide as the panel.
 FEWEST = 12
 
@@ -36,6 +47,21 @@ HOW = (
     "works of some of the owners. Estimates are not exact: in nine of ten cases, the true value is expected to lie in the 90 % "
     "interval beside a number. The estimates are checked every night. If they fail, the contract says which simpler rule pays."
 )
+SURE = (
+    "A share is an estimate. The true value is expected to lie in the interval beside it in nine of ten cases: see the outputs "
+    "below."
+)
+CONTEST = (
+    "Write to {contact}, with your owner's id, {month} and what is wrong. Where evidence does not settle it, an experiment "
+    "does: models are trained with your works and without them, and you get a signed report."
+)
+OPT_OUT = (
+    "Write to {contact}, and name the works, or all of them. From the day that you choose, no new model is trained on them. "
+    "Say whether what today's models earn with them is to be paid to you as before, credited to you by name without money, or "
+    "kept for you."
+)
+CREDIT = "{outputs} of {models} in {month} {rest} in part on {works} by {name}."
+THEN = "Two people then approve its payments, and you get your next statement."
 HELD = "Held amounts are yours and keep growing, but they are not paid until the reason is settled."
 IDLE_HOLD = "Your account is on hold: nothing is owed to you now, and your next earnings will be held."
 SEND = (
@@ -54,7 +80,7 @@ VERIFY = (
 
 def as_html(statement: Statement) -> bytes:
     """Write a statement as a web page in one file; raises AssertionError if it does not add up."""
-    return page(_view(statement))
+    return page(_view(statement), "statement.html")
 
 
 def as_pdf(statement: Statement) -> bytes:
@@ -148,8 +174,11 @@ def _view(statement: Statement) -> dict[str, Any]:
         "made": {"year": statement.made_on.year, "month": statement.made_on.month, "day": statement.made_on.day},
         "notice": plain(statement.notice),
         "facts": facts,
-        "accounts": [_account(section, statement, month) for section in statement.sections],
+        "accounts": [_account(section, statement, MONTHS[first.month - 1]) for section in statement.sections],
         "summary": _summary(statement, month),
+        "steps": _steps(statement, month, name),
+        "contact": plain(statement.contact),
+        "cards": True,
         "chapters": list(_chapters(statement, month)),
     }
 
@@ -162,20 +191,48 @@ def _account(section: Section, statement: Statement, month: str) -> dict[str, An
         note = "Below zero: a correction is set off against your next earnings."
     elif section.held:
         note = f"{money(section.held)} of this is held."
+    owed = f"Owed at the end of {month}" if statement.closed else "Owed to you so far"
     return {
         "name": currency_name(section.currency) if len(statement.sections) > 1 else "",
         "numbers": [
-            {"kind": "owed", "label": "Owed to you now", "amount": money(section.closing), "note": note},
+            {"kind": "owed", "label": owed, "amount": money(section.closing), "note": note},
             {"kind": "earned", "label": f"Earned in {month}", "amount": money(section.earned), "note": ""},
-            {"kind": "paid", "label": f"Paid in {month}", "amount": money(section.paid), "note": ""},
+            _sent(section, statement, month),
         ],
     }
+
+
+def _sent(section: Section, statement: Statement, month: str) -> dict[str, Any]:
+    """What became of the amount that was owed: its payment, or the reason why there is none."""
+    mine = (p for p in statement.payments if p.period == statement.period)
+    payment = next((p for p in mine if (p.owed_currency or p.currency) == section.currency), None)
+    if payment is None:
+        if not statement.closed:
+            due = closes_on(statement.period)
+            return {"kind": "paid", "label": "Sent", "amount": "not yet", "note": f"{month} is closed on {_short_day(due)}."}
+        note = WHY_NOT.get(section.outcome, "")
+        return {"kind": "paid", "label": "Sent", "amount": format_minor(0, section.currency), "note": note}
+    on = f" on {_short_day(payment.on)}" if payment.on else ""
+    status, _, reason = payment.status.partition(": ")
+    label, note = {
+        SENT: (f"Sent{on}", ""),
+        PAID: (f"Paid{on}", ""),
+        REJECTED: (f"Rejected by the bank{on}", "It is owed to you again."),
+        RETURNED: (f"Came back{on}", "It is owed to you again."),
+        LEFT_OUT: ("Not sent", reason),
+    }.get(status, ("To be sent", "Two people have yet to approve it."))
+    details = [f"for {format_minor(payment.owed, payment.owed_currency)}"] if payment.currency != section.currency else []
+    details += [f"after tax of {format_minor(payment.withheld, section.currency)}"] if payment.withheld else []
+    about = f"{', '.join(details)}." if details else ""
+    note = f"{about[:1].upper()}{about[1:]} {note}"
+    return {"kind": "paid", "label": label, "amount": format_minor(payment.amount, payment.currency), "note": plain(note)}
 
 
 def _summary(statement: Statement, month: str) -> list[str]:
     if not statement.sections:
         return [f"You earned nothing in {month}, and nothing is owed to you."]
     sentences = []
+    models = _models(statement)
     for section in statement.sections:
         earned = format_minor(section.earned, section.currency)
         outputs, works = section.outputs_in_all, section.works_in_all
@@ -183,17 +240,59 @@ def _summary(statement: Statement, month: str) -> list[str]:
             reason = f"no output paid in {section.currency} was found to rest on your works"
             sentences.append(f"You earned nothing in {month}: {reason}.")
         elif outputs and works:
-            basis = f"{_count(outputs, 'output')} of the model {'rests' if outputs == 1 else 'rest'} on {_count(works, 'work')}"
-            sentences.append(f"In {month} you earned {earned}: {basis} of yours.")
+            basis = f"{_count(outputs, 'output')} of {models} {_rest(outputs)} on {_count(works, 'work')} of yours"
+            most = [_title(work) for work in section.works[:3]]
+            named = f", most on {_listed(most)}" if works > len(most) else f": {_listed(most)}"
+            sentences.append(f"In {month} you earned {earned}: {basis}{named}.")
         else:
             sentences.append(f"In {month} you earned {earned}.")
     return sentences
 
 
+def _steps(statement: Statement, month: str, name: str) -> list[dict[str, Any]]:
+    """What an owner may want to do next, for the first screen; each with a sentence or a line to quote."""
+    contact = plain(statement.contact)
+    steps = []
+    if any(section.earnings for section in statement.sections):
+        steps.append(_step("sure", "How sure is this?", [SURE, *([plain(statement.trust)] if statement.trust else [])]))
+    steps.append(_step("wrong", "Is it wrong?", [CONTEST.format(contact=contact, month=month)]))
+    steps.append(_step("opt-out", "Opt out", [OPT_OUT.format(contact=contact)]))
+    outputs, works = (max((getattr(s, of) for s in statement.sections), default=0) for of in ("outputs_in_all", "works_in_all"))
+    if outputs and works:
+        line = CREDIT.format(
+            outputs=_count(outputs, "output"),
+            models=_models(statement),
+            month=month,
+            rest=_rest(outputs),
+            works=_count(works, "work"),
+            name=name.removesuffix("."),
+        )
+        steps.append(_step("quote", "You may quote this", [], line))
+    if statement.next_on:
+        later = following(statement.period) if statement.closed else statement.period
+        sentence = f"{_month(later)} is closed on {_day(statement.next_on)}. {THEN}"
+        steps.append(_step("next", "What comes next", [sentence]))
+    return steps
+
+
+def _step(step_id: str, title: str, sentences: list[str], quote: str = "") -> dict[str, Any]:
+    return {"id": step_id, "title": title, "sentences": sentences, "quote": quote}
+
+
 def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
     sections = statement.sections
+    shown: set[str] = set()  # a work that is behind earnings in two currencies is shown once
+    for section in sections:
+        of = f", {currency_name(section.currency)}" if len(sections) > 1 else ""
+        code = section.currency.lower()
+        if section.works:
+            pieces = _work_pieces(section, shown)
+            yield chapter(f"works-{code}", f"Your works{of}", tables=[_works(section)], pieces=pieces)
+            shown |= {work.work_id for work in section.works}
+        if section.outputs:
+            yield chapter(f"outputs-{code}", f"The outputs{of}", tables=[_outputs(section)], pieces=_output_pieces(section))
     if sections:
-        tables = [_sums_up(section, month) for section in sections]
+        tables = [_sums_up(section, month, closed=statement.closed) for section in sections]
         yield chapter("sum", "How it adds up", tables=tables)
     yield _payments(statement)
     for section in sections:
@@ -205,10 +304,6 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
         elif any(earned for _, earned in section.history):
             sentences = (f"There are no earnings in {month}.",)
             yield chapter(f"nights-{code}", f"Month by month{of}", sentences, picture=_picture(section, statement.period))
-        if section.works:
-            yield chapter(f"works-{code}", f"Your works{of}", tables=[_works(section)])
-        if section.outputs:
-            yield chapter(f"outputs-{code}", f"The outputs{of}", tables=[_outputs(section)])
         if section.movements:
             yield chapter(f"entries-{code}", f"Every entry of your account{of}", tables=[_entries(section)])
     holds = [plain(reason) for reason in statement.holds]
@@ -228,23 +323,23 @@ def _chapters(statement: Statement, month: str) -> Iterator[dict[str, Any]]:
         yield chapter("check", "How to check this", (VERIFY,), tables=[table("manifests", "Manifests", columns, rows)])
 
 
-def _sums_up(section: Section, month: str) -> dict[str, Any]:
-    money = _money(section)
+def _sums_up(section: Section, month: str, *, closed: bool) -> dict[str, Any]:
+    money, end = _money(section), f"Owed at the end of {month}" if closed else "Owed to you so far"
     rows = [
         ("Owed to you before", money(section.opening)),
         (f"Earned in {month}", money(section.earned)),
         ("Adjustments: corrections of earlier nights, and works found to be yours", money(section.adjusted)),
         ("Set off against your advances", money(-section.recouped)),
         ("Tax withheld", money(-section.withheld)),
-        ("Paid to you", money(-section.paid)),
+        (f"Paid to you in {month}, for the months before", money(-section.paid)),
     ]
     note = f"Of this {money(section.held)} is held." if section.held else ""
     return table(
         f"sum-{section.currency.lower()}",
-        f"From the balance before to the balance now, {currency_name(section.currency)}",
+        f"From the balance before {month} to the balance at its end, {currency_name(section.currency)}",
         (("What", "long"), ("Amount", "number")),
         rows,
-        total=("Owed to you now", money(section.closing)),
+        total=(end, money(section.closing)),
         note=note,
     )
 
@@ -284,11 +379,26 @@ def _nights(section: Section) -> dict[str, Any]:
     outputs = sum(earning.outputs for earning in section.earnings)
     return table(
         f"earned-{section.currency.lower()}",
-        "Your earnings by night, with 90 % intervals",
+        f"Your earnings by night, with 90 % intervals ({section.currency})",
         columns,
         rows,
         total=("All", f"{outputs:,}", money(section.earned), "", ""),
     )
+
+
+def _work_pieces(section: Section, shown: Collection[str]) -> list[dict[str, Any]]:
+    """The first works that were not shown yet, each with the passage that counts most."""
+    amounts = _small(section.currency, [work.amount_nanominor for work in section.works])
+    return [
+        {
+            "title": _title(work),
+            "href": address(work.link),
+            "about": ", ".join(filter(None, (_count(work.outputs, "output"), amount, plain(work.licence)))),
+            "excerpts": [("", _excerpt(work.passage))],
+        }
+        for work, amount in zip(section.works, amounts, strict=True)
+        if work.passage and work.work_id not in shown
+    ]
 
 
 def _works(section: Section) -> dict[str, Any]:
@@ -296,15 +406,38 @@ def _works(section: Section) -> dict[str, Any]:
     rest = _first(len(section.works), section.works_in_all, "works")
     return table(
         f"by-work-{section.currency.lower()}",
-        "Works among the most influential for an output, and your earnings from those outputs",
-        (("Work", "code"), ("Where it was found", "code"), ("Outputs", "number"), ("Earned", "number")),
-        [
-            (work.work_id, work.source_uri, f"{work.outputs:,}", amount)
-            for work, amount in zip(section.works, amounts, strict=True)
-        ],
-        links=1,
+        f"Works among the most influential for an output, and your earnings from those outputs ({section.currency})",
+        (("Work", "long"), ("Outputs", "number"), ("Earned", "number")),
+        [(_title(work), f"{work.outputs:,}", amount) for work, amount in zip(section.works, amounts, strict=True)],
+        links={(row, 0): work.link for row, work in enumerate(section.works)},
+        below={(row, 0): work.licence for row, work in enumerate(section.works)},
         note=f"{rest} An output may rest on several of your works, so this column does not add up to what you earned.".strip(),
     )
+
+
+def _output_pieces(section: Section) -> list[dict[str, Any]]:
+    """The first outputs, with what was asked and answered."""
+    amounts = _small(section.currency, [output.amount_nanominor for output in section.outputs])
+    return [
+        {
+            "title": f"{_rounded(o.share_ppb)} of an output of {o.day}",
+            "href": "",
+            "about": f"{amount}{_between(o)}",
+            "excerpts": [
+                *([("The model was asked:", _excerpt(Excerpt(text=o.prompt)))] if o.prompt else []),
+                *([("It answered:", _excerpt(o.excerpt))] if o.excerpt else []),
+            ],
+        }
+        for o, amount in list(zip(section.outputs, amounts, strict=True))[:PIECES]
+        if o.prompt or o.excerpt
+    ]
+
+
+def _between(output: Output) -> str:
+    """The interval of a share in words; nothing where it has no width, since the share follows from sizes alone."""
+    if output.low_ppb == output.high_ppb:
+        return ""
+    return f"; in nine of ten cases your share is from {_rounded(output.low_ppb)} to {_rounded(output.high_ppb)}"
 
 
 def _outputs(section: Section) -> dict[str, Any]:
@@ -312,22 +445,39 @@ def _outputs(section: Section) -> dict[str, Any]:
     rest = _first(len(section.outputs), section.outputs_in_all, "outputs")
     return table(
         f"by-output-{section.currency.lower()}",
-        "Your share of each output, with 90 % intervals",
+        f"Your share of each output, with 90 % intervals ({section.currency})",
         (
+            ("Output", "long"),
             ("Night", "short"),
-            ("Output", "code"),
             ("Your share", "number"),
             ("At least", "number"),
             ("At most", "number"),
             ("Earned", "number"),
-            ("Works", "code"),
+            ("Works", "long"),
         ),
         [
-            (o.day, o.output_id, *(percent(n) for n in (o.share_ppb, o.low_ppb, o.high_ppb)), amount, ", ".join(o.works))
+            (_called(o), o.day, *(percent(n) for n in (o.share_ppb, o.low_ppb, o.high_ppb)), amount, ", ".join(o.works))
             for o, amount in zip(section.outputs, amounts, strict=True)
         ],
+        below={(row, 0): o.output_id for row, o in enumerate(section.outputs) if _called(o) != plain(o.output_id)},
         note=f"{rest} Amounts here have fractions of the smallest unit: only the sum of a night is rounded.".strip(),
     )
+
+
+def _called(output: Output) -> str:
+    """An output in a table: the beginning of its text, of its prompt, or its id."""
+    text = plain(output.excerpt.text if output.excerpt else "") or plain(output.prompt) or plain(output.output_id)
+    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1].rstrip()}…"
+
+
+def _excerpt(excerpt: Excerpt) -> dict[str, str]:
+    """An excerpt as templates show it; a text is clean already, but keeps its lines."""
+    return {"text": "\n".join(_line(line) for line in excerpt.text.splitlines()), "svg": excerpt.svg, "words": excerpt.words}
+
+
+def _line(text: str) -> str:
+    """A line without invisible characters, and with its indentation."""
+    return " " * (len(text) - len(text.lstrip(" "))) + plain(text)
 
 
 def _entries(section: Section) -> dict[str, Any]:
@@ -386,6 +536,32 @@ def _small(currency: str, amounts: Sequence[int]) -> list[str]:
     return texts
 
 
+def _title(work: Work) -> str:
+    return plain(work.title) or plain(work.work_id)
+
+
+def _models(statement: Statement) -> str:
+    models = [plain(model) for model in statement.models]
+    return f"the {'model' if len(models) == 1 else 'models'} {_listed(models)}" if models else "the model"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a sentence: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _rest(outputs: int) -> str:
+    return "rests" if outputs == 1 else "rest"
+
+
+def _rounded(ppb: int) -> str:
+    """Parts per billion as a percentage with one decimal."""
+    tenths = (ppb + 500_000) // 1_000_000
+    if ppb and not tenths:
+        return "< 0.1 %"
+    return f"{tenths // 10}.{tenths % 10} %"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
@@ -395,4 +571,13 @@ def _first(shown: int, in_all: int, what: str) -> str:
 
 
 def _day(day: date) -> str:
-    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+    return f"{_short_day(day)} {day.year}"
+
+
+def _short_day(day: date) -> str:
+    return f"{day.day} {MONTHS[day.month - 1]}"
+
+
+def _month(period: str) -> str:
+    year, month = period.split("-")
+    return f"{MONTHS[int(month) - 1]} {year}"

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
+from provenance.settlement.months.excerpts import Excerpt
+
 
 @dataclass(frozen=True)
 class Movement:
@@ -38,7 +40,11 @@ class Earning:
 
 @dataclass(frozen=True)
 class Output:
-    """An output that rests on the owner's works, and the works, most influential first."""
+    """An output that rests on the owner's works, and the titles of the works, most influential first.
+
+    Attributes:
+        prompt, excerpt: what the model was asked and a piece of what it answered; empty where they are not kept or not shown.
+    """
 
     day: str
     output_id: str
@@ -47,16 +53,28 @@ class Output:
     high_ppb: int
     amount_nanominor: int
     works: tuple[str, ...]
+    prompt: str = ""
+    excerpt: Excerpt | None = None
 
 
 @dataclass(frozen=True)
 class Work:
-    """A work, the number of outputs for which it is among the most influential, and their amounts; works may share outputs."""
+    """A work, the number of outputs for which it is among the most influential, and their amounts; works may share outputs.
+
+    Attributes:
+        title: as the collector recorded it, or the work's id in words.
+        link: a safe address on the web for where it was found, or empty; licence: SPDX, or empty.
+        passage: the piece of it that counts most; None below the first works, and where it is no longer kept.
+    """
 
     work_id: str
     source_uri: str
     outputs: int
     amount_nanominor: int
+    title: str = ""
+    link: str = ""
+    licence: str = ""
+    passage: Excerpt | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,7 @@ class Section:
         outputs, works: the largest of `outputs_in_all` and `works_in_all`, largest first.
         adjusted: corrections and claims; recouped: set off against advances; withheld: tax. All but `adjusted` above zero.
         history: earnings by period, oldest first, this one last.
+        outcome: of the close, such as `pay` or `held`; empty while the period is open.
     """
 
     currency: str
@@ -88,6 +107,7 @@ class Section:
     withheld: int = 0
     paid: int = 0
     history: tuple[tuple[str, int], ...] = ()
+    outcome: str = ""
 
     @property
     def moved(self) -> int:
@@ -102,7 +122,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PaymentLine:
-    """A payment in its own currency, and the amount `owed` that it settles; `on` is the day of its last status."""
+    """A payment in its own currency, and the amount `owed` that it settles, after tax; `on` is the day of its last status."""
 
     payment_id: str
     period: str
@@ -112,6 +132,7 @@ class PaymentLine:
     on: date | None = None
     owed: int = 0
     owed_currency: str = ""
+    withheld: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,8 @@ class Statement:
         holds: reasons why amounts are held.
         notice: shown first, such as that revenue is invented; contact: address for contesting it.
         trust: how far the shares of the period can be trusted (`provenance.settlement.exports.trust.in_words`).
+        models: ids of the models whose outputs are paid.
+        closed: whether the period is closed; next_on: the day on which the next statement is due.
         revision: number among statements of its owner and period, from 1.
     """
 
@@ -139,6 +162,9 @@ class Statement:
     payments: tuple[PaymentLine, ...] = ()
     notice: str = ""
     trust: str = ""
+    models: tuple[str, ...] = ()
+    closed: bool = True
+    next_on: date | None = None
     revision: int = 1
 
 

@@ -23,46 +23,44 @@ from provenance.core.tables import INTERVALS, PAYABLE
 from provenance.core.version import code_version
 from provenance.corpus.identifiers import OF_OWNERS
 from provenance.settlement import ledger
-from provenance.settlement.account_actions import owners_in_force
+from provenance.settlement.account_actions import owner_names, owners_in_force
 from provenance.settlement.accounts import EXCHANGE, OWED, PAID, RECOUPED, WITHHELD, Account
 from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.exports.export import described, write_folder
 from provenance.settlement.exports.keys import signing_key
 from provenance.settlement.exports.trust import in_words
 from provenance.settlement.months import settling
-from provenance.settlement.months.periods import statements_folder
+from provenance.settlement.months.credited import OWNER_CURRENCY, Credited, gather
+from provenance.settlement.months.periods import closes_on, following, statements_folder
 from provenance.settlement.months.settling import Payment
 from provenance.settlement.months.statement_documents import as_html, as_pdf
-from provenance.settlement.months.statements import (
-    Earning,
-    Movement,
-    Output,
-    PaymentLine,
-    Section,
-    Statement,
-    Work,
-)
+from provenance.settlement.months.statements import Earning, Movement, PaymentLine, Section, Statement
 
 if TYPE_CHECKING:
     from provenance.core.where import Where
 
 log = logging.getLogger("provenance.statements")
 
-# Outputs and works in a statement, largest first.
-LISTED = 25
+# The form of statements, in their manifest. Raise it when they look different for the same entries: published ones stay.
+FORMAT = 2
 FORMS: dict[str, Callable[[Statement], bytes]] = {"html": as_html, "pdf": as_pdf}
-OWNER_CURRENCY = ["owner_id", "currency"]
 LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
 class StatedNight:
-    """Facts of a night's export; `fidelity` is None if it was not measured, and empty if nothing was divided."""
+    """Facts of a night's export.
+
+    Attributes:
+        fidelity: None if it was not measured, and empty if nothing was divided.
+        inputs: as the manifest names them.
+    """
 
     booking: Booking
     manifest_sha256: str
     notice: str
     fidelity: Mapping[str, Any] | None
+    inputs: Mapping[str, Any]
     counts: Mapping[tuple[str, str], int]
     intervals: Mapping[tuple[str, str], tuple[int, int]]
 
@@ -72,7 +70,8 @@ class StatedPeriod:
     """The data of a period's statements.
 
     Attributes:
-        credits: of owners, in all nights that count in the period.
+        credited: what earnings rest on, in all nights that count in the period, by owner and currency.
+        outcomes: of the close, by owner and currency.
         payments: by owner: period, payment, and day of its last status.
         closed_on: day of the close; None while the period is open.
     """
@@ -82,7 +81,8 @@ class StatedPeriod:
     opening: Mapping[Account, int]
     entries: Mapping[str, Sequence[tuple[Booking, Account, int]]]
     nights: Mapping[str, StatedNight]
-    credits: pl.DataFrame
+    credited: Mapping[tuple[str, str], Credited]
+    outcomes: Mapping[tuple[str, str], str]
     history: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
     holds: Mapping[str, tuple[str, ...]]
     payments: Mapping[str, Sequence[tuple[str, Payment, date | None]]]
@@ -109,7 +109,12 @@ def write_statements(where: Where, period: str) -> int:
     folder = statements_folder(period)
     names = [f"owner={file_name(owner)}/statement.{form}" for owner in facts.owners for form in FORMS]
     files = {name: store.read(f"{folder}/{name}") for name in names}
-    manifest = {"booking_id": facts.through, "code_version": code_version(), "files": described(files)}
+    manifest = {
+        "format": FORMAT,
+        "booking_id": facts.through,
+        "code_version": code_version(),
+        "files": described(files),
+    }
     write_folder(store, folder, {}, manifest, signing_key(where.settings.settlement))
     return len(facts.owners)
 
@@ -126,6 +131,23 @@ def statement(where: Where, owner_id: str, period: str) -> Statement:
 def statement_folder(period: str, owner_id: str) -> str:
     """The store folder of an owner's statement."""
     return f"{statements_folder(period)}/owner={file_name(owner_id)}"
+
+
+def signed_link(where: Where, owner_id: str, period: str, *, days: int) -> str:
+    """A private address of an owner's page of a closed period, good for some days.
+
+    Raises:
+        InputError: the owner has no page of that period, or the store cannot sign.
+    """
+    key = f"{statement_folder(period, owner_id)}/statement.html"
+    if not where.store.exists(key):
+        raise InputError(
+            f"statement of {owner_id}, {period}",
+            expected="one that settle_period has written",
+            found="none",
+            hint="Statements are written once a month is closed and approved; --out writes one of any period.",
+        )
+    return where.store.signed_link(key, days=days, content_type="text/html; charset=utf-8")
 
 
 def file_name(owner_id: str) -> str:
@@ -155,18 +177,25 @@ def _gather(where: Where, period: str, owner_id: str | None = None) -> StatedPer
     nights_read = {day: _read_night(store, booking, owner_id) for day, booking in sorted(nights.items())}
     through = max(booking.booking_id for booking in bookings if booking.period <= period)
     owners = owners_in_force(store)
+    closed_on = next((closed.day for closed in ledger.bookings(engine, kind=CLOSE) if closed.period == period), None)
+    outcomes = {(line.owner_id, line.currency): line.outcome for line in settling.lines(engine, period)[1]} if closed_on else {}
+    credits = [credits for _, credits in nights_read.values()]
+    quote = where.settings.settlement.quote_outputs
     return StatedPeriod(
         period=period,
         through=through,
         opening=ledger.opening(engine, period),
         entries=entries,
         nights={day: night for day, (night, _) in nights_read.items()},
-        credits=pl.concat([credits for _, credits in nights_read.values()]) if nights_read else pl.DataFrame(),
+        credited=gather(store, pl.concat(credits), {day: night.inputs for day, (night, _) in nights_read.items()}, quote=quote)
+        if credits
+        else {},
+        outcomes=outcomes,
         history=ledger.earned_by_period(engine, period),
         holds=ledger.standing(engine, through=through).holds,
         payments=_payments(engine, period, {booking.booking_id: booking for booking in bookings}, owner_id),
-        closed_on=next((closed.day for closed in ledger.bookings(engine, kind=CLOSE) if closed.period == period), None),
-        names=dict(owners.select("owner_id", "name").iter_rows()),
+        closed_on=closed_on,
+        names=owner_names(where),
         identifiers={row["owner_id"]: _identified(row) for row in owners.iter_rows(named=True)},
         contact=where.settings.settlement.contact,
     )
@@ -212,6 +241,7 @@ def _read_night(store: Store, booking: Booking, owner_id: str | None) -> tuple[S
         sha256(manifest),
         str(stated.get("notice") or ""),
         stated.get("fidelity") if stated["rows"]["credits"] else {},
+        stated["inputs"],
         {(owner, currency): count for owner, currency, count in counts.iter_rows()},
         {(o, c): (low, high) for o, c, low, high in intervals.select(*OWNER_CURRENCY, "low_minor", "high_minor").iter_rows()},
     )
@@ -236,11 +266,16 @@ def _statement(facts: StatedPeriod, owner_id: str) -> Statement:
         holds=facts.holds.get(owner_id, ()),
         sections=tuple(_section(facts, owner_id, currency, entries) for currency in currencies),
         payments=tuple(
-            PaymentLine(p.payment_id, of, p.line.pay_currency, p.line.paid, _status(p), on, p.line.net, p.line.currency)
+            PaymentLine(
+                p.payment_id, of, p.line.pay_currency, p.line.paid, _status(p), on, p.line.net, p.line.currency, p.line.withheld
+            )
             for of, p, on in facts.payments.get(owner_id, ())
         ),
         notice=f"{open_yet}{notice}".strip(),
         trust=in_words(night.fidelity for night in facts.nights.values()),
+        models=tuple(sorted({str(night.inputs["model_id"]) for night in facts.nights.values()})),
+        closed=facts.closed_on is not None,
+        next_on=closes_on(following(facts.period) if facts.closed_on else facts.period),
     )
 
 
@@ -271,8 +306,7 @@ def _section(facts: StatedPeriod, owner_id: str, currency: str, entries: Iterabl
     earned = sum(earning.earned for earning in earnings)
     outgoing = {"recouped": moved(RECOUPED), "withheld": moved(WITHHELD), "paid": moved(PAID, EXCHANGE)}
     owed = opened(*OWED) + moved(*OWED)
-    outputs = _outputs(facts, owner_id, currency)
-    works = _works(outputs)
+    credited = facts.credited.get((owner_id, currency), Credited((), 0, (), 0))
     return Section(
         currency=currency,
         opening=opened(*OWED),
@@ -280,13 +314,14 @@ def _section(facts: StatedPeriod, owner_id: str, currency: str, entries: Iterabl
         closing=owed,
         held=max(0, owed) if owner_id in facts.holds else 0,
         earnings=earnings,
-        outputs=tuple(_listed(outputs.head(LISTED))),
-        outputs_in_all=outputs.height,
-        works=tuple(works[:LISTED]),
-        works_in_all=len(works),
+        outputs=credited.outputs,
+        outputs_in_all=credited.outputs_in_all,
+        works=credited.works,
+        works_in_all=credited.works_in_all,
         earned=earned,
         adjusted=moved(*OWED) + sum(outgoing.values()) - earned,
         history=tuple(facts.history.get((owner_id, currency), ())),
+        outcome=facts.outcomes.get((owner_id, currency), ""),
         **outgoing,
     )
 
@@ -308,31 +343,6 @@ def _earnings(
         night = facts.nights[day]
         low, high = night.intervals.get(key, (None, None))
         yield Earning(day, night.booking.revision, night.counts.get(key, 0), by_day[day], low, high, night.manifest_sha256)
-
-
-def _outputs(facts: StatedPeriod, owner_id: str, currency: str) -> pl.DataFrame:
-    """The owner's credits, largest first."""
-    if facts.credits.is_empty():
-        return facts.credits
-    own = facts.credits.filter((pl.col("owner_id") == owner_id) & (pl.col("currency") == currency))
-    return own.sort("amount_nanominor", "day", "output_id", descending=[True, False, False])
-
-
-def _listed(outputs: pl.DataFrame) -> Iterator[Output]:
-    for row in outputs.iter_rows(named=True):
-        works = tuple(dict.fromkeys(work["work_id"] for work in row["top_works"]))
-        numbers = (row["share_ppb"], row["low_ppb"], row["high_ppb"], row["amount_nanominor"])
-        yield Output(row["day"], row["output_id"], *numbers, works)
-
-
-def _works(outputs: pl.DataFrame) -> list[Work]:
-    """Works among the most influential for an output, with the sum of those outputs' amounts, largest first."""
-    works: dict[str, Work] = {}
-    for row in outputs.iter_rows(named=True):
-        for work_id, uri in {work["work_id"]: work["source_uri"] or "" for work in row["top_works"]}.items():
-            work = works.get(work_id, Work(work_id, uri, 0, 0))
-            works[work_id] = Work(work_id, uri, work.outputs + 1, work.amount_nanominor + row["amount_nanominor"])
-    return sorted(works.values(), key=lambda work: (-work.amount_nanominor, work.work_id))
 
 
 def _title(booking: Booking) -> str:
