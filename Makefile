@@ -16,8 +16,9 @@ help: ## show this list
 
 setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the locks
 
-demo: setup ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD)
-	@$(BIN)/python -m infra.demo --day "$(DAY)"
+# Other kinds than the first need scores, which packages carry.
+demo: setup $(if $(filter-out answers,$(KIND)),$(VENV)/workloads.stamp) ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD; KIND=music)
+	@$(BIN)/python -m infra.demo --day "$(DAY)" --kind "$(or $(KIND),answers)"
 
 ui: setup ## Airflow on this machine, with the demo's runs (http://localhost:8080)
 	@$(BIN)/python -m infra.local_airflow ui
