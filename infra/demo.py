@@ -34,6 +34,7 @@ from provenance.core.money import format_minor
 from tasks.terminal import Terminal, exit_codes, line
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
 
     from provenance.core.settings import Settings
@@ -158,22 +159,20 @@ def _run(kind: Kind, day: date, console: Console) -> None:
 
 def show(store: Store, day: str, kind: Kind, console: Console) -> None:
     """Show the day's owners, one output with the works behind it, and what to do next."""
+    from provenance.settlement.accounts import TOTALS
     from provenance.settlement.exports.explain import explain
     from provenance.settlement.exports.export import read_export
-    from provenance.settlement.exports.trust import in_words
     from tasks.cli.attribution import output_screen
     from tasks.cli.nights import owners_screen
 
     manifest, _, credits = read_export(store, day)
     console.print(next(owners_screen(store, day, most=LISTED)))
     for currency, totals in manifest["totals"].items():
-        revenue, *parts = (format_minor(amount, currency) for amount in totals.values())
+        revenue, *parts = (format_minor(totals[name], currency) for name in TOTALS.values())
         console.print(line(f"{revenue} = {' + '.join(parts)} (developer, owners, escrow, unattributed)"), highlight=False)
-    console.print(line(in_words([manifest.get("fidelity")])), highlight=False)
-    output = of_largest_amount(credits)
-    report = explain(store, output, [day])
+    report = explain(store, of_largest_share(credits), [day])
     assert report is not None
-    console.print(line("\nOne output, and what it rests on", "bold"), *output_screen(report, SHOWN), sep="\n")
+    console.print("\n[bold]One output, and the works behind it[/]", *output_screen(report, SHOWN), sep="\n")
     prefix = "" if kind.settings == KINDS["answers"].settings else f"PROVENANCE_SETTINGS={kind.settings} "
     console.print(
         f"\n[bold]Try next[/]  {prefix}.venv/bin/provenance explain {day}-003       another output, and the works behind it\n"
@@ -185,15 +184,14 @@ def show(store: Store, day: str, kind: Kind, console: Console) -> None:
     )
 
 
-def of_largest_amount(credits: Any) -> str:
-    """The output that earned one owner most."""
+def of_largest_share(credits: pl.DataFrame) -> str:
+    """The output with the largest share of one owner."""
     import polars as pl
 
     from provenance.core.tables import PAYABLE
 
     rows = credits.filter(pl.col("account") == PAYABLE)
-    ranked = rows.sort("share_ppb", "amount_nanominor", "output_id", descending=[True, True, False])
-    return str(ranked["output_id"][0])
+    return str(rows.sort("share_ppb", "output_id", descending=[True, False])["output_id"][0])
 
 
 def train_counterfactuals(trainings: int, console: Console) -> None:

@@ -178,8 +178,7 @@ def _answers(distribution: Distribution) -> Iterator[dict[str, object]]:
         found = [
             work | {"position": line, "prompt": _question(kind, name).encode(), "content": text.encode()}
             for line, kind, name, text in _documented(tree, module)
-            if CHARACTERS[0] <= len(text) <= CHARACTERS[1]
-            and not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
+            if CHARACTERS[0] <= len(text) <= CHARACTERS[1] and not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
         ]
         yield from sorted(found, key=lambda answer: hashlib.sha256(answer["content"]).digest())[:3]  # type: ignore[arg-type]
 
