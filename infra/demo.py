@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from provenance.core.settings import Settings
     from provenance.core.store import Store
     from provenance.corpus.delivery import Corpus
-    from provenance.models.model import Example
 
 NOTICE = "The revenue of this demo is invented, and no money moves."
 # The invented price list: revenue of an output by plan, in minor units.
@@ -88,7 +87,7 @@ def _questions(corpus: Corpus, seed: int) -> list[bytes]:
 
 
 def _replies(adapter: Any, module: Any, prompts: list[bytes], seed: int) -> list[bytes]:
-    answers: list[bytes] = adapter.complete(module, prompts, length=64, temperature=0.5, seed=seed)
+    answers: list[bytes] = adapter.complete(module, prompts, length=64, temperature=0.7, seed=seed)
     return answers
 
 
@@ -107,7 +106,7 @@ def _continuations(adapter: Any, module: Any, prompts: list[bytes], seed: int) -
 
 
 KINDS = {
-    "answers": Kind("names", _questions, _replies, 6, "infra/settings/local.toml", "answers"),
+    "answers": Kind("names", _questions, _replies, 4, "infra/settings/local.toml", "answers"),
     "music": Kind("composers", _openings, _continuations, 6, "infra/settings/music.toml", "melodies"),
 }
 
@@ -208,7 +207,7 @@ def deliver(settings: Settings, store: Store, day: date, console: Console, kind:
     """Write the inputs of a night: a corpus, a model trained on it, and a day of its outputs."""
     corpus = _corpus(store, settings, console, kind)
     _model(corpus, settings, console, kind)
-    _outputs(store, corpus, settings, day, console, kind)
+    _outputs(store, corpus, settings, day, console, kind=kind)
 
 
 def _corpus(store: Store, settings: Settings, console: Console, kind: Kind) -> Corpus:
@@ -278,7 +277,7 @@ def _model(corpus: Corpus, settings: Settings, console: Console, kind: Kind) -> 
     console.print(f"Model: trained in {time.monotonic() - started:.0f} s, in {folder}")
 
 
-def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, console: Console, kind: Kind) -> None:
+def _outputs(store: Store, corpus: Corpus, settings: Settings, day: date, console: Console, *, kind: Kind) -> None:
     """Serve a day of outputs, unless the day already has them."""
     import polars as pl
 

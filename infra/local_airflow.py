@@ -136,7 +136,7 @@ def run_dag(dag_id: str, day: date) -> Run:
 
 def _state_start(run: Any, start: datetime | None) -> None:
     """Record when a run started: `dag.test` records its logical date, so the UI would show days as the run's duration."""
-    from airflow.models.dagrun import DagRun
+    from airflow.models.dagrun import DagRun  # noqa: TID251
     from airflow.utils.session import create_session
     from sqlalchemy import update
 

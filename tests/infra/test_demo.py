@@ -1,5 +1,6 @@
 """The demo: what it asks, what it shows at the end, and what it refuses."""
 
+import io
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 from rich.console import Console
-from samples import DAY, table
+from samples import table
 
 from infra import demo
 from provenance.core.settings import CHECKOUT
@@ -77,13 +78,13 @@ def test_a_model_is_trained_once_for_the_same_examples(tmp_path, monkeypatch):
     examples = pl.DataFrame(
         {"example_id": [f"e{n}" for n in range(4)], "work_id": "w", "content": content, "prompt": b"What is it?"}
     ).with_columns(split=pl.lit("train"), content_sha256=pl.lit("0" * 64), source_uri=pl.lit(None, pl.String))
-    tiny = replace(WORKLOADS["names"], fresh=lambda examples, folder: _tiny(examples, folder))
+    tiny = replace(WORKLOADS["names"], fresh=_tiny)
     monkeypatch.setitem(WORKLOADS, "names", tiny)
     settings = load({"PROVENANCE_MODEL__FOLDER": str(tmp_path / "model")})
     corpus = Corpus(examples, pl.DataFrame(), pl.DataFrame())
     said = []
     for _ in range(2):
-        console = Console(record=True, quiet=False, file=(tmp_path / "screen").open("w"), width=200)
+        console = Console(record=True, file=io.StringIO(), width=200)
         demo._model(corpus, settings, console, demo.KINDS["answers"])
         said.append(console.export_text())
     assert re.search("Model: trained in .* s", said[0])

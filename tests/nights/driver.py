@@ -32,7 +32,7 @@ local_airflow.migrate()
 
 def run_seconds(dag_id):
     """The duration of the latest run of a DAG, as Airflow's UI shows it."""
-    from airflow.models.dagrun import DagRun
+    from airflow.models.dagrun import DagRun  # noqa: TID251
     from airflow.utils.session import create_session
     from sqlalchemy import select
 

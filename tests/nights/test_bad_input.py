@@ -159,4 +159,4 @@ def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, monkeyp
         demo._corpus(store, load(), Console(quiet=True), kind)
     assert store.read("corpus/examples.parquet") == before
     with pytest.raises(InputError, match=r"part.parquet: expected no outputs of 2026-11-19, or the demo's"):
-        demo._outputs(store, None, load(), date.fromisoformat(DAY), Console(quiet=True), kind)
+        demo._outputs(store, None, load(), date.fromisoformat(DAY), Console(quiet=True), kind=kind)
