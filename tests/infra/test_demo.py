@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from paid import DAYS, pay
 from rich.console import Console
 from samples import table
 
@@ -50,6 +51,20 @@ def test_the_output_shown_is_the_one_with_the_largest_share_of_an_owner():
     columns = "output_id account share_ppb"
     credits = table(columns, ("one", "payable", 5), ("two", "payable", 7), ("two", "escrow", 1), ("three", "escrow", 9))
     assert demo.of_largest_share(credits) == "two"
+
+
+def test_the_end_shows_owners_an_output_with_its_works_and_what_to_do_next(where):
+    store, _ = pay(where, days=DAYS[:1])
+    for kind in demo.KINDS.values():
+        console = Console(record=True, file=io.StringIO(), width=100)
+        demo.show(store, DAYS[0], kind, console)
+        screen = console.export_text()
+        assert f"Payouts for {DAYS[0]}" in screen
+        assert re.search(r"[\d.]+ = .*\(developer, owners, escrow, unattributed\)", screen)
+        assert "One output, and the works behind it" in screen
+        _, _, end = screen.partition("Try next")
+        assert len(end.strip().splitlines()) == 3
+        assert end.count("PROVENANCE_SETTINGS=infra/settings/music.toml") == (3 if kind is demo.KINDS["music"] else 0)
 
 
 def test_kinds_have_stores_ledgers_and_models_of_their_own(monkeypatch):
