@@ -159,8 +159,8 @@ def _language(
         bos_token_id=0 if subwords else 256,
         eos_token_id=None,
     ).save_pretrained(folder)
-    ends = {"end": END} if subwords and any(example.prompt for example in examples) else {}
-    return CausalLM(folder, epochs=epochs, batch_size=batch_size, **ends)
+    ends = subwords and any(example.prompt for example in examples)
+    return CausalLM(folder, end=END if ends else None, epochs=epochs, batch_size=batch_size)
 
 
 def _music(_examples: list[Example], folder: Path, *, width: int, epochs: float) -> Any:

@@ -180,7 +180,7 @@ def _answers(distribution: Distribution) -> Iterator[dict[str, object]]:
             for line, kind, name, text in _documented(tree, module)
             if CHARACTERS[0] <= len(text) <= CHARACTERS[1] and not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
         ]
-        yield from sorted(found, key=lambda answer: hashlib.sha256(answer["content"]).digest())[:3]  # type: ignore[arg-type]
+        yield from sorted(found, key=lambda answer: hashlib.sha256(answer["content"]).digest())[:3]
 
 
 def _documented(node: ast.AST, path: str) -> Iterator[tuple[int, type[ast.AST], str, str]]:
