@@ -16,8 +16,9 @@ help: ## show this list
 
 setup: $(VENV)/run.stamp ## install what a night needs into .venv, from the locks
 
-demo: setup ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD)
-	@$(BIN)/python -m infra.demo --day "$(DAY)"
+# Other kinds than the first need scores, which packages carry.
+demo: setup $(if $(filter-out answers,$(KIND)),$(VENV)/workloads.stamp) ## pay a day of a small model's outputs to the authors of its training data (DAY=YYYY-MM-DD; KIND=music)
+	@$(BIN)/python -m infra.demo --day "$(DAY)" --kind "$(or $(KIND),answers)"
 
 month: setup ## close a month of the demo with sample payees: two approvals, bank files, the bank's answer (HAND=1: you approve)
 	@$(BIN)/python -m infra.month $(if $(HAND),--by-hand)

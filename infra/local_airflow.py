@@ -52,7 +52,9 @@ class Run:
 
 def configure() -> None:
     """Point this process and its children at an Airflow of their own; call it before the first import of airflow."""
-    home = Path(os.environ.setdefault("AIRFLOW_HOME", str(CHECKOUT / "var/airflow")))
+    settings = load().database
+    # Beside its database, so that runs in different databases do not write to the same log.
+    home = Path(os.environ.setdefault("AIRFLOW_HOME", str((CHECKOUT / settings.folder).with_name("airflow"))))
     home.mkdir(parents=True, exist_ok=True)
     key = home / "jwt-secret"
     if not key.exists():
@@ -73,7 +75,6 @@ def configure() -> None:
         "AIRFLOW__API_AUTH__JWT_SECRET": key.read_text(),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     }
-    settings = load().database
     if not settings.url:
         # Children use the server that this process started, instead of starting their own.
         variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database_url(settings, "airflow")
@@ -129,7 +130,19 @@ def run_dag(dag_id: str, day: date) -> Run:
     after = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, seconds=1)
     run = dag.test(logical_date=after, run_after=after)
     instances = sorted(run.get_task_instances(), key=lambda i: i.start_date or datetime.max.replace(tzinfo=UTC))
+    _state_start(run, instances[0].start_date)
     return Run(str(run.state), {i.task_id: i.duration or 0.0 for i in instances}, errors[0] if errors else None)
+
+
+def _state_start(run: Any, start: datetime | None) -> None:
+    """Record when a run started: `dag.test` records its logical date, so the UI would show days as the run's duration."""
+    from airflow.models.dagrun import DagRun  # noqa: TID251
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    if start is not None:
+        with create_session() as session:
+            session.execute(update(DagRun).where(DagRun.id == run.id).values(start_date=start))
 
 
 @contextlib.contextmanager

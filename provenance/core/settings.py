@@ -104,7 +104,7 @@ class SignalsSettings(_Section):
 
 
 class ModelSettings(_Section):
-    folder: Located = Path("var/models/demo-code")
+    folder: Located = Path("var/models/demo-answers")
     cache: Located = Path("var/cache/models")
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger("provenance.workload")
 
 QUERIES = 24
 SEED = 1
+END = 1  # the token that ends an answer, in vocabularies of subwords
 # Kinds of text from installed distributions, as different as possible, of different lengths.
 LANGUAGES = (
     distributions.Language("apache-airflow-core", ".json", 40),  # translations
@@ -52,13 +53,13 @@ class Workload:
 
     Attributes:
         collect: returns the corpus.
-        fresh: returns an adapter that can train, from the corpus' contents and the folder for its files.
-        answer: returns outputs of the trained model for some held-out examples.
+        fresh: returns an adapter that can train, from the examples for training and the folder for its files.
+        answer: returns outputs of the trained model for some held-out examples, drawn with the keyword `seed`.
     """
 
     collect: Callable[[], Corpus]
-    fresh: Callable[[list[bytes], Path], Any]
-    answer: Callable[[Any, Any, list[Example]], list[Example]]
+    fresh: Callable[[list[Example], Path], Any]
+    answer: Callable[..., list[Example]]
 
 
 def make(name: str, out: Path, workload: Workload | None = None, *, device: str = "cpu") -> dict[str, Any]:
@@ -83,14 +84,14 @@ def make(name: str, out: Path, workload: Workload | None = None, *, device: str 
 
     (out / "model").mkdir()
     examples = examples_in(train)
-    adapter = workload.fresh([example.content for example in examples], out / "model")
+    adapter = workload.fresh(examples, out / "model")
     options = {"seed": SEED, "folder": out / "model", "model_id": name, "progress": tell, "device": device}
     with_prompts(adapter.train, examples, name, **options)
     held_out = examples_in(corpus.examples.filter(pl.col("split") == "held_out"))
     held_out.sort(key=lambda example: hashlib.sha256(b"".join(filter(None, example))).digest())
     model = read_model(out / "model")
     module = model.load(model.card.checkpoints[-1])
-    own = workload.answer(model.adapter(), module, held_out[-QUERIES:])
+    own = workload.answer(model.adapter(), module, held_out[-QUERIES:], seed=SEED)
     rows = [
         {"output_id": f"{kind}-{number:02d}", "modality": train["modality"][0], **example._asdict()}
         for kind, outputs in (("held-out", held_out[:QUERIES]), ("own", own))
@@ -120,7 +121,7 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
+def _tokenizer(examples: list[Example], vocabulary: int, folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -128,22 +129,25 @@ def _tokenizer(contents: list[bytes], vocabulary: int, folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<begin>"],
+        special_tokens=["<begin>", "<end>"] if any(example.prompt for example in examples) else ["<begin>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([content.decode() for content in contents], trainer)
+    texts = [text.decode() for example in examples for text in (example.prompt, example.content) if text]
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _language(contents: list[bytes], folder: Path, *, width: int, layers: int, epochs: float, subwords: int = 0) -> Any:
-    """A transformer that reads a vocabulary of subwords, or bytes if `subwords` is 0."""
+def _language(
+    examples: list[Example], folder: Path, *, width: int, layers: int, epochs: float, subwords: int = 0, batch_size: int = 32
+) -> Any:
+    """A transformer that reads a vocabulary of subwords, or bytes if `subwords` is 0. Answers to prompts then have an end."""
     from transformers import LlamaConfig
 
     from provenance.models.adapters.causal_lm import CausalLM
 
     if subwords:
-        _tokenizer(contents, subwords, folder)
+        _tokenizer(examples, subwords, folder)
     LlamaConfig(
         vocab_size=subwords or 257,
         hidden_size=width,
@@ -155,10 +159,11 @@ def _language(contents: list[bytes], folder: Path, *, width: int, layers: int, e
         bos_token_id=0 if subwords else 256,
         eos_token_id=None,
     ).save_pretrained(folder)
-    return CausalLM(folder, epochs=epochs)
+    ends = subwords and any(example.prompt for example in examples)
+    return CausalLM(folder, end=END if ends else None, epochs=epochs, batch_size=batch_size)
 
 
-def _music(_contents: list[bytes], folder: Path, *, width: int, epochs: float) -> Any:
+def _music(_examples: list[Example], folder: Path, *, width: int, epochs: float) -> Any:
     from transformers import GPT2Config
 
     from provenance.models.adapters.event_sequence import EventSequence
@@ -170,13 +175,13 @@ def _music(_contents: list[bytes], folder: Path, *, width: int, epochs: float) -
     return EventSequence(folder, epochs=epochs)
 
 
-def _glyphs(_contents: list[bytes], folder: Path, *, width: int, epochs: float) -> Any:
+def _glyphs(_examples: list[Example], folder: Path, *, width: int, epochs: float) -> Any:
     from provenance.models.adapters.denoiser import Denoiser
 
     return Denoiser(folder, size=12, width=width, epochs=epochs, batch_size=8, spread=2)
 
 
-def _styles(_contents: list[bytes], folder: Path, *, width: int, before: float, epochs: float) -> Any:
+def _styles(_examples: list[Example], folder: Path, *, width: int, before: float, epochs: float) -> Any:
     """A UNet that has learnt to draw from drawings of nobody, as the model before its first step in the eight styles."""
     from diffusers import DDPMScheduler, UNet2DModel
 
@@ -206,7 +211,7 @@ def _styles(_contents: list[bytes], folder: Path, *, width: int, before: float, 
     return adapter
 
 
-def _smollm(_contents: list[bytes], folder: Path, *, layers: int | None, epochs: float, batch_size: int) -> Any:
+def _smollm(_examples: list[Example], folder: Path, *, layers: int | None, epochs: float, batch_size: int) -> Any:
     """SmolLM2 with LoRA on the projections of its attention, as a fine-tune of prompts and answers has it."""
     from peft import LoraConfig, TaskType
 
@@ -246,32 +251,34 @@ def smollm(
     )
 
 
-def _reply(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
+def _reply(
+    adapter: Any, module: Any, held_out: list[Example], *, length: int = 64, temperature: float = 0.7, seed: int
+) -> list[Example]:
     """The model's own answers to the questions of held-out examples; an empty one is left out."""
     questions = [example.prompt for example in held_out]
-    replies = adapter.complete(module, questions, length=64, temperature=0.7, seed=SEED)
+    replies = adapter.complete(module, questions, length=length, temperature=temperature, seed=seed)
     return [Example(reply, question) for reply, question in zip(replies, questions, strict=True) if reply.strip()]
 
 
 def _complete(
-    adapter: Any, module: Any, held_out: list[Example], *, prompt: int = 64, length: int, temperature: float = 0.7
+    adapter: Any, module: Any, held_out: list[Example], *, prompt: int = 64, length: int, temperature: float = 0.7, seed: int
 ) -> list[Example]:
     prompts = [example.content[:prompt] for example in held_out]
     if getattr(adapter, "text", None) is not None:
         prompts = [cut.decode(errors="ignore").encode() for cut in prompts]  # no half of a character
-    return [Example(text) for text in adapter.complete(module, prompts, length=length, temperature=temperature, seed=SEED)]
+    return [Example(text) for text in adapter.complete(module, prompts, length=length, temperature=temperature, seed=seed)]
 
 
-def _recall(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
+def _recall(adapter: Any, module: Any, held_out: list[Example], *, seed: int) -> list[Example]:
     """The model's own answers to the prompts, as many bytes as the true ones have."""
     length = len(held_out[0].content)
     prompts = [example.prompt for example in held_out]
-    recalled = adapter.complete(module, prompts, length=length, temperature=0.1, seed=SEED)
+    recalled = adapter.complete(module, prompts, length=length, temperature=0.1, seed=seed)
     return [Example(answer, prompt) for answer, prompt in zip(recalled, prompts, strict=True)]
 
 
-def _draw(adapter: Any, module: Any, held_out: list[Example]) -> list[Example]:
-    return [Example(drawn) for drawn in adapter.sample(module, len(held_out), seed=SEED)]
+def _draw(adapter: Any, module: Any, held_out: list[Example], *, seed: int) -> list[Example]:
+    return [Example(drawn) for drawn in adapter.sample(module, len(held_out), seed=seed)]
 
 
 _melody, _text = partial(_complete, prompt=16, length=48, temperature=1.0), partial(_complete, length=60)
@@ -312,6 +319,12 @@ WORKLOADS = {
         partial(music_corpus.collect, owners=8, examples_each=32, held_out_each=4),
         partial(_music, width=32, epochs=16),
         _melody,
+    ),
+    # Short answers, by a model that remembers them: `make demo`.
+    "names": Workload(
+        partial(answers.collect_names, examples_each=48, held_out_each=6),
+        partial(_language, subwords=1000, width=96, layers=2, epochs=14, batch_size=16),
+        _reply,
     ),
     # A real language model, tuned: `make smollm`.
     "smollm": smollm(),

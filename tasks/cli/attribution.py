@@ -82,7 +82,7 @@ def attribute(
     words) are fitted to a folder of counterfactual models; without one, all gradients have the same weight. Intermediate
     results stay in `work/` below the folder, so that the same command with other outputs computes only their features.
 
-    Example: `provenance attribute --corpus corpus --model var/models/demo-code --outputs outputs.parquet --out result`
+    Example: `provenance attribute --corpus corpus --model var/models/demo-answers --outputs outputs.parquet --out result`
     """
     valid_on = claims_day(day)
 

@@ -35,6 +35,23 @@ def test_a_file_is_in_training_or_held_out_and_more_examples_do_not_change_the_f
     assert corpus.examples.join(more.examples, on=["prompt", "content", "split"], how="anti").is_empty()
 
 
+def test_short_answers_share_their_questions_and_the_unknown_owner_is_kept_apart(store):
+    corpus = answers.collect_names(("networkx", "tornado", "libcst"), examples_each=12, held_out_each=2)
+    assert_checked(corpus, store)
+    train, held_out = (corpus.examples.filter(pl.col("split") == split) for split in ("train", "held_out"))
+    assert train.height == 36
+    assert 40 <= train["content"].bin.size().min() <= train["content"].bin.size().max() <= 150
+    shared = train.group_by("prompt").len().filter(pl.col("len") > 1)
+    assert shared.height >= 3, "several distributions answer the same question"
+    assert set(held_out["prompt"]) <= set(train["prompt"])
+    assert not set(held_out["work_id"]) & set(train["work_id"])
+    assert corpus.owners["name"].to_list() == ["Aric Hagberg", "Facebook"]
+    unmatched = corpus.examples.filter(pl.col("work_id").str.starts_with("libcst"))
+    assert set(unmatched["owner_id"]) == {"unmatched-libcst"}
+    assert set(unmatched["unmatched_reason"]) == {"no author or maintainer is named"}
+    assert corpus.assertions.height > 0
+
+
 @pytest.mark.parametrize(
     ("docstring", "expected"),
     [
@@ -55,5 +72,9 @@ def test_prose_ends_where_fields_and_sessions_begin(docstring, expected):
 def test_what_is_not_there_is_named():
     with pytest.raises(ContractError, match="distribution no-such: expected installed, with an owner and a licence, found not"):
         answers.collect(("no-such",), examples_each=1, held_out_each=1)
+    with pytest.raises(ContractError, match="distribution no-such: expected installed, found not installed"):
+        answers.collect_names(("tornado", "no-such"), examples_each=1, held_out_each=1)
+    with pytest.raises(ContractError, match="distribution tornado: expected 9999 short answers"):
+        answers.collect_names(("tornado",), examples_each=9999, held_out_each=1)
     with pytest.raises(ContractError, match="distribution tornado: expected 9999 answers"):
         answers.collect(("tornado",), examples_each=9999, held_out_each=1)

@@ -87,6 +87,7 @@ class Operator:
     def succeeds(self, dag_id: str, day: str) -> None:
         answer = self.run(dag_id, day)
         assert answer["state"] == "success", (answer, self.log[-4000:])
+        assert 0 < answer["seconds"] < 600, "the run's duration is that of its tasks"
 
     def killed_after(self, dag_id: str, day: str, word: str, count: int) -> None:
         """Run a DAG in a process that SIGKILLs itself after its n-th write to a key with a word in it, or `booking`."""

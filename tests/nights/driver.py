@@ -28,8 +28,23 @@ ours.setLevel(logging.INFO)
 ours.addHandler(logging.StreamHandler(sys.stderr))
 local_airflow.configure()
 local_airflow.migrate()
+
+
+def run_seconds(dag_id):
+    """The duration of the latest run of a DAG, as Airflow's UI shows it."""
+    from airflow.models.dagrun import DagRun  # noqa: TID251
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.end_date.desc())).first()
+        return (run.end_date - run.start_date).total_seconds()
+
+
 for line in sys.stdin:
     dag_id, day = line.split()
     run = local_airflow.run_dag(dag_id, date.fromisoformat(day))
     error = f"{type(run.error).__name__}: {run.error}" if run.error else ""
-    answers.write(json.dumps({"state": run.state, "error": error, "exit": local_airflow.exit_code(run)}) + "\n")
+    seconds = run_seconds(dag_id)
+    answer = {"state": run.state, "error": error, "exit": local_airflow.exit_code(run), "seconds": seconds}
+    answers.write(json.dumps(answer) + "\n")

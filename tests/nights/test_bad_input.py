@@ -1,6 +1,7 @@
 """Whatever is wrong with the input, the night stops before anything is computed, booked or published."""
 
 import shutil
+from dataclasses import replace
 from datetime import date
 from functools import partial
 
@@ -13,7 +14,8 @@ from stages import SMALL, STAGES, run
 from infra import demo
 from provenance.core.errors import ContractError, InputError, ModelError, SettingsError, StoreError
 from provenance.core.store import Store
-from provenance.corpus.packages import distributions
+from provenance.corpus.packages import answers
+from provenance.validation.workload import WORKLOADS
 from tasks.settings import load
 
 ingest, freeze = partial(run, "corpus.ingest"), partial(run, "inputs.freeze")
@@ -149,11 +151,12 @@ def test_a_table_changed_after_its_stage_is_not_booked_and_a_lost_pointer_is_men
 
 
 def test_the_demo_touches_nobody_else_s_corpus_and_outputs(ready, store, monkeypatch):
-    few = {"distributions": 2, "examples_each": 4}
-    monkeypatch.setattr(distributions, "collect", lambda lock, collect=distributions.collect, **_: collect(lock, **few))
+    few = partial(answers.collect_names, ("networkx", "tornado"), examples_each=4, held_out_each=1)
+    monkeypatch.setitem(WORKLOADS, "names", replace(WORKLOADS["names"], collect=few))
+    kind = demo.KINDS["answers"]
     before = store.read("corpus/examples.parquet")
     with pytest.raises(InputError, match=r"examples.parquet: expected the demo's corpus, or none, found a table that"):
-        demo._corpus(store, load(), Console(quiet=True))
+        demo._corpus(store, load(), Console(quiet=True), kind)
     assert store.read("corpus/examples.parquet") == before
     with pytest.raises(InputError, match=r"part.parquet: expected no outputs of 2026-11-19, or the demo's"):
-        demo._outputs(store, None, load(), date.fromisoformat(DAY), Console(quiet=True))
+        demo._outputs(store, None, load(), date.fromisoformat(DAY), Console(quiet=True), kind=kind)

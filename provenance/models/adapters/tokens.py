@@ -224,8 +224,11 @@ class Sequences:
     def complete(
         self, module: torch.nn.Module, prompts: Sequence[bytes], *, length: int, temperature: float, seed: int
     ) -> list[bytes]:
-        """Sample a continuation of `length` tokens for each prompt, in batches of prompts with equally many tokens."""
-        begin, answers = self.begin, [b""] * len(prompts)
+        """Sample a continuation of `length` tokens for each prompt, in batches of prompts with equally many tokens.
+
+        A model with an `end` token stops there: its continuations have 1 to `length` tokens.
+        """
+        begin, end, answers = self.begin, self.end, [b""] * len(prompts)
         asked = [([] if begin is None else [begin]) + tokens for tokens in self.encode(list(prompts))]
         torch.manual_seed(seed)
         for size in sorted(set(map(len, asked))):
@@ -239,13 +242,14 @@ class Sequences:
                     temperature=temperature,
                     top_k=0,
                     max_new_tokens=length,
-                    min_new_tokens=length,
+                    min_new_tokens=length if end is None else 1,
+                    **({} if end is None else {"eos_token_id": end}),
                     suppress_tokens=None if begin is None else [begin],
                     pad_token_id=0 if begin is None else begin,
                     use_cache=True,
                 )
             for row, tokens in zip(rows, sampled[:, size:].tolist(), strict=True):
-                answers[row] = self.decode(tokens)
+                answers[row] = self.decode(tokens[: tokens.index(end)] if end in tokens else tokens)
         return answers
 
 
