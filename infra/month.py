@@ -153,6 +153,7 @@ def sample_settings(folder: Path) -> dict[str, str]:
 
     settings, key = load(), folder / "payees.key"
     sample = {"PROVENANCE_SETTLEMENT__MINIMUM": os.environ.get("PROVENANCE_SETTLEMENT__MINIMUM", '{"EUR": 1}')}
+    sample["PROVENANCE_SETTLEMENT__QUOTE_OUTPUTS"] = "true"  # nobody asked the demo's model anything private
     if settings.settlement.contact == NO_CONTACT:
         sample["PROVENANCE_SETTLEMENT__CONTACT"] = "royalties@example.org"
     if not settings.payer.name:
@@ -171,7 +172,7 @@ def _keep(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "environment"
     file.touch(mode=0o600)
-    ours = ("PROVENANCE_SETTLEMENT__MINIMUM", "PROVENANCE_SETTLEMENT__CONTACT", "PROVENANCE_PAYER__", KEY_VARIABLE)
+    ours = ("PROVENANCE_SETTLEMENT__", "PROVENANCE_PAYER__", KEY_VARIABLE)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(os.environ.items()) if name.startswith(ours)]
     file.write_text("\n".join([*lines, ""]))
 

@@ -212,7 +212,7 @@ class SettlementSettings(_Section):
     withholding: Located = Path("infra/settings/withholding.toml")
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
     contact: str = NO_CONTACT
-    quote_outputs: bool = True
+    quote_outputs: bool = False
 
 
 class PayerSettings(_Section):
