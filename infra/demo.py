@@ -205,6 +205,9 @@ def train_counterfactuals(trainings: int, console: Console) -> None:
 
 def deliver(settings: Settings, store: Store, day: date, console: Console, kind: Kind = KINDS["answers"]) -> None:
     """Write the inputs of a night: a corpus, a model trained on it, and a day of its outputs."""
+    import torch
+
+    torch.set_num_threads(1)  # threads of so small a model wait for one another; and the model is the same on every machine
     corpus = _corpus(store, settings, console, kind)
     _model(corpus, settings, console, kind)
     _outputs(store, corpus, settings, day, console, kind=kind)
