@@ -13,6 +13,7 @@ from provenance.core.money import currencies
 from provenance.core.store import Store
 from provenance.core.tables import OUTPUTS, TableSchema
 from provenance.corpus.delivery import check_contents
+from provenance.corpus.shards import FrozenCorpus
 
 OUTPUT_COLUMNS = ("output_id", "content", "prompt", "modality", "product")
 
@@ -63,3 +64,9 @@ def check_outputs(frame: pl.DataFrame, file: str, day: date, *, model_id: str) -
     served = pl.col("served_at").dt.date()
     reject(frame, served != day, file, "served_at", expected=f"a time on {day} (UTC)")
     return frame
+
+
+def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
+    """The outputs with every modality filled in; the default is that of the corpus's first example."""
+    first = store.read_table(corpus.shards[0].key, columns=["modality"])["modality"][0]
+    return outputs.with_columns(pl.col("modality").fill_null(first))

@@ -79,12 +79,6 @@ def freeze_outputs(store: Store, outputs: pl.DataFrame) -> tuple[Part, ...]:
     return tuple(freeze_part(store, outputs[start : start + PART_OUTPUTS]) for start in starts)
 
 
-def with_modality(store: Store, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:
-    """The outputs with every modality filled in; the default is that of the corpus's first example."""
-    first = store.read_table(corpus.shards[0].key, columns=["modality"])["modality"][0]
-    return outputs.with_columns(pl.col("modality").fill_null(first))
-
-
 def influence_method(settings: Settings) -> dict[str, Any]:
     """All that decides influence besides the data."""
     influence = settings.influence

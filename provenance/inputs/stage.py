@@ -8,11 +8,11 @@ from datetime import date
 from provenance.core.locks import freezing, now
 from provenance.core.text import visible
 from provenance.core.where import Where
-from provenance.corpus.outputs import read_outputs
+from provenance.corpus.outputs import read_outputs, with_modality
 from provenance.corpus.rights.optout_records import choices_on
 from provenance.corpus.shards import corpus_in_force, freeze_part
 from provenance.inputs.contracts import assign, read_contracts
-from provenance.inputs.frozen import freeze_night, influence_method, wait_until_over, with_modality
+from provenance.inputs.frozen import freeze_night, influence_method, wait_until_over
 from provenance.models.counterfactual_checks import usable_models
 from provenance.models.model import read_model
 from provenance.models.training_manifest import check_model

@@ -19,7 +19,7 @@ from provenance.core.errors import ContractError
 from provenance.core.store import Store, canonical_json, sha256
 from provenance.core.tables import ESCROW
 from provenance.core.where import Where
-from provenance.corpus.outputs import read_output_file
+from provenance.corpus.outputs import read_output_file, with_modality
 from provenance.features.featurise import coverage
 from provenance.features.plan import load_plan
 from provenance.features.stage import featurise, plan
@@ -27,7 +27,7 @@ from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import kept_scores, read_influence, read_parties
 from provenance.influence.scores import party_influence
 from provenance.influence.stage import fit_curvature, score
-from provenance.inputs.frozen import freeze_night, influence_method, with_modality
+from provenance.inputs.frozen import freeze_night, influence_method
 from provenance.inputs.night import Night, read_manifest
 from provenance.models.counterfactual_checks import usable_models
 from provenance.models.counterfactual_records import copy_set

@@ -84,4 +84,12 @@ def test_a_statement_names_the_model_the_works_and_the_day_of_the_next(where):
     (section,) = closed.sections
     assert section.outcome == "held", "there is no payee"
     assert [(work.title, work.link) for work in section.works] == [(OWNER, "https://example.org")]
+    assert section.outputs[0].excerpt is None, "what people ask may be private"
+
+
+def test_outputs_are_quoted_where_a_setting_says_so(books, doors, monkeypatch):
+    monkeypatch.setenv("PROVENANCE_SETTLEMENT__QUOTE_OUTPUTS", "true")
+    where = doors()
+    paid.pay(where)
+    (section,) = statement(where, OWNER, PERIOD).sections
     assert section.outputs[0].excerpt.text == "x"

@@ -129,8 +129,9 @@ def key_file(pem: bytes) -> str:
 
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
     """Publish a revision: files and signature, then the manifest, then the pointer. False if it was published before."""
-    new = write_folder(store, export.folder, export.files, export.manifest, key)
+    # Before the manifest, because a process that is killed after it goes on with the next revision.
     _include_all(store, {*export.manifest["totals"], *export.manifest.get("trial_balance", {})})
+    new = write_folder(store, export.folder, export.files, export.manifest, key)
     point_to(store, export.day, export.revision)
     return new
 

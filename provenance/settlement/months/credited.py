@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from provenance.core.store import Store
+from provenance.corpus.outputs import with_modality
 from provenance.corpus.shards import corpus_key, load_frozen, part_key, read_part
 from provenance.corpus.works import link_of, read_passages, read_titles, text_of, title_of
-from provenance.inputs.frozen import with_modality
 from provenance.settlement.months.excerpts import Excerpt, excerpt, shortened
 from provenance.settlement.months.statements import Output, Work
 
