@@ -87,7 +87,7 @@ def _questions(corpus: Corpus, seed: int) -> list[bytes]:
 
 
 def _replies(adapter: Any, module: Any, prompts: list[bytes], seed: int) -> list[bytes]:
-    answers: list[bytes] = adapter.complete(module, prompts, length=64, temperature=0.7, seed=seed)
+    answers: list[bytes] = adapter.complete(module, prompts, length=64, temperature=0.6, seed=seed)
     return answers
 
 
