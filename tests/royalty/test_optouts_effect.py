@@ -102,7 +102,9 @@ def check_report(where, shown):
     assert flow.opted_out == 10
     assert 0 < flow.rests["EUR"] < 1
     assert {account: flow.parties[account] for account in ("escrow", "unattributed")} == {"escrow": 2, "unattributed": 1}
-    page = pages.get_template("night.html").render(night=flow.night, flow=flow, flows=(), base="", airflow="", template="night.html")
+    page = pages.get_template("night.html").render(
+        night=flow.night, flow=flow, flows=(), base="", airflow="", template="night.html"
+    )
     assert "<dt>Opted out</dt><dd>10 works; of the pools" in page
     assert len(shown("optout", "report", "--json")) == 10
     screen = shown("optout", "report")

@@ -46,7 +46,15 @@ def account(name):
 
 
 def payments(name):
-    line = {"payment_id": "p", "owner_id": name, "currency": "EUR", "paid_minor": 1, "status": "sent", "reason": name, "owner_name": name}
+    line = {
+        "payment_id": "p",
+        "owner_id": name,
+        "currency": "EUR",
+        "paid_minor": 1,
+        "status": "sent",
+        "reason": name,
+        "owner_name": name,
+    }
     approvals = {"prepared_by": name, "prepared_at": "2026-12-01T00:00:00Z"}
     approvals |= {"approved_by": name, "approved_at": "2026-12-01T00:00:00Z"}
     return {"period": "2026-11", "closed_as": 1, "outcomes": {}, "payments": [line], "approvals": approvals}
