@@ -18,7 +18,7 @@ from provenance.settlement.accrual import accrued, cause_of
 from provenance.settlement.anomaly_bounds import Bounds, figures, unusual
 from provenance.settlement.approvals import Approval, approved
 from provenance.settlement.books import NIGHT
-from provenance.settlement.exports.export import point_to, write
+from provenance.settlement.exports.export import finish, write
 from provenance.settlement.exports.keys import signing_key
 from provenance.settlement.exports.nights import check_day, count_published, make_export
 from provenance.settlement.reasons import amounts_and_booked, falling_audits, nights_before, request_text, unsupported_rules
@@ -85,8 +85,8 @@ def publish(where: Where, day: str) -> str:
     with publishing(where.ledger):
         booked = ledger.bookings(where.ledger, kind=NIGHT)
         first = count_published(store, booked)
-        if first:  # the process may have been killed after the manifest and before the pointer
-            point_to(store, booked[first - 1].day, booked[first - 1].revision)
+        if first:  # the process may have been killed after the manifest
+            finish(store, booked[first - 1].day, booked[first - 1].revision)
         key = signing_key(where.settings.settlement)
         for index in range(first, len(booked)):
             export = make_export(store, where.ledger, booked[index], booked[index - 1] if index else None)

@@ -129,11 +129,16 @@ def key_file(pem: bytes) -> str:
 
 def write(store: Store, export: Export, key: Ed25519PrivateKey) -> bool:
     """Publish a revision: files and signature, then the manifest, then the pointer. False if it was published before."""
-    # Before the manifest, because a process that is killed after it goes on with the next revision.
-    _include_all(store, {*export.manifest["totals"], *export.manifest.get("trial_balance", {})})
     new = write_folder(store, export.folder, export.files, export.manifest, key)
-    point_to(store, export.day, export.revision)
+    finish(store, export.day, export.revision)
     return new
+
+
+def finish(store: Store, day: date, revision: int) -> None:
+    """Write what follows a revision's manifest: the file that includes every journal, and the pointer."""
+    manifest = store.read_json(f"{revision_folder(day, revision)}/{MANIFEST}")
+    _include_all(store, {*manifest["totals"], *manifest.get("trial_balance", {})})
+    point_to(store, day, revision)
 
 
 def _include_all(store: Store, currencies: Iterable[str]) -> None:
