@@ -12,20 +12,28 @@ from pathlib import Path
 import pytest
 from samples import CHROMIUM, DAY, create_database, settings_of
 from servers import airflow_server, free_ports, page_settings
+from sqlalchemy import make_url
 
 from provenance.core.settings import CHECKOUT
 from provenance.core.store import Store
 
 
 @pytest.fixture(scope="session")
-def airflow_environment(postgres, tmp_path_factory):
-    """An Airflow of the tests' own, migrated once."""
-    home = tmp_path_factory.mktemp("airflow")
-    environment = {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": create_database(postgres)}
+def migrated_airflow(postgres, tmp_path_factory):
+    """The home and the database of an Airflow without runs."""
+    home, database = tmp_path_factory.mktemp("airflow"), create_database(postgres)
+    environment = {"AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database}
     script = "from infra import local_airflow as a; a.configure(); a.migrate()"
     configured = {**os.environ, **environment, "PROVENANCE_DATABASE__URL": postgres.format("postgres")}
     subprocess.run([sys.executable, "-c", script], check=True, env=configured, cwd=CHECKOUT, capture_output=True)
     return environment
+
+
+@pytest.fixture(scope="module")
+def airflow_environment(migrated_airflow, postgres):
+    """An Airflow of the module's own: no page shows the runs of another."""
+    migrated = make_url(migrated_airflow["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).database
+    return migrated_airflow | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": create_database(postgres, migrated)}
 
 
 @pytest.fixture(scope="module")
