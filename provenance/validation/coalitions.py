@@ -62,15 +62,7 @@ def audit_srs(where: Where, night: Night, options: Options) -> str:
     truths = {SRS: shapley(worth.mean(axis=0)), BANZHAF: banzhaf(worth.mean(axis=0))}
     noise = [compare(value, np.mean(np.delete(values, at, axis=0), axis=0)) for at, value in enumerate(values)]
     if options.diagonal:
-        rates, weights = nodes(NODES)
-        seen = []
-        for rate in rates.tolist():
-            masks = around_the_diagonal(owner_of, rate, options.diagonal, name="audit diagonal")
-            seeds = [SEED + at // 2 for at in range(len(masks))]
-            seen.append(
-                (masks @ member.T / member.sum(axis=1), retrain(where, night, masks, seeds, f"the diagonal at {rate:.2f}"))
-            )
-        truths[FAITHFUL] = slopes_on_diagonal(seen, rates, weights)
+        truths[FAITHFUL] = retrained_on_diagonal(where, night, owner_of, options.diagonal)
     by_baseline = baselines(where, night, member)
     estimated = {count: estimates(where, night, owners, count) for count in sorted(options.trainings)}
     result: dict[str, Any] = {
@@ -94,6 +86,23 @@ def audit_srs(where: Where, night: Night, options: Options) -> str:
     last = estimated[max(estimated)][0]
     figure = shares_figure(result, truths, {rule: last[rule][0] for rule in truths}, by_baseline)
     return audits.publish(where.store, "srs", result, figure)
+
+
+def retrained_on_diagonal(where: Where, night: Night, owner_of: Sequence[str], trainings: int) -> np.ndarray:
+    """The values of `faithful` from models retrained around the diagonal, `(owners, outputs)`; owners sorted.
+
+    Args:
+        trainings: at each node.
+    """
+    member = np.array([[owner == own for own in owner_of] for owner in sorted(set(owner_of))], dtype=float)
+    rates, weights = nodes(NODES)
+    seen = []
+    for rate in rates.tolist():
+        masks = around_the_diagonal(owner_of, rate, trainings, name="audit diagonal")
+        seeds = [SEED + at // 2 for at in range(len(masks))]
+        losses = retrain(where, night, masks, seeds, f"the diagonal at {rate:.2f}")
+        seen.append((masks @ member.T / member.sum(axis=1), losses))
+    return slopes_on_diagonal(seen, rates, weights)
 
 
 def baselines(where: Where, night: Night, member: np.ndarray) -> dict[str, np.ndarray]:

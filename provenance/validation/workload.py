@@ -323,7 +323,7 @@ WORKLOADS = {
     # Short answers, by a model that remembers them: `make demo`.
     "names": Workload(
         partial(answers.collect_names, examples_each=48, held_out_each=6),
-        partial(_language, subwords=1000, width=96, layers=2, epochs=25, batch_size=16),
+        partial(_language, subwords=1000, width=96, layers=2, epochs=20, batch_size=16),
         _reply,
     ),
     # A real language model, tuned: `make smollm`.
