@@ -11,7 +11,7 @@ UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-
 LOCKED := $(UV) --require-hashes
 CODE := dags tasks provenance infra bench tests
 
-.PHONY: help setup demo month ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart gpu-check advisories lock clean
+.PHONY: help setup demo month ui up night backfill down chaos test check workloads smollm smollm-gpu bench peers peers-chart pictures gpu-check advisories lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -71,6 +71,9 @@ peers: workloads .venv-peers/stamp ## our influence beside traker, dattri, kronf
 
 peers-chart: setup ## the tables and the figure of peers in docs/evidence.md, from bench/peers/scores.toml
 	@$(BIN)/python bench/peers/chart.py
+
+pictures: $(VENV)/dev.stamp ## the pictures of the README and the documents, from a demo and its month, which run first if they have not
+	@$(BIN)/python -m infra.pictures
 
 gpu-check: $(VENV)/dev.stamp ## on a machine with a GPU: CPU and GPU agree, a night on it, what it costs (exit code 3: no GPU)
 	@$(BIN)/python -m infra.gpu_check

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from provenance.core.figures import draw_svg
+from provenance.core.figures import draw_file
 
 CHECKOUT = Path(__file__).parents[2]
 SCORES = Path(__file__).with_name("scores.toml")
@@ -27,14 +27,9 @@ HEADINGS = {
     "loss": "loss without the first 1, 5, 10 % of examples, against random ones",
     "cost": "processor time / forward and backward pass",
 }
-# Of the bars: ours and the others' by family; ink by the reader's colour scheme, since the figure stands on dark pages, too.
+# Of the bars: ours and the others' by family.
 COLOURS = {True: ("#8fb8ff", "#2f6fed"), False: ("#c9ced6", "#9aa2ae")}
 WHISKER, CEILING = "#858d99", "#d1242f"
-INK = {"light": "#1f2328", "dark": "#e6edf3"}
-STYLE = (
-    f"<style>text{{fill:{INK['light']}!important}}"
-    f"@media (prefers-color-scheme:dark){{text{{fill:{INK['dark']}!important}}}}</style>"
-)
 
 
 def read_scores() -> dict[str, Any]:
@@ -129,10 +124,7 @@ def figure(scores: Mapping[str, Any]) -> bytes:
             fontsize=8,
         )
 
-    svg = draw_svg(draw, (7.2, 7.2), {"svg.hashsalt": "peers", "font.family": "sans-serif", "text.color": INK["light"]})
-    head, tag, rest = svg.decode().partition("<defs>")
-    described = "<title>Linear datamodelling scores of our influence and of its peers, with noise ceilings</title>"
-    return f"{head}{described}{STYLE}{tag}{rest}".encode()
+    return draw_file(draw, (7.2, 7.2), "Linear datamodelling scores of our influence and of its peers, with noise ceilings")
 
 
 def _label(name: str) -> str:
