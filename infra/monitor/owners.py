@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -33,6 +33,7 @@ from provenance.settlement.months import settling
 from provenance.settlement.months.periods import statements_folder
 from provenance.settlement.months.settling import Payment
 from provenance.settlement.months.write_statements import file_name
+from provenance.settlement.owner_list import OwnerLine, find_owners
 
 # Published nights that are searched for outputs and works of an owner, most of each that are listed, and works with passages.
 NIGHTS, LISTED, SHOWN = 14, 100, 6
@@ -41,21 +42,10 @@ PAGE, MOVEMENTS = 50, 60
 
 
 @dataclass(frozen=True)
-class OwnerRow:
-    """An owner in the list; `owed` is by currency, in minor units."""
-
-    owner_id: str
-    name: str
-    owed: Mapping[str, int] = field(default_factory=dict)
-    holds: tuple[str, ...] = ()
-    works: int = 0
-
-
-@dataclass(frozen=True)
 class Found:
     """Owners that were searched for, those with most owed first: a page of them, and their number."""
 
-    rows: tuple[OwnerRow, ...]
+    rows: tuple[OwnerLine, ...]
     count: int
     start: int = 0
 
@@ -148,22 +138,8 @@ def names(store: Store, engine: sa.Engine) -> dict[str, str]:
 
 def find(store: Store, engine: sa.Engine, text: str = "", start: int = 0) -> Found:
     """Owners whose id or name contains a text, in any case; all of them without one."""
-    through = ledger.newest(engine)
-    owed: dict[str, Counter[str]] = defaultdict(Counter)
-    for account, amount in ledger.balances(engine, through=through).items():
-        if account.account in OWED:
-            owed[account.party_id][account.currency] -= amount
-    holds = ledger.standing(engine, through=through).holds
-    named = dict.fromkeys(ledger.owners(engine), "") | names(store, engine)
-    wanted = text.casefold().strip()
-    matching = [owner for owner, name in named.items() if wanted in owner.casefold() or wanted in name.casefold()]
-    matching.sort(key=lambda owner: (-max(owed[owner].values(), default=0), owner))
-    works = _work_counts(store)
-    rows = tuple(
-        OwnerRow(owner, named[owner] or owner, dict(sorted(owed[owner].items())), holds.get(owner, ()), works.get(owner, 0))
-        for owner in matching[start : start + PAGE]
-    )
-    return Found(rows, len(matching), start)
+    found = find_owners(store, engine, text, names(store, engine))
+    return Found(tuple(found[start : start + PAGE]), len(found), start)
 
 
 def owner(store: Store, engine: sa.Engine, owner_id: str, today: date) -> Owner:
@@ -318,11 +294,3 @@ def _works(store: Store, owner_id: str, credits: pl.DataFrame, optouts: pl.DataF
         for work in {*stakes, *counts}
     ]
     return sorted(works, key=lambda work: (-work.outputs, work.work_id))
-
-
-def _work_counts(store: Store) -> dict[str, int]:
-    """Numbers of works in the corpus in force, by owner."""
-    if not store.exists(CURRENT):
-        return {}
-    claims = store.read_table(corpus_in_force(store).claims.key, columns=["work_id", "owner_id"])
-    return dict(claims.group_by("owner_id").agg(pl.col("work_id").n_unique()).iter_rows())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from provenance.core.errors import InputError, did_you_mean
+from provenance.core.errors import did_you_mean
 from provenance.corpus.ownership import valid_on
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
@@ -19,8 +20,9 @@ from provenance.settlement.accounts import OWED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import sqlalchemy as sa
+
     from provenance.core.store import Store
-    from provenance.core.where import Where
 
 
 @dataclass(frozen=True)
@@ -40,37 +42,43 @@ class OwnerLine:
     holds: tuple[str, ...] = ()
 
 
-def find_owners(where: Where, text: str = "") -> list[OwnerLine]:
+def find_owners(
+    store: Store, engine: sa.Engine, text: str = "", names: Mapping[str, str] = MappingProxyType({})
+) -> list[OwnerLine]:
     """All owners of the ledger and of the corpus in force, or those with a text in the name or id; most owed first.
 
-    Raises:
-        InputError: none has the text; the nearest name or id is named.
+    Args:
+        names: of owners who left the corpus, by id.
     """
-    engine = where.ledger
     through = ledger.newest(engine)
     owed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for account, amount in ledger.balances(engine, through=through).items():
         if account.account in OWED:
             owed[account.party_id][account.currency] -= amount
     holds = ledger.standing(engine, through=through).holds
-    names, works = dict(owners_in_force(where.store).select("owner_id", "name").iter_rows()), _works(where.store)
-    everybody = sorted({*ledger.owners(engine), *names})
-    sought = text.casefold()
-    found = [owner for owner in everybody if sought in owner.casefold() or sought in (names.get(owner) or "").casefold()]
-    if not found and text:
-        hint = did_you_mean(text, [*(name for name in names.values() if name), *everybody])
-        raise InputError(f"owners {text!r}", expected="a part of an owner's name or id", found="no owner with it", hint=hint)
+    named = dict.fromkeys(ledger.owners(engine)) | dict(names) | _names(store)
+    works, sought = _works(store), text.casefold().strip()
     lines = [
         OwnerLine(
             owner_id=owner,
-            name=names.get(owner) or owner,
+            name=name or owner,
             works=works.get(owner, 0),
             owed={currency: amount for currency, amount in sorted(owed[owner].items()) if amount},
             holds=holds.get(owner, ()),
         )
-        for owner in found
+        for owner, name in named.items()
+        if sought in owner.casefold() or sought in (name or "").casefold()
     ]
     return sorted(lines, key=lambda owner: (-sum(owner.owed.values()), owner.name.casefold(), owner.owner_id))
+
+
+def nearest_owner(store: Store, engine: sa.Engine, text: str) -> str:
+    """A hint with the name or id nearest to a text, or nothing."""
+    return did_you_mean(text, [*filter(None, _names(store).values()), *ledger.owners(engine), *_names(store)])
+
+
+def _names(store: Store) -> dict[str, str | None]:
+    return dict(owners_in_force(store).select("owner_id", "name").iter_rows())
 
 
 def _works(store: Store) -> dict[str, int]:

@@ -11,6 +11,7 @@ import typer
 from rich.console import RenderableType
 from typer import Argument, Option
 
+from provenance.core.errors import InputError
 from provenance.core.money import format_minor
 from provenance.core.where import Where
 from tasks.cli.help import LOOK
@@ -96,9 +97,12 @@ def owners(
 
     Example: `provenance owners christie`
     """
-    from provenance.settlement.owner_list import find_owners
+    from provenance.settlement.owner_list import find_owners, nearest_owner
 
-    found = find_owners(where, text)
+    found = find_owners(where.store, where.ledger, text)
+    if text and not found:
+        hint = nearest_owner(where.store, where.ledger, text)
+        raise InputError(f"owners {text!r}", expected="a part of an owner's name or id", found="no owner with it", hint=hint)
     yield [asdict(owner) for owner in found], owners_found_screen(found, most=most)
 
 
