@@ -18,8 +18,8 @@ from provenance.core.errors import ContractError, ExampleError, InputError, did_
 from provenance.core.settings import CHECKOUT
 from provenance.core.tables import CLAIMS, EXAMPLES, OUTPUTS
 from provenance.corpus.delivery import equal_claims, read_corpus_folder
+from provenance.models.adapters.transformer import quiet
 from provenance.models.importing.importing import Imported, Request, import_run
-from provenance.models.importing.weights import quiet
 from provenance.models.model import Adapter, Example, all_losses, examples_in, read_model
 from provenance.models.training_manifest import check_delivery
 

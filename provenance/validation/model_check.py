@@ -32,8 +32,8 @@ from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
 from provenance.influence.agreement import seed_agreement
 from provenance.inputs.frozen import chosen_checkpoints
+from provenance.models.adapters.transformer import quiet
 from provenance.models.importing.importing import refusal
-from provenance.models.importing.weights import quiet
 from provenance.models.model import (
     Adapter,
     Example,

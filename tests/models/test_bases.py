@@ -209,7 +209,7 @@ HEAD = "lm_head.weight"
         ),
         (
             lambda f, b: reword(b / "config.json", '"llama"', '"lama"'),
-            r"config.json: expected the configuration of an architecture that transformers has, found",
+            r"config.json: expected the configuration of an architecture of transformers, found",
         ),
         (
             lambda f, b: changed(f / "step-0010.safetensors", lambda name, t: None if "1.mlp" in name else t),

@@ -102,7 +102,7 @@ class Architecture:
     def _load(self) -> torch.nn.Module:
         """The module with the weights of the base, as `transformers` loads them."""
         assert self.base is not None
-        with _explained(str(self.base), f"weights for {self.kind.__name__}"), _quiet():
+        with _explained(str(self.base), f"weights for {self.kind.__name__}"), quiet():
             module, report = self.kind.from_pretrained(
                 self.base,
                 config=self.config,
@@ -155,7 +155,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(str(path), expected="a transformers configuration", found="no such file")
-    with _explained(str(path), "the configuration of an architecture that transformers has"):
+    with _explained(str(path), "the configuration of an architecture of transformers"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return config
 
@@ -205,13 +205,14 @@ def _recomputed(kind: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep `transformers` from showing its progress and its report, which is read here."""
+def quiet() -> Iterator[None]:
+    """No warnings and bars of `transformers` and `peft`: what they tell is checked here, and raised."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:

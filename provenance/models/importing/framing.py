@@ -18,7 +18,7 @@ from provenance.core.errors import ExampleError, ModelError
 from provenance.core.progress import PROGRESS
 from provenance.models.adapters.text import BESIDES, TOKENIZER, TOKENIZERS, messages
 from provenance.models.adapters.tokens import without_cache
-from provenance.models.importing.weights import quiet
+from provenance.models.adapters.transformer import quiet
 from provenance.models.model import Example
 
 T = TypeVar("T")

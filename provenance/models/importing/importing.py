@@ -23,12 +23,13 @@ from provenance.core.progress import PROGRESS
 from provenance.core.toml import validated
 from provenance.corpus.delivery import read_corpus_folder
 from provenance.models.adapters.training_loop import decayed_names
+from provenance.models.adapters.transformer import quiet
 from provenance.models.importing import framing
 from provenance.models.importing.clock import learning_rate_sums
 from provenance.models.importing.facts import STATED, Facts, read_facts, set_decay
 from provenance.models.importing.framing import Framing, Measured
 from provenance.models.importing.run import ADAPTER_CONFIG, Run, kind_of, read_json, read_run
-from provenance.models.importing.weights import AdapterReader, Tensors, quiet, read_config, read_whole
+from provenance.models.importing.weights import AdapterReader, Tensors, read_config, read_whole
 from provenance.models.model import Example, Model, check_finite, examples_in, read_base, read_model
 from provenance.models.recipe import Training
 from provenance.models.trainer import check_trainable

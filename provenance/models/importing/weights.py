@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from provenance.core.errors import ModelError
-from provenance.models.adapters.transformer import STARTS
+from provenance.models.adapters import transformer
+from provenance.models.adapters.transformer import STARTS, quiet
 from provenance.models.importing.run import ADAPTER, ADAPTER_CONFIG, WHOLE, kind_of, read_json
 from provenance.models.writing import tensors_of
 
@@ -39,13 +38,8 @@ TO_SAFETENSORS = "Convert it where you trust it: load it there, and save it with
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """The architecture in a folder's `config.json`; never one whose code the folder brings along."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(str(folder / "config.json"), expected="a transformers configuration", found="no such file")
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(str(folder / "config.json"), expected="an architecture of transformers", found=str(error)) from error
+    """The architecture in a folder's `config.json`, of a causal language model that is not quantised."""
+    config = transformer.read_config(folder)
     if type(config) not in AutoModelForCausalLM._model_mapping:  # noqa: SLF001
         both = getattr(config, "is_encoder_decoder", False)
         hint = "Write its model folder yourself, with the adapter {}: docs/own-data.md."
@@ -254,18 +248,3 @@ def _weight_files(folder: Path) -> list[Path]:
 def _short(error: Exception) -> str:
     """The first lines of a library's message."""
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and bars of transformers and peft: what they tell is checked, and raised."""
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(before[0])
-        if before[1]:
-            logging.enable_progress_bar()
