@@ -19,6 +19,7 @@ from provenance.core.figures import draw_svg, embed_svg
 from provenance.core.money import NANO, currency_name, format_minor, minor_digits
 from provenance.core.text import address, plain
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
+from provenance.settlement.exports.trust import how_sure
 from provenance.settlement.months.excerpts import Excerpt
 from provenance.settlement.months.pages import TEMPLATES, chapter, page, percent, table
 from provenance.settlement.months.periods import BELOW, NEGATIVE, NOTHING, ON_HOLD, closes_on, following
@@ -434,10 +435,11 @@ def _output_pieces(section: Section) -> list[dict[str, Any]]:
 
 
 def _between(output: Output) -> str:
-    """The interval of a share in words; nothing where it has no width, since the share follows from sizes alone."""
+    """How sure a share is, and its interval; nothing where that has no width, since the share follows from sizes alone."""
     if output.low_ppb == output.high_ppb:
         return ""
-    return f"; in nine of ten cases your share is from {_rounded(output.low_ppb)} to {_rounded(output.high_ppb)}"
+    sure = how_sure(output.share_ppb, output.low_ppb, output.high_ppb)
+    return f"; {sure}: in nine of ten cases your share is from {_rounded(output.low_ppb)} to {_rounded(output.high_ppb)}"
 
 
 def _outputs(section: Section) -> dict[str, Any]:
