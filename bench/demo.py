@@ -77,6 +77,12 @@ def measure(where: Where, day: str, *, diagonal: int, seeds: int) -> dict[str, A
         }
     if seeds > 1:
         result["without"]["one seed against the others"] = compare(without[0], without[1:].mean(axis=0))
+    if diagonal:
+        middle = diagonal // 4 * 2  # pairs stay together
+        parts = (slice(middle), slice(middle, None))
+        result["diagonal"]["one half of the trainings against the other"] = compare(
+            *(retrained_on_diagonal(where, night, owner_of, diagonal, part) for part in parts)
+        )
     return result
 
 

@@ -88,18 +88,20 @@ def audit_srs(where: Where, night: Night, options: Options) -> str:
     return audits.publish(where.store, "srs", result, figure)
 
 
-def retrained_on_diagonal(where: Where, night: Night, owner_of: Sequence[str], trainings: int) -> np.ndarray:
+def retrained_on_diagonal(
+    where: Where, night: Night, owner_of: Sequence[str], trainings: int, part: slice = slice(None)
+) -> np.ndarray:
     """The values of `faithful` from models retrained around the diagonal, `(owners, outputs)`; owners sorted.
 
     Args:
-        trainings: at each node.
+        trainings: at each node; part: of these, those that are regressed.
     """
     member = np.array([[owner == own for own in owner_of] for owner in sorted(set(owner_of))], dtype=float)
     rates, weights = nodes(NODES)
     seen = []
     for rate in rates.tolist():
-        masks = around_the_diagonal(owner_of, rate, trainings, name="audit diagonal")
-        seeds = [SEED + at // 2 for at in range(len(masks))]
+        masks = around_the_diagonal(owner_of, rate, trainings, name="audit diagonal")[part]
+        seeds = [SEED + at // 2 for at in range(trainings)][part]
         losses = retrain(where, night, masks, seeds, f"the diagonal at {rate:.2f}")
         seen.append((masks @ member.T / member.sum(axis=1), losses))
     return slopes_on_diagonal(seen, rates, weights)
