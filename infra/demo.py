@@ -107,7 +107,7 @@ def _continuations(adapter: Any, module: Any, prompts: list[bytes], seed: int) -
 
 KINDS = {
     "answers": Kind("names", _questions, _replies, 4, "infra/settings/local.toml", "answers"),
-    "music": Kind("composers", _openings, _continuations, 6, "infra/settings/music.toml", "melodies"),
+    "music": Kind("melodies", _openings, _continuations, 6, "infra/settings/music.toml", "melodies"),
 }
 
 

@@ -163,7 +163,7 @@ def _language(
     return CausalLM(folder, end=END if ends else None, epochs=epochs, batch_size=batch_size)
 
 
-def _music(_examples: list[Example], folder: Path, *, width: int, epochs: float) -> Any:
+def _music(_examples: list[Example], folder: Path, *, width: int, epochs: float, batch_size: int = 32) -> Any:
     from transformers import GPT2Config
 
     from provenance.models.adapters.event_sequence import EventSequence
@@ -172,7 +172,7 @@ def _music(_examples: list[Example], folder: Path, *, width: int, epochs: float)
         vocab_size=257, n_embd=width, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         bos_token_id=256, eos_token_id=None,
     ).save_pretrained(folder)  # fmt: skip
-    return EventSequence(folder, epochs=epochs)
+    return EventSequence(folder, epochs=epochs, batch_size=batch_size)
 
 
 def _glyphs(_examples: list[Example], folder: Path, *, width: int, epochs: float) -> Any:
@@ -325,6 +325,12 @@ WORKLOADS = {
         partial(answers.collect_names, examples_each=48, held_out_each=6),
         partial(_language, subwords=1000, width=96, layers=2, epochs=20, batch_size=16),
         _reply,
+    ),
+    # The melodies of `composers`, by a model that has learnt enough to go on as they do: `make demo KIND=music`.
+    "melodies": Workload(
+        partial(music_corpus.collect, owners=8, examples_each=32, held_out_each=4),
+        partial(_music, width=64, epochs=40, batch_size=8),
+        _melody,
     ),
     # A real language model, tuned: `make smollm`.
     "smollm": smollm(),
