@@ -328,8 +328,12 @@ def read_model(folder: Path, *, base: BaseFolder | None = None) -> Model:
     return Model(folder, card, files, base)
 
 
-def read_card(folder: Path) -> ModelCard:
-    """Read and check the `model.toml` of a folder."""
+def read_card(folder: Path, least: int = 2) -> ModelCard:
+    """Read and check the `model.toml` of a folder.
+
+    Args:
+        least: checkpoints that it must have; a model that is about to be trained may have its start alone.
+    """
     path = folder / CARD
     if not path.is_file() and (folder / UNFINISHED).is_file():
         far = json.loads((folder / UNFINISHED).read_text())
@@ -344,7 +348,7 @@ def read_card(folder: Path) -> ModelCard:
         if first["type"] == "missing":
             raise ModelError(f"{path}: key {key!r}", expected="a value", found="no such key") from error
         raise ModelError(f"{path}: key {key!r}", expected=first["msg"], found=repr(first["input"])) from error
-    if len(card.checkpoints) < 2:
+    if len(card.checkpoints) < least:
         raise ModelError(f"{path}: checkpoints", expected="the base and at least one more", found=f"{len(card.checkpoints)}")
     for before, after in pairwise(card.checkpoints):
         if after.step <= before.step or after.learning_rate_sum < before.learning_rate_sum:

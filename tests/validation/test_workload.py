@@ -1,17 +1,21 @@
 """What a model remembers is found by its prompt, and an output owes nothing for the words of its prompt."""
 
 from datetime import date
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 
 from provenance.core.errors import InputError
+from provenance.corpus.packages import distributions, glyphs
+from provenance.corpus.packages import music as music_corpus
 from provenance.local import attribute as local
-from provenance.models.model import Example
+from provenance.models.model import Example, read_model
+from provenance.validation import made_up, workload
 from provenance.validation.audit import units
 from provenance.validation.coalitions import estimates
-from provenance.validation.workload import _complete, make
+from provenance.validation.workload import Workload, _complete, make
 from tasks.where import local_settings, opened
 
 
@@ -102,3 +106,38 @@ def test_the_owner_of_the_fact_has_the_largest_share_each_time(facts, tmp_path):
 def test_a_folder_with_a_workload_is_left_alone(facts):
     with pytest.raises(InputError, match="expected a folder without a workload, found one"):
         make("facts", facts[0])
+
+
+# A cut of each kind of workload that no other test makes.
+CUTS = {
+    "styles": Workload(
+        partial(made_up.styles, examples_each=1, held_out_each=1),
+        partial(workload._styles, width=4, before=1, epochs=1),
+        workload._draw,
+    ),
+    "glyphs": Workload(
+        partial(glyphs.collect, owners=2, examples_each=2, held_out_each=1, size=12),
+        partial(workload._glyphs, width=4, epochs=1),
+        workload._draw,
+    ),
+    "melodies": Workload(
+        partial(music_corpus.collect, owners=2, examples_each=20, held_out_each=1),
+        partial(workload._music, width=8, epochs=1, batch_size=8),
+        workload._melody,
+    ),
+    "languages": Workload(
+        partial(distributions.collect_languages, workload.LANGUAGES[:2], held_out_each=1),
+        partial(workload._language, subwords=300, width=8, layers=1, epochs=0.1),
+        workload._text,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_workload_is_made_whole(name, tmp_path):
+    counts = make(name, tmp_path, CUTS[name])
+    model, outputs = read_model(tmp_path / "model"), pl.read_parquet(tmp_path / "outputs.parquet")
+    assert counts["checkpoints"] == [checkpoint.file for checkpoint in model.card.checkpoints]
+    assert len(counts["checkpoints"]) > 1
+    assert outputs.height == counts["outputs"] > 0
+    assert (outputs["content"].bin.size() > 0).all()

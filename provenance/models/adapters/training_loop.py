@@ -47,7 +47,7 @@ def recipe_for(folder: Path, given: Mapping[str, Any], **first: Any) -> Training
         hint = did_you_mean(unknown, Training.model_fields)
         raise TypeError(f"unexpected keyword argument {unknown!r}" + (f". {hint}" if hint else ""))
     if not given and (folder / CARD).is_file():
-        return read_card(folder).training
+        return read_card(folder, least=1).training
     return validated(Training, {**BUILT_IN_RUN, **first, **given}, "recipe", ModelError)
 
 
@@ -142,7 +142,7 @@ def train_and_save(
         "adapter_args": adapter.arguments,
     }
     training = recipe.model_dump(mode="json", exclude={*FACTS, "command"}, exclude_none=True) | {"seed": seed}
-    known = read_card(adapter.folder) if (adapter.folder / CARD).is_file() else None
+    known = read_card(adapter.folder, least=1) if (adapter.folder / CARD).is_file() else None
     if known and known.freeze:
         card["freeze"] = list(known.freeze)
     # As the model's own card names it, so that a retraining has the same one on every machine.
@@ -154,7 +154,7 @@ def _start(adapter: Trained, recipe: Training) -> tuple[torch.nn.Module, Path | 
     """The module before its first step, and the file of its checkpoint if it has one."""
     if recipe.start == "fresh":
         return adapter.module(), None
-    card = read_card(adapter.folder)
+    card = read_card(adapter.folder, least=1)
     first = card.checkpoints[0]
     base: Path | None = getattr(adapter, "base", None)
     return Model(adapter.folder, card, {}, BaseFolder(base, {}) if base else None).load(first), adapter.folder / first.file
