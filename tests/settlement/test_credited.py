@@ -56,6 +56,13 @@ def test_works_have_their_most_influential_passage_and_the_amounts_of_their_outp
     assert (found.outputs_in_all, found.works_in_all) == (3, 2)
 
 
+def test_outputs_and_works_of_all_currencies_are_counted_once(store, period):
+    in_dollars = credit(DAY, "o3", 10, ("song", "s1", 1.0)) | {"currency": "USD"}
+    found = gathered(store, period[0], *ROWS, in_dollars)
+    assert (found["ann", "USD"].outputs_in_all, found["ann", "USD"].works_in_all) == (1, 1)
+    assert {own.in_any_currency for own in found.values()} == {(4, 2)}
+
+
 def test_only_the_largest_are_listed_and_all_are_counted(store, period, monkeypatch):
     monkeypatch.setattr(credited, "LISTED", 1)
     found = gathered(store, period[0], *ROWS)[KEY]

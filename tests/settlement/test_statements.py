@@ -69,11 +69,11 @@ def statement(*sections, **changes):
     owner = {"owner_id": "ann", "owner_name": "Ann Author", "identifiers": {"ISNI": "0000 0001 2103 2683"}}
     texts = {"contact": "royalties@example.org", "notice": "The revenue is invented.", "payments": PAYMENTS}
     facts = {"period": "2026-11", "through": 45, "made_on": date(2026, 12, 2), "sections": sections or (section(),)}
-    facts |= {"models": ("tales-1",), "next_on": date(2027, 1, 3)}
+    facts |= {"models": ("tales-1",), "outputs": 31, "works": 4, "next_on": date(2027, 1, 3)}
     return Statement(**(owner | texts | facts | changes))
 
 
-EMPTY = statement(sections=(), payments=(), notice="", identifiers={})
+EMPTY = statement(sections=(), payments=(), notice="", identifiers={}, outputs=0, works=0)
 
 
 def page(of):
@@ -161,9 +161,9 @@ def test_what_became_of_the_amount_that_was_owed(payment, said):
 
 
 def test_a_payment_in_another_currency_says_for_what():
-    line = PaymentLine("p", "2026-11", "EUR", 3_83, "sent", date(2026, 12, 28), 4_44, "USD")
+    line = PaymentLine("p", "2026-11", "EUR", 3_83, "sent", date(2026, 12, 28), 4_44, "USD", rate="0.8642")
     found = page(statement(section("USD"), payments=(line,))).xpath("//li[@class='paid']")
-    assert [text_of(item) for item in found] == ["Sent on 28 DecemberEUR 3.83For USD 4.44."]
+    assert [text_of(item) for item in found] == ["Sent on 28 DecemberEUR 3.83For USD 4.44 at 0.8642, rounded down."]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_first_screen_says_how_to_contest_opt_out_and_quote_and_what_comes_n
     for way in ("wrong", "opt-out"):
         assert "Write to royalties@example.org" in steps[way]
     assert "credited to you by name without money" in steps["opt-out"]
-    assert steps["quote"].endswith("20 outputs of the model tales-1 in November 2026 rest in part on 3 works by Ann Author.")
+    assert steps["quote"].endswith("31 outputs of the model tales-1 in November 2026 rest in part on 4 works by Ann Author.")
     assert "December 2026 is closed on 3 January 2027." in steps["next"]
     assert [link.get("href") for link in root.xpath("//nav/a")] == [f"#{name}" for name in steps]
     assert not page(EMPTY).xpath("//h2[@id='quote']"), "nothing to quote"
@@ -214,7 +214,7 @@ def test_works_and_outputs_are_shown_by_title_and_passage():
     assert text_of(works) == "A Novel 19 outputs, EUR 0.0200, CC-BY-4.0 It was a dark night."
     (outputs,) = root.xpath("//section[@aria-labelledby='outputs-eur']//ul[@class='pieces']")
     assert text_of(outputs).startswith(
-        "31.1 % of an output of 2026-11-20 EUR 0.012346; fairly sure: in nine of ten cases your share is from 25.0"
+        "31.1 % of an output of 2026-11-20 2026-11-20-003: EUR 0.012346 of EUR 0.04 for its owners; fairly sure: in nine of ten cases your share is from 25.0"
     )
     assert "How does it begin?" in text_of(outputs)
     assert root.xpath("//section[@aria-labelledby='outputs-eur']//pre")[1].xpath("string()") == ANSWER.text, "with its lines"
@@ -397,6 +397,12 @@ def test_two_currencies_are_two_accounts():
     text = pdf_text(as_pdf(statement(section(), section("JPY"))))
     assert "JPY 115,046" in text
     assert "EUR 1,150.46" in text
+
+
+def test_the_first_screen_says_why_an_account_is_held_and_whom_to_write_to():
+    held = statement(replace(section(), outcome="held"), payments=(), holds=("no payee data",))
+    (paid,) = page(held).xpath("//li[@class='paid']")
+    assert text_of(paid) == "SentEUR 0.00Held: no payee data. Write to royalties@example.org."
 
 
 def test_what_is_held_and_why():

@@ -23,12 +23,17 @@ OWNER_CURRENCY = ["owner_id", "currency"]
 
 @dataclass(frozen=True)
 class Credited:
-    """What an owner's earnings in one currency rest on: the largest of `outputs_in_all` and `works_in_all`, largest first."""
+    """What an owner's earnings in one currency rest on: the largest of `outputs_in_all` and `works_in_all`, largest first.
+
+    Attributes:
+        in_any_currency: outputs and works behind the owner's earnings in all currencies.
+    """
 
     outputs: tuple[Output, ...]
     outputs_in_all: int
     works: tuple[Work, ...]
     works_in_all: int
+    in_any_currency: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def gather(
         counts = (row["outputs"], row["amount_nanominor"])
         return Work(row["work_id"], uri, *counts, title(row), link_of(uri), licence, passage)
 
+    outputs_of = dict(credits.group_by("owner_id").agg(pl.struct("day", "output_id").n_unique()).iter_rows())
+    works_by = dict(once.group_by("owner_id").agg(pl.col("work_id").n_unique()).iter_rows())
     counts = _by_owner(credits.group_by(OWNER_CURRENCY).len())
     works_in_all, works_of = _by_owner(works.group_by(OWNER_CURRENCY).len()), _by_owner(listed)
     return {
@@ -96,6 +103,7 @@ def gather(
             counts[key][0]["len"],
             tuple(map(work, works_of.get(key, ()))),
             works_in_all[key][0]["len"] if key in works_in_all else 0,
+            (outputs_of[key[0]], works_by.get(key[0], 0)),
         )
         for key, rows in _by_owner(outputs).items()
     }

@@ -16,7 +16,7 @@ import typst
 
 from provenance.core.errors import InputError, parse_day
 from provenance.core.figures import draw_svg, embed_svg
-from provenance.core.money import NANO, currency_name, format_minor, minor_digits
+from provenance.core.money import NANO, PPB, currency_name, format_minor, minor_digits
 from provenance.core.text import address, plain
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
 from provenance.settlement.exports.trust import how_sure
@@ -65,6 +65,10 @@ CREDIT = "{outputs} of {models} in {month} {rest} in part on {works} by {name}."
 THEN = "Two people then approve its payments, and you get your next statement."
 HELD = "Held amounts are yours and keep growing, but they are not paid until the reason is settled."
 IDLE_HOLD = "Your account is on hold: nothing is owed to you now, and your next earnings will be held."
+FRACTIONS = (
+    "Amounts here have fractions of the smallest unit: only the sum of a night is rounded. The intervals do not add up to the "
+    "interval of a night, which is wider: on another night the model would have been asked other things."
+)
 SEND = (
     "Send the owner, the period and the revision of this statement; the night, output or work that you think is wrong; and "
     "your evidence: a contract, a registration, or the work itself and where it first appeared."
@@ -212,6 +216,8 @@ def _sent(section: Section, statement: Statement, month: str) -> dict[str, Any]:
             due = closes_on(statement.period)
             return {"kind": "paid", "label": "Sent", "amount": "not yet", "note": f"{month} is closed on {_short_day(due)}."}
         note = WHY_NOT.get(section.outcome, "")
+        if section.outcome == ON_HOLD and statement.holds:
+            note = f"Held: {', '.join(plain(reason) for reason in statement.holds)}. Write to {plain(statement.contact)}."
         return {"kind": "paid", "label": "Sent", "amount": format_minor(0, section.currency), "note": note}
     on = f" on {_short_day(payment.on)}" if payment.on else ""
     status, _, reason = payment.status.partition(": ")
@@ -222,7 +228,10 @@ def _sent(section: Section, statement: Statement, month: str) -> dict[str, Any]:
         RETURNED: (f"Came back{on}", "It is owed to you again."),
         LEFT_OUT: ("Not sent", reason),
     }.get(status, ("To be sent", "Two people have yet to approve it."))
-    details = [f"for {format_minor(payment.owed, payment.owed_currency)}"] if payment.currency != section.currency else []
+    details = []
+    if payment.currency != section.currency:
+        at = f" at {payment.rate}" if payment.rate else ""
+        details += [f"for {format_minor(payment.owed, payment.owed_currency)}{at}, rounded down"]
     details += [f"after tax of {format_minor(payment.withheld, section.currency)}"] if payment.withheld else []
     about = f"{', '.join(details)}." if details else ""
     note = f"{about[:1].upper()}{about[1:]} {note}"
@@ -258,14 +267,13 @@ def _steps(statement: Statement, month: str, name: str) -> list[dict[str, Any]]:
         steps.append(_step("sure", "How sure is this?", [SURE, *([plain(statement.trust)] if statement.trust else [])]))
     steps.append(_step("wrong", "Is it wrong?", [CONTEST.format(contact=contact, month=month)]))
     steps.append(_step("opt-out", "Opt out", [OPT_OUT.format(contact=contact)]))
-    outputs, works = (max((getattr(s, of) for s in statement.sections), default=0) for of in ("outputs_in_all", "works_in_all"))
-    if outputs and works:
+    if statement.outputs and statement.works:
         line = CREDIT.format(
-            outputs=_count(outputs, "output"),
+            outputs=_count(statement.outputs, "output"),
             models=_models(statement),
             month=month,
-            rest=_rest(outputs),
-            works=_count(works, "work"),
+            rest=_rest(statement.outputs),
+            works=_count(statement.works, "work"),
             name=name.removesuffix("."),
         )
         steps.append(_step("quote", "You may quote this", [], line))
@@ -423,7 +431,7 @@ def _output_pieces(section: Section) -> list[dict[str, Any]]:
         {
             "title": f"{_rounded(o.share_ppb)} of an output of {o.day}",
             "href": "",
-            "about": f"{amount}{_between(o)}",
+            "about": f"{plain(o.output_id)}: {amount} of {_shared(o, section.currency)} for its owners{_between(o)}",
             "excerpts": [
                 *([("The model was asked:", _excerpt(Excerpt(text=o.prompt)))] if o.prompt else []),
                 *([("It answered:", _excerpt(o.excerpt))] if o.excerpt else []),
@@ -432,6 +440,11 @@ def _output_pieces(section: Section) -> list[dict[str, Any]]:
         for o, amount in list(zip(section.outputs, amounts, strict=True))[:PIECES]
         if o.prompt or o.excerpt
     ]
+
+
+def _shared(output: Output, currency: str) -> str:
+    """The part of an output's revenue that was for owners, of which the amount is the share."""
+    return format_minor((output.amount_nanominor * PPB // output.share_ppb + NANO // 2) // NANO, currency)
 
 
 def _between(output: Output) -> str:
@@ -462,7 +475,7 @@ def _outputs(section: Section) -> dict[str, Any]:
             for o, amount in zip(section.outputs, amounts, strict=True)
         ],
         below={(row, 0): o.output_id for row, o in enumerate(section.outputs) if _called(o) != plain(o.output_id)},
-        note=f"{rest} Amounts here have fractions of the smallest unit: only the sum of a night is rounded.".strip(),
+        note=f"{rest} {FRACTIONS}".strip(),
     )
 
 
@@ -491,7 +504,7 @@ def _entries(section: Section) -> dict[str, Any]:
         rows.append((str(m.booking_id), at, str(m.day), m.what, money(m.amount), money(balance)))
     return table(
         f"entries-of-{section.currency.lower()}",
-        f"Entries, from a balance of {money(section.opening)} on",
+        f"Entries, starting from a balance of {money(section.opening)}",
         (
             ("Entry", "number"),
             ("Booked (UTC)", "short"),
@@ -510,6 +523,7 @@ def _picture(section: Section, period: str) -> dict[str, str]:
     money, words = _money(section), []
     if history:
         best_month, best_amount = max(history, key=lambda row: row[1])
+    if len(history) > 1:
         words += [f"Earnings from {history[0][0]} to {history[-1][0]}; the most in {best_month}: {money(best_amount)}."]
     if section.earnings:
         best = max(section.earnings, key=lambda earning: earning.earned)

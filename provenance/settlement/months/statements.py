@@ -122,7 +122,11 @@ class Section:
 
 @dataclass(frozen=True)
 class PaymentLine:
-    """A payment in its own currency, and the amount `owed` that it settles, after tax; `on` is the day of its last status."""
+    """A payment in its own currency, and the amount `owed` that it settles, after tax; `on` is the day of its last status.
+
+    Attributes:
+        rate: by which `owed` was converted; empty if it was not.
+    """
 
     payment_id: str
     period: str
@@ -133,6 +137,7 @@ class PaymentLine:
     owed: int = 0
     owed_currency: str = ""
     withheld: int = 0
+    rate: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Statement:
         notice: shown first, such as that revenue is invented; contact: address for contesting it.
         trust: how far the shares of the period can be trusted (`provenance.settlement.exports.trust.in_words`).
         models: ids of the models whose outputs are paid.
+        outputs, works: numbers of outputs and works behind the earnings of the period, in all currencies.
         closed: whether the period is closed; next_on: the day on which the next statement is due.
         revision: number among statements of its owner and period, from 1.
     """
@@ -163,6 +169,8 @@ class Statement:
     notice: str = ""
     trust: str = ""
     models: tuple[str, ...] = ()
+    outputs: int = 0
+    works: int = 0
     closed: bool = True
     next_on: date | None = None
     revision: int = 1

@@ -45,6 +45,8 @@ log = logging.getLogger("provenance.statements")
 FORMAT = 2
 FORMS: dict[str, Callable[[Statement], bytes]] = {"html": as_html, "pdf": as_pdf}
 LONGEST_NAME = 120
+# The month of a payment, the payment, the day of its last booking, and the rate by which it was converted, if it was.
+StatedPayment = tuple[str, Payment, date | None, str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class StatedPeriod:
     outcomes: Mapping[tuple[str, str], str]
     history: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
     holds: Mapping[str, tuple[str, ...]]
-    payments: Mapping[str, Sequence[tuple[str, Payment, date | None]]]
+    payments: Mapping[str, Sequence[StatedPayment]]
     closed_on: date | None
     names: Mapping[str, str]
     identifiers: Mapping[str, Mapping[str, str]]
@@ -203,14 +205,16 @@ def _gather(where: Where, period: str, owner_id: str | None = None) -> StatedPer
 
 def _payments(
     engine: sa.Engine, period: str, bookings: Mapping[int, Booking], owner_id: str | None
-) -> dict[str, list[tuple[str, Payment, date | None]]]:
+) -> dict[str, list[StatedPayment]]:
     """Payments of a period, and those of other periods with a booking in it, by owner."""
-    payments: dict[str, list[tuple[str, Payment, date | None]]] = defaultdict(list)
+    payments: dict[str, list[StatedPayment]] = defaultdict(list)
     for closed in ledger.bookings(engine, kind=CLOSE):
+        rates = {pair: str(rate) for pair, (rate, _) in settling.rates(engine, closed.period).items()}
         for payment in settling.payments(engine, closed.period, owner_id):
             booking = bookings.get(payment.booking_id or 0)
             if period in (closed.period, booking.period if booking else ""):
-                payments[payment.line.owner_id].append((closed.period, payment, booking.day if booking else None))
+                rate = rates.get((payment.line.currency, payment.line.pay_currency), "")
+                payments[payment.line.owner_id].append((closed.period, payment, booking.day if booking else None, rate))
     return payments
 
 
@@ -255,6 +259,7 @@ def _statement(facts: StatedPeriod, owner_id: str) -> Statement:
     currencies = sorted(opened | {account.currency for _, account, _ in entries if account.account in OWED})
     open_yet = "" if facts.closed_on else f"Provisional: {facts.period} is not closed yet, and this may change. "
     notice = next((night.notice for night in facts.nights.values() if night.notice), "")
+    outputs, works = next((own.in_any_currency for (owner, _), own in facts.credited.items() if owner == owner_id), (0, 0))
     return Statement(
         owner_id=owner_id,
         owner_name=facts.names.get(owner_id, owner_id),
@@ -267,13 +272,24 @@ def _statement(facts: StatedPeriod, owner_id: str) -> Statement:
         sections=tuple(_section(facts, owner_id, currency, entries) for currency in currencies),
         payments=tuple(
             PaymentLine(
-                p.payment_id, of, p.line.pay_currency, p.line.paid, _status(p), on, p.line.net, p.line.currency, p.line.withheld
+                p.payment_id,
+                of,
+                p.line.pay_currency,
+                p.line.paid,
+                _status(p),
+                on,
+                p.line.net,
+                p.line.currency,
+                p.line.withheld,
+                rate,
             )
-            for of, p, on in facts.payments.get(owner_id, ())
+            for of, p, on, rate in facts.payments.get(owner_id, ())
         ),
         notice=f"{open_yet}{notice}".strip(),
         trust=in_words(night.fidelity for night in facts.nights.values()),
         models=tuple(sorted({str(night.inputs["model_id"]) for night in facts.nights.values()})),
+        outputs=outputs,
+        works=works,
         closed=facts.closed_on is not None,
         next_on=closes_on(following(facts.period) if facts.closed_on else facts.period),
     )
