@@ -163,8 +163,12 @@ class Store:
         with self._explained(key, "a readable store"):
             return bool(self.fs.exists(self.path(key)))
 
-    def list(self, prefix: str) -> list[str]:
-        """Keys of all objects below a folder, sorted; none if it does not exist."""
+    def list(self, prefix: str, *, hidden: bool = False) -> list[str]:
+        """Keys of all objects below a folder, sorted; none if it does not exist.
+
+        Args:
+            hidden: list names that begin with a dot, too, such as files of interrupted writes.
+        """
         root = self.path("")
         with self._explained(prefix, "a readable store"):
             try:
@@ -173,7 +177,7 @@ class Store:
                 return []
         # Some S3 servers list an empty folder as an object.
         keys = (str(path).removeprefix(root) for path, facts in files.items() if facts["type"] != "directory")
-        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # without files of interrupted writes
+        return sorted(key for key in keys if hidden or not key.rsplit("/", 1)[-1].startswith("."))
 
     def signed_link(self, key: str, *, days: int, content_type: str) -> str:
         """An address at which anybody who has it can read one object, for some days (at most 7).

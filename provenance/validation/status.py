@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.published import MANIFEST, published_days, revision_folder
 from provenance.core.tables import ESCROW
+from provenance.corpus.delivery import files_below
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
 from provenance.settlement.accounts import OWED, trial_balance
@@ -181,7 +182,7 @@ def _last_night(store: Store, days: list[str]) -> tuple[LastNight | None, dict[s
 
 def _delivered(store: Store) -> list[str]:
     """The days with delivered outputs, oldest first."""
-    named = (re.match(r"outputs/day=(\d{4}-\d{2}-\d{2})/.*\.parquet$", key) for key in store.list("outputs"))
+    named = (re.match(r"outputs/day=(\d{4}-\d{2}-\d{2})/", key) for key in files_below(store, "outputs").parquet)
     return sorted({match[1] for match in named if match})
 
 
