@@ -37,7 +37,7 @@ from provenance.corpus.rights.signals.responses import USES, origin_of, page_of
 
 Row = dict[str, Any]
 # Wider uses: a signal that reserves these reserves the use, too.
-WIDER = {"train": ("tdm",), "ai-use": ("tdm",), "ai-index": ("tdm",)}
+WIDER = dict.fromkeys(("train", "ai-use", "ai-index"), ("tdm", "bots"))
 # Kinds in which the order of rules decides, not their length.
 IN_ORDER = {"tdmrep"}
 # Kinds in which the more permissive of two equal patterns counts.
