@@ -24,6 +24,7 @@ from itertools import islice
 from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, row, silence
 
 KIND = "robots"
+EMPTY = "Disallow: "
 PATH = "/robots.txt"
 EVERYBODY = "*"
 # draft-canel-robots-ai-control: rules on training, for all agents of a group.
@@ -160,8 +161,8 @@ def addressed(text: str, agents: Sequence[str]) -> Iterator[tuple[Rule, list[str
 def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...], list[tuple[bool | None, str, str, str]]]:
     """The rules for `*` and for each named agent: `(allowed, pattern, line, problem)` by agents.
 
-    Agents with the same rules share a key. An empty `Disallow:` allows everything; what is spelt so that its meaning is in
-    doubt allows nothing.
+    Agents with the same rules share a key. An empty `Disallow:` without other rules allows everything; what is spelt so that
+    its meaning is in doubt allows nothing.
     """
     by_agent: dict[str, list[tuple[bool | None, str, str, str]]] = {}
     for rule, addressees in addressed(text, agents):
@@ -172,7 +173,9 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
             for name in addressees:
                 by_agent.setdefault(name, []).append((allowed, pattern, rule.line, rule.problem))
     agents_of_rules: dict[tuple[tuple[bool | None, str, str, str], ...], list[str]] = {}
-    for name, entries in by_agent.items():
+    for name, stated in by_agent.items():
+        # Beside other rules an empty Disallow says nothing.
+        entries = [entry for entry in stated if entry[2] != EMPTY] or stated
         agents_of_rules.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
     return {tuple(sorted(addressees)): list(entries) for entries, addressees in agents_of_rules.items()}
 
