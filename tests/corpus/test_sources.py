@@ -187,8 +187,8 @@ def test_a_canonical_name_is_read_as_itself(text):
 
 
 TYPES = [
-    "npm", "pypi", "cargo", "nuget", "maven", "github", "gitlab", "bitbucket", "golang", "gem", "composer", "deb", "docker", "hex",
-    "huggingface", "oci", "generic", "cran", "hackage", "cpan", "swift", "conda", "mlflow", "luarocks", "pub", "alpm",
+    "npm", "pypi", "cargo", "nuget", "maven", "github", "gitlab", "bitbucket", "golang", "gem", "composer", "deb", "docker",
+    "hex", "huggingface", "oci", "generic", "cran", "hackage", "cpan", "swift", "conda", "mlflow", "luarocks", "pub", "alpm",
 ]  # fmt: skip
 PART = st.text("aB9._-~ +@:\u00e9\u00df\u0130%/", min_size=1, max_size=8)
 PURLS = st.builds(
