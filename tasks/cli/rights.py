@@ -27,7 +27,7 @@ root = typer.Typer()
 
 OnDay = Annotated[str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default today (UTC).")]
 WorkId = Annotated[str, Argument(help="The work, as the corpus names it.")]
-Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
+Disclosure = Literal["eu", "california", "us", "croissant", "spdx", "csv", "all"]
 
 
 @command(app, "claims")
@@ -278,7 +278,8 @@ def disclose(
 ) -> Shown:
     """Disclose a model's training data, as laws and catalogues ask for it, from the frozen corpus; the same for the same day.
 
-    `eu`: the public summary of Article 53(1)(d) of the AI Act. `us`: copyrighted works, and transparency, by two bills.
+    `eu`: the public summary of Article 53(1)(d) of the AI Act. `california`: the twelve points of Civil Code 3111 (AB 2013).
+    `us`: copyrighted works, and transparency, by two bills.
     `croissant`: the corpus as a data set. `spdx`: a bill of materials. `csv`: every work. Each is checked by its schema or its
     standard's library before it is written. Answers that only the provider knows come from `--model-facts`; missing
     ones are marked, and listed.
@@ -303,4 +304,5 @@ def disclosures_screen(report: Mapping[str, Any], out: Path) -> Iterator[Rendera
     for form, questions in report["missing"].items():
         if questions:
             yield f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):"
-        yield from (f"  {question}" for question in questions)
+        places = report["facts"][form]
+        yield from (f"  {question}: {places[question]}" if places[question] else f"  {question}" for question in questions)
