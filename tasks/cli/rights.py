@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import RenderableType
@@ -19,6 +19,9 @@ from tasks.cli.help import RIGHTS, noun
 from tasks.cli.shared import ClaimsDay, Known, OutFolder, Shown, claims_day, command, known_time
 from tasks.cli.tables import Grid, number
 from tasks.terminal import line
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = noun("Show the sources of works, their terms, and the wishes of owners; write training manifests.")
 app.add_typer(sources.signals, name="signals")
@@ -174,6 +177,48 @@ def summary_screen(report: Mapping[str, Any], *, most: int) -> Iterator[Renderab
             yield Grid(f"{title}: {works} works", number("works"), "because", "such as", rows=rows)
             if len(reasons) > most:
                 yield line(f"and {len(reasons) - most} more reasons (--most {len(reasons)} lists them)", "dim")
+
+
+@command(app, "works")
+def rights_works(
+    where: Where,
+    licence_class: Annotated[
+        str, Option("--class", metavar="CLASS", help="commercial, non_commercial, academic_only, unspecified or forbidden.")
+    ] = "",
+    conflicts: Annotated[bool, Option("--conflicts", help="Only works whose assertions conflict or have expired.")] = False,
+    quarantined: Annotated[bool, Option("--quarantine", help="Only works kept out of models to come.")] = False,
+    like: Annotated[str, Option(help="Only works with this text in their name or source.")] = "",
+    most: Annotated[int, Option(min=1, help="Works listed.")] = 50,
+    csv: Annotated[Path | None, Option("--csv", help="Write all of them to this CSV file.")] = None,
+) -> Shown:
+    """List the works of the corpus in force by class of terms, conflict and quarantine, as they were judged by its ingest.
+
+    Example: `provenance rights works --class unspecified --quarantine --csv quarantine.csv`
+    """
+    from provenance.core.store import to_csv
+    from provenance.corpus.rights.explain import list_works
+
+    if csv is not None and not csv.parent.is_dir():
+        raise InputError(f"--csv {csv}", expected="a file in a folder that is there", found="no such folder")
+    rows = list_works(where.store, licence_class=licence_class, conflicts=conflicts, quarantined=quarantined, like=like)
+    if csv is not None:
+        csv.write_bytes(to_csv(rows))
+    yield rows.head(most).to_dicts(), works_screen(rows, most=most)
+
+
+def works_screen(rows: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Works with their terms, and why they conflict or are in quarantine."""
+    if rows.is_empty():
+        yield "There are none."
+        return
+    table = Grid("Works", "work", "class", "terms", "by", "conflict, quarantine")
+    for row in rows.head(most).iter_rows(named=True):
+        notes = [row[name] for name in ("conflict", "expired", "quarantine") if row[name]]
+        table.add_row(row["work_id"], row["licence_class"], row["licence_spdx"] or "-", row["asserted_by"], notes)
+    yield table
+    yield f"{min(most, rows.height):,} of {rows.height:,} works"
+    if rows.height > most:
+        yield line(f"--most {rows.height} lists all of them, --csv FILE writes them", "dim")
 
 
 @command(app, "quality")

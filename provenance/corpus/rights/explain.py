@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.errors import ContractError, InputError, did_you_mean
 from provenance.core.store import Store
 from provenance.core.tables import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.where import Where
@@ -30,6 +30,8 @@ from provenance.corpus.rights.signals.verdicts import verdicts
 from provenance.corpus.rights.signals.verdicts import weigh as weigh_signals
 from provenance.corpus.shards import LIST_WORKS, FrozenCorpus, corpus_in_force, read_examples
 
+# Columns of a list of works.
+LISTED = ("work_id", "licence_class", "licence_spdx", "asserted_by", "source_id", "conflict", "expired", "quarantine")
 COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split", "content_sha256")
 
 
@@ -141,6 +143,39 @@ def summary(where: Where) -> dict[str, Any]:
         "expired": reasons("expired"),
         "quarantine": reasons("quarantine"),
     }
+
+
+def list_works(
+    store: Store, *, licence_class: str = "", conflicts: bool = False, quarantined: bool = False, like: str = ""
+) -> pl.DataFrame:
+    """The works of the corpus in force that meet all conditions, as they were judged when it was ingested; sorted.
+
+    Args:
+        licence_class: a class of the policy; empty: any.
+        conflicts: only works whose assertions conflict, or have expired.
+        quarantined: only works in quarantine.
+        like: a text in the name of the work or its source, in any case.
+
+    Returns:
+        `work_id, licence_class, licence_spdx, asserted_by, source_id, conflict, expired, quarantine`.
+
+    Raises:
+        InputError: the class is none of the policy's.
+    """
+    if licence_class and licence_class not in CLASSES:
+        hint = did_you_mean(licence_class, CLASSES)
+        raise InputError("--class", expected=f"one of {', '.join(CLASSES)}", found=repr(licence_class), hint=hint)
+    _, rights, _ = _read_rights(store)
+    conditions = [pl.lit(value=True)]
+    if licence_class:
+        conditions.append(pl.col("licence_class") == licence_class)
+    if conflicts:
+        conditions.append((pl.col("conflict") != "") | (pl.col("expired") != ""))
+    if quarantined:
+        conditions.append(pl.col("quarantine") != "")
+    names = pl.col("work_id") + "\n" + pl.col("source_id").fill_null("")
+    conditions.append(names.str.to_lowercase().str.contains(like.lower(), literal=True))
+    return rights.filter(*conditions).select(LISTED).sort("work_id")
 
 
 def source_section(subject: Subject) -> dict[str, Any]:
