@@ -86,6 +86,9 @@ def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = Non
         return pl.read_parquet(io.BytesIO(data), columns=list(columns) if columns else None)
     except pl.exceptions.PolarsError as error:
         raise StoreError(where, expected="a Parquet file", found=str(error)) from error
+    except pl.exceptions.PanicException as error:  # such as a zone of times that is an offset, +05:30
+        hint = "Write times in UTC, or with the name of a zone; see whether Polars reads the file."
+        raise StoreError(where, expected="a Parquet file that Polars can read", found=str(error), hint=hint) from None
 
 
 def to_csv(frame: pl.DataFrame) -> bytes:
