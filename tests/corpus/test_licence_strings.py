@@ -78,6 +78,13 @@ EXPRESSIONS = {
     f"{CC}/publicdomain/mark/1.0/": "CC-PDM-1.0",
     f"{CC}/licenses/publicdomain/": "CC-PDDC", f"MIT AND {CC}/licenses/by/4.0/": "CC-BY-4.0 AND MIT",
     f"CC-BY-4.0 OR {CC}/licenses/by-nc/4.0/": "CC-BY-4.0 OR CC-BY-NC-4.0",
+    "CC BY 4.0": "CC-BY-4.0", "cc by-sa 4.0": "CC-BY-SA-4.0", "CC BY-NC-ND 4.0 International": "CC-BY-NC-ND-4.0",
+    "CC BY-SA 3.0 DE": "CC-BY-SA-3.0-DE", "CC BY 3.0 JP": "CC-BY-3.0", "CC0": "CC0-1.0", "CC0 1.0 Universal": "CC0-1.0",
+    "CC BY-ND-NC 1.0": "CC-BY-NC-ND-1.0", "CC BY-NC-SA 2.5 Generic": "CC-BY-NC-SA-2.5",
+    # the Free Software Foundation
+    "GPLv3": "GPL-3.0-only", "GPLv3+": "GPL-3.0-or-later", "GNU GPLv2": "GPL-2.0-only", "LGPLv2.1+": "LGPL-2.1-or-later",
+    "GPL v2 or later": "GPL-2.0-or-later", "AGPLv3": "AGPL-3.0-only", "GPL-2 only": "GPL-2.0-only",
+    "LGPL-2.1-only WITH Nokia-Qt-exception-1.1": "LGPL-2.1-only WITH Qt-LGPL-exception-1.1",
     # SPDX
     f"{SPDX}/MIT": "MIT", f"{SPDX}/MIT.html": "MIT", f"{SPDX}/Apache-2.0.json": "Apache-2.0",
     f"{SPDX}/apache-2.0": "Apache-2.0",
@@ -116,7 +123,8 @@ WORDS = {
     f"not under {CC}/licenses/by/4.0/": "unspecified", f"{OSI}/license/afl": "unspecified", f"{SPDX}/nothing": "unspecified",
     f"MIT AND {CC}/licenses/by/9.0/": "unspecified", "Foo/Bar": "unspecified", "MIT/Foo": "unspecified",
     "Apache 2.0": "commercial",
-    "CC BY-NC 4.0": "non_commercial", "Free for academic use": "academic_only", "No AI training": "forbidden",
+    "CC BY-NC": "non_commercial", "CC BY": "unspecified", "GPLv9": "unspecified", "CC BY 9.9": "unspecified",
+    "Free for academic use": "academic_only", "No AI training": "forbidden",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from protego import Protego
-from test_signals import AGENTS, SITE, allowed, answer, frame, robots_rows, tdm_rows
+from test_signals import AGENTS, SITE, allowed, answer, frame, robots_rows, rsl_rows, tdm_rows
 
 from provenance.corpus.rights.signals import aitxt, html, noai, robots, tdmrep
 from provenance.corpus.rights.signals.verdicts import verdicts
@@ -87,6 +87,7 @@ def test_a_misspelt_permission_permits_nothing_and_is_told(text):
     "User-agent: GPTBots\nDisallow: /", "User-agent: CC-Bot\nDisallow: /", "User-agent: *GPT*\nDisallow: /",
     "User-agent: *\nContent-Signal: ai-train=never", "User-agent: *\nContent-Usage: train-ai=no", "Content-Usage: train-ai",
     "User-agent: *\nContent-Usage: TRAIN-AI=N", "All rights reserved, machine learning prohibited", "llm: no",
+    "User-agent: AI\nDisallow: /", "User-agent: all AI crawlers\nDisallow: /", "User-agent: LLM-bots\nDisallow: /",
 ])  # fmt: skip
 def test_what_is_not_understood_is_told(text):
     rows = robots_rows(text + "\n")
@@ -134,6 +135,35 @@ def test_misspelt_files_are_read_as_protego_reads_them(lines, agent):
 def test_ai_txt_is_read_in_the_same_spellings():
     rows = aitxt.parse(answer("/ai.txt", "useragent: GPTBot, CCBot\ndissallow: *.png\n"), agents=AGENTS)
     assert (allowed(rows, "/a.png"), allowed(rows, "/a.txt")) == (False, None)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Disallow: *.png", False), ("User-Agent *\nDisallow *.png", False), ("User_agent: *\nDisallow: *.png", False),
+    ("User-Agent: *\nAlow: *.png", None), ("Allow: *.png", None), ("no training on pictures", None),
+    ("User-Agent: * Disallow: *.png", False),
+])  # fmt: skip
+def test_ai_txt_reserves_or_tells(text, expected):
+    rows = aitxt.parse(answer("/ai.txt", text + "\n"), agents=AGENTS)
+    assert allowed(rows, "/a.png") is expected
+    assert problems(rows) or text.startswith("User-Agent *")
+    assert not problems(aitxt.parse(answer("/ai.txt", "# Spawning\nUser-Agent: *\nDisallow: *.png\n\nAllow: *.txt\n")))
+
+
+@pytest.mark.parametrize(("licence", "expected", "told"), [
+    ("<prohibits>ai-training</prohibits>", False, True), ("<prohibits>ai_train</prohibits>", False, True),
+    ("<prohibits>training</prohibits>", False, True), ("<prohibits>machine-learning</prohibits>", False, True),
+    ("<prohibits>ai-trian</prohibits>", False, True), ("<prohibits>everything</prohibits>", None, True),
+    ("<permits>ai-training</permits>", False, True), ("<permits>search ai-training</permits>", False, True),
+    ("<prohibits>search</prohibits>", True, False), ("<prohibits>AI-Train</prohibits>", False, False),
+    ('<prohibits type="use">ai-train</prohibits>', None, True), ("<prohibit>ai-train</prohibit>", None, True),
+    ('<Prohibits type="usage">ai-train</Prohibits>', None, True), ("<disallow>ai-train</disallow>", None, True),
+    ('<permits>ai-train</permits><prohibits type="where">de</prohibits>', None, True),
+    ("<permits>ai-train</permits>", True, False), ("<permits>ai-train</permits><prohibits>nonsense</prohibits>", True, True),
+])  # fmt: skip
+def test_words_that_rsl_does_not_define_permit_nothing_and_are_told(licence, expected, told):
+    rows = rsl_rows(f"<license>{licence}</license>")
+    assert allowed(rows) is expected
+    assert bool(problems(rows)) is told
 
 
 # pages

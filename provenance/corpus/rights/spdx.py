@@ -34,9 +34,19 @@ DEPRECATED = {
     "wxWindows": "LGPL-2.0-or-later WITH WxWindows-exception-3.1",
     "Net-SNMP": "BSD-3-Clause AND MIT-CMU",
 }
-_DEPRECATED = {old.lower(): f"({new})" for old, new in DEPRECATED.items()}
-_OLD_ID = re.compile(rf"(?<![\w.+:-])({'|'.join(map(re.escape, DEPRECATED))})(?![\w.+:-])", re.IGNORECASE)
+_DEPRECATED = {old.lower(): f"({new})" for old, new in DEPRECATED.items()} | {"nokia-qt-exception-1.1": "Qt-LGPL-exception-1.1"}
+_OLD_ID = re.compile(rf"(?<![\w.+:-])({'|'.join(map(re.escape, _DEPRECATED))})(?![\w.+:-])", re.IGNORECASE)
 _SLASHED = re.compile(r"[\w.+-]+(?: ?/ ?[\w.+-]+)+", re.ASCII)
+# The names that Creative Commons and the Free Software Foundation give their licences, such as CC BY-SA 4.0 and GPLv3+.
+_OF_CC = re.compile(
+    r"CC[- ](?P<elements>BY(?:[- ](?:NC|SA|ND)){0,2})[- ]v?(?P<version>\d\.\d)(?: (?P<port>[A-Z]{2,3}))?"
+    r"(?: (?:International|Unported|Generic))?(?: DEED| licen[cs]e)?",
+    re.IGNORECASE,
+)
+_CC0 = re.compile(r"CC ?0(?: ?v?1\.0)?(?: Universal)?(?: licen[cs]e)?", re.IGNORECASE)
+_OF_FSF = re.compile(
+    r"(?:GNU )?(?P<name>A?GPL|LGPL|FDL)[- ]?v?(?P<version>\d(?:\.\d)?)(?P<later>\+| or later| only)?", re.IGNORECASE
+)
 # A branch of a choice that may be an id which nobody has told us of, and not prose.
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*\+?", re.ASCII)
 
@@ -120,6 +130,7 @@ def _parse(text: str) -> tuple[Any, dict[str, str]]:
             names[licence] = match[0]
         return licence
 
+    text = _of_steward(" ".join(text.split())) or text
     if _SLASHED.fullmatch(text.strip()) and all(part.strip().lower() in _spellings() for part in text.split("/")):
         text = " OR ".join(text.split("/"))  # as packages of Rust were allowed to state a choice
     named = ADDRESS.sub(known, text)
@@ -133,6 +144,22 @@ def _parse(text: str) -> tuple[Any, dict[str, str]]:
     if expression is None:
         raise Unreadable("it asserts nothing")
     return expression, names
+
+
+def _of_steward(name: str) -> str | None:
+    """The id of a licence by its steward's own name for it; None for other texts."""
+    if _CC0.fullmatch(name):
+        return "CC0-1.0"
+    if match := _OF_CC.fullmatch(name):
+        elements = [element for element in ("BY", "NC", "ND", "SA") if element in re.split("[- ]", match["elements"].upper())]
+        whole = f"CC-{'-'.join(elements)}-{match['version']}"
+        ported = f"{whole}-{match['port'].upper()}" if match["port"] else whole
+        return _spellings().get(ported.lower(), whole)
+    if match := _OF_FSF.fullmatch(name):
+        version = match["version"] if "." in match["version"] else f"{match['version']}.0"
+        ending = "-or-later" if (match["later"] or "").strip() in {"+", "or later"} else "-only"
+        return f"{match['name'].upper().replace('FDL', 'GFDL')}-{version}{ending}"
+    return None
 
 
 @cache

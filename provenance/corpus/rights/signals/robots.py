@@ -214,6 +214,15 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
     return rows or [silence(answer, KIND, "crawl", unread)]
 
 
+def odd_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a file that are no rule, no comment and not blank; none of a page."""
+    if not _PAGE.search(text[:1000]):
+        for line in _LINE_ENDS.split(text):
+            stated = " ".join(line.split("#", 1)[0].split())
+            if stated and not any(name in {"user-agent", *GROUPED, *OTHERS} for name, _, _ in _fields(stated)):
+                yield stated[:LONGEST_LINE]
+
+
 def _on_training(answer: Answer, text: str, unread: str) -> Iterator[Row]:
     """Yield rows of rules on training (`OF_TRAINING`): those for everybody, and those outside of groups."""
     for rule in rules(text):
@@ -254,5 +263,7 @@ def _odd_agent(value: str, names: tuple[str, ...]) -> str:
         return ""
     if any("*" in name and name != EVERYBODY for name in named):
         return f"{value!r} is a pattern of agents, which no standard has"
+    if _TRAINING.search(value):
+        return f"{value!r} is the name of no agent that is known, and may mean all that collect for models"
     near = get_close_matches(token(value), names, n=1, cutoff=AGENTS_ALIKE)
     return f"{value!r} is nearly {near[0]!r}, and is read as another agent" if near else ""

@@ -440,6 +440,7 @@ PLATFORMS = (
     _platform("gist", "github.com", rf"gist\.github\.com/(?:[^/?#]+/)?(?P<id>[0-9a-f]{{20,32}}){_END}"),
     _platform("file", "github.com", rf"github\.com/{_REPOSITORY}/(?:blob|raw|blame)/{_FILE}", _file_of("github")),
     _platform("file", "githubusercontent.com", rf"raw\.githubusercontent\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
+    _platform("file", "github.com", rf"raw\.github\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
     _platform(MANY, "github.com", rf"github\.com/{_REPOSITORY}{_END}", "pkg:github/{owner}/{name}"),
     _platform(
         MANY, "github.com", rf"github\.com/{_REPOSITORY}/(?:tree/{_REF}|releases/tag/)(?P<at>[^/?#]+){_END}",
