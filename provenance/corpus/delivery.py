@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,11 @@ PARQUET = ".parquet"
 WORKING = ("_", ".")
 # The name of an empty value in the folders of a table that is split by a column, as Hive and Spark write them.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+# Endings of files that may be tables, and not their checksums.
+_TABLE = re.compile(
+    r"\.(parquet|parq|pq|csv|tsv|jsonl?|ndjson|avro|orc|arrow|feather|xlsx)(\.(gz|zst|bz2|zip|tmp|part|crdownload))?$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,13 @@ class Files:
 
     parquet: tuple[str, ...]
     left_out: Mapping[str, str]
+
+    @property
+    def doubtful(self) -> list[str]:
+        """The files left out that may hold rows: tables in other formats, or with another ending."""
+        return [
+            name for name in self.left_out if _TABLE.search(name) and not any(p.startswith(WORKING) for p in name.split("/"))
+        ]
 
     def named(self) -> str:
         """Every file that is left out, with the reason; empty if there is none."""

@@ -1,7 +1,7 @@
 """Deliveries as real tools write them: folders of parts, uncommitted files, checksums, other endings, columns in names."""
 
 import logging
-from datetime import date
+from datetime import date, timedelta
 
 import polars as pl
 import pytest
@@ -13,7 +13,7 @@ from provenance.core.errors import ContractError
 from provenance.core.store import Store, to_parquet
 from provenance.corpus.delivery import files_below, read_corpus
 from provenance.corpus.outputs import read_outputs
-from provenance.validation.status import _delivered
+from provenance.validation.status import _delivered, _not_read
 
 FOLDER = f"outputs/day={DAY}"
 
@@ -42,7 +42,18 @@ def test_a_day_of_uncommitted_files_alone_has_no_outputs(store):
         ContractError, match=r"found none; left out: _temporary/0/part-00000\.parquet .*begin with _ are no data"
     ):
         outputs(store)
-    assert _delivered(store) == []
+    assert _delivered(files_below(store, "outputs")) == []
+
+
+def test_what_may_hold_outputs_and_is_not_read_waits_for_a_person(store):
+    today = date.fromisoformat(DAY) + timedelta(days=1)
+    names = ["late.parq", "late.PARQUET", "late.parquet.gz", "late.csv", "deep/late.jsonl"]
+    for name in [*names, "_temporary/late.csv", ".late.parq", "late.parquet.crc", "README.md", "_SUCCESS"]:
+        store.write(f"{FOLDER}/{name}", b"x")
+    store.write("outputs/day=2020-01-01/late.parq", b"x")
+    waits = list(_not_read(files_below(store, "outputs"), today))
+    assert sorted(wait.what.split(" ")[0] for wait in waits) == sorted(f"{FOLDER}/{name}" for name in names)
+    assert all("name it .parquet" in wait.next_step for wait in waits)
 
 
 PARTS = st.lists(st.sampled_from(["a", "part-0", "region=eu", "_tmp", ".staging", "b_c", "d.e"]), min_size=0, max_size=3)
