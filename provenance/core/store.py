@@ -86,6 +86,9 @@ def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = Non
         return pl.read_parquet(io.BytesIO(data), columns=list(columns) if columns else None)
     except pl.exceptions.PolarsError as error:
         raise StoreError(where, expected="a Parquet file", found=str(error)) from error
+    except pl.exceptions.PanicException as error:  # such as a zone of times that is an offset, +05:30
+        hint = "Write times in UTC, or with the name of a zone; see whether Polars reads the file."
+        raise StoreError(where, expected="a Parquet file that Polars can read", found=str(error), hint=hint) from None
 
 
 def to_csv(frame: pl.DataFrame) -> bytes:
@@ -163,8 +166,12 @@ class Store:
         with self._explained(key, "a readable store"):
             return bool(self.fs.exists(self.path(key)))
 
-    def list(self, prefix: str) -> list[str]:
-        """Keys of all objects below a folder, sorted; none if it does not exist."""
+    def list(self, prefix: str, *, hidden: bool = False) -> list[str]:
+        """Keys of all objects below a folder, sorted; none if it does not exist.
+
+        Args:
+            hidden: list names that begin with a dot, too, such as files of interrupted writes.
+        """
         root = self.path("")
         with self._explained(prefix, "a readable store"):
             try:
@@ -173,7 +180,7 @@ class Store:
                 return []
         # Some S3 servers list an empty folder as an object.
         keys = (str(path).removeprefix(root) for path, facts in files.items() if facts["type"] != "directory")
-        return sorted(key for key in keys if not key.rsplit("/", 1)[-1].startswith("."))  # without files of interrupted writes
+        return sorted(key for key in keys if hidden or not key.rsplit("/", 1)[-1].startswith("."))
 
     def signed_link(self, key: str, *, days: int, content_type: str) -> str:
         """An address at which anybody who has it can read one object, for some days (at most 7).

@@ -217,9 +217,9 @@ DISPUTES = TableSchema(
 SIGNALS = TableSchema(
     "signals", "corpus",
     {
-        "scope": _needed(pl.String, "the URL, or pattern of URLs (RFC 9309: * and $), that the signal covers"),
-        "about": _needed(pl.String, "the origin or page for which it was fetched"),
-        "kind": _needed(pl.String, "robots, content-usage, content-signal, tdmrep, rsl or ai.txt"),
+        "scope": _needed(pl.String, "the URL, pattern of URLs (RFC 9309: * and $) or content (sha256:) that the signal covers"),
+        "about": _needed(pl.String, "the origin or page for which it was fetched, or the content"),
+        "kind": _needed(pl.String, "robots, content-usage, content-signal, tdmrep, rsl, ai.txt, noai, c2pa or iptc"),
         "use": _needed(pl.String, "the use: train, tdm (includes training), crawl, or another use in the signal's own words"),
         "allowed": _optional(pl.Boolean, "whether it allows the use; empty: it says nothing"),
         "terms": _optional(pl.String, "address of the conditions, or a contact"),

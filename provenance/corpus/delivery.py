@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -15,15 +18,40 @@ from provenance.core.checks import conform, reject, unique
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB, allocate
 from provenance.core.store import Store
-from provenance.core.tables import ASSERTIONS, CLAIMS, DISPUTED, DISPUTES, EXAMPLES, HELD_FOR, OWNERS
+from provenance.core.tables import (
+    ASSERTIONS,
+    CLAIMS,
+    DECISIONS,
+    DISPUTED,
+    DISPUTES,
+    EXAMPLES,
+    HELD_FOR,
+    OWNERS,
+    SOURCES,
+    TableSchema,
+)
+from provenance.core.text import visible
 from provenance.core.words import MODALITIES
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.ownership import is_within, valid_on
 from provenance.corpus.rights.licences import check_assertions
 
+log = logging.getLogger("provenance.delivery")
+
 # Tables of a delivery, each a Parquet file of that name; only the first is required.
-TABLES = ("examples", "claims", "owners", "assertions", "disputes", "sources")
+DELIVERED = {schema.name: schema for schema in (EXAMPLES, CLAIMS, OWNERS, DECISIONS, ASSERTIONS, DISPUTES, SOURCES)}
+TABLES = tuple(DELIVERED)
 SPLITS = ("train", "held_out")
+PARQUET = ".parquet"
+# Parts of paths that begin so are working files of the tools that write tables: uncommitted parts, logs, checksums.
+WORKING = ("_", ".")
+# The name of an empty value in the folders of a table that is split by a column, as Hive and Spark write them.
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+# Endings of files that may be tables, and not their checksums.
+_TABLE = re.compile(
+    r"\.(parquet|parq|pq|csv|tsv|jsonl?|ndjson|avro|orc|arrow|feather|xlsx)(\.(gz|zst|bz2|zip|tmp|part|crdownload))?$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +65,101 @@ class Corpus:
     assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
 
 
-def _only_parquet(store: Store, folder: str) -> None:
-    """Raise ContractError for a table in another format, which would be ignored silently."""
-    names = {key.removeprefix(f"{folder}/") for key in store.list(folder)}
-    for name in sorted(names):
+@dataclass(frozen=True)
+class Files:
+    """The files below a folder: keys of Parquet files, and why each other file is left out, by its name in the folder."""
+
+    parquet: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def doubtful(self) -> list[str]:
+        """The files left out that may hold rows: tables in other formats, or with another ending."""
+        return [
+            name for name in self.left_out if _TABLE.search(name) and not any(p.startswith(WORKING) for p in name.split("/"))
+        ]
+
+    def named(self) -> str:
+        """Every file that is left out, with the reason; empty if there is none."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left_out.items():
+            reasons.setdefault(why, []).append(visible(name))
+        return "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+
+
+def files_below(store: Store, folder: str) -> Files:
+    """Sort the files below a folder into data and others.
+
+    Data is what ends in `.parquet`, in small letters, and has no part of its path below the folder that begins with `_` or `.`:
+    Spark writes rows below `_temporary/` before it commits them.
+    """
+    parquet, left_out = [], {}
+    for key in store.list(folder, hidden=True):
+        if key == folder:  # a file, no folder
+            continue
+        name = key.removeprefix(f"{folder}/")
+        working = next((part for part in name.split("/") if part.startswith(WORKING)), "")
+        if working:
+            left_out[name] = f"a working file: names that begin with {working[0]} are no data"
+        elif not name.endswith(PARQUET):
+            left_out[name] = f"no name that ends in {PARQUET}"
+        else:
+            parquet.append(key)
+    return Files(tuple(parquet), left_out)
+
+
+def log_left_out(files: Files, place: str) -> None:
+    """Name the files that are left out in the log."""
+    if files.left_out:
+        log.warning("%s: left out: %s", place, files.named())
+
+
+def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchema) -> dict[str, pl.DataFrame]:
+    """The frames of Parquet files below a folder, by place, with the columns that names of folders state.
+
+    Hive and Spark leave the column by which they split a table out of its files, and name folders `column=value`. Only columns
+    of the table are read from names; the files' own values count before them.
+    """
+    frames = {}
+    for key in keys:
+        place, frame = store.locate(key), store.read_table(key)
+        for part in key.removeprefix(f"{folder}/").split("/")[:-1]:
+            name, equals, text = part.partition("=")
+            if equals and name in table.columns and name not in frame.columns:
+                value = None if text == NO_VALUE else unquote(text)
+                frame = frame.with_columns(_stated(name, value, table.columns[name].dtype, place))
+        frames[place] = frame
+    return frames
+
+
+def _stated(name: str, value: str | None, dtype: Any, place: str) -> pl.Expr:
+    """A column of one value, which the name of a folder states."""
+    text = pl.Series(name, [value], dtype=pl.String)
+    try:
+        values = text.str.to_datetime(time_unit="us", time_zone="UTC") if isinstance(dtype, pl.Datetime) else text.cast(dtype)
+    except pl.exceptions.PolarsError:
+        raise ContractError(
+            f"{place}: column {name!r}", expected=f"type {dtype} in the name of its folder", found=repr(value)
+        ) from None
+    return pl.lit(values[0], dtype=dtype).alias(name)
+
+
+def _check_names(store: Store, folder: str) -> None:
+    """Raise ContractError for a table under another name or in another format, which would be left out silently."""
+    files = files_below(store, folder)
+    tables = {f"{table}{PARQUET}" for table in TABLES}
+    found = {key.removeprefix(f"{folder}/").split("/")[0] for key in files.parquet} & tables
+    others = {key.removeprefix(f"{folder}/"): "no table of a delivery" for key in files.parquet}
+    others = {name: why for name, why in others.items() if name.split("/")[0] not in tables}
+    left_out = {**files.left_out, **others}
+    for name in sorted(left_out):
         table, _, ending = name.partition(".")
-        if table in TABLES and ending != "parquet" and f"{table}.parquet" not in names:
-            raise ContractError(store.locate(f"{folder}/{name}"), expected=f"the table as {table}.parquet", found=f".{ending}")
+        if table.lower() in TABLES and f"{table.lower()}{PARQUET}" not in found:
+            expected = f"the table as {table.lower()}{PARQUET}"
+            raise ContractError(
+                store.locate(f"{folder}/{name}"), expected=expected, found=f".{ending}" if table in TABLES else name
+            )
+    log_left_out(Files((), left_out), store.locate(folder))
 
 
 def read_corpus(store: Store, folder: str) -> Corpus:
@@ -52,7 +168,7 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
     by their ids. Assertions of works' terms are in `assertions.parquet`, if there is one.
     """
-    _only_parquet(store, folder)
+    _check_names(store, folder)
     table, file = read_delivered(store, folder, "examples")
     if table is None:
         hint = "A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet."
@@ -108,9 +224,24 @@ def read_corpus_folder(folder: Path) -> Corpus:
 
 
 def read_delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame | None, str]:
-    """Read a table of a delivery, None if it is missing; and the table's place."""
-    key = f"{folder}/{table}.parquet"
-    return store.read_table(key) if store.exists(key) else None, store.locate(key)
+    """Read a table of a delivery, None if it is missing; and the table's place.
+
+    The table is a file, or a folder of that name with files, as Spark and Dask write them.
+    """
+    key = f"{folder}/{table}{PARQUET}"
+    place = store.locate(key)
+    if not store.exists(key):
+        return None, place
+    parts = files_below(store, key)
+    if not parts.parquet and not parts.left_out:
+        return store.read_table(key), place
+    if not parts.parquet:
+        raise ContractError(place, expected="a file, or a folder with Parquet files", found=f"a folder with {parts.named()}")
+    frames = read_parts(store, parts.parquet, key, DELIVERED[table])
+    try:
+        return pl.concat(frames.values(), how="diagonal_relaxed"), place
+    except pl.exceptions.PolarsError as error:
+        raise ContractError(place, expected="files with columns of the same types", found=str(error).splitlines()[0]) from None
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:

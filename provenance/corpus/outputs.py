@@ -12,26 +12,29 @@ from provenance.core.errors import ContractError
 from provenance.core.money import currencies
 from provenance.core.store import Store
 from provenance.core.tables import OUTPUTS, TableSchema
-from provenance.corpus.delivery import check_contents
+from provenance.corpus.delivery import check_contents, files_below, log_left_out, read_parts
 from provenance.corpus.shards import FrozenCorpus
 
 OUTPUT_COLUMNS = ("output_id", "content", "prompt", "modality", "product")
 
 
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
-    """Read and check all outputs of a day: sorted by id, with `content_sha256` added."""
+    """Read and check all outputs of a day: sorted by id, with `content_sha256` added.
+
+    Files that are no data (`provenance.corpus.delivery.files_below`) are left out, and named in the log.
+    """
     folder = f"outputs/day={day}"
-    files = [key for key in store.list(folder) if key.endswith(".parquet")]
-    if not files:
+    files = files_below(store, folder)
+    log_left_out(files, store.locate(folder))
+    if not files.parquet:
         raise ContractError(
             store.locate(folder),
             expected="the day's outputs as Parquet files",
-            found="none",
+            found=f"none; left out: {files.named()}" if files.left_out else "none",
             hint="If nothing was served, deliver a file without rows.",
         )
-    frames = {
-        store.locate(key): check_outputs(store.read_table(key), store.locate(key), day, model_id=model_id) for key in files
-    }
+    parts = read_parts(store, files.parquet, folder, OUTPUTS)
+    frames = {place: check_outputs(frame, place, day, model_id=model_id) for place, frame in parts.items()}
     unique_across(OUTPUTS, frames)
     return _in_order(pl.concat(frames.values(), how="diagonal_relaxed"))
 

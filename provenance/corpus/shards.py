@@ -24,7 +24,7 @@ from provenance.corpus.delivery import Corpus, identities
 from provenance.corpus.rights.licences import join_assertions
 
 CURRENT = "frozen/corpus/current.json"
-LIST_WORKS = "`provenance disclose csv --out FOLDER` writes a list of all works."
+LIST_WORKS = "`provenance rights works` lists them."
 # Optional tables, unknown to earlier corpora; left out of the manifest if missing.
 ADDED_LATER = ("disputes", "rights", "assertions")
 

@@ -14,6 +14,7 @@ from provenance.corpus.delivery import read_corpus
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.ngrams import index_missing
 from provenance.corpus.ownership import since
+from provenance.corpus.rights.content_codes import code_missing
 from provenance.corpus.rights.licences import rights_of
 from provenance.corpus.rights.policy import read_policy
 from provenance.corpus.rights.sources.lists import registry_in_force
@@ -42,6 +43,7 @@ def ingest(where: Where) -> str:
         )
         record_in_force(store, frozen.digest, now)
     index_missing(where, frozen)
+    reserved = code_missing(where, frozen, now)
     log.info(
         "corpus %s: %d examples in %d shards, %d held out, %d owners, %d unmatched, %d copies of one another",
         frozen.digest[:12],
@@ -52,4 +54,6 @@ def ingest(where: Where) -> str:
         frozen.unmatched.rows,
         duplicates.height,
     )
+    if reserved:
+        log.info("corpus %s: %d statements on use in the files themselves", frozen.digest[:12], reserved)
     return frozen.digest

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance.core.published import MANIFEST, published_days, revision_folder
 from provenance.core.tables import ESCROW
+from provenance.corpus.delivery import Files, files_below
 from provenance.corpus.shards import CURRENT, corpus_in_force
 from provenance.settlement import ledger
 from provenance.settlement.accounts import OWED, trial_balance
@@ -97,7 +98,8 @@ class Status:
 def status(where: Where, *, today: date | None = None) -> Status:
     """How things stand, from the store and the ledger; the ledger is not opened before there is a corpus or an export."""
     store, today = where.store, today or datetime.now(UTC).date()
-    days, delivered = published_days(store), _delivered(store)
+    files = files_below(store, "outputs")
+    days, delivered = published_days(store), _delivered(files)
     corpus = _corpus(store)
     if not corpus and not days:
         step = _run(where, "ingest_corpus", f"{today - timedelta(days=1)}") if delivered else "make demo"
@@ -118,6 +120,7 @@ def status(where: Where, *, today: date | None = None) -> Status:
             what = f"the night of {booking.day} is booked ({booking.booking_id}) and not published"
             waits.append(Waits(what, _run(where, "nightly_payouts", str(booking.day))))
     waits += _unpaid(where, delivered, {str(booking.day) for booking in nights}, today)
+    waits += _not_read(files, today)
     if payments[WAITING]:
         what = f"{_count(payments[WAITING], 'payment')} of {closed[-1]} wait for two approvals"
         waits.append(Waits(what, f"Required Actions in Airflow; provenance payments {closed[-1]} lists them"))
@@ -179,10 +182,20 @@ def _last_night(store: Store, days: list[str]) -> tuple[LastNight | None, dict[s
     return night, manifest
 
 
-def _delivered(store: Store) -> list[str]:
+def _delivered(files: Files) -> list[str]:
     """The days with delivered outputs, oldest first."""
-    named = (re.match(r"outputs/day=(\d{4}-\d{2}-\d{2})/.*\.parquet$", key) for key in store.list("outputs"))
+    named = (re.match(r"outputs/day=(\d{4}-\d{2}-\d{2})/", key) for key in files.parquet)
     return sorted({match[1] for match in named if match})
+
+
+def _not_read(files: Files, today: date) -> Iterator[Waits]:
+    """Files of the last weeks that lie beside outputs, may hold some, and are not read."""
+    first = str(today - timedelta(days=LOOKED_BACK))
+    beside = [(name, match[1]) for name in files.doubtful if (match := re.match(r"day=(\d{4}-\d{2}-\d{2})/", name))]
+    for name, day in beside:
+        if day >= first:
+            step = f"name it .parquet, and pay the day again, if it has outputs of {day}; else remove it"
+            yield Waits(f"outputs/{name} is not read: {files.left_out[name]}", step)
 
 
 def _unpaid(where: Where, delivered: list[str], booked: set[str], today: date) -> Iterator[Waits]:

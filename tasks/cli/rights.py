@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import RenderableType
@@ -20,6 +20,9 @@ from tasks.cli.shared import ClaimsDay, Known, OutFolder, Shown, claims_day, com
 from tasks.cli.tables import Grid, number
 from tasks.terminal import line
 
+if TYPE_CHECKING:
+    import polars as pl
+
 app = noun("Show the sources of works, their terms, and the wishes of owners; write training manifests.")
 app.add_typer(sources.signals, name="signals")
 app.add_typer(sources.app, name="sources")
@@ -27,7 +30,7 @@ root = typer.Typer()
 
 OnDay = Annotated[str | None, Option("--day", metavar="DAY", help="YYYY-MM-DD; by default today (UTC).")]
 WorkId = Annotated[str, Argument(help="The work, as the corpus names it.")]
-Disclosure = Literal["eu", "us", "croissant", "spdx", "csv", "all"]
+Disclosure = Literal["eu", "california", "us", "croissant", "spdx", "csv", "all"]
 
 
 @command(app, "claims")
@@ -176,6 +179,48 @@ def summary_screen(report: Mapping[str, Any], *, most: int) -> Iterator[Renderab
                 yield line(f"and {len(reasons) - most} more reasons (--most {len(reasons)} lists them)", "dim")
 
 
+@command(app, "works")
+def rights_works(
+    where: Where,
+    licence_class: Annotated[
+        str, Option("--class", metavar="CLASS", help="commercial, non_commercial, academic_only, unspecified or forbidden.")
+    ] = "",
+    conflicts: Annotated[bool, Option("--conflicts", help="Only works whose assertions conflict or have expired.")] = False,
+    quarantined: Annotated[bool, Option("--quarantine", help="Only works kept out of models to come.")] = False,
+    like: Annotated[str, Option(help="Only works with this text in their name or source.")] = "",
+    most: Annotated[int, Option(min=1, help="Works listed.")] = 50,
+    csv: Annotated[Path | None, Option("--csv", help="Write all of them to this CSV file.")] = None,
+) -> Shown:
+    """List the works of the corpus in force by class of terms, conflict and quarantine, as they were judged by its ingest.
+
+    Example: `provenance rights works --class unspecified --quarantine --csv quarantine.csv`
+    """
+    from provenance.core.store import to_csv
+    from provenance.corpus.rights.explain import list_works
+
+    if csv is not None and not csv.parent.is_dir():
+        raise InputError(f"--csv {csv}", expected="a file in a folder that is there", found="no such folder")
+    rows = list_works(where.store, licence_class=licence_class, conflicts=conflicts, quarantined=quarantined, like=like)
+    if csv is not None:
+        csv.write_bytes(to_csv(rows))
+    yield rows.head(most).to_dicts(), works_screen(rows, most=most)
+
+
+def works_screen(rows: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Works with their terms, and why they conflict or are in quarantine."""
+    if rows.is_empty():
+        yield "There are none."
+        return
+    table = Grid("Works", "work", "class", "terms", "by", "conflict, quarantine")
+    for row in rows.head(most).iter_rows(named=True):
+        notes = [row[name] for name in ("conflict", "expired", "quarantine") if row[name]]
+        table.add_row(row["work_id"], row["licence_class"], row["licence_spdx"] or "-", row["asserted_by"], notes)
+    yield table
+    yield f"{min(most, rows.height):,} of {rows.height:,} works"
+    if rows.height > most:
+        yield line(f"--most {rows.height} lists all of them, --csv FILE writes them", "dim")
+
+
 @command(app, "quality")
 def rights_quality(where: Where) -> Shown:
     """Show the report on the last delivery: counts, warnings and blocks, by infra/settings/quality.toml.
@@ -278,7 +323,8 @@ def disclose(
 ) -> Shown:
     """Disclose a model's training data, as laws and catalogues ask for it, from the frozen corpus; the same for the same day.
 
-    `eu`: the public summary of Article 53(1)(d) of the AI Act. `us`: copyrighted works, and transparency, by two bills.
+    `eu`: the public summary of Article 53(1)(d) of the AI Act. `california`: the twelve points of Civil Code 3111 (AB 2013).
+    `us`: copyrighted works, and transparency, by two bills.
     `croissant`: the corpus as a data set. `spdx`: a bill of materials. `csv`: every work. Each is checked by its schema or its
     standard's library before it is written. Answers that only the provider knows come from `--model-facts`; missing
     ones are marked, and listed.
@@ -303,4 +349,5 @@ def disclosures_screen(report: Mapping[str, Any], out: Path) -> Iterator[Rendera
     for form, questions in report["missing"].items():
         if questions:
             yield f"{form}.html: {len(questions)} answers to be completed by the provider (--model-facts):"
-        yield from (f"  {question}" for question in questions)
+        places = report["facts"][form]
+        yield from (f"  {question}: {places[question]}" if places[question] else f"  {question}" for question in questions)

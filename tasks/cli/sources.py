@@ -146,6 +146,33 @@ def sources_screen(rows: pl.DataFrame, *, most: int) -> Iterator[RenderableType]
     yield f"{min(most, rows.height):,} of {rows.height:,} sources; {conflicts:,} whose records contradict each other"
 
 
+@command(app, "rejected")
+def sources_rejected(
+    where: Where,
+    like: Annotated[str, Option(help="Only rows with this text in file, row or reason.")] = "",
+    most: Annotated[int, Option(min=1, help="Rows listed.")] = 50,
+) -> Shown:
+    """List the rows of imported lists that could not be read, whole and with the reason.
+
+    Mend them in the list and import it again: rows that are known already add nothing.
+
+    Example: `provenance rights sources rejected --like crawl-2026-11`
+    """
+    from provenance.corpus.rights.sources.lists import list_rejected
+
+    rows = list_rejected(where.store, like=like)
+    yield rows.head(most).to_dicts(), rejected_screen(rows, most=most)
+
+
+def rejected_screen(rows: pl.DataFrame, *, most: int) -> Iterator[RenderableType]:
+    """Rows that could not be read, with the reason."""
+    if rows.is_empty():
+        yield "There are none."
+        return
+    yield Grid("Rejected rows", "row", "why", "as written", rows=rows.head(most).select("row", "why", "written").iter_rows())
+    yield f"{min(most, rows.height):,} of {rows.height:,} rows"
+
+
 @command(app, "show")
 def sources_show(
     where: Where,

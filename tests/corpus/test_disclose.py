@@ -48,7 +48,7 @@ def test_all_files_are_there_and_hold_to_their_schemas(frozen, shown, tmp_path):
     assert output["corpus"] == frozen.digest
     assert set(output["files"]) == {file.name for file in out.iterdir()} == {*task.FILES, task.INDEX}
     assert all(hashlib.sha256((out / name).read_bytes()).hexdigest() == digest for name, digest in output["files"].items())
-    for form in ("eu", "us"):
+    for form in ("eu", "california", "us"):
         document = json.loads((out / f"{form}.json").read_text())
         jsonschema.validate(document, json.loads((out / f"{form}.schema.json").read_text()))
         assert document["missing"] == output["missing"][form] != []
@@ -64,7 +64,7 @@ def test_what_is_missing_is_told_and_fails_only_where_asked(frozen, shown, refus
     words = ("disclose", "eu", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts))
     output = shown(*words)
     assert "answers to be completed" in output
-    assert "  2.3 Crawler name(s)/identifier(s) (crawling.names)" in output
+    assert "  2.3 Crawler name(s)/identifier(s): crawling.names" in output
     assert "answers are to be completed by the provider" in refused(*words, "--complete", code=1)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"eu.json", "eu.schema.json", "eu.html"}
 
@@ -73,6 +73,7 @@ def test_complete_facts_are_complete(frozen, shown, tmp_path):
     facts = tmp_path / "facts.toml"
     text = (CHECKOUT / "infra/settings/disclosure.toml").read_text()
     text = text.replace('match = ["pkg:pypi/"]', 'match = [""]').replace('code = "Python source files"', 'text = "Sentences"')
+    text = text.replace("ongoing = false ", 'collected = "October 2026"\nongoing = false ')
     facts.write_text(text.replace("[model]\n", '[model]\ncollected_until = "10/2026"\n'))
     shown("disclose", "all", "--out", str(tmp_path / "out"), "--on", DAY, "--model-facts", str(facts), "--complete")
 

@@ -14,7 +14,7 @@ from provenance.core.errors import CheckFailed, InputError
 from provenance.core.settings import CHECKOUT
 from provenance.core.store import from_csv, to_csv
 from provenance.core.tables import CLEARANCE, OPTOUTS, RIGHTS, SIGNALS, SOURCES
-from provenance.corpus.disclosures import croissant, eu, forms, inventory, page, spdx, us
+from provenance.corpus.disclosures import california, croissant, eu, forms, inventory, page, spdx, us
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.rights.sources.registry import registry, source_ids
 from provenance.corpus.shards import FrozenCorpus, Part
@@ -154,9 +154,12 @@ def test_the_summary_answers_what_is_known_and_lists_what_is_not():
     assert answers["licensed_modalities"]["status"] == forms.NO_MATTER
     assert answers["provider"]["status"] == forms.TO_COMPLETE
     assert answers["interactions"]["answer"] is False, "all works belong to sources of other kinds"
-    assert "1.1 Provider name and contact details (provider.name, provider.contact)" in document["missing"]
-    assert any("crawling.names" in text for text in document["missing"])
-    assert not any("user_data" in text or "2.6" in text for text in document["missing"])
+    assert "1.1 Provider name and contact details" in document["missing"]
+    places = forms.missing_facts(eu.FORM, document)
+    assert places["1.1 Provider name and contact details"] == "provider.name, provider.contact"
+    assert "crawling.names" in places.values()
+    assert not any("user_data" in place for place in places.values())
+    assert not any("2.6" in text for text in document["missing"])
 
 
 def test_nothing_is_denied_while_works_belong_to_no_source_and_users_data_cannot_be_where_there_is_some():
@@ -217,11 +220,12 @@ def test_what_was_honoured_is_counted_for_works_of_this_corpus():
     assert answers["clearance"]["answer"]["rows"] == [["cleared", 1, 1], ["not cleared", 1, 1]]
 
 
-@pytest.mark.parametrize("form", [eu.FORM, us.FORM])
+@pytest.mark.parametrize("form", [eu.FORM, california.FORM, us.FORM])
 def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
     jsonschema.Draft202012Validator.check_schema(forms.schema(form))
     counted, facts = take(shard(piece("a", "pkg:pypi/a")), sources=(PUBLIC,))
-    whole = eu.summary(counted, facts, DAY) if form is eu.FORM else notice_of(counted, facts)
+    makers = {"eu": eu.summary, "california": california.documentation}
+    whole = makers[form.name](counted, facts, DAY) if form.name in makers else notice_of(counted, facts)
     forms.check(form, whole)
 
     def spoiled(change):
@@ -238,6 +242,60 @@ def test_schemas_are_schemas_and_refuse_what_is_not_the_form(form):
     spoiled(lambda d: d["sections"][number]["questions"][0].update(status="answered", answer=7, said_by="provider"))
     spoiled(lambda d: d["sections"][number]["questions"][0].update(status="answered", answer=None))
     spoiled(lambda d: d.update(corpus="in force"))
+
+
+def california_of(*rows, example=False, **options):
+    counted, facts = take(shard(*rows), **options)
+    document = california.documentation(counted, read_facts(EXAMPLE) if example else facts, DAY)
+    forms.check(california.FORM, document)
+    return document, answered(document)
+
+
+def test_california_is_told_all_twelve_points_of_its_law():
+    sources = [source.model_dump() for source in read_facts(EXAMPLE).sources]
+    rows = (
+        piece("a", "pkg:pypi/a@1", modality="code", licence="MIT"),
+        piece("b", "pkg:pypi/b@1", modality="code", licence="CC0-1.0"),
+    )
+    document, answers = california_of(*rows, example=True, sources=sources)
+    assert [section["number"] for section in document["sections"]] == [str(number) for number in range(13)]
+    assert document["missing"] == []
+    assert (answers["protected"]["answer"], answers["public_domain"]["answer"]) == (True, False)
+    assert [row[1] for row in answers["copyright"]["answer"]["rows"]] == [1, 1]
+    assert answers["data_points"]["answer"]["rows"] == [["code", "words", 2, 2, 20]]
+    assert answers["types"]["answer"] == ["code, counted in words: Python source files"]
+    assert answers["collected"]["answer"] == "2026-03-05 to 2026-03-05"
+    assert answers["personal"]["answer"] is True
+    assert (answers["purchased"]["answer"], answers["synthetic"]["answer"]) == (False, False)
+    assert answers["synthetic_purpose"]["status"] == forms.NO_MATTER
+
+
+def test_california_s_answers_follow_the_sources_and_what_only_the_developer_knows_is_asked_for():
+    _, answers = california_of(
+        piece("a", "x:1", licence="CC0-1.0"), sources=({"name": "s", "kind": "licensed", "match": [""]},)
+    )
+    assert (answers["public_domain"]["answer"], answers["protected"]["answer"]) == (True, False)
+    assert (answers["purchased"]["answer"], answers["synthetic"]["answer"]) == (True, False)
+    document, answers = california_of(piece("a", "x:1"), piece("b", "y:1", acquired=None))
+    assert (
+        answers["purchased"]["status"] == answers["synthetic"]["status"] == answers["first_used"]["status"] == forms.TO_COMPLETE
+    )
+    assert answers["synthetic_purpose"]["status"] == forms.NOT_GIVEN
+    assert forms.missing_facts(california.FORM, document)["11 Dates on which the datasets were first used during development"]
+
+
+@pytest.mark.parametrize("make", [eu.summary, california.documentation])
+def test_a_page_has_sentences_and_no_keys(make):
+    counted, facts = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org/1")), sources=(PUBLIC, CRAWLED))
+    document = make(counted, facts, DAY)
+    shown = page.form_page(document, "x.json", counted).decode()
+    form = eu.FORM if make is eu.summary else california.FORM
+    assert not any(f"({question.fact})" in shown for question in form.questions if question.fact)
+    assert "not given" not in shown
+    assert "does not apply" not in shown
+    assert "To be completed by the provider." in shown
+    assert make is not eu.summary or ("Not applicable." in shown and "No additional information." in shown)
+    assert "counted from the corpus" in shown
 
 
 def test_the_works_listed_for_the_register_are_all_that_may_be_copyrighted():

@@ -154,6 +154,26 @@ def test_the_command_line_shows_both(delivered, shown, refused):
     refused("rights", "explain", WORK, "--day", "20.11.2026")
 
 
+def test_works_are_listed_by_class_conflict_and_quarantine(delivered, shown, refused, tmp_path):
+    def works(*words):
+        return [row["work_id"] for row in shown("rights", "works", *words, "--json")]
+
+    everything = works()
+    assert len(everything) == 20
+    assert works("--conflicts") == works("--conflicts", "--class", "commercial") == [WORK]
+    assert works("--quarantine") == works("--class", "unspecified") == ["work-1-0"]
+    assert works("--quarantine", "--conflicts") == []
+    assert works("--like", "WORK-3") == [work for work in everything if "work-3" in work]
+    assert works("--class", "forbidden") == []
+    assert len(works("--most", "3")) == 3
+    output = shown("rights", "works", "--most", "3", "--csv", str(tmp_path / "works.csv"))
+    assert "3 of 20 works" in output
+    assert pl.read_csv(tmp_path / "works.csv")["work_id"].to_list() == everything
+    assert "There are none." in shown("rights", "works", "--class", "forbidden")
+    assert "Did you mean 'commercial'?" in refused("rights", "works", "--class", "comercial")
+    assert "no such folder" in refused("rights", "works", "--csv", str(tmp_path / "no" / "x.csv"))
+
+
 def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(store, ingested, caplog):
     digest = ingested(corpus_frames() | {"assertions": pl.DataFrame(ASSERTED, infer_schema_length=None)})
     frozen = corpus_in_force(store)

@@ -2,6 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -18,16 +19,19 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 # One line for each work: its one spelling, then others that are seen.
 SPELLINGS = {
     "youtube:dQw4w9WgXcQ": """https://www.youtube.com/watch?v=dQw4w9WgXcQ http://youtube.com/watch?v=dQw4w9WgXcQ&t=42s
-        https://m.youtube.com/watch?app=desktop&v=dQw4w9WgXcQ https://youtu.be/dQw4w9WgXcQ?si=abc https://www.youtube.com/shorts/dQw4w9WgXcQ
+        https://m.youtube.com/watch?app=desktop&v=dQw4w9WgXcQ https://youtu.be/dQw4w9WgXcQ?si=abc
+        https://www.youtube.com/shorts/dQw4w9WgXcQ
         https://www.youtube.com/embed/dQw4w9WgXcQ?rel=0 https://www.youtube-nocookie.com/embed/dQw4w9WgXcQ
         https://music.youtube.com/watch?v=dQw4w9WgXcQ&list=RD https://www.youtube.com/live/dQw4w9WgXcQ?feature=share
         https://www.youtube.com/watch?v=dQw4w9WgXcQ&list=PLFgquLnL59alCl_2TQvOiD5Vgm1hCaGSI&index=2""",
-    "arxiv:1706.03762": """arXiv:1706.03762 https://arxiv.org/abs/1706.03762 http://arxiv.org/pdf/1706.03762 https://arxiv.org/pdf/1706.03762.pdf
+    "arxiv:1706.03762": """arXiv:1706.03762 https://arxiv.org/abs/1706.03762 http://arxiv.org/pdf/1706.03762
+        https://arxiv.org/pdf/1706.03762.pdf
         https://export.arxiv.org/abs/1706.03762 https://doi.org/10.48550/arXiv.1706.03762 doi:10.48550/ARXIV.1706.03762
         https://ar5iv.labs.arxiv.org/html/1706.03762 https://arxiv.org/html/1706.03762""",
     "arxiv:1706.03762v5": "arXiv:1706.03762v5 https://arxiv.org/abs/1706.03762v5 https://arxiv.org/pdf/1706.03762v5.pdf",
     "arxiv:math/0309136": "arXiv:math.GT/0309136 https://arxiv.org/abs/math/0309136 https://arxiv.org/pdf/math.GT/0309136",
-    "doi:10.1038/nature14539": """10.1038/nature14539 doi:10.1038/nature14539 DOI:10.1038/NATURE14539 https://doi.org/10.1038/nature14539
+    "doi:10.1038/nature14539": """10.1038/nature14539 doi:10.1038/nature14539 DOI:10.1038/NATURE14539
+        https://doi.org/10.1038/nature14539
         http://dx.doi.org/10.1038/nature14539 https://www.doi.org/10.1038%2Fnature14539 info:doi/10.1038/nature14539
         urn:doi:10.1038/nature14539 https://doi.org/10.1038/nature14539?utm_source=mail""",
     "isbn:9780471117094": """isbn:9780471117094 ISBN:0-471-11709-9 urn:isbn:0471117099 978-0-471-11709-4 9780471117094
@@ -36,15 +40,46 @@ SPELLINGS = {
     "iswc:T0345246801": "iswc:T-034.524.680-1 ISWC:T0345246801",
     "pkg:pypi/zope-interface@5.0rc1": """pkg:pypi/zope.interface@5.0rc1 pkg:pypi/Zope_Interface@5.0-RC1
         https://pypi.org/project/zope.interface/5.0rc1/ https://pypi.org/pypi/zope-interface/5.0rc1/json""",
-    "pkg:npm/%40angular/core@17.0.0": """pkg:npm/@angular/core@17.0.0 https://www.npmjs.com/package/@angular/core/v/17.0.0
+    "pkg:npm/%40angular/core@17.0.0": """pkg:npm/@angular/core@17.0.0 pkg:NPM/@angular/core@17.0.0
+        pkg:npm/%40Angular/core@17.0.0
+        pkg:npm/@Angular/Core@17.0.0 PKG:npm/%40angular%2Fcore@17.0.0 pkg://npm/@angular/core@17.0.0
+        https://www.npmjs.com/package/@angular%2fcore/v/17.0.0 https://www.npmjs.com/package/@angular/core/v/17.0.0
         https://registry.npmjs.org/@angular/core/17.0.0 https://registry.npmjs.org/@angular/core/-/core-17.0.0.tgz""",
     "pkg:github/pallets/flask@main#src/flask/app.py": """https://github.com/pallets/flask/blob/main/src/flask/app.py#L10-L20
         https://raw.githubusercontent.com/pallets/flask/main/src/flask/app.py
         https://github.com/Pallets/Flask/raw/main/src/flask/app.py
         https://raw.githubusercontent.com/pallets/flask/refs/heads/main/src/flask/app.py
-        pkg:github/Pallets/flask@main#src/flask/app.py""",
+        pkg:github/Pallets/flask@main#src/flask/app.py pkg:GitHub/pallets/flask@refs/heads/main#src/flask/app.py
+        pkg:github/pallets/flask@refs%2Fheads%2Fmain#/src//flask/app.py
+        https://cdn.jsdelivr.net/gh/pallets/flask@main/src/flask/app.py""",
+    "pkg:github/o/r@v1.2#a.py": """https://raw.githubusercontent.com/o/r/refs/tags/v1.2/a.py
+        https://github.com/o/r/blob/v1.2/a.py
+        https://github.com/O/R/blob/refs/tags/v1.2/a.py https://github.com/o/r/raw/refs/tags/v1.2/a.py?download=1
+        https://raw.githubusercontent.com/o/r/v1.2/a.py pkg:github/o/r@refs/tags/v1.2#a.py""",
+    "pkg:github/o/r@0123456789abcdef0123456789abcdef01234567#a.py": """
+        https://github.com/o/r/blob/0123456789ABCDEF0123456789abcdef01234567/a.py
+        https://raw.githubusercontent.com/O/r/0123456789abcdef0123456789abcdef01234567/a.py""",
+    "pkg:github/o/r@v1.2": """https://github.com/o/r/tree/v1.2 https://github.com/o/r/tree/refs/tags/v1.2
+        https://github.com/o/r/releases/tag/v1.2
+        https://github.com/O/R/archive/refs/tags/v1.2.tar.gz https://github.com/o/r/archive/v1.2.zip
+        pkg:github/o/R@refs/tags/v1.2""",
+    "pkg:gitlab/o/sub/r@v1#a.py": """https://gitlab.com/o/sub/r/-/blob/v1/a.py
+        https://gitlab.com/o/sub/r/-/raw/v1/a.py?inline=false
+        https://gitlab.com/O/Sub/R/-/blob/refs/tags/v1/a.py https://gitlab.com/o/sub/r/blob/v1/a.py
+        pkg:gitlab/o/sub/R@v1#a.py""",
+    "pkg:bitbucket/o/r@v1#a.py": """https://bitbucket.org/o/r/src/v1/a.py
+        https://bitbucket.org/O/r/raw/v1/a.py pkg:bitbucket/O/R@v1#a.py""",
+    "pkg:npm/JSONStream@1.3.5": """pkg:NPM/JSONStream@1.3.5
+        pkg:npm/JSON%53tream@1.3.5 https://www.npmjs.com/package/JSONStream/v/1.3.5""",
+    "pkg:nuget/newtonsoft.json@13.0.1-beta1": "pkg:NuGet/Newtonsoft.Json@13.0.1-Beta1 pkg:nuget/NEWTONSOFT.JSON@13.0.1-beta1",
+    "pkg:cargo/rand-core@0.6.4": "pkg:cargo/rand_core@0.6.4 pkg:Cargo/Rand_Core@0.6.4 https://crates.io/crates/rand_core/0.6.4",
+    "pkg:composer/laravel/laravel@5.5.0": "pkg:composer/Laravel/Laravel@5.5.0 pkg:Composer/laravel%2Flaravel@5.5.0",
+    "pkg:golang/github.com/masterminds/semver@v3.2.1": """pkg:golang/github.com/Masterminds/semver@v3.2.1
+        pkg:Golang/GitHub.com/masterminds/Semver@v3.2.1""",
+    "pkg:npm/foo@1.0%2Bbuild?a=1&b=2": "pkg:npm/foo@1.0+build?b=2&a=1 pkg:npm/foo@1.0%2bbuild?A=1&B=2&c=",
     "pkg:github/pallets/flask": """https://github.com/pallets/flask https://github.com/Pallets/Flask/
         git@github.com:pallets/flask.git
+        git://github.com/pallets/flask.git ssh://git@github.com:22/Pallets/flask.git git+ssh://git@github.com/pallets/flask.git
         git+https://github.com/pallets/flask.git https://github.com/pallets/flask.git ssh://git@github.com/pallets/flask.git""",
     "wikipedia:en:Alan_Turing": """https://en.wikipedia.org/wiki/Alan_Turing http://en.m.wikipedia.org/wiki/alan_Turing#Life
         https://en.wikipedia.org/wiki/Alan%20Turing https://en.wikipedia.org/w/index.php?title=Alan+Turing""",
@@ -52,20 +87,25 @@ SPELLINGS = {
     "commons:Foo_bar.jpg": """https://commons.wikimedia.org/wiki/File:Foo_bar.jpg
         https://upload.wikimedia.org/wikipedia/commons/a/ab/Foo_bar.jpg
         https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Foo_bar.jpg/640px-Foo_bar.jpg""",
-    "vimeo:76979871": """https://vimeo.com/76979871 https://player.vimeo.com/video/76979871?h=8272103f6e https://vimeo.com/76979871/8272103f6e
+    "vimeo:76979871": """https://vimeo.com/76979871 https://player.vimeo.com/video/76979871?h=8272103f6e
+        https://vimeo.com/76979871/8272103f6e
         https://vimeo.com/channels/staffpicks/76979871""",
-    "soundcloud:forss/flickermood": """https://soundcloud.com/forss/flickermood https://m.soundcloud.com/forss/flickermood?in=a/sets/b
+    "soundcloud:forss/flickermood": """https://soundcloud.com/forss/flickermood
+        https://m.soundcloud.com/forss/flickermood?in=a/sets/b
         https://soundcloud.com/forss/flickermood?utm_source=clipboard&si=1""",
     "spotify:track:11dFghVXANMlKmJXsNCbNl": """https://open.spotify.com/track/11dFghVXANMlKmJXsNCbNl?si=1
         https://open.spotify.com/intl-de/track/11dFghVXANMlKmJXsNCbNl""",
-    "flickr:5332012345": """https://www.flickr.com/photos/some_one/5332012345/ https://flickr.com/photos/12@N00/5332012345/in/photostream/
+    "flickr:5332012345": """https://www.flickr.com/photos/some_one/5332012345/
+        https://flickr.com/photos/12@N00/5332012345/in/photostream/
         https://live.staticflickr.com/65535/5332012345_0a1b2c3d4e_b.jpg""",
-    "pmcid:PMC3531190": "https://www.ncbi.nlm.nih.gov/pmc/articles/PMC3531190/ https://pmc.ncbi.nlm.nih.gov/articles/PMC3531190",
+    "pmcid:PMC3531190": """https://www.ncbi.nlm.nih.gov/pmc/articles/PMC3531190/
+        https://pmc.ncbi.nlm.nih.gov/articles/PMC3531190""",
     "gutenberg:1342": """https://www.gutenberg.org/ebooks/1342 https://www.gutenberg.org/files/1342/1342-0.txt
         https://www.gutenberg.org/cache/epub/1342/pg1342.txt https://www.gutenberg.org/ebooks/1342.txt.utf-8""",
     "stackoverflow:11227902": """https://stackoverflow.com/a/11227902 https://stackoverflow.com/a/11227902/87234
         https://stackoverflow.com/questions/11227809/why-is-processing/11227902#11227902""",
-    "tweet:20": "https://twitter.com/jack/status/20 https://x.com/jack/status/20?s=20 https://mobile.twitter.com/jack/status/20",
+    "tweet:20": """https://twitter.com/jack/status/20
+        https://x.com/jack/status/20?s=20 https://mobile.twitter.com/jack/status/20""",
     "https://example.org/a/b?id=1&lang=en": """https://example.org/a/b?id=1&lang=en http://example.org/a/b?lang=en&id=1
         HTTPS://EXAMPLE.ORG:443/a/b?id=1&lang=en#part https://example.org/a/./c/../b?id=1&lang=en&utm_campaign=x&fbclid=y
         http://example.org:80/%61/b?id=1&lang=en https://user:secret@example.org/a/b?id=1&lang=en""",
@@ -83,6 +123,12 @@ APART = (
     ("pkg:pypi/flask@3.0.0", "pkg:pypi/flask@3.0.1"),
     ("pkg:npm/JSONStream@1.3.5", "pkg:npm/jsonstream@1.3.5"),  # two packages
     ("pkg:pypi/x@1#a/../b.py", "pkg:pypi/x@1#a/b.py"),
+    ("pkg:maven/org.A/b@1", "pkg:maven/org.a/b@1"),
+    ("pkg:golang/example.org/A/b@v1", "pkg:golang/example.org/a/b@v1"),
+    ("pkg:npm/foo@1.0#A.js", "pkg:npm/foo@1.0#a.js"),
+    ("pkg:npm/foo@1.0-RC1", "pkg:npm/foo@1.0-rc1"),
+    ("pkg:github/o/r@V1#a.py", "pkg:github/o/r@v1#a.py"),
+    ("https://raw.githubusercontent.com/o/r/refs/tags/v1/a.py", "https://raw.githubusercontent.com/o/r/refs/tags/v2/a.py"),
     ("https://github.com/o/r/blob/main/a.py", "https://github.com/o/r/blob/dev/a.py"),
     ("https://github.com/o/r/blob/main/a.py", "https://github.com/o/r/blob/main/A.py"),
     ("https://en.wikipedia.org/wiki/Mercury", "https://de.wikipedia.org/wiki/Mercury"),
@@ -120,9 +166,12 @@ def test_near_misses_stay_apart(first, second):
 
 
 @pytest.mark.parametrize("text", [
-    "https://example.org/", "http://www.example.org", "https://www.youtube.com/@veritasium", "https://www.youtube.com/playlist?list=PL1",
-    "https://soundcloud.com/forss", "https://open.spotify.com/album/1ATL5GLyefJaxhQzSPVrLX", "https://www.flickr.com/photos/some_one/albums/7",
-    "https://en.wikipedia.org/wiki/Category:Mathematicians", "https://github.com/pallets/flask", "https://pypi.org/project/flask/",
+    "https://example.org/", "http://www.example.org", "https://www.youtube.com/@veritasium",
+    "https://www.youtube.com/playlist?list=PL1",
+    "https://soundcloud.com/forss", "https://open.spotify.com/album/1ATL5GLyefJaxhQzSPVrLX",
+    "https://www.flickr.com/photos/some_one/albums/7",
+    "https://en.wikipedia.org/wiki/Category:Mathematicians", "https://github.com/pallets/flask",
+    "https://pypi.org/project/flask/",
     "pkg:npm/express", "isni:0000 0001 2281 955X", "issn:0028-0836",
     "https://orcid.org/0000-0002-1825-0097", "isbn:9780471117095",
     "isrc:12", "unknown", "n/a",
@@ -135,6 +184,56 @@ def test_names_of_many_works_and_what_cannot_be_read_say_nothing(text):
 def test_a_canonical_name_is_read_as_itself(text):
     identifier = identify(text)
     assert identify(identifier.name) == identifier
+
+
+TYPES = [
+    "npm", "pypi", "cargo", "nuget", "maven", "github", "gitlab", "bitbucket", "golang", "gem", "composer", "deb", "docker",
+    "hex", "huggingface", "oci", "generic", "cran", "hackage", "cpan", "swift", "conda", "mlflow", "luarocks", "pub", "alpm",
+]  # fmt: skip
+PART = st.text("aB9._-~ +@:\u00e9\u00df\u0130%/", min_size=1, max_size=8)
+PURLS = st.builds(
+    lambda kind, namespace, name, version, qualifiers, path: (kind, namespace, name, version, qualifiers, path),
+    st.sampled_from(TYPES), st.none() | PART, PART, st.none() | PART | st.sampled_from(["refs/tags/v1",
+    "refs/heads/refs/heads/x"]),
+    st.dictionaries(st.sampled_from("ab"), PART, max_size=2), st.none() | PART,
+)  # fmt: skip
+
+
+def encoded(text, chance: random.Random, safe=""):
+    """A text in one of its spellings: some letters percent-encoded that need not be."""
+    return "".join(
+        f"%{ord(c):02{chance.choice('xX')}}" if c.isascii() and c.isalnum() and chance.random() < 0.3 else quote(c, safe=safe)
+        for c in text
+    )
+
+
+@given(PURLS, st.randoms(use_true_random=False))
+def test_the_canonical_form_of_a_package_url_is_itself_and_its_spellings_meet(parts, chance: random.Random):
+    kind, namespace, name, version, qualifiers, path = parts
+
+    def spelling(plain: bool):
+        def part(text, safe=""):
+            return quote(text, safe=safe) if plain else encoded(text, chance, safe)
+
+        kind_spelt = kind if plain else "".join(chance.choice([c.lower(), c.upper()]) for c in kind)
+        pairs = [f"{key if plain else key.upper()}={part(value)}" for key, value in qualifiers.items()]
+        if not plain:
+            chance.shuffle(pairs)
+        slashes = "" if plain else chance.choice(["", "/", "//"])
+        before = f"{part(namespace)}/" if namespace else ""
+        at = f"@{part(version)}" if version else ""
+        query = f"?{'&'.join(pairs)}" if pairs else ""
+        return f"pkg:{slashes}{kind_spelt}/{before}{part(name)}{at}{query}" + (f"#{part(path, '/')}" if path else "")
+
+    identifier = identify(spelling(plain=True))
+    assert identify(identifier.name) == identifier
+    odd = [
+        part
+        for part in (namespace, name, version, path)
+        if part and (part != part.strip(" /@%+:.") or "/" in part or "%" in part)
+    ]
+    if not odd and not any(value != value.strip(" ") or "%" in value for value in qualifiers.values()):
+        assert identify(spelling(plain=False)) == identifier
 
 
 @given(st.from_regex(

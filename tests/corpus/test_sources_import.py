@@ -192,3 +192,20 @@ def test_the_command_line_imports_and_lists(tmp_path, monkeypatch, shown, refuse
     text = refused("rights", "sources", "show", "doi:10.1000/2")
     assert re.search(r"source 'doi:10.1000/2': .* found none. Did you mean 'doi:10.1000/1'", text)
     assert shown("rights", "sources", "list", "--json", "--known", "2020-01-01") == []
+
+
+def test_rejected_rows_are_shown_whole_with_the_reason(tmp_path, monkeypatch, shown):
+    monkeypatch.setenv("PROVENANCE_STORE__URL", f"file://{tmp_path / 'store'}")
+    assert "There are none." in shown("rights", "sources", "rejected")
+    first = write(tmp_path, [ROWS[0], ROWS[1] | {"acquired_at": "?"}], name="first")
+    second = write(tmp_path, [ROWS[0], ROWS[1] | {"source_uri": "no address"}, "odd"], name="second")
+    for _ in range(2):
+        shown("rights", "sources", "import", str(first), str(second), "--collector", "me")
+    rows = shown("rights", "sources", "rejected", "--json")
+    assert [(row["file"].rsplit("/", 1)[-1], row["row"]) for row in rows] == [
+        ("first.jsonl", "line 2"), ("second.jsonl", "line 2"), ("second.jsonl", "line 3"),
+    ]  # fmt: skip
+    assert json.loads(rows[0]["written"])["acquired_at"] == "?"
+    assert [row["why"] for row in rows] == [row["why"] for row in shown("rights", "sources", "rejected", "--json")]
+    assert len(shown("rights", "sources", "rejected", "--like", "SECOND", "--json")) == 2
+    assert "2 of 3 rows" in shown("rights", "sources", "rejected", "--most", "2")

@@ -22,7 +22,7 @@ def test_every_page_opens_and_shows_strangers_texts_as_text(store, doors, monkey
     freeze(store, {**frames, "examples": examples.with_columns(licence_spdx=hostile), "owners": owners}, shard_examples=64)
     told = disclose(doors(), "all", tmp_path, on=date(2026, 11, 20), facts=CHECKOUT / "infra/settings/disclosure.toml")
     pages = sorted(name for name in told["files"] if name.endswith(".html"))
-    assert pages == ["croissant.html", "eu.html", "index.html", "spdx.html", "us.html"]
+    assert pages == ["california.html", "croissant.html", "eu.html", "index.html", "spdx.html", "us.html"]
     context = browser.new_context(viewport={"width": 360, "height": 800}, color_scheme="dark")
     asked, said = [], []
     for name in pages:

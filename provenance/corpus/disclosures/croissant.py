@@ -143,7 +143,7 @@ def _licences(inventory: Inventory) -> list[str]:
     """Licences by number of works: an address for a single id, else the expression."""
     counts_of = inventory.works.filter(pl.col("licence").is_not_null()).group_by("licence").len()
     licences = counts_of.sort(pl.col("len"), pl.col("licence"), descending=[True, False]).head(MOST_LICENCES)["licence"]
-    plain = licences.str.contains(r"^[A-Za-z0-9.+-]+$") & ~licences.str.starts_with("LicenseRef-")
+    plain = licences.str.contains(r"^[A-Za-z0-9.-]+$") & ~licences.str.starts_with("LicenseRef-")
     texts = [f"https://spdx.org/licenses/{name}" if simple else name for name, simple in zip(licences, plain, strict=True)]
     return texts or ["NOASSERTION"]
 

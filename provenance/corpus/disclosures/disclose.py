@@ -14,7 +14,7 @@ from provenance.core.store import Store, sha256, to_csv
 from provenance.core.tables import OPTOUTS, SIGNALS
 from provenance.core.where import Where
 from provenance.corpus import records
-from provenance.corpus.disclosures import croissant, eu, forms, page, spdx, us
+from provenance.corpus.disclosures import california, croissant, eu, forms, page, spdx, us
 from provenance.corpus.disclosures import inventory as counts
 from provenance.corpus.disclosures.facts import Facts, read_facts
 from provenance.corpus.disclosures.inventory import Inventory
@@ -33,6 +33,9 @@ FILES = {
     "us.json": "the same for machines",
     "us.schema.json": "its JSON schema",
     "us.csv": "every copyrighted work",
+    "california.html": "documentation of training data (California, Civil Code 3111), to read",
+    "california.json": "the same for machines",
+    "california.schema.json": "its JSON schema",
     "croissant.html": "the corpus as a data set, to read",
     "croissant.json": "the same for machines (Croissant 1.1)",
     "spdx.html": "bill of materials, to read",
@@ -57,13 +60,14 @@ def disclose(
     """Write the disclosures of a corpus to a folder, if all of them are valid.
 
     Args:
-        what: `eu`, `us`, `croissant`, `spdx`, `csv` or `all`.
+        what: `eu`, `california`, `us`, `croissant`, `spdx`, `csv` or `all`.
         on: their day; later records are ignored.
         corpus: digest of a frozen corpus, or `in force`.
         facts: a TOML file of the provider's facts.
 
     Returns:
-        `corpus, on, files` (SHA-256 by name) and `missing` (by form, the answers that the provider must complete).
+        `corpus, on, files` (SHA-256 by name), `missing` (by form, the answers that the provider must complete) and `facts` (by
+        form and missing answer, where the facts have it).
 
     Raises:
         InputError: the corpus does not exist, was not in force yet, or the facts cannot be read.
@@ -75,11 +79,14 @@ def disclose(
         raise InputError("--on", expected="a day on which the corpus was in force", found=str(on), hint=early)
     subject = Subject(frozen, _inventory(where, frozen, provider_facts, on), provider_facts, on)
     missing: dict[str, list[str]] = {}
+    places: dict[str, dict[str, str]] = {}
     files: dict[str, bytes] = {}
     for name in MAKERS if what == "all" else (what,):
         files.update(MAKERS[name](subject))
         if f"{name}.schema.json" in files:
-            missing[name] = json.loads(files[f"{name}.json"])["missing"]
+            document = json.loads(files[f"{name}.json"])
+            missing[name] = document["missing"]
+            places[name] = forms.missing_facts(FORMS[name], document)
     if what == "all":
         files[INDEX] = page.index_page(
             [(name, text) for name, text in FILES.items() if name in files], subject.inventory, on.isoformat()
@@ -91,12 +98,17 @@ def disclose(
     for name, data in files.items():
         (out / name).write_bytes(data)
     digests = {name: sha256(data) for name, data in sorted(files.items())}
-    return {"corpus": subject.inventory.corpus, "on": on.isoformat(), "files": digests, "missing": missing}
+    return {"corpus": subject.inventory.corpus, "on": on.isoformat(), "files": digests, "missing": missing, "facts": places}
 
 
 def _eu(subject: Subject) -> Iterator[tuple[str, bytes]]:
     document = eu.summary(subject.inventory, subject.facts, subject.on)
     yield from _form(eu.FORM, document, subject.inventory)
+
+
+def _california(subject: Subject) -> Iterator[tuple[str, bytes]]:
+    document = california.documentation(subject.inventory, subject.facts, subject.on)
+    yield from _form(california.FORM, document, subject.inventory)
 
 
 def _us(subject: Subject) -> Iterator[tuple[str, bytes]]:
@@ -125,8 +137,10 @@ def _csv(subject: Subject) -> Iterator[tuple[str, bytes]]:
     yield spdx.WORKS, to_csv(counts.works_table(subject.inventory.works))
 
 
+FORMS = {form.name: form for form in (eu.FORM, california.FORM, us.FORM)}
 MAKERS: dict[str, Callable[[Subject], Iterator[tuple[str, bytes]]]] = {
     "eu": _eu,
+    "california": _california,
     "us": _us,
     "croissant": _croissant,
     "spdx": _spdx,

@@ -1,7 +1,7 @@
 """The public summary of training content required by Article 53(1)(d) of the AI Act from providers of general-purpose models.
 
-Sections, numbers and questions follow the European Commission's template of 24 July 2025. Answers come from the tables, else
-from the provider's facts; missing answers are marked and listed.
+Sections, numbers and questions follow the European Commission's template, C(2025) 8311 of 5 December 2025. Answers come from
+the tables, else from the provider's facts; missing answers are marked and listed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def summary(inventory: Inventory, facts: Facts, on: date) -> dict[str, Any]:
 def _count(inventory: Inventory, facts: Facts) -> dict[str, Any]:
     crawled, large, span = inventory.of_kind("crawled"), _large(inventory), counts.collection_span(inventory.works)
     kinds = ("public", "licensed", "private", "crawled", "synthetic", "other")
+    of_users = _modalities(inventory.of_kind("user"))
     undated = inventory.works["last_acquired"].null_count()
     without = f"Of {undated:,} of {inventory.works.height:,} works the date is not known." if undated else None
     return {
@@ -65,6 +66,7 @@ def _count(inventory: Inventory, facts: Facts) -> dict[str, Any]:
         "private_list": _datasets(inventory, facts, "private"),
         "crawled_period": _period(crawled),
         "crawled_domains": counts.top_domains(crawled, sme=facts.provider.sme) if crawled.height else None,
+        "user_modalities": of_users,
         "user_data": _datasets(inventory, facts, "user"),
         **dict(zip(("signals", "optouts", "clearance"), counts.measures(inventory), strict=True)),
     }

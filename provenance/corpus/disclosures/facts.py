@@ -126,6 +126,45 @@ class Data(_Part):
     uses: tuple[Text, ...] = ()
 
 
+class Comments(_Part):
+    """Additional comments to sections of the European Union's form, each optional."""
+
+    public: Text | None = None
+    private: Text | None = None
+    crawled: Text | None = None
+    user: Text | None = None
+    synthetic: Text | None = None
+    other: Text | None = None
+    reservations: Text | None = None
+
+
+class California(_Part):
+    """What California asks and no other form does (Civil Code, section 3111).
+
+    Attributes:
+        purpose: how the datasets further the intended purpose of the model.
+        labels: the types of labels; `none` is an answer, too.
+        marks_and_patents: data protected by trademark or patent; `none known` is an answer, too.
+        purchased: whether datasets were purchased or licensed, where no source is of kind `licensed`.
+        collected: the time of collection, if examples have no dates.
+        ongoing: whether collection goes on.
+        first_used: when the datasets were first used in development.
+        synthetic: whether synthetic data is used in development, where no source is of that kind.
+    """
+
+    purpose: Text | None = None
+    labels: Text | None = None
+    marks_and_patents: Text | None = None
+    purchased: Flag | None = None
+    aggregate_consumer_information: Flag | None = None
+    cleaning: Text | None = None
+    collected: Text | None = None
+    ongoing: Flag | None = None
+    first_used: Text | None = None
+    synthetic: Flag | None = None
+    synthetic_purpose: Text | None = None
+
+
 class Facts(_Part):
     """All facts; a missing fact is reported as missing, never guessed."""
 
@@ -138,6 +177,8 @@ class Facts(_Part):
     synthetic: Synthetic = Synthetic()
     processing: Processing = Processing()
     data: Data = Data()
+    comments: Comments = Comments()
+    california: California = California()
 
     def answer(self, fact: str) -> Any:
         """The facts at `part.name`, or at several such places separated by commas; None if any is missing."""

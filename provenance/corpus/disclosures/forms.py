@@ -121,7 +121,7 @@ def fill(
         for question in section.questions:
             status = _status(question, answers[question.key], [answers[key] for key in question.when])
             if status == TO_COMPLETE:
-                missing.append(f"{section.number} {question.text} ({question.fact})")
+                missing.append(_name(section, question))
             answered = status == ANSWERED
             rows.append(
                 {
@@ -143,6 +143,16 @@ def fill(
         "sections": sections,
         "tables": [table.plain for table in tables],
     }
+
+
+def missing_facts(form: Form, document: Mapping[str, Any]) -> dict[str, str]:
+    """The missing answers of a document, each with the places in the facts where the provider gives it."""
+    places = {_name(section, question): question.fact for section in form.sections for question in section.questions}
+    return {name: places[name] for name in document["missing"]}
+
+
+def _name(section: Section, question: Question) -> str:
+    return f"{section.number} {question.text}"
 
 
 def schema(form: Form) -> dict[str, Any]:

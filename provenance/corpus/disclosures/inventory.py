@@ -283,7 +283,9 @@ def _sum_shard(shard: pl.DataFrame) -> pl.DataFrame:
 def _source_id(registry: pl.DataFrame) -> pl.Expr:
     """The source of each work: from the rights table, else from the registry by the work's address."""
     by_address = pl.col("source_uri").map_batches(lambda uris: source_ids(registry, uris), return_dtype=pl.String)
-    return pl.coalesce("source_id", by_address) if registry.height else pl.col("source_id")
+    # The rights table may be of a version that spelt names otherwise.
+    known = pl.col("source_id").map_batches(lambda names: source_ids(registry, names), return_dtype=pl.String)
+    return pl.coalesce(known, "source_id", by_address) if registry.height else pl.col("source_id")
 
 
 def _join_values(frame: pl.DataFrame, column: str, separator: str) -> pl.DataFrame:

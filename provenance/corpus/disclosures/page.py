@@ -16,12 +16,20 @@ from markupsafe import Markup
 from provenance.core.figures import draw_svg, embed_svg
 from provenance.core.text import address, plain
 from provenance.corpus.disclosures import inventory as counts
-from provenance.corpus.disclosures.forms import ANSWERED, TEMPLATES, TO_COMPLETE, WAITS, Table
+from provenance.corpus.disclosures.forms import ANSWERED, NO_MATTER, NOT_GIVEN, TEMPLATES, TO_COMPLETE, WAITS, Table
 from provenance.corpus.disclosures.inventory import Inventory
 
 if TYPE_CHECKING:
     from provenance.corpus.quality import Report
 
+# What a page says where there is no answer, and of whoever gave one.
+WITHOUT = {
+    TO_COMPLETE: "To be completed by the provider.",
+    NOT_GIVEN: "No additional information.",
+    NO_MATTER: "Not applicable.",
+    WAITS: "Depends on a question above that is to be completed by the provider.",
+}
+SAID_BY = {"tables": "counted from the corpus", "provider": "stated by the provider"}
 # Rows shown of a table; the machine-readable file has all.
 MOST_ROWS = 100
 
@@ -196,5 +204,6 @@ def _render(
     )
     environment.filters |= {"address": lambda cell: address(cell) if isinstance(cell, str) else "", "numbers": _numbers}
     environment.globals |= {"MOST_ROWS": MOST_ROWS, "ANSWERED": ANSWERED, "OPEN": (TO_COMPLETE, WAITS)}
+    environment.globals |= {"WITHOUT": WITHOUT, "SAID_BY": SAID_BY}
     view = {"title": title, "name": name, "notice": notice, "facts": facts, "missing": missing, "chapters": chapters}
     return environment.get_template("disclosure.html").render(view).encode()

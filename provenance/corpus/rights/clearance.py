@@ -20,10 +20,12 @@ from provenance.core.version import code_version
 from provenance.core.where import Where
 from provenance.corpus import records
 from provenance.corpus.ownership import open_on, since
+from provenance.corpus.rights.content_codes import read_codes, same_contents
 from provenance.corpus.rights.manifest import Manifest, cleared_manifest, contents, read_manifest
 from provenance.corpus.rights.optout_records import read_optouts
 from provenance.corpus.rights.optouts import in_force
 from provenance.corpus.rights.policy import USES, RightsPolicy, read_policy
+from provenance.corpus.rights.signals.embedded import CONTENT
 from provenance.corpus.rights.signals.verdicts import verdicts
 from provenance.corpus.shards import FrozenCorpus, corpora, corpus_in_force, find_frozen, load_frozen, read_examples
 
@@ -54,7 +56,8 @@ def clear(
         examples: `work_id, example_id, position, content_sha256, source_uri`.
         rights: the rights table; with None no work is cleared.
         optouts: `work_id, owner_id` of opt-outs in force, with any choice.
-        verdicts: `source_uri, allowed, because` of signals; missing addresses and null verdicts allow the use.
+        verdicts: `source_uri, allowed, because` of signals on addresses and contents (`sha256:`); missing ones and null
+            verdicts allow the use.
         disputes: the open disputes.
         copied: `copies` of works that owners opted out of.
     """
@@ -74,7 +77,8 @@ def clear(
         for work, owner, day in disputes.select("work_id", "owner_id", "opened_on").sort("work_id", "owner_id").iter_rows():
             against[work].append(f"{DISPUTED}: by {owner} since {day}")
     forbidden = verdicts.filter(~pl.col("allowed").fill_null(value=True)).select("source_uri", "because")
-    signalled = examples.select("work_id", "source_uri").unique().join(forbidden, on="source_uri").sort("work_id", "source_uri")
+    places = pl.concat([examples.select("work_id", "source_uri"), _addresses(examples)]).unique()
+    signalled = places.join(forbidden, on="source_uri").sort("work_id", "source_uri")
     for work, uri, because in signalled.iter_rows():
         against[work].append(f"{FORBIDDEN}: {uri}: {because}")
     digests = contents(examples)
@@ -93,7 +97,7 @@ def clear(
 
 
 def copies(examples: pl.DataFrame, originals: pl.DataFrame) -> pl.DataFrame:
-    """Find whole copies: works whose every example has the bytes of an original's example, as `work_id, original`, sorted.
+    """Find whole copies: works whose every example has the content of an original's example, as `work_id, original`, sorted.
 
     A work known to be older than the original is no copy. Neither is a work that shares only some examples, such as the text
     of a licence.
@@ -121,6 +125,11 @@ def is_copy_of(original: str) -> str:
     return f"{OPTED_OUT}: a copy of {original}"
 
 
+def _addresses(examples: pl.DataFrame) -> pl.DataFrame:
+    """`work_id, source_uri`: the addresses of the works' contents in the signals table."""
+    return examples.select("work_id", source_uri=pl.lit(CONTENT) + pl.col("content_sha256")).unique()
+
+
 def _terms(rights: pl.DataFrame | None) -> dict[str, tuple[str, str]]:
     """By work, the reason of its quarantine (empty: none), and the terms that permit its use."""
     if rights is None:
@@ -138,7 +147,8 @@ def make_manifest(where: Where, *, use: str, day: date, corpus: FrozenCorpus | N
     frozen = corpus or corpus_in_force(store)
     examples = read_examples(store, frozen, *COLUMNS)
     policy = read_policy(settings.rights.policy)
-    signalled = _verdicts(where, examples["source_uri"].drop_nulls().unique().to_list(), use, day)
+    places = pl.concat([examples["source_uri"].drop_nulls(), _addresses(examples)["source_uri"]]).unique()
+    signalled = _verdicts(where, places.to_list(), use, day)
     optouts = in_force(read_optouts(store), day)
     disputes = open_on(store.read_table(frozen.disputes.key), day) if frozen.disputes else None
     copied = copies_withheld(store, frozen, optouts)
@@ -213,13 +223,23 @@ def check_manifest(where: Where, data: bytes, file: str) -> Manifest:
 
 
 def copies_withheld(store: Store, corpus: FrozenCorpus, optouts: pl.DataFrame) -> pl.DataFrame:
-    """Whole copies of works that owners opted out of, in this or any stored corpus, as `work_id, original`."""
+    """Whole copies of works that owners opted out of, in this or any stored corpus, as `work_id, original`.
+
+    Contents are the same by their bytes, or by their ISCC (`content_codes`): a picture that was saved again is a copy.
+    """
     if optouts.is_empty():
         return pl.DataFrame(schema={"work_id": pl.String, "original": pl.String})
     opted_out = pl.col("work_id").is_in(optouts["work_id"].unique().implode())
     examples = _dated(store, corpus)
-    earlier = [_dated(store, load_frozen(store, name)) for name in corpora(store) if name != corpus.digest]
-    return copies(examples, pl.concat([dated.filter(opted_out) for dated in (examples, *earlier)]))
+    others = [load_frozen(store, name) for name in corpora(store) if name != corpus.digest]
+    originals = pl.concat([dated.filter(opted_out) for dated in (examples, *(_dated(store, other) for other in others))])
+    codes = read_codes(store, corpus)
+    theirs = pl.col("content_sha256").is_in(originals["content_sha256"].unique().implode())
+    coded = pl.concat([read_codes(store, part).filter(theirs) for part in (corpus, *others)]).unique("content_sha256")
+    same = same_contents(codes, coded)
+    if same:
+        examples = examples.with_columns(pl.col("content_sha256").replace(same))
+    return copies(examples, originals)
 
 
 def _dated(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
@@ -249,4 +269,6 @@ def _verdicts(where: Where, uris: Iterable[str], use: str, day: date) -> pl.Data
     """The verdicts of signals known by the end of a day on a use; empty if none were collected."""
     until = datetime.combine(day, time.min, UTC) + timedelta(days=1)
     signals = records.read(where.store, SIGNALS, known=until)
+    read = set(signals["about"].unique())
+    uris = [uri for uri in uris if not uri.startswith(CONTENT) or uri in read]  # nearly all files say nothing
     return verdicts(signals, uris, use, now=until, days=where.settings.signals.days)

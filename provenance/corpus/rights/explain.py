@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from provenance.core.errors import ContractError, did_you_mean
+from provenance.core.errors import ContractError, InputError, did_you_mean
 from provenance.core.store import Store
 from provenance.core.tables import OPTOUTS, SIGNALS, SOURCES
 from provenance.core.where import Where
@@ -21,14 +21,18 @@ from provenance.corpus import records
 from provenance.corpus.delivery import read_delivered
 from provenance.corpus.ownership import ownership
 from provenance.corpus.rights.clearance import TRAIN, copies_withheld, is_copy_of
+from provenance.corpus.rights.content_codes import iscc_of, read_codes
 from provenance.corpus.rights.licences import terms_of, weigh
 from provenance.corpus.rights.optouts import OPTOUT, in_force
 from provenance.corpus.rights.policy import CLASSES, USES, RightsPolicy, read_policy
+from provenance.corpus.rights.signals.embedded import address_of
 from provenance.corpus.rights.signals.verdicts import verdicts
 from provenance.corpus.rights.signals.verdicts import weigh as weigh_signals
 from provenance.corpus.shards import LIST_WORKS, FrozenCorpus, corpus_in_force, read_examples
 
-COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split")
+# Columns of a list of works.
+LISTED = ("work_id", "licence_class", "licence_spdx", "asserted_by", "source_id", "conflict", "expired", "quarantine")
+COLUMNS = ("work_id", "source_uri", "acquired_at", "owner_id", "unmatched_reason", "split", "content_sha256")
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,7 @@ def _against(subject: Subject, sections: Mapping[str, Any]) -> list[str]:
     against += [f"dispute: {row['owner_id']} says that it is theirs" for row in sections["claims"]["disputes"]]
     if TRAIN not in subject.examples["split"]:
         against.append("held out: all of it is kept to measure models by")
-    uris = subject.examples["source_uri"].drop_nulls().unique()
-    judged = verdicts(subject.signals, uris, now=subject.end, days=subject.days)
+    judged = verdicts(subject.signals, _places(subject), now=subject.end, days=subject.days)
     return against + [f"signal: {why}" for why in judged.filter(~pl.col("allowed").fill_null(value=True))["because"]]
 
 
@@ -142,6 +145,39 @@ def summary(where: Where) -> dict[str, Any]:
     }
 
 
+def list_works(
+    store: Store, *, licence_class: str = "", conflicts: bool = False, quarantined: bool = False, like: str = ""
+) -> pl.DataFrame:
+    """The works of the corpus in force that meet all conditions, as they were judged when it was ingested; sorted.
+
+    Args:
+        licence_class: a class of the policy; empty: any.
+        conflicts: only works whose assertions conflict, or have expired.
+        quarantined: only works in quarantine.
+        like: a text in the name of the work or its source, in any case.
+
+    Returns:
+        `work_id, licence_class, licence_spdx, asserted_by, source_id, conflict, expired, quarantine`.
+
+    Raises:
+        InputError: the class is none of the policy's.
+    """
+    if licence_class and licence_class not in CLASSES:
+        hint = did_you_mean(licence_class, CLASSES)
+        raise InputError("--class", expected=f"one of {', '.join(CLASSES)}", found=repr(licence_class), hint=hint)
+    _, rights, _ = _read_rights(store)
+    conditions = [pl.lit(value=True)]
+    if licence_class:
+        conditions.append(pl.col("licence_class") == licence_class)
+    if conflicts:
+        conditions.append((pl.col("conflict") != "") | (pl.col("expired") != ""))
+    if quarantined:
+        conditions.append(pl.col("quarantine") != "")
+    names = pl.col("work_id") + "\n" + pl.col("source_id").fill_null("")
+    conditions.append(names.str.to_lowercase().str.contains(like.lower(), literal=True))
+    return rights.filter(*conditions).select(LISTED).sort("work_id")
+
+
 def source_section(subject: Subject) -> dict[str, Any]:
     """The place and time of the work's collection, and the collectors' records."""
     uris = subject.examples["source_uri"].drop_nulls().unique().sort()
@@ -151,8 +187,16 @@ def source_section(subject: Subject) -> dict[str, Any]:
         "uris": uris.to_list(),
         "acquired_at": subject.examples["acquired_at"].min(),
         "examples": dict(sorted(subject.examples["split"].value_counts().iter_rows())),
+        "codes": _codes(subject),
         "records": recorded.select("collector", "acquired_at", "evidence", "identifiers").to_dicts(),
     }
+
+
+def _codes(subject: Subject) -> list[dict[str, str]]:
+    """Digest and ISCC of the work's contents, as far as they have one."""
+    codes = read_codes(subject.store, subject.corpus).filter(pl.col("content_sha256").is_in(_digests(subject)))
+    rows = codes.sort("content_sha256").iter_rows()
+    return [{"content_sha256": digest, "iscc": iscc_of(unit, code)} for digest, unit, code in rows]
 
 
 def terms_section(subject: Subject) -> dict[str, Any]:
@@ -183,12 +227,26 @@ def claims_section(subject: Subject) -> dict[str, Any]:
 
 
 def signals_section(subject: Subject) -> list[dict[str, Any]]:
-    """The signals on training at the work's addresses, and whether they count."""
+    """The signals on training at the work's addresses and in its files, and whether they count."""
     rows = []
-    for uri in subject.examples["source_uri"].drop_nulls().unique().sort():
+    for uri in _places(subject):
         _, weighed = weigh_signals(subject.signals, uri, now=subject.end, days=subject.days)
         rows += [w.signal | {"source_uri": uri, "counts": w.counts, "why": w.why} for w in weighed]
     return rows
+
+
+def _places(subject: Subject) -> list[str]:
+    """The work's addresses, and those of its contents (`sha256:`)."""
+    uris = subject.examples["source_uri"].drop_nulls().unique().sort().to_list()
+    return uris + [address_of(digest) for digest in _digests(subject)]
+
+
+def _digests(subject: Subject) -> list[str]:
+    """The digests of the work's contents; a delivery may have left them out."""
+    if "content_sha256" not in subject.examples.columns:
+        return []
+    digests: list[str] = subject.examples["content_sha256"].drop_nulls().unique().sort().to_list()
+    return digests
 
 
 def optouts_section(subject: Subject) -> list[dict[str, Any]]:

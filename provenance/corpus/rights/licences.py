@@ -90,13 +90,17 @@ def check_assertions(frame: pl.DataFrame, file: str) -> pl.DataFrame:
 
 
 def classify(licence: str, policy: RightsPolicy) -> LicenceTerms:
-    """Interpret terms: an SPDX expression by the policy's licences, other words by its patterns, else unspecified."""
+    """Interpret terms: an SPDX expression by the policy's licences, other words by its patterns, else unspecified.
+
+    Of a choice, a branch that cannot be read is left out, and the reason says so.
+    """
     try:
-        expression = spdx.parse(licence)
+        expression, left_out = spdx.parse_choices(licence)
     except spdx.Unreadable as error:
         return _of_words(licence, str(error), policy)
     licence_class, because = _of_expression(expression, policy)
-    return LicenceTerms(str(expression), licence_class, because)
+    unread = f"; of the choice {', '.join(map(repr, left_out))} cannot be read" if left_out else ""
+    return LicenceTerms(str(expression), licence_class, because + unread)
 
 
 def join_assertions(examples: pl.DataFrame, assertions: pl.DataFrame) -> pl.DataFrame:
@@ -197,9 +201,10 @@ def _of_expression(expression: Any, policy: RightsPolicy) -> tuple[Class, str]:
     operator, terms = spdx.parts(expression)
     if operator == "":
         key = terms[0].key
-        if key not in policy.classes:
+        licence_class = policy.classes.get(key) or policy.classes.get(key.removesuffix(spdx.LATER))
+        if licence_class is None:
             return UNSPECIFIED, f"the policy has no class for {key}"
-        return policy.classes[key], f"{key} is {policy.classes[key]}"
+        return licence_class, f"{key} is {licence_class}"
     if operator == "WITH":
         licence_class, because = _of_expression(terms[0], policy)
         name = terms[1].key

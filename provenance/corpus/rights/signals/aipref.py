@@ -14,6 +14,8 @@ from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, 
 KIND, SIGNAL = "content-usage", "content-signal"
 MEANING = {"y": True, "n": False}
 WORDS = {"yes": True, "no": False}
+NOT_Y_OR_N = "the value has to be y or n, without quotes"
+NEITHER = "the value has to be yes or no"
 
 
 def preferences(text: str) -> tuple[dict[str, bool | None], str]:
@@ -47,7 +49,7 @@ def parse_robots(answer: Answer, *, agent: str = "") -> list[Row]:
     """
     if not answer.good:
         return []
-    text, problem = answer.text()
+    text, unread = answer.text()
     rules = [rule for rule in robots.rules(text) if rule.name in {KIND, SIGNAL}]
     own_token = robots.token(agent)
     own = [rule for rule in rules if own_token and own_token in rule.agents]
@@ -57,15 +59,23 @@ def parse_robots(answer: Answer, *, agent: str = "") -> list[Row]:
         pattern = pattern_of(path, answer.about) or "/"
         scope = answer.about + pattern
         agents = agent if own else robots.EVERYBODY
+        problem = "; ".join(filter(None, (unread, rule.problem)))
         if rule.name == KIND:
-            rows += _rows(answer, KIND, scope, preference, says=rule.line, problem=problem, agents=agents)
+            fresh = _rows(answer, KIND, scope, preference, says=rule.line, problem=problem, agents=agents)
         else:
             pairs = (part.partition("=") for part in preference.split(","))
-            words = {label.strip().lower(): WORDS.get(value.strip().lower()) for label, _, value in pairs if label.strip()}
-            rows += [
-                row(answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, problem=problem, agents=agents)
+            stated = {label.strip().lower(): value.strip().lower() for label, _, value in pairs if label.strip()}
+            words = {label: WORDS.get(value) for label, value in stated.items()}
+            words_unread = {label for label, value in words.items() if value is None}
+            fresh = [
+                row(
+                    answer, SIGNAL, label, says=rule.line, scope=scope, allowed=allowed, agents=agents,
+                    problem=problem if label not in words_unread else "; ".join(filter(None, (problem, NEITHER))),
+                )
                 for label, allowed in words.items()
-            ]
+            ]  # fmt: skip
+        # A rule whose name is misspelt may reserve, and permits nothing.
+        rows += [fields | {"allowed": None} if rule.problem and fields["allowed"] else fields for fields in fresh]
     return rows
 
 
@@ -83,6 +93,9 @@ def _rows(answer: Answer, kind: str, scope: str, text: str, *, says: str, proble
         problem = "; ".join(part for part in (problem, unread) if part)
         return [row(answer, kind, "train", says=says, scope=scope, problem=problem, agents=agents)]
     return [
-        row(answer, kind, label, says=says, scope=scope, allowed=value, problem=problem, agents=agents)
+        row(
+            answer, kind, label, says=says, scope=scope, allowed=value, agents=agents,
+            problem=problem if value is not None else "; ".join(filter(None, (problem, NOT_Y_OR_N))),
+        )
         for label, value in allowed.items()
-    ]
+    ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Spawning's ai.txt: permissions to train on files of a site, by suffix, media type or path, in the format of robots.txt.
 
-It is about training, so rules for all agents count as much as rules for named agents.
+It is about training, so rules for all agents count as much as rules for named agents, and rules that name no agent at all are
+restrictions with a `problem`, as every line is that cannot be read.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, row, silence
-from provenance.corpus.rights.signals.robots import addressed
+from provenance.corpus.rights.signals.robots import MOST_PROBLEMS, addressed, odd_lines, rules
 
 KIND = "ai.txt"
 PATH = "/ai.txt"
@@ -24,18 +26,26 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
     """Rows of an ai.txt, for all agents and for named ones among `agents`."""
     if not answer.good:
         return [silence(answer, KIND)]
-    text, problem = answer.text()
+    text, unread = answer.text()
     rows = []
-    for rule, addressees in addressed(text, agents):
-        allowed = rule.name == "allow" or not rule.value
+    nobody: list[str] = []
+    unaddressed = ((rule, nobody) for rule in rules(text) if rule.name in {"allow", "disallow"} and not rule.agents)
+    for rule, addressees in [*addressed(text, agents), *unaddressed]:
+        doubt = rule.problem or ("" if addressees else "a rule without a User-agent before it")
+        allows = rule.name == "allow" or not rule.value
+        allowed = None if allows and doubt else allows
+        problem = "; ".join(filter(None, (unread, doubt)))
         for pattern in patterns(rule.value or "/", answer.about):
             scope = answer.about + pattern
             agents_named = ", ".join(addressees)
-            says = f"{rule.line} (User-agent: {agents_named})"
+            says = f"{rule.line} (User-agent: {agents_named or 'none'})"
             rows.append(
                 row(answer, KIND, "train", says=says, scope=scope, allowed=allowed, agents=agents_named, problem=problem)
             )
-    return rows or [silence(answer, KIND, problem=problem)]
+    rows += [
+        row(answer, KIND, "train", says=line, problem="no line of an ai.txt") for line in islice(odd_lines(text), MOST_PROBLEMS)
+    ]
+    return rows or [silence(answer, KIND, problem=unread)]
 
 
 def patterns(value: str, origin: str) -> list[str]:

@@ -21,7 +21,7 @@ from provenance.core.store import Store
 from provenance.core.tables import SIGNALS
 from provenance.core.where import Where
 from provenance.corpus.records import append, keep_raw, read
-from provenance.corpus.rights.signals import aipref, aitxt, html, robots, rsl, tdmrep
+from provenance.corpus.rights.signals import aipref, aitxt, html, noai, robots, rsl, tdmrep
 from provenance.corpus.rights.signals.fetch import OTHER_BYTES, ROBOTS_BYTES, Limits, fetch, open_client
 from provenance.corpus.rights.signals.responses import USES, Answer, Row, origin_of, page_of, silence
 from provenance.corpus.rights.signals.verdicts import NOT_COLLECTED, NOT_ON_THE_WEB, describe, weigh
@@ -187,6 +187,10 @@ class _Collection:
         answer = await self.ask(client, page, page, page=True)
         declarations = html.read_declarations(answer)
         rows = aipref.parse(answer) + tdmrep.parse_headers(answer) + tdmrep.parse_meta(answer, declarations.meta)
+        if declarations.problem:
+            rows.append(silence(answer, noai.KIND, problem=declarations.problem))
+        rows += noai.parse_headers(answer, agents=self.signals.agents)
+        rows += noai.parse_meta(answer, declarations.elements, agents=self.signals.agents)
         rows += await self.licences_of(client, answer, [*rsl.linked_by_header(answer), *declarations.linked])
         for licence in declarations.embedded[:MOST_LICENCES]:
             rows += rsl.parse(answer, licence.encode())

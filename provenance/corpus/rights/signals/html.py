@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urljoin
 
 from lxml import etree
@@ -14,12 +15,17 @@ RSL_TYPE = "application/rsl+xml"
 
 @dataclass(frozen=True)
 class Declarations:
-    """Declarations of a page: meta elements by name (the first of each), linked licences, and embedded licences."""
+    """Declarations of a page: meta elements by name (the first of each), linked licences, and embedded licences.
+
+    Attributes:
+        elements: all meta elements, `(name, content)`; `property` and `http-equiv` stand for a name that is missing.
+    """
 
     meta: dict[str, str] = field(default_factory=dict)
     linked: tuple[str, ...] = ()
     embedded: tuple[str, ...] = ()
     problem: str = ""
+    elements: tuple[tuple[str, str], ...] = ()
 
 
 def is_html(answer: Answer) -> bool:
@@ -41,13 +47,19 @@ def read_declarations(answer: Answer) -> Declarations:
         return Declarations(problem=f"not HTML: {error}")
     if tree is None:
         return Declarations(problem="not HTML")
+    elements = tuple((_name(element), element.get("content") or "") for element in tree.iter("meta"))
     meta: dict[str, str] = {}
-    for element in tree.iter("meta"):
-        meta.setdefault((element.get("name") or "").strip().lower(), element.get("content") or "")
+    for name, content in elements:
+        meta.setdefault(name, content)
     links = (link for link in tree.iter("link") if "license" in (link.get("rel") or "").lower().split())
     linked = (link.get("href") for link in links if (link.get("type") or "").strip().lower() == RSL_TYPE)
     embedded = (s.text or "" for s in tree.iter("script") if (s.get("type") or "").strip().lower() == RSL_TYPE)
-    return Declarations(meta, tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem)
+    return Declarations(meta, tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem, elements)
+
+
+def _name(element: Any) -> str:
+    stated = (element.get(attribute) for attribute in ("name", "property", "http-equiv"))
+    return next((name.strip().lower() for name in stated if name and name.strip()), "")
 
 
 def absolute(base: str, reference: str) -> str:

@@ -16,7 +16,10 @@ from provenance.core.text import plain
 
 Row = dict[str, Any]
 # Words of signals for the uses of verdicts; other words stay unchanged.
-USES = {"train-ai": "train", "ai-train": "train", "train-genai": "train", "ai-input": "ai-use"}
+USES = {
+    **dict.fromkeys(("train-ai", "ai-train", "train-genai", "ai", "genai"), "train"),  # the latter two in drafts of 2025
+    "ai-input": "ai-use",
+}
 LONGEST_SAYS = 500
 
 

@@ -3,6 +3,11 @@
 Rules for all crawlers (`User-agent: *`) are about crawling: search engines, archives, load. Rules for a named agent that
 collects for models are about training; their rows have that `use`.
 
+People misspell. What Google's parser accepts (github.com/google/robotstxt: `useragent`, `dissallow`, a blank for the colon) is
+read as it is meant, and so are several agents on one line. Other names of lines that resemble a rule's name are read as
+restrictions alone, with a `problem`: a permission must be spelt rightly. A line that speaks of training in some other way, or
+of an agent whose name is nearly that of a collector for models, is a row that says nothing but its problem.
+
 Protego matches patterns (`verdicts`), but this module reads the file: Protego drops lines of later standards (`Content-Usage`,
 `License`) and does not list the named agents. A test compares the two.
 """
@@ -12,22 +17,59 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from itertools import islice
 
 from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, row, silence
 
 KIND = "robots"
+EMPTY = "Disallow: "
 PATH = "/robots.txt"
 EVERYBODY = "*"
-GROUPED = ("allow", "disallow", "content-usage", "content-signal")
+# draft-canel-robots-ai-control: rules on training, for all agents of a group.
+OF_TRAINING = {"disallowaitraining": "disallow", "allowaitraining": "allow"}
+GROUPED = ("allow", "disallow", "content-usage", "content-signal", *OF_TRAINING)
+# Spellings that Google's parser reads as the rule (robots.cc, kAllowFrequentTypos).
+SPELLINGS = {
+    **dict.fromkeys(("user-agent", "useragent", "user agent"), "user-agent"),
+    **dict.fromkeys(("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"), "disallow"),
+}
+# Other names of lines, which resemble some rules and must not be taken for them.
+OTHERS = ("sitemap", "site-map", "license", "crawl-delay", "host", "clean-param", "request-rate", "visit-time", "noindex")
+# How alike a name must be to the name of a rule, and an agent to one that we know.
+ALIKE, AGENTS_ALIKE = 0.75, 0.85
+# Signs that are typed for a hyphen, and invisible ones.
+_SIGNS = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\uff0d", "-")
+    | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\xad", "")
+)
+WIDE_COLON = "\uff1a"
+_NEXT_RULE = re.compile(r"\s+(?=(?:user[- ]?agent|(?:dis)?allow)\s*:)", re.IGNORECASE)
+_WITHOUT_COLON = re.compile(r"(user[- ]?agent|disallow|allow)([\s=]+)(\S.*)", re.IGNORECASE)
+_BETWEEN_AGENTS = re.compile(r"[\s,;|()\"'\u2018-\u201f\u3001\uff0c\uff1b]+")
+_LINE_ENDS = re.compile(r"[\r\n\x0b\x0c\x85\u2028\u2029]+")
+_PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
+# Longer lines are not looked at for what else they might mean, and no more such lines are reported than these.
+LONGEST_LINE, MOST_PROBLEMS = 300, 20
+# Words with which a line speaks of training.
+_TRAINING = re.compile(
+    r"no-?(image)?-?ai\b|\b(ai|llm|ml|tdm|genai)([-_ :=]|$)|train|text.?and.?data.?mining|machine.?learning", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A line of a file with groups: its agents (empty outside of groups), name and value."""
+    """A line of a file with groups: its agents (empty outside of groups), name and value.
+
+    Attributes:
+        problem: why the line may be meant otherwise; empty: it is spelt as crawlers read it.
+    """
 
     agents: frozenset[str]
     name: str
     value: str
+    problem: str = ""
 
     @property
     def line(self) -> str:
@@ -40,26 +82,71 @@ def rules(text: str) -> Iterator[Rule]:
     group: set[str] = set()
     agents: frozenset[str] = frozenset()
     naming = False
-    for line in re.split(r"[\r\n]+", text):
-        name, colon, value = line.split("#", 1)[0].partition(":")
-        name, value = name.strip().lower(), value.strip()
-        if not colon:
+    doubts = ""  # about the names of the group's agents
+    for line in _LINE_ENDS.split(text):
+        for name, value, problem in _fields(line):
+            if name == "user-agent":
+                group, doubts = (group, doubts) if naming else (set(), "")
+                group |= agents_of(value)
+                doubts = doubts or problem
+                naming = True
+            elif name in GROUPED:
+                agents = frozenset(group) if naming else agents  # shared by all rules of a group, which may name thousands
+                naming = False
+                yield Rule(agents, name, value, problem or doubts)
+            else:  # a line for the whole file, such as License; it ends no group
+                yield Rule(frozenset(), name, value, problem)
+
+
+def _fields(line: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, value and problem of each rule on a line; none for a line that is no rule."""
+    stated = line.split("#", 1)[0].strip().lstrip("\u200b\u200e\ufeff")
+    for part in _NEXT_RULE.split(stated):
+        problem = "several rules on one line" if part != stated else ""
+        name, colon, value = part.partition(":")
+        if not colon and (wide := part.partition(WIDE_COLON))[1]:
+            name, colon, value = wide
+            problem = problem or "a full-width colon"
+        bare = _WITHOUT_COLON.fullmatch(part)
+        if bare and (not colon or "/" in name or "=" in name):
+            name, sign, value = bare.groups()
+            # Google's parser takes a blank for the colon where one word follows.
+            problem = problem or ("" if not sign.strip() and len(value.split()) == 1 else "a line without a colon")
+        elif not colon:
             continue
-        if name == "user-agent":
-            group = group if naming else set()
-            group.add(token(value))
-            naming = True
-        elif name in GROUPED:
-            agents = frozenset(group) if naming else agents  # shared by all rules of a group, which may name thousands
-            naming = False
-            yield Rule(agents, name, value)
-        else:  # a line for the whole file, such as License; it ends no group
-            yield Rule(frozenset(), name, value)
+        rule, doubt = _rule_of(" ".join(name.translate(_SIGNS).lower().split()))
+        yield rule, value.strip(), problem or doubt
+
+
+@lru_cache(maxsize=4096)
+def _rule_of(name: str) -> tuple[str, str]:
+    """The rule that a line's name means, and the problem if the name only resembles it."""
+    if name in SPELLINGS:
+        return SPELLINGS[name], ""
+    if name in GROUPED or name in OTHERS or len(name) > 30:
+        return name, ""
+    squeezed = re.sub(r"[-_ ]", "", name)
+    known = [squeezed] if squeezed in OF_TRAINING else [*SPELLINGS, "allow", "content-usage", "content-signal", *OTHERS]
+    name, stated = squeezed if squeezed in OF_TRAINING else name, name
+    begins = [rule for rule in (*SPELLINGS, "allow") if name.startswith(rule)]
+    near = get_close_matches(name.replace("_", "-"), known, n=1, cutoff=ALIKE) or begins[:1]
+    meant = SPELLINGS.get(near[0], near[0]) if near else name
+    if meant in OTHERS or meant == stated:
+        return stated, ""
+    return meant, f"{stated!r} is no name of a rule: read as {meant!r}, and permits nothing"
+
+
+@lru_cache(maxsize=4096)
+def agents_of(value: str) -> frozenset[str]:
+    """The agents that a line names: one, or several with commas, semicolons or blanks between them."""
+    parts = (part for part in _BETWEEN_AGENTS.split(value.translate(_SIGNS)) if part)
+    return frozenset(filter(None, map(token, (value, *parts))))
 
 
 def token(agent: str) -> str:
-    """The name of an agent for comparisons: in lower case, without version."""
-    return agent.split("/", 1)[0].strip().lower()
+    """The name of an agent for comparisons: in lower case, without version, quotes and a final star."""
+    name = agent.split("/", 1)[0].strip(" \t\"'").lower()
+    return name if name == EVERYBODY else name.rstrip("*")
 
 
 def addressed(text: str, agents: Sequence[str]) -> Iterator[tuple[Rule, list[str]]]:
@@ -71,21 +158,26 @@ def addressed(text: str, agents: Sequence[str]) -> Iterator[tuple[Rule, list[str
             yield rule, sorted(spelling[name] for name in addressees)
 
 
-def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...], list[tuple[bool, str, str]]]:
-    """The rules for `*` and for each named agent: `(allowed, pattern, line)` by agents.
+def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...], list[tuple[bool | None, str, str, str]]]:
+    """The rules for `*` and for each named agent: `(allowed, pattern, line, problem)` by agents.
 
-    Agents with the same rules share a key. An empty `Disallow:` allows everything.
+    Agents with the same rules share a key. An empty `Disallow:` without other rules allows everything; what is spelt so that
+    its meaning is in doubt allows nothing.
     """
-    by_agent: dict[str, list[tuple[bool, str, str]]] = {}
+    by_agent: dict[str, list[tuple[bool | None, str, str, str]]] = {}
     for rule, addressees in addressed(text, agents):
         pattern = pattern_of(rule.value or "/", origin)
         if pattern is not None and (rule.value or rule.name == "disallow"):
+            allows = rule.name == "allow" or not rule.value
+            allowed = None if allows and rule.problem else allows
             for name in addressees:
-                by_agent.setdefault(name, []).append((rule.name == "allow" or not rule.value, pattern, rule.line))
-    agents_of: dict[tuple[tuple[bool, str, str], ...], list[str]] = {}
-    for name, entries in by_agent.items():
-        agents_of.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
-    return {tuple(sorted(addressees)): list(entries) for entries, addressees in agents_of.items()}
+                by_agent.setdefault(name, []).append((allowed, pattern, rule.line, rule.problem))
+    agents_of_rules: dict[tuple[tuple[bool | None, str, str, str], ...], list[str]] = {}
+    for name, stated in by_agent.items():
+        # Beside other rules an empty Disallow says nothing.
+        entries = [entry for entry in stated if entry[2] != EMPTY] or stated
+        agents_of_rules.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
+    return {tuple(sorted(addressees)): list(entries) for entries, addressees in agents_of_rules.items()}
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
@@ -100,11 +192,12 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
     if not answer.good:
         says = f"{answer.status}: everything may be crawled (RFC 9309, 2.3.1.3)"
         return [row(answer, KIND, "crawl", says=says, allowed=True, scope=f"{origin}/")]
-    text, problem = answer.text()
+    text, unread = answer.text()
     rows = []
     for names, entries in sorted(access(text, agents, origin).items()):
         model_agents = [name for name in names if name != EVERYBODY]
-        for allowed, pattern, line in entries:
+        for allowed, pattern, line, doubt in entries:
+            problem = "; ".join(filter(None, (unread, doubt)))
             for use, addressees in (("train", model_agents), ("crawl", [EVERYBODY] if EVERYBODY in names else [])):
                 if addressees:
                     agents_named, scope = ", ".join(addressees), origin + pattern
@@ -112,4 +205,65 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
                     rows.append(
                         row(answer, KIND, use, says=says, scope=scope, allowed=allowed, agents=agents_named, problem=problem)
                     )
-    return rows or [silence(answer, KIND, "crawl", problem)]
+    rows += _on_training(answer, text, unread)
+    odd = islice(_not_understood(text, agents), MOST_PROBLEMS)
+    rows += [row(answer, KIND, "train", says=line, problem=problem) for line, problem in odd]
+    if any(rule.name in {"allow", "disallow"} and not rule.agents for rule in rules(text)):
+        problem = "rules without a User-agent before them, which crawlers do not read"
+        rows.append(row(answer, KIND, "crawl", says="rules outside of groups", problem=problem))
+    return rows or [silence(answer, KIND, "crawl", unread)]
+
+
+def odd_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a file that are no rule, no comment and not blank; none of a page."""
+    if not _PAGE.search(text[:1000]):
+        for line in _LINE_ENDS.split(text):
+            stated = " ".join(line.split("#", 1)[0].split())
+            if stated and not any(name in {"user-agent", *GROUPED, *OTHERS} for name, _, _ in _fields(stated)):
+                yield stated[:LONGEST_LINE]
+
+
+def _on_training(answer: Answer, text: str, unread: str) -> Iterator[Row]:
+    """Yield rows of rules on training (`OF_TRAINING`): those for everybody, and those outside of groups."""
+    for rule in rules(text):
+        pattern = pattern_of(rule.value or "/", answer.about)
+        if rule.name in OF_TRAINING and pattern is not None and (not rule.agents or EVERYBODY in rule.agents):
+            allows = (OF_TRAINING[rule.name] == "allow") == bool(rule.value)
+            yield row(
+                answer, KIND, "train", says=rule.line, scope=answer.about + pattern, agents=EVERYBODY,
+                allowed=None if allows and rule.problem else allows, problem="; ".join(filter(None, (unread, rule.problem))),
+            )  # fmt: skip
+
+
+def _not_understood(text: str, agents: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield lines that speak of training or of collectors for models, and are read as nothing; each with its problem."""
+    if _PAGE.search(text[:1000]):
+        return
+    names = tuple(map(token, agents))
+    seen: set[str] = set()
+    for line in _LINE_ENDS.split(text):
+        stated = " ".join(line.split("#", 1)[0].split())
+        if not stated or stated in seen or len(stated) > LONGEST_LINE:
+            continue
+        seen.add(stated)
+        fields = list(_fields(stated))
+        is_rule = any(name in {"user-agent", *GROUPED, *OTHERS} for name, _, _ in fields)
+        if not is_rule and (_TRAINING.search(stated) or any(name in stated.lower() for name in names)):
+            yield stated, "speaks of training or of an agent that collects for models, and is no rule of a robots.txt"
+        for name, value, _ in fields:
+            if name == "user-agent" and (odd := _odd_agent(value, names)):
+                yield stated, odd
+
+
+@lru_cache(maxsize=65_536)
+def _odd_agent(value: str, names: tuple[str, ...]) -> str:
+    """The problem of a line whose agent is a pattern, or nearly one of some names; empty: there is none."""
+    named = agents_of(value)
+    if named & set(names) or named == {EVERYBODY} or len(value) > 60:
+        return ""
+    if any("*" in name and name != EVERYBODY for name in named):
+        return f"{value!r} is a pattern of agents, which no standard has"
+    if _TRAINING.search(value):
+        return f"{value!r} is the name of no agent that is known, and may mean all that collect for models"
+    near = get_close_matches(token(value), names, n=1, cutoff=AGENTS_ALIKE)
+    return f"{value!r} is nearly {near[0]!r}, and is read as another agent" if near else ""

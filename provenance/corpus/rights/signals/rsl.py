@@ -5,6 +5,9 @@ is reserved, and `terms` has the conditions. A licence that lists permissions pe
 permits all uses that it does not prohibit. Several licences of the same content are alternative offers, so a use that one does
 not list may be in another.
 
+A use that RSL does not define is read as its nearest one where a licence prohibits it (`ai-training`, `training`), and as none
+where it permits it; the row's `problem` says so. A licence with a prohibition that cannot be read permits only what it lists.
+
 The linking file sets the scope of a licence: robots.txt its site, a page itself.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from lxml import etree
@@ -25,6 +29,11 @@ from provenance.corpus.rights.signals.responses import USES, Answer, Row, origin
 KIND = "rsl"
 USUAL = ("train", "ai-use", "ai-index", "search")
 WHOLE = {"all": USUAL, "ai-all": ("train", "ai-use", "ai-index")}
+# The words of RSL 1.0 and of its drafts; other words are told.
+WORDS = ("all", "ai-all", "ai-train", "train-ai", "train-genai", "train", "ai-input", "ai-use", "ai-index", "search")
+TYPES = ("usage", "user", "geo")
+# Parts of words that speak of a use.
+PARTS = {"train": "train", "learn": "train", "tuning": "train", "input": "ai-use", "ground": "ai-use", "search": "search"}
 # Conditions that we meet: credits name the owners.
 FREE = {"free", "attribution"}
 
@@ -35,13 +44,14 @@ class Offer:
 
     Attributes:
         listed: whether the licence lists the use, or a wider one.
-        allowed: whether the use is allowed without conditions.
+        allowed: whether the use is allowed without conditions; None: it cannot be told.
     """
 
     use: str
     listed: bool
-    allowed: bool
+    allowed: bool | None
     terms: str
+    problem: str = ""
 
 
 def linked(answer: Answer) -> list[str]:
@@ -111,23 +121,52 @@ def _content(answer: Answer, content: Any) -> Iterator[Row]:
             if offer.listed or offer.use not in explicit:
                 yield row(
                     answer, KIND, offer.use, says=f'<content url="{place}"> {says}', scope=scope,
-                    allowed=offer.allowed, terms=offer.terms, problem=problem,
+                    allowed=offer.allowed, terms=offer.terms, problem="; ".join(filter(None, (problem, offer.problem))),
                 )  # fmt: skip
 
 
 def _offers(licence: Any, server: str) -> Iterator[Offer]:
     permitted, prohibited = _uses(licence, "permits", "usage"), _uses(licence, "prohibits", "usage")
-    conditions = list(_conditions(licence, server))
-    uses = sorted({*USUAL, *(permitted or ()), *(prohibited or ())})
-    for use in uses:
-        if prohibited is not None and use in prohibited:
-            yield Offer(use, listed=True, allowed=False, terms="")
+    conditions, terms = list(_conditions(licence, server)), "; ".join(_conditions(licence, server))
+    refused = {word for word in _words(licence, "prohibits", "usage") or () if word not in WORDS}
+    odd = refused | {word for word in _words(licence, "permits", "usage") or () if word not in WORDS}
+    unread = sorted(_unread(licence))
+    problems = ([f"no use of RSL: {', '.join(sorted(odd))}"] if odd else []) + [f"not of RSL: {name}" for name in unread]
+    problem = "; ".join(problems)
+    meant = {_meant(word) for word in refused} | ({None} if unread else set())
+    for use in sorted({*USUAL, *(permitted or ()), *(prohibited or ()), *filter(None, meant)} - odd):
+        if use in meant or (prohibited is not None and use in prohibited):
+            yield Offer(use, listed=True, allowed=False, terms="", problem=problem)
         elif permitted is None:
-            yield Offer(use, listed=False, allowed=not conditions, terms="; ".join(conditions))
+            # Nobody knows what a prohibition that cannot be read takes away.
+            allowed = None if None in meant and not conditions else not conditions
+            yield Offer(use, listed=False, allowed=allowed, terms=terms, problem=problem)
         elif use in permitted:
-            yield Offer(use, listed=True, allowed=not conditions, terms="; ".join(conditions))
+            allowed = None if unread and not conditions else not conditions
+            yield Offer(use, listed=True, allowed=allowed, terms=terms, problem=problem)
         else:
-            yield Offer(use, listed=False, allowed=False, terms="")
+            yield Offer(use, listed=False, allowed=False, terms="", problem=problem)
+
+
+def _unread(licence: Any) -> Iterator[str]:
+    """Yield the elements of a licence that may permit or prohibit something and that RSL does not define."""
+    for element in licence:
+        name, kind = _name(element) if isinstance(element.tag, str) else "", (element.get("type") or "usage").strip().lower()
+        if name in {"permits", "prohibits"} and kind not in TYPES:
+            yield f'<{name} type="{kind}">'
+        elif name not in {"permits", "prohibits"} and re.match(
+            "permit|prohibit|allow|disallow|forbid|den[iy]|reserv", name.lower()
+        ):
+            yield f"<{name}>"
+
+
+def _meant(word: str) -> str | None:
+    """The use that a word which RSL does not define means; None if it cannot be told."""
+    letters = {re.sub("[^a-z]", "", known): known for known in WORDS if known not in WHOLE}
+    squeezed = re.sub("[^a-z]", "", word)
+    near = get_close_matches(squeezed, letters, n=1, cutoff=0.8)
+    part = next((use for part, use in PARTS.items() if part in squeezed), None)
+    return part or (USES.get(letters[near[0]], letters[near[0]]) if near else None)
 
 
 def _conditions(licence: Any, server: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ policy is the address of a licence.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def parse(answer: Answer) -> list[Row]:
 
 def parse_headers(answer: Answer) -> list[Row]:
     """Rows of a page's headers; they cover that page alone."""
-    headers = {name: answer.header(name) for name in (RESERVATION, POLICY)}
+    headers = {name: answer.header(name) for name, _ in answer.headers}
     return _of_page(answer, headers, "header") if answer.good else []
 
 
@@ -48,13 +49,22 @@ def parse_meta(answer: Answer, meta: Mapping[str, str]) -> list[Row]:
 
 
 def _of_page(answer: Answer, values: Mapping[str, str], where: str) -> list[Row]:
-    value = values.get(RESERVATION, "").strip()
-    if not value:
-        return []
-    allowed = MEANING.get(value)
-    problem = "" if allowed is not None else f"{RESERVATION} has to be 0 or 1"
-    says = f"{where}: {RESERVATION}: {value}"
-    return [row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=values.get(POLICY))]
+    rows = []
+    for name, stated in values.items():
+        value = stated.strip()
+        if _squeezed(name) != _squeezed(RESERVATION) or not value:
+            continue
+        allowed = MEANING.get(value)
+        problem = "" if allowed is not None else f"{RESERVATION} has to be 0 or 1"
+        if name != RESERVATION:  # a misspelt name may reserve, and permits nothing
+            allowed, problem = allowed and None, _joined(f"{name!r} should be {RESERVATION}", problem)
+        says = f"{where}: {name}: {value}"
+        rows.append(row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=values.get(POLICY)))
+    return rows
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
 
 
 def _rule(answer: Answer, entry: Any, problem: str) -> Row:

@@ -16,6 +16,9 @@ The newest collection counts. Where it got no answer (5xx, 429, none), the earli
 has not changed its signals. A permission older than the limit does not count any more; a reservation counts until a newer
 collection replaces it.
 
+What a file says of itself (`embedded`) is about its content, `sha256:<digest>`, and weighed apart from its addresses: a
+reservation of either counts.
+
 Rules of robots.txt for all agents (`crawl`) do not count for training: most of them are about search engines and load, and
 older than the training of models. Rules for a named agent that collects for models count, and so does a failing server, since
 its file may name such an agent.
@@ -32,12 +35,13 @@ from typing import Any
 
 import polars as pl
 
+from provenance.corpus.rights.signals.embedded import CONTENT
 from provenance.corpus.rights.signals.patterns import matches, octets
 from provenance.corpus.rights.signals.responses import USES, origin_of, page_of
 
 Row = dict[str, Any]
 # Wider uses: a signal that reserves these reserves the use, too.
-WIDER = {"train": ("tdm",), "ai-use": ("tdm",), "ai-index": ("tdm",)}
+WIDER = dict.fromkeys(("train", "ai-use", "ai-index"), ("tdm", "bots"))
 # Kinds in which the order of rules decides, not their length.
 IN_ORDER = {"tdmrep"}
 # Kinds in which the more permissive of two equal patterns counts.
@@ -71,7 +75,7 @@ def verdicts(
 
     Args:
         signals: the signals table, in order of its records.
-        uris: addresses of sources, in any order.
+        uris: addresses of sources or contents, in any order.
         use: train, search, crawl, or a use named by signals.
         now: the time for the age of signals.
         days: the greatest age of a permission; None: any.
@@ -129,7 +133,7 @@ def _answered(row: Row) -> bool:
 def _weigh(
     rounds: dict[str, list[tuple[Row, str]]], uri: str, use: str, now: datetime | None, days: int | None
 ) -> tuple[bool | None, list[Weighed]]:
-    origin, page = origin_of(uri), page_of(uri)
+    origin, page = _place_of(uri)
     if origin is None or page is None:
         return None, []
     words = _words_for(use)
@@ -164,6 +168,11 @@ def _weigh(
     return allowed, sorted(weighed, key=lambda w: (not w.counts, w.signal["kind"], w.signal["url"], w.signal["scope"], w.why))
 
 
+def _place_of(uri: str) -> tuple[str | None, str | None]:
+    """Origin and page of an address on the web; a content is both."""
+    return (uri, uri) if uri.startswith(CONTENT) else (origin_of(uri), page_of(uri))
+
+
 def _words_for(use: str) -> set[str]:
     """The words of signals that cover a use."""
     own = USES.get(use, use)
@@ -181,7 +190,7 @@ def _silent(row: Row, use: str, words: set[str]) -> str:
 
 def _on(row: Row, origin: str, page: str) -> bool:
     """Whether a signal covers a page."""
-    if row["about"] == page and row["about"] != origin:
+    if row["about"] == page and (row["about"] != origin or page.startswith(CONTENT)):
         return True
     # Suffixes in ai.txt are of files, without the query.
     return matches(_pattern(row, origin), page.partition("?")[0] if row["kind"] == "ai.txt" else page)
@@ -222,7 +231,7 @@ def _because(
     rounds: dict[str, list[tuple[Row, str]]], uri: str, use: str, allowed: bool | None, weighed: Sequence[Weighed]
 ) -> list[str]:
     """The decisive signals, those that contradict them, and unreadable ones."""
-    origin, page = origin_of(uri), page_of(uri)
+    origin, page = _place_of(uri)
     if origin is None:
         return [NOT_ON_THE_WEB]
     if origin not in rounds and page not in rounds:

@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import idna
 from packageurl import PackageURL
@@ -70,7 +70,9 @@ _DOI = re.compile(r"10\.\d{4,9}(?:\.\d+)*/\S+")
 _ARXIV = re.compile(
     r"(?P<id>\d{4}\.\d{4,5}|[a-z-]+(?:\.[a-z-]{2,})?/\d{7})(?P<version>v[1-9]\d*)?(?:\s*\[[\w.-]+\])?", re.IGNORECASE
 )
-_GIT_SSH = re.compile(r"(?:ssh://)?git@([\w.-]+)[:/](.+)")
+_GIT_SSH = re.compile(
+    r"(?:ssh://git@([\w.-]+)(?::\d+)?[:/]|git@([\w.-]+)[:/]|git://(github\.com|gitlab\.com|bitbucket\.org)/)(.+)"
+)
 
 
 def canonical(text: str) -> str:
@@ -95,7 +97,7 @@ def says_where(text: str) -> bool:
 
 def _identify(text: str) -> Identifier:
     if ssh := _GIT_SSH.fullmatch(text):
-        return identify(f"https://{ssh[1]}/{ssh[2]}")
+        return identify(f"https://{ssh[1] or ssh[2] or ssh[3]}/{ssh[4]}")
     if scheme := _SCHEME.match(text):
         return _with_scheme(scheme[1].lower(), text[scheme.end() :], text)
     identifier = None
@@ -208,29 +210,64 @@ def _iswc(text: str) -> Identifier | None:
 
 
 def _purl(text: str) -> Identifier | None:
+    """A package URL in its canonical spelling, which is read as itself; None if it cannot be read."""
+    for _ in range(MOST_READINGS):
+        identifier = _read_purl(text)
+        if identifier is None or identifier.name == f"pkg:{text}":
+            return identifier
+        text = identifier.name.removeprefix("pkg:")
+    return None
+
+
+def _read_purl(text: str) -> Identifier | None:
     """A package URL: of a file, of a release, or of a whole package, which is a name of many works.
 
-    Names of PyPI are normalised by PEP 503. The purl standard lower-cases names of npm, but npm distinguishes case: JSONStream
-    is not jsonstream.
+    Names of PyPI are normalised by PEP 503. The purl standard lower-cases names of npm, but npm distinguishes case in names
+    without a scope, which are older than its rule: JSONStream is not jsonstream. Other registries that ignore the case of a
+    name are in `_NO_CASE`. Branches and tags of repositories have their short names.
     """
     try:
         purl = PackageURL.from_string(f"pkg:{text}")
     except ValueError:
         return None
-    if {".", ".."} & set(text.partition("#")[2].split("/")):
+    if {".", ".."} & set(unquote(text).partition("#")[2].split("/")):
         return None  # they would be dropped, which would mean another file
-    name, version = purl.name, purl.version
+    namespace, name, version = purl.namespace, purl.name, purl.version
+    if not namespace and "/" in name:  # the slash was encoded
+        namespace, _, name = name.rpartition("/")
+    if purl.type in _NO_CASE or (namespace or "").lower().startswith(_HOSTS_WITHOUT_CASE):
+        namespace, name = namespace and namespace.lower(), name.lower()
+    if purl.type == "npm" and namespace:
+        namespace, name = f"@{namespace.lower().lstrip('@')}", name.lower()
+    if purl.type == "cargo":
+        name = name.replace("_", "-")  # of two crates that differ by this alone there is one
+    if purl.type == "nuget":
+        version = version and version.lower()
     if purl.type == "pypi":
         name = canonicalize_name(name)
         with contextlib.suppress(InvalidVersion):
             version = str(Version(version or ""))
-    spelling = PackageURL(purl.type, purl.namespace, name, version, purl.qualifiers, purl.subpath).to_string()
-    if purl.type == "npm" and re.search("[A-Z]", re.split("[?#]|(?<=.)@(?=\\d)", text)[0]):
-        spelling = f"pkg:{text}"
+    if purl.type in REPOSITORIES:
+        version = version and _short_ref(version)
+    try:
+        spelling = PackageURL(purl.type, namespace, name, version, purl.qualifiers, purl.subpath).to_string()
+    except ValueError:
+        return None
+    if purl.type == "npm" and not namespace:
+        as_written = unquote(PackageURL.from_string(f"pkg:{text}", normalize_purl=False).name)
+        lower, kept = (quote(part, safe=":") for part in (name, as_written))
+        if kept.lower() == lower and spelling.startswith(f"pkg:npm/{lower}"):
+            spelling = f"pkg:npm/{kept}{spelling.removeprefix(f'pkg:npm/{lower}')}"
     if purl.subpath:
         return Identifier(spelling, "file")
     # A repository has many works, in any version; a release of a package is one work.
     return Identifier(spelling, MANY if purl.type in REPOSITORIES or not version else "package")
+
+
+def _short_ref(version: str) -> str:
+    """The short name of a branch or tag, as addresses of files have it; digests of commits in small letters."""
+    short = re.sub(r"^(?:refs/(?:heads|tags|remotes/origin)/)+", "", version)
+    return short.lower() if re.fullmatch("[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}", short) else short
 
 
 def _checked(
@@ -239,7 +276,13 @@ def _checked(
     return lambda text: Identifier(f"{name}:{compact(text)}", kind) if is_valid(text) else None
 
 
+# A spelling that is not settled after these readings has signs that were encoded twice.
+MOST_READINGS = 4
 REPOSITORIES = {"github", "gitlab", "bitbucket"}
+# Types of packages whose registries ignore the case of a name, beside those that the library knows.
+_NO_CASE = {"cargo", "composer", "deb", "docker", "hex", "nuget", "pub", *REPOSITORIES}
+# Modules of Go and Swift are named by their host, and these hosts ignore case.
+_HOSTS_WITHOUT_CASE = ("github.com/", "gitlab.com/", "bitbucket.org/")
 NUMBERS: dict[str, Callable[[str], Identifier | None]] = {
     "doi": lambda text: _doi(text) or _doi(unquote(text)),
     "isbn": _isbn,
@@ -297,14 +340,23 @@ def _file_of(host: str) -> Callable[[re.Match[str]], str]:
     def name(match: re.Match[str]) -> str:
         owner, repository, version, path = (unquote(match[part]) for part in ("owner", "name", "version", "path"))
         # `to_string` normalises as well; once is enough.
-        return PackageURL(host, owner.lower(), repository.lower(), version, None, path, normalize_purl=False).to_string()
+        purl = PackageURL(host, owner.lower(), repository.lower(), _short_ref(version), None, path, normalize_purl=False)
+        return purl.to_string()
 
     return name
 
 
+_NPM = r"(?:@[\w.-]+(?:/|%2F))?[\w.-]+"
+
+
+def _npm(name: str) -> str:
+    return name.replace("%2F", "/").replace("@", "%40")
+
+
 _END = r"/?(?:[?#].*)?$"
 _REPOSITORY = r"(?P<owner>[^/?#]+)/(?P<name>[^/?#]+?)(?:\.git)?"
-_FILE = r"(?:refs/heads/)?(?P<version>[^/?#]+)/(?P<path>[^?#]+)"
+_REF = r"(?:refs/(?:heads|tags)/)?"
+_FILE = rf"{_REF}(?P<version>[^/?#]+)/(?P<path>[^?#]+)"
 # The first matching pattern of a platform counts. To add one, add a row here and real spellings to the test.
 PLATFORMS = (
     _platform(
@@ -388,12 +440,31 @@ PLATFORMS = (
     _platform("gist", "github.com", rf"gist\.github\.com/(?:[^/?#]+/)?(?P<id>[0-9a-f]{{20,32}}){_END}"),
     _platform("file", "github.com", rf"github\.com/{_REPOSITORY}/(?:blob|raw|blame)/{_FILE}", _file_of("github")),
     _platform("file", "githubusercontent.com", rf"raw\.githubusercontent\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
+    _platform("file", "github.com", rf"raw\.github\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
     _platform(MANY, "github.com", rf"github\.com/{_REPOSITORY}{_END}", "pkg:github/{owner}/{name}"),
-    _platform(MANY, "github.com", rf"github\.com/{_REPOSITORY}/tree/(?P<at>[^/?#]+){_END}", "pkg:github/{owner}/{name}@{at}"),
+    _platform(
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/(?:tree/{_REF}|releases/tag/)(?P<at>[^/?#]+){_END}",
+        "pkg:github/{owner}/{name}@{at}",
+    ),
+    _platform(
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/archive/{_REF}(?P<at>[^/?#]+?)\.(?:zip|tar\.gz)$",
+        "pkg:github/{owner}/{name}@{at}",
+    ),
     _platform(MANY, "github.com", r"github\.com/[^/?#]+/?$"),
     _platform(
         "file", "gitlab.com",
         rf"gitlab\.com/(?P<owner>[^?#]+)/(?P<name>[^/?#]+)/-/(?:blob|raw|blame)/{_FILE}", _file_of("gitlab"),
+    ),
+    _platform(
+        "file", "gitlab.com",  # as it was before GitLab 13
+        rf"gitlab\.com/(?P<owner>[^/?#-][^/?#]*(?:/[^/?#-][^/?#]*)*?)/(?P<name>[^/?#-][^/?#]*)/(?:blob|raw|blame)/{_FILE}",
+        _file_of("gitlab"),
+    ),
+    _platform("file", "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}/(?:src|raw)/{_FILE}", _file_of("bitbucket")),
+    _platform(MANY, "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}{_END}", "pkg:bitbucket/{owner}/{name}"),
+    _platform(
+        "file", "jsdelivr.net",
+        rf"cdn\.jsdelivr\.net/gh/{_REPOSITORY}@(?P<version>[^/?#@]+)/(?P<path>[^?#]+)", _file_of("github"),
     ),
     _platform(MANY, "pypi.org", rf"pypi\.org/(?:project|pypi)/(?P<id>[\w.-]+?)(?:/json)?{_END}", "pkg:pypi/{id}"),
     _platform(
@@ -402,18 +473,18 @@ PLATFORMS = (
     ),
     _platform(
         "package", "npmjs.com npmjs.org",
-        rf"(?:npmjs\.com/package/(?P<id>(?:@[\w.-]+/)?[\w.-]+)/v|registry\.npmjs\.org/(?P<api>(?:@[\w.-]+/)?[\w.-]+))"
+        rf"(?:npmjs\.com/package/(?P<id>{_NPM})/v|registry\.npmjs\.org/(?P<api>{_NPM}))"
         rf"/(?P<at>\d[^/?#]*){_END}",
-        lambda match: f"pkg:npm/{(match['id'] or match['api']).replace('@', '%40')}@{match['at']}",
+        lambda match: f"pkg:npm/{_npm(match['id'] or match['api'])}@{match['at']}",
     ),
     _platform(
         "package", "npmjs.org",
-        r"registry\.npmjs\.org/(?P<scope>@[\w.-]+/)?(?P<id>[\w.-]+)/-/(?P=id)-(?P<at>\d[\w.+-]*)\.tgz$",
-        lambda match: f"pkg:npm/{(match['scope'] or '').replace('@', '%40')}{match['id']}@{match['at']}",
+        r"registry\.npmjs\.org/(?P<scope>@[\w.-]+(?:/|%2F))?(?P<id>[\w.-]+)/-/(?P=id)-(?P<at>\d[\w.+-]*)\.tgz$",
+        lambda match: f"pkg:npm/{_npm(match['scope'] or '')}{match['id']}@{match['at']}",
     ),
     _platform(
-        MANY, "npmjs.com", rf"npmjs\.com/package/(?P<id>(?:@[\w.-]+/)?[\w.-]+){_END}",
-        lambda match: f"pkg:npm/{match['id'].replace('@', '%40')}",
+        MANY, "npmjs.com", rf"npmjs\.com/package/(?P<id>{_NPM}){_END}",
+        lambda match: f"pkg:npm/{_npm(match['id'])}",
     ),
     _platform("package", "crates.io", rf"crates\.io/crates/(?P<id>[\w-]+)/(?P<at>\d[^/?#]*){_END}", "pkg:cargo/{id}@{at}"),
     _platform(MANY, "crates.io", rf"crates\.io/crates/(?P<id>[\w-]+){_END}", "pkg:cargo/{id}"),

@@ -195,6 +195,19 @@ def find_sources(registry: pl.DataFrame, *, like: str = "", conflicts: bool = Fa
     return matches.filter(pl.col("conflicts").list.len() > 0) if conflicts else matches
 
 
+def list_rejected(store: Store, *, like: str = "") -> pl.DataFrame:
+    """The rows of imported lists that could not be read, `file, row, why, written`, by file.
+
+    Args:
+        like: a text in any of these, in any case.
+    """
+    columns = ("file", "row", "why", "written")
+    tables = [store.read_table(key, columns=columns) for key in store.list(REJECTED)]
+    rows = pl.concat([pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *tables]).unique(maintain_order=True)
+    found = pl.concat_str(columns, separator="\n").str.to_lowercase().str.contains(like.lower(), literal=True)
+    return rows.filter(found).sort("file", maintain_order=True)
+
+
 def show_source(store: Store, name: str, known: datetime | None = None) -> tuple[dict[str, Any], pl.DataFrame]:
     """The source with a name in any spelling: its row of the registry, and its records. InputError: there is none."""
     recorded = records.read(store, SOURCES, known=known)

@@ -1,0 +1,122 @@
+"""Deliveries as real tools write them: folders of parts, uncommitted files, checksums, other endings, columns in names."""
+
+import logging
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import DAY, corpus_frames, deliver, outputs_frame
+
+from provenance.core.errors import ContractError
+from provenance.core.store import Store, to_parquet
+from provenance.corpus.delivery import files_below, read_corpus
+from provenance.corpus.outputs import read_outputs
+from provenance.validation.status import _delivered, _not_read
+
+FOLDER = f"outputs/day={DAY}"
+
+
+def outputs(store):
+    return read_outputs(store, date.fromisoformat(DAY), model_id="tiny")
+
+
+@pytest.mark.parametrize("name", [
+    "_temporary/0/_temporary/attempt_20261119_0001_m_000000_1/part-00000.snappy.parquet", "_temporary/part-00000.parquet",
+    ".spark-staging-4f1a/part-00000.parquet", "_delta_log/00000000000000000010.checkpoint.parquet", "_metadata.parquet",
+    ".part-00001.parquet", ".part-00000.parquet.crc", "part-00000.parquet.crc", "late.parq", "late.PARQUET", "late.pq",
+    "late.parquet.gz", "late.csv", "_SUCCESS", "deep/_started/part.parquet", "deep/.hidden/part.parquet", "late.parquet.tmp",
+])  # fmt: skip
+def test_what_is_no_committed_data_is_left_out_and_named(store, caplog, name):
+    store.write_table(f"{FOLDER}/part-00000.snappy.parquet", outputs_frame())
+    store.write(f"{FOLDER}/{name}", to_parquet(outputs_frame().with_columns(output_id=pl.lit("late") + pl.col("output_id"))))
+    with caplog.at_level(logging.WARNING, "provenance.delivery"):
+        assert outputs(store)["output_id"].to_list() == outputs_frame()["output_id"].to_list()
+    assert name in caplog.text
+
+
+def test_a_day_of_uncommitted_files_alone_has_no_outputs(store):
+    store.write_table(f"{FOLDER}/_temporary/0/part-00000.parquet", outputs_frame())
+    with pytest.raises(
+        ContractError, match=r"found none; left out: _temporary/0/part-00000\.parquet .*begin with _ are no data"
+    ):
+        outputs(store)
+    assert _delivered(files_below(store, "outputs")) == []
+
+
+def test_what_may_hold_outputs_and_is_not_read_waits_for_a_person(store):
+    today = date.fromisoformat(DAY) + timedelta(days=1)
+    names = ["late.parq", "late.PARQUET", "late.parquet.gz", "late.csv", "deep/late.jsonl"]
+    for name in [*names, "_temporary/late.csv", ".late.parq", "late.parquet.crc", "README.md", "_SUCCESS"]:
+        store.write(f"{FOLDER}/{name}", b"x")
+    store.write("outputs/day=2020-01-01/late.parq", b"x")
+    waits = list(_not_read(files_below(store, "outputs"), today))
+    assert sorted(wait.what.split(" ")[0] for wait in waits) == sorted(f"{FOLDER}/{name}" for name in names)
+    assert all("name it .parquet" in wait.next_step for wait in waits)
+
+
+PARTS = st.lists(st.sampled_from(["a", "part-0", "region=eu", "_tmp", ".staging", "b_c", "d.e"]), min_size=0, max_size=3)
+
+
+@given(paths=st.lists(st.tuples(PARTS, st.sampled_from([".parquet", ".PARQUET", ".parq", ".parquet.crc", ""])), max_size=6))
+def test_each_file_is_data_or_named(tmp_path_factory, paths):
+    store = Store(f"file://{tmp_path_factory.mktemp('files')}", {})
+    names = {"/".join([*parts, f"file-{number}{ending}"]) for number, (parts, ending) in enumerate(paths)}
+    for name in names:
+        store.write(f"in/{name}", b"x")
+    files = files_below(store, "in")
+    data = {key.removeprefix("in/") for key in files.parquet}
+    assert data | files.left_out.keys() == names
+    assert not data & files.left_out.keys()
+    assert data == {n for n in names if n.endswith(".parquet") and not any(p[0] in "_." for p in n.split("/"))}
+    assert all(name in files.named() for name in files.left_out)
+
+
+def test_columns_that_hive_writes_into_names_of_folders_are_read(store):
+    frame = outputs_frame()
+    for currency, rows in frame.drop("product", strict=False).group_by("currency"):
+        store.write_table(f"{FOLDER}/currency={currency[0]}/product=Pro%20plan/part-0.parquet", rows.drop("currency"))
+    read = outputs(store)
+    assert read.select("output_id", "currency").equals(frame.select("output_id", "currency"))
+    assert read["product"].unique().to_list() == ["Pro plan"]
+
+
+def test_an_empty_value_and_a_wrong_one_in_a_name(store):
+    store.write_table(f"{FOLDER}/product=__HIVE_DEFAULT_PARTITION__/part.parquet", outputs_frame())
+    assert outputs(store)["product"].unique().to_list() == [""]
+    store.write_table(f"{FOLDER}/revenue_minor=1.50/b.parquet", outputs_frame().drop("revenue_minor"))
+    with pytest.raises(ContractError, match=r"b\.parquet: column 'revenue_minor': expected type Int64 .*found '1\.50'"):
+        outputs(store)
+
+
+def test_a_table_of_a_corpus_may_be_a_folder_of_parts(store):
+    frames = corpus_frames()
+    deliver(store, {name: frame for name, frame in frames.items() if name != "examples"}, days=())
+    examples = frames["examples"]
+    for number in range(3):
+        store.write_table(f"corpus/examples.parquet/part-{number}.snappy.parquet", examples[number * 20 : number * 20 + 20])
+    store.write_table("corpus/examples.parquet/_temporary/0/part-9.parquet", examples[:3])
+    store.write("corpus/examples.parquet/_SUCCESS", b"")
+    assert read_corpus(store, "corpus").examples.height == examples.height
+    for number in range(3):
+        store.remove(f"corpus/examples.parquet/part-{number}.snappy.parquet")
+    with pytest.raises(ContractError, match=r"examples\.parquet"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize("name", ["claims.PARQUET", "claims.parq", "Claims.parquet", "CLAIMS.PARQUET", "decisions.csv"])
+def test_a_table_in_another_spelling_is_refused_by_name(store, name):
+    frames = corpus_frames()
+    deliver(store, {"examples": frames["examples"].with_columns(owner_id=pl.lit("a"), unmatched_reason=None)}, days=())
+    store.write(f"corpus/{name}", b"x")
+    with pytest.raises(ContractError, match=rf"corpus/{name}: expected the table as {name.split('.')[0].lower()}\.parquet"):
+        read_corpus(store, "corpus")
+
+
+def test_what_is_no_table_beside_a_corpus_is_named(store, caplog):
+    deliver(store, days=())
+    for name in ("owner.parquet", "README.md", "claims.parquet.crc", ".claims.parquet.crc"):
+        store.write(f"corpus/{name}", b"x")
+    read_corpus(store, "corpus")
+    assert all(name in caplog.text for name in ("owner.parquet", "README.md", "claims.parquet.crc", ".claims.parquet.crc"))

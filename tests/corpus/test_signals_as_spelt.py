@@ -1,0 +1,239 @@
+"""Reservations as people spell them: each is read, or its row says what is wrong; none is silence."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from protego import Protego
+from test_signals import AGENTS, SITE, allowed, answer, frame, robots_rows, rsl_rows, tdm_rows
+
+from provenance.corpus.rights.signals import aitxt, html, noai, robots, tdmrep
+from provenance.corpus.rights.signals.verdicts import verdicts
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MISSPELT = {  # Google's parser, robots.cc: kAllowFrequentTypos
+    "user-agent": ("user-agent", "User-Agent", "USER-AGENT", "useragent", "UserAgent", "user agent", "User  Agent"),
+    "disallow": ("disallow", "DISALLOW", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"),
+}
+
+
+def problems(rows):
+    return [row["problem"] for row in rows if row["problem"]]
+
+
+@pytest.mark.parametrize("agents", [
+    "GPTBot, CCBot", "CCBot,GPTBot", "GPTBot CCBot", "GPTBot;CCBot", "CCBot | GPTBot", "GPTBot/1.1, CCBot/2.0", '"GPTBot"',
+    "'GPTBot'",
+    "GPTBot*", "gptbot", "GPTBot (OpenAI)", "Mozilla/5.0 (compatible; GPTBot/1.2; +https://openai.com/gptbot)",
+    "Bingbot, GPTBot",
+    "GPTBot\u3001CCBot", "\u201cGPTBot\u201d", "GPT\u200bBot", "Foo, Bar, Baz, Qux, GPTBot",
+])  # fmt: skip
+def test_several_agents_on_one_line_are_read(agents):
+    rows = robots_rows(f"User-agent: {agents}\nDisallow: /\n")
+    assert allowed(rows, "/x") is False
+    assert not problems(rows)
+
+
+def test_everybody_among_other_agents_is_everybody():
+    assert allowed(robots_rows("User-agent: *, GPTBot\nDisallow: /\n"), "/x", use="crawl") is False
+    assert allowed(robots_rows("User-agent: * # all\nDisallow: /\n"), "/x") is None
+
+
+@pytest.mark.parametrize("agent", MISSPELT["user-agent"])
+@pytest.mark.parametrize("disallow", MISSPELT["disallow"])
+@pytest.mark.parametrize("colon", [": ", ":", " : ", "\t:\t"])
+def test_spellings_that_large_crawlers_read_are_read(agent, disallow, colon):
+    text = f"{agent}{colon}GPTBot\n{disallow}{colon}/private/\n"
+    rows = robots_rows(text)
+    assert (allowed(rows, "/private/x"), allowed(rows, "/x")) == (False, None)
+    assert not problems(rows)
+
+
+@pytest.mark.parametrize("text", ["User-agent GPTBot\nDisallow /", "user-agent\tGPTBot\ndisallow\t/a"])
+def test_a_blank_stands_for_a_colon_before_one_word(text):
+    rows = robots_rows(text)
+    assert allowed(rows, "/a") is False
+    assert not problems(rows)
+
+
+@pytest.mark.parametrize("text", [
+    "User_agent: GPTBot\nDisallow: /", "User-agnet: GPTBot\nDisallow: /", "User\u2011agent: GPTBot\nDisallow: /",
+    "User-agents: GPTBot\nDisallow: /", "Useragents: GPTBot\nDisallow: /", "Usr-agent: GPTBot\nDisallow: /",
+    "User-agent: GPTBot\nDisallows: /", "User-agent: GPTBot\nDis-allow: /", "User-agent: GPTBot\nDisallowed: /",
+    "User-agent: GPTBot\nDisalllow: /", "User-agent: GPTBot\nDissalllow: /", "User-agent\uff1aGPTBot\nDisallow\uff1a/",
+    "User-agent: GPTBot Disallow: /", "User-agent: GPTBot  User-agent: CCBot Disallow: /", "User-agent=GPTBot\nDisallow=/",
+    "User-agent GPTBot CCBot\nDisallow: /",
+])  # fmt: skip
+def test_other_misspellings_reserve_and_are_told(text):
+    rows = robots_rows(text + "\n")
+    assert allowed(rows, "/x") is False or "\u2011" in text
+    assert problems(rows) or "\u2011" in text
+
+
+@pytest.mark.parametrize("text", [
+    "User-agent: GPTBot\nAlow: /", "User_agent: GPTBot\nAllow: /", "User-agent: GPTBot\nAllowed: /",
+    "User-agent: GPTBot\nDisalllow:", "User-agent: GPTBot Allow: /", "User_agent: GPTBot\nDisallow:",
+])  # fmt: skip
+def test_a_misspelt_permission_permits_nothing_and_is_told(text):
+    rows = robots_rows(text + "\n")
+    assert allowed(rows, "/x") is None
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("text", [
+    "Block: GPTBot", "Agent: GPTBot", "NoAI: 1", "noai", "X-Robots-Tag: noai, noimageai", "tdm-reservation: 1", "no-ai: true",
+    "ai-train: no", "train-ai=n", "AI-Training: disallow", "Disallow: /", "User-agent: GPT-Bot\nDisallow: /",
+    "User-agent: GPTBots\nDisallow: /", "User-agent: CC-Bot\nDisallow: /", "User-agent: *GPT*\nDisallow: /",
+    "User-agent: *\nContent-Signal: ai-train=never", "User-agent: *\nContent-Usage: train-ai=no", "Content-Usage: train-ai",
+    "User-agent: *\nContent-Usage: TRAIN-AI=N", "All rights reserved, machine learning prohibited", "llm: no",
+    "User-agent: AI\nDisallow: /", "User-agent: all AI crawlers\nDisallow: /", "User-agent: LLM-bots\nDisallow: /",
+])  # fmt: skip
+def test_what_is_not_understood_is_told(text):
+    rows = robots_rows(text + "\n")
+    told = problems(rows)
+    assert told
+    assert allowed(rows, "/x") is not True
+    because = verdicts(frame(rows), [f"{SITE}/x"])["because"][0].to_list()
+    assert any(told[0] in reason for reason in because)
+
+
+@pytest.mark.parametrize("text", [
+    "User-agent: *\nDisallow: /admin/\nCrawl-delay: 10\nSitemap: https://h.org/train/ai-sitemap.xml\n",
+    "User-agent: Googlebot\nDisallow: /a\n\nUser-agent: *\nAllow: /\nHost: h.org\nClean-param: ref /a/\n",
+    "# no AI training, please\nUser-agent: *\nDisallow:\n", "User-agent: Applebot\nDisallow: /\n",
+    "User-agent: *\nNoindex: /x\n",
+    "<!DOCTYPE html><html><body>About: AI and machine learning\nTraining: courses</body></html>", "", "\n\n",
+])  # fmt: skip
+def test_plain_files_have_no_problem(text):
+    assert not problems(robots_rows(text))
+
+
+def test_rules_on_training_of_the_draft_are_read():
+    rows = robots_rows("User-agent: *\nDisallowAITraining: /\nAllowAITraining: /free/\n")
+    assert (allowed(rows, "/x"), allowed(rows, "/free/x"), allowed(rows, "/x", use="crawl")) == (False, True, None)
+
+
+@pytest.mark.parametrize("label", ["train-ai", "ai", "genai", "bots", "tdm", "train-genai"])
+def test_labels_of_all_drafts_of_preferences_that_cover_training_reserve_it(label):
+    assert allowed(robots_rows(f"User-agent: *\nContent-Usage: {label}=n\n"), "/x") is False
+
+
+NAMES = st.sampled_from(MISSPELT["user-agent"][:-1]), st.sampled_from(["GPTBot", "CCBot", "*", "Bingbot"])
+RULES = st.sampled_from([*MISSPELT["disallow"], "allow"]), st.sampled_from(["/", "/a", "/b", ""])
+LINES = st.builds("{}: {}".format, *NAMES) | st.builds("{}: {}".format, *RULES)
+
+
+@given(st.lists(LINES, max_size=10), st.sampled_from(AGENTS))
+def test_misspelt_files_are_read_as_protego_reads_them(lines, agent):
+    text = "\n".join(lines)
+    rows = [row for row in robots.parse(answer("/robots.txt", text), agents=[agent]) if row["use"] == "train"]
+    if any(row["allowed"] is not None for row in rows):
+        assert (allowed(rows, "/a") is not False) == Protego.parse(text).can_fetch(f"{SITE}/a", agent)
+
+
+def test_ai_txt_is_read_in_the_same_spellings():
+    rows = aitxt.parse(answer("/ai.txt", "useragent: GPTBot, CCBot\ndissallow: *.png\n"), agents=AGENTS)
+    assert (allowed(rows, "/a.png"), allowed(rows, "/a.txt")) == (False, None)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Disallow: *.png", False), ("User-Agent *\nDisallow *.png", False), ("User_agent: *\nDisallow: *.png", False),
+    ("User-Agent: *\nAlow: *.png", None), ("Allow: *.png", None), ("no training on pictures", None),
+    ("User-Agent: * Disallow: *.png", False),
+])  # fmt: skip
+def test_ai_txt_reserves_or_tells(text, expected):
+    rows = aitxt.parse(answer("/ai.txt", text + "\n"), agents=AGENTS)
+    assert allowed(rows, "/a.png") is expected
+    assert problems(rows) or text.startswith("User-Agent *")
+    assert not problems(aitxt.parse(answer("/ai.txt", "# Spawning\nUser-Agent: *\nDisallow: *.png\n\nAllow: *.txt\n")))
+
+
+@pytest.mark.parametrize(("licence", "expected", "told"), [
+    ("<prohibits>ai-training</prohibits>", False, True), ("<prohibits>ai_train</prohibits>", False, True),
+    ("<prohibits>training</prohibits>", False, True), ("<prohibits>machine-learning</prohibits>", False, True),
+    ("<prohibits>ai-trian</prohibits>", False, True), ("<prohibits>everything</prohibits>", None, True),
+    ("<permits>ai-training</permits>", False, True), ("<permits>search ai-training</permits>", False, True),
+    ("<prohibits>search</prohibits>", True, False), ("<prohibits>AI-Train</prohibits>", False, False),
+    ('<prohibits type="use">ai-train</prohibits>', None, True), ("<prohibit>ai-train</prohibit>", None, True),
+    ('<Prohibits type="usage">ai-train</Prohibits>', None, True), ("<disallow>ai-train</disallow>", None, True),
+    ('<permits>ai-train</permits><prohibits type="where">de</prohibits>', None, True),
+    ("<permits>ai-train</permits>", True, False), ("<permits>ai-train</permits><prohibits>nonsense</prohibits>", True, True),
+])  # fmt: skip
+def test_words_that_rsl_does_not_define_permit_nothing_and_are_told(licence, expected, told):
+    rows = rsl_rows(f"<license>{licence}</license>")
+    assert allowed(rows) is expected
+    assert bool(problems(rows)) is told
+
+
+# pages
+
+
+def page_rows(body="", **headers):
+    page = answer("/p", body, about=f"{SITE}/p", content_type="text/html", **headers)
+    declarations = html.read_declarations(page)
+    return (
+        noai.parse_headers(page, agents=AGENTS)
+        + noai.parse_meta(page, declarations.elements, agents=AGENTS)
+        + tdmrep.parse_headers(page)
+        + tdmrep.parse_meta(page, declarations.meta)
+    )
+
+
+@pytest.mark.parametrize("value", [
+    "noai", "noimageai", "noai, noimageai", "NOAI", "NoAI,NoImageAI", "noindex, noai", "noindex,nofollow,noimageai", "no-ai",
+    "no_ai", "no ai", "GPTBot: noai", "gptbot: noindex, noai", "bingbot: noindex, GPTBot: noai", "robots: noai", "*: noai",
+    "max-snippet: 20, noai", "unavailable_after: 25 Jun 2030 15:00:00 GMT, noai", "noml", "'noai'",
+])  # fmt: skip
+def test_noai_in_a_header_reserves_the_page(value):
+    rows = page_rows(x_robots_tag=value)
+    assert (allowed(rows, "/p"), allowed(rows, "/q")) == (False, None)
+    assert not problems(rows)
+
+
+@pytest.mark.parametrize("value", [
+    "bingbot: noai", "noindex, nofollow", "notranslate", "max-image-preview: large", "all", "none", "googlebot: noindex",
+    "indexifembedded",
+])  # fmt: skip
+def test_other_directives_and_other_robots_say_nothing(value):
+    assert page_rows(x_robots_tag=value) == []
+
+
+@pytest.mark.parametrize("value", ["ai: no", "no-ai-training-please", "noai=1", "disallow-training", "GPTBot: noaitrain"])
+def test_a_directive_that_is_not_understood_is_told(value):
+    rows = page_rows(x_robots_tag=value)
+    assert problems(rows)
+    assert allowed(rows, "/p") is not True
+
+
+@pytest.mark.parametrize("element", [
+    '<meta name="robots" content="noai, noimageai">', "<META NAME=ROBOTS CONTENT=NOAI>",
+    '<meta content="index,noai" name="Robots">',
+    '<meta name="robots" content="index"><meta name="robots" content="noimageai">', '<meta name="GPTBot" content="noai">',
+    '<meta property="robots" content="noai">', '<meta http-equiv="X-Robots-Tag" content="noai">',
+    '<meta name="noai" content="1">',
+    '<meta name="noai">', '<meta name="tdm-reservation" content="1">', '<meta property="tdm-reservation" content="1">',
+    '<meta name="tdm_reservation" content="1">', '<meta name="TDMReservation" content="1">',
+])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_reservations_in_meta_elements_are_read(element, encoding):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode(encoding))
+    assert allowed(rows, "/p") is False
+
+
+def test_misspelt_names_permit_nothing_and_are_told():
+    for rows in (page_rows(tdmreservation="0"), page_rows('<meta name="tdm_reservation" content="0">')):
+        assert allowed(rows, "/p") is None
+        assert problems(rows)
+    assert problems(page_rows('<meta name="noai" content="false">'))
+    assert problems(page_rows(tdm_reservation="yes"))
+    assert problems(tdm_rows('[{"location": "/", "tdm_reservation": 1}]'))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_text_of_a_page_raises(header, content):
+    page = answer("/p", about=f"{SITE}/p", x_robots_tag=header)
+    rows = noai.parse_headers(page, agents=AGENTS) + noai.parse_meta(
+        page, [("robots", content), (header, content)], agents=AGENTS
+    )
+    assert all(row["allowed"] is not True for row in rows)
