@@ -240,7 +240,7 @@ def test_any_batch_is_ordered_as_it_is_whatever_its_order(payments, random, vers
         (b'Ccy="EUR"', b'Ccy="USD"', "payment 0001abcdefghijklmnop: the file does not order"),
         (b"<NbOfTxs>2</NbOfTxs>", b"<NbOfTxs>3</NbOfTxs>", "a count or control sum is not that of its payments"),
         (b"<CtrlSum>25.00</CtrlSum>", b"<CtrlSum>25.01</CtrlSum>", "a count or control sum is not that of its payments"),
-        (b"<PmtMtd>TRF</PmtMtd>", b"", "line 16: Element 'NbOfTxs': This element is not expected"),
+        (b"<PmtMtd>TRF</PmtMtd>", b"", "line 16: Element 'BtchBookg': This element is not expected"),
         (b"<ChrgBr>SLEV", b"<ChrgBr>secret", "Element 'ChrgBr'.*value .not shown. is not"),
     ],
 )
