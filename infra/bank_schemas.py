@@ -90,7 +90,9 @@ def _type(root: Any, name: str, of: type) -> None:
             if tag == "attribute":
                 element.set("use", "required" if data.get("required") else "optional")
             else:
-                _occurs(element, data, many=many, choice=choice and not name.startswith("MandateRelatedData"))  # as the official ones
+                _occurs(
+                    element, data, many=many, choice=choice and not name.startswith("MandateRelatedData")
+                )  # as the official ones
             if facets := _facets(data):
                 _restrict(_add(element, "simpleType"), of_field, facets)
             else:
@@ -131,7 +133,7 @@ def _restrict(simple: Any, of: Any, facets: dict[str, str]) -> None:
 
 
 def shape(root: Any) -> dict[str, Any]:
-    """What a schema allows by complex type: its elements in order with bounds and facets, whatever its simple types are called."""
+    """What a schema allows by complex type: elements in order with bounds and facets, whatever simple types are called."""
     simple = {node.get("name"): _simple(node) for node in root.iterfind(f"{{{XS}}}simpleType")}
     shapes = {}
     for node in root.iterfind(f"{{{XS}}}complexType"):

@@ -86,7 +86,10 @@ def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
 
 
 def trial_balance(balances: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Balances by currency and account of the chart, over all parties; credits count above zero. Advances and charges are left out."""
+    """Balances by currency and account of the chart, over all parties; credits count above zero.
+
+    Advances and charges of banks are left out.
+    """
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(balances.items()):
         if account.account in CHART:

@@ -1,4 +1,4 @@
-"""Names the days on which banks work: those of TARGET for euros, of the Federal Reserve for dollars, of the country for the rest.
+"""Names the days on which banks work: by TARGET for euros, by the Federal Reserve for dollars, by country for the rest.
 
 Holidays are those of the library `holidays` (https://pypi.org/project/holidays, MIT).
 """

@@ -1,8 +1,8 @@
 """Reads answers of banks, finds the payments of ours that they concern, and books what holds.
 
 Whatever carries the id of a payment, message or group of ours, in any letter case, is booked or stops by name; the rest are
-strangers' entries. Each part of a file is checked by itself: what holds is booked, and the others stay open until the file can be
-read, or somebody settles them by hand (`by_hand`).
+strangers' entries. Each part of a file is checked by itself: what holds is booked, and the others stay open until the file can
+be read, or somebody settles them by hand (`by_hand`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def book_answer(where: Where, data: bytes, name: str) -> dict[str, Any]:
 
     Returns:
         `kind`, `message_id`, `booking_id`, `again` (nothing new), numbers of outcomes by status, `others` (strangers' entries),
-        `stands` (rejections of a second copy, which change nothing) and `problems`: `key` and `problem` of each part that is left.
+        `stands` (rejections of a second copy, which change nothing) and `problems`: `key` and `problem` of each part that is
+        left.
 
     Raises:
         InputError: it cannot be read, or nothing of it can be booked.
@@ -98,7 +99,9 @@ def book_answer(where: Where, data: bytes, name: str) -> dict[str, Any]:
         raise errors[0] if len(errors) == 1 else InputErrors(errors)
     if len(results) == 1 and not errors:
         return results[0]
-    merged: dict[str, Any] = {field: ", ".join(dict.fromkeys(row[field] for row in results)) for field in ("kind", "message_id")}
+    merged: dict[str, Any] = {
+        field: ", ".join(dict.fromkeys(row[field] for row in results)) for field in ("kind", "message_id")
+    }
     merged |= {"booking_id": max(row["booking_id"] for row in results), "again": all(row["again"] for row in results)}
     merged |= {name: sum(row[name] for row in results) for name in (PAID, REJECTED, RETURNED, PENDING, "others", "stands")}
     left = [problem for row in results for problem in row["problems"]]
@@ -140,8 +143,8 @@ def _opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """The files of an archive (ZIP or gzip), or the file itself."""
     if data.startswith(b"\x1f\x8b"):
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                yield name, _limited(file.read(MOST_BYTES + 1), name)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                yield name, _limited(packed.read(MOST_BYTES + 1), name)
         except (OSError, EOFError) as error:
             raise InputError(name, expected="a file compressed by gzip", found=f"a broken one ({error})") from None
         return
@@ -199,10 +202,11 @@ def _book_one(where: Where, data: bytes, name: str) -> dict[str, Any]:
                 outcomes.append(outcome)
     final = [outcome for outcome in outcomes if outcome.status != PENDING]
     before = ledger.newest(where.ledger)
-    booking, wrong = None, []
+    booking: Booking | None = None
+    wrong: list[tuple[Outcome, InputError]] = []
     if final or not left:
-        facts = {"day": datetime.now(UTC).date(), "message": f"{answer.kind} {answer.message_id}", "source": source}
-        booking, wrong = settling.answer_in_parts(where.ledger, final, **facts)
+        today, message = datetime.now(UTC).date(), f"{answer.kind} {answer.message_id}"
+        booking, wrong = settling.answer_in_parts(where.ledger, final, day=today, message=message, source=source)
     for outcome, error in wrong:
         at = InputError(f"{name}: {error.where}", expected=error.expected, found=error.found, hint=error.hint)
         left.append((parts_of[id(outcome)], at))
@@ -387,7 +391,7 @@ def _shared(part: Part, ids: Sequence[str], sent: Sent, of: str = "") -> list[Ou
             replace(whole, payment_id=p.payment_id, amount=p.line.paid + signed * more, charge=more, certain=True)
             for p, more in zip(some, extra, strict=True)
         ]
-    sums = Counter({currency: 0 for currency in {payment.line.pay_currency for payment in gone}})
+    sums = Counter[str]()
     for payment in gone:
         sums[payment.line.pay_currency] += payment.line.paid
     expected = " and ".join(f"{total} minor units of {currency}" for currency, total in sorted(sums.items())) or "a sum"
@@ -455,11 +459,15 @@ def _of_message(outcome: Outcome, part: Part, sent: Sent, message: str, name: st
         return replace(outcome, payment_id=exact)
     if exact or OURS.fullmatch(outcome.payment_id.casefold()):
         expected = f"payments of the message {message}"
-        raise InputError(f"{name}: payment {outcome.payment_id}", expected=expected, found="one that is not in it", hint=BY_HAND)
+        raise InputError(
+            f"{name}: payment {outcome.payment_id}", expected=expected, found="one that is not in it", hint=BY_HAND
+        )
     near = [payment_id for payment_id in sent.named((outcome.payment_id, *outcome.texts)) if payment_id in payments]
     if outcome.named and not near:
         expected = f"payments of the message {message}"
-        raise InputError(f"{name}: payment {outcome.payment_id}", expected=expected, found="one that is not in it", hint=BY_HAND)
+        raise InputError(
+            f"{name}: payment {outcome.payment_id}", expected=expected, found="one that is not in it", hint=BY_HAND
+        )
     if not near:
         group = sent.group(part.texts)
         currency = group[1] if group and group[0] == message else ""

@@ -1,8 +1,8 @@
 """Writes credit transfers for banks: pain.001, for SEPA and for other currencies.
 
-Charges: in SEPA each side bears its own (`SLEV`, the only one that the rulebook knows); elsewhere they are shared (`SHAR`, which
-CBPR+ takes and the EU's payment services directive demands). Addresses are structured, with town and country, as the EPC and CBPR+
-demand since November 2026. Debits are asked to be booked one by one, so that statements name every payment.
+Charges: in SEPA each side bears its own (`SLEV`, the only one that the rulebook knows); elsewhere they are shared (`SHAR`,
+which CBPR+ takes and the EU's payment services directive demands). Addresses are structured, with town and country, as the EPC
+and CBPR+ demand since November 2026. Debits are asked to be booked one by one, so that statements name every payment.
 """
 
 from __future__ import annotations

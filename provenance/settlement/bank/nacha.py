@@ -133,7 +133,9 @@ def read_returns(data: bytes, where: str) -> BankAnswer:
         if line[0] == "6":
             entries += 1
             parts.append(_returned(line, lines[number] if number < len(lines) else "", entries, f"{where} line {number}"))
-    sums = sum(int(line[13:21]) for line in lines if line[0] == "9" and line[:COLUMNS] != "9" * COLUMNS and line[13:21].isdigit())
+    sums = sum(
+        int(line[13:21]) for line in lines if line[0] == "9" and line[:COLUMNS] != "9" * COLUMNS and line[13:21].isdigit()
+    )
     counted = entries + sum(line[0] == "7" for line in lines)
     if sums != counted:
         raise InputError(where, expected=f"{sums} entries and addenda, as its control record says", found=f"{counted}")

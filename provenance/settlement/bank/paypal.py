@@ -1,7 +1,7 @@
 """Writes payouts by PayPal: files for its web form, each with one currency and at most 5,000 rows; reads its reports on them.
 
-Reports are those that PayPal's pages offer as CSV: of a batch of payouts, and of activity. Columns are found by their names, in any
-order and case; statuses are those of a payout item (https://developer.paypal.com/api/payments.payouts-batch/v1/).
+Reports are those that PayPal's pages offer as CSV: of a batch of payouts, and of activity. Columns are found by their names,
+in any order and case; statuses are those of a payout item (https://developer.paypal.com/api/payments.payouts-batch/v1/).
 """
 
 from __future__ import annotations
@@ -171,10 +171,14 @@ def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iter
     outcome = RETURNED if _BACK.search(kind) and _STATUSES[status] == PAID else _STATUSES[status]
     currency = cells["currency"].upper()
     if currency not in CURRENCIES:
-        raise InputError(f"{where}: currency", expected=f"one of {', '.join(sorted(CURRENCIES))}", found=repr(cells["currency"]))
+        raise InputError(
+            f"{where}: currency", expected=f"one of {', '.join(sorted(CURRENCIES))}", found=repr(cells["currency"])
+        )
     reason = cells.get("reason", "")
     duplicate = outcome != PAID and "duplicate" in reason.casefold()
-    yield Outcome("", outcome, _units(cells["amount"], currency, where), currency, reason[:140], duplicate=duplicate, texts=texts)
+    yield Outcome(
+        "", outcome, _units(cells["amount"], currency, where), currency, reason[:140], duplicate=duplicate, texts=texts
+    )
 
 
 def _units(text: str, currency: str, where: str) -> int:

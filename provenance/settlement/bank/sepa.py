@@ -1,19 +1,22 @@
 """The geographical scope of the SEPA payment schemes, with the day from which each country's banks take part.
 
-Source: the European Payments Council's list of countries and territories (EPC409-09, https://www.europeanpaymentscouncil.eu), and its
-announcements of 6 March 2025 (Moldova, North Macedonia), 21 November 2024 (Albania, Montenegro) and 22 May 2025 (Serbia), whose days
-of operational readiness are those below. Add a country with the day of its banks' readiness, not of its accession.
+Source: the European Payments Council's list of countries and territories (EPC409-09, https://www.europeanpaymentscouncil.eu),
+and its announcements of 6 March 2025 (Moldova, North Macedonia), 21 November 2024 (Albania, Montenegro) and 22 May 2025
+(Serbia), whose days of operational readiness are those below. Add a country with the day of its banks' readiness, not of its
+accession.
 """
 
 from __future__ import annotations
 
 from datetime import date
 
-# Countries of IBANs. Territories whose accounts have the IBAN of their country stand with it: the Aland Islands with FI; the Azores
-# and Madeira with PT; the Canaries, Ceuta and Melilla with ES; Guadeloupe, French Guiana, Martinique, Mayotte, Reunion, Saint
-# Barthelemy, Saint Martin, Saint Pierre and Miquelon with FR; Guernsey, Jersey and the Isle of Man with GB.
+# Countries of IBANs. Territories whose accounts have the IBAN of their country stand with it: the Aland Islands with FI; the
+# Azores and Madeira with PT; the Canaries, Ceuta and Melilla with ES; Guadeloupe, French Guiana, Martinique, Mayotte, Reunion,
+# Saint Barthelemy, Saint Martin, Saint Pierre and Miquelon with FR; Guernsey, Jersey and the Isle of Man with GB.
 _SINCE = {
-    date(2008, 1, 28): "AT BE BG CH CY CZ DE DK EE ES FI FR GB GI GR HR HU IE IS IT LI LT LU LV MC MT NL NO PL PT RO SE SI SK SM",
+    date(
+        2008, 1, 28
+    ): "AT BE BG CH CY CZ DE DK EE ES FI FR GB GI GR HR HU IE IS IT LI LT LU LV MC MT NL NO PL PT RO SE SI SK SM",
     date(2019, 3, 1): "AD VA",
     date(2025, 10, 5): "AL MD ME MK",
     date(2026, 5, 5): "RS",

@@ -1,7 +1,7 @@
 """Reads answers of banks: status reports on a file (pain.002), and statements of the paying account (camt.053).
 
-Each entry of a statement, and each transaction of a report, is a part that is checked by itself: one that cannot be read stops no
-other. Which parts concern our payments is decided by `incoming`, which knows what was sent.
+Each entry of a statement, and each transaction of a report, is a part that is checked by itself: one that cannot be read stops
+no other. Which parts concern our payments is decided by `incoming`, which knows what was sent.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class BankAnswer:
 
 
 def read_answers(data: bytes, where: str) -> BankAnswer:
-    """Read a bank's file; raises InputError with the line for other files, and for what breaks its schema outside of its parts."""
+    """Read a bank's file; raises InputError for other files, and for what breaks its schema outside of its parts."""
     root = parse(data, where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
@@ -139,12 +139,13 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
 
 
 def _broken(root: Any, kind: str, where: str) -> dict[int, InputError]:
-    """Errors of the parts that break the schema, by the part's position in the document; raises InputError if more is broken."""
+    """Errors of the parts that break the schema, by their position; raises InputError if more of the document does."""
     tag = next(tag for message, tag in _PARTS.items() if kind.startswith(message))
     parts = list(root.iter(f"{{{NAMESPACE}{kind}}}{tag}"))
     skeleton = deepcopy(root)
     # Where the parts of each parent begin.
-    parents, first = [], {}
+    parents: list[Any] = []
+    first: dict[Any, int] = {}
     for node in list(skeleton.iter(f"{{{NAMESPACE}{kind}}}{tag}")):
         parent = node.getparent()
         first.setdefault(parent, parent.index(node))
@@ -229,11 +230,13 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
                 continue
             try:
                 outcome = _transaction(transaction, status or whole, reason or reasons[0], where)
-                if "RJCT" in (whole, status) and outcome.status != REJECTED:
-                    at = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
-                    raise InputError(at, expected="rejected, as all that it is part of", found=outcome.status)
             except InputError as error:
                 parts.append(replace(part, problem=error))
+                continue
+            if "RJCT" in (whole, status) and outcome.status != REJECTED:
+                at = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
+                contradicts = InputError(at, expected="rejected, as all that it is part of", found=outcome.status)
+                parts.append(replace(part, problem=contradicts))
                 continue
             if outcome.status == REJECTED and not _all(transaction, "StsRsnInf"):
                 outcome = replace(outcome, duplicate=_is_duplicate(nodes) if reason else duplicate)

@@ -221,14 +221,15 @@ def pay(
 def answer(engine: sa.Engine, outcomes: Sequence[Outcome], *, day: date, message: str, source: str) -> Booking:
     """Book a bank's answer, whole or not at all; what is in the books already is not booked again.
 
-    A rejected or returned payment is owed again, with the tax that was withheld. A rejection as a duplicate changes nothing: the
-    first copy stands.
+    A rejected or returned payment is owed again, with the tax that was withheld. A rejection as a duplicate changes nothing:
+    the first copy stands.
 
     Args:
         message: name of the answer; source: digest of its bytes.
 
     Raises:
-        InputError: the answer names an unknown payment, one that was not sent, or another amount; or it contradicts what is booked.
+        InputError: the answer names an unknown payment, one that was not sent, or another amount; or it contradicts what is
+        booked.
     """
     booking, problems = answer_in_parts(engine, outcomes, day=day, message=message, source=source, whole=True)
     if problems:
@@ -273,15 +274,18 @@ def answer_by_hand(
 ) -> Booking:
     """Book by hand what became of payments, or that an entry concerns none of ours; the same is booked once.
 
-    It may contradict what is booked: a debit after a rejection is booked as paid again, a rejection after a debit as owed again.
+    It may contradict what is booked: a debit after a rejection is booked as paid again, a rejection after a debit as owed
+    again.
 
     Args:
-        payment_ids: none, if the entry is nobody's of ours; status: `paid`, `rejected` or `returned`, or empty without payments.
+        payment_ids: none, if the entry is nobody's of ours; status: `paid`, `rejected` or `returned`, or empty without
+        payments.
         entry: key of the entry of a bank's file that this settles, if any.
         evidence: such as the bank's letter; by, second: the two persons who decided.
 
     Raises:
-        InputError: there are not two persons, no evidence, or no payment and no entry; or a payment is unknown, was not sent, or
+        InputError: there are not two persons, no evidence, or no payment and no entry; or a payment is unknown, was not sent,
+        or
             has this outcome already.
     """
     where = f"entry {entry}" if entry else f"payment {', '.join(payment_ids)}"
@@ -460,7 +464,11 @@ def _require_sent(outcome: Outcome, history: _History | None, message: str) -> N
 
 
 def _check_outcome(outcome: Outcome, history: _History | None, message: str) -> int:
-    """The charge that a bank added to a debit or kept of a return, in minor units; raises InputError if an outcome does not hold."""
+    """The charge that a bank added to a debit or kept of a return, in minor units.
+
+    Raises:
+        InputError: the outcome does not hold.
+    """
     _require_sent(outcome, history, message)
     assert history is not None
     where, line = f"{message}: payment {outcome.payment_id}", history.line
@@ -471,7 +479,8 @@ def _check_outcome(outcome: Outcome, history: _History | None, message: str) -> 
         raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}{stated}", hint=BY_HAND)
     if outcome.status == RETURNED and outcome.duplicate:
         found = f"that a second copy came back ({outcome.reason})"
-        raise InputError(where, expected="a return of the payment itself", found=found, hint=f"Is there one debit, or two? {BY_HAND}")
+        hint = f"Is there one debit, or two? {BY_HAND}"
+        raise InputError(where, expected="a return of the payment itself", found=found, hint=hint)
     if outcome.status in history.statuses or RETURNED in history.statuses:
         return charge
     if outcome.status == PAID and REJECTED in history.statuses:

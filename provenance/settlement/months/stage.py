@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,13 +11,13 @@ from urllib.parse import quote
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.published import MANIFEST
 from provenance.core.settings import NO_CONTACT, SettlementSettings
-from provenance.core.store import sha256, to_csv
+from provenance.core.store import digest, sha256, to_csv
 from provenance.core.tables import ESCROW
 from provenance.core.text import visible
 from provenance.settlement import ledger
 from provenance.settlement.account_actions import owner_names
 from provenance.settlement.approvals import Approval
-from provenance.settlement.books import CLOSE
+from provenance.settlement.books import CLOSE, Booking
 from provenance.settlement.exports.keys import trusted_keys
 from provenance.settlement.exports.verification import Check, lines_that_differ, verify
 from provenance.settlement.months import bank_files, settling
@@ -43,6 +44,8 @@ log = logging.getLogger("provenance.settle")
 def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     """Close a period and publish its lines; returns the request to approve its payments.
 
+    Its `cause` is the digest of the close, so that approvals count for nothing else.
+
     Args:
         files_url: address below which people read the store's files; empty: the request names the place in the store.
 
@@ -65,6 +68,7 @@ def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     log.info("period %s is closed as booking %d: %d balances, %d to be paid", period, booking.booking_id, len(lines), paid)
     return {
         "period": period,
+        "cause": closed_as(booking),
         "subject": f"Payments of {period}: {paid}",
         "body": request(
             period,
@@ -115,9 +119,37 @@ def preview(where: Where, period: str) -> dict[str, Any]:
     }
 
 
-def pay(where: Where, period: str, prepared: Approval, approved: Approval) -> list[str]:
-    """Book approved payments and write bank files; returns the keys of the files."""
+def closed_as(booking: Booking) -> str:
+    """The digest of a close: its booking and its lines."""
+    return digest([CLOSE, booking.period, str(booking.booking_id), booking.facts["lines"]])
+
+
+def pay(
+    where: Where,
+    period: str,
+    prepared: Approval | None,
+    approved: Approval | None,
+    request: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Book approved payments and write bank files; returns the keys of the files.
+
+    Args:
+        prepared: a person's answer to the request; approved: another person's.
+        request: the result of `close`, which they answered.
+
+    Raises:
+        CheckFailed: somebody has not answered, or has rejected, or was asked about another close.
+    """
     engine, settings = where.ledger, where.settings
+    for approval, task in ((prepared, "settlement.prepare"), (approved, "settlement.approve")):
+        if approval is None:
+            raise CheckFailed(f"nobody has approved the payments of {period}: clear {task}, and have somebody answer it")
+        if not approval.granted:
+            raise CheckFailed(f"{approval.by} did not approve the payments of {period}")
+    assert prepared is not None
+    assert approved is not None
+    if request is not None and (request["period"], request["cause"]) != (period, closed_as(settling.lines(engine, period)[0])):
+        raise CheckFailed(f"the answers are to another close than that of {period}: clear settlement.close, and ask again")
     waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
     bank_files.try_to_write(settings, period, bank_files.instructions(where, waiting) if waiting else [])
     today = datetime.now(UTC).date()
