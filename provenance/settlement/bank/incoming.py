@@ -404,7 +404,8 @@ def _naming(problem: InputError, part: Part, sent: Sent) -> InputError:
     ours = sent.named(part.texts)
     group = sent.group(part.texts)
     names = [f"payment {payment_id}" for payment_id in ours[:5]] or ([f"message {group[0]}"] if group else [])
-    place = f"{part.where}: {', '.join(names)}" if names else part.where
+    exact = problem.where if problem.where.startswith(part.where) else part.where
+    place = f"{exact}: {', '.join(names)}" if names else exact
     return InputError(place, expected=problem.expected, found=problem.found, hint=problem.hint or BY_HAND)
 
 
