@@ -712,14 +712,16 @@ def read_until_nothing_new(month):
     return left
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(14)), again=st.lists(st.integers(0, 13), max_size=6))
 def test_all_kinds_of_answers_in_any_order_and_repeated_end_in_the_same_books(paid_month, order, again):
     month = paid_month(f"order-{next(NUMBERS)}")
     answers = all_kinds(month)
     for number, index in enumerate([*order, *again]):
         month.where.store.write(f"bank/answers/{number:03d}", answers[index])
-        left = read_until_nothing_new(month)
+        if number % 6 == 0:
+            read_until_nothing_new(month)
+    left = read_until_nothing_new(month)
     assert month.status == {"ann": "paid", "bob": "returned", "cid": "rejected", "pam": "returned", "nat": "returned"}
     assert month.owed == {"bob": 1250, "cid": 99, "pam": 640, "nat": 880}
     assert "entry 2 of statement s1" in left

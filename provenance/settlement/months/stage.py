@@ -154,19 +154,21 @@ def pay(
     bank_files.try_to_write(settings, period, bank_files.instructions(where, waiting) if waiting else [])
     today = datetime.now(UTC).date()
     booking, paid, left_out = settling.pay(engine, period, prepared=prepared, approved=approved, day=today)
-    batches = bank_files.batches(where, booking, period, paid) if paid else []
-    files = dict(file for batch in batches for file in bank_files.bank_files(settings, batch))
-    facts = {"booking_id": booking.booking_id}
-    if files:
+    manifest, facts = f"{bank_folder(period)}/{MANIFEST}", {"booking_id": booking.booking_id}
+    # Files that are published stay, also where this version would write the same payments otherwise.
+    if paid and not where.store.exists(manifest):
+        batches = bank_files.batches(where, booking, period, paid)
+        files = dict(file for batch in batches for file in bank_files.bank_files(settings, batch))
         publish(where, bank_folder(period), files, {**facts, "messages": bank_files.messages(batches)})
-    messages = {i.payment_id: batch.message_id for batch in batches for i in batch.instructions}
+    names = sorted(where.store.read_json(manifest)["files"]) if paid else []
+    messages = {i: message for message, ids in bank_files.sent_messages(where.store, period).items() for i, _ in ids}
     rates = settling.lines(engine, period)[0].facts["rates"]
     table = payments_table(period, settling.payments(engine, period), messages, rates)
     publish(where, payments_folder(period), {"payments.csv": to_csv(table)}, facts)
     for payment_id, reason in sorted(left_out.items()):
         log.warning("payment %s is left out: %s", payment_id, visible(reason))
     log.info("booking %d: %d payments of %s, %d left out", booking.booking_id, len(paid), period, len(left_out))
-    return [f"{bank_folder(period)}/{name}" for name in files]
+    return [f"{bank_folder(period)}/{name}" for name in names]
 
 
 def reconcile(where: Where, period: str) -> int:
