@@ -6,6 +6,7 @@ import itertools
 import re
 import zipfile
 from datetime import UTC, date, datetime
+from typing import ClassVar
 
 import pytest
 from cryptography.fernet import Fernet
@@ -18,7 +19,7 @@ from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, imbalances
 from provenance.settlement.approvals import Approval
 from provenance.settlement.bank.documents import known
-from provenance.settlement.bank.incoming import book_answer, by_hand, read_any, read_new
+from provenance.settlement.bank.incoming import book_answer, by_hand, opened, read_any, read_new
 from provenance.settlement.bank.iso20022 import VERSIONS
 from provenance.settlement.months import settling, stage
 from provenance.settlement.months.bank_files import sent_messages
@@ -203,6 +204,7 @@ def test_every_version_is_booked(paid_month):
 
 
 CODES = ("AM05", "DUPL", "DU01", "DU02", "DU03", "DU04", "DU05", "am05")
+BANKS_OWN_CODES = ("DUPLICATE_FILE", "Duplicate payment")
 
 
 def rejections(month, code, tag="Cd"):
@@ -218,6 +220,8 @@ def rejections(month, code, tag="Cd"):
 def test_a_second_copy_that_is_rejected_leaves_the_first(month, debited):
     if debited:
         month.book(statement(debit(month, "ann")))
+    for code in BANKS_OWN_CODES:
+        assert month.book(next(rejections(month, code, "Prtry")))["stands"] == 1
     for code, tag in itertools.product(CODES, ("Cd", "Prtry")):
         for data in rejections(month, code, tag):
             result = month.book(data)
@@ -287,6 +291,7 @@ def test_a_contradiction_is_settled_by_hand_on_evidence_and_two_names(month, sho
     ("payments", "status", "entry_key", "expected"),
     [
         ([], "", "", "expected a payment, an entry of a bank's file, or both, found neither"),
+        ([], "", "entry 2", "--entry: expected the key that `provenance answer` names"),
         ([], "paid", "0" * 12, "expected payments with their outcome, or neither"),
         (["0" * 32], "paid", "", "expected a payment of this ledger"),
     ],
@@ -494,6 +499,8 @@ def test_one_awkward_transaction_of_a_report_stops_itself_alone(month):
     result = month.book(report(month, odd, told(bob), group_status="RJCT", group_code="AC01"))
     assert (result["rejected"], len(result["problems"])) == (2, 1), "bob's by itself, cid's with its group"
     assert month.status["ann"] == "sent"
+    cid = report(month, told(month.payments["bob"]), message="NOTPROVIDED", kind="pain.002.001.12")
+    assert month.book(cid)["problems"] == [], "a report that names its group alone"
     with pytest.raises(InputError, match="allows"):
         month.book(report(month, odd).replace(b"<GrpHdr><MsgId>r1</MsgId>", b"<GrpHdr>"))
 
@@ -670,6 +677,42 @@ def test_a_change_of_bank_details_is_no_return_and_a_duplicate_stops(month):
         with pytest.raises(InputError, match=expected):
             month.book(data, "returns.ach")
     assert month.status["nat"] == "sent"
+
+
+class Sent:
+    """Ids of a month that nobody has paid, for what is only read."""
+
+    message = "0a1b2c3d-5-iso20022"
+    payments: ClassVar = {owner: f"{number:02d}" * 16 for number, owner in enumerate(OWED)}
+
+
+WHOLE = [
+    statement(debit(Sent, "ann"), ODD["an empty element"], entry(ALL, batch=batch_of(Sent, count=3), charges=charged(5))),
+    report(Sent, told(Sent.payments["ann"]), told(), group_status="RJCT", group_code="AC01"),
+    f"{REPORT}1,{Sent.payments['pam'][:30]},SUCCESS,EUR,6.40,x\r\n".encode(),
+    returns((Sent.payments["nat"][:15], 880, "99", "R03")),
+    zipped(("a.xml", statement(debit(Sent, "bob")))),
+    gzip.compress(statement(debit(Sent, "cid"))),
+]
+
+
+@settings(max_examples=150)
+@given(data=st.data(), which=st.integers(0, len(WHOLE) - 1))
+def test_a_file_that_is_broken_anywhere_is_read_or_refused_and_nothing_else(data, which):
+    whole = WHOLE[which]
+    for _ in range(data.draw(st.integers(1, 3))):
+        first = data.draw(st.integers(0, len(whole)))
+        last = data.draw(st.integers(first, min(len(whole), first + 40)))
+        put = data.draw(st.sampled_from([b"", b"<", b"&x;", b"\xff\xfe", b"\0", b"9" * 30, b"\r\n", b"-1.5", b'"', whole[:60]]))
+        whole = whole[:first] + put + whole[last:]
+    try:
+        for name, content in opened(whole, "x"):
+            answer = read_any(content, name)
+            assert answer.parts is not None
+    except InputError as error:
+        refused = str(error)
+        if not refused.startswith("x"):
+            raise AssertionError(refused) from error
 
 
 NUMBERS = itertools.count()

@@ -11,7 +11,9 @@ import gzip
 import io
 import logging
 import re
+import struct
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from provenance.core.text import visible
 from provenance.settlement import ledger
 from provenance.settlement.bank import nacha, paypal
 from provenance.settlement.bank.status_reports import (
+    NOBODY,
     PAID,
     PENDING,
     REJECTED,
@@ -54,6 +57,8 @@ _HEX = re.compile(f"[0-9a-f]{{{SHORTEST},}}")
 # Of an archive: most files and most bytes of each, opened.
 MOST_FILES, MOST_BYTES = 1_000, 256 * 1024 * 1024
 LETTERS_OF_KEY = 12
+# The errors of broken archives, as they come from their library.
+BROKEN = (OSError, EOFError, zlib.error, struct.error, ValueError, IndexError, RuntimeError)
 READS = "a status report (pain.002), a statement (camt.053), PayPal's report of payouts (CSV) or a NACHA file of returns"
 
 
@@ -90,7 +95,7 @@ def book_answer(where: Where, data: bytes, name: str) -> dict[str, Any]:
     """
     results: list[dict[str, Any]] = []
     errors: list[InputError] = []
-    for member, content in _opened(data, name):
+    for member, content in opened(data, name):
         try:
             results.append(_book_one(where, content, member))
         except InputError as error:
@@ -114,9 +119,14 @@ def by_hand(
     """Book by hand what became of payments, or that an entry of a bank's file concerns none; as `settling.answer_by_hand`."""
     if status and status not in (PAID, REJECTED, RETURNED):
         raise InputError("--status", expected=f"{PAID}, {REJECTED} or {RETURNED}", found=repr(status))
+    entry = entry.strip().casefold()
+    if entry and not re.fullmatch(f"[0-9a-f]{{{LETTERS_OF_KEY}}}", entry):
+        raise InputError(
+            "--entry", expected="the key that `provenance answer` names, of 12 letters and digits", found=repr(entry)
+        )
     today = datetime.now(UTC).date()
     ids = [payment_id.strip().casefold() for payment_id in payment_ids]
-    facts = {"entry": entry.strip().casefold(), "evidence": evidence, "by": by, "second": second}
+    facts = {"entry": entry, "evidence": evidence, "by": by, "second": second}
     return settling.answer_by_hand(where.ledger, ids, status, day=today, **facts)
 
 
@@ -139,13 +149,13 @@ def read_any(data: bytes, name: str) -> BankAnswer:
     raise InputError(name, expected=READS, found=found, hint=hint)
 
 
-def _opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
-    """The files of an archive (ZIP or gzip), or the file itself."""
+def opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    """The files of an archive (ZIP or gzip), or the file itself; raises InputError naming one that cannot be opened."""
     if data.startswith(b"\x1f\x8b"):
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                yield name, _limited(packed.read(MOST_BYTES + 1), name)
-        except (OSError, EOFError) as error:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as unzipped:
+                yield name, _limited(unzipped.read(MOST_BYTES + 1), name)
+        except BROKEN as error:
             raise InputError(name, expected="a file compressed by gzip", found=f"a broken one ({error})") from None
         return
     if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -160,12 +170,12 @@ def _opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
                 place = f"{name}: {file.filename}"
                 if file.flag_bits & 1:
                     raise InputError(place, expected="a file without a password", found="an encrypted one")
-                with archive.open(file) as opened:
-                    content = _limited(opened.read(MOST_BYTES + 1), place)
+                with archive.open(file) as packed:
+                    content = _limited(packed.read(MOST_BYTES + 1), place)
                 if content.startswith((b"PK\x03\x04", b"\x1f\x8b")):
                     raise InputError(place, expected="a file of a bank", found="an archive in an archive", hint="Unpack it.")
                 yield place, content
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, *BROKEN) as error:
         raise InputError(name, expected="a ZIP", found=f"a broken one ({error})") from None
 
 
@@ -288,7 +298,13 @@ class Sent:
     def group(self, texts: Iterable[str]) -> tuple[str, str] | None:
         """The first message or group that texts name, as (message, currency or empty)."""
         folded = ["".join(text.split()).casefold() for text in texts]
-        return next((group for name, group in self.spelt.items() if any(name in text for text in folded)), None)
+        # Ids of messages begin with that of their store: most texts have none.
+        near = [text for text in folded if any(beginning in text for beginning in self._beginnings)]
+        return next((group for name, group in self.spelt.items() if any(name in text for text in near)), None) if near else None
+
+    @cached_property
+    def _beginnings(self) -> set[str]:
+        return {name.split("-")[0] for name in self.spelt}
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -411,16 +427,18 @@ def _naming(problem: InputError, part: Part, sent: Sent) -> InputError:
 
 def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part, list[Outcome] | InputError]]:
     """Outcomes of a report, also of payments that it rejects with their message or group without listing them."""
-    group = sent.group([answer.answers_to]) or sent.group(answer.rejected_groups)
-    if group is None or (answer.answers_to.casefold() not in (group[0].casefold(), "", "notprovided")):
+    named = answer.answers_to.upper() not in NOBODY
+    groups = (*answer.rejected_groups, *(text for part in answer.parts for text in part.texts))
+    group = sent.group([answer.answers_to] if named else groups)
+    if group is None or (named and answer.answers_to.casefold() != group[0].casefold()):
         hint = "It answers another file, or another ledger's."
         raise InputError(name, expected="an answer to a message that was sent", found=repr(answer.answers_to), hint=hint)
     message = group[0]
     payments = sent.messages[message]
     spelt = {f"{message}-{currency}".casefold(): currency for _, currency in payments}
     if unknown := sorted(group for group in {*answer.rejected_groups} if group.casefold() not in spelt):
-        groups = sorted({f"{message}-{currency}" for _, currency in payments})
-        raise InputError(name, expected=f"groups of the message: {', '.join(groups)}", found=repr(unknown[0]))
+        ours = sorted({f"{message}-{currency}" for _, currency in payments})
+        raise InputError(name, expected=f"groups of the message: {', '.join(ours)}", found=repr(unknown[0]))
     ids = {payment_id for payment_id, _ in payments}
     listed: set[str] = set()
     for part in answer.parts:

@@ -201,7 +201,8 @@ def _texts(node: Any) -> tuple[str, ...]:
 
 
 def _is_duplicate(nodes: Iterable[Any]) -> bool:
-    return any(_text(node, "Rsn/Cd", "Rsn/Prtry").upper() in DUPLICATES for node in nodes)
+    codes = [_text(node, "Rsn/Cd", "Rsn/Prtry").upper() for node in nodes]
+    return any(code in DUPLICATES or "DUPLICATE" in code for code in codes)
 
 
 def _all(node: Any, path: str) -> list[Any]:
@@ -273,9 +274,10 @@ def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outco
 def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     parts, count = [], -1
     for statement in message.iterfind(_path("Stmt")):
+        name = _text(statement, "Id")
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
             count += 1
-            place = f"entry {number} of statement {_text(statement, 'Id')}"
+            place = f"entry {number} of statement {name}"
             part = Part(place, f"{where} line {entry.sourceline}: {place}", texts=_texts(entry))
             if count in broken:
                 parts.append(replace(part, problem=broken[count]))
@@ -312,8 +314,9 @@ def _entry(entry: Any, part: Part, where: str) -> Part | None:
             return None
         if not any(outcome.named for outcome in outcomes):
             return None
-    count = _text(entry, "NtryDtls/Btch/NbOfTxs")
-    return replace(part, outcomes=tuple(outcomes), whole=whole, count=int(count) if count else None)
+    counts = [_text(batch, "NbOfTxs") for batch in _all(entry, "NtryDtls/Btch")]
+    count = sum(map(int, counts)) if counts and all(counts) else None
+    return replace(part, outcomes=tuple(outcomes), whole=whole, count=count)
 
 
 def _own_amount(transaction: Any) -> Any:
