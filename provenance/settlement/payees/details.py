@@ -57,7 +57,7 @@ def spelt(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-COUNTRY = "two capital letters, a country of ISO 3166-1, or XK for Kosovo"
+COUNTRY = "two capital letters, a country of ISO 3166-1"
 # Kosovo has no code in ISO 3166-1; XK is the one of the IBAN registry, of SWIFT and of the EU.
 KOSOVO = "XK"
 # Routing number of an American bank: a payee's, or the one that originates a payer's clearing files.
