@@ -39,6 +39,12 @@ def report(*parts, status="", reason="", kind="pain.002.001.03"):
     return read_answers(document(kind, "CstmrPmtStsRpt", inside), "status.xml")
 
 
+WHOLE_REPORT = (
+    f"<GrpHdr><MsgId>r1</MsgId><CreDtTm>{AT}</CreDtTm></GrpHdr><OrgnlGrpInfAndSts><OrgnlMsgId>m1</OrgnlMsgId>"
+    f"<OrgnlMsgNmId>pain.001</OrgnlMsgNmId></OrgnlGrpInfAndSts>{part(answered('p1', 'RJCT', '12.50'))}"
+)
+
+
 def amount(value, currency="EUR"):
     return f'<Amt Ccy="{currency}">{value}</Amt>'
 
@@ -94,6 +100,26 @@ def test_a_report_says_what_became_of_each_payment(kind):
     rejected = Outcome("p1", REJECTED, 1250, "EUR", "AC04 account closed since May")
     assert (answer.kind, answer.message_id, answer.answers_to) == (kind, "r1", "m1")
     assert (answer.outcomes, answer.others, answer.problems) == ((rejected, Outcome("p2", PAID)), 1, ())
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_every_version_refuses_what_its_schema_does(kind):
+    good = document(kind, "CstmrPmtStsRpt", WHOLE_REPORT).decode()
+    assert len(read_answers(good.encode(), "x").outcomes) == 1
+    for old, new, found in (
+        ("<MsgId>r1</MsgId>", "", "Missing child element|not expected"),
+        (f"<CreDtTm>{AT}</CreDtTm>", "<CreDtTm>today</CreDtTm>", "not a valid value"),
+        ("<OrgnlMsgNmId>pain.001</OrgnlMsgNmId>", f"<OrgnlMsgNmId>{'x' * 36}</OrgnlMsgNmId>", "maxLength|length"),
+        ("<GrpHdr>", "<Extra/><GrpHdr>", "not expected"),
+        ("<OrgnlPmtInfId>m1-EUR</OrgnlPmtInfId>", "", "not expected|Missing child element"),
+    ):
+        assert old in good
+        with pytest.raises(InputError, match=found):
+            read_answers(good.replace(old, new).encode(), "x")
+    for old, new in (('Ccy="EUR"', 'Ccy="euro"'), (">12.50<", ">12,50<"), ("<TxSts>RJCT", "<TxSts>rejected")):
+        assert old in good
+        broken = read_answers(good.replace(old, new).encode(), "x")
+        assert (broken.outcomes, len(broken.problems)) == ((), 1), "the transaction alone"
 
 
 STATUSES = {"RJCT": REJECTED, "ACSC": PAID} | dict.fromkeys(("ACTC", "ACCP", "ACSP", "ACWC", "PDNG"), PENDING)
