@@ -1,12 +1,15 @@
 """Read the answers of banks: payments made, rejected, and returned.
 
 **Reads** `bank/answers/` below the store's root. Put status reports (pain.002) and account statements (camt.053) from the bank
-there. **Books** each once: a payment that was rejected or returned is owed again, with the tax withheld from it.
+there, PayPal's reports of payouts (CSV) and NACHA files of returns; zipped ones, too. **Books** what holds, once: a payment
+that was rejected or returned is owed again, with the tax withheld from it. A rejection of a second copy changes nothing, and
+none makes owed again what a statement has debited.
 
-**Failed?** A file moves nothing if it cannot be read, answers a message that was never sent, or names another amount than was
-sent. In the log, the error below *Task failed with exception* names the file, the payment, the expected and the actual value.
-The other files are booked. Ask the bank, remove the file, and clear the task. `provenance payments PERIOD` shows the state of
-each payment.
+**Failed?** Each entry is checked by itself. One that cannot be read, names another amount than was sent, or contradicts the
+books moves nothing, and the task stays red for it alone; the rest is booked. In the log, the error below *Task failed with
+exception* names the file, the entry, the payment, the expected and the actual value, and a key. Ask the bank; then `provenance
+answer-by-hand` settles the entry by its key, on evidence and two names, or you remove the file. Clear the task. `provenance
+payments PERIOD` shows the state of each payment.
 """
 
 from datetime import datetime
@@ -29,7 +32,7 @@ from tasks.stages import run
     default_args=task_defaults("accounting"),
 )
 def bank_answers() -> None:
-    """One task: each file is booked whole or not at all."""
+    """One task: each entry is booked whole or not at all."""
 
     @task(task_id="settlement.answers")
     def answers() -> int:

@@ -62,10 +62,11 @@ def settle_period() -> None:
         return run("settlement.close", period, files_url())
 
     @task(task_id="settlement.pay")
-    def pay(closed: dict[str, str], prepared: dict, approved: dict) -> str:
+    def pay(closed: dict[str, str], prepared: dict | None, approved: dict | None) -> str:
         from tasks.dag_parameters import approval
 
-        run("settlement.pay", closed["period"], approval(prepared), approval(approved))
+        answers = [approval(answer) if answer else None for answer in (prepared, approved)]
+        run("settlement.pay", closed["period"], *answers, closed)
         return closed["period"]
 
     @task(task_id="settlement.reconcile_bank")

@@ -4,7 +4,8 @@
 
 in each currency. An owner's debt is in `payable`, or in `held` while a hold is in force; `carried` is a debt of the owner from
 an earlier period. Settled amounts are in `recouped` (set off against advances), `withheld` (tax) and `paid`; `exchange` links
-the two currencies of one payment. Advances are no part of the revenue: `advance` and `funding` sum to zero by themselves.
+the two currencies of one payment. Advances and charges of banks are no part of the revenue: `advance`, `charges` and `funding`
+sum to zero by themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from provenance.core.tables import ESCROW, PAYABLE, UNATTRIBUTED
 
 RECEIVABLE, DEVELOPER = "receivable", "developer"
 HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID = "held", "carried", "recouped", "withheld", "exchange", "paid"
-ADVANCE, FUNDING = "advance", "funding"
+ADVANCE, CHARGES, FUNDING = "advance", "charges", "funding"
 # Accounts of amounts owed to owners; the ledger keeps these as credits, below zero.
 OWED = (PAYABLE, HELD, CARRIED)
 CHART = (RECEIVABLE, DEVELOPER, UNATTRIBUTED, ESCROW, PAYABLE, HELD, CARRIED, RECOUPED, WITHHELD, EXCHANGE, PAID)
@@ -85,7 +86,10 @@ def totals(amounts: Mapping[Account, int]) -> dict[str, dict[str, int]]:
 
 
 def trial_balance(balances: Mapping[Account, int]) -> dict[str, dict[str, int]]:
-    """Balances by currency and account of the chart, over all parties; credits count above zero. Advances are left out."""
+    """Balances by currency and account of the chart, over all parties; credits count above zero.
+
+    Advances and charges of banks are left out.
+    """
     result: dict[str, dict[str, int]] = {}
     for account, amount in sorted(balances.items()):
         if account.account in CHART:
@@ -102,7 +106,7 @@ def imbalances(balances: Mapping[Account, int], standing: Standing) -> Iterator[
             yield f"{currency}: receivable is {row[RECEIVABLE]}, the other accounts add up to {row[RECEIVABLE] - rest}"
     for account, amount in sorted(balances.items()):
         name, party = account.account, account.party_id
-        if name not in {*CHART, ADVANCE, FUNDING}:
+        if name not in {*CHART, ADVANCE, CHARGES, FUNDING}:
             yield f"{account.currency}: account {name!r} is not in the chart"
         elif name == PAYABLE and amount and party in standing.holds:
             yield f"{party}: {-amount} {account.currency} are payable, yet there is a hold: {standing.holds[party][0]}"

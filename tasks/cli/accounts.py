@@ -12,7 +12,7 @@ import typer
 from rich.console import RenderableType
 from typer import Argument, Option
 
-from provenance.core.errors import InputError
+from provenance.core.errors import CheckFailed, InputError
 from provenance.core.money import format_minor
 from provenance.core.where import Where
 from tasks.cli.help import DECIDE, LOOK, PAY
@@ -273,10 +273,14 @@ def _sums(amounts: Any) -> str:
 
 
 @command(app, group=PAY)
-def answer(where: Where, files: Annotated[list[Path], Argument(help="Files from a bank: pain.002 or camt.053.")]) -> Shown:
-    """Book answers of banks: payments made, rejected or returned; each file whole or not at all, and once.
+def answer(
+    where: Where,
+    files: Annotated[list[Path], Argument(help="Files: pain.002, camt.053, PayPal's CSV, NACHA returns; also zipped.")],
+) -> Shown:
+    """Book answers of banks: payments made, rejected or returned; what holds of each file, and once.
 
-    The DAG `bank_answers` does the same with all files below `bank/answers/` in the store.
+    What cannot be booked is named, and the exit code is 1; `provenance answer-by-hand` settles it. The DAG `bank_answers` does
+    the same with all files below `bank/answers/` in the store.
 
     Example: `provenance answer status.xml statement.xml`
     """
@@ -288,14 +292,41 @@ def answer(where: Where, files: Annotated[list[Path], Argument(help="Files from 
             raise InputError(str(file), expected="a file that a bank sent", found="no such file")
         answers.append({"file": str(file), **book_answer(where, file.read_bytes(), str(file))})
     yield answers, answers_screen(answers)
+    if left := [problem["problem"] for row in answers for problem in row["problems"]]:
+        raise CheckFailed("; ".join(left))
 
 
 def answers_screen(answers: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """A line for each answer of a bank."""
     for row in answers:
         counts = ", ".join(f"{row[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
+        stands = f", {row['stands']} second copies rejected (the first stands)" if row["stands"] else ""
+        left = f", {len(row['problems'])} left" if row["problems"] else ""
         booked = f"{'booked before' if row['again'] else 'booked'} as {row['booking_id']}"
-        yield f"{row['file']}: {row['kind']} {row['message_id']}, {booked}: {counts}"
+        yield f"{row['file']}: {row['kind']} {row['message_id']}, {booked}: {counts}{stands}{left}"
+
+
+@command(app, "answer-by-hand", group=PAY)
+def answer_by_hand(
+    where: Where,
+    evidence: Annotated[str, Option("--evidence", help="What shows it, such as the bank's letter; kept in the ledger.")],
+    by: By,
+    second: Annotated[str, Option("--second", help="The other person who has seen the evidence; kept in the ledger.")],
+    payments: Annotated[list[str] | None, Argument(help="Ids of payments; none if the entry is nobody's of ours.")] = None,
+    status: Annotated[str, Option("--status", help="What became of them: paid, rejected or returned.")] = "",
+    entry: Annotated[str, Option("--entry", help="Key of a bank's entry that this settles, as `answer` names it.")] = "",
+) -> Shown:
+    """Book by hand what became of payments, where a bank's file cannot tell: on evidence, by two persons.
+
+    A payment that is rejected or returned is owed again; one that is paid after all counts as paid. The ledger keeps the
+    evidence and both names. With `--entry` alone an entry that concerns no payment of ours is settled, and nothing is booked.
+
+    Example: `provenance answer-by-hand ID --status paid --entry 0123456789ab --evidence "letter" --by ann --second bob`
+    """
+    from provenance.settlement.bank.incoming import by_hand
+
+    decided = {"evidence": evidence, "by": by, "second": second}
+    yield from _book(where, partial(by_hand, where, payments or [], status, entry=entry, **decided))
 
 
 @command(app, group=PAY)

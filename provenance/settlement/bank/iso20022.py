@@ -1,20 +1,26 @@
-"""Writes credit transfers for banks: pain.001, for SEPA and for other currencies."""
+"""Writes credit transfers for banks: pain.001, for SEPA and for other currencies.
+
+Charges: in SEPA each side bears its own (`SLEV`, the only one that the rulebook knows); elsewhere they are shared (`SHAR`,
+which CBPR+ takes and the EU's payment services directive demands). Addresses are structured, with town and country, as the EPC
+and CBPR+ demand since November 2026. Debits are asked to be booked one by one, so that statements name every payment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, date
 from decimal import Decimal
 from typing import Any
 
 from lxml import etree
-from schwifty import IBAN
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare
 from provenance.settlement.bank.character_set import latin
+from provenance.settlement.bank.days import bank_day, calendar_of
 from provenance.settlement.bank.documents import NAMESPACE, amount, parse, violation
+from provenance.settlement.bank.sepa import OUTSIDE, in_scope
 from provenance.settlement.payees.details import BankPlace, Method
 
 VERSIONS = ("pain.001.001.09", "pain.001.001.11")
@@ -69,21 +75,30 @@ def _sum(instructions: Sequence[Instruction]) -> str:
 
 def _add_group(group: Any, batch: Batch, currency: str, instructions: Sequence[Instruction]) -> None:
     _add(group, "PmtInfId", f"{batch.message_id}-{currency}")
+    on = bank_day(batch.on, calendar_of(currency))
     _add(group, "PmtMtd", "TRF")
+    _add(group, "BtchBookg", "false")
     _add(group, "NbOfTxs", str(len(instructions)))
     _add(group, "CtrlSum", _sum(instructions))
-    _add(group, "ReqdExctnDt/Dt", batch.on.isoformat())
+    _add(group, "ReqdExctnDt/Dt", on.isoformat())
     _add_party(_add(group, "Dbtr"), batch.payer, "payer")
     _add(group, "DbtrAcct/Id/IBAN", batch.payer.iban)
     agent = _add(group, "DbtrAgt/FinInstnId")
     _add(agent, *(("BICFI", batch.payer.bic) if batch.payer.bic else ("Othr/Id", "NOTPROVIDED")))
     for instruction in instructions:
-        _add_transfer(_add(group, "CdtTrfTxInf"), batch, instruction)
+        _add_transfer(_add(group, "CdtTrfTxInf"), batch, instruction, on)
 
 
-def _add_transfer(transfer: Any, batch: Batch, instruction: Instruction) -> None:
+def is_sepa(instruction: Instruction, payer: BankPlace, on: date) -> bool:
+    """Whether a payment is a SEPA credit transfer on a day: in euros, between accounts of countries in scope."""
+    ibans = (instruction.payee.iban, payer.iban)
+    inside = all(in_scope(iban[:2], on) for iban in ibans)
+    return instruction.currency == "EUR" and inside and instruction.payee.country not in OUTSIDE
+
+
+def _add_transfer(transfer: Any, batch: Batch, instruction: Instruction, on: date) -> None:
     payee, where = instruction.payee, instruction.where
-    sepa = instruction.currency == "EUR" and IBAN(payee.iban).in_sepa_zone and IBAN(batch.payer.iban).in_sepa_zone
+    sepa = is_sepa(instruction, batch.payer, on)
     if sepa and instruction.amount > SEPA_LIMIT:
         limit = format_minor(SEPA_LIMIT, "EUR")
         raise InputError(where, expected=f"at most {limit} in SEPA", found=format_minor(instruction.amount, "EUR"))

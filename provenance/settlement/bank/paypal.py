@@ -1,18 +1,24 @@
-"""Writes payouts by PayPal: files for its web form, each with one currency and at most 5,000 rows."""
+"""Writes payouts by PayPal: files for its web form, each with one currency and at most 5,000 rows; reads its reports on them.
+
+Reports are those that PayPal's pages offer as CSV: of a batch of payouts, and of activity. Columns are found by their names,
+in any order and case; statuses are those of a payout item (https://developer.paypal.com/api/payments.payouts-batch/v1/).
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from itertools import chain
 
 from provenance.core.errors import InputError
 from provenance.core.money import format_minor, minor_digits
 from provenance.settlement.bank.batches import Batch, Instruction, check, compare, unique
 from provenance.settlement.bank.character_set import latin
+from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, BankAnswer, Outcome, Part
 from provenance.settlement.payees.details import Method
 
 ROWS, LETTERS_OF_ID, LETTERS_OF_NOTE = 5_000, 30, 400
@@ -22,6 +28,21 @@ CURRENCIES = frozenset(
 )
 # PayPal takes whole units only of these, though ISO 4217 may give them decimals.
 WHOLE = frozenset({"HUF", "JPY", "TWD"})
+# Names of columns, in small letters without signs.
+_STATUS = ("status", "transaction status", "item status", "payout item status", "payment status")
+_AMOUNT = ("amount", "gross", "gross amount", "payout amount", "payment amount", "transaction amount")
+_CURRENCY = ("currency", "currency code", "amount currency", "payout currency")
+_REASON = ("reason", "error", "error message", "error code", "reason code", "errors", "failure reason")
+_TYPE = ("type", "transaction type", "description")
+_BATCH = ("batch id", "payout batch id", "sender batch id")
+_STATUSES = {
+    **dict.fromkeys(("success", "completed", "processed", "claimed", "paid"), PAID),
+    **dict.fromkeys(("failed", "denied", "blocked", "canceled", "cancelled", "rejected"), REJECTED),
+    **dict.fromkeys(("returned", "refunded", "reversed"), RETURNED),
+    **dict.fromkeys(("pending", "unclaimed", "onhold", "on hold", "held", "processing", "new", "pending external"), PENDING),
+}
+# Words of a row's type: money that came back, and rows that are no payout.
+_BACK, _NO_PAYOUT = re.compile("revers|refund|return"), re.compile(r"\bfees?\b|\bhold\b")
 
 
 def payouts(batch: Batch) -> list[bytes]:
@@ -84,3 +105,94 @@ def verify(batch: Batch, files: Sequence[bytes]) -> None:
     for rows in read:
         if len(rows) > ROWS or len({currency for _, _, currency, _ in rows}) != 1:
             raise AssertionError(f"payouts {batch.message_id}: a file of {len(rows)} rows, or of several currencies")
+
+
+def is_report(data: bytes) -> bool:
+    """Whether data is a table with the columns of a report on payouts."""
+    try:
+        return next(_header(_rows(data)), None) is not None
+    except (UnicodeDecodeError, csv.Error):
+        return False
+
+
+def read_report(data: bytes, where: str) -> BankAnswer:
+    """Read a report on payouts; ids of payments are found in any column."""
+    rows = _rows(data)
+    at, columns = next(_header(rows))
+    parts, batch = [], ""
+    for number, row in enumerate(rows[at + 1 :], at + 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        cells = {name: row[column].strip() if column < len(row) else "" for name, column in columns.items()}
+        batch = batch or cells.get("batch", "")
+        texts = tuple(dict.fromkeys(cell.strip() for cell in row if cell.strip()))
+        part = Part(f"line {number}", f"{where} line {number}", texts=texts)
+        try:
+            outcomes = tuple(_outcomes(cells, texts, part.where))
+        except InputError as error:
+            parts.append(replace(part, problem=error))
+        else:
+            parts.append(replace(part, outcomes=outcomes))
+    return BankAnswer("paypal payouts", batch, "", tuple(parts))
+
+
+def _rows(data: bytes) -> list[list[str]]:
+    """The rows of a table in any of the encodings and separators that PayPal's pages give."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252")
+    first = text[:4096]
+    separator = max(",;\t", key=first.count)
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+
+
+def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]]]:
+    """The row of names of columns, which may stand below a summary, and the columns that are read."""
+    wanted = {"status": _STATUS, "amount": _AMOUNT, "currency": _CURRENCY, "reason": _REASON, "type": _TYPE, "batch": _BATCH}
+    for at, row in enumerate(rows[:30]):
+        names = [" ".join(re.sub("[_./()-]", " ", cell.casefold()).split()) for cell in row]
+        columns = {
+            key: names.index(found) for key, known in wanted.items() if (found := next((n for n in known if n in names), None))
+        }
+        if {"status", "amount", "currency"} <= columns.keys():
+            yield at, columns
+
+
+def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iterator[Outcome]:
+    kind, status = cells.get("type", "").casefold(), cells["status"].casefold()
+    if _NO_PAYOUT.search(kind) and not _BACK.search(kind):
+        return
+    if status not in _STATUSES:
+        raise InputError(f"{where}: status", expected=f"one of {', '.join(_STATUSES)}", found=repr(cells["status"]))
+    outcome = RETURNED if _BACK.search(kind) and _STATUSES[status] == PAID else _STATUSES[status]
+    currency = cells["currency"].upper()
+    if currency not in CURRENCIES:
+        raise InputError(
+            f"{where}: currency", expected=f"one of {', '.join(sorted(CURRENCIES))}", found=repr(cells["currency"])
+        )
+    reason = cells.get("reason", "")
+    duplicate = outcome != PAID and "duplicate" in reason.casefold()
+    yield Outcome(
+        "", outcome, _units(cells["amount"], currency, where), currency, reason[:140], duplicate=duplicate, texts=texts
+    )
+
+
+def _units(text: str, currency: str, where: str) -> int:
+    """Minor units of an amount as people's settings spell it: `-1,234.50`, `1.234,50`, `EUR 12.50`."""
+    number = re.sub(r"[^0-9.,]", "", text)
+    last = max(number.rfind("."), number.rfind(","))
+    decimals = len(number) - last - 1 if last >= 0 else 0
+    digits = 0 if currency in WHOLE else minor_digits(currency)
+    # Three digits after a separator are thousands in every currency of PayPal's.
+    parts = (number[:last], number[last + 1 :]) if last >= 0 and decimals <= digits else (number, "")
+    try:
+        units = Decimal(f"{re.sub('[.,]', '', parts[0]) or '0'}.{parts[1] or '0'}").scaleb(minor_digits(currency))
+    except InvalidOperation:
+        units = Decimal("0.5")
+    if not number or units != int(units) or (last >= 0 and decimals > digits and decimals != 3):
+        raise InputError(f"{where}: amount", expected=f"an amount in {currency}", found=repr(text))
+    return int(units)

@@ -1,15 +1,21 @@
-"""Reads answers of banks: status reports on a file (pain.002), and statements of the paying account (camt.053)."""
+"""Reads answers of banks: status reports on a file (pain.002), and statements of the paying account (camt.053).
+
+Each entry of a statement, and each transaction of a report, is a part that is checked by itself: one that cannot be read stops
+no other. Which parts concern our payments is decided by `incoming`, which knows what was sent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from lxml import etree
 
 from provenance.core.errors import InputError, did_you_mean
+from provenance.core.money import minor_digits
 from provenance.settlement.bank.documents import NAMESPACE, amount, known, parse, violation
 
 PAID, REJECTED, RETURNED, PENDING = "paid", "rejected", "returned", "pending"
@@ -17,19 +23,66 @@ REPORT, STATEMENT = "pain.002", "camt.053"
 _STATUS = {"ACSC": PAID, "ACCC": PAID, "RJCT": REJECTED, "CANC": REJECTED}
 # Reversals after a return and after a recall, and returns of a clearing house.
 _RETURNS = frozenset({"RRTN", "RPCR", "ARET"})
-_NOBODY = "NOTPROVIDED"
+# Reasons of ISO 20022's external code set, and banks' own: a second copy of a message, group or payment; the first one stands.
+DUPLICATES = frozenset({"AM05", "DUPL", "DU01", "DU02", "DU03", "DU04", "DU05"})
+NOBODY = frozenset({"", "NOTPROVIDED"})
 LETTERS_OF_REASON = 140
+# What may be missing in a document of which a part is broken, so that the rest is read.
+_PARTS = {REPORT: "TxInfAndSts", STATEMENT: "Ntry"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one payment: `amount` in minor units if the bank states it, `reason` in the bank's words."""
+    """The outcome of one payment, in the bank's words.
+
+    Attributes:
+        payment_id: as the bank has it; empty if it names none.
+        amount: in minor units, if the bank states it: of a debit with what was added to it, of a return what came back.
+        instructed: the ordered amount in the same currency, where it is stated beside another; charge: charges, where they are.
+        duplicate: whether the reason is that a second copy was sent.
+        certain: whether a credit is marked as a return. An unmarked one is one only if it carries a payment of ours.
+        unusual: what is odd about it: then it is never booked by itself.
+        texts: of all that the bank says of it.
+    """
 
     payment_id: str
     status: str
     amount: int | None = None
     currency: str | None = None
     reason: str = ""
+    instructed: int | None = None
+    charge: int = 0
+    duplicate: bool = False
+    certain: bool = True
+    unusual: str = ""
+    texts: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def named(self) -> bool:
+        """Whether it names a payment, of whomever."""
+        return self.payment_id.upper() not in NOBODY
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry of a statement, a transaction of a report, or a line of a table.
+
+    Attributes:
+        place: its name within the file, the same whenever the file is read: `entry 3 of statement s1`.
+        where: the same with file and line, for errors.
+        outcomes: of its transactions; whole: of the entry itself, if it states an amount.
+        count: number of payments in it, if it says so.
+        texts: of all that it says.
+        problem: why it cannot be read.
+    """
+
+    place: str
+    where: str
+    outcomes: tuple[Outcome, ...] = ()
+    whole: Outcome | None = None
+    count: int | None = None
+    texts: tuple[str, ...] = field(default=(), repr=False)
+    problem: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -39,24 +92,41 @@ class BankAnswer:
     Attributes:
         kind: from its namespace: `camt.053.001.08`.
         answers_to: id of the message that a report answers; empty for statements.
-        outcomes: of payments, in the file's order; a payment that was paid and returned has two.
-        others: number of entries without a payment of ours.
+        parts: in the file's order.
         all_rejected: whether the whole message is rejected; rejected_groups: ids of wholly rejected groups.
-        reason: of these rejections.
+        reason: of these rejections; duplicate: whether it is that a second copy was sent.
+        duplicate_groups: of the rejected groups, those for that reason.
     """
 
     kind: str
     message_id: str
     answers_to: str
-    outcomes: tuple[Outcome, ...]
-    others: int = 0
+    parts: tuple[Part, ...] = ()
     all_rejected: bool = False
     rejected_groups: tuple[str, ...] = ()
     reason: str = ""
+    duplicate: bool = False
+    duplicate_groups: tuple[str, ...] = ()
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Outcomes that name a payment, of ours or of others, and are certain."""
+        return tuple(outcome for part in self.parts for outcome in part.outcomes if outcome.named and outcome.certain)
+
+    @property
+    def others(self) -> int:
+        """Number of transactions, and of entries without any, that name no payment."""
+        unnamed = sum(not (outcome.named and outcome.certain) for part in self.parts for outcome in part.outcomes)
+        return unnamed + sum(not part.outcomes and part.problem is None for part in self.parts)
+
+    @property
+    def problems(self) -> tuple[InputError, ...]:
+        """Why parts cannot be read."""
+        return tuple(part.problem for part in self.parts if part.problem is not None)
 
 
 def read_answers(data: bytes, where: str) -> BankAnswer:
-    """Read a bank's file; raises InputError with line or entry for other files and files that contradict themselves."""
+    """Read a bank's file; raises InputError for other files, and for what breaks its schema outside of its parts."""
     root = parse(data, where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
@@ -64,9 +134,39 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
     if kind not in kinds:
         expected = f"a Document of {', '.join(kinds)}"
         raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=did_you_mean(kind, kinds))
+    broken = _broken(root, kind, where) if violation(root, kind) else {}
+    return _report(root[0], kind, where, broken) if kind.startswith(REPORT) else _statement(root[0], kind, where, broken)
+
+
+def _broken(root: Any, kind: str, where: str) -> dict[int, InputError]:
+    """Errors of the parts that break the schema, by their position; raises InputError if more of the document does."""
+    tag = next(tag for message, tag in _PARTS.items() if kind.startswith(message))
+    parts = list(root.iter(f"{{{NAMESPACE}{kind}}}{tag}"))
+    skeleton = deepcopy(root)
+    # Where the parts of each parent begin.
+    parents: list[Any] = []
+    first: dict[Any, int] = {}
+    for node in list(skeleton.iter(f"{{{NAMESPACE}{kind}}}{tag}")):
+        parent = node.getparent()
+        first.setdefault(parent, parent.index(node))
+        parents.append(parent)
+        parent.remove(node)
+    _require(skeleton, kind, where)
+    errors = {}
+    for number, (part, parent) in enumerate(zip(parts, parents, strict=True)):
+        alone = deepcopy(part)
+        parent.insert(first[parent], alone)
+        if broken := violation(skeleton, kind):
+            errors[number] = InputError(f"{where} line {part.sourceline}", expected=f"what {kind} allows", found=broken[1])
+        parent.remove(alone)
+    if not errors:
+        _require(root, kind, where)
+    return errors
+
+
+def _require(root: Any, kind: str, where: str) -> None:
     if broken := violation(root, kind):
         raise InputError(f"{where} line {broken[0]}", expected=f"what {kind} allows", found=broken[1])
-    return _report(root[0], kind, where) if kind.startswith(REPORT) else _statement(root[0], kind, where)
 
 
 def _path(path: str) -> str:
@@ -94,79 +194,143 @@ def _cut(text: str) -> str:
     return " ".join(text.split())[:LETTERS_OF_REASON].rstrip()
 
 
-def _report(message: Any, kind: str, where: str) -> BankAnswer:
+def _texts(node: Any) -> tuple[str, ...]:
+    """Texts below a node, each once, without those of amounts."""
+    texts = (child.text.strip() for child in node.iter() if isinstance(child.tag, str) and child.text and not child.get("Ccy"))
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def _is_duplicate(nodes: Iterable[Any]) -> bool:
+    codes = [_text(node, "Rsn/Cd", "Rsn/Prtry").upper() for node in nodes]
+    return any(code in DUPLICATES or "DUPLICATE" in code for code in codes)
+
+
+def _all(node: Any, path: str) -> list[Any]:
+    return list(node.iterfind(_path(path)))
+
+
+def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     group = _first(message, "OrgnlGrpInfAndSts")
-    whole = _text(group, "GrpSts")
-    reasons = [_reason(group.iterfind(_path("StsRsnInf")))]
-    outcomes, rejected, others = [], [], 0
-    for part in message.iterfind(_path("OrgnlPmtInfAndSts")):
-        status = _text(part, "PmtInfSts")
-        reason = _reason(part.iterfind(_path("StsRsnInf")))
+    whole, above = _text(group, "GrpSts"), _all(group, "StsRsnInf")
+    reasons, duplicate = [_reason(above)], _is_duplicate(above)
+    parts: list[Part] = []
+    rejected, twice, number = [], [], 0
+    for of_group in message.iterfind(_path("OrgnlPmtInfAndSts")):
+        name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts"), _all(of_group, "StsRsnInf")
+        reason = _reason(nodes)
         if status == "RJCT":
-            rejected.append(_text(part, "OrgnlPmtInfId"))
+            rejected.append(name)
             reasons.append(reason)
-        for transaction in part.iterfind(_path("TxInfAndSts")):
-            outcome = _transaction(transaction, status or whole, reason or reasons[0], where)
-            if outcome is None:
-                others += 1
+            twice += [name] if _is_duplicate(nodes) else []
+        for transaction in of_group.iterfind(_path("TxInfAndSts")):
+            number += 1
+            place = f"transaction {number}"
+            part = Part(place, f"{where} line {transaction.sourceline}: {place}", texts=(name, *_texts(transaction)))
+            if number - 1 in broken:
+                parts.append(replace(part, problem=broken[number - 1]))
+                continue
+            try:
+                outcome = _transaction(transaction, status or whole, reason or reasons[0], where)
+            except InputError as error:
+                parts.append(replace(part, problem=error))
                 continue
             if "RJCT" in (whole, status) and outcome.status != REJECTED:
-                place = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
-                raise InputError(place, expected="rejected, as all that it is part of", found=outcome.status)
-            outcomes.append(outcome)
+                at = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
+                contradicts = InputError(at, expected="rejected, as all that it is part of", found=outcome.status)
+                parts.append(replace(part, problem=contradicts))
+                continue
+            if outcome.status == REJECTED and not _all(transaction, "StsRsnInf"):
+                outcome = replace(outcome, duplicate=_is_duplicate(nodes) if reason else duplicate)
+            parts.append(replace(part, outcomes=(outcome,)))
     return BankAnswer(
         kind=kind,
         message_id=_text(message, "GrpHdr/MsgId"),
         answers_to=_text(group, "OrgnlMsgId"),
-        outcomes=tuple(outcomes),
-        others=others,
+        parts=tuple(parts),
         all_rejected=whole == "RJCT",
         rejected_groups=tuple(rejected),
         reason=_cut("; ".join(dict.fromkeys(reason for reason in reasons if reason))),
+        duplicate=duplicate,
+        duplicate_groups=tuple(twice),
     )
 
 
-def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outcome | None:
-    payment_id = _text(transaction, "OrgnlEndToEndId")
-    if payment_id in ("", _NOBODY):
-        return None
+def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outcome:
     node = _first(transaction, "OrgnlTxRef/Amt/InstdAmt")
     units, currency = amount(node, where) if node is not None else (None, None)
     status = _STATUS.get(_text(transaction, "TxSts") or above, PENDING)
-    own = _reason(transaction.iterfind(_path("StsRsnInf")))
-    return Outcome(payment_id, status, units, currency, own or (reason if status == REJECTED else ""))
+    nodes = _all(transaction, "StsRsnInf")
+    return Outcome(
+        _text(transaction, "OrgnlEndToEndId"),
+        status,
+        units,
+        currency,
+        _reason(nodes) or (reason if status == REJECTED else ""),
+        duplicate=_is_duplicate(nodes) and status == REJECTED,
+        texts=_texts(transaction),
+    )
 
 
-def _statement(message: Any, kind: str, where: str) -> BankAnswer:
-    outcomes, others = [], 0
+def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
+    parts, count = [], -1
     for statement in message.iterfind(_path("Stmt")):
+        name = _text(statement, "Id")
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
-            place = f"{where} line {entry.sourceline}: entry {number} of statement {_text(statement, 'Id')}"
-            match _text(entry, "Sts/Cd", "Sts"):
-                case "BOOK":
-                    _check_sum(entry, place)
-                    answers = _entry(entry, where)
-                    outcomes += [outcome for outcome in answers if outcome is not None]
-                    others += answers.count(None)
-                case "PDNG":
-                    paid = [outcome for outcome in _entry(entry, where) if outcome is not None and outcome.status == PAID]
-                    outcomes += [replace(outcome, status=PENDING) for outcome in paid]
-    return BankAnswer(kind, _text(message, "GrpHdr/MsgId"), "", tuple(outcomes), others)
+            count += 1
+            place = f"entry {number} of statement {name}"
+            part = Part(place, f"{where} line {entry.sourceline}: {place}", texts=_texts(entry))
+            if count in broken:
+                parts.append(replace(part, problem=broken[count]))
+                continue
+            try:
+                read = _entry(entry, part, where)
+            except InputError as error:
+                read = replace(part, problem=error)
+            parts += [read] if read is not None else []
+    return BankAnswer(kind, _text(message, "GrpHdr/MsgId"), "", tuple(parts))
 
 
 def _transactions(entry: Any) -> list[Any]:
     return list(entry.iterfind(_path("NtryDtls/TxDtls")))
 
 
-def _entry(entry: Any, where: str) -> list[Outcome | None]:
-    """Outcomes of an entry's transactions; None for a transaction without a payment of ours."""
+def _entry(entry: Any, part: Part, where: str) -> Part | None:
+    """A booked entry, or the debits of a pending one; None for entries that say nothing of payments."""
+    match _text(entry, "Sts/Cd", "Sts"):
+        case "BOOK":
+            _check_sum(entry, part.where)
+            status = ""
+        case "PDNG" if _text(entry, "CdtDbtInd") == "DBIT":
+            status = PENDING
+        case _:
+            return None
     transactions = _transactions(entry)
-    alone = len(transactions) == 1
-    return [_booked(transaction, entry, where, alone=alone) for transaction in transactions] or [None]
+    outcomes = [_booked(transaction, entry, where, alone=len(transactions) == 1) for transaction in transactions]
+    whole = _booked(entry, entry, where, alone=True)
+    if status:
+        outcomes = [replace(outcome, status=PENDING) for outcome in outcomes if outcome.status == PAID]
+        whole = replace(whole, status=PENDING)
+        if transactions and not outcomes:
+            return None
+        if not any(outcome.named for outcome in outcomes):
+            return None
+    counts = [_text(batch, "NbOfTxs") for batch in _all(entry, "NtryDtls/Btch")]
+    count = sum(map(int, counts)) if counts and all(counts) else None
+    return replace(part, outcomes=tuple(outcomes), whole=whole, count=count)
 
 
 def _own_amount(transaction: Any) -> Any:
     return _first(transaction, "Amt", "AmtDtls/TxAmt/Amt", "AmtDtls/InstdAmt/Amt")
+
+
+def _charges(node: Any, currency: str) -> Decimal:
+    """Charges that a transaction or entry states in a currency."""
+    total = Decimal(0)
+    for charges in node.iterfind(_path("Chrgs")):
+        stated = _first(charges, "TtlChrgsAndTaxAmt", "Amt")
+        nodes = [stated] if stated is not None else _all(charges, "Rcrd/Amt")
+        total += sum((Decimal(each.text) for each in nodes if each.get("Ccy") == currency), Decimal(0))
+    return total
 
 
 def _check_sum(entry: Any, place: str) -> None:
@@ -180,16 +344,15 @@ def _check_sum(entry: Any, place: str) -> None:
         return
     signs = [-1 if _text(transaction, "CdtDbtInd") == "CRDT" else 1 for transaction in transactions]
     total = sum(sign * Decimal(node.text) for sign, node in zip(signs, amounts, strict=True))
-    if total != Decimal(booked.text):
+    added = sum((_charges(node, booked.get("Ccy")) for node in (entry, *transactions)), Decimal(0))
+    if Decimal(booked.text) not in (total, total + added):
         expected = f"transactions that add up to {booked.text} {booked.get('Ccy')}"
         raise InputError(place, expected=expected, found=f"{total}")
 
 
-def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome | None:
-    payment_id = _text(transaction, "Refs/EndToEndId")
+def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome:
+    """The outcome of a transaction, or of an entry as a whole."""
     credit = (_text(transaction, "CdtDbtInd") or _text(entry, "CdtDbtInd")) == "CRDT"
-    if payment_id in ("", _NOBODY) or (credit and not _is_return(transaction, entry)):
-        return None
     node = _own_amount(transaction)
     if node is None and alone:
         node = _first(entry, "Amt")
@@ -198,10 +361,32 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
     if not credit and ordered is not None and node is not None and ordered.get("Ccy") != node.get("Ccy"):
         node = ordered
     units, currency = amount(node, where) if node is not None else (None, None)
-    if not credit:
-        return Outcome(payment_id, PAID, units, currency)
-    reason = _reason(transaction.iterfind(_path("RtrInf"))) or _text(transaction, "AddtlTxInf") or _text(entry, "AddtlNtryInf")
-    return Outcome(payment_id, RETURNED, units, currency, _cut(reason))
+    instructed, charge = None, 0
+    if units is not None and currency is not None:
+        if ordered is not None and ordered.get("Ccy") == currency:
+            instructed = amount(ordered, where)[0]
+        stated = _charges(transaction, currency) or (_charges(entry, currency) if alone else Decimal(0))
+        charge = int(stated.scaleb(minor_digits(currency)))
+        # The transaction tells what was ordered, the entry what was moved, and charges what lies between.
+        moved = _first(entry, "Amt")
+        if alone and charge and moved.get("Ccy") == currency and abs(amount(moved, where)[0] - units) == charge:
+            units = amount(moved, where)[0]
+    reasons = _all(transaction, "RtrInf") if transaction is not entry else _all(entry, "NtryDtls/TxDtls/RtrInf")
+    reason = _reason(reasons) or _text(transaction, "AddtlTxInf") or _text(entry, "AddtlNtryInf")
+    reversal = _text(entry, "RvslInd") in ("true", "1")
+    return Outcome(
+        _text(transaction, "Refs/EndToEndId"),
+        RETURNED if credit else PAID,
+        units,
+        currency,
+        _cut(reason) if credit else "",
+        instructed=instructed if instructed != units else None,
+        charge=charge,
+        duplicate=credit and _is_duplicate(reasons),
+        certain=not credit or _is_return(transaction, entry),
+        unusual="a debit that takes a credit back" if reversal and not credit else "",
+        texts=_texts(transaction),
+    )
 
 
 def _is_return(transaction: Any, entry: Any) -> bool:

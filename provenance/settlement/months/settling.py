@@ -21,7 +21,7 @@ from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import digest
 from provenance.core.tables import PAYABLE
 from provenance.settlement import books, ledger
-from provenance.settlement.accounts import HELD, Account
+from provenance.settlement.accounts import CHARGES, FUNDING, HELD, Account
 from provenance.settlement.approvals import Approval
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED, Outcome
 from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, NIGHT, OUTCOME, PAYMENTS, RATE, Booking
@@ -41,6 +41,9 @@ from provenance.settlement.months.periods import preview as preview_lines
 
 # Statuses of a payment: not approved yet, left out, sent to the bank; then the bank's statuses.
 WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
+# Beginnings of the names of answers that show money moving.
+STATEMENTS = ("camt.", "paypal ", "nacha ")
+BY_HAND = "`provenance answer-by-hand` books it on evidence and two names."
 # The name under which owners with missing data are held and released.
 SETTLEMENT = "settle_period"
 # Largest deviation of a rate times its reverse rate from 1; more is a typing error.
@@ -191,14 +194,8 @@ def pay(
     for approval in (prepared, approved):
         if not approval.granted:
             raise CheckFailed(f"{approval.by} did not approve the payments of {period}")
-    names = [approval.by.strip().casefold() for approval in (prepared, approved)]
-    if not all(names) or names[0] == names[1]:
-        raise InputError(
-            f"payments of {period}",
-            expected="one person who prepared and another who approves",
-            found=f"{prepared.by or 'nobody'} and {approved.by or 'nobody'}",
-            hint="Clear settlement.approve, and have somebody else answer.",
-        )
+    hint = "Clear settlement.approve, and have somebody else answer."
+    check_two_persons(f"payments of {period}", prepared.by, approved.by, hint=hint)
     with books.booking_transaction(engine) as connection:
         closed = _require_closed(connection, period)
         booking = _payments_booking(connection, closed)
@@ -222,43 +219,209 @@ def pay(
 
 
 def answer(engine: sa.Engine, outcomes: Sequence[Outcome], *, day: date, message: str, source: str) -> Booking:
-    """Book a bank's answer, whole or not at all; one answer is booked once.
+    """Book a bank's answer, whole or not at all; what is in the books already is not booked again.
 
-    A rejected or returned payment is owed again, with the tax that was withheld; later outcomes of it change nothing.
+    A rejected or returned payment is owed again, with the tax that was withheld. A rejection as a duplicate changes nothing:
+    the first copy stands.
 
     Args:
         message: name of the answer; source: digest of its bytes.
 
     Raises:
-        InputError: the answer names an unknown payment, one that was not sent, or another amount.
+        InputError: the answer names an unknown payment, one that was not sent, or another amount; or it contradicts what is
+        booked.
+    """
+    booking, problems = answer_in_parts(engine, outcomes, day=day, message=message, source=source, whole=True)
+    if problems:
+        raise problems[0][1]
+    assert booking is not None
+    return booking
+
+
+def answer_in_parts(
+    engine: sa.Engine, outcomes: Sequence[Outcome], *, day: date, message: str, source: str, whole: bool = False
+) -> tuple[Booking | None, list[tuple[Outcome, InputError]]]:
+    """Book the outcomes of an answer that hold, as `answer` does.
+
+    Args:
+        whole: book nothing if one does not hold.
+
+    Returns:
+        The last booking of this answer, if any; and the outcomes that do not hold, each with its error.
     """
     with books.booking_transaction(engine) as connection:
-        cause = digest([ANSWER, source])
-        booking = books.last(connection, BOOKING.c.cause_sha256 == cause)
-        if booking:
-            return booking
-        payments_by_id = {p.payment_id: p for p in _payments_named(connection, [o.payment_id for o in outcomes])}
+        before = books.last(connection, (BOOKING.c.kind == ANSWER) & (BOOKING.c.facts["source"].astext == source))
+        histories = _histories(connection, [outcome.payment_id for outcome in outcomes])
+        new, problems = [], []
         for outcome in outcomes:
-            _check_outcome(outcome, payments_by_id.get(outcome.payment_id), message)
-        back, rows, counts = [], [], Counter({PAID: 0, REJECTED: 0, RETURNED: 0})
-        for outcome in outcomes:
-            status = payments_by_id[outcome.payment_id].status
-            if status in {REJECTED, RETURNED, outcome.status}:
+            history = histories.get(outcome.payment_id)
+            try:
+                charge = _check_outcome(outcome, history, message)
+            except InputError as error:
+                problems.append((outcome, error))
                 continue
-            payments_by_id[outcome.payment_id] = replace(payments_by_id[outcome.payment_id], status=outcome.status)
-            counts[outcome.status] += 1
-            rows.append({"payment_id": outcome.payment_id, "status": outcome.status, "reason": outcome.reason})
-            if outcome.status != PAID:
-                back.append(payments_by_id[outcome.payment_id].line)
-        standing = books.standing(connection)
-        entries: Counter[Account] = Counter()
-        for account, amount in payment_entries(back).items():
-            entries[standing.current_account(account)] -= amount
-        facts = {"message": message, "source": source, **{status: str(count) for status, count in counts.items()}}
-        booking = books.post(connection, {"kind": ANSWER, "day": day, "facts": facts, "cause_sha256": cause}, entries)
-        if rows:
-            connection.execute(sa.insert(OUTCOME), [{**row, "booking_id": booking.booking_id} for row in rows])
-        return booking
+            if history is not None and not history.has(outcome):
+                new.append((outcome, history.line, charge, history.owes_again(outcome)))
+                history.add(outcome, debited=message.startswith(STATEMENTS))
+        if (problems and (whole or not new)) or (before and not new):
+            return before, problems
+        facts = {"message": message, "source": source}
+        return _post_answer(connection, new, day=day, facts=facts, cause=[ANSWER, source] if before is None else None), problems
+
+
+def answer_by_hand(
+    engine: sa.Engine, payment_ids: Sequence[str], status: str, *, day: date, entry: str, evidence: str, by: str, second: str
+) -> Booking:
+    """Book by hand what became of payments, or that an entry concerns none of ours; the same is booked once.
+
+    It may contradict what is booked: a debit after a rejection is booked as paid again, a rejection after a debit as owed
+    again.
+
+    Args:
+        payment_ids: none, if the entry is nobody's of ours; status: `paid`, `rejected` or `returned`, or empty without
+        payments.
+        entry: key of the entry of a bank's file that this settles, if any.
+        evidence: such as the bank's letter; by, second: the two persons who decided.
+
+    Raises:
+        InputError: there are not two persons, no evidence, or no payment and no entry; or a payment is unknown, was not sent,
+        or
+            has this outcome already.
+    """
+    where = f"entry {entry}" if entry else f"payment {', '.join(payment_ids)}"
+    check_two_persons(where, by, second, hint="Have somebody else look at the evidence, too.")
+    if not evidence.strip():
+        raise InputError(f"{where}: --evidence", expected="some text, which the ledger keeps for good", found="nothing")
+    if not entry and not payment_ids:
+        raise InputError("by hand", expected="a payment, an entry of a bank's file, or both", found="neither")
+    if bool(payment_ids) != bool(status):
+        raise InputError(where, expected="payments with their outcome, or neither", found="one without the other")
+    facts = {"message": "by hand", "source": entry, "entry": entry, "status": status, "payments": sorted({*payment_ids})}
+    facts |= {"evidence": evidence.strip(), "by": by.strip(), "second": second.strip()}
+    cause = [ANSWER, "by hand", sorted(facts.items())]
+    with books.booking_transaction(engine) as connection:
+        same = books.last(connection, BOOKING.c.cause_sha256 == digest(cause))
+        if same:
+            return same
+        histories, new = _histories(connection, payment_ids), []
+        for payment_id in sorted({*payment_ids}):
+            outcome, history = Outcome(payment_id, status, reason="by hand"), histories.get(payment_id)
+            _require_sent(outcome, history, "by hand")
+            assert history is not None
+            if outcome.status in history.statuses or RETURNED in history.statuses:
+                raise InputError(f"payment {payment_id}", expected=f"one that is not {history.now} yet", found=history.now)
+            new.append((outcome, history.line, 0, history.owes_again(outcome)))
+        return _post_answer(connection, new, day=day, facts=facts, cause=cause)
+
+
+def settled_by_hand(engine: sa.Engine) -> set[str]:
+    """Keys of the entries of banks' files that were settled by hand."""
+    query = sa.select(BOOKING.c.facts["entry"].astext).where((BOOKING.c.kind == ANSWER) & BOOKING.c.facts.has_key("entry"))
+    with engine.connect() as connection:
+        return {key for key in connection.execute(query).scalars() if key}
+
+
+def payments_like(engine: sa.Engine, beginnings: Iterable[str], letters: int) -> list[Payment]:
+    """Payments whose ids begin with one of some texts of as many letters."""
+    wanted = sorted({*beginnings})
+    if not wanted:
+        return []
+    with engine.connect() as connection:
+        query = sa.select(CLOSED.c.payment_id).where(sa.func.left(CLOSED.c.payment_id, letters).in_(wanted))
+        return _payments_named(connection, list(connection.execute(query).scalars()))
+
+
+def check_two_persons(where: str, first: str, second: str, *, hint: str) -> None:
+    """Raise InputError unless two different persons are named."""
+    names = [" ".join(name.split()).casefold() for name in (first, second)]
+    if not all(names) or names[0] == names[1]:
+        expected = "one person who prepared and another who approves"
+        raise InputError(where, expected=expected, found=f"{first or 'nobody'} and {second or 'nobody'}", hint=hint)
+
+
+@dataclass
+class _History:
+    """What banks have said of one payment; `debited`: whether a statement has booked its debit."""
+
+    line: Line
+    statuses: list[str]
+    debited: bool
+    sent: str
+
+    @property
+    def now(self) -> str:
+        return current_status(self.statuses) or self.sent
+
+    def has(self, outcome: Outcome) -> bool:
+        """Whether an outcome changes nothing; so the order of answers does not matter."""
+        stands = outcome.duplicate and outcome.status == REJECTED
+        late = outcome.status == REJECTED and RETURNED in self.statuses
+        return stands or late or outcome.status in self.statuses
+
+    def owes_again(self, outcome: Outcome) -> int:
+        """1: the payment is owed again with this outcome; -1: it counts as paid again; 0: neither."""
+        owed, owes = self.now in (REJECTED, RETURNED), outcome.status in (REJECTED, RETURNED)
+        return 0 if RETURNED in self.statuses else owes - owed
+
+    def add(self, outcome: Outcome, *, debited: bool) -> None:
+        self.statuses.append(outcome.status)
+        self.debited |= debited and outcome.status == PAID
+
+
+def current_status(statuses: Sequence[str]) -> str:
+    """The status of a payment after several, the oldest first: whatever came back stays so."""
+    return RETURNED if RETURNED in statuses else statuses[-1] if statuses else ""
+
+
+def _histories(connection: sa.Connection, names: Sequence[str]) -> dict[str, _History]:
+    payments = _payments_named(connection, names)
+    query = (
+        sa.select(OUTCOME.c.payment_id, OUTCOME.c.status, BOOKING.c.facts["message"].astext)
+        .join(BOOKING, BOOKING.c.booking_id == OUTCOME.c.booking_id)
+        .where(OUTCOME.c.payment_id.in_(names))
+        .order_by(OUTCOME.c.booking_id)
+    )
+    histories = {p.payment_id: _History(p.line, [], debited=False, sent=p.status) for p in payments}
+    for payment_id, status, message in connection.execute(query):
+        debited = status == PAID and str(message).startswith((*STATEMENTS, "by hand"))
+        history = histories[payment_id]
+        history.statuses.append(status)
+        history.debited |= debited
+    return histories
+
+
+def _post_answer(
+    connection: sa.Connection,
+    new: Sequence[tuple[Outcome, Line, int, int]],
+    *,
+    day: date,
+    facts: Mapping[str, Any],
+    cause: Any | None,
+) -> Booking:
+    """Book outcomes: each with its line, the charge of banks, and whether it is owed again (1) or counts as paid again (-1)."""
+    standing = books.standing(connection)
+    entries: Counter[Account] = Counter()
+    for _, line, _, again in new:
+        for account, amount in payment_entries([line]).items() if again else ():
+            entries[standing.current_account(account)] -= again * amount
+    charges: dict[str, str] = {}
+    for outcome, line, charge, _ in new:
+        if charge:
+            entries[Account(CHARGES, "", line.pay_currency)] += charge
+            entries[Account(FUNDING, "", line.pay_currency)] -= charge
+            charges[f"{outcome.payment_id} {outcome.status}"] = f"{charge} {line.pay_currency}"
+    counts = Counter(outcome.status for outcome, *_ in new)
+    facts = {**facts, **{status: str(counts[status]) for status in (PAID, REJECTED, RETURNED)}}
+    facts |= {"charges": charges} if charges else {}
+    row = books.booking_row(connection, ANSWER, day, facts) if cause is None else {"kind": ANSWER, "day": day, "facts": facts}
+    booking = books.post(connection, row if cause is None else {**row, "cause_sha256": digest(cause)}, entries)
+    if new:
+        rows = [
+            {"payment_id": o.payment_id, "status": o.status, "reason": o.reason, "booking_id": booking.booking_id}
+            for o, *_ in new
+        ]
+        connection.execute(sa.insert(OUTCOME), rows)
+    return booking
 
 
 def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> list[Payment]:
@@ -292,19 +455,55 @@ def _check_usual(where: str, rate: Decimal, last: Booking) -> None:
         raise InputError(where, expected=expected, found=f"{rate.normalize():f}", hint=hint)
 
 
-def _check_outcome(outcome: Outcome, payment: Payment | None, message: str) -> None:
+def _require_sent(outcome: Outcome, history: _History | None, message: str) -> None:
     where = f"{message}: payment {outcome.payment_id}"
-    if payment is None:
+    if history is None:
         raise InputError(where, expected="a payment of this ledger", found="none of that identifier")
-    if payment.status in {WAITING, LEFT_OUT}:
-        raise InputError(where, expected="a payment that was sent", found=f"one that is {payment.status}")
-    line = payment.line
-    if (outcome.status, payment.status) == (PAID, REJECTED):
-        hint = "A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time."
-        raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
-    if outcome.amount is not None and (outcome.amount, outcome.currency) != (line.paid, line.pay_currency):
+    if history.now in {WAITING, LEFT_OUT}:
+        raise InputError(where, expected="a payment that was sent", found=f"one that is {history.now}")
+
+
+def _check_outcome(outcome: Outcome, history: _History | None, message: str) -> int:
+    """The charge that a bank added to a debit or kept of a return, in minor units.
+
+    Raises:
+        InputError: the outcome does not hold.
+    """
+    _require_sent(outcome, history, message)
+    assert history is not None
+    where, line = f"{message}: payment {outcome.payment_id}", history.line
+    charge = _charge(outcome, line)
+    if charge is None:
         expected = f"{line.paid} minor units of {line.pay_currency}, as sent"
-        raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}")
+        stated = f", with charges of {outcome.charge}" if outcome.charge else ""
+        raise InputError(where, expected=expected, found=f"{outcome.amount} of {outcome.currency}{stated}", hint=BY_HAND)
+    if outcome.status == RETURNED and outcome.duplicate:
+        found = f"that a second copy came back ({outcome.reason})"
+        hint = f"Is there one debit, or two? {BY_HAND}"
+        raise InputError(where, expected="a return of the payment itself", found=found, hint=hint)
+    if outcome.status in history.statuses or RETURNED in history.statuses:
+        return charge
+    if outcome.status == PAID and REJECTED in history.statuses:
+        hint = f"A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time. {BY_HAND}"
+        raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
+    if outcome.status == REJECTED and history.debited and not outcome.duplicate:
+        hint = f"It stays paid until the amount is seen to come back: ask the bank which copy it rejected. {BY_HAND}"
+        found = f"that it was rejected ({outcome.reason or 'no reason given'})"
+        raise InputError(where, expected="no rejection of a payment whose debit a statement has booked", found=found, hint=hint)
+    return charge
+
+
+def _charge(outcome: Outcome, line: Line) -> int | None:
+    """The charge between an amount and what was sent; None if charges do not explain the difference."""
+    if outcome.amount is None:
+        return 0
+    if outcome.currency != line.pay_currency:
+        return None
+    difference = outcome.amount - line.paid if outcome.status == PAID else line.paid - outcome.amount
+    if not difference:
+        return 0
+    explained = outcome.instructed == line.paid or outcome.charge == difference
+    return difference if difference > 0 and explained and outcome.status != REJECTED else None
 
 
 def _prepare_close(
@@ -392,7 +591,10 @@ def _payments(connection: sa.Connection, closed: Booking, owner_id: str | None =
     left_out = booked.facts["left_out"] if booked else {}
     of_close = sa.select(CLOSED.c.payment_id).where(CLOSED.c.close_id == closed.booking_id)
     query = sa.select(OUTCOME).where(OUTCOME.c.payment_id.in_(of_close)).order_by(OUTCOME.c.booking_id)
-    outcomes = {row.payment_id: row for row in connection.execute(query)}
+    outcomes: dict[str, Any] = {}
+    for row in connection.execute(query):
+        if row.payment_id not in outcomes or outcomes[row.payment_id].status != RETURNED:
+            outcomes[row.payment_id] = row
     payments = []
     for payment_id, line in _lines(connection, closed.booking_id, owner_id):
         if payment_id is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,13 +11,13 @@ from urllib.parse import quote
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.published import MANIFEST
 from provenance.core.settings import NO_CONTACT, SettlementSettings
-from provenance.core.store import sha256, to_csv
+from provenance.core.store import digest, sha256, to_csv
 from provenance.core.tables import ESCROW
 from provenance.core.text import visible
 from provenance.settlement import ledger
 from provenance.settlement.account_actions import owner_names
 from provenance.settlement.approvals import Approval
-from provenance.settlement.books import CLOSE
+from provenance.settlement.books import CLOSE, Booking
 from provenance.settlement.exports.keys import trusted_keys
 from provenance.settlement.exports.verification import Check, lines_that_differ, verify
 from provenance.settlement.months import bank_files, settling
@@ -43,6 +44,8 @@ log = logging.getLogger("provenance.settle")
 def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     """Close a period and publish its lines; returns the request to approve its payments.
 
+    Its `cause` is the digest of the close, so that approvals count for nothing else.
+
     Args:
         files_url: address below which people read the store's files; empty: the request names the place in the store.
 
@@ -65,6 +68,7 @@ def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     log.info("period %s is closed as booking %d: %d balances, %d to be paid", period, booking.booking_id, len(lines), paid)
     return {
         "period": period,
+        "cause": closed_as(booking),
         "subject": f"Payments of {period}: {paid}",
         "body": request(
             period,
@@ -115,26 +119,56 @@ def preview(where: Where, period: str) -> dict[str, Any]:
     }
 
 
-def pay(where: Where, period: str, prepared: Approval, approved: Approval) -> list[str]:
-    """Book approved payments and write bank files; returns the keys of the files."""
+def closed_as(booking: Booking) -> str:
+    """The digest of a close: its booking and its lines."""
+    return digest([CLOSE, booking.period, str(booking.booking_id), booking.facts["lines"]])
+
+
+def pay(
+    where: Where,
+    period: str,
+    prepared: Approval | None,
+    approved: Approval | None,
+    request: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Book approved payments and write bank files; returns the keys of the files.
+
+    Args:
+        prepared: a person's answer to the request; approved: another person's.
+        request: the result of `close`, which they answered.
+
+    Raises:
+        CheckFailed: somebody has not answered, or has rejected, or was asked about another close.
+    """
     engine, settings = where.ledger, where.settings
+    for approval, task in ((prepared, "settlement.prepare"), (approved, "settlement.approve")):
+        if approval is None:
+            raise CheckFailed(f"nobody has approved the payments of {period}: clear {task}, and have somebody answer it")
+        if not approval.granted:
+            raise CheckFailed(f"{approval.by} did not approve the payments of {period}")
+    assert prepared is not None
+    assert approved is not None
+    if request is not None and (request["period"], request["cause"]) != (period, closed_as(settling.lines(engine, period)[0])):
+        raise CheckFailed(f"the answers are to another close than that of {period}: clear settlement.close, and ask again")
     waiting = [payment for payment in settling.payments(engine, period) if payment.status == WAITING]
     bank_files.try_to_write(settings, period, bank_files.instructions(where, waiting) if waiting else [])
     today = datetime.now(UTC).date()
     booking, paid, left_out = settling.pay(engine, period, prepared=prepared, approved=approved, day=today)
-    batches = bank_files.batches(where, booking, period, paid) if paid else []
-    files = dict(file for batch in batches for file in bank_files.bank_files(settings, batch))
-    facts = {"booking_id": booking.booking_id}
-    if files:
+    manifest, facts = f"{bank_folder(period)}/{MANIFEST}", {"booking_id": booking.booking_id}
+    # Files that are published stay, also where this version would write the same payments otherwise.
+    if paid and not where.store.exists(manifest):
+        batches = bank_files.batches(where, booking, period, paid)
+        files = dict(file for batch in batches for file in bank_files.bank_files(settings, batch))
         publish(where, bank_folder(period), files, {**facts, "messages": bank_files.messages(batches)})
-    messages = {i.payment_id: batch.message_id for batch in batches for i in batch.instructions}
+    names = sorted(where.store.read_json(manifest)["files"]) if paid else []
+    messages = {i: message for message, ids in bank_files.sent_messages(where.store, period).items() for i, _ in ids}
     rates = settling.lines(engine, period)[0].facts["rates"]
     table = payments_table(period, settling.payments(engine, period), messages, rates)
     publish(where, payments_folder(period), {"payments.csv": to_csv(table)}, facts)
     for payment_id, reason in sorted(left_out.items()):
         log.warning("payment %s is left out: %s", payment_id, visible(reason))
     log.info("booking %d: %d payments of %s, %d left out", booking.booking_id, len(paid), period, len(left_out))
-    return [f"{bank_folder(period)}/{name}" for name in files]
+    return [f"{bank_folder(period)}/{name}" for name in names]
 
 
 def reconcile(where: Where, period: str) -> int:

@@ -58,6 +58,8 @@ def spelt(pattern: str, words: str) -> AfterValidator:
 
 
 COUNTRY = "two capital letters, a country of ISO 3166-1"
+# Kosovo has no code in ISO 3166-1; XK is the one of the IBAN registry, of SWIFT and of the EU.
+KOSOVO = "XK"
 # Routing number of an American bank: a payee's, or the one that originates a payer's clearing files.
 RoutingNumber = Annotated[str, AfterValidator(_is_a_routing_number)]
 
@@ -78,7 +80,7 @@ class Place(BaseModel):
     def _is_a_country(cls, code: str) -> str:
         import pycountry
 
-        if pycountry.countries.get(alpha_2=code) is None:
+        if code != KOSOVO and pycountry.countries.get(alpha_2=code) is None:
             raise ValueError(COUNTRY)
         return code
 
@@ -192,7 +194,7 @@ COLUMNS = {
     "building": "house number",
     "post_code": "ZIP",
     "town": "(required)",
-    "country": "ISO 3166-1, such as DE (required)",
+    "country": "ISO 3166-1, such as DE, or XK for Kosovo (required)",
     "currency": "of the payee's payments, ISO 4217 (required)",
     "method": "iso20022 (credit transfer), paypal or nacha (required)",
     "iban": "for iso20022",
