@@ -1,6 +1,6 @@
 """Settle a month: close it, have two people approve, book the payments and write the files for banks.
 
-    close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements
+    close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements, invoices
 
 The scheduled run is on the third of the next month, after the last night of the month was paid; a run by hand asks for the
 `period` in its form. (Unpausing the DAG starts the run of the last third.) Closing locks the period: later bookings for its
@@ -76,6 +76,10 @@ def settle_period() -> None:
     def statements(period: str) -> int:
         return run("settlement.statements", period)
 
+    @task(task_id="settlement.invoices")
+    def invoices(period: str) -> int:
+        return run("settlement.invoices", period)
+
     def person(task_id: str, action: str) -> ApprovalOperator:
         return ApprovalOperator(
             task_id=task_id,
@@ -93,6 +97,7 @@ def settle_period() -> None:
     paid = pay(closed, prepare.output, approve.output)
     reconcile_bank(paid)
     statements(paid)
+    invoices(paid)
 
 
 settle_period()

@@ -229,6 +229,12 @@ class PayerSettings(_Section):
     nacha_bank: str = ""
 
 
+class TaxSettings(_Section):
+    invoices: Annotated[str, Field(pattern=r"^[A-Za-z0-9/_-]{0,12}$")] = ""
+    vat_id: str = ""
+    tax_id: str = ""
+
+
 class PayeesSettings(_Section):
     key: SecretStr = SecretStr("")
 
@@ -275,6 +281,7 @@ class Settings(_Section):
     retention: RetentionSettings = RetentionSettings()
     settlement: SettlementSettings = SettlementSettings()
     payer: PayerSettings = PayerSettings()
+    tax: TaxSettings = TaxSettings()
     payees: PayeesSettings = PayeesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     lineage: LineageSettings = LineageSettings()

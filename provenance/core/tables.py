@@ -505,6 +505,31 @@ PAYMENTS = TableSchema(
     key=("payment_id",),
 )  # fmt: skip
 
+INVOICES = TableSchema(
+    "invoices", "settlement",
+    {
+        "invoice_id": _needed(pl.String, "its number, after the prefix of the settings; numbers have no gap"),
+        "kind": _needed(pl.String, "invoice, or credit note: the payment was rejected or returned"),
+        "corrects": _needed(pl.String, "of a credit note, the invoice that it cancels; else empty"),
+        "issued_on": _needed(pl.Date, "the day on which it was written"),
+        "period": _needed(pl.String, "the period settled, YYYY-MM"),
+        "payment_id": _needed(pl.String, "the payment that it is for"),
+        "owner_id": _needed(pl.String, "the owner, who supplies"),
+        "payee_version": _needed(pl.Int64, "version of the owner's details that it shows"),
+        "currency": _needed(pl.String, "ISO 4217: the currency owed"),
+        "vat_category": _needed(pl.String, "as EN 16931 codes it: S standard, AE reverse charge, E exempt, O outside its scope"),
+        "vat_rate": _needed(pl.String, "percent of VAT"),
+        "taxable_minor": _needed(pl.Int64, "the amount without VAT"),
+        "vat_minor": _needed(pl.Int64, "VAT on it"),
+        "rounding_minor": _needed(pl.Int64, "what rounding leaves"),
+        "total_minor": _needed(pl.Int64, "taxable + vat + rounding: the amount owed before withholding"),
+        "withheld_minor": _needed(pl.Int64, "tax withheld from it"),
+        "due_minor": _needed(pl.Int64, "the rest, which the payment pays"),
+        "document_sha256": _needed(pl.String, "digest of the document"),
+    },
+    key=("invoice_id",),
+)  # fmt: skip
+
 ALL = tuple(table for table in list(globals().values()) if isinstance(table, TableSchema))
 
 

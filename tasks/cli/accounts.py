@@ -336,3 +336,48 @@ def statement(
             yield str(path)
 
     yield asdict(document), write()
+
+
+@command(app, group=PAY)
+def invoices(
+    where: Where,
+    period: Annotated[str | None, Argument(help="Those of one settled period, YYYY-MM; by default all.")] = None,
+    issue: Annotated[bool, Option("--issue", help="Issue what is due first.")] = False,
+) -> Shown:
+    """List self-billed invoices and credit notes: numbers, owners, VAT, totals; `--issue` writes those that are due.
+
+    An invoice is due for each payment that left to an owner who agreed to it (`self_billed_since` of the payees), a credit note
+    for each that was rejected or returned. The DAG `settle_period` issues them after a payment, too. None is written without the
+    setting `tax.invoices`; nothing is sent to anybody.
+
+    Example: `provenance invoices 2026-11`
+    """
+    import polars as pl
+
+    from provenance.settlement.months.periods import parse_period
+    from provenance.settlement.tax import numbering
+
+    chosen = parse_period("PERIOD", period) if period else None
+    run = numbering.issue(where) if issue else numbering.Issued()
+    table = numbering.register(where.ledger)
+    rows = (table.filter(pl.col("period") == chosen) if chosen else table).rows(named=True)
+    yield {"issued": list(run.issued), "refused": list(run.refused), "invoices": rows}, invoices_screen(rows, run.refused)
+
+
+def invoices_screen(rows: Sequence[Mapping[str, Any]], refused: Sequence[str]) -> Iterator[RenderableType]:
+    """Invoices and credit notes by number, and the errors of those that stay due."""
+    for error in refused:
+        yield line(f"Stays due, without a number: {error}", "bold red")
+    table = (
+        (
+            row["invoice_id"],
+            f"{row['kind']} of {row['corrects']}" if row["corrects"] else row["kind"],
+            row["issued_on"],
+            row["owner_id"],
+            f"{row['vat_category']} {row['vat_rate']} %",
+            *(format_minor(row[f"{name}_minor"], row["currency"]) for name in ("taxable", "vat", "total", "withheld")),
+        )
+        for row in rows
+    )
+    amounts = map(number, ("without VAT", "VAT", "total", "withheld"))
+    yield Grid("", "number", "kind", "issued", "owner", "category", *amounts, rows=table) if rows else "No invoice was written."
