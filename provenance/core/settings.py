@@ -210,6 +210,7 @@ class SettlementSettings(_Section):
     retired: Located = Path("var/keys/retired")
     minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
     withholding: Located = Path("infra/settings/withholding.toml")
+    escrow: Located = Path("infra/settings/escrow.toml")
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
     contact: str = NO_CONTACT
     quote_outputs: bool = False

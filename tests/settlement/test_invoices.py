@@ -15,6 +15,7 @@ from self_billed import LINES, NUMBER, PERIOD, answer, book, owed, register, set
 from provenance.core.errors import InputError
 from provenance.core.store import from_csv, sha256
 from provenance.core.tables import INVOICES
+from provenance.settlement import books as books_tables
 from provenance.settlement import ledger
 from provenance.settlement.bank.batches import Payer
 from provenance.settlement.bank.status_reports import REJECTED, RETURNED
@@ -278,7 +279,7 @@ def test_the_database_refuses_gaps_and_changes(where, tmp_path):
     for statement in ("UPDATE invoice SET total_minor = 1", "DELETE FROM invoice"):
         with pytest.raises(sa.exc.DBAPIError), where.ledger.begin() as connection:
             connection.execute(sa.text(statement))
-    columns = [column.name for column in numbering.REGISTER.columns]
+    columns = [column.name for column in books_tables.INVOICE.columns]
     changed = {"number": "number + 2", "invoice_id": "'X'", "kind": "'credit note'", "corrects": "invoice_id"}
     insert = f"INSERT INTO invoice ({', '.join(columns)}) SELECT {', '.join(changed.get(c, c) for c in columns)} FROM invoice"
     with pytest.raises(sa.exc.DBAPIError, match="does not follow"), where.ledger.begin() as connection:

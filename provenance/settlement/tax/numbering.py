@@ -26,7 +26,8 @@ from provenance.core.store import sha256, to_csv
 from provenance.core.tables import INVOICES
 from provenance.settlement import ledger
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
-from provenance.settlement.books import CLOSE, CLOSED, METADATA, OUTCOME
+from provenance.settlement.books import CLOSE, CLOSED, INVOICED, OUTCOME
+from provenance.settlement.books import INVOICE as REGISTER
 from provenance.settlement.months.bank_files import payer
 from provenance.settlement.months.closings import publish
 from provenance.settlement.months.periods import last_day
@@ -51,27 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("provenance.tax")
 
-AMOUNTS = ("taxable", "vat", "rounding", "total", "withheld", "due")
 DIGITS = 6
-REGISTER = sa.Table(
-    "invoice",
-    METADATA,
-    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("invoice_id", sa.Text, nullable=False, unique=True),
-    sa.Column("batch", sa.BigInteger, nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("corrects", sa.Text, sa.ForeignKey("invoice.invoice_id")),
-    sa.Column("issued_on", sa.Date, nullable=False),
-    sa.Column("period", sa.String(7), nullable=False),
-    sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), nullable=False),
-    sa.Column("owner_id", sa.Text, nullable=False, index=True),
-    sa.Column("payee_version", sa.Integer, nullable=False),
-    sa.Column("currency", sa.String(3), nullable=False),
-    sa.Column("vat_category", sa.Text, nullable=False),
-    sa.Column("vat_rate", sa.Text, nullable=False),
-    *(sa.Column(f"{name}_minor", sa.BigInteger, nullable=False) for name in AMOUNTS),
-    sa.Column("document_sha256", sa.String(64), nullable=False),
-)
 
 
 @dataclass(frozen=True)
@@ -227,7 +208,7 @@ def _write(
             raise InputError(place, expected="its details", found="none: they were removed", hint="Write it by hand.")
         payee = found[owner, version]
         how = applied(due.against.vat_category, Decimal(due.against.vat_rate), payee)
-        stated = Amounts(*(getattr(due.against, f"{name}_minor") for name in AMOUNTS))
+        stated = Amounts(*(getattr(due.against, f"{name}_minor") for name in INVOICED))
     document = Document(
         invoice_id=f"{tax.invoices}{number:0{DIGITS}d}",
         kind=due.kind,

@@ -5,8 +5,8 @@
     tax/year=2026/through=000123/owner=.../paid.csv      one payee's, to send to it
 
 The tables are no filing, and say so: thresholds, forms that payees have filed, and codes of treaties are for the person who
-files. A payment counts on the day on which it was booked, unless it came back before the tables were made. An advance counts when
-it was paid; what later earnings set off against it is not counted again. After any booking the tables get a folder of their own.
+files. A payment counts on the day on which it was booked, unless it came back before the tables were made. An advance counts
+when it was paid; what later earnings set off against it is not counted again. After any booking the tables get a new folder.
 """
 
 from __future__ import annotations
