@@ -16,7 +16,8 @@ bank file. A rejection ends the run; amounts stay owed, and the next month pays 
 it: no contact for owners (`settlement.contact` in the settings), a missing rate (`provenance rate`), incomplete payee data
 (`provenance payee import`), no payer (`[payer]` in the settings), one person who approved twice (clear `settlement.approve`,
 and have somebody else answer). Nothing moved: mend it and clear the task. If `settlement.reconcile_bank` failed, do not send
-the bank files: it names the payment that differs.
+the bank files: it names the payment that differs. If `settlement.invoices` failed, it names the invoices that have no number
+yet; the others are issued.
 """
 
 from datetime import datetime, timedelta

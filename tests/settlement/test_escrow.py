@@ -170,3 +170,23 @@ def test_a_policy_that_cannot_be_meant_is_refused(tmp_path, text, said):
 
 def test_the_policy_that_is_shipped_keeps_everything():
     assert read_policy(CHECKOUT / "infra/settings/escrow.toml").then == "keep"
+
+
+def test_commands_note_and_apply_and_bring_back(where, shown, refused, tmp_path, monkeypatch):
+    owner, owed = "ann", Account("payable", "ann", "EUR")
+    ledger.book(where.ledger, OLD, {REVENUE: 600, NAME: -500, owed: -100}, night="n", cause="c")
+    note = ("--evidence", "letter", "--by", "me", "--json")
+    assert shown("escrow", "list", "--json")[0]["next"] == "look for its owner again: 3 reminders due"
+    shown("escrow", "remind", "unmatched-x", *note)
+    shown("escrow", "claimant", "unmatched-x", owner, *note)
+    assert shown("escrow", "list", "--json")[0]["claimants"] == {owner: "letter"}
+    shown("escrow", "claimant", "unmatched-x", owner, "--withdrawn", *note)
+    assert "one that keeps it" in refused("escrow", "apply", "unmatched-x", "--approved-by", "you", *note[:-1])
+    policy = tmp_path / "policy.toml"
+    policy.write_text('after = 1000\nthen = "developer"\n')
+    monkeypatch.setenv("PROVENANCE_SETTLEMENT__ESCROW", str(policy))
+    assert "two people" in refused("escrow", "apply", "unmatched-x", *note[:-1])
+    shown("escrow", "apply", "unmatched-x", "--approved-by", "you", *note)
+    assert balance(where.ledger, NAME) == 0
+    shown("escrow", "apply", "unmatched-x", "--back", *note)
+    assert balance(where.ledger, NAME) == 500

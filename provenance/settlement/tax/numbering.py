@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import sqlalchemy as sa
 
-from provenance.core.errors import InputError, StoreError
+from provenance.core.errors import CheckFailed, InputError, StoreError
 from provenance.core.locks import Lock, lock
 from provenance.core.money import format_minor
 from provenance.core.published import MANIFEST
@@ -139,9 +139,15 @@ def issue(where: Where) -> Issued:
 
 
 def issue_for(where: Where, period: str) -> int:
-    """The stage: issue what is due after a period was paid; returns the number of documents."""
-    log.info("invoices after the payments of %s", period)
-    return len(issue(where).issued)
+    """The stage: issue what is due after a period was paid; returns the number of documents.
+
+    Raises:
+        CheckFailed: some stay due; the others are issued.
+    """
+    run = issue(where)
+    if run.refused:
+        raise CheckFailed(f"{len(run.refused)} invoices stay due after the payments of {period}: {'; '.join(run.refused)}")
+    return len(run.issued)
 
 
 def register(engine: sa.Engine, *, batch: int | None = None) -> pl.DataFrame:
@@ -184,7 +190,11 @@ def _all_due(where: Where, connection: sa.Connection, details: dict[str, tuple[i
     agreed = {owner: payee.self_billed_since for owner, (_, payee) in details.items() if payee.self_billed_since}
     candidates = sa.select(CLOSED.c.payment_id).where(CLOSED.c.payment_id.is_not(None) & CLOSED.c.owner_id.in_(agreed))
     open_yet = sorted(set(connection.execute(candidates).scalars()) - invoices.keys())
-    credit_notes = [_Due(p, periods[p.close_id], invoices[p.payment_id]) for p in payments_named(where.ledger, back)]
+    credit_notes = [
+        _Due(p, periods[p.close_id], invoices[p.payment_id])
+        for p in payments_named(where.ledger, back)
+        if p.status in {REJECTED, RETURNED}
+    ]
     left = [p for p in payments_named(where.ledger, open_yet) if p.status in {SENT, PAID}]
     first = [_Due(p, periods[p.close_id]) for p in left]
     invoiced = [due for due in first if last_day(due.period) >= date.fromisoformat(agreed[due.payment.line.owner_id])]
