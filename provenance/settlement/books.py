@@ -88,10 +88,10 @@ INVOICE = sa.Table(
     sa.Column("invoice_id", sa.Text, nullable=False, unique=True),
     sa.Column("batch", sa.BigInteger, nullable=False, index=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("corrects", sa.Text, sa.ForeignKey("invoice.invoice_id")),
+    sa.Column("corrects", sa.Text, sa.ForeignKey("invoice.invoice_id"), unique=True),
     sa.Column("issued_on", sa.Date, nullable=False),
     sa.Column("period", sa.String(7), nullable=False),
-    sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), nullable=False),
+    sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), nullable=False, index=True),
     sa.Column("owner_id", sa.Text, nullable=False, index=True),
     sa.Column("payee_version", sa.Integer, nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
@@ -99,7 +99,6 @@ INVOICE = sa.Table(
     sa.Column("vat_rate", sa.Text, nullable=False),
     *(sa.Column(f"{name}_minor", sa.BigInteger, nullable=False) for name in INVOICED),
     sa.Column("document_sha256", sa.String(64), nullable=False),
-    sa.UniqueConstraint("payment_id", "kind"),
 )
 STORE = sa.Table(
     "store",

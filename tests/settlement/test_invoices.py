@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import settings as running
 from hypothesis import strategies as st
 from lxml import etree
-from self_billed import LINES, NUMBER, PERIOD, answer, book, owed, register, settle
+from self_billed import DAY, LINES, NUMBER, PERIOD, answer, book, owed, register, settle
 
 from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import from_csv, sha256
@@ -20,8 +20,8 @@ from provenance.core.text import plain
 from provenance.settlement import books as books_tables
 from provenance.settlement import ledger
 from provenance.settlement.bank.batches import Payer
-from provenance.settlement.bank.status_reports import REJECTED, RETURNED
-from provenance.settlement.months import stage
+from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
+from provenance.settlement.months import settling, stage
 from provenance.settlement.payees.details import read_details
 from provenance.settlement.payees.register import remove_payee
 from provenance.settlement.tax import documents, numbering
@@ -233,6 +233,24 @@ def test_what_was_paid_and_what_was_invoiced_are_one_sum(where, tmp_path):
         rows = numbering.register(where.ledger).filter(owner_id=owner).rows(named=True)
         assert sum(signed[row["kind"]] * row["total_minor"] for row in rows) == paid
     assert [name for (name,) in numbers(where)] == [f"SB-{n:06d}" for n in range(1, 7)]
+
+
+def test_a_rejected_payment_that_turns_out_to_be_paid_is_invoiced_again(where, tmp_path):
+    register(where, tmp_path, "ann")
+    settle(where)
+    numbering.issue(where)
+    answer(where, "ann", REJECTED, "s1")
+    numbering.issue(where)
+    (payment,) = settling.payments(where.ledger, PERIOD)
+    with books_tables.booking_transaction(where.ledger) as connection:
+        row = books_tables.booking_row(connection, books_tables.ANSWER, DAY, {"by": "hand"})
+        paid = {"payment_id": payment.payment_id, "status": PAID, "reason": ""}
+        booked = books_tables.post(connection, row, {}).booking_id
+        connection.execute(sa.insert(books_tables.OUTCOME), {**paid, "booking_id": booked})
+    numbering.issue(where)
+    assert numbering.issue(where).issued == ()
+    kinds = [row["kind"] for row in numbering.register(where.ledger).rows(named=True)]
+    assert kinds == [INVOICE, CREDIT_NOTE, INVOICE]
 
 
 def test_who_lacks_what_invoices_need_is_named_before_anything_is_booked(where, tmp_path):

@@ -100,7 +100,8 @@ def issue(where: Where) -> Issued:
     """Issue what is due, and publish it; nothing without the setting `tax.invoices`.
 
     Due is an invoice for each payment of a period that ends within the owner's agreement, once it was sent, and a credit note
-    for each invoice whose payment was rejected or returned. What a killed run has registered, the next one publishes.
+    for each invoice whose payment was rejected or returned; if it turns out to be paid after all, an invoice again. What a
+    killed run has registered, the next one publishes.
 
     Raises:
         InputError: the settings lack the payer or its VAT number.
@@ -183,10 +184,10 @@ def _publish(where: Where, batch: int) -> str:
 def _all_due(where: Where, connection: sa.Connection, details: dict[str, tuple[int, Details]]) -> Sequence[_Due]:
     """What is due: credit notes first, then invoices, by period and payment."""
     periods = {closed.booking_id: closed.period for closed in ledger.bookings(where.ledger, kind=CLOSE)}
-    invoices = {row.payment_id: row for row in connection.execute(sa.select(REGISTER).where(REGISTER.c.kind == INVOICE))}
-    credited = set(connection.execute(sa.select(REGISTER.c.payment_id).where(REGISTER.c.kind == CREDIT_NOTE)).scalars())
+    last = {row.payment_id: row for row in connection.execute(sa.select(REGISTER).order_by(REGISTER.c.number))}
+    invoices = {payment_id: row for payment_id, row in last.items() if row.kind == INVOICE}
     came_back = sa.select(OUTCOME.c.payment_id).where(OUTCOME.c.status.in_([REJECTED, RETURNED]))
-    back = sorted(set(connection.execute(came_back).scalars()) & invoices.keys() - credited)
+    back = sorted(set(connection.execute(came_back).scalars()) & invoices.keys())
     agreed = {owner: payee.self_billed_since for owner, (_, payee) in details.items() if payee.self_billed_since}
     candidates = sa.select(CLOSED.c.payment_id).where(CLOSED.c.payment_id.is_not(None) & CLOSED.c.owner_id.in_(agreed))
     open_yet = sorted(set(connection.execute(candidates).scalars()) - invoices.keys())
