@@ -1,6 +1,6 @@
 """Settle a month: close it, have two people approve, book the payments and write the files for banks.
 
-    close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements
+    close -> prepare (a person) -> approve (another person) -> pay -> reconcile, statements, invoices
 
 The scheduled run is on the third of the next month, after the last night of the month was paid; a run by hand asks for the
 `period` in its form. (Unpausing the DAG starts the run of the last third.) Closing locks the period: later bookings for its
@@ -16,7 +16,8 @@ bank file. A rejection ends the run; amounts stay owed, and the next month pays 
 it: no contact for owners (`settlement.contact` in the settings), a missing rate (`provenance rate`), incomplete payee data
 (`provenance payee import`), no payer (`[payer]` in the settings), one person who approved twice (clear `settlement.approve`,
 and have somebody else answer). Nothing moved: mend it and clear the task. If `settlement.reconcile_bank` failed, do not send
-the bank files: it names the payment that differs.
+the bank files: it names the payment that differs. If `settlement.invoices` failed, it names the invoices that have no number
+yet; the others are issued.
 """
 
 from datetime import datetime, timedelta
@@ -77,6 +78,10 @@ def settle_period() -> None:
     def statements(period: str) -> int:
         return run("settlement.statements", period)
 
+    @task(task_id="settlement.invoices")
+    def invoices(period: str) -> int:
+        return run("settlement.invoices", period)
+
     def person(task_id: str, action: str) -> ApprovalOperator:
         return ApprovalOperator(
             task_id=task_id,
@@ -94,6 +99,7 @@ def settle_period() -> None:
     paid = pay(closed, prepare.output, approve.output)
     reconcile_bank(paid)
     statements(paid)
+    invoices(paid)
 
 
 settle_period()

@@ -25,7 +25,7 @@ POLICIES = Path(__file__).parent / "policies"
 # Placeholder of the bucket's name in AWS's files.
 PLACE = "${bucket}"
 
-EXPORTS, BANK, ANSWERS = "exports/", "bank/", "bank/answers/"
+EXPORTS, BANK, ANSWERS, TAX = "exports/", "bank/", "bank/answers/", "tax/"
 DELIVERIES = ("corpus/", "outputs/")
 # Computed by nights; housekeeping may remove them.
 MADE = (
@@ -77,8 +77,8 @@ ROLES: Mapping[str, Role] = {
         reads=(*DELIVERIES, *MADE, AUDITS, APPEALS, RIGHTS, EXPORTS, "logs/", "store.json"),
     ),
     "bank": Role(
-        "They carry files to the bank and its answers back, and cannot change approved files.",
-        reads=(BANK,),
+        "They carry files to the bank and its answers back, and invoices to payees; they cannot change what was approved.",
+        reads=(BANK, TAX),
         writes=(ANSWERS,),
         deletes=(ANSWERS,),
     ),

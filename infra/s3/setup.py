@@ -140,6 +140,7 @@ def main() -> None:
         client = open_client(settings)
         if arguments.command == "bucket":
             unsupported = set_up(client, bucket)
+            settings.open().check_writable()  # also whether the server honours conditional writes
             note = f"; this server does not support: {', '.join(unsupported)}" if unsupported else ""
             sys.stdout.write(f"{bucket} is set up{note}\n")
         else:

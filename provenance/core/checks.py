@@ -85,6 +85,41 @@ def unique_across(table: TableSchema, frames: Mapping[str, pl.DataFrame]) -> Non
     )
 
 
+def stack(table: TableSchema, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The rows of a table in several files, which conform; an extra column may be missing in some, and has one kind of type.
+
+    Args:
+        frames: by file, which names them in errors.
+
+    Raises:
+        ContractError: an extra column has types that no type holds without changing values.
+    """
+    first: dict[str, tuple[str, pl.DataType]] = {}
+    for file, frame in frames.items():
+        for name, dtype in frame.schema.items():
+            if name in table.columns:
+                continue
+            known_file, known = first.get(name, (file, dtype))
+            if not _one_kind(known, dtype):
+                raise ContractError(
+                    f"{file}: column {name!r}",
+                    expected=f"type {known}, as in {known_file.rsplit('/', 1)[-1]}",
+                    found=f"type {dtype}",
+                    hint="An extra column has one type in all files: cast it, or leave it out.",
+                )
+            if name not in first or known == pl.Null:
+                first[name] = (file, dtype)
+    return pl.concat(frames.values(), how="diagonal_relaxed")
+
+
+def _one_kind(a: pl.DataType, b: pl.DataType) -> bool:
+    """Whether polars unites two types without changing a value."""
+    if a == b or pl.Null in (a, b):
+        return True
+    wide = {pl.UInt64, pl.Int128, pl.UInt128}
+    return (a.is_integer() and b.is_integer() and not {type(a), type(b)} & wide) or (a.is_float() and b.is_float())
+
+
 def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expected: str, found: str | None = None) -> None:
     """Raise ContractError with the first row where `bad` is true, if any; rows count from 0."""
     rows = frame.with_row_index("_row").filter(bad.fill_null(value=False))

@@ -19,6 +19,7 @@ class Lock(IntEnum):
     CLEARING = 7_304_512_011  # a frozen part must still exist when a night names it
     MIGRATING = 7_304_512_012  # two first runs at once must not both create tables
     PAYEES = 7_304_512_013  # versions of a payee's details have consecutive numbers
+    INVOICING = 7_304_512_014  # numbers of invoices have no gap
 
 
 def lock(connection: sa.Connection, key: Lock) -> None:

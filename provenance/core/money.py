@@ -16,6 +16,9 @@ from provenance.core.errors import InputError
 
 PPB = 1_000_000_000
 NANO = 1_000_000_000
+# What tables hold: an output's amounts in nanominor are 64-bit integers, and a cell of a workbook is a double.
+MOST_OF_AN_OUTPUT = (2**63 - 1) // NANO
+MOST_MINOR = 2**53
 
 
 @cache
@@ -73,6 +76,8 @@ def parse_minor(where: str, text: str, currency: str) -> int:
         units = Decimal("NaN")
     if not units.is_finite() or units != units.to_integral_value():
         raise InputError(where, expected=f"an amount in {currency}, of {minor_digits(currency)} decimals", found=repr(text))
+    if abs(units) > MOST_MINOR:
+        raise InputError(where, expected=f"at most {format_minor(MOST_MINOR, currency)}", found=repr(text))
     return int(units)
 
 

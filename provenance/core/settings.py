@@ -210,6 +210,7 @@ class SettlementSettings(_Section):
     retired: Located = Path("var/keys/retired")
     minimum: Annotated[dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(_from_json)] = {"EUR": 1000, "USD": 1000}
     withholding: Located = Path("infra/settings/withholding.toml")
+    escrow: Located = Path("infra/settings/escrow.toml")
     bank_format: Literal["pain.001.001.09", "pain.001.001.11"] = "pain.001.001.09"
     contact: str = NO_CONTACT
     quote_outputs: bool = False
@@ -227,6 +228,12 @@ class PayerSettings(_Section):
     nacha_origin: str = ""
     nacha_company: str = ""
     nacha_bank: str = ""
+
+
+class TaxSettings(_Section):
+    invoices: Annotated[str, Field(pattern=r"^[A-Za-z0-9/_-]{0,12}$")] = ""
+    vat_id: str = ""
+    tax_id: str = ""
 
 
 class PayeesSettings(_Section):
@@ -275,6 +282,7 @@ class Settings(_Section):
     retention: RetentionSettings = RetentionSettings()
     settlement: SettlementSettings = SettlementSettings()
     payer: PayerSettings = PayerSettings()
+    tax: TaxSettings = TaxSettings()
     payees: PayeesSettings = PayeesSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     lineage: LineageSettings = LineageSettings()

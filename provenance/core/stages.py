@@ -100,6 +100,12 @@ OTHERS = (
         ("statements",),
         function="provenance.settlement.months.write_statements:write_statements",
     ),
+    Stage(
+        "settlement.invoices",
+        ("ledger", "closing"),
+        ("invoices",),
+        function="provenance.settlement.tax.numbering:issue_for",
+    ),
     Stage("settlement.answers", ("answers",), ("ledger",), function="provenance.settlement.bank.incoming:read_new"),
     Stage(
         "validation.audit", ("corpus", "model", "outputs"), ("audit",), function="provenance.validation.audit:audit_published"

@@ -156,10 +156,30 @@ class Store:
         return f"{self.url.rstrip('/')}/{key}"
 
     def check_writable(self) -> None:
-        """Raise StoreError unless a small write below the root succeeds."""
+        """Raise StoreError unless small writes below the root succeed, and the store honours their conditions.
+
+        Without conditions two writers would both believe that they were the first: an export could be published twice.
+        """
         probe = f".write-check-{uuid.uuid4().hex}"
-        self.write(probe, b".")
-        self.remove(probe)
+        self.create(probe, b"1")
+        try:
+            if self.create(probe, b"2") or self.read(probe) != b"1":
+                raise self._unconditional("If-None-Match")
+            with self._explained(probe, "a writable store"):
+                stale = not self._is_local and self._write_if(self.path(probe), b"3", before="", IfMatch=f'"{"0" * 32}"')
+            if stale or not self.replace(probe, b"4", previous=b"1") or self.replace(probe, b"5", previous=b"1"):
+                raise self._unconditional("If-Match")
+        finally:
+            self.remove(probe)
+
+    def _unconditional(self, condition: str) -> StoreError:
+        hint = "Use a server that does: Amazon S3, SeaweedFS, MinIO and others do. Some gateways in front of a store drop it."
+        return StoreError(
+            self.locate(""),
+            expected="a store that honours conditional writes",
+            found=f"one that ignores {condition}",
+            hint=hint,
+        )
 
     def exists(self, key: str) -> bool:
         """Whether an object lies at `key`."""
@@ -209,6 +229,8 @@ class Store:
             except FileNotFoundError:
                 return
         for path, facts in sorted(files.items()):
+            if facts["type"] == "directory":  # some S3 servers list an empty folder
+                continue
             modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
             yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)
 

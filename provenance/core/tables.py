@@ -505,6 +505,98 @@ PAYMENTS = TableSchema(
     key=("payment_id",),
 )  # fmt: skip
 
+INVOICES = TableSchema(
+    "invoices", "settlement",
+    {
+        "invoice_id": _needed(pl.String, "its number, after the prefix of the settings; numbers have no gap"),
+        "kind": _needed(pl.String, "invoice, or credit note: the payment was rejected or returned"),
+        "corrects": _needed(pl.String, "of a credit note, the invoice that it cancels; else empty"),
+        "issued_on": _needed(pl.Date, "the day on which it was written"),
+        "period": _needed(pl.String, "the period settled, YYYY-MM"),
+        "payment_id": _needed(pl.String, "the payment that it is for"),
+        "owner_id": _needed(pl.String, "the owner, who supplies"),
+        "payee_version": _needed(pl.Int64, "version of the owner's details that it shows"),
+        "currency": _needed(pl.String, "ISO 4217: the currency owed"),
+        "vat_category": _needed(pl.String, "as EN 16931 codes it: S standard, AE reverse charge, E exempt, O outside VAT"),
+        "vat_rate": _needed(pl.String, "percent of VAT"),
+        "taxable_minor": _needed(pl.Int64, "the amount without VAT"),
+        "vat_minor": _needed(pl.Int64, "VAT on it"),
+        "rounding_minor": _needed(pl.Int64, "what rounding leaves"),
+        "total_minor": _needed(pl.Int64, "taxable + vat + rounding: the amount owed before withholding"),
+        "withheld_minor": _needed(pl.Int64, "tax withheld from it"),
+        "due_minor": _needed(pl.Int64, "the rest, which the payment pays"),
+        "document_sha256": _needed(pl.String, "digest of the document"),
+    },
+    key=("invoice_id",),
+)  # fmt: skip
+
+_OF_A_PAYEE = {
+    "year": _needed(pl.Int64, "the calendar year in which it was paid"),
+    "owner_id": _needed(pl.String, "the owner"),
+    "name": _needed(pl.String, "as the account's holder"),
+    "street": _needed(pl.String, "with the house number"),
+    "post_code": _needed(pl.String, "ZIP"),
+    "town": _needed(pl.String, "of the address"),
+    "country": _needed(pl.String, "of the address, ISO 3166-1"),
+    "tax_residence": _needed(pl.String, "ISO 3166-1; empty if unknown"),
+    "tax_id": _needed(pl.String, "its number there; empty if unknown"),
+    "currency": _needed(pl.String, "ISO 4217: the currency owed, of all amounts in the row"),
+}
+_QUARTERS = range(1, 5)
+
+PAID_IN_A_YEAR = TableSchema(
+    "paid_in_a_year", "settlement",
+    {
+        **_OF_A_PAYEE,
+        "payments": _needed(pl.Int64, "payments that left in the year and did not come back"),
+        "gross_minor": _needed(pl.Int64, "what they paid, before tax"),
+        "withheld_minor": _needed(pl.Int64, "tax withheld from it"),
+        "net_minor": _needed(pl.Int64, "the rest"),
+        "advances_minor": _needed(pl.Int64, "advances of the year; what is set off against them later is not paid again"),
+        "problem": _needed(pl.String, "what is missing; empty if nothing is"),
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
+FORM_1099_MISC = TableSchema(
+    "form_1099_misc", "settlement",
+    {
+        **_OF_A_PAYEE,
+        "payer_name": _needed(pl.String, "the payer"),
+        "payer_tin": _needed(pl.String, "the payer's tax number, from the settings"),
+        "box_2_royalties_minor": _needed(pl.Int64, "gross royalties, with advances"),
+        "box_4_tax_withheld_minor": _needed(pl.Int64, "tax withheld"),
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
+FORM_1042_S = TableSchema(
+    "form_1042_s", "settlement",
+    {
+        **_OF_A_PAYEE,
+        "agent_name": _needed(pl.String, "the payer, who is the withholding agent"),
+        "agent_ein": _needed(pl.String, "the payer's tax number, from the settings"),
+        "box_1_income_code": _needed(pl.String, "12: other royalties, such as copyright"),
+        "box_2_gross_income_minor": _needed(pl.Int64, "gross royalties, with advances"),
+        "box_3b_tax_rate": _needed(pl.String, "percent withheld"),
+        "box_7a_tax_withheld_minor": _needed(pl.Int64, "tax withheld"),
+    },
+    key=("owner_id", "currency", "box_3b_tax_rate"),
+)  # fmt: skip
+
+DAC7 = TableSchema(
+    "dac7", "settlement",
+    {
+        **_OF_A_PAYEE,
+        "vat_id": _needed(pl.String, "VAT number; empty if unknown"),
+        "account": _needed(pl.String, "the account that is paid"),
+        **{f"consideration_q{q}_minor": _needed(pl.Int64, f"paid in quarter {q}, without tax withheld") for q in _QUARTERS},
+        **{f"taxes_q{q}_minor": _needed(pl.Int64, f"tax withheld in quarter {q}") for q in _QUARTERS},
+        **{f"activities_q{q}": _needed(pl.Int64, f"payments and advances in quarter {q}") for q in _QUARTERS},
+    },
+    key=("owner_id", "currency"),
+)  # fmt: skip
+
 ALL = tuple(table for table in list(globals().values()) if isinstance(table, TableSchema))
 
 

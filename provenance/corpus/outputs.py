@@ -7,9 +7,9 @@ from datetime import date
 
 import polars as pl
 
-from provenance.core.checks import conform, reject, unique_across
+from provenance.core.checks import conform, reject, stack, unique_across
 from provenance.core.errors import ContractError
-from provenance.core.money import currencies
+from provenance.core.money import MOST_MINOR, MOST_OF_AN_OUTPUT, currencies
 from provenance.core.store import Store
 from provenance.core.tables import OUTPUTS, TableSchema
 from provenance.corpus.delivery import check_contents, files_below, log_left_out, read_parts
@@ -36,7 +36,14 @@ def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
     parts = read_parts(store, files.parquet, folder, OUTPUTS)
     frames = {place: check_outputs(frame, place, day, model_id=model_id) for place, frame in parts.items()}
     unique_across(OUTPUTS, frames)
-    return _in_order(pl.concat(frames.values(), how="diagonal_relaxed"))
+    outputs = stack(OUTPUTS, frames)
+    for currency, total in (
+        outputs.group_by("currency").agg(pl.col("revenue_minor").cast(pl.Int128).sum()).sort("currency").iter_rows()
+    ):
+        if total > MOST_MINOR:
+            expected = f"at most {MOST_MINOR:,} minor units of {currency} in a day, which every file holds exactly"
+            raise ContractError(store.locate(folder), expected=expected, found=f"{total:,}")
+    return _in_order(outputs)
 
 
 def read_output_file(store: Store, key: str) -> pl.DataFrame:
@@ -61,7 +68,8 @@ def check_outputs(frame: pl.DataFrame, file: str, day: date, *, model_id: str) -
     frame = conform(OUTPUTS, frame, file)
     check_contents(frame, file)
     reject(frame, pl.col("model_id") != model_id, file, "model_id", expected=f"the night's model, {model_id!r}")
-    reject(frame, pl.col("revenue_minor") < 0, file, "revenue_minor", expected="0 or more minor units")
+    expected = f"0 or more minor units, at most {MOST_OF_AN_OUTPUT:,}"
+    reject(frame, ~pl.col("revenue_minor").is_between(0, MOST_OF_AN_OUTPUT), file, "revenue_minor", expected=expected)
     codes = pl.Series(sorted(currencies())).implode()
     reject(frame, ~pl.col("currency").is_in(codes), file, "currency", expected="an ISO 4217 code")
     served = pl.col("served_at").dt.date()

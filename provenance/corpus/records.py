@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from provenance.core.checks import conform
+from provenance.core.checks import conform, stack
 from provenance.core.store import Store, sha256, to_parquet
 from provenance.core.tables import TableSchema
 
@@ -26,7 +26,10 @@ def append(store: Store, contract: TableSchema, frame: pl.DataFrame, *, now: dat
     Args:
         now: time of the addition; by default the clock's.
     """
-    data = to_parquet(conform(contract, frame, contract.name))
+    checked = conform(contract, frame, contract.name)
+    if {*checked.columns} - {*contract.columns}:
+        stack(contract, {"what is recorded": read(store, contract), contract.name: checked})
+    data = to_parquet(checked)
     stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime(_STAMP)
     key = f"{ROOT}/{contract.name}/{stamp}-{sha256(data)[:32]}.parquet"
     store.create(key, data)

@@ -16,11 +16,11 @@ from provenance.core.errors import InputError, did_you_mean
 from provenance.core.money import check_currency, format_minor, parse_minor
 from provenance.core.published import revision_folder
 from provenance.core.store import Store
-from provenance.core.tables import DISPUTED, ESCROW, OWNERS
+from provenance.core.tables import DISPUTED, OWNERS
 from provenance.core.text import plain
 from provenance.corpus.ownership import dispute_names
 from provenance.corpus.shards import CURRENT, corpus_in_force
-from provenance.settlement import ledger
+from provenance.settlement import escrow, ledger
 from provenance.settlement.accounts import Account, trial_balance
 from provenance.settlement.books import CLOSE, NIGHT, Booking
 from provenance.settlement.months import settling
@@ -47,6 +47,45 @@ def claim(where: Where, escrow_id: str, owner_id: str, *, evidence: str, by: str
     facts = {"evidence": _required_text("evidence", evidence), "by": _required_text("by", by)}
     _refuse_open_dispute(where.store, escrow_id)
     return ledger.claim(engine, escrow_id, owner_id, day=_today(), **facts)
+
+
+def claimant(where: Where, escrow_id: str, owner_id: str, *, evidence: str, by: str, withdrawn: bool = False) -> Booking:
+    """Record that an owner claims a name in escrow, or does not any more."""
+    engine = _open(where, owner_id)
+    facts = {"evidence": _required_text("evidence", evidence), "by": _required_text("by", by)}
+    return escrow.record_claimant(engine, escrow_id, owner_id, day=_today(), withdrawn=withdrawn, **facts)
+
+
+def remind(where: Where, escrow_id: str, *, evidence: str, by: str) -> Booking:
+    """Record that somebody looked for the owner of a name in escrow again."""
+    facts = {"evidence": _required_text("evidence", evidence), "by": _required_text("by", by)}
+    return escrow.remind(where.ledger, escrow_id, day=_today(), **facts)
+
+
+def apply_policy(where: Where, escrow_id: str, *, evidence: str, by: str, approved_by: str, back: bool = False) -> Booking:
+    """Apply the policy of escrow to a name, or bring back what it gave away."""
+    evidence, by = _required_text("evidence", evidence), _required_text("by", by)
+    if back:
+        return escrow.give_back(where.ledger, escrow_id, on=_today(), evidence=evidence, by=by)
+    policy = escrow.read_policy(where.settings.settlement.escrow)
+    return escrow.apply(where.ledger, escrow_id, policy, on=_today(), evidence=evidence, by=(by, approved_by))
+
+
+def escrow_steps(where: Where) -> list[dict[str, Any]]:
+    """What is in escrow by name and currency, with claimants, reminders and the next step by the policy."""
+    policy, today = escrow.read_policy(where.settings.settlement.escrow), _today()
+    return [
+        {
+            "escrow_id": one.escrow_id,
+            "currency": one.currency,
+            "amount_minor": one.amount,
+            "since": str(one.since),
+            "claimants": dict(one.claimants),
+            "reminded": [str(day) for day in one.reminded],
+            "next": one.next_step(policy, today),
+        }
+        for one in escrow.kept(where.ledger, through=ledger.newest(where.ledger))
+    ]
 
 
 def _refuse_open_dispute(store: Store, escrow_id: str) -> None:
@@ -161,13 +200,9 @@ def payments_of(where: Where, period: str | None = None) -> dict[str, Any]:
 
 def escrow_by_age(engine: sa.Engine, through: int) -> list[dict[str, Any]]:
     """Amounts in escrow by name and currency, each with the oldest day that it is from."""
-    balances: dict[Account, tuple[date, int]] = {}
-    for (account, day), amount in sorted(ledger.by_day(engine, ESCROW, through=through).items()):
-        since, total = balances.get(account, (day, 0))
-        balances[account] = (min(since, day), total - amount)
     return [
-        {"escrow_id": a.party_id, "currency": a.currency, "amount_minor": amount, "since": str(since)}
-        for a, (since, amount) in balances.items()
+        {"escrow_id": one.escrow_id, "currency": one.currency, "amount_minor": one.amount, "since": str(one.since)}
+        for one in escrow.kept(engine, through=through)
     ]
 
 

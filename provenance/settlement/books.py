@@ -79,6 +79,27 @@ OUTCOME = sa.Table(
     sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
+# Amounts of an invoice.
+INVOICED = ("taxable", "vat", "rounding", "total", "withheld", "due")
+INVOICE = sa.Table(
+    "invoice",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("invoice_id", sa.Text, nullable=False, unique=True),
+    sa.Column("batch", sa.BigInteger, nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("corrects", sa.Text, sa.ForeignKey("invoice.invoice_id"), unique=True),
+    sa.Column("issued_on", sa.Date, nullable=False),
+    sa.Column("period", sa.String(7), nullable=False),
+    sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), nullable=False, index=True),
+    sa.Column("owner_id", sa.Text, nullable=False, index=True),
+    sa.Column("payee_version", sa.Integer, nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("vat_category", sa.Text, nullable=False),
+    sa.Column("vat_rate", sa.Text, nullable=False),
+    *(sa.Column(f"{name}_minor", sa.BigInteger, nullable=False) for name in INVOICED),
+    sa.Column("document_sha256", sa.String(64), nullable=False),
+)
 STORE = sa.Table(
     "store",
     METADATA,
@@ -88,6 +109,8 @@ STORE = sa.Table(
 
 NIGHT, HOLD, RELEASE, CLAIM = "night", "hold", "release", "claim"
 ADVANCED, RATE, CLOSE, PAYMENTS, ANSWER = "advance", "rate", "close", "payments", "answer"
+# Of escrow: who claims a name, who was reminded, what the policy gave away.
+CLAIMANT, REMINDER, APPLIED = "claimant", "reminder", "applied"
 # Values of a list that `Booking.facts_text` shows; the rest is counted.
 FEW = 5
 # The database role for work on the ledger: it may read and add rows, and cannot read payees.
@@ -225,6 +248,19 @@ def standing(connection: sa.Connection, through: int | None = None) -> Standing:
             remaining = tuple(reason for reason in holds.get(owner, ()) if reason != facts["reason"])
             holds[owner] = (*remaining, facts["reason"]) if kind == HOLD else remaining
     return Standing({owner: reasons for owner, reasons in holds.items() if reasons}, claimed)
+
+
+def claimants(connection: sa.Connection) -> dict[str, dict[str, str]]:
+    """Owners that claim a name in escrow, by name, with their evidence; without claims that were withdrawn or granted."""
+    found: dict[str, dict[str, str]] = {}
+    query = sa.select(BOOKING.c.kind, BOOKING.c.facts).where(BOOKING.c.kind.in_([CLAIMANT, CLAIM]))
+    for kind, facts in connection.execute(query.order_by(BOOKING.c.booking_id)):
+        owners = found.setdefault(facts["escrow_id"], {})
+        if kind == CLAIM or facts["withdrawn"]:
+            owners.pop(facts["owner_id"], None)
+        else:
+            owners[facts["owner_id"]] = facts["evidence"]
+    return {name: owners for name, owners in found.items() if owners}
 
 
 def parties(connection: sa.Connection, account: str) -> list[str]:

@@ -140,6 +140,15 @@ def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, eviden
         if booking:
             claimed = f"a claim of {booking.facts['owner_id']}, booked as {booking.booking_id}"
             raise InputError(f"escrow {escrow_id}", expected="a name that nobody has claimed", found=claimed)
+        others = sorted({*books.claimants(connection).get(escrow_id, {})} - {owner_id})
+        if others:
+            raise InputError(
+                f"escrow {escrow_id}",
+                expected=f"{owner_id} to be its only claimant",
+                found=f"claims of {', '.join(others)}, too",
+                hint="Decide between them: `provenance escrow claimant NAME OWNER --withdrawn`. If each owns a part, deliver "
+                "claims with stakes, and run the days again.",
+            )
         names = books.parties(connection, ESCROW)
         if escrow_id not in names:
             raise InputError(

@@ -9,8 +9,21 @@ import typer
 from typer import Argument, Option
 
 from provenance.core.errors import InputError, did_you_mean
-from tasks.cli import accounts, appeal, attribution, audit, counterfactuals, model, nights, optout, payee, rights, standing
-from tasks.cli.help import ATTRIBUTION, GROUPS, PAY, RIGHTS, Command, Overview, list_of
+from tasks.cli import (
+    accounts,
+    appeal,
+    attribution,
+    audit,
+    counterfactuals,
+    escrow,
+    model,
+    nights,
+    optout,
+    payee,
+    rights,
+    standing,
+)
+from tasks.cli.help import ATTRIBUTION, DECIDE, GROUPS, PAY, RIGHTS, Command, Overview, list_of
 from tasks.cli.shared import console
 from tasks.terminal import as_text, exit_codes
 
@@ -27,6 +40,7 @@ app.add_typer(nights.app)
 app.add_typer(attribution.app)
 app.add_typer(accounts.app)
 app.add_typer(payee.app, name="payee", rich_help_panel=PAY)
+app.add_typer(escrow.app, name="escrow", rich_help_panel=DECIDE)
 app.add_typer(appeal.app)
 app.add_typer(rights.app, name="rights", rich_help_panel=RIGHTS)
 app.add_typer(optout.app, name="optout", rich_help_panel=RIGHTS)

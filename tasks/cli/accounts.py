@@ -22,6 +22,7 @@ from tasks.terminal import line
 
 if TYPE_CHECKING:
     from provenance.settlement.books import Booking
+    from provenance.settlement.tax.years import YearTables
 
 app = typer.Typer()
 
@@ -367,3 +368,73 @@ def statement(
             yield str(path)
 
     yield asdict(document), write()
+
+
+@command(app, group=PAY)
+def invoices(
+    where: Where,
+    period: Annotated[str | None, Argument(help="Those of one settled period, YYYY-MM; by default all.")] = None,
+    issue: Annotated[bool, Option("--issue", help="Issue what is due first.")] = False,
+) -> Shown:
+    """List self-billed invoices and credit notes: numbers, owners, VAT, totals; `--issue` writes those that are due.
+
+    An invoice is due for each payment that left to an owner who agreed to it (`self_billed_since` of the payees), a credit note
+    for each that was rejected or returned. The DAG `settle_period` issues them after a payment, too. None is written without
+    the setting `tax.invoices`; nothing is sent to anybody.
+
+    Example: `provenance invoices 2026-11`
+    """
+    import polars as pl
+
+    from provenance.settlement.months.periods import parse_period
+    from provenance.settlement.tax import numbering
+
+    chosen = parse_period("PERIOD", period) if period else None
+    run = numbering.issue(where) if issue else numbering.Issued()
+    table = numbering.register(where.ledger)
+    rows = (table.filter(pl.col("period") == chosen) if chosen else table).rows(named=True)
+    yield {"issued": list(run.issued), "refused": list(run.refused), "invoices": rows}, invoices_screen(rows, run.refused)
+
+
+def invoices_screen(rows: Sequence[Mapping[str, Any]], refused: Sequence[str]) -> Iterator[RenderableType]:
+    """Invoices and credit notes by number, and the errors of those that stay due."""
+    for error in refused:
+        yield line(f"Stays due, without a number: {error}", "bold red")
+    table = (
+        (
+            row["invoice_id"],
+            f"{row['kind']} of {row['corrects']}" if row["corrects"] else row["kind"],
+            row["issued_on"],
+            row["owner_id"],
+            f"{row['vat_category']} {row['vat_rate']} %",
+            *(format_minor(row[f"{name}_minor"], row["currency"]) for name in ("taxable", "vat", "total", "withheld")),
+        )
+        for row in rows
+    )
+    amounts = map(number, ("without VAT", "VAT", "total", "withheld"))
+    yield Grid("", "number", "kind", "issued", "owner", "category", *amounts, rows=table) if rows else "No invoice was written."
+
+
+@command(app, group=PAY)
+def year(
+    where: Where, year: Annotated[str, Argument(help="A calendar year, YYYY; tables of this year are made again.")]
+) -> Shown:
+    """Write what each payee was paid in a year, in the shape of forms 1099-MISC and 1042-S and of DAC7: no filing.
+
+    The tables lie below `tax/year=YYYY/` in the store, by country and by owner. They have tax numbers and, for DAC7, accounts.
+
+    Example: `provenance year 2026`
+    """
+    from provenance.settlement.tax import years
+
+    tables = years.write_year(where, years.parse_year(year))
+    data = {"folder": tables.folder, "rows": tables.rows, "problems": tables.problems, "notice": years.NOTICE}
+    yield data, year_screen(tables, where.store.locate(tables.folder), years.NOTICE)
+
+
+def year_screen(tables: YearTables, place: str, notice: str) -> Iterator[RenderableType]:
+    """The tables of a year, and the payees of whom something is missing."""
+    yield line(f"{place}: {notice}", "bold")
+    yield Grid("", "file", number("rows"), rows=tables.rows.items())
+    if tables.problems:
+        yield Grid("To be completed with `provenance payee import`", "owner", "missing", rows=tables.problems.items())

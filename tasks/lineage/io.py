@@ -193,6 +193,12 @@ def _folder(run: StageRun, name: str, folder: str) -> Iterable[Dataset]:
     return [Dataset(name, folder, sha256(run.store.read(key)))] if run.store.exists(key) else []
 
 
+def _invoices(run: StageRun) -> Iterable[Dataset]:
+    """The published batches of invoices; none without the setting."""
+    published = [key for key in run.store.list("tax/invoices") if key.endswith(f"/{MANIFEST}")]
+    return [Dataset("tax/invoices", "tax/invoices", digest(published), tables.INVOICES)] if published else []
+
+
 def _outputs(run: StageRun) -> Iterable[Dataset]:
     version = digest([part.sha256 for part in run.night.outputs])
     return [Dataset("outputs", f"outputs/day={run.night.day}", version, tables.OUTPUTS)]
@@ -240,6 +246,7 @@ DATASETS: dict[str, Callable[[StageRun], Iterable[Dataset]]] = {
     "payments": lambda run: _exported(run, "exports/periods", payments_folder(run.period), {"payments.csv": tables.PAYMENTS}),
     "bank": lambda run: _folder(run, "bank", bank_folder(run.period)),
     "statements": lambda run: _folder(run, "exports/statements", statements_folder(run.period)),
+    "invoices": _invoices,
     "answers": lambda _: [Dataset("bank/answers", "bank/answers")],
 }
 

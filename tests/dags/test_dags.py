@@ -177,9 +177,10 @@ def test_a_settlement_waits_for_two_people_before_it_pays(facts):
         "settlement.close": ["settlement.pay", "settlement.prepare"],
         "settlement.prepare": ["settlement.approve", "settlement.pay"],
         "settlement.approve": ["settlement.pay"],
-        "settlement.pay": ["settlement.reconcile_bank", "settlement.statements"],
+        "settlement.pay": ["settlement.invoices", "settlement.reconcile_bank", "settlement.statements"],
         "settlement.reconcile_bank": [],
         "settlement.statements": [],
+        "settlement.invoices": [],
     }
 
 

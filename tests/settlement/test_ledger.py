@@ -73,7 +73,8 @@ def test_days_booked_at_once_chain(engine):
 
 
 @pytest.mark.parametrize("statement", ["UPDATE entry SET amount_minor = 1", "DELETE FROM entry", "DELETE FROM booking",
-                                       "UPDATE booking SET night = 'x'", "TRUNCATE entry, closed, outcome"])  # fmt: skip
+                                       "UPDATE booking SET night = 'x'",
+                                       "TRUNCATE entry, closed, outcome, invoice"])  # fmt: skip
 def test_the_database_refuses_to_change_what_is_booked(engine, statement):
     ledger.book(engine, MONDAY, day(70, 30), night="n", cause="c")
     with pytest.raises(sa.exc.InternalError, match="only ever added to"), engine.begin() as connection:

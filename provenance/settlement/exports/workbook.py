@@ -35,6 +35,8 @@ MOVEMENTS = (
 )
 HELD_COLUMNS = ["owner_id", "owner_name", "currency", "held_minor", "hold_reason"]
 A4 = 9
+# Rows of a sheet below its heading, at most (Excel's limit); xlsxwriter would drop the others.
+ROWS = 1_048_575
 # Letters in a column of amounts, of names, and at most.
 NARROW, WIDE, WIDEST = 13, 24, 40
 
@@ -61,22 +63,37 @@ def workbook(
     book.set_properties({"title": title, "created": datetime(day.year, day.month, day.day, tzinfo=UTC)})
     used = sorted({*payouts["currency"], *totals, *balances})
     looks = {currency: book.add_format({"num_format": number_format(currency)}) for currency in used}
-    sheets = [book.add_worksheet(name) for name in ("Totals", "Payouts", "Held")]
+    held = payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS)
+    tables = {**_split("Payouts", payouts), **_split("Held", held)}
+    sheets = [book.add_worksheet(name) for name in ("Totals", *tables)]
     for sheet in sheets:
         sheet.set_landscape()
         sheet.set_paper(A4)
         sheet.fit_to_pages(1, 0)
         sheet.set_footer(f"&L{title}&R&P of &N")
     lines = [*([notice] if notice else []), *([] if totals else [NIL]), UNITS]
+    if payouts.height > ROWS:
+        lines.append(f"{payouts.height:,} rows are more than a sheet holds: they go on in the next sheet, {ROWS:,} in each.")
     lines += [
         f"{currency_name(currency)}: owners earned {format_minor(amounts['earned_minor'], currency)} on this day"
         for currency, amounts in totals.items()
     ]
     _write_totals(book, sheets[0], [title, *lines], payouts=payouts, totals=totals, balances=balances, looks=looks)
-    _write_table(sheets[1], "payouts", payouts, looks)
-    _write_table(sheets[2], "held", payouts.filter(pl.col("held_minor") != 0).select(HELD_COLUMNS), looks)
+    for sheet, (name, frame) in zip(sheets[1:], tables.items(), strict=True):
+        _write_table(sheet, _table(name), frame, looks)
     book.close()
     return buffer.getvalue()
+
+
+def _split(name: str, frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Rows by sheet: as many as a sheet holds, then `NAME 2` and so on; at least one sheet."""
+    parts = {f"{name} {at // ROWS + 1}": frame[at : at + ROWS] for at in range(ROWS, frame.height, ROWS)}
+    return {name: frame[:ROWS], **parts}
+
+
+def _table(sheet: str) -> str:
+    """The name of a sheet's table, as formulas have it."""
+    return sheet.lower().replace(" ", "_")
 
 
 def number_format(currency: str) -> str:
@@ -103,6 +120,7 @@ def _write_totals(
 ) -> None:
     bold, heading = book.add_format({"bold": True}), book.add_format({"bold": True, "bottom": 1, "align": "right"})
     first = book.add_format({"bold": True, "bottom": 1})
+    sheets = list(_split("Payouts", payouts))
     sheet.set_column(0, 0, NARROW)
     sheet.set_column(1, len(MOVEMENTS) + 2, NARROW + 2)
     for number, line in enumerate(lines):
@@ -133,7 +151,13 @@ def _write_totals(
     if totals:
         # Earnings are summed from the other sheet, so the two agree.
         days = [
-            (c, [*((_sum_of(name), values[name]) if name == "earned_minor" else values[name] for name in sums), (check, 0)])
+            (
+                c,
+                [
+                    *((_sum_of(name, sheets), values[name]) if name == "earned_minor" else values[name] for name in sums),
+                    (check, 0),
+                ],
+            )
             for c, values in totals.items()
         ]
         write("The day: revenue = developer + earned + escrowed + unattributed", [*sums, "difference"], days)
@@ -141,7 +165,7 @@ def _write_totals(
     owners = []
     for currency in payouts["currency"].unique().sort():
         rows = payouts.filter(pl.col("currency") == currency)
-        owners.append((currency, [*((_sum_of(name), rows[name].sum()) for name in MOVEMENTS), (check, 0)]))
+        owners.append((currency, [*((_sum_of(name, sheets), rows[name].sum()) for name in MOVEMENTS), (check, 0)]))
     if owners:
         title = "Owners: closing = opening + earned + adjustment - recouped - withheld - paid; held is a part of closing"
         write(title, [*MOVEMENTS, "difference"], owners)
@@ -176,6 +200,7 @@ def _heading(name: str) -> str:
     return name.removesuffix(MINOR)
 
 
-def _sum_of(name: str) -> str:
-    """A formula that sums a column of the payouts over the currency in the row's first cell."""
-    return f"SUMIFS(payouts[{_heading(name)}],payouts[currency],A{{n}})"
+def _sum_of(name: str, sheets: Sequence[str]) -> str:
+    """A formula that sums a column of the payouts' sheets over the currency in the row's first cell."""
+    tables = [_table(sheet) for sheet in sheets]
+    return "+".join(f"SUMIFS({table}[{_heading(name)}],{table}[currency],A{{n}})" for table in tables)

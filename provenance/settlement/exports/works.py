@@ -55,7 +55,10 @@ def works_behind(store: Store, credits: pl.DataFrame, *, most: int = 5, passages
     works = (
         once.group_by("work_id", maintain_order=True)
         .agg(
-            pl.col("source_uri").first(), pl.len().alias("outputs"), pl.col("amount_nanominor").sum(), pl.col("influence").max()
+            pl.col("source_uri").first(),
+            pl.len().alias("outputs"),
+            pl.col("amount_nanominor").cast(pl.Int128).sum(),
+            pl.col("influence").max(),
         )
         .sort("amount_nanominor", "influence", "work_id", descending=[True, True, False])
         .head(most)

@@ -20,6 +20,7 @@ from provenance.core.tables import CLOSING, ESCROW_AGES, PAYMENTS
 from provenance.core.version import code_version
 from provenance.settlement.accounts import Account
 from provenance.settlement.books import MINOR
+from provenance.settlement.escrow import left_of
 from provenance.settlement.exports.export import described, write_folder
 from provenance.settlement.exports.keys import signing_key
 from provenance.settlement.months.periods import LACKING, ON_HOLD, PAY, Line
@@ -68,11 +69,10 @@ def _rate(line: Line, rates: Mapping[str, str]) -> str:
 def escrow_ages(by_day: Mapping[tuple[Account, date], int], on: date) -> pl.DataFrame:
     """Amounts in escrow by their age on a day, without amounts of later days; `by_day` is from `ledger.by_day`."""
     amounts: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys([*dict(AGES).values(), OLDER], 0))
-    for (account, day), amount in by_day.items():
-        if day > on:
-            continue
-        column = next((name for most, name in AGES if (on - day).days <= most), OLDER)
-        amounts[account.party_id, account.currency][column] -= amount
+    for account, days in left_of({key: amount for key, amount in by_day.items() if key[1] <= on}).items():
+        for day, amount in days:
+            column = next((name for most, name in AGES if (on - day).days <= most), OLDER)
+            amounts[account.party_id, account.currency][column] += amount
     rows = [
         {"escrow_id": name, "currency": currency, "amount_minor": sum(ages.values()), **ages}
         for (name, currency), ages in amounts.items()

@@ -69,7 +69,7 @@ def gather(
         .agg(
             pl.col("source_uri", "example_id", "day", "influence").first(),
             pl.len().alias("outputs"),
-            pl.col("amount_nanominor").sum(),
+            pl.col("amount_nanominor").cast(pl.Int128).sum(),
         )
         .sort("amount_nanominor", "influence", "work_id", descending=[True, True, False])
     )

@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from provenance.core.errors import InputError
-from provenance.core.money import PPB, minor_digits
+from provenance.core.money import MOST_MINOR, PPB, format_minor, minor_digits
 from provenance.core.tables import PAYABLE
 from provenance.settlement.accounts import ADVANCE, CARRIED, EXCHANGE, HELD, PAID, RECOUPED, WITHHELD, Account
 
@@ -221,6 +221,13 @@ def _line(balances: Mapping[Account, int], owner: str, currency: str, payee: Pay
     rate = payee.withholding_ppb
     withheld = before_tax * rate // PPB
     paid = terms.convert(before_tax - withheld, currency, payee.currency)
+    if paid > MOST_MINOR:
+        raise InputError(
+            f"owner {owner}: rate {currency} to {payee.currency}",
+            expected=f"a payment of at most {format_minor(MOST_MINOR, payee.currency)}",
+            found=format_minor(paid, payee.currency),
+            hint="Is the rate right? `provenance rate` corrects it.",
+        )
     if paid < max(1, terms.minimum.get(payee.currency, 0)):
         return replace(line, outcome=BELOW)
     net = before_tax - withheld

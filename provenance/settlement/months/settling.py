@@ -431,6 +431,12 @@ def payments(engine: sa.Engine, period: str, owner_id: str | None = None) -> lis
         return _payments(connection, closed, owner_id) if closed else []
 
 
+def payments_named(engine: sa.Engine, names: Sequence[str]) -> list[Payment]:
+    """Payments by their ids, with their status."""
+    with engine.connect() as connection:
+        return [payment for payment in _payments_named(connection, names) if payment.payment_id in set(names)]
+
+
 def approvals(engine: sa.Engine, period: str) -> dict[str, str]:
     """Who prepared and who approved a period's payments, and when (ISO 8601); empty while they wait."""
     with engine.connect() as connection:

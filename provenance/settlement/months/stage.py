@@ -34,6 +34,7 @@ from provenance.settlement.months.periods import (
 from provenance.settlement.months.settling import SETTLEMENT, WAITING
 from provenance.settlement.months.withholding import payees_to_settle
 from provenance.settlement.payees.register import payees_in_force
+from provenance.settlement.tax.numbering import check_payees
 
 if TYPE_CHECKING:
     from provenance.core.where import Where
@@ -58,6 +59,7 @@ def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
     if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
         bank_files.try_to_write(settings, period, bank_files.smallest(details))
+        check_payees(where, (payee for _, payee in details.values()))
     booking, lines = settling.close(engine, period, payees, terms, day=datetime.now(UTC).date(), by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), last_day(period))
     files = {"closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])), "escrow.csv": to_csv(escrow)}
@@ -110,6 +112,7 @@ def preview(where: Where, period: str) -> dict[str, Any]:
     payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
     lines, holds = settling.preview(engine, period, payees, terms, day=today)
     bank_files.try_to_write(settings, period, bank_files.smallest(details))
+    check_payees(where, (payee for _, payee in details.values()))
     return {
         "period": period,
         "over": period < f"{today:%Y-%m}",

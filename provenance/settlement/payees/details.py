@@ -11,6 +11,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 from schwifty import BIC, IBAN
 from schwifty.exceptions import SchwiftyException
+from stdnum.eu import vat
 from stdnum.us import rtn
 
 from provenance.core.errors import InputError, InputErrors
@@ -30,6 +32,8 @@ TAX_NUMBERS = frozenset(
     | {"nir", "codicefiscale", "iva", "pan", "gstin", "personalid"}
 )
 ALIASES = {"IS": "is_", "IN": "in_"}
+# Countries of the European Union, whose VAT numbers begin with the country; Greece writes EL.
+EUROPEAN_UNION = frozenset(code.upper() for code in vat.MEMBER_STATES) - {"XI"}
 
 
 class Method(StrEnum):
@@ -111,6 +115,8 @@ class Details(BankPlace):
             `account`.
         currency: of its payments.
         tax_residence: country for the rate of withholding tax; tax_id: tax number there; without both the owner is held.
+        self_billed_since: first day of the agreement by which the payer writes the owner's invoices (ISO 8601); empty: none.
+        vat_id: VAT number in `country`. vat_rate: percent of VAT within the amounts owed; vat_exempt: why there is none.
     """
 
     owner_id: str = Field(min_length=1)
@@ -124,6 +130,10 @@ class Details(BankPlace):
     savings: bool = Field(default=False, repr=False)
     tax_residence: Annotated[str, spelt("([A-Z]{2})?", COUNTRY)] = Field("", repr=False)
     tax_id: str = Field("", repr=False)
+    self_billed_since: str = Field("", repr=False)
+    vat_id: str = Field("", max_length=20, repr=False)
+    vat_rate: Annotated[str, spelt(r"(\d{1,2}(\.\d{1,2})?)?", "a percentage such as 19 or 5.5")] = Field("", repr=False)
+    vat_exempt: str = Field("", max_length=200, repr=False)
 
     # Validators of fields, not of the model, which would run only if no field is wrong: all errors are reported at once.
     @field_validator("method")
@@ -167,6 +177,33 @@ class Details(BankPlace):
             raise ValueError("a tax_id as its tax_residence gives them")
         return text
 
+    @field_validator("self_billed_since")
+    @classmethod
+    def _is_a_day(cls, text: str) -> str:
+        try:
+            return date.fromisoformat(text).isoformat() if text else ""
+        except ValueError:
+            raise ValueError("a day as YYYY-MM-DD") from None
+
+    @field_validator("vat_id")
+    @classmethod
+    def _is_of_its_country(cls, text: str, info: ValidationInfo) -> str:
+        country = info.data.get("country")
+        if not text or country is None:
+            return text
+        number = "".join(text.split()).upper()
+        good = vat.is_valid(number) if country in EUROPEAN_UNION else _is_a_tax_number(country, number)
+        if not good or not number.startswith({"GR": "EL"}.get(country, country)):
+            raise ValueError("a VAT number of its country, with the country before it, such as DE136695976")
+        return vat.compact(number) if country in EUROPEAN_UNION else number
+
+    @field_validator("vat_rate")
+    @classmethod
+    def _is_above_zero(cls, text: str) -> str:
+        if text and not float(text):
+            raise ValueError("a percentage above 0; vat_exempt says why there is no VAT")
+        return text
+
     @property
     def taxed(self) -> bool:
         """Whether tax data is complete."""
@@ -205,6 +242,10 @@ COLUMNS = {
     "savings": "true for a savings account, for nacha",
     "tax_residence": "ISO 3166-1; without it and tax_id the owner is held",
     "tax_id": "its number there",
+    "self_billed_since": "first day of the agreement by which you write the owner's invoices, YYYY-MM-DD; empty: none",
+    "vat_id": "VAT number in its country",
+    "vat_rate": "percent of VAT within the amounts owed, such as 19; for payees in the payer's country",
+    "vat_exempt": "why such a payee charges no VAT, as the invoice says it",
 }
 
 

@@ -1,0 +1,1 @@
+"""Writes what business payees need: invoices in their name, and the tables of a year."""
