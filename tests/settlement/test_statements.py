@@ -214,7 +214,8 @@ def test_works_and_outputs_are_shown_by_title_and_passage():
     assert text_of(works) == "A Novel 19 outputs, EUR 0.0200, CC-BY-4.0 It was a dark night."
     (outputs,) = root.xpath("//section[@aria-labelledby='outputs-eur']//ul[@class='pieces']")
     assert text_of(outputs).startswith(
-        "31.1 % of an output of 2026-11-20 2026-11-20-003: EUR 0.012346 of EUR 0.04 for its owners; fairly sure: in nine of ten cases your share is from 25.0"
+        "31.1 % of an output of 2026-11-20 2026-11-20-003: EUR 0.012346 of EUR 0.04 for its owners; "
+        "fairly sure: in nine of ten cases your share is from 25.0"
     )
     assert "How does it begin?" in text_of(outputs)
     assert root.xpath("//section[@aria-labelledby='outputs-eur']//pre")[1].xpath("string()") == ANSWER.text, "with its lines"

@@ -57,9 +57,9 @@ CONTEST = (
     "does: models are trained with your works and without them, and you get a signed report."
 )
 OPT_OUT = (
-    "Write to {contact}, and name the works, or all of them. From the day that you choose, no new model is trained on them. "
-    "Say whether what today's models earn with them is to be paid to you as before, credited to you by name without money, or "
-    "kept for you."
+    "Write to {contact}, and name the works, or all of them. From the day that you choose, not before your letter, no new "
+    "model is trained on them. Say whether what today's models earn with them is to be paid to you as before, credited to you "
+    "by name without money, or kept for you."
 )
 CREDIT = "{outputs} of {models} in {month} {rest} in part on {works} by {name}."
 THEN = "Two people then approve its payments, and you get your next statement."
