@@ -329,7 +329,8 @@ def test_the_database_refuses_gaps_and_changes(where, tmp_path):
         connection.execute(sa.text(insert))
 
 
-def test_the_command_lists_and_issues_them(where, tmp_path, shown):
+def test_the_command_lists_and_issues_them(where, tmp_path, shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so wide that no cell is broken
     register(where, tmp_path, "ann", "bob")
     settle(where)
     assert shown("invoices", "--json")["invoices"] == []
