@@ -1,6 +1,6 @@
 """Describes the model in use, from published nights: what it is, how far its shares can be trusted, what is followed, the cost.
 
-Reads manifests and records alone, no weights, so that a page can show it (Mitchell et al. 2019, "Model cards for model
+Reads manifests, records and the notes of runs, no weights, so that a page can show it (Mitchell et al. 2019, "Model cards for model
 reporting", arXiv 1810.03993).
 """
 
@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.errors import ContractError, InputError, did_you_mean
@@ -18,7 +19,7 @@ from provenance.core.money import format_minor
 from provenance.core.published import MANIFEST, in_force, published_days
 from provenance.core.stages import APPROVE, STAGES
 from provenance.corpus.shards import load_frozen
-from provenance.features.run_notes import read_notes
+from provenance.features.run_notes import note_of_booking, read_notes
 from provenance.influence.audits import AuditFigure, audits
 from provenance.royalty.fidelity import CONTAINED
 from provenance.settlement.exports.trust import in_words
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from provenance.core.settings import Settings
     from provenance.core.store import Store
 
-# Seconds by stage, of the nights whose times are known.
+# By the folder of a night, seconds by stage, where the times are known.
 Times = Mapping[str, Mapping[str, float]]
 # What predicts left-out models, in the words of a table.
 PREDICTORS = {"estimate": "the estimate", "influence": "influence alone", "tfidf": "TF-IDF", "size": "size alone"}
@@ -74,7 +75,7 @@ class CardNight:
 
     Attributes:
         matched: by currency, the part of the owners' money that has an owner; the rest is in escrow or unattributed.
-        computed, reused: feature files, over all runs.
+        computed, reused: feature files, of the run that was booked.
         seconds: by stage, where the times are known; worker_seconds: of all workers together.
         cost_minor: of the worker seconds, in minor units of `ModelCard.cost_currency`; None if times are not known, or an hour
             has no price.
@@ -165,13 +166,20 @@ class ModelCard:
 
 
 def model_card(
-    store: Store, settings: Settings, *, model_id: str = "", last: int = 30, seconds: Times | None = None
+    store: Store,
+    settings: Settings,
+    *,
+    model_id: str = "",
+    last: int = 30,
+    seconds: Times | None = None,
+    booked: Mapping[int, datetime] | None = None,
 ) -> ModelCard:
     """The card of the model that the newest published night paid for, or of another one by its name.
 
     Args:
         last: number of the model's published nights that are listed.
-        seconds: by day and stage, where somebody knows the times.
+        seconds: by a night's folder and by stage, where somebody knows the times.
+        booked: when each booking was made, by its id; it tells the run that was booked from previews and later runs.
 
     Raises:
         ContractError: no day is published.
@@ -185,7 +193,11 @@ def model_card(
     estimated = _json(store, f"{folder}/estimate.json")
     plan = _json(store, f"{folder}/plan.json")
     records = [_json(store, f"counterfactuals/{inputs['model']}/{name}.json") for name in inputs.get("counterfactuals", {})]
-    nights = tuple(_night(store, settings, manifest, (seconds or {}).get(manifest["day"], {})) for manifest in manifests)
+    seconds, booked = seconds or {}, booked or {}
+    nights = tuple(
+        _night(store, settings, manifest, seconds.get(manifest["night"], {}), booked.get(manifest["booking_id"]))
+        for manifest in manifests
+    )
     card = ModelCard(
         model_id=inputs["model_id"],
         model=inputs["model"],
@@ -294,8 +306,14 @@ def _followed(report: Mapping[str, Any]) -> Followed | None:
     )
 
 
-def _night(store: Store, settings: Settings, manifest: Mapping[str, Any], seconds: Mapping[str, float]) -> CardNight:
-    notes = read_notes(store, manifest["night"])
+def _night(
+    store: Store,
+    settings: Settings,
+    manifest: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    booked_at: datetime | None,
+) -> CardNight:
+    note = note_of_booking(read_notes(store, manifest["night"]), booked_at)
     pools = {c: row["revenue_minor"] - row["developer_minor"] for c, row in manifest["totals"].items()}
     busy = {stage: spent for stage, spent in seconds.items() if stage != APPROVE.name}
     workers = settings.cluster.workers
@@ -307,8 +325,8 @@ def _night(store: Store, settings: Settings, manifest: Mapping[str, Any], second
         outputs=_outputs(store, manifest),
         fidelity=tuple(_fidelity(name, facts) for name, facts in manifest.get("fidelity", {}).items()),
         matched={c: manifest["totals"][c]["earned_minor"] / pool for c, pool in pools.items() if pool},
-        computed=sum(note.corpus_computed + note.outputs_computed for note in notes),
-        reused=notes[-1].corpus_reused + notes[-1].outputs_reused if notes else 0,
+        computed=note.corpus_computed + note.outputs_computed if note else 0,
+        reused=note.corpus_reused + note.outputs_reused if note else 0,
         seconds=dict(busy),
         worker_seconds=work,
         cost_minor=round(work * price / 3600) if work is not None and price else None,

@@ -55,18 +55,21 @@ def card(
 ) -> Shown:
     """Describe the model in use: what it is, how far to trust its shares, what is followed, the cost of a night.
 
-    Read from the manifests of published nights. *Fidelity*: counterfactual models, left out and predicted from the others,
-    night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Times of stages are those
-    that the lineage events on this machine have.
+    From the manifests and files of published nights, and the ledger for when each was booked. *Fidelity*: counterfactual models, left out and predicted from the others,
+    night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Feature files are those of
+    the run that was booked, times of stages those of its night's last run in the lineage events on this machine.
 
     Example: `provenance model card --markdown > model-card.md`
     """
+    from provenance.settlement import ledger
+    from provenance.settlement.books import NIGHT
     from provenance.validation.model_card import markdown, model_card
     from tasks.lineage.durations import seconds_of_nights
 
     settings = where.settings
-    times = seconds_of_nights(settings.lineage.path)
-    found = model_card(where.store, settings, model_id=model_id, last=last, seconds=times)
+    times = seconds_of_nights(settings.lineage.path, where.store.url)
+    booked = {booking.booking_id: booking.booked_at for booking in ledger.bookings(where.ledger, kind=NIGHT)}
+    found = model_card(where.store, settings, model_id=model_id, last=last, seconds=times, booked=booked)
     if as_markdown:
         sys.stdout.write(markdown(found))
         return

@@ -179,12 +179,13 @@ def test_a_night_of_old_has_no_fidelity_and_all_the_rest(where):
     assert [(terms.rule, terms.weight, terms.outputs) for terms in flow.contracts] == [("faithful", 1.0, 20)]
 
 
-def test_work_is_summed_over_runs(where):
+def test_the_work_of_a_night_is_that_of_the_run_that_was_booked(where):
     store, engine = pay(where, DAYS[:1])
     folder = monitor.nights(store, engine)[0].night
-    note_work(store, folder, (6, 0.99), (0, None))
+    note_work(store, folder, (0, 0.98), (6, 0.99))
+    add_note(store, folder, RunNote("9999-01-01T00:00:00+00:00", 0, 6, 0, 1, 0, None))  # a preview, after the booking
     (night,) = monitor.nights(store, engine)
-    assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (8, 6, 3, 0.99)
+    assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (7, 0, 3, 0.99)
 
 
 def test_runs_are_told_by_the_day_that_they_pay(where, airflow):
