@@ -14,8 +14,8 @@ from infra.monitor.runs import answers, open_runs, runs
 from provenance.core.settings import Settings
 from provenance.core.store import Store
 from provenance.influence.audits import Audit, audits
-from provenance.settlement.ledger import bookings as bookings_of
 from provenance.settlement.books import NIGHT
+from provenance.settlement.ledger import bookings as bookings_of
 from provenance.validation.model_card import ModelCard, model_card
 from tasks.database import read_ledger
 from tasks.settings import load

@@ -1,7 +1,7 @@
 """Describes the model in use, from published nights: what it is, how far its shares can be trusted, what is followed, the cost.
 
-Reads manifests, records and the notes of runs, no weights, so that a page can show it (Mitchell et al. 2019, "Model cards for model
-reporting", arXiv 1810.03993).
+Reads manifests, records and the notes of runs, no weights, so that a page can show it (Mitchell et al. 2019, "Model cards for
+model reporting", arXiv 1810.03993).
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def card(
 ) -> Shown:
     """Describe the model in use: what it is, how far to trust its shares, what is followed, the cost of a night.
 
-    From the manifests and files of published nights, and the ledger for when each was booked. *Fidelity*: counterfactual models, left out and predicted from the others,
-    night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Feature files are those of
-    the run that was booked, times of stages those of its night's last run in the lineage events on this machine.
+    From the manifests and files of published nights. *Fidelity*: counterfactual models, left out and predicted from the
+    others, night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Feature files are
+    those of the run that was booked, times those of a night's last run in the lineage events on this machine.
 
     Example: `provenance model card --markdown > model-card.md`
     """

@@ -26,7 +26,7 @@ class _Run:
 
 
 def seconds_of_nights(folder: Path | None, store: str) -> dict[str, dict[str, float]]:
-    """Seconds by stage of the last run of each night of a store, over all its tries, by the night's folder; empty without events.
+    """Seconds by stage of the last run of each night of a store, all its tries, by the night's folder; empty without events.
 
     Args:
         folder: of the events, one file a day (`settings.lineage.path`); other stores may have events in it.
