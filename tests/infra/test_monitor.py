@@ -33,6 +33,7 @@ from provenance.settlement import ledger
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.settlement.months import settling
 from provenance.settlement.months.periods import ClosingTerms
+from provenance.settlement.months.unsettled import Unsettled
 from provenance.settlement.stage import book, publish
 
 
@@ -358,6 +359,12 @@ def test_the_line_names_the_night_its_fidelity_and_who_waits():
     assert said(watched(), paused=True, today=date(2026, 12, 1)) == (
         "27 Nov published 00:16, fidelity 0.86, nights are paused, nothing waiting"
     )
+    evening = watched(booked_at=EVENING.replace(hour=18))
+    assert said(evening) == "27 Nov published on 28 Nov at 18:16, fidelity 0.86, nothing waiting"
+    left = Unsettled(unanswered={"2026-10": 2}, back={"rejected": 1}, held=("o",))
+    assert [part.text for part in headline((), {}, paused=False, today=EVENING.date(), unsettled=tuple(left.in_words()))] == [
+        "no night has run yet", "2 payments without an answer", "1 payment rejected", "1 owner on hold",
+    ]  # fmt: skip
     two = watched(fidelity={"code": UNSUPPORTED, "songs": SUPPORTED | {"lds": {}}})
     assert (
         said(two) == "27 Nov published 00:16, fidelity of code fails its check, fidelity of songs not measured, nothing waiting"

@@ -381,7 +381,9 @@ def test_one_line_says_how_things_stand(site):
     assert parts[0] == "18 Oct waits for a person"
     assert parts[1].startswith("17 Oct published on ")
     assert parts[2] == "16 Oct failed in settlement.reconcile"
-    assert parts[3:] == ["fidelity 0.86", "nights are paused", "2 questions wait for people"]
+    assert parts[3:6] == ["fidelity 0.86", "nights are paused", "1 payment returned"]
+    assert re.fullmatch(r"\d+ owners on hold", parts[6])
+    assert parts[7:] == ["2 questions wait for people"]
     assert [part["text"] for part in site.get("/payouts/api/nights.json").json()["headline"]] == parts
 
 

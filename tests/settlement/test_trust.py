@@ -21,7 +21,8 @@ FAILED = {"everything": measured(failed=["too few"], flat=1.0)}
 def test_a_period_says_on_how_many_nights_shares_rest_on_what():
     assert in_words([GOOD] * 28 + [FAILED] * 2) == (
         "On 28 of 30 nights shares rest on 24 counterfactual models: each was left out and predicted from the others, and "
-        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). On 2 nights the check failed and amounts were divided by size."
+        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). On 2 nights "
+        "the check failed and amounts were divided by size."
     )
     assert in_words([GOOD] * 2).startswith("On all 2 nights shares rest on 24 counterfactual models: each was left out")
 
@@ -75,8 +76,8 @@ def test_contracts_of_one_night_that_rest_on_different_things_are_told_apart():
     mixed = {"books": measured(), "songs": measured("flat")}
     assert in_words([mixed]) == (
         "For some outputs shares rest on 24 counterfactual models: each was left out and predicted from the others, and "
-        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). For some outputs amounts were divided by size, as the "
-        "contract says."
+        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). For some outputs amounts were divided by size, as "
+        "the contract says."
     )
     assert in_words([mixed, GOOD]).startswith("On all 2 nights for some outputs shares rest")
     assert in_words([{"books": measured(), "songs": measured()}]) == in_words([GOOD])
