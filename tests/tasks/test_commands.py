@@ -111,7 +111,7 @@ def test_two_days_are_compared_by_input_and_by_owner(place, shown):
     causes = {row["what"]: row["says"] for row in found["causes"]}
     assert causes.keys() == {"corpus", "claims", "counterfactual models", "outputs"}
     assert causes["corpus"] == f"0 examples added, 3 withdrawn ({WITHDRAWN})"
-    assert causes["outputs"].startswith("8 others rather than 8")
+    assert causes["outputs"].startswith("all 8 outputs are new")
     assert causes["counterfactual models"] == f"0 added, {TRAINED - LEFT} removed, {LEFT} now rather than {TRAINED}"
     assert {"model", "opt-outs", "the code"} <= {*found["same"]}
     movers = {row["party_id"]: row for row in found["movers"]}
@@ -121,8 +121,11 @@ def test_two_days_are_compared_by_input_and_by_owner(place, shown):
     assert not [text for text in movers["owner-2"]["because"] if "withdrawn" in text]
     for mover in found["movers"]:
         before, after = mover["before"], mover["after"]
-        overlap = before["low_ppb"] <= after["high_ppb"] and after["low_ppb"] <= before["high_ppb"]
-        assert mover["within"] == overlap
+        low, high = sorted((before, after), key=lambda share: share["share_ppb"])
+        halves = (low["high_ppb"] - low["share_ppb"]) ** 2 + (high["share_ppb"] - high["low_ppb"]) ** 2
+        assert mover["within"] == ((high["share_ppb"] - low["share_ppb"]) ** 2 <= halves)
+    text = shown("diff", DAY, NEXT)
+    assert (text.count("For all of them differs: "), text.count("differs: other outputs")) == (1, 0)
 
 
 def test_works_that_moved_add_up_to_no_more_than_the_owner_s_share(place, shown):
