@@ -213,8 +213,11 @@ def verify(
 
 def _report(checks: Sequence[Check], place: str) -> Shown:
     """Show the outcome of checks; raises CheckFailed if one failed."""
-    yield {"folder": place, "checks": {check.name: list(check.problems) for check in checks}}, [place, checks_table(checks)]
     failed = [check.name for check in checks if not check.passed]
+    good = "The one check holds." if len(checks) == 1 else f"All {len(checks)} checks hold."
+    verdict = line(f"{len(failed)} of {len(checks)} checks failed.", "bold red") if failed else line(good, "bold green")
+    outcome = {"folder": place, "checks": {check.name: list(check.problems) for check in checks}}
+    yield outcome, [place, checks_table(checks), verdict]
     if failed:
         raise CheckFailed(f"{place}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
 
