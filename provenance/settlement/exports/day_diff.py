@@ -255,7 +255,7 @@ def _causes(store: Store, old: _Day, new: _Day, of_owner: dict[str, list[str]]) 
         earlier, later = facts[0].get(name), facts[1].get(name)
         if earlier != later:
             yield Cause(words, ", ".join(leaves(earlier, later)))
-    yield Cause("outputs", _outputs(*(day.night.read_outputs(store) for day in (old, new)), old.night.day))
+    yield Cause("outputs", _outputs(before.read_outputs(store), after.read_outputs(store), before.day))
 
 
 def _outputs(before: pl.DataFrame, after: pl.DataFrame, day: str) -> str:
