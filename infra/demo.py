@@ -63,6 +63,7 @@ class Kind:
         answer: returns an output for each prompt, from the adapter, the module, the prompts and a seed.
         trainings: worth of the counterfactual models in trainings on everything; more would be more exact, and take longer.
         settings: the settings file, by which kinds have stores and ledgers of their own.
+        logs: the folder of logs, in the checkout.
         served: what the outputs are, in words.
     """
 
@@ -71,6 +72,7 @@ class Kind:
     answer: Callable[[Any, Any, list[bytes], int], list[bytes]]
     trainings: int
     settings: str
+    logs: str
     served: str
 
 
@@ -106,8 +108,8 @@ def _continuations(adapter: Any, module: Any, prompts: list[bytes], seed: int) -
 
 
 KINDS = {
-    "answers": Kind("names", _questions, _replies, 4, "infra/settings/local.toml", "answers"),
-    "music": Kind("melodies", _openings, _continuations, 6, "infra/settings/music.toml", "melodies"),
+    "answers": Kind("names", _questions, _replies, 4, "infra/settings/local.toml", "var/logs", "answers"),
+    "music": Kind("melodies", _openings, _continuations, 6, "infra/settings/music.toml", "var/music/logs", "melodies"),
 }
 
 
@@ -142,7 +144,7 @@ def _run(kind: Kind, day: date, console: Console) -> None:
     deliver(settings, store, day, console, kind)
 
     console.rule("Airflow")
-    log_file = CHECKOUT / f"var/logs/demo-{day}.log"
+    log_file = CHECKOUT / f"{kind.logs}/demo-{day}.log"
     with local_airflow.log_to(log_file, console) as log:
         local_airflow.migrate()
         run = local_airflow.run_dag("ingest_corpus", day)

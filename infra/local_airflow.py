@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -170,6 +171,24 @@ def log_to(path: Path, console: Console) -> Iterator[Path]:
             logger.removeHandler(handler)
 
 
+def check_port(port: int = PORT) -> None:
+    """Check that nothing listens where Airflow's UI would.
+
+    Raises:
+        SettingsError: a program does.
+    """
+    with socket.socket() as asking:
+        asking.settimeout(1)
+        taken = asking.connect_ex(("127.0.0.1", port)) == 0
+    if taken:
+        raise SettingsError(
+            f"port {port}",
+            expected="a free port",
+            found="a program that listens there",
+            hint=f"It may be Airflow itself: look at http://localhost:{port}. Otherwise stop that program first.",
+        )
+
+
 def exit_code(run: Run) -> int:
     """0 for a run that succeeded, 2 for one that met bad input, 1 for any other."""
     if run.state == "success":
@@ -198,6 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_codes():
         day = parse_day("argument day", arguments.day) if arguments.command == "run" else date.min
+        if arguments.command == "ui":
+            check_port()
         configure()
     if arguments.command == "ui":
         sys.stdout.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 import warnings
 from functools import cached_property
@@ -113,3 +114,22 @@ class LedgerDatabases:
     def locks(self) -> sa.Engine:
         """An engine for locks alone; the ledger may be missing, or another store's."""
         return sa.create_engine(database_url(self._settings), poolclass=sa.NullPool)
+
+
+def _beside(url: str) -> sa.URL:
+    """Airflow's database on the embedded server."""
+    return sa.make_url(url).set(database="airflow")
+
+
+def is_paused(settings: DatabaseSettings, dag_id: str) -> bool | None:
+    """Whether Airflow has paused a DAG; None where its database is not at hand, or Airflow has not seen the DAG."""
+    url = os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "")
+    if not url and settings.url:
+        return None
+    try:
+        engine = sa.create_engine(url or _beside(database_url(settings)), poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            found = connection.execute(sa.text("SELECT is_paused FROM dag WHERE dag_id = :dag"), {"dag": dag_id}).scalar()
+    except sa.exc.SQLAlchemyError:
+        return None
+    return None if found is None else bool(found)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from infra.monitor.nights import WatchedNight
     from infra.monitor.runs import OpenQuestions
 
+# The hour (UTC) until which a night's publication needs no day: it can only be the next.
+EARLY = 6
 GOOD, ODD, BAD, BUSY = "good", "odd", "bad", "busy"
 LOOKS = {PUBLISHED: GOOD, FAILED: BAD, "queued": BUSY, "running": BUSY}
 
@@ -35,7 +37,12 @@ class Part:
 
 
 def headline(
-    nights: Sequence[WatchedNight], asked: Mapping[str, OpenQuestions], *, paused: bool, today: date
+    nights: Sequence[WatchedNight],
+    asked: Mapping[str, OpenQuestions],
+    *,
+    paused: bool,
+    today: date,
+    unsettled: Sequence[str] = (),
 ) -> tuple[Part, ...]:
     """How things stand.
 
@@ -44,9 +51,11 @@ def headline(
         asked: open questions by DAG.
         paused: whether nights do not run by themselves.
         today: in UTC; yesterday is paid in the night to today.
+        unsettled: what closed months left open, in a few words each.
     """
+    rest = (*(Part(text, ODD) for text in unsettled), *_asked(asked, others=bool(unsettled)))
     if not nights:
-        return (Part("no night has run yet", ODD), _asked(asked))
+        return (Part("no night has run yet", ODD), *rest)
     latest = nights[-1]
     published = next((night for night in reversed(nights) if night.published), None)
     parts = [_state(latest)]
@@ -58,7 +67,7 @@ def headline(
     parts += _fidelity(published)
     if paused:
         parts.append(Part("nights are paused", ODD))
-    return (*parts, _asked(asked))
+    return (*parts, *rest)
 
 
 def short_day(day: str) -> str:
@@ -90,12 +99,12 @@ def _state(night: WatchedNight) -> Part:
 
 
 def _time(night: WatchedNight) -> str:
-    """The time of publishing, with its day unless that is the day after the night's."""
+    """The time of publishing, with its day unless that was early in the night after."""
     at: datetime | None = night.published_at
     if at is None:
         return ""
-    next_day = at.date().toordinal() == day_number(night.day) + 1
-    return f"{at:%H:%M}" if next_day else f"on {at.day} {at:%b} at {at:%H:%M}"
+    night_after = at.date().toordinal() == day_number(night.day) + 1 and at.hour < EARLY
+    return f"{at:%H:%M}" if night_after else f"on {at.day} {at:%b} at {at:%H:%M}"
 
 
 def _fidelity(night: WatchedNight | None) -> Iterator[Part]:
@@ -110,8 +119,9 @@ def _fidelity(night: WatchedNight | None) -> Iterator[Part]:
             yield Part(f"fidelity{of} not measured", ODD)
 
 
-def _asked(asked: Mapping[str, OpenQuestions]) -> Part:
-    count = sum(questions.count for questions in asked.values())
-    if not count:
-        return Part("nothing waiting", GOOD)
-    return Part("1 question waits for a person" if count == 1 else f"{count} questions wait for people", ODD, asks=True)
+def _asked(asked: Mapping[str, OpenQuestions], *, others: bool) -> Iterator[Part]:
+    """Questions to people; that nothing waits is said only where nothing else does."""
+    if count := sum(questions.count for questions in asked.values()):
+        yield Part("1 question waits for a person" if count == 1 else f"{count} questions wait for people", ODD, asks=True)
+    elif not others:
+        yield Part("nothing waiting", GOOD)

@@ -17,7 +17,7 @@ from provenance.core.settings import Settings
 from provenance.core.stages import APPROVE, PUBLISH, STAGES
 from provenance.core.store import Store
 from provenance.core.tables import ESCROW, PAYABLE
-from provenance.features.run_notes import RunNote, read_notes
+from provenance.features.run_notes import RunNote, note_of_booking, read_notes
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, totals
 from provenance.settlement.anomaly_bounds import drift, figures
@@ -49,7 +49,7 @@ class WatchedNight:
         totals: published control totals in minor units, by currency.
         matched: by currency, the part of the owners' money that has an owner now; the rest is in escrow or unattributed.
         parameters_covered: the part of the model's parameters that features cover; None if no run noted it.
-        work: feature files that runs computed.
+        work: feature files that runs computed, those of previews and of later runs, too.
         drift: distance of shares from the mean of the nights before: 0 equal, 1 disjoint, None without nights to compare.
         escrow: published balance by currency after the booking, in minor units.
         fidelity: how far shares can be trusted, by contract, from the manifest; empty if not measured.
@@ -103,14 +103,21 @@ class WatchedNight:
         return spent
 
     @property
+    def booked_work(self) -> RunNote | None:
+        """What the run that was booked computed; before the booking, the last run."""
+        return note_of_booking(self.work, self.booked_at)
+
+    @property
     def computed(self) -> int:
-        """Feature files of corpus and outputs that all runs computed."""
-        return sum(run.corpus_computed + run.outputs_computed for run in self.work)
+        """Feature files of corpus and outputs that the run that was booked computed."""
+        note = self.booked_work
+        return note.corpus_computed + note.outputs_computed if note else 0
 
     @property
     def reused(self) -> int:
-        """Feature files that the last run reused."""
-        return self.work[-1].corpus_reused + self.work[-1].outputs_reused if self.work else 0
+        """Feature files that the run that was booked reused."""
+        note = self.booked_work
+        return note.corpus_reused + note.outputs_reused if note else 0
 
     @property
     def without_cause(self) -> int:

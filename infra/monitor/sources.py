@@ -14,6 +14,8 @@ from infra.monitor.runs import answers, open_runs, runs
 from provenance.core.settings import Settings
 from provenance.core.store import Store
 from provenance.influence.audits import Audit, audits
+from provenance.settlement.books import NIGHT
+from provenance.settlement.ledger import bookings as bookings_of
 from provenance.validation.model_card import ModelCard, model_card
 from tasks.database import read_ledger
 from tasks.settings import load
@@ -53,8 +55,11 @@ class Sources:
 
     def card(self, model_id: str, last: int) -> ModelCard:
         """The card of the model in use, or of another one by its name, with the times of the last run of each night."""
-        times = {day: tries[-1].spent for day, tries in runs(self.airflow, last=last).items()}
-        return model_card(self.store, self.settings, model_id=model_id, last=last, seconds=times)
+        bookings = bookings_of(self.ledger, kind=NIGHT)
+        tries = runs(self.airflow, last=last)
+        times = {booking.night: tries[str(booking.day)][-1].spent for booking in bookings if str(booking.day) in tries}
+        booked = {booking.booking_id: booking.booked_at for booking in bookings}
+        return model_card(self.store, self.settings, model_id=model_id, last=last, seconds=times, booked=booked)
 
     def audits(self, last: int) -> list[Audit]:
         """The audits that manifests of the last days cite, and the one in force."""

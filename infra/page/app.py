@@ -44,6 +44,7 @@ from infra.page import documents, money_flow, plots, template_filters
 from infra.page.downloads import published_file
 from provenance.core.errors import ContractError, InputError, parse_day
 from provenance.settlement.months.periods import parse_period
+from provenance.settlement.months.unsettled import unsettled
 from provenance.validation import model_card as cards
 
 if TYPE_CHECKING:
@@ -345,7 +346,8 @@ def _nights(last: int) -> tuple[Sources, list[WatchedNight], list[Audit]]:
 
 def _headline(opened: Sources, nights: list[WatchedNight]) -> tuple[Part, ...]:
     asked, paused = runs.open_questions(opened.airflow), runs.paused(opened.airflow)
-    return headline(nights, asked, paused=paused, today=_today())
+    open_ends = tuple(unsettled(opened.ledger).in_words())
+    return headline(nights, asked, paused=paused, today=_today(), unsettled=open_ends)
 
 
 def _today() -> date:

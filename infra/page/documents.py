@@ -36,14 +36,15 @@ class Document:
     """A document as HTML.
 
     Attributes:
-        headings: anchors and texts of its second level, in order; anchors: all of them, as GitHub names them.
+        headings: anchors and texts of its second level, in order, each with those of the third level below it.
+        anchors: all of them, as GitHub names them.
         links: targets within the page, as `operators.md#late-night`; pictures: files that it shows, by their name in links.
     """
 
     name: str
     title: str
     html: str
-    headings: tuple[tuple[str, str], ...]
+    headings: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
     anchors: frozenset[str]
     links: tuple[str, ...]
     pictures: dict[str, Path]
@@ -69,7 +70,7 @@ def document(name: str) -> Document:
     parser = MarkdownIt("commonmark").enable("table")
     tokens = parser.parse(path.read_text(encoding="utf-8"))
     anchors: dict[str, str] = {}
-    headings: list[tuple[str, str]] = []
+    headings: list[tuple[str, str, list[tuple[str, str]]]] = []
     links: list[str] = []
     pictures: dict[str, Path] = {}
     for token, inside in zip(tokens, [*tokens[1:], None], strict=True):
@@ -79,7 +80,9 @@ def document(name: str) -> Document:
             anchors[anchor] = text
             token.attrSet("id", anchor)
             if token.tag == "h2":
-                headings.append((anchor, text))
+                headings.append((anchor, text, []))
+            elif token.tag == "h3" and headings:
+                headings[-1][2].append((anchor, text))
         links += _links(path, token.children or ())
         pictures |= _pictures(path, token.children or ())
     _label_cells(tokens)
@@ -87,7 +90,8 @@ def document(name: str) -> Document:
     html = html.replace("<pre>", '<pre tabindex="0">').replace("<table>", '<div class="scroll"><table class="cards">')
     html = html.replace("</table>", "</table></div>")
     title = next(iter(anchors.values()), name)
-    return Document(name, title, html, tuple(headings), frozenset(anchors), tuple(links), pictures)
+    contents = tuple((anchor, text, tuple(below)) for anchor, text, below in headings)
+    return Document(name, title, html, contents, frozenset(anchors), tuple(links), pictures)
 
 
 @cache

@@ -126,13 +126,13 @@ def _money(nights: Sequence[WatchedNight], currency: str) -> Plot:
         tooltip = f"{day(night.day)}: revenue {format_minor(revenue[index], currency)}"
         bars.append(Bar(left, y, width, _y(0, highest) - y, "c0", tooltip))
         if (amount := escrowed[index]) is not None:
-            tooltip = f"{day(night.day)}: {format_minor(amount, currency)} in escrow"
+            tooltip = f"{day(night.day)}, booking {night.booking_id}: {format_minor(amount, currency)} in escrow after it"
             dots.append(Dot(left + width / 2, _y(amount, highest), tooltip))
     return Plot(
         f"Revenue and escrow, {currency}",
         days=_days([night.day for night in nights]),
         ups=_ups(highest, lambda amount: _whole(amount, currency)),
-        legend=(("c0", "revenue of the day"), ("c1", "in escrow after it")),
+        legend=(("c0", "revenue of the day"), ("c1", "in escrow after its booking, in whatever order days were booked")),
         bars=tuple(bars),
         lines=(Line(tuple(dots), "c1"),),
     )

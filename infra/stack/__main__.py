@@ -199,7 +199,9 @@ def _set_up(stack: Stack) -> None:
 
 def _must_be_up(stack: Stack) -> None:
     if not supervise.is_up(stack):
-        raise SettingsError(f"stack in {stack.path}", expected="to be up", found="nothing that answers", hint="make up")
+        raise SettingsError(
+            f"stack in {stack.path}", expected="to be up", found="nothing that answers", hint="Start it with: make up"
+        )
 
 
 def main() -> None:

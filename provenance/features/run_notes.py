@@ -8,7 +8,9 @@ No digest includes this file and no result depends on it, so runs may add to it,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from provenance.core.store import Store, canonical_json
 
@@ -48,3 +50,13 @@ def read_notes(store: Store, folder: str) -> list[RunNote]:
     """The notes of a night's runs, in order; empty if there are none."""
     key = f"{folder}/{FILE}"
     return [RunNote(**run) for run in store.read_json(key)["runs"]] if store.exists(key) else []
+
+
+def note_of_booking(notes: Sequence[RunNote], booked_at: datetime | None) -> RunNote | None:
+    """The note of the run that was booked: the last that ended before, since previews and later runs add notes, too.
+
+    Args:
+        booked_at: time of the booking; None while there is none, for the last run.
+    """
+    before = [note for note in notes if booked_at is None or datetime.fromisoformat(note.at) <= booked_at]
+    return before[-1] if before else notes[0] if notes else None

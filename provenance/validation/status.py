@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from provenance.core.published import MANIFEST, published_days, revision_folder
+from provenance.core.stages import APPROVE
 from provenance.core.tables import ESCROW
 from provenance.corpus.delivery import Files, files_below
 from provenance.corpus.shards import CURRENT, corpus_in_force
@@ -17,8 +17,8 @@ from provenance.settlement import ledger
 from provenance.settlement.accounts import OWED, trial_balance
 from provenance.settlement.books import CLOSE, NIGHT
 from provenance.settlement.exports.trust import in_words
-from provenance.settlement.months import settling
 from provenance.settlement.months.settling import WAITING
+from provenance.settlement.months.unsettled import Unsettled, unsettled
 
 if TYPE_CHECKING:
     from provenance.core.store import Store
@@ -38,6 +38,8 @@ class LastNight:
             not measured.
         failed: by contract, why its rule paid nothing.
         trust: the same in plain words.
+        booked_at: when it was booked, which is when it was published or a moment before; ISO 8601 (UTC). seconds: how long its
+            last run took, over all stages; None if that is not known.
     """
 
     day: str
@@ -51,6 +53,8 @@ class LastNight:
     failed: Mapping[str, tuple[str, ...]]
     trust: str
     notice: str
+    booked_at: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Status:
         counterfactuals: number of counterfactual models that the last night rested on.
         owed, escrow: balances by currency, in minor units.
         holds: number of owners on hold.
+        paused: whether nights do not run by themselves; None if that is not known.
         closed: the last closed period, and the number of its payments by status.
         waits: in the order in which to do it.
     """
@@ -83,6 +88,7 @@ class Status:
     owed: Mapping[str, int] = field(default_factory=dict)
     escrow: Mapping[str, int] = field(default_factory=dict)
     holds: int = 0
+    paused: bool | None = None
     closed: str = ""
     payments: Mapping[str, int] = field(default_factory=dict)
     waits: tuple[Waits, ...] = ()
@@ -95,8 +101,19 @@ class Status:
         return f"provenance payouts {self.last_night.day}" if self.last_night else ""
 
 
-def status(where: Where, *, today: date | None = None) -> Status:
-    """How things stand, from the store and the ledger; the ledger is not opened before there is a corpus or an export."""
+def status(
+    where: Where,
+    *,
+    today: date | None = None,
+    seconds: Mapping[str, Mapping[str, float]] | None = None,
+    paused: Callable[[], bool | None] = lambda: None,
+) -> Status:
+    """How things stand, from the store and the ledger; the ledger is not opened before there is a corpus or an export.
+
+    Args:
+        seconds: by a night's folder and by stage, where somebody knows the times.
+        paused: says whether nights do not run by themselves, if it can; asked once there is a ledger.
+    """
     store, today = where.store, today or datetime.now(UTC).date()
     files = files_below(store, "outputs")
     days, delivered = published_days(store), _delivered(files)
@@ -110,8 +127,13 @@ def status(where: Where, *, today: date | None = None) -> Status:
     rows = trial_balance(balances)
     nights = ledger.bookings(engine, kind=NIGHT)
     closed = [booking.period for booking in ledger.bookings(engine, kind=CLOSE)]
-    payments = Counter(payment.status for payment in settling.payments(engine, closed[-1])) if closed else Counter[str]()
+    opened = unsettled(engine)
     last, manifest = _last_night(store, days)
+    if last:
+        spent = (seconds or {}).get(manifest["night"], {})
+        booked_at = next((booking.booked_at for booking in nights if booking.booking_id == manifest["booking_id"]), None)
+        busy = sum(each for stage, each in spent.items() if stage != APPROVE.name)
+        last = replace(last, booked_at=booked_at.isoformat() if booked_at else "", seconds=busy or None)
     waits: list[Waits] = []
     if not corpus:
         waits.append(Waits("no corpus is in force", _run(where, "ingest_corpus", f"{today - timedelta(days=1)}")))
@@ -121,8 +143,8 @@ def status(where: Where, *, today: date | None = None) -> Status:
             waits.append(Waits(what, _run(where, "nightly_payouts", str(booking.day))))
     waits += _unpaid(where, delivered, {str(booking.day) for booking in nights}, today)
     waits += _not_read(files, today)
-    if payments[WAITING]:
-        what = f"{_count(payments[WAITING], 'payment')} of {closed[-1]} wait for two approvals"
+    if waiting := opened.statuses.get(WAITING, 0):
+        what = f"{_count(waiting, 'payment')} of {closed[-1]} wait for two approvals"
         waits.append(Waits(what, f"Required Actions in Airflow; provenance payments {closed[-1]} lists them"))
     for period in sorted({booking.period for booking in nights}):
         if max(closed, default="") < period < f"{today:%Y-%m}":
@@ -132,6 +154,7 @@ def status(where: Where, *, today: date | None = None) -> Status:
     for contract, reasons in last.failed.items() if last else ():
         what = f"the night of {days[-1]}: the rule of contract {contract!r} failed its check: {'; '.join(reasons)}"
         waits.append(Waits(what, "provenance model card" if models else "provenance counterfactuals train"))
+    waits += _of_months(opened)
     return Status(
         store=store.url,
         corpus=corpus,
@@ -140,11 +163,26 @@ def status(where: Where, *, today: date | None = None) -> Status:
         counterfactuals=models,
         owed={c: sum(row[name] for name in OWED) for c, row in rows.items()},
         escrow={c: row[ESCROW] for c, row in rows.items() if row[ESCROW]},
-        holds=len(ledger.standing(engine, through=through).holds),
+        holds=len(opened.held),
+        paused=paused(),
         closed=closed[-1] if closed else "",
-        payments=dict(sorted(payments.items())),
+        payments=opened.statuses,
         waits=tuple(waits),
     )
+
+
+def _of_months(opened: Unsettled) -> Iterator[Waits]:
+    """What closed months left open."""
+    for period, count in opened.unanswered.items():
+        what = f"{_count(count, 'payment')} of {period} {'has' if count == 1 else 'have'} no answer of the bank"
+        yield Waits(what, f"provenance answer FILE (provenance payments {period} lists them)")
+    for status, count in opened.back.items():
+        what = f"{_count(count, 'payment')} of {opened.period} {'was' if count == 1 else 'were'} {status}: owed again"
+        yield Waits(what, f"provenance payments {opened.period} says why; then provenance payee import FILE")
+    if opened.held:
+        few = ", ".join(opened.held[:2]) + (", ..." if len(opened.held) > 2 else "")
+        what = f"{_count(len(opened.held), 'owner')} on hold, and not paid: {few}"
+        yield Waits(what, "provenance balance says why; then provenance release OWNER")
 
 
 def _corpus(store: Store) -> dict[str, Any]:

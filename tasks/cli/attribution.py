@@ -232,6 +232,8 @@ def output_screen(report: Mapping[str, Any], most: int, *, rules: bool = False) 
     yield Panel(_answer(report), title=line(title), title_align="left", expand=False)
     if report["spans"] and any(span["party"] for span in report["spans"]):
         yield line("Numbers and colours: whose works the words before rest on most. It changes no amount.", "dim")
+    elif report.get("without_colour"):
+        yield line(report["without_colour"], "dim")
     if report["word_for_word"]:
         yield line("Underlined: stands word for word in works that the model was trained on, listed below.", "dim")
     developer = f"{contract['developer_ppb'] / PPB:.2%}".replace(".00%", "%")

@@ -55,18 +55,21 @@ def card(
 ) -> Shown:
     """Describe the model in use: what it is, how far to trust its shares, what is followed, the cost of a night.
 
-    Read from the manifests of published nights. *Fidelity*: counterfactual models, left out and predicted from the others,
-    night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Times of stages are those
-    that the lineage events on this machine have.
+    From the manifests and files of published nights. *Fidelity*: counterfactual models, left out and predicted from the
+    others, night by night, beside influence alone, TF-IDF and size; models set aside were never fitted on. Feature files are
+    those of the run that was booked, times those of a night's last run in the lineage events on this machine.
 
     Example: `provenance model card --markdown > model-card.md`
     """
+    from provenance.settlement import ledger
+    from provenance.settlement.books import NIGHT
     from provenance.validation.model_card import markdown, model_card
     from tasks.lineage.durations import seconds_of_nights
 
     settings = where.settings
-    times = seconds_of_nights(settings.lineage.path)
-    found = model_card(where.store, settings, model_id=model_id, last=last, seconds=times)
+    times = seconds_of_nights(settings.lineage.path, where.store.url)
+    booked = {booking.booking_id: booking.booked_at for booking in ledger.bookings(where.ledger, kind=NIGHT)}
+    found = model_card(where.store, settings, model_id=model_id, last=last, seconds=times, booked=booked)
     if as_markdown:
         sys.stdout.write(markdown(found))
         return
@@ -81,7 +84,7 @@ def card_screen(card: ModelCard) -> Iterator[RenderableType]:
     if card.trust:
         yield line(f"On {card.last.day}: {card.trust}", "bold")
     contracts = dict.fromkeys((facts.contract, facts.rule) for night in card.nights for facts in night.fidelity)
-    yield line("Fidelity: 1 is perfect, 0 is chance; left out, set aside: their results inside 90 % intervals", "bold")
+    yield line("Fidelity: 1 is perfect, 0 is chance. Inside: results of left-out (set-aside) models in 90 % intervals", "bold")
     for contract, rule in contracts:
         yield _fidelity_of(card, contract, rule)
     if not contracts:
@@ -107,17 +110,18 @@ def _fidelity_of(card: ModelCard, contract: str, rule: str) -> Grid:
     def percent(part: float | None) -> str:
         return "-" if part is None else f"{part:.0%}"
 
-    names = ("models", "esti-\nmate", "interval", "influ-\nence", "TF-\nIDF", "size", "left\nout", "set\naside")
+    names = ("models", "the estimate\n(range)", "influence\nalone", "TF-IDF", "size", "inside\nleft\nout", "inside\nset\naside")
     grid = Grid(f"Contract {contract!r}, rule {rule}", whole("night"), *(number(name, no_wrap=True) for name in names))
     for night in reversed(card.nights):
         for facts in night.fidelity:
             if (facts.contract, facts.rule) == (contract, rule):
                 scores = facts.scores
                 value = {name: f"{score.value:.2f}" for name, score in scores.items()}
-                interval = f"{scores['estimate'].low:.2f}-{scores['estimate'].high:.2f}" if scores else "-"
+                score = scores.get("estimate")
+                estimate = f"{score.value:.2f} ({score.low:.2f}-{score.high:.2f})" if score else "-"
                 rest = (value.get(name, "-") for name in ("influence", "tfidf", "size"))
                 inside = (percent(facts.left_out), percent(facts.set_aside))
-                grid.add_row(night.day, facts.models, value.get("estimate", "-"), interval, *rest, *inside)
+                grid.add_row(night.day, facts.models, estimate, *rest, *inside)
     return grid
 
 

@@ -104,10 +104,10 @@ def _owners_table(day: str, manifest: Mapping[str, Any], payouts: pl.DataFrame, 
         return [format_minor(amount, c, symbol=False) for row in sums for c, amount in zip(currencies, row, strict=True)]
 
     headings = [
-        "mean\nshare",
+        "mean\nshare\nof an\noutput",
         "range",
         "out-\nputs",
-        *(f"{c}\n{figure}" for figure in ("earned", "balance") for c in currencies),
+        *(f"{c}\n{figure}" for figure in ("earned", "balance\nafter\nbooking") for c in currencies),
     ]
     outputs = credits["output_id"].n_unique()
     title = f"Payouts for {day}, revision {manifest['revision']}: {outputs} outputs of {manifest['inputs']['model_id']}"
@@ -213,8 +213,11 @@ def verify(
 
 def _report(checks: Sequence[Check], place: str) -> Shown:
     """Show the outcome of checks; raises CheckFailed if one failed."""
-    yield {"folder": place, "checks": {check.name: list(check.problems) for check in checks}}, [place, checks_table(checks)]
     failed = [check.name for check in checks if not check.passed]
+    good = "The one check holds." if len(checks) == 1 else f"All {len(checks)} checks hold."
+    verdict = line(f"{len(failed)} of {len(checks)} checks failed.", "bold red") if failed else line(good, "bold green")
+    outcome = {"folder": place, "checks": {check.name: list(check.problems) for check in checks}}
+    yield outcome, [place, checks_table(checks), verdict]
     if failed:
         raise CheckFailed(f"{place}: {', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not hold")
 
@@ -308,21 +311,25 @@ def day_diff_screen(found: DayDiff, *, most: int = 20) -> Iterator[RenderableTyp
         yield "No share moved."
         return
     outside = sum(not mover.within for mover in found.movers)
-    beyond = f"{outside} of them by" if outside else "none of them by"
-    yield line(f"{len(found.movers)} shares moved, {beyond} more than the intervals allow; the largest first", "bold")
+    beyond = f"{outside} of them" if outside else "none of them"
+    yield line(f"{len(found.movers)} shares moved, {beyond} by more than their intervals explain; the largest first", "bold")
+    common = [reason for reason in found.movers[0].because if all(reason in mover.because for mover in found.movers)]
+    if common and len(found.movers) > 1:
+        yield line(f"  For all of them differs: {'; '.join(common)}.", "dim")
     for mover in found.movers[:most]:
         sides = [
             f"{side.share_ppb / PPB:.2%} ({range_of(side.low_ppb / PPB, side.high_ppb / PPB)})"
             for side in (mover.before, mover.after)
         ]
         name = mover.name if mover.name == mover.party_id else f"{mover.name} ({mover.party_id})"
-        how = "within the intervals" if mover.within else "beyond the intervals"
+        how = "explained by the intervals" if mover.within else "more than the intervals explain"
         yield line(f"{points(mover.change_ppb)} points  {name}", "" if mover.within else "bold")
         yield f"    {sides[0]} -> {sides[1]}, {how}"
         earned = (f"{format_minor(b, c)} -> {format_minor(a, c)}" for c, (b, a) in mover.earned.items())
         if text := "; ".join(earned):
             yield f"    earned {text}"
-        yield line(f"    differs: {'; '.join(mover.because)}", "dim")
+        if own := [reason for reason in mover.because if len(found.movers) == 1 or reason not in common]:
+            yield line(f"    differs: {'; '.join(own)}", "dim")
         for work in mover.works:
             change = points(work.after_ppb - work.before_ppb)
             yield line(f"    {change}  {work.work_id}", "dim")

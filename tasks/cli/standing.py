@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,19 +27,29 @@ if TYPE_CHECKING:
 app = typer.Typer()
 # Things that wait, listed on the one screen; letters of a row after its heading.
 LISTED, ROW = 6, 66
+# So many things that wait are each listed with what to do; that of the first is the next step.
+WITH_STEPS = 3
 
 
 @command(app, group=LOOK)
 def status(where: Where) -> Shown:
     """Show how things stand: the last night, what is owed, what waits, and the next step.
 
-    Reads the store and the ledger alone; tasks that run or wait in Airflow are on its page.
+    Reads the store, the ledger, lineage events of this machine, and whether nights are paused where Airflow's database is at
+    hand; tasks that run or wait in Airflow are on its page.
 
     Example: `provenance status`
     """
     from provenance.validation.status import status as how_things_stand
+    from tasks.lineage.durations import NIGHTLY, seconds_of_nights
 
-    found = how_things_stand(where)
+    def paused() -> bool | None:
+        from tasks.database import is_paused
+
+        return is_paused(where.settings.database, NIGHTLY)
+
+    times = seconds_of_nights(where.settings.lineage.path, where.store.url)
+    found = how_things_stand(where, seconds=times, paused=paused)
     yield {**asdict(found), "next_step": found.next_step}, status_screen(found)
 
 
@@ -54,6 +65,10 @@ def status_screen(found: Status) -> Iterator[RenderableType]:
         )
         earned, kept = (", ".join(money(dict(sums))) or "nothing" for sums in (night.earned, night.escrowed))
         yield said("", f"{night.owners:,} owners earned {earned}; {kept} went to escrow")
+        if night.booked_at:
+            took = f"; it took {_span(night.seconds)}" if night.seconds else ""
+            paused = "; nights are paused" if found.paused else ""
+            yield said("", f"published {moment(night.booked_at)}{took}{paused}")
         yield from (said("" if number else "Fidelity", row) for number, row in enumerate(wrap(night.trust, ROW)))
         if len(night.fidelity) > 1:
             scores = (f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in night.fidelity.items())
@@ -77,7 +92,10 @@ def status_screen(found: Status) -> Iterator[RenderableType]:
     yield said("Store", found.store, "dim")
     if found.waits:
         yield line(f"Waits ({len(found.waits)})", "bold yellow")
-        yield from (line(f"  {each.what}", "yellow") for each in found.waits[:LISTED])
+        for number, each in enumerate(found.waits[:LISTED]):
+            yield line(f"  {each.what}", "yellow")
+            if number and len(found.waits) <= WITH_STEPS:
+                yield line(f"    {each.next_step}", "dim")
         if len(found.waits) > LISTED:
             yield more(len(found.waits) - LISTED, " (--json lists them)")
     else:
@@ -85,6 +103,16 @@ def status_screen(found: Status) -> Iterator[RenderableType]:
     yield said("Next", found.next_step, "bold")
     if found.last_night and found.last_night.notice:
         yield line(found.last_night.notice, "bold yellow")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def moment(at: str) -> str:
+    """`2026-11-29T18:36:59+00:00` as `29 Nov 18:36 UTC`."""
+    when = datetime.fromisoformat(at).astimezone(UTC)
+    return f"{when.day} {when:%b %H:%M} UTC"
 
 
 @command(app, group=LOOK)

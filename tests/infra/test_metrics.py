@@ -208,7 +208,7 @@ def test_every_alert_has_a_runbook_entry_that_the_page_serves():
         assert path == f"{DOCS}/operators.md"
         assert anchor in document("operators.md").anchors, name
         section = text[text.lower().index("### " + anchor.replace("-", " ")) :].split("\n### ")[0]
-        for part in ("**What it means.**", "**How to tell.**", "**What to press.**"):
+        for part in ("**What it means.**", "**How to tell.**", "**What to do.**"):
             assert part in section, (name, part)
     nightly = (CHECKOUT / "dags/nightly_payouts.py").read_text()
     assert set(re.findall(r"docs/operators\.md#([a-z-]+)", nightly)) >= {"late-night", "failed-reconcile"}

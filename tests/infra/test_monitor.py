@@ -33,6 +33,7 @@ from provenance.settlement import ledger
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 from provenance.settlement.months import settling
 from provenance.settlement.months.periods import ClosingTerms
+from provenance.settlement.months.unsettled import Unsettled
 from provenance.settlement.stage import book, publish
 
 
@@ -179,12 +180,13 @@ def test_a_night_of_old_has_no_fidelity_and_all_the_rest(where):
     assert [(terms.rule, terms.weight, terms.outputs) for terms in flow.contracts] == [("faithful", 1.0, 20)]
 
 
-def test_work_is_summed_over_runs(where):
+def test_the_work_of_a_night_is_that_of_the_run_that_was_booked(where):
     store, engine = pay(where, DAYS[:1])
     folder = monitor.nights(store, engine)[0].night
-    note_work(store, folder, (6, 0.99), (0, None))
+    note_work(store, folder, (0, 0.98), (6, 0.99))
+    add_note(store, folder, RunNote("9999-01-01T00:00:00+00:00", 0, 6, 0, 1, 0, None))  # a preview, after the booking
     (night,) = monitor.nights(store, engine)
-    assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (8, 6, 3, 0.99)
+    assert (night.computed, night.reused, night.without_cause, night.parameters_covered) == (7, 0, 3, 0.99)
 
 
 def test_runs_are_told_by_the_day_that_they_pay(where, airflow):
@@ -357,6 +359,12 @@ def test_the_line_names_the_night_its_fidelity_and_who_waits():
     assert said(watched(), paused=True, today=date(2026, 12, 1)) == (
         "27 Nov published 00:16, fidelity 0.86, nights are paused, nothing waiting"
     )
+    evening = watched(booked_at=EVENING.replace(hour=18))
+    assert said(evening) == "27 Nov published on 28 Nov at 18:16, fidelity 0.86, nothing waiting"
+    left = Unsettled(unanswered={"2026-10": 2}, back={"rejected": 1}, held=("o",))
+    assert [part.text for part in headline((), {}, paused=False, today=EVENING.date(), unsettled=tuple(left.in_words()))] == [
+        "no night has run yet", "2 payments without an answer", "1 payment rejected", "1 owner on hold",
+    ]  # fmt: skip
     two = watched(fidelity={"code": UNSUPPORTED, "songs": SUPPORTED | {"lds": {}}})
     assert (
         said(two) == "27 Nov published 00:16, fidelity of code fails its check, fidelity of songs not measured, nothing waiting"

@@ -32,7 +32,8 @@ def report(**more):
     return {
         "output_id": "out", "day": "2026-11-20", "revision": 1, "notice": "", "revenue_minor": 149, "currency": "EUR",
         "content": "x", "prompt": f"What is it? {HOSTILE}", "prompt_notes": [], "modality": "text", "text": "x", "picture": "",
-        "notes": [], "trust": "Shares rest on 24 counterfactual models.", "credits": credits, "fidelity": None,
+        "notes": [], "without_colour": "", "trust": "Shares rest on 24 counterfactual models.", "credits": credits,
+        "fidelity": None,
         "contract": {"name": "all", "rule": "faithful", "fallback": "flat", "weight": 1.0, "developer_ppb": 300_000_000},
         "spans": [
             {"text": f"First {HOSTILE}", "party": 2, "part": 0.6, "strength": 3, "word_for_word": None},
@@ -97,7 +98,9 @@ def test_music_is_a_piano_roll_in_the_colours_of_owners(page):
 
 def test_pictures_and_what_is_none_of_these_are_shown(page):
     assert 'class="drawn" src="data:image/png;base64,aGVsbG8="' in page(picture="aGVsbG8=", spans=[], prompt="")
-    assert '<pre tabindex="0">x</pre>' in page(spans=[], text="", modality="molecule")
+    plain = page(spans=[], text="", modality="molecule", without_colour="Not cut <b>into</b> spans.")
+    assert '<pre tabindex="0">x</pre>' in plain
+    assert "Not cut &lt;b&gt;into&lt;/b&gt; spans." in plain
 
 
 def test_every_class_of_the_templates_has_a_style(page):

@@ -233,7 +233,7 @@ def test_nights_show_how_far_shares_can_be_trusted(site):
 def test_a_night_says_what_pays_and_how_well_it_predicts(site):
     text = without_tags(site.get(f"/payouts/nights/{DAYS[0]}").text)
     assert "Fidelity 0.86, TF-IDF 0.33" in text
-    assert "How far shares can be trusted Shares rest on 24 counterfactual models; left out and predicted, these ranked" in text
+    assert "How far shares can be trusted Shares rest on 24 counterfactual models: each was left out and" in text
     assert "everything faithful 100 % faithful 24 the estimate 0.86 0.81 to 0.91 93 % left out 90 % set aside" in text
     for row in ("TF-IDF 0.33 0.28 to 0.38", "influence alone 0.41 0.36 to 0.46", "size alone -0.02 -0.07 to 0.03"):
         assert row in text
@@ -381,7 +381,9 @@ def test_one_line_says_how_things_stand(site):
     assert parts[0] == "18 Oct waits for a person"
     assert parts[1].startswith("17 Oct published on ")
     assert parts[2] == "16 Oct failed in settlement.reconcile"
-    assert parts[3:] == ["fidelity 0.86", "nights are paused", "2 questions wait for people"]
+    assert parts[3:6] == ["fidelity 0.86", "nights are paused", "1 payment returned"]
+    assert re.fullmatch(r"\d+ owners on hold", parts[6])
+    assert parts[7:] == ["2 questions wait for people"]
     assert [part["text"] for part in site.get("/payouts/api/nights.json").json()["headline"]] == parts
 
 

@@ -1,6 +1,7 @@
 """The program of the stack, as far as it runs without one."""
 
 import io
+import socket
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -9,9 +10,11 @@ import pytest
 from paid import DAYS, pay
 from rich.console import Console
 
+from infra.local_airflow import check_port
 from infra.stack import backfill as backfills
 from infra.stack.backfill import booked_in_words
 from infra.stack.layout import Stack
+from provenance.core.errors import SettingsError
 from provenance.core.settings import CHECKOUT
 from provenance.settlement.books import NIGHT, Booking
 
@@ -40,6 +43,16 @@ def test_help_is_there_before_the_stack_is_installed(words, shown):
     run = program(*words)
     assert run.returncode == 0, run.stderr
     assert shown in run.stdout
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        check_port(port)
+        taken.listen()
+        with pytest.raises(SettingsError, match=f"port {port}: expected a free port, found a program that listens there"):
+            check_port(port)
 
 
 def booking(number, day, revision, at):

@@ -329,8 +329,7 @@ def test_the_database_refuses_gaps_and_changes(where, tmp_path):
         connection.execute(sa.text(insert))
 
 
-def test_the_command_lists_and_issues_them(where, tmp_path, shown, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")  # so wide that no cell is broken
+def test_the_command_lists_and_issues_them(where, tmp_path, shown):
     register(where, tmp_path, "ann", "bob")
     settle(where)
     assert shown("invoices", "--json")["invoices"] == []
@@ -339,4 +338,4 @@ def test_the_command_lists_and_issues_them(where, tmp_path, shown, monkeypatch):
     assert shown("invoices", "2026-01", "--json")["invoices"] == []
     answer(where, "bob", RETURNED, "s")
     shown("invoices", "--issue", "--json")
-    assert "credit note of SB-00000" in shown("invoices")
+    assert {"SB-000003", "credit", "note"} <= set(shown("invoices").split())

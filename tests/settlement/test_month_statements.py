@@ -20,8 +20,9 @@ def test_a_statement_says_how_far_the_month_s_shares_can_be_trusted(where):
     assert statement(where, OWNER, PERIOD).trust == "How far shares can be trusted was not measured."
     paid.pay(where, paid.DAYS[1:])
     assert statement(where, OWNER, PERIOD).trust == (
-        "On 2 of 3 nights shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is "
-        "perfect, 0 is chance). On 1 night how far shares can be trusted was not measured."
+        "On 2 of 3 nights shares rest on 24 counterfactual models: each was left out and predicted from the others, and "
+        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). On 1 night "
+        "how far shares can be trusted was not measured."
     )
 
 
@@ -35,7 +36,10 @@ def test_the_revision_that_counts_is_what_a_statement_goes_by(where):
 def test_the_same_is_said_of_a_night_and_of_an_output(where, shown):
     day = paid.DAYS[0]
     paid.pay(where, [day])
-    words = "Shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is perfect, 0 is chance)."
+    words = (
+        "Shares rest on 24 counterfactual models: each was left out and predicted from the others, and prediction and result "
+        "agree at 0.86 (1 is perfect, 0 is chance)."
+    )
     for command in (("payouts", day), ("explain", "o-0000001")):
         assert words in " ".join(shown(*command).split())
     explained = shown("explain", "o-0000001", "--json")

@@ -21,7 +21,9 @@ from provenance.settlement.bank import iso20022
 from provenance.settlement.bank.status_reports import Outcome
 from provenance.settlement.months import settling, stage
 from provenance.settlement.months.periods import ClosingTerms, Payee
+from provenance.settlement.months.unsettled import Unsettled, unsettled
 from provenance.settlement.payees.register import import_payees, masked, remove_payee
+from provenance.validation.status import status
 from tasks.dag_parameters import approval
 from tasks.where import opened
 
@@ -84,6 +86,29 @@ def test_every_method_has_a_file_of_its_own_and_they_reconcile(where, store, tmp
     before = store.read(order)
     assert stage.pay(where, PERIOD, *TWO) == keys, "the same payments are the same files"
     assert store.read(order) == before, "to the account that was approved"
+
+
+def test_what_a_month_leaves_open_waits(where, tmp_path, engine):
+    register(where, tmp_path, "ann", "dee")
+    assert unsettled(engine) == Unsettled()
+    stage.close(where, PERIOD)
+    stage.pay(where, PERIOD, *TWO)
+    assert unsettled(engine).unanswered == {PERIOD: 2}
+    first, _ = settling.payments(engine, PERIOD)
+    outcome = Outcome(first.payment_id, "rejected", reason="unknown")
+    settling.answer(engine, [outcome], day=date(2026, 11, 5), message="m", source="x")
+    found = unsettled(engine)
+    assert (found.unanswered, found.back, found.held) == ({PERIOD: 1}, {"rejected": 1}, ("bob", "cid", "eve"))
+    assert list(found.in_words()) == ["1 payment without an answer", "1 payment rejected", "3 owners on hold"]
+    frames = {"examples": [{"work_id": "w", "content": b"x"}], "owners": [{"owner_id": "ann", "name": "Ann"}]}
+    claims = pl.DataFrame([{"work_id": "w", "owner_id": "ann", "stake_ppb": 10**9}])
+    freeze(where.store, {name: pl.DataFrame(rows) for name, rows in frames.items()} | {"claims": claims})
+    stands = status(where, today=date(2026, 11, 6))
+    steps = {each.what: each.next_step for each in stands.waits}
+    assert steps[f"1 payment of {PERIOD} has no answer of the bank"].startswith("provenance answer FILE")
+    assert steps[f"1 payment of {PERIOD} was rejected: owed again"].startswith(f"provenance payments {PERIOD}")
+    assert steps["3 owners on hold, and not paid: bob, cid, ..."].startswith("provenance balance")
+    assert stands.paused is None
 
 
 def test_a_month_is_not_closed_while_owners_have_nobody_to_write_to(where, doors, store, tmp_path, monkeypatch):

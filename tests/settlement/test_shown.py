@@ -77,6 +77,17 @@ def test_spans_have_the_numbers_of_the_parties_that_they_rest_on(night):
 def test_a_span_of_somebody_without_a_share_has_no_number(night):
     data = night(b"One two three.", [credit("ann", PPB)], spans=[span(0, 14, "bob", 0.9)])
     assert [piece["party"] for piece in data["spans"]] == [None]
+    assert data["without_colour"] == "No owner's works stand out in any part of it."
+
+
+def test_an_output_without_colours_says_why(night):
+    credits = [credit("ann", PPB)]
+    assert night(b"One two.", credits)["without_colour"] == "No output of this night was cut into spans."
+    assert night(b"One two.", credits, spans=[span(0, 8, "ann", 0.9)])["without_colour"] == ""
+    others = [("other", *span(0, 8, "ann", 0.9)[1:])]
+    assert night(b"One two.", credits, spans=others)["without_colour"].startswith(
+        "Not cut into spans: of this night only the 1 "
+    )
 
 
 def test_what_stands_word_for_word_is_marked_in_both_and_told_apart(night):

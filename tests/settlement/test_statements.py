@@ -377,8 +377,9 @@ def test_a_statement_without_earnings_says_so():
 
 def test_one_sentence_says_how_far_shares_can_be_trusted():
     trust = (
-        "On 28 of 30 nights shares rest on 24 counterfactual models; left out and predicted, these ranked at 0.86 (1 is "
-        "perfect, 0 is chance). On 2 nights the check failed and amounts were divided by size."
+        "On 28 of 30 nights shares rest on 24 counterfactual models: each was left out and predicted from the others, and "
+        "prediction and result agree at 0.86 (1 is perfect, 0 is chance). On 2 nights "
+        "the check failed and amounts were divided by size."
     )
     trusted = statement(trust=trust)
     (chapter,) = page(trusted).xpath("//section[@aria-labelledby='how']")

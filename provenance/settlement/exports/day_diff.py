@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Mover:
     """An owner, or a name in escrow, whose mean share changed.
 
     Attributes:
-        within: whether the two intervals overlap, so that other outputs of the same kind would explain the change.
+        within: whether the change is no more than the two intervals explain (`explained`).
         earned: by currency, amounts earned on the two days, in minor units; without amounts for a name in escrow.
         because: what differs for this owner, in words.
         works: those that moved most.
@@ -136,7 +137,7 @@ def diff_days(store: Store, before: str, after: str) -> DayDiff:
                 name=names.get(party) or party,
                 before=first,
                 after=second,
-                within=first.low_ppb <= second.high_ppb and second.low_ppb <= first.high_ppb,
+                within=explained(first, second),
                 earned={c: (earned[0].get((party, c), 0), earned[1].get((party, c), 0)) for c in _currencies(party, earned)},
                 because=(*of_owner.get(party, ()), *for_all),
                 works=_moved(works[0].get(key, {}), works[1].get(key, {})),
@@ -156,6 +157,12 @@ def diff_days(store: Store, before: str, after: str) -> DayDiff:
         same=tuple(name for name in _SAME if name not in different),
         movers=tuple(sorted(movers, key=lambda mover: (-abs(mover.change_ppb), mover.party_id))),
     )
+
+
+def explained(before: Share, after: Share) -> bool:
+    """Whether a change lies in the 90 % interval of a difference: the halves that face each other, added in squares."""
+    low, high = sorted((before, after), key=lambda share: share.share_ppb)
+    return high.share_ppb - low.share_ppb <= math.hypot(low.high_ppb - low.share_ppb, high.share_ppb - high.low_ppb)
 
 
 _SAME = (
@@ -248,11 +255,12 @@ def _causes(store: Store, old: _Day, new: _Day, of_owner: dict[str, list[str]]) 
         earlier, later = facts[0].get(name), facts[1].get(name)
         if earlier != later:
             yield Cause(words, ", ".join(leaves(earlier, later)))
-    yield Cause("outputs", _outputs(*(day.night.read_outputs(store) for day in (old, new))))
+    yield Cause("outputs", _outputs(before.read_outputs(store), after.read_outputs(store), before.day))
 
 
-def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> str:
+def _outputs(before: pl.DataFrame, after: pl.DataFrame, day: str) -> str:
     """How the outputs of two days differ: they are other ones by nature."""
+    new = after.filter(~pl.col("output_id").is_in(before["output_id"].implode())).height
     both = after.filter(pl.col("content_sha256").is_in(before["content_sha256"].implode())).height
     sums = [
         ", ".join(
@@ -261,9 +269,11 @@ def _outputs(before: pl.DataFrame, after: pl.DataFrame) -> str:
         )
         for frame in (before, after)
     ]
-    same = f", {both} with a content of the other day" if both else ""
+    fresh = f"all {after.height} outputs are new" if new == after.height else f"{new} of {after.height} outputs are new"
+    fresh += f" (there were {before.height})" if before.height != after.height else ""
+    same = f"; {both} {'has' if both == 1 else 'have'} the content of an output of {day}" if both else ""
     money = "the same revenue" if sums[0] == sums[1] else f"revenue {sums[1]} rather than {sums[0]}"
-    return f"{after.height} others rather than {before.height}{same}; {money}"
+    return f"{fresh}{same}; {money}"
 
 
 def _corpus(store: Store, before: Night, after: Night, of_owner: dict[str, list[str]]) -> Iterator[Cause]:

@@ -45,11 +45,13 @@ def shown(store: Store, night: str, corpus: str, output: Mapping[str, Any], cred
         `spans`: pieces of the text, in order: `text`; `party`, the number of the party that it rests on most, from 1, or None;
         `part`, that party's part of the positive influence, and its `strength`, 1 to 3; `word_for_word`, the number of a
         passage or None.
+        `without_colour`: why no span has a party, in words; empty if one has.
         `word_for_word`: passages of the output that stand in works: `number, text, works_in_all` and `works`.
         `shown`: by number of a party, its `works` with passages.
     """
     content, modality, name = output["content"], output["modality"], output["output_id"]
-    tables = {key: table.filter(pl.col("output_id") == name) for key, table in read_credits(store, night).items()}
+    tables_of_night = read_credits(store, night)
+    tables = {key: table.filter(pl.col("output_id") == name) for key, table in tables_of_night.items()}
     numbers = {_party(row): at for at, row in enumerate(credits.iter_rows(named=True), 1)}
     spans = _spans(tables["spans"], numbers)
     matches, passages = _matches(store, corpus, tables["matches"], content, modality)
@@ -61,9 +63,24 @@ def shown(store: Store, night: str, corpus: str, output: Mapping[str, Any], cred
         "picture": _base64(picture_of(content, modality)),
         "notes": _notes(notes_of(content, modality), content, spans),
         "spans": _pieces(content, modality, spans, matches),
+        "without_colour": _without_colour(spans, tables_of_night["spans"], picture=bool(picture_of(content, modality))),
         "word_for_word": matches,
         "shown": {number: _works(store, credits[number - 1], passages) for number in leading},
     }
+
+
+def _without_colour(spans: Sequence[Mapping[str, Any]], of_night: pl.DataFrame, *, picture: bool) -> str:
+    """Why no span of an output has a party; empty if one has."""
+    if any(span["party"] for span in spans):
+        return ""
+    if spans:
+        return "No owner's works stand out in any part of it."
+    if picture:
+        return "Pictures are not cut into spans."
+    if of_night.is_empty():
+        return "No output of this night was cut into spans."
+    count = of_night["output_id"].n_unique()
+    return f"Not cut into spans: of this night only the {count} outputs with the most revenue are (setting credits.outputs)."
 
 
 def _party(row: Mapping[str, Any]) -> Party:

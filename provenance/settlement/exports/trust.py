@@ -94,5 +94,6 @@ def _clause(basis: Basis, facts_of_nights: Sequence[Mapping[str, Any]]) -> str:
     name = "estimate" if basis is Basis.MODELS else "influence"
     score = f"{fmean(facts['lds'][name]['value'] for facts in facts_of_nights):.2f} (1 is perfect, 0 is chance)"
     if basis is Basis.MODELS:
-        return f"shares rest on {models}{also}; left out and predicted, these ranked at {score}"
-    return f"shares rest on influence{also}; {models}, predicted by it, ranked at {score}"
+        rested = f"shares rest on {models}{also}: each was left out and predicted from the others"
+        return f"{rested}, and prediction and result agree at {score}"
+    return f"shares rest on influence{also}: by it {models} were predicted, and prediction and result agree at {score}"
