@@ -554,6 +554,8 @@ def test_documents_of_the_checkout_lie_where_alerts_and_dags_link_to(site):
     text = site.get(DOCUMENT).text
     assert "<h1 " in text
     assert 'id="late-night"' in text
+    contents = text.split('<details class="contents">')[1].split("</details>")[0]
+    assert '<a href="#late-night">Late night</a>' in contents
 
 
 @pytest.mark.parametrize(

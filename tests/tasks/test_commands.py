@@ -199,6 +199,25 @@ def test_times_of_a_night_come_from_the_events_of_its_tasks(place, shown, tmp_pa
     assert (first["seconds"], first["worker_seconds"], first["cost_minor"]) == ({}, None, None)
 
 
+def test_the_card_says_what_is_left_out_and_why_the_estimate_pays(place, shown, command_line):
+    blocks = shown("model", "card", "--json")["followed"]["blocks"]
+    left = [block for block in blocks if block["verdict"] == "left out"]
+    _, text, _ = command_line("model", "card", "--markdown")
+    (row,) = re.findall(r"^\| left out \| (.*) \|$", text, flags=re.MULTILINE)
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", row)]
+    assert sum(numbers[:-1]) == len(left) > 0
+    assert numbers[-1] == sum(block["parameters"] for block in left)
+    facts = shown("model", "card", "--json")["nights"][-1]["fidelity"][0]
+    alone, estimate = facts["scores"]["influence"], facts["scores"]["estimate"]
+    assert ("influence alone scores as well" in text) == (alone["high"] >= estimate["low"])
+    assert "Nine in ten is about counterfactual models that are left out." in text
+
+
+def test_a_check_of_a_day_ends_with_a_verdict(place, shown):
+    checks = shown("verify", DAY, "--json")["checks"]
+    assert shown("verify", DAY).rstrip().endswith(f"All {len(checks)} checks hold.")
+
+
 def test_a_model_that_no_night_has_is_named_with_the_nearest(place, refused):
     assert "Did you mean 'tiny'?" in refused("model", "card", "tiy")
 
