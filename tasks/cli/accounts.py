@@ -17,7 +17,7 @@ from provenance.core.money import format_minor
 from provenance.core.where import Where
 from tasks.cli.help import DECIDE, LOOK, PAY
 from tasks.cli.shared import By, OwnerId, Reason, Shown, command
-from tasks.cli.tables import Grid, add_up, money, more, number
+from tasks.cli.tables import Grid, add_up, money, more, number, whole
 from tasks.terminal import line
 
 if TYPE_CHECKING:
@@ -403,16 +403,16 @@ def invoices_screen(rows: Sequence[Mapping[str, Any]], refused: Sequence[str]) -
     table = (
         (
             row["invoice_id"],
-            f"{row['kind']} of {row['corrects']}" if row["corrects"] else row["kind"],
-            row["issued_on"],
+            [row["kind"], f"of {row['corrects']}"] if row["corrects"] else row["kind"],
+            str(row["issued_on"]),
             row["owner_id"],
             f"{row['vat_category']} {row['vat_rate']} %",
-            *(format_minor(row[f"{name}_minor"], row["currency"]) for name in ("taxable", "vat", "total", "withheld")),
+            *(format_minor(row[f"{name}_minor"], row["currency"]) for name in ("vat", "total")),
         )
         for row in rows
     )
-    amounts = map(number, ("without VAT", "VAT", "total", "withheld"))
-    yield Grid("", "number", "kind", "issued", "owner", "category", *amounts, rows=table) if rows else "No invoice was written."
+    columns = (whole("number"), "kind", whole("issued"), "owner", "category", number("VAT"), number("total"))
+    yield Grid("", *columns, rows=table) if rows else "No invoice was written."
 
 
 @command(app, group=PAY)
