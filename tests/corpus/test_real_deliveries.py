@@ -115,8 +115,8 @@ def test_a_table_in_another_spelling_is_refused_by_name(store, name):
 
 
 ALONE = ["claims/part-0.parquet", "claims-00000-of-00002.parquet", "claims (1).parquet", "claims_part1.parquet",
-         "claims_v2.csv", "claims-2026.parquet", "Claims (2).parquet", "claims/_temporary/0/part-0.parquet", "claims copy.parquet",
-         "claims[1].parquet"]  # fmt: skip
+         "claims_v2.csv", "claims-2026.parquet", "Claims (2).parquet", "claims/_temporary/0/part-0.parquet",
+         "claims copy.parquet", "claims[1].parquet"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALONE)
