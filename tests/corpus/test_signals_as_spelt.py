@@ -109,6 +109,65 @@ def test_plain_files_have_no_problem(text):
     assert not problems(robots_rows(text))
 
 
+NEXT_GROUP = "\nUser-agent: *\nAllow: /\n"
+
+
+@pytest.mark.parametrize("line", [
+    "Deny: /", "Block: /", "Forbid: /", "Not allowed: /", "Not_allowed: /", "Exclude: /", "Disallow; /", "Disallow;/",
+    "DISALOW /", "Disallow./", "Disallow, /", "dissallow = /", "\uff24isallow: /", 'Deny: "/"', "Do not allow: *",
+])  # fmt: skip
+@pytest.mark.parametrize("rest", ["", NEXT_GROUP])
+def test_a_rule_of_a_named_agent_in_other_words_reserves_and_never_becomes_the_next_group_s(line, rest):
+    rows = robots_rows(f"User-agent: GPTBot\n{line}\n{rest}")
+    assert allowed(rows, "/x") is False
+    assert problems(rows) or line == "DISALOW /"  # as Google's parser reads it
+
+
+@pytest.mark.parametrize("text", [
+    "User-agent: GPTBot\nNever: /", "User-agent: GPTBot\nKeep out", "User-agent: CCBot\nGo away!\nDisallow: /admin",
+    "User-agent: GPTBot\nAction: block", "User-agent: GPTBot", "User-agent: Bingbot\nDisallow: /a\n\nUser-agent: CCBot",
+    "User-agent: GPTBot\nDisallow: /a\nNot welcome: /b", "User-agent: GPTBot\nCrawl-delay: 10", "User-agent: GPTBot\n/",
+])  # fmt: skip
+@pytest.mark.parametrize("rest", ["", NEXT_GROUP])
+def test_a_group_of_a_named_agent_that_is_not_understood_is_told_and_permits_nothing(text, rest):
+    rest = "" if text.split("\n")[-1].startswith(("User-agent", "Crawl")) else rest
+    rows = robots_rows(f"{text}\n{rest}")
+    assert problems(rows)
+    assert allowed(rows, "/x") is None
+
+
+@pytest.mark.parametrize("agents", [
+    "[GPTBot, CCBot]", "{GPTBot}", "<GPTBot>", "CCBot/GPTBot", "GPTBot/CCBot", "\uff27\uff30\uff34\uff22\uff4f\uff54",
+    "GPT\uff22ot/1.1", "`GPTBot`", "GPTBot & CCBot", "GPTBot/1.1/CCBot", "GPTBot/v2", "\u00abGPTBot\u00bb",
+])  # fmt: skip
+def test_agents_between_other_signs_and_in_other_letters_are_read(agents):
+    rows = robots_rows(f"User-agent: {agents}\nDisallow: /\n")
+    assert allowed([row for row in rows if "GPTBot" in (row["agents"] or "")], "/x") is False
+    if "CCBot" in agents:
+        assert allowed([row for row in rows if "CCBot" in (row["agents"] or "")], "/x") is False
+    assert bool(problems(rows)) is ("\uff22" in agents)
+    assert allowed(robots_rows(f"User-agent: {agents}\nAllow: /\n"), "/x") is (None if "\uff22" in agents else True)
+
+
+@pytest.mark.parametrize("maker", ["anthropic", "OpenAI", "Claude", "ChatGPT", "Google, OpenAI", "DeepSeek/1.0"])
+def test_a_maker_or_a_model_in_the_place_of_an_agent_is_told(maker):
+    assert problems(robots_rows(f"User-agent: {maker}\nDisallow: /\n"))
+
+
+@pytest.mark.parametrize("value", [
+    '"/"', "'/'", "\u201c/\u201d", "all", "yes", "ALL", "everything", "\\", ".", "/a, /b", "/a /b", "/a; /b", "/a,/b",
+    '"/a", "/b"', "private", "https://elsewhere.org/",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["Disallow", "Allow"])
+def test_values_that_are_no_path_reserve_what_they_may_mean_and_are_told(value, name):
+    rows = robots_rows(f"User-agent: GPTBot\n{name}: {value}\n")
+    assert problems(rows)
+    covered = "/b/x" if "/b" in value else "/private" if value == "private" else "/x"
+    assert allowed(rows, covered) is (None if name == "Allow" or "elsewhere" in value else False)
+    because = verdicts(frame(rows), [f"{SITE}/x"])["because"][0].to_list()
+    assert any(problems(rows)[0] in reason for reason in because)
+
+
 def test_rules_on_training_of_the_draft_are_read():
     rows = robots_rows("User-agent: *\nDisallowAITraining: /\nAllowAITraining: /free/\n")
     assert (allowed(rows, "/x"), allowed(rows, "/free/x"), allowed(rows, "/x", use="crawl")) == (False, True, None)

@@ -96,8 +96,9 @@ def check_assertions(frame: pl.DataFrame, file: str) -> pl.DataFrame:
 def classify(licence: str, policy: RightsPolicy) -> LicenceTerms:
     """Interpret terms: an SPDX expression by the policy's licences, other words by its patterns, else unspecified.
 
-    Of a choice, a branch that cannot be read is left out, and the reason says so. A branch that forbids by the policy's words is no
-    licence to choose but a reservation, and holds for the whole; one that speaks of training otherwise is left to a person.
+    Of a choice, a branch that cannot be read is left out, and the reason says so. A branch that forbids by the policy's words
+    is no licence to choose but a reservation, and holds for the whole; one that speaks of training otherwise is left to a
+    person.
     """
     try:
         expression, left_out = spdx.parse_choices(licence)
