@@ -280,6 +280,61 @@ def test_reservations_in_meta_elements_are_read(element, encoding):
     assert allowed(rows, "/p") is False
 
 
+@pytest.mark.parametrize(("value", "agents"), [
+    ("GPTBot,CCBot: noai", {"GPTBot", "CCBot"}), ("GPTBot, bingbot: noai", {"GPTBot"}),
+    ("bingbot,CCBot: noindex, noai", {"CCBot"}),
+    ("GPTBot CCBot: noai", {"GPTBot", "CCBot"}), ("CCBot,GPTBot,bingbot: noindex, noimageai", {"GPTBot", "CCBot"}),
+    ("GPTBot: noindex, CCBot: noai", {"CCBot"}), ("gptbot/1.0, ccbot/2.0: noai", {"GPTBot", "CCBot"}),
+    ("GPTBot, *: noai", {"GPTBot", ""}),
+])  # fmt: skip
+def test_several_robots_before_one_directive_are_read(value, agents):
+    for rows in (page_rows(x_robots_tag=value), page_rows(f'<meta http-equiv="X-Robots-Tag" content="{value}">')):
+        assert {row["agents"] or "" for row in rows if row["allowed"] is False} == agents
+        assert not problems(rows)
+
+
+@pytest.mark.parametrize("element", [
+    '<meta name="robots, googlebot" content="noai">', '<meta name="googlebot,GPTBot" content="noindex, noai">',
+    '<meta name="googlebot robots" content="noai">', '<meta name="robots" value="noai">', '<meta name="noai" value="1">',
+    '<meta name="robots" content=\u201cnoai\u201d>', "<meta name=\u201crobots\u201d content=\u201cnoai, noimageai\u201d>",
+    '<meta name="robots" content="\uff4eoai">', '<meta name="GPTBot/1.0" content="noai">', '<meta name="*" content="noai">',
+])  # fmt: skip
+def test_meta_elements_in_other_spellings_are_read(element):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert allowed(rows, "/p") is False
+    assert not problems(rows)
+
+
+@pytest.mark.parametrize(("element", "expected"), [
+    ('<meta name="robot" content="noai">', False), ('<meta name="bots" content="noai">', False),
+    ('<meta name="ai-bots" content="noai">', False), ('<meta name="crawlers" content="noindex, noimageai">', False),
+    ('<meta name="ai-training" content="disallow">', False), ('<meta name="AI" content="no">', False),
+    ('<meta name="tdm" content="reserved">', False), ('<meta name="train" content="false">', False),
+    ('<meta name="rights" content="noai">', None), ('<meta property="ai:training" content="Not allowed.">', False),
+    ('<meta content="noai">', None), ('<meta name="content-usage" content="train-ai=n">', None),
+    ('<meta http-equiv="Content-Signal" content="search=yes, ai-train=no">', None),
+    ('<meta name="keywords" content="art, noai">', None), ('<meta name="description" content="noai">', None),
+])  # fmt: skip
+def test_meta_elements_that_no_standard_has_are_told(element, expected):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert allowed(rows, "/p") is expected
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("element", [
+    '<meta name="googlebot" content="noai">', '<meta name="ai-generated" content="false">',
+    '<meta name="ai" content="courses">', '<meta name="ai-content-declaration" content="none">',
+    '<meta name="description" content="About AI training, no less">', '<meta name="training-label" content="none">',
+    '<meta name="theme" content="no">',
+    '<meta name="robots, bingbot" content="noindex">', '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="tdm-reservation" content="0">', '<meta name="author" content="T. Rain, AI">', "<meta charset=utf-8>",
+])  # fmt: skip
+def test_other_meta_elements_have_no_problem(element):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert not problems(rows)
+    assert allowed(rows, "/p") is not False
+
+
 def test_misspelt_names_permit_nothing_and_are_told():
     for rows in (page_rows(tdmreservation="0"), page_rows('<meta name="tdm_reservation" content="0">')):
         assert allowed(rows, "/p") is None
