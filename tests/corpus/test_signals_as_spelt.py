@@ -136,6 +136,20 @@ def test_a_group_of_a_named_agent_that_is_not_understood_is_told_and_permits_not
     assert allowed(rows, "/x") is None
 
 
+WORDS = st.text("abcdefghijklmnopqrstuvwxyzN!?/.,:;= -", min_size=1, max_size=30).filter(
+    lambda line: line.strip(" ") and not any(rule in line.lower().replace(" ", "") for rule in ("agent", "low", "content"))
+)
+
+
+@given(WORDS, st.sampled_from(["", "Disallow: /admin\n"]), st.sampled_from(["", NEXT_GROUP]))
+def test_a_line_that_is_no_rule_in_the_group_of_a_named_agent_is_never_silence(line, before, after):
+    if robots._is_rule(robots._fields(line)):
+        return
+    rows = robots_rows(f"User-agent: GPTBot\n{before}{line}\n{after}")
+    assert any(row["problem"] for row in rows if row["use"] == "train")
+    assert allowed(rows, "/x") is not True
+
+
 @pytest.mark.parametrize("agents", [
     "[GPTBot, CCBot]", "{GPTBot}", "<GPTBot>", "CCBot/GPTBot", "GPTBot/CCBot", "\uff27\uff30\uff34\uff22\uff4f\uff54",
     "GPT\uff22ot/1.1", "`GPTBot`", "GPTBot & CCBot", "GPTBot/1.1/CCBot", "GPTBot/v2", "\u00abGPTBot\u00bb",

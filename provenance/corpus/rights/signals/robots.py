@@ -338,6 +338,7 @@ def _not_understood(text: str, agents: Sequence[str]) -> Iterator[tuple[str, str
         return
     names = tuple(map(token, agents))
     seen: set[str] = set()
+    told: set[tuple[str, frozenset[str]]] = set()
     group: frozenset[str] = frozenset()  # the collectors for models that the group names
     naming = ""  # the line that named the last of them, until a rule follows
     is_open = False
@@ -354,7 +355,8 @@ def _not_understood(text: str, agents: Sequence[str]) -> Iterator[tuple[str, str
                 naming, is_open = (stated if named else naming), True
             elif name in GROUPED:
                 naming, is_open = "", False
-        if not is_rule and group:
+        if not is_rule and group and (stated, group) not in told:
+            told.add((stated, group))
             yield stated, f"is no rule of a robots.txt, and stands in the group of {', '.join(sorted(group))}"
         if stated in seen:
             continue

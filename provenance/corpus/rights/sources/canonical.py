@@ -242,8 +242,8 @@ def _read_purl(text: str) -> Identifier | None:
     """A package URL: of a file, of a release, or of a whole package, which is a name of many works.
 
     Names of PyPI are normalised by PEP 503, and versions by PEP 440. The purl standard lower-cases names of npm, but npm
-    distinguishes case in names without a scope, which are older than its rule: JSONStream is not jsonstream. Other registries that
-    ignore the case of a name are in `_NO_CASE`. Branches and tags of repositories have their short names.
+    distinguishes case in names without a scope, which are older than its rule: JSONStream is not jsonstream. Other registries
+    that ignore the case of a name are in `_NO_CASE`. Branches and tags of repositories have their short names.
     """
     try:
         purl = PackageURL.from_string(f"pkg:{text}")
