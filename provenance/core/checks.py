@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -22,25 +24,21 @@ def conform(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
         file: names the frame in errors.
 
     Raises:
-        ContractError: a required column is missing, a type is wrong, or a value is empty that must not be.
+        ContractError: a required column is missing or spelt otherwise, a type is wrong, or a value is empty that must not be.
     """
+    frame = typed(table, frame, file)
     columns = []
     for name, column in table.columns.items():
-        if name not in frame.columns:
-            if column.required:
-                raise ContractError(
-                    f"{file}: column {name!r}",
-                    expected=f"a required column of {table.name}",
-                    found=f"only {', '.join(frame.columns) or 'no columns'}",
-                )
-            columns.append(pl.lit(column.default, dtype=column.dtype).alias(name))
+        if name in frame.columns:
+            columns.append(pl.col(name) if column.default is None else pl.col(name).fill_null(column.default))
             continue
-        dtype = frame.schema[name]
-        if not _widens(dtype, column.dtype):
-            hint = f"Text is bytes once it is cast: pl.col({name!r}).cast(pl.Binary)." if column.dtype == pl.Binary else ""
-            raise ContractError(f"{file}: column {name!r}", expected=f"type {column.dtype}", found=f"type {dtype}", hint=hint)
-        values = pl.col(name).cast(column.dtype) if dtype != column.dtype else pl.col(name)
-        columns.append(values if column.default is None else values.fill_null(column.default))
+        if column.required:
+            raise ContractError(
+                f"{file}: column {name!r}",
+                expected=f"a required column of {table.name}",
+                found=f"only {', '.join(frame.columns) or 'no columns'}",
+            )
+        columns.append(pl.lit(column.default, dtype=column.dtype).alias(name))
     extra = [name for name in frame.columns if name not in table.columns]
     result = frame.select(*columns, *extra)
     for name, column in table.columns.items():
@@ -49,6 +47,42 @@ def conform(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
         if name.endswith("_id"):
             _check_ids(result, file, name)
     return result
+
+
+def typed(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """A frame whose columns of a table have its types; columns may be missing, and others stay as they are.
+
+    Raises:
+        ContractError: a type is wrong, or a column has the name of one of the table's in another spelling.
+    """
+    columns = []
+    for name, dtype in frame.schema.items():
+        if name not in table.columns:
+            spelt_rightly(table, name, f"{file}: column {name!r}")
+            continue
+        expected = table.columns[name].dtype
+        if not _widens(dtype, expected):
+            hint = f"Text is bytes once it is cast: pl.col({name!r}).cast(pl.Binary)." if expected == pl.Binary else ""
+            raise ContractError(f"{file}: column {name!r}", expected=f"type {expected}", found=f"type {dtype}", hint=hint)
+        if dtype != expected:
+            columns.append(pl.col(name).cast(expected))
+    return frame.with_columns(columns)
+
+
+def spelt_rightly(table: TableSchema, name: str, where: str) -> None:
+    """Raise ContractError for a name that is a column's but for the case of letters and signs between words.
+
+    It would be passed over as an extra column, and the column would get its default.
+    """
+    if name in table.columns:
+        return
+    for known in table.columns:
+        if _letters(name) == _letters(known):
+            raise ContractError(where, expected=f"the column as {known!r}", found=repr(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def _check_ids(frame: pl.DataFrame, file: str, name: str) -> None:

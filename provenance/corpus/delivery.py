@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from provenance.core.canonical import identity
-from provenance.core.checks import conform, reject, unique
+from provenance.core.checks import conform, reject, spelt_rightly, stack, typed, unique
 from provenance.core.errors import ContractError, did_you_mean
 from provenance.core.money import PPB, allocate
 from provenance.core.store import Store
@@ -45,11 +45,26 @@ SPLITS = ("train", "held_out")
 PARQUET = ".parquet"
 # Parts of paths that begin so are working files of the tools that write tables: uncommitted parts, logs, checksums.
 WORKING = ("_", ".")
+# Files by which tools say which data files of a folder still count.
+LOGS = {
+    "a table of Delta Lake": re.compile(r"/_delta_log/"),
+    "a table of Hudi": re.compile(r"/\.hoodie(/|_partition_metadata)"),
+    "a table of Iceberg": re.compile(r"/metadata/([^/]+\.metadata\.json(\.gz)?|[^/]+\.gz\.metadata\.json|version-hint\.text)$"),
+    "a stream of Spark": re.compile(r"/_spark_metadata/"),
+}
+PLACES_OF_LOGS = ("_delta_log", ".hoodie", "metadata", "_spark_metadata")
 # The name of an empty value in the folders of a table that is split by a column, as Hive and Spark write them.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # Endings of files that may be tables, and not their checksums.
 _TABLE = re.compile(
     r"\.(parquet|parq|pq|csv|tsv|jsonl?|ndjson|avro|orc|arrow|feather|xlsx)(\.(gz|zst|bz2|zip|tmp|part|crdownload))?$",
+    re.IGNORECASE,
+)
+# What may be meant for a table: its name alone, or before a sign.
+_LIKE_A_TABLE = re.compile(rf"(?P<table>{'|'.join(TABLES)})(?=[./\\ _(\[~+-]|$)", re.IGNORECASE)
+# What follows a table's name in a numbered part or copy of it; a number of four digits may be a year.
+_PART = re.compile(
+    r"[-_. ]*([(\[]\d+[)\]]|(part|copy|kopie)?[-_. ]*(\d{1,3}|\d{5,})([-_. ]*of[-_. ]*\d+)?|copy|kopie)\.(parquet|parq|pq)$",
     re.IGNORECASE,
 )
 
@@ -108,6 +123,28 @@ def files_below(store: Store, folder: str) -> Files:
     return Files(tuple(parquet), left_out)
 
 
+def log_files(store: Store, folder: str) -> Files:
+    """The files of a table's log that lie right below a folder, without a list of all that lies deeper."""
+    keys = (key for place in PLACES_OF_LOGS for key in store.list(f"{folder}/{place}", hidden=True))
+    return Files((), {key.removeprefix(f"{folder}/"): "a log" for key in keys})
+
+
+def check_no_log(files: Files, place: str) -> None:
+    """Raise ContractError for a folder whose log says which of its files are data: others were removed, or never committed.
+
+    Such are tables of Delta Lake, Hudi and Iceberg, and what Spark's streams write. Their logs are not read.
+    """
+    for name in files.left_out:
+        for kind, log_of in LOGS.items():
+            if log_of.search(f"/{name}"):
+                raise ContractError(
+                    f"{place}/{name}",
+                    expected="a folder of Parquet files that are all data",
+                    found=f"the log of {kind}, which says which files still count",
+                    hint="Read the table with its own tool, and write its rows as plain Parquet files into another folder.",
+                )
+
+
 def log_left_out(files: Files, place: str) -> None:
     """Name the files that are left out in the log."""
     if files.left_out:
@@ -119,12 +156,17 @@ def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchem
 
     Hive and Spark leave the column by which they split a table out of its files, and name folders `column=value`. Only columns
     of the table are read from names; the files' own values count before them.
+
+    Raises:
+        ContractError: the name of a folder is a column's but for its spelling, or its value has another type.
     """
     frames = {}
     for key in keys:
         place, frame = store.locate(key), store.read_table(key)
         for part in key.removeprefix(f"{folder}/").split("/")[:-1]:
             name, equals, text = part.partition("=")
+            if equals:
+                spelt_rightly(table, name, f"{place}: folder {part!r}")
             if equals and name in table.columns and name not in frame.columns:
                 value = None if text == NO_VALUE else unquote(text)
                 frame = frame.with_columns(_stated(name, value, table.columns[name].dtype, place))
@@ -153,11 +195,19 @@ def _check_names(store: Store, folder: str) -> None:
     others = {name: why for name, why in others.items() if name.split("/")[0] not in tables}
     left_out = {**files.left_out, **others}
     for name in sorted(left_out):
-        table, _, ending = name.partition(".")
-        if table.lower() in TABLES and f"{table.lower()}{PARQUET}" not in found:
-            expected = f"the table as {table.lower()}{PARQUET}"
+        match = _LIKE_A_TABLE.match(name)
+        if not match:
+            continue
+        table, rest = match["table"], name[match.end("table") :]
+        missing = f"{table.lower()}{PARQUET}" not in found
+        # `claims.csv`; a part or a copy of a table, such as `claims/part-0.parquet`, also beside the table: it may be the rest.
+        if (missing and (rest.startswith(".") or _TABLE.search(name))) or _PART.match(rest):
             raise ContractError(
-                store.locate(f"{folder}/{name}"), expected=expected, found=f".{ending}" if table in TABLES else name
+                store.locate(f"{folder}/{name}"),
+                expected=f"the table as {table.lower()}{PARQUET}",
+                found=rest if table in TABLES and rest.startswith(".") else name,
+                hint=f"A table is one file, or a folder {table.lower()}{PARQUET} with files."
+                + ("" if missing else " If this is none of its rows, lay it elsewhere."),
             )
     log_left_out(Files((), left_out), store.locate(folder))
 
@@ -237,11 +287,10 @@ def read_delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame 
         return store.read_table(key), place
     if not parts.parquet:
         raise ContractError(place, expected="a file, or a folder with Parquet files", found=f"a folder with {parts.named()}")
+    check_no_log(parts, place)
     frames = read_parts(store, parts.parquet, key, DELIVERED[table])
-    try:
-        return pl.concat(frames.values(), how="diagonal_relaxed"), place
-    except pl.exceptions.PolarsError as error:
-        raise ContractError(place, expected="files with columns of the same types", found=str(error).splitlines()[0]) from None
+    # Types are checked file by file: put together first, numbers of one file would become the text of another.
+    return stack(DELIVERED[table], {file: typed(DELIVERED[table], frame, file) for file, frame in frames.items()}), place
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:

@@ -12,7 +12,7 @@ from provenance.core.errors import ContractError
 from provenance.core.money import MOST_MINOR, MOST_OF_AN_OUTPUT, currencies
 from provenance.core.store import Store
 from provenance.core.tables import OUTPUTS, TableSchema
-from provenance.corpus.delivery import check_contents, files_below, log_left_out, read_parts
+from provenance.corpus.delivery import check_contents, check_no_log, files_below, log_files, log_left_out, read_parts
 from provenance.corpus.shards import FrozenCorpus
 
 OUTPUT_COLUMNS = ("output_id", "content", "prompt", "modality", "product")
@@ -21,11 +21,14 @@ OUTPUT_COLUMNS = ("output_id", "content", "prompt", "modality", "product")
 def read_outputs(store: Store, day: date, *, model_id: str) -> pl.DataFrame:
     """Read and check all outputs of a day: sorted by id, with `content_sha256` added.
 
-    Files that are no data (`provenance.corpus.delivery.files_below`) are left out, and named in the log.
+    Files that are no data (`provenance.corpus.delivery.files_below`) are left out, and named in the log. A table with a log of
+    its own, which says which files count, is refused (`provenance.corpus.delivery.check_no_log`).
     """
     folder = f"outputs/day={day}"
     files = files_below(store, folder)
     log_left_out(files, store.locate(folder))
+    check_no_log(files, store.locate(folder))
+    check_no_log(log_files(store, "outputs"), store.locate("outputs"))  # of a table that is split by day
     if not files.parquet:
         raise ContractError(
             store.locate(folder),

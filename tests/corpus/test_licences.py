@@ -93,6 +93,23 @@ def test_words_have_the_class_of_the_policy_s_patterns_and_are_unspecified_other
     assert terms.because
 
 
+@pytest.mark.parametrize(("text", "licence_class"), [
+    ("No AI training OR CC-BY-4.0", "forbidden"), ("CC-BY-4.0 OR No AI training", "forbidden"),
+    ("NO-AI-1.0 OR CC-BY-4.0", "forbidden"), ("MIT OR noai", "forbidden"), ("MIT OR no-llm-2.0", "forbidden"),
+    ("MIT or no AI training", "forbidden"), ("MIT and no AI training", "forbidden"), ("MIT OR do not train", "forbidden"),
+    ("MIT OR (CC-BY-4.0 AND No AI training)", "forbidden"), ("ISC AND (MIT OR no data mining)", "forbidden"),
+    ("MIT OR LicenseRef-no-ai", "forbidden"), ("MIT OR TDM-Reserved", "unspecified"), ("MIT OR AI training 2.0", "unspecified"),
+    ("MIT OR LicenseRef-TDM-Reserved", "unspecified"), ("NO-AI-1.0", "forbidden"), ("NoAI", "forbidden"),
+    ("MIT OR research only", "commercial"), ("MIT OR Proprietary", "commercial"), ("MIT OR No-aim-1.0", "commercial"),
+    ("MIT OR LicenseRef-mine", "commercial"), ("CC-BY-4.0 OR All rights reserved", "commercial"),
+    ("MIT OR LicenseRef-terms-of-service", "commercial"), ("no AI-generated content", "unspecified"),
+])  # fmt: skip
+def test_a_branch_that_reserves_training_holds_for_the_whole_choice(text, licence_class):
+    terms = classify(text, POLICY)
+    assert terms.licence_class == licence_class
+    assert (terms.licence_spdx is None) == (licence_class != "commercial")
+
+
 def test_an_unknown_id_is_explained_and_words_name_a_licence_only_where_nothing_speaks_against_it():
     assert "'Apach-2.0' is not a licence that SPDX knows. Did you mean 'Apache-2.0'?" in classify("Apach-2.0", POLICY).because
     assert classify("apache 2.0", POLICY).licence_spdx == "Apache-2.0"

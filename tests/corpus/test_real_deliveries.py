@@ -24,7 +24,7 @@ def outputs(store):
 
 @pytest.mark.parametrize("name", [
     "_temporary/0/_temporary/attempt_20261119_0001_m_000000_1/part-00000.snappy.parquet", "_temporary/part-00000.parquet",
-    ".spark-staging-4f1a/part-00000.parquet", "_delta_log/00000000000000000010.checkpoint.parquet", "_metadata.parquet",
+    ".spark-staging-4f1a/part-00000.parquet", "_metadata.parquet",
     ".part-00001.parquet", ".part-00000.parquet.crc", "part-00000.parquet.crc", "late.parq", "late.PARQUET", "late.pq",
     "late.parquet.gz", "late.csv", "_SUCCESS", "deep/_started/part.parquet", "deep/.hidden/part.parquet", "late.parquet.tmp",
 ])  # fmt: skip
@@ -112,6 +112,119 @@ def test_a_table_in_another_spelling_is_refused_by_name(store, name):
     store.write(f"corpus/{name}", b"x")
     with pytest.raises(ContractError, match=rf"corpus/{name}: expected the table as {name.split('.')[0].lower()}\.parquet"):
         read_corpus(store, "corpus")
+
+
+ALONE = ["claims/part-0.parquet", "claims-00000-of-00002.parquet", "claims (1).parquet", "claims_part1.parquet",
+         "claims_v2.csv", "claims-2026.parquet", "Claims (2).parquet", "claims/_temporary/0/part-0.parquet",
+         "claims copy.parquet", "claims[1].parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_table_under_another_name_is_refused_and_never_missing_silently(store, name):
+    frames = corpus_frames()
+    deliver(store, {"examples": frames["examples"].with_columns(owner_id=pl.lit("a"), unmatched_reason=None)}, days=())
+    store.write(f"corpus/{name}", to_parquet(frames["claims"]))
+    with pytest.raises(ContractError) as error:
+        read_corpus(store, "corpus")
+    assert f"corpus/{name}: expected the table as claims.parquet, found {name!r}".replace("'", "") in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "refused"), [
+    ("examples-00001-of-00002.parquet", True), ("examples (1).parquet", True), ("claims_2.parquet", True),
+    ("claims.part-3.parquet", True), ("owners copy.parquet", True), ("claims-2025.parquet", False),
+    ("claims_old.parquet", False), ("examples-notes.parquet", False), ("claimsmade.parquet", False), ("owners_1.txt", False),
+])  # fmt: skip
+def test_a_numbered_part_or_copy_beside_a_table_is_refused(store, caplog, name, refused):
+    deliver(store, days=())
+    store.write(f"corpus/{name}", to_parquet(corpus_frames()["claims"]))
+    if refused:
+        with pytest.raises(ContractError, match="lay it elsewhere"):
+            read_corpus(store, "corpus")
+    else:
+        read_corpus(store, "corpus")
+        assert name in caplog.text
+
+
+LOGGED = [
+    ("_delta_log/00000000000000000000.json", "Delta Lake"),
+    ("_delta_log/00000000000000000010.checkpoint.parquet", "Delta Lake"),
+    (".hoodie/20261119.commit", "Hudi"), ("region=eu/.hoodie_partition_metadata", "Hudi"),
+    ("metadata/v3.metadata.json", "Iceberg"), ("metadata/00001-4f1a.metadata.json.gz", "Iceberg"),
+    ("metadata/version-hint.text", "Iceberg"), ("_spark_metadata/0", "stream of Spark"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("log", "kind"), LOGGED)
+@pytest.mark.parametrize("place", [FOLDER, "outputs", "corpus/examples.parquet"])
+def test_a_table_whose_log_says_which_files_count_is_refused(store, log, kind, place):
+    """Of part-1, removed in the log, works were read and could be paid."""
+    frames = corpus_frames()
+    deliver(store, {name: frame for name, frame in frames.items() if name != "examples"}, days=())
+    for number in range(2):
+        store.write_table(f"corpus/examples.parquet/part-{number}.parquet", frames["examples"][number * 30 : number * 30 + 30])
+    store.write_table(f"{FOLDER}/part-0.parquet", outputs_frame())
+    if (place, log) == ("outputs", "region=eu/.hoodie_partition_metadata"):
+        place = FOLDER
+    store.write(f"{place}/{log}", b"{}")
+    with pytest.raises(ContractError, match=rf"{log}: expected .* all data, found the log of a.*{kind}.*plain Parquet"):
+        read_corpus(store, "corpus") if place.startswith("corpus") else outputs(store)
+
+
+@pytest.mark.parametrize(("column", "values", "found"), [
+    ("owner_id", [7.0, 8.0], "Float64"), ("owner_id", [7, 8], "Int64"), ("work_id", [1e16, 2.5], "Float64"),
+    ("work_id", [True, False], "Boolean"), ("work_id", [date(2026, 1, 1)] * 2, "Date"), ("split", [1, 0], "Int64"),
+])  # fmt: skip
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_part_of_another_type_is_refused_as_a_file_of_it_is(store, column, values, found, odd):
+    """Put together, 7.0 became the owner "7.0", 1e16 the work "1e+16", and True the work "true"."""
+    same = {"content": [b"x", b"y"], "owner_id": ["o", "p"], "split": ["train"] * 2}
+    parts = [pl.DataFrame({"work_id": [f"a{n}", f"b{n}"]} | same) for n in range(2)]
+    parts[odd] = parts[odd].with_columns(pl.Series(column, values))
+    for number, part in enumerate(parts):
+        store.write_table(f"corpus/examples.parquet/part-{number}.parquet", part)
+    with pytest.raises(
+        ContractError, match=rf"part-{odd}\.parquet: column '{column}': expected type String, found type {found}"
+    ):
+        read_corpus(store, "corpus")
+
+
+def test_parts_whose_types_are_of_one_kind_are_one_table(store):
+    part = pl.DataFrame({"work_id": ["a", "b"], "content": [b"x", b"y"], "owner_id": ["o", "p"], "position": [0, 0]})
+    kinds = [pl.Int32, pl.Int64, pl.UInt8]
+    for number, kind in enumerate(kinds):
+        works = pl.Series("work_id", [f"a{number}", f"b{number}"], dtype=pl.Categorical if number else pl.String)
+        times = pl.lit(date(2026, 1, 1)).cast(pl.Datetime(["ns", "us", "ms"][number], [None, "UTC", None][number]))
+        store.write_table(
+            f"corpus/examples.parquet/part-{number}.parquet",
+            part.with_columns(works, pl.col("position").cast(kind), acquired_at=times, mood=pl.lit(number, kind)),
+        )
+    examples = read_corpus(store, "corpus").examples
+    assert sorted(examples["work_id"]) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert examples["acquired_at"].n_unique() == 1
+    assert sorted(examples["mood"]) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["Split", "SPLIT", " split", "split "])
+@pytest.mark.parametrize("place", ["column", "folder", "part"])
+def test_a_column_in_another_spelling_is_refused_and_has_no_default(store, name, place):
+    """`Split` was an extra column, and works held out were trained on and paid."""
+    part = pl.DataFrame({"work_id": ["a", "b"], "content": [b"x", b"y"], "owner_id": ["o", "p"]})
+    held = part.with_columns(pl.Series(name, ["train", "held_out"]))
+    if place == "column":
+        store.write_table("corpus/examples.parquet", held)
+    elif place == "part":
+        store.write_table("corpus/examples.parquet/part-0.parquet", held)
+    else:
+        store.write_table(f"corpus/examples.parquet/{name}=held_out/part-0.parquet", part)
+    with pytest.raises(ContractError, match=rf"expected the column as 'split', found '{name}'"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize("name", ["Product", "servedAt", "Revenue-Minor", "PROMPT"])
+def test_a_column_of_outputs_in_another_spelling_is_refused(store, name):
+    store.write_table(f"{FOLDER}/part-0.parquet", outputs_frame().with_columns(pl.lit("x").alias(name)))
+    with pytest.raises(ContractError, match=f"found '{name}'"):
+        outputs(store)
 
 
 def test_what_is_no_table_beside_a_corpus_is_named(store, caplog):

@@ -109,6 +109,79 @@ def test_plain_files_have_no_problem(text):
     assert not problems(robots_rows(text))
 
 
+NEXT_GROUP = "\nUser-agent: *\nAllow: /\n"
+
+
+@pytest.mark.parametrize("line", [
+    "Deny: /", "Block: /", "Forbid: /", "Not allowed: /", "Not_allowed: /", "Exclude: /", "Disallow; /", "Disallow;/",
+    "DISALOW /", "Disallow./", "Disallow, /", "dissallow = /", "\uff24isallow: /", 'Deny: "/"', "Do not allow: *",
+])  # fmt: skip
+@pytest.mark.parametrize("rest", ["", NEXT_GROUP])
+def test_a_rule_of_a_named_agent_in_other_words_reserves_and_never_becomes_the_next_group_s(line, rest):
+    rows = robots_rows(f"User-agent: GPTBot\n{line}\n{rest}")
+    assert allowed(rows, "/x") is False
+    assert problems(rows) or line == "DISALOW /"  # as Google's parser reads it
+
+
+@pytest.mark.parametrize("text", [
+    "User-agent: GPTBot\nNever: /", "User-agent: GPTBot\nKeep out", "User-agent: CCBot\nGo away!\nDisallow: /admin",
+    "User-agent: GPTBot\nAction: block", "User-agent: GPTBot", "User-agent: Bingbot\nDisallow: /a\n\nUser-agent: CCBot",
+    "User-agent: GPTBot\nDisallow: /a\nNot welcome: /b", "User-agent: GPTBot\nCrawl-delay: 10", "User-agent: GPTBot\n/",
+])  # fmt: skip
+@pytest.mark.parametrize("rest", ["", NEXT_GROUP])
+def test_a_group_of_a_named_agent_that_is_not_understood_is_told_and_permits_nothing(text, rest):
+    rest = "" if text.split("\n")[-1].startswith(("User-agent", "Crawl")) else rest
+    rows = robots_rows(f"{text}\n{rest}")
+    assert problems(rows)
+    assert allowed(rows, "/x") is None
+
+
+WORDS = st.text("abcdefghijklmnopqrstuvwxyzN!?/.,:;= -", min_size=1, max_size=30).filter(
+    lambda line: line.strip(" ") and not any(rule in line.lower().replace(" ", "") for rule in ("agent", "low", "content"))
+)
+
+
+@given(WORDS, st.sampled_from(["", "Disallow: /admin\n"]), st.sampled_from(["", NEXT_GROUP]))
+def test_a_line_that_is_no_rule_in_the_group_of_a_named_agent_is_never_silence(line, before, after):
+    if robots._is_rule(robots._fields(line)):
+        return
+    rows = robots_rows(f"User-agent: GPTBot\n{before}{line}\n{after}")
+    assert any(row["problem"] for row in rows if row["use"] == "train")
+    assert allowed(rows, "/x") is not True
+
+
+@pytest.mark.parametrize("agents", [
+    "[GPTBot, CCBot]", "{GPTBot}", "<GPTBot>", "CCBot/GPTBot", "GPTBot/CCBot", "\uff27\uff30\uff34\uff22\uff4f\uff54",
+    "GPT\uff22ot/1.1", "`GPTBot`", "GPTBot & CCBot", "GPTBot/1.1/CCBot", "GPTBot/v2", "\u00abGPTBot\u00bb",
+])  # fmt: skip
+def test_agents_between_other_signs_and_in_other_letters_are_read(agents):
+    rows = robots_rows(f"User-agent: {agents}\nDisallow: /\n")
+    assert allowed([row for row in rows if "GPTBot" in (row["agents"] or "")], "/x") is False
+    if "CCBot" in agents:
+        assert allowed([row for row in rows if "CCBot" in (row["agents"] or "")], "/x") is False
+    assert bool(problems(rows)) is ("\uff22" in agents)
+    assert allowed(robots_rows(f"User-agent: {agents}\nAllow: /\n"), "/x") is (None if "\uff22" in agents else True)
+
+
+@pytest.mark.parametrize("maker", ["anthropic", "OpenAI", "Claude", "ChatGPT", "Google, OpenAI", "DeepSeek/1.0"])
+def test_a_maker_or_a_model_in_the_place_of_an_agent_is_told(maker):
+    assert problems(robots_rows(f"User-agent: {maker}\nDisallow: /\n"))
+
+
+@pytest.mark.parametrize("value", [
+    '"/"', "'/'", "\u201c/\u201d", "all", "yes", "ALL", "everything", "\\", ".", "/a, /b", "/a /b", "/a; /b", "/a,/b",
+    '"/a", "/b"', "private", "https://elsewhere.org/",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["Disallow", "Allow"])
+def test_values_that_are_no_path_reserve_what_they_may_mean_and_are_told(value, name):
+    rows = robots_rows(f"User-agent: GPTBot\n{name}: {value}\n")
+    assert problems(rows)
+    covered = "/b/x" if "/b" in value else "/private" if value == "private" else "/x"
+    assert allowed(rows, covered) is (None if name == "Allow" or "elsewhere" in value else False)
+    because = verdicts(frame(rows), [f"{SITE}/x"])["because"][0].to_list()
+    assert any(problems(rows)[0] in reason for reason in because)
+
+
 def test_rules_on_training_of_the_draft_are_read():
     rows = robots_rows("User-agent: *\nDisallowAITraining: /\nAllowAITraining: /free/\n")
     assert (allowed(rows, "/x"), allowed(rows, "/free/x"), allowed(rows, "/x", use="crawl")) == (False, True, None)
@@ -219,6 +292,61 @@ def test_a_directive_that_is_not_understood_is_told(value):
 def test_reservations_in_meta_elements_are_read(element, encoding):
     rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode(encoding))
     assert allowed(rows, "/p") is False
+
+
+@pytest.mark.parametrize(("value", "agents"), [
+    ("GPTBot,CCBot: noai", {"GPTBot", "CCBot"}), ("GPTBot, bingbot: noai", {"GPTBot"}),
+    ("bingbot,CCBot: noindex, noai", {"CCBot"}),
+    ("GPTBot CCBot: noai", {"GPTBot", "CCBot"}), ("CCBot,GPTBot,bingbot: noindex, noimageai", {"GPTBot", "CCBot"}),
+    ("GPTBot: noindex, CCBot: noai", {"CCBot"}), ("gptbot/1.0, ccbot/2.0: noai", {"GPTBot", "CCBot"}),
+    ("GPTBot, *: noai", {"GPTBot", ""}),
+])  # fmt: skip
+def test_several_robots_before_one_directive_are_read(value, agents):
+    for rows in (page_rows(x_robots_tag=value), page_rows(f'<meta http-equiv="X-Robots-Tag" content="{value}">')):
+        assert {row["agents"] or "" for row in rows if row["allowed"] is False} == agents
+        assert not problems(rows)
+
+
+@pytest.mark.parametrize("element", [
+    '<meta name="robots, googlebot" content="noai">', '<meta name="googlebot,GPTBot" content="noindex, noai">',
+    '<meta name="googlebot robots" content="noai">', '<meta name="robots" value="noai">', '<meta name="noai" value="1">',
+    '<meta name="robots" content=\u201cnoai\u201d>', "<meta name=\u201crobots\u201d content=\u201cnoai, noimageai\u201d>",
+    '<meta name="robots" content="\uff4eoai">', '<meta name="GPTBot/1.0" content="noai">', '<meta name="*" content="noai">',
+])  # fmt: skip
+def test_meta_elements_in_other_spellings_are_read(element):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert allowed(rows, "/p") is False
+    assert not problems(rows)
+
+
+@pytest.mark.parametrize(("element", "expected"), [
+    ('<meta name="robot" content="noai">', False), ('<meta name="bots" content="noai">', False),
+    ('<meta name="ai-bots" content="noai">', False), ('<meta name="crawlers" content="noindex, noimageai">', False),
+    ('<meta name="ai-training" content="disallow">', False), ('<meta name="AI" content="no">', False),
+    ('<meta name="tdm" content="reserved">', False), ('<meta name="train" content="false">', False),
+    ('<meta name="rights" content="noai">', None), ('<meta property="ai:training" content="Not allowed.">', False),
+    ('<meta content="noai">', None), ('<meta name="content-usage" content="train-ai=n">', None),
+    ('<meta http-equiv="Content-Signal" content="search=yes, ai-train=no">', None),
+    ('<meta name="keywords" content="art, noai">', None), ('<meta name="description" content="noai">', None),
+])  # fmt: skip
+def test_meta_elements_that_no_standard_has_are_told(element, expected):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert allowed(rows, "/p") is expected
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("element", [
+    '<meta name="googlebot" content="noai">', '<meta name="ai-generated" content="false">',
+    '<meta name="ai" content="courses">', '<meta name="ai-content-declaration" content="none">',
+    '<meta name="description" content="About AI training, no less">', '<meta name="training-label" content="none">',
+    '<meta name="theme" content="no">',
+    '<meta name="robots, bingbot" content="noindex">', '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="tdm-reservation" content="0">', '<meta name="author" content="T. Rain, AI">', "<meta charset=utf-8>",
+])  # fmt: skip
+def test_other_meta_elements_have_no_problem(element):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
+    assert not problems(rows)
+    assert allowed(rows, "/p") is not False
 
 
 def test_misspelt_names_permit_nothing_and_are_told():

@@ -38,7 +38,8 @@ SPELLINGS = {
         isbn:978-0-471-11709-4""",
     "isrc:USSKG1912345": "isrc:US-SKG-19-12345 ISRC:usskg1912345 urn:isrc:USSKG1912345",
     "iswc:T0345246801": "iswc:T-034.524.680-1 ISWC:T0345246801",
-    "pkg:pypi/zope-interface@5.0rc1": """pkg:pypi/zope.interface@5.0rc1 pkg:pypi/Zope_Interface@5.0-RC1
+    "pkg:pypi/zope-interface@5rc1": """pkg:pypi/zope.interface@5.0rc1 pkg:pypi/zope.interface@5.0.0rc1
+        pkg:pypi/Zope_Interface@5.0-RC1
         https://pypi.org/project/zope.interface/5.0rc1/ https://pypi.org/pypi/zope-interface/5.0rc1/json""",
     "pkg:npm/%40angular/core@17.0.0": """pkg:npm/@angular/core@17.0.0 pkg:NPM/@angular/core@17.0.0
         pkg:npm/%40Angular/core@17.0.0
@@ -62,7 +63,23 @@ SPELLINGS = {
     "pkg:github/o/r@v1.2": """https://github.com/o/r/tree/v1.2 https://github.com/o/r/tree/refs/tags/v1.2
         https://github.com/o/r/releases/tag/v1.2
         https://github.com/O/R/archive/refs/tags/v1.2.tar.gz https://github.com/o/r/archive/v1.2.zip
-        pkg:github/o/R@refs/tags/v1.2""",
+        pkg:github/o/R@refs/tags/v1.2 git+https://github.com/o/r.git@v1.2 git+ssh://git@github.com/o/r.git@v1.2#egg=r
+        git+https://github.com/o/r@refs/tags/v1.2#subdirectory=a&egg=r git@github.com:O/r.git@v1.2 git://github.com/o/r.git#v1.2
+        git+https://github.com/o/r.git#v1.2 github:o/r#v1.2 https://github.com/o/r.git@v1.2 pkg:github/o/r.git@v1.2
+        https://codeload.github.com/o/r/tar.gz/v1.2 https://codeload.github.com/o/r/legacy.zip/refs/tags/v1.2
+        https://api.github.com/repos/o/r/tarball/v1.2 https://api.github.com/repos/O/r/zipball/refs/tags/v1.2""",
+    "pkg:github/o/r@v2#a/b.py": """https://api.github.com/repos/o/r/contents/a/b.py?ref=v2
+        https://github.com/o/r/blob/v2/a/b.py""",
+    "pkg:gitlab/g/r": """https://gitlab.com/g/r https://gitlab.com/G/R/ https://gitlab.com/g/r.git git@gitlab.com:g/r.git
+        gitlab:g/r git+https://gitlab.com/g/r.git pkg:gitlab/g/r.git""",
+    "pkg:gitlab/g/s/r@v1": """https://gitlab.com/g/s/r/-/tree/v1 https://gitlab.com/g/s/r/-/tags/v1 https://gitlab.com/g/s/r/-/releases/v1
+        https://gitlab.com/g/s/r/-/archive/v1/r-v1.tar.gz git+ssh://git@gitlab.com/g/s/r.git@v1 pkg:gitlab/g%2Fs/r@refs/tags/v1
+        https://gitlab.com/g/s/r/-/tree/refs/tags/v1 gitlab:g/s/r#v1""",
+    "pkg:bitbucket/o/r@v1": """https://bitbucket.org/o/r/src/v1 https://bitbucket.org/o/r/get/v1.zip
+        git+https://bitbucket.org/o/r.git@v1 pkg:bitbucket/O/r.git@v1 bitbucket:o/r#v1""",
+    "pkg:pypi/x@1": "pkg:pypi/x@1.0 pkg:pypi/X@1.0.0 pkg:pypi/x@v1.0 https://pypi.org/project/x/1.0.0/ pkg:pypi/x@1.0.0.0",
+    "pkg:pypi/x@1.10": "pkg:pypi/x@1.10.0 https://pypi.org/pypi/x/1.10/json",
+    "pkg:docker/a/b@sha256:00ffab": "pkg:docker/A/b@sha256:00FFab pkg:docker/a/b@SHA256%3A00FFAB",
     "pkg:gitlab/o/sub/r@v1#a.py": """https://gitlab.com/o/sub/r/-/blob/v1/a.py
         https://gitlab.com/o/sub/r/-/raw/v1/a.py?inline=false
         https://gitlab.com/O/Sub/R/-/blob/refs/tags/v1/a.py https://gitlab.com/o/sub/r/blob/v1/a.py
@@ -120,7 +137,12 @@ APART = (
     ("doi:10.1000/1", "doi:10.1000/12"),
     ("https://doi.org/10.1000/1#a", "https://doi.org/10.1000/1#b"),  # a name that somebody forgot to encode
     ("isbn:9780471117094", "isbn:9780471117100"),
-    ("pkg:pypi/flask@3.0.0", "pkg:pypi/flask@3.0.1"),
+    ("pkg:pypi/flask@3.0.0", "pkg:pypi/flask@3.0.1"), ("pkg:pypi/x@1.1", "pkg:pypi/x@1.10"), ("pkg:pypi/x@1", "pkg:pypi/x@10"),
+    ("pkg:docker/a@Latest", "pkg:docker/a@latest"), ("pkg:npm/x@1.0", "pkg:npm/x@1.0.0"),
+    ("git+https://github.com/o/r.git@v1", "git+https://github.com/o/r.git@v2"), ("https://gitlab.com/g/r", "https://gitlab.com/g/s/r"),
+    ("https://gitlab.com/g/r/-/issues/4", "https://gitlab.com/g/r/-/issues/5"), ("https://gitlab.com/g/r/issues/4", "https://gitlab.com/g/r"),
+    ("https://gitlab.com/users/sign_in", "pkg:gitlab/users/sign_in"),
+    ("https://github.com/o/r/tree/v1/src", "pkg:github/o/r@v1"),
     ("pkg:npm/JSONStream@1.3.5", "pkg:npm/jsonstream@1.3.5"),  # two packages
     ("pkg:pypi/x@1#a/../b.py", "pkg:pypi/x@1#a/b.py"),
     ("pkg:maven/org.A/b@1", "pkg:maven/org.a/b@1"),

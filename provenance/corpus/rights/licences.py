@@ -7,6 +7,7 @@ All assertions are kept; `weigh` gives the reason why one does not count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,9 @@ from provenance.corpus.rights.policy import ASSERTERS, UNSPECIFIED, Asserter, Cl
 
 AGGREGATOR: Asserter = "aggregator"
 NOBODY = "nobody"
+FORBIDDEN: Class = "forbidden"
+# Words with which terms speak of training, and may reserve it.
+_TRAINING = re.compile(r"\b(no)?(ai|llms?|tdm|genai)\b|\btrain|data mining|machine learning|scrap(e|ing)\b", re.IGNORECASE)
 # Prefix of the standing of expired assertions.
 EXPIRED = "expired"
 
@@ -92,12 +96,17 @@ def check_assertions(frame: pl.DataFrame, file: str) -> pl.DataFrame:
 def classify(licence: str, policy: RightsPolicy) -> LicenceTerms:
     """Interpret terms: an SPDX expression by the policy's licences, other words by its patterns, else unspecified.
 
-    Of a choice, a branch that cannot be read is left out, and the reason says so.
+    Of a choice, a branch that cannot be read is left out, and the reason says so. A branch that forbids by the policy's words
+    is no licence to choose but a reservation, and holds for the whole; one that speaks of training otherwise is left to a
+    person.
     """
     try:
         expression, left_out = spdx.parse_choices(licence)
     except spdx.Unreadable as error:
         return _of_words(licence, str(error), policy)
+    references = [key for key in map(str, spdx.licences(expression)) if spdx.REFERENCE.fullmatch(key)]
+    if reserved := _reservation([*left_out, *(key for key in references if key not in policy.references)], policy):
+        return reserved
     licence_class, because = _of_expression(expression, policy)
     unread = f"; of the choice {', '.join(map(repr, left_out))} cannot be read" if left_out else ""
     return LicenceTerms(str(expression), licence_class, because + unread)
@@ -220,6 +229,20 @@ def _of_expression(expression: Any, policy: RightsPolicy) -> tuple[Class, str]:
     reasons = dict.fromkeys(because for licence_class, because in parts if licence_class == decisive)
     relation = "of a choice" if operator == "OR" else "of terms that hold together"
     return decisive, f"{'; '.join(reasons)} ({relation})"
+
+
+def _reservation(branches: Iterable[str], policy: RightsPolicy) -> LicenceTerms | None:
+    """The terms that hold if any branch without a known licence forbids, or may forbid, training; None: none does."""
+    doubt = None
+    for branch in branches:
+        plain = " ".join(re.sub(r"[\s_-]+", " ", branch.removeprefix("LicenseRef-")).split())
+        if any(words.licence_class == FORBIDDEN and (words.match(branch) or words.match(plain)) for words in policy.words):
+            because = f"{_short(branch)!r} is {FORBIDDEN} by the policy's words, whatever else may be chosen"
+            return LicenceTerms(None, FORBIDDEN, because)
+        if _TRAINING.search(plain):
+            because = f"{_short(branch)!r} speaks of training, and the policy has no words for it"
+            doubt = doubt or LicenceTerms(None, UNSPECIFIED, because)
+    return doubt
 
 
 def _of_words(text: str, unreadable: str, policy: RightsPolicy) -> LicenceTerms:

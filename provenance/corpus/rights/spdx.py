@@ -213,6 +213,14 @@ def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
     return ("OR" if isinstance(expression, licensing().OR) else "AND"), tuple(expression.args)
 
 
+def licences(expression: Any) -> list[Any]:
+    """The licences of an expression, without exceptions."""
+    operator, terms = parts(expression)
+    if operator in {"", "WITH"}:
+        return [terms[0]]
+    return [licence for term in terms for licence in licences(term)]
+
+
 def _check(symbol: Any, addresses: Mapping[str, str]) -> None:
     operator, names = parts(symbol)
     for name, exceptions in zip(names, (False, True), strict=False):

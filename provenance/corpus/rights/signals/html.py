@@ -18,7 +18,8 @@ class Declarations:
     """Declarations of a page: meta elements by name (the first of each), linked licences, and embedded licences.
 
     Attributes:
-        elements: all meta elements, `(name, content)`; `property` and `http-equiv` stand for a name that is missing.
+        elements: all meta elements, `(name, content)`; `property` and `http-equiv` stand for a name that is missing,
+            and `value` for a content that is.
     """
 
     meta: dict[str, str] = field(default_factory=dict)
@@ -47,9 +48,10 @@ def read_declarations(answer: Answer) -> Declarations:
         return Declarations(problem=f"not HTML: {error}")
     if tree is None:
         return Declarations(problem="not HTML")
-    elements = tuple((_name(element), element.get("content") or "") for element in tree.iter("meta"))
+    written = [(_name(element), element.get("content") or "", element.get("value") or "") for element in tree.iter("meta")]
+    elements = tuple((name, content or value) for name, content, value in written)
     meta: dict[str, str] = {}
-    for name, content in elements:
+    for name, content, _ in written:
         meta.setdefault(name, content)
     links = (link for link in tree.iter("link") if "license" in (link.get("rel") or "").lower().split())
     linked = (link.get("href") for link in links if (link.get("type") or "").strip().lower() == RSL_TYPE)

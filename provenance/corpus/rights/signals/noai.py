@@ -3,23 +3,36 @@
 DeviantArt began it in 2022, and other platforms followed. A directive covers one page, or the one file to which the header
 belongs, and speaks of training. `noimageai` is about the pictures of a page; it is read as of the page, since a work that was
 collected there may be one. A header may name a robot before its directives (`GPTBot: noai`), and a meta element is for the
-robot of its name. Only robots that collect for models, and all robots together, count.
+robot of its name, or for several with commas between them. Only robots that collect for models, and all robots together, count.
+What reserves in some other spelling (`ai-training: disallow`, `noai` beside a name that is no robot's) is a row with a problem.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from provenance.corpus.rights.signals.responses import Answer, Row, row
-from provenance.corpus.rights.signals.robots import EVERYBODY, token
+from provenance.corpus.rights.signals.robots import EVERYBODY, QUOTES, agents_of, token
 
 KIND = "noai"
 HEADER = "x-robots-tag"
 # As sites spell them, without signs between the letters.
 REFUSALS = frozenset({"noai", "noimageai", "noml", "noaitraining", "notrain", "notraining", "nollm", "notdm"})
 SURE = frozenset({"noai", "noimageai", "noml"})
-ALL_ROBOTS = ("robots", EVERYBODY)
+ALL_ROBOTS = frozenset({"robots", EVERYBODY})
+# Names that are meant for all robots, and that no robot reads.
+_ROBOTS = re.compile(r"(all|any|ai|every)?[-_ ]?(robots?|bots?|crawlers?|spiders?|scrapers?|agents?|user-?agents?)(\.txt)?")
+_ROBOT = re.compile(r"bot\b|bot-|spider|crawler|slurp|agent|extended")
+# Contents that refuse, beside a name that speaks of training; and preferences that do (`train-ai=n`).
+_REFUSING = re.compile(
+    r"(disallow(ed)?|no|none|n|false|0|off|deny|denied|block(ed)?|forbid(den)?|prohibit(ed)?|reserved?|refuse[ds]?|opt[-_ ]?out"
+    r"|not[-_ ](allowed|permitted)|all rights reserved)"
+)
+_PREFERENCE = re.compile(r"\b(train|ai|genai|tdm|llm|ml)[\w-]*\s*[=:]\s*(n|no|0|false|disallow|deny|none)\b", re.IGNORECASE)
+# What tells how a page was made, and what is read elsewhere.
+_OTHER_NAMES = re.compile(r"tdm[-_]?(reservation|policy)|generated|assisted|content|disclosure|label|description|title")
 # Directives that mention the same words and say nothing of training.
 OTHERS = re.compile(r"(max-(snippet|image-preview|video-preview)|unavailable_after)\b", re.IGNORECASE)
 _TRAINING = re.compile(r"(^|[^a-z])(ai|ml|llm|tdm|genai)([^a-z]|$)|train|(no|image)ai", re.IGNORECASE)
@@ -41,34 +54,69 @@ def parse_meta(answer: Answer, elements: Iterable[tuple[str, str]], *, agents: S
     """Rows of a page's meta elements, `(name, content)`; they cover that page alone."""
     rows = []
     for name, content in elements:
-        if name == HEADER:
+        says, plain = f"meta: {name}: {content}", name.strip(QUOTES + " ")
+        if plain == HEADER:
             for robot, directive in _addressed(content, agents):
-                rows += _row(answer, f"meta: {name}: {content}", robot, directive, agents)
-        elif name in ALL_ROBOTS or token(name) in map(token, agents):
-            robot = EVERYBODY if name in ALL_ROBOTS else name
+                rows += _row(answer, says, robot, directive, agents)
+            continue
+        robots = _robots(plain, agents)
+        for robot in robots:
             for directive in _directives(content):
-                rows += _row(answer, f"meta: {name}: {content}", robot, directive, agents)
-        elif _squeezed(name) in REFUSALS:
+                rows += _row(answer, says, robot, directive, agents)
+        if robots:
+            continue
+        if _squeezed(plain) in REFUSALS:
             problem = (
                 "" if content.strip().lower() not in {"0", "false", "no", "off"} else f"{content!r} takes back what it says"
             )
-            rows.append(
-                row(answer, KIND, "train", says=f"meta: {name}: {content}", allowed=None if problem else False, problem=problem)
-            )
+            rows.append(row(answer, KIND, "train", says=says, allowed=None if problem else False, problem=problem))
+        elif problem := _odd(plain, content):
+            meant = _ROBOTS.fullmatch(plain) or (_TRAINING.search(plain) and not _OTHER_NAMES.search(plain))
+            rows.append(row(answer, KIND, "train", says=says, allowed=False if meant else None, problem=problem))
     return rows
 
 
+def _robots(name: str, agents: Sequence[str]) -> list[str]:
+    """The robots of a name that count: all of them, or those that collect for models."""
+    named = agents_of(name)
+    if named & ALL_ROBOTS:
+        return [EVERYBODY]
+    return [agent for agent in agents if token(agent) in named]
+
+
+def _odd(name: str, content: str) -> str:
+    """The problem of a meta element for no robot that we know, which may reserve; empty: it does not."""
+    of_training = _TRAINING.search(name) and not _OTHER_NAMES.search(name)
+    if of_training and _REFUSING.fullmatch(content.strip(QUOTES + " .!").lower()):
+        return f"{name!r} is no name of a meta element that a standard has"
+    meant_for_all = _ROBOTS.fullmatch(name)
+    if _ROBOT.search(name) and not meant_for_all:
+        return ""  # for another robot
+    if any(map(_is_refusal, _directives(content))) or _PREFERENCE.search(content):
+        return f"{name!r} is the name of no robot" + (": read as robots" if meant_for_all else "")
+    return ""
+
+
 def _addressed(value: str, agents: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the directives of a header, each with its robot: the last one named before it, or all."""
-    robot = EVERYBODY
+    """Yield the directives of a header, each with its robot: the last ones named before it, or all.
+
+    Several robots have commas or blanks between them: `GPTBot, CCBot: noai`.
+    """
+    known = {"robots", EVERYBODY, *map(token, agents)}
+    robots, waiting = [EVERYBODY], list[str]()
     for part in _directives(value):
         name, colon, directive = part.partition(":")
-        known = token(name) in {"robots", EVERYBODY, *map(token, agents)}
-        if colon and not OTHERS.match(part) and (known or not _TRAINING.search(_squeezed(name))):
-            robot = name.strip()
-            yield robot, directive.strip()
+        if not colon and agents_of(part) <= known:
+            waiting.append(part)
+            continue
+        names_robots = agents_of(name) & known or not _TRAINING.search(_squeezed(name))
+        if colon and names_robots and not OTHERS.match(part):
+            robots = [robot for names in [*waiting, name] for robot in (_robots(names, agents) or [names.strip()])]
         else:
-            yield robot, part
+            directive = part
+        waiting.clear()
+        for robot in dict.fromkeys(robots):
+            yield robot, directive.strip()
 
 
 def _row(answer: Answer, says: str, robot: str, directive: str, agents: Sequence[str]) -> list[Row]:
@@ -95,4 +143,4 @@ def _is_refusal(directive: str) -> bool:
 
 def _squeezed(text: str) -> str:
     """A directive without signs and blanks between its letters: `No-AI` is `noai`."""
-    return re.sub(r"[\s_\u2010-\u2014-]+", "", text).strip("\"'").lower()
+    return re.sub(r"[\s_\u2010-\u2014-]+", "", unicodedata.normalize("NFKC", text)).strip(QUOTES).lower()

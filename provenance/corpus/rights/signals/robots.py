@@ -5,8 +5,9 @@ collects for models are about training; their rows have that `use`.
 
 People misspell. What Google's parser accepts (github.com/google/robotstxt: `useragent`, `dissallow`, a blank for the colon) is
 read as it is meant, and so are several agents on one line. Other names of lines that resemble a rule's name are read as
-restrictions alone, with a `problem`: a permission must be spelt rightly. A line that speaks of training in some other way, or
-of an agent whose name is nearly that of a collector for models, is a row that says nothing but its problem.
+restrictions alone, with a `problem`: a permission must be spelt rightly. So are other words for "disallow" before a path, and
+values that are no path. A line that speaks of training in some other way, that is no rule and stands in the group of a
+collector for models, or that names nearly such a collector or its maker, is a row that says nothing but its problem.
 
 Protego matches patterns (`verdicts`), but this module reads the file: Protego drops lines of later standards (`Content-Usage`,
 `License`) and does not list the named agents. A test compares the two.
@@ -15,7 +16,8 @@ Protego matches patterns (`verdicts`), but this module reads the file: Protego d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -37,6 +39,7 @@ SPELLINGS = {
 }
 # Other names of lines, which resemble some rules and must not be taken for them.
 OTHERS = ("sitemap", "site-map", "license", "crawl-delay", "host", "clean-param", "request-rate", "visit-time", "noindex")
+RULES = frozenset({"user-agent", *GROUPED, *OTHERS})
 # How alike a name must be to the name of a rule, and an agent to one that we know.
 ALIKE, AGENTS_ALIKE = 0.75, 0.85
 # Signs that are typed for a hyphen, and invisible ones.
@@ -45,9 +48,48 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\xad", "")
 )
 WIDE_COLON = "\uff1a"
-_NEXT_RULE = re.compile(r"\s+(?=(?:user[- ]?agent|(?:dis)?allow)\s*:)", re.IGNORECASE)
-_WITHOUT_COLON = re.compile(r"(user[- ]?agent|disallow|allow)([\s=]+)(\S.*)", re.IGNORECASE)
-_BETWEEN_AGENTS = re.compile(r"[\s,;|()\"'\u2018-\u201f\u3001\uff0c\uff1b]+")
+_NEXT_RULE = re.compile(r"(?<!\bnot)(?<!\bno)\s+(?=(?:user[- ]?agent|(?:dis)?allow)\s*:)", re.IGNORECASE)
+_WITHOUT_COLON = re.compile(
+    rf"({'|'.join(name.replace(' ', '[ ]') for name in (*SPELLINGS, 'allow'))})([\s=;.,]+)(\S.*)", re.IGNORECASE
+)
+# Other words for "disallow", before a path.
+REFUSING = re.compile(
+    r"(do |does )?(no|not|don'?t) ?(allow(ed)?|access)|(block|reject|prohibit)(ed)?|den(y|ied)|forbid(den)?|(exclude|refuse)d?"
+)
+# Addresses in an agent's name; they are no agents.
+_ADDRESS = re.compile(r"\+?https?://[^\s;,)]*", re.IGNORECASE)
+# What may stand between agents; a slash does, too, unless a version follows.
+_BETWEEN_AGENTS = re.compile(r"(?:[\s,;|()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f\u3001\uff0c\uff1b&]|/(?![\dvVxX]|\s*$))+")
+QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
+_QUOTED = re.compile(f"[{QUOTES}]")
+# Values that people write for "everything".
+EVERYTHING = frozenset({"all", "any", "yes", "true", "1", "on", "everything", "everywhere", "\\", ".", "./", "site", "root"})
+_SEVERAL = re.compile(r"\s*[,;|]?\s+(?=[/*])|[,;|](?=/)")
+# Names of makers and models, which are no agents.
+MAKERS = frozenset(
+    {
+        "openai",
+        "anthropic",
+        "claude",
+        "chatgpt",
+        "gpt",
+        "gemini",
+        "bard",
+        "cohere",
+        "mistral",
+        "mistralai",
+        "deepseek",
+        "bytedance",
+        "llama",
+        "commoncrawl",
+        "common-crawl",
+        "meta-ai",
+        "metaai",
+        "huggingface",
+        "stabilityai",
+        "midjourney",
+    }
+)
 _LINE_ENDS = re.compile(r"[\r\n\x0b\x0c\x85\u2028\u2029]+")
 _PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 # Longer lines are not looked at for what else they might mean, and no more such lines are reported than these.
@@ -84,11 +126,15 @@ def rules(text: str) -> Iterator[Rule]:
     naming = False
     doubts = ""  # about the names of the group's agents
     for line in _LINE_ENDS.split(text):
-        for name, value, problem in _fields(line):
+        fields = list(_fields(line))
+        if naming and not _is_rule(fields) and (stated := _stated(line)):
+            # Crawlers pass the line over, and read the rules of the next group as this one's.
+            doubts = doubts or f"{stated[:LONGEST_LINE]!r} stands before it in its group, and is no rule"
+        for name, value, problem in fields:
             if name == "user-agent":
                 group, doubts = (group, doubts) if naming else (set(), "")
                 group |= agents_of(value)
-                doubts = doubts or problem
+                doubts = doubts or problem or _other_letters(value)
                 naming = True
             elif name in GROUPED:
                 agents = frozenset(group) if naming else agents  # shared by all rules of a group, which may name thousands
@@ -96,6 +142,21 @@ def rules(text: str) -> Iterator[Rule]:
                 yield Rule(agents, name, value, problem or doubts)
             else:  # a line for the whole file, such as License; it ends no group
                 yield Rule(frozenset(), name, value, problem)
+
+
+def _stated(line: str) -> str:
+    """What a line says, without comments and blanks around it."""
+    return " ".join(line.split("#", 1)[0].strip("\u200b\u200e\ufeff \t").split())
+
+
+def _is_rule(fields: Iterable[tuple[str, str, str]]) -> bool:
+    return any(name in RULES for name, _, _ in fields)
+
+
+def _other_letters(value: str) -> str:
+    """The problem of an agent in letters that only look like ASCII's, such as full-width ones; empty: there is none."""
+    odd = any(sign.isalnum() and not sign.isascii() and unicodedata.normalize("NFKC", sign).isascii() for sign in value)
+    return f"{value!r} is not in plain letters" if odd else ""
 
 
 def _fields(line: str) -> Iterator[tuple[str, str, str]]:
@@ -107,6 +168,9 @@ def _fields(line: str) -> Iterator[tuple[str, str, str]]:
         if not colon and (wide := part.partition(WIDE_COLON))[1]:
             name, colon, value = wide
             problem = problem or "a full-width colon"
+        folded = unicodedata.normalize("NFKC", name)
+        if folded != name:
+            name, problem = folded, problem or f"{name!r} is not in plain letters"
         bare = _WITHOUT_COLON.fullmatch(part)
         if bare and (not colon or "/" in name or "=" in name):
             name, sign, value = bare.groups()
@@ -114,8 +178,12 @@ def _fields(line: str) -> Iterator[tuple[str, str, str]]:
             problem = problem or ("" if not sign.strip() and len(value.split()) == 1 else "a line without a colon")
         elif not colon:
             continue
-        rule, doubt = _rule_of(" ".join(name.translate(_SIGNS).lower().split()))
-        yield rule, value.strip(), problem or doubt
+        spelt, value = " ".join(name.translate(_SIGNS).lower().split()), value.strip()
+        if REFUSING.fullmatch(re.sub("[_-]", " ", spelt)) and value.strip(QUOTES).startswith(("/", "*")):
+            rule, doubt = "disallow", f"{spelt!r} is no name of a rule: read as 'disallow'"
+        else:
+            rule, doubt = _rule_of(spelt)
+        yield rule, value, problem or doubt
 
 
 @lru_cache(maxsize=4096)
@@ -138,9 +206,10 @@ def _rule_of(name: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4096)
 def agents_of(value: str) -> frozenset[str]:
-    """The agents that a line names: one, or several with commas, semicolons or blanks between them."""
-    parts = (part for part in _BETWEEN_AGENTS.split(value.translate(_SIGNS)) if part)
-    return frozenset(filter(None, map(token, (value, *parts))))
+    """The agents that a line names: one, or several with commas, semicolons, blanks, slashes or brackets between them."""
+    plain = unicodedata.normalize("NFKC", value.translate(_SIGNS))
+    parts = (part for part in _BETWEEN_AGENTS.split(_ADDRESS.sub(" ", plain)) if part)
+    return frozenset(filter(None, map(token, (plain, *parts))))
 
 
 def token(agent: str) -> str:
@@ -166,18 +235,46 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
     """
     by_agent: dict[str, list[tuple[bool | None, str, str, str]]] = {}
     for rule, addressees in addressed(text, agents):
-        pattern = pattern_of(rule.value or "/", origin)
-        if pattern is not None and (rule.value or rule.name == "disallow"):
-            allows = rule.name == "allow" or not rule.value
-            allowed = None if allows and rule.problem else allows
+        if not rule.value and rule.name == "allow":
+            continue
+        allows = rule.name == "allow" or not rule.value
+        for value, doubt in _values(rule.value):
+            pattern = pattern_of(value or "/", origin)
+            elsewhere = "" if pattern else f"{value!r} is an address of another site, which the file does not cover"
+            problem = "; ".join(dict.fromkeys(filter(None, (rule.problem, doubt or elsewhere))))
+            entries: list[tuple[bool | None, str, str, str]] = []
+            if pattern is not None:
+                entries.append((None if allows and problem else allows, pattern, rule.line, problem))
+            if (doubt or elsewhere) and pattern != "/":  # it may be meant of all pages
+                entries.append((None, "/", rule.line, problem))
             for name in addressees:
-                by_agent.setdefault(name, []).append((allowed, pattern, rule.line, rule.problem))
+                by_agent.setdefault(name, []).extend(entries)
     agents_of_rules: dict[tuple[tuple[bool | None, str, str, str], ...], list[str]] = {}
     for name, stated in by_agent.items():
         # Beside other rules an empty Disallow says nothing.
         entries = [entry for entry in stated if entry[2] != EMPTY] or stated
         agents_of_rules.setdefault(tuple(dict.fromkeys(entries)), []).append(name)
     return {tuple(sorted(addressees)): list(entries) for entries, addressees in agents_of_rules.items()}
+
+
+@lru_cache(maxsize=4096)
+def _values(value: str) -> tuple[tuple[str, str], ...]:
+    """The patterns that the value of a rule means, each with its problem: `all` and its like mean the whole site.
+
+    A value in quotes is read without them, and several paths with commas or blanks between them one by one.
+    """
+    plain = value.strip(QUOTES + " ")
+    problem = f"{value!r} is in quotes" if plain != value and value else ""
+    if plain.lower() in EVERYTHING:
+        return (("/", f"{value!r} is no path: read as the whole site"),)
+    paths = [path for path in (part.strip(QUOTES + " ,;|") for part in _SEVERAL.split(_QUOTED.sub(" ", plain))) if path]
+    if len(paths) > 1 and all(path.startswith(("/", "*")) for path in paths):
+        return tuple((path, f"{value!r} is several paths, and a rule has one") for path in paths)
+    if value and not plain:
+        return (("/", f"{value!r} is no path: read as the whole site"),)
+    if plain and not plain.startswith(("/", "*", "$")) and "://" not in plain:
+        problem = f"{value!r} does not begin with / or *"
+    return ((plain, problem),)
 
 
 def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
@@ -218,8 +315,8 @@ def odd_lines(text: str) -> Iterator[str]:
     """Yield the lines of a file that are no rule, no comment and not blank; none of a page."""
     if not _PAGE.search(text[:1000]):
         for line in _LINE_ENDS.split(text):
-            stated = " ".join(line.split("#", 1)[0].split())
-            if stated and not any(name in {"user-agent", *GROUPED, *OTHERS} for name, _, _ in _fields(stated)):
+            stated = _stated(line)
+            if stated and not _is_rule(_fields(stated)):
                 yield stated[:LONGEST_LINE]
 
 
@@ -241,18 +338,36 @@ def _not_understood(text: str, agents: Sequence[str]) -> Iterator[tuple[str, str
         return
     names = tuple(map(token, agents))
     seen: set[str] = set()
+    told: set[tuple[str, frozenset[str]]] = set()
+    group: frozenset[str] = frozenset()  # the collectors for models that the group names
+    naming = ""  # the line that named the last of them, until a rule follows
+    is_open = False
     for line in _LINE_ENDS.split(text):
-        stated = " ".join(line.split("#", 1)[0].split())
-        if not stated or stated in seen or len(stated) > LONGEST_LINE:
+        stated = _stated(line)
+        if not stated or len(stated) > LONGEST_LINE:
+            continue
+        fields = list(_fields(stated))
+        is_rule = _is_rule(fields)
+        for name, value, _ in fields:
+            if name == "user-agent":
+                named = agents_of(value) & set(names)
+                group = group | named if is_open else named
+                naming, is_open = (stated if named else naming), True
+            elif name in GROUPED:
+                naming, is_open = "", False
+        if not is_rule and group and (stated, group) not in told:
+            told.add((stated, group))
+            yield stated, f"is no rule of a robots.txt, and stands in the group of {', '.join(sorted(group))}"
+        if stated in seen:
             continue
         seen.add(stated)
-        fields = list(_fields(stated))
-        is_rule = any(name in {"user-agent", *GROUPED, *OTHERS} for name, _, _ in fields)
-        if not is_rule and (_TRAINING.search(stated) or any(name in stated.lower() for name in names)):
+        if not is_rule and not group and (_TRAINING.search(stated) or any(name in stated.lower() for name in names)):
             yield stated, "speaks of training or of an agent that collects for models, and is no rule of a robots.txt"
         for name, value, _ in fields:
             if name == "user-agent" and (odd := _odd_agent(value, names)):
                 yield stated, odd
+    if naming:
+        yield naming, "names an agent that collects for models, and no rule follows"
 
 
 @lru_cache(maxsize=65_536)
@@ -261,6 +376,8 @@ def _odd_agent(value: str, names: tuple[str, ...]) -> str:
     named = agents_of(value)
     if named & set(names) or named == {EVERYBODY} or len(value) > 60:
         return ""
+    if makers := sorted(named & MAKERS):
+        return f"{makers[0]!r} is the name of a maker or a model, and of no agent that is known"
     if any("*" in name and name != EVERYBODY for name in named):
         return f"{value!r} is a pattern of agents, which no standard has"
     if _TRAINING.search(value):

@@ -14,7 +14,6 @@ works must never get the same name, so no rule is applied that might merge two w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import unicodedata
@@ -24,8 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import idna
 from packageurl import PackageURL
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name, canonicalize_version
 from stdnum import isbn, isni, isrc, issn
 from stdnum.exceptions import ValidationError
 from w3lib.url import canonicalize_url
@@ -73,6 +71,12 @@ _ARXIV = re.compile(
 _GIT_SSH = re.compile(
     r"(?:ssh://git@([\w.-]+)(?::\d+)?[:/]|git@([\w.-]+)[:/]|git://(github\.com|gitlab\.com|bitbucket\.org)/)(.+)"
 )
+# An address of a repository as pip and npm write it: `r.git@v1#egg=r`, `r.git#v1`.
+_OF_GIT = re.compile(
+    r"(?P<address>https?://[^?#]+?)(?:\.git)?(?:@(?P<at>[^@?#]+))?(?:\?[^#]*)?(?:#(?P<fragment>.*))?", re.IGNORECASE
+)
+# As npm and Nix write it: `github:o/r#v1`.
+_SHORT = re.compile(r"(?P<owner>[\w.-]+(?:/[\w.-]+)*)/(?P<name>[\w.-]+?)(?:\.git)?(?:#(?P<at>[^#=&?]+))?", re.ASCII)
 
 
 def canonical(text: str) -> str:
@@ -97,7 +101,7 @@ def says_where(text: str) -> bool:
 
 def _identify(text: str) -> Identifier:
     if ssh := _GIT_SSH.fullmatch(text):
-        return identify(f"https://{ssh[1] or ssh[2] or ssh[3]}/{ssh[4]}")
+        return _of_git(f"https://{ssh[1] or ssh[2] or ssh[3]}/{ssh[4]}")
     if scheme := _SCHEME.match(text):
         return _with_scheme(scheme[1].lower(), text[scheme.end() :], text)
     identifier = None
@@ -112,7 +116,9 @@ def _with_scheme(scheme: str, rest: str, text: str) -> Identifier:
     if scheme in {"http", "https"}:
         return _of_url(text)
     if scheme.startswith("git+"):
-        return identify(text[4:])
+        return identify(text[4:]) if _GIT_SSH.fullmatch(text[4:]) else _of_git(text[4:])
+    if scheme in REPOSITORIES and (short := _SHORT.fullmatch(rest)) and (scheme == "gitlab" or "/" not in short["owner"]):
+        return NUMBERS["pkg"](_repository(scheme)(short)[4:]) or Identifier(text, MANY)
     if scheme in {"urn", "info"} and (inner := re.match(r"(isbn|issn|doi|isrc|iswc|isni)[:/]", rest, re.IGNORECASE)):
         scheme, rest = inner[1].lower(), rest[inner.end() :]
     scheme = "isbn" if scheme in {"isbn-10", "isbn-13"} else scheme
@@ -120,6 +126,19 @@ def _with_scheme(scheme: str, rest: str, text: str) -> Identifier:
         return NUMBERS[scheme](rest.strip()) or Identifier(text, MANY)
     of_platform = _OF_PLATFORM.fullmatch(text)
     return Identifier(text, of_platform[1] if of_platform else PAGE)
+
+
+def _of_git(text: str) -> Identifier:
+    """The repository of an address that Git is given, at its branch, tag or commit if there is one."""
+    match = _OF_GIT.fullmatch(text)
+    if not match:
+        return identify(text)
+    repository = identify(match["address"])
+    fragment = match["fragment"] or ""
+    at = match["at"] or ("" if "=" in fragment or ":" in fragment else fragment)
+    if not re.fullmatch(r"pkg:(?:github|gitlab|bitbucket)/[^@#?]+", repository.name):
+        return identify(text)
+    return identify(f"{repository.name}@{quote(unquote(at), safe='')}") if at else repository
 
 
 def _of_url(text: str) -> Identifier:
@@ -222,9 +241,9 @@ def _purl(text: str) -> Identifier | None:
 def _read_purl(text: str) -> Identifier | None:
     """A package URL: of a file, of a release, or of a whole package, which is a name of many works.
 
-    Names of PyPI are normalised by PEP 503. The purl standard lower-cases names of npm, but npm distinguishes case in names
-    without a scope, which are older than its rule: JSONStream is not jsonstream. Other registries that ignore the case of a
-    name are in `_NO_CASE`. Branches and tags of repositories have their short names.
+    Names of PyPI are normalised by PEP 503, and versions by PEP 440. The purl standard lower-cases names of npm, but npm
+    distinguishes case in names without a scope, which are older than its rule: JSONStream is not jsonstream. Other registries
+    that ignore the case of a name are in `_NO_CASE`. Branches and tags of repositories have their short names.
     """
     try:
         purl = PackageURL.from_string(f"pkg:{text}")
@@ -245,9 +264,11 @@ def _read_purl(text: str) -> Identifier | None:
         version = version and version.lower()
     if purl.type == "pypi":
         name = canonicalize_name(name)
-        with contextlib.suppress(InvalidVersion):
-            version = str(Version(version or ""))
+        version = version and canonicalize_version(version)  # 1.0 and 1.0.0 are one release (PEP 440)
+    if purl.type in _IMAGES and version and _DIGEST.fullmatch(version):
+        version = version.lower()
     if purl.type in REPOSITORIES:
+        name = name.removesuffix(".git") or name  # no host lets a repository's name end so
         version = version and _short_ref(version)
     try:
         spelling = PackageURL(purl.type, namespace, name, version, purl.qualifiers, purl.subpath).to_string()
@@ -279,6 +300,9 @@ def _checked(
 # A spelling that is not settled after these readings has signs that were encoded twice.
 MOST_READINGS = 4
 REPOSITORIES = {"github", "gitlab", "bitbucket"}
+# Packages named by digests of their contents, whose letters are hexadecimal.
+_IMAGES = {"docker", "oci"}
+_DIGEST = re.compile(r"sha(?:256|512):[0-9a-f]+", re.IGNORECASE)
 # Types of packages whose registries ignore the case of a name, beside those that the library knows.
 _NO_CASE = {"cargo", "composer", "deb", "docker", "hex", "nuget", "pub", *REPOSITORIES}
 # Modules of Go and Swift are named by their host, and these hosts ignore case.
@@ -346,6 +370,16 @@ def _file_of(host: str) -> Callable[[re.Match[str]], str]:
     return name
 
 
+def _repository(host: str) -> Callable[[re.Match[str]], str]:
+    """The purl of a repository, at a branch, a tag or a commit if there is one."""
+
+    def name(match: re.Match[str]) -> str:
+        at = match.groupdict().get("at")
+        return f"pkg:{host}/{match['owner']}/{match['name']}" + (f"@{quote(unquote(at), safe='')}" if at else "")
+
+    return name
+
+
 _NPM = r"(?:@[\w.-]+(?:/|%2F))?[\w.-]+"
 
 
@@ -354,7 +388,16 @@ def _npm(name: str) -> str:
 
 
 _END = r"/?(?:[?#].*)?$"
-_REPOSITORY = r"(?P<owner>[^/?#]+)/(?P<name>[^/?#]+?)(?:\.git)?"
+_REPOSITORY = r"(?P<owner>[^/?#]+)/(?P<name>[^/?#@]+?)(?:\.git)?"
+_AT = r"(?:@(?P<at>[^@?#]+?))?"
+_ARCHIVE = r"\.(?:zip|tar\.gz|tar\.bz2|tar|tgz)"
+# Projects of GitLab lie in groups of groups; pages about a project had no `-` before GitLab 13.
+_NO_GROUP = (
+    r"(?!(?:explore|users|groups|help|dashboard|api|admin|search|profile|projects|snippets|public|-|oauth)(?:[/?#]|$))"
+    r"(?!.*/(?:-|issues|merge_requests|tree|blob|raw|blame|commits?|tags|wikis|pipelines|snippets|network|compare|branches"
+    r"|releases|boards|milestones|labels|graphs|jobs|activity|builds|edit|archive|repository)(?:[/?#]|$))"
+)
+_PROJECT = r"(?P<owner>[^/?#@]+(?:/[^/?#@]+)*?)/(?P<name>[^/?#@]+?)"
 _REF = r"(?:refs/(?:heads|tags)/)?"
 _FILE = rf"{_REF}(?P<version>[^/?#]+)/(?P<path>[^?#]+)"
 # The first matching pattern of a platform counts. To add one, add a row here and real spellings to the test.
@@ -441,14 +484,25 @@ PLATFORMS = (
     _platform("file", "github.com", rf"github\.com/{_REPOSITORY}/(?:blob|raw|blame)/{_FILE}", _file_of("github")),
     _platform("file", "githubusercontent.com", rf"raw\.githubusercontent\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
     _platform("file", "github.com", rf"raw\.github\.com/{_REPOSITORY}/{_FILE}", _file_of("github")),
-    _platform(MANY, "github.com", rf"github\.com/{_REPOSITORY}{_END}", "pkg:github/{owner}/{name}"),
     _platform(
-        MANY, "github.com", rf"github\.com/{_REPOSITORY}/(?:tree/{_REF}|releases/tag/)(?P<at>[^/?#]+){_END}",
-        "pkg:github/{owner}/{name}@{at}",
+        "file", "github.com",
+        rf"api\.github\.com/repos/{_REPOSITORY}/contents/(?P<path>[^?#]+)\?ref={_REF}(?P<version>[^&#]+)$", _file_of("github"),
+    ),
+    _platform(MANY, "github.com", rf"(?:api\.github\.com/repos|github\.com)/{_REPOSITORY}{_AT}{_END}", _repository("github")),
+    _platform(
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/(?:tree/{_REF}|releases/tag/|commit/)(?P<at>[^/?#]+){_END}",
+        _repository("github"),
     ),
     _platform(
-        MANY, "github.com", rf"github\.com/{_REPOSITORY}/archive/{_REF}(?P<at>[^/?#]+?)\.(?:zip|tar\.gz)$",
-        "pkg:github/{owner}/{name}@{at}",
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/archive/{_REF}(?P<at>[^/?#]+?){_ARCHIVE}$", _repository("github"),
+    ),
+    _platform(
+        MANY, "github.com", rf"codeload\.github\.com/{_REPOSITORY}/(?:legacy\.)?(?:zip|tar\.gz)/{_REF}(?P<at>[^?#]+?){_END}",
+        _repository("github"),
+    ),
+    _platform(
+        MANY, "github.com", rf"api\.github\.com/repos/{_REPOSITORY}/(?:zip|tar)ball/{_REF}(?P<at>[^?#]+?){_END}",
+        _repository("github"),
     ),
     _platform(MANY, "github.com", r"github\.com/[^/?#]+/?$"),
     _platform(
@@ -460,8 +514,18 @@ PLATFORMS = (
         rf"gitlab\.com/(?P<owner>[^/?#-][^/?#]*(?:/[^/?#-][^/?#]*)*?)/(?P<name>[^/?#-][^/?#]*)/(?:blob|raw|blame)/{_FILE}",
         _file_of("gitlab"),
     ),
+    _platform(
+        MANY, "gitlab.com",
+        rf"gitlab\.com/{_PROJECT}/-/(?:tree|tags|releases|commits?|archive)/{_REF}(?P<at>[^/?#]+)(?:/[^/?#]+{_ARCHIVE})?{_END}",
+        _repository("gitlab"),
+    ),
+    _platform(MANY, "gitlab.com", rf"gitlab\.com/{_NO_GROUP}{_PROJECT}(?:\.git)?{_AT}{_END}", _repository("gitlab")),
     _platform("file", "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}/(?:src|raw)/{_FILE}", _file_of("bitbucket")),
-    _platform(MANY, "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}{_END}", "pkg:bitbucket/{owner}/{name}"),
+    _platform(MANY, "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}{_AT}{_END}", _repository("bitbucket")),
+    _platform(MANY, "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}/src/(?P<at>[^/?#]+){_END}", _repository("bitbucket")),
+    _platform(
+        MANY, "bitbucket.org", rf"bitbucket\.org/{_REPOSITORY}/get/(?P<at>[^/?#]+?){_ARCHIVE}$", _repository("bitbucket")
+    ),
     _platform(
         "file", "jsdelivr.net",
         rf"cdn\.jsdelivr\.net/gh/{_REPOSITORY}@(?P<version>[^/?#@]+)/(?P<path>[^?#]+)", _file_of("github"),
