@@ -39,6 +39,8 @@ SPELLINGS = {
 }
 # Other names of lines, which resemble some rules and must not be taken for them.
 OTHERS = ("sitemap", "site-map", "license", "crawl-delay", "host", "clean-param", "request-rate", "visit-time", "noindex")
+# Those of them that people write as the only line of a group.
+OF_GROUPS = ("crawl-delay", "request-rate", "visit-time", "clean-param", "noindex")
 RULES = frozenset({"user-agent", *GROUPED, *OTHERS})
 # How alike a name must be to the name of a rule, and an agent to one that we know.
 ALIKE, AGENTS_ALIKE = 0.75, 0.85
@@ -125,6 +127,7 @@ def rules(text: str) -> Iterator[Rule]:
     agents: frozenset[str] = frozenset()
     naming = False
     doubts = ""  # about the names of the group's agents
+    other = ""  # a line of the group that is about no paths
     for line in _LINE_ENDS.split(text):
         fields = list(_fields(line))
         if naming and not _is_rule(fields) and (stated := _stated(line)):
@@ -133,6 +136,11 @@ def rules(text: str) -> Iterator[Rule]:
         for name, value, problem in fields:
             if name == "user-agent":
                 group, doubts = (group, doubts) if naming else (set(), "")
+                if naming and other:
+                    doubts = (
+                        doubts or f"the group before it has {other!r} and no rules: crawlers read it as one with this group"
+                    )
+                other = ""
                 group |= agents_of(value)
                 doubts = doubts or problem or _other_letters(value)
                 naming = True
@@ -141,6 +149,7 @@ def rules(text: str) -> Iterator[Rule]:
                 naming = False
                 yield Rule(agents, name, value, problem or doubts)
             else:  # a line for the whole file, such as License; it ends no group
+                other = name if name in OF_GROUPS else other
                 yield Rule(frozenset(), name, value, problem)
 
 
