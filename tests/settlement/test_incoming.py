@@ -455,6 +455,125 @@ def test_a_batch_with_a_fee_is_booked(month):
     assert month.charges == 40
 
 
+def acsc(month, owner):
+    return report(month, told(month.payments[owner], "ACSC", ""))
+
+
+def rejected(month, owner):
+    return report(month, told(month.payments[owner]))
+
+
+def test_a_debit_counts_though_a_report_told_it_before(month):
+    month.book(acsc(month, "ann"))
+    assert month.book(statement(debit(month, "ann")))["paid"] == 1
+    assert month.book(acsc(month, "ann"))["again"]
+    before = ledger.newest(month.where.ledger)
+    with pytest.raises(InputError, match="no rejection of a payment whose debit a statement has booked"):
+        month.book(rejected(month, "ann"))
+    assert (month.status["ann"], month.owed, ledger.newest(month.where.ledger)) == ("paid", {}, before)
+    month.check()
+
+
+def test_a_debit_after_a_rejection_stops_though_a_report_told_it_before(month):
+    month.book(acsc(month, "ann"))
+    month.book(rejected(month, "ann"))
+    with pytest.raises(InputError, match="no later outcome of a rejected payment, found that it was paid") as raised:
+        month.book(statement(debit(month, "ann")))
+    assert (month.status["ann"], month.owed) == ("rejected", {"ann": 700})
+    by_hand(month.where, [month.payments["ann"]], "paid", entry=key_of(raised.value), evidence="slip", by="Ann", second="Bob")
+    for data in (statement(debit(month, "ann")), acsc(month, "ann"), rejected(month, "ann")):
+        assert month.book(data)["problems"] == []
+    assert (month.status["ann"], month.owed) == ("paid", {})
+    month.check()
+
+
+def test_a_person_may_confirm_what_a_report_told_and_undo_a_debit(month):
+    ann = month.payments["ann"]
+    names = {"evidence": "slip", "by": "Ann", "second": "Bob"}
+    month.book(acsc(month, "ann"))
+    by_hand(month.where, [ann], "paid", **names)
+    with pytest.raises(InputError, match="no rejection of a payment whose debit"):
+        month.book(rejected(month, "ann"))
+    month.book(statement(debit(month, "ann")))
+    by_hand(month.where, [ann], "rejected", **names)
+    assert (month.status["ann"], month.owed) == ("rejected", {"ann": 700})
+    assert month.book(statement(debit(month, "ann")))["problems"] == [], "the debit that was undone"
+    with pytest.raises(InputError, match="expected one that is not rejected yet"):
+        by_hand(month.where, [ann], "rejected", **names | {"evidence": "another"})
+    by_hand(month.where, [ann], "paid", **names | {"evidence": "another"})
+    assert (month.status["ann"], month.owed) == ("paid", {})
+    month.check()
+
+
+def test_charges_count_though_a_report_told_the_debit_before(month):
+    first = min(("ann", "bob", "cid"), key=month.payments.get)
+    month.book(acsc(month, first))
+    data = statement(entry(ALL + 25, batch=batch_of(month), charges=charged(25)))
+    assert (month.book(data)["paid"], month.charges) == (3, 25)
+    assert (month.book(data)["again"], month.charges) == (True, 25)
+    assert month.owed == {}
+    month.check()
+
+
+def test_a_fee_on_one_debit_counts_though_a_report_told_it_before(month):
+    ann = month.payments["ann"]
+    month.book(acsc(month, "ann"))
+    data = statement(entry(750, moved(750, ann, details=INSTRUCTED), charges=charged(50)))
+    assert (month.book(data)["paid"], month.charges) == (1, 50)
+    month.check()
+
+
+def debited(month, day="", of_entry="", of_transaction=""):
+    """A debit of ann's payment with the bank's references."""
+    refs = f"<AcctSvcrRef>{of_transaction}</AcctSvcrRef>" if of_transaction else ""
+    data = entry(700, moved(700, refs=f"{refs}<EndToEndId>{month.payments['ann']}</EndToEndId>"))
+    booked = f"<BookgDt><Dt>{day}</Dt></BookgDt>" if day else ""
+    booked += f"<AcctSvcrRef>{of_entry}</AcctSvcrRef>" if of_entry else ""
+    return data.replace("</Sts>", f"</Sts>{booked}", 1)
+
+
+SAME, SECOND = True, False
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "same"),
+    [
+        ({}, {}, SAME),
+        ({"day": "2026-11-04"}, {"day": "2026-11-04"}, SAME),
+        ({"day": "2026-11-04"}, {"day": "2026-11-05"}, SECOND),
+        ({"day": "2026-11-04", "of_entry": "A1"}, {"day": "2026-11-05", "of_transaction": "A 1"}, SAME),
+        ({"day": "2026-11-04", "of_entry": "A1"}, {"day": "2026-11-04", "of_entry": "A2"}, SECOND),
+        ({"day": "2026-11-04", "of_entry": "NONREF"}, {"day": "2026-11-04", "of_entry": "A2"}, SAME),
+        ({"of_entry": "A1"}, {}, SAME),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_second_debit_of_a_payment_stops_by_name(month, first, later, same, back):
+    month.book(statement(debited(month, **first)))
+    if back:
+        month.book(statement(entry(700, moved(700, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT"), number=2))
+    data = statement(debited(month, **later), number=3)
+    if same:
+        assert month.book(data)["problems"] == []
+    else:
+        with pytest.raises(InputError, match="expected one debit of a payment, found a second one"):
+            month.book(data)
+    assert month.book(statement(debited(month, **first)))["again"]
+    assert month.status["ann"] == ("returned" if back else "paid")
+    month.check()
+
+
+@pytest.mark.parametrize(
+    ("refs", "stops"), [(({}, {}), True), (({"day": "2026-11-04"},) * 2, True), (({"of_entry": "A"},) * 2, False)]
+)
+def test_two_debits_of_a_payment_in_one_statement_stop_at_the_second(month, refs, stops):
+    data = statement(*(debited(month, **each) for each in refs), debit(month, "bob"))
+    problems = month.book(data)["problems"]
+    assert len(problems) == stops
+    assert month.book(data)["problems"] == problems, "whenever it is read"
+    assert (month.status["ann"], month.status["bob"], month.owed) == ("paid", "paid", {})
+
+
 PURPOSE = "<Purp/>"
 ODD = {
     "an empty element": entry(300, moved(300, "OTHER", more=PURPOSE)),

@@ -26,6 +26,7 @@ _RETURNS = frozenset({"RRTN", "RPCR", "ARET"})
 # Reasons of ISO 20022's external code set, and banks' own: a second copy of a message, group or payment; the first one stands.
 DUPLICATES = frozenset({"AM05", "DUPL", "DU01", "DU02", "DU03", "DU04", "DU05"})
 NOBODY = frozenset({"", "NOTPROVIDED"})
+NO_REFERENCE = NOBODY | {"NONREF", "0"}
 LETTERS_OF_REASON = 140
 # What may be missing in a document of which a part is broken, so that the rest is read.
 _PARTS = {REPORT: "TxInfAndSts", STATEMENT: "Ntry"}
@@ -42,6 +43,7 @@ class Outcome:
         duplicate: whether the reason is that a second copy was sent.
         certain: whether a credit is marked as a return. An unmarked one is one only if it carries a payment of ours.
         unusual: what is odd about it: then it is never booked by itself.
+        reference: of a debit: the day of booking (or `-`) and the bank's own names of it, without blanks.
         texts: of all that the bank says of it.
     """
 
@@ -55,6 +57,7 @@ class Outcome:
     duplicate: bool = False
     certain: bool = True
     unusual: str = ""
+    reference: str = ""
     texts: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -385,8 +388,17 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
         duplicate=credit and _is_duplicate(reasons),
         certain=not credit or _is_return(transaction, entry),
         unusual="a debit that takes a credit back" if reversal and not credit else "",
+        reference="" if credit else _reference(transaction, entry),
         texts=_texts(transaction),
     )
+
+
+def _reference(transaction: Any, entry: Any) -> str:
+    """The day of a debit and the bank's own names of it; empty if there is neither."""
+    named = (_text(entry, "AcctSvcrRef"), _text(transaction, "Refs/AcctSvcrRef"))
+    names = dict.fromkeys(squeezed for name in named if (squeezed := "".join(name.split())).upper() not in NO_REFERENCE)
+    day = _text(entry, "BookgDt/Dt", "BookgDt/DtTm")[:10]
+    return " ".join([day or "-", *names]) if day or names else ""
 
 
 def _is_return(transaction: Any, entry: Any) -> bool:
