@@ -574,6 +574,114 @@ def test_two_debits_of_a_payment_in_one_statement_stop_at_the_second(month, refs
     assert (month.status["ann"], month.status["bob"], month.owed) == ("paid", "paid", {})
 
 
+def said(month, owner, inside):
+    """A report that rejects a payment for a reason given as XML."""
+    name = f"<OrgnlEndToEndId>{month.payments[owner]}</OrgnlEndToEndId>"
+    return f"<TxInfAndSts>{name}<TxSts>RJCT</TxSts><StsRsnInf>{inside}</StsRsnInf></TxInfAndSts>"
+
+
+WORDS = {
+    "in words": "<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>Duplicate file, already processed</AddtlInf>",
+    "a code in words": "<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>AM05 Duplication</AddtlInf>",
+    "without a code": "<AddtlInf>Datei wurde bereits verarbeitet</AddtlInf>",
+    "late in the text": f"<Rsn><Cd>MS03</Cd></Rsn><AddtlInf>{'x' * 100}</AddtlInf><AddtlInf>{'y' * 60}; doublon</AddtlInf>",
+    "a bank's code": "<Rsn><Prtry>DOUBLE</Prtry></Rsn>",
+    "a bank's longer code": "<Rsn><Prtry>AM05X</Prtry></Rsn>",
+    "a bank's words": "<Rsn><Prtry>Doppelt eingereicht</Prtry></Rsn>",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_that_may_mean_a_second_copy_stop_by_name(month, words):
+    inside = WORDS[words]
+    whole = report(month, status="RJCT").replace(b"</GrpSts>", f"</GrpSts><StsRsnInf>{inside}</StsRsnInf>".encode())
+    group = report(month, group_status="RJCT").replace(b"</PmtInfSts>", f"</PmtInfSts><StsRsnInf>{inside}</StsRsnInf>".encode())
+    for data in (report(month, said(month, "ann", inside)), group, whole):
+        with pytest.raises(
+            InputError, match="a rejection of the payment itself, found words that may mean a second copy"
+        ) as raised:
+            month.book(data)
+        assert "provenance answer-by-hand --entry" in str(raised.value)
+    assert ({*month.status.values()}, month.owed) == ({"sent"}, {})
+    month.book(statement(debit(month, "ann")))
+    by_hand(month.where, [month.payments["bob"]], "rejected", evidence="mail", by="Ann", second="Bob")
+    assert month.owed == {"bob": 1250}
+    month.check()
+
+
+@pytest.mark.parametrize(
+    "inside", ["<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>Account closed</AddtlInf>", "<Rsn><Prtry>Konto gesperrt</Prtry></Rsn>"]
+)
+def test_other_words_are_a_rejection(month, inside):
+    assert month.book(report(month, said(month, "ann", inside)))["rejected"] == 1
+
+
+def test_a_cancelled_message_or_group_is_rejected(paid_month):
+    for number, how in enumerate(({"status": "CANC"}, {"group_status": "CANC"})):
+        month = paid_month(f"cancelled{number}")
+        assert month.book(report(month, kind="pain.002.001.12", **how))["rejected"] == 3
+        assert month.owed == {"ann": 700, "bob": 1250, "cid": 99}
+
+
+NAMED = ("ann", "bob", "cid")
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("way", ["of all", "of each", "without amounts", "beside a stranger's"])
+def test_charges_of_an_entry_of_several_transactions_stand_in_the_books(month, back, way):
+    mark, sign, more = ("CRDT", -1, BACK) if back else ("DBIT", 1, "")
+    each = [moved(OWED[owner], month.payments[owner], mark=mark, more=more) for owner in NAMED]
+    units, fee = ALL, charged(50)
+    if way == "of each":
+        each = [
+            moved(OWED[o], month.payments[o], mark=mark, details=charged(n), more=more)
+            for o, n in zip(NAMED, (20, 30, 0), strict=True)
+        ]
+        fee = ""
+    elif way == "without amounts":
+        each = [f"<TxDtls><Refs><EndToEndId>{month.payments[o]}</EndToEndId></Refs>{more}</TxDtls>" for o in NAMED]
+    elif way == "beside a stranger's":
+        each, units = [moved(300, "rent", mark=mark), *each], ALL + 300
+    data = statement(entry(units + sign * 50, *each, mark=mark, charges=fee))
+    result = month.book(data)
+    assert (result["returned" if back else "paid"], result["problems"], month.charges) == (3, [], 50)
+    assert (month.book(data)["again"], month.charges) == (True, 50)
+    assert month.owed == ({owner: OWED[owner] for owner in NAMED} if back else {})
+    month.check()
+
+
+def test_several_returns_whose_sum_does_not_fit_stop_by_name(month):
+    each = [moved(OWED[owner], month.payments[owner], mark="CRDT", more=BACK) for owner in ("ann", "bob")]
+    for fee in ("", charged(49)):
+        with pytest.raises(InputError, match="expected transactions that add up to 1950, found 1900 of EUR"):
+            month.book(statement(entry(1900, *each, mark="CRDT", charges=fee)))
+    strangers = [moved(OWED[owner], owner, mark="CRDT") for owner in ("ann", "bob")]
+    assert month.book(statement(entry(1900, *strangers, mark="CRDT")))["others"] == 2
+
+
+@pytest.mark.parametrize(
+    ("units", "back", "charge"),
+    [(735, False, 35), (736, False, None), (70000, False, None), (665, True, 35), (664, True, None), (1, True, None)],
+)
+def test_a_difference_that_no_charge_states_is_one_only_if_it_is_small(month, units, back, charge):
+    mark, more = ("CRDT", BACK) if back else ("DBIT", "")
+    data = statement(entry(units, moved(units, month.payments["ann"], mark=mark, details=INSTRUCTED, more=more), mark=mark))
+    if charge is None:
+        with pytest.raises(InputError, match="expected 700 minor units of EUR, as sent"):
+            month.book(data)
+        assert (month.charges, month.owed) == (0, {})
+        stated = statement(
+            entry(
+                units, moved(units, month.payments["ann"], mark=mark, more=more), mark=mark, charges=charged(abs(units - 700))
+            )
+        )
+        month.book(stated)
+        assert month.charges == abs(units - 700), "what the bank states is booked"
+    else:
+        month.book(data)
+        assert month.charges == charge
+
+
 PURPOSE = "<Purp/>"
 ODD = {
     "an empty element": entry(300, moved(300, "OTHER", more=PURPOSE)),

@@ -342,7 +342,7 @@ def _resolved(part: Part, sent: Sent) -> list[Outcome]:
     unnamed = [outcome for outcome in outcomes if not outcome.payment_id]
     group = sent.group(part.texts) if unnamed or not outcomes else None
     if group is None:
-        return outcomes or [Outcome("", PENDING)]
+        return (outcomes if pending else _with_charges(outcomes, part, sent)) or [Outcome("", PENDING)]
     if pending:  # moves nothing yet
         return [outcome if outcome.payment_id else replace(outcome, payment_id=group[0]) for outcome in outcomes]
     if len(unnamed) < len(outcomes):
@@ -415,6 +415,41 @@ def _shared(part: Part, ids: Sequence[str], sent: Sent, of: str = "") -> list[Ou
     raise InputError(place, expected=f"{expected} for {len(gone)} payments, as sent", found=found, hint=BY_HAND)
 
 
+def _with_charges(outcomes: list[Outcome], part: Part, sent: Sent) -> list[Outcome]:
+    """Outcomes of an entry of several transactions, with charges that the entry alone moved.
+
+    Each gets its own charge; one that is stated for all stands beside the first of ours.
+
+    Raises:
+        InputError: the entry moved another amount than its transactions with their charges.
+    """
+    whole, ours = part.whole, [number for number, outcome in enumerate(outcomes) if outcome.payment_id]
+    if len(outcomes) < 2 or not ours or whole is None or whole.amount is None:
+        return outcomes
+    if any(outcome.amount is None for outcome in outcomes):
+        if len(ours) == len(outcomes) and whole.charge:
+            return _shared(part, [outcome.payment_id for outcome in outcomes], sent)
+        return outcomes
+    if {outcome.currency for outcome in outcomes} != {whole.currency}:
+        return outcomes
+    sign = 1 if whole.status == PAID else -1
+    total = sum((outcome.amount or 0) * (1 if outcome.status == whole.status else -1) for outcome in outcomes)
+    difference = sign * (whole.amount - total)
+    charges = [outcome.charge for outcome in outcomes]
+    if difference and difference != sum(charges):
+        if difference != whole.charge:
+            found = f"{whole.amount} of {whole.currency}" + (f", with charges of {whole.charge}" if whole.charge else "")
+            place = f"{part.where}: {', '.join(f'payment {outcomes[number].payment_id}' for number in ours[:5])}"
+            raise InputError(place, expected=f"transactions that add up to {total}", found=found, hint=BY_HAND)
+        charges = [difference if number == ours[0] else 0 for number in range(len(outcomes))]
+    if not difference:
+        return outcomes
+    return [
+        replace(outcome, amount=(outcome.amount or 0) + (charge if outcome.status == PAID else -charge), charge=charge)
+        for outcome, charge in zip(outcomes, charges, strict=True)
+    ]
+
+
 def _naming(problem: InputError, part: Part, sent: Sent) -> InputError:
     """An error of a part, with the payments of ours that it names."""
     ours = sent.named(part.texts)
@@ -454,10 +489,17 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
     whole = Part("the whole message", f"{name}: message {message}")
     rejected = {spelt[group.casefold()] for group in answer.rejected_groups}
     twice = {spelt[group.casefold()] for group in answer.duplicate_groups}
+    perhaps = {spelt[group.casefold()] for group in answer.perhaps_groups}
     yield (
         whole,
         [
-            Outcome(payment_id, REJECTED, reason=answer.reason, duplicate=answer.duplicate or currency in twice)
+            Outcome(
+                payment_id,
+                REJECTED,
+                reason=answer.reason,
+                duplicate=answer.duplicate or currency in twice,
+                perhaps=answer.perhaps or currency in perhaps,
+            )
             for payment_id, currency in payments
             if payment_id not in listed and (answer.all_rejected or currency in rejected)
         ],

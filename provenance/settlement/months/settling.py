@@ -50,6 +50,8 @@ SETTLEMENT = "settle_period"
 SPREAD = Decimal("0.1")
 # A rate above this multiple of the last one, or below its inverse, may have a misplaced point.
 UNUSUAL = 2
+# A difference from the ordered amount that no charge states is one up to this part of it (a twentieth).
+MOST_UNSTATED = 20
 
 
 @dataclass(frozen=True)
@@ -531,6 +533,10 @@ def _check_outcome(outcome: Outcome, history: _History | None, message: str, deb
         raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
     if outcome.status in history.statuses or RETURNED in history.statuses:
         return charge
+    if outcome.status == REJECTED and outcome.perhaps and not outcome.duplicate:
+        found = f"words that may mean a second copy ({outcome.reason})"
+        hint = f"Then the first copy stands: ask the bank. If this one was rejected, book it by hand as rejected. {BY_HAND}"
+        raise InputError(where, expected="a rejection of the payment itself", found=found, hint=hint)
     if outcome.status == REJECTED and history.debited and not outcome.duplicate:
         hint = f"It stays paid until the amount is seen to come back: ask the bank which copy it rejected. {BY_HAND}"
         found = f"that it was rejected ({outcome.reason or 'no reason given'})"
@@ -560,7 +566,8 @@ def _charge(outcome: Outcome, line: Line) -> int | None:
     difference = outcome.amount - line.paid if outcome.status == PAID else line.paid - outcome.amount
     if not difference:
         return 0
-    explained = outcome.instructed == line.paid or outcome.charge == difference
+    plausible = outcome.instructed == line.paid and difference * MOST_UNSTATED <= line.paid
+    explained = plausible or outcome.charge == difference
     return difference if difference > 0 and explained and outcome.status != REJECTED else None
 
 
