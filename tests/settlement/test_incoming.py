@@ -1,9 +1,12 @@
 """What banks really answer: every kind of file and entry, against payments that were sent."""
 
+import bz2
 import gzip
 import io
 import itertools
+import lzma
 import re
+import tarfile
 import zipfile
 from datetime import UTC, date, datetime
 from typing import ClassVar
@@ -14,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import enter
 
-from provenance.core.errors import CheckFailed, InputError
+from provenance.core.errors import CheckFailed, InputError, InputErrors
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, imbalances
 from provenance.settlement.approvals import Approval
@@ -797,6 +800,148 @@ def test_archives_are_opened(month):
         month.book(bytes(encrypted), "x.zip")
 
 
+def test_statements_of_one_name_in_a_file_are_told_apart(month):
+    odd = [entry(650, moved(650, month.payments[owner])) for owner in ("ann", "bob")]
+    first, second = (re.search(rb"<Stmt>.*</Stmt>", statement(each))[0] for each in odd)
+    data = statement(odd[0]).replace(first, first + second)
+    with pytest.raises(InputErrors) as raised:
+        month.book(data)
+    keys = [key_of(error) for error in raised.value.errors]
+    assert len({*keys}) == 2
+    by_hand(month.where, [month.payments["ann"]], "paid", entry=keys[0], evidence="x", by="Ann", second="Bob")
+    with pytest.raises(InputError, match=f"payment {month.payments['bob']}: expected 1250 minor units"):
+        month.book(data)
+    assert month.book(statement(odd[0]).replace(first, first.replace(b"6.50", b"7.00")))["problems"] == []
+
+
+@pytest.mark.parametrize("state", ["<Prtry>BOOKED</Prtry>", "<Prtry>Gebucht</Prtry>", "<Prtry>BOOK</Prtry>", "<Cd>INFO</Cd>"])
+@pytest.mark.parametrize("by", ["payment", "message"])
+def test_an_entry_of_ours_in_an_unknown_state_stops_by_name(month, state, by):
+    ours = debit(month, "ann") if by == "payment" else entry(ALL, batch=batch_of(month))
+    strangers = entry(300, moved(300, "rent"))
+    data = statement(*(each.replace("<Cd>BOOK</Cd>", state) for each in (ours, strangers)), debit(month, "bob"))
+    result = month.book(data)
+    (problem,) = result["problems"]
+    assert "expected an entry that is booked (BOOK) or pending (PDNG), found one that is" in problem["problem"]
+    assert (result["paid"], result["others"], month.status["ann"]) == (1, 0, "sent")
+
+
+def test_an_entry_of_the_future_is_pending(month):
+    assert month.book(statement(debit(month, "ann", status="FUTR")))["pending"] == 1
+
+
+def test_a_group_that_a_report_does_not_name_stops_no_transaction(paid_month):
+    month = paid_month("unnamed")
+    result = month.book(report(month, told(month.payments["ann"]), group="NOTPROVIDED", group_status="RJCT"))
+    assert (result["rejected"], result["problems"]) == (1, [])
+    result = month.book(report(month, told(month.payments["bob"]), group="other", group_status="RJCT"))
+    assert result["rejected"] == 1
+    (problem,) = result["problems"]
+    assert f"expected groups of the message: {month.message}-EUR" in problem["problem"]
+    by_hand(month.where, [], "", entry=problem["key"], evidence="asked", by="Ann", second="Bob")
+    assert month.book(report(month, told(month.payments["bob"]), group="other", group_status="RJCT"))["problems"] == []
+    with pytest.raises(InputError, match="groups of the message.*--entry"):
+        month.book(report(month, group="NOTPROVIDED", group_status="RJCT"))
+    assert month.status["cid"] == "sent"
+    assert month.book(report(month, status="RJCT", code="FF01", group="NOTPROVIDED", group_status="RJCT"))["rejected"] == 1
+    assert month.owed == {"ann": 700, "bob": 1250, "cid": 99}
+
+
+@pytest.mark.parametrize("name", ["{}9", "{} and 22", "{}-EUR", "x{}", "KREF+{}PURP+RTR"])
+def test_a_message_is_named_by_its_id_and_by_none_that_goes_on(month, name):
+    text = name.format(month.message)
+    for spelt in (text, f"{text[:14]} {text[14:]}"):
+        data = statement(entry(ALL, more=f"<AddtlNtryInf>{spelt}</AddtlNtryInf>"))
+        if name == "{}9":
+            with pytest.raises(InputError, match="expected a message that was sent, found an id that goes on"):
+                month.book(data)
+        else:
+            month.book(data)
+    assert month.status["ann"] == ("sent" if name == "{}9" else "paid")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda data: b"\r\n\n " + data,
+        lambda data: (
+            b'<BizMsgEnvlp xmlns="urn:x"><AppHdr xmlns="urn:iso:std:iso:20022:tech:xsd:head.001.001.02"/>'
+            + data.split(b"?>", 1)[1]
+            + b"</BizMsgEnvlp>"
+        ),
+        lambda data: (
+            b'<?xml version="1.0"?>\n<e:Envelope xmlns:e="urn:e"><e:Body>' + data.split(b"?>", 1)[1] + b"</e:Body></e:Envelope>"
+        ),
+    ],
+)
+def test_a_document_is_read_in_an_envelope_and_below_empty_lines(month, wrapped):
+    odd = ODD["an empty element"]
+    result = month.book(wrapped(statement(debit(month, "ann"), odd)))
+    assert (result["paid"], len(result["problems"])) == (1, 1)
+    assert month.book(wrapped(report(month, told(month.payments["bob"]))))["rejected"] == 1
+    inside = statement().split(b"?>", 1)[1]
+    with pytest.raises(InputError, match="expected one Document in an envelope, found 2"):
+        month.book(b"<e>" + inside + inside + b"</e>")
+
+
+def test_what_stands_beside_a_statement_in_an_archive_is_named_and_stops_nothing(month):
+    files = [("a/s.xml", statement(debit(month, "ann"))), ("a/s.PDF", b"%PDF-1.4"), ("a/s.xml.sha256", b"ab12")]
+    result = month.book(zipped(*files), "day.zip")
+    assert (result["paid"], result["problems"]) == (1, [])
+    assert result["left_out"] == ["day.zip: a/s.PDF", "day.zip: a/s.xml.sha256"]
+    month.where.store.write("bank/answers/day.zip", zipped(*files, ("Readme.txt", b"hello"), ("a/other.pdf", b"%PDF-1.7")))
+    for _ in range(2):
+        with pytest.raises(CheckFailed) as raised:
+            read_new(month.where)
+        keys = re.findall("--entry ([0-9a-f]{12})", str(raised.value))
+        by_hand(month.where, [], "", entry=keys[0], evidence="no statement", by="Ann", second="Bob")
+    assert read_new(month.where) == 1
+    assert len({*keys}) == 1
+
+
+def test_a_file_that_cannot_be_read_is_settled_by_its_key(month):
+    other = report(month, told(month.payments["ann"]), message="other")
+    archived = zipped(("b.xml", statement(debit(month, "bob"))), ("a.zip", zipped(("c", b"x"))))
+    for number, data in enumerate((b"%PDF-1.4", archived[:-30], other, b"\x1f\x8b broken")):
+        with pytest.raises(InputError, match="answer-by-hand --entry") as raised:
+            month.book(data, "f")
+        by_hand(month.where, [], "", entry=key_of(raised.value), evidence=f"letter {number}", by="Ann", second="Bob")
+        assert month.book(data, "f")["problems"] == []
+    (problem,) = month.book(archived, "f")["problems"]
+    assert "f: a.zip: expected a file of a bank, found an archive in an archive" in problem["problem"]
+    assert (month.status["bob"], len(problem["key"])) == ("paid", 12)
+
+
+def tarred(name, content):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        about = tarfile.TarInfo(name)
+        about.size = len(content)
+        archive.addfile(about, io.BytesIO(content))
+    return data.getvalue()
+
+
+GERMAN = '"Datum","Name","Typ","Status","Währung","Brutto"\r\n"04.11.2026","x","Zahlung","Abgeschlossen","EUR","-6,40"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (gzip.compress(tarred("s.xml", b"<a/>")), "found an archive of tar. Unpack it"),
+        (tarred("s.xml", b"<a/>"), "found an archive of tar. Unpack it"),
+        (gzip.compress(zipped(("s.xml", b"<a/>"))), "found a ZIP. Unpack it"),
+        (bz2.compress(b"<a/>"), "found a file compressed by bzip2"),
+        (lzma.compress(b"<a/>"), "found a file compressed by xz"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "found an archive of 7-Zip"),
+        (GERMAN.encode(), "found a report of PayPal's in another language. Set PayPal's language to English"),
+        (GERMAN.encode("utf-16"), "found a report of PayPal's in another language"),
+    ],
+)
+def test_what_is_not_read_is_named(month, data, found):
+    with pytest.raises(InputError, match=found):
+        month.book(data, "x")
+
+
 REPORT = "Payout Item ID,Sender Item ID,Status,Currency,Amount,Reason\r\n"
 
 
@@ -853,11 +998,57 @@ def test_a_row_of_paypals_that_does_not_fit_stops_itself_alone(month):
     assert month.status["pam"] == "sent"
 
 
+ACTIVITY = "Date,Type,Description,Status,Currency,Gross,Custom number\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (["Mass Payment,Refundable royalties,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,Returns of licences,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,Licence fees 2026-10,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,x,Completed,EUR,-6.40,PAM", "Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
+        (["Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
+        (["Payout Hold,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Payout Hold'"),
+        (["Licence fees 2026-10,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Licence fees 2026-10'"),
+        (["Mass Payment,x,Completed,EUR,-9.00,other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
+        (["Mass Payment,x,Completed,EUR,(9.00),other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
+        (["Mass Payment,x,Completed,EUR,-6.40,PAM"] * 2, "a second one"),
+    ],
+)
+def test_rows_of_paypals_activity_are_booked_or_stop_by_name(month, rows, found):
+    strangers = ["Payout Hold,x,Completed,EUR,-1.00,", "Payment Fee,x,Completed,EUR,-0.25,", "Sale,x,Completed,EUR,50.00,shop"]
+    table = ACTIVITY + "".join(f"2026-11-04,{row}\r\n" for row in [*rows, *strangers])
+    data = table.replace("PAM", month.payments["pam"][:30]).encode()
+    if found in ("paid", "returned"):
+        result = month.book(data, "activity.csv")
+        assert (month.status["pam"], result["problems"], result["others"]) == (found, [], 3)
+    else:
+        try:
+            (problem,) = month.book(data, "activity.csv")["problems"]
+        except InputError as error:
+            problem = {"problem": str(error)}
+        assert found in problem["problem"]
+        assert f"payment {month.payments['pam']}" in problem["problem"]
+        assert "answer-by-hand --entry" in problem["problem"]
+    assert month.owed == ({"pam": 640} if found == "returned" else {})
+
+
+def test_the_row_of_names_decides_what_separates_the_columns_of_paypals_reports(month):
+    row = ["2026-11-04", "Mass Payment", "one, two, three; four, five, six, seven, eight", "Completed", "EUR", "-6.40"]
+    names = ACTIVITY.strip().split(",")
+    for separator in "\t;":
+        text = "\r\n".join([separator.join(names), separator.join(f'"{cell}"' for cell in [*row, month.payments["pam"][:30]])])
+        assert read_any(text.encode(), "r.csv").parts[0].outcomes[0].amount == 640
+    assert month.book(text.encode(), "r.csv")["paid"] == 1
+
+
 @pytest.mark.parametrize(
     ("currency", "text", "units"),
     [
         ("EUR", "1,234.50", 123450), ("EUR", "1.234,50", 123450), ("EUR", "1,234", 123400), ("EUR", "1.234.567,8", 123456780),
         ("JPY", "1,234", 1234), ("JPY", "1234", 1234), ("HUF", "77", 7700), ("USD", "$0.05", 5), ("EUR", "0", 0),
+        ("HUF", "640.00", 64000), ("HUF", "1.234,00", 123400), ("JPY", "-1,234.00", 1234), ("TWD", "10.0", 1000),
     ],
 )  # fmt: skip
 def test_amounts_of_paypal_are_read_as_people_spell_them(currency, text, units):
@@ -934,6 +1125,8 @@ def test_a_file_that_is_broken_anywhere_is_read_or_refused_and_nothing_else(data
         whole = whole[:first] + put + whole[last:]
     try:
         for name, content in opened(whole, "x"):
+            if isinstance(content, InputError):
+                raise content
             answer = read_any(content, name)
             assert answer.parts is not None
     except InputError as error:
@@ -965,7 +1158,32 @@ def all_kinds(month):
         f"{REPORT}1,{pam},UNCLAIMED,EUR,6.40,\r\n".encode(),
         f"{REPORT}1,{pam},RETURNED,EUR,6.40,\r\n".encode(),
         returns((nat, 880, "99", "R02")),
-        zipped(("b.xml", statement(entry(300, moved(300, "rent")), number=6))),
+        zipped(("b.xml", statement(entry(300, moved(300, "rent")), number=6)), ("b.pdf", b"%PDF-1.4")),
+    ]
+
+
+def with_contradictions(month):
+    """A month in which a report tells a debit, a statement shows it, a report rejects it; and fees beside several debits."""
+    bob, cid, pam = (month.payments[owner] for owner in ("bob", "cid", "pam"))
+    first = min(("bob", "cid"), key=month.payments.get)
+    return [
+        acsc(month, "ann"),
+        statement(debited(month, "2026-11-04", "A1"), number=1),
+        rejected(month, "ann"),
+        acsc(month, first),
+        statement(entry(1250 + 99 + 50, moved(1250, bob), moved(99, cid), charges=charged(50)), number=2),
+        statement(
+            entry(
+                1900 - 551 - 30,
+                moved(1250, bob, mark="CRDT", more=BACK),
+                moved(99, cid, mark="CRDT", more=BACK),
+                mark="CRDT",
+                charges=charged(30),
+            ),
+            number=3,
+        ),
+        f"{ACTIVITY}2026-11-04,Mass Payment,Refundable,Completed,EUR,-6.40,{pam[:30]}\r\n".encode(),
+        report(month, said(month, "cid", WORDS["in words"])),
     ]
 
 
@@ -997,4 +1215,26 @@ def test_all_kinds_of_answers_in_any_order_and_repeated_end_in_the_same_books(pa
     assert "entry 2 of statement s1" in left
     assert left.count("provenance answer-by-hand") == 1 + again.count(4), "the odd entry alone stays open"
     assert month.charges == 75
+    month.check()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=4), step=st.integers(1, 8))
+def test_answers_that_contradict_each_other_stop_by_name_and_end_in_the_same_books(paid_month, order, again, step):
+    month = paid_month(f"contradiction-{next(NUMBERS)}")
+    answers, ann = with_contradictions(month), month.payments["ann"]
+    for number, index in enumerate([*order, *again]):
+        month.where.store.write(f"bank/answers/{number:03d}", answers[index])
+        if number % step == 0:
+            read_until_nothing_new(month)
+    left = read_until_nothing_new(month)
+    assert f"payment {ann}" in left, "whichever came first, the other stops"
+    assert month.owed.get("ann", 0) == (700 if month.status["ann"] == "rejected" else 0)
+    if month.status["ann"] == "rejected":
+        by_hand(month.where, [ann], "paid", evidence="slip", by="Ann", second="Bob")
+    while left := read_until_nothing_new(month):
+        by_hand(month.where, [], "", entry=key_of(left), evidence=f"{left[:40]}", by="Ann", second="Bob")
+    assert month.status == {"ann": "paid", "bob": "returned", "cid": "returned", "pam": "paid", "nat": "sent"}
+    assert month.owed == {"bob": 1250, "cid": 99}
+    assert month.charges == 80
     month.check()

@@ -7,6 +7,7 @@ no other. Which parts concern our payments is decided by `incoming`, which knows
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ class Outcome:
         duplicate: whether the reason is that a second copy was sent, by its code; perhaps: whether words alone say so.
         certain: whether a credit is marked as a return. An unmarked one is one only if it carries a payment of ours.
         unusual: what is odd about it: then it is never booked by itself.
+        sign: -1 for an amount that a table states below zero, 1 for another that it states.
         reference: of a debit: the day of booking (or `-`) and the bank's own names of it, without blanks.
         texts: of all that the bank says of it.
     """
@@ -68,6 +70,7 @@ class Outcome:
     certain: bool = True
     unusual: str = ""
     reference: str = ""
+    sign: int = field(default=0, compare=False)
     texts: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -86,6 +89,7 @@ class Part:
         outcomes: of its transactions; whole: of the entry itself, if it states an amount.
         count: number of payments in it, if it says so.
         texts: of all that it says.
+        unclear: what its state is, if that says neither that it is booked nor pending: then it is nobody's, or stops.
         problem: why it cannot be read.
     """
 
@@ -95,6 +99,7 @@ class Part:
     whole: Outcome | None = None
     count: int | None = None
     texts: tuple[str, ...] = field(default=(), repr=False)
+    unclear: str = ""
     problem: InputError | None = None
 
 
@@ -132,7 +137,7 @@ class BankAnswer:
     def others(self) -> int:
         """Number of transactions, and of entries without any, that name no payment."""
         unnamed = sum(not (outcome.named and outcome.certain) for part in self.parts for outcome in part.outcomes)
-        return unnamed + sum(not part.outcomes and part.problem is None for part in self.parts)
+        return unnamed + sum(not part.outcomes and not part.unclear and part.problem is None for part in self.parts)
 
     @property
     def problems(self) -> tuple[InputError, ...]:
@@ -142,7 +147,7 @@ class BankAnswer:
 
 def read_answers(data: bytes, where: str) -> BankAnswer:
     """Read a bank's file; raises InputError for other files, and for what breaks its schema outside of its parts."""
-    root = parse(data, where)
+    root = _document(parse(data, where), where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
     kinds = [*known(REPORT), *known(STATEMENT)]
@@ -151,6 +156,16 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
         raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=did_you_mean(kind, kinds))
     broken = _broken(root, kind, where) if violation(root, kind) else {}
     return _report(root[0], kind, where, broken) if kind.startswith(REPORT) else _statement(root[0], kind, where, broken)
+
+
+def _document(root: Any, where: str) -> Any:
+    """The document itself, also in an envelope with a business application header."""
+    if etree.QName(root).localname == "Document":
+        return root
+    inside = [node for node in root.iter("{*}Document") if (etree.QName(node).namespace or "").startswith(NAMESPACE)]
+    if len(inside) > 1:
+        raise InputError(where, expected="one Document in an envelope", found=f"{len(inside)}", hint="Split it.")
+    return inside[0] if inside else root
 
 
 def _broken(root: Any, kind: str, where: str) -> dict[int, InputError]:
@@ -301,8 +316,12 @@ def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outco
 
 def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     parts, count = [], -1
+    names: Counter[str] = Counter()
     for statement in message.iterfind(_path("Stmt")):
         name = _text(statement, "Id")
+        names[name] += 1
+        if names[name] > 1:  # some banks number the statements of each account
+            name = f"{name}, number {names[name]} of that name"
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
             count += 1
             place = f"entry {number} of statement {name}"
@@ -324,14 +343,17 @@ def _transactions(entry: Any) -> list[Any]:
 
 def _entry(entry: Any, part: Part, where: str) -> Part | None:
     """A booked entry, or the debits of a pending one; None for entries that say nothing of payments."""
-    match _text(entry, "Sts/Cd", "Sts"):
+    state = _text(entry, "Sts/Cd", "Sts/Prtry", "Sts")
+    match state if _first(entry, "Sts/Prtry") is None else "":
         case "BOOK":
             _check_sum(entry, part.where)
             status = ""
-        case "PDNG" if _text(entry, "CdtDbtInd") == "DBIT":
+        case "PDNG" | "FUTR" if _text(entry, "CdtDbtInd") == "DBIT":
             status = PENDING
-        case _:
+        case "PDNG" | "FUTR":
             return None
+        case _:
+            return replace(part, unclear=state or "no state")
     transactions = _transactions(entry)
     outcomes = [_booked(transaction, entry, where, alone=len(transactions) == 1) for transaction in transactions]
     whole = _booked(entry, entry, where, alone=True)
