@@ -76,7 +76,7 @@ OUTCOME = sa.Table(
     METADATA,
     sa.Column("payment_id", sa.String(32), sa.ForeignKey("closed.payment_id"), primary_key=True),
     sa.Column("status", sa.Text, primary_key=True),
-    sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), nullable=False),
+    sa.Column("booking_id", sa.BigInteger, sa.ForeignKey("booking.booking_id"), primary_key=True),
     sa.Column("reason", sa.Text, nullable=False),
 )
 # Amounts of an invoice.

@@ -88,8 +88,17 @@ class Kept:
 
     def reminders_due(self, policy: Policy, on: date) -> int:
         """Reminders whose day has come and that nobody has recorded."""
-        come = sum((on - self.since).days >= days for days in policy.reminders)
-        return max(0, come - sum(day >= self.since for day in self.reminded)) if self.ages else 0
+        if not self.ages:
+            return 0
+        ages, due = sorted((day - self.since).days for day in self.reminded), 0
+        for days in policy.reminders:
+            # One that was recorded before its day was another's, or none's.
+            ages = [age for age in ages if age >= days]
+            if ages:
+                ages = ages[1:]
+            else:
+                due += (on - self.since).days >= days
+        return due
 
     def next_step(self, policy: Policy, on: date) -> str:
         """What is to be done, in words."""

@@ -303,6 +303,7 @@ def answers_screen(answers: Sequence[Mapping[str, Any]]) -> Iterator[RenderableT
         counts = ", ".join(f"{row[name]} {name}" for name in ("paid", "rejected", "returned", "pending", "others"))
         stands = f", {row['stands']} second copies rejected (the first stands)" if row["stands"] else ""
         left = f", {len(row['problems'])} left" if row["problems"] else ""
+        left += f"; left out: {', '.join(row['left_out'])}" if row["left_out"] else ""
         booked = f"{'booked before' if row['again'] else 'booked'} as {row['booking_id']}"
         yield f"{row['file']}: {row['kind']} {row['message_id']}, {booked}: {counts}{stands}{left}"
 

@@ -105,6 +105,22 @@ def test_while_several_claim_a_name_nobody_gets_it(engine):
         escrow.record_claimant(engine, "unmatched-x", "eve", withdrawn=True, **BY)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "due"),
+    [
+        ((), 2), ((1, 2), 2), ((364,), 2), ((365,), 1), ((365, 366), 1), ((1, 365, 730), 0), ((731,), 1), ((731, 732), 0),
+        ((400, 800), 0), ((-5, 400), 1),
+    ],
+)  # fmt: skip
+def test_a_reminder_counts_from_its_own_age_on(recorded, due):
+    since = date(2023, 1, 1)
+    one = escrow.Kept("unmatched-x", "EUR", ((since, 5),), {}, tuple(since + timedelta(days) for days in recorded))
+    policy = Policy(reminders=(365, 730), after=1095, then="developer")
+    assert one.reminders_due(policy, since + timedelta(1200)) == due
+    assert one.next_step(policy, since + timedelta(1200)).startswith("look for its owner" if due else "the contract gives it")
+    assert one.reminders_due(policy, since + timedelta(364)) == 0
+
+
 @pytest.mark.parametrize("claimed_first", [True, False])
 def test_what_was_given_away_comes_back_for_an_owner_who_has_come_after_all(engine, claimed_first):
     for then in ("developer", "unattributed"):

@@ -1,9 +1,12 @@
 """What banks really answer: every kind of file and entry, against payments that were sent."""
 
+import bz2
 import gzip
 import io
 import itertools
+import lzma
 import re
+import tarfile
 import zipfile
 from datetime import UTC, date, datetime
 from typing import ClassVar
@@ -14,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import enter
 
-from provenance.core.errors import CheckFailed, InputError
+from provenance.core.errors import CheckFailed, InputError, InputErrors
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, imbalances
 from provenance.settlement.approvals import Approval
@@ -455,6 +458,233 @@ def test_a_batch_with_a_fee_is_booked(month):
     assert month.charges == 40
 
 
+def acsc(month, owner):
+    return report(month, told(month.payments[owner], "ACSC", ""))
+
+
+def rejected(month, owner):
+    return report(month, told(month.payments[owner]))
+
+
+def test_a_debit_counts_though_a_report_told_it_before(month):
+    month.book(acsc(month, "ann"))
+    assert month.book(statement(debit(month, "ann")))["paid"] == 1
+    assert month.book(acsc(month, "ann"))["again"]
+    before = ledger.newest(month.where.ledger)
+    with pytest.raises(InputError, match="no rejection of a payment whose debit a statement has booked"):
+        month.book(rejected(month, "ann"))
+    assert (month.status["ann"], month.owed, ledger.newest(month.where.ledger)) == ("paid", {}, before)
+    month.check()
+
+
+def test_a_debit_after_a_rejection_stops_though_a_report_told_it_before(month):
+    month.book(acsc(month, "ann"))
+    month.book(rejected(month, "ann"))
+    with pytest.raises(InputError, match="no later outcome of a rejected payment, found that it was paid") as raised:
+        month.book(statement(debit(month, "ann")))
+    assert (month.status["ann"], month.owed) == ("rejected", {"ann": 700})
+    by_hand(month.where, [month.payments["ann"]], "paid", entry=key_of(raised.value), evidence="slip", by="Ann", second="Bob")
+    for data in (statement(debit(month, "ann")), acsc(month, "ann"), rejected(month, "ann")):
+        assert month.book(data)["problems"] == []
+    assert (month.status["ann"], month.owed) == ("paid", {})
+    month.check()
+
+
+def test_a_person_may_confirm_what_a_report_told_and_undo_a_debit(month):
+    ann = month.payments["ann"]
+    names = {"evidence": "slip", "by": "Ann", "second": "Bob"}
+    month.book(acsc(month, "ann"))
+    by_hand(month.where, [ann], "paid", **names)
+    with pytest.raises(InputError, match="no rejection of a payment whose debit"):
+        month.book(rejected(month, "ann"))
+    month.book(statement(debit(month, "ann")))
+    by_hand(month.where, [ann], "rejected", **names)
+    assert (month.status["ann"], month.owed) == ("rejected", {"ann": 700})
+    assert month.book(statement(debit(month, "ann")))["problems"] == [], "the debit that was undone"
+    with pytest.raises(InputError, match="expected one that is not rejected yet"):
+        by_hand(month.where, [ann], "rejected", **names | {"evidence": "another"})
+    by_hand(month.where, [ann], "paid", **names | {"evidence": "another"})
+    assert (month.status["ann"], month.owed) == ("paid", {})
+    month.check()
+
+
+def test_charges_count_though_a_report_told_the_debit_before(month):
+    first = min(("ann", "bob", "cid"), key=month.payments.get)
+    month.book(acsc(month, first))
+    data = statement(entry(ALL + 25, batch=batch_of(month), charges=charged(25)))
+    assert (month.book(data)["paid"], month.charges) == (3, 25)
+    assert (month.book(data)["again"], month.charges) == (True, 25)
+    assert month.owed == {}
+    month.check()
+
+
+def test_a_fee_on_one_debit_counts_though_a_report_told_it_before(month):
+    ann = month.payments["ann"]
+    month.book(acsc(month, "ann"))
+    data = statement(entry(750, moved(750, ann, details=INSTRUCTED), charges=charged(50)))
+    assert (month.book(data)["paid"], month.charges) == (1, 50)
+    month.check()
+
+
+def debited(month, day="", of_entry="", of_transaction=""):
+    """A debit of ann's payment with the bank's references."""
+    refs = f"<AcctSvcrRef>{of_transaction}</AcctSvcrRef>" if of_transaction else ""
+    data = entry(700, moved(700, refs=f"{refs}<EndToEndId>{month.payments['ann']}</EndToEndId>"))
+    booked = f"<BookgDt><Dt>{day}</Dt></BookgDt>" if day else ""
+    booked += f"<AcctSvcrRef>{of_entry}</AcctSvcrRef>" if of_entry else ""
+    return data.replace("</Sts>", f"</Sts>{booked}", 1)
+
+
+SAME, SECOND = True, False
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "same"),
+    [
+        ({}, {}, SAME),
+        ({"day": "2026-11-04"}, {"day": "2026-11-04"}, SAME),
+        ({"day": "2026-11-04"}, {"day": "2026-11-05"}, SECOND),
+        ({"day": "2026-11-04", "of_entry": "A1"}, {"day": "2026-11-05", "of_transaction": "A 1"}, SAME),
+        ({"day": "2026-11-04", "of_entry": "A1"}, {"day": "2026-11-04", "of_entry": "A2"}, SECOND),
+        ({"day": "2026-11-04", "of_entry": "NONREF"}, {"day": "2026-11-04", "of_entry": "A2"}, SAME),
+        ({"of_entry": "A1"}, {}, SAME),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_second_debit_of_a_payment_stops_by_name(month, first, later, same, back):
+    month.book(statement(debited(month, **first)))
+    if back:
+        month.book(statement(entry(700, moved(700, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT"), number=2))
+    data = statement(debited(month, **later), number=3)
+    if same:
+        assert month.book(data)["problems"] == []
+    else:
+        with pytest.raises(InputError, match="expected one debit of a payment, found a second one"):
+            month.book(data)
+    assert month.book(statement(debited(month, **first)))["again"]
+    assert month.status["ann"] == ("returned" if back else "paid")
+    month.check()
+
+
+@pytest.mark.parametrize(
+    ("refs", "stops"), [(({}, {}), True), (({"day": "2026-11-04"},) * 2, True), (({"of_entry": "A"},) * 2, False)]
+)
+def test_two_debits_of_a_payment_in_one_statement_stop_at_the_second(month, refs, stops):
+    data = statement(*(debited(month, **each) for each in refs), debit(month, "bob"))
+    problems = month.book(data)["problems"]
+    assert len(problems) == stops
+    assert month.book(data)["problems"] == problems, "whenever it is read"
+    assert (month.status["ann"], month.status["bob"], month.owed) == ("paid", "paid", {})
+
+
+def said(month, owner, inside):
+    """A report that rejects a payment for a reason given as XML."""
+    name = f"<OrgnlEndToEndId>{month.payments[owner]}</OrgnlEndToEndId>"
+    return f"<TxInfAndSts>{name}<TxSts>RJCT</TxSts><StsRsnInf>{inside}</StsRsnInf></TxInfAndSts>"
+
+
+WORDS = {
+    "in words": "<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>Duplicate file, already processed</AddtlInf>",
+    "a code in words": "<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>AM05 Duplication</AddtlInf>",
+    "without a code": "<AddtlInf>Datei wurde bereits verarbeitet</AddtlInf>",
+    "late in the text": f"<Rsn><Cd>MS03</Cd></Rsn><AddtlInf>{'x' * 100}</AddtlInf><AddtlInf>{'y' * 60}; doublon</AddtlInf>",
+    "a bank's code": "<Rsn><Prtry>DOUBLE</Prtry></Rsn>",
+    "a bank's longer code": "<Rsn><Prtry>AM05X</Prtry></Rsn>",
+    "a bank's words": "<Rsn><Prtry>Doppelt eingereicht</Prtry></Rsn>",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_that_may_mean_a_second_copy_stop_by_name(month, words):
+    inside = WORDS[words]
+    whole = report(month, status="RJCT").replace(b"</GrpSts>", f"</GrpSts><StsRsnInf>{inside}</StsRsnInf>".encode())
+    group = report(month, group_status="RJCT").replace(b"</PmtInfSts>", f"</PmtInfSts><StsRsnInf>{inside}</StsRsnInf>".encode())
+    for data in (report(month, said(month, "ann", inside)), group, whole):
+        with pytest.raises(
+            InputError, match="a rejection of the payment itself, found words that may mean a second copy"
+        ) as raised:
+            month.book(data)
+        assert "provenance answer-by-hand --entry" in str(raised.value)
+    assert ({*month.status.values()}, month.owed) == ({"sent"}, {})
+    month.book(statement(debit(month, "ann")))
+    by_hand(month.where, [month.payments["bob"]], "rejected", evidence="mail", by="Ann", second="Bob")
+    assert month.owed == {"bob": 1250}
+    month.check()
+
+
+@pytest.mark.parametrize(
+    "inside", ["<Rsn><Cd>NARR</Cd></Rsn><AddtlInf>Account closed</AddtlInf>", "<Rsn><Prtry>Konto gesperrt</Prtry></Rsn>"]
+)
+def test_other_words_are_a_rejection(month, inside):
+    assert month.book(report(month, said(month, "ann", inside)))["rejected"] == 1
+
+
+def test_a_cancelled_message_or_group_is_rejected(paid_month):
+    for number, how in enumerate(({"status": "CANC"}, {"group_status": "CANC"})):
+        month = paid_month(f"cancelled{number}")
+        assert month.book(report(month, kind="pain.002.001.12", **how))["rejected"] == 3
+        assert month.owed == {"ann": 700, "bob": 1250, "cid": 99}
+
+
+NAMED = ("ann", "bob", "cid")
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("way", ["of all", "of each", "without amounts", "beside a stranger's"])
+def test_charges_of_an_entry_of_several_transactions_stand_in_the_books(month, back, way):
+    mark, sign, more = ("CRDT", -1, BACK) if back else ("DBIT", 1, "")
+    each = [moved(OWED[owner], month.payments[owner], mark=mark, more=more) for owner in NAMED]
+    units, fee = ALL, charged(50)
+    if way == "of each":
+        each = [
+            moved(OWED[o], month.payments[o], mark=mark, details=charged(n), more=more)
+            for o, n in zip(NAMED, (20, 30, 0), strict=True)
+        ]
+        fee = ""
+    elif way == "without amounts":
+        each = [f"<TxDtls><Refs><EndToEndId>{month.payments[o]}</EndToEndId></Refs>{more}</TxDtls>" for o in NAMED]
+    elif way == "beside a stranger's":
+        each, units = [moved(300, "rent", mark=mark), *each], ALL + 300
+    data = statement(entry(units + sign * 50, *each, mark=mark, charges=fee))
+    result = month.book(data)
+    assert (result["returned" if back else "paid"], result["problems"], month.charges) == (3, [], 50)
+    assert (month.book(data)["again"], month.charges) == (True, 50)
+    assert month.owed == ({owner: OWED[owner] for owner in NAMED} if back else {})
+    month.check()
+
+
+def test_several_returns_whose_sum_does_not_fit_stop_by_name(month):
+    each = [moved(OWED[owner], month.payments[owner], mark="CRDT", more=BACK) for owner in ("ann", "bob")]
+    for fee in ("", charged(49)):
+        with pytest.raises(InputError, match="expected transactions that add up to 1950, found 1900 of EUR"):
+            month.book(statement(entry(1900, *each, mark="CRDT", charges=fee)))
+    strangers = [moved(OWED[owner], owner, mark="CRDT") for owner in ("ann", "bob")]
+    assert month.book(statement(entry(1900, *strangers, mark="CRDT")))["others"] == 2
+
+
+@pytest.mark.parametrize(
+    ("units", "back", "charge"),
+    [(735, False, 35), (736, False, None), (70000, False, None), (665, True, 35), (664, True, None), (1, True, None)],
+)
+def test_a_difference_that_no_charge_states_is_one_only_if_it_is_small(month, units, back, charge):
+    mark, more = ("CRDT", BACK) if back else ("DBIT", "")
+    data = statement(entry(units, moved(units, month.payments["ann"], mark=mark, details=INSTRUCTED, more=more), mark=mark))
+    if charge is None:
+        with pytest.raises(InputError, match="expected 700 minor units of EUR, as sent"):
+            month.book(data)
+        assert (month.charges, month.owed) == (0, {})
+        stated = statement(
+            entry(
+                units, moved(units, month.payments["ann"], mark=mark, more=more), mark=mark, charges=charged(abs(units - 700))
+            )
+        )
+        month.book(stated)
+        assert month.charges == abs(units - 700), "what the bank states is booked"
+    else:
+        month.book(data)
+        assert month.charges == charge
+
+
 PURPOSE = "<Purp/>"
 ODD = {
     "an empty element": entry(300, moved(300, "OTHER", more=PURPOSE)),
@@ -570,6 +800,148 @@ def test_archives_are_opened(month):
         month.book(bytes(encrypted), "x.zip")
 
 
+def test_statements_of_one_name_in_a_file_are_told_apart(month):
+    odd = [entry(650, moved(650, month.payments[owner])) for owner in ("ann", "bob")]
+    first, second = (re.search(rb"<Stmt>.*</Stmt>", statement(each))[0] for each in odd)
+    data = statement(odd[0]).replace(first, first + second)
+    with pytest.raises(InputErrors) as raised:
+        month.book(data)
+    keys = [key_of(error) for error in raised.value.errors]
+    assert len({*keys}) == 2
+    by_hand(month.where, [month.payments["ann"]], "paid", entry=keys[0], evidence="x", by="Ann", second="Bob")
+    with pytest.raises(InputError, match=f"payment {month.payments['bob']}: expected 1250 minor units"):
+        month.book(data)
+    assert month.book(statement(odd[0]).replace(first, first.replace(b"6.50", b"7.00")))["problems"] == []
+
+
+@pytest.mark.parametrize("state", ["<Prtry>BOOKED</Prtry>", "<Prtry>Gebucht</Prtry>", "<Prtry>BOOK</Prtry>", "<Cd>INFO</Cd>"])
+@pytest.mark.parametrize("by", ["payment", "message"])
+def test_an_entry_of_ours_in_an_unknown_state_stops_by_name(month, state, by):
+    ours = debit(month, "ann") if by == "payment" else entry(ALL, batch=batch_of(month))
+    strangers = entry(300, moved(300, "rent"))
+    data = statement(*(each.replace("<Cd>BOOK</Cd>", state) for each in (ours, strangers)), debit(month, "bob"))
+    result = month.book(data)
+    (problem,) = result["problems"]
+    assert "expected an entry that is booked (BOOK) or pending (PDNG), found one that is" in problem["problem"]
+    assert (result["paid"], result["others"], month.status["ann"]) == (1, 0, "sent")
+
+
+def test_an_entry_of_the_future_is_pending(month):
+    assert month.book(statement(debit(month, "ann", status="FUTR")))["pending"] == 1
+
+
+def test_a_group_that_a_report_does_not_name_stops_no_transaction(paid_month):
+    month = paid_month("unnamed")
+    result = month.book(report(month, told(month.payments["ann"]), group="NOTPROVIDED", group_status="RJCT"))
+    assert (result["rejected"], result["problems"]) == (1, [])
+    result = month.book(report(month, told(month.payments["bob"]), group="other", group_status="RJCT"))
+    assert result["rejected"] == 1
+    (problem,) = result["problems"]
+    assert f"expected groups of the message: {month.message}-EUR" in problem["problem"]
+    by_hand(month.where, [], "", entry=problem["key"], evidence="asked", by="Ann", second="Bob")
+    assert month.book(report(month, told(month.payments["bob"]), group="other", group_status="RJCT"))["problems"] == []
+    with pytest.raises(InputError, match="groups of the message.*--entry"):
+        month.book(report(month, group="NOTPROVIDED", group_status="RJCT"))
+    assert month.status["cid"] == "sent"
+    assert month.book(report(month, status="RJCT", code="FF01", group="NOTPROVIDED", group_status="RJCT"))["rejected"] == 1
+    assert month.owed == {"ann": 700, "bob": 1250, "cid": 99}
+
+
+@pytest.mark.parametrize("name", ["{}9", "{} and 22", "{}-EUR", "x{}", "KREF+{}PURP+RTR"])
+def test_a_message_is_named_by_its_id_and_by_none_that_goes_on(month, name):
+    text = name.format(month.message)
+    for spelt in (text, f"{text[:14]} {text[14:]}"):
+        data = statement(entry(ALL, more=f"<AddtlNtryInf>{spelt}</AddtlNtryInf>"))
+        if name == "{}9":
+            with pytest.raises(InputError, match="expected a message that was sent, found an id that goes on"):
+                month.book(data)
+        else:
+            month.book(data)
+    assert month.status["ann"] == ("sent" if name == "{}9" else "paid")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda data: b"\r\n\n " + data,
+        lambda data: (
+            b'<BizMsgEnvlp xmlns="urn:x"><AppHdr xmlns="urn:iso:std:iso:20022:tech:xsd:head.001.001.02"/>'
+            + data.split(b"?>", 1)[1]
+            + b"</BizMsgEnvlp>"
+        ),
+        lambda data: (
+            b'<?xml version="1.0"?>\n<e:Envelope xmlns:e="urn:e"><e:Body>' + data.split(b"?>", 1)[1] + b"</e:Body></e:Envelope>"
+        ),
+    ],
+)
+def test_a_document_is_read_in_an_envelope_and_below_empty_lines(month, wrapped):
+    odd = ODD["an empty element"]
+    result = month.book(wrapped(statement(debit(month, "ann"), odd)))
+    assert (result["paid"], len(result["problems"])) == (1, 1)
+    assert month.book(wrapped(report(month, told(month.payments["bob"]))))["rejected"] == 1
+    inside = statement().split(b"?>", 1)[1]
+    with pytest.raises(InputError, match="expected one Document in an envelope, found 2"):
+        month.book(b"<e>" + inside + inside + b"</e>")
+
+
+def test_what_stands_beside_a_statement_in_an_archive_is_named_and_stops_nothing(month):
+    files = [("a/s.xml", statement(debit(month, "ann"))), ("a/s.PDF", b"%PDF-1.4"), ("a/s.xml.sha256", b"ab12")]
+    result = month.book(zipped(*files), "day.zip")
+    assert (result["paid"], result["problems"]) == (1, [])
+    assert result["left_out"] == ["day.zip: a/s.PDF", "day.zip: a/s.xml.sha256"]
+    month.where.store.write("bank/answers/day.zip", zipped(*files, ("Readme.txt", b"hello"), ("a/other.pdf", b"%PDF-1.7")))
+    for _ in range(2):
+        with pytest.raises(CheckFailed) as raised:
+            read_new(month.where)
+        keys = re.findall("--entry ([0-9a-f]{12})", str(raised.value))
+        by_hand(month.where, [], "", entry=keys[0], evidence="no statement", by="Ann", second="Bob")
+    assert read_new(month.where) == 1
+    assert len({*keys}) == 1
+
+
+def test_a_file_that_cannot_be_read_is_settled_by_its_key(month):
+    other = report(month, told(month.payments["ann"]), message="other")
+    archived = zipped(("b.xml", statement(debit(month, "bob"))), ("a.zip", zipped(("c", b"x"))))
+    for number, data in enumerate((b"%PDF-1.4", archived[:-30], other, b"\x1f\x8b broken")):
+        with pytest.raises(InputError, match="answer-by-hand --entry") as raised:
+            month.book(data, "f")
+        by_hand(month.where, [], "", entry=key_of(raised.value), evidence=f"letter {number}", by="Ann", second="Bob")
+        assert month.book(data, "f")["problems"] == []
+    (problem,) = month.book(archived, "f")["problems"]
+    assert "f: a.zip: expected a file of a bank, found an archive in an archive" in problem["problem"]
+    assert (month.status["bob"], len(problem["key"])) == ("paid", 12)
+
+
+def tarred(name, content):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        about = tarfile.TarInfo(name)
+        about.size = len(content)
+        archive.addfile(about, io.BytesIO(content))
+    return data.getvalue()
+
+
+GERMAN = '"Datum","Name","Typ","Status","Währung","Brutto"\r\n"04.11.2026","x","Zahlung","Abgeschlossen","EUR","-6,40"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (gzip.compress(tarred("s.xml", b"<a/>")), "found an archive of tar. Unpack it"),
+        (tarred("s.xml", b"<a/>"), "found an archive of tar. Unpack it"),
+        (gzip.compress(zipped(("s.xml", b"<a/>"))), "found a ZIP. Unpack it"),
+        (bz2.compress(b"<a/>"), "found a file compressed by bzip2"),
+        (lzma.compress(b"<a/>"), "found a file compressed by xz"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "found an archive of 7-Zip"),
+        (GERMAN.encode(), "found a report of PayPal's in another language. Set PayPal's language to English"),
+        (GERMAN.encode("utf-16"), "found a report of PayPal's in another language"),
+    ],
+)
+def test_what_is_not_read_is_named(month, data, found):
+    with pytest.raises(InputError, match=found):
+        month.book(data, "x")
+
+
 REPORT = "Payout Item ID,Sender Item ID,Status,Currency,Amount,Reason\r\n"
 
 
@@ -626,11 +998,57 @@ def test_a_row_of_paypals_that_does_not_fit_stops_itself_alone(month):
     assert month.status["pam"] == "sent"
 
 
+ACTIVITY = "Date,Type,Description,Status,Currency,Gross,Custom number\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (["Mass Payment,Refundable royalties,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,Returns of licences,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,Licence fees 2026-10,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Mass Payment,x,Completed,EUR,-6.40,PAM", "Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
+        (["Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
+        (["Payout Hold,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Payout Hold'"),
+        (["Licence fees 2026-10,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Licence fees 2026-10'"),
+        (["Mass Payment,x,Completed,EUR,-9.00,other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
+        (["Mass Payment,x,Completed,EUR,(9.00),other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
+        (["Mass Payment,x,Completed,EUR,-6.40,PAM"] * 2, "a second one"),
+    ],
+)
+def test_rows_of_paypals_activity_are_booked_or_stop_by_name(month, rows, found):
+    strangers = ["Payout Hold,x,Completed,EUR,-1.00,", "Payment Fee,x,Completed,EUR,-0.25,", "Sale,x,Completed,EUR,50.00,shop"]
+    table = ACTIVITY + "".join(f"2026-11-04,{row}\r\n" for row in [*rows, *strangers])
+    data = table.replace("PAM", month.payments["pam"][:30]).encode()
+    if found in ("paid", "returned"):
+        result = month.book(data, "activity.csv")
+        assert (month.status["pam"], result["problems"], result["others"]) == (found, [], 3)
+    else:
+        try:
+            (problem,) = month.book(data, "activity.csv")["problems"]
+        except InputError as error:
+            problem = {"problem": str(error)}
+        assert found in problem["problem"]
+        assert f"payment {month.payments['pam']}" in problem["problem"]
+        assert "answer-by-hand --entry" in problem["problem"]
+    assert month.owed == ({"pam": 640} if found == "returned" else {})
+
+
+def test_the_row_of_names_decides_what_separates_the_columns_of_paypals_reports(month):
+    row = ["2026-11-04", "Mass Payment", "one, two, three; four, five, six, seven, eight", "Completed", "EUR", "-6.40"]
+    names = ACTIVITY.strip().split(",")
+    for separator in "\t;":
+        text = "\r\n".join([separator.join(names), separator.join(f'"{cell}"' for cell in [*row, month.payments["pam"][:30]])])
+        assert read_any(text.encode(), "r.csv").parts[0].outcomes[0].amount == 640
+    assert month.book(text.encode(), "r.csv")["paid"] == 1
+
+
 @pytest.mark.parametrize(
     ("currency", "text", "units"),
     [
         ("EUR", "1,234.50", 123450), ("EUR", "1.234,50", 123450), ("EUR", "1,234", 123400), ("EUR", "1.234.567,8", 123456780),
         ("JPY", "1,234", 1234), ("JPY", "1234", 1234), ("HUF", "77", 7700), ("USD", "$0.05", 5), ("EUR", "0", 0),
+        ("HUF", "640.00", 64000), ("HUF", "1.234,00", 123400), ("JPY", "-1,234.00", 1234), ("TWD", "10.0", 1000),
     ],
 )  # fmt: skip
 def test_amounts_of_paypal_are_read_as_people_spell_them(currency, text, units):
@@ -707,6 +1125,8 @@ def test_a_file_that_is_broken_anywhere_is_read_or_refused_and_nothing_else(data
         whole = whole[:first] + put + whole[last:]
     try:
         for name, content in opened(whole, "x"):
+            if isinstance(content, InputError):
+                raise content
             answer = read_any(content, name)
             assert answer.parts is not None
     except InputError as error:
@@ -738,7 +1158,32 @@ def all_kinds(month):
         f"{REPORT}1,{pam},UNCLAIMED,EUR,6.40,\r\n".encode(),
         f"{REPORT}1,{pam},RETURNED,EUR,6.40,\r\n".encode(),
         returns((nat, 880, "99", "R02")),
-        zipped(("b.xml", statement(entry(300, moved(300, "rent")), number=6))),
+        zipped(("b.xml", statement(entry(300, moved(300, "rent")), number=6)), ("b.pdf", b"%PDF-1.4")),
+    ]
+
+
+def with_contradictions(month):
+    """A month in which a report tells a debit, a statement shows it, a report rejects it; and fees beside several debits."""
+    bob, cid, pam = (month.payments[owner] for owner in ("bob", "cid", "pam"))
+    first = min(("bob", "cid"), key=month.payments.get)
+    return [
+        acsc(month, "ann"),
+        statement(debited(month, "2026-11-04", "A1"), number=1),
+        rejected(month, "ann"),
+        acsc(month, first),
+        statement(entry(1250 + 99 + 50, moved(1250, bob), moved(99, cid), charges=charged(50)), number=2),
+        statement(
+            entry(
+                1900 - 551 - 30,
+                moved(1250, bob, mark="CRDT", more=BACK),
+                moved(99, cid, mark="CRDT", more=BACK),
+                mark="CRDT",
+                charges=charged(30),
+            ),
+            number=3,
+        ),
+        f"{ACTIVITY}2026-11-04,Mass Payment,Refundable,Completed,EUR,-6.40,{pam[:30]}\r\n".encode(),
+        report(month, said(month, "cid", WORDS["in words"])),
     ]
 
 
@@ -770,4 +1215,26 @@ def test_all_kinds_of_answers_in_any_order_and_repeated_end_in_the_same_books(pa
     assert "entry 2 of statement s1" in left
     assert left.count("provenance answer-by-hand") == 1 + again.count(4), "the odd entry alone stays open"
     assert month.charges == 75
+    month.check()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=4), step=st.integers(1, 8))
+def test_answers_that_contradict_each_other_stop_by_name_and_end_in_the_same_books(paid_month, order, again, step):
+    month = paid_month(f"contradiction-{next(NUMBERS)}")
+    answers, ann = with_contradictions(month), month.payments["ann"]
+    for number, index in enumerate([*order, *again]):
+        month.where.store.write(f"bank/answers/{number:03d}", answers[index])
+        if number % step == 0:
+            read_until_nothing_new(month)
+    left = read_until_nothing_new(month)
+    assert f"payment {ann}" in left, "whichever came first, the other stops"
+    assert month.owed.get("ann", 0) == (700 if month.status["ann"] == "rejected" else 0)
+    if month.status["ann"] == "rejected":
+        by_hand(month.where, [ann], "paid", evidence="slip", by="Ann", second="Bob")
+    while left := read_until_nothing_new(month):
+        by_hand(month.where, [], "", entry=key_of(left), evidence=f"{left[:40]}", by="Ann", second="Bob")
+    assert month.status == {"ann": "paid", "bob": "returned", "cid": "returned", "pam": "paid", "nat": "sent"}
+    assert month.owed == {"bob": 1250, "cid": 99}
+    assert month.charges == 80
     month.check()

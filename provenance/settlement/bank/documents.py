@@ -60,7 +60,7 @@ def parse(data: bytes, where: str) -> Any:
     """Parse a document safely: entities are not expanded, nothing is loaded, and a DOCTYPE is an error."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(data.lstrip(b" \t\r\n"), parser)
     except etree.XMLSyntaxError as error:
         raise InputError(f"{where} line {error.lineno or 1}", expected="XML", found=str(error.msg)) from None
     if root.getroottree().docinfo.internalDTD is not None:

@@ -57,6 +57,19 @@ _HEX = re.compile(f"[0-9a-f]{{{SHORTEST},}}")
 # Of an archive: most files and most bytes of each, opened.
 MOST_FILES, MOST_BYTES = 1_000, 256 * 1024 * 1024
 LETTERS_OF_KEY = 12
+# Ends of names of files that stand beside another of the same name in an archive, and say the same or sign it.
+BESIDE = (".pdf", ".sha256", ".sha512", ".sha1", ".md5", ".sig", ".asc", ".p7s")
+# The place of an error that concerns a file as a whole.
+WHOLE = "the whole file"
+# Beginnings of archives that are not opened.
+_ARCHIVES = {
+    b"PK\x03\x04": "a ZIP",
+    b"\x1f\x8b": "a file compressed by gzip",
+    b"BZh": "a file compressed by bzip2",
+    b"\xfd7zXZ": "a file compressed by xz",
+    b"7z\xbc\xaf": "an archive of 7-Zip",
+    b"Rar!": "an archive of RAR",
+}
 # The errors of broken archives, as they come from their library.
 BROKEN = (OSError, EOFError, zlib.error, struct.error, ValueError, IndexError, RuntimeError)
 READS = "a status report (pain.002), a statement (camt.053), PayPal's report of payouts (CSV) or a NACHA file of returns"
@@ -87,30 +100,70 @@ def book_answer(where: Where, data: bytes, name: str) -> dict[str, Any]:
 
     Returns:
         `kind`, `message_id`, `booking_id`, `again` (nothing new), numbers of outcomes by status, `others` (strangers' entries),
-        `stands` (rejections of a second copy, which change nothing) and `problems`: `key` and `problem` of each part that is
-        left.
+        `stands` (rejections of a second copy, which change nothing), `left_out` (files beside one that is read in an archive,
+        such as its PDF) and `problems`: `key` and `problem` of each part that is left.
 
     Raises:
         InputError: it cannot be read, or nothing of it can be booked.
     """
+    settled = settling.settled_by_hand(where.ledger)
     results: list[dict[str, Any]] = []
-    errors: list[InputError] = []
-    for member, content in opened(data, name):
+    unread: list[tuple[str, str, InputError]] = []
+    refused: list[InputError] = []
+    read: set[str] = set()
+    for member, content in _all_opened(data, name):
+        key = digest([sha256(content if isinstance(content, bytes) else data + member.encode()), WHOLE])[:LETTERS_OF_KEY]
         try:
-            results.append(_book_one(where, content, member))
+            if isinstance(content, InputError):
+                raise content
+            answer = read_any(content, member)
         except InputError as error:
-            errors.append(error)
-    if not results:
+            unread.append((key, member, error))
+            continue
+        read |= {member, member.rpartition(".")[0]}
+        try:
+            results.append(_book_one(where, answer, sha256(content), member, key))
+        except InputError as error:
+            refused.append(error)
+    copies = [member for _, member, _ in unread if member.casefold().endswith(BESIDE) and member.rpartition(".")[0] in read]
+    for member in copies:
+        log.warning("%s: left out, a copy of a file that is read", visible(member))
+    errors = [_with_key(key, error) for key, member, error in unread if key not in settled and member not in copies]
+    errors += refused
+    if errors and not results:
         raise errors[0] if len(errors) == 1 else InputErrors(errors)
+    if not results:
+        results.append(_nothing(ledger.newest(where.ledger)))
     if len(results) == 1 and not errors:
-        return results[0]
+        return {**results[0], "left_out": copies}
     merged: dict[str, Any] = {
         field: ", ".join(dict.fromkeys(row[field] for row in results)) for field in ("kind", "message_id")
     }
     merged |= {"booking_id": max(row["booking_id"] for row in results), "again": all(row["again"] for row in results)}
     merged |= {name: sum(row[name] for row in results) for name in (PAID, REJECTED, RETURNED, PENDING, "others", "stands")}
     left = [problem for row in results for problem in row["problems"]]
-    return {**merged, "problems": left + [{"key": "", "problem": str(error)} for error in errors]}
+    each = [one for error in errors for one in (error.errors if isinstance(error, InputErrors) else [error])]
+    listed = [{"key": _key_of(error), "problem": str(error)} for error in each]
+    return {**merged, "left_out": copies, "problems": left + listed}
+
+
+def _nothing(booking_id: int) -> dict[str, Any]:
+    """The result of a file that was settled by hand as a whole."""
+    counts = dict.fromkeys((PAID, REJECTED, RETURNED, PENDING, "others", "stands"), 0)
+    return {"kind": "settled by hand", "message_id": "", "booking_id": booking_id, "again": True, **counts, "problems": []}
+
+
+def _all_opened(data: bytes, name: str) -> Iterator[tuple[str, bytes | InputError]]:
+    """As `opened`; with an error in place of an archive that cannot be opened."""
+    try:
+        yield from opened(data, name)
+    except InputError as error:
+        yield name, error
+
+
+def _key_of(error: InputError) -> str:
+    found = re.search(f"--entry ([0-9a-f]{{{LETTERS_OF_KEY}}})", error.hint)
+    return found[1] if found else ""
 
 
 def by_hand(
@@ -133,7 +186,7 @@ def by_hand(
 def read_any(data: bytes, name: str) -> BankAnswer:
     """Read a file of any kind that is read; raises InputError naming what it seems to be."""
     start = data.lstrip(b"\xef\xbb\xbf \t\r\n")[:256]
-    if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")) and not paypal.is_report(data):
+    if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")) and not (paypal.is_report(data) or paypal.is_foreign(data)):
         return read_answers(data, name)
     if nacha.is_clearing_file(data):
         return nacha.read_returns(data, name)
@@ -146,17 +199,36 @@ def read_any(data: bytes, name: str) -> BankAnswer:
         found, hint = "a statement as MT940", "Ask the bank for camt.053, which names payments in full."
     elif start.startswith(b"%PDF"):
         found, hint = "a PDF", "Ask the bank for camt.053."
+    elif archive := _archive(data):
+        found, hint = archive, "Unpack it."
+    elif paypal.is_foreign(data):
+        found, hint = "a report of PayPal's in another language", "Set PayPal's language to English, and download it again."
     raise InputError(name, expected=READS, found=found, hint=hint)
 
 
-def opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
-    """The files of an archive (ZIP or gzip), or the file itself; raises InputError naming one that cannot be opened."""
+def _archive(data: bytes) -> str:
+    """What kind of archive data is; empty if it is none that is known."""
+    if data[257:262] == b"ustar":
+        return "an archive of tar"
+    return next((kind for beginning, kind in _ARCHIVES.items() if data.startswith(beginning)), "")
+
+
+def opened(data: bytes, name: str) -> Iterator[tuple[str, bytes | InputError]]:
+    """The files of an archive (ZIP or gzip), or the file itself; an error in place of one that cannot be opened.
+
+    Raises:
+        InputError: the archive itself cannot be opened.
+    """
     if data.startswith(b"\x1f\x8b"):
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as unzipped:
-                yield name, _limited(unzipped.read(MOST_BYTES + 1), name)
+                content = _limited(unzipped.read(MOST_BYTES + 1), name)
         except BROKEN as error:
             raise InputError(name, expected="a file compressed by gzip", found=f"a broken one ({error})") from None
+        inside = _archive(content)
+        if inside:
+            raise InputError(name, expected="a file of a bank, compressed by gzip", found=inside, hint="Unpack it.")
+        yield name, content
         return
     if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         yield name, data
@@ -168,15 +240,25 @@ def opened(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
                 raise InputError(name, expected=f"a ZIP of 1 to {MOST_FILES} files of a bank", found=f"{len(files)}")
             for file in files:
                 place = f"{name}: {file.filename}"
-                if file.flag_bits & 1:
-                    raise InputError(place, expected="a file without a password", found="an encrypted one")
-                with archive.open(file) as packed:
-                    content = _limited(packed.read(MOST_BYTES + 1), place)
-                if content.startswith((b"PK\x03\x04", b"\x1f\x8b")):
-                    raise InputError(place, expected="a file of a bank", found="an archive in an archive", hint="Unpack it.")
-                yield place, content
+                try:
+                    yield place, _member(archive, file, place)
+                except InputError as error:
+                    yield place, error
     except (zipfile.BadZipFile, *BROKEN) as error:
         raise InputError(name, expected="a ZIP", found=f"a broken one ({error})") from None
+
+
+def _member(archive: zipfile.ZipFile, file: zipfile.ZipInfo, place: str) -> bytes:
+    if file.flag_bits & 1:
+        raise InputError(place, expected="a file without a password", found="an encrypted one")
+    try:
+        with archive.open(file) as packed:
+            content = _limited(packed.read(MOST_BYTES + 1), place)
+    except (zipfile.BadZipFile, *BROKEN) as error:
+        raise InputError(place, expected="a file in a ZIP", found=f"a broken one ({error})") from None
+    if _archive(content):
+        raise InputError(place, expected="a file of a bank", found="an archive in an archive", hint="Unpack it.")
+    return content
 
 
 def _limited(data: bytes, name: str) -> bytes:
@@ -190,15 +272,17 @@ def _is_litter(name: str) -> bool:
     return name.startswith("__MACOSX/") or name.rsplit("/", 1)[-1] in (".DS_Store", "Thumbs.db")
 
 
-def _book_one(where: Where, data: bytes, name: str) -> dict[str, Any]:
-    answer, source = read_any(data, name), sha256(data)
+def _book_one(where: Where, answer: BankAnswer, source: str, name: str, key_of_all: str) -> dict[str, Any]:
     sent = Sent(where, answer)
     settled = settling.settled_by_hand(where.ledger)
     outcomes: list[Outcome] = []
     left: list[tuple[str, InputError]] = []
     parts_of: dict[int, str] = {}
     others = 0
-    for part, found in _found(answer, sent, name):
+    for part, found in _all_found(answer, sent, name):
+        if part.place == WHOLE and isinstance(found, InputError):
+            left += [(key_of_all, found)] if key_of_all not in settled else []
+            continue
         key = digest([source, part.place])[:LETTERS_OF_KEY]
         if key in settled:
             continue
@@ -295,16 +379,29 @@ class Sent:
                 found |= dict.fromkeys(near if len(near) == 1 else [])
         return list(found)
 
-    def group(self, texts: Iterable[str]) -> tuple[str, str] | None:
+    def group(self, texts: Sequence[str]) -> tuple[str, str] | None:
         """The first message or group that texts name, as (message, currency or empty)."""
         folded = ["".join(text.split()).casefold() for text in texts]
         # Ids of messages begin with that of their store: most texts have none.
         near = [text for text in folded if any(beginning in text for beginning in self._beginnings)]
-        return next((group for name, group in self.spelt.items() if any(name in text for text in near)), None) if near else None
+        if not near:
+            return None
+        raw = [text.casefold() for text, squeezed in zip(texts, folded, strict=True) if squeezed in near]
+        return next((group for name, group in self.spelt.items() if any(_ends_there(name, text) for text in raw)), None)
+
+    def resembles(self, texts: Iterable[str]) -> bool:
+        """Whether texts have the id of a message of ours with more digits: that of no message."""
+        folded = ["".join(text.split()).casefold() for text in texts]
+        return any(name in text for text in folded for name in self.spelt)
 
     @cached_property
     def _beginnings(self) -> set[str]:
         return {name.split("-")[0] for name in self.spelt}
+
+
+def _ends_there(name: str, text: str) -> bool:
+    """Whether a text has a name, perhaps broken by blanks, that no digit continues."""
+    return name in "".join(text.split()) and bool(re.search(r"\s*".join(map(re.escape, name)) + r"(?!\d)", text))
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -313,6 +410,14 @@ def _tokens(text: str) -> Iterator[str]:
     yield from _HEX.findall(folded)
     for run in _HEX.findall("".join(folded.split())):
         yield from (run[at : at + LETTERS] for at in range(max(1, len(run) - LETTERS + 1)))
+
+
+def _all_found(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part, list[Outcome] | InputError]]:
+    """As `_found`; why a file is left as a whole stands with it."""
+    try:
+        yield from _found(answer, sent, name)
+    except InputError as error:
+        yield Part(WHOLE, name), error
 
 
 def _found(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part, list[Outcome] | InputError]]:
@@ -331,6 +436,11 @@ def _resolved(part: Part, sent: Sent) -> list[Outcome]:
     """The outcomes of an entry; raises InputError if it concerns us in a way that is not certain."""
     if part.problem is not None:
         raise _naming(part.problem, part, sent)
+    if part.unclear:
+        if sent.named(part.texts) or sent.group(part.texts):
+            expected, found = "an entry that is booked (BOOK) or pending (PDNG)", f"one that is {part.unclear}"
+            raise _naming(InputError(part.where, expected=expected, found=found), part, sent)
+        return []
     pending = part.whole is not None and part.whole.status == PENDING
     if not part.outcomes and part.whole is not None:
         named = sent.named(part.texts)
@@ -341,8 +451,12 @@ def _resolved(part: Part, sent: Sent) -> list[Outcome]:
     outcomes = [_identified(outcome, part, sent) for outcome in part.outcomes]
     unnamed = [outcome for outcome in outcomes if not outcome.payment_id]
     group = sent.group(part.texts) if unnamed or not outcomes else None
+    if group is None and (unnamed or not outcomes) and sent.resembles(part.texts):
+        raise InputError(
+            part.where, expected="a message that was sent", found="an id that goes on after that of one", hint=BY_HAND
+        )
     if group is None:
-        return outcomes or [Outcome("", PENDING)]
+        return (outcomes if pending else _with_charges(outcomes, part, sent)) or [Outcome("", PENDING)]
     if pending:  # moves nothing yet
         return [outcome if outcome.payment_id else replace(outcome, payment_id=group[0]) for outcome in outcomes]
     if len(unnamed) < len(outcomes):
@@ -415,6 +529,41 @@ def _shared(part: Part, ids: Sequence[str], sent: Sent, of: str = "") -> list[Ou
     raise InputError(place, expected=f"{expected} for {len(gone)} payments, as sent", found=found, hint=BY_HAND)
 
 
+def _with_charges(outcomes: list[Outcome], part: Part, sent: Sent) -> list[Outcome]:
+    """Outcomes of an entry of several transactions, with charges that the entry alone moved.
+
+    Each gets its own charge; one that is stated for all stands beside the first of ours.
+
+    Raises:
+        InputError: the entry moved another amount than its transactions with their charges.
+    """
+    whole, ours = part.whole, [number for number, outcome in enumerate(outcomes) if outcome.payment_id]
+    if len(outcomes) < 2 or not ours or whole is None or whole.amount is None:
+        return outcomes
+    if any(outcome.amount is None for outcome in outcomes):
+        if len(ours) == len(outcomes) and whole.charge:
+            return _shared(part, [outcome.payment_id for outcome in outcomes], sent)
+        return outcomes
+    if {outcome.currency for outcome in outcomes} != {whole.currency}:
+        return outcomes
+    sign = 1 if whole.status == PAID else -1
+    total = sum((outcome.amount or 0) * (1 if outcome.status == whole.status else -1) for outcome in outcomes)
+    difference = sign * (whole.amount - total)
+    charges = [outcome.charge for outcome in outcomes]
+    if difference and difference != sum(charges):
+        if difference != whole.charge:
+            found = f"{whole.amount} of {whole.currency}" + (f", with charges of {whole.charge}" if whole.charge else "")
+            place = f"{part.where}: {', '.join(f'payment {outcomes[number].payment_id}' for number in ours[:5])}"
+            raise InputError(place, expected=f"transactions that add up to {total}", found=found, hint=BY_HAND)
+        charges = [difference if number == ours[0] else 0 for number in range(len(outcomes))]
+    if not difference:
+        return outcomes
+    return [
+        replace(outcome, amount=(outcome.amount or 0) + (charge if outcome.status == PAID else -charge), charge=charge)
+        for outcome, charge in zip(outcomes, charges, strict=True)
+    ]
+
+
 def _naming(problem: InputError, part: Part, sent: Sent) -> InputError:
     """An error of a part, with the payments of ours that it names."""
     ours = sent.named(part.texts)
@@ -436,9 +585,12 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
     message = group[0]
     payments = sent.messages[message]
     spelt = {f"{message}-{currency}".casefold(): currency for _, currency in payments}
-    if unknown := sorted(group for group in {*answer.rejected_groups} if group.casefold() not in spelt):
+    for unknown in sorted(group for group in {*answer.rejected_groups} if group.casefold() not in spelt):
+        if unknown.upper() in NOBODY and (answer.parts or answer.all_rejected):
+            continue  # its transactions, or the message, say all
         ours = sorted({f"{message}-{currency}" for _, currency in payments})
-        raise InputError(name, expected=f"groups of the message: {', '.join(ours)}", found=repr(unknown[0]))
+        part = Part(f"group {unknown}", f"{name}: group {unknown}")
+        yield part, InputError(name, expected=f"groups of the message: {', '.join(ours)}", found=repr(unknown), hint=BY_HAND)
     ids = {payment_id for payment_id, _ in payments}
     listed: set[str] = set()
     for part in answer.parts:
@@ -452,12 +604,20 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
         listed |= {outcome.payment_id for outcome in found}
         yield part, found
     whole = Part("the whole message", f"{name}: message {message}")
-    rejected = {spelt[group.casefold()] for group in answer.rejected_groups}
-    twice = {spelt[group.casefold()] for group in answer.duplicate_groups}
+    rejected, twice, perhaps = (
+        {spelt[group.casefold()] for group in groups if group.casefold() in spelt}
+        for groups in (answer.rejected_groups, answer.duplicate_groups, answer.perhaps_groups)
+    )
     yield (
         whole,
         [
-            Outcome(payment_id, REJECTED, reason=answer.reason, duplicate=answer.duplicate or currency in twice)
+            Outcome(
+                payment_id,
+                REJECTED,
+                reason=answer.reason,
+                duplicate=answer.duplicate or currency in twice,
+                perhaps=answer.perhaps or currency in perhaps,
+            )
             for payment_id, currency in payments
             if payment_id not in listed and (answer.all_rejected or currency in rejected)
         ],

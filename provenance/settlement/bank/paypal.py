@@ -21,6 +21,8 @@ from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.status_reports import PAID, PENDING, REJECTED, RETURNED, BankAnswer, Outcome, Part
 from provenance.settlement.payees.details import Method
 
+# The names of columns stand within so many lines.
+LINES_ABOVE = 30
 ROWS, LETTERS_OF_ID, LETTERS_OF_NOTE = 5_000, 30, 400
 WALLET = "PAYPAL"
 CURRENCIES = frozenset(
@@ -33,7 +35,7 @@ _STATUS = ("status", "transaction status", "item status", "payout item status", 
 _AMOUNT = ("amount", "gross", "gross amount", "payout amount", "payment amount", "transaction amount")
 _CURRENCY = ("currency", "currency code", "amount currency", "payout currency")
 _REASON = ("reason", "error", "error message", "error code", "reason code", "errors", "failure reason")
-_TYPE = ("type", "transaction type", "description")
+_TYPE = ("type", "transaction type")
 _BATCH = ("batch id", "payout batch id", "sender batch id")
 _STATUSES = {
     **dict.fromkeys(("success", "completed", "processed", "claimed", "paid"), PAID),
@@ -41,8 +43,12 @@ _STATUSES = {
     **dict.fromkeys(("returned", "refunded", "reversed"), RETURNED),
     **dict.fromkeys(("pending", "unclaimed", "onhold", "on hold", "held", "processing", "new", "pending external"), PENDING),
 }
+# Signs of an amount below zero, as spreadsheets have them too.
+_BELOW = re.compile(r"[-\u2212(]")
 # Words of a row's type: money that came back, and rows that are no payout.
-_BACK, _NO_PAYOUT = re.compile("revers|refund|return"), re.compile(r"\bfees?\b|\bhold\b")
+_BACK, _NO_PAYOUT = re.compile("revers|refund|return|cancel"), re.compile(r"\bfees?\b|\bhold\b")
+# Of reports in other languages than English, names of the columns of currency and amount.
+_FOREIGN = frozenset({"währung", "waehrung", "devise", "divisa", "valuta", "moeda", "brutto", "brut", "bruto", "lordo"})
 
 
 def payouts(batch: Batch) -> list[bytes]:
@@ -133,7 +139,18 @@ def read_report(data: bytes, where: str) -> BankAnswer:
             parts.append(replace(part, problem=error))
         else:
             parts.append(replace(part, outcomes=outcomes))
-    return BankAnswer("paypal payouts", batch, "", tuple(parts))
+    return BankAnswer("paypal payouts", batch, "", tuple(_of_one_sign(parts)))
+
+
+def _of_one_sign(parts: Sequence[Part]) -> Iterator[Part]:
+    """Parts; where a report has money that went out as amounts below zero, one above zero is no payout that was paid."""
+    signed = any(outcome.status == PAID and outcome.sign < 0 for part in parts for outcome in part.outcomes)
+    for part in parts:
+        outcomes = part.outcomes
+        if signed:
+            came = "money that came in, of a type that does not say so"
+            outcomes = tuple(replace(o, unusual=came) if o.status == PAID and o.sign > 0 else o for o in outcomes)
+        yield replace(part, outcomes=outcomes)
 
 
 def _rows(data: bytes) -> list[list[str]]:
@@ -145,15 +162,26 @@ def _rows(data: bytes) -> list[list[str]]:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("cp1252")
-    first = text[:4096]
-    separator = max(",;\t", key=first.count)
+    # Notes may have more of one sign than there are columns: the row of names decides.
+    beginning = "\n".join(text.splitlines()[:LINES_ABOVE])
+    found = (s for s in ",;\t" if next(_header(list(csv.reader(io.StringIO(beginning, newline=""), delimiter=s))), None))
+    separator = next(found, None) or max(",;\t", key=beginning.count)
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+
+
+def is_foreign(data: bytes) -> bool:
+    """Whether data looks like a report of PayPal's in another language than English."""
+    try:
+        rows = _rows(data[:65536])
+    except (UnicodeDecodeError, csv.Error):
+        return False
+    return any(len({cell.strip().casefold() for cell in row} & _FOREIGN) > 1 for row in rows[:LINES_ABOVE])
 
 
 def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]]]:
     """The row of names of columns, which may stand below a summary, and the columns that are read."""
     wanted = {"status": _STATUS, "amount": _AMOUNT, "currency": _CURRENCY, "reason": _REASON, "type": _TYPE, "batch": _BATCH}
-    for at, row in enumerate(rows[:30]):
+    for at, row in enumerate(rows[:LINES_ABOVE]):
         names = [" ".join(re.sub("[_./()-]", " ", cell.casefold()).split()) for cell in row]
         columns = {
             key: names.index(found) for key, known in wanted.items() if (found := next((n for n in known if n in names), None))
@@ -165,6 +193,10 @@ def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]
 def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iterator[Outcome]:
     kind, status = cells.get("type", "").casefold(), cells["status"].casefold()
     if _NO_PAYOUT.search(kind) and not _BACK.search(kind):
+        # Strangers' rows of other types are left; one with an id of ours is not.
+        pending = _STATUSES.get(status) == PENDING
+        unusual = "" if pending else f"a row of the type {cells['type']!r}"
+        yield Outcome("", PENDING if pending else PAID, unusual=unusual, texts=texts)
         return
     if status not in _STATUSES:
         raise InputError(f"{where}: status", expected=f"one of {', '.join(_STATUSES)}", found=repr(cells["status"]))
@@ -176,15 +208,16 @@ def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iter
         )
     reason = cells.get("reason", "")
     duplicate = outcome != PAID and "duplicate" in reason.casefold()
-    yield Outcome(
-        "", outcome, _units(cells["amount"], currency, where), currency, reason[:140], duplicate=duplicate, texts=texts
-    )
+    units, sign = _units(cells["amount"], currency, where), -1 if _BELOW.search(cells["amount"]) else 1
+    yield Outcome("", outcome, units, currency, reason[:140], duplicate=duplicate, sign=sign, texts=texts)
 
 
 def _units(text: str, currency: str, where: str) -> int:
     """Minor units of an amount as people's settings spell it: `-1,234.50`, `1.234,50`, `EUR 12.50`."""
     number = re.sub(r"[^0-9.,]", "", text)
     last = max(number.rfind("."), number.rfind(","))
+    if last >= 0 and re.fullmatch("0{1,2}", number[last + 1 :]):  # as reports write currencies without decimals, too
+        number, last = number[:last], -1
     decimals = len(number) - last - 1 if last >= 0 else 0
     digits = 0 if currency in WHOLE else minor_digits(currency)
     # Three digits after a separator are thousands in every currency of PayPal's.

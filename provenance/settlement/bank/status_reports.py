@@ -6,7 +6,9 @@ no other. Which parts concern our payments is decided by `incoming`, which knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,12 +22,21 @@ from provenance.settlement.bank.documents import NAMESPACE, amount, known, parse
 
 PAID, REJECTED, RETURNED, PENDING = "paid", "rejected", "returned", "pending"
 REPORT, STATEMENT = "pain.002", "camt.053"
+# Of a message or group: nothing of it was or will be executed.
+_WHOLLY = frozenset({"RJCT", "CANC"})
 _STATUS = {"ACSC": PAID, "ACCC": PAID, "RJCT": REJECTED, "CANC": REJECTED}
 # Reversals after a return and after a recall, and returns of a clearing house.
 _RETURNS = frozenset({"RRTN", "RPCR", "ARET"})
+# What words of a bank may say of a second copy, in a text or a code of its own.
+_TWICE = re.compile(
+    r"\bAM05|\bDUPL|duplicat|doppel|\bdouble|doublon|dubbel"
+    r"|already (been )?(processed|received|executed)|bereits (verarbeitet|ausgef)",
+    re.IGNORECASE,
+)
 # Reasons of ISO 20022's external code set, and banks' own: a second copy of a message, group or payment; the first one stands.
 DUPLICATES = frozenset({"AM05", "DUPL", "DU01", "DU02", "DU03", "DU04", "DU05"})
 NOBODY = frozenset({"", "NOTPROVIDED"})
+NO_REFERENCE = NOBODY | {"NONREF", "0"}
 LETTERS_OF_REASON = 140
 # What may be missing in a document of which a part is broken, so that the rest is read.
 _PARTS = {REPORT: "TxInfAndSts", STATEMENT: "Ntry"}
@@ -39,9 +50,11 @@ class Outcome:
         payment_id: as the bank has it; empty if it names none.
         amount: in minor units, if the bank states it: of a debit with what was added to it, of a return what came back.
         instructed: the ordered amount in the same currency, where it is stated beside another; charge: charges, where they are.
-        duplicate: whether the reason is that a second copy was sent.
+        duplicate: whether the reason is that a second copy was sent, by its code; perhaps: whether words alone say so.
         certain: whether a credit is marked as a return. An unmarked one is one only if it carries a payment of ours.
         unusual: what is odd about it: then it is never booked by itself.
+        sign: -1 for an amount that a table states below zero, 1 for another that it states.
+        reference: of a debit: the day of booking (or `-`) and the bank's own names of it, without blanks.
         texts: of all that the bank says of it.
     """
 
@@ -53,8 +66,11 @@ class Outcome:
     instructed: int | None = None
     charge: int = 0
     duplicate: bool = False
+    perhaps: bool = False
     certain: bool = True
     unusual: str = ""
+    reference: str = ""
+    sign: int = field(default=0, compare=False)
     texts: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -73,6 +89,7 @@ class Part:
         outcomes: of its transactions; whole: of the entry itself, if it states an amount.
         count: number of payments in it, if it says so.
         texts: of all that it says.
+        unclear: what its state is, if that says neither that it is booked nor pending: then it is nobody's, or stops.
         problem: why it cannot be read.
     """
 
@@ -82,6 +99,7 @@ class Part:
     whole: Outcome | None = None
     count: int | None = None
     texts: tuple[str, ...] = field(default=(), repr=False)
+    unclear: str = ""
     problem: InputError | None = None
 
 
@@ -94,8 +112,8 @@ class BankAnswer:
         answers_to: id of the message that a report answers; empty for statements.
         parts: in the file's order.
         all_rejected: whether the whole message is rejected; rejected_groups: ids of wholly rejected groups.
-        reason: of these rejections; duplicate: whether it is that a second copy was sent.
-        duplicate_groups: of the rejected groups, those for that reason.
+        reason: of these rejections; duplicate: whether it is that a second copy was sent; perhaps: whether words alone say so.
+        duplicate_groups: of the rejected groups, those for that reason; perhaps_groups: those of which words alone say so.
     """
 
     kind: str
@@ -107,6 +125,8 @@ class BankAnswer:
     reason: str = ""
     duplicate: bool = False
     duplicate_groups: tuple[str, ...] = ()
+    perhaps: bool = False
+    perhaps_groups: tuple[str, ...] = ()
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -117,7 +137,7 @@ class BankAnswer:
     def others(self) -> int:
         """Number of transactions, and of entries without any, that name no payment."""
         unnamed = sum(not (outcome.named and outcome.certain) for part in self.parts for outcome in part.outcomes)
-        return unnamed + sum(not part.outcomes and part.problem is None for part in self.parts)
+        return unnamed + sum(not part.outcomes and not part.unclear and part.problem is None for part in self.parts)
 
     @property
     def problems(self) -> tuple[InputError, ...]:
@@ -127,7 +147,7 @@ class BankAnswer:
 
 def read_answers(data: bytes, where: str) -> BankAnswer:
     """Read a bank's file; raises InputError for other files, and for what breaks its schema outside of its parts."""
-    root = parse(data, where)
+    root = _document(parse(data, where), where)
     name = etree.QName(root)
     kind = (name.namespace or "").removeprefix(NAMESPACE)
     kinds = [*known(REPORT), *known(STATEMENT)]
@@ -136,6 +156,16 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
         raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=did_you_mean(kind, kinds))
     broken = _broken(root, kind, where) if violation(root, kind) else {}
     return _report(root[0], kind, where, broken) if kind.startswith(REPORT) else _statement(root[0], kind, where, broken)
+
+
+def _document(root: Any, where: str) -> Any:
+    """The document itself, also in an envelope with a business application header."""
+    if etree.QName(root).localname == "Document":
+        return root
+    inside = [node for node in root.iter("{*}Document") if (etree.QName(node).namespace or "").startswith(NAMESPACE)]
+    if len(inside) > 1:
+        raise InputError(where, expected="one Document in an envelope", found=f"{len(inside)}", hint="Split it.")
+    return inside[0] if inside else root
 
 
 def _broken(root: Any, kind: str, where: str) -> dict[int, InputError]:
@@ -200,9 +230,17 @@ def _texts(node: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def _is_duplicate(nodes: Iterable[Any]) -> bool:
+def _is_duplicate(nodes: Sequence[Any]) -> bool:
     codes = [_text(node, "Rsn/Cd", "Rsn/Prtry").upper() for node in nodes]
     return any(code in DUPLICATES or "DUPLICATE" in code for code in codes)
+
+
+def _says_duplicate(nodes: Sequence[Any]) -> bool:
+    """Whether words, and no code, say that a second copy was sent."""
+    words = [
+        text for node in nodes for text in (_text(node, "Rsn/Prtry"), *(more.text or "" for more in _all(node, "AddtlInf")))
+    ]
+    return not _is_duplicate(nodes) and any(_TWICE.search(text) for text in words)
 
 
 def _all(node: Any, path: str) -> list[Any]:
@@ -212,16 +250,17 @@ def _all(node: Any, path: str) -> list[Any]:
 def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     group = _first(message, "OrgnlGrpInfAndSts")
     whole, above = _text(group, "GrpSts"), _all(group, "StsRsnInf")
-    reasons, duplicate = [_reason(above)], _is_duplicate(above)
+    reasons, duplicate, perhaps = [_reason(above)], _is_duplicate(above), _says_duplicate(above)
     parts: list[Part] = []
-    rejected, twice, number = [], [], 0
+    rejected, twice, perhaps_twice, number = [], [], [], 0
     for of_group in message.iterfind(_path("OrgnlPmtInfAndSts")):
         name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts"), _all(of_group, "StsRsnInf")
         reason = _reason(nodes)
-        if status == "RJCT":
+        if status in _WHOLLY:
             rejected.append(name)
             reasons.append(reason)
             twice += [name] if _is_duplicate(nodes) else []
+            perhaps_twice += [name] if _says_duplicate(nodes) else []
         for transaction in of_group.iterfind(_path("TxInfAndSts")):
             number += 1
             place = f"transaction {number}"
@@ -234,24 +273,27 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
             except InputError as error:
                 parts.append(replace(part, problem=error))
                 continue
-            if "RJCT" in (whole, status) and outcome.status != REJECTED:
+            if not _WHOLLY.isdisjoint((whole, status)) and outcome.status != REJECTED:
                 at = f"{where} line {transaction.sourceline}: payment {outcome.payment_id}"
                 contradicts = InputError(at, expected="rejected, as all that it is part of", found=outcome.status)
                 parts.append(replace(part, problem=contradicts))
                 continue
             if outcome.status == REJECTED and not _all(transaction, "StsRsnInf"):
-                outcome = replace(outcome, duplicate=_is_duplicate(nodes) if reason else duplicate)
+                second = (_is_duplicate(nodes), _says_duplicate(nodes)) if reason else (duplicate, perhaps)
+                outcome = replace(outcome, duplicate=second[0], perhaps=second[1])
             parts.append(replace(part, outcomes=(outcome,)))
     return BankAnswer(
         kind=kind,
         message_id=_text(message, "GrpHdr/MsgId"),
         answers_to=_text(group, "OrgnlMsgId"),
         parts=tuple(parts),
-        all_rejected=whole == "RJCT",
+        all_rejected=whole in _WHOLLY,
         rejected_groups=tuple(rejected),
         reason=_cut("; ".join(dict.fromkeys(reason for reason in reasons if reason))),
         duplicate=duplicate,
         duplicate_groups=tuple(twice),
+        perhaps=perhaps,
+        perhaps_groups=tuple(perhaps_twice),
     )
 
 
@@ -267,14 +309,19 @@ def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outco
         currency,
         _reason(nodes) or (reason if status == REJECTED else ""),
         duplicate=_is_duplicate(nodes) and status == REJECTED,
+        perhaps=_says_duplicate(nodes) and status == REJECTED,
         texts=_texts(transaction),
     )
 
 
 def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     parts, count = [], -1
+    names: Counter[str] = Counter()
     for statement in message.iterfind(_path("Stmt")):
         name = _text(statement, "Id")
+        names[name] += 1
+        if names[name] > 1:  # some banks number the statements of each account
+            name = f"{name}, number {names[name]} of that name"
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
             count += 1
             place = f"entry {number} of statement {name}"
@@ -296,14 +343,17 @@ def _transactions(entry: Any) -> list[Any]:
 
 def _entry(entry: Any, part: Part, where: str) -> Part | None:
     """A booked entry, or the debits of a pending one; None for entries that say nothing of payments."""
-    match _text(entry, "Sts/Cd", "Sts"):
+    state = _text(entry, "Sts/Cd", "Sts/Prtry", "Sts")
+    match state if _first(entry, "Sts/Prtry") is None else "":
         case "BOOK":
             _check_sum(entry, part.where)
             status = ""
-        case "PDNG" if _text(entry, "CdtDbtInd") == "DBIT":
+        case "PDNG" | "FUTR" if _text(entry, "CdtDbtInd") == "DBIT":
             status = PENDING
-        case _:
+        case "PDNG" | "FUTR":
             return None
+        case _:
+            return replace(part, unclear=state or "no state")
     transactions = _transactions(entry)
     outcomes = [_booked(transaction, entry, where, alone=len(transactions) == 1) for transaction in transactions]
     whole = _booked(entry, entry, where, alone=True)
@@ -382,11 +432,20 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
         _cut(reason) if credit else "",
         instructed=instructed if instructed != units else None,
         charge=charge,
-        duplicate=credit and _is_duplicate(reasons),
+        duplicate=credit and (_is_duplicate(reasons) or _says_duplicate(reasons)),
         certain=not credit or _is_return(transaction, entry),
         unusual="a debit that takes a credit back" if reversal and not credit else "",
+        reference="" if credit else _reference(transaction, entry),
         texts=_texts(transaction),
     )
+
+
+def _reference(transaction: Any, entry: Any) -> str:
+    """The day of a debit and the bank's own names of it; empty if there is neither."""
+    named = (_text(entry, "AcctSvcrRef"), _text(transaction, "Refs/AcctSvcrRef"))
+    names = dict.fromkeys(squeezed for name in named if (squeezed := "".join(name.split())).upper() not in NO_REFERENCE)
+    day = _text(entry, "BookgDt/Dt", "BookgDt/DtTm")[:10]
+    return " ".join([day or "-", *names]) if day or names else ""
 
 
 def _is_return(transaction: Any, entry: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -50,6 +50,8 @@ SETTLEMENT = "settle_period"
 SPREAD = Decimal("0.1")
 # A rate above this multiple of the last one, or below its inverse, may have a misplaced point.
 UNUSUAL = 2
+# A difference from the ordered amount that no charge states is one up to this part of it (a twentieth).
+MOST_UNSTATED = 20
 
 
 @dataclass(frozen=True)
@@ -252,17 +254,21 @@ def answer_in_parts(
     with books.booking_transaction(engine) as connection:
         before = books.last(connection, (BOOKING.c.kind == ANSWER) & (BOOKING.c.facts["source"].astext == source))
         histories = _histories(connection, [outcome.payment_id for outcome in outcomes])
+        moves = message.startswith(STATEMENTS)
         new, problems = [], []
+        debits: dict[str, str] = {}  # of this answer
         for outcome in outcomes:
             history = histories.get(outcome.payment_id)
             try:
-                charge = _check_outcome(outcome, history, message)
+                charge = _check_outcome(outcome, history, message, debits)
             except InputError as error:
                 problems.append((outcome, error))
                 continue
-            if history is not None and not history.has(outcome):
+            if moves and outcome.status == PAID:
+                debits[outcome.payment_id] = outcome.reference
+            if history is not None and not history.has(outcome, moves=moves):
                 new.append((outcome, history.line, charge, history.owes_again(outcome)))
-                history.add(outcome, debited=message.startswith(STATEMENTS))
+                history.add(outcome, moves=moves)
         if (problems and (whole or not new)) or (before and not new):
             return before, problems
         facts = {"message": message, "source": source}
@@ -308,7 +314,8 @@ def answer_by_hand(
             outcome, history = Outcome(payment_id, status, reason="by hand"), histories.get(payment_id)
             _require_sent(outcome, history, "by hand")
             assert history is not None
-            if outcome.status in history.statuses or RETURNED in history.statuses:
+            told = outcome.status == history.now and (outcome.status != PAID or history.debited)
+            if told or RETURNED in history.statuses:
                 raise InputError(f"payment {payment_id}", expected=f"one that is not {history.now} yet", found=history.now)
             new.append((outcome, history.line, 0, history.owes_again(outcome)))
         return _post_answer(connection, new, day=day, facts=facts, cause=cause)
@@ -341,31 +348,50 @@ def check_two_persons(where: str, first: str, second: str, *, hint: str) -> None
 
 @dataclass
 class _History:
-    """What banks have said of one payment; `debited`: whether a statement has booked its debit."""
+    """What banks have said of one payment.
+
+    Attributes:
+        debited: whether a statement, or a person, has booked its debit; on_statement: whether a statement has.
+        references: of its debits on statements, where they have any.
+    """
 
     line: Line
-    statuses: list[str]
-    debited: bool
     sent: str
+    statuses: list[str] = field(default_factory=list)
+    debited: bool = False
+    on_statement: bool = False
+    references: list[str] = field(default_factory=list)
 
     @property
     def now(self) -> str:
         return current_status(self.statuses) or self.sent
 
-    def has(self, outcome: Outcome) -> bool:
-        """Whether an outcome changes nothing; so the order of answers does not matter."""
+    def has(self, outcome: Outcome, *, moves: bool) -> bool:
+        """Whether an outcome changes nothing; so the order of answers does not matter.
+
+        A debit that a report or a person told is booked once more when a statement shows it (`moves`), with its charge.
+        """
+        if outcome.status == PAID and moves:
+            return self.on_statement
         stands = outcome.duplicate and outcome.status == REJECTED
         late = outcome.status == REJECTED and RETURNED in self.statuses
         return stands or late or outcome.status in self.statuses
+
+    def differs(self, outcome: Outcome) -> bool:
+        """Whether a debit cannot be one of those that statements have shown."""
+        return bool(self.references) and not any(_same_debit(each, outcome.reference) for each in self.references)
 
     def owes_again(self, outcome: Outcome) -> int:
         """1: the payment is owed again with this outcome; -1: it counts as paid again; 0: neither."""
         owed, owes = self.now in (REJECTED, RETURNED), outcome.status in (REJECTED, RETURNED)
         return 0 if RETURNED in self.statuses else owes - owed
 
-    def add(self, outcome: Outcome, *, debited: bool) -> None:
+    def add(self, outcome: Outcome, *, moves: bool, by_hand: bool = False) -> None:
         self.statuses.append(outcome.status)
-        self.debited |= debited and outcome.status == PAID
+        self.on_statement |= moves and outcome.status == PAID
+        self.debited |= (moves or by_hand) and outcome.status == PAID
+        if moves and outcome.status == PAID and outcome.reference:
+            self.references.append(outcome.reference)
 
 
 def current_status(statuses: Sequence[str]) -> str:
@@ -376,17 +402,20 @@ def current_status(statuses: Sequence[str]) -> str:
 def _histories(connection: sa.Connection, names: Sequence[str]) -> dict[str, _History]:
     payments = _payments_named(connection, names)
     query = (
-        sa.select(OUTCOME.c.payment_id, OUTCOME.c.status, BOOKING.c.facts["message"].astext)
+        sa.select(
+            OUTCOME.c.payment_id,
+            OUTCOME.c.status,
+            BOOKING.c.facts["message"].astext,
+            BOOKING.c.facts["debits"][OUTCOME.c.payment_id].astext,
+        )
         .join(BOOKING, BOOKING.c.booking_id == OUTCOME.c.booking_id)
         .where(OUTCOME.c.payment_id.in_(names))
         .order_by(OUTCOME.c.booking_id)
     )
-    histories = {p.payment_id: _History(p.line, [], debited=False, sent=p.status) for p in payments}
-    for payment_id, status, message in connection.execute(query):
-        debited = status == PAID and str(message).startswith((*STATEMENTS, "by hand"))
-        history = histories[payment_id]
-        history.statuses.append(status)
-        history.debited |= debited
+    histories = {p.payment_id: _History(p.line, p.status) for p in payments}
+    for payment_id, status, message, reference in connection.execute(query):
+        moves, by_hand = message.startswith(STATEMENTS), message == "by hand"
+        histories[payment_id].add(Outcome(payment_id, status, reference=reference or ""), moves=moves, by_hand=by_hand)
     return histories
 
 
@@ -410,9 +439,10 @@ def _post_answer(
             entries[Account(CHARGES, "", line.pay_currency)] += charge
             entries[Account(FUNDING, "", line.pay_currency)] -= charge
             charges[f"{outcome.payment_id} {outcome.status}"] = f"{charge} {line.pay_currency}"
+    debits = {outcome.payment_id: outcome.reference for outcome, *_ in new if outcome.status == PAID and outcome.reference}
     counts = Counter(outcome.status for outcome, *_ in new)
     facts = {**facts, **{status: str(counts[status]) for status in (PAID, REJECTED, RETURNED)}}
-    facts |= {"charges": charges} if charges else {}
+    facts |= {name: fact for name, fact in (("charges", charges), ("debits", debits)) if fact}
     row = books.booking_row(connection, ANSWER, day, facts) if cause is None else {"kind": ANSWER, "day": day, "facts": facts}
     booking = books.post(connection, row if cause is None else {**row, "cause_sha256": digest(cause)}, entries)
     if new:
@@ -469,8 +499,11 @@ def _require_sent(outcome: Outcome, history: _History | None, message: str) -> N
         raise InputError(where, expected="a payment that was sent", found=f"one that is {history.now}")
 
 
-def _check_outcome(outcome: Outcome, history: _History | None, message: str) -> int:
+def _check_outcome(outcome: Outcome, history: _History | None, message: str, debits: Mapping[str, str]) -> int:
     """The charge that a bank added to a debit or kept of a return, in minor units.
+
+    Args:
+        debits: references of the debits that the same answer has shown already, by payment.
 
     Raises:
         InputError: the outcome does not hold.
@@ -487,16 +520,41 @@ def _check_outcome(outcome: Outcome, history: _History | None, message: str) -> 
         found = f"that a second copy came back ({outcome.reason})"
         hint = f"Is there one debit, or two? {BY_HAND}"
         raise InputError(where, expected="a return of the payment itself", found=found, hint=hint)
-    if outcome.status in history.statuses or RETURNED in history.statuses:
-        return charge
-    if outcome.status == PAID and REJECTED in history.statuses:
+    moves = outcome.status == PAID and message.startswith(STATEMENTS)
+    before = [debits[outcome.payment_id]] if outcome.payment_id in debits else []
+    if moves and (any(not _same_debit(each, outcome.reference, in_one=True) for each in before) or history.differs(outcome)):
+        first = ", ".join(filter(None, (*history.references, *before))) or "without a reference"
+        found = f"a second one ({outcome.reference or 'without a reference'}; the first: {first})"
+        hint = f"It may have been paid twice: ask the bank. If it concerns no payment, settle it without one. {BY_HAND}"
+        raise InputError(where, expected="one debit of a payment", found=found, hint=hint)
+    again = history.on_statement if moves else outcome.status in history.statuses
+    if outcome.status == PAID and history.now == REJECTED and not again:
         hint = f"A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time. {BY_HAND}"
         raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
+    if outcome.status in history.statuses or RETURNED in history.statuses:
+        return charge
+    if outcome.status == REJECTED and outcome.perhaps and not outcome.duplicate:
+        found = f"words that may mean a second copy ({outcome.reason})"
+        hint = f"Then the first copy stands: ask the bank. If this one was rejected, book it by hand as rejected. {BY_HAND}"
+        raise InputError(where, expected="a rejection of the payment itself", found=found, hint=hint)
     if outcome.status == REJECTED and history.debited and not outcome.duplicate:
         hint = f"It stays paid until the amount is seen to come back: ask the bank which copy it rejected. {BY_HAND}"
         found = f"that it was rejected ({outcome.reason or 'no reason given'})"
         raise InputError(where, expected="no rejection of a payment whose debit a statement has booked", found=found, hint=hint)
     return charge
+
+
+def _same_debit(first: str, second: str, *, in_one: bool = False) -> bool:
+    """Whether two references may be of one debit: they have a name in common, or no names and the same day.
+
+    In one statement, two debits without a reference are two.
+    """
+    if not first or not second:
+        return not in_one
+    (day, *names), (other_day, *others) = first.split(), second.split()
+    if names and others:
+        return not {*names}.isdisjoint(others)
+    return "-" in (day, other_day) or (day == other_day and not in_one)
 
 
 def _charge(outcome: Outcome, line: Line) -> int | None:
@@ -508,7 +566,8 @@ def _charge(outcome: Outcome, line: Line) -> int | None:
     difference = outcome.amount - line.paid if outcome.status == PAID else line.paid - outcome.amount
     if not difference:
         return 0
-    explained = outcome.instructed == line.paid or outcome.charge == difference
+    plausible = outcome.instructed == line.paid and difference * MOST_UNSTATED <= line.paid
+    explained = plausible or outcome.charge == difference
     return difference if difference > 0 and explained and outcome.status != REJECTED else None
 
 
