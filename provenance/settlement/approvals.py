@@ -19,6 +19,12 @@ class Approval:
     granted: bool
 
 
+def are_two(first: str, second: str) -> bool:
+    """Whether two names are given, and differ by more than blanks and the case of letters."""
+    names = [" ".join(name.split()).casefold() for name in (first, second)]
+    return all(names) and names[0] != names[1]
+
+
 def approved(request: Mapping[str, Any], approval: Approval | None, cause: str) -> dict[str, Any]:
     """The facts of an approval that the ledger keeps; empty for a night that needs none.
 

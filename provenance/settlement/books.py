@@ -16,9 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from provenance.core.errors import InputError, did_you_mean
 from provenance.core.locks import Lock, lock
 from provenance.core.store import digest
-from provenance.core.tables import PAYABLE
+from provenance.core.tables import ESCROW, PAYABLE
 from provenance.settlement.accounts import HELD, Account, Standing
 
 # Amounts in a line of a close.
@@ -267,6 +268,22 @@ def parties(connection: sa.Connection, account: str) -> list[str]:
     """Parties that have ever had an entry in an account of the chart."""
     query = sa.select(ENTRY.c.party_id).where(ENTRY.c.account == account).distinct().order_by(ENTRY.c.party_id)
     return list(connection.execute(query).scalars())
+
+
+def require_in_escrow(connection: sa.Connection, escrow_id: str, hint: str = "") -> None:
+    """Raise InputError unless something lies, or lay, in escrow under a name.
+
+    Args:
+        hint: where no name is like it; by default the names that there are.
+    """
+    names = parties(connection, ESCROW)
+    if escrow_id not in names:
+        raise InputError(
+            f"escrow {escrow_id}",
+            expected="a name under which something lies in escrow",
+            found="none",
+            hint=did_you_mean(escrow_id, names) or hint or f"There are: {', '.join(names) or 'none'}.",
+        )
 
 
 def as_booking(row: sa.Row[Any]) -> Booking:

@@ -19,14 +19,16 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from provenance.core.errors import InputError, did_you_mean
+from provenance.core.errors import InputError
 from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, PAYABLE, UNATTRIBUTED
 from provenance.core.toml import read_toml, validated
 from provenance.settlement import books, ledger
 from provenance.settlement.accounts import DEVELOPER, Account
+from provenance.settlement.approvals import are_two
 from provenance.settlement.books import APPLIED, BOOKING, CLAIMANT, REMINDER, Booking
 
 KEEP = "keep"
+LISTED = "`provenance escrow list` lists them."
 GIVEN_TO = {"developer": DEVELOPER, "unattributed": UNATTRIBUTED}
 
 
@@ -165,7 +167,7 @@ def record_claimant(
 ) -> Booking:
     """Record that an owner claims a name, or does not any more; the same is recorded once. Nothing is paid by it."""
     with books.booking_transaction(engine) as connection:
-        _require_name(connection, escrow_id)
+        books.require_in_escrow(connection, escrow_id, LISTED)
         claims = owner_id in books.claimants(connection).get(escrow_id, {})
         facts = {"escrow_id": escrow_id, "owner_id": owner_id, "evidence": evidence, "by": by, "withdrawn": withdrawn}
         if claims != withdrawn:
@@ -180,7 +182,7 @@ def record_claimant(
 def remind(engine: sa.Engine, escrow_id: str, *, day: date, evidence: str, by: str) -> Booking:
     """Record that somebody looked for the owner of a name again; once a day."""
     with books.booking_transaction(engine) as connection:
-        _require_name(connection, escrow_id)
+        books.require_in_escrow(connection, escrow_id, LISTED)
         if day in _reminded(connection).get(escrow_id, ()):
             same = (BOOKING.c.kind == REMINDER) & (BOOKING.c.facts["escrow_id"].astext == escrow_id) & (BOOKING.c.day == day)
             booking = books.last(connection, same)
@@ -199,12 +201,12 @@ def apply(engine: sa.Engine, escrow_id: str, policy: Policy, *, on: date, eviden
     """
     where = f"escrow {escrow_id}"
     names = [name.strip() for name in by]
-    if len({name.casefold() for name in names}) != 2 or not all(names):
+    if not are_two(*names):
         raise InputError(where, expected="two people who decide", found=" and ".join(filter(None, names)) or "nobody")
     if policy.then == KEEP:
         raise InputError(where, expected="a policy that gives it to somebody", found="one that keeps it (`then` is keep)")
     with books.booking_transaction(engine) as connection:
-        _require_name(connection, escrow_id)
+        books.require_in_escrow(connection, escrow_id, LISTED)
     found = [one for one in kept(engine, through=ledger.newest(engine)) if one.escrow_id == escrow_id]
     amounts = {one.currency: one.older_than(policy.after, on) for one in found}
     for one in found:
@@ -255,17 +257,6 @@ def _move(
                 expected = f"{amount} minor units of {of.currency} that nobody claims"
                 raise InputError(f"escrow {escrow_id}", expected=expected, found=f"{there}, or a claim, by now")
         return books.post(connection, books.booking_row(connection, APPLIED, on, facts), entries)
-
-
-def _require_name(connection: sa.Connection, escrow_id: str) -> None:
-    names = books.parties(connection, ESCROW)
-    if escrow_id not in names:
-        raise InputError(
-            f"escrow {escrow_id}",
-            expected="a name under which something lies in escrow",
-            found="none",
-            hint=did_you_mean(escrow_id, names) or "`provenance escrow list` lists them.",
-        )
 
 
 def _reminded(connection: sa.Connection) -> dict[str, list[date]]:

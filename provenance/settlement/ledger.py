@@ -23,7 +23,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from provenance.core.errors import InputError, StoreError, did_you_mean
+from provenance.core.errors import InputError, StoreError
 from provenance.core.locks import Lock, lock
 from provenance.core.store import digest
 from provenance.core.tables import ESCROW, PAYABLE
@@ -149,14 +149,7 @@ def claim(engine: sa.Engine, escrow_id: str, owner_id: str, *, day: date, eviden
                 hint="Decide between them: `provenance escrow claimant NAME OWNER --withdrawn`. If each owns a part, deliver "
                 "claims with stakes, and run the days again.",
             )
-        names = books.parties(connection, ESCROW)
-        if escrow_id not in names:
-            raise InputError(
-                f"escrow {escrow_id}",
-                expected="a name under which something lies in escrow",
-                found="none",
-                hint=did_you_mean(escrow_id, names) or f"There are: {', '.join(names) or 'none'}.",
-            )
+        books.require_in_escrow(connection, escrow_id)
         entries: dict[Account, int] = {}
         standing = books.standing(connection)
         for account, amount in books.sums(connection, (ENTRY.c.account == ESCROW) & (ENTRY.c.party_id == escrow_id)).items():

@@ -22,7 +22,7 @@ from provenance.core.store import digest
 from provenance.core.tables import PAYABLE
 from provenance.settlement import books, ledger
 from provenance.settlement.accounts import CHARGES, FUNDING, HELD, Account
-from provenance.settlement.approvals import Approval
+from provenance.settlement.approvals import Approval, are_two
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED, Outcome
 from provenance.settlement.books import ANSWER, BOOKING, CLOSE, CLOSED, ENTRY, MINOR, NIGHT, OUTCOME, PAYMENTS, RATE, Booking
 from provenance.settlement.months.periods import (
@@ -285,14 +285,13 @@ def answer_by_hand(
 
     Args:
         payment_ids: none, if the entry is nobody's of ours; status: `paid`, `rejected` or `returned`, or empty without
-        payments.
+            payments.
         entry: key of the entry of a bank's file that this settles, if any.
         evidence: such as the bank's letter; by, second: the two persons who decided.
 
     Raises:
         InputError: there are not two persons, no evidence, or no payment and no entry; or a payment is unknown, was not sent,
-        or
-            has this outcome already.
+            or has this outcome already.
     """
     where = f"entry {entry}" if entry else f"payment {', '.join(payment_ids)}"
     check_two_persons(where, by, second, hint="Have somebody else look at the evidence, too.")
@@ -340,8 +339,7 @@ def payments_like(engine: sa.Engine, beginnings: Iterable[str], letters: int) ->
 
 def check_two_persons(where: str, first: str, second: str, *, hint: str) -> None:
     """Raise InputError unless two different persons are named."""
-    names = [" ".join(name.split()).casefold() for name in (first, second)]
-    if not all(names) or names[0] == names[1]:
+    if not are_two(first, second):
         expected = "one person who prepared and another who approves"
         raise InputError(where, expected=expected, found=f"{first or 'nobody'} and {second or 'nobody'}", hint=hint)
 
