@@ -14,7 +14,7 @@ from samples import bean_check, checked_journal, credited_frame
 from provenance.core.errors import StoreError
 from provenance.core.published import current_key
 from provenance.core.settings import SettlementSettings
-from provenance.core.store import canonical_json, sha256
+from provenance.core.store import Store, canonical_json, sha256
 from provenance.core.tables import CREDITS, EVIDENCE, INTERVALS, NIGHT_SHARES, PAYOUTS, RULE_SHARES
 from provenance.settlement.accounts import Account, Standing, totals, trial_balance
 from provenance.settlement.books import Booking
@@ -228,6 +228,18 @@ def test_a_signature_is_published_with_its_key_or_not_at_all(store):
     with pytest.raises(StoreError, match=another):
         write(store, export(), KEY)
     assert store.list("exports") == [where]
+
+
+def test_a_key_that_a_store_has_and_lists_no_more_is_published_again(store, monkeypatch):
+    """As by SeaweedFS, whose index lost the folder while its disk was full."""
+    where = key_file(public_pem(KEY))
+    store.write(where, public_pem(KEY))
+    lost, listed, remove = {where}, Store.list, Store.remove
+    monkeypatch.setattr(Store, "list", lambda own, prefix, **how: [k for k in listed(own, prefix, **how) if k not in lost])
+    monkeypatch.setattr(Store, "remove", lambda own, key: (remove(own, key), lost.discard(key)))
+    assert write(store, export(), KEY)
+    assert where in store.list("exports")
+    assert store.read(where) == public_pem(KEY)
 
 
 def test_the_pointer_never_goes_back(store):

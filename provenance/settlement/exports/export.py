@@ -180,10 +180,7 @@ def write_folder(
     data = canonical_json(manifest)
     published = store.exists(manifest_key)
     if not published:
-        pem = public_pem(key)
-        if not store.create(key_file(pem), pem) and store.read(key_file(pem)) != pem:
-            place = store.locate(key_file(pem))
-            raise StoreError(place, expected="the public key of what is signed now", found="something else")
+        _publish_key(store, public_pem(key))
         for file, content in {**files, signature_of(name): sign(key, data)}.items():
             store.write(f"{folder}/{file}", content)
         published = not store.create(manifest_key, data)
@@ -195,6 +192,16 @@ def write_folder(
             hint="Published files are never edited. Run `provenance verify` to see the changes.",
         )
     return not published
+
+
+def _publish_key(store: Store, pem: bytes) -> None:
+    """Publish a public key; again if the store has it, but no list: SeaweedFS can lose folders while its disk is full."""
+    key = key_file(pem)
+    if not store.create(key, pem) and store.read(key) != pem:
+        raise StoreError(store.locate(key), expected="the public key of what is signed now", found="something else")
+    if key not in store.list("exports/keys"):
+        store.remove(key)
+        store.write(key, pem)
 
 
 def point_to(store: Store, day: date, revision: int) -> None:
