@@ -50,7 +50,12 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\xad", "")
 )
 WIDE_COLON = "\uff1a"
-_NEXT_RULE = re.compile(r"(?<!\bnot)(?<!\bno)\s+(?=(?:user[- ]?agent|(?:dis)?allow)\s*:)", re.IGNORECASE)
+_NEXT_RULE = re.compile(
+    r"(?<!\bnot)(?<!\bno)\s(?=(?:user[- ]?agent|(?:dis)?allow)\s?:)|(?<=[^\W_]|[*/>])(?=(?:user-?agent|disallow)\s?:)", re.IGNORECASE
+)
+# Ends of lines as text, and as elements of a page.
+_WRITTEN_ENDS = re.compile(r"(?:\\r)?\\n|\\r|<br ?/?>|</?pre>", re.IGNORECASE)
+_BLANKS = re.compile(r"[^\S\r\n]{2,}")
 _WITHOUT_COLON = re.compile(
     rf"({'|'.join(name.replace(' ', '[ ]') for name in (*SPELLINGS, 'allow'))})([\s=;.,]+)(\S.*)", re.IGNORECASE
 )
@@ -61,7 +66,7 @@ REFUSING = re.compile(
 # Addresses in an agent's name; they are no agents.
 _ADDRESS = re.compile(r"\+?https?://[^\s;,)]*", re.IGNORECASE)
 # What may stand between agents; a slash does, too, unless a version follows.
-_BETWEEN_AGENTS = re.compile(r"(?:[\s,;|()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f\u3001\uff0c\uff1b&]|/(?![\dvVxX]|\s*$))+")
+_BETWEEN_AGENTS = re.compile(r"(?:[\s,;|+()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f\u3001\uff0c\uff1b&]|/(?![\dvVxX]|\s*$))+")
 QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
 _QUOTED = re.compile(f"[{QUOTES}]")
 # Values that people write for "everything".
