@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from provenance.corpus.rights.signals.responses import Answer, Row, pattern_of, row, silence
@@ -17,6 +17,8 @@ KIND = "tdmrep"
 PATH = "/.well-known/tdmrep.json"
 USE = "tdm"
 RESERVATION, POLICY = "tdm-reservation", "tdm-policy"
+# The letters of names that are meant for it.
+_NAMES = re.compile(r"x?(tdm|textanddatamining)(rep)?(reserv(ations?|ed?)|rights(reserved)?|optout)?")
 # 0: not reserved, so mining is allowed.
 MEANING = {"0": True, "1": False}
 
@@ -39,27 +41,26 @@ def parse(answer: Answer) -> list[Row]:
 
 def parse_headers(answer: Answer) -> list[Row]:
     """Rows of a page's headers; they cover that page alone."""
-    headers = {name: answer.header(name) for name, _ in answer.headers}
-    return _of_page(answer, headers, "header") if answer.good else []
+    return _of_page(answer, answer.headers, "header") if answer.good else []
 
 
-def parse_meta(answer: Answer, meta: Mapping[str, str]) -> list[Row]:
-    """Rows of a page's meta elements (content by name); they cover that page alone."""
-    return _of_page(answer, meta, "meta")
+def parse_meta(answer: Answer, elements: Iterable[tuple[str, str]]) -> list[Row]:
+    """Rows of a page's meta elements, `(name, content)`; they cover that page alone. Of several each is a row."""
+    return _of_page(answer, elements, "meta")
 
 
-def _of_page(answer: Answer, values: Mapping[str, str], where: str) -> list[Row]:
+def _of_page(answer: Answer, stated: Iterable[tuple[str, str]], where: str) -> list[Row]:
+    values = [(name, value.strip()) for name, value in stated]
+    terms = next((value for name, value in values if name == POLICY), None)
     rows = []
-    for name, stated in values.items():
-        value = stated.strip()
-        if _squeezed(name) != _squeezed(RESERVATION) or not value:
+    for name, value in dict.fromkeys(values):
+        if not _NAMES.fullmatch(_squeezed(name)) or not value:
             continue
         allowed = MEANING.get(value)
         problem = "" if allowed is not None else f"{RESERVATION} has to be 0 or 1"
         if name != RESERVATION:  # a misspelt name may reserve, and permits nothing
             allowed, problem = allowed and None, _joined(f"{name!r} should be {RESERVATION}", problem)
-        says = f"{where}: {name}: {value}"
-        rows.append(row(answer, KIND, USE, says=says, allowed=allowed, problem=problem, terms=values.get(POLICY)))
+        rows.append(row(answer, KIND, USE, says=f"{where}: {name}: {value}", allowed=allowed, problem=problem, terms=terms))
     return rows
 
 
