@@ -321,6 +321,42 @@ def test_ai_txt_reserves_or_tells(text, expected):
     assert not problems(aitxt.parse(answer("/ai.txt", "# Spawning\nUser-Agent: *\nDisallow: *.png\n\nAllow: *.txt\n")))
 
 
+@pytest.mark.parametrize(("value", "expected"), [
+    ("*.png, *.jpg", False), ("*.png *.jpg", False), ("*.{jpg,png}", False), ("*.PNG", False), ("png", False),
+    ('"*.png"', False),
+    ("all", False), ("*/*", False), ("images", None), ("image/*", False), (".png", False), ("*.txt, *.pdf", None),
+])  # fmt: skip
+def test_values_of_ai_txt_are_read_as_people_write_them(value, expected):
+    rows = aitxt.parse(answer("/ai.txt", f"User-Agent: *\nDisallow: {value}\n"), agents=AGENTS)
+    assert allowed(rows, "/a.png") is expected
+    assert expected is False or problems(rows)
+
+
+@pytest.mark.parametrize("agent", ["SpawningBot", "Googlebot", "My-Collector"])
+def test_ai_txt_is_about_training_whomever_it_names(agent):
+    """`User-Agent: SpawningBot` was silence."""
+    assert allowed(aitxt.parse(answer("/ai.txt", f"User-Agent: {agent}\nDisallow: /\n"), agents=AGENTS), "/a.png") is False
+    assert allowed(aitxt.parse(answer("/ai.txt", f"User-Agent: {agent}\nAllow: /\n"), agents=AGENTS), "/a.png") is None
+
+
+@pytest.mark.parametrize(("rules", "expected", "told"), [
+    ('[{"location": "http://h.org/", "tdm-reservation": 1}]', False, False),
+    ('[{"location": "HTTPS://H.ORG/x", "tdm-reservation": 1}]', False, False),
+    ('[{"location": "/", "tdm-reservation": 1, "tdm-reservation": 0}]', False, True),
+    ('[{"location": "/", "tdm-reservation": 0, "tdm-reservation": 1}]', False, True),
+    ('[{"location": ["/a", "/x"], "tdm-reservation": 1}]', False, True),
+    ('[{"location": "^/", "tdm-reservation": 1}]', False, True),
+    ('[{"location": "/*, /b", "tdm-reservation": 1}]', False, True),
+    ('[{"location": "h.org", "tdm-reservation": 1}]', None, True),
+    ('[{"location": "all", "tdm-reservation": 0}]', None, True), ('[{"location": "/", "tdm-reservation": 0}]', True, False),
+    ('[{"location": "https://other.org/", "tdm-reservation": 1}]', None, True),
+])  # fmt: skip
+def test_places_of_tdmrep_are_read_as_people_write_them(rules, expected, told):
+    rows = tdm_rows(rules)
+    assert allowed(rows, "/x") is expected
+    assert bool(problems(rows)) is told
+
+
 @pytest.mark.parametrize(("licence", "expected", "told"), [
     ("<prohibits>ai-training</prohibits>", False, True), ("<prohibits>ai_train</prohibits>", False, True),
     ("<prohibits>training</prohibits>", False, True), ("<prohibits>machine-learning</prohibits>", False, True),

@@ -127,11 +127,11 @@ def page_of(uri: str) -> str | None:
 def pattern_of(text: str, origin: str) -> str | None:
     """The pattern of paths (RFC 9309: `*` and `$`) in a file of an origin, beginning with `/`.
 
-    None for an address of another site: a file covers only its own site.
+    None for an address of another site: a file covers only its own site, by HTTP and HTTPS.
     """
     if "://" in text and not text.startswith("/"):
         page = page_of(text)
-        if page is None or origin_of(text) != origin:
+        if page is None or (origin_of(text) or "").partition("://")[2] != origin.partition("://")[2]:
             return None
         # `page_of` would encode the signs of patterns.
         text = "/" + text.split("//", 1)[1].partition("/")[2]

@@ -71,8 +71,8 @@ _BETWEEN_AGENTS = re.compile(r"(?:[\s,;|+()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f
 QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
 _QUOTED = re.compile(f"[{QUOTES}]")
 # Values that people write for "everything".
-EVERYTHING = frozenset(
-    {"all", "any", "yes", "true", "1", "on", "everything", "everywhere", "\\", ".", "./", "./*", ".*", "*.*", "site", "root"}
+EVERYTHING = frozenset({"all", "any", "yes", "true", "1", "on", "everything", "everywhere", "site", "root"}) | frozenset(
+    {"\\", ".", "./", "./*", ".*", "*.*", "*/*", "**"}
 )
 # Signs around "/" and "*" that people take for a pattern, or that end a list.
 _AROUND = re.compile(r"^[\^(\[{<]+|(?:[)\]}>;,:|!]|(?<=\.\*)\$)+$")
@@ -266,7 +266,7 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
         if not rule.value and rule.name == "allow":
             continue
         allows = rule.name == "allow" or not rule.value
-        for value, doubt in _values(rule.value):
+        for value, doubt in values_of(rule.value):
             pattern = pattern_of(value or "/", origin)
             elsewhere = "" if pattern else f"{value!r} is an address of another site, which the file does not cover"
             problem = "; ".join(dict.fromkeys(filter(None, (rule.problem, doubt or elsewhere))))
@@ -286,7 +286,7 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
 
 
 @lru_cache(maxsize=4096)
-def _values(value: str) -> tuple[tuple[str, str], ...]:
+def values_of(value: str) -> tuple[tuple[str, str], ...]:
     """The patterns that the value of a rule means, each with its problem: `all` and its like mean the whole site.
 
     A value in quotes is read without them, and several paths with commas or blanks between them one by one.
