@@ -9,7 +9,7 @@ from protego import Protego
 from test_signals import AGENTS, SITE, allowed, answer, frame, robots_rows, rsl_rows, tdm_rows
 
 from provenance.core.settings import Settings
-from provenance.corpus.rights.signals import aipref, aitxt, html, noai, robots, tdmrep
+from provenance.corpus.rights.signals import aipref, aitxt, html, noai, robots, rsl, tdmrep
 from provenance.corpus.rights.signals.verdicts import verdicts
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -372,6 +372,30 @@ def test_words_that_rsl_does_not_define_permit_nothing_and_are_told(licence, exp
     rows = rsl_rows(f"<license>{licence}</license>")
     assert allowed(rows) is expected
     assert bool(problems(rows)) is told
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ('<content url="all">{}</content>', False), ('<content url="/a, /x">{}</content>', False),
+    ('<Content Url="/">{}</Content>', False),
+    ('<contents url="/">{}</contents>', False), ('<content url="h.org">{}</content>', None), ("{}", None),
+    ('<content url="/ (all)">{}</content>', False),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["license", "licence", "License"])
+def test_elements_and_places_of_rsl_are_read_as_people_write_them(content, expected, name):
+    """`<licence>`, and an address that is no path, were silence."""
+    body = '<rsl xmlns="https://rslstandard.org/rsl">' + content.format(f"<{name}><{{}}>ai-train</{{}}></{name}>") + "</rsl>"
+    rows = rsl.parse(answer("/l.xml", body.format("prohibits", "prohibits")))
+    assert allowed(rows, "/x") is expected
+    assert problems(rows)
+    assert allowed(rsl.parse(answer("/l.xml", body.format("permits", "permits"))), "/x") is None
+
+
+@pytest.mark.parametrize("line", [
+    "License: /l.xml", "Licence: /l.xml", "Licenses: /l.xml", 'License: "/l.xml"', "License: </l.xml>",
+    "License: /l.xml, /m.xml",
+])  # fmt: skip
+def test_a_licence_is_linked_in_any_spelling(line):
+    assert rsl.linked(answer("/robots.txt", line))[0] == f"{SITE}/l.xml"
 
 
 # pages
