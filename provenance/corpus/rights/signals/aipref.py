@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from heapq import nsmallest
+from typing import Any
 
 import http_sf
 
@@ -35,7 +36,9 @@ def preferences(text: str) -> tuple[dict[str, bool | None], str]:
         return {}, f"not a dictionary of structured fields: {error}"
     if not isinstance(dictionary, dict):
         return {}, "not a dictionary of structured fields"
-    items = {label: value if isinstance(value, tuple) else (value, {}) for label, value in dictionary.items()}
+    items: dict[str, tuple[Any, Any]] = {
+        label: value if isinstance(value, tuple) else (value, {}) for label, value in dictionary.items()
+    }
     stated = {label: _meaning(value) for label, (value, _) in items.items()}
     # In `search=y; train-ai=n` what was meant for another preference is a parameter of the one before.
     within = {
