@@ -20,6 +20,7 @@ from samples import corpus_frames
 from provenance.core.checks import conform
 from provenance.core.tables import SIGNALS
 from provenance.corpus import records
+from provenance.corpus.rights import content_codes
 from provenance.corpus.rights.signals import embedded
 from provenance.corpus.rights.signals.verdicts import verdicts
 
@@ -358,3 +359,25 @@ def test_a_reservation_in_its_file_keeps_a_work_out_of_training(store, ingested,
     assert any("plus:DataMining" in why for why in report["against_training"])
     assert any(row["counts"] for row in report["signals"])
     assert "sha256:" in str(shown("rights", "signals", "show", signals["about"][0], "--json"))
+
+
+def test_files_of_known_shards_are_read_again_by_a_reader_that_reads_more(store, ingested, monkeypatch):
+    """Their codes were there, so an ingest after an update recorded no signal of them."""
+    frames = corpus_frames()
+    reserved = (
+        pl.when(pl.col("work_id") == "work-1-0").then(pl.lit(packed("pdf", mining("DMI-PROHIBITED")))).otherwise("content")
+    )
+    frames |= {"examples": frames["examples"].with_columns(content=reserved)}
+    monkeypatch.setattr(embedded, "parse", lambda *_, **__: [])
+    ingested(frames)
+    assert records.read(store, SIGNALS).is_empty()
+    monkeypatch.undo()
+    ingested(frames)
+    assert records.read(store, SIGNALS).is_empty()
+    for key in store.list(content_codes.READ):
+        store.remove(key)
+    ingested(frames)
+    assert records.read(store, SIGNALS)["kind"].unique().to_list() == ["iptc"]
+    count = records.read(store, SIGNALS).height
+    ingested(frames)
+    assert records.read(store, SIGNALS).height == count
