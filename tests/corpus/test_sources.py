@@ -72,6 +72,8 @@ SPELLINGS = {
     "pkg:github/o/r@feature/x": """https://github.com/o/r/archive/refs/heads/feature/x.zip git+https://github.com/o/r.git@feature/x
         https://github.com/o/r/archive/feature/x.tar.gz https://codeload.github.com/o/r/zip/refs/heads/feature/x
         pkg:github/o/r@feature%2Fx https://github.com/o/r/tarball/feature/x""",
+    "pkg:npm/%40scope/name@1.0": "pkg:NPM/@scope/name@1.0 pkg:npm/@Scope/name@1.0 pkg:npm/%40Scope/name@1.0",
+    "pkg:github/o/r@v1#a.py": "https://raw.githubusercontent.com/o/r/refs/tags/v1/a.py https://github.com/o/r/blob/v1/a.py",
     "pkg:docker/nginx@1.27": "pkg:docker/library/nginx@1.27 pkg:Docker/Library/Nginx@1.27",
     "pkg:github/o/r@v2#a/b.py": """https://api.github.com/repos/o/r/contents/a/b.py?ref=v2
         https://github.com/o/r/blob/v2/a/b.py""",

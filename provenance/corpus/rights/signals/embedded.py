@@ -200,8 +200,9 @@ def _entries(answer: Answer, assertion: Mapping[str, Any], state: str) -> Iterat
 
 def _xmp(answer: Answer, content: bytes, kind: str) -> Iterator[Row]:
     said: set[tuple[str, str]] = set()
-    quoted = "" if kind or not _is_text(content) else "stands in a text, which may quote it"
-    for packet in packets(content, kind):
+    found = packets(content, kind)
+    quoted = "stands in a text, which may quote it" if found and not kind and _is_text(content) else ""
+    for packet in found:
         if len(packet) > LARGEST_PACKET:
             yield row(answer, IPTC, "tdm", says="XMP", problem=f"XMP of {len(packet):,} bytes, which is not read")
             continue
@@ -303,7 +304,8 @@ def packets(content: bytes, kind: str) -> list[bytes]:
         for stated in _of_image(content):
             found |= dict.fromkeys(_scanned(stated))
     for data in _readings(content, kind):
-        found |= dict.fromkeys(_scanned(data))
+        if b"RDF" in data or b"xmpmeta" in data:  # nearly all files have none
+            found |= dict.fromkeys(_scanned(data))
     return [packet for packet in found if _SPEAKS.search(packet)]
 
 
