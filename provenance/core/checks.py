@@ -70,7 +70,7 @@ def typed(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
 
 
 def spelt_rightly(table: TableSchema, name: str, where: str) -> None:
-    """Raise ContractError for a name that is a column's but for the case of letters and signs between words.
+    """Raise ContractError for a name that is a column's but for the case of letters, signs between words and American spelling.
 
     It would be passed over as an extra column, and the column would get its default.
     """
@@ -82,7 +82,8 @@ def spelt_rightly(table: TableSchema, name: str, where: str) -> None:
 
 
 def _letters(name: str) -> str:
-    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name)).casefold()
+    letters = re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name)).casefold()
+    return letters.replace("license", "licence")  # as Americans spell it
 
 
 def _check_ids(frame: pl.DataFrame, file: str, name: str) -> None:

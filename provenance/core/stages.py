@@ -80,7 +80,7 @@ MONTHS = "provenance.settlement.months.stage"
 # Stages of the other DAGs.
 OTHERS = (
     Stage("rights.sources", ("listed",), ("sources",), function="provenance.corpus.rights.sources.lists:register_delivered"),
-    Stage("corpus.ingest", ("delivery", "sources"), ("ingested",), maps=True),
+    Stage("corpus.ingest", ("delivery", "sources"), ("ingested", "signals"), maps=True),
     Stage("rights.signals", ("in_force",), ("signals",), function="provenance.corpus.rights.signals.collect:collect_all"),
     Stage(
         "rights.manifest",

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -45,14 +46,21 @@ SPLITS = ("train", "held_out")
 PARQUET = ".parquet"
 # Parts of paths that begin so are working files of the tools that write tables: uncommitted parts, logs, checksums.
 WORKING = ("_", ".")
-# Files by which tools say which data files of a folder still count.
+# Names by which tools say that only some of a folder's data files still count: files of logs, or folders of changes.
 LOGS = {
-    "a table of Delta Lake": re.compile(r"/_delta_log/"),
+    "a table of Delta Lake": re.compile(r"/(_delta_log|_change_data)/|/deletion_vector_[^/]*\.bin$"),
     "a table of Hudi": re.compile(r"/\.hoodie(/|_partition_metadata)"),
-    "a table of Iceberg": re.compile(r"/metadata/([^/]+\.metadata\.json(\.gz)?|[^/]+\.gz\.metadata\.json|version-hint\.text)$"),
+    "a table of Iceberg": re.compile(
+        r"/metadata/([^/]+\.metadata\.json(\.gz)?|[^/]+\.gz\.metadata\.json|version-hint\.text|(snap-[^/]+|[^/]+-m\d+)\.avro)$"
+    ),
+    "a table of Paimon": re.compile(
+        r"/(snapshot/(snapshot-\d+|EARLIEST|LATEST)|manifest/manifest-(list-)?[^/]+|schema/schema-\d+)$"
+    ),
+    "a transactional table of Hive": re.compile(r"/((delete_)?delta_\d+_\d+(_\d+)?|base_\d+(_v\d+)?)/|/_orc_acid_version$"),
+    "a table of DuckLake": re.compile(r"/ducklake-[0-9a-f-]{32,36}(-deletes?)?\.parquet$"),
     "a stream of Spark": re.compile(r"/_spark_metadata/"),
 }
-PLACES_OF_LOGS = ("_delta_log", ".hoodie", "metadata", "_spark_metadata")
+PLACES_OF_LOGS = ("_delta_log", "_change_data", ".hoodie", "metadata", "_spark_metadata", "snapshot", "manifest", "schema")
 # The name of an empty value in the folders of a table that is split by a column, as Hive and Spark write them.
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 # Endings of files that may be tables, and not their checksums.
@@ -63,10 +71,15 @@ _TABLE = re.compile(
 # What may be meant for a table: its name alone, or before a sign.
 _LIKE_A_TABLE = re.compile(rf"(?P<table>{'|'.join(TABLES)})(?=[./\\ _(\[~+-]|$)", re.IGNORECASE)
 # What follows a table's name in a numbered part or copy of it; a number of four digits may be a year.
+_COPY = r"cop(?:y|ie|ia)|kopie|duplicate"
+_NUMBER = r"c?(?:\d{1,3}|\d{5,})"
+_NUMBERED = rf"(?:part|{_COPY})?[-_. ]*{_NUMBER}(?:[-_. ]*of[-_. ]*\d+)?"
 _PART = re.compile(
-    r"[-_. ]*([(\[]\d+[)\]]|(part|copy|kopie)?[-_. ]*(\d{1,3}|\d{5,})([-_. ]*of[-_. ]*\d+)?|copy|kopie)\.(parquet|parq|pq)$",
+    rf"[-_. ]*(?:[(\[](?:\d+|{_COPY})[)\]]|{_NUMBERED}|{_COPY})\.(?:parquet|parq|pq)$",
     re.IGNORECASE,
 )
+# How alike the name of a file, or a word of it, must be to a table that is missing, to be taken for it.
+ALIKE = 0.85
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Files:
-    """The files below a folder: keys of Parquet files, and why each other file is left out, by its name in the folder."""
+    """The files below a folder: keys of Parquet files, and why each other file is left out, by its name in the folder.
+
+    Attributes:
+        data: the names in the folder of the Parquet files.
+    """
 
     parquet: tuple[str, ...]
     left_out: Mapping[str, str]
+    data: tuple[str, ...] = ()
 
     @property
     def doubtful(self) -> list[str]:
@@ -120,7 +138,7 @@ def files_below(store: Store, folder: str) -> Files:
             left_out[name] = f"no name that ends in {PARQUET}"
         else:
             parquet.append(key)
-    return Files(tuple(parquet), left_out)
+    return Files(tuple(parquet), left_out, tuple(key.removeprefix(f"{folder}/") for key in parquet))
 
 
 def log_files(store: Store, folder: str) -> Files:
@@ -132,9 +150,10 @@ def log_files(store: Store, folder: str) -> Files:
 def check_no_log(files: Files, place: str) -> None:
     """Raise ContractError for a folder whose log says which of its files are data: others were removed, or never committed.
 
-    Such are tables of Delta Lake, Hudi and Iceberg, and what Spark's streams write. Their logs are not read.
+    Such are tables of Delta Lake, Hudi, Iceberg, Paimon and DuckLake, Hive's transactional ones, and what streams of Spark
+    write. Their logs are not read.
     """
-    for name in files.left_out:
+    for name in sorted({*files.left_out, *files.data}):
         for kind, log_of in LOGS.items():
             if log_of.search(f"/{name}"):
                 raise ContractError(
@@ -155,10 +174,11 @@ def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchem
     """The frames of Parquet files below a folder, by place, with the columns that names of folders state.
 
     Hive and Spark leave the column by which they split a table out of its files, and name folders `column=value`. Only columns
-    of the table are read from names; the files' own values count before them.
+    of the table are read from names. A file that has the column itself must have the folder's value.
 
     Raises:
-        ContractError: the name of a folder is a column's but for its spelling, or its value has another type.
+        ContractError: the name of a folder is a column's but for its spelling, its value has another type, or other values
+            stand in a file below it, or in a folder above it.
     """
     frames = {}
     for key in keys:
@@ -167,9 +187,13 @@ def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchem
             name, equals, text = part.partition("=")
             if equals:
                 spelt_rightly(table, name, f"{place}: folder {part!r}")
-            if equals and name in table.columns and name not in frame.columns:
+            if equals and name in table.columns:
                 value = None if text == NO_VALUE else unquote(text)
-                frame = frame.with_columns(_stated(name, value, table.columns[name].dtype, place))
+                stated = _stated(name, value, table.columns[name].dtype, place)
+                if name in frame.columns:
+                    _check_folder(typed(table, frame, place), name, stated, place, part)
+                else:
+                    frame = frame.with_columns(stated)
         frames[place] = frame
     return frames
 
@@ -186,30 +210,45 @@ def _stated(name: str, value: str | None, dtype: Any, place: str) -> pl.Expr:
     return pl.lit(values[0], dtype=dtype).alias(name)
 
 
+def _check_folder(frame: pl.DataFrame, name: str, stated: pl.Expr, place: str, part: str) -> None:
+    """Raise ContractError for rows whose value differs from that in the name of their folder: one of the two is wrong."""
+    differs = ~pl.col(name).eq_missing(stated)
+    reject(frame, differs, place, name, expected=f"the value in the name of its folder, {part!r}")
+
+
 def _check_names(store: Store, folder: str) -> None:
     """Raise ContractError for a table under another name or in another format, which would be left out silently."""
     files = files_below(store, folder)
+    check_no_log(files, store.locate(folder))
     tables = {f"{table}{PARQUET}" for table in TABLES}
-    found = {key.removeprefix(f"{folder}/").split("/")[0] for key in files.parquet} & tables
-    others = {key.removeprefix(f"{folder}/"): "no table of a delivery" for key in files.parquet}
-    others = {name: why for name, why in others.items() if name.split("/")[0] not in tables}
+    found = {name.split("/")[0] for name in files.data} & tables
+    others = {name: "no table of a delivery" for name in files.data if name.split("/")[0] not in tables}
     left_out = {**files.left_out, **others}
     for name in sorted(left_out):
         match = _LIKE_A_TABLE.match(name)
-        if not match:
+        table, rest = (match["table"], name[match.end("table") :]) if match else (_meant(name), name)
+        if table is None:
             continue
-        table, rest = match["table"], name[match.end("table") :]
         missing = f"{table.lower()}{PARQUET}" not in found
         # `claims.csv`; a part or a copy of a table, such as `claims/part-0.parquet`, also beside the table: it may be the rest.
-        if (missing and (rest.startswith(".") or _TABLE.search(name))) or _PART.match(rest):
+        if (missing and (rest.startswith(".") or _TABLE.search(name))) or (match and _PART.match(rest)):
             raise ContractError(
                 store.locate(f"{folder}/{name}"),
                 expected=f"the table as {table.lower()}{PARQUET}",
                 found=rest if table in TABLES and rest.startswith(".") else name,
                 hint=f"A table is one file, or a folder {table.lower()}{PARQUET} with files."
-                + ("" if missing else " If this is none of its rows, lay it elsewhere."),
+                + (" If this is none of its rows, lay it elsewhere." if found or not missing else ""),
             )
     log_left_out(Files((), left_out), store.locate(folder))
+
+
+def _meant(name: str) -> str | None:
+    """The table that a file's name may mean in other words: `claim.parquet`, `new_claims.parquet`, `Copy of claims.parquet`."""
+    if not _TABLE.search(name) or any(part.startswith(WORKING) for part in name.split("/")):
+        return None
+    words = re.findall(r"[a-z]+", re.sub(r"\..*", "", name.lower()))
+    near = (get_close_matches(word, TABLES, n=1, cutoff=ALIKE) for word in words)
+    return next((tables[0] for tables in near if tables), None)
 
 
 def read_corpus(store: Store, folder: str) -> Corpus:

@@ -40,6 +40,7 @@ from provenance.core.store import Store, Stored, canonical_json
 from provenance.core.where import Where
 from provenance.corpus.ngrams import FOLDER as NGRAMS
 from provenance.corpus.rights.content_codes import FOLDER as CODES
+from provenance.corpus.rights.content_codes import READ
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
 from provenance.features.plan import load_plan
 from provenance.influence.night_curvature import fitted_key
@@ -61,8 +62,9 @@ PER_PART, FITTED, LIKELIHOODS = ("features/", "statistics/"), "curvature/", "lik
 COUNTERFACTUALS = "counterfactuals/"
 # Folders of version 0.1 that nothing reads any more.
 OBSOLETE = ("snapshots/", "sketches/")
-# Indices of runs of words, and codes of contents, of all versions.
-INDICES = tuple(f"{folder.rpartition('/')[0]}/" for folder in (NGRAMS, CODES))
+# Indices of runs of words, codes of contents, and marks of files that were read for signals; of all versions, and of this one.
+INDICES = tuple(f"{folder.rpartition('/')[0]}/" for folder in (NGRAMS, CODES, READ))
+INDICES_IN_USE = tuple(f"{folder}/" for folder in (NGRAMS, CODES, READ))
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,7 @@ def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal
             groups["frozen models", "nights"].append(stored)
         elif key.startswith("frozen/parts/") and key not in parts:
             groups["frozen tables", "nights"].append(stored)
-        elif key.startswith(INDICES) and (
-            not key.startswith((f"{NGRAMS}/", f"{CODES}/")) or part_key(Path(key).stem) not in parts
-        ):
+        elif key.startswith(INDICES) and (not key.startswith(INDICES_IN_USE) or part_key(Path(key).stem) not in parts):
             groups["indices of frozen corpora", "nights"].append(stored)
     order = {kind: place for place, kind in enumerate((*NIGHTLY, "frozen corpora"))}
     ordered = sorted(groups, key=lambda group: (order.get(group[0], len(order)), group))

@@ -200,6 +200,8 @@ def rights_works(
 
     if csv is not None and not csv.parent.is_dir():
         raise InputError(f"--csv {csv}", expected="a file in a folder that is there", found="no such folder")
+    if csv is not None and csv.is_dir():
+        raise InputError(f"--csv {csv}", expected="a file", found="a folder")
     rows = list_works(where.store, licence_class=licence_class, conflicts=conflicts, quarantined=quarantined, like=like)
     if csv is not None:
         csv.write_bytes(to_csv(rows))

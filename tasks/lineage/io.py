@@ -204,7 +204,7 @@ def _outputs(run: StageRun) -> Iterable[Dataset]:
     return [Dataset("outputs", f"outputs/day={run.night.day}", version, tables.OUTPUTS)]
 
 
-DELIVERY = (tables.EXAMPLES, tables.CLAIMS, tables.OWNERS, tables.ASSERTIONS, tables.DISPUTES)
+DELIVERY = (tables.EXAMPLES, tables.CLAIMS, tables.OWNERS, tables.DECISIONS, tables.ASSERTIONS, tables.DISPUTES)
 PAYOUTS = {
     f"{contract.name}.{suffix}": contract
     for contract in (tables.PAYOUTS, tables.CREDITS, tables.INTERVALS)

@@ -112,6 +112,31 @@ def test_rights_and_registry_count_where_there_are_any():
     ]  # fmt: skip
 
 
+def test_a_modality_of_its_own_is_disclosed_in_every_form():
+    """A corpus of speech ended in a KeyError, and the European summary left it out."""
+    rows = [
+        piece("a", "https://a.org/x", modality="speech", words=0),
+        piece("b", "https://b.org/x", modality="speech", words=0),
+    ]
+    counted, facts = take(shard(*rows, piece("c", "https://c.org/x")), sources=(CRAWLED,))
+    facts = facts.model_copy(update={"model": facts.model.model_copy(update={"content": {"speech": "Talks", "text": "Notes"}})})
+    documents = {
+        eu.FORM: eu.summary(counted, facts, DAY), us.FORM: notice_of(counted, facts),
+        california.FORM: california.documentation(counted, facts, DAY),
+    }  # fmt: skip
+    for form, document in documents.items():
+        forms.check(form, document)
+        assert "speech" in page.form_page(document, "x.json", counted).decode()
+    assert answered(documents[eu.FORM])["sizes"]["answer"]["rows"][-1] == ["Other: speech", "2 examples", 2, "examples", 2]
+    assert answered(documents[eu.FORM])["content"]["answer"] == ["speech: Talks", "text: Notes"]
+    assert answered(documents[california.FORM])["data_points"]["answer"]["rows"][0] == ["speech", "examples", 2, 2, 0]
+    described = croissant.description(frozen(), counted, facts, DAY)
+    croissant.check(described)
+    assert "2 examples of speech" in described["description"]
+    spdx.check(spdx.bill(counted, facts, DAY))
+    assert Facts.model_validate({"model": {"content": {"speech": "Talks"}}}).model.content == {"speech": "Talks"}
+
+
 def test_the_first_source_that_matches_counts():
     counted, _ = take(shard(piece("a", "pkg:pypi/a"), piece("b", "https://b.org"), piece("c")), sources=(PUBLIC, CRAWLED))
     assert counted.works["source"].to_list() == ["PyPI", "the web", None]

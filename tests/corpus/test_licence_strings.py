@@ -125,6 +125,13 @@ WORDS = {
     "Apache 2.0": "commercial",
     "CC BY-NC": "non_commercial", "CC BY": "unspecified", "GPLv9": "unspecified", "CC BY 9.9": "unspecified",
     "Free for academic use": "academic_only", "No AI training": "forbidden",
+    # a branch or an exception that reserves training, as one word, or as a reference
+    "MIT OR LicenseRef-DoNotTrain": "forbidden", "MIT OR DoNotTrain-1.0": "forbidden", "MIT OR LicenseRef-NoTDM": "forbidden",
+    "MIT OR LicenseRef-NoMachineLearning": "unspecified", "MIT OR (ISC WITH AdditionRef-NoAI)": "forbidden",
+    "MIT WITH AdditionRef-no-ai-training": "forbidden", "MIT OR DocumentRef-x:LicenseRef-NoAI": "forbidden",
+    "MIT OR ISC WITH AdditionRef-TDM-reserved": "unspecified", "MIT OR LicenseRef-RAIL-M": "commercial",
+    "MIT OR LicenseRef-AcmeMail": "commercial", "MIT OR LicenseRef-Strained": "commercial",
+    f"{CC}/licenses/by/4.0/../../by-nc/4.0/": "unspecified",
 }  # fmt: skip
 
 
@@ -139,6 +146,17 @@ def test_a_string_is_read_as_its_steward_defines_it(text):
 @pytest.mark.parametrize("text", WORDS)
 def test_other_words_have_the_class_of_the_policy(text):
     assert classify(text, POLICY).licence_class == WORDS[text]
+
+
+def test_every_licence_of_creative_commons_has_the_class_of_its_elements():
+    """No version or country is forgotten: `CC-SA-1.0` was."""
+    for licence in (key for key in spdx.known_ids() if key.startswith(("CC-", "CC0-"))):
+        expected = "non_commercial" if "-NC-" in licence else "unspecified" if "-ND-" in licence else "commercial"
+        assert classify(licence, POLICY).licence_class == expected
+
+
+def test_the_table_has_more_than_the_strings_that_were_tried_first():
+    assert len(EXPRESSIONS) + len(WORDS) >= 200
 
 
 def test_a_later_version_has_the_class_of_its_licence_and_what_is_left_out_is_told():

@@ -116,7 +116,10 @@ def test_a_table_in_another_spelling_is_refused_by_name(store, name):
 
 ALONE = ["claims/part-0.parquet", "claims-00000-of-00002.parquet", "claims (1).parquet", "claims_part1.parquet",
          "claims_v2.csv", "claims-2026.parquet", "Claims (2).parquet", "claims/_temporary/0/part-0.parquet",
-         "claims copy.parquet", "claims[1].parquet"]  # fmt: skip
+         "claims copy.parquet", "claims[1].parquet", "claim.parquet", "Claim.csv", "Copy of claims.parquet",
+         "new_claims.parquet",
+         "data/claims.parquet", "corpus_claims.parquet",
+         "2026/Q4 claims/part-0.parquet", "claimes.parquet"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -132,6 +135,7 @@ def test_a_table_under_another_name_is_refused_and_never_missing_silently(store,
 @pytest.mark.parametrize(("name", "refused"), [
     ("examples-00001-of-00002.parquet", True), ("examples (1).parquet", True), ("claims_2.parquet", True),
     ("claims.part-3.parquet", True), ("owners copy.parquet", True), ("claims-2025.parquet", False),
+    ("claims (Kopie).parquet", True), ("claims.c000.parquet", True), ("claims copie 2.parquet", True), ("claim.parquet", False),
     ("claims_old.parquet", False), ("examples-notes.parquet", False), ("claimsmade.parquet", False), ("owners_1.txt", False),
 ])  # fmt: skip
 def test_a_numbered_part_or_copy_beside_a_table_is_refused(store, caplog, name, refused):
@@ -151,6 +155,10 @@ LOGGED = [
     (".hoodie/20261119.commit", "Hudi"), ("region=eu/.hoodie_partition_metadata", "Hudi"),
     ("metadata/v3.metadata.json", "Iceberg"), ("metadata/00001-4f1a.metadata.json.gz", "Iceberg"),
     ("metadata/version-hint.text", "Iceberg"), ("_spark_metadata/0", "stream of Spark"),
+    ("metadata/snap-81-1-4f1a.avro", "Iceberg"), ("metadata/4f1a-m0.avro", "Iceberg"),
+    ("_change_data/cdc-0.parquet", "Delta Lake"),
+    ("snapshot/snapshot-1", "Paimon"), ("snapshot/LATEST", "Paimon"), ("manifest/manifest-list-4f1a-0", "Paimon"),
+    ("schema/schema-0", "Paimon"),
 ]  # fmt: skip
 
 
@@ -168,6 +176,59 @@ def test_a_table_whose_log_says_which_files_count_is_refused(store, log, kind, p
     store.write(f"{place}/{log}", b"{}")
     with pytest.raises(ContractError, match=rf"{log}: expected .* all data, found the log of a.*{kind}.*plain Parquet"):
         read_corpus(store, "corpus") if place.startswith("corpus") else outputs(store)
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("base_0000005/bucket_00000.parquet", "Hive"), ("delta_0000001_0000001_0000/bucket_00000.parquet", "Hive"),
+    ("delete_delta_0000006_0000006/bucket_00000.parquet", "Hive"), ("base_0000005_v0000012/bucket_00000.parquet", "Hive"),
+    ("delta_0000001_0000001_0000/_orc_acid_version", "Hive"),
+    ("ducklake-019a4f1a-0000-7000-8000-00000000000a.parquet", "DuckLake"),
+    ("ducklake-019a4f1a-0000-7000-8000-00000000000a-delete.parquet", "DuckLake"),
+    ("region=eu/deletion_vector_0f3a.bin", "Delta Lake"),
+])  # fmt: skip
+@pytest.mark.parametrize("place", [FOLDER, "corpus/claims.parquet"])
+def test_files_of_a_table_whose_catalogue_says_which_count_are_refused(store, name, kind, place):
+    """Rows that Hive had deleted were paid: they lie in files like all others."""
+    frames = corpus_frames()
+    deliver(store, {n: frame for n, frame in frames.items() if n != "claims"}, days=())
+    store.write_table("corpus/claims.parquet/part-0.parquet", frames["claims"])
+    store.write_table(f"{FOLDER}/part-0.parquet", outputs_frame())
+    rows = frames["claims"] if place.startswith("corpus") else outputs_frame()
+    store.write(f"{place}/{name}", to_parquet(rows))
+    with pytest.raises(ContractError, match=rf"{name}: expected .* all data, found the log of a.*{kind}"):
+        read_corpus(store, "corpus") if place.startswith("corpus") else outputs(store)
+
+
+@pytest.mark.parametrize("log", ["_delta_log/00000000000000000000.json", ".hoodie/hoodie.properties", "snapshot/LATEST"])
+def test_a_corpus_that_is_such_a_table_itself_is_refused(store, log):
+    deliver(store, days=())
+    store.write(f"corpus/{log}", b"{}")
+    with pytest.raises(ContractError, match=rf"corpus/{log}: expected .* all data"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize(("folder", "column", "value"), [
+    ("split=held_out", "split", "train"), ("owner_id=p", "owner_id", "o"), ("split=held_out", "split", None),
+    ("split=train/split=held_out", None, None), ("owner_id=__HIVE_DEFAULT_PARTITION__", "owner_id", "o"),
+])  # fmt: skip
+def test_a_folder_and_a_file_that_state_different_values_are_refused(store, folder, column, value):
+    """A file's own `train` counted below `split=held_out`: works set aside were trained on and paid."""
+    part = pl.DataFrame({"work_id": ["a"], "content": [b"x"]} | ({} if column == "owner_id" else {"owner_id": ["o"]}))
+    if column:
+        part = part.with_columns(pl.lit(value, pl.String).alias(column))
+    store.write_table(f"corpus/examples.parquet/{folder}/part-0.parquet", part)
+    expected = folder.rsplit("/", 1)[-1]
+    with pytest.raises(
+        ContractError, match=rf"part-0\.parquet: row 0.*expected the value in the name of its folder, '{expected}'"
+    ):
+        read_corpus(store, "corpus")
+
+
+def test_a_folder_and_a_file_that_state_the_same_are_read(store):
+    for split in ("train", "held_out"):
+        part = pl.DataFrame({"work_id": [f"{split}-work"], "content": [b"x"], "owner_id": ["o"], "split": [split]})
+        store.write_table(f"corpus/examples.parquet/split={split}/owner_id=o/part-0.parquet", part)
+    assert sorted(read_corpus(store, "corpus").examples["split"]) == ["held_out", "train"]
 
 
 @pytest.mark.parametrize(("column", "values", "found"), [
@@ -217,6 +278,26 @@ def test_a_column_in_another_spelling_is_refused_and_has_no_default(store, name,
     else:
         store.write_table(f"corpus/examples.parquet/{name}=held_out/part-0.parquet", part)
     with pytest.raises(ContractError, match=rf"expected the column as 'split', found '{name}'"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize(
+    "name", ["dispute.parquet", "disputed/part-0.parquet", "assertion.jsonl", "decision.csv", "source.parquet"]
+)
+def test_a_table_that_may_be_missing_is_not_missed_under_nearly_its_name(store, name):
+    """A dispute in `dispute.parquet` was passed over, and the work was paid to one party."""
+    deliver(store, days=())
+    store.write(f"corpus/{name}", b"x")
+    with pytest.raises(ContractError, match=rf"corpus/{name}: expected the table as .*lay it elsewhere"):
+        read_corpus(store, "corpus")
+
+
+@pytest.mark.parametrize("name", ["license_spdx", "License_SPDX", "licenceSpdx"])
+def test_american_spelling_of_a_column_is_refused_and_not_passed_over(store, name):
+    store.write_table(
+        "corpus/examples.parquet", pl.DataFrame({"work_id": ["a"], "content": [b"x"], "owner_id": ["o"], name: ["MIT"]})
+    )
+    with pytest.raises(ContractError, match=f"expected the column as 'licence_spdx', found '{name}'"):
         read_corpus(store, "corpus")
 
 

@@ -172,6 +172,7 @@ def test_works_are_listed_by_class_conflict_and_quarantine(delivered, shown, ref
     assert "There are none." in shown("rights", "works", "--class", "forbidden")
     assert "Did you mean 'commercial'?" in refused("rights", "works", "--class", "comercial")
     assert "no such folder" in refused("rights", "works", "--csv", str(tmp_path / "no" / "x.csv"))
+    assert "expected a file, found a folder" in refused("rights", "works", "--csv", str(tmp_path))
 
 
 def test_an_ingest_freezes_rights_and_warns_of_what_a_person_should_look_at(store, ingested, caplog):

@@ -188,7 +188,7 @@ def test_headers_and_meta_elements_are_of_one_page_and_the_more_restrictive_coun
     page = f"{SITE}/p"
     body = '<html><head><meta name="TDM-Reservation" content="1"></head></html>'
     page_answer = answer("/p", body, about=page, content_type="text/html", tdm_reservation="0")
-    rows = tdmrep.parse_headers(page_answer) + tdmrep.parse_meta(page_answer, html.read_declarations(page_answer).meta)
+    rows = tdmrep.parse_headers(page_answer) + tdmrep.parse_meta(page_answer, html.read_declarations(page_answer).elements)
     assert [row["allowed"] for row in rows] == [True, False]
     assert allowed(rows, "/p") is False
     assert allowed(rows, "/p2") is None
@@ -313,7 +313,7 @@ def test_no_bytes_raise_and_every_answer_is_a_row(body, header):
         *parts,
         aipref.parse_robots(file),
         tdmrep.parse_headers(page_answer),
-        tdmrep.parse_meta(page_answer, read_declarations.meta),
+        tdmrep.parse_meta(page_answer, read_declarations.elements),
     )
     assert verdicts(rows, [page])["source_uri"].to_list() == [page]
 
@@ -379,7 +379,9 @@ def test_thousands_of_agents_and_stars_take_no_long_time():
     many_agents = b"".join(b"User-agent: a%d\n" % n for n in range(15_000)) + b"Content-Usage: / train-ai=n\nAllow: /\n" * 5_000
     stars = b"User-agent: GPTBot\nDisallow: /" + b"*a" * 200_000
     begun = process_time()
-    for body in (many_agents, stars, b"User-agent: GPTBot\n" * 25_000):
+    blanks = b"User-agent: GPTBot" + b" " * 400_000 + b"x\n"
+    values = b"User-agent: GPTBot\nDisallow: " + b"/ " * 200_000 + b"\nDisallow:" + b"\t" * 50_000 + b"/"
+    for body in (many_agents, stars, b"User-agent: GPTBot\n" * 25_000, blanks, values):
         allowed(robots_rows(body), "/" + "a" * 2_000)
     assert process_time() - begun < 10
 

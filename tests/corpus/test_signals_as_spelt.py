@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from protego import Protego
 from test_signals import AGENTS, SITE, allowed, answer, frame, robots_rows, rsl_rows, tdm_rows
 
-from provenance.corpus.rights.signals import aitxt, html, noai, robots, tdmrep
+from provenance.core.settings import Settings
+from provenance.corpus.rights.signals import aipref, aitxt, html, noai, robots, rsl, tdmrep
 from provenance.corpus.rights.signals.verdicts import verdicts
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -182,6 +183,104 @@ def test_values_that_are_no_path_reserve_what_they_may_mean_and_are_told(value, 
     assert any(problems(rows)[0] in reason for reason in because)
 
 
+@pytest.mark.parametrize("value", [
+    "/ ; all pages", "/;", "/,", "/ (all pages)", "/ -- everything", "/ <!-- all -->", "(/)", "[/]", "^/", "^/.*", ".*", "./*",
+    "*.*", "/ everything", "* (all)", "/!", "</>",
+])  # fmt: skip
+def test_what_stands_around_a_path_does_not_hide_the_whole_site(value):
+    rows = robots_rows(f"User-agent: GPTBot\nDisallow: {value}\n")
+    assert allowed(rows, "/x") is False
+    assert problems(rows)
+    assert allowed(robots_rows(f"User-agent: GPTBot\nAllow: {value}\n"), "/x") is None
+
+
+@pytest.mark.parametrize(("value", "path", "expected"), [
+    ("/private (all)", "/private/x", False), ("/private ; x", "/private", False), ("/my files", "/my", None),
+    ("/.*", "/x", None),
+])  # fmt: skip
+def test_a_path_with_a_blank_or_a_pattern_of_another_kind_is_told(value, path, expected):
+    rows = robots_rows(f"User-agent: GPTBot\nDisallow: {value}\n")
+    assert allowed(rows, path) is expected
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("value", ["/$", "//", "/.", "/*?", "/-/", "/*.pdf$", "/a.b", "/~x", "*/x"])
+def test_patterns_of_the_standard_have_no_problem(value):
+    assert not problems(robots_rows(f"User-agent: GPTBot\nDisallow: {value}\n"))
+
+
+@pytest.mark.parametrize("text", [
+    r"User-agent: GPTBot\nDisallow: /\n", r"User-agent: GPTBot # us\r\nDisallow: /",
+    "User-agent: GPTBot<br>\nDisallow: /<br>",
+    "<pre>User-agent: GPTBot\nDisallow: /</pre>", "User-agent: *Disallow: /adminUser-agent: GPTBotDisallow: /",
+    "User-agent:GPTBotDisallow:/", "User-agent: GPTBot" + " " * 50_000 + "Disallow: /",
+])  # fmt: skip
+def test_rules_whose_lines_lost_their_ends_are_read_and_told(text):
+    rows = robots_rows(text)
+    assert allowed(rows, "/x") is False
+    assert problems(rows)
+    assert allowed(robots_rows(text.replace("Disallow: /", "Allow: /").replace("Disallow:/", "Allow:/")), "/x") is not True
+
+
+@pytest.mark.parametrize("code", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_file_in_wide_letters_without_a_mark_is_read_and_told(code):
+    rows = robots.parse(answer("/robots.txt", "User-agent: GPTBot\nDisallow: /\n".encode(code)), agents=AGENTS)
+    assert allowed(rows, "/x") is False
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("agent", ["GPTB\u043et", "\u0421\u0421Bot", "GPT\u0392ot", "\u042f\u043d\u0434\u0435\u043a\u0441"])
+def test_an_agent_in_letters_that_no_agent_has_is_told(agent):
+    assert problems(robots_rows(f"User-agent: {agent}\nDisallow: /\n"))
+
+
+def test_agents_with_a_plus_between_them_are_read():
+    assert allowed(robots_rows("User-agent: Bingbot+GPTBot\nDisallow: /\n"), "/x") is False
+
+
+@pytest.mark.parametrize("agent", [
+    "img2dataset", "Ai2Bot-Dolma", "omgilibot", "Kangaroo Bot", "FacebookBot", "laion-huggingface-processor", "Timpibot/0.8",
+    "meta-externalagent/1.1", "SBIntuitionsBot", "webzio-extended", "DeepSeekBot", "Claude-Web",
+])  # fmt: skip
+def test_agents_that_are_known_to_collect_for_models_are_in_the_settings(agent):
+    rows = robots.parse(answer("/robots.txt", f"User-agent: {agent}\nDisallow: /\n"), agents=Settings().signals.agents)
+    assert allowed(rows, "/x") is False
+
+
+@pytest.mark.parametrize(("rule", "expected"), [
+    ("Content-Signal: ai_train=no", False), ("Content-Signal: search=yes, aitrain=no", False),
+    ("Content-Signal: ai-training=no", False), ("Content-Signal: ai-training=yes", None), ("Content-Usage: train_ai=n", False),
+    ("Content-Usage: ai-training=n", False), ("Content-Usage: search=y; train-ai=n", False),
+    ("Content-Usage: search=y; train-ai=y", None), ("Content-Usage: llm=n", False),
+    ("Content-Signal: machine-learning=no", False),
+])  # fmt: skip
+def test_labels_that_no_draft_has_reserve_permit_nothing_and_are_told(rule, expected):
+    rows = robots_rows(f"User-agent: *\n{rule}\n")
+    assert allowed(rows, "/x") is expected
+    assert problems(rows)
+    page = answer("/p", about=f"{SITE}/p", **{rule.split(":")[0].lower().replace("-", "_"): rule.split(": ")[1]})
+    assert allowed(aipref.parse(page), "/p") is expected
+
+
+@pytest.mark.parametrize("rule", ["Content-Usage: train-ai=n", "Content-Signal: search=yes, ai-train=no"])
+@pytest.mark.parametrize("agent", ["GPTBot", "Googlebot", "GPTBot\nUser-agent: CCBot"])
+def test_a_reservation_of_training_in_a_named_group_counts_and_a_permission_does_not(rule, agent):
+    """`User-agent: GPTBot`, `Content-Signal: ai-train=no` was silence."""
+    rows = robots_rows(f"User-agent: {agent}\n{rule}\n")
+    assert allowed(rows, "/x") is False
+    permits = rule.replace("=no", "=yes").replace("=n", "=y") if "Usage" in rule else rule.replace("=no", "=yes")
+    assert allowed(robots_rows(f"User-agent: {agent}\n{permits}\n"), "/x") is None
+    both = f"User-agent: *\n{permits}\n\nUser-agent: {agent}\n{rule}\n"
+    assert allowed(robots_rows(both), "/x") is False
+    assert allowed(robots_rows(f"User-agent: ProvenanceSignals\n{permits}\n\n{both}"), "/x") is True
+
+
+def test_a_content_signal_of_a_page_reserves_and_permits_nothing():
+    """Servers add it by themselves; a permission would go before the reservation in the site's robots.txt."""
+    for value, expected in (("ai-train=no", False), ("ai-train=yes, search=yes", None)):
+        assert allowed(aipref.parse(answer("/p", about=f"{SITE}/p", content_signal=value)), "/p") is expected
+
+
 def test_rules_on_training_of_the_draft_are_read():
     rows = robots_rows("User-agent: *\nDisallowAITraining: /\nAllowAITraining: /free/\n")
     assert (allowed(rows, "/x"), allowed(rows, "/free/x"), allowed(rows, "/x", use="crawl")) == (False, True, None)
@@ -222,6 +321,42 @@ def test_ai_txt_reserves_or_tells(text, expected):
     assert not problems(aitxt.parse(answer("/ai.txt", "# Spawning\nUser-Agent: *\nDisallow: *.png\n\nAllow: *.txt\n")))
 
 
+@pytest.mark.parametrize(("value", "expected"), [
+    ("*.png, *.jpg", False), ("*.png *.jpg", False), ("*.{jpg,png}", False), ("*.PNG", False), ("png", False),
+    ('"*.png"', False),
+    ("all", False), ("*/*", False), ("images", None), ("image/*", False), (".png", False), ("*.txt, *.pdf", None),
+])  # fmt: skip
+def test_values_of_ai_txt_are_read_as_people_write_them(value, expected):
+    rows = aitxt.parse(answer("/ai.txt", f"User-Agent: *\nDisallow: {value}\n"), agents=AGENTS)
+    assert allowed(rows, "/a.png") is expected
+    assert expected is False or problems(rows)
+
+
+@pytest.mark.parametrize("agent", ["SpawningBot", "Googlebot", "My-Collector"])
+def test_ai_txt_is_about_training_whomever_it_names(agent):
+    """`User-Agent: SpawningBot` was silence."""
+    assert allowed(aitxt.parse(answer("/ai.txt", f"User-Agent: {agent}\nDisallow: /\n"), agents=AGENTS), "/a.png") is False
+    assert allowed(aitxt.parse(answer("/ai.txt", f"User-Agent: {agent}\nAllow: /\n"), agents=AGENTS), "/a.png") is None
+
+
+@pytest.mark.parametrize(("rules", "expected", "told"), [
+    ('[{"location": "http://h.org/", "tdm-reservation": 1}]', False, False),
+    ('[{"location": "HTTPS://H.ORG/x", "tdm-reservation": 1}]', False, False),
+    ('[{"location": "/", "tdm-reservation": 1, "tdm-reservation": 0}]', False, True),
+    ('[{"location": "/", "tdm-reservation": 0, "tdm-reservation": 1}]', False, True),
+    ('[{"location": ["/a", "/x"], "tdm-reservation": 1}]', False, True),
+    ('[{"location": "^/", "tdm-reservation": 1}]', False, True),
+    ('[{"location": "/*, /b", "tdm-reservation": 1}]', False, True),
+    ('[{"location": "h.org", "tdm-reservation": 1}]', None, True),
+    ('[{"location": "all", "tdm-reservation": 0}]', None, True), ('[{"location": "/", "tdm-reservation": 0}]', True, False),
+    ('[{"location": "https://other.org/", "tdm-reservation": 1}]', None, True),
+])  # fmt: skip
+def test_places_of_tdmrep_are_read_as_people_write_them(rules, expected, told):
+    rows = tdm_rows(rules)
+    assert allowed(rows, "/x") is expected
+    assert bool(problems(rows)) is told
+
+
 @pytest.mark.parametrize(("licence", "expected", "told"), [
     ("<prohibits>ai-training</prohibits>", False, True), ("<prohibits>ai_train</prohibits>", False, True),
     ("<prohibits>training</prohibits>", False, True), ("<prohibits>machine-learning</prohibits>", False, True),
@@ -239,6 +374,30 @@ def test_words_that_rsl_does_not_define_permit_nothing_and_are_told(licence, exp
     assert bool(problems(rows)) is told
 
 
+@pytest.mark.parametrize(("content", "expected"), [
+    ('<content url="all">{}</content>', False), ('<content url="/a, /x">{}</content>', False),
+    ('<Content Url="/">{}</Content>', False),
+    ('<contents url="/">{}</contents>', False), ('<content url="h.org">{}</content>', None), ("{}", None),
+    ('<content url="/ (all)">{}</content>', False),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["license", "licence", "License"])
+def test_elements_and_places_of_rsl_are_read_as_people_write_them(content, expected, name):
+    """`<licence>`, and an address that is no path, were silence."""
+    body = '<rsl xmlns="https://rslstandard.org/rsl">' + content.format(f"<{name}><{{}}>ai-train</{{}}></{name}>") + "</rsl>"
+    rows = rsl.parse(answer("/l.xml", body.format("prohibits", "prohibits")))
+    assert allowed(rows, "/x") is expected
+    assert problems(rows)
+    assert allowed(rsl.parse(answer("/l.xml", body.format("permits", "permits"))), "/x") is None
+
+
+@pytest.mark.parametrize("line", [
+    "License: /l.xml", "Licence: /l.xml", "Licenses: /l.xml", 'License: "/l.xml"', "License: </l.xml>",
+    "License: /l.xml, /m.xml",
+])  # fmt: skip
+def test_a_licence_is_linked_in_any_spelling(line):
+    assert rsl.linked(answer("/robots.txt", line))[0] == f"{SITE}/l.xml"
+
+
 # pages
 
 
@@ -249,7 +408,7 @@ def page_rows(body="", **headers):
         noai.parse_headers(page, agents=AGENTS)
         + noai.parse_meta(page, declarations.elements, agents=AGENTS)
         + tdmrep.parse_headers(page)
-        + tdmrep.parse_meta(page, declarations.meta)
+        + tdmrep.parse_meta(page, declarations.elements)
     )
 
 
@@ -347,6 +506,65 @@ def test_other_meta_elements_have_no_problem(element):
     rows = page_rows(f"<html><head>{element}</head><body>x</body></html>".encode())
     assert not problems(rows)
     assert allowed(rows, "/p") is not False
+
+
+@pytest.mark.parametrize("value", [
+    "nogenai", "no-gpt", "nollms", "noaiart", "noaiimages", "noaibots", "NOAI.", "[noai]", "no\u200bai", "noai\u200b",
+    "no machine learning",
+])  # fmt: skip
+def test_refusals_are_read_by_their_parts(value):
+    for rows in (
+        page_rows(x_robots_tag=value.encode("latin-1", "ignore").decode()),
+        page_rows(f'<meta name="robots" content="{value}">'.encode()),
+    ):
+        assert allowed(rows, "/p") is False
+
+
+@pytest.mark.parametrize("name", ["x_robots", "x_robot_tag", "x_robots_tags", "robots", "robots_tag"])
+def test_headers_that_are_meant_for_robots_reserve_and_are_told(name):
+    rows = page_rows(**{name: "noindex, noai"})
+    assert allowed(rows, "/p") is False
+    assert problems(rows)
+
+
+@pytest.mark.parametrize("value", ["GPTBot: none", "CCBot: disallow", "tdm-reservation: 1", "GPTBot: noarchive"])
+def test_what_closes_a_page_to_a_collector_for_models_is_told(value):
+    assert problems(page_rows(x_robots_tag=value))
+    assert allowed(page_rows(x_robots_tag=value), "/p") is None
+
+
+@pytest.mark.parametrize("first", "01")
+@pytest.mark.parametrize("name", ["tdm-reservation", "tdm_reservation"])
+def test_of_two_reservations_of_a_page_the_stricter_counts(first, name):
+    """Of two meta elements the first was read alone."""
+    second = "1" if first == "0" else "0"
+    elements = f'<meta name="tdm-reservation" content="{first}"><meta name="{name}" content="{second}">'
+    assert allowed(page_rows(f"<html><head>{elements}</head></html>"), "/p") is (
+        False if name[3] == "-" or second == "1" or first == "1" else None
+    )
+
+
+@pytest.mark.parametrize(("element", "expected"), [
+    ('<meta name="robots" contents="noai">', False), ('<meta name="robots" data-content="noai">', False),
+    ('<meta robots="noai">', None), ('<meta name="noai, noimageai">', False),
+    ('<meta name="tdm-reservation" value="1">', False),
+    ('<meta name="tdm" content="1">', False), ('<meta name="tdm-reserved" content="1">', False),
+    ('<meta name="tdmrep" content="0">', None),
+    ('<meta name="dcterms.rights" content="All rights, text and data mining too">', None),
+    ('<meta name="copyright" content="Not for machine learning">', None),
+])  # fmt: skip
+def test_misspelt_attributes_and_names_reserve_or_are_told(element, expected):
+    rows = page_rows(f"<html><head>{element}</head><body>x</body></html>")
+    assert allowed(rows, "/p") is expected
+    assert problems(rows) or expected is False
+
+
+def test_headers_nearly_of_tdmrep_reserve_and_are_told():
+    for name in ("x_tdm_reservation", "tdm_reservations", "tdm_reserved"):
+        rows = page_rows(**{name: "1"})
+        assert allowed(rows, "/p") is False
+        assert problems(rows)
+        assert allowed(page_rows(**{name: "0"}), "/p") is None
 
 
 def test_misspelt_names_permit_nothing_and_are_told():

@@ -67,7 +67,14 @@ SPELLINGS = {
         git+https://github.com/o/r@refs/tags/v1.2#subdirectory=a&egg=r git@github.com:O/r.git@v1.2 git://github.com/o/r.git#v1.2
         git+https://github.com/o/r.git#v1.2 github:o/r#v1.2 https://github.com/o/r.git@v1.2 pkg:github/o/r.git@v1.2
         https://codeload.github.com/o/r/tar.gz/v1.2 https://codeload.github.com/o/r/legacy.zip/refs/tags/v1.2
+        https://github.com/o/r/tarball/v1.2 https://github.com/o/r/zipball/refs/tags/v1.2 scm:git:https://github.com/o/r.git@v1.2
         https://api.github.com/repos/o/r/tarball/v1.2 https://api.github.com/repos/O/r/zipball/refs/tags/v1.2""",
+    "pkg:github/o/r@feature/x": """https://github.com/o/r/archive/refs/heads/feature/x.zip git+https://github.com/o/r.git@feature/x
+        https://github.com/o/r/archive/feature/x.tar.gz https://codeload.github.com/o/r/zip/refs/heads/feature/x
+        pkg:github/o/r@feature%2Fx https://github.com/o/r/tarball/feature/x""",
+    "pkg:npm/%40scope/name@1.0": "pkg:NPM/@scope/name@1.0 pkg:npm/@Scope/name@1.0 pkg:npm/%40Scope/name@1.0",
+    "pkg:github/o/r@v1#a.py": "https://raw.githubusercontent.com/o/r/refs/tags/v1/a.py https://github.com/o/r/blob/v1/a.py",
+    "pkg:docker/nginx@1.27": "pkg:docker/library/nginx@1.27 pkg:Docker/Library/Nginx@1.27",
     "pkg:github/o/r@v2#a/b.py": """https://api.github.com/repos/o/r/contents/a/b.py?ref=v2
         https://github.com/o/r/blob/v2/a/b.py""",
     "pkg:gitlab/g/r": """https://gitlab.com/g/r https://gitlab.com/G/R/ https://gitlab.com/g/r.git git@gitlab.com:g/r.git
@@ -77,7 +84,7 @@ SPELLINGS = {
         https://gitlab.com/g/s/r/-/tree/refs/tags/v1 gitlab:g/s/r#v1""",
     "pkg:bitbucket/o/r@v1": """https://bitbucket.org/o/r/src/v1 https://bitbucket.org/o/r/get/v1.zip
         git+https://bitbucket.org/o/r.git@v1 pkg:bitbucket/O/r.git@v1 bitbucket:o/r#v1""",
-    "pkg:pypi/x@1": "pkg:pypi/x@1.0 pkg:pypi/X@1.0.0 pkg:pypi/x@v1.0 https://pypi.org/project/x/1.0.0/ pkg:pypi/x@1.0.0.0",
+    "pkg:pypi/x@1": "pkg:pypi/x@1.0 pkg:pypi/X@1.0.0 pkg:pypi/x@v1.0 https://pypi.org/project/x/1.0.0/ pkg:pypi/x@1.0.0.0 https://pypi.python.org/pypi/x/1.0",
     "pkg:pypi/x@1.10": "pkg:pypi/x@1.10.0 https://pypi.org/pypi/x/1.10/json",
     "pkg:docker/a/b@sha256:00ffab": "pkg:docker/A/b@sha256:00FFab pkg:docker/a/b@SHA256%3A00FFAB",
     "pkg:gitlab/o/sub/r@v1#a.py": """https://gitlab.com/o/sub/r/-/blob/v1/a.py
@@ -96,7 +103,9 @@ SPELLINGS = {
     "pkg:npm/foo@1.0%2Bbuild?a=1&b=2": "pkg:npm/foo@1.0+build?b=2&a=1 pkg:npm/foo@1.0%2bbuild?A=1&B=2&c=",
     "pkg:github/pallets/flask": """https://github.com/pallets/flask https://github.com/Pallets/Flask/
         git@github.com:pallets/flask.git
-        git://github.com/pallets/flask.git ssh://git@github.com:22/Pallets/flask.git git+ssh://git@github.com/pallets/flask.git
+        git://github.com/pallets/flask.git ssh://github.com/pallets/flask.git scm:git:git@github.com:pallets/flask.git
+        scm:git:https://github.com/pallets/flask.git SCM:git:git://github.com/pallets/flask.git
+        ssh://git@github.com:22/Pallets/flask.git git+ssh://git@github.com/pallets/flask.git
         git+https://github.com/pallets/flask.git https://github.com/pallets/flask.git ssh://git@github.com/pallets/flask.git""",
     "wikipedia:en:Alan_Turing": """https://en.wikipedia.org/wiki/Alan_Turing http://en.m.wikipedia.org/wiki/alan_Turing#Life
         https://en.wikipedia.org/wiki/Alan%20Turing https://en.wikipedia.org/w/index.php?title=Alan+Turing""",
@@ -138,6 +147,7 @@ APART = (
     ("https://doi.org/10.1000/1#a", "https://doi.org/10.1000/1#b"),  # a name that somebody forgot to encode
     ("isbn:9780471117094", "isbn:9780471117100"),
     ("pkg:pypi/flask@3.0.0", "pkg:pypi/flask@3.0.1"), ("pkg:pypi/x@1.1", "pkg:pypi/x@1.10"), ("pkg:pypi/x@1", "pkg:pypi/x@10"),
+    ("pkg:docker/library/a@1?repository_url=ghcr.io", "pkg:docker/a@1?repository_url=ghcr.io"), ("scm:svn:https://h.org/r", "scm:git:https://h.org/r"),
     ("pkg:docker/a@Latest", "pkg:docker/a@latest"), ("pkg:npm/x@1.0", "pkg:npm/x@1.0.0"),
     ("git+https://github.com/o/r.git@v1", "git+https://github.com/o/r.git@v2"), ("https://gitlab.com/g/r", "https://gitlab.com/g/s/r"),
     ("https://gitlab.com/g/r/-/issues/4", "https://gitlab.com/g/r/-/issues/5"), ("https://gitlab.com/g/r/issues/4", "https://gitlab.com/g/r"),

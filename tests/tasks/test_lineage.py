@@ -15,11 +15,13 @@ from samples import corpus_frames, create_database, deliver, enter, settings_of
 from servers import Webhook, listening
 from stages import SMALL, STAGES, night, run
 
+from provenance.core.settings import Settings
 from provenance.core.stages import BY_NAME
 from provenance.core.store import Store, sha256
+from provenance.corpus.shards import corpus_in_force
 from tasks import lineage
 from tasks.lineage.events import RightsDatasetFacet
-from tasks.lineage.io import COLUMNS, DATASETS
+from tasks.lineage.io import COLUMNS, DATASETS, StageRun, flow
 from tasks.settings import load
 
 TASKS = ("corpus.ingest", *STAGES, "settlement.publish", "settlement.reconcile")
@@ -97,6 +99,23 @@ def facets_of(recorded, task_id):
 def test_every_dataset_of_the_table_is_known_and_every_known_one_used():
     used = {name for stage in BY_NAME.values() for name in (*stage.reads, *stage.writes)}
     assert used == set(DATASETS)
+
+
+def test_an_ingest_tells_of_all_that_it_reads_and_of_the_signals_in_the_files(recorded):
+    """Reservations in files were recorded by an ingest, and its lineage did not tell."""
+    store = recorded.store
+    ingest = StageRun(Settings(), store, {}, corpus_in_force(store).digest)
+    assert [dataset.name for dataset in flow("corpus.ingest", ingest)[1]] == ["frozen/corpus"]
+    keys = ("rights/signals/20261120T101500000000Z-ab.parquet", "corpus/decisions.parquet")
+    for key in keys:
+        store.write(key, b"x")
+    try:
+        read, written = flow("corpus.ingest", ingest)
+    finally:
+        for key in keys:
+            store.remove(key)
+    assert "corpus/decisions.parquet" in {dataset.name for dataset in read}
+    assert [dataset.name for dataset in written] == ["frozen/corpus", "rights/signals"]
 
 
 def test_every_stage_of_a_night_begins_and_ends(recorded):

@@ -62,7 +62,7 @@ def _types(inventory: Inventory, facts: Facts) -> list[str]:
     """What a data point of each modality is, with the provider's description where there is one."""
     described = {str(modality): text for modality, text in facts.model.content.items()}
     return [
-        f"{modality}, counted in {counts.UNITS.get(modality, 'units of its own')}" + (f": {text}" if text else "")
+        f"{modality}, counted in {counts.UNITS.get(modality, counts.OTHER_UNITS)}" + (f": {text}" if text else "")
         for modality in inventory.sizes["modality"]
         for text in (described.get(modality),)
     ]

@@ -131,7 +131,10 @@ def _records(context: mlc.Context) -> mlc.RecordSet:
 
 
 def _summary(inventory: Inventory, listed_files: int, files: int) -> str:
-    sizes = ", ".join(f"{words:,} {counts.UNITS[m]} of {m}" for m, _, _, words in inventory.sizes.iter_rows())
+    sizes = ", ".join(
+        f"{words:,} {counts.UNITS[m]} of {m}" if m in counts.UNITS else f"{examples:,} {counts.OTHER_UNITS} of {m}"
+        for m, _, examples, words in inventory.sizes.iter_rows()
+    )
     works = f"{inventory.works.height:,} works, {inventory.works['examples'].sum():,} examples: {sizes}."
     licences = inventory.works["licence"].n_unique()
     notes = [f"Of {files:,} files with examples the first {listed_files:,} are listed."] if listed_files < files else []

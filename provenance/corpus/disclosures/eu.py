@@ -95,6 +95,9 @@ def _sizes(inventory: Inventory) -> Table:
     if "music" in sizes:
         row = sizes["music"]
         rows.append(("Other: music as notes", f"{row['words']:,} events", row["words"], "events", row["works"]))
+    for modality in sorted(sizes.keys() - counts.UNITS.keys()):
+        row = sizes[modality]
+        rows.append((f"Other: {modality}", f"{row['examples']:,} examples", row["examples"], "examples", row["works"]))
     note = "Words are counted as the corpus is cut, not as the model's tokenizer does; code counts as text."
     return Table("Modality and training data size", ("Modality", "Size", "Counted", "Unit", "Works"), tuple(rows), note)
 

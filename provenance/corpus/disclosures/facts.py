@@ -13,6 +13,7 @@ from provenance.core.toml import read_toml, validated
 
 Text = Annotated[str, Field(min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
+Modality = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Kind = Literal["public", "licensed", "private", "crawled", "user", "synthetic", "other"]
 # Kinds of sources, in the order of the European Union's form.
 KINDS: tuple[Kind, ...] = ("public", "licensed", "private", "crawled", "user", "synthetic", "other")
@@ -41,7 +42,7 @@ class Model(_Part):
 
     Attributes:
         dependencies: the models it was made from, with their own summaries; `none` is an answer, too.
-        content: description of the content by modality (text, code, image, music).
+        content: description of the content by modality (text, code, image, music, or another word of the corpus).
         continuous: whether training continues on newer data.
         released_on: day of the release to consumers in the United States.
         collected_until: the latest date of collection, MM/YYYY, if examples have none.
@@ -55,7 +56,7 @@ class Model(_Part):
     knowledge_cutoff: Text | None = None
     collected_until: Annotated[str, Field(pattern=r"^(0[1-9]|1[0-2])/\d{4}$")] | None = None
     continuous: Flag | None = None
-    content: dict[Literal["text", "code", "image", "music"], Text] = {}
+    content: dict[Modality, Text] = {}
     languages: Text | None = None
     characteristics: Text | None = None
     purposes: Text | None = None

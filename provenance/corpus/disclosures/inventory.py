@@ -34,6 +34,8 @@ _WORDS = tuple(CLASS_WORDS.values())
 NOT_ASSIGNED = "(not assigned)"
 NO_LICENCE = "(none can be read)"
 UNITS = {"text": "words", "code": "words", "image": "images", "music": "events"}
+# A modality may be any word; only its adapter can count more than its examples.
+OTHER_UNITS = "examples"
 # Terms that certainly mean the public domain; doubtful ones are not listed.
 PUBLIC_DOMAIN = ("CC0-1.0", "CC-PDDC", "CC-PDM-1.0", "PDDL-1.0")
 # Rows of a table of licences or places.
@@ -214,7 +216,9 @@ def by_holder(inventory: Inventory) -> Table:
 
 def by_modality(inventory: Inventory) -> Table:
     """Sizes by modality."""
-    rows = tuple((m, UNITS[m], works, examples, words) for m, works, examples, words in inventory.sizes.iter_rows())
+    rows = tuple(
+        (m, UNITS.get(m, OTHER_UNITS), works, examples, words) for m, works, examples, words in inventory.sizes.iter_rows()
+    )
     return Table("Size by modality", ("Modality", "Counted as", "Works", "Examples", "Words, patches or events"), rows)
 
 

@@ -1,6 +1,7 @@
 """ISCC codes of contents (ISO 24138), so that an opt-out of a work finds its re-encoded copies.
 
     frozen/codes/<version>/<SHA-256 of a shard>.parquet     `content_sha256, unit, code`: the codes of its contents
+    frozen/read/<version>/<SHA-256 of a shard>.json         its files were read for signals, by this version of the reader
 
 A code is an ISCC content unit of 256 bits: of pixels for images, of letters for text and code. Other contents have the data
 unit, of their bytes. Of two contents of one unit, fewer different bits mean more alike; unrelated ones differ in about half.
@@ -27,6 +28,8 @@ from provenance.corpus.rights.signals import embedded
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
 FOLDER = "frozen/codes/1"
+# Raised with what `signals.embedded` reads, so that an ingest reads the files of known shards again.
+READ = "frozen/read/2"
 BITS = 256
 # Contents of one unit with at most so many different bits are copies.
 ALIKE = 16
@@ -45,8 +48,13 @@ def codes_key(part: Part) -> str:
     return f"{FOLDER}/{part.sha256}.parquet"
 
 
+def read_key(part: Part) -> str:
+    """The key of the mark that a shard's files were read for signals."""
+    return f"{READ}/{part.sha256}.json"
+
+
 def code_missing(where: Where, corpus: FrozenCorpus, now: datetime) -> int:
-    """Make the codes of the shards that have none, on the workers, and record the signals in their files.
+    """Make the codes of the shards that have none, on the workers, and record the signals in files that were not read yet.
 
     Args:
         now: recorded time of the signals.
@@ -54,8 +62,8 @@ def code_missing(where: Where, corpus: FrozenCorpus, now: datetime) -> int:
     Returns:
         The number of signals recorded.
     """
-    present = set(where.store.list(FOLDER))
-    missing = [part for part in corpus.shards if codes_key(part) not in present]
+    present = {*where.store.list(FOLDER), *where.store.list(READ)}
+    missing = [part for part in corpus.shards if not {codes_key(part), read_key(part)} <= present]
     return sum(where.workers.map(_read_shard, (where.store, now), missing, what="codes of contents")) if missing else 0
 
 
@@ -117,15 +125,17 @@ def same_contents(codes: pl.DataFrame, originals: pl.DataFrame) -> dict[str, str
 def _read_shard(shared: tuple[Store, datetime], part: Part) -> int:
     store, now = shared
     frame = read_part(store, part.sha256, "content", "modality", "content_sha256").unique("content_sha256", maintain_order=True)
-    signals, codes = [], []
-    for content, modality, sha in frame.iter_rows():
-        signals += embedded.parse(content, sha, now=now)
-        if (code := code_of(content, modality)) is not None:
-            codes.append((sha, *code))
+    if not store.exists(codes_key(part)):
+        coded = ((sha, code_of(content, modality)) for content, modality, sha in frame.iter_rows())
+        codes = [(sha, *code) for sha, code in coded if code is not None]
+        store.write_table(codes_key(part), pl.DataFrame(codes, schema=SCHEMA, orient="row"))
+    if store.exists(read_key(part)):
+        return 0
+    signals = [fields for content, _, sha in frame.iter_rows() for fields in embedded.parse(content, sha, now=now)]
     if signals:
         records.append(store, SIGNALS, pl.DataFrame(signals, schema=SIGNALS.schema), now=now)
     # Last, so that a shard is read again if its signals were not recorded.
-    store.write_table(codes_key(part), pl.DataFrame(codes, schema=SCHEMA, orient="row"))
+    store.write(read_key(part), b"{}\n")
     return len(signals)
 
 

@@ -70,6 +70,8 @@ def id_of(address: str, ids: Mapping[str, str]) -> str | None:
     """
     place = re.sub(r"^(?:https?:)?//", "", address.strip("<>").rstrip(".,;"), flags=re.IGNORECASE)
     place = re.sub(r"^www\.", "", place, flags=re.IGNORECASE)
+    if ".." in re.split(r"[/?#]", place):
+        return None  # it leads elsewhere
     for pattern, named in _PATTERNS:
         if match := pattern.fullmatch(place):
             candidates = (named,) if isinstance(named, str) else named(match)

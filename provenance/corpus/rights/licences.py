@@ -104,8 +104,9 @@ def classify(licence: str, policy: RightsPolicy) -> LicenceTerms:
         expression, left_out = spdx.parse_choices(licence)
     except spdx.Unreadable as error:
         return _of_words(licence, str(error), policy)
-    references = [key for key in map(str, spdx.licences(expression)) if spdx.REFERENCE.fullmatch(key)]
-    if reserved := _reservation([*left_out, *(key for key in references if key not in policy.references)], policy):
+    references = [key for key in spdx.names(expression) if spdx.REFERENCE.fullmatch(key)]
+    known = policy.references.keys() | policy.exceptions.keys()
+    if reserved := _reservation([*left_out, *(key for key in references if key not in known)], policy):
         return reserved
     licence_class, because = _of_expression(expression, policy)
     unread = f"; of the choice {', '.join(map(repr, left_out))} cannot be read" if left_out else ""
@@ -235,7 +236,10 @@ def _reservation(branches: Iterable[str], policy: RightsPolicy) -> LicenceTerms 
     """The terms that hold if any branch without a known licence forbids, or may forbid, training; None: none does."""
     doubt = None
     for branch in branches:
-        plain = " ".join(re.sub(r"[\s_-]+", " ", branch.removeprefix("LicenseRef-")).split())
+        name = re.sub(r"^(DocumentRef-[\w.-]+:)?(LicenseRef|AdditionRef)-", "", branch)
+        # `NoMachineLearning` is three words, `NoAI` two.
+        apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+        plain = " ".join(re.sub(r"[\s_-]+", " ", apart).split())
         if any(words.licence_class == FORBIDDEN and (words.match(branch) or words.match(plain)) for words in policy.words):
             because = f"{_short(branch)!r} is {FORBIDDEN} by the policy's words, whatever else may be chosen"
             return LicenceTerms(None, FORBIDDEN, because)

@@ -213,12 +213,12 @@ def parts(expression: Any) -> tuple[str, tuple[Any, ...]]:
     return ("OR" if isinstance(expression, licensing().OR) else "AND"), tuple(expression.args)
 
 
-def licences(expression: Any) -> list[Any]:
-    """The licences of an expression, without exceptions."""
+def names(expression: Any) -> list[str]:
+    """The licences and exceptions of an expression."""
     operator, terms = parts(expression)
     if operator in {"", "WITH"}:
-        return [terms[0]]
-    return [licence for term in terms for licence in licences(term)]
+        return [term.key for term in terms]
+    return [name for term in terms for name in names(term)]
 
 
 def _check(symbol: Any, addresses: Mapping[str, str]) -> None:

@@ -186,7 +186,7 @@ class _Collection:
         """The rows of one page, from its headers and its head."""
         answer = await self.ask(client, page, page, page=True)
         declarations = html.read_declarations(answer)
-        rows = aipref.parse(answer) + tdmrep.parse_headers(answer) + tdmrep.parse_meta(answer, declarations.meta)
+        rows = aipref.parse(answer) + tdmrep.parse_headers(answer) + tdmrep.parse_meta(answer, declarations.elements)
         if declarations.problem:
             rows.append(silence(answer, noai.KIND, problem=declarations.problem))
         rows += noai.parse_headers(answer, agents=self.signals.agents)

@@ -6,10 +6,12 @@ They go with a file wherever it is copied, so their rows are about a content, `s
   allowed, not allowed or constrained. A reservation counts whoever signed it, that of an ingredient, too. A permission counts
   only if the file is as it was signed, by somebody whom the reader trusts.
 - PLUS, `plus:DataMining` (IPTC photo metadata 2023.1), with the values of PLUS's vocabulary.
-- TDMRep, `tdm:reservation` and `tdm:policy`, as PDF files have them.
+- TDMRep, `tdm:reservation` and `tdm:policy`, as PDF files have them, and the package of an EPUB.
 
-`c2pa` reads Content Credentials, without asking the network. XMP is found by Pillow in images, and in other files by its own
-marks, as its standard (part 3) describes for readers that do not know a format.
+`c2pa` reads Content Credentials, without asking the network. XMP is found by Pillow in images, and in every file by its own
+marks, as its standard (part 3) describes for readers that do not know a format; in UTF-16 and UTF-32, in the extension
+segments of JPEG and in compressed streams of PDF, too. In a text, XMP may be quoted: there it is a row that says nothing but
+its problem. So are fields that are nearly those above, and rights in words that speak of training.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ import io
 import json
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -48,9 +53,21 @@ PLUS: Mapping[str, tuple[str, bool | None]] = {
 }
 _PLUS_NAMESPACE = "ns.useplus.org/ldf/xmp/"
 _TDM_NAMESPACE = "w3.org/ns/tdmrep"
-_PACKET = re.compile(rb"<((?:\w+:)?(?:xmpmeta|RDF))\b.*?</\1\s*>", re.DOTALL)
-# Packets of a file, and bytes of one, that are read.
-MOST_PACKETS, LARGEST_PACKET = 20, 2**20
+_PACKET = re.compile(rb"<((?:\w{1,32}:)?(?:xmpmeta|RDF))\b")
+# Packets that are looked into: others have no field that is read. Rights in words that speak of training.
+_SPEAKS = re.compile(rb"data.?mining|tdm|train|machine.?learning|\bai\b", re.IGNORECASE)
+_OF_TRAINING = re.compile(
+    r"(?-i:\bAI\b)|\bno[- ]?(gen[- ]?)?ai\b|\btrain(ing)?\b|data.?mining|machine.?learning|\btdm\b|\bllms?\b", re.IGNORECASE
+)
+_RIGHTS = frozenset({"rights", "usageterms", "otherconstraints", "instructions", "copyright", "copyrightnotice"})
+# Bytes of a packet that are read, its begin if it does not end, and names of elements that may stay open.
+LARGEST_PACKET, LARGEST_OPEN, MOST_OPEN = 2**24, 2**16, 20
+# Streams of a PDF that are unpacked, and package files of an EPUB that are read.
+MOST_STREAMS, MOST_PACKAGES = 200, 5
+# An extension segment of JPEG: its length, then the digest and the length of the whole, and where the part begins.
+_EXTENSION = re.compile(rb"\xff\xe1(..)http://ns\.adobe\.com/xmp/extension/\0(.{32})....(....)", re.DOTALL)
+_METADATA = re.compile(rb"/Metadata\b[^\0]{0,400}?stream\r?\n")
+_WIDE = tuple("RDF".encode(code) for code in ("utf-16-le", "utf-16-be"))
 _IMAGES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -62,6 +79,9 @@ _OTHERS = {
     b"%PDF-": "application/pdf",
     b"ID3": "audio/mpeg",
     b"\xff\xfb": "audio/mpeg",
+    b"\xff\xf3": "audio/mpeg",
+    b"\xff\xf2": "audio/mpeg",
+    b"\0\0\0\x0cJXL ": "image/jxl",
     b"fLaC": "audio/flac",
     b"PK\x03\x04": "application/x-zip",
 }
@@ -91,7 +111,7 @@ def parse(content: bytes, content_sha256: str, *, now: datetime) -> list[Row]:
     place = address_of(content_sha256)
     answer = Answer(place, place, now, 200)
     kind = media_type(content)
-    return [*_credentials(answer, content, kind), *_xmp(answer, content, kind)]
+    return [*_credentials(answer, content, kind), *_xmp(answer, content, kind), *_of_book(answer, content)]
 
 
 def media_type(content: bytes) -> str:
@@ -100,7 +120,8 @@ def media_type(content: bytes) -> str:
         return _BRANDS.get(content[8:12], "video/mp4")
     if content[:4] == b"RIFF":
         return _RIFF.get(content[8:12], "")
-    if content[:1024].lstrip().startswith((b"<svg", b"<?xml")) and b"<svg" in content[:4096]:
+    begin = content[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if begin.startswith((b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")) and b"<svg" in begin and b"<html" not in begin.lower():
         return "image/svg+xml"
     return next((kind for mark, kind in {**_IMAGES, **_OTHERS}.items() if content.startswith(mark)), "")
 
@@ -117,7 +138,13 @@ def _context() -> Any:
 
 
 def _credentials(answer: Answer, content: bytes, kind: str) -> Iterator[Row]:
-    if not kind or (b"c2pa" not in content and b"provenance" not in content):
+    if b"c2pa" not in content and b"provenance" not in content:
+        return
+    if not kind:
+        if b"jumb" in content and b"c2pa" in content and not _is_text(content):
+            yield row(
+                answer, C2PA, "train", says="a manifest", problem="Content Credentials in a kind of file that is not read"
+            )
         return
     from c2pa import C2paError, Reader
 
@@ -173,7 +200,12 @@ def _entries(answer: Answer, assertion: Mapping[str, Any], state: str) -> Iterat
 
 def _xmp(answer: Answer, content: bytes, kind: str) -> Iterator[Row]:
     said: set[tuple[str, str]] = set()
-    for packet in packets(content, kind):
+    found = packets(content, kind)
+    quoted = "stands in a text, which may quote it" if found and not kind and _is_text(content) else ""
+    for packet in found:
+        if len(packet) > LARGEST_PACKET:
+            yield row(answer, IPTC, "tdm", says="XMP", problem=f"XMP of {len(packet):,} bytes, which is not read")
+            continue
         try:
             parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, recover=False)
             root = etree.fromstring(packet, parser)
@@ -185,21 +217,29 @@ def _xmp(answer: Answer, content: bytes, kind: str) -> Iterator[Row]:
         policy = next((value for space, name, value in properties if _TDM_NAMESPACE in space and name == "policy"), "")
         terms = next((value for _, name, value in properties if name in {"OtherConstraints", "WebStatement"}), "")
         for space, name, value in properties:
-            if (name, value) in said:
+            field = re.sub(r"[\W_]", "", name).lower()
+            if (field, value) in said:
                 continue
-            if _PLUS_NAMESPACE in space and name == "DataMining":
-                said.add((name, value))
-                yield _plus(answer, value, terms)
-            elif _TDM_NAMESPACE in space and name in {"reservation", "tdm-reservation"}:
-                said.add((name, value))
-                problem = "" if value in {"0", "1"} else "tdm:reservation has to be 0 or 1"
-                allowed = None if problem else value == "0"
-                yield row(
-                    answer, TDM, "tdm", says=f"XMP: tdm:reservation: {value}", allowed=allowed, terms=policy, problem=problem
-                )
+            if field == "datamining":
+                fields = _plus(answer, value, terms, _odd(space, name, _PLUS_NAMESPACE, {"DataMining"}))
+            elif field in {"reservation", "tdmreservation"} and ("tdm" in space.lower() or field != "reservation"):
+                odd = _odd(space, name, _TDM_NAMESPACE, {"reservation", "tdm-reservation"})
+                fields = _tdm(answer, f"XMP: tdm:reservation: {value}", value, policy, odd)
+            elif field in _RIGHTS and _OF_TRAINING.search(value):
+                problem = "speaks of training in words: record an opt-out of the owner if it reserves it"
+                fields = row(answer, IPTC, "tdm", says=f"XMP: {name}: {value}", problem=problem)
+            else:
+                continue
+            said.add((field, value))
+            yield fields if not quoted else fields | {"allowed": None, "problem": _joined(quoted, fields["problem"])}
 
 
-def _plus(answer: Answer, value: str, terms: str) -> Row:
+def _odd(space: str, name: str, namespace: str, names: AbstractSet[str]) -> str:
+    """The problem of a field whose name or namespace is nearly the standard's; empty: it has the standard's."""
+    return "" if namespace in space and name in names else f"{name!r} of {space!r} is no field of a standard"
+
+
+def _plus(answer: Answer, value: str, terms: str, odd: str) -> Row:
     word = value.rstrip("/").rpartition("/")[2].upper()
     use, allowed = PLUS.get(word, ("tdm", None))
     problem = "" if word in PLUS else f"{value!r} is no value of PLUS's vocabulary"
@@ -207,19 +247,104 @@ def _plus(answer: Answer, value: str, terms: str) -> Row:
         problem = f"{value!r} is no address of PLUS's vocabulary"
     if word.startswith("DMI-PROHIBITED") and word not in PLUS:
         allowed = False  # a newer value, or a misspelt one
+    allowed = None if allowed and odd else allowed
+    problem = _joined(odd, problem)
     return row(answer, IPTC, use, says=f"XMP: plus:DataMining: {value}", allowed=allowed, terms=terms, problem=problem)
 
 
+def _tdm(answer: Answer, says: str, value: str, policy: str, odd: str = "") -> Row:
+    problem = "" if value in {"0", "1"} else "tdm:reservation has to be 0 or 1"
+    allowed = None if problem or (value == "0" and odd) else value == "0"
+    return row(answer, TDM, "tdm", says=says, allowed=allowed, terms=policy, problem=_joined(odd, problem))
+
+
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _of_book(answer: Answer, content: bytes) -> Iterator[Row]:
+    """Rows of an EPUB's package: `tdm:reservation` and `tdm:policy` in its metadata (TDMRep)."""
+    if not content.startswith(b"PK\x03\x04") or b".opf" not in content:
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as book:
+            names = [name for name in book.namelist() if name.lower().endswith(".opf")][:MOST_PACKAGES]
+            packages = [book.open(name).read(LARGEST_PACKET) for name in names]
+        roots = [etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True)) for data in packages]
+    except (zipfile.BadZipFile, etree.LxmlError, OSError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
+        yield row(answer, TDM, "tdm", says="a package of an EPUB", problem=f"a package that cannot be read: {error}")
+        return
+    for root in roots:
+        elements = [element for element in root.iter("{*}meta") if isinstance(element.tag, str)]
+        stated = [
+            (re.sub(r"[\W_]", "", element.get("property") or element.get("name") or "").lower(),
+             (element.get("content") or element.text or "").strip())
+            for element in elements
+        ]  # fmt: skip
+        policy = next((value for name, value in stated if name == "tdmpolicy"), "")
+        for value in dict.fromkeys(value for name, value in stated if name == "tdmreservation"):
+            yield _tdm(answer, f"EPUB: tdm:reservation: {value}", value, policy)
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether a content is text by its bytes."""
+    if b"\0" in content:
+        return content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def packets(content: bytes, kind: str) -> list[bytes]:
-    """The XMP packets of a file, as Pillow finds them in an image or as they stand in the bytes of any other file."""
+    """The XMP packets of a file that may speak of mining: those that Pillow finds in an image, and all in the file's bytes."""
     found: dict[bytes, None] = {}
     if kind.startswith("image/") and kind != "image/svg+xml":
-        found = dict.fromkeys(_of_image(content))
-    for mark in (b"RDF", b"xmpmeta"):
-        if not found and mark in content:
-            matches = _PACKET.finditer(content) if kind else ()
-            found = dict.fromkeys(match[0] for match, _ in zip(matches, range(MOST_PACKETS), strict=False))
-    return [packet for packet in found if len(packet) <= LARGEST_PACKET]
+        for stated in _of_image(content):
+            found |= dict.fromkeys(_scanned(stated))
+    for data in _readings(content, kind):
+        if b"RDF" in data or b"xmpmeta" in data:  # nearly all files have none
+            found |= dict.fromkeys(_scanned(data))
+    return [packet for packet in found if _SPEAKS.search(packet)]
+
+
+def _scanned(data: bytes) -> Iterator[bytes]:
+    """Yield the packets of some bytes; each byte is read once, however many packets do not end."""
+    is_open: set[bytes] = set()
+    at = 0
+    while len(is_open) < MOST_OPEN and (start := _PACKET.search(data, at)):
+        at, name = start.end(), start[1]
+        if name in is_open:
+            continue
+        end = data.find(b"</" + name, at)
+        end = data.find(b">", end) + 1 if end >= 0 else 0
+        if not end:
+            is_open.add(name)
+            yield data[start.start() : start.start() + LARGEST_OPEN]
+            continue
+        at = end
+        yield data[start.start() : end]
+
+
+def _readings(content: bytes, kind: str) -> Iterator[bytes]:
+    """Yield the bytes in which packets may stand: of the file, without NULs as UTF-16 and UTF-32 have them, and unpacked."""
+    yield content
+    if any(mark in content for mark in _WIDE) or b"\0R\0\0\0D" in content:
+        yield content.replace(b"\0", b"").decode("latin-1").encode()
+    if kind == "image/jpeg":
+        parts: dict[bytes, dict[int, bytes]] = {}
+        for match in _EXTENSION.finditer(content):
+            length, digest, offset = int.from_bytes(match[1]), match[2], int.from_bytes(match[3])
+            parts.setdefault(digest, {})[offset] = content[match.end() : match.start() + 2 + length]
+        for whole in parts.values():
+            yield b"".join(whole[offset] for offset in sorted(whole))
+    if kind == "application/pdf":
+        for match, _ in zip(_METADATA.finditer(content), range(MOST_STREAMS), strict=False):
+            try:
+                yield zlib.decompressobj().decompress(content[match.end() : match.end() + LARGEST_PACKET], LARGEST_PACKET)
+            except zlib.error:
+                continue  # it is not packed, or in another way
 
 
 def _of_image(content: bytes) -> Iterable[bytes]:
@@ -231,12 +356,16 @@ def _of_image(content: bytes) -> Iterable[bytes]:
             if not info.get("xmp") and image.format == "PNG":
                 image.load()  # XMP may stand after the pixels
             stated = info.get("xmp") or info.get("XML:com.adobe.xmp") or getattr(image, "tag_v2", {}).get(700)
+            # As ImageMagick writes it: name, length, and the packet in hex.
+            raw = info.get("Raw profile type xmp")
+            if not stated and isinstance(raw, str):
+                stated = bytes.fromhex("".join(raw.split()[2:]))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return
     if isinstance(stated, str):
         stated = stated.encode()
-    if isinstance(stated, bytes) and (match := _PACKET.search(stated)):
-        yield match[0]
+    if isinstance(stated, bytes):
+        yield stated
 
 
 def _properties(root: Any) -> Iterator[tuple[str, str, str]]:
@@ -249,7 +378,9 @@ def _properties(root: Any) -> Iterator[tuple[str, str, str]]:
             if not (qualified.localname == "resource" and "rdf-syntax" in (qualified.namespace or "")):
                 yield qualified.namespace or "", qualified.localname, value.strip()
         tag = etree.QName(element)
-        resource = next((v for n, v in element.attrib.items() if etree.QName(n).localname == "resource"), "")
-        value = resource or " ".join("".join(element.itertext()).split())
+        text = " ".join("".join(element.itertext()).split())
+        within = element.iter() if not text else (element,)  # the resources of a bag
+        resources = [v for e in within for n, v in e.attrib.items() if etree.QName(n).localname == "resource"]
+        value = " ".join(resources) or text
         if value and "rdf-syntax" not in (tag.namespace or ""):
             yield tag.namespace or "", tag.localname, value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
@@ -15,14 +15,13 @@ RSL_TYPE = "application/rsl+xml"
 
 @dataclass(frozen=True)
 class Declarations:
-    """Declarations of a page: meta elements by name (the first of each), linked licences, and embedded licences.
+    """Declarations of a page: meta elements, linked licences, and embedded licences.
 
     Attributes:
         elements: all meta elements, `(name, content)`; `property` and `http-equiv` stand for a name that is missing,
-            and `value` for a content that is.
+            and `value`, else any other attribute, for a content that is.
     """
 
-    meta: dict[str, str] = field(default_factory=dict)
     linked: tuple[str, ...] = ()
     embedded: tuple[str, ...] = ()
     problem: str = ""
@@ -48,20 +47,25 @@ def read_declarations(answer: Answer) -> Declarations:
         return Declarations(problem=f"not HTML: {error}")
     if tree is None:
         return Declarations(problem="not HTML")
-    written = [(_name(element), element.get("content") or "", element.get("value") or "") for element in tree.iter("meta")]
-    elements = tuple((name, content or value) for name, content, value in written)
-    meta: dict[str, str] = {}
-    for name, content, _ in written:
-        meta.setdefault(name, content)
+    elements = tuple((_name(element), _content(element)) for element in tree.iter("meta"))
     links = (link for link in tree.iter("link") if "license" in (link.get("rel") or "").lower().split())
     linked = (link.get("href") for link in links if (link.get("type") or "").strip().lower() == RSL_TYPE)
     embedded = (s.text or "" for s in tree.iter("script") if (s.get("type") or "").strip().lower() == RSL_TYPE)
-    return Declarations(meta, tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem, elements)
+    return Declarations(tuple(absolute(answer.url, href) for href in linked if href), tuple(embedded), problem, elements)
 
 
 def _name(element: Any) -> str:
     stated = (element.get(attribute) for attribute in ("name", "property", "http-equiv"))
     return next((name.strip().lower() for name in stated if name and name.strip()), "")
+
+
+def _content(element: Any) -> str:
+    """The content of a meta element; without one `value`, else what misspelt attributes say (`contents`, `data-content`)."""
+    if stated := element.get("content") or element.get("value"):
+        return str(stated)
+    return ", ".join(
+        value for name, value in element.items() if name not in {"name", "property", "http-equiv", "charset", "content"}
+    )
 
 
 def absolute(base: str, reference: str) -> str:

@@ -19,8 +19,15 @@ from provenance.corpus.rights.signals.robots import EVERYBODY, QUOTES, agents_of
 KIND = "noai"
 HEADER = "x-robots-tag"
 # As sites spell them, without signs between the letters.
-REFUSALS = frozenset({"noai", "noimageai", "noml", "noaitraining", "notrain", "notraining", "nollm", "notdm"})
+REFUSALS = re.compile(
+    r"no(gen(erative)?|image|art|text)*(ai|ml|llms?|tdm|gpts?|chatgpt|machinelearning|train(ing)?)"
+    r"(art|images?|train(ing)?|(ro)?bots?|crawl(ers?|ing)?|scrap(ers?|ing)|use|please)*"
+)
 SURE = frozenset({"noai", "noimageai", "noml"})
+# Names of headers that are meant for X-Robots-Tag.
+_HEADERS = re.compile(r"(x[-_]?)?robots?([-_]?(tags?|meta))?")
+# What forbids other things than training to a robot that collects for models, and may be meant of it.
+_CLOSING = frozenset({"none", "disallow", "deny", "block", "noarchive", "nocache", "nocrawl"})
 ALL_ROBOTS = frozenset({"robots", EVERYBODY})
 # Names that are meant for all robots, and that no robot reads.
 _ROBOTS = re.compile(r"(all|any|ai|every)?[-_ ]?(robots?|bots?|crawlers?|spiders?|scrapers?|agents?|user-?agents?)(\.txt)?")
@@ -33,6 +40,9 @@ _REFUSING = re.compile(
 _PREFERENCE = re.compile(r"\b(train|ai|genai|tdm|llm|ml)[\w-]*\s*[=:]\s*(n|no|0|false|disallow|deny|none)\b", re.IGNORECASE)
 # What tells how a page was made, and what is read elsewhere.
 _OTHER_NAMES = re.compile(r"tdm[-_]?(reservation|policy)|generated|assisted|content|disclosure|label|description|title")
+# Names of elements with rights in words, and words that speak of training.
+_RIGHTS = re.compile(r"rights|copyright|licen[cs]e|terms|usage|permission")
+_OF_TRAINING = re.compile(r"(?-i:\bAI\b)|\btrain(ing)?\b|data.?mining|machine.?learning|\btdm\b|\bllms?\b", re.IGNORECASE)
 # Directives that mention the same words and say nothing of training.
 OTHERS = re.compile(r"(max-(snippet|image-preview|video-preview)|unavailable_after)\b", re.IGNORECASE)
 _TRAINING = re.compile(r"(^|[^a-z])(ai|ml|llm|tdm|genai)([^a-z]|$)|train|(no|image)ai", re.IGNORECASE)
@@ -44,9 +54,11 @@ def parse_headers(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
         return []
     rows = []
     for name, value in answer.headers:
-        if name == HEADER:
+        if _HEADERS.fullmatch(name):
+            odd = "" if name == HEADER else f"{name!r} is no header of a standard: read as X-Robots-Tag"
             for robot, directive in _addressed(value, agents):
-                rows += _row(answer, f"X-Robots-Tag: {value}", robot, directive, agents)
+                fresh = _row(answer, f"{'X-Robots-Tag' if not odd else name}: {value}", robot, directive, agents)
+                rows += [fields | {"problem": "; ".join(filter(None, (odd, fields["problem"]))) or None} for fields in fresh]
     return rows
 
 
@@ -65,7 +77,7 @@ def parse_meta(answer: Answer, elements: Iterable[tuple[str, str]], *, agents: S
                 rows += _row(answer, says, robot, directive, agents)
         if robots:
             continue
-        if _squeezed(plain) in REFUSALS:
+        if any(map(_is_refusal, _directives(plain))):
             problem = (
                 "" if content.strip().lower() not in {"0", "false", "no", "off"} else f"{content!r} takes back what it says"
             )
@@ -89,6 +101,8 @@ def _odd(name: str, content: str) -> str:
     of_training = _TRAINING.search(name) and not _OTHER_NAMES.search(name)
     if of_training and _REFUSING.fullmatch(content.strip(QUOTES + " .!").lower()):
         return f"{name!r} is no name of a meta element that a standard has"
+    if _RIGHTS.search(name) and _OF_TRAINING.search(content):
+        return f"{name!r} speaks of training in words: record an opt-out of the owner if it reserves it"
     meant_for_all = _ROBOTS.fullmatch(name)
     if _ROBOT.search(name) and not meant_for_all:
         return ""  # for another robot
@@ -109,7 +123,7 @@ def _addressed(value: str, agents: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not colon and agents_of(part) <= known:
             waiting.append(part)
             continue
-        names_robots = agents_of(name) & known or not _TRAINING.search(_squeezed(name))
+        names_robots = agents_of(name) & known or not (_TRAINING.search(name) or _TRAINING.search(_squeezed(name)))
         if colon and names_robots and not OTHERS.match(part):
             robots = [robot for names in [*waiting, name] for robot in (_robots(names, agents) or [names.strip()])]
         else:
@@ -128,6 +142,9 @@ def _row(answer: Answer, says: str, robot: str, directive: str, agents: Sequence
     if _is_refusal(directive):
         problem = "" if _squeezed(directive) in SURE else f"{directive!r} is no known directive: read as noai"
         return [row(answer, KIND, "train", says=says, allowed=False, agents=named, problem=problem)]
+    if not everybody and _squeezed(directive) in _CLOSING:
+        problem = f"{directive!r} says nothing of training, to a robot that collects for models"
+        return [row(answer, KIND, "train", says=says, agents=named, problem=problem)]
     if _TRAINING.search(directive) and not OTHERS.match(directive):
         return [row(answer, KIND, "train", says=says, agents=named, problem=f"{directive!r} is no known directive")]
     return []
@@ -138,9 +155,10 @@ def _directives(text: str) -> list[str]:
 
 
 def _is_refusal(directive: str) -> bool:
-    return _squeezed(directive) in REFUSALS
+    return REFUSALS.fullmatch(_squeezed(directive)) is not None
 
 
 def _squeezed(text: str) -> str:
     """A directive without signs and blanks between its letters: `No-AI` is `noai`."""
-    return re.sub(r"[\s_\u2010-\u2014-]+", "", unicodedata.normalize("NFKC", text)).strip(QUOTES).lower()
+    signs = r"[\s_.\[\]\u200b-\u200f\u2010-\u2014\u2060\ufeff\xad-]+"
+    return re.sub(signs, "", unicodedata.normalize("NFKC", text)).strip(QUOTES).lower()

@@ -58,14 +58,15 @@ class Answer:
         """The body as text, and the problem if it could be read only in part.
 
         A byte order mark takes precedence over the headers, and these over `encoding`. A body in another encoding than declared
-        is read as `encoding`, with replacement characters.
+        is read as `encoding`, with replacement characters. NULs are left out: so a text in UTF-16 without a mark is read, too.
         """
         encoding_of_mark, mark = read_bom(self.body)
         declared = http_content_type_encoding(self.header("content-type") or None)
         codec = encoding_of_mark or declared or encoding
         body = self.body[len(mark) :] if mark else self.body
         try:
-            return body.decode(codec), ""
+            text = body.decode(codec)
+            return text.replace("\0", ""), "has NULs, which no text has" if "\0" in text else ""
         except (UnicodeError, LookupError) as error:
             return body.decode(encoding, errors="replace"), f"not {codec}: {error}"
 
@@ -126,11 +127,11 @@ def page_of(uri: str) -> str | None:
 def pattern_of(text: str, origin: str) -> str | None:
     """The pattern of paths (RFC 9309: `*` and `$`) in a file of an origin, beginning with `/`.
 
-    None for an address of another site: a file covers only its own site.
+    None for an address of another site: a file covers only its own site, by HTTP and HTTPS.
     """
     if "://" in text and not text.startswith("/"):
         page = page_of(text)
-        if page is None or origin_of(text) != origin:
+        if page is None or (origin_of(text) or "").partition("://")[2] != origin.partition("://")[2]:
             return None
         # `page_of` would encode the signs of patterns.
         text = "/" + text.split("//", 1)[1].partition("/")[2]

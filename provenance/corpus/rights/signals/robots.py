@@ -50,7 +50,13 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\xad", "")
 )
 WIDE_COLON = "\uff1a"
-_NEXT_RULE = re.compile(r"(?<!\bnot)(?<!\bno)\s+(?=(?:user[- ]?agent|(?:dis)?allow)\s*:)", re.IGNORECASE)
+_NEXT_RULE = re.compile(
+    r"(?<!\bnot)(?<!\bno)\s(?=(?:user[- ]?agent|(?:dis)?allow)\s?:)|(?<=[^\W_]|[*/>])(?=(?:user-?agent|disallow)\s?:)",
+    re.IGNORECASE,
+)
+# Ends of lines as text, and as elements of a page.
+_WRITTEN_ENDS = re.compile(r"(?:\\r)?\\n|\\r|<br ?/?>|</?pre>", re.IGNORECASE)
+_BLANKS = re.compile(r"\s{2,}")
 _WITHOUT_COLON = re.compile(
     rf"({'|'.join(name.replace(' ', '[ ]') for name in (*SPELLINGS, 'allow'))})([\s=;.,]+)(\S.*)", re.IGNORECASE
 )
@@ -61,11 +67,16 @@ REFUSING = re.compile(
 # Addresses in an agent's name; they are no agents.
 _ADDRESS = re.compile(r"\+?https?://[^\s;,)]*", re.IGNORECASE)
 # What may stand between agents; a slash does, too, unless a version follows.
-_BETWEEN_AGENTS = re.compile(r"(?:[\s,;|()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f\u3001\uff0c\uff1b&]|/(?![\dvVxX]|\s*$))+")
+_BETWEEN_AGENTS = re.compile(r"(?:[\s,;|+()\[\]{}<>\"'`\u00ab\u00bb\u2018-\u201f\u3001\uff0c\uff1b&]|/(?![\dvVxX]|\s*$))+")
 QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb"
 _QUOTED = re.compile(f"[{QUOTES}]")
 # Values that people write for "everything".
-EVERYTHING = frozenset({"all", "any", "yes", "true", "1", "on", "everything", "everywhere", "\\", ".", "./", "site", "root"})
+EVERYTHING = frozenset({"all", "any", "yes", "true", "1", "on", "everything", "everywhere", "site", "root"}) | frozenset(
+    {"\\", ".", "./", "./*", ".*", "*.*", "*/*", "**"}
+)
+# Signs around "/" and "*" that people take for a pattern, or that end a list.
+_AROUND = re.compile(r"^[\^(\[{<]+|(?:[)\]}>;,:|!]|(?<=\.\*)\$)+$")
+_WHOLE = frozenset({"/", "*", "/*"})
 _SEVERAL = re.compile(r"\s*[,;|]?\s+(?=[/*])|[,;|](?=/)")
 # Names of makers and models, which are no agents.
 MAKERS = frozenset(
@@ -128,8 +139,8 @@ def rules(text: str) -> Iterator[Rule]:
     naming = False
     doubts = ""  # about the names of the group's agents
     other = ""  # a line of the group that is about no paths
-    for line in _LINE_ENDS.split(text):
-        fields = list(_fields(line))
+    for line, written in _lines(text):
+        fields = [(name, value, problem or written) for name, value, problem in _fields(line)]
         if naming and not _is_rule(fields) and (stated := _stated(line)):
             # Crawlers pass the line over, and read the rules of the next group as this one's.
             doubts = doubts or f"{stated[:LONGEST_LINE]!r} stands before it in its group, and is no rule"
@@ -151,6 +162,14 @@ def rules(text: str) -> Iterator[Rule]:
             else:  # a line for the whole file, such as License; it ends no group
                 other = name if name in OF_GROUPS else other
                 yield Rule(frozenset(), name, value, problem)
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file, with single blanks, and the problem of those whose end is written as text."""
+    for line in _LINE_ENDS.split(text):
+        pieces = [line] if line.lstrip().startswith("#") else _WRITTEN_ENDS.split(line)
+        for piece in pieces:
+            yield _BLANKS.sub(" ", piece), "" if len(pieces) == 1 else "an end of a line is written as text"
 
 
 def _stated(line: str) -> str:
@@ -247,7 +266,7 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
         if not rule.value and rule.name == "allow":
             continue
         allows = rule.name == "allow" or not rule.value
-        for value, doubt in _values(rule.value):
+        for value, doubt in values_of(rule.value):
             pattern = pattern_of(value or "/", origin)
             elsewhere = "" if pattern else f"{value!r} is an address of another site, which the file does not cover"
             problem = "; ".join(dict.fromkeys(filter(None, (rule.problem, doubt or elsewhere))))
@@ -267,22 +286,33 @@ def access(text: str, agents: Sequence[str], origin: str) -> dict[tuple[str, ...
 
 
 @lru_cache(maxsize=4096)
-def _values(value: str) -> tuple[tuple[str, str], ...]:
+def values_of(value: str) -> tuple[tuple[str, str], ...]:
     """The patterns that the value of a rule means, each with its problem: `all` and its like mean the whole site.
 
     A value in quotes is read without them, and several paths with commas or blanks between them one by one.
     """
-    plain = value.strip(QUOTES + " ")
-    problem = f"{value!r} is in quotes" if plain != value and value else ""
-    if plain.lower() in EVERYTHING:
-        return (("/", f"{value!r} is no path: read as the whole site"),)
-    paths = [path for path in (part.strip(QUOTES + " ,;|") for part in _SEVERAL.split(_QUOTED.sub(" ", plain))) if path]
-    if len(paths) > 1 and all(path.startswith(("/", "*")) for path in paths):
-        return tuple((path, f"{value!r} is several paths, and a rule has one") for path in paths)
-    if value and not plain:
-        return (("/", f"{value!r} is no path: read as the whole site"),)
-    if plain and not plain.startswith(("/", "*", "$")) and "://" not in plain:
-        problem = f"{value!r} does not begin with / or *"
+    shown, plain = repr(value[:LONGEST_LINE]), value.strip(QUOTES + " ")
+    bare = _AROUND.sub("", plain)
+    head, blank, tail = plain.partition(" ") if " " in plain else plain.partition("\t")
+    if (
+        plain.lower() in EVERYTHING
+        or (bare != plain and (bare in _WHOLE or bare in EVERYTHING or bare == "/.*"))
+        or (value and not plain)
+    ):
+        return (("/", f"{shown} is no path: read as the whole site"),)
+    if len(value) <= LONGEST_LINE:
+        paths = [path for path in (part.strip(QUOTES + " ,;|") for part in _SEVERAL.split(_QUOTED.sub(" ", plain))) if path]
+        if len(paths) > 1 and all(path.startswith(("/", "*")) for path in paths):
+            return tuple((path, f"{shown} is several paths, and a rule has one") for path in paths)
+    if blank and (head in _WHOLE or (head.startswith(("/", "*")) and not tail[:1].isalnum())):
+        return ((head, f"{shown} has a blank, which no path has: read as {head[:LONGEST_LINE]!r}"),)
+    problem = f"{shown} is in quotes" if plain != value and value else ""
+    if blank and plain.startswith(("/", "*")):
+        problem = f"{shown} has a blank, which no path has"
+    elif plain.startswith("/.*"):
+        problem = f"{shown} may be meant of the whole site"
+    elif plain and not plain.startswith(("/", "*", "$")) and "://" not in plain:
+        problem = f"{shown} does not begin with / or *"
     return ((plain, problem),)
 
 
@@ -323,7 +353,7 @@ def parse(answer: Answer, *, agents: Sequence[str] = ()) -> list[Row]:
 def odd_lines(text: str) -> Iterator[str]:
     """Yield the lines of a file that are no rule, no comment and not blank; none of a page."""
     if not _PAGE.search(text[:1000]):
-        for line in _LINE_ENDS.split(text):
+        for line, _ in _lines(text):
             stated = _stated(line)
             if stated and not _is_rule(_fields(stated)):
                 yield stated[:LONGEST_LINE]
@@ -351,7 +381,7 @@ def _not_understood(text: str, agents: Sequence[str]) -> Iterator[tuple[str, str
     group: frozenset[str] = frozenset()  # the collectors for models that the group names
     naming = ""  # the line that named the last of them, until a rule follows
     is_open = False
-    for line in _LINE_ENDS.split(text):
+    for line, _ in _lines(text):
         stated = _stated(line)
         if not stated or len(stated) > LONGEST_LINE:
             continue
@@ -385,6 +415,8 @@ def _odd_agent(value: str, names: tuple[str, ...]) -> str:
     named = agents_of(value)
     if named & set(names) or named == {EVERYBODY} or len(value) > 60:
         return ""
+    if any(sign.isalpha() and not sign.isascii() for sign in value):
+        return f"{value!r} has letters that no agent's name has"
     if makers := sorted(named & MAKERS):
         return f"{makers[0]!r} is the name of a maker or a model, and of no agent that is known"
     if any("*" in name and name != EVERYBODY for name in named):

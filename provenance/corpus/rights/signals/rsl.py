@@ -34,6 +34,8 @@ WORDS = ("all", "ai-all", "ai-train", "train-ai", "train-genai", "train", "ai-in
 TYPES = ("usage", "user", "geo")
 # Parts of words that speak of a use.
 PARTS = {"train": "train", "learn": "train", "tuning": "train", "input": "ai-use", "ground": "ai-use", "search": "search"}
+# Names that are meant for the elements, and for the line of a robots.txt.
+_CONTENT, _LICENSE = re.compile(r"contents?"), re.compile(r"licen[cs](es?|ing)")
 # Conditions that we meet: credits name the owners.
 FREE = {"free", "attribution"}
 
@@ -58,8 +60,9 @@ def linked(answer: Answer) -> list[str]:
     """The addresses of licences in a robots.txt (`License:`), in order."""
     if not answer.good:
         return []
-    references = (rule.value for rule in robots.rules(answer.text()[0]) if rule.name == "license" and rule.value)
-    return list(dict.fromkeys(absolute(answer.url, value) for value in references))
+    references = (rule.value for rule in robots.rules(answer.text()[0]) if _LICENSE.fullmatch(rule.name) and rule.value)
+    plain = (part.strip("<>" + robots.QUOTES) for value in references for part in re.split(r",?\s+|,(?=/|https?:)", value))
+    return list(dict.fromkeys(absolute(answer.url, value) for value in plain if value))
 
 
 def linked_by_header(answer: Answer) -> list[str]:
@@ -84,8 +87,13 @@ def parse(answer: Answer, body: bytes | None = None) -> list[Row]:
         root = _root(answer.body if body is None else body)
     except (etree.LxmlError, ValueError) as error:
         return [silence(answer, KIND, problem=f"not XML that is read here: {error}")]
-    rows = [entry for content in _children(root, "content") for entry in _content(answer, content)]
-    return rows or [silence(answer, KIND, problem="" if _name(root) == "rsl" else f"not RSL: <{_name(root)}>")]
+    problem = "" if _name(root) == "rsl" else f"not RSL: <{_name(root)}>"
+    rows: list[Row] = []
+    for content, misspelt in _nearly(root, "content", _CONTENT):
+        rows += _content(answer, content, misspelt)
+    if not rows and not problem and any(_LICENSE.fullmatch(_name(e).lower()) for e in root.iter("*")):
+        problem = "has a licence, and no content that it covers"
+    return rows or [silence(answer, KIND, problem=problem)]
 
 
 def _root(body: bytes) -> Any:
@@ -98,12 +106,23 @@ def _root(body: bytes) -> Any:
     return root
 
 
-def _content(answer: Answer, content: Any) -> Iterator[Row]:
-    """Yield the rows of one content element: one for each licence and use."""
+def _content(answer: Answer, content: Any, misspelt: str) -> Iterator[Row]:
+    """Yield the rows of one content element: one for each licence and use.
+
+    Args:
+        misspelt: the problem of an element that is only nearly one; it permits nothing.
+    """
+    place = next((value for name, value in content.attrib.items() if name.lower() == "url"), "").strip()
+    if not place:
+        yield from _at(answer, content, "/", "", doubt=misspelt, note="no url: read as the whole site")
+    for path, doubt in robots.values_of(place) if place else ():
+        yield from _at(answer, content, path, place, doubt="; ".join(filter(None, (misspelt, doubt))))
+
+
+def _at(answer: Answer, content: Any, path: str, place: str, *, doubt: str, note: str = "") -> Iterator[Row]:
     origin = origin_of(answer.about) or answer.about
-    place = (content.get("url") or "").strip()
-    pattern = pattern_of(place, origin) if place else "/"
-    problem = "" if place else "no url: read as the whole site"
+    pattern = pattern_of(path, origin)
+    problem = "; ".join(filter(None, (doubt, note)))
     whole_site = answer.about == origin
     if pattern is None:
         says, problem = f'<content url="{place}">', "speaks of another site, which does not count"
@@ -112,16 +131,17 @@ def _content(answer: Answer, content: Any) -> Iterator[Row]:
     if not whole_site and not matches(pattern, answer.about):
         return
     scope = origin + pattern if whole_site else answer.about
-    licences = list(_children(content, "license"))
-    offers = [(licence, list(_offers(licence, content.get("server") or ""))) for licence in licences]
-    explicit = {offer.use for _, offers_of_licence in offers for offer in offers_of_licence if offer.listed}
-    for licence, offers_of_licence in offers:
+    licences = list(_nearly(content, "license", _LICENSE))
+    offers = [(licence, odd, list(_offers(licence, content.get("server") or ""))) for licence, odd in licences]
+    explicit = {offer.use for _, _, offers_of_licence in offers for offer in offers_of_licence if offer.listed}
+    for licence, odd, offers_of_licence in offers:
         says = " ".join(etree.tostring(licence, encoding="unicode", with_tail=False).split())
         for offer in offers_of_licence:
             if offer.listed or offer.use not in explicit:
                 yield row(
                     answer, KIND, offer.use, says=f'<content url="{place}"> {says}', scope=scope,
-                    allowed=offer.allowed, terms=offer.terms, problem="; ".join(filter(None, (problem, offer.problem))),
+                    allowed=None if offer.allowed and (odd or doubt) else offer.allowed, terms=offer.terms,
+                    problem="; ".join(filter(None, (problem, odd, offer.problem))),
                 )  # fmt: skip
 
 
@@ -200,6 +220,14 @@ def _words(licence: Any, element: str, kind: str) -> set[str] | None:
 
 def _children(parent: Any, name: str) -> Iterator[Any]:
     return (child for child in parent if isinstance(child.tag, str) and _name(child) == name)
+
+
+def _nearly(parent: Any, name: str, spellings: re.Pattern[str]) -> Iterator[tuple[Any, str]]:
+    """Yield the children of a name, and those of nearly that name with the problem."""
+    for child in parent:
+        stated = _name(child) if isinstance(child.tag, str) else ""
+        if stated == name or spellings.fullmatch(stated.lower()):
+            yield child, "" if stated == name else f"<{stated}> should be <{name}>"
 
 
 def _name(element: Any) -> str:

@@ -206,7 +206,7 @@ def _specific(row: Row, origin: str) -> float:
 
 def _of_file(rows: Sequence[Row], origin: str) -> Row:
     """The decisive rule of one file, by the file's own standard."""
-    if rows[0]["about"] != origin:  # a page's headers and elements have the same scope
+    if rows[0]["about"] != origin or origin.startswith(CONTENT):  # what a page or a content says has one scope
         return min(rows, key=lambda row: bool(row["allowed"]))
     if rows[0]["kind"] in IN_ORDER:
         return rows[0]

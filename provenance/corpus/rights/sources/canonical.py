@@ -69,7 +69,7 @@ _ARXIV = re.compile(
     r"(?P<id>\d{4}\.\d{4,5}|[a-z-]+(?:\.[a-z-]{2,})?/\d{7})(?P<version>v[1-9]\d*)?(?:\s*\[[\w.-]+\])?", re.IGNORECASE
 )
 _GIT_SSH = re.compile(
-    r"(?:ssh://git@([\w.-]+)(?::\d+)?[:/]|git@([\w.-]+)[:/]|git://(github\.com|gitlab\.com|bitbucket\.org)/)(.+)"
+    r"(?:ssh://(?:git@)?([\w.-]+)(?::\d+)?[:/]|git@([\w.-]+)[:/]|git://(github\.com|gitlab\.com|bitbucket\.org)/)(.+)"
 )
 # An address of a repository as pip and npm write it: `r.git@v1#egg=r`, `r.git#v1`.
 _OF_GIT = re.compile(
@@ -115,6 +115,8 @@ def _identify(text: str) -> Identifier:
 def _with_scheme(scheme: str, rest: str, text: str) -> Identifier:
     if scheme in {"http", "https"}:
         return _of_url(text)
+    if scheme == "scm" and rest.lower().startswith("git:"):  # as Maven writes it
+        return identify(rest[4:]) if _GIT_SSH.fullmatch(rest[4:]) else _of_git(rest[4:])
     if scheme.startswith("git+"):
         return identify(text[4:]) if _GIT_SSH.fullmatch(text[4:]) else _of_git(text[4:])
     if scheme in REPOSITORIES and (short := _SHORT.fullmatch(rest)) and (scheme == "gitlab" or "/" not in short["owner"]):
@@ -265,6 +267,8 @@ def _read_purl(text: str) -> Identifier | None:
     if purl.type == "pypi":
         name = canonicalize_name(name)
         version = version and canonicalize_version(version)  # 1.0 and 1.0.0 are one release (PEP 440)
+    if purl.type == "docker" and namespace == "library" and "repository_url" not in (purl.qualifiers or {}):
+        namespace = None  # where the registry looks by default
     if purl.type in _IMAGES and version and _DIGEST.fullmatch(version):
         version = version.lower()
     if purl.type in REPOSITORIES:
@@ -380,6 +384,7 @@ def _repository(host: str) -> Callable[[re.Match[str]], str]:
     return name
 
 
+_PYPI = r"pypi\.(?:python\.)?org/(?:project|pypi)"
 _NPM = r"(?:@[\w.-]+(?:/|%2F))?[\w.-]+"
 
 
@@ -494,7 +499,10 @@ PLATFORMS = (
         _repository("github"),
     ),
     _platform(
-        MANY, "github.com", rf"github\.com/{_REPOSITORY}/archive/{_REF}(?P<at>[^/?#]+?){_ARCHIVE}$", _repository("github"),
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/archive/{_REF}(?P<at>[^?#]+?){_ARCHIVE}$", _repository("github"),
+    ),
+    _platform(
+        MANY, "github.com", rf"github\.com/{_REPOSITORY}/(?:zip|tar)ball/{_REF}(?P<at>[^?#]+?){_END}", _repository("github"),
     ),
     _platform(
         MANY, "github.com", rf"codeload\.github\.com/{_REPOSITORY}/(?:legacy\.)?(?:zip|tar\.gz)/{_REF}(?P<at>[^?#]+?){_END}",
@@ -530,9 +538,11 @@ PLATFORMS = (
         "file", "jsdelivr.net",
         rf"cdn\.jsdelivr\.net/gh/{_REPOSITORY}@(?P<version>[^/?#@]+)/(?P<path>[^?#]+)", _file_of("github"),
     ),
-    _platform(MANY, "pypi.org", rf"pypi\.org/(?:project|pypi)/(?P<id>[\w.-]+?)(?:/json)?{_END}", "pkg:pypi/{id}"),
     _platform(
-        "package", "pypi.org", rf"pypi\.org/(?:project|pypi)/(?P<id>[\w.-]+)/(?P<at>\d[^/?#]*)(?:/json)?{_END}",
+        MANY, "pypi.org python.org", rf"{_PYPI}/(?P<id>[\w.-]+?)(?:/json)?{_END}", "pkg:pypi/{id}",
+    ),
+    _platform(
+        "package", "pypi.org python.org", rf"{_PYPI}/(?P<id>[\w.-]+)/(?P<at>\d[^/?#]*)(?:/json)?{_END}",
         "pkg:pypi/{id}@{at}",
     ),
     _platform(
