@@ -16,7 +16,6 @@ from provenance.core.errors import ContractError
 from provenance.core.tables import LONGEST_ID, TableSchema
 from provenance.core.text import NOT_IN_IDS
 
-
 _FIRST_ROW: ContextVar[int] = ContextVar("first row", default=0)
 
 

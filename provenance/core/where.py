@@ -66,6 +66,11 @@ class Workers(Protocol):
         """Call a function in every worker process, for example to free memory."""
 
 
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cut items into batches; the last may be smaller. Small tasks cost a scheduler more than they compute."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 class Databases(Protocol):
     """The ledger's database, opened in several roles."""
 

@@ -231,7 +231,8 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     """
     root = examples_root(folder)
     frames = {
-        place: check_rows(frame, place) for place, frame in read_parts(store, find_examples(store, folder), root, EXAMPLES).items()
+        place: check_rows(frame, place)
+        for place, frame in read_parts(store, find_examples(store, folder), root, EXAMPLES).items()
     }
     file = store.locate(root)
     return with_tables(store, folder, check_together(stack(EXAMPLES, frames), file))

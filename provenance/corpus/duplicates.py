@@ -1,9 +1,10 @@
 """Find copies: examples with the same or nearly the same content, so that copying a work does not pay.
 
-Pairs of contents whose sketches share a band are candidates (`corpus.sketches`). Those whose sketches are about as similar as copies
-are compared run by run; so no estimate decides. The workers search band by band and compare piece by piece. A copy belongs to the most similar earlier example, and to that alone, so
+Pairs of contents whose sketches share a band are candidates (`corpus.sketches`). Those whose sketches are about as similar as
+copies are compared run by run, so no estimate decides. The workers search band by band and compare piece by piece; the order
+and the pieces in which examples come change nothing. A copy belongs to the most similar earlier example, and to that alone, so
 that an example similar to two works does not join them. Clusters are data: a person may decide that an example is no copy, or
-is the same as another. The order and the pieces in which examples come change nothing.
+is the same as another.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from provenance.core.words import MODALITIES
 from provenance.corpus.delivery import identities, read_delivered
 from provenance.corpus.sketches import ALIKE, BANDS, Sketches, estimates, jaccard, runs_of, sketch
 
-# Bands that are joined at a time, to limit memory.
+# Bands that are joined at a time, to limit memory; they divide BANDS.
 BANDS_AT_ONCE = 7
 # Of contents that share a band, each is compared with so many of the earliest: a phrase that is everybody's makes no n squared.
 EARLIEST = 64
 # Estimates so much below the least similarity of copies are compared exactly: three of their standard errors.
 MARGIN = 0.13
-GROUPS = -(-BANDS // BANDS_AT_ONCE)
+GROUPS = BANDS // BANDS_AT_ONCE
 
 
 class Sketched(Protocol):
@@ -48,7 +49,7 @@ class Sketched(Protocol):
         """The values of the sketches, (examples, 128) uint16."""
 
     def read_bands(self, group: int) -> np.ndarray:
-        """The bands of a group, (examples, up to 7) uint64."""
+        """The bands of a group, (examples, 7) uint64."""
 
     def keep_runs(self, rows: np.ndarray) -> None:
         """Make the runs of some examples ready to be read."""
@@ -87,7 +88,7 @@ class InMemory:
 
 
 def bands_of(sketches: Sketches, group: int) -> np.ndarray:
-    """The bands of a group, (n, up to 7) uint64."""
+    """The bands of a group, (n, 7) uint64."""
     return sketches.bands[:, group * BANDS_AT_ONCE : (group + 1) * BANDS_AT_ONCE]
 
 

@@ -20,7 +20,7 @@ import polars as pl
 
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES
-from provenance.core.where import Where
+from provenance.core.where import Where, batched
 from provenance.core.words import SIGNS
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
@@ -30,6 +30,8 @@ RUNS = {"text": 8, "code": 8, "music": 16}
 LETTERS, WORDS = 20, 5
 # Examples of a shard compared with one output: those that share most runs. Works named for one passage.
 CANDIDATES, NAMED = 32, 3
+# Shards indexed by one task.
+AT_ONCE = 16
 # Odd, so that no word loses its weight modulo 2 ** 64.
 BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -86,12 +88,17 @@ def index_missing(where: Where, corpus: FrozenCorpus) -> int:
     present = set(where.store.list(FOLDER))
     missing = [part for part in corpus.shards if index_key(part) not in present]
     if missing:
-        for _ in where.workers.map(_index, where.store, missing, what="runs of words"):
+        for _ in where.workers.map(_index_parts, where.store, list(batched(missing, AT_ONCE)), what="runs of words"):
             pass
     return len(missing)
 
 
-def _index(store: Store, part: Part) -> str:
+def _index_parts(store: Store, parts: Sequence[Part]) -> None:
+    for part in parts:
+        _index(store, part)
+
+
+def _index(store: Store, part: Part) -> None:
     frame = read_part(store, part.sha256, "content", "modality")
     runs, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.uint32)]
     known = _WordHashes()
@@ -103,7 +110,6 @@ def _index(store: Store, part: Part) -> str:
         rows.append(np.repeat(own.astype(np.uint32), counts))
     table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).unique().sort("run", "row")
     store.write_table(index_key(part), table)
-    return index_key(part)
 
 
 def _words(content: bytes, modality: str) -> Sequence[bytes | str]:

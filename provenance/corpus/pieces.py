@@ -34,9 +34,9 @@ from provenance.corpus.delivery import (
     with_stated,
     with_tables,
 )
-from provenance.corpus.duplicates import GROUPS, bands_of
+from provenance.corpus.duplicates import BANDS_AT_ONCE, GROUPS, bands_of
 from provenance.corpus.shards import ORDER, with_tokens
-from provenance.corpus.sketches import runs_of, sketch
+from provenance.corpus.sketches import PERMUTATIONS, runs_of, sketch
 
 SCRATCH = "scratch/ingest"
 # Rows of a piece, and bytes of a file for each of its pieces.
@@ -89,11 +89,12 @@ class Piece:
 
     def read_values(self) -> np.ndarray:
         """See `Sketched`; those of the last few pieces stay in memory."""
-        return _values(self.store, self.folder).reshape(self.examples, -1)
+        return _values(self.store, self.folder).reshape(self.examples, PERMUTATIONS)
 
     def read_bands(self, group: int) -> np.ndarray:
         """See `Sketched`."""
-        return np.frombuffer(self.store.read(f"{self.folder}/bands-{group}"), dtype=np.uint64).reshape(self.examples, -1)
+        data = np.frombuffer(self.store.read(f"{self.folder}/bands-{group}"), dtype=np.uint64)
+        return data.reshape(self.examples, BANDS_AT_ONCE)
 
     def keep_runs(self, rows: np.ndarray) -> None:
         """See `Sketched`; writes them to a file."""
@@ -232,6 +233,8 @@ def _leaves(train: pl.DataFrame) -> Iterator[pl.DataFrame]:
     start = 0
     while start < train.height:
         before = int(ends[start - 1]) if start else 0
-        end = min(start + LEAF_ROWS, max(start + 1, int(np.searchsorted(ends, before + LEAF_BYTES, side="right"))), train.height)
+        end = min(
+            start + LEAF_ROWS, max(start + 1, int(np.searchsorted(ends, before + LEAF_BYTES, side="right"))), train.height
+        )
         yield train[start:end]
         start = end

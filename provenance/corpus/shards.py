@@ -133,7 +133,9 @@ def cuts(contents: Iterable[str], shard_examples: int) -> list[int]:
     return starts if starts[-1] == end else [*starts, end]
 
 
-def _freeze_shards(store: Store, corpus: Corpus, train: pl.DataFrame, shard_examples: int, workers: Workers) -> tuple[Part, ...]:
+def _freeze_shards(
+    store: Store, corpus: Corpus, train: pl.DataFrame, shard_examples: int, workers: Workers
+) -> tuple[Part, ...]:
     """Cut the examples that models are trained on into shards, and freeze them; what is in leaves, on the workers."""
     if corpus.contents is None:
         return tuple(freeze_part(store, shard) for shard in cut(with_tokens(train), shard_examples))

@@ -76,7 +76,7 @@ def sketch(contents: Sequence[bytes], modalities: Sequence[str]) -> Sketches:
 
 def estimates(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarities of rows of values, (n, 128) uint16 each: (n,) float64, with an error of up to .044."""
-    return (one == other).sum(axis=1) / PERMUTATIONS
+    return np.asarray((one == other).sum(axis=1) / PERMUTATIONS)
 
 
 def runs_of(content: bytes, modality: str, row: int = 0) -> np.ndarray:
