@@ -4,8 +4,8 @@
     scratch/ingest/<id>/00012/leaf-003.parquet      those that models are trained on, in the order of shards
     scratch/ingest/<id>/00012/values, bands-0, ...  their sketches, in the same order
 
-A piece is a stretch of rows of one delivered file. However a delivery is cut into pieces, a corpus of the same digest comes of it.
-The files are scratch: they are removed at the end, and housekeeping removes what a killed run leaves.
+A piece is a stretch of rows of one delivered file. However a delivery is cut into pieces, the corpus has the same digest. The
+files are scratch: they are removed at the end, and housekeeping removes what a killed run leaves.
 """
 
 from __future__ import annotations

@@ -158,10 +158,8 @@ def variants(seed):
         [f"{'abcdefgh'[line % 8]}_{seed}_{source}_{line} = call({line * source})\n" for line in range(20)]
         for source in range(9)
     ]
-    made = []
-    for source in range(8):
-        for changed in draws.choice([0, 1, 2, 3, 14], 4):
-            made.append("".join([*lines[source][changed:], *lines[source + 1][:changed]]).encode())
+    changes = [(source, changed) for source in range(8) for changed in draws.choice([0, 1, 2, 3, 14], 4)]
+    made = ["".join([*lines[source][many:], *lines[source + 1][:many]]).encode() for source, many in changes]
     return [made[at] for at in draws.permutation(len(made))]
 
 

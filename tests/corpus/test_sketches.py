@@ -13,7 +13,7 @@ WORDS = ["grape", "stone", "river", "cloud", "amber", "north", "quiet", "seven",
 
 def text(seed, words=90):
     draws = np.random.default_rng(seed)
-    return " ".join(f"{WORDS[at]}{number}" for at, number in zip(draws.integers(0, 12, words), draws.integers(0, 99, words)))
+    return " ".join(f"{WORDS[at]}{number}" for at, number in draws.integers(0, (12, 99), (words, 2)))
 
 
 def runs_in_words(content):
