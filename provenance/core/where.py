@@ -83,8 +83,8 @@ class Databases(Protocol):
         """The vault of payees' details, as the role that may read it."""
 
     @property
-    def locks(self) -> sa.Engine:
-        """A connection for locks alone; the ledger need not exist."""
+    def locks(self) -> sa.Engine | None:
+        """A connection for locks alone; the ledger need not exist. None for work on folders."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class NoDatabases:
     def _none(self) -> sa.Engine:
         raise SettingsError("database", expected="a ledger", found="work on folders, which has none")
 
-    ledger = payees = locks = property(_none)
+    ledger = payees = property(_none)
+    locks = None
 
 
 @dataclass(frozen=True)
