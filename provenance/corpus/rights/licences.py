@@ -183,8 +183,9 @@ def rights_of(examples: pl.DataFrame, assertions: pl.DataFrame, policy: RightsPo
         schema = {name: dtype} | {k: v for k, v in RIGHTS.schema.items() if k not in ("work_id", "source_id")}
         return pl.DataFrame([{name: key} | _judge(rows, policy, now, terms) for key, rows in groups], schema=schema)
 
-    # Most works have one assertion, or none: those whose assertions differ in time alone are judged once.
-    counted = asserted.with_columns(simple=(pl.len().over("work_id") == 1) & (pl.col("asserted_at").fill_null(now) <= now))
+    # Most works have one assertion that is valid, or none: those whose assertions differ in time alone are judged once.
+    valid = (pl.col("asserted_at").fill_null(now) <= now) & (pl.col("expires_at").is_null() | (pl.col("expires_at") > now))
+    counted = asserted.with_columns(simple=valid & (pl.len().over("work_id") == 1))
     simple = counted.filter("simple").select("work_id", "asserted_at", *DECISIVE)
     kinds = simple.select(DECISIVE).unique(maintain_order=True).with_row_index("kind")
     simple = simple.join(kinds, on=DECISIVE, nulls_equal=True).select("work_id", "asserted_at", "kind")
