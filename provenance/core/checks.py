@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date
 from typing import Any
 
@@ -13,6 +15,18 @@ import polars as pl
 from provenance.core.errors import ContractError
 from provenance.core.tables import LONGEST_ID, TableSchema
 from provenance.core.text import NOT_IN_IDS
+
+_FIRST_ROW: ContextVar[int] = ContextVar("first row", default=0)
+
+
+@contextmanager
+def rows_from(first: int) -> Iterator[None]:
+    """Have errors name rows of the file when a frame is a piece of it, which begins at a row."""
+    token = _FIRST_ROW.set(first)
+    try:
+        yield
+    finally:
+        _FIRST_ROW.reset(token)
 
 
 def conform(table: TableSchema, frame: pl.DataFrame, file: str) -> pl.DataFrame:
@@ -156,8 +170,8 @@ def _one_kind(a: pl.DataType, b: pl.DataType) -> bool:
 
 
 def reject(frame: pl.DataFrame, bad: pl.Expr, file: str, column: str, *, expected: str, found: str | None = None) -> None:
-    """Raise ContractError with the first row where `bad` is true, if any; rows count from 0."""
-    rows = frame.with_row_index("_row").filter(bad.fill_null(value=False))
+    """Raise ContractError with the first row where `bad` is true, if any; rows count from 0 (`rows_from`)."""
+    rows = frame.with_row_index("_row", offset=_FIRST_ROW.get()).filter(bad.fill_null(value=False))
     if rows.is_empty():
         return
     row = rows.row(0, named=True)

@@ -28,8 +28,15 @@ def lock(connection: sa.Connection, key: Lock) -> None:
 
 
 @contextmanager
-def held(engine: sa.Engine, key: Lock, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock outside any transaction, at most until the process ends. Shared holders exclude only exclusive ones."""
+def held(engine: sa.Engine | None, key: Lock, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock outside any transaction, at most until the process ends. Shared holders exclude only exclusive ones.
+
+    Args:
+        engine: None for work on folders, on which nobody else works.
+    """
+    if engine is None:
+        yield
+        return
     kind = "_shared" if shared else ""
     with engine.connect() as connection:
         connection.execute(sa.text(f"SELECT pg_advisory_lock{kind}(:key)"), {"key": key.value})
@@ -46,16 +53,16 @@ def now(engine: sa.Engine) -> datetime:
         return found
 
 
-def publishing(engine: sa.Engine) -> AbstractContextManager[None]:
+def publishing(engine: sa.Engine | None) -> AbstractContextManager[None]:
     """Hold the right to publish: one process at a time."""
     return held(engine, Lock.PUBLISHING)
 
 
-def freezing(engine: sa.Engine) -> AbstractContextManager[None]:
+def freezing(engine: sa.Engine | None) -> AbstractContextManager[None]:
     """Keep housekeeping from removing frozen parts meanwhile."""
     return held(engine, Lock.CLEARING, shared=True)
 
 
-def clearing(engine: sa.Engine) -> AbstractContextManager[None]:
+def clearing(engine: sa.Engine | None) -> AbstractContextManager[None]:
     """Hold the right to remove parts that no night needs; nothing is frozen meanwhile."""
     return held(engine, Lock.CLEARING)

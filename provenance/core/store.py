@@ -17,11 +17,13 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -82,8 +84,15 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
 
 def from_parquet(data: bytes, where: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The inverse of `to_parquet`; `where` names the file in an error."""
-    try:
+    with _explained_parquet(where):
         return pl.read_parquet(io.BytesIO(data), columns=list(columns) if columns else None)
+
+
+@contextmanager
+def _explained_parquet(where: str) -> Iterator[None]:
+    """Turn errors of Polars into StoreError, which names the file."""
+    try:
+        yield
     except pl.exceptions.PolarsError as error:
         raise StoreError(where, expected="a Parquet file", found=str(error)) from error
     except pl.exceptions.PanicException as error:  # such as a zone of times that is an offset, +05:30
@@ -234,6 +243,11 @@ class Store:
             modified = facts["LastModified"] if "LastModified" in facts else datetime.fromtimestamp(facts["mtime"], UTC)
             yield Stored(str(path).removeprefix(root), int(facts["size"]), modified)
 
+    def size(self, key: str) -> int:
+        """The bytes of the object at `key`."""
+        with self._explained(key, "a readable object"):
+            return int(self.fs.info(self.path(key))["size"])
+
     def read(self, key: str) -> bytes:
         """Read the object at `key`."""
         path = self.path(key)
@@ -300,6 +314,14 @@ class Store:
         with self._explained(key, "a writable store"):
             self.fs.rm_file(self.path(key))
 
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects below a folder; none is no error."""
+        keys = self.list(folder, hidden=True)
+        for start in range(0, len(keys), 1000):
+            self.remove_all(keys[start : start + 1000])
+        if self._is_local:
+            shutil.rmtree(self.path(folder), ignore_errors=True)
+
     def remove_all(self, keys: Sequence[str]) -> None:
         """Remove up to 1,000 objects, on S3 in one request; missing ones are no error."""
         paths = [self.path(key) for key in keys]
@@ -326,6 +348,26 @@ class Store:
     def read_table(self, key: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read the Parquet table at `key`, or some of its columns."""
         return from_parquet(self.read(key), self.locate(key), columns=columns)
+
+    def count_rows(self, key: str) -> int:
+        """The number of rows of the Parquet table at `key`."""
+        with self._scanned(key) as table:
+            return int(table.select(pl.len()).collect().item())
+
+    def read_rows(self, key: str, first: int, rows: int) -> pl.DataFrame:
+        """Some rows of the Parquet table at `key`; the rest is not held in memory."""
+        with self._scanned(key) as table:
+            return table.slice(first, rows).collect()
+
+    @contextmanager
+    def _scanned(self, key: str) -> Iterator[pl.LazyFrame]:
+        """A table on this machine, to be read in parts."""
+        if not self.exists(key):
+            raise StoreError(self.locate(key), expected="an object", found="nothing")
+        path = self.path(key)
+        with self._explained(key, "a readable object"), _explained_parquet(self.locate(key)):
+            source = Path(path) if self._is_local else _copied(self, key, self._state(path)[0]).path
+            yield pl.scan_parquet(source, hive_partitioning=False, glob=False)
 
     def write_table(self, key: str, frame: pl.DataFrame) -> str:
         """Write a table as Parquet; returns the file's SHA-256."""
@@ -475,6 +517,21 @@ class Store:
             except Exception as detailed:  # noqa: BLE001, any error has more details
                 return detailed
         return error
+
+
+class _Copy:
+    """A copy of an object in a file of this machine, for as long as somebody holds it."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="provenance-")
+        self.path = Path(self._folder.name) / "copy"
+        with self.path.open("xb") as file:
+            file.writelines(store._pieces(key))
+
+
+@lru_cache(maxsize=2)
+def _copied(store: Store, key: str, tag: str) -> _Copy:  # noqa: ARG001 (a new tag is a new object)
+    return _Copy(store, key)
 
 
 def _refused(where: str, expected: str, error: Exception) -> StoreError:

@@ -66,6 +66,11 @@ class Workers(Protocol):
         """Call a function in every worker process, for example to free memory."""
 
 
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cut items into batches; the last may be smaller. Small tasks cost a scheduler more than they compute."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 class Databases(Protocol):
     """The ledger's database, opened in several roles."""
 
@@ -78,8 +83,8 @@ class Databases(Protocol):
         """The vault of payees' details, as the role that may read it."""
 
     @property
-    def locks(self) -> sa.Engine:
-        """A connection for locks alone; the ledger need not exist."""
+    def locks(self) -> sa.Engine | None:
+        """A connection for locks alone; the ledger need not exist. None for work on folders."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ class NoDatabases:
     def _none(self) -> sa.Engine:
         raise SettingsError("database", expected="a ledger", found="work on folders, which has none")
 
-    ledger = payees = locks = property(_none)
+    ledger = payees = property(_none)
+    locks = None
 
 
 @dataclass(frozen=True)

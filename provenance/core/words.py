@@ -28,6 +28,13 @@ def words(content: bytes, modality: str, row: int) -> list[bytes]:
     return [word.encode() for word in SIGNS.findall(content.decode(errors="replace").lower())]
 
 
+def count_words(content: bytes, modality: str, row: int) -> int:
+    """The number of words of a content."""
+    if modality in ("text", "code"):
+        return len(SIGNS.findall(content.decode(errors="replace").lower()))
+    return len(words(content, modality, row))
+
+
 def _patches(content: bytes, row: int) -> list[bytes]:
     """Patches of 4 x 4 pixels every 2 pixels: their cell of a 4 x 4 grid, and four grades of grey for each quarter."""
     grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import polars as pl
@@ -36,6 +36,9 @@ from provenance.core.words import MODALITIES
 from provenance.corpus.identifiers import OF_OWNERS, OF_WORKS, check_identifiers
 from provenance.corpus.ownership import is_within, valid_on
 from provenance.corpus.rights.licences import check_assertions
+
+if TYPE_CHECKING:
+    from provenance.corpus.pieces import Leaves
 
 log = logging.getLogger("provenance.delivery")
 
@@ -84,13 +87,19 @@ ALIKE = 0.85
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus: each work of a training example has claims that sum to one, or a reason why it is unmatched."""
+    """A checked corpus: each work of a training example has claims that sum to one, or a reason why it is unmatched.
+
+    Attributes:
+        examples: with their contents, unless `contents` has them.
+        contents: where contents are that memory does not hold (`corpus.pieces`).
+    """
 
     examples: pl.DataFrame
     claims: pl.DataFrame
     owners: pl.DataFrame
     disputes: pl.DataFrame | None = None  # None: there are no disputes
     assertions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ASSERTIONS.schema))
+    contents: Leaves | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,12 @@ def log_left_out(files: Files, place: str) -> None:
 
 
 def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchema) -> dict[str, pl.DataFrame]:
-    """The frames of Parquet files below a folder, by place, with the columns that names of folders state.
+    """The frames of Parquet files below a folder, by place, with the columns that names of folders state (`with_stated`)."""
+    return {store.locate(key): with_stated(store, store.read_table(key), key, folder, table) for key in keys}
+
+
+def with_stated(store: Store, frame: pl.DataFrame, key: str, folder: str, table: TableSchema) -> pl.DataFrame:
+    """The frame of a file with the columns that the names of its folders below `folder` state.
 
     Hive and Spark leave the column by which they split a table out of its files, and name folders `column=value`. Only columns
     of the table are read from names. A file that has the column itself must have the folder's value.
@@ -180,22 +194,19 @@ def read_parts(store: Store, keys: Sequence[str], folder: str, table: TableSchem
         ContractError: the name of a folder is a column's but for its spelling, its value has another type, or other values
             stand in a file below it, or in a folder above it.
     """
-    frames = {}
-    for key in keys:
-        place, frame = store.locate(key), store.read_table(key)
-        for part in key.removeprefix(f"{folder}/").split("/")[:-1]:
-            name, equals, text = part.partition("=")
-            if equals:
-                spelt_rightly(table, name, f"{place}: folder {part!r}")
-            if equals and name in table.columns:
-                value = None if text == NO_VALUE else unquote(text)
-                stated = _stated(name, value, table.columns[name].dtype, place)
-                if name in frame.columns:
-                    _check_folder(typed(table, frame, place), name, stated, place, part)
-                else:
-                    frame = frame.with_columns(stated)
-        frames[place] = frame
-    return frames
+    place = store.locate(key)
+    for part in key.removeprefix(f"{folder}/").split("/")[:-1]:
+        name, equals, text = part.partition("=")
+        if equals:
+            spelt_rightly(table, name, f"{place}: folder {part!r}")
+        if equals and name in table.columns:
+            value = None if text == NO_VALUE else unquote(text)
+            stated = _stated(name, value, table.columns[name].dtype, place)
+            if name in frame.columns:
+                _check_folder(typed(table, frame, place), name, stated, place, part)
+            else:
+                frame = frame.with_columns(stated)
+    return frame
 
 
 def _stated(name: str, value: str | None, dtype: Any, place: str) -> pl.Expr:
@@ -257,13 +268,34 @@ def read_corpus(store: Store, folder: str) -> Corpus:
     Without a claims file, an example's `owner_id` claims the whole of its work. Without an owners file, owners are named
     by their ids. Assertions of works' terms are in `assertions.parquet`, if there is one.
     """
-    _check_names(store, folder)
-    table, file = read_delivered(store, folder, "examples")
-    if table is None:
-        hint = "A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet."
-        raise ContractError(file, expected="the examples of a corpus", found="no such file", hint=hint)
-    examples = check_examples(table, file)
+    root = examples_root(folder)
+    frames = {
+        place: check_rows(frame, place)
+        for place, frame in read_parts(store, find_examples(store, folder), root, EXAMPLES).items()
+    }
+    file = store.locate(root)
+    return with_tables(store, folder, check_together(stack(EXAMPLES, frames), file))
 
+
+def examples_root(folder: str) -> str:
+    """The key of the examples of a delivery: a file, or a folder with files."""
+    return f"{folder}/{EXAMPLES.name}{PARQUET}"
+
+
+def find_examples(store: Store, folder: str) -> tuple[str, ...]:
+    """The keys of the files with a delivery's examples; ContractError if there is none, or a table is spelt otherwise."""
+    _check_names(store, folder)
+    keys = _files_of(store, examples_root(folder))
+    if not keys:
+        hint = "A corpus is a folder with examples.parquet and, optionally, claims.parquet and owners.parquet."
+        place = store.locate(examples_root(folder))
+        raise ContractError(place, expected="the examples of a corpus", found="no such file", hint=hint)
+    return keys
+
+
+def with_tables(store: Store, folder: str, examples: pl.DataFrame) -> Corpus:
+    """The corpus of checked examples, with the other tables of their delivery, checked; contents are not looked at."""
+    file = store.locate(examples_root(folder))
     claims, claims_file = read_delivered(store, folder, "claims")
     if claims is None:
         claims, claims_file = _claims_of_examples(examples, file), file
@@ -318,18 +350,27 @@ def read_delivered(store: Store, folder: str, table: str) -> tuple[pl.DataFrame 
     The table is a file, or a folder of that name with files, as Spark and Dask write them.
     """
     key = f"{folder}/{table}{PARQUET}"
-    place = store.locate(key)
-    if not store.exists(key):
+    place, keys = store.locate(key), _files_of(store, key)
+    if not keys:
         return None, place
-    parts = files_below(store, key)
-    if not parts.parquet and not parts.left_out:
+    if keys == (key,):
         return store.read_table(key), place
+    frames = read_parts(store, keys, key, DELIVERED[table])
+    # Types are checked file by file: put together first, numbers of one file would become the text of another.
+    return stack(DELIVERED[table], {file: typed(DELIVERED[table], frame, file) for file, frame in frames.items()}), place
+
+
+def _files_of(store: Store, key: str) -> tuple[str, ...]:
+    """The keys of the files of a table: the file at `key`, or Parquet files in a folder of that name; none if it is missing."""
+    if not store.exists(key):
+        return ()
+    parts, place = files_below(store, key), store.locate(key)
+    if not parts.parquet and not parts.left_out:
+        return (key,)
     if not parts.parquet:
         raise ContractError(place, expected="a file, or a folder with Parquet files", found=f"a folder with {parts.named()}")
     check_no_log(parts, place)
-    frames = read_parts(store, parts.parquet, key, DELIVERED[table])
-    # Types are checked file by file: put together first, numbers of one file would become the text of another.
-    return stack(DELIVERED[table], {file: typed(DELIVERED[table], frame, file) for file, frame in frames.items()}), place
+    return parts.parquet
 
 
 def read_disputes(store: Store, folder: str, examples: pl.DataFrame) -> pl.DataFrame | None:
@@ -373,6 +414,11 @@ def make_corpus(
 
 def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
     """Check the examples of a corpus and fill in defaults."""
+    return check_together(check_rows(frame, file), file)
+
+
+def check_rows(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check examples one by one and fill in defaults."""
     frame = conform(EXAMPLES, frame, file)
     check_contents(frame, file)
     check_identifiers(frame, file, OF_WORKS)
@@ -386,7 +432,11 @@ def check_examples(frame: pl.DataFrame, file: str) -> pl.DataFrame:
             frame["example_id"], frame["work_id"], frame["position"], identities(frame.with_columns(computed)), strict=True
         )
     ]
-    frame = frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
+    return frame.with_columns(computed, pl.Series("example_id", ids, dtype=pl.String))
+
+
+def check_together(frame: pl.DataFrame, file: str) -> pl.DataFrame:
+    """Check what the examples of a corpus must keep together; contents are not looked at."""
     unique(EXAMPLES, frame, file)
     if "train" not in frame["split"]:
         found = f"none among {frame.height} rows"

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import polars as pl
 
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES
-from provenance.core.where import Where
+from provenance.core.where import Where, batched
 from provenance.core.words import SIGNS
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
@@ -29,6 +30,8 @@ RUNS = {"text": 8, "code": 8, "music": 16}
 LETTERS, WORDS = 20, 5
 # Examples of a shard compared with one output: those that share most runs. Works named for one passage.
 CANDIDATES, NAMED = 32, 3
+# Shards indexed by one task.
+AT_ONCE = 16
 # Odd, so that no word loses its weight modulo 2 ** 64.
 BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -85,21 +88,37 @@ def index_missing(where: Where, corpus: FrozenCorpus) -> int:
     present = set(where.store.list(FOLDER))
     missing = [part for part in corpus.shards if index_key(part) not in present]
     if missing:
-        for _ in where.workers.map(_index, where.store, missing, what="runs of words"):
+        for _ in where.workers.map(_index_parts, where.store, list(batched(missing, AT_ONCE)), what="runs of words"):
             pass
     return len(missing)
 
 
-def _index(store: Store, part: Part) -> str:
+def _index_parts(store: Store, parts: Sequence[Part]) -> None:
+    for part in parts:
+        _index(store, part)
+
+
+def _index(store: Store, part: Part) -> None:
     frame = read_part(store, part.sha256, "content", "modality")
     runs, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.uint32)]
-    for row, (content, modality) in enumerate(frame.iter_rows()):
-        own = np.unique(cut(content, modality).runs)
-        runs.append(own)
-        rows.append(np.full(len(own), row, dtype=np.uint32))
-    table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).sort("run", "row")
+    known = _WordHashes()
+    for modality in frame["modality"].unique().sort():
+        own = np.flatnonzero((frame["modality"] == modality).to_numpy())
+        words = [_words(content, modality) for content in frame["content"].gather(own)]
+        hashes, counts = _hashes(words, RUNS.get(modality, 1), known)
+        runs.append(hashes)
+        rows.append(np.repeat(own.astype(np.uint32), counts))
+    table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).unique().sort("run", "row")
     store.write_table(index_key(part), table)
-    return index_key(part)
+
+
+def _words(content: bytes, modality: str) -> Sequence[bytes | str]:
+    """A content's words, as `cut` has them; those of text are not encoded yet."""
+    if modality == "music":
+        return [content[at : at + 1] for at in range(len(content))]
+    if modality not in RUNS:
+        return []
+    return SIGNS.findall(content.decode(errors="surrogateescape"))
 
 
 def cut(content: bytes, modality: str) -> Cut:
@@ -117,19 +136,30 @@ def cut(content: bytes, modality: str) -> Cut:
     else:
         words, starts = [], []
     ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
-    return Cut(words, starts, ends, _hashes(words, RUNS.get(modality, 1)))
+    return Cut(words, starts, ends, _hashes([words], RUNS.get(modality, 1), _WordHashes())[0])
 
 
-def _hashes(words: Sequence[bytes], size: int) -> np.ndarray:
-    """Hashes of the runs of `size` words, one for each place at which a run begins."""
-    count = len(words) - size + 1
-    if count <= 0:
-        return np.zeros(0, dtype=np.uint64)
-    known = {word: int.from_bytes(hashlib.blake2b(word, digest_size=8).digest()) for word in set(words)}
-    each, sums = np.array([known[word] for word in words], dtype=np.uint64), np.zeros(count, dtype=np.uint64)
+class _WordHashes(dict[bytes | str, int]):
+    """Hashes of words, of 64 bits; each is computed once."""
+
+    def __missing__(self, word: bytes | str) -> int:
+        data = word if isinstance(word, bytes) else word.encode(errors="surrogateescape")
+        self[word] = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+        return self[word]
+
+
+def _hashes(contents: Sequence[Sequence[bytes | str]], size: int, known: _WordHashes) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the runs of `size` words of contents, one after another, uint64; and their number in each content."""
+    each = np.fromiter(map(known.__getitem__, chain.from_iterable(contents)), dtype=np.uint64)
+    lengths = np.array([len(words) for words in contents], dtype=np.int64)
+    count, sums = max(0, len(each) - size + 1), np.zeros(max(0, len(each) - size + 1), dtype=np.uint64)
     for at in range(size):
         sums = sums * BASE + each[at : at + count]
-    return sums
+    ends = np.cumsum(lengths)
+    whole = np.ones(len(each), dtype=bool)  # runs that end in the content in which they begin
+    for at in range(1, size):
+        whole[np.maximum(ends - at, ends - lengths)[lengths > 0]] = False
+    return sums[whole[:count]], np.maximum(lengths - size + 1, 0)
 
 
 def find_matches(where: Where, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:

@@ -7,10 +7,11 @@ features of all other shards stay valid.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +19,20 @@ import polars as pl
 from provenance.core.errors import ContractError, ExampleError, InputError
 from provenance.core.store import Store, canonical_json, digest, from_parquet, sha256, to_parquet
 from provenance.core.tables import CORPORA
-from provenance.core.words import MODALITIES, words
+from provenance.core.where import SerialWorkers, Workers
+from provenance.core.words import MODALITIES, count_words
 from provenance.corpus import records
 from provenance.corpus.delivery import Corpus, identities
 from provenance.corpus.rights.licences import join_assertions
 
+if TYPE_CHECKING:
+    from provenance.corpus.pieces import Leaves, Stretch
+
 CURRENT = "frozen/corpus/current.json"
+# The order of examples in a corpus.
+ORDER = ("work_id", "position", "example_id")
+# Rows and bytes of contents that are frozen at a time.
+STRETCH_ROWS, STRETCH_BYTES = 2**13, 2**26
 LIST_WORKS = "`provenance rights works` lists them."
 # Optional tables, unknown to earlier corpora; left out of the manifest if missing.
 ADDED_LATER = ("disputes", "rights", "assertions")
@@ -108,16 +117,46 @@ def freeze_part(store: Store, frame: pl.DataFrame) -> Part:
 
 def cut(examples: pl.DataFrame, shard_examples: int) -> Iterator[pl.DataFrame]:
     """Cut examples, in the order of their works, into shards of about `shard_examples` (half to twice as many)."""
-    ordered = examples.sort("work_id", "position", "example_id", nulls_last=True)
+    ordered = examples.sort(*ORDER, nulls_last=True)
+    for start, end in pairwise(cuts(ordered["content_sha256"], shard_examples)):
+        yield ordered[start:end]
+
+
+def cuts(contents: Iterable[str], shard_examples: int) -> list[int]:
+    """Where shards begin, by the digests of ordered contents; and the end of the last."""
     smallest, spread, largest = max(1, shard_examples // 2), max(1, shard_examples // 2), 2 * shard_examples
-    start = 0
-    for index, content in enumerate(ordered["content_sha256"]):
-        size = index + 1 - start
+    starts, end = [0], 0
+    for end, content in enumerate(contents, 1):
+        size = end - starts[-1]
         if size >= largest or (size >= smallest and int(content[:8], 16) % spread == 0):
-            yield ordered.slice(start, size)
-            start = index + 1
-    if start < ordered.height:
-        yield ordered.slice(start)
+            starts.append(end)
+    return starts if starts[-1] == end else [*starts, end]
+
+
+def _freeze_shards(
+    store: Store, corpus: Corpus, train: pl.DataFrame, shard_examples: int, workers: Workers
+) -> tuple[Part, ...]:
+    """Cut the examples that models are trained on into shards, and freeze them; what is in leaves, on the workers."""
+    if corpus.contents is None:
+        return tuple(freeze_part(store, shard) for shard in cut(with_tokens(train), shard_examples))
+    ordered = train.sort(*ORDER, nulls_last=True)
+    places, ends = ordered["place"].to_numpy(), np.cumsum(np.concatenate([[0], ordered["bytes"].to_numpy()]))
+    items, sizes, start = [], list[int](), 0
+    for first, end in pairwise(cuts(ordered["content_sha256"], shard_examples)):
+        sizes.append(end - first)
+        if end - start >= STRETCH_ROWS or ends[end] - ends[start] >= STRETCH_BYTES or end == ordered.height:
+            items.append((corpus.contents.stretch(places[start:end]), tuple(sizes)))
+            sizes, start = [], end
+    frozen = workers.map(_freeze_stretch, (store, corpus.contents), items, what="shards frozen")
+    return tuple(part for parts in frozen for part in parts)
+
+
+def _freeze_stretch(shared: tuple[Store, Leaves], item: tuple[Stretch, tuple[int, ...]]) -> list[Part]:
+    """Freeze the shards of a stretch, by their sizes."""
+    (store, leaves), (stretch, sizes) = shared, item
+    frame = leaves.read(stretch)
+    ends = list(accumulate(sizes, initial=0))
+    return [freeze_part(store, frame[start:end]) for start, end in pairwise(ends)]
 
 
 def freeze_corpus(
@@ -127,6 +166,7 @@ def freeze_corpus(
     shard_examples: int,
     duplicates: pl.DataFrame | None = None,
     rights: pl.DataFrame | None = None,
+    workers: Workers | None = None,
 ) -> FrozenCorpus:
     """Freeze a checked corpus and put it in force; the same corpus again changes nothing.
 
@@ -135,7 +175,6 @@ def freeze_corpus(
         rights: the rights table, where terms have been judged; what was asserted is kept with it.
     """
     train = corpus.examples.filter(pl.col("split") == "train")
-    train = train.with_columns(tokens=count_words(train))
     unmatched = (
         train.filter(pl.col("unmatched_reason").is_not_null())
         .group_by(escrow_id=pl.coalesce("owner_id", "work_id"))
@@ -143,7 +182,7 @@ def freeze_corpus(
         .sort("escrow_id")
     )
     frozen = FrozenCorpus(
-        shards=tuple(freeze_part(store, shard) for shard in cut(train, shard_examples)),
+        shards=_freeze_shards(store, corpus, train, shard_examples, workers or SerialWorkers()),
         claims=freeze_part(store, corpus.claims),
         owners=freeze_part(store, corpus.owners),
         unmatched=freeze_part(store, unmatched),
@@ -160,16 +199,16 @@ def freeze_corpus(
     return frozen
 
 
-def count_words(examples: pl.DataFrame) -> pl.Series:
-    """Count the words, events, patches or, of opaque contents, bytes of each example; an error names the example."""
+def with_tokens(examples: pl.DataFrame) -> pl.DataFrame:
+    """The examples with `tokens`: words, events, patches or, of opaque contents, bytes; an error names the example."""
     counts = []
     for name, content, modality in examples.select("example_id", "content", "modality").iter_rows():
         try:
-            counts.append(len(words(content, modality, 0)) if modality in MODALITIES else len(content))
+            counts.append(count_words(content, modality, 0) if modality in MODALITIES else len(content))
         except ExampleError as error:
             where = f"example_id {name!r}"
             raise ContractError(where, expected=error.expected, found=error.found, hint=error.hint) from error
-    return pl.Series("tokens", counts, dtype=pl.Int64)
+    return examples.with_columns(pl.Series("tokens", counts, dtype=pl.Int64))
 
 
 def corpus_in_force(store: Store) -> FrozenCorpus:

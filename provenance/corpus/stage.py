@@ -10,10 +10,10 @@ import polars as pl
 from provenance.core.locks import freezing
 from provenance.core.where import Where
 from provenance.corpus import quality
-from provenance.corpus.delivery import read_corpus
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.ngrams import index_missing
 from provenance.corpus.ownership import since
+from provenance.corpus.pieces import read_pieces
 from provenance.corpus.rights.content_codes import code_missing
 from provenance.corpus.rights.licences import rights_of
 from provenance.corpus.rights.policy import read_policy
@@ -26,22 +26,30 @@ log = logging.getLogger("provenance.ingest")
 
 def ingest(where: Where) -> str:
     """Check the delivered corpus, freeze it and put it in force; returns its digest. CheckFailed: the rules block it."""
-    settings, store = where.settings, where.store
+    settings, store, workers = where.settings, where.store, where.workers
     store.check_writable()
     policy, rules = read_policy(settings.rights.policy), quality.read_rules(settings.corpus.quality)
-    corpus = read_corpus(store, settings.corpus.folder)
-    train = corpus.examples.filter(pl.col("split") == "train")
-    duplicates = find_duplicates(since(train, corpus.claims), read_decisions(store, settings.corpus.folder, train))
-    now, registry = datetime.now(UTC), registry_in_force(store)
-    examples = corpus.examples.with_columns(source_id=source_ids(registry, corpus.examples["source_uri"]))
-    rights = rights_of(examples, corpus.assertions, policy, now=now)
-    report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
-    quality.keep(store, report, now)
-    with freezing(where.databases.locks):
-        frozen = freeze_corpus(
-            store, corpus, shard_examples=settings.corpus.shard_examples, duplicates=duplicates, rights=rights
-        )
-        record_in_force(store, frozen.digest, now)
+    with read_pieces(where, settings.corpus.folder) as corpus:
+        train = corpus.examples.filter(pl.col("split") == "train")
+        decisions = read_decisions(store, settings.corpus.folder, train)
+        train = since(train, corpus.claims).sort("place")
+        pieces = corpus.contents.pieces if corpus.contents else ()
+        duplicates = find_duplicates(train, decisions, sketched=pieces, workers=workers)
+        now, registry = datetime.now(UTC), registry_in_force(store)
+        examples = corpus.examples.with_columns(source_id=source_ids(registry, corpus.examples["source_uri"], workers))
+        rights = rights_of(examples, corpus.assertions, policy, now=now)
+        report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
+        quality.keep(store, report, now)
+        with freezing(where.databases.locks):
+            frozen = freeze_corpus(
+                store,
+                corpus,
+                shard_examples=settings.corpus.shard_examples,
+                duplicates=duplicates,
+                rights=rights,
+                workers=workers,
+            )
+            record_in_force(store, frozen.digest, now)
     index_missing(where, frozen)
     reserved = code_missing(where, frozen, now)
     log.info(

@@ -40,6 +40,7 @@ from provenance.local.attribute import Request, attribute, folder_night, score_e
 from provenance.models.model import all_losses, examples_in, forward_and_backward
 from provenance.royalty import estimate as numerics
 from provenance.royalty.outcomes import Outcomes
+from provenance.validation import scale
 
 # Timings of each side of a ratio; the ratio is that of the medians.
 ROUNDS = 7
@@ -57,12 +58,13 @@ class Setup:
 
     Attributes:
         request: with a folder that is removed afterwards.
-        settings, open_workers: the arguments of `bench`.
+        settings, open_workers, examples: the arguments of `bench`.
     """
 
     request: Request
     settings: Settings
     open_workers: OpenWorkers
+    examples: int = 0
 
     @contextmanager
     def alone(self) -> Iterator[tuple[Where, Night]]:
@@ -73,19 +75,22 @@ class Setup:
             yield local, night
 
 
-def bench(request: Request, settings: Settings, parts: Sequence[str], open_workers: OpenWorkers) -> dict[str, Any]:
+def bench(
+    request: Request, settings: Settings, parts: Sequence[str], open_workers: OpenWorkers, *, examples: int = 0
+) -> dict[str, Any]:
     """The figures of some of `PARTS`; every time is in seconds.
 
     Args:
         request: the inputs; nothing is written to its folder.
         settings: the settings of `attribute`.
         open_workers: opens the workers of some settings, without a ledger; it can be sent to a process.
+        examples: of the deliveries that the part `ingest` makes up.
     """
     machine = {"cores": len(os.sched_getaffinity(0)), "device": settings.cluster.device, "torch": torch.__version__}
     figures: dict[str, Any] = {"machine": machine}
     for name in parts:
         with tempfile.TemporaryDirectory(prefix="provenance-bench-") as folder:
-            figures[name] = PARTS[name](Setup(replace(request, out=Path(folder)), settings, open_workers))
+            figures[name] = PARTS[name](Setup(replace(request, out=Path(folder)), settings, open_workers, examples))
     return figures
 
 
@@ -269,6 +274,23 @@ def _likelihoods(setup: Setup) -> dict[str, Any]:
     return {**times, "ratio": times["forward"] / times["bare"]}
 
 
+def _ingest(setup: Setup) -> dict[str, Any]:
+    """Cost of an ingest with one worker and with two, each in a process of its own; and of the reference, in one loop."""
+    work = setup.request.out / "delivered"
+    scale.deliver(work / "corpus", setup.examples)
+    figures: dict[str, Any] = {"examples": setup.examples}
+    for workers in (1, 2):
+        folder = setup.request.out / f"with-{workers}"
+        folder.mkdir()
+        (folder / "corpus").symlink_to(work / "corpus")
+        figures[f"workers_{workers}"], _ = _in_new_process(scale.ingest, folder, setup.settings, setup.open_workers, workers)
+    figures["reference"], _ = _in_new_process(scale.reference, work)
+    one, two = figures["workers_1"], figures["workers_2"]
+    for loop in ("one_by_one", "by_file"):
+        figures[f"ratio_{loop}"] = one["processor"] / figures["reference"][loop]["processor"]
+    return figures | {"ratio_workers": one["seconds"] / two["seconds"], "same_corpus": one["corpus"] == two["corpus"]}
+
+
 PARTS = {
     "features": _features,
     "scoring": _scoring,
@@ -277,6 +299,7 @@ PARTS = {
     "night": _night,
     "likelihoods": _likelihoods,
     "royalty": _royalty,
+    "ingest": _ingest,
 }
 
 

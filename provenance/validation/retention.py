@@ -39,6 +39,7 @@ from provenance.core.settings import CHECKOUT, RetentionSettings, Settings
 from provenance.core.store import Store, Stored, canonical_json
 from provenance.core.where import Where
 from provenance.corpus.ngrams import FOLDER as NGRAMS
+from provenance.corpus.pieces import SCRATCH as SCRATCH_OF_INGEST
 from provenance.corpus.rights.content_codes import FOLDER as CODES
 from provenance.corpus.rights.content_codes import READ
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
@@ -150,6 +151,8 @@ def decide(seen: Seen, policy: RetentionSettings, now: datetime) -> list[Removal
         if name.startswith("."):
             if ASIDE.fullmatch(name):
                 groups[LEFTOVERS, "grace"].append(stored)
+        elif key.startswith(f"{SCRATCH_OF_INGEST}/"):
+            groups[LEFTOVERS, "grace"].append(stored)
         elif (folder := _night_of(key)) and name != REMOVED:
             # A folder without inputs is the rest of a night whose removal was killed.
             reason = fate.get(folder, (UNBOOKED, "nights")) if ages[folder] else None

@@ -2,13 +2,16 @@
 
 from datetime import date
 
+import numpy as np
 import polars as pl
 import pytest
 import samples
 
 from provenance.core.errors import ContractError
 from provenance.core.store import sha256
+from provenance.corpus import duplicates
 from provenance.corpus.duplicates import check_decisions, claimants, find_duplicates
+from provenance.corpus.sketches import jaccard, runs_of
 
 SOURCE = b"""def settle(day, rate, owners):
     total = sum(amount for amount, _ in owners)
@@ -128,3 +131,47 @@ def test_who_came_at_the_same_time_shares_by_stake_and_exactly():
     rows = [("payable", name, 10**9, date(2020, 1, 1)) for name in "abc"]
     stakes = paid(stakes_of(*rows), "earliest")
     assert sorted(stakes.values()) == [333_333_333, 333_333_333, 333_333_334]
+
+
+def all_pairs(examples):
+    """Clusters by the exact similarity of every pair, for the test's oracle: examples in order, undated."""
+    ids, contents = examples["example_id"].to_list(), examples["content"].to_list()
+    runs = [runs_of(content, "code") for content in contents]
+    originals, copies, links = [], {}, {}
+    for at in range(len(ids)):
+        similar = sorted((-jaccard(runs[other], runs[at]), other) for other in originals)
+        for negative, other in similar:
+            near = [jaccard(runs[copy], runs[at]) >= 0.4 for copy in copies.get(other, [])]
+            if -negative >= 0.4 and (not near or any(near)):
+                copies.setdefault(other, []).append(at)
+                links.setdefault(other, {ids[other]}).add(ids[at])
+                break
+        else:
+            originals.append(at)
+    return sorted(sorted(cluster) for cluster in links.values())
+
+
+def variants(seed):
+    """Sources, each with versions of which some lines are another's: clearly a few, or clearly most."""
+    draws = np.random.default_rng(seed)
+    lines = [
+        [f"{'abcdefgh'[line % 8]}_{seed}_{source}_{line} = call({line * source})\n" for line in range(20)]
+        for source in range(9)
+    ]
+    changes = [(source, changed) for source in range(8) for changed in draws.choice([0, 1, 2, 3, 14], 4)]
+    made = ["".join([*lines[source][many:], *lines[source + 1][:many]]).encode() for source, many in changes]
+    return [made[at] for at in draws.permutation(len(made))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_copies_are_those_that_comparing_all_pairs_finds(seed):
+    examples = table(*variants(seed)).sort("example_id")
+    found = clusters(find_duplicates(examples))
+    assert found == all_pairs(examples)
+    assert len(found) > 3
+
+
+def test_a_band_that_many_share_is_compared_with_the_earliest_alone(monkeypatch):
+    monkeypatch.setattr(duplicates, "EARLIEST", 2)
+    many = [SOURCE + b"# %d\n" % at for at in range(40)]
+    assert clusters(find_duplicates(table(*many, OTHER))) == [sorted(f"e{at}" for at in range(40))]

@@ -12,12 +12,13 @@ from provenance.core.errors import ContractError
 from provenance.core.settings import Settings
 from provenance.core.tables import ASSERTIONS
 from provenance.corpus.rights import notices
-from provenance.corpus.rights.licences import check_assertions, classify, join_assertions, rights_of
+from provenance.corpus.rights.licences import check_assertions, classify, join_assertions, rights_of, weigh
 from provenance.corpus.rights.policy import CLASSES, read_policy
 
 POLICY = read_policy(Settings().rights.policy)
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 DAY = timedelta(days=1)
+ASSERTERS = ("owner", "source", "aggregator")
 ISC = dict(LICENSES)["ISC"]
 
 
@@ -207,6 +208,30 @@ def test_every_work_has_one_row_with_a_class_and_evidence_whatever_its_split():
     assert silent["quarantine"]
     named = rights_of(examples("w").with_columns(source_id=pl.lit("pkg:pypi/a")), table(), POLICY, now=NOW)
     assert named["source_id"].to_list() == ["pkg:pypi/a"], "the source of the registry is kept"
+
+
+TIMES = st.sampled_from([None, NOW - DAY, NOW, NOW + DAY])
+SAYINGS = st.tuples(
+    st.sampled_from("abc"), st.sampled_from(["MIT", "ISC", "no AI training"]), st.sampled_from(ASSERTERS), TIMES, TIMES
+)
+
+
+@given(st.lists(SAYINGS, max_size=7))
+def test_works_that_are_judged_together_get_what_their_assertions_weigh_one_by_one(sayings):
+    ending = [saying for saying in sayings if None in saying[3:] or saying[3] < saying[4]]
+    rows = table(*(assertion(licence, by, at, until, work) for work, licence, by, at, until in ending))
+    rights = rights_of(examples("a", "b"), rows, POLICY, now=NOW)
+    for row in rights.iter_rows(named=True):
+        own = rows.filter(pl.col("work_id") == row["work_id"]).sort(
+            "work_id", "asserted_by", "asserted_at", "licence", "evidence", "evidence_sha256", maintain_order=True
+        )
+        outcome = weigh(own.to_dicts(), POLICY, NOW, {licence: classify(licence, POLICY) for licence in own["licence"]})
+        times = [weighed.row["asserted_at"] for weighed in outcome.counting if weighed.row["asserted_at"]]
+        assert (row["licence_class"], row["asserted_by"]) == (outcome.terms.licence_class, outcome.asserted_by)
+        assert (row["conflict"], row["expired"]) == (outcome.conflict, outcome.expired)
+        assert row["asserted_at"] == max(times, default=None)
+        evidence = dict.fromkeys(weighed.row["evidence"] for weighed in outcome.counting)
+        assert row["evidence"] == ("; ".join(evidence) or outcome.terms.because)
 
 
 def test_rights_do_not_depend_on_the_order_of_what_is_delivered_nor_on_assertions_of_unknown_works():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -22,7 +23,7 @@ import polars as pl
 
 from provenance.core.store import Store
 from provenance.core.tables import SIGNALS
-from provenance.core.where import Where
+from provenance.core.where import Where, batched
 from provenance.corpus import records
 from provenance.corpus.rights.signals import embedded
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
@@ -39,6 +40,8 @@ SIDE = 32
 # Texts with fewer letters are everybody's; contents with fewer bytes, too.
 LETTERS, BYTES = 40, 256
 SCHEMA = pl.Schema([("content_sha256", pl.String()), ("unit", pl.String()), ("code", pl.Binary())])
+# Shards read by one task.
+TASK = 16
 # Codes compared at a time, to limit memory.
 AT_ONCE = 200_000
 
@@ -64,7 +67,8 @@ def code_missing(where: Where, corpus: FrozenCorpus, now: datetime) -> int:
     """
     present = {*where.store.list(FOLDER), *where.store.list(READ)}
     missing = [part for part in corpus.shards if not {codes_key(part), read_key(part)} <= present]
-    return sum(where.workers.map(_read_shard, (where.store, now), missing, what="codes of contents")) if missing else 0
+    batches = list(batched(missing, TASK))
+    return sum(where.workers.map(_read_shards, (where.store, now), batches, what="codes of contents")) if missing else 0
 
 
 def read_codes(store: Store, corpus: FrozenCorpus) -> pl.DataFrame:
@@ -120,6 +124,10 @@ def same_contents(codes: pl.DataFrame, originals: pl.DataFrame) -> dict[str, str
                 if alike
             }
     return found
+
+
+def _read_shards(shared: tuple[Store, datetime], parts: Sequence[Part]) -> int:
+    return sum(_read_shard(shared, part) for part in parts)
 
 
 def _read_shard(shared: tuple[Store, datetime], part: Part) -> int:

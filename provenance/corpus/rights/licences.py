@@ -178,28 +178,54 @@ def rights_of(examples: pl.DataFrame, assertions: pl.DataFrame, policy: RightsPo
     )
     asserted = join_assertions(examples, assertions)
     terms = terms_of(asserted["licence"], policy)
-    by_work = {work: list(rows) for work, rows in groupby(asserted.iter_rows(named=True), key=itemgetter("work_id"))}
-    rows = []
-    for work, source in sources.sort("work_id").iter_rows():
-        outcome = weigh(by_work.get(work, []), policy, now, terms)
-        times = [w.row["asserted_at"] for w in outcome.counting if w.row["asserted_at"]]
-        evidence = dict.fromkeys(w.row["evidence"] for w in outcome.counting)
-        refusal = policy.refusal(outcome.terms.licence_class)
-        rows.append(
-            {
-                "work_id": work,
-                "source_id": source,
-                "licence_spdx": outcome.terms.licence_spdx,
-                "licence_class": outcome.terms.licence_class,
-                "asserted_by": outcome.asserted_by,
-                "asserted_at": max(times, default=None),
-                "evidence": "; ".join(evidence) or outcome.terms.because,
-                "conflict": outcome.conflict,
-                "expired": outcome.expired,
-                "quarantine": f"{outcome.terms.because}: {refusal}" if refusal else "",
-            }
-        )
-    return conform(RIGHTS, pl.DataFrame(rows, schema=RIGHTS.schema), "rights")
+
+    def judged(groups: Iterable[tuple[Any, list[dict[str, Any]]]], name: str, dtype: Any) -> pl.DataFrame:
+        """What follows from groups of assertions, by their name."""
+        schema = {name: dtype} | {k: v for k, v in RIGHTS.schema.items() if k not in ("work_id", "source_id")}
+        return pl.DataFrame([{name: key} | _judge(rows, policy, now, terms) for key, rows in groups], schema=schema)
+
+    # Most works have one assertion that is valid, or none: those whose assertions differ in time alone are judged once.
+    valid = (pl.col("asserted_at").fill_null(now) <= now) & (pl.col("expires_at").is_null() | (pl.col("expires_at") > now))
+    counted = asserted.with_columns(simple=valid & (pl.len().over("work_id") == 1))
+    simple = counted.filter("simple").select("work_id", "asserted_at", *DECISIVE)
+    kinds = simple.select(DECISIVE).unique(maintain_order=True).with_row_index("kind")
+    simple = simple.join(kinds, on=DECISIVE, nulls_equal=True).select("work_id", "asserted_at", "kind")
+    by_work = groupby(counted.filter(~pl.col("simple")).iter_rows(named=True), key=itemgetter("work_id"))
+    silent = sources.join(asserted, on="work_id", how="anti").select("work_id")
+    of_kinds = judged([(row["kind"], [row | {"asserted_at": None}]) for row in kinds.iter_rows(named=True)], "kind", pl.UInt32)
+    rights = pl.concat(
+        [
+            simple.join(of_kinds.drop("asserted_at"), on="kind").drop("kind"),
+            judged(((work, list(rows)) for work, rows in by_work), "work_id", pl.String),
+            silent.join(judged([("", [])], "work_id", pl.String).drop("work_id"), how="cross"),
+        ],
+        how="diagonal",
+    )
+    return conform(RIGHTS, sources.join(rights, on="work_id").sort("work_id").select(RIGHTS.schema.names()), "rights")
+
+
+# What decides the terms of a work with one assertion, beside its time.
+DECISIVE = ["licence", "asserted_by", "evidence", "expires_at"]
+
+
+def _judge(
+    rows: list[dict[str, Any]], policy: RightsPolicy, now: datetime, terms: Mapping[str, LicenceTerms]
+) -> dict[str, Any]:
+    """What the rights table says of a work with some assertions, without its source."""
+    outcome = weigh(rows, policy, now, terms)
+    times = [w.row["asserted_at"] for w in outcome.counting if w.row["asserted_at"]]
+    evidence = dict.fromkeys(w.row["evidence"] for w in outcome.counting)
+    refusal = policy.refusal(outcome.terms.licence_class)
+    return {
+        "licence_spdx": outcome.terms.licence_spdx,
+        "licence_class": outcome.terms.licence_class,
+        "asserted_by": outcome.asserted_by,
+        "asserted_at": max(times, default=None),
+        "evidence": "; ".join(evidence) or outcome.terms.because,
+        "conflict": outcome.conflict,
+        "expired": outcome.expired,
+        "quarantine": f"{outcome.terms.because}: {refusal}" if refusal else "",
+    }
 
 
 def terms_of(licences: Iterable[str], policy: RightsPolicy) -> dict[str, LicenceTerms]:

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from provenance.core.checks import conform
 from provenance.core.tables import REGISTRY, SOURCES
+from provenance.core.where import SerialWorkers, Workers
 from provenance.corpus.rights.sources.canonical import MANY, PAGE, canonical, identify
 
 # An identifier listed by more places than this counts as a name of many works, such as the DOI of a data set listed with each
@@ -100,17 +101,27 @@ def distinct(records: pl.DataFrame) -> pl.DataFrame:
     return frame.unique([*columns, "_listed"]).sort(*columns, "_listed", nulls_last=True).drop("_listed")
 
 
-def source_ids(registry: pl.DataFrame, uris: pl.Series) -> pl.Series:
+def source_ids(registry: pl.DataFrame, uris: pl.Series, workers: Workers | None = None) -> pl.Series:
     """The source of each URI, by any of its names; null if the registry has none."""
+    if registry.is_empty():
+        return pl.Series("source_id", [None] * len(uris), dtype=pl.String)
     names = registry.select("source_id", name="identifiers").explode("name")
-    texts = uris.drop_nulls().unique()
-    spellings = pl.DataFrame({"text": texts, "name": [canonical(text) for text in texts.to_list()]}, schema_overrides=_TEXTS)
+    texts = uris.drop_nulls().unique().sort()
+    parts = [texts[start : start + AT_ONCE].to_list() for start in range(0, len(texts), AT_ONCE)]
+    mapped = (workers or SerialWorkers()).map(_canonical, None, parts, what="addresses of works")
+    spellings = pl.DataFrame({"text": texts, "name": [name for part in mapped for name in part]}, schema_overrides=_TEXTS)
     requested = pl.DataFrame({"text": uris}, schema_overrides=_TEXTS)
     rows = requested.join(spellings, on="text", how="left", maintain_order="left")
     return rows.join(names, on="name", how="left", maintain_order="left", validate="m:1")["source_id"]
 
 
+def _canonical(_: None, texts: list[str]) -> list[str]:
+    return [canonical(text) for text in texts]
+
+
 _TEXTS = {"text": pl.String, "name": pl.String}
+# Addresses brought into canonical form at a time.
+AT_ONCE = 2**14
 
 
 def _sources(own: pl.DataFrame, links: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
