@@ -7,6 +7,7 @@ import itertools
 import lzma
 import re
 import tarfile
+import uuid
 import zipfile
 from datetime import UTC, date, datetime
 from typing import ClassVar
@@ -629,6 +630,163 @@ def test_a_cancelled_message_or_group_is_rejected(paid_month):
 NAMED = ("ann", "bob", "cid")
 
 
+@pytest.mark.parametrize(("above", "own"), [("AM05", "NARR"), ("DUPL", "MS03"), ("AM05", "AC04")])
+@pytest.mark.parametrize("level", ["message", "group"])
+def test_a_reason_of_its_own_beside_a_second_copy_stops_by_name(month, above, own, level):
+    of_all = {"status": "RJCT", "code": above} if level == "message" else {"group_status": "RJCT", "group_code": above}
+    with pytest.raises(InputError, match=rf"words that may mean a second copy \({own}; of all: {above}\)"):
+        month.book(report(month, told(month.payments["ann"], code=own), **of_all))
+    assert ({*month.status.values()}, month.owed) == ({"sent"}, {})
+    own_copy = report(month, told(month.payments["ann"], code=above), status="RJCT", code="MS03")
+    assert month.book(own_copy)["stands"] == 1, "its own code is certain"
+
+
+def test_a_report_that_names_neither_message_nor_group_is_found_by_its_payments(month):
+    nameless = {"message": "NOTPROVIDED", "group": "NOTPROVIDED"}
+    assert month.book(report(month, told(month.payments["ann"]), status="RJCT", **nameless))["rejected"] == 1
+    assert month.owed == {"ann": 700}, "it says nothing of the others"
+    for strangers in ([told("f" * 32)], [told("rent")]):
+        with pytest.raises(InputError, match="expected an answer to a message that was sent, found 'NOTPROVIDED'"):
+            month.book(report(month, *strangers, **nameless))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_entry_that_moves_a_payment_twice_stops_by_name(month, back):
+    mark, more = ("CRDT", BACK) if back else ("DBIT", "")
+    refs = (f"<AcctSvcrRef>T{n}</AcctSvcrRef><EndToEndId>{month.payments['ann']}</EndToEndId>" for n in (1, 2))
+    twice = entry(1400, *(moved(700, refs=each, mark=mark, more=more) for each in refs), mark=mark)
+    (problem,) = month.book(statement(twice, debit(month, "bob")))["problems"]
+    assert f"payment {month.payments['ann']}: expected one transaction of it, found 2" in problem["problem"]
+    assert (month.status["ann"], month.status["bob"], month.owed) == ("sent", "paid", {})
+
+
+def came_back(month, day="", ref="", units=700):
+    data = entry(units, moved(units, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT")
+    booked = f"<BookgDt><Dt>{day}</Dt></BookgDt>" if day else ""
+    return data.replace("</Sts>", f"</Sts>{booked}" + (f"<AcctSvcrRef>{ref}</AcctSvcrRef>" if ref else ""), 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "same"),
+    [
+        ({}, {}, SAME),
+        ({"day": "2026-11-09"}, {"day": "2026-11-09"}, SAME),
+        ({"day": "2026-11-09"}, {"day": "2026-11-10"}, SECOND),
+        ({"day": "2026-11-09", "ref": "A1"}, {"day": "2026-11-10", "ref": "A1"}, SAME),
+        ({"ref": "A1"}, {"ref": "A2"}, SECOND),
+    ],
+)
+def test_a_payment_that_comes_back_twice_stops_by_name(month, first, later, same):
+    month.book(statement(debit(month, "ann"), came_back(month, **first)))
+    data = statement(came_back(month, **later), number=2)
+    if same:
+        assert month.book(data)["problems"] == []
+    else:
+        with pytest.raises(InputError, match="expected one return of a payment, found a second one") as raised:
+            month.book(data)
+        assert "--status" not in str(raised.value), "it is returned already"
+    assert (month.status["ann"], month.owed) == ("returned", {"ann": 700})
+    month.check()
+
+
+def test_a_payment_that_comes_back_twice_in_one_statement_stops_by_name(month):
+    (problem,) = month.book(statement(debit(month, "ann"), came_back(month), came_back(month)))["problems"]
+    assert "expected one return of a payment" in problem["problem"]
+    by_hand(month.where, [], "", entry=problem["key"], evidence="the bank's error", by="Ann", second="Bob")
+    data = statement(debit(month, "ann"), came_back(month), came_back(month))
+    assert (month.book(data)["problems"], month.owed) == ([], {"ann": 700})
+
+
+def test_what_was_kept_of_a_return_counts_though_a_person_told_it_before(month):
+    ann = month.payments["ann"]
+    by_hand(month.where, [ann], "returned", evidence="letter", by="Ann", second="Bob")
+    data = statement(entry(650, moved(650, ann, mark="CRDT", details=charged(50), more=BACK), mark="CRDT"))
+    assert (month.book(data)["returned"], month.charges) == (1, 50)
+    assert (month.book(data)["again"], month.charges, month.owed) == (True, 50, {"ann": 700})
+    month.check()
+
+
+@pytest.mark.parametrize("more", ["", BACK])
+@pytest.mark.parametrize(("of_entry", "own"), [("CRDT", "DBIT"), ("DBIT", "CRDT")])
+def test_a_transaction_against_the_direction_of_its_entry_stops_by_name(month, of_entry, own, more):
+    month.book(statement(debit(month, "ann")))
+    with pytest.raises(InputError, match="found a transaction in the other direction than its entry"):
+        month.book(statement(entry(700, moved(700, month.payments["ann"], mark=own, more=more), mark=of_entry), number=2))
+    assert (month.status["ann"], month.owed) == ("paid", {})
+
+
+def test_transactions_against_the_direction_of_their_entry_stop_by_name(month):
+    month.book(statement(*(debit(month, owner) for owner in NAMED)))
+    marked = [moved(OWED[owner], month.payments[owner], more=BACK) for owner in NAMED]
+    nameless = [
+        f"<TxDtls><Refs><EndToEndId>{month.payments[o]}</EndToEndId></Refs><CdtDbtInd>DBIT</CdtDbtInd></TxDtls>" for o in NAMED
+    ]
+    for each, found in ((marked, "a debit with the mark of a return"), (nameless, "both, without the amount of each")):
+        with pytest.raises(InputError, match=found):
+            month.book(statement(entry(ALL, *each, mark="CRDT"), number=2))
+    assert month.owed == {}
+
+
+@pytest.mark.parametrize("units", [7000, 750, 736, 70])
+@pytest.mark.parametrize("back", [False, True])
+def test_an_entry_that_moves_another_amount_than_its_transaction_stops_by_name(month, units, back):
+    mark, more, units = ("CRDT", BACK, 1400 - units) if back else ("DBIT", "", units)
+    if units > 0:
+        with pytest.raises(InputError, match=f"expected 700 minor units of EUR, as sent, found {units} of EUR"):
+            month.book(statement(entry(units, moved(700, month.payments["ann"], mark=mark, more=more), mark=mark)))
+    small = 665 if back else 735
+    month.book(statement(entry(small, moved(700, month.payments["ann"], mark=mark, more=more), mark=mark)))
+    assert (month.status["ann"], month.charges) == ("returned" if back else "paid", 35), "a small one is the bank's fee"
+    month.check()
+
+
+def test_each_payment_of_an_entry_is_settled_by_itself(month):
+    month.book(report(month, told(month.payments["ann"]), told(month.payments["bob"])))
+    data = statement(entry(1950, moved(700, month.payments["ann"]), moved(1250, month.payments["bob"])))
+    with pytest.raises(InputErrors) as raised:
+        month.book(data)
+    errors = dict(zip(("ann", "bob"), raised.value.errors, strict=True))
+    for owner, error in errors.items():
+        assert f"answer-by-hand {month.payments[owner]} --status paid --entry {key_of(error)}" in str(error)
+    by_hand(month.where, [month.payments["ann"]], "paid", entry=key_of(errors["ann"]), evidence="slip", by="Ann", second="Bob")
+    with pytest.raises(InputError, match=month.payments["bob"]):
+        month.book(data)
+    assert month.owed == {"bob": 1250}, "bob's is not settled with ann's"
+    by_hand(month.where, [month.payments["bob"]], "paid", entry=key_of(errors["bob"]), evidence="slip", by="Ann", second="Bob")
+    assert (month.book(data)["problems"], month.owed) == ([], {})
+    month.check()
+
+
+@pytest.mark.parametrize(
+    ("account", "mark", "stops"),
+    [
+        ("<IBAN>DE89370400440532013000</IBAN>", "", True),
+        ("<Othr><Id>0532013000</Id></Othr>", "", True),
+        ("<Othr><Id>00202051</Id></Othr>", "", False),
+        ("<IBAN>DE02120300000000202051</IBAN>", "", False),
+        ("<IBAN>DE89370400440532013000</IBAN>", BACK, False),
+    ],
+)
+def test_the_credit_of_a_payee_s_own_account_is_no_return(month, account, mark, stops):
+    month.book(statement(debit(month, "ann")))
+    data = statement(
+        entry(700, moved(700, month.payments["ann"], mark="CRDT", more=mark), mark="CRDT", code=BANKS_OWN), number=2
+    )
+    data = data.replace(b"<IBAN>DE02120300000000202051</IBAN>", account.encode())
+    if stops:
+        with pytest.raises(InputError, match="a credit of another account without one"):
+            month.book(data)
+    else:
+        assert month.book(data)["returned"] == 1
+    assert month.owed == ({} if stops else {"ann": 700})
+
+
+def test_strangers_ids_that_are_uuids_stop_nothing(month):
+    ids = [uuid.UUID(int=n * 0x0123456789ABCDEF0123456789ABCDEF % 2**128, version=4).hex for n in range(1, 9)]
+    result = month.book(statement(*(entry(300, moved(300, name.upper())) for name in ids), debit(month, "ann")))
+    assert (result["paid"], result["others"], result["problems"]) == (1, 8, [])
+
+
 @pytest.mark.parametrize("back", [False, True])
 @pytest.mark.parametrize("way", ["of all", "of each", "without amounts", "beside a stranger's"])
 def test_charges_of_an_entry_of_several_transactions_stand_in_the_books(month, back, way):
@@ -1010,6 +1168,14 @@ ACTIVITY = "Date,Type,Description,Status,Currency,Gross,Custom number\r\n"
         (["Mass Payment,x,Completed,EUR,-6.40,PAM", "Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
         (["Cancelled payout,x,Completed,EUR,6.40,PAM"], "returned"),
         (["Payout Hold,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Payout Hold'"),
+        (["Reversal of General Account Hold,x,Completed,EUR,6.40,PAM"], "a row of the type 'Reversal of General"),
+        (["Cancellation of Hold for Dispute Resolution,x,Completed,EUR,6.40,PAM"], "a row of the type 'Cancellation"),
+        (["Payout Fee Refund,x,Completed,EUR,6.40,PAM"], "a row of the type 'Payout Fee Refund'"),
+        (["General Currency Conversion,x,Completed,EUR,-6.40,PAM"], "a row of the type 'General Currency"),
+        (["Bonus,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Bonus'"),
+        (["MassPay Payment,x,Completed,EUR,-6.40,PAM"], "paid"),
+        (["Payment Refund,x,Completed,EUR,6.40,PAM"], "returned"),
+        (["Mass Payment,x,Reversed,EUR,-6.40,PAM", "Payment Reversal,x,Completed,EUR,6.40,PAM"], "returned"),
         (["Licence fees 2026-10,x,Completed,EUR,-6.40,PAM"], "a row of the type 'Licence fees 2026-10'"),
         (["Mass Payment,x,Completed,EUR,-9.00,other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
         (["Mass Payment,x,Completed,EUR,(9.00),other", "Adjustment,x,Completed,EUR,6.40,PAM"], "money that came in"),
@@ -1018,11 +1184,12 @@ ACTIVITY = "Date,Type,Description,Status,Currency,Gross,Custom number\r\n"
 )
 def test_rows_of_paypals_activity_are_booked_or_stop_by_name(month, rows, found):
     strangers = ["Payout Hold,x,Completed,EUR,-1.00,", "Payment Fee,x,Completed,EUR,-0.25,", "Sale,x,Completed,EUR,50.00,shop"]
+    strangers += ["Express Checkout Payment,x,Partially Refunded,EUR,9.00,shop", "Payment,x,Completed,ARS,much,shop"]
     table = ACTIVITY + "".join(f"2026-11-04,{row}\r\n" for row in [*rows, *strangers])
     data = table.replace("PAM", month.payments["pam"][:30]).encode()
     if found in ("paid", "returned"):
         result = month.book(data, "activity.csv")
-        assert (month.status["pam"], result["problems"], result["others"]) == (found, [], 3)
+        assert (month.status["pam"], result["problems"], result["others"]) == (found, [], 5)
     else:
         try:
             (problem,) = month.book(data, "activity.csv")["problems"]
@@ -1081,6 +1248,13 @@ def test_returns_of_the_clearing_house_are_read(month, code, words):
     (payment,) = (p for p in settling.payments(month.where.ledger, PERIOD) if p.line.owner_id == "nat")
     assert (payment.status, month.owed) == ("returned", {"nat": 880})
     assert payment.reason.startswith(words)
+
+
+@pytest.mark.parametrize("written", [lambda d: d.replace(b"\n", b""), lambda d: d.replace(b"\n", b"\r\n") + b"\r\n\x1a"])
+def test_returns_without_separators_or_with_the_end_of_old_systems_are_read(month, written):
+    data = written(returns((month.payments["nat"][:15], 880, "99", "R03"), ("SOMEBODY ELSE", 5, "99", "R01")))
+    result = month.book(data, "returns.ach")
+    assert (result["returned"], result["others"], month.owed) == (1, 1, {"nat": 880})
 
 
 def test_a_change_of_bank_details_is_no_return_and_a_duplicate_stops(month):
