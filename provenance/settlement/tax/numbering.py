@@ -32,6 +32,7 @@ from provenance.settlement.months.bank_files import payer
 from provenance.settlement.months.closings import publish
 from provenance.settlement.months.periods import last_day
 from provenance.settlement.months.settling import SENT, Payment, payments_named
+from provenance.settlement.months.settling import rates as settling_rates
 from provenance.settlement.payees import vault as payee_vault
 from provenance.settlement.payees.details import BankPlace, Details
 from provenance.settlement.payees.register import payees_in_force, register_of
@@ -44,6 +45,7 @@ from provenance.settlement.tax.documents import (
     applied,
     as_ubl,
     check_buyer,
+    national_vat,
     treatment,
 )
 
@@ -220,6 +222,9 @@ def _write(
         payee = found[owner, version]
         how = applied(due.against.vat_category, Decimal(due.against.vat_rate), payee)
         stated = Amounts(*(getattr(due.against, f"{name}_minor") for name in INVOICED))
+    place = f"invoice for payment {due.payment.payment_id} of payee {owner}"
+    rates = {pair: rate for pair, (rate, _) in settling_rates(where.ledger, due.period).items()}
+    vat_currency, vat_in_it = national_vat(stated.vat, line.currency, buyer.country, rates, place)
     document = Document(
         invoice_id=f"{tax.invoices}{number:0{DIGITS}d}",
         kind=due.kind,
@@ -234,6 +239,8 @@ def _write(
         buyer=buyer,
         buyer_vat_id=tax.vat_id,
         corrects=(due.against.invoice_id, due.against.issued_on) if due.against else None,
+        vat_currency=vat_currency,
+        vat_in_it=vat_in_it,
     )
     data = as_ubl(document)
     row = {
