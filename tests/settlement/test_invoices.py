@@ -158,6 +158,9 @@ def test_an_invoice_in_another_currency_states_vat_by_the_period_s_rate(where, s
     dollars = {Account("payable", "bob", "USD"): -2000, Account("receivable", "", "USD"): 2000}
     ledger.book(where.ledger, date(2026, 9, 16), dollars, night="n", cause="dollars")
     register(where, tmp_path, "bob")
+    with pytest.raises(InputError, match="invoices of payee bob: expected a rate of USD to EUR.*provenance rate"):
+        settle(where)
+    assert {booking.kind for booking in ledger.bookings(where.ledger)} == {"night"}, "before anything is booked"
     settling.record_rate(where.ledger, PERIOD, ("USD", "EUR"), Decimal("0.5"), day=DAY, evidence="ECB", by="me")
     settle(where)
     run = numbering.issue(where)

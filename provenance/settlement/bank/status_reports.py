@@ -252,12 +252,12 @@ def _all(node: Any, path: str) -> list[Any]:
 
 def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     group = _first(message, "OrgnlGrpInfAndSts")
-    whole, above = _text(group, "GrpSts"), _all(group, "StsRsnInf")
+    whole, above = _text(group, "GrpSts").upper(), _all(group, "StsRsnInf")
     reasons, duplicate, perhaps = [_reason(above)], _is_duplicate(above), _says_duplicate(above)
     parts: list[Part] = []
     rejected, twice, perhaps_twice, number = [], [], [], 0
     for of_group in message.iterfind(_path("OrgnlPmtInfAndSts")):
-        name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts"), _all(of_group, "StsRsnInf")
+        name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts").upper(), _all(of_group, "StsRsnInf")
         reason = _reason(nodes)
         if status in _WHOLLY:
             rejected.append(name)
@@ -303,7 +303,7 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
 def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outcome:
     node = _first(transaction, "OrgnlTxRef/Amt/InstdAmt")
     units, currency = amount(node, where) if node is not None else (None, None)
-    status = _STATUS.get(_text(transaction, "TxSts") or above, PENDING)
+    status = _STATUS.get(_text(transaction, "TxSts").upper() or above, PENDING)
     nodes = _all(transaction, "StsRsnInf")
     return Outcome(
         _text(transaction, "OrgnlEndToEndId"),

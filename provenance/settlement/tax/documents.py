@@ -174,7 +174,7 @@ def national_vat(
     rate, reverse = rates.get((currency, national)), rates.get((national, currency))
     if rate is None and reverse is None:
         expected, found = f"a rate of {currency} to {national} for its period, in which VAT is stated, too", "none"
-        hint = f"Write this invoice by hand, and record rates with `provenance rate ... {currency} {national}` before a close."
+        hint = f"Record it before the close (`provenance rate PERIOD {currency} {national} RATE`); later, invoice by hand."
         raise InputError(where, expected=expected, found=found, hint=hint)
     exact = Decimal(vat_amount) * rate if rate is not None else Decimal(vat_amount) / (reverse or 1)
     units = exact.scaleb(minor_digits(national) - minor_digits(currency))
