@@ -349,6 +349,13 @@ def test_the_beginning_of_an_id_in_the_remittance_is_ours(month):
     assert month.book(statement(entry(700, moved(700, "NOTPROVIDED", more=text))))["paid"] == 1
 
 
+@pytest.mark.parametrize("at", [1, 11, 12, 20, 31])
+def test_an_id_that_a_bank_has_broken_into_lines_is_ours(month, at):
+    ann = month.payments["ann"]
+    lines = "".join(f"<Ustrd>{line}</Ustrd>" for line in ("SVWZ+Royalties", f"EREF+{ann[:at]}", f"{ann[at:]} ABWA+X"))
+    assert month.book(statement(entry(700, moved(700, "NOTPROVIDED", more=f"<RmtInf>{lines}</RmtInf>"))))["paid"] == 1
+
+
 def test_a_credit_in_another_amount_stops_by_name(month):
     data = statement(
         debit(month, "bob"), entry(650, moved(650, month.payments["ann"], mark="CRDT"), mark="CRDT", code=BANKS_OWN)
@@ -586,6 +593,21 @@ def test_two_debits_of_a_payment_in_one_statement_stop_at_the_second(month, refs
     assert (month.status["ann"], month.status["bob"], month.owed) == ("paid", "paid", {})
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_reference_that_is_learnt_later_tells_a_second_entry(month, back):
+    show = came_back if back else debited
+    ref = "ref" if back else "of_entry"
+    fee = {"units": 665} if back else {}
+    month.book(statement(debit(month, "ann"), show(month, **fee)) if back else statement(show(month)))
+    kept = month.charges
+    month.book(statement(show(month, **{ref: "A1"}, **fee), number=2))
+    assert month.book(statement(show(month, **{ref: "A1"}, **fee), number=3))["problems"] == []
+    with pytest.raises(InputError, match="found a second one .- A2; the first: - A1"):
+        month.book(statement(show(month, **{ref: "A2"}, **fee), number=4))
+    assert (month.charges, month.owed) == (kept, {"ann": 700} if back else {}), "charges count once"
+    month.check()
+
+
 def said(month, owner, inside):
     """A report that rejects a payment for a reason given as XML."""
     name = f"<OrgnlEndToEndId>{month.payments[owner]}</OrgnlEndToEndId>"
@@ -669,7 +691,7 @@ def test_an_entry_that_moves_a_payment_twice_stops_by_name(month, back):
 
 
 def came_back(month, day="", ref="", units=700):
-    data = entry(units, moved(units, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT")
+    data = entry(units, moved(700, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT")
     booked = f"<BookgDt><Dt>{day}</Dt></BookgDt>" if day else ""
     return data.replace("</Sts>", f"</Sts>{booked}" + (f"<AcctSvcrRef>{ref}</AcctSvcrRef>" if ref else ""), 1)
 
@@ -980,6 +1002,23 @@ def test_statements_of_one_name_in_a_file_are_told_apart(month):
     assert month.book(statement(odd[0]).replace(first, first.replace(b"6.50", b"7.00")))["problems"] == []
 
 
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\x00" * 20, b"\n\x1a"])
+@pytest.mark.parametrize(
+    ("start", "encoding"), [("", "utf-8"), ("\ufeff\n ", "utf-8"), ("", "utf-16"), ("", "utf-16-le"), ("", "iso-8859-1")]
+)
+def test_a_document_is_read_in_the_encodings_of_banks(start, encoding, end):
+    named = "UTF-16" if "16" in encoding else encoding
+    text = statement(debit(Sent, "ann")).decode().replace('"1.0"?>', f'"1.0" encoding="{named}"?>')
+    data = f"{start}{text}".encode(encoding) + (end if "16" not in encoding else b"")
+    assert [outcome.payment_id for outcome in read_any(data, "x.xml").outcomes] == [Sent.payments["ann"]]
+
+
+@pytest.mark.parametrize("kind", ["camt.054.001.08", "camt.052.001.08"])
+def test_what_is_no_statement_names_the_one_that_is(kind):
+    with pytest.raises(InputError, match=f"found '{kind}'. Ask the bank for camt.053"):
+        read_any(document(kind, "BkToCstmrDbtCdtNtfctn", ""), "x.xml")
+
+
 @pytest.mark.parametrize("state", ["<Prtry>BOOKED</Prtry>", "<Prtry>Gebucht</Prtry>", "<Prtry>BOOK</Prtry>", "<Cd>INFO</Cd>"])
 @pytest.mark.parametrize("by", ["payment", "message"])
 def test_an_entry_of_ours_in_an_unknown_state_stops_by_name(month, state, by):
@@ -1207,6 +1246,18 @@ def test_rows_of_paypals_activity_are_booked_or_stop_by_name(month, rows, found)
         assert f"payment {month.payments['pam']}" in problem["problem"]
         assert "answer-by-hand --entry" in problem["problem"]
     assert month.owed == ({"pam": 640} if found == "returned" else {})
+
+
+def test_a_payout_that_was_uploaded_twice_stops_by_name_in_whichever_report(month):
+    row = f"Mass Payment,x,Completed,EUR,-6.40,{month.payments['pam'][:30]}\r\n"
+    month.book(f"{REPORT}1,{month.payments['pam'][:30]},SUCCESS,EUR,6.40,\r\n".encode(), "batch.csv")
+    for name in ("november.csv", "again.csv"):
+        assert (
+            month.book(f"{ACTIVITY}2026-11-04,{row}2026-11-04,Sale,x,Completed,EUR,1.00,\r\n".encode(), name)["problems"] == []
+        )
+    with pytest.raises(InputError, match="expected one debit of a payment, found a second one .2026-12-04"):
+        month.book(f"{ACTIVITY}2026-12-04,{row}".encode(), "december.csv")
+    assert (month.status["pam"], month.owed) == ("paid", {})
 
 
 def test_the_row_of_names_decides_what_separates_the_columns_of_paypals_reports(month):

@@ -36,6 +36,7 @@ _AMOUNT = ("amount", "gross", "gross amount", "payout amount", "payment amount",
 _CURRENCY = ("currency", "currency code", "amount currency", "payout currency")
 _REASON = ("reason", "error", "error message", "error code", "reason code", "errors", "failure reason")
 _TYPE = ("type", "transaction type")
+_DATE = ("date", "transaction date")
 _BATCH = ("batch id", "payout batch id", "sender batch id")
 _STATUSES = {
     **dict.fromkeys(("success", "completed", "processed", "claimed", "paid"), PAID),
@@ -183,6 +184,7 @@ def is_foreign(data: bytes) -> bool:
 def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]]]:
     """The row of names of columns, which may stand below a summary, and the columns that are read."""
     wanted = {"status": _STATUS, "amount": _AMOUNT, "currency": _CURRENCY, "reason": _REASON, "type": _TYPE, "batch": _BATCH}
+    wanted["date"] = _DATE
     for at, row in enumerate(rows[:LINES_ABOVE]):
         names = [" ".join(re.sub("[_./()-]", " ", cell.casefold()).split()) for cell in row]
         columns = {
@@ -212,7 +214,9 @@ def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iter
     reason = cells.get("reason", "")
     duplicate = outcome != PAID and "duplicate" in reason.casefold()
     units, sign = _units(cells["amount"], currency, where), -1 if _BELOW.search(cells["amount"]) else 1
-    yield Outcome("", outcome, units, currency, reason[:140], duplicate=duplicate, sign=sign, texts=texts)
+    # A payout that was uploaded twice stands there on two days.
+    day = "".join(cells.get("date", "").split())
+    yield Outcome("", outcome, units, currency, reason[:140], duplicate=duplicate, sign=sign, reference=day, texts=texts)
 
 
 def _units(text: str, currency: str, where: str) -> int:

@@ -156,7 +156,9 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
     kinds = [*known(REPORT), *known(STATEMENT)]
     if kind not in kinds:
         expected = f"a Document of {', '.join(kinds)}"
-        raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=did_you_mean(kind, kinds))
+        # Notifications and reports within a day say less, and are not final.
+        hint = "Ask the bank for camt.053." if kind.startswith(("camt.052.", "camt.054.")) else did_you_mean(kind, kinds)
+        raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=hint)
     broken = _broken(root, kind, where) if violation(root, kind) else {}
     return _report(root[0], kind, where, broken) if kind.startswith(REPORT) else _statement(root[0], kind, where, broken)
 
@@ -228,9 +230,13 @@ def _cut(text: str) -> str:
 
 
 def _texts(node: Any) -> tuple[str, ...]:
-    """Texts below a node, each once, without those of amounts."""
-    texts = (child.text.strip() for child in node.iter() if isinstance(child.tag, str) and child.text and not child.get("Ccy"))
-    return tuple(dict.fromkeys(text for text in texts if text))
+    """Texts below a node, each once, without those of amounts; and the lines of a text that a bank has broken, as one."""
+    children = [child for child in node.iter() if isinstance(child.tag, str) and child.text and not child.get("Ccy")]
+    lines: dict[tuple[Any, str], list[str]] = {}
+    for child in children:
+        lines.setdefault((child.getparent(), child.tag), []).append(child.text.strip())
+    broken = ("".join(each) for each in lines.values() if len(each) > 1)
+    return tuple(dict.fromkeys(text for text in (*(child.text.strip() for child in children), *broken) if text))
 
 
 def _is_duplicate(nodes: Sequence[Any]) -> bool:
@@ -257,7 +263,11 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
     parts: list[Part] = []
     rejected, twice, perhaps_twice, number = [], [], [], 0
     for of_group in message.iterfind(_path("OrgnlPmtInfAndSts")):
-        name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts").upper(), _all(of_group, "StsRsnInf")
+        name, status, nodes = (
+            _text(of_group, "OrgnlPmtInfId"),
+            _text(of_group, "PmtInfSts").upper(),
+            _all(of_group, "StsRsnInf"),
+        )
         reason = _reason(nodes)
         if status in _WHOLLY:
             rejected.append(name)

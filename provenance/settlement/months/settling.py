@@ -269,7 +269,8 @@ def answer_in_parts(
             if moves and outcome.status in MOVES:
                 shown[outcome.payment_id, outcome.status] = outcome.reference
             if history is not None and not history.has(outcome, moves=moves):
-                new.append((outcome, history.line, charge, history.owes_again(outcome)))
+                counted = moves and outcome.status in history.on_statement
+                new.append((outcome, history.line, 0 if counted else charge, history.owes_again(outcome)))
                 history.add(outcome, moves=moves)
         if (problems and (whole or not new)) or (before and not new):
             return before, problems
@@ -369,10 +370,12 @@ class _History:
     def has(self, outcome: Outcome, *, moves: bool) -> bool:
         """Whether an outcome changes nothing; so the order of answers does not matter.
 
-        What a report or a person told is booked once more when a statement shows it (`moves`), with its charge.
+        What a report or a person told is booked once more when a statement shows it (`moves`), with its charge; and what a
+        statement showed without a reference once more when another has one, which a second entry is known by.
         """
         if outcome.status in MOVES and moves:
-            return outcome.status in self.on_statement
+            learns = outcome.reference and not self.references.get(outcome.status) and outcome.status == self.now
+            return outcome.status in self.on_statement and not learns
         stands = outcome.duplicate and outcome.status == REJECTED
         late = outcome.status == REJECTED and RETURNED in self.statuses
         return stands or late or outcome.status in self.statuses
