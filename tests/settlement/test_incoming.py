@@ -9,6 +9,7 @@ import re
 import tarfile
 import uuid
 import zipfile
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import ClassVar
 
@@ -794,10 +795,13 @@ def test_each_payment_of_an_entry_is_settled_by_itself(month):
         ("<Othr><Id>0532013000</Id></Othr>", "", True),
         ("<Othr><Id>00202051</Id></Othr>", "", False),
         ("<IBAN>DE02120300000000202051</IBAN>", "", False),
+        ("<Othr><Id>1203 0000/0000 2020 51</Id></Othr>", "", False),
         ("<IBAN>DE89370400440532013000</IBAN>", BACK, False),
     ],
 )
 def test_the_credit_of_a_payee_s_own_account_is_no_return(month, account, mark, stops):
+    iban = month.where.settings.payer.model_copy(update={"iban": "de02 1203 0000 0000 2020 51"})  # as a person may write it
+    month.where = replace(month.where, settings=month.where.settings.model_copy(update={"payer": iban}))
     month.book(statement(debit(month, "ann")))
     data = statement(
         entry(700, moved(700, month.payments["ann"], mark="CRDT", more=mark), mark="CRDT", code=BANKS_OWN), number=2

@@ -529,8 +529,8 @@ def _ours(outcome: Outcome, payment_id: str, part: Part, sent: Sent) -> Outcome:
 
 def _is_account(text: str, iban: str) -> bool:
     """Whether a text is an account's IBAN, or the national number at the end of it."""
-    squeezed = re.sub("[^0-9A-Z]", "", text.upper())
-    return not iban or bool(squeezed and iban.endswith(squeezed))
+    written, ours = (re.sub("[^0-9A-Z]", "", each.upper()) for each in (text, iban))
+    return not ours or bool(written and ours.endswith(written))
 
 
 def _shared(part: Part, ids: Sequence[str], sent: Sent, of: str = "") -> list[Outcome]:
