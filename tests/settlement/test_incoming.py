@@ -300,6 +300,20 @@ def test_a_contradiction_is_settled_by_hand_on_evidence_and_two_names(month, sho
     month.check()
 
 
+def test_what_was_undone_is_booked_by_hand_again_in_the_same_words(month):
+    ann, words = [month.payments["ann"]], {"evidence": "letter", "by": "Ann", "second": "Bob"}
+    month.book(statement(debit(month, "ann")))
+    for _ in range(2):
+        by_hand(month.where, ann, "rejected", **words)
+        assert month.owed == {"ann": 700}
+        before = ledger.newest(month.where.ledger)
+        by_hand(month.where, ann, "rejected", **words)
+        assert ledger.newest(month.where.ledger) == before, "the same is booked once"
+        by_hand(month.where, ann, "paid", **words)
+        assert (month.status["ann"], month.owed) == ("paid", {})
+    month.check()
+
+
 @pytest.mark.parametrize(
     ("payments", "status", "entry_key", "expected"),
     [

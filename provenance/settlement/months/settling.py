@@ -309,9 +309,9 @@ def answer_by_hand(
     cause = [ANSWER, "by hand", sorted(facts.items())]
     with books.booking_transaction(engine) as connection:
         same = books.last(connection, BOOKING.c.cause_sha256 == digest(cause))
-        if same:
-            return same
         histories, new = _histories(connection, payment_ids), []
+        if same and all(histories[payment_id].now == status for payment_id in payment_ids):
+            return same
         for payment_id in sorted({*payment_ids}):
             outcome, history = Outcome(payment_id, status, reason="by hand"), histories.get(payment_id)
             _require_sent(outcome, history, "by hand")
@@ -320,7 +320,7 @@ def answer_by_hand(
             if told or RETURNED in history.statuses:
                 raise InputError(f"payment {payment_id}", expected=f"one that is not {history.now} yet", found=history.now)
             new.append((outcome, history.line, 0, history.owes_again(outcome)))
-        return _post_answer(connection, new, day=day, facts=facts, cause=cause)
+        return _post_answer(connection, new, day=day, facts=facts, cause=None if same else cause)
 
 
 def settled_by_hand(engine: sa.Engine) -> set[str]:
