@@ -705,6 +705,11 @@ def test_an_entry_that_moves_a_payment_twice_stops_by_name(month, back):
     assert (month.status["ann"], month.status["bob"], month.owed) == ("sent", "paid", {})
 
 
+def test_a_pending_entry_that_names_a_payment_twice_moves_nothing_and_stops_nothing(month):
+    result = month.book(statement(entry(1400, *[moved(700, month.payments["ann"])] * 2, status="PDNG")))
+    assert (result["problems"], month.status["ann"]) == ([], "sent")
+
+
 def came_back(month, day="", ref="", units=700):
     data = entry(units, moved(700, month.payments["ann"], mark="CRDT", more=BACK), mark="CRDT")
     booked = f"<BookgDt><Dt>{day}</Dt></BookgDt>" if day else ""

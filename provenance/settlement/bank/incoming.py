@@ -503,7 +503,8 @@ def _identified(outcome: Outcome, part: Part, sent: Sent) -> Outcome:
 
 def _require_each_once(outcomes: Sequence[Outcome], part: Part) -> None:
     """Raise InputError if an entry moves one payment twice in the same direction."""
-    counts = Counter((outcome.payment_id, outcome.status) for outcome in outcomes if outcome.payment_id)
+    moving = (outcome for outcome in outcomes if outcome.payment_id and outcome.status != PENDING)
+    counts = Counter((outcome.payment_id, outcome.status) for outcome in moving)
     for (payment_id, status), count in counts.items():
         if count > 1:
             found = f"{count} that are {status}"
