@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from provenance.core.errors import CheckFailed
+from provenance.core.text import plain
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Approval:
 
 
 def are_two(first: str, second: str) -> bool:
-    """Whether two names are given, and differ by more than blanks and the case of letters."""
-    names = [" ".join(name.split()).casefold() for name in (first, second)]
+    """Whether two names are given, and differ by more than blanks, signs that nobody sees, and the case of letters."""
+    names = [" ".join(plain(unicodedata.normalize("NFKC", name)).split()).casefold() for name in (first, second)]
     return all(names) and names[0] != names[1]
 
 

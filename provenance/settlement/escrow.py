@@ -108,6 +108,8 @@ class Kept:
             return (
                 "in dispute: nothing ages" if self.escrow_id.startswith(DISPUTED) else "kept for its owner, who asked for that"
             )
+        if self.amount < 0:  # a night that was booked again took back what was given away
+            return "less than nothing: bring back what was given away (`provenance escrow apply --back`)"
         if self.claimants:
             several = f"{len(self.claimants)} owners claim it: decide between them"
             return several if len(self.claimants) > 1 else f"decide on the claim of {next(iter(self.claimants))}"
@@ -208,9 +210,9 @@ def apply(engine: sa.Engine, escrow_id: str, policy: Policy, *, on: date, eviden
     with books.booking_transaction(engine) as connection:
         books.require_in_escrow(connection, escrow_id, LISTED)
     found = [one for one in kept(engine, through=ledger.newest(engine)) if one.escrow_id == escrow_id]
-    amounts = {one.currency: one.older_than(policy.after, on) for one in found}
+    amounts = {one.currency: one.older_than(policy.after, on) for one in found if one.amount > 0}
     for one in found:
-        if not one.ages or one.claimants or one.reminders_due(policy, on):
+        if not one.ages or one.claimants or one.reminders_due(policy, on) or one.amount < 0:
             raise InputError(
                 where, expected="a name that nobody claims, with all its reminders", found=one.next_step(policy, on)
             )

@@ -18,7 +18,7 @@ from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.bank.character_set import latin
 from provenance.settlement.bank.days import bank_day, calendar_of, is_bank_day
-from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back
+from provenance.settlement.bank.iso20022 import VERSIONS, credit_transfer, read_back, without_agent
 from provenance.settlement.bank.nacha import clearing_file
 from provenance.settlement.bank.paypal import payouts
 from provenance.settlement.bank.sepa import SCOPE
@@ -145,6 +145,20 @@ def test_euros_outside_sepa_are_no_sepa_transfers():
     assert texts(data, "CstmrCdtTrfInitn/PmtInf/CdtTrfTxInf/ChrgBr") == ["SHAR"]
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"iban": IBANS[4]}, ["ann"]),
+        ({"iban": IBANS[4], "bic": "BRASBRRJXXX"}, []),
+        ({"currency": "USD"}, ["ann"]),
+        ({"iban": IBANS[0], "country": "DE", "currency": "USD"}, []),  # the payer's own country
+        ({}, []),
+    ],
+)
+def test_who_is_paid_abroad_without_the_bank_s_bic_is_named(change, named):
+    assert without_agent(batch(pay(payee=with_payee(ANN, **change)))) == named
+
+
 # Samples of the IBAN registry; what is outside of SEPA, and what came to it when.
 SCOPES = [
     ("DE", "DE89370400440532013000", date(2026, 12, 3), True),
@@ -157,7 +171,10 @@ SCOPES = [
     ("ME", "ME25505000012345678951", date(2026, 12, 3), True),
     ("MK", "MK07250120000058984", date(2026, 12, 3), True),
     ("RS", "RS35260005601001611379", date(2026, 12, 3), True),
-    ("RS", "RS35260005601001611379", date(2026, 4, 30), False),
+    ("RS", "RS35260005601001611379", date(2026, 5, 4), False),
+    ("RS", "RS35260005601001611379", date(2026, 5, 5), True),
+    ("AL", "AL47212110090000000235698741", date(2025, 10, 3), False),
+    ("AL", "AL47212110090000000235698741", date(2025, 10, 6), True),
     ("XK", "XK051212012345678906", date(2026, 12, 3), False),
     ("BA", "BA391290079401028494", date(2026, 12, 3), False),
     ("UA", "UA213223130000026007233566001", date(2026, 12, 3), False),

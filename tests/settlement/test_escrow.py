@@ -86,6 +86,21 @@ def test_what_is_not_given_away(engine, change, said):
     assert {booking.kind for booking in ledger.bookings(engine)} == {"night"}
 
 
+def test_what_was_given_away_and_is_owed_to_nobody_after_all_comes_back(engine):
+    giving = Policy(after=1, then="developer")
+    dollars = Account("escrow", "unmatched-x", "USD")
+    revenue = Account("receivable", "", "USD")
+    ledger.book(engine, OLD + timedelta(7), {revenue: 900, dollars: -900}, night="d", cause="dollars")
+    escrow.apply(engine, "unmatched-x", giving, **TWO)
+    ledger.book(engine, OLD + timedelta(7), {}, night="e", cause="not theirs after all")
+    assert (balance(engine, dollars), balance(engine, NAME)) == (-900, 0)
+    assert steps(engine, giving)["unmatched-x"].startswith("less than nothing: bring back what was given away")
+    with pytest.raises(InputError, match="found less than nothing"):
+        escrow.apply(engine, "unmatched-x", giving, **TWO)
+    escrow.give_back(engine, "unmatched-x", on=TODAY, evidence="run again", by="me")
+    assert (balance(engine, dollars), balance(engine, NAME)) == (0, 1000)
+
+
 def test_while_several_claim_a_name_nobody_gets_it(engine):
     for owner in ("ann", "bob"):
         escrow.record_claimant(engine, "unmatched-x", owner, **BY)

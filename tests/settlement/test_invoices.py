@@ -19,6 +19,7 @@ from provenance.core.tables import INVOICES
 from provenance.core.text import plain
 from provenance.settlement import books as books_tables
 from provenance.settlement import ledger
+from provenance.settlement.accounts import Account
 from provenance.settlement.bank.batches import Payer
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
 from provenance.settlement.months import settling, stage
@@ -122,6 +123,49 @@ def test_any_name_is_written_or_refused_and_never_shown(name, street, reason):
         refused = str(error)
     assert not data or found(data, "RegistrationName") == [plain(name), "Payer GmbH"]
     assert not refused or len(name) < 5 or name not in refused
+
+
+@pytest.mark.parametrize(
+    ("currency", "country", "rates", "stated"),
+    [
+        ("USD", "DE", {("USD", "EUR"): "0.8642"}, ("EUR", 1703)),
+        ("USD", "DE", {("EUR", "USD"): "1.25"}, ("EUR", 1577)),
+        ("JPY", "DE", {("JPY", "EUR"): "0.0061"}, ("EUR", 1202)),
+        ("EUR", "HU", {("EUR", "HUF"): "389.5"}, ("HUF", 767705)),
+        ("EUR", "DE", {}, ("", 0)),
+        ("USD", "US", {}, ("", 0)),
+        ("USD", "DE", {("USD", "GBP"): "0.8"}, None),
+    ],
+)
+def test_vat_is_stated_in_the_currency_of_the_country_too(currency, country, rates, stated):
+    rates = {pair: Decimal(rate) for pair, rate in rates.items()}
+    if stated is None:
+        with pytest.raises(InputError, match="x: expected a rate of USD to EUR for its period.*provenance rate"):
+            documents.national_vat(1971, currency, country, rates, "x")
+        return
+    assert documents.national_vat(1971, currency, country, rates, "x") == stated
+    assert documents.national_vat(0, currency, country, {}, "x") == ("", 0), "none of a reverse charge"
+    if country == "DE":
+        for kind in (INVOICE, CREDIT_NOTE):
+            of = document(PAYEES["a company at home"][1], kind, currency=currency)
+            data = as_ubl(replace(of, vat_currency=stated[0], vat_in_it=stated[1]))
+            totals = list(etree.fromstring(data).iterfind("{*}TaxTotal/{*}TaxAmount"))
+            assert [node.get("currencyID") for node in totals] == [currency, *filter(None, stated[:1])]
+            assert found(data, "TaxCurrencyCode") == [*filter(None, stated[:1])]
+
+
+def test_an_invoice_in_another_currency_states_vat_by_the_period_s_rate(where, store, tmp_path):
+    dollars = {Account("payable", "bob", "USD"): -2000, Account("receivable", "", "USD"): 2000}
+    ledger.book(where.ledger, date(2026, 9, 16), dollars, night="n", cause="dollars")
+    register(where, tmp_path, "bob")
+    with pytest.raises(InputError, match="invoices of payee bob: expected a rate of USD to EUR.*provenance rate"):
+        settle(where)
+    assert {booking.kind for booking in ledger.bookings(where.ledger)} == {"night"}, "before anything is booked"
+    settling.record_rate(where.ledger, PERIOD, ("USD", "EUR"), Decimal("0.5"), day=DAY, evidence="ECB", by="me")
+    settle(where)
+    run = numbering.issue(where)
+    (key,) = (key for key in store.list(run.folders[0]) if key.endswith(".xml") and b"TaxCurrencyCode" in store.read(key))
+    assert [node.text for node in etree.fromstring(store.read(key)).iterfind("{*}TaxTotal/{*}TaxAmount")] == ["3.19", "1.60"]
 
 
 def test_kosovo_has_the_code_that_the_norm_gives_it():

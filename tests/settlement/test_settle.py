@@ -17,6 +17,7 @@ from provenance.core.errors import CheckFailed, InputError
 from provenance.core.store import canonical_json, sha256
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account
+from provenance.settlement.approvals import are_two
 from provenance.settlement.bank import iso20022
 from provenance.settlement.bank.status_reports import Outcome
 from provenance.settlement.months import settling, stage
@@ -173,6 +174,14 @@ def test_who_approves_reads_names_and_opens_the_file(where, store, tmp_path):
     assert unquote(link) == key
     assert sha256(store.read(key)) in body
     assert f"All lines: `{store.locate(key)}`" in stage.close(where, PERIOD)["body"], "where no page is there to link to"
+
+
+@pytest.mark.parametrize(
+    "other", ["ann lee", " Ann  Lee ", "Ann\u200b Lee", "\uff21nn Lee", "Ann\u00a0Lee", "Ann Lee\u202c", "\u200b", ""]
+)
+def test_one_person_in_another_spelling_is_one(other):
+    assert not are_two("Ann Lee", other)
+    assert are_two("Ann Lee", "Anne Lee")
 
 
 def test_payments_name_who_prepared_and_who_approved_them(where, tmp_path, shown):

@@ -14,6 +14,7 @@ from lxml import etree
 from provenance.core.errors import InputError
 from provenance.core.money import currencies, minor_digits
 
+BLANKS = b" \t\r\n"
 NAMESPACE = "urn:iso:std:iso:20022:tech:xsd:"
 # Schemas that no package carries (its README has their source).
 CARRIED = Path(__file__).parent / "schemas"
@@ -59,8 +60,11 @@ def violation(root: Any, kind: str) -> tuple[int, str] | None:
 def parse(data: bytes, where: str) -> Any:
     """Parse a document safely: entities are not expanded, nothing is loaded, and a DOCTYPE is an error."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    data = data.lstrip(BLANKS)
+    if b"\x00" not in data[:4]:  # UTF-16 has zeros of its own
+        data = data.removeprefix(b"\xef\xbb\xbf").strip(BLANKS + b"\x00\x1a")
     try:
-        root = etree.fromstring(data.lstrip(b" \t\r\n"), parser)
+        root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
         raise InputError(f"{where} line {error.lineno or 1}", expected="XML", found=str(error.msg)) from None
     if root.getroottree().docinfo.internalDTD is not None:

@@ -49,8 +49,9 @@ log = logging.getLogger("provenance.answers")
 
 # The store folder for answers of banks.
 FOLDER = "bank/answers"
-# Ids of our payments; an account statement may have other payments, too.
-OURS = re.compile("[0-9a-f]{32}")
+# Ids of our payments; an account statement may have other payments, too. Strangers' ids often are UUIDs (RFC 9562) without
+# hyphens, whose versions 1, 4 and 7 have these digits.
+OURS = re.compile("(?!.{12}[147].{3}[89ab])[0-9a-f]{32}")
 # An id that some formats cut has at least so many letters; a text that is shorter names no payment.
 LETTERS, SHORTEST = 32, 12
 _HEX = re.compile(f"[0-9a-f]{{{SHORTEST},}}")
@@ -72,6 +73,8 @@ _ARCHIVES = {
 }
 # The errors of broken archives, as they come from their library.
 BROKEN = (OSError, EOFError, zlib.error, struct.error, ValueError, IndexError, RuntimeError)
+# The command that `BY_HAND` names, with what it needs.
+BY_HAND_COMMAND = "provenance answer-by-hand"
 READS = "a status report (pain.002), a statement (camt.053), PayPal's report of payouts (CSV) or a NACHA file of returns"
 
 
@@ -277,22 +280,24 @@ def _book_one(where: Where, answer: BankAnswer, source: str, name: str, key_of_a
     settled = settling.settled_by_hand(where.ledger)
     outcomes: list[Outcome] = []
     left: list[tuple[str, InputError]] = []
-    parts_of: dict[int, str] = {}
+    keys: dict[int, str] = {}
     others = 0
     for part, found in _all_found(answer, sent, name):
         if part.place == WHOLE and isinstance(found, InputError):
-            left += [(key_of_all, found)] if key_of_all not in settled else []
+            left += [(key_of_all, _with_key(key_of_all, found))] if key_of_all not in settled else []
             continue
         key = digest([source, part.place])[:LETTERS_OF_KEY]
         if key in settled:
             continue
         if isinstance(found, InputError):
-            left.append((key, found))
+            left.append((key, _with_key(key, found)))
             continue
         others += sum(not outcome.payment_id for outcome in found)
         for outcome in found:
-            if outcome.payment_id:
-                parts_of[id(outcome)] = key
+            # Each payment of a part is settled by itself.
+            own = digest([source, part.place, outcome.payment_id])[:LETTERS_OF_KEY]
+            if outcome.payment_id and own not in settled:
+                keys[id(outcome)] = own
                 outcomes.append(outcome)
     final = [outcome for outcome in outcomes if outcome.status != PENDING]
     before = ledger.newest(where.ledger)
@@ -301,10 +306,12 @@ def _book_one(where: Where, answer: BankAnswer, source: str, name: str, key_of_a
     if final or not left:
         today, message = datetime.now(UTC).date(), f"{answer.kind} {answer.message_id}"
         booking, wrong = settling.answer_in_parts(where.ledger, final, day=today, message=message, source=source)
+    now = {p.payment_id: p.status for p in settling.payments_named(where.ledger, [o.payment_id for o, _ in wrong])}
     for outcome, error in wrong:
         at = InputError(f"{name}: {error.where}", expected=error.expected, found=error.found, hint=error.hint)
-        left.append((parts_of[id(outcome)], at))
-    problems = [_with_key(key, error) for key, error in left]
+        new = outcome if now.get(outcome.payment_id) != outcome.status else None
+        left.append((keys[id(outcome)], _with_key(keys[id(outcome)], at, new)))
+    problems = [error for _, error in left]
     if booking is None:
         raise problems[0] if len(problems) == 1 else InputErrors(problems)
     again = booking.booking_id <= before
@@ -314,15 +321,18 @@ def _book_one(where: Where, answer: BankAnswer, source: str, name: str, key_of_a
     log.info("%s: booking %d, %s, %d others, %d left", visible(name), booking.booking_id, counts, others, len(problems))
     for error in problems:
         log.warning("%s", error)
-    listed = [{"key": key, "problem": str(error)} for (key, _), error in zip(left, problems, strict=True)]
+    listed = [{"key": key, "problem": str(error)} for key, error in left]
     result = {"kind": answer.kind, "message_id": answer.message_id, "booking_id": booking.booking_id, "again": again}
     return {**result, **counts, "others": others, "problems": listed}
 
 
-def _with_key(key: str, error: InputError) -> InputError:
-    hint = error.hint.replace(BY_HAND, "").strip()
-    by_hand = f"To settle it by hand: `provenance answer-by-hand --entry {key}`."
-    return InputError(error.where, expected=error.expected, found=error.found, hint=" ".join(filter(None, (hint, by_hand))))
+def _with_key(key: str, error: InputError, outcome: Outcome | None = None) -> InputError:
+    """An error with the command that settles it; and with the one that books it, if it is an outcome that may be booked."""
+    hint, rest = error.hint.replace(BY_HAND, "").strip(), "--evidence TEXT --by PERSON --second PERSON"
+    command = f"To settle it by hand: `{BY_HAND_COMMAND} --entry {key} {rest}`."
+    if outcome is not None:
+        command += f" If it holds: `{BY_HAND_COMMAND} {outcome.payment_id} --status {outcome.status} --entry {key} {rest}`."
+    return InputError(error.where, expected=error.expected, found=error.found, hint=" ".join(filter(None, (hint, command))))
 
 
 @dataclass(frozen=True)
@@ -434,13 +444,8 @@ def _found(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part, li
 
 def _resolved(part: Part, sent: Sent) -> list[Outcome]:
     """The outcomes of an entry; raises InputError if it concerns us in a way that is not certain."""
-    if part.problem is not None:
-        raise _naming(part.problem, part, sent)
-    if part.unclear:
-        if sent.named(part.texts) or sent.group(part.texts):
-            expected, found = "an entry that is booked (BOOK) or pending (PDNG)", f"one that is {part.unclear}"
-            raise _naming(InputError(part.where, expected=expected, found=found), part, sent)
-        return []
+    if part.problem is not None or part.unclear:
+        return _unread(part, sent)
     pending = part.whole is not None and part.whole.status == PENDING
     if not part.outcomes and part.whole is not None:
         named = sent.named(part.texts)
@@ -449,6 +454,7 @@ def _resolved(part: Part, sent: Sent) -> list[Outcome]:
         if named:
             return _shared(part, named, sent)
     outcomes = [_identified(outcome, part, sent) for outcome in part.outcomes]
+    _require_each_once(outcomes, part)
     unnamed = [outcome for outcome in outcomes if not outcome.payment_id]
     group = sent.group(part.texts) if unnamed or not outcomes else None
     if group is None and (unnamed or not outcomes) and sent.resembles(part.texts):
@@ -471,6 +477,17 @@ def _resolved(part: Part, sent: Sent) -> list[Outcome]:
     return _shared(part, ids, sent, of=message)
 
 
+def _unread(part: Part, sent: Sent) -> list[Outcome]:
+    """What an entry that is not read comes to if it is certainly nobody's of ours; else raises InputError."""
+    ours = sent.named(part.texts) or sent.group(part.texts)
+    if part.problem is not None and (ours or not part.told):
+        raise _naming(part.problem, part, sent)
+    if ours:
+        expected, found = "an entry that is booked (BOOK) or pending (PDNG)", f"one that is {part.unclear}"
+        raise _naming(InputError(part.where, expected=expected, found=found), part, sent)
+    return [Outcome("", PENDING)] if part.problem is not None else []
+
+
 def _identified(outcome: Outcome, part: Part, sent: Sent) -> Outcome:
     """An outcome with the id of our payment, or with none if it concerns none by itself."""
     exact = sent.exactly(outcome.payment_id)
@@ -484,6 +501,17 @@ def _identified(outcome: Outcome, part: Part, sent: Sent) -> Outcome:
     return _ours(outcome, named[0], part, sent) if named else replace(outcome, payment_id="")
 
 
+def _require_each_once(outcomes: Sequence[Outcome], part: Part) -> None:
+    """Raise InputError if an entry moves one payment twice in the same direction."""
+    moving = (outcome for outcome in outcomes if outcome.payment_id and outcome.status != PENDING)
+    counts = Counter((outcome.payment_id, outcome.status) for outcome in moving)
+    for (payment_id, status), count in counts.items():
+        if count > 1:
+            found = f"{count} that are {status}"
+            hint = f"It may have been moved twice: ask the bank. {BY_HAND}"
+            raise InputError(f"{part.where}: payment {payment_id}", expected="one transaction of it", found=found, hint=hint)
+
+
 def _ours(outcome: Outcome, payment_id: str, part: Part, sent: Sent) -> Outcome:
     """An outcome of a payment of ours; raises InputError if it is odd."""
     where = f"{part.where}: payment {payment_id}"
@@ -493,7 +521,17 @@ def _ours(outcome: Outcome, payment_id: str, part: Part, sent: Sent) -> Outcome:
     if not outcome.certain and (outcome.amount is None or outcome.currency != line.pay_currency):
         found = "a credit without the mark of a return, and in another amount"
         raise InputError(where, expected=f"{line.paid} minor units of {line.pay_currency}, as sent", found=found, hint=BY_HAND)
+    if not outcome.certain and part.account and not _is_account(part.account, sent.where.settings.payer.iban):
+        # A payee's own account is credited with every payment that arrives.
+        expected = "the mark of a return, or a credit of the payer's account (payer.iban)"
+        raise InputError(where, expected=expected, found="a credit of another account without one", hint=BY_HAND)
     return replace(outcome, payment_id=payment_id)
+
+
+def _is_account(text: str, iban: str) -> bool:
+    """Whether a text is an account's IBAN, or the national number at the end of it."""
+    written, ours = (re.sub("[^0-9A-Z]", "", each.upper()) for each in (text, iban))
+    return not ours or bool(written and ours.endswith(written))
 
 
 def _shared(part: Part, ids: Sequence[str], sent: Sent, of: str = "") -> list[Outcome]:
@@ -541,6 +579,10 @@ def _with_charges(outcomes: list[Outcome], part: Part, sent: Sent) -> list[Outco
     if len(outcomes) < 2 or not ours or whole is None or whole.amount is None:
         return outcomes
     if any(outcome.amount is None for outcome in outcomes):
+        if any(outcome.status != whole.status for outcome in outcomes):
+            place = f"{part.where}: {', '.join(f'payment {outcomes[number].payment_id}' for number in ours[:5])}"
+            found = "both, without the amount of each"
+            raise InputError(place, expected="transactions in the direction of their entry", found=found, hint=BY_HAND)
         if len(ours) == len(outcomes) and whole.charge:
             return _shared(part, [outcome.payment_id for outcome in outcomes], sent)
         return outcomes
@@ -579,10 +621,11 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
     named = answer.answers_to.upper() not in NOBODY
     groups = (*answer.rejected_groups, *(text for part in answer.parts for text in part.texts))
     group = sent.group([answer.answers_to] if named else groups)
-    if group is None or (named and answer.answers_to.casefold() != group[0].casefold()):
+    by_payments = None if named or group else _message_of(answer, sent)
+    if by_payments is None and (group is None or (named and answer.answers_to.casefold() != group[0].casefold())):
         hint = "It answers another file, or another ledger's."
         raise InputError(name, expected="an answer to a message that was sent", found=repr(answer.answers_to), hint=hint)
-    message = group[0]
+    message = by_payments or (group[0] if group else "")
     payments = sent.messages[message]
     spelt = {f"{message}-{currency}".casefold(): currency for _, currency in payments}
     for unknown in sorted(group for group in {*answer.rejected_groups} if group.casefold() not in spelt):
@@ -603,6 +646,8 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
             continue
         listed |= {outcome.payment_id for outcome in found}
         yield part, found
+    if by_payments:  # it says nothing of the others
+        return
     whole = Part("the whole message", f"{name}: message {message}")
     rejected, twice, perhaps = (
         {spelt[group.casefold()] for group in groups if group.casefold() in spelt}
@@ -622,6 +667,13 @@ def _answered(answer: BankAnswer, sent: Sent, name: str) -> Iterator[tuple[Part,
             if payment_id not in listed and (answer.all_rejected or currency in rejected)
         ],
     )
+
+
+def _message_of(answer: BankAnswer, sent: Sent) -> str | None:
+    """The one message that has all payments that a report names; None if there is none, or several."""
+    named = {payment_id for part in answer.parts for payment_id in sent.named(part.texts)}
+    found = [message for message, payments in sent.messages.items() if named and named <= {name for name, _ in payments}]
+    return found[0] if len(found) == 1 else None
 
 
 def _readable(part: Part, sent: Sent) -> tuple[Outcome, ...]:

@@ -96,6 +96,15 @@ def is_sepa(instruction: Instruction, payer: BankPlace, on: date) -> bool:
     return instruction.currency == "EUR" and inside and instruction.payee.country not in OUTSIDE
 
 
+def without_agent(batch: Batch) -> list[str]:
+    """Payees of a batch that are paid abroad and outside SEPA without the BIC of their bank, which CBPR+ asks for."""
+    abroad = [i.payee for i in batch.instructions if i.payee.iban[:2] != batch.payer.iban[:2] and not i.payee.bic]
+    outside = {
+        i.payee.owner_id for i in batch.instructions if not is_sepa(i, batch.payer, bank_day(batch.on, calendar_of(i.currency)))
+    }
+    return sorted({payee.owner_id for payee in abroad} & outside)
+
+
 def _add_transfer(transfer: Any, batch: Batch, instruction: Instruction, on: date) -> None:
     payee, where = instruction.payee, instruction.where
     sepa = is_sepa(instruction, batch.payer, on)

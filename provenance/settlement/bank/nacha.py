@@ -22,6 +22,8 @@ AMOUNTS, SUMS, ENTRIES, HASHES = 10**10, 10**12, 10**6, 10**10
 CURRENCY = "USD"
 CREDITS, CHECKING, SAVINGS = "220", "22", "32"
 RETURN, CHANGE = "99", "98"
+# What may stand behind the last record: blanks, and what old systems end a file with.
+END_OF_FILE = " \t\r\n\x1a\x00"
 # The returns that are most frequent for credits, in words.
 REASONS = {
     "R02": "account closed",
@@ -123,7 +125,10 @@ def is_clearing_file(data: bytes) -> bool:
 
 def read_returns(data: bytes, where: str) -> BankAnswer:
     """Read a file of returns; raises InputError naming the line if its records do not fit together."""
-    lines = [line for line in data.decode("ascii", errors="replace").splitlines() if line.strip()]
+    text = data.decode("ascii", errors="replace").rstrip(END_OF_FILE)
+    lines = [line for line in text.splitlines() if line.strip(END_OF_FILE)]
+    if len(lines) == 1 and len(text) > COLUMNS:  # records that nothing separates
+        lines = [text[first : first + COLUMNS] for first in range(0, len(text), COLUMNS)]
     for number, line in enumerate(lines, 1):
         if len(line) > COLUMNS or not line[0].isdigit():
             raise InputError(f"{where} line {number}", expected=f"a record of {COLUMNS} columns", found=f"one of {len(line)}")

@@ -36,6 +36,7 @@ _AMOUNT = ("amount", "gross", "gross amount", "payout amount", "payment amount",
 _CURRENCY = ("currency", "currency code", "amount currency", "payout currency")
 _REASON = ("reason", "error", "error message", "error code", "reason code", "errors", "failure reason")
 _TYPE = ("type", "transaction type")
+_DATE = ("date", "transaction date")
 _BATCH = ("batch id", "payout batch id", "sender batch id")
 _STATUSES = {
     **dict.fromkeys(("success", "completed", "processed", "claimed", "paid"), PAID),
@@ -45,8 +46,10 @@ _STATUSES = {
 }
 # Signs of an amount below zero, as spreadsheets have them too.
 _BELOW = re.compile(r"[-\u2212(]")
-# Words of a row's type: money that came back, and rows that are no payout.
-_BACK, _NO_PAYOUT = re.compile("revers|refund|return|cancel"), re.compile(r"\bfees?\b|\bhold\b")
+# Words of a row's type: money that came back, payouts, and what is neither, though it may be taken back, too ("Reversal of
+# General Account Hold").
+_BACK, _PAYOUT = re.compile("revers|refund|return|cancel"), re.compile(r"\bpay(outs?|ments?)?\b|\bmasspay|\bsen[dt]\b")
+_NO_PAYOUT = re.compile(r"\bfees?\b|\bholds?\b|reserve|review|conver|authori|dispute|chargeback|withdraw")
 # Of reports in other languages than English, names of the columns of currency and amount.
 _FOREIGN = frozenset({"währung", "waehrung", "devise", "divisa", "valuta", "moeda", "brutto", "brut", "bruto", "lordo"})
 
@@ -136,7 +139,7 @@ def read_report(data: bytes, where: str) -> BankAnswer:
         try:
             outcomes = tuple(_outcomes(cells, texts, part.where))
         except InputError as error:
-            parts.append(replace(part, problem=error))
+            parts.append(replace(part, problem=error, told=True))
         else:
             parts.append(replace(part, outcomes=outcomes))
     return BankAnswer("paypal payouts", batch, "", tuple(_of_one_sign(parts)))
@@ -181,6 +184,7 @@ def is_foreign(data: bytes) -> bool:
 def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]]]:
     """The row of names of columns, which may stand below a summary, and the columns that are read."""
     wanted = {"status": _STATUS, "amount": _AMOUNT, "currency": _CURRENCY, "reason": _REASON, "type": _TYPE, "batch": _BATCH}
+    wanted["date"] = _DATE
     for at, row in enumerate(rows[:LINES_ABOVE]):
         names = [" ".join(re.sub("[_./()-]", " ", cell.casefold()).split()) for cell in row]
         columns = {
@@ -192,11 +196,12 @@ def _header(rows: Sequence[Sequence[str]]) -> Iterator[tuple[int, dict[str, int]
 
 def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iterator[Outcome]:
     kind, status = cells.get("type", "").casefold(), cells["status"].casefold()
-    if _NO_PAYOUT.search(kind) and not _BACK.search(kind):
+    if kind and (_NO_PAYOUT.search(kind) or not (_PAYOUT.search(kind) or _BACK.search(kind))):
         # Strangers' rows of other types are left; one with an id of ours is not.
         pending = _STATUSES.get(status) == PENDING
         unusual = "" if pending else f"a row of the type {cells['type']!r}"
-        yield Outcome("", PENDING if pending else PAID, unusual=unusual, texts=texts)
+        sign = 0 if _NO_PAYOUT.search(kind) else -1 if _BELOW.search(cells["amount"]) else 1
+        yield Outcome("", PENDING if pending else PAID, unusual=unusual, sign=sign, texts=texts)
         return
     if status not in _STATUSES:
         raise InputError(f"{where}: status", expected=f"one of {', '.join(_STATUSES)}", found=repr(cells["status"]))
@@ -209,7 +214,9 @@ def _outcomes(cells: dict[str, str], texts: tuple[str, ...], where: str) -> Iter
     reason = cells.get("reason", "")
     duplicate = outcome != PAID and "duplicate" in reason.casefold()
     units, sign = _units(cells["amount"], currency, where), -1 if _BELOW.search(cells["amount"]) else 1
-    yield Outcome("", outcome, units, currency, reason[:140], duplicate=duplicate, sign=sign, texts=texts)
+    # A payout that was uploaded twice stands there on two days.
+    day = "".join(cells.get("date", "").split())
+    yield Outcome("", outcome, units, currency, reason[:140], duplicate=duplicate, sign=sign, reference=day, texts=texts)
 
 
 def _units(text: str, currency: str, where: str) -> int:

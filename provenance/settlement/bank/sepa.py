@@ -1,9 +1,10 @@
 """The geographical scope of the SEPA payment schemes, with the day from which each country's banks take part.
 
 Source: the European Payments Council's list of countries and territories (EPC409-09, https://www.europeanpaymentscouncil.eu),
-and its announcements of 6 March 2025 (Moldova, North Macedonia), 21 November 2024 (Albania, Montenegro) and 22 May 2025
-(Serbia), whose days of operational readiness are those below. Add a country with the day of its banks' readiness, not of its
-accession.
+and its announcements of 6 March 2025 (Moldova, North Macedonia) and 21 November 2024 (Albania, Montenegro), whose banks were to
+be ready on 5 October 2025, a Sunday; first payments went on the 6th and 7th. Of Serbia it said on 22 May 2025 "the earliest in
+May 2026"; Serbian banks then announced 5 May 2026, for credit transfers (https://www.nbs.rs, questions on SEPA of 19 May 2026).
+Add a country with the day of its banks' readiness, not of its accession.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Outcome:
         certain: whether a credit is marked as a return. An unmarked one is one only if it carries a payment of ours.
         unusual: what is odd about it: then it is never booked by itself.
         sign: -1 for an amount that a table states below zero, 1 for another that it states.
-        reference: of a debit: the day of booking (or `-`) and the bank's own names of it, without blanks.
+        reference: of an entry of a statement: the day of booking (or `-`) and the bank's own names of it, without blanks.
         texts: of all that the bank says of it.
     """
 
@@ -89,8 +89,9 @@ class Part:
         outcomes: of its transactions; whole: of the entry itself, if it states an amount.
         count: number of payments in it, if it says so.
         texts: of all that it says.
+        account: of the statement, as the bank writes it.
         unclear: what its state is, if that says neither that it is booked nor pending: then it is nobody's, or stops.
-        problem: why it cannot be read.
+        problem: why it cannot be read; told: whether its texts are known nevertheless, so that it may be nobody's.
     """
 
     place: str
@@ -99,8 +100,10 @@ class Part:
     whole: Outcome | None = None
     count: int | None = None
     texts: tuple[str, ...] = field(default=(), repr=False)
+    account: str = ""
     unclear: str = ""
     problem: InputError | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,9 @@ def read_answers(data: bytes, where: str) -> BankAnswer:
     kinds = [*known(REPORT), *known(STATEMENT)]
     if kind not in kinds:
         expected = f"a Document of {', '.join(kinds)}"
-        raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=did_you_mean(kind, kinds))
+        # Notifications and reports within a day say less, and are not final.
+        hint = "Ask the bank for camt.053." if kind.startswith(("camt.052.", "camt.054.")) else did_you_mean(kind, kinds)
+        raise InputError(f"{where} line {root.sourceline}", expected=expected, found=repr(kind), hint=hint)
     broken = _broken(root, kind, where) if violation(root, kind) else {}
     return _report(root[0], kind, where, broken) if kind.startswith(REPORT) else _statement(root[0], kind, where, broken)
 
@@ -225,9 +230,13 @@ def _cut(text: str) -> str:
 
 
 def _texts(node: Any) -> tuple[str, ...]:
-    """Texts below a node, each once, without those of amounts."""
-    texts = (child.text.strip() for child in node.iter() if isinstance(child.tag, str) and child.text and not child.get("Ccy"))
-    return tuple(dict.fromkeys(text for text in texts if text))
+    """Texts below a node, each once, without those of amounts; and the lines of a text that a bank has broken, as one."""
+    children = [child for child in node.iter() if isinstance(child.tag, str) and child.text and not child.get("Ccy")]
+    lines: dict[tuple[Any, str], list[str]] = {}
+    for child in children:
+        lines.setdefault((child.getparent(), child.tag), []).append(child.text.strip())
+    broken = ("".join(each) for each in lines.values() if len(each) > 1)
+    return tuple(dict.fromkeys(text for text in (*(child.text.strip() for child in children), *broken) if text))
 
 
 def _is_duplicate(nodes: Sequence[Any]) -> bool:
@@ -249,12 +258,16 @@ def _all(node: Any, path: str) -> list[Any]:
 
 def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     group = _first(message, "OrgnlGrpInfAndSts")
-    whole, above = _text(group, "GrpSts"), _all(group, "StsRsnInf")
+    whole, above = _text(group, "GrpSts").upper(), _all(group, "StsRsnInf")
     reasons, duplicate, perhaps = [_reason(above)], _is_duplicate(above), _says_duplicate(above)
     parts: list[Part] = []
     rejected, twice, perhaps_twice, number = [], [], [], 0
     for of_group in message.iterfind(_path("OrgnlPmtInfAndSts")):
-        name, status, nodes = _text(of_group, "OrgnlPmtInfId"), _text(of_group, "PmtInfSts"), _all(of_group, "StsRsnInf")
+        name, status, nodes = (
+            _text(of_group, "OrgnlPmtInfId"),
+            _text(of_group, "PmtInfSts").upper(),
+            _all(of_group, "StsRsnInf"),
+        )
         reason = _reason(nodes)
         if status in _WHOLLY:
             rejected.append(name)
@@ -278,9 +291,9 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
                 contradicts = InputError(at, expected="rejected, as all that it is part of", found=outcome.status)
                 parts.append(replace(part, problem=contradicts))
                 continue
-            if outcome.status == REJECTED and not _all(transaction, "StsRsnInf"):
+            if outcome.status == REJECTED:
                 second = (_is_duplicate(nodes), _says_duplicate(nodes)) if reason else (duplicate, perhaps)
-                outcome = replace(outcome, duplicate=second[0], perhaps=second[1])
+                outcome = _as_above(outcome, transaction, *second, reason or reasons[0])
             parts.append(replace(part, outcomes=(outcome,)))
     return BankAnswer(
         kind=kind,
@@ -300,7 +313,7 @@ def _report(message: Any, kind: str, where: str, broken: dict[int, InputError]) 
 def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outcome:
     node = _first(transaction, "OrgnlTxRef/Amt/InstdAmt")
     units, currency = amount(node, where) if node is not None else (None, None)
-    status = _STATUS.get(_text(transaction, "TxSts") or above, PENDING)
+    status = _STATUS.get(_text(transaction, "TxSts").upper() or above, PENDING)
     nodes = _all(transaction, "StsRsnInf")
     return Outcome(
         _text(transaction, "OrgnlEndToEndId"),
@@ -314,6 +327,15 @@ def _transaction(transaction: Any, above: str, reason: str, where: str) -> Outco
     )
 
 
+def _as_above(outcome: Outcome, transaction: Any, duplicate: bool, perhaps: bool, reason: str) -> Outcome:
+    """A rejection beside that of all it is part of: one with a reason of its own is then no certain second copy."""
+    if not _all(transaction, "StsRsnInf"):
+        return replace(outcome, duplicate=duplicate, perhaps=perhaps)
+    if outcome.duplicate or not (duplicate or perhaps):
+        return outcome
+    return replace(outcome, perhaps=True, reason=_cut(f"{outcome.reason}; of all: {reason}"))
+
+
 def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError]) -> BankAnswer:
     parts, count = [], -1
     names: Counter[str] = Counter()
@@ -322,10 +344,11 @@ def _statement(message: Any, kind: str, where: str, broken: dict[int, InputError
         names[name] += 1
         if names[name] > 1:  # some banks number the statements of each account
             name = f"{name}, number {names[name]} of that name"
+        account = _text(statement, "Acct/Id/IBAN", "Acct/Id/Othr/Id")
         for number, entry in enumerate(statement.iterfind(_path("Ntry")), 1):
             count += 1
             place = f"entry {number} of statement {name}"
-            part = Part(place, f"{where} line {entry.sourceline}: {place}", texts=_texts(entry))
+            part = Part(place, f"{where} line {entry.sourceline}: {place}", texts=_texts(entry), account=account)
             if count in broken:
                 parts.append(replace(part, problem=broken[count]))
                 continue
@@ -417,13 +440,13 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
             instructed = amount(ordered, where)[0]
         stated = _charges(transaction, currency) or (_charges(entry, currency) if alone else Decimal(0))
         charge = int(stated.scaleb(minor_digits(currency)))
-        # The transaction tells what was ordered, the entry what was moved, and charges what lies between.
+        # The transaction tells what was ordered, the entry what was moved.
         moved = _first(entry, "Amt")
-        if alone and charge and moved.get("Ccy") == currency and abs(amount(moved, where)[0] - units) == charge:
+        if alone and moved.get("Ccy") == currency and amount(moved, where)[0] != units:
+            instructed = units if instructed is None else instructed
             units = amount(moved, where)[0]
     reasons = _all(transaction, "RtrInf") if transaction is not entry else _all(entry, "NtryDtls/TxDtls/RtrInf")
     reason = _reason(reasons) or _text(transaction, "AddtlTxInf") or _text(entry, "AddtlNtryInf")
-    reversal = _text(entry, "RvslInd") in ("true", "1")
     return Outcome(
         _text(transaction, "Refs/EndToEndId"),
         RETURNED if credit else PAID,
@@ -434,14 +457,25 @@ def _booked(transaction: Any, entry: Any, where: str, *, alone: bool) -> Outcome
         charge=charge,
         duplicate=credit and (_is_duplicate(reasons) or _says_duplicate(reasons)),
         certain=not credit or _is_return(transaction, entry),
-        unusual="a debit that takes a credit back" if reversal and not credit else "",
-        reference="" if credit else _reference(transaction, entry),
+        unusual=_unusual(transaction, entry, credit=credit, alone=alone),
+        reference=_reference(transaction, entry),
         texts=_texts(transaction),
     )
 
 
+def _unusual(transaction: Any, entry: Any, *, credit: bool, alone: bool) -> str:
+    """What is odd about the direction of a transaction; empty if nothing is."""
+    if alone and _text(transaction, "CdtDbtInd") not in ("", _text(entry, "CdtDbtInd")):
+        return "a transaction in the other direction than its entry"
+    if credit:
+        return ""
+    if _text(entry, "RvslInd") in ("true", "1"):
+        return "a debit that takes a credit back"
+    return "a debit with the mark of a return" if _first(transaction, "RtrInf") is not None else ""
+
+
 def _reference(transaction: Any, entry: Any) -> str:
-    """The day of a debit and the bank's own names of it; empty if there is neither."""
+    """The day of an entry and the bank's own names of it; empty if there is neither."""
     named = (_text(entry, "AcctSvcrRef"), _text(transaction, "Refs/AcctSvcrRef"))
     names = dict.fromkeys(squeezed for name in named if (squeezed := "".join(name.split())).upper() not in NO_REFERENCE)
     day = _text(entry, "BookgDt/Dt", "BookgDt/DtTm")[:10]

@@ -6,6 +6,7 @@ exports.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from provenance.core.errors import InputError
 from provenance.core.published import MANIFEST
 from provenance.core.settings import PayerSettings, Settings
 from provenance.core.store import Store, sha256
+from provenance.core.text import visible
 from provenance.settlement.bank import iso20022, nacha, paypal
 from provenance.settlement.bank.batches import Batch, Instruction, Payer
 from provenance.settlement.books import Booking
@@ -28,6 +30,8 @@ from provenance.settlement.payees.register import register_of
 
 if TYPE_CHECKING:
     from provenance.core.where import Where
+
+log = logging.getLogger("provenance.settle")
 
 SUFFIX = {Method.iso20022: "xml", Method.paypal: "csv", Method.nacha: "ach"}
 LETTERS_OF_ID = (None, paypal.LETTERS_OF_ID, nacha.LETTERS_OF_ID)
@@ -112,6 +116,8 @@ def bank_files(settings: Settings, batch: Batch) -> list[tuple[str, bytes]]:
     method = batch.instructions[0].payee.method
     if method == Method.iso20022:
         written = [iso20022.credit_transfer(batch, settings.settlement.bank_format)]
+        for owner in iso20022.without_agent(batch):
+            log.warning("payee %s: paid outside SEPA without a bic, which banks may ask for", visible(owner))
     elif method == Method.nacha:
         written = [nacha.clearing_file(batch)]
     else:

@@ -43,6 +43,8 @@ from provenance.settlement.months.periods import preview as preview_lines
 WAITING, LEFT_OUT, SENT = "waiting", "left out", "sent"
 # Beginnings of the names of answers that show money moving.
 STATEMENTS = ("camt.", "paypal ", "nacha ")
+# Outcomes that statements show, with the facts of a booking that have the banks' names of them.
+MOVES = {PAID: "debits", RETURNED: "credits"}
 BY_HAND = "`provenance answer-by-hand` books it on evidence and two names."
 # The name under which owners with missing data are held and released.
 SETTLEMENT = "settle_period"
@@ -256,18 +258,19 @@ def answer_in_parts(
         histories = _histories(connection, [outcome.payment_id for outcome in outcomes])
         moves = message.startswith(STATEMENTS)
         new, problems = [], []
-        debits: dict[str, str] = {}  # of this answer
+        shown: dict[tuple[str, str], str] = {}  # references of what this answer has shown of each payment
         for outcome in outcomes:
             history = histories.get(outcome.payment_id)
             try:
-                charge = _check_outcome(outcome, history, message, debits)
+                charge = _check_outcome(outcome, history, message, shown)
             except InputError as error:
                 problems.append((outcome, error))
                 continue
-            if moves and outcome.status == PAID:
-                debits[outcome.payment_id] = outcome.reference
+            if moves and outcome.status in MOVES:
+                shown[outcome.payment_id, outcome.status] = outcome.reference
             if history is not None and not history.has(outcome, moves=moves):
-                new.append((outcome, history.line, charge, history.owes_again(outcome)))
+                counted = moves and outcome.status in history.on_statement
+                new.append((outcome, history.line, 0 if counted else charge, history.owes_again(outcome)))
                 history.add(outcome, moves=moves)
         if (problems and (whole or not new)) or (before and not new):
             return before, problems
@@ -306,9 +309,9 @@ def answer_by_hand(
     cause = [ANSWER, "by hand", sorted(facts.items())]
     with books.booking_transaction(engine) as connection:
         same = books.last(connection, BOOKING.c.cause_sha256 == digest(cause))
-        if same:
-            return same
         histories, new = _histories(connection, payment_ids), []
+        if same and all(histories[payment_id].now == status for payment_id in payment_ids):
+            return same
         for payment_id in sorted({*payment_ids}):
             outcome, history = Outcome(payment_id, status, reason="by hand"), histories.get(payment_id)
             _require_sent(outcome, history, "by hand")
@@ -317,7 +320,7 @@ def answer_by_hand(
             if told or RETURNED in history.statuses:
                 raise InputError(f"payment {payment_id}", expected=f"one that is not {history.now} yet", found=history.now)
             new.append((outcome, history.line, 0, history.owes_again(outcome)))
-        return _post_answer(connection, new, day=day, facts=facts, cause=cause)
+        return _post_answer(connection, new, day=day, facts=facts, cause=None if same else cause)
 
 
 def settled_by_hand(engine: sa.Engine) -> set[str]:
@@ -349,16 +352,16 @@ class _History:
     """What banks have said of one payment.
 
     Attributes:
-        debited: whether a statement, or a person, has booked its debit; on_statement: whether a statement has.
-        references: of its debits on statements, where they have any.
+        debited: whether a statement, or a person, has booked its debit.
+        on_statement: what statements have shown, a debit or a return; references: of these, where they have any.
     """
 
     line: Line
     sent: str
     statuses: list[str] = field(default_factory=list)
     debited: bool = False
-    on_statement: bool = False
-    references: list[str] = field(default_factory=list)
+    on_statement: set[str] = field(default_factory=set)
+    references: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def now(self) -> str:
@@ -367,17 +370,20 @@ class _History:
     def has(self, outcome: Outcome, *, moves: bool) -> bool:
         """Whether an outcome changes nothing; so the order of answers does not matter.
 
-        A debit that a report or a person told is booked once more when a statement shows it (`moves`), with its charge.
+        What a report or a person told is booked once more when a statement shows it (`moves`), with its charge; and what a
+        statement showed without a reference once more when another has one, which a second entry is known by.
         """
-        if outcome.status == PAID and moves:
-            return self.on_statement
+        if outcome.status in MOVES and moves:
+            learns = outcome.reference and not self.references.get(outcome.status) and outcome.status == self.now
+            return outcome.status in self.on_statement and not learns
         stands = outcome.duplicate and outcome.status == REJECTED
         late = outcome.status == REJECTED and RETURNED in self.statuses
         return stands or late or outcome.status in self.statuses
 
     def differs(self, outcome: Outcome) -> bool:
-        """Whether a debit cannot be one of those that statements have shown."""
-        return bool(self.references) and not any(_same_debit(each, outcome.reference) for each in self.references)
+        """Whether a debit or return cannot be one of those that statements have shown."""
+        known = self.references.get(outcome.status, [])
+        return bool(known) and not any(_same_entry(each, outcome.reference) for each in known)
 
     def owes_again(self, outcome: Outcome) -> int:
         """1: the payment is owed again with this outcome; -1: it counts as paid again; 0: neither."""
@@ -386,10 +392,11 @@ class _History:
 
     def add(self, outcome: Outcome, *, moves: bool, by_hand: bool = False) -> None:
         self.statuses.append(outcome.status)
-        self.on_statement |= moves and outcome.status == PAID
         self.debited |= (moves or by_hand) and outcome.status == PAID
-        if moves and outcome.status == PAID and outcome.reference:
-            self.references.append(outcome.reference)
+        if moves and outcome.status in MOVES:
+            self.on_statement.add(outcome.status)
+            if outcome.reference:
+                self.references.setdefault(outcome.status, []).append(outcome.reference)
 
 
 def current_status(statuses: Sequence[str]) -> str:
@@ -404,14 +411,15 @@ def _histories(connection: sa.Connection, names: Sequence[str]) -> dict[str, _Hi
             OUTCOME.c.payment_id,
             OUTCOME.c.status,
             BOOKING.c.facts["message"].astext,
-            BOOKING.c.facts["debits"][OUTCOME.c.payment_id].astext,
+            *(BOOKING.c.facts[fact][OUTCOME.c.payment_id].astext.label(fact) for fact in MOVES.values()),
         )
         .join(BOOKING, BOOKING.c.booking_id == OUTCOME.c.booking_id)
         .where(OUTCOME.c.payment_id.in_(names))
         .order_by(OUTCOME.c.booking_id)
     )
     histories = {p.payment_id: _History(p.line, p.status) for p in payments}
-    for payment_id, status, message, reference in connection.execute(query):
+    for payment_id, status, message, *references in connection.execute(query):
+        reference = dict(zip(MOVES, references, strict=True)).get(status)
         moves, by_hand = message.startswith(STATEMENTS), message == "by hand"
         histories[payment_id].add(Outcome(payment_id, status, reference=reference or ""), moves=moves, by_hand=by_hand)
     return histories
@@ -437,10 +445,13 @@ def _post_answer(
             entries[Account(CHARGES, "", line.pay_currency)] += charge
             entries[Account(FUNDING, "", line.pay_currency)] -= charge
             charges[f"{outcome.payment_id} {outcome.status}"] = f"{charge} {line.pay_currency}"
-    debits = {outcome.payment_id: outcome.reference for outcome, *_ in new if outcome.status == PAID and outcome.reference}
+    references = {
+        fact: {outcome.payment_id: outcome.reference for outcome, *_ in new if outcome.status == status and outcome.reference}
+        for status, fact in MOVES.items()
+    }
     counts = Counter(outcome.status for outcome, *_ in new)
     facts = {**facts, **{status: str(counts[status]) for status in (PAID, REJECTED, RETURNED)}}
-    facts |= {name: fact for name, fact in (("charges", charges), ("debits", debits)) if fact}
+    facts |= {name: fact for name, fact in {"charges": charges, **references}.items() if fact}
     row = books.booking_row(connection, ANSWER, day, facts) if cause is None else {"kind": ANSWER, "day": day, "facts": facts}
     booking = books.post(connection, row if cause is None else {**row, "cause_sha256": digest(cause)}, entries)
     if new:
@@ -497,11 +508,11 @@ def _require_sent(outcome: Outcome, history: _History | None, message: str) -> N
         raise InputError(where, expected="a payment that was sent", found=f"one that is {history.now}")
 
 
-def _check_outcome(outcome: Outcome, history: _History | None, message: str, debits: Mapping[str, str]) -> int:
+def _check_outcome(outcome: Outcome, history: _History | None, message: str, shown: Mapping[tuple[str, str], str]) -> int:
     """The charge that a bank added to a debit or kept of a return, in minor units.
 
     Args:
-        debits: references of the debits that the same answer has shown already, by payment.
+        shown: references of what the same answer has shown already, by payment and status.
 
     Raises:
         InputError: the outcome does not hold.
@@ -519,15 +530,13 @@ def _check_outcome(outcome: Outcome, history: _History | None, message: str, deb
         hint = f"Is there one debit, or two? {BY_HAND}"
         raise InputError(where, expected="a return of the payment itself", found=found, hint=hint)
     moves = outcome.status == PAID and message.startswith(STATEMENTS)
-    before = [debits[outcome.payment_id]] if outcome.payment_id in debits else []
-    if moves and (any(not _same_debit(each, outcome.reference, in_one=True) for each in before) or history.differs(outcome)):
-        first = ", ".join(filter(None, (*history.references, *before))) or "without a reference"
-        found = f"a second one ({outcome.reference or 'without a reference'}; the first: {first})"
-        hint = f"It may have been paid twice: ask the bank. If it concerns no payment, settle it without one. {BY_HAND}"
-        raise InputError(where, expected="one debit of a payment", found=found, hint=hint)
-    again = history.on_statement if moves else outcome.status in history.statuses
+    _require_first(outcome, history, message, shown)
+    again = PAID in history.on_statement if moves else outcome.status in history.statuses
     if outcome.status == PAID and history.now == REJECTED and not again:
-        hint = f"A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time. {BY_HAND}"
+        hint = (
+            "A rejected payment is owed again: hold the owner and ask the bank, before it is paid a second time. "
+            f"Was it debited, book it by hand as paid: then it is owed no more. {BY_HAND}"
+        )
         raise InputError(where, expected="no later outcome of a rejected payment", found="that it was paid", hint=hint)
     if outcome.status in history.statuses or RETURNED in history.statuses:
         return charge
@@ -542,10 +551,25 @@ def _check_outcome(outcome: Outcome, history: _History | None, message: str, deb
     return charge
 
 
-def _same_debit(first: str, second: str, *, in_one: bool = False) -> bool:
-    """Whether two references may be of one debit: they have a name in common, or no names and the same day.
+def _require_first(outcome: Outcome, history: _History, message: str, shown: Mapping[tuple[str, str], str]) -> None:
+    """Raise InputError if a statement shows a second debit of a payment, or that it came back twice."""
+    # PayPal tells of one return in two rows: the payout's own, and the reversal's.
+    if outcome.status not in MOVES or not message.startswith(STATEMENTS if outcome.status == PAID else "camt."):
+        return
+    before = [shown[outcome.payment_id, outcome.status]] if (outcome.payment_id, outcome.status) in shown else []
+    if all(_same_entry(each, outcome.reference, in_one=True) for each in before) and not history.differs(outcome):
+        return
+    first = ", ".join(filter(None, (*history.references.get(outcome.status, ()), *before))) or "without a reference"
+    found = f"a second one ({outcome.reference or 'without a reference'}; the first: {first})"
+    what, may = ("debit", "paid") if outcome.status == PAID else ("return", "sent back")
+    hint = f"It may have been {may} twice: ask the bank. If it concerns no payment, settle it without one. {BY_HAND}"
+    raise InputError(f"{message}: payment {outcome.payment_id}", expected=f"one {what} of a payment", found=found, hint=hint)
 
-    In one statement, two debits without a reference are two.
+
+def _same_entry(first: str, second: str, *, in_one: bool = False) -> bool:
+    """Whether two references may be of one entry: they have a name in common, or no names and the same day.
+
+    In one statement, two entries without a reference are two.
     """
     if not first or not second:
         return not in_one

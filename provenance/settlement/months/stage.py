@@ -59,7 +59,7 @@ def close(where: Where, period: str, files_url: str = "") -> dict[str, str]:
     payees, terms = payees_to_settle(settings.settlement, details), ClosingTerms(settings.settlement.minimum)
     if period not in {closed.period for closed in ledger.bookings(engine, kind=CLOSE)}:
         bank_files.try_to_write(settings, period, bank_files.smallest(details))
-        check_payees(where, (payee for _, payee in details.values()))
+        check_payees(where, (payee for _, payee in details.values()), period)
     booking, lines = settling.close(engine, period, payees, terms, day=datetime.now(UTC).date(), by=SETTLEMENT)
     escrow = escrow_ages(ledger.by_day(engine, ESCROW, through=booking.booking_id), last_day(period))
     files = {"closing.csv": to_csv(closing_table(period, lines, booking.facts["rates"])), "escrow.csv": to_csv(escrow)}

