@@ -1164,6 +1164,7 @@ GERMAN = '"Datum","Name","Typ","Status","Währung","Brutto"\r\n"04.11.2026","x",
         (GERMAN.encode(), "found a report of PayPal's in another language. Set PayPal's language to English"),
         (GERMAN.encode("utf-16"), "found a report of PayPal's in another language"),
     ],
+    ids=["tar.gz", "tar", "zip.gz", "bz2", "xz", "7z", "german", "german-utf-16"],  # bytes of archives have the time in them
 )
 def test_what_is_not_read_is_named(month, data, found):
     with pytest.raises(InputError, match=found):
