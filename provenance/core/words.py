@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import polars as pl
 
 from provenance.core.images import open_image
 
 MODALITIES = ("text", "code", "image", "music")
 SIGNS = re.compile(r"\w+|[^\w\s]")
+# The same for Polars, in texts of ASCII alone: of other letters and blanks Python and Rust have different classes.
+SIGNS_IN_ASCII = r"[A-Za-z0-9_]+|[^A-Za-z0-9_\t-\r\x1c-\x20]"
 PATCH, STRIDE, GRADES, GRID = 4, 2, 4, 4
 
 
@@ -33,6 +36,13 @@ def count_words(content: bytes, modality: str, row: int) -> int:
     if modality in ("text", "code"):
         return len(SIGNS.findall(content.decode(errors="replace").lower()))
     return len(words(content, modality, row))
+
+
+def texts_in_ascii(contents: pl.Series, modalities: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """The texts and code among contents that are ASCII alone: their rows, and they as text."""
+    is_text = modalities.is_in(["text", "code"]).to_numpy()
+    rows = np.flatnonzero(is_text & np.fromiter((content.isascii() for content in contents), dtype=bool, count=len(contents)))
+    return rows, contents.gather(rows).cast(pl.String)
 
 
 def _patches(content: bytes, row: int) -> list[bytes]:

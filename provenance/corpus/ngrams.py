@@ -21,7 +21,7 @@ import polars as pl
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES
 from provenance.core.where import Where, batched
-from provenance.core.words import SIGNS
+from provenance.core.words import SIGNS, SIGNS_IN_ASCII, texts_in_ascii
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
 FOLDER = "frozen/ngrams/1"
@@ -101,15 +101,30 @@ def _index_parts(store: Store, parts: Sequence[Part]) -> None:
 def _index(store: Store, part: Part) -> None:
     frame = read_part(store, part.sha256, "content", "modality")
     runs, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.uint32)]
+    ascii_rows, texts = texts_in_ascii(frame["content"], frame["modality"])
     known = _WordHashes()
-    for modality in frame["modality"].unique().sort():
-        own = np.flatnonzero((frame["modality"] == modality).to_numpy())
-        words = [_words(content, modality) for content in frame["content"].gather(own)]
-        hashes, counts = _hashes(words, RUNS.get(modality, 1), known)
+    groups = [(ascii_rows, RUNS["text"], *_hashes_in_ascii(texts, known))]
+    others = frame.with_row_index("row")[np.setdiff1d(np.arange(frame.height), ascii_rows)]
+    for (modality,), group in others.group_by("modality", maintain_order=True):
+        words = [_words(content, str(modality)) for content in group["content"]]
+        each = np.fromiter(map(known.__getitem__, chain.from_iterable(words)), dtype=np.uint64)
+        groups.append((group["row"].to_numpy(), RUNS.get(str(modality), 1), each, np.array([len(own) for own in words])))
+    for own, size, each, lengths in groups:
+        hashes, counts = _hashes(each, lengths, size)
         runs.append(hashes)
         rows.append(np.repeat(own.astype(np.uint32), counts))
-    table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).unique().sort("run", "row")
-    store.write_table(index_key(part), table)
+    table = pl.DataFrame({"run": np.concatenate(runs), "row": np.concatenate(rows)}).sort("run", "row")
+    new = pl.any_horizontal(pl.col("run", "row") != pl.col("run", "row").shift()).fill_null(value=True)
+    store.write_table(index_key(part), table.filter(new))
+
+
+def _hashes_in_ascii(texts: pl.Series, known: _WordHashes) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the words of texts, one after another, uint64; and the number of words of each."""
+    words = texts.str.extract_all(SIGNS_IN_ASCII)
+    each = words.explode().drop_nulls()
+    distinct = each.unique()
+    hashes = pl.Series([known[word] for word in distinct], dtype=pl.UInt64)
+    return each.replace_strict(distinct, hashes, return_dtype=pl.UInt64).to_numpy().astype(np.uint64), words.list.len().to_numpy()
 
 
 def _words(content: bytes, modality: str) -> Sequence[bytes | str]:
@@ -136,7 +151,9 @@ def cut(content: bytes, modality: str) -> Cut:
     else:
         words, starts = [], []
     ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
-    return Cut(words, starts, ends, _hashes([words], RUNS.get(modality, 1), _WordHashes())[0])
+    known = _WordHashes()
+    each = np.array([known[word] for word in words], dtype=np.uint64)
+    return Cut(words, starts, ends, _hashes(each, np.array([len(words)]), RUNS.get(modality, 1))[0])
 
 
 class _WordHashes(dict[bytes | str, int]):
@@ -148,10 +165,13 @@ class _WordHashes(dict[bytes | str, int]):
         return self[word]
 
 
-def _hashes(contents: Sequence[Sequence[bytes | str]], size: int, known: _WordHashes) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the runs of `size` words of contents, one after another, uint64; and their number in each content."""
-    each = np.fromiter(map(known.__getitem__, chain.from_iterable(contents)), dtype=np.uint64)
-    lengths = np.array([len(words) for words in contents], dtype=np.int64)
+def _hashes(each: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the runs of `size` words of contents, one after another, uint64; and their number in each content.
+
+    Args:
+        each: the hashes of the words of all contents, uint64; lengths: the number of words of each content.
+    """
+    lengths = lengths.astype(np.int64)
     count, sums = max(0, len(each) - size + 1), np.zeros(max(0, len(each) - size + 1), dtype=np.uint64)
     for at in range(size):
         sums = sums * BASE + each[at : at + count]

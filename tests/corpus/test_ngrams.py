@@ -2,12 +2,18 @@
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from samples import freeze, table
 
 from provenance.core.settings import Settings
+from provenance.core.store import Store
 from provenance.core.where import Where
+from provenance.core.words import words
+from provenance.corpus import ngrams
 from provenance.corpus.ngrams import CANDIDATES, FOLDER, cut, find_matches, index_missing
 from provenance.corpus.packages.music import encode
+from provenance.corpus.shards import freeze_part, with_tokens
 
 POEM = b"The river that nobody crosses runs backwards in the month of May, and every stone of it remembers rain."
 CODE = b"def count_words(text: str) -> dict[str, int]:\n    return Counter(word.lower() for word in text.split())\n"
@@ -104,3 +110,20 @@ def test_examples_that_share_most_are_compared_first(store):
     examples = table("work_id content example_id owner_id", *((*row, "ann") for row in [*rows, ("whole", POEM, "z")]))
     corpus = freeze(store, {"examples": examples}, shard_examples=4 * CANDIDATES)
     assert found(store, corpus, POEM)["work_id"].to_list() == ["whole"]
+
+
+ODD = st.text(st.sampled_from("ab_9 .,-\t\n\x0b\x1c\x1f\x85\u00a0\u0130e\u0301\u4e2d\x00"), max_size=60)
+
+
+@given(st.lists(st.tuples(ODD.map(str.encode), st.sampled_from(["text", "code", "music", "image"])), min_size=1, max_size=6))
+def test_an_index_has_the_runs_of_each_content_cut_alone_and_words_are_counted_as_they_are_cut(tmp_path_factory, contents):
+    store = Store(f"file://{tmp_path_factory.mktemp('index')}", {})
+    contents = [(content, "text" if kind == "image" else kind) for content, kind in contents]
+    frame = pl.DataFrame(contents, schema={"content": pl.Binary, "modality": pl.String}, orient="row")
+    part = freeze_part(store, frame)
+    ngrams._index(store, part)
+    expected = {(run, row) for row, (content, kind) in enumerate(contents) for run in ngrams.cut(content, kind).runs.tolist()}
+    index = store.read_table(ngrams.index_key(part))
+    assert index.rows() == sorted(expected)
+    counted = with_tokens(frame.with_columns(example_id=pl.lit("e")))["tokens"].to_list()
+    assert counted == [len(words(content, kind, 0)) for content, kind in contents]
