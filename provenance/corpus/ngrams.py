@@ -94,15 +94,15 @@ def index_missing(where: Where, corpus: FrozenCorpus) -> int:
 
 
 def _index_parts(store: Store, parts: Sequence[Part]) -> None:
+    known = _WordHashes()
     for part in parts:
-        _index(store, part)
+        _index(store, part, known)
 
 
-def _index(store: Store, part: Part) -> None:
+def _index(store: Store, part: Part, known: _WordHashes) -> None:
     frame = read_part(store, part.sha256, "content", "modality")
     runs, rows = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.uint32)]
     ascii_rows, texts = texts_in_ascii(frame["content"], frame["modality"])
-    known = _WordHashes()
     groups = [(ascii_rows, RUNS["text"], *_hashes_in_ascii(texts, known))]
     others = frame.with_row_index("row")[np.setdiff1d(np.arange(frame.height), ascii_rows)]
     for (modality,), group in others.group_by("modality", maintain_order=True):

@@ -121,7 +121,7 @@ def test_an_index_has_the_runs_of_each_content_cut_alone_and_words_are_counted_a
     contents = [(content, "text" if kind == "image" else kind) for content, kind in contents]
     frame = pl.DataFrame(contents, schema={"content": pl.Binary, "modality": pl.String}, orient="row")
     part = freeze_part(store, frame)
-    ngrams._index(store, part)
+    ngrams._index(store, part, ngrams._WordHashes())
     expected = {(run, row) for row, (content, kind) in enumerate(contents) for run in ngrams.cut(content, kind).runs.tolist()}
     index = store.read_table(ngrams.index_key(part))
     assert index.rows() == sorted(expected)
