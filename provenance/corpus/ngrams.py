@@ -124,7 +124,8 @@ def _hashes_in_ascii(texts: pl.Series, known: _WordHashes) -> tuple[np.ndarray, 
     each = words.explode().drop_nulls()
     distinct = each.unique()
     hashes = pl.Series([known[word] for word in distinct], dtype=pl.UInt64)
-    return each.replace_strict(distinct, hashes, return_dtype=pl.UInt64).to_numpy().astype(np.uint64), words.list.len().to_numpy()
+    every = each.replace_strict(distinct, hashes, return_dtype=pl.UInt64)
+    return every.to_numpy().astype(np.uint64), words.list.len().to_numpy()
 
 
 def _words(content: bytes, modality: str) -> Sequence[bytes | str]:
