@@ -4,11 +4,16 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import polars as pl
 import pytest
 from samples import request_on, words_of
 
 from provenance.core.settings import Settings
-from provenance.validation import cost
+from provenance.core.tables import CLAIMS
+from provenance.corpus.delivery import read_corpus_folder
+from provenance.corpus.duplicates import find_duplicates
+from provenance.corpus.ownership import since
+from provenance.validation import cost, scale
 from tasks.where import opened
 
 SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})
@@ -73,8 +78,27 @@ def test_memory_and_workers(request_of, monkeypatch):
     assert figures["workers"]["one"] > 0 < figures["workers"]["two"]
 
 
+@pytest.mark.night
+def test_an_ingest_is_the_same_with_one_worker_and_with_two(request_of, monkeypatch):
+    figures = cost.bench(request_of, SETTINGS, ("ingest",), partial(opened, ledger=False), examples=1500)["ingest"]
+    assert figures["same_corpus"]
+    assert figures["workers_1"]["bytes"]["scratch"] == 0
+    assert figures["ratio_by_file"] > figures["ratio_one_by_one"] > 0
+
+
+def test_a_delivery_that_is_made_up_has_near_copies_and_the_same_rows_however_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "FILE_ROWS", 400)
+    for examples in (400, 1000):
+        scale.deliver(tmp_path / str(examples) / "corpus", examples)
+    few, many = (read_corpus_folder(tmp_path / str(examples) / "corpus").examples for examples in (400, 1000))
+    assert few.drop("content_sha256").equals(many.head(400).drop("content_sha256"))
+    assert many["content"].bin.size().max() == scale.BYTES
+    assert 20 < find_duplicates(since(many, pl.DataFrame(schema=CLAIMS.schema))).height < 120
+
+
 def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, refused):
     words = ("bench", *words_of(request_of, "corpus", "model", "outputs"), "--parts")
     assert json.loads(shown(*words, "scoring", "--device", "cpu"))["scoring"]["ratio"] > 0
     error = refused(*words, "speed")
-    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, found 'speed'" in error
+    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, ingest, found 'speed'" in error
+    assert "--model: expected a path, for all parts but ingest, found none" in refused(*words[:3], "--parts", "scoring")
