@@ -63,7 +63,7 @@ def lay_out(
     from provenance.inputs.contracts import Contract
     from provenance.inputs.frozen import freeze_outputs
     from provenance.inputs.night import VERSIONS, Night
-    from provenance.royalty.fidelity import unsupported
+    from provenance.royalty.support import unsupported
 
     draw = np.random.default_rng(seed)
     names = {f"owner-{number:06d}": name_format.format(number) for number in range(owners)}

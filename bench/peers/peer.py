@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers.pytorch_utils import Conv1D
 
+from provenance.features.report import ONE_BY_ONE
 from provenance.features.sampled import Draws, cut, sample_flow
-from provenance.features.tap import ONE_BY_ONE
 from provenance.models.model import Example, forward_and_backward, read_model
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from provenance.core.tables import WITHDRAWN
 from provenance.core.text import plain
 from provenance.corpus.shards import corpus_key, load_frozen, part_key
 from provenance.inputs.night import load_night, shares_stage
-from provenance.royalty.fidelity import fidelity_of
 from provenance.royalty.opted_out import read_withdrawn
+from provenance.royalty.support import fidelity_of
 from provenance.settlement import ledger
 from provenance.settlement.books import NIGHT, Booking
 from provenance.settlement.exports.explain import explain

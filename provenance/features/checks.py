@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,111 +23,30 @@ from provenance.core.errors import ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, by_block
 from provenance.features.following import chosen, find_following, norm, pass_dtype, uses_of
-from provenance.features.following import from_json as following_from_json
 from provenance.features.gradients import check_finite
-from provenance.features.layers import LARGEST_WHOLE, Layout, project_whole, too_large
+from provenance.features.layers import LARGEST_WHOLE, project_whole, too_large
 from provenance.features.projection import OPERATION, UNSEEN, Block, Projection
-from provenance.features.tap import ONE_BY_ONE, Arrangement, Following, Tap, run_batch, taken, tapped
+from provenance.features.report import (
+    DEVIATES,
+    FOLLOWED,
+    ONE_BY_ONE,
+    SMALL,
+    TOO_LARGE,
+    UNUSED,
+    Arrangement,
+    Following,
+    LayerCheck,
+    Layout,
+    Report,
+)
+from provenance.features.tap import Tap, run_batch, taken, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
-# Verdicts on a weight. Biases and norms are left out by rule; so are weights that cannot be followed, where a setting says so.
-FOLLOWED, UNUSED, SMALL, DEVIATES, TOO_LARGE = "followed", "without a gradient", "left out", "deviates", "too large to follow"
-FAILED = (DEVIATES, TOO_LARGE)
 # Features may deviate from autograd by so much; measured on the architectures of tests/features/test_architectures.py, they do
 # by 3e-7 in float32 and 5e-3 in bfloat16.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 0.02}
 # A gradient this much smaller than the whole is compared as if it were so large, since rounding decides it.
 FLOOR = {torch.float64: 1e-8, torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
-
-
-@dataclass(frozen=True)
-class LayerCheck:
-    """A weight, and how its features compare with autograd.
-
-    Attributes:
-        by: how its gradient is followed, `operation` or `autograd`; empty if it is not.
-        deviation: of its features from autograd's, relative to the latter, over all examples; None if not compared.
-    """
-
-    weight: str
-    parameters: int
-    by: str
-    deviation: float | None
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """The check of a model.
-
-    Attributes:
-        following: how the model is followed; what failed is left out of it.
-        tolerance: largest deviation of a weight that counts as followed; it depends on the type of the weights.
-        repeated: deviation of the same pass, run again.
-        batched: deviation of losses in a batch from those of each example alone.
-        compared: number of examples with prompts and without that were compared with autograd.
-    """
-
-    checkpoint: str
-    dtype: str
-    compared: int
-    tolerance: float
-    repeated: float
-    batched: float
-    layers: tuple[LayerCheck, ...]
-    following: Following
-
-    @property
-    def failed(self) -> list[LayerCheck]:
-        """Weights that cannot be followed."""
-        return [layer for layer in self.layers if layer.verdict in FAILED]
-
-    @property
-    def share(self) -> float:
-        """The part of the trainable parameters that is followed."""
-        return self.following.layout.covered
-
-    def summary(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        followed = [layer for layer in self.layers if layer.verdict == FOLLOWED]
-        by_autograd = [layer.weight for layer in followed if layer.by == "autograd"]
-        return {
-            "checkpoint": self.checkpoint,
-            "compared": self.compared,
-            "largest_deviation": max((layer.deviation or 0.0 for layer in followed), default=0.0),
-            "tolerance": self.tolerance,
-            "dtype": self.dtype,
-            "followed": len(followed),
-            "by_autograd": by_autograd,
-            "without_gradient": [layer.weight for layer in self.layers if layer.verdict == UNUSED],
-            "not_followed": {layer.weight: layer.deviation for layer in self.failed},
-            "batches": self.following.arrangement.order,
-            "rank": self.following.layout.rank,
-            "numbers": sum(block.size for block in self.following.layout.dense),
-        }
-
-
-def require_followed(report: Report) -> None:
-    """Raise ModelError for the first weight that cannot be followed."""
-    if not report.failed:
-        return
-    worst = max(report.failed, key=lambda layer: layer.parameters)
-    total = report.following.layout.parameters
-    part = sum(layer.parameters for layer in report.failed) / total
-    more = len(report.failed) - 1
-    found = (
-        f"a deviation of {worst.deviation:.2g}"
-        if worst.deviation is not None
-        else f"a use that only autograd can follow, and {worst.parameters:,} numbers"
-    )
-    raise ModelError(
-        f"checkpoint {report.checkpoint}: weight {worst.weight!r} ({worst.parameters / total:.1%} of what is trained)",
-        expected=f"features within {report.tolerance:g} of its gradient by autograd",
-        found=found,
-        hint=(f"So have {more} more. " if more else "")
-        + f"Freeze such weights (requires_grad_(False)), or set features.unfollowed = 'leave_out' to go on without {part:.1%} "
-        "of what is trained.",
-    )
 
 
 def check_following(
@@ -482,14 +401,3 @@ def _raise_if_random(place: _Place, example: Example, found: str) -> None:
             found=f"{found}: {function} draws random numbers" + (f", and so do {more} more calls" if more else ""),
             hint="Put the module in evaluation mode in the adapter's loss, and draw noise from the content.",
         )
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """A report as JSON."""
-    return asdict(report)
-
-
-def from_json(value: Mapping[str, Any]) -> Report:
-    """The inverse of `to_json`."""
-    layers = tuple(LayerCheck(**layer) for layer in value["layers"])
-    return Report(**{**value, "layers": layers, "following": following_from_json(value["following"])})

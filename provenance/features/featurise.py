@@ -24,7 +24,7 @@ from provenance.features.gradients import gradient_features, without_gradient
 from provenance.features.night_check import raise_by_id, read_check
 from provenance.features.plan import FeatureFile, Plan
 from provenance.features.projection import Projection
-from provenance.features.tap import Following
+from provenance.features.report import Following
 from provenance.features.words import word_features
 from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
@@ -86,19 +86,6 @@ def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuris
         where.workers.device,
         read_check(where.store, plan.check).following if plan and plan.check else None,
     )
-
-
-def coverage(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """What of the model is followed; None if the method uses no gradients.
-
-    Returns:
-        `share` of the trainable parameters; sizes of those `left_out`; and the `check` against autograd.
-    """
-    if not plan.check:
-        return None
-    report = read_check(store, plan.check)
-    shape = report.following.layout
-    return {"share": shape.covered, "left_out": shape.left_out, "check": report.summary()}
 
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from provenance.core.arrays import Array, namespace
 from provenance.core.rows import Rows, by_block, concatenate
-from provenance.features.layers import Layout, layout
+from provenance.features.layers import layout
 from provenance.features.operations import (
     CASTS,
     EXPERTS,
@@ -27,8 +27,9 @@ from provenance.features.operations import (
     view_of,
     weights_among,
 )
-from provenance.features.projection import AUTOGRAD, Block, Projection
-from provenance.features.tap import ONE_BY_ONE, SIDE_BY_SIDE, TURN_BY_TURN, Arrangement, Following, Tap, run_batch, tapped
+from provenance.features.projection import AUTOGRAD, Projection
+from provenance.features.report import ONE_BY_ONE, SIDE_BY_SIDE, TURN_BY_TURN, Arrangement, Following, Layout
+from provenance.features.tap import Tap, run_batch, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
 # Features of an example alone and in a batch may differ by so much, for rounding; in a wrong arrangement they are others.
@@ -207,15 +208,3 @@ def norm(values: Array) -> float:
     """The Euclidean norm of all numbers, in float64."""
     xp = namespace(values)
     return float(xp.linalg.vector_norm(xp.astype(values, xp.float64))) if 0 not in values.shape else 0.0
-
-
-def from_json(value: Mapping[str, Any]) -> Following:
-    """A following from the JSON of its fields."""
-    shape, arrangement = value["layout"], value["arrangement"]
-    blocks = tuple(Block(**block) for block in shape["blocks"])
-    rows = {name: tuple(counts) for name, counts in arrangement["rows"].items()}
-    return Following(
-        Layout(blocks, dict(shape["left_out"]), shape["parameters"]),
-        Arrangement(arrangement["order"], tuple(arrangement["shared"]), rows),
-        tuple((length, size) for length, size in value["sizes"]),
-    )

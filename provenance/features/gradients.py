@@ -12,7 +12,8 @@ from provenance.core.errors import ExampleError, ModelError
 from provenance.core.rows import Rows, by_token, concatenate
 from provenance.features.following import find_following
 from provenance.features.projection import Projection
-from provenance.features.tap import ONE_BY_ONE, Arrangement, Following, Tap, run_batch, tapped
+from provenance.features.report import ONE_BY_ONE, Arrangement, Following
+from provenance.features.tap import Tap, run_batch, tapped
 from provenance.models.model import Adapter, Example
 
 

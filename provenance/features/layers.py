@@ -29,6 +29,7 @@ from provenance.features.operations import (
     Call,
 )
 from provenance.features.projection import AUTOGRAD, Block, Projection
+from provenance.features.report import Layout
 
 LARGEST_RANK = 64
 # More matrices than these in one weight (depthwise convolutions, experts) share one projection of their outputs.
@@ -40,40 +41,6 @@ LARGEST_WHOLE = 2**26
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 OUTPUTS_FIRST = {LINEAR, EXPERTS, CONVOLUTION}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The trainable weights of a model as blocks of a feature row, and the part of them that the blocks cover.
-
-    Attributes:
-        left_out: sizes of the trainable parameters without a gradient feature, by name.
-        parameters: number of trainable parameters.
-    """
-
-    blocks: tuple[Block, ...]
-    left_out: dict[str, int]
-    parameters: int
-
-    @property
-    def dense(self) -> list[Block]:
-        """The inner layers."""
-        return [block for block in self.blocks if block.kind == "dense"]
-
-    @property
-    def tokens(self) -> list[Block]:
-        """The layers over the vocabulary."""
-        return [block for block in self.blocks if block.kind != "dense"]
-
-    @property
-    def covered(self) -> float:
-        """The part of all trainable parameters that features cover."""
-        return 1 - sum(self.left_out.values()) / self.parameters
-
-    @property
-    def rank(self) -> int:
-        """The rank of the projections of inner layers."""
-        return max((max(block.rows, block.columns) for block in self.dense), default=0)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.delivery import identities
 from provenance.corpus.shards import Part, read_part
-from provenance.features.checks import Report, check_following, from_json, require_followed, to_json
 from provenance.features.projection import Projection
+from provenance.features.report import Report, from_json, require_followed, to_json
 from provenance.inputs.night import Night
 from provenance.models.frozen import close_models, fetch_model, open_model
 from provenance.models.model import example_losses, examples_in
@@ -85,6 +85,8 @@ def read_check(store: Store, key: str) -> Report:
 
 def _check(subject: _Subject, sample: str) -> dict[str, object]:
     """The report of a check, as JSON."""
+    from provenance.features.checks import check_following  # with torch, which whoever reads a report does without
+
     frame = _tried(subject.store, sample)
     adapter, module = open_model(
         subject.store, subject.model, subject.model_files, subject.checkpoint, cache=subject.cache, device=subject.device

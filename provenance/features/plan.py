@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import polars as pl
 
@@ -99,9 +100,35 @@ def load_plan(store: Store, folder: str) -> Plan:
     return Plan(corpus, outputs, Part(**plan["sample"]), plan.get("check", ""))
 
 
+def coverage(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """What of the model is followed; None if the method uses no gradients.
+
+    Returns:
+        `share` of the trainable parameters; sizes of those `left_out`; and the `check` against autograd.
+    """
+    if not plan.check:
+        return None
+    report = read_check(store, plan.check)
+    shape = report.following.layout
+    return {"share": shape.covered, "left_out": shape.left_out, "check": report.summary()}
+
+
 def comparisons_of(night: Night) -> dict[str, str]:
     """The comparison of each kind of features by the night's method of influence."""
     return comparisons(night.method["name"])
+
+
+def fitted_key(night: Night, plan: Plan, source: str) -> str:
+    """The key of the comparison that is fitted to the features of a source (`influence.night_curvature`)."""
+    files, _ = plan.of(source)
+    ingredients = {
+        "features": sorted(file.key for file in files),
+        "sample": plan.sample.content_digest,
+        "comparison": comparisons_of(night)[files[0].kind],
+        "draws": night.method["draws"],
+        "version": night.method["versions"]["curvature"],
+    }
+    return f"curvature/{digest(ingredients)}.safetensors"
 
 
 def sample_of(store: Store, corpus: FrozenCorpus, size: int) -> pl.DataFrame:

@@ -27,7 +27,8 @@ from provenance.core.rows import Rows
 from provenance.features.following import find_following
 from provenance.features.gradients import batched, check_finite
 from provenance.features.projection import Projection
-from provenance.features.tap import ONE_BY_ONE, TURN_BY_TURN, Arrangement, Following, Tap, tapped
+from provenance.features.report import ONE_BY_ONE, TURN_BY_TURN, Arrangement, Following
+from provenance.features.tap import Tap, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
 # Numbers of the softmax that are computed at once.

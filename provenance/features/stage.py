@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from provenance.core.store import Store, canonical_json
 from provenance.core.where import Where
-from provenance.features.featurise import coverage, featurise_one, featuriser
-from provenance.features.plan import FeatureFile, load_plan, plan_of
+from provenance.features.plan import FeatureFile, Plan, coverage, load_plan, plan_of
 from provenance.features.recomputed import count_recomputed
 from provenance.features.run_notes import RunNote, add_note
-from provenance.inputs.night import night_to_compute
+from provenance.inputs.night import Night, night_to_compute
 from provenance.models.frozen import close_models
 
 log = logging.getLogger("provenance.featurise")
@@ -31,17 +31,12 @@ def plan(where: Where, folder: str) -> str:
 
 def featurise(where: Where, folder: str) -> str:
     """Compute the missing feature files of a night's plan on the workers; returns the night's folder."""
-    store, workers = where.store, where.workers
+    store = where.store
     night, planned = night_to_compute(store, folder), load_plan(store, folder)
     corpus, outputs = _missing(store, planned.corpus, planned.outputs)
     missing = sorted(corpus + outputs, key=lambda file: file.source)  # so that a worker keeps its model open
     if missing:
-        shared = featuriser(where, night, planned)
-        for _ in workers.map(
-            featurise_one, shared, missing, what="features", name=lambda file: f"part {file.part} ({file.source})"
-        ):
-            pass
-        workers.everywhere(close_models)
+        _compute(where, night, planned, missing)
     for name, files, computed in (("corpus shards", planned.corpus, corpus), ("outputs", planned.outputs, outputs)):
         log.info("features of %s: %d reused, %d computed", name, len(files) - len(computed), len(computed))
     note = RunNote(
@@ -57,6 +52,18 @@ def featurise(where: Where, folder: str) -> str:
         log.warning("%d feature files of the corpus were computed though an earlier night had them", note.without_cause)
     add_note(store, folder, note)
     return folder
+
+
+def _compute(where: Where, night: Night, planned: Plan, missing: Sequence[FeatureFile]) -> None:
+    """Compute some feature files on the workers."""
+    from provenance.features.featurise import featurise_one, featuriser  # with torch, which a night without news does without
+
+    shared = featuriser(where, night, planned)
+    for _ in where.workers.map(
+        featurise_one, shared, missing, what="features", name=lambda file: f"part {file.part} ({file.source})"
+    ):
+        pass
+    where.workers.everywhere(close_models)
 
 
 def _missing(store: Store, *groups: tuple[FeatureFile, ...]) -> list[list[FeatureFile]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -21,56 +20,14 @@ from provenance.core.arrays import Array, from_torch, look_up, namespace, runs, 
 from provenance.core.errors import ModelError
 from provenance.core.kernels import add_by_group
 from provenance.core.rows import Rows, Sparse, no_tokens
-from provenance.features.layers import Layout, input_side, project_whole, token_outputs, use_of
+from provenance.features.layers import input_side, project_whole, token_outputs, use_of
 from provenance.features.operations import LOOKUP, OPERATIONS, VIEWS, Call, Weight, call_of, view_of
 from provenance.features.projection import AUTOGRAD, UNSEEN, Block, Projection, matrices
+from provenance.features.report import TURN_BY_TURN, Following, Layout
 from provenance.models.model import Adapter, Example, example_losses
 
-# The arrangement of a batch in the rows of operations: the rows of an example side by side, or one row of each example in turn,
-# or unknown, so that examples are computed one by one.
-SIDE_BY_SIDE, TURN_BY_TURN, ONE_BY_ONE = "side by side", "turn by turn", "one by one"
 # A gradient that no check has seen may deviate by so much from autograd, whatever the type of the weights.
 UNCHECKED = 0.1
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """How rows of operations belong to the examples of a batch.
-
-    Attributes:
-        order: `SIDE_BY_SIDE`, `TURN_BY_TURN` or `ONE_BY_ONE`.
-        shared: blocks that are computed once for the whole batch, such as positions; each example gets its own gradient.
-        rows: of each other block, the rows of each call for one example; 0 where they depend on the example's length.
-    """
-
-    order: str
-    shared: tuple[str, ...] = ()
-    rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def holds(self, called: dict[str, list[int]], examples: int) -> bool:
-        """Whether a batch has the rows that this arrangement expects; `called` has the rows of each call by block."""
-        if not called.keys() <= {*self.rows, *self.shared}:
-            return False
-        for name, rows in self.rows.items():
-            found = called.get(name, [])
-            if len(found) != len(rows):
-                return False
-            if any(count != each * examples if each else count % examples for each, count in zip(rows, found, strict=True)):
-                return False
-        return True
-
-
-@dataclass(frozen=True)
-class Following:
-    """How the gradients of a model are followed.
-
-    Attributes:
-        sizes: bytes that autograd keeps for one example by its length in bytes, ascending; empty if not measured.
-    """
-
-    layout: Layout
-    arrangement: Arrangement
-    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class Tap(TorchFunctionMode):

@@ -15,9 +15,9 @@ from provenance.core.errors import ContractError
 from provenance.core.rows import concatenate, move
 from provenance.features.gradients import gradient_features
 from provenance.features.projection import Projection
+from provenance.features.report import Following
 from provenance.features.sampled import sampled_features
 from provenance.features.statistics import gather
-from provenance.features.tap import Following
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Sampled, component_names, fit, prepare, score
 from provenance.models.model import Adapter, Example

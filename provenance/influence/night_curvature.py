@@ -17,12 +17,12 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace, to_numpy
 from provenance.core.rows import concatenate, move
-from provenance.core.store import Store, digest
+from provenance.core.store import Store
 from provenance.core.where import Where
 from provenance.corpus.shards import part_key
 from provenance.features import statistics
 from provenance.features.featurise import Featuriser, features_of, featuriser
-from provenance.features.plan import FeatureFile, Plan, comparisons_of
+from provenance.features.plan import FeatureFile, Plan, comparisons_of, fitted_key
 from provenance.features.sampled import DATA, sampled_features
 from provenance.influence.curvature import gram
 from provenance.influence.methods import Fitted, Sampled, fit, from_tensors, to_tensors
@@ -64,19 +64,6 @@ def fit_source(where: Where, night: Night, plan: Plan, source: str) -> None:
     fitted = fit(comparison, sums, sampled)
     where.store.write(fitted_key(night, plan, source), save_tensors(to_tensors(fitted)))
     _log_damping(source, fitted)
-
-
-def fitted_key(night: Night, plan: Plan, source: str) -> str:
-    """The key of a source's fitted comparison."""
-    files, _ = plan.of(source)
-    ingredients = {
-        "features": sorted(file.key for file in files),
-        "sample": plan.sample.content_digest,
-        "comparison": comparisons_of(night)[files[0].kind],
-        "draws": night.method["draws"],
-        "version": night.method["versions"]["curvature"],
-    }
-    return f"curvature/{digest(ingredients)}.safetensors"
 
 
 def read_fitted(store: Store, night: Night, plan: Plan, source: str) -> Fitted:

@@ -7,9 +7,7 @@ from typing import Any
 
 from provenance.core.store import canonical_json
 from provenance.core.where import Where
-from provenance.features.plan import load_plan
-from provenance.influence.night_curvature import fit_source, fitted_key
-from provenance.influence.night_scores import components, score_parts, write_scores
+from provenance.features.plan import fitted_key, load_plan
 from provenance.inputs.holders import duplicate_rules
 from provenance.inputs.night import night_to_compute
 from provenance.models.frozen import close_models
@@ -22,9 +20,12 @@ def fit_curvature(where: Where, folder: str) -> str:
     """Fit the sources that the store lacks; returns the night's folder."""
     night, plan = night_to_compute(where.store, folder), load_plan(where.store, folder)
     missing = [source for source in plan.sources if not where.store.exists(fitted_key(night, plan, source))]
-    for source in missing:
-        fit_source(where, night, plan, source)
-    where.workers.everywhere(close_models)
+    if missing:
+        from provenance.influence.night_curvature import fit_source  # with torch, which a night without news does without
+
+        for source in missing:
+            fit_source(where, night, plan, source)
+        where.workers.everywhere(close_models)
     curvature_log.info("curvature: %d sources reused, %d computed", len(plan.sources) - len(missing), len(missing))
     return folder
 
@@ -40,6 +41,8 @@ def score(where: Where, folder: str, *, keep: str = "") -> str:
     if store.exists(f"{folder}/scores.json"):
         log.info("scores: reused")
         return folder
+    from provenance.influence.night_scores import components, score_parts, write_scores
+
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     names = components(where, night, plan)
     parts = score_parts(where, night, plan, names, keep=keep)

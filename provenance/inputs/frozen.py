@@ -1,4 +1,7 @@
-"""Freezes the inputs of a night under their digest, before anything is computed."""
+"""Freezes the inputs of a night under their digest, before anything is computed.
+
+loaded/<digest>.json    a checkpoint that was loaded once, whole and finite, by its weights, architecture and libraries
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 
 import polars as pl
 
 from provenance.core.errors import ContractError
 from provenance.core.settings import Settings
-from provenance.core.store import Store, canonical_json
+from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.shards import FrozenCorpus, Part, freeze_part
 from provenance.inputs.methods import comparisons
@@ -54,7 +58,7 @@ def freeze_night(
         model=served,
         model_id=model.card.model_id,
         model_files=model.files,
-        checkpoints=chosen_checkpoints(model, settings),
+        checkpoints=chosen_checkpoints(model, settings, store),
         counterfactuals=counterfactuals(Subject(store, served, model.files, corpus, day, settings.model.cache)),
         **decided,
     )
@@ -94,13 +98,23 @@ def influence_method(settings: Settings) -> dict[str, Any]:
     }
 
 
-def chosen_checkpoints(model: Model, settings: Settings) -> tuple[str, ...]:
+def chosen_checkpoints(model: Model, settings: Settings, store: Store | None = None) -> tuple[str, ...]:
     """Files of the last few checkpoints of the first part of the run (`ModelCard.early`), or of the first one.
 
-    Loads each once, so that bad weights stop the run here.
+    Loads each once, so that bad weights stop the run here; one that the store has a note of is not loaded again.
     """
     chosen = (model.card.early() or model.card.checkpoints[1:2])[-settings.influence.checkpoints :]
     module = None
     for checkpoint in chosen:
-        module = model.load(checkpoint, into=module)
+        key = _loaded_key(model, checkpoint.file)
+        if store is None or not store.exists(key):
+            module = model.load(checkpoint, into=module)
+            if store is not None:
+                store.write(key, canonical_json({"checkpoint": checkpoint.file, "weights": model.files[checkpoint.file]}))
     return tuple(checkpoint.file for checkpoint in chosen)
+
+
+def _loaded_key(model: Model, file: str) -> str:
+    """The key of the note that a checkpoint was loaded."""
+    libraries = [version(name) for name in ("torch", "transformers")]
+    return f"loaded/{digest([model.architecture(), model.files[file], libraries])}.json"

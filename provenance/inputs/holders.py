@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from provenance.core.store import Store
-from provenance.corpus.holdings import Clusters, find_holders, holdings
 from provenance.corpus.ownership import booked_as, valid_on
 from provenance.corpus.shards import read_copies
 from provenance.inputs.night import Night
+
+if TYPE_CHECKING:
+    from provenance.corpus.holdings import Clusters
 
 COLUMNS = ("example_id", "work_id", "owner_id", "acquired_at")
 OPTED_OUT = "withdrawn"  # the account of opted-out works
@@ -38,6 +41,8 @@ class Holders:
 
     def of(self, examples: pl.DataFrame) -> pl.DataFrame:
         """Holdings of some examples; opted-out works are held a second time, in the account `withdrawn`."""
+        from provenance.corpus.holdings import holdings  # with SciPy, which a night without news does without
+
         by_claims = holdings(examples, self.claims, self.day, self.clusters)
         if self.withdrawn is None:
             return by_claims
@@ -53,6 +58,8 @@ def holders(store: Store, night: Night, rule: str) -> Holders:
     Args:
         rule: on copies, `Contract.duplicates`.
     """
+    from provenance.corpus.holdings import find_holders
+
     copies = read_copies(store, night.frozen_corpus(store))
     members = night.read_corpus(store, *COLUMNS).join(copies.select("example_id"), on="example_id", how="semi")
     claims, numbered = night.read_claims(store), numbered_claims(store, night)

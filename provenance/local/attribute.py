@@ -20,8 +20,7 @@ from provenance.core.store import Store, canonical_json, sha256
 from provenance.core.tables import ESCROW
 from provenance.core.where import Where
 from provenance.corpus.outputs import read_output_file, with_modality
-from provenance.features.featurise import coverage
-from provenance.features.plan import load_plan
+from provenance.features.plan import coverage, load_plan
 from provenance.features.stage import featurise, plan
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import kept_scores, read_influence, read_parties

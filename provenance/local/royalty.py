@@ -19,9 +19,9 @@ from provenance.inputs.contracts import Contract
 from provenance.inputs.night import VERSIONS, Night, load_night, read_manifest, read_written, subject_of_night
 from provenance.local.attribute import WORK, copy_models
 from provenance.models.subject import with_duplicates
-from provenance.royalty.fidelity import unsupported
 from provenance.royalty.shares import by_contract
 from provenance.royalty.stage import estimate, likelihoods
+from provenance.royalty.support import unsupported
 
 # The name of the contract; a part of the night's digest.
 CONTRACT = "asked"

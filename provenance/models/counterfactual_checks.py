@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
-from scipy.stats import ttest_ind
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
@@ -67,6 +64,9 @@ def check_same_recipe(served: Model, trained: Model) -> None:
 
 def same_start(one: Model, other: Model) -> bool:
     """Whether the first checkpoints of two models hold the same weights."""
+    import torch
+    from safetensors.torch import load_file
+
     files = [(model, model.card.checkpoints[0].file) for model in (one, other)]
     if len({model.files[file] for model, file in files}) == 1:
         return True
@@ -99,6 +99,8 @@ def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
     """
     if not candidates:
         return
+    from scipy.stats import ttest_ind
+
     examples = subject.read("work_id", "content_sha256", "content", "prompt").sort("content_sha256").head(EXAMPLES)
     given = examples_in(examples)
     keys = list(examples.select("work_id", "content_sha256").iter_rows())

@@ -7,13 +7,15 @@ import gc
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from provenance.core.errors import ModelError
 from provenance.core.store import Store, digest
 from provenance.models.model import Adapter, BaseFolder, Checkpoint, Model, read_base, read_model, sha256_of
 from provenance.models.stored import base_digest, base_files, own_files, stored_keys
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

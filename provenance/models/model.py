@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
@@ -30,6 +29,7 @@ from provenance.models.writing import CARD, RUN, UNFINISHED, tensors_of
 
 if TYPE_CHECKING:
     import polars as pl
+    import torch
 
 BUILT_IN = {
     name: f"provenance.models.adapters.{module}:{name}"
@@ -297,6 +297,8 @@ class Model:
 
 def check_finite(tensor: torch.Tensor, where: str) -> None:
     """Raise ModelError for a weight that is NaN or infinite."""
+    import torch
+
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ModelError(where, expected="finite weights", found=f"{bad} NaN or infinite")
@@ -522,6 +524,8 @@ def with_prompts(function: Callable[..., Any], examples: Sequence[Example], wher
 
 def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example]) -> torch.Tensor:
     """The adapter's losses, one finite number per example: `(n,)`."""
+    import torch
+
     name = f"adapter {type(adapter).__module__}:{type(adapter).__qualname__}"
     try:
         batch = with_prompts(adapter.collate, examples, name)
@@ -546,6 +550,8 @@ def example_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence
 
 def all_losses(adapter: Adapter, module: torch.nn.Module, examples: Sequence[Example], *, batch_size: int) -> np.ndarray:
     """The losses of any number of examples, without gradients: `(n,)` float64."""
+    import torch
+
     with torch.no_grad():
         starts = range(0, len(examples), batch_size)
         losses = [example_losses(adapter, module, examples[start : start + batch_size]) for start in starts]
@@ -580,7 +586,7 @@ def _check_file(where: str, path: Path) -> None:
 
 def _read_tensors(path: Path, *, names_only: bool = False) -> dict[str, torch.Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np" if names_only else "pt") as file:
             return {} if names_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(str(path), expected="a whole safetensors file", found=str(error)) from error

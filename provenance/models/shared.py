@@ -11,10 +11,12 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
 
 _BASES: WeakValueDictionary[Hashable, torch.nn.Module] = WeakValueDictionary()
 _LOADING = Lock()
@@ -48,6 +50,8 @@ def shared_base(key: Hashable, load: Callable[[], torch.nn.Module]) -> torch.nn.
         key: all that decides the module that `load` returns.
         load: reads the base; it is called only if no module of this key is in memory.
     """
+    import torch
+
     device = _DEVICE.get()
     with _LOADING:
         base = _BASES.get((key, device))
@@ -78,6 +82,8 @@ def own_trained(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(tensor.data, requires_grad=False)
     return tensor

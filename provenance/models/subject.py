@@ -13,8 +13,6 @@ import polars as pl
 from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.delivery import read_corpus_folder
-from provenance.corpus.duplicates import find_duplicates
-from provenance.corpus.holdings import find_holders, holdings
 from provenance.corpus.ownership import since, valid_on
 from provenance.corpus.rights.manifest import read_manifest
 from provenance.corpus.shards import FrozenCorpus, corpus_key, freeze_corpus, freeze_part, read_copies, read_examples
@@ -58,6 +56,8 @@ def owner_of_examples(subject: Subject) -> pl.DataFrame:
     `owner` decides whether an example is in a training: it is the party with the largest part in the example or, of copies, in
     all copies together. `parties` lists all holders, the largest first.
     """
+    from provenance.corpus.holdings import find_holders, holdings  # with SciPy, which a night without news does without
+
     store, corpus = subject.store, subject.corpus
     columns = ("example_id", "work_id", "owner_id", "acquired_at", "content_sha256", "position", "tokens")
     examples = subject.read(*columns)
@@ -109,6 +109,8 @@ def freeze_folder(store: Store, corpus: Path, shard_examples: int) -> FrozenCorp
 
 def with_duplicates(store: Store, frozen: FrozenCorpus) -> FrozenCorpus:
     """The same corpus with its copies found."""
+    from provenance.corpus.duplicates import find_duplicates
+
     columns = ("example_id", "work_id", "content", "prompt", "content_sha256", "modality", "acquired_at")
     examples = read_examples(store, frozen, *columns)
     duplicates = find_duplicates(since(examples, store.read_table(frozen.claims.key)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
 CARD, MANIFEST = "model.toml", "manifest.json"
 # How far a recording came, until it ends; and the order in which the run saw its examples.
@@ -27,6 +27,8 @@ def tensors_of(module: torch.nn.Module, *, trained_only: bool = False) -> dict[s
 
 def save_checkpoint(tensors: Mapping[str, torch.Tensor], folder: Path, step: int) -> str:
     """Write tensors as the checkpoint of a step, whole or not at all; returns the file's name."""
+    from safetensors.torch import save_file
+
     name = f"step-{step:04d}.safetensors"
     aside = folder / f".{name}"
     save_file({key: value.contiguous() for key, value in tensors.items()}, aside)

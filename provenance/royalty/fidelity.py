@@ -7,9 +7,6 @@ set aside are also predicted; nothing was fitted on them.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +14,8 @@ import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.stats import norm, rankdata
 
-from provenance.core.store import Store
-from provenance.inputs.contracts import Contract
-from provenance.inputs.night import Night, read_manifest
 from provenance.royalty.estimate import CONFIDENCE, TAUS, Fitted, covariance, join
 from provenance.royalty.outcomes import Outcomes
-from provenance.royalty.shares import BY_VALUE, FLAT, rule_weight
 
 # Fewer models than this are not fitted: noise and owners' effects could not be separated.
 FEWEST = 8
@@ -103,39 +96,6 @@ def _signal(score: float) -> float:
     return r**2 / (1 - r**2)
 
 
-def unsupported(copies: Mapping[str, Any], contract: Contract) -> list[str]:
-    """The reasons why a contract's rule may pay nothing tonight; empty if it may pay.
-
-    Args:
-        copies: the night's reports by rule on copies.
-    """
-    failed: list[str] = copies[contract.duplicates]["failed"] if contract.rule in BY_VALUE else []
-    return failed
-
-
-def signal_of(copies: Mapping[str, Any], contract: Contract) -> float | None:
-    """The signal-to-noise ratio of a contract's rule; None if it was not measured, infinite for `flat`."""
-    if contract.rule == FLAT:
-        return math.inf
-    signals = copies[contract.duplicates].get("signal_to_noise", {})
-    signal: float | None = signals.get("estimate" if contract.rule in BY_VALUE else "influence")
-    return signal
-
-
-def rule_weights(copies: Mapping[str, Any], contracts: Mapping[str, Contract]) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """By contract, the part that its rule decides tonight, and the reasons from `unsupported`.
-
-    Args:
-        copies: the night's reports by rule on copies.
-    """
-    failed = {name: unsupported(copies, contract) for name, contract in contracts.items()}
-    weights = {
-        name: 0.0 if failed[name] else rule_weight(signal_of(copies, contract), contract.signal_to_noise)
-        for name, contract in contracts.items()
-    }
-    return weights, failed
-
-
 def _scaled(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """A prediction in any unit, scaled to fit all outputs together best; the scale is never negative."""
     scale = float((predicted * actual).sum() / ((predicted**2).sum() + TINY))
@@ -214,33 +174,3 @@ def rank_correlations(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
     return np.asarray(np.divide((x * y).sum(axis=0), size, out=np.zeros_like(size), where=size > 0))
-
-
-def fidelity_of(store: Store, night: Night) -> dict[str, Any] | None:
-    """The fidelity of a night's shares, by contract that has some of its outputs.
-
-    Returns:
-        None if it was not measured: for a night of version 0.1, or without shares yet. By contract its `rule`; `paid_by`, the
-        part that each rule decides; `models`, the number of counterfactual models that were left out and predicted; `lds`, the
-        scores of the predictions by method; `intervals_hold`, the part of results inside the intervals by kind of models;
-        `failed`, the reasons why the rule pays nothing. With too few models `lds` and `intervals_hold` are empty.
-    """
-    if not all(store.exists(f"{night.folder}/{stage}.json") for stage in ("estimate", "shares")):
-        return None
-    estimated, shared = (read_manifest(store, night.folder, stage) for stage in ("estimate", "shares"))
-    covered = Counter(estimated["contracts"].values())
-    fidelity = {}
-    for contract in night.contracts:
-        if covered[contract.name]:
-            report, weight = estimated["copies"][contract.duplicates], shared["weights"][contract.name]
-            same = contract.rule == contract.fallback
-            parts = {contract.rule: 1.0} if same else {contract.rule: weight, contract.fallback: 1 - weight}
-            fidelity[contract.name] = {
-                "rule": contract.rule,
-                "paid_by": {rule: part for rule, part in parts.items() if part},
-                "models": report["models"],
-                "lds": report.get("lds", {}),
-                "intervals_hold": report.get("intervals_hold", {}),
-                "failed": shared["unsupported"][contract.name],
-            }
-    return fidelity

@@ -4,6 +4,8 @@ nights/.../likelihoods.json   the files of the night's likelihoods
 nights/.../estimate.json      weights of components, fidelity and checks by rule on copies
 nights/.../shares.json        the part that each contract's rule decides, and the reasons if it decides nothing
 nights/.../credits.json       tables for people to read (`credits`)
+
+A stage that finds its manifest imports nothing that computes: neither torch nor SciPy.
 """
 
 from __future__ import annotations
@@ -17,16 +19,11 @@ from provenance.core.money import PPB
 from provenance.core.store import canonical_json, digest
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.core.where import Where
-from provenance.influence.night_spans import SCRATCH
 from provenance.inputs.holders import duplicate_rules
 from provenance.inputs.night import night_to_compute, read_manifest, read_written, with_terms
 from provenance.royalty.credits import CREDITED, find_spans, find_verbatim, method_of
-from provenance.royalty.division import Division, assigned_contracts, estimate_copies
-from provenance.royalty.fidelity import rule_weights
-from provenance.royalty.holdings import corpus_holdings
-from provenance.royalty.likelihoods import compute_missing, passes_of
-from provenance.royalty.opted_out import WITHDRAWN_FILE, Withdrawn, withdrawn
 from provenance.royalty.shares import by_contract, over_night
+from provenance.royalty.support import rule_weights
 
 likelihoods_log = logging.getLogger("provenance.likelihoods")
 estimate_log = logging.getLogger("provenance.estimate")
@@ -40,6 +37,8 @@ def likelihoods(where: Where, folder: str) -> str:
     if store.exists(f"{folder}/likelihoods.json"):
         likelihoods_log.info("likelihoods: reused")
         return folder
+    from provenance.royalty.likelihoods import compute_missing, passes_of
+
     by_model = passes_of(where, night_to_compute(store, folder))
     passes = [task for tasks in by_model.values() for task in tasks]
     computed = compute_missing(where, passes)
@@ -55,6 +54,10 @@ def estimate(where: Where, folder: str) -> str:
     if store.exists(f"{folder}/estimate.json"):
         estimate_log.info("estimate: reused")
         return folder
+    from provenance.royalty.division import Division, assigned_contracts, estimate_copies  # with SciPy
+    from provenance.royalty.holdings import corpus_holdings
+    from provenance.royalty.opted_out import Withdrawn
+
     night, scores = night_to_compute(store, folder), read_manifest(store, folder, "scores")
     division = Division(store, night, assigned_contracts(store, night), Withdrawn.of(store, night))
     reports = {}
@@ -103,6 +106,8 @@ def share(where: Where, folder: str) -> str:
         "unsupported": failed,
     }
     if night.choices:
+        from provenance.royalty.opted_out import WITHDRAWN_FILE, withdrawn
+
         table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, shares=shares, pools=pools)
         manifest["writes"][WITHDRAWN_FILE] = store.write_table(f"{folder}/{WITHDRAWN_FILE}", table)
     store.write(f"{folder}/shares.json", canonical_json(manifest))
@@ -127,6 +132,8 @@ def credit(where: Where, folder: str) -> str:
     if store.exists(key) and store.read_json(key)["method"] == method:
         credit_log.info("credits: reused")
         return folder
+    from provenance.influence.night_spans import SCRATCH
+
     tables = {"spans": find_spans(where, night, settings), "matches": find_verbatim(where, night)}
     place = f"{folder}/credits/{digest(method)[:32]}"
     writes = {name: f"{place}/{name}.parquet" for name in tables}

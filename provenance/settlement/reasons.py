@@ -16,7 +16,7 @@ from provenance.core.money import format_minor
 from provenance.core.store import Store
 from provenance.influence.audits import audits
 from provenance.inputs.night import Night, load_night
-from provenance.royalty.fidelity import fidelity_of
+from provenance.royalty.support import fidelity_of
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, Standing
 from provenance.settlement.accrual import accrued

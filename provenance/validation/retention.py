@@ -41,8 +41,7 @@ from provenance.core.where import Where
 from provenance.corpus.ngrams import FOLDER as NGRAMS
 from provenance.corpus.rights.content_codes import FOLDER as CODES
 from provenance.corpus.shards import CURRENT, corpus_key, load_frozen, part_key
-from provenance.features.plan import load_plan
-from provenance.influence.night_curvature import fitted_key
+from provenance.features.plan import fitted_key, load_plan
 from provenance.inputs.night import REMOVED, VERSIONS, Night, load_night
 from provenance.models.counterfactual_records import Record, records
 from provenance.models.stored import base_digest

@@ -137,8 +137,7 @@ def _features(run: StageRun) -> Iterable[Dataset]:
 
 
 def _curvature(run: StageRun) -> Iterable[Dataset]:
-    from provenance.features.plan import load_plan
-    from provenance.influence.night_curvature import fitted_key
+    from provenance.features.plan import fitted_key, load_plan
 
     plan = load_plan(run.store, run.folder)
     keys = sorted(fitted_key(run.night, plan, source) for source in plan.sources)

@@ -12,10 +12,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from provenance.core.errors import ModelError
-from provenance.features.checks import check_following, from_json, require_followed, to_json
+from provenance.features.checks import check_following
 from provenance.features.following import find_following
 from provenance.features.gradients import batched, gradient_features, without_gradient
 from provenance.features.projection import Projection
+from provenance.features.report import from_json, require_followed, to_json
 from provenance.features.tap import tapped
 from provenance.models.model import Example
 

@@ -10,9 +10,8 @@ from samples import request_on
 
 from provenance.core.errors import ModelError
 from provenance.features import night_check
-from provenance.features.featurise import coverage
 from provenance.features.night_check import read_check
-from provenance.features.plan import load_plan
+from provenance.features.plan import coverage, load_plan
 from provenance.features.stage import plan
 from provenance.influence import night_scores
 from provenance.local.attribute import attribute, folder_night

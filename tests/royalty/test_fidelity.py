@@ -8,7 +8,7 @@ import pytest
 from games import draw_game
 
 from provenance.inputs.contracts import Contract
-from provenance.royalty import estimate, fidelity
+from provenance.royalty import estimate, fidelity, support
 from provenance.royalty.shares import BY_VALUE
 
 
@@ -131,5 +131,5 @@ COPIES = {
 def test_rules_by_value_need_the_support_of_the_report_on_their_copies(rules, duplicates, failed, signal):
     for rule in rules:
         contract = Contract(name="c", developer_ppb=0, rule=rule, duplicates=duplicates)
-        assert fidelity.unsupported(COPIES, contract) == failed
-        assert fidelity.signal_of(COPIES, contract) == signal
+        assert support.unsupported(COPIES, contract) == failed
+        assert support.signal_of(COPIES, contract) == signal

@@ -6,7 +6,7 @@ import pytest
 from provenance.core.errors import InputError
 from provenance.core.published import in_force
 from provenance.inputs.night import load_night
-from provenance.royalty.fidelity import fidelity_of
+from provenance.royalty.support import fidelity_of
 from provenance.settlement.stage import book, publish, reconcile
 from provenance.validation.replay import recompute
 

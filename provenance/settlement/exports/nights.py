@@ -16,7 +16,7 @@ from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
 from provenance.core.version import code_version
 from provenance.influence import audits
 from provenance.inputs.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
-from provenance.royalty.fidelity import fidelity_of
+from provenance.royalty.support import fidelity_of
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, totals, trial_balance
 from provenance.settlement.accrual import credited
