@@ -161,7 +161,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "infra.airflow.executor.Executor",
         "AIRFLOW__CORE__PARALLELISM": str(stack.tasks),
         "AIRFLOW__CORE__FERNET_KEY": hidden["fernet"],
         "AIRFLOW__CORE__AUTH_MANAGER": "infra.airflow.people.AuthManager",
@@ -175,6 +175,8 @@ def environment(stack: Stack) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": urls["airflow"],
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(stack.logs / "tasks"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+        # A night is a chain of tasks: between each two the scheduler would sleep for a second.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
         "AWS_ACCESS_KEY_ID": access,
