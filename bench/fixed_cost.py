@@ -58,7 +58,7 @@ def main() -> None:
         finally:
             supervise.end(stack)
     report = {
-        "everything_new": everything_new["seconds"],
+        "everything_new": round(everything_new["seconds"], 1),
         "nothing_new": median(nights, "seconds"),
         "processor": median(nights, "processor"),
         "between_tasks": median(nights, "between"),
@@ -85,7 +85,7 @@ def timeline(airflow: Airflow, run: str) -> dict[str, Any]:
     """Seconds of a run, of its tasks, and between them."""
     ran = [task for task in airflow.tasks(NIGHTLY, run).values() if task["duration"] and task["state"] == "success"]
     ran.sort(key=lambda task: str(task["start_date"]))
-    queued = min(datetime.fromisoformat(row["run_after"]) for row in airflow.runs(NIGHTLY) if row["dag_run_id"] == run)
+    queued = min(datetime.fromisoformat(row["queued_at"]) for row in airflow.runs(NIGHTLY) if row["dag_run_id"] == run)
     tasks, ended = {}, queued
     for task in ran:
         start, end = (datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))

@@ -1,21 +1,30 @@
 """Runs work on Dask: on a long-lived cluster by its address, or on workers inside the task.
 
 Inside an Airflow task no cluster can start processes, so embedded workers are threads there.
+
+In the middle of a stage, workers may come and go: others do the work of a lost one again. A scheduler that is restarted is
+waited for, and gets once more what had not come back; a part is written under its digest, so twice is as good as once. A worker
+with other versions than this process computes nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import dask
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.comm.core import CommClosedError
 from threadpoolctl import threadpool_limits
 
 from provenance.core.arrays import gpu_count
@@ -25,8 +34,8 @@ from provenance.core.settings import ClusterSettings
 
 log = logging.getLogger("provenance.cluster")
 
-# Seconds to wait for a cluster.
-CONNECT = 30
+# Restarts of the scheduler that one piece of work survives, and starts of workers on this machine that are tried.
+RESTARTS, STARTS = 3, 2
 SECONDS_BETWEEN_LOGS = 4.0
 # Results that one task combines.
 FAN_IN = 4
@@ -36,6 +45,11 @@ WORKERS = {
     # Errors of tasks are raised here, so workers need not log them, nor their shutdown.
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
 }
+# Packages that decide results, or what Dask's processes send each other: the same everywhere. Builds (`+cpu`) may differ.
+SAME = (
+    "provenance", "dask", "distributed", "cloudpickle", "msgpack", "numpy", "polars", "safetensors", "scipy", "torch",
+    "transformers",
+)  # fmt: skip
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,16 +66,35 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
     _take_one_thread()
     if settings.address:
         try:
-            client = Client(settings.address, timeout=CONNECT, set_as_default=False)
+            client = Client(settings.address, timeout=settings.start_seconds, set_as_default=False)
         except OSError as error:
             raise ClusterUnavailable(f"no Dask scheduler answers at {settings.address} (cluster.address): {error}") from error
         with client:
             _check_resources(client, settings)
             yield client
         return
-    with _local_cluster(settings) as cluster, Client(cluster, set_as_default=False) as client:
+    cluster = _start(settings)
+    with cluster, Client(cluster, timeout=settings.start_seconds, set_as_default=False) as client:
         _check_resources(client, settings)
         yield client
+
+
+def _start(settings: ClusterSettings) -> LocalCluster:
+    """Workers on this machine; a start that a loaded machine made too slow is tried again.
+
+    Raises:
+        ClusterUnavailable: they did not start.
+    """
+    for left in reversed(range(STARTS)):
+        try:
+            return _local_cluster(settings)
+        except (OSError, RuntimeError) as error:  # Dask's time-outs, of a connection and of a worker
+            problem = f"{settings.workers} workers on this machine did not start: {type(error).__name__}: {error}"
+            if not left:
+                hint = "Start again when the machine is less busy, with fewer workers, or with a larger cluster.start_seconds."
+                raise ClusterUnavailable(f"{problem}. {hint}") from error
+            log.warning("%s; they are started again", problem)
+    raise AssertionError
 
 
 def _local_cluster(settings: ClusterSettings) -> LocalCluster:
@@ -73,7 +106,8 @@ def _local_cluster(settings: ClusterSettings) -> LocalCluster:
             expected=f"at most {gpu_count()}, the GPUs of this machine",
             found=str(settings.workers),
         )
-    with dask.config.set(WORKERS), _ignoring_interrupts():
+    patience = {"distributed.comm.timeouts.connect": f"{settings.start_seconds}s"}
+    with dask.config.set(WORKERS | patience), _ignoring_interrupts():
         if settings.device == "cuda" and settings.processes:
             from dask_cuda import LocalCUDACluster
 
@@ -98,11 +132,12 @@ def _ignoring_interrupts() -> Iterator[None]:
 class DaskWorkers:
     """Workers of a Dask cluster; it opens with the first work and closes with the stage.
 
-    A result is released once it is yielded. Work of a lost worker is retried on another. The first InputError ends the stage.
+    A result is released once it is yielded. Work of a lost worker is retried on another, work that a restarted scheduler has
+    forgotten is submitted again. The first InputError ends the stage.
     """
 
     def __init__(self, settings: ClusterSettings, doors: ExitStack) -> None:
-        self._settings, self._doors = settings, doors
+        self._settings, self._opened = settings, doors.enter_context(ExitStack())
         self._client: Client | None = None
         _take_one_thread()  # this process, too: a stage that reuses everything has the bits of one that computes
 
@@ -114,8 +149,22 @@ class DaskWorkers:
     def open(self) -> Client:
         """The client, opened at first use."""
         if self._client is None:
-            self._client = self._doors.enter_context(open_cluster(self._settings))
+            self._client = self._opened.enter_context(open_cluster(self._settings))
         return self._client
+
+    def _reopen(self, lost: int, error: _SchedulerLostError) -> None:
+        """Connect again to a scheduler that went away.
+
+        Raises:
+            ClusterUnavailable: it does not come back, or went away `lost` times.
+        """
+        if lost > RESTARTS or not self._settings.address:
+            raise ClusterUnavailable(f"the Dask scheduler was lost {lost} times: {error}") from error
+        log.warning("the Dask scheduler at %s was lost; its work is submitted again", self._settings.address)
+        self._client = None
+        with suppress(OSError, RuntimeError):
+            self._opened.close()
+        self.open()
 
     def map(
         self,
@@ -127,25 +176,42 @@ class DaskWorkers:
         name: Callable[[Item], str] = str,
     ) -> Iterator[Result]:
         """See `Workers.map`."""
+        early: dict[int, Result] = {}
+        following = lost = 0
+        while following + len(early) < len(items):
+            left = [number for number in range(following, len(items)) if number not in early]
+            try:
+                for place, result in self._some(function, shared, [items[number] for number in left], what=what, name=name):
+                    early[left[place]] = result
+                    while following in early:
+                        yield early.pop(following)
+                        following += 1
+            except _SchedulerLostError as error:
+                lost += 1
+                self._reopen(lost, error)
+
+    def _some(
+        self,
+        function: Callable[[Shared, Item], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        *,
+        what: str,
+        name: Callable[[Item], str],
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield the results of some items, as they come, each with its place among them."""
         client = self.open()
         # `shared` is not scattered: the scheduler's copy survives the loss of every worker, and each worker gets it once.
-        mapped = client.map(_guarded, items, shared=shared, function=function, **_submission(self._settings))
+        mapped = client.map(_guarded, items, shared=shared, function=function, here=here(), **_submission(self._settings))
         waiting = {future.key: future for future in mapped}
         del mapped  # or these references would keep every result
-        early: dict[int, Result] = {}
-        following = 0
-        try:
+        with _cancelled_at_the_end(client, lambda: list(waiting.values())):
             for number, future in _as_finished(client, waiting, items, what=what, name=name):
-                result = future.result()
+                result = _result(future)
                 if isinstance(result, InputError):
                     raise result
-                early[number] = result
                 del waiting[future.key]
-                while following in early:
-                    yield early.pop(following)
-                    following += 1
-        finally:
-            client.cancel(list(waiting.values()), force=True)
+                yield number, result
 
     def reduce(
         self,
@@ -160,27 +226,72 @@ class DaskWorkers:
 
         Neighbours are combined in the order of the items, so the total does not depend on the number of workers.
         """
+        lost = 0
+        while True:
+            try:
+                return self._reduced(function, shared, items, combine, what=what)
+            except _SchedulerLostError as error:
+                lost += 1
+                self._reopen(lost, error)
+
+    def _reduced(
+        self,
+        function: Callable[[Shared, Item], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        combine: Callable[[Sequence[Result]], Result],
+        *,
+        what: str,
+    ) -> Result:
         client, options = self.open(), _submission(self._settings)
-        level = client.map(_guarded, items, shared=shared, function=function, **options)
+        level = client.map(_guarded, items, shared=shared, function=function, here=here(), **options)
         waiting = {future.key: future for future in level}
         while len(level) > 1:
             groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
             level = [client.submit(_combined, group, combine=combine, **options) for group in groups]
             del groups
-        try:
+        with _cancelled_at_the_end(client, lambda: [*waiting.values(), *level]):
             for _, future in _as_finished(client, waiting, items, what=what, name=str):
                 del waiting[future.key]  # its worker releases it once it is combined
-            result: Result | InputError = level[0].result()
-        finally:
-            client.cancel([*waiting.values(), *level], force=True)
+            result: Result | InputError = _result(level[0])
         if isinstance(result, InputError):
             raise result
         return result
 
     def everywhere(self, function: Callable[[], None]) -> None:
         """See `Workers.everywhere`; does nothing if the cluster was never used."""
-        if self._client is not None:
-            self._client.run(function)
+        if self._client is None:
+            return
+        for error in self._client.run(function, on_error="return").values():
+            if isinstance(error, Exception) and not isinstance(error, OSError):  # a worker that is gone needs no call
+                raise error
+
+
+class _SchedulerLostError(Exception):
+    """The connection to the scheduler broke, and with it all futures."""
+
+
+def _result(future: Future[Any]) -> Any:
+    """The result of a finished future."""
+    try:
+        return future.result()
+    except (CancelledError, CommClosedError) as error:
+        raise _SchedulerLostError(str(error)) from error
+
+
+@contextmanager
+def _cancelled_at_the_end(client: Client, left: Callable[[], list[Future[Any]]]) -> Iterator[None]:
+    """Cancel what is left at the end of a block, unless the scheduler is lost, which has forgotten it."""
+    try:
+        yield
+    except _SchedulerLostError:
+        raise
+    except BaseException:
+        with suppress(CancelledError, CommClosedError):
+            client.cancel(left(), force=True)
+        raise
+    else:
+        client.cancel(left(), force=True)
 
 
 def _submission(settings: ClusterSettings) -> dict[str, Any]:
@@ -201,10 +312,15 @@ def _as_finished(
     logged = time.monotonic()
     for done, future in enumerate(as_completed(list(waiting.values()), loop=client.loop), start=1):
         number = index[future.key]
+        if future.status in {"cancelled", "lost"}:
+            raise _SchedulerLostError("the client lost the connection to the scheduler")
         if future.status == "error":
             error = future.exception()
             if isinstance(error, KilledWorker):
                 raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
+            if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in {"tasks", "provenance"}:
+                expected = "workers on which provenance is installed"
+                raise SettingsError("settings: cluster", expected=expected, found=f"one without it: {error}") from error
             raise error
         if time.monotonic() - logged > SECONDS_BETWEEN_LOGS or done == len(items):
             log.info(PROGRESS, what, done, len(items))
@@ -221,12 +337,45 @@ def _combined(parts: Sequence[Result | InputError], *, combine: Callable[[Sequen
     return combine(results)
 
 
-def _guarded(item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result]) -> Result | InputError:
+def _guarded(
+    item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result], here: Mapping[str, str]
+) -> Result | InputError:
     _take_one_thread()
     try:
+        _check_versions(here)
         return function(shared, item)
     except InputError as error:
         return error
+
+
+@cache
+def here() -> Mapping[str, str]:
+    """The versions of Python and of the packages in `SAME` in this process."""
+    return {"Python": ".".join(platform.python_version_tuple()[:2]), **{name: _version(name) for name in SAME}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "none"
+
+
+def _check_versions(wanted: Mapping[str, str]) -> None:
+    """Check, on a worker, that it has the versions of the process that sends it work.
+
+    Raises:
+        SettingsError: naming the worker and every version that differs.
+    """
+    if (found := here()) == wanted:
+        return
+    other = sorted(name for name in wanted if found.get(name) != wanted[name])
+    raise SettingsError(
+        f"Dask worker {get_worker().address}",
+        expected=", ".join(f"{name} {wanted[name]}" for name in other),
+        found=", ".join(f"{name} {found.get(name, 'none')}" for name in other),
+        hint="Results depend on versions: install the same ones on workers, scheduler and tasks (infra/requirements).",
+    )
 
 
 def _take_one_thread() -> None:
@@ -238,17 +387,19 @@ def _take_one_thread() -> None:
 def _check_resources(client: Client, settings: ClusterSettings) -> None:
     """Wait for a worker with the resources, since Dask would wait for ever for resources that no worker has.
 
-    A restarted scheduler knows no worker for some seconds.
+    A restarted scheduler knows no worker for some seconds, and an adaptive cluster starts none before there is work.
     """
     gpus = _resources(settings).get("GPU", 0)
-    until = time.monotonic() + CONNECT
+    until = time.monotonic() + settings.start_seconds
+    work: Future[Any] | None = None
     while True:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         if any(worker["resources"].get("GPU", 0) >= gpus for worker in workers):
             return
         if time.monotonic() > until:
             break
-        time.sleep(0.5)
+        work = work or client.submit(here, **_submission(settings))
+        time.sleep(0.2)
     hint = f"Start one: dask worker {settings.address} --nthreads 1" + (" --resources GPU=1" if gpus else "")
     if not workers:
         raise ClusterUnavailable(f"the Dask scheduler at {settings.address} has no worker. {hint}")

@@ -67,6 +67,7 @@ class ClusterSettings(_Section):
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     processes: bool = False
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")] = "cpu"
+    start_seconds: Annotated[float, Field(gt=0)] = 120.0
 
 
 class CorpusSettings(_Section):

@@ -13,20 +13,19 @@ from provenance.core.settings import CHECKOUT
 
 NEXT = "2026-11-20"
 # Modules of a second or more together, which only computing needs: models, workers, migrations.
-HEAVY = ("torch", "transformers", "scipy", "cupy", "dask", "distributed", "alembic", "sklearn", "datasketch", "typst", "playwright")
+HEAVY = ("torch", "transformers", "scipy", "cupy", "dask", "distributed", "alembic", "datasketch", "typst")
 SCRIPT = """
 import json, sys
-from tasks import lineage
-from tasks.lineage import events, io
+heavy, stages, day = json.loads(sys.argv[1])
+import tasks.lineage.events
 from tasks.stages import run
-stages, day = json.loads(sys.argv[1])
 argument, found = day, {}
 for stage in stages:
     result = run(stage, day if stage in ("inputs.freeze", "settlement.publish", "settlement.reconcile") else argument)
     argument = result if stage == "inputs.freeze" else argument
-    found[stage] = [name for name in %r if name in sys.modules]
+    found[stage] = [name for name in heavy if name in sys.modules]
 print("FOUND" + json.dumps([argument, found]))
-""" % (HEAVY,)
+"""
 COMPUTING = (
     "inputs.freeze", "features.plan", "features.featurise", "influence.fit_curvature", "influence.score",
     "royalty.likelihoods", "royalty.estimate", "royalty.share",
@@ -45,7 +44,7 @@ def paid(ingested):
 
 def in_a_fresh_process(stages, day):
     """Run stages in a new process, as tasks do; returns the night's folder, and the heavy modules loaded after each stage."""
-    command = [sys.executable, "-c", SCRIPT, json.dumps([stages, day])]
+    command = [sys.executable, "-c", SCRIPT, json.dumps([HEAVY, stages, day])]
     done = subprocess.run(command, cwd=CHECKOUT, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.split("FOUND")[1])

@@ -92,9 +92,8 @@ def test_a_cluster_by_address_is_used(cluster, workers_of):
     assert list(workers_of(settings).map(add, 1, [1], what="sums")) == [2]
 
 
-def test_a_cluster_that_cannot_give_a_gpu_is_an_error_soon(cluster, monkeypatch):
-    monkeypatch.setattr("tasks.cluster.CONNECT", 1)
-    settings = ClusterSettings(address=cluster.scheduler_address, device="cuda")
+def test_a_cluster_that_cannot_give_a_gpu_is_an_error_soon(cluster):
+    settings = ClusterSettings(address=cluster.scheduler_address, device="cuda", start_seconds=1)
     with pytest.raises(SettingsError, match=r"a worker with resource GPU=1, found 1 workers without it\. Start one"):
         open_cluster(settings).__enter__()
 
@@ -105,13 +104,12 @@ def test_more_workers_than_gpus_on_this_machine_is_an_error_at_once():
         open_cluster(settings).__enter__()
 
 
-def test_no_cluster_at_the_address_may_pass(monkeypatch):
-    monkeypatch.setattr("tasks.cluster.CONNECT", 1)
+def test_no_cluster_at_the_address_may_pass():
     with pytest.raises(ClusterUnavailable, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 \(cluster.address\)"):
-        open_cluster(ClusterSettings(address="tcp://127.0.0.1:9")).__enter__()
+        open_cluster(ClusterSettings(address="tcp://127.0.0.1:9", start_seconds=1)).__enter__()
 
 
-def test_a_scheduler_whose_workers_come_late_is_waited_for(monkeypatch):
+def test_a_scheduler_whose_workers_come_late_is_waited_for():
     with LocalCluster(n_workers=0, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ClusterSettings(address=cluster.scheduler_address)
         later = threading.Timer(1, cluster.scale, [1])
@@ -120,9 +118,9 @@ def test_a_scheduler_whose_workers_come_late_is_waited_for(monkeypatch):
             assert client.submit(lambda: 1).result() == 1
         later.join()
         cluster.scale(0)
-        monkeypatch.setattr("tasks.cluster.CONNECT", 1)
+        impatient = settings.model_copy(update={"start_seconds": 1})
         with pytest.raises(ClusterUnavailable, match=r"has no worker. Start one: dask worker inproc://"):
-            open_cluster(settings).__enter__()
+            open_cluster(impatient).__enter__()
 
 
 def die(shared, item):
