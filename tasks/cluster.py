@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import dask
+import scipy.linalg  # noqa: F401 (loaded before the number of threads is limited, or its BLAS would keep its own)
 import torch
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
 from distributed.comm.core import CommClosedError
@@ -63,7 +65,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
         ClusterUnavailable: the cluster does not answer, or has no worker.
         SettingsError: no worker has the resources that the device needs.
     """
-    _take_one_thread()
+    _take_one_thread(anew=True)
     if settings.address:
         try:
             client = Client(settings.address, timeout=settings.start_seconds, set_as_default=False)
@@ -139,7 +141,7 @@ class DaskWorkers:
     def __init__(self, settings: ClusterSettings, doors: ExitStack) -> None:
         self._settings, self._opened = settings, doors.enter_context(ExitStack())
         self._client: Client | None = None
-        _take_one_thread()  # this process, too: a stage that reuses everything has the bits of one that computes
+        _take_one_thread(anew=True)  # this process, too: a stage that reuses everything has the bits of one that computes
 
     @property
     def device(self) -> str:
@@ -378,10 +380,18 @@ def _check_versions(wanted: Mapping[str, str]) -> None:
     )
 
 
-def _take_one_thread() -> None:
-    """Compute on one thread from now on; with more, the last bits of sums would depend on their number."""
+_limited = threading.local()
+
+
+def _take_one_thread(*, anew: bool = False) -> None:
+    """Compute on one thread from now on; with more, the last bits of sums would depend on their number.
+
+    BLAS libraries are looked for again only where modules were loaded since this thread did: it takes as long as a small task.
+    """
     torch.set_num_threads(1)
-    threadpool_limits(limits=1)
+    if anew or getattr(_limited, "modules", None) != len(sys.modules):
+        threadpool_limits(limits=1)
+        _limited.modules = len(sys.modules)
 
 
 def _check_resources(client: Client, settings: ClusterSettings) -> None:

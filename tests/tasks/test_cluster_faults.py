@@ -20,7 +20,7 @@ from provenance.core.settings import CHECKOUT, ClusterSettings
 from tasks import cluster
 from tasks.cluster import DaskWorkers, here, open_cluster
 
-THOUSANDS = 3000
+THOUSANDS = 2000
 
 
 @pytest.fixture
@@ -59,8 +59,7 @@ def block(_, item):
 
 def spilled(running):
     """Bytes that the workers keep on disk for want of memory."""
-    workers = running.scheduler_info["workers"].values()
-    return sum(worker["metrics"]["spilled_bytes"]["disk"] for worker in workers)
+    return sum(worker.metrics["spilled_bytes"]["disk"] for worker in running.scheduler.workers.values())
 
 
 @pytest.mark.night
