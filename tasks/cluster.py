@@ -63,7 +63,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
 
     Raises:
         ClusterUnavailable: the cluster does not answer, or has no worker.
-        SettingsError: no worker has the resources that the device needs.
+        SettingsError: no worker has the resources that the device needs, or one has other versions than this process.
     """
     _take_one_thread(anew=True)
     if settings.address:
@@ -73,11 +73,13 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             raise ClusterUnavailable(f"no Dask scheduler answers at {settings.address} (cluster.address): {error}") from error
         with client:
             _check_resources(client, settings)
+            _check_workers(client)
             yield client
         return
     cluster = _start(settings)
     with cluster, Client(cluster, timeout=settings.start_seconds, set_as_default=False) as client:
         _check_resources(client, settings)
+        _check_workers(client)
         yield client
 
 
@@ -204,7 +206,7 @@ class DaskWorkers:
         """Yield the results of some items, as they come, each with its place among them."""
         client = self.open()
         # `shared` is not scattered: the scheduler's copy survives the loss of every worker, and each worker gets it once.
-        mapped = client.map(_guarded, items, shared=shared, function=function, here=here(), **_submission(self._settings))
+        mapped = client.map(_guarded, items, shared=shared, function=function, wanted=here(), **_submission(self._settings))
         waiting = {future.key: future for future in mapped}
         del mapped  # or these references would keep every result
         with _cancelled_at_the_end(client, lambda: list(waiting.values())):
@@ -246,7 +248,7 @@ class DaskWorkers:
         what: str,
     ) -> Result:
         client, options = self.open(), _submission(self._settings)
-        level = client.map(_guarded, items, shared=shared, function=function, here=here(), **options)
+        level = client.map(_guarded, items, shared=shared, function=function, wanted=here(), **options)
         waiting = {future.key: future for future in level}
         while len(level) > 1:
             groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
@@ -320,9 +322,6 @@ def _as_finished(
             error = future.exception()
             if isinstance(error, KilledWorker):
                 raise RuntimeError(f"{what}: {name(items[number])} killed every worker that tried it") from error
-            if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in {"tasks", "provenance"}:
-                expected = "workers on which provenance is installed"
-                raise SettingsError("settings: cluster", expected=expected, found=f"one without it: {error}") from error
             raise error
         if time.monotonic() - logged > SECONDS_BETWEEN_LOGS or done == len(items):
             log.info(PROGRESS, what, done, len(items))
@@ -340,11 +339,12 @@ def _combined(parts: Sequence[Result | InputError], *, combine: Callable[[Sequen
 
 
 def _guarded(
-    item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result], here: Mapping[str, str]
+    item: Item, *, shared: Shared, function: Callable[[Shared, Item], Result], wanted: Mapping[str, str]
 ) -> Result | InputError:
     _take_one_thread()
     try:
-        _check_versions(here)
+        if wanted != here():  # a worker that came later than the check of all
+            _check_versions(wanted, here(), get_worker().address)
         return function(shared, item)
     except InputError as error:
         return error
@@ -363,17 +363,27 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _check_versions(wanted: Mapping[str, str]) -> None:
-    """Check, on a worker, that it has the versions of the process that sends it work.
+def _check_workers(client: Client) -> None:
+    """Check the workers that a cluster has: one that cannot read its work would be sent it for ever.
 
     Raises:
-        SettingsError: naming the worker and every version that differs.
+        SettingsError: naming a worker without the product, or with other versions than here.
     """
-    if (found := here()) == wanted:
+    for address, found in client.run(here, on_error="return").items():
+        if isinstance(found, ImportError):
+            expected = "one on which provenance is installed, as in this process"
+            raise SettingsError(f"Dask worker {address}", expected=expected, found=str(found)) from found
+        if not isinstance(found, Exception):  # a worker that has gone meanwhile
+            _check_versions(here(), found, address)
+
+
+def _check_versions(wanted: Mapping[str, str], found: Mapping[str, str], address: str) -> None:
+    """Raise SettingsError, naming every version that differs, if a worker has others than the process that sends it work."""
+    if found == wanted:
         return
     other = sorted(name for name in wanted if found.get(name) != wanted[name])
     raise SettingsError(
-        f"Dask worker {get_worker().address}",
+        f"Dask worker {address}",
         expected=", ".join(f"{name} {wanted[name]}" for name in other),
         found=", ".join(f"{name} {found.get(name, 'none')}" for name in other),
         hint="Results depend on versions: install the same ones on workers, scheduler and tasks (infra/requirements).",

@@ -25,6 +25,7 @@ class RunNote:
         at: end of the run, ISO 8601 (UTC).
         without_cause: computed files of the corpus that an earlier published night had (`recomputed.count_recomputed`).
         parameters_covered: the part of the model's parameters that features cover; None if the run computed no gradients.
+        examples, examples_computed: of the corpus, and those in shards of which the run computed a file; 0 in notes of before.
     """
 
     at: str
@@ -34,6 +35,13 @@ class RunNote:
     outputs_reused: int
     without_cause: int
     parameters_covered: float | None
+    examples: int = 0
+    examples_computed: int = 0
+
+    @property
+    def part_computed(self) -> float | None:
+        """The part of the corpus's examples whose features the run computed; None in notes of before."""
+        return self.examples_computed / self.examples if self.examples else None
 
 
 def add_note(store: Store, folder: str, note: RunNote) -> None:

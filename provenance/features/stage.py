@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -39,6 +39,8 @@ def featurise(where: Where, folder: str) -> str:
         _compute(where, night, planned, missing)
     for name, files, computed in (("corpus shards", planned.corpus, corpus), ("outputs", planned.outputs, outputs)):
         log.info("features of %s: %d reused, %d computed", name, len(files) - len(computed), len(computed))
+    shards, anew = _examples(planned.corpus), _examples(corpus)
+    log.info("features of %.1f %% of the corpus are computed: %d of %d examples", 100 * anew / (shards or 1), anew, shards)
     note = RunNote(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         corpus_computed=len(corpus),
@@ -47,6 +49,8 @@ def featurise(where: Where, folder: str) -> str:
         outputs_reused=len(planned.outputs) - len(outputs),
         without_cause=count_recomputed(store, night, (file.key for file in corpus)),
         parameters_covered=(coverage(store, planned) or {}).get("share") if missing else None,
+        examples=shards,
+        examples_computed=anew,
     )
     if note.without_cause:
         log.warning("%d feature files of the corpus were computed though an earlier night had them", note.without_cause)
@@ -64,6 +68,11 @@ def _compute(where: Where, night: Night, planned: Plan, missing: Sequence[Featur
     ):
         pass
     where.workers.everywhere(close_models)
+
+
+def _examples(files: Iterable[FeatureFile]) -> int:
+    """The number of examples in the shards of some files; files of one shard, one for each source, count once."""
+    return sum({file.part: file.rows for file in files}.values())
 
 
 def _missing(store: Store, *groups: tuple[FeatureFile, ...]) -> list[list[FeatureFile]]:

@@ -8,6 +8,7 @@ import threading
 import time
 import types
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -163,17 +164,36 @@ def test_a_scheduler_that_does_not_come_back_is_named(workers_of, tmp_path):
             list(results)
 
 
-def test_a_worker_with_another_version_is_named_and_computes_nothing(workers_of, monkeypatch):
-    other = {**here(), "torch": "1.0", "Python": "2.7"}
+FOUND = rf"found Python {sys.version_info[0]}.{sys.version_info[1]}, torch \d+\.\d+\.\d+\. Results depend on versions"
+
+
+def test_workers_with_other_versions_are_named(monkeypatch):
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running:
-        monkeypatch.setattr(cluster, "here", lambda: other)
+        settings, other = ClusterSettings(address=running.scheduler_address), {**here(), "torch": "1.0", "Python": "2.7"}
+        monkeypatch.setattr(cluster, "_check_workers", partial(_checked_as, other, monkeypatch))
+        with pytest.raises(SettingsError, match=rf"Dask worker tcp://.*: expected Python 2.7, torch 1.0, {FOUND}"):
+            open_cluster(settings).__enter__()
+
+
+def _checked_as(versions, monkeypatch, client, check=cluster._check_workers):
+    """Check the workers as a process with other versions would."""
+    answers = client.run(here)
+    monkeypatch.setattr(cluster, "here", lambda: versions)
+    monkeypatch.setattr(client, "run", lambda *_, **__: answers)
+    check(client)
+
+
+def test_a_worker_with_other_versions_that_comes_later_computes_nothing(workers_of, monkeypatch):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running:
         workers = workers_of(address=running.scheduler_address)
-        found = rf"found Python {sys.version_info[0]}.{sys.version_info[1]}, torch \d+\.\d+\.\d+\. Results depend on versions"
+        workers.open()
+        other = {**here(), "torch": "1.0", "Python": "2.7"}
+        monkeypatch.setattr(cluster, "here", lambda: other)
         for work in (
             lambda: list(workers.map(add, 1, [1], what="sums")),
             lambda: workers.reduce(add, 1, [1, 2], sum, what="sums"),
         ):
-            with pytest.raises(SettingsError, match=rf"Dask worker tcp://.*: expected Python 2.7, torch 1.0, {found}"):
+            with pytest.raises(SettingsError, match=rf"Dask worker tcp://.*: expected Python 2.7, torch 1.0, {FOUND}"):
                 work()
 
 
@@ -182,14 +202,16 @@ def test_builds_of_one_version_are_the_same():
     assert here()["Python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def test_a_worker_without_the_product_is_told_of(workers_of, monkeypatch):
+def test_a_worker_without_the_product_is_named(monkeypatch):
     nowhere = types.ModuleType("provenance.nowhere")
-    exec("def work(shared, item): return item", nowhere.__dict__)
+    exec("def here(): return {}", nowhere.__dict__)
     monkeypatch.setitem(sys.modules, "provenance.nowhere", nowhere)
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running:
-        workers = workers_of(address=running.scheduler_address)
-        with pytest.raises(SettingsError, match="expected workers on which provenance is installed, found one without it"):
-            list(workers.map(nowhere.work, None, [1], what="work"))
+    monkeypatch.setattr(cluster, "here", nowhere.here)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running,
+        pytest.raises(SettingsError, match=r"Dask worker tcp://.*: expected one on which provenance is installed.*nowhere"),
+    ):
+        open_cluster(ClusterSettings(address=running.scheduler_address)).__enter__()
 
 
 def test_workers_that_a_loaded_machine_starts_too_slowly_are_started_again(monkeypatch, caplog):
