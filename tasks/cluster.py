@@ -370,7 +370,7 @@ def _check_workers(client: Client) -> None:
         SettingsError: naming a worker without the product, or with other versions than here.
     """
     for address, found in client.run(here, on_error="return").items():
-        if isinstance(found, ImportError):
+        if isinstance(found, ImportError) or str(found).startswith("ModuleNotFoundError"):  # Dask keeps the text alone
             expected = "one on which provenance is installed, as in this process"
             raise SettingsError(f"Dask worker {address}", expected=expected, found=str(found)) from found
         if not isinstance(found, Exception):  # a worker that has gone meanwhile
