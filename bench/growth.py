@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/growth.py [--examples 100000] [--shard 384]
 
-Shards are cut in the order of work ids, and a shard with a new work is computed as a whole. Prints JSON: the part of all examples
-that lie in such shards, where the ids of new works stand together (those of one owner, or of one day), and where they stand
-anywhere among the others, for works of one, twenty and a hundred examples.
+Shards are cut in the order of work ids, and a shard with a new work is computed as a whole. Prints JSON: the part of all
+examples that lie in such shards, where the ids of new works stand together (those of one owner, or of one day), and where they
+stand anywhere among the others, for works of one, twenty and a hundred examples.
 """
 
 from __future__ import annotations
