@@ -109,7 +109,8 @@ def amounts(rows, owner):
 def test_two_days_are_compared_by_input_and_by_owner(place, shown):
     found = shown("diff", DAY, NEXT, "--json")
     causes = {row["what"]: row["says"] for row in found["causes"]}
-    assert causes.keys() == {"corpus", "claims", "counterfactual models", "outputs"}
+    assert causes.keys() == {"corpus", "claims", "counterfactual models", "the contracts", "outputs"}
+    assert causes["the contracts"].startswith("weights.everything 0.0 -> "), "with fewer models another blend pays"
     assert causes["corpus"] == f"0 examples added, 3 withdrawn ({WITHDRAWN})"
     assert causes["outputs"].startswith("all 8 outputs are new")
     assert causes["counterfactual models"] == f"0 added, {TRAINED - LEFT} removed, {LEFT} now rather than {TRAINED}"

@@ -198,7 +198,7 @@ def test_the_command_verifies_the_report_and_finds_changes(place, report, comman
 def test_a_changed_report_in_the_store_is_refused(place, report, where, planned, command_line):
     key = f"{report['folder']}/report.json"
     data = place.read(key)
-    place.write(key, data.replace(b"agrees", b"agreed"))
+    place.write(key, data + b"\n")
     try:
         with pytest.raises(StoreError, match="expected the report that was published, found another one"):
             task.answer(where, planned)
