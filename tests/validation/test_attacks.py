@@ -83,11 +83,13 @@ def test_nonsense_earns_almost_nothing_by_influence(rows):
 
 
 @pytest.mark.parametrize("rule", BY_VALUE)
-def test_nonsense_earns_far_less_by_value_than_by_size(rows, rule):
-    """It earns something: every training step helps a model with few steps, and so says training every coalition."""
+def test_nonsense_earns_no_more_than_its_effect_by_retraining_and_less_than_half_of_its_part_by_size(rows, rule):
+    """It earns something: every training step helps a model with few steps, and so says training again, too."""
     for attack in ("padding", "nobodies"):
+        row = rows[attack]
+        assert max(row["added"][rule], row["gain"][rule]) <= row["retrained"]["part"] + 0.04
         for kind in ("added", "gain"):
-            assert rows[attack][kind][rule] < 0.4 * rows[attack][kind]["flat"]
+            assert row[kind][rule] < 0.5 * row[kind]["flat"]
 
 
 def test_added_works_earn_about_their_effect_by_retraining(rows):
