@@ -1,6 +1,6 @@
 """Measures on whose works each span of an output rests: the gradient of the span's own loss against the features of all works.
 
-nights/.../credits/scratch/*     features of the spans of some outputs by source, and queries, while the stage runs
+nights/.../credits/scratch/<id>/*     features of the spans of some outputs by source, and queries, while a run needs them
 
 What came before a span, prompt and text, is given; the loss is that of the span's own terms. A gradient is a sum over terms, so
 the influence of an output by gradients is the sum of the influences of its spans.
@@ -8,6 +8,7 @@ the influence of an output by gradients is the sum of the influences of its span
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ from provenance.inputs.night import Night
 from provenance.models.frozen import close_models, fetch_model
 from provenance.models.model import Example, ExamplePart
 
-# The folder of a night for the features and queries of spans, which are removed once its tables are written.
+# The folder of a night for the features and queries of spans; each run has one of its own there, since two may compute at once.
 SCRATCH = "credits/scratch"
 # Outputs whose features are computed as one task, and whose spans are scored as one block.
 TOGETHER, BLOCK = 2, 32
@@ -89,22 +90,26 @@ def span_influence(
         weights: of the components of influence, `(K,)`.
     """
     plan, holding, tables = load_plan(where.store, night.folder), holders(where.store, night, rule), [SPANS.frame()]
-    for start in range(0, len(outputs), BLOCK):
-        some = outputs[start : start + BLOCK]
-        names = [str(number) for number in range(len(_pairs(some)))]
-        block = Block(
-            store=where.store,
-            queries=_write_queries(where, night, plan, some),
-            comparisons=comparisons_of(night),
-            output_ids=names,
-            holders={rule: holding},
-            weights=weights,
-            top=1,
-            device=where.workers.device,
-            keep="",
-        )
-        scores = score_shards(where, plan, block, what="scores of spans")[rule]
-        tables.append(_leading(some, names, scores, weights))
+    scratch = f"{night.folder}/{SCRATCH}/{uuid.uuid4().hex}"
+    try:
+        for start in range(0, len(outputs), BLOCK):
+            some = outputs[start : start + BLOCK]
+            names = [str(number) for number in range(len(_pairs(some)))]
+            block = Block(
+                store=where.store,
+                queries=_write_queries(where, night, plan, some, scratch),
+                comparisons=comparisons_of(night),
+                output_ids=names,
+                holders={rule: holding},
+                weights=weights,
+                top=1,
+                device=where.workers.device,
+                keep="",
+            )
+            scores = score_shards(where, plan, block, what="scores of spans")[rule]
+            tables.append(_leading(some, names, scores, weights))
+    finally:
+        where.store.remove_folder(scratch)
     return pl.concat(tables)
 
 
@@ -138,34 +143,31 @@ def _pairs(outputs: Sequence[SpannedOutput]) -> list[tuple[SpannedOutput, Span]]
     return [(output, span) for output in outputs for span in output.spans]
 
 
-def _write_queries(where: Where, night: Night, plan: Plan, outputs: Sequence[SpannedOutput]) -> dict[str, str]:
+def _write_queries(where: Where, night: Night, plan: Plan, outputs: Sequence[SpannedOutput], scratch: str) -> dict[str, str]:
     """Turn the spans of outputs into queries once for all workers; returns their keys by source."""
     store, keys, tasks = where.store, dict[str, str](), dict[str, list[_Task]]()
     for source in plan.sources:
         file = plan.of(source)[0][0]
         groups = [tuple(outputs[start : start + TOGETHER]) for start in range(0, len(outputs), TOGETHER)]
-        tasks[source] = [_Task(some, file.kind, file.checkpoint, _key(night, source, some)) for some in groups]
-    missing = [task for of_source in tasks.values() for task in of_source if not store.exists(task.key)]
+        tasks[source] = [_Task(some, file.kind, file.checkpoint, _key(scratch, source, some)) for some in groups]
+    every = [task for of_source in tasks.values() for task in of_source]
     shared = featuriser(where, night, plan)
     for _ in where.workers.map(
-        _featurise, shared, missing, what="features of spans", name=lambda task: task.outputs[0].output_id
+        _featurise, shared, every, what="features of spans", name=lambda task: task.outputs[0].output_id
     ):
         pass
-    if missing:
-        where.workers.everywhere(close_models)
+    where.workers.everywhere(close_models)
     for number, source in enumerate(plan.sources):
         rows = concatenate([decode(load_tensors(store.read(task.key)), np) for task in tasks[source]])
-        keys[source] = (
-            f"{night.folder}/{SCRATCH}/queries-{digest([task.key for task in tasks[source]])[:32]}-{number}.safetensors"
-        )
+        keys[source] = f"{scratch}/queries-{digest([task.key for task in tasks[source]])[:32]}-{number}.safetensors"
         store.write(keys[source], save_tensors(queries_to_tensors(prepare(read_fitted(store, night, plan, source), rows, np))))
     return keys
 
 
-def _key(night: Night, source: str, outputs: Sequence[SpannedOutput]) -> str:
-    """The key of the features of the spans of some outputs; the night's folder stands for everything else."""
+def _key(scratch: str, source: str, outputs: Sequence[SpannedOutput]) -> str:
+    """The key of the features of the spans of some outputs."""
     spans = [[output.output_id, [[span.start, span.end, *span.part] for span in output.spans]] for output in outputs]
-    return f"{night.folder}/{SCRATCH}/features-{digest({'source': source, 'spans': spans})[:32]}.safetensors"
+    return f"{scratch}/features-{digest({'source': source, 'spans': spans})[:32]}.safetensors"
 
 
 def _featurise(featuriser: Featuriser, task: _Task) -> str:

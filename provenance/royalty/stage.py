@@ -132,8 +132,6 @@ def credit(where: Where, folder: str) -> str:
     if store.exists(key) and store.read_json(key)["method"] == method:
         credit_log.info("credits: reused")
         return folder
-    from provenance.influence.night_spans import SCRATCH
-
     tables = {"spans": find_spans(where, night, settings), "matches": find_verbatim(where, night)}
     place = f"{folder}/credits/{digest(method)[:32]}"
     writes = {name: f"{place}/{name}.parquet" for name in tables}
@@ -143,8 +141,6 @@ def credit(where: Where, folder: str) -> str:
         "method": method,
     }
     store.write(key, canonical_json(manifest))
-    for scratch in store.list(f"{folder}/{SCRATCH}"):
-        store.remove(scratch)
     counts = {name: table["output_id"].n_unique() for name, table in tables.items()}
     credit_log.info("credits: spans of %d outputs, passages of %d word for word in works", counts["spans"], counts["matches"])
     return folder

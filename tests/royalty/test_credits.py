@@ -147,6 +147,24 @@ def test_the_stage_is_done_once_and_again_with_other_settings(settings, credited
     assert none["matches"].equals(first["matches"])
 
 
+def test_two_runs_of_a_night_at_once_leave_each_other_s_scratch_alone(settings, credited, monkeypatch):
+    """As a backfill and a run by hand of the same day."""
+    _, store, night = settings
+    alone, score, others = credited(OUTPUTS="4"), night_spans.score_shards, []
+
+    def scored(*arguments, **how):
+        if not others:
+            others.append(night)
+            others.append(credited(OUTPUTS="4"))
+        return score(*arguments, **how)
+
+    store.remove(f"{night}/credits.json")
+    monkeypatch.setattr(night_spans, "score_shards", scored)
+    assert credited(OUTPUTS="4")["spans"].equals(alone["spans"])
+    assert others[1]["spans"].equals(alone["spans"])
+    assert not [key for key in store.list(night) if night_spans.SCRATCH in key]
+
+
 def test_no_amount_depends_on_it(settings, credited):
     _, store, night = settings
     files = ("inputs.json", "plan.json", "scores.json", "estimate.json", "shares.json", "shares.parquet")
