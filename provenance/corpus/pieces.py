@@ -180,13 +180,17 @@ def read_pieces(where: Where, folder: str) -> Iterator[Corpus]:
         shared = (store, examples_root(folder), scratch)
         pieces = tuple(where.workers.map(_check, shared, slices, what="pieces of the delivery", name=lambda own: own.key))
         _columns(pieces)
-        facts = pl.concat([piece.read_facts() for piece in pieces])
-        place = pl.when(IN_TRAINING).then(IN_TRAINING.cum_sum().cast(pl.Int64) - 1)
-        examples = facts.with_columns(place=place).sort("piece", "row").drop("piece", "row")
-        examples = check_together(examples, store.locate(examples_root(folder)))
+        examples = check_together(_read_facts(pieces), store.locate(examples_root(folder)))
         yield replace(with_tables(store, folder, examples), contents=Leaves(pieces))
     finally:
         store.remove_folder(scratch)
+
+
+def _read_facts(pieces: Sequence[Piece]) -> pl.DataFrame:
+    """What is known of all examples, in the order of the delivery, with their places among the leaves."""
+    place = pl.when(IN_TRAINING).then(IN_TRAINING.cum_sum().cast(pl.Int64) - 1)
+    facts = pl.concat([piece.read_facts() for piece in pieces])
+    return facts.with_columns(place=place).sort("piece", "row").drop("piece", "row")
 
 
 def _cut(store: Store, keys: Sequence[str]) -> list[Slice]:

@@ -10,6 +10,7 @@ import polars as pl
 from provenance.core.locks import freezing
 from provenance.core.where import Where
 from provenance.corpus import quality
+from provenance.corpus.delivery import Corpus
 from provenance.corpus.duplicates import find_duplicates, read_decisions
 from provenance.corpus.ngrams import index_missing
 from provenance.corpus.ownership import since
@@ -30,14 +31,11 @@ def ingest(where: Where) -> str:
     store.check_writable()
     policy, rules = read_policy(settings.rights.policy), quality.read_rules(settings.corpus.quality)
     with read_pieces(where, settings.corpus.folder) as corpus:
-        train = corpus.examples.filter(pl.col("split") == "train")
-        decisions = read_decisions(store, settings.corpus.folder, train)
-        train = since(train, corpus.claims).sort("place")
-        pieces = corpus.contents.pieces if corpus.contents else ()
-        duplicates = find_duplicates(train, decisions, sketched=pieces, workers=workers)
+        duplicates = _find_duplicates(where, corpus)
         now, registry = datetime.now(UTC), registry_in_force(store)
-        examples = corpus.examples.with_columns(source_id=source_ids(registry, corpus.examples["source_uri"], workers))
-        rights = rights_of(examples, corpus.assertions, policy, now=now)
+        source_id = source_ids(registry, corpus.examples["source_uri"], workers)
+        of_works = corpus.examples.select("work_id", "licence_spdx", "acquired_at", source_id=source_id)
+        rights = rights_of(of_works, corpus.assertions, policy, now=now)
         report = quality.report_on(corpus, rights=rights, duplicates=duplicates, registry=registry, rules=rules, now=now)
         quality.keep(store, report, now)
         with freezing(where.databases.locks):
@@ -65,3 +63,13 @@ def ingest(where: Where) -> str:
     if reserved:
         log.info("corpus %s: %d statements on use in the files themselves", frozen.digest[:12], reserved)
     return frozen.digest
+
+
+def _find_duplicates(where: Where, corpus: Corpus) -> pl.DataFrame:
+    """The copies among the examples that models are trained on."""
+    train = corpus.examples.filter(pl.col("split") == "train")
+    decisions = read_decisions(where.store, where.settings.corpus.folder, train)
+    columns = ("example_id", "work_id", "content_sha256", "identity", "modality", "acquired_at", "runs", "place")
+    dated = since(train.select(columns), corpus.claims).sort("place")
+    sketched = corpus.contents.pieces if corpus.contents else ()
+    return find_duplicates(dated, decisions, sketched=sketched, workers=where.workers)
