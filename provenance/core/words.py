@@ -45,6 +45,22 @@ def texts_in_ascii(contents: pl.Series, modalities: pl.Series) -> tuple[np.ndarr
     return rows, contents.gather(rows).cast(pl.String)
 
 
+def whole_runs(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Of the runs of `size` pieces that begin at each piece of contents laid end to end, those that end in their content.
+
+    Args:
+        lengths: pieces of each content.
+
+    Returns:
+        (sum of lengths - size + 1,) bool; empty if there are fewer pieces.
+    """
+    ends = np.cumsum(lengths)
+    whole = np.ones(int(lengths.sum()), dtype=bool)
+    for at in range(1, size):
+        whole[np.maximum(ends - at, ends - lengths)[lengths > 0]] = False
+    return whole[: max(0, len(whole) - size + 1)]
+
+
 def _patches(content: bytes, row: int) -> list[bytes]:
     """Patches of 4 x 4 pixels every 2 pixels: their cell of a 4 x 4 grid, and four grades of grey for each quarter."""
     grey = np.asarray(open_image(row, content).convert("L"), dtype=np.float32) / 256

@@ -21,7 +21,7 @@ import polars as pl
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES
 from provenance.core.where import Where, batched
-from provenance.core.words import SIGNS, SIGNS_IN_ASCII, texts_in_ascii
+from provenance.core.words import SIGNS, SIGNS_IN_ASCII, texts_in_ascii, whole_runs
 from provenance.corpus.shards import FrozenCorpus, Part, read_part
 
 FOLDER = "frozen/ngrams/1"
@@ -176,11 +176,7 @@ def _hashes(each: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarra
     count, sums = max(0, len(each) - size + 1), np.zeros(max(0, len(each) - size + 1), dtype=np.uint64)
     for at in range(size):
         sums = sums * BASE + each[at : at + count]
-    ends = np.cumsum(lengths)
-    whole = np.ones(len(each), dtype=bool)  # runs that end in the content in which they begin
-    for at in range(1, size):
-        whole[np.maximum(ends - at, ends - lengths)[lengths > 0]] = False
-    return sums[whole[:count]], np.maximum(lengths - size + 1, 0)
+    return sums[whole_runs(lengths, size)], np.maximum(lengths - size + 1, 0)
 
 
 def find_matches(where: Where, corpus: FrozenCorpus, outputs: pl.DataFrame) -> pl.DataFrame:

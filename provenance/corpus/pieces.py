@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -135,20 +135,33 @@ class Stretch:
 
 @dataclass(frozen=True, eq=False)
 class Leaves:
-    """The contents of a corpus, in the leaves of its pieces (`shards.Contents`)."""
+    """The contents of a corpus, in the leaves of its pieces.
+
+    Attributes:
+        columns: an empty frame with the columns of all pieces.
+    """
 
     pieces: tuple[Piece, ...]
+    columns: pl.DataFrame
+
+    @cached_property
+    def names(self) -> list[tuple[int, int]]:
+        """The piece and the number of each leaf."""
+        return [(at, leaf) for at, piece in enumerate(self.pieces) for leaf in range(len(piece.leaves))]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The place at which each leaf begins, and the end of the last."""
+        return np.cumsum([0, *(rows for piece in self.pieces for rows in piece.leaves)])
 
     def stretch(self, places: np.ndarray) -> Stretch:
         """The stretch of some examples, by their places in all leaves, one after another."""
-        leaves = [(at, leaf) for at, piece in enumerate(self.pieces) for leaf in range(len(piece.leaves))]
-        starts = np.cumsum([0, *(rows for piece in self.pieces for rows in piece.leaves)])
-        places = np.sort(places)
+        names, starts, places = self.names, self.starts, np.sort(places)
         of = np.searchsorted(starts, places, side="right") - 1
-        cuts = np.flatnonzero(np.diff(of, prepend=-1, append=len(leaves)))
+        cuts = np.flatnonzero(np.diff(of, prepend=-1, append=len(names)))
         return Stretch(
             tuple(
-                (*leaves[of[a]], int(places[a] - starts[of[a]]), int(places[b - 1] - starts[of[a]]) + 1)
+                (*names[of[a]], int(places[a] - starts[of[a]]), int(places[b - 1] - starts[of[a]]) + 1)
                 for a, b in pairwise(cuts)
             )
         )
@@ -156,7 +169,7 @@ class Leaves:
     def read(self, stretch: Stretch) -> pl.DataFrame:
         """The examples of a stretch, in the order of shards, with all columns of the corpus."""
         frames = [self.pieces[piece].read_leaf(leaf)[first:end] for piece, leaf, first, end in stretch.places]
-        return pl.concat([_columns(self.pieces), *frames], how="diagonal_relaxed").sort(*ORDER, nulls_last=True)
+        return pl.concat([self.columns, *frames], how="diagonal_relaxed").sort(*ORDER, nulls_last=True)
 
 
 def _columns(pieces: Sequence[Piece]) -> pl.DataFrame:
@@ -179,9 +192,9 @@ def read_pieces(where: Where, folder: str) -> Iterator[Corpus]:
         slices = _cut(store, find_examples(store, folder))
         shared = (store, examples_root(folder), scratch)
         pieces = tuple(where.workers.map(_check, shared, slices, what="pieces of the delivery", name=lambda own: own.key))
-        _columns(pieces)
+        contents = Leaves(pieces, _columns(pieces))
         examples = check_together(_read_facts(pieces), store.locate(examples_root(folder)))
-        yield replace(with_tables(store, folder, examples), contents=Leaves(pieces))
+        yield replace(with_tables(store, folder, examples), contents=contents)
     finally:
         store.remove_folder(scratch)
 

@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 from rensa import RMinHash
 
-from provenance.core.words import words
+from provenance.core.words import whole_runs, words
 
 # Two contents are copies from this Jaccard similarity of their runs on.
 ALIKE = {"text": 0.4, "code": 0.4, "music": 0.5, "image": 0.5}
@@ -111,11 +111,7 @@ def run_hashes(pieces: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.
     hashes ^= hashes >> np.uint64(31)
     hashes *= MIX
     hashes ^= hashes >> np.uint64(29)
-    whole = np.ones(len(flat), dtype=bool)  # runs that end in the content in which they begin
-    ends = np.cumsum(lengths)
-    for at in range(1, size):
-        whole[np.maximum(ends - at, ends - lengths)[lengths > 0]] = False
-    return hashes[whole[:count]], offsets
+    return hashes[whole_runs(lengths, size)], offsets
 
 
 def _pieces(content: bytes, modality: str, row: int) -> np.ndarray:
