@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -27,9 +29,8 @@ from provenance.core.store import Store
 from provenance.settlement import ledger
 
 pytestmark = [pytest.mark.night, pytest.mark.timeout(1200)]
-TODAY = datetime.now(UTC).date()
-YESTERDAY, ODD, BEFORE, THIRD, FOURTH = (TODAY - timedelta(days=n) for n in range(1, 6))
 PATIENCE = 600
+AT_MIDNIGHT = timedelta(minutes=2)
 HOSTILE = "{{ 7 * 7 }}<script>"
 
 
@@ -120,17 +121,38 @@ def waits_at(airflow, run_id, task_id):
     raise AssertionError(f"{task_id} does not wait: {tasks}")
 
 
+class Days(NamedTuple):
+    """Days that the tests pay: the one that the scheduler pays by itself, one of odd revenue, and three before."""
+
+    yesterday: date
+    odd: date
+    before: date
+    third: date
+    fourth: date
+
+
 @pytest.fixture(scope="module")
-def paid(stack, store, olga):
-    """A corpus and five days of outputs delivered; yesterday paid by the run that the scheduler makes by itself."""
+def days(stack, store, olga):
+    """A corpus and five days of outputs, delivered; the first is the day that the scheduler pays next."""
     for name, frame in corpus_frames().items():
         store.write_table(f"corpus/{name}.parquet", frame)
-    for day in (YESTERDAY, BEFORE, THIRD, FOURTH, ODD):
+    assert ends(olga, "ingest_corpus", trigger(olga, "ingest_corpus", {})) == "success"
+    now = datetime.now(UTC)
+    if now.date() != (now + AT_MIDNIGHT).date():
+        time.sleep(AT_MIDNIGHT.total_seconds())  # or the scheduler would pay another day
+    today = datetime.now(UTC).date()
+    made = Days(*(today - timedelta(days=n) for n in range(1, 6)))
+    for day in made:
         frame = outputs_frame(str(day))
-        if day == ODD:
+        if day == made.odd:
             frame = frame.with_columns(revenue_minor=pl.lit(9_000_000))
         store.write_table(f"outputs/day={day}/part.parquet", frame)
-    assert ends(olga, "ingest_corpus", trigger(olga, "ingest_corpus", {})) == "success"
+    return made
+
+
+@pytest.fixture(scope="module")
+def paid(olga, days):
+    """Yesterday, paid by the run that the scheduler makes by itself."""
     olga.call("PATCH", f"/dags/{DAG}", {"is_paused": False})
     runs = eventually(lambda: olga.runs(DAG), "no scheduled run", within=PATIENCE, every=1.0)
     assert [run["run_type"] for run in runs] == ["scheduled"]
@@ -139,10 +161,10 @@ def paid(stack, store, olga):
     return run_id
 
 
-def test_the_scheduler_pays_a_night_on_s3_and_the_dask_cluster(stack, store, olga, paid):
-    assert store.exists(f"exports/payouts/day={YESTERDAY}/current.json")
+def test_the_scheduler_pays_a_night_on_s3_and_the_dask_cluster(stack, store, olga, days, paid):
+    assert store.exists(f"exports/payouts/day={days.yesterday}/current.json")
     assert olga.tasks(DAG, paid)["settlement.approve"]["state"] == "skipped"
-    checked = command("tasks.cli", "verify", str(YESTERDAY))
+    checked = command("tasks.cli", "verify", str(days.yesterday))
     assert checked.returncode == 0, checked.stdout
     log = "".join(path.read_text() for path in (stack.logs / "tasks").rglob(f"*{paid}*/task_id=features.featurise/*.log"))
     assert "0 reused" in log
@@ -150,8 +172,8 @@ def test_the_scheduler_pays_a_night_on_s3_and_the_dask_cluster(stack, store, olg
     assert workers["workers"] == stack.workers
 
 
-def test_metrics_tell_of_the_night(stack, paid):
-    midnight = datetime(YESTERDAY.year, YESTERDAY.month, YESTERDAY.day, tzinfo=UTC).timestamp()
+def test_metrics_tell_of_the_night(stack, days, paid):
+    midnight = datetime(days.yesterday.year, days.yesterday.month, days.yesterday.day, tzinfo=UTC).timestamp()
 
     def told():
         text = httpx.get(f"http://127.0.0.1:{stack.ports.metrics}/metrics", timeout=30).text
@@ -191,7 +213,7 @@ ASKED = {
     "pause all": ("PATCH", "/dags?dag_id_pattern=settle_period", {"is_paused": True}, {"olga"}),
     "back-fill": (
         "POST", "/backfills/dry_run",
-        {"dag_id": DAG, "from_date": f"{BEFORE}T00:00:00Z", "to_date": f"{BEFORE}T23:00:00Z"}, {"olga"},
+        {"dag_id": DAG, "from_date": "2020-01-02T00:00:00Z", "to_date": "2020-01-02T23:00:00Z"}, {"olga"},
     ),
     "clear a task": ("POST", f"/dags/{DAG}/clearTaskInstances", {"dry_run": True, "dag_run_id": "none"}, {"olga"}),
     "approve payments": ("PATCH", f"/dags/settle_period/{APPROVING}/-1/hitlDetails", YES, {"ann"}),
@@ -218,12 +240,12 @@ def test_people_may_do_what_their_role_says(stack, paid, what):
     assert httpx.request(method, f"{stack.airflow_url}/api/v2{path}", json=body).status_code == 401
 
 
-def test_who_collects_exports_reads_nothing_else_and_writes_nothing(stack, paid):
+def test_who_collects_exports_reads_nothing_else_and_writes_nothing(stack, days, paid):
     reached = {
         name: s3fs.S3FileSystem(key=key[0], secret=key[1], endpoint_url=stack.s3_url, use_listings_cache=False)
         for name, key in secrets_of(stack)["s3"].items()
     }
-    current = f"{BUCKET}/exports/payouts/day={YESTERDAY}/current.json"
+    current = f"{BUCKET}/exports/payouts/day={days.yesterday}/current.json"
     assert reached["accountants"].cat_file(current)
     with pytest.raises(PermissionError):
         reached["accountants"].cat_file(f"{BUCKET}/corpus/examples.parquet")
@@ -235,24 +257,26 @@ def test_who_collects_exports_reads_nothing_else_and_writes_nothing(stack, paid)
             reached[name].rm_file(current)
 
 
-def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, store, olga, paid):
+def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, store, olga, days, paid):
     asked = {
-        "dag_id": DAG, "from_date": f"{FOURTH}T00:00:00Z", "to_date": f"{BEFORE}T23:59:59Z", "run_backwards": False,
+        "dag_id": DAG, "from_date": f"{days.fourth}T00:00:00Z", "to_date": f"{days.before}T23:59:59Z", "run_backwards": False,
         "dag_run_conf": {}, "max_active_runs": 3, "reprocess_behavior": "completed",
     }  # fmt: skip
-    previewed = command("tasks.cli", "preview", str(THIRD), "--json")
+    previewed = command("tasks.cli", "preview", str(days.third), "--json")
     assert previewed.returncode == 0, previewed.stderr
     expected = json.loads(previewed.stdout)[0]["changes"]
     engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
     assert len(ledger.bookings(engine)) == 1, "a preview books nothing"
     made = olga.call("POST", "/backfills", asked)
-    by_hand = trigger(olga, DAG, {"day": str(THIRD)})
+    by_hand = trigger(olga, DAG, {"day": str(days.third)})
     assert ends(olga, DAG, by_hand) == "success"
     eventually(lambda: olga.call("GET", f"/backfills/{made['id']}")["completed_at"], "the backfill", within=PATIENCE, every=1.0)
     states = [run["state"] for run in olga.runs(DAG) if run["run_type"] == "backfill"]
     assert states == ["success"] * 3
     booked = ledger.bookings(engine)
-    assert sorted((b.day, b.revision) for b in booked) == [(day, 1) for day in (FOURTH, THIRD, BEFORE, YESTERDAY)]
+    assert sorted((b.day, b.revision) for b in booked) == [
+        (day, 1) for day in (days.fourth, days.third, days.before, days.yesterday)
+    ]
     opening = {}
     for booking in booked:
         table = store.read_table(f"exports/payouts/day={booking.day}/rev=0001/payouts.parquet")
@@ -260,12 +284,12 @@ def test_a_backfill_and_a_run_by_hand_of_the_same_days_pay_nobody_twice(stack, s
         for owner, currency, opens, closes in balances.iter_rows():
             assert opens == opening.get((owner, currency), 0), (booking, owner)
             opening[owner, currency] = closes
-        if booking.day == THIRD:
+        if booking.day == days.third:
             earned = {(row["owner_id"], row["currency"]): row["earned_minor"] for row in table.iter_rows(named=True)}
             assert {(o, c): will for o, c, _, will in expected} == {w: e for w, e in earned.items() if e}
 
 
-def approve_in_browser(browser, stack, run_id, folder):
+def approve_in_browser(browser, stack, run_id, day, folder):
     """Dana logs in, finds the DAG with what waits for her, reads why, and approves; then she looks at the page of nights."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -290,15 +314,15 @@ def approve_in_browser(browser, stack, run_id, folder):
         raise
     page.screenshot(path=folder / "approved.png", full_page=True)
     page.goto(f"{stack.airflow_url}/payouts/")
-    page.wait_for_selector(f"#nights a[href$='{ODD}']")
+    page.wait_for_selector(f"#nights a[href$='{day}']")
     page.screenshot(path=folder / "nights.png", full_page=True)
     context.close()
 
 
 def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
-    stack, store, olga, receiver, paid, tmp_path, request
+    stack, store, olga, receiver, days, paid, tmp_path, request
 ):
-    run_id = trigger(olga, DAG, {"day": str(ODD)})
+    run_id = trigger(olga, DAG, {"day": str(days.odd)})
     ends_at = "settlement.approve"
     waits_at(olga, run_id, ends_at)
     assert heard(receiver, "waits for a person", run_id=run_id)["task_id"] == ends_at
@@ -308,12 +332,12 @@ def test_a_night_unlike_the_others_waits_for_a_person_and_then_has_their_name(
     with pytest.raises(RefusedError):
         olga.call("PATCH", path, YES)
     if CHROMIUM.exists():
-        approve_in_browser(request.getfixturevalue("browser"), stack, run_id, tmp_path)
+        approve_in_browser(request.getfixturevalue("browser"), stack, run_id, days.odd, tmp_path)
     else:
         dana.call("PATCH", path, YES)
     assert ends(olga, DAG, run_id) == "success"
     engine = sa.create_engine(os.environ["PROVENANCE_DATABASE__URL"], poolclass=sa.NullPool)
-    (booking,) = ledger.bookings(engine, ODD)
+    (booking,) = ledger.bookings(engine, days.odd)
     assert "dana" in booking.facts["approved_by"]
     assert any("revenue" in reason for reason in booking.facts["reasons"])
 
