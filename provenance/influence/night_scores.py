@@ -1,5 +1,6 @@
 """Scores every output of a night against every example; workers reduce the scores to sums per party and evidence.
 
+nights/.../holdings/<rule>-<group>.parquet         who holds the examples of some shards, by rule on copies
 nights/.../influence/<rule>-<part>.safetensors     sums `(K, q, parties)` of a part of the outputs, by rule on copies
 nights/.../influence/<rule>-parties.parquet        the party of each column
 nights/.../influence/<rule>-evidence.parquet       candidates for evidence, with their influence by component
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import accumulate, pairwise
 
 import numpy as np
 import polars as pl
@@ -18,9 +20,9 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import Array, namespace, namespace_of, to_numpy
 from provenance.core.errors import ModelError
-from provenance.core.store import Store, sha256
-from provenance.core.where import Where
-from provenance.corpus.shards import Part, part_key
+from provenance.core.store import Store, sha256, to_parquet
+from provenance.core.where import Where, batched
+from provenance.corpus.shards import Part, read_examples
 from provenance.features.featurise import read_features
 from provenance.features.night_check import read_check
 from provenance.features.plan import FeatureFile, Plan, comparisons_of
@@ -34,23 +36,46 @@ from provenance.influence.methods import (
 )
 from provenance.influence.methods import score as score_rows
 from provenance.influence.night_curvature import read_fitted
-from provenance.influence.scores import ShardScores, merge, reduce_scores
-from provenance.inputs.holders import COLUMNS, Holders, duplicate_rules, holders
+from provenance.influence.scores import Candidates, Held, Scores, joined, merge, reduce_scores
+from provenance.inputs.holders import OPTED_OUT, duplicate_rules, holdings_by_group
 from provenance.inputs.night import Night, read_checked, read_written
 
+# Shards in one task.
+GROUP = 16
 # Candidates for each shown piece of evidence; the weights that choose among them are fitted later.
 CANDIDATES = 4
-NO_PARTIES = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String})
+# Candidates of an output, whatever the number of its parties: its strongest. So evidence does not grow with the corpus.
+MOST_CANDIDATES = 1024
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The shards of a corpus in groups, one for each task, with the holders of their examples.
+
+    Attributes:
+        files: feature files of each shard, by group; first: the place of each shard's first example in the corpus, by group.
+        folder: of the holdings, one file for each group and rule on copies.
+        parties: `account, party_id` by rule on copies, in the order of their numbers.
+    """
+
+    files: list[list[list[FeatureFile]]]
+    first: list[list[int]]
+    folder: str
+    parties: dict[str, pl.DataFrame]
+
+    def holdings(self, rule: str, group: int) -> str:
+        """The key of the holdings of a group: `row, party, part, own`, by places of examples in the group."""
+        return f"{self.folder}/{rule}-{group:06d}.parquet"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Data for a worker that scores a shard against one part of the outputs.
+    """Data for a worker that scores shards against one part of the outputs.
 
     Attributes:
         queries: keys of the part's queries, by source.
         comparisons: the comparison of each kind of features.
-        holders: holders of the examples, by rule on copies.
+        outputs: their number.
         weights: weights of components for the choice of candidates.
         top: candidates kept per output and party.
         keep: beginning of the keys for every example's scores; empty to keep none.
@@ -59,8 +84,8 @@ class Block:
     store: Store
     queries: dict[str, str]
     comparisons: dict[str, str]
-    output_ids: list[str]
-    holders: dict[str, Holders]
+    groups: Groups
+    outputs: int
     weights: np.ndarray
     top: int
     device: str
@@ -79,70 +104,115 @@ class Influence:
     sums: np.ndarray
 
 
-def score_parts(where: Where, night: Night, plan: Plan, names: Sequence[str], *, keep: str) -> list[dict[str, ShardScores]]:
-    """Scores of each part of the outputs against all shards, by rule on copies.
+def write_influence(where: Where, night: Night, plan: Plan, names: Sequence[str], *, keep: str) -> dict[str, str]:
+    """Score every part of the outputs against all shards and write the results; returns the SHA-256 of each file.
 
     Args:
         names: the components of influence.
         keep: a folder of the store for the scores of every example by component; empty to keep none.
     """
-    if not night.parts:
-        return []
-    store = where.store
-    queries = _write_queries(store, night, plan)
-    block = Block(
-        store=store,
-        queries={},
-        comparisons=comparisons_of(night),
-        output_ids=[],
-        holders={rule: holders(store, night, rule) for rule in duplicate_rules(night)},
-        weights=default_weights(names),
-        top=CANDIDATES * night.method["evidence"],
-        device=where.workers.device,
-        keep="",
-    )
-    scores = []
+    store, rules = where.store, duplicate_rules(night)
+    groups = write_holdings(store, night, plan, rules, f"{night.folder}/holdings")
+    writes, candidates = dict[str, str](), dict[str, list[Candidates]]({rule: [] for rule in rules})
+    queries, done = _write_queries(store, night, plan) if night.parts else {}, 0
     for number, part in enumerate(night.parts):
-        output_ids = store.read_table(part.key, columns=["output_id"])["output_id"].to_list()
-        of_part = replace(block, queries=queries[part.sha256], output_ids=output_ids, keep=keep and f"{keep}/{number:06d}-")
+        block = Block(
+            store=store,
+            queries=queries[part.sha256],
+            comparisons=comparisons_of(night),
+            groups=groups,
+            outputs=part.rows,
+            weights=default_weights(names),
+            top=CANDIDATES * night.method["evidence"],
+            device=where.workers.device,
+            keep=keep and f"{keep}/{number:06d}-",
+        )
         what = "scores" if len(night.parts) == 1 else f"scores of outputs, part {number + 1} of {len(night.parts)}"
-        scores.append(score_shards(where, plan, of_part, what=what))
-    return scores
+        for rule, scores in score_groups(where, block, what=what).items():
+            order = _sorted(groups.parties[rule])
+            sums = np.zeros((*scores.sums.shape[:2], len(order)), dtype=np.float32)
+            sums[:, :, np.argsort(order)[scores.parties]] = scores.sums
+            writes |= _written(store, night, _sums_file(rule, number), save_tensors({"sums": sums}))
+            found = scores.candidates
+            candidates[rule].append(replace(found, output=found.output + done))
+        done += part.rows
+    for rule in rules:
+        parties = groups.parties[rule]
+        evidence = pl.DataFrame()
+        if night.parts:
+            outputs = pl.concat([store.read_table(part.key, columns=["output_id"]) for part in night.parts])["output_id"]
+            evidence = name_candidates(store, night, joined(candidates[rule]), outputs=outputs, parties=parties)
+        tables = {"parties": parties[_sorted(parties)], "evidence": evidence}
+        for name, table in tables.items():
+            writes |= _written(store, night, f"influence/{rule}-{name}.parquet", to_parquet(table))
+    return writes
 
 
-def score_shards(where: Where, plan: Plan, block: Block, *, what: str) -> dict[str, ShardScores]:
+def _written(store: Store, night: Night, file: str, data: bytes) -> dict[str, str]:
+    store.write(f"{night.folder}/{file}", data)
+    return {file: sha256(data)}
+
+
+def _sorted(parties: pl.DataFrame) -> np.ndarray:
+    """The numbers of the parties in the order of their names."""
+    numbers: np.ndarray = parties.with_row_index("number").sort("account", "party_id")["number"].to_numpy()
+    return numbers
+
+
+def write_holdings(store: Store, night: Night, plan: Plan, rules: Sequence[str], folder: str) -> Groups:
+    """Divide the shards into groups, and write who holds their examples, under some rules on copies."""
+    by_part: dict[str, list[FeatureFile]] = {}
+    for file in plan.corpus:
+        by_part.setdefault(file.part, []).append(file)
+    files = [list(some) for some in batched(list(by_part.values()), GROUP)]
+    starts = iter(accumulate((shard[0].rows for group in files for shard in group), initial=0))
+    first = [[next(starts) for _ in group] for group in files]
+    groups = Groups(files, first, folder, {})
+    for rule in rules:
+        numbers = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String, "party": pl.UInt32})
+        shards = [[shard[0].part for shard in group] for group in files]
+        for at, held in enumerate(holdings_by_group(store, night, rule, shards)):
+            parties = held.select("account", "party_id").unique(maintain_order=True)
+            new = parties.join(numbers, on=["account", "party_id"], how="anti", maintain_order="left")
+            numbers = pl.concat([numbers, new.with_row_index("party", offset=numbers.height).select(numbers.columns)])
+            numbered = held.join(numbers, on=["account", "party_id"], maintain_order="left")
+            own = pl.col("own") & (pl.col("account") != OPTED_OUT)
+            store.write_table(groups.holdings(rule, at), numbered.select("row", "party", "part", own=own))
+        groups.parties[rule] = numbers.select("account", "party_id")
+    return groups
+
+
+def score_groups(where: Where, block: Block, *, what: str) -> dict[str, Scores]:
     """Scores of a block's outputs against all shards, by rule on copies.
 
     Args:
         what: the work, for the log.
     """
-    by_part: dict[str, list[FeatureFile]] = {}
-    for file in plan.corpus:
-        by_part.setdefault(file.part, []).append(file)
-    return where.workers.reduce(_score_shard, block, list(by_part.values()), partial(_merge, top=block.top), what=what)
+    combine = partial(_merge, top=block.top)
+    return where.workers.reduce(_score_group, block, range(len(block.groups.files)), combine, what=what)
 
 
-def write_scores(store: Store, folder: str, rule: str, parts: Sequence[ShardScores]) -> dict[str, str]:
-    """Write the scores of all parts of the outputs under a rule on copies; returns the SHA-256 of each file."""
-    writes: dict[str, str] = {}
-    parties = pl.concat([part.parties for part in parts]).unique().sort("account", "party_id") if parts else NO_PARTIES
-    for number, part in enumerate(parts):
-        data = save_tensors({"sums": np.ascontiguousarray(part.sums, dtype=np.float32)})
-        writes[_sums_file(rule, number)] = sha256(data)
-        store.write(f"{folder}/{_sums_file(rule, number)}", data)
-    tables = {"parties": parties, "evidence": pl.concat([part.evidence for part in parts]) if parts else pl.DataFrame()}
-    for name, table in tables.items():
-        file = f"influence/{rule}-{name}.parquet"
-        writes[file] = store.write_table(f"{folder}/{file}", table)
-    return writes
+def name_candidates(
+    store: Store, night: Night, found: Candidates, *, outputs: pl.Series, parties: pl.DataFrame
+) -> pl.DataFrame:
+    """Candidates with the names of their outputs, parties and examples: the evidence table, with `components` for `influence`.
+
+    Args:
+        outputs, parties: in the order of their numbers.
+    """
+    places, at = np.unique(found.example, return_inverse=True)
+    examples = read_examples(store, night.frozen_corpus(store), "example_id", "work_id", "source_uri", rows=places.tolist())[at]
+    components = pl.Series("components", found.components.astype(np.float64), pl.Array(pl.Float64, found.components.shape[1]))
+    named = [outputs[found.output].to_frame("output_id"), parties[found.party].select("account", "party_id"), examples]
+    return pl.concat([*named, components.to_frame()], how="horizontal")
 
 
 def _sums_file(rule: str, part: int) -> str:
     return f"influence/{rule}-{part:06d}.safetensors"
 
 
-def _merge(parts: Sequence[dict[str, ShardScores]], *, top: int) -> dict[str, ShardScores]:
-    return {rule: merge([part[rule] for part in parts], top=top) for rule in parts[0]}
+def _merge(parts: Sequence[dict[str, Scores]], *, top: int) -> dict[str, Scores]:
+    return {rule: merge([part[rule] for part in parts], top=top, most=MOST_CANDIDATES) for rule in parts[0]}
 
 
 def read_parties(store: Store, folder: str, rule: str) -> pl.DataFrame:
@@ -202,7 +272,33 @@ def _read_queries(store: Store, keys: tuple[tuple[str, str, str], ...], device: 
     return {source: queries_from_tensors(comparison, load_tensors(store.read(key)), xp) for source, key, comparison in keys}
 
 
-def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScores]:
+def _score_group(block: Block, group: int) -> dict[str, Scores]:
+    groups = block.groups
+    held = {rule: _held_by_shard(block, rule, group) for rule in groups.parties}
+    scored = [_score_shard(block, files) for files in groups.files[group]]
+    return {
+        rule: reduce_scores(
+            zip(groups.first[group], scored, shards, strict=True),
+            outputs=block.outputs,
+            weights=block.weights,
+            top=block.top,
+            most=MOST_CANDIDATES,
+        )
+        for rule, shards in held.items()
+    }
+
+
+def _held_by_shard(block: Block, rule: str, group: int) -> list[Held]:
+    """The holders of the examples of each shard of a group."""
+    table = block.store.read_table(block.groups.holdings(rule, group)).sort("row", "party")
+    row, party, part, own = (table[name].to_numpy() for name in ("row", "party", "part", "own"))
+    ends = np.cumsum([0, *(files[0].rows for files in block.groups.files[group])])
+    places = zip(ends, pairwise(np.searchsorted(row, ends)), strict=False)
+    return [Held(row[start:end] - first, party[start:end], part[start:end], own[start:end]) for first, (start, end) in places]
+
+
+def _score_shard(block: Block, files: list[FeatureFile]) -> list[Array]:
+    """The scores of a shard by component, each `(q, n)`."""
     keys = tuple((file.source, block.queries[file.source], block.comparisons[file.kind]) for file in files)
     queries = _read_queries(block.store, keys, block.device)
     scores = [
@@ -211,16 +307,10 @@ def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScore
         for component in score_rows(queries[file.source], read_features(block.store, file, block.device))
     ]
     _require_finite(", ".join(file.source for file in files), f"part {files[0].part}", *scores)
-    examples = block.store.read_table(part_key(files[0].part), columns=[*COLUMNS, "source_uri"])
     if block.keep:
         tensors = {"scores": np.ascontiguousarray([to_numpy(component) for component in scores])}
         block.store.write(f"{block.keep}{files[0].part}.safetensors", save_tensors(tensors))
-    return {
-        rule: reduce_scores(
-            scores, examples, holders.of(examples), output_ids=block.output_ids, weights=block.weights, top=block.top
-        )
-        for rule, holders in block.holders.items()
-    }
+    return scores
 
 
 def _require_finite(source: str, what: str, *arrays: Array | None) -> None:

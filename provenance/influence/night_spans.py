@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.rows import Rows, concatenate, decode, encode
-from provenance.core.store import digest
+from provenance.core.store import Store, digest
 from provenance.core.tables import SPANS
 from provenance.core.where import Where
 from provenance.features.featurise import Featuriser, featuriser
@@ -28,9 +28,9 @@ from provenance.features.spans import Span, spans_of
 from provenance.features.words import word_features
 from provenance.influence.methods import prepare, queries_to_tensors
 from provenance.influence.night_curvature import read_fitted
-from provenance.influence.night_scores import Block, score_shards
-from provenance.influence.scores import ShardScores
-from provenance.inputs.holders import OPTED_OUT, holders
+from provenance.influence.night_scores import Block, name_candidates, score_groups, write_holdings
+from provenance.influence.scores import Scores
+from provenance.inputs.holders import OPTED_OUT
 from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
 from provenance.models.frozen import close_models, fetch_model
@@ -89,53 +89,64 @@ def span_influence(
     Args:
         weights: of the components of influence, `(K,)`.
     """
-    plan, holding, tables = load_plan(where.store, night.folder), holders(where.store, night, rule), [SPANS.frame()]
+    plan, tables = load_plan(where.store, night.folder), [SPANS.frame()]
     scratch = f"{night.folder}/{SCRATCH}/{uuid.uuid4().hex}"
     try:
+        groups = write_holdings(where.store, night, plan, [rule], f"{scratch}/holdings")
         for start in range(0, len(outputs), BLOCK):
             some = outputs[start : start + BLOCK]
-            names = [str(number) for number in range(len(_pairs(some)))]
             block = Block(
                 store=where.store,
                 queries=_write_queries(where, night, plan, some, scratch),
                 comparisons=comparisons_of(night),
-                output_ids=names,
-                holders={rule: holding},
+                groups=groups,
+                outputs=len(_pairs(some)),
                 weights=weights,
                 top=1,
                 device=where.workers.device,
                 keep="",
             )
-            scores = score_shards(where, plan, block, what="scores of spans")[rule]
-            tables.append(_leading(some, names, scores, weights))
+            scores = score_groups(where, block, what="scores of spans")[rule]
+            tables.append(_leading(where.store, night, some, scores, parties=groups.parties[rule], weights=weights))
     finally:
         where.store.remove_folder(scratch)
     return pl.concat(tables)
 
 
-def _leading(outputs: Sequence[SpannedOutput], names: Sequence[str], scores: ShardScores, weights: np.ndarray) -> pl.DataFrame:
-    """Rows of the spans table: of each span the parties with the most influence."""
-    kept = (scores.parties["account"] != OPTED_OUT).to_numpy()
-    parties, sums = scores.parties.filter(kept), np.einsum("k,kqp->qp", weights, scores.sums[:, :, kept])
+def _leading(
+    store: Store, night: Night, outputs: Sequence[SpannedOutput], scores: Scores, *, parties: pl.DataFrame, weights: np.ndarray
+) -> pl.DataFrame:
+    """Rows of the spans table: of each span the parties with the most influence.
+
+    Args:
+        parties: in the order of their numbers.
+    """
+    measured_parties = parties.with_row_index("party")[scores.parties]
+    kept = (measured_parties["account"] != OPTED_OUT).to_numpy()
+    sums = np.einsum("k,kqp->qp", weights, scores.sums[:, :, kept])
     positive = np.maximum(sums, 0)
     totals = positive.sum(axis=1, keepdims=True)
     parts = np.divide(positive, totals, out=np.zeros_like(positive), where=totals > 0)
     spans = pl.DataFrame(
-        [(name, output.output_id, span.start, span.end) for name, (output, span) in zip(names, _pairs(outputs), strict=True)],
-        schema={"name": pl.String, **{column: SPANS.schema[column] for column in ("output_id", "start", "end")}},
+        [(number, output.output_id, span.start, span.end) for number, (output, span) in enumerate(_pairs(outputs))],
+        schema={"span": pl.Int64, **{column: SPANS.schema[column] for column in ("output_id", "start", "end")}},
         orient="row",
     )
     span, column = np.indices(parts.shape).reshape(2, -1)
-    measured = parties[column].with_columns(
-        name=pl.Series(list(names), dtype=pl.String).gather(span),
-        part=pl.Series(parts.ravel()),
-        influence=pl.Series(sums.ravel()),
+    measured = measured_parties.filter(kept)[column].with_columns(
+        span=pl.Series(span), part=pl.Series(parts.ravel()), influence=pl.Series(sums.ravel())
     )
     measured = measured.filter(pl.col("part") > 0).sort("part", "account", "party_id", descending=[True, False, False])
-    leading = measured.group_by("name", maintain_order=True).head(LEADING)
-    best = scores.evidence.select("account", "party_id", "example_id", "work_id", name="output_id")
-    table = spans.join(leading, on="name", maintain_order="left_right")
-    table = table.join(best, on=["name", "account", "party_id"], how="left", maintain_order="left")
+    leading = measured.group_by("span", maintain_order=True).head(LEADING)
+    found = scores.candidates
+    pairs = pl.DataFrame({"span": found.output.astype(np.int64), "party": found.party}).with_row_index("at")
+    shown = found.take(pairs.join(leading, on=["span", "party"], how="semi", maintain_order="left")["at"].to_numpy())
+    names = pl.Series([str(number) for number in range(spans.height)], dtype=pl.String)
+    best = name_candidates(store, night, shown, outputs=names, parties=parties).select(
+        "account", "party_id", "example_id", "work_id", span=pl.col("output_id").cast(pl.Int64)
+    )
+    table = spans.join(leading, on="span", maintain_order="left_right")
+    table = table.join(best, on=["span", "account", "party_id"], how="left", maintain_order="left")
     return table.select(*SPANS.columns)
 
 

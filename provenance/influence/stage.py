@@ -8,7 +8,6 @@ from typing import Any
 from provenance.core.store import canonical_json
 from provenance.core.where import Where
 from provenance.features.plan import fitted_key, load_plan
-from provenance.inputs.holders import duplicate_rules
 from provenance.inputs.night import night_to_compute
 from provenance.models.frozen import close_models
 
@@ -41,17 +40,13 @@ def score(where: Where, folder: str, *, keep: str = "") -> str:
     if store.exists(f"{folder}/scores.json"):
         log.info("scores: reused")
         return folder
-    from provenance.influence.night_scores import components, score_parts, write_scores
+    from provenance.influence.night_scores import components, write_influence
 
     night, plan = night_to_compute(store, folder), load_plan(store, folder)
     names = components(where, night, plan)
-    parts = score_parts(where, night, plan, names, keep=keep)
-    writes: dict[str, str] = {}
-    for rule in duplicate_rules(night):
-        writes |= write_scores(store, folder, rule, [part[rule] for part in parts])
     manifest: dict[str, Any] = {
         "reads": {"inputs": f"{folder}/inputs.json", "features": [file.key for file in plan.corpus + plan.outputs]},
-        "writes": writes,
+        "writes": write_influence(where, night, plan, names, keep=keep),
         "components": list(names),
     }
     store.write(f"{folder}/scores.json", canonical_json(manifest))

@@ -6,7 +6,8 @@ how much each opted-out work would have earned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import polars as pl
 
 from provenance.core.store import Store
 from provenance.corpus.ownership import booked_as, valid_on
-from provenance.corpus.shards import read_copies
+from provenance.corpus.shards import read_copies, read_part
 from provenance.inputs.night import Night
 
 if TYPE_CHECKING:
@@ -60,13 +61,35 @@ def holders(store: Store, night: Night, rule: str) -> Holders:
     """
     from provenance.corpus.holdings import find_holders
 
-    copies = read_copies(store, night.frozen_corpus(store))
-    members = night.read_corpus(store, *COLUMNS).join(copies.select("example_id"), on="example_id", how="semi")
+    corpus = night.frozen_corpus(store)
+    copies = read_copies(store, corpus)
+    parts = (read_part(store, part.sha256, *COLUMNS) for part in corpus.shards)
+    members = pl.concat([part.join(copies.select("example_id"), on="example_id", how="semi") for part in parts])
     claims, numbered = night.read_claims(store), numbered_claims(store, night)
     clusters = find_holders(members, claims, night.date, copies, rule)
     if numbered is None:
         return Holders(claims, night.date, clusters)
     return Holders(claims, night.date, clusters, (numbered, find_holders(members, numbered, night.date, copies, rule)))
+
+
+def holdings_by_group(store: Store, night: Night, rule: str, groups: Sequence[Sequence[str]]) -> Iterator[pl.DataFrame]:
+    """The holdings of the examples of groups of shards, one group after another, with `row`: the example's place in its group.
+
+    Args:
+        groups: SHA-256 of the shards of each group.
+    """
+    every = holders(store, night, rule)
+    works = [
+        pl.concat([read_part(store, part, "work_id") for part in group]).unique().with_columns(group=pl.lit(number))
+        for number, group in enumerate(groups)
+    ]
+    # Each claim is looked at once, and not once for each group.
+    placed = every.claims.join(pl.concat(works), on="work_id", maintain_order="left") if works else every.claims
+    claims = placed.partition_by("group", as_dict=True, include_key=False) if works else {}
+    for number, group in enumerate(groups):
+        examples = pl.concat([read_part(store, part, *COLUMNS) for part in group])
+        held = replace(every, claims=claims.get((number,), every.claims.clear())).of(examples)
+        yield held.join(examples.select("example_id").with_row_index("row"), on="example_id", maintain_order="left")
 
 
 def duplicate_rules(night: Night) -> tuple[str, ...]:

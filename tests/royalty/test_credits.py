@@ -11,7 +11,7 @@ from provenance.core.stages import COMPUTED, FREEZE
 from provenance.core.store import Store
 from provenance.core.tables import MATCHES, SPANS
 from provenance.influence import night_spans
-from provenance.inputs.night import read_written
+from provenance.inputs.night import read_whole
 from provenance.royalty.credits import read_credits
 
 CONTRACTS = """
@@ -96,7 +96,7 @@ def test_influence_of_an_output_is_the_sum_of_its_spans(settings, credited, monk
     spans = credited(SPANS="15")["spans"]
     keys = ["output_id", "account", "party_id"]
     sums = spans.group_by(keys).agg(pl.col("influence").sum())
-    whole = read_written(store, night, "estimate", "party_influence.parquet")
+    whole = read_whole(store, night, "estimate", "party_influence")
     both = whole.join(sums, on=keys, suffix="_of_spans")
     of_positive = both.filter(pl.col("influence") > 0)
     assert of_positive.height > 20
@@ -150,7 +150,7 @@ def test_the_stage_is_done_once_and_again_with_other_settings(settings, credited
 def test_two_runs_of_a_night_at_once_leave_each_other_s_scratch_alone(settings, credited, monkeypatch):
     """As a backfill and a run by hand of the same day."""
     _, store, night = settings
-    alone, score, others = credited(OUTPUTS="4"), night_spans.score_shards, []
+    alone, score, others = credited(OUTPUTS="4"), night_spans.score_groups, []
 
     def scored(*arguments, **how):
         if not others:
@@ -159,7 +159,7 @@ def test_two_runs_of_a_night_at_once_leave_each_other_s_scratch_alone(settings, 
         return score(*arguments, **how)
 
     store.remove(f"{night}/credits.json")
-    monkeypatch.setattr(night_spans, "score_shards", scored)
+    monkeypatch.setattr(night_spans, "score_groups", scored)
     assert credited(OUTPUTS="4")["spans"].equals(alone["spans"])
     assert others[1]["spans"].equals(alone["spans"])
     assert not [key for key in store.list(night) if night_spans.SCRATCH in key]
