@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 
 from provenance.core.errors import ModelError
 from provenance.core.store import canonical_json
-from provenance.corpus.rights.manifest import Manifest
 from provenance.models.counterfactual_records import Record, records, trained_on
 from provenance.models.frozen import close_models, open_model
 from provenance.models.model import Model, all_losses, examples_in
@@ -74,18 +73,24 @@ def same_start(one: Model, other: Model) -> bool:
     return before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def check_works(manifest: Manifest, works: dict[str, Counter[str]], where: str) -> None:
-    """Raise ModelError if a manifest lists an example that the served model was not trained on."""
-    for work, count in _foreign_examples(manifest, works).items():
-        found = f"work {work!r}: {count} of its {len(manifest.works[work])} examples are not there"
+def check_works(listed: pl.DataFrame, served: pl.DataFrame, where: str) -> None:
+    """Raise ModelError if a manifest lists an example that the served model was not trained on.
+
+    Args:
+        listed, served: `work_id, content_sha256, count` of the manifest, and from `works_served`.
+    """
+    for work, foreign in _foreign_examples(listed, served).sort("work_id").iter_rows():
+        count = listed.filter(pl.col("work_id") == work)["count"].sum()
+        found = f"work {work!r}: {foreign} of its {count} examples are not there"
         hint = "It was trained on another corpus: train counterfactual models for this one."
         raise ModelError(where, expected="works on which the model served was trained", found=found, hint=hint)
 
 
-def _foreign_examples(manifest: Manifest, works: dict[str, Counter[str]]) -> dict[str, int]:
-    """The number of a manifest's examples that the served model was not trained on, by work; without zeros."""
-    excess = {work: Counter(digests) - works.get(work, Counter()) for work, digests in sorted(manifest.works.items())}
-    return {work: digests.total() for work, digests in excess.items() if digests}
+def _foreign_examples(listed: pl.DataFrame, served: pl.DataFrame) -> pl.DataFrame:
+    """`work_id, foreign`: the number of a manifest's examples that the served model was not trained on, if there are any."""
+    both = listed.join(served, on=["work_id", "content_sha256"], how="left")
+    excess = both.select("work_id", foreign=pl.col("count").cast(pl.Int64) - pl.col("count_right").fill_null(0).cast(pl.Int64))
+    return excess.filter(pl.col("foreign") > 0).group_by("work_id").agg(pl.col("foreign").sum())
 
 
 def check_losses(subject: Subject, candidates: Sequence[Record]) -> None:
@@ -142,13 +147,17 @@ def usable_models(subject: Subject, candidates: Sequence[Record] | None = None) 
         ModelError: a model has another recipe.
     """
     candidates = records(subject.store, subject.model) if candidates is None else candidates
-    recipe, works = (recipe_of(subject.open()), works_served(subject)) if candidates else ("", {})
+    if not candidates:
+        return {}
+    recipe, served = recipe_of(subject.open()), works_served(subject)
     for record in candidates:
         if record.made_of != recipe:
             where, hint = subject.store.locate(record.key), "Remove it, or serve the model that it belongs to."
             expected = f"recipe {recipe[:12]} of the model served"
             raise ModelError(where, expected=expected, found=record.made_of[:12], hint=hint)
-    usable = [record for record in candidates if not _foreign_examples(trained_on(subject.store, record), works)]
+    usable = [
+        record for record in candidates if _foreign_examples(trained_on(subject.store, record).counts(), served).is_empty()
+    ]
     if len(usable) < len(candidates):
         excluded = len(candidates) - len(usable)
         log.warning("counterfactual models: %d of %d are of another corpus and do not count", excluded, len(candidates))

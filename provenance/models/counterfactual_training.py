@@ -194,7 +194,7 @@ def add(subject: Subject, folders: Sequence[Path]) -> list[Record]:
             raise ModelError(where, expected=f"'{MANIFEST}', a file with the works that it was trained on", found=found)
         where = str(folder / MANIFEST)
         check_same_recipe(served, trained)
-        check_works(read_manifest((folder / MANIFEST).read_bytes(), where), works, where)
+        check_works(read_manifest((folder / MANIFEST).read_bytes(), where).counts(), works, where)
         name = digest({"version": VERSION, "brought": trained.files})[:32]
         same = weights.setdefault(trained.files[trained.card.checkpoints[-1].file], name)
         if same != name:  # a second copy would predict the first one perfectly

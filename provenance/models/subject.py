@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,7 +13,7 @@ from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
 from provenance.corpus.delivery import read_corpus_folder
 from provenance.corpus.ownership import since, valid_on
-from provenance.corpus.rights.manifest import read_manifest
+from provenance.corpus.rights.manifest import count_examples, read_manifest
 from provenance.corpus.shards import FrozenCorpus, corpus_key, freeze_corpus, freeze_part, read_copies, read_examples
 from provenance.models.frozen import fetch_model, freeze_model
 from provenance.models.model import Model, read_model
@@ -77,16 +76,12 @@ def recipe_of(model: Model) -> str:
     return digest([model.architecture(), training.decisive(), start])
 
 
-def works_served(subject: Subject) -> dict[str, Counter[str]]:
-    """Digests of the examples that the served model was trained on, by work; from its manifest or, without one, the corpus."""
+def works_served(subject: Subject) -> pl.DataFrame:
+    """`work_id, content_sha256, count`: what the served model was trained on, by its manifest or, without one, the corpus."""
     model = subject.open()
     if model.manifest is not None:
-        manifest = read_manifest(model.manifest.read_bytes(), str(model.manifest))
-        return {work: Counter(digests) for work, digests in manifest.works.items()}
-    works: dict[str, Counter[str]] = {}
-    for work, content in subject.read("work_id", "content_sha256").iter_rows():
-        works.setdefault(work, Counter())[content] += 1
-    return works
+        return read_manifest(model.manifest.read_bytes(), str(model.manifest)).counts()
+    return count_examples(subject.read("work_id", "content_sha256"))
 
 
 def subject_of(where: Where, corpus: Path, model: Path, day: date, *, copies: bool) -> Subject:

@@ -7,7 +7,6 @@ likelihoods/<digest>.parquet     losses of a part of the outputs under one check
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,18 +123,16 @@ def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: p
     subject = subject_of_night(store, night, where.settings.model.cache)
     likelihoods = read_likelihoods(store, night.folder)
     records = sorted((read_record(store, night.model, name) for name in night.counterfactuals), key=lambda r: r.name)
-    works = works_served(subject)
-    served = _pairs(works)
+    served = works_served(subject)
     trained_holdings = holdings.join(served, on=PAIR, how="semi")
     whole = _by_party(trained_holdings, parties)
     trained = night.read_corpus(store, "work_id", "content_sha256", "tokens").join(served, on=PAIR, how="semi")
     inside, seen = np.empty((len(records), parties.height)), np.empty(len(records))
     for at, record in enumerate(records):
-        manifest = trained_on(store, record)
-        check_works(manifest, works, store.locate(record.key))
-        pairs = _pairs(manifest.works)
-        inside[at] = _by_party(trained_holdings.join(pairs, on=PAIR, how="semi"), parties)
-        seen[at] = trained.join(pairs, on=PAIR, how="semi")["tokens"].sum()
+        listed = trained_on(store, record).counts()
+        check_works(listed, served, store.locate(record.key))
+        inside[at] = _by_party(trained_holdings.join(listed, on=PAIR, how="semi"), parties)
+        seen[at] = trained.join(listed, on=PAIR, how="semi")["tokens"].sum()
     inside = np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
     outputs = len(likelihoods[SERVED])
     value = np.stack([likelihoods[record.name] for record in records]) if records else np.zeros((0, outputs))
@@ -150,12 +147,6 @@ def read_outcomes(where: Where, night: Night, holdings: pl.DataFrame, parties: p
     )
     aside = np.array([record.aside for record in records], dtype=bool)
     return both.subset(~aside), both.subset(aside)
-
-
-def _pairs(works: Mapping[str, Iterable[str]]) -> pl.DataFrame:
-    """Works and the digests of their examples, a row for each."""
-    rows = [(work, content) for work, contents in works.items() for content in contents]
-    return pl.DataFrame(rows, schema=dict.fromkeys(PAIR, pl.String), orient="row")
 
 
 def _by_party(holdings: pl.DataFrame, parties: pl.DataFrame) -> np.ndarray:

@@ -270,9 +270,9 @@ def test_a_record_of_another_recipe_is_refused(trained, monkeypatch):
 
 def test_models_of_another_corpus_do_not_count_and_are_logged(trained, monkeypatch, caplog):
     subject, _, _ = trained
-    works = works_served(subject)
-    removed = next(work for work in works if work.startswith("work-3"))
-    left = {work: contents for work, contents in works.items() if work != removed}
+    served = works_served(subject)
+    removed = served.filter(pl.col("work_id").str.starts_with("work-3"))["work_id"].min()
+    left = served.filter(pl.col("work_id") != removed)
     monkeypatch.setattr(counterfactual_checks, "works_served", lambda subject: left)
     usable = [read_record(subject.store, subject.model, name) for name in usable_models(subject)]
     assert 0 < len(usable) < 9

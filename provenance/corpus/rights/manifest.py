@@ -26,6 +26,11 @@ def contents(examples: pl.DataFrame) -> dict[str, list[str]]:
     return dict(grouped.iter_rows())
 
 
+def count_examples(examples: pl.DataFrame) -> pl.DataFrame:
+    """`work_id, content_sha256, count` of examples: how often a work has each."""
+    return examples.group_by("work_id", "content_sha256").len("count")
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A training manifest.
@@ -37,6 +42,15 @@ class Manifest:
 
     works: Mapping[str, tuple[str, ...]]
     facts: Mapping[str, Any]
+
+    def counts(self) -> pl.DataFrame:
+        """`work_id, content_sha256, count`: every work's examples, and how often it has each."""
+        import polars as pl
+
+        works = pl.Series(list(self.works), dtype=pl.String)
+        digests = pl.Series([list(digests) for digests in self.works.values()], dtype=pl.List(pl.String))
+        table = pl.DataFrame({"work_id": works, "content_sha256": digests})
+        return count_examples(table.explode("content_sha256").drop_nulls())
 
     def as_bytes(self) -> bytes:
         """The manifest as stored; equal manifests give equal bytes."""
