@@ -40,7 +40,7 @@ from provenance.local.attribute import Request, attribute, folder_night, score_e
 from provenance.models.model import all_losses, examples_in, forward_and_backward
 from provenance.royalty import estimate as numerics
 from provenance.royalty.outcomes import Outcomes
-from provenance.validation import scale
+from provenance.validation import scale, scale_night
 
 # Timings of each side of a ratio; the ratio is that of the medians.
 ROUNDS = 7
@@ -49,7 +49,7 @@ SMALL, LARGER = 768, 10
 # Royalty part: owners and outputs of each case, counterfactual models, and components of influence.
 CASES, MODELS, COMPONENTS = ((10_000, 500), (10_000, 1_000)), 64, 10
 
-OpenWorkers = Callable[[Settings], AbstractContextManager[Where]]
+OpenWorkers = Callable[..., AbstractContextManager[Where]]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def bench(
     Args:
         request: the inputs; nothing is written to its folder.
         settings: the settings of `attribute`.
-        open_workers: opens the workers of some settings, without a ledger; it can be sent to a process.
-        examples: of the deliveries that the part `ingest` makes up.
+        open_workers: opens the workers of some settings, and no ledger unless `ledger=True`; it can be sent to a process.
+        examples: of the deliveries that the parts `ingest` and `scale` make up.
     """
     machine = {"cores": len(os.sched_getaffinity(0)), "device": settings.cluster.device, "torch": torch.__version__}
     figures: dict[str, Any] = {"machine": machine}
@@ -283,12 +283,18 @@ def _ingest(setup: Setup) -> dict[str, Any]:
         folder = setup.request.out / f"with-{workers}"
         folder.mkdir()
         (folder / "corpus").symlink_to(work / "corpus")
-        figures[f"workers_{workers}"], _ = _in_new_process(scale.ingest, folder, setup.settings, setup.open_workers, workers)
-    figures["reference"], _ = _in_new_process(scale.reference, work)
+        figures[f"workers_{workers}"] = scale.in_new_process(scale.ingest, folder, setup.settings, setup.open_workers, workers)
+    figures["reference"] = scale.in_new_process(scale.reference, work)
     one, two = figures["workers_1"], figures["workers_2"]
     for loop in ("one_by_one", "by_file"):
         figures[f"ratio_{loop}"] = one["processor"] / figures["reference"][loop]["processor"]
     return figures | {"ratio_workers": one["seconds"] / two["seconds"], "same_corpus": one["corpus"] == two["corpus"]}
+
+
+def _scale(setup: Setup) -> dict[str, Any]:
+    """Cost of every stage of a night, from the delivery to the reconciled export, on a ledger of its own."""
+    open_all = partial(setup.open_workers, ledger=True)
+    return scale_night.scale(setup.request.out, setup.settings, open_all, setup.examples)
 
 
 PARTS = {
@@ -300,6 +306,7 @@ PARTS = {
     "likelihoods": _likelihoods,
     "royalty": _royalty,
     "ingest": _ingest,
+    "scale": _scale,
 }
 
 

@@ -12,9 +12,11 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,11 @@ def deliver(folder: Path, examples: int) -> None:
     (folder / "examples.parquet").mkdir(parents=True)
     for number, first in enumerate(range(0, examples, FILE_ROWS)):
         rows = min(FILE_ROWS, examples - first)
-        _texts(first, rows).write_parquet(folder / f"examples.parquet/part-{number:04d}.parquet")
+        texts(first, rows).write_parquet(folder / f"examples.parquet/part-{number:04d}.parquet")
 
 
-def _texts(first: int, rows: int) -> pl.DataFrame:
-    """Some rows of a delivery; copies are of texts of the same file."""
+def texts(first: int, rows: int) -> pl.DataFrame:
+    """Some rows of a delivery, from the number `first` on; copies are of texts of the same file."""
     draws, words = np.random.default_rng([1, first]), _vocabulary()
     often = 1 / (np.arange(len(words)) + 2.7)
     chosen = words[draws.choice(len(words), size=(rows, BYTES // 4), p=often / often.sum())]
@@ -109,6 +111,12 @@ def ingest(folder: Path, settings: Settings, open_workers: OpenWorkers, workers:
     cost = measured(run)
     corpus = corpus_in_force(settings.at(folder).store.open())
     return vars(cost) | {"corpus": corpus.digest, "shards": len(corpus.shards), "bytes": _bytes(folder)}
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function in a new process, whose memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _bytes(folder: Path) -> dict[str, int]:

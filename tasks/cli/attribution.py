@@ -496,7 +496,7 @@ def bench(
     model: ModelFolder = NOWHERE,
     outputs: OutputFile = NOWHERE,
     parts: Annotated[str, Option(help="Parts to run, with commas between.")] = ALL_PARTS,
-    examples: Annotated[int, Option(min=1000, help="Of the deliveries that the part ingest makes up.")] = 100_000,
+    examples: Annotated[int, Option(min=1000, help="Of the deliveries that the parts ingest and scale make up.")] = 100_000,
     device: OnDevice = "auto",
 ) -> None:
     """Measure the cost of attribution on this machine, as JSON: ratios of two times, measured alternately.
@@ -508,7 +508,9 @@ def bench(
     pass. `royalty`: the estimate of shares on synthetic counterfactual models. Run it on an otherwise idle machine.
 
     `ingest`, which is not among the default parts and needs no folders: a made-up delivery of `--examples` texts of 500 bytes
-    with one worker and with two, against reading, hashing and sketching them in one loop.
+    with one worker and with two, against reading, hashing and sketching them in one loop. `scale`, likewise: a whole night on
+    such a delivery, with 10,000 owners, 1,000 outputs and 32 counterfactual models; seconds, processor time, peak memory and
+    bytes of every stage.
 
     Example: `provenance workload code var/workloads/code`, then `provenance bench --corpus var/workloads/code/corpus
     --model var/workloads/code/model --outputs var/workloads/code/outputs.parquet`
@@ -519,10 +521,10 @@ def bench(
     names = parts.split(",")
     if unknown := [name for name in names if name not in cost.PARTS]:
         raise InputError("--parts", expected=f"some of {', '.join(cost.PARTS)}", found=repr(unknown[0]))
-    if names != ["ingest"]:
+    if not set(names) <= {"ingest", "scale"}:
         for option, given in (("--corpus", corpus), ("--model", model), ("--outputs", outputs)):
             if given == NOWHERE:
-                raise InputError(option, expected="a path, for all parts but ingest", found="none")
+                raise InputError(option, expected="a path, for all parts but ingest and scale", found="none")
     request = Request(corpus, model, outputs, Path(), claims_day(None))
     settings = local_settings(method="factored", device=device, workers=None)
     with watched():

@@ -9,12 +9,15 @@ import pytest
 from samples import request_on, words_of
 
 from provenance.core.settings import Settings
+from provenance.core.stages import APPROVE, STAGES
+from provenance.core.store import Store
 from provenance.core.tables import CLAIMS
 from provenance.corpus.delivery import read_corpus_folder
 from provenance.corpus.duplicates import find_duplicates
 from provenance.corpus.ownership import since
-from provenance.validation import cost, scale
-from tasks.where import opened
+from provenance.settlement.exports.export import read_export
+from provenance.validation import cost, scale, scale_night
+from tasks.where import local_settings, opened
 
 SETTINGS = Settings.model_validate({"cluster": {"workers": 1}, "influence": {"method": "factored", "sample": 24}})
 
@@ -96,9 +99,28 @@ def test_a_delivery_that_is_made_up_has_near_copies_and_the_same_rows_however_la
     assert 20 < find_duplicates(since(many, pl.DataFrame(schema=CLAIMS.schema))).height < 120
 
 
+def test_a_night_of_made_up_works_runs_from_its_delivery_to_its_credits(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale_night, "in_new_process", lambda function, *arguments: function(*arguments))
+    small = {"OUTPUTS": 6, "TRAININGS": 1, "CLUSTER": scale_night.CLUSTER | {"workers": 1, "processes": False}}
+    for name, value in small.items():
+        monkeypatch.setattr(scale_night, name, value)
+    result = scale_night.scale(tmp_path, local_settings(device="cpu", workers=1), opened, 300)
+    others = ("corpus.ingest", "counterfactuals.plan", "counterfactuals.train")
+    assert list(result["stages"]) == [*others, *(stage.name for stage in STAGES if stage != APPROVE)]
+    assert all(cost["processor"] > 0 and cost["memory"] > 0 for cost in result["stages"].values())
+    assert result["stages"]["features.featurise"]["bytes"] > 0
+    _, _, credits = read_export(Store(f"file://{tmp_path}", {}), str(scale_night.DAY))
+    assert credits["output_id"].n_unique() == 6
+
+
 def test_the_command_prints_json_and_names_an_unknown_part(request_of, shown, refused):
     words = ("bench", *words_of(request_of, "corpus", "model", "outputs"), "--parts")
     assert json.loads(shown(*words, "scoring", "--device", "cpu"))["scoring"]["ratio"] > 0
     error = refused(*words, "speed")
-    assert "expected some of features, scoring, memory, workers, night, likelihoods, royalty, ingest, found 'speed'" in error
-    assert "--model: expected a path, for all parts but ingest, found none" in refused(*words[:3], "--parts", "scoring")
+    assert (
+        "expected some of features, scoring, memory, workers, night, likelihoods, royalty, ingest, scale, found 'speed'"
+        in error
+    )
+    assert "--model: expected a path, for all parts but ingest and scale, found none" in refused(
+        *words[:3], "--parts", "scoring"
+    )
