@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -79,6 +79,17 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     """A frame as Parquet bytes; equal frames give equal bytes."""
     buffer = io.BytesIO()
     frame.rechunk().write_parquet(buffer, compression="zstd", statistics=True, row_group_size=65_536)
+    return buffer.getvalue()
+
+
+def parquet_of(parts: Iterable[pl.DataFrame]) -> bytes:
+    """A table as Parquet bytes, of which one part at a time is in memory; equal parts give equal bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, part in enumerate(parts):
+            part.rechunk().write_parquet(f"{folder}/{number:06d}.parquet", compression="lz4")
+        buffer = io.BytesIO()
+        table = pl.scan_parquet(sorted(Path(folder).iterdir()), hive_partitioning=False, glob=False)
+        table.sink_parquet(buffer, compression="zstd", statistics=True, row_group_size=65_536, maintain_order=True)
     return buffer.getvalue()
 
 

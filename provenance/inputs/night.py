@@ -13,6 +13,7 @@ A night with the same inputs is the same night: its stages find their manifests 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 # Increase a number when the meaning of a stage's result changes. Versions are inputs of a night: a day that is run again
 # becomes another night, and earlier nights keep their folders and features.
-VERSIONS = {"features": 5, "curvature": 10, "scores": 7, "likelihoods": 2, "estimate": 4, "shares": 4}
+VERSIONS = {"features": 5, "curvature": 10, "scores": 8, "likelihoods": 2, "estimate": 5, "shares": 5}
 
 REMOVED = "removed.json"
 OPTIONAL = ("choices", "counterfactuals")
-# The file of the works behind shares, by the stage that wrote it (`shares_stage`).
-EVIDENCE_OF = {"estimate": "evidence.parquet", "values": "works.parquet"}
+# The table of the works behind shares, by the stage that wrote it (`shares_stage`).
+EVIDENCE_OF = {"estimate": "evidence", "values": "works"}
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,33 @@ def removal_error(store: Store, folder: str, error: StoreError) -> StoreError:
 def read_written(store: Store, folder: str, stage: str, name: str) -> pl.DataFrame:
     """A table that a stage of the night wrote, checked against the stage's manifest."""
     return from_parquet(read_checked(store, folder, stage, name), store.locate(f"{folder}/{name}"))
+
+
+def part_file(table: str, part: int) -> str:
+    """The file of a table for a part of the outputs, so that no file grows with all outputs and parties."""
+    return f"{table}/{part:06d}.parquet"
+
+
+def files_of(writes: Mapping[str, str], table: str) -> list[str]:
+    """The files of a table among those that a stage wrote, in the order of the outputs; earlier nights have one file."""
+    return sorted(file for file in writes if file == f"{table}.parquet" or file.startswith(f"{table}/"))
+
+
+def digest_of(writes: Mapping[str, str], table: str) -> str:
+    """The digest of a table among those that a stage wrote: that of its only file, or of the digests of its files."""
+    files = files_of(writes, table)
+    return writes[files[0]] if len(files) == 1 else digest([writes[file] for file in files])
+
+
+def read_parts(store: Store, folder: str, stage: str, table: str) -> Iterator[pl.DataFrame]:
+    """A table that a stage of the night wrote, checked, one part of the outputs after another."""
+    for file in files_of(read_manifest(store, folder, stage)["writes"], table):
+        yield read_written(store, folder, stage, file)
+
+
+def read_whole(store: Store, folder: str, stage: str, table: str) -> pl.DataFrame:
+    """A table that a stage of the night wrote, checked, with all its parts."""
+    return pl.concat(read_parts(store, folder, stage, table))
 
 
 def read_checked(store: Store, folder: str, stage: str, name: str) -> bytes:

@@ -16,7 +16,7 @@ from provenance.core.where import Where
 from provenance.features.stage import featurise, plan
 from provenance.influence.stage import fit_curvature, score
 from provenance.inputs.contracts import Contract
-from provenance.inputs.night import VERSIONS, Night, load_night, read_manifest, read_written, subject_of_night
+from provenance.inputs.night import VERSIONS, Night, load_night, read_manifest, read_whole, subject_of_night
 from provenance.local.attribute import WORK, copy_models
 from provenance.models.subject import with_duplicates
 from provenance.royalty.shares import by_contract
@@ -60,7 +60,7 @@ def royalty(
         models = copy_models(counterfactuals, subject_of_night(store, night, local.settings.model.cache))
         night = replace(night, counterfactuals=models)
     night = value_night(local, night, contract)
-    table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
+    table = read_whole(store, night.folder, "estimate", "rule_shares")
     outputs = night.read_outputs(store).select("output_id").with_columns(contract=pl.lit(CONTRACT))
     report = read_manifest(store, night.folder, "estimate")["copies"][contract.duplicates]
     failed = unsupported({contract.duplicates: report}, contract)

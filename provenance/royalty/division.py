@@ -1,14 +1,15 @@
-"""Divides a night's outputs among parties, under every rule that can be computed.
+"""Divides a night's outputs among parties, under every rule that can be computed; a file for each part of the outputs.
 
-nights/.../rule_shares.parquet      shares by rule, output and party
-nights/.../party_influence.parquet  influence of parties, components as fitted
-nights/.../evidence.parquet         works behind the influence
+nights/.../rule_shares/<part>.parquet      shares by rule, output and party
+nights/.../party_influence/<part>.parquet  influence of parties, components as fitted
+nights/.../evidence/<part>.parquet         works behind the influence
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,12 @@ from provenance.core.where import Where
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import read_influence, read_parties
 from provenance.influence.scores import party_influence, reweight_evidence
-from provenance.inputs.contracts import Contract, assign
+from provenance.inputs.contracts import assign
 from provenance.inputs.holders import OPTED_OUT
 from provenance.inputs.methods import WORDS
-from provenance.inputs.night import Night, read_manifest, read_written
+from provenance.inputs.night import Night, part_file, read_manifest, read_written
 from provenance.royalty import estimate, fidelity
 from provenance.royalty import shares as rules
-from provenance.royalty.holdings import flat_weights
 from provenance.royalty.likelihoods import read_outcomes
 from provenance.royalty.opted_out import SHARES_APART, Withdrawn
 from provenance.royalty.shares import BY_VALUE, RuleTable
@@ -64,11 +64,11 @@ def estimate_copies(where: Where, night: Night, rule: str, holdings: pl.DataFram
     if problems or not any_outputs:
         report = {"weights": "default", "models": len(outcomes.inside), "failed": problems}
         return Estimated(parties, default, None, report)
-    influence = [read_influence(store, night, rule, part).sums[:, :, paid] for part in range(len(night.parts))]
-    projected, projected_aside = (
-        np.concatenate([estimate.project(models, sums.transpose(0, 2, 1)) for sums in influence], axis=2)
-        for models in (outcomes, aside)
-    )
+    by_part = []
+    for part in range(len(night.parts)):
+        sums = read_influence(store, night, rule, part).sums[:, :, paid].transpose(0, 2, 1)
+        by_part.append([estimate.project(models, sums) for models in (outcomes, aside)])
+    projected, projected_aside = (np.concatenate(parts, axis=2) for parts in zip(*by_part, strict=True))
     fitted = estimate.fit(outcomes, projected)
     weights = fitted.theta if fitted.theta.any() else default
     words = np.array([name.startswith(WORDS) for name in names])
@@ -88,68 +88,99 @@ def assigned_contracts(store: Store, night: Night) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Division:
-    """The tables of a night's division, collected for one rule on copies after another.
+    """What divides a night's outputs.
 
     Attributes:
         assigned: from `assigned_contracts`.
-        opted_out: shares of opted-out works.
-        tables: parts of each of `TABLES`.
+        estimated: by rule on copies.
+        flat: weights of parties by count, by contract.
     """
 
     store: Store
     night: Night
     assigned: pl.DataFrame
-    opted_out: Withdrawn
-    tables: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {name: [] for name in TABLES})
-
-    def outputs_of(self, contracts: Collection[Contract]) -> list[str]:
-        """The outputs of some contracts."""
-        names = [contract.name for contract in contracts]
-        return self.assigned.filter(pl.col("contract").is_in(names))["output_id"].to_list()
-
-    def add_flat(self, contract: Contract, holdings: pl.DataFrame) -> None:
-        """Add shares by count, for a contract's outputs."""
-        outputs, weights = self.outputs_of([contract]), flat_weights(holdings, contract.flat_by)
-        self.tables["rule_shares"].append(rules.flat(weights.filter(pl.col("account") != OPTED_OUT), outputs))
-        self.opted_out.flat(weights, outputs)
-
-    def add_estimated(self, rule: str, estimated: Estimated) -> None:
-        """Add shares for the outputs of all contracts with this rule on copies, one part of the outputs after another."""
-        night, fitted = self.night, estimated.fitted
-        covered = set(self.outputs_of([contract for contract in night.contracts if contract.duplicates == rule]))
-        paid = (estimated.parties["account"] != OPTED_OUT).to_numpy()
-        parties = estimated.parties.filter(paid)
-        by_value = {} if fitted is None else {name: estimate.rule_named(name, fitted) for name in BY_VALUE}
-        drawn = {} if fitted is None else {name: estimate.deviations(fitted, value) for name, value in by_value.items()}
-        evidence = read_written(self.store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
-        if evidence.height:
-            shown = evidence.filter(pl.col("output_id").is_in(list(covered)) & (pl.col("account") != OPTED_OUT))
-            self.tables["evidence"].append(reweight_evidence(shown, estimated.weights, night.method["evidence"]))
-        start = 0
-        for part in range(len(night.parts)):
-            influence = read_influence(self.store, night, rule, part)
-            chosen = np.array([at for at, output in enumerate(influence.output_ids) if output in covered], dtype=np.int64)
-            ids = [influence.output_ids[at] for at in chosen]
-            sums = influence.sums[:, chosen][:, :, paid]
-            by_component = estimated.weights[:, None, None] * sums
-            self.tables["party_influence"].append(party_influence(parties, by_component.sum(axis=0), ids))
-            tables = [rules.from_components(by_component, ids, parties)]
-            for name, value in by_value.items():
-                assert fitted is not None
-                shares = estimate.shares(fitted, value, sums.transpose(0, 2, 1), start + chosen, drawn[name])
-                tables.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
-            self.tables["rule_shares"] += [table.frame() for table in tables]
-            if self.opted_out.claims is not None:
-                of_works = np.einsum("k,kqw->qw", estimated.weights, influence.sums[:, chosen][:, :, ~paid])
-                self.opted_out.by_influence(estimated.parties.filter(~paid), of_works, by_component.sum(axis=0), tables)
-            start += len(influence.output_ids)
+    estimated: Mapping[str, Estimated]
+    flat: Mapping[str, pl.DataFrame]
 
     def write(self) -> dict[str, str]:
-        """Write the tables; returns their digests by name."""
-        folder, writes = self.night.folder, {}
-        for name, schema in TABLES.items():
-            table = pl.concat([pl.DataFrame(schema=schema.schema), *self.tables[name]]).sort(*schema.key)
-            writes[f"{name}.parquet"] = self.store.write_table(f"{folder}/{name}.parquet", table)
-        if self.night.choices:
-            writes[SHARES_APART] = self.store.write_table(f"{folder}/{SHARES_APART}", self.opted_out.shares())
+        """Write the tables, one part of the outputs after another; returns the digests of their files."""
+        store, night, writes = self.store, self.night, dict[str, str]()
+        opted_out = Withdrawn.of(store, night)
+        by_rule = [_Estimates.of(store, night, rule, estimated) for rule, estimated in self.estimated.items()]
+        for part in range(max(1, len(night.parts))):
+            tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+            if night.parts:
+                self._divide(part, tables, by_rule, opted_out)
+            for name, schema in TABLES.items():
+                table = pl.concat([pl.DataFrame(schema=schema.schema), *tables[name]]).sort(*schema.key)
+                file = part_file(name, part)
+                writes[file] = store.write_table(f"{night.folder}/{file}", table)
+        if night.choices:
+            writes[SHARES_APART] = store.write_table(f"{night.folder}/{SHARES_APART}", opted_out.shares())
         return writes
+
+    def _divide(
+        self, part: int, tables: dict[str, list[pl.DataFrame]], by_rule: Sequence[_Estimates], opted_out: Withdrawn
+    ) -> None:
+        """Add the tables of a part of the outputs."""
+        ids = self.store.read_table(self.night.parts[part].key, columns=["output_id"])["output_id"]
+        contract_of = dict(self.assigned.filter(pl.col("output_id").is_in(ids.implode())).iter_rows())
+        for contract in self.night.contracts:
+            outputs = [output for output in ids if contract_of[output] == contract.name]
+            weights = self.flat[contract.name]
+            tables["rule_shares"].append(rules.flat(weights.filter(pl.col("account") != OPTED_OUT), outputs))
+            opted_out.flat(weights, outputs)
+        for estimates in by_rule:
+            covered = {contract.name for contract in self.night.contracts if contract.duplicates == estimates.rule}
+            chosen = [at for at, output in enumerate(ids) if contract_of[output] in covered]
+            estimates.add(part, np.array(chosen, dtype=np.int64), tables, opted_out)
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """The estimate under a rule on copies, with all that does not depend on the part of the outputs.
+
+    Attributes:
+        first: the place in the night of the first output of each part.
+        evidence: candidates.
+        by_value: rules that need counterfactual models, with draws of their errors.
+    """
+
+    store: Store
+    night: Night
+    rule: str
+    estimated: Estimated
+    first: list[int]
+    evidence: pl.DataFrame
+    by_value: dict[str, tuple[estimate.Rule, estimate.Deviations]]
+
+    @classmethod
+    def of(cls, store: Store, night: Night, rule: str, estimated: Estimated) -> _Estimates:
+        fitted, by_value = estimated.fitted, {}
+        if fitted is not None:
+            named = {name: estimate.rule_named(name, fitted) for name in BY_VALUE}
+            by_value = {name: (value, estimate.deviations(fitted, value)) for name, value in named.items()}
+        evidence = read_written(store, night.folder, "scores", f"influence/{rule}-evidence.parquet")
+        return cls(store, night, rule, estimated, [0, *accumulate(part.rows for part in night.parts)], evidence, by_value)
+
+    def add(self, part: int, chosen: np.ndarray, tables: dict[str, list[pl.DataFrame]], opted_out: Withdrawn) -> None:
+        """Add the tables of some outputs of a part, by their places in it."""
+        estimated, fitted = self.estimated, self.estimated.fitted
+        paid = (estimated.parties["account"] != OPTED_OUT).to_numpy()
+        parties, influence = estimated.parties.filter(paid), read_influence(self.store, self.night, self.rule, part)
+        ids = [influence.output_ids[at] for at in chosen]
+        if self.evidence.height:
+            shown = self.evidence.filter(pl.col("output_id").is_in(ids))
+            tables["evidence"].append(reweight_evidence(shown, estimated.weights, self.night.method["evidence"]))
+        sums = influence.sums[:, chosen][:, :, paid]
+        by_component = estimated.weights[:, None, None] * sums
+        tables["party_influence"].append(party_influence(parties, by_component.sum(axis=0), ids))
+        ruled = [rules.from_components(by_component, ids, parties)]
+        for name, (value, drawn) in self.by_value.items():
+            assert fitted is not None
+            shares = estimate.shares(fitted, value, sums.transpose(0, 2, 1), self.first[part] + chosen, drawn)
+            ruled.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
+        tables["rule_shares"] += [table.frame() for table in ruled]
+        if opted_out.claims is not None:
+            of_works = np.einsum("k,kqw->qw", estimated.weights, influence.sums[:, chosen][:, :, ~paid])
+            opted_out.by_influence(estimated.parties.filter(~paid), of_works, by_component.sum(axis=0), ruled)

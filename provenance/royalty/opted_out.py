@@ -17,7 +17,7 @@ from provenance.core.tables import WITHDRAWN
 from provenance.corpus.holdings import PARTY
 from provenance.inputs.contracts import Contract
 from provenance.inputs.holders import OPTED_OUT, numbered_claims, opted_out_works
-from provenance.inputs.night import Night, read_manifest, read_written
+from provenance.inputs.night import Night, files_of, read_manifest, read_parts, read_written
 from provenance.royalty import shares as rules
 from provenance.royalty.shares import RuleTable, of_works
 
@@ -98,17 +98,21 @@ def withdrawn(
     outputs: pl.DataFrame,
     contracts: Mapping[str, Contract],
     weights: Mapping[str, float],
-    shares: pl.DataFrame,
+    writes: Mapping[str, str],
     pools: pl.DataFrame,
 ) -> pl.DataFrame:
     """The withdrawn table of a night: the part of the day's pools that rests on each opted-out work.
 
     Args:
-        outputs: `output_id, contract`; shares: the shares table; pools: `output_id, currency, pool`.
+        outputs: `output_id, contract`; writes: the files of the shares table; pools: `output_id, currency, pool`.
     """
     works = read_written(store, night.folder, "estimate", SHARES_APART)
-    rule_shares = read_written(store, night.folder, "estimate", "rule_shares.parquet")
-    paid = of_works(works, rule_shares, outputs, contracts, weights=weights, shares=shares)
+    of_parts = []
+    for ruled, file in zip(read_parts(store, night.folder, "estimate", "rule_shares"), files_of(writes, "shares"), strict=True):
+        shares = store.read_table(f"{night.folder}/{file}")
+        here = outputs.join(shares.select("output_id").unique(), on="output_id", how="semi", maintain_order="left")
+        of_parts.append(of_works(works, ruled, here, contracts, weights=weights, shares=shares))
+    paid = pl.concat(of_parts)
     influence = works.filter(pl.col("rule") == rules.PROPORTIONAL).select("output_id", "work", part="share")
     numbered = opted_out_works(store, night)
     weights_of_outputs = pools.filter(pl.col("pool") > 0).with_columns(pl.col("pool") / pl.col("pool").sum().over("currency"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,17 @@ def resampled(parts: np.ndarray, draws: int, confidence: float, seed: int) -> tu
     Returns:
         lower and upper ends of `max(0, sum) / sum max(0, sum)`, each `(O,)`.
     """
-    weights = np.random.default_rng(seed).dirichlet(np.ones(len(parts)), size=draws) * len(parts)
-    shares = positive_shares((weights @ parts).T)
-    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
+    return _ends(_drawn(len(parts), draws, seed) @ parts, confidence)
+
+
+def _drawn(sources: int, draws: int, seed: int) -> np.ndarray:
+    """Weights of the sources in each draw, with a mean of one, `(draws, sources)`."""
+    return np.random.default_rng(seed).dirichlet(np.ones(sources), size=draws) * sources
+
+
+def _ends(drawn: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of shares, each `(O,)`, from values in each draw, `(draws, O)`."""
+    low, high = np.quantile(positive_shares(drawn.T), [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
     return low, high
 
 
@@ -183,39 +191,78 @@ def of_works(
     return pl.concat(parts).sort("output_id", "work")
 
 
-def over_night(shares: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
+def over_night(shares: Iterable[pl.DataFrame], pools: pl.DataFrame) -> pl.DataFrame:
     """Each party's share of a night's pools together, with an interval.
 
     The interval combines two independent errors: resampled outputs (Bayesian bootstrap), and the intervals of the single
     shares, which rest on the same checkpoints and so add up.
 
     Args:
-        shares: the shares table.
+        shares: parts of the shares table, each with all rows of its outputs.
         pools: `output_id, currency, pool`, in any unit.
 
     Returns:
         The night shares table; a currency without a pool has no rows.
     """
-    parts = [pl.DataFrame(schema=NIGHT_SHARES.schema)]
-    for (currency,), group in pools.filter(pl.col("pool") > 0).sort("output_id").group_by("currency", maintain_order=True):
-        rows = group.join(shares, on="output_id", maintain_order="left")
-        weight = pl.col("pool") / group["pool"].sum()
-        wide = [
-            rows.with_columns(part=weight * pl.col(column) / PPB)
-            .pivot("output_id", index=["account", "party_id"], values="part", sort_columns=True)
-            .sort("account", "party_id")
-            for column in ("share_ppb", "low_ppb", "high_ppb")
-        ]
-        by_output, *ends = (frame.drop("account", "party_id").fill_null(0.0).to_numpy().T for frame in wide)
-        share = by_output.sum(axis=0)
-        spread = [
-            np.sqrt((drawn - share) ** 2 + (end.sum(axis=0) - share) ** 2)
-            for drawn, end in zip(resampled(by_output, DRAWS, CONFIDENCE, SEED), ends, strict=True)
-        ]
-        rounded = [np.rint(np.clip(end, 0, 1) * PPB).astype(np.int64) for end in (share, share - spread[0], share + spread[1])]
-        columns = dict(zip(("share_ppb", "low_ppb", "high_ppb"), rounded, strict=True))
-        parts.append(wide[0].select(pl.lit(currency).alias("currency"), "account", "party_id").with_columns(**columns))
-    return pl.concat(parts).sort(*NIGHT_SHARES.key)
+    outputs = pools.filter(pl.col("pool") > 0).sort("output_id")
+    nights = {str(currency): _Night.of(group) for (currency,), group in outputs.group_by("currency", maintain_order=True)}
+    for part in shares:
+        for night in nights.values():
+            night.add(part)
+    parts = [night.table().with_columns(currency=pl.lit(currency)) for currency, night in nights.items()]
+    return pl.concat([NIGHT_SHARES.frame(), *(part.select(*NIGHT_SHARES.columns) for part in parts)]).sort(*NIGHT_SHARES.key)
+
+
+@dataclass
+class _Night:
+    """Sums over the outputs of a currency, as they are added.
+
+    Attributes:
+        outputs: `output_id, place, weight`: the part that an output has of the pools.
+        draws: weights of the outputs in each draw, `(draws, outputs)`.
+        parties: `account, party_id, column`.
+        sums: of shares and of the ends of their intervals, `(3, parties)`; drawn: of shares in each draw, `(draws, parties)`.
+    """
+
+    outputs: pl.DataFrame
+    draws: np.ndarray
+    parties: pl.DataFrame
+    sums: np.ndarray
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, pools: pl.DataFrame) -> _Night:
+        weight = pl.col("pool") / pools["pool"].sum()
+        outputs = pools.with_row_index("place").select("output_id", "place", weight=weight)
+        parties = pl.DataFrame(schema={"account": pl.String, "party_id": pl.String, "column": pl.UInt32})
+        return cls(outputs, _drawn(pools.height, DRAWS, SEED), parties, np.zeros((3, 0)), np.zeros((DRAWS, 0)))
+
+    def add(self, shares: pl.DataFrame) -> None:
+        """Add the shares of some outputs."""
+        key = ["account", "party_id"]
+        rows = shares.join(self.outputs, on="output_id", maintain_order="left")
+        new = rows.select(key).unique(maintain_order=True).join(self.parties, on=key, how="anti", maintain_order="left")
+        numbered = new.with_row_index("column", offset=self.parties.height).select(self.parties.columns)
+        self.parties = pl.concat([self.parties, numbered])
+        rows = rows.join(self.parties, on=key, maintain_order="left")
+        count, column, weight = self.parties.height, rows["column"].to_numpy(), rows["weight"].to_numpy()
+        more = ((0, 0), (0, count - self.sums.shape[1]))
+        self.sums, self.drawn = np.pad(self.sums, more), np.pad(self.drawn, more)
+        parts = [weight * rows[name].to_numpy() / PPB for name in ("share_ppb", "low_ppb", "high_ppb")]
+        self.sums += [np.bincount(column, weights=part, minlength=count) for part in parts]
+        places, row = np.unique(rows["place"].to_numpy(), return_inverse=True)
+        by_output = np.zeros((len(places), count))
+        by_output[row, column] = parts[0]
+        self.drawn += self.draws[:, places] @ by_output
+
+    def table(self) -> pl.DataFrame:
+        """`account, party_id` with the share and its interval."""
+        share, low, high = self.sums
+        ends = zip(_ends(self.drawn, CONFIDENCE), (low, high), strict=True)
+        spread = [np.sqrt((drawn - share) ** 2 + (end - share) ** 2) for drawn, end in ends]
+        columns = {"share_ppb": share, "low_ppb": share - spread[0], "high_ppb": share + spread[1]}
+        rounded = {name: np.rint(np.clip(value, 0, 1) * PPB).astype(np.int64) for name, value in columns.items()}
+        return self.parties.drop("column").with_columns(**rounded)
 
 
 def to_ppb(values: np.ndarray) -> np.ndarray | None:

@@ -11,6 +11,7 @@ A stage that finds its manifest imports nothing that computes: neither torch nor
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Any
 
 import polars as pl
@@ -20,7 +21,7 @@ from provenance.core.store import canonical_json, digest
 from provenance.core.tables import ESCROW, PAYABLE
 from provenance.core.where import Where
 from provenance.inputs.holders import duplicate_rules
-from provenance.inputs.night import night_to_compute, read_manifest, read_written, with_terms
+from provenance.inputs.night import night_to_compute, part_file, read_manifest, read_parts, with_terms
 from provenance.royalty.credits import CREDITED, find_spans, find_verbatim, method_of
 from provenance.royalty.shares import by_contract, over_night
 from provenance.royalty.support import rule_weights
@@ -54,27 +55,25 @@ def estimate(where: Where, folder: str) -> str:
     if store.exists(f"{folder}/estimate.json"):
         estimate_log.info("estimate: reused")
         return folder
-    from provenance.royalty.division import Division, assigned_contracts, estimate_copies  # with SciPy
-    from provenance.royalty.holdings import corpus_holdings
-    from provenance.royalty.opted_out import Withdrawn
+    from provenance.royalty.division import Division, Estimated, assigned_contracts, estimate_copies  # with SciPy
+    from provenance.royalty.holdings import corpus_holdings, flat_weights
 
     night, scores = night_to_compute(store, folder), read_manifest(store, folder, "scores")
-    division = Division(store, night, assigned_contracts(store, night), Withdrawn.of(store, night))
-    reports = {}
+    estimated, flat = dict[str, Estimated](), dict[str, pl.DataFrame]()
     for rule in duplicate_rules(night):
         holdings = corpus_holdings(store, night, rule)
-        estimated = estimate_copies(where, night, rule, holdings)
-        components = dict(zip(scores["components"], estimated.weights.tolist(), strict=True))
-        reports[rule] = {"components": components, **estimated.report}
-        for contract in night.contracts:
-            if contract.duplicates == rule:
-                division.add_flat(contract, holdings)
-        division.add_estimated(rule, estimated)
+        estimated[rule] = estimate_copies(where, night, rule, holdings)
+        contracts = [contract for contract in night.contracts if contract.duplicates == rule]
+        flat |= {contract.name: flat_weights(holdings, contract.flat_by) for contract in contracts}
+    assigned = assigned_contracts(store, night)
     manifest: dict[str, Any] = {
         "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},
-        "writes": division.write(),
-        "contracts": dict(division.assigned.select("output_id", "contract").iter_rows()),
-        "copies": reports,
+        "writes": Division(store, night, assigned, estimated, flat).write(),
+        "contracts": dict(assigned.select("output_id", "contract").iter_rows()),
+        "copies": {
+            rule: {"components": dict(zip(scores["components"], found.weights.tolist(), strict=True)), **found.report}
+            for rule, found in estimated.items()
+        },
     }
     store.write(f"{folder}/estimate.json", canonical_json(manifest))
     return folder
@@ -92,30 +91,35 @@ def share(where: Where, folder: str) -> str:
     outputs = pl.DataFrame(
         list(estimated["contracts"].items()), schema={"output_id": pl.String, "contract": pl.String}, orient="row"
     )
-    shares = by_contract(read_written(store, folder, "estimate", "rule_shares.parquet"), outputs, contracts, weights)
     pools = with_terms(store, night, night.read_outputs(store)).select(
         "output_id", "currency", pool=pl.col("revenue_minor").cast(pl.Float64) * (PPB - pl.col("developer_ppb"))
     )
+    writes, credited = dict[str, str](), set[tuple[str, str]]()
+    for part, ruled in enumerate(read_parts(store, folder, "estimate", "rule_shares")):
+        ids = store.read_table(night.outputs[part].key, columns=["output_id"])["output_id"]
+        shares = by_contract(ruled, outputs.filter(pl.col("output_id").is_in(ids.implode())), contracts, weights)
+        file = part_file("shares", part)
+        writes[file] = store.write_table(f"{folder}/{file}", shares)
+        credited |= set(shares.select("account", "party_id").unique().iter_rows())
+    parts = (store.read_table(f"{folder}/{file}") for file in list(writes))
+    writes["night_shares.parquet"] = store.write_table(f"{folder}/night_shares.parquet", over_night(parts, pools))
     manifest: dict[str, Any] = {
         "reads": estimated["writes"],
-        "writes": {
-            "shares.parquet": store.write_table(f"{folder}/shares.parquet", shares),
-            "night_shares.parquet": store.write_table(f"{folder}/night_shares.parquet", over_night(shares, pools)),
-        },
+        "writes": writes,
         "weights": weights,
         "unsupported": failed,
     }
     if night.choices:
         from provenance.royalty.opted_out import WITHDRAWN_FILE, withdrawn
 
-        table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, shares=shares, pools=pools)
+        table = withdrawn(store, night, outputs=outputs, contracts=contracts, weights=weights, writes=writes, pools=pools)
         manifest["writes"][WITHDRAWN_FILE] = store.write_table(f"{folder}/{WITHDRAWN_FILE}", table)
     store.write(f"{folder}/shares.json", canonical_json(manifest))
     for name, contract in contracts.items():
         if weights[name] < 1:
             reasons, rest = "; ".join(failed[name] or ["its signal is too weak"]), 100 * (1 - weights[name])
             share_log.warning("contract %r, %s: %s; %.0f %% by %s", name, contract.rule, reasons, rest, contract.fallback)
-    counts = {account: shares.filter(pl.col("account") == account)["party_id"].n_unique() for account in (PAYABLE, ESCROW)}
+    counts = Counter(account for account, _ in credited)
     share_log.info("shares: %d owners credited, %d in escrow", counts[PAYABLE], counts[ESCROW])
     return folder
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 
 from provenance.core.money import NANO, PPB, allocate
 from provenance.core.store import Store, digest
 from provenance.core.tables import UNATTRIBUTED
-from provenance.inputs.night import Night, read_manifest, read_written, with_terms
+from provenance.inputs.night import Night, read_manifest, read_parts, with_terms
 from provenance.settlement.accounts import DEVELOPER, RECEIVABLE, Account
 
 
@@ -33,19 +34,24 @@ def credit_outputs(outputs: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
     return joined.drop("revenue_minor", "developer_ppb").with_columns(pl.Series("amount_nanominor", amounts, dtype=pl.Int64))
 
 
-def accrue(outputs: pl.DataFrame, credits: pl.DataFrame) -> dict[Account, int]:
+def accrue(outputs: pl.DataFrame, credits: Iterable[pl.DataFrame]) -> dict[Account, int]:
     """The day's amounts per account in minor units: debits positive, credits negative, summing to zero per currency.
 
     Amounts are rounded once per account and day (largest remainder), not once per output, so nobody loses cents.
+
+    Args:
+        credits: parts of the result of `credit_outputs`.
     """
     exact: dict[str, dict[Account, int]] = defaultdict(lambda: defaultdict(int))
     revenue: dict[str, int] = defaultdict(int)
     for currency, amount, developer_ppb in outputs.select("currency", "revenue_minor", "developer_ppb").iter_rows():
         revenue[currency] += amount
         exact[currency][Account(DEVELOPER, "", currency)] += amount * developer_ppb
-    for account, party, currency, amount in credits.select("account", "party_id", "currency", "amount_nanominor").iter_rows():
-        # Credits may name a party that gets no money; there is one account for all unattributed amounts.
-        exact[currency][Account(account, "" if account == UNATTRIBUTED else party, currency)] += amount
+    for part in credits:
+        sums = part.group_by("account", "party_id", "currency").agg(pl.col("amount_nanominor").cast(pl.Int128).sum())
+        for account, party, currency, amount in sums.iter_rows():
+            # Credits may name a party that gets no money; there is one account for all unattributed amounts.
+            exact[currency][Account(account, "" if account == UNATTRIBUTED else party, currency)] += amount
 
     amounts: dict[Account, int] = {}
     for currency, total in sorted(revenue.items()):
@@ -68,7 +74,8 @@ def accrued(store: Store, night: Night, outputs: pl.DataFrame) -> dict[Account, 
     return accrue(with_terms(store, night, outputs), credited(store, night, outputs))
 
 
-def credited(store: Store, night: Night, outputs: pl.DataFrame) -> pl.DataFrame:
-    """A night's amounts by output and party (see `credit_outputs`)."""
-    shares = read_written(store, night.folder, "shares", "shares.parquet")
-    return credit_outputs(with_terms(store, night, outputs), shares)
+def credited(store: Store, night: Night, outputs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """A night's amounts by output and party (see `credit_outputs`), one part of the outputs after another."""
+    terms = with_terms(store, night, outputs)
+    for shares in read_parts(store, night.folder, "shares", "shares"):
+        yield credit_outputs(terms, shares)

@@ -26,7 +26,7 @@ from provenance.corpus.delivery import Corpus, read_corpus
 from provenance.corpus.ownership import parties
 from provenance.influence import audits
 from provenance.inputs.contracts import Contract
-from provenance.inputs.night import Night, read_written, subject_of_night
+from provenance.inputs.night import Night, read_whole, subject_of_night
 from provenance.local.attribute import Request, folder_night
 from provenance.local.royalty import value_night
 from provenance.models.counterfactual_training import train_set
@@ -242,7 +242,7 @@ def _shares(
     subject = replace(subject_of_night(store, plain, local.settings.model.cache), corpus=corpus)
     chosen = train_set(local, subject, trainings)
     night = value_night(local, replace(plain, counterfactuals=chosen), contract)
-    table = read_written(store, night.folder, "estimate", "rule_shares.parquet")
+    table = read_whole(store, night.folder, "estimate", "rule_shares")
     outputs = night.read_outputs(store).height
     means: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
     for rule, party, share in table.group_by("rule", "party_id").agg(pl.col("share").sum() / outputs).iter_rows():

@@ -15,7 +15,7 @@ from provenance.core.errors import ContractError
 from provenance.core.where import Where
 from provenance.influence import audits
 from provenance.inputs.contracts import Contract
-from provenance.inputs.night import Night, read_manifest, read_written, subject_of_night
+from provenance.inputs.night import Night, read_manifest, read_whole, subject_of_night
 from provenance.local.royalty import value_night
 from provenance.models.counterfactual_training import train_set
 from provenance.royalty.fidelity import rank_correlations
@@ -125,7 +125,7 @@ def estimates(
     subject = subject_of_night(store, night, where.settings.model.cache)
     contract = Contract(name="audited", developer_ppb=0, duplicates="off")
     valued = value_night(where, replace(night, counterfactuals=train_set(where, subject, trainings)), contract)
-    table = read_written(store, valued.folder, "estimate", "rule_shares.parquet")
+    table = read_whole(store, valued.folder, "estimate", "rule_shares")
     outputs = night.read_outputs(store)["output_id"].to_list()
     shares = {rule: np.zeros((3, len(owners), len(outputs))) for rule in BY_VALUE}
     columns = ("rule", "party_id", "output_id", "share", "low", "high")

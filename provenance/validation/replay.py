@@ -15,7 +15,7 @@ from provenance.core.store import Store, canonical_json, sha256
 from provenance.core.version import code_version
 from provenance.core.where import Where
 from provenance.corpus.shards import corpus_key, load_frozen
-from provenance.inputs.night import load_night
+from provenance.inputs.night import digest_of, load_night
 from provenance.models.counterfactual_records import read_record
 from provenance.models.stored import stored_keys
 from provenance.settlement import ledger
@@ -105,7 +105,7 @@ def _stages(scratch: Store, manifest: Mapping[str, Any]) -> Iterator[str]:
     computed = {
         "scores": scores,
         "estimate": estimate,
-        "shares": shares["shares.parquet"],
+        "shares": digest_of(shares, "shares"),
         "night_shares": shares["night_shares.parquet"],
     }
     for name, digests in computed.items():

@@ -22,7 +22,7 @@ from provenance.core.store import Store, digest, sha256
 from provenance.corpus import records
 from provenance.corpus.shards import CURRENT, FrozenCorpus, corpus_in_force, corpus_key, load_frozen
 from provenance.influence import audits
-from provenance.inputs.night import Night, load_night, read_manifest
+from provenance.inputs.night import Night, digest_of, files_of, load_night, read_manifest
 from provenance.models import counterfactual_records
 from provenance.settlement.months.periods import bank_folder, closing_folder, payments_folder, statements_folder
 
@@ -159,9 +159,11 @@ def _trained(run: StageRun) -> Iterable[Dataset]:
 
 def _written(run: StageRun, stage: str, contract: tables.TableSchema) -> Iterable[Dataset]:
     """A table that a stage of the night wrote, in the version that its manifest names."""
-    file = f"{contract.name}.parquet"
-    version = run.manifest(stage)["writes"].get(file)
-    return [Dataset(f"nights/{file}", f"{run.folder}/{file}", version, contract)] if version else []
+    writes, file = run.manifest(stage)["writes"], f"{contract.name}.parquet"
+    if not files_of(writes, contract.name):
+        return []
+    place = file if file in writes else contract.name  # a file, or a folder with one for each part of the outputs
+    return [Dataset(f"nights/{file}", f"{run.folder}/{place}", digest_of(writes, contract.name), contract)]
 
 
 def _credited(run: StageRun, contract: tables.TableSchema) -> Iterable[Dataset]:

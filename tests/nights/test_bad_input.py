@@ -138,10 +138,10 @@ def test_a_table_changed_after_its_stage_is_not_booked_and_a_lost_pointer_is_men
     following = "2026-11-20"
     store.write_table(f"outputs/day={following}/part.parquet", outputs_frame(following))
     nights = [compute(day) for day in (DAY, following)]
-    table = f"{nights[0]}/shares.parquet"
+    table = f"{nights[0]}/shares/000000.parquet"
     shares = store.read_table(table)
     store.write_table(table, shares.reverse())
-    with pytest.raises(StoreError, match=r"shares.parquet: expected SHA-256 .*as shares.json says"):
+    with pytest.raises(StoreError, match=r"shares/000000.parquet: expected SHA-256 .*as shares.json says"):
         book(nights[0])
     store.write_table(table, shares)
     publish(book(nights[0]))

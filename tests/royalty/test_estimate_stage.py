@@ -15,7 +15,7 @@ from provenance.core.store import Store, canonical_json
 from provenance.core.tables import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
 from provenance.corpus.shards import freeze_part
 from provenance.inputs.holders import OPTED_OUT
-from provenance.inputs.night import read_manifest, read_written
+from provenance.inputs.night import read_manifest, read_whole
 from provenance.local.attribute import folder_night
 from provenance.models import counterfactual_records
 from provenance.royalty.holdings import corpus_holdings, flat_weights
@@ -69,12 +69,12 @@ def nights(tmp_path_factory, postgres, tiny_model):
 
 
 def rule_shares(store, folder, rule):
-    table = read_written(store, folder, "estimate", "rule_shares.parquet").filter(pl.col("rule") == rule)
+    table = read_whole(store, folder, "estimate", "rule_shares").filter(pl.col("rule") == rule)
     return table.select("output_id", "account", "party_id", "share")
 
 
 def paid(store, folder):
-    table = read_written(store, folder, "shares", "shares.parquet")
+    table = read_whole(store, folder, "shares", "shares")
     return table.select("output_id", "account", "party_id", share=pl.col("share_ppb") / PPB)
 
 
@@ -114,13 +114,13 @@ def test_without_them_the_fallback_pays_and_the_manifest_says_so(nights):
     assert shares["weights"] == {"search": 1.0, "rest": 0.0}
     assert shares["unsupported"] == {"search": [], "rest": reasons}
     assert_paid_by(store, folder, "rest", "flat", 6)
-    assert not set(read_written(store, folder, "estimate", "rule_shares.parquet")["rule"]) & {"faithful", "srs", "banzhaf"}
+    assert not set(read_whole(store, folder, "estimate", "rule_shares")["rule"]) & {"faithful", "srs", "banzhaf"}
 
 
 def test_tables_keep_their_contracts_and_every_output_has_evidence(nights):
     store, folder = nights[0], nights[1]["with"]
     kinds = {"rule_shares": RULE_SHARES, "party_influence": PARTY_INFLUENCE, "evidence": EVIDENCE}
-    tables = {name: read_written(store, folder, "estimate", f"{name}.parquet") for name in kinds}
+    tables = {name: read_whole(store, folder, "estimate", name) for name in kinds}
     for name, contract in kinds.items():
         assert tables[name].schema == contract.schema
         assert tables[name]["output_id"].n_unique() == 8
@@ -133,9 +133,9 @@ def test_tables_keep_their_contracts_and_every_output_has_evidence(nights):
 
 def test_a_day_without_outputs_has_empty_tables(nights):
     store, folder = nights[0], nights[1]["empty"]
-    assert read_written(store, folder, "estimate", "rule_shares.parquet").is_empty()
+    assert read_whole(store, folder, "estimate", "rule_shares").is_empty()
     assert read_manifest(store, folder, "estimate")["copies"]["earliest"]["failed"] == []
-    assert read_written(store, folder, "shares", "shares.parquet").is_empty()
+    assert read_whole(store, folder, "shares", "shares").is_empty()
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,8 @@ def test_models_have_seen_parts_of_each_owner_s_tokens(place, monkeypatch):
     once = corpus_holdings(store, night, "earliest")
     copies_once = read_outcomes(where, night, once, parties)[0]
     assert np.allclose(copies_once.seen, models.seen), "a copy earns nothing, but it trains"
-    monkeypatch.setattr("provenance.royalty.likelihoods.works_served", lambda subject: {})
+    none = pl.DataFrame(schema={"work_id": pl.String, "content_sha256": pl.String, "count": pl.UInt32})
+    monkeypatch.setattr("provenance.royalty.likelihoods.works_served", lambda subject: none)
     message = r"json: expected works on which the model served was trained, found work .* It was trained on another corpus"
     with pytest.raises(ModelError, match=message):
         read_outcomes(where, night, holdings, parties)

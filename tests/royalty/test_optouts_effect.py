@@ -18,7 +18,7 @@ from provenance.corpus.ownership import parties
 from provenance.corpus.rights import clearance
 from provenance.corpus.rights.optout_records import opt_out
 from provenance.inputs.claims import claims_of
-from provenance.inputs.night import load_night
+from provenance.inputs.night import load_night, read_whole
 from provenance.models.model import read_model
 from provenance.models.training_manifest import state_training
 from provenance.settlement import ledger
@@ -53,7 +53,7 @@ def with_copy(frames):
 
 def shares(store, folder):
     """The shares of a night: `{(output, account, party): ppb}`."""
-    table = store.read_table(f"{folder}/shares.parquet")
+    table = read_whole(store, folder, "shares", "shares")
     return {(o, a, p): s for o, a, p, s in table.select("output_id", "account", "party_id", "share_ppb").iter_rows()}
 
 

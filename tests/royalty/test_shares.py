@@ -73,19 +73,19 @@ def test_a_night_s_interval_resamples_outputs_and_has_the_intervals_of_shares():
     columns = ["output_id", "account", "party_id", "share_ppb", "low_ppb", "high_ppb"]
     sure = [(f"o{n}", "payable", who, PPB // 2, PPB // 2, PPB // 2) for n in range(8) for who in ("a", "b")]
     pools = pl.DataFrame({"output_id": [f"o{n}" for n in range(8)], "currency": "EUR", "pool": 100})
-    equal = over_night(pl.DataFrame(sure, schema=columns, orient="row"), pools)
+    equal = over_night([pl.DataFrame(sure, schema=columns, orient="row")], pools)
     assert equal.select("share_ppb", "low_ppb", "high_ppb").rows() == [(PPB // 2,) * 3] * 2
     # Outputs that differ make it wider, and so do intervals of shares.
     whole = [(f"o{n}", "payable", "a" if n % 2 else "b", PPB, PPB, PPB) for n in range(8)]
-    differ = over_night(pl.DataFrame(whole, schema=columns, orient="row"), pools)
+    differ = over_night([pl.DataFrame(whole, schema=columns, orient="row")], pools)
     assert differ["share_ppb"].to_list() == [PPB // 2] * 2
     assert (differ["high_ppb"] - differ["low_ppb"]).min() > 0.3 * PPB
     unsure = [(*row[:4], row[3] - PPB // 10, row[3] + PPB // 10) for row in sure]
-    wide = over_night(pl.DataFrame(unsure, schema=columns, orient="row"), pools)
+    wide = over_night([pl.DataFrame(unsure, schema=columns, orient="row")], pools)
     assert np.allclose(wide.select("low_ppb", "high_ppb").to_numpy() / PPB, [0.4, 0.6])
     # Currencies are resampled separately; a currency without revenue has no rows.
     two = pools.with_columns(currency=pl.Series(["EUR"] * 4 + ["USD"] * 4), pool=pl.Series([100] * 4 + [0] * 4))
-    assert over_night(pl.DataFrame(whole, schema=columns, orient="row"), two)["currency"].unique().to_list() == ["EUR"]
+    assert over_night([pl.DataFrame(whole, schema=columns, orient="row")], two)["currency"].unique().to_list() == ["EUR"]
 
 
 def test_an_output_without_positive_values_is_unattributed_and_no_outputs_have_no_shares():

@@ -56,7 +56,7 @@ def test_whatever_passes_the_border_is_booked_exactly(revenues, developer, share
     shares = pl.DataFrame(rows, schema=["output_id", "account", "party_id", "share_ppb"], orient="row")
     credits = credit_outputs(served, shares)
     assert from_parquet(to_parquet(credits), "x").equals(credits)
-    booked = accrue(served, credits)
+    booked = accrue(served, [credits])
     assert sum(booked.values()) == 0
     assert booked.get(Account("receivable", "", "EUR"), 0) == sum(revenues)
 

@@ -60,6 +60,6 @@ def test_a_revision_in_an_earlier_form_is_replayed_by_the_version_that_published
     folder = in_force(where.store, DAY)["folder"]
     paid.rewrite(where.store, f"{folder}/manifest.json", format=1, code_version="0.1.0+earlier")
     with pytest.raises(
-        InputError, match=r"expected an export of format 2, .* found format 1. Replay it with .*0\.1\.0\+earlier"
+        InputError, match=r"expected an export of format 3, .* found format 1. Replay it with .*0\.1\.0\+earlier"
     ):
         recompute(where, DAY)

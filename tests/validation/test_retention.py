@@ -240,7 +240,7 @@ def test_a_night_run_again_after_housekeeping_is_the_same_night(two_nights, stor
     assert store.list(unbooked) == [f"{unbooked}/{REMOVED}"]
     (entry,) = store.read_json(f"{first}/{REMOVED}")["removed"]
     assert (entry["on"], entry["policy"]) == (f"{later:%Y-%m-%d}", "retention.nights = 60")
-    assert {"scores.json", "influence/", "estimate.json", "shares.parquet"} <= set(entry["names"])
+    assert {"scores.json", "influence/", "estimate.json", "shares/"} <= set(entry["names"])
 
     message = rf"estimate.json: .*removed by retention on {later:%Y-%m-%d} \(retention.nights = 60\)"
     with pytest.raises(StoreError, match=message):
@@ -264,7 +264,7 @@ def test_a_night_beyond_replay_says_that_it_was_removed(two_nights, store, shown
         assert message in refused(*words)
     for day in (BEFORE, DAY):
         shown("verify", day)  # published files stay valid
-    assert store.exists(f"{last}/shares.parquet"), "the newest is kept whole"
+    assert store.exists(f"{last}/shares/000000.parquet"), "the newest is kept whole"
     shown("replay", DAY)
 
 

@@ -183,7 +183,7 @@ def mean_shares(credits: pl.DataFrame, *accounts: str) -> dict[tuple[str, str], 
     party = pl.coalesce("owner_id", "escrow_id", pl.lit("")).alias("party_id")
     shares = credits.select("output_id", "account", party, *ENDS)
     pools = shares.select("output_id", currency=pl.lit(""), pool=1).unique()
-    rows = over_night(shares, pools).filter(pl.col("account").is_in(accounts)).select("account", "party_id", *ENDS)
+    rows = over_night([shares], pools).filter(pl.col("account").is_in(accounts)).select("account", "party_id", *ENDS)
     return {(account, name): Share(*ends) for account, name, *ends in rows.iter_rows()}
 
 

@@ -37,7 +37,7 @@ APPEALS, REPORT = "appeals", "report.json"
 # Longest component of an account's name in the journal.
 LETTERS_OF_ACCOUNT = 100
 # The form of exports, in their manifests. Raise it when a file looks different for the same booking: published ones stay.
-FORMAT = 2
+FORMAT = 3
 # The ledger in the beancount language: journals of all revisions, since each has the entries since the one before.
 BOOKS = "exports/main.beancount"
 INCLUDING = """; The whole ledger, as far as it is published: the journal of every night, with the bookings of people before it.
@@ -77,7 +77,8 @@ def build(
     *,
     payouts: pl.DataFrame,
     intervals: pl.DataFrame,
-    credits: pl.DataFrame,
+    credits: bytes,
+    credits_rows: int,
     entries: Sequence[tuple[Booking, Sequence[tuple[Account, int]]]],
     totals: Mapping[str, Mapping[str, int]],
     facts: Mapping[str, Any],
@@ -85,6 +86,7 @@ def build(
     """Make all files of a revision; equal arguments give equal bytes.
 
     Args:
+        credits: the credits table as Parquet, of so many rows.
         entries: bookings since the export before, through the night's, with their entries.
         totals: control totals by currency.
         facts: other fields of the manifest: digests of inputs, code version, the previous manifest, a notice.
@@ -101,7 +103,7 @@ def build(
             notice=str(facts.get("notice") or ""),
         ),
         "intervals.csv": to_csv(intervals),
-        "credits.parquet": to_parquet(credits),
+        "credits.parquet": credits,
         "journal.beancount": _journal(entries, str(facts.get("notice") or "")).encode(),
     }
     manifest = {
@@ -109,7 +111,7 @@ def build(
         "day": str(day),
         "revision": revision,
         "nil": not any(amounts["revenue_minor"] for amounts in totals.values()),
-        "rows": {"payouts": payouts.height, "credits": credits.height},
+        "rows": {"payouts": payouts.height, "credits": credits_rows},
         "merkle_root": root(payout_lines(files["payouts.csv"])),
         "totals": totals,
         "files": described(files),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ import polars as pl
 import sqlalchemy as sa
 
 from provenance.core.published import MANIFEST, in_force, revision_folder
-from provenance.core.store import Store, sha256
-from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES
+from provenance.core.store import Store, parquet_of, sha256
+from provenance.core.tables import DISPUTED, ESCROW, HELD_FOR, NIGHT_SHARES, PAYABLE
 from provenance.core.version import code_version
 from provenance.influence import audits
-from provenance.inputs.night import EVIDENCE_OF, load_night, read_manifest, read_written, shares_stage
+from provenance.inputs.night import EVIDENCE_OF, digest_of, load_night, read_manifest, read_parts, read_written, shares_stage
 from provenance.royalty.support import fidelity_of
 from provenance.settlement import ledger
 from provenance.settlement.accounts import Account, totals, trial_balance
@@ -63,17 +64,30 @@ def make_export(
     standing = movements.standing
     outputs, owners = night.read_outputs(store), store.read_table(corpus.owners.key)
     stage = shares_stage(store, night.folder)
-    credits = credits_table(
-        night.date,
-        as_claimed(credited(store, night, outputs), standing),
-        as_claimed(read_written(store, night.folder, stage, EVIDENCE_OF[stage]), standing),
-        as_claimed(read_written(store, night.folder, stage, "rule_shares.parquet"), standing),
+    parts = zip(
+        credited(store, night, outputs),
+        read_parts(store, night.folder, stage, EVIDENCE_OF[stage]),
+        read_parts(store, night.folder, stage, "rule_shares"),
+        strict=True,
     )
+    counts = Counter[tuple[str, str]]()
+    rows = 0
+
+    def tables() -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for part in parts:
+            table = credits_table(night.date, *(as_claimed(one, standing) for one in part))
+            paid = table.filter(pl.col("account") == PAYABLE).group_by("owner_id", "currency").len()
+            counts.update({(owner, currency): count for owner, currency, count in paid.iter_rows()})
+            rows += table.height
+            yield table
+
+    credits = parquet_of(tables())
     payouts = payouts_table(
         booking.day,
         booking.revision,
         movements=movements,
-        credits=credits,
+        outputs=counts,
         names=_names(published, previous) | dict(owners.select("owner_id", "name").iter_rows()),
     )
     shared = read_manifest(store, night.folder, "shares")
@@ -94,7 +108,7 @@ def make_export(
             "outputs": [part.sha256 for part in night.outputs],
             **({"choices": night.choices.sha256} if night.choices else {}),
             **({"counterfactuals": night.counterfactuals} if night.counterfactuals else {}),
-            "shares": shared["writes"]["shares.parquet"],
+            "shares": digest_of(shared["writes"], "shares"),
             "night_shares": shared["writes"].get(NIGHT_SHARES_FILE),
             "scores": read_manifest(store, night.folder, "scores")["writes"],
             stage: read_manifest(store, night.folder, stage)["writes"],
@@ -114,6 +128,7 @@ def make_export(
         payouts=payouts,
         intervals=intervals(payouts, as_claimed(night_shares, standing)),
         credits=credits,
+        credits_rows=rows,
         entries=[
             (posted, ledger.entries(engine, posted.booking_id))
             for posted in ledger.bookings(engine, after=before, through=booking.booking_id)

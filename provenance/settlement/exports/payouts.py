@@ -34,7 +34,14 @@ class Movements:
     standing: Standing
 
 
-def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+def payouts(
+    day: date,
+    revision: int,
+    *,
+    movements: Movements,
+    outputs: Mapping[tuple[str, str], int],
+    names: Mapping[str, str],
+) -> pl.DataFrame:
     """The payouts of one booking.
 
     In a first revision, `adjustment_minor` has the amounts that owners claimed from escrow since the last export. In a later
@@ -42,14 +49,12 @@ def payouts(day: date, revision: int, *, movements: Movements, credits: pl.DataF
     row and every file adds up by itself.
 
     Args:
-        credits: the night's credits, to count outputs.
+        outputs: how many outputs credit an owner, by owner and currency.
         names: owners' names by id.
 
     Raises:
         AssertionError: a row does not add up to the ledger's closing balance.
     """
-    counts = credits.filter(pl.col("account") == PAYABLE).group_by("owner_id", "currency").agg(pl.len())
-    outputs = {(owner, currency): count for owner, currency, count in counts.iter_rows()}
     m = movements
     sources = (m.opening, m.closing, m.day_before, m.day_after, m.moved)
     keys = sorted({(a.party_id, a.currency) for amounts in sources for a in amounts if a.account in OWED})
