@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from provenance.core.arrays import Array, namespace, to_numpy
+from provenance.core.arrays import Array, device_of, namespace, to_numpy
 
 # The largest code of each width in bits.
 LARGEST = {4: 7, 8: 127}
@@ -61,10 +61,10 @@ class Rows:
         return int(self.dense.shape[0])
 
 
-def no_tokens(xp: Any) -> Sparse:
+def no_tokens(xp: Any, device: Any = None) -> Sparse:
     """An empty sparse part."""
-    none = xp.zeros(0, dtype=xp.int64)
-    return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32))
+    none = xp.zeros(0, dtype=xp.int64, device=device)
+    return Sparse(0, (), none, none, xp.zeros((0, 0), dtype=xp.float32, device=device))
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -113,7 +113,7 @@ def spread(values: Array, blocks: Sequence[int]) -> Array:
 def move(rows: Rows, xp: Any) -> Rows:
     """The rows as arrays of another namespace, such as CuPy's."""
     part = rows.sparse
-    convert = to_numpy if xp is np else xp.asarray  # CuPy's arrays convert to NumPy's only explicitly
+    convert = to_numpy if xp is np else xp.asarray  # arrays of a GPU convert to NumPy's only explicitly
     moved = (convert(side) for side in (part.example, part.token, part.values))
     return Rows(convert(rows.dense), rows.blocks, Sparse(part.vocabulary, part.blocks, *moved))
 
@@ -175,7 +175,7 @@ def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
     if bits == 32:
         return values, values[:, :0]
     largest = xp.max(xp.abs(values), axis=1, keepdims=True) / LARGEST[bits]
-    tiny = xp.asarray(TINY, dtype=xp.float32)
+    tiny = xp.asarray(TINY, dtype=xp.float32, device=device_of(values))
     exponent = xp.astype(xp.ceil(xp.log2(xp.maximum(largest, tiny)) * STEPS), xp.int16)
     codes = xp.clip(xp.round(values / _scale(exponent)), -LARGEST[bits], LARGEST[bits])
     return xp.astype(codes, xp.int8), exponent
@@ -184,17 +184,19 @@ def _quantise(values: Array, bits: int) -> tuple[Array, Array]:
 def _scale(exponent: Array) -> Array:
     """`2 ** (exponent / 256)` as float32."""
     xp = namespace(exponent)
-    return xp.pow(xp.asarray(2.0, dtype=xp.float32), xp.astype(exponent, xp.float32) / STEPS)
+    two = xp.asarray(2.0, dtype=xp.float32, device=device_of(exponent))
+    return xp.pow(two, xp.astype(exponent, xp.float32) / STEPS)
 
 
 def pack_nibbles(codes: Array) -> Array:
     """Pack codes from -7 to 7 two to a byte: `(m, d)` int8 as `(m, ceil(d / 2))` uint8, the first in the low half."""
     xp = namespace(codes)
-    rows, columns = codes.shape
-    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8), xp.uint8)
+    (rows, columns), device = codes.shape, device_of(codes)
+    lifted = xp.astype(codes + xp.asarray(8, dtype=xp.int8, device=device), xp.uint8)
     if columns % 2:
-        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8)], axis=1)
-    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], xp.asarray(4, dtype=xp.uint8)))
+        lifted = xp.concat([lifted, xp.full((rows, 1), 8, dtype=xp.uint8, device=device)], axis=1)
+    four = xp.asarray(4, dtype=xp.uint8, device=device)
+    return xp.bitwise_or(lifted[:, ::2], xp.bitwise_left_shift(lifted[:, 1::2], four))
 
 
 def _values(codes: Array, columns: int, bits: int) -> Array:
@@ -202,7 +204,7 @@ def _values(codes: Array, columns: int, bits: int) -> Array:
     xp = namespace(codes)
     if bits != 4:
         return xp.astype(codes, xp.float32)
-    low = xp.bitwise_and(codes, xp.asarray(15, dtype=xp.uint8))
-    high = xp.bitwise_right_shift(codes, xp.asarray(4, dtype=xp.uint8))
+    low = xp.bitwise_and(codes, xp.asarray(15, dtype=xp.uint8, device=device_of(codes)))
+    high = xp.bitwise_right_shift(codes, xp.asarray(4, dtype=xp.uint8, device=device_of(codes)))
     pairs = xp.reshape(xp.stack([low, high], axis=2), (codes.shape[0], 2 * codes.shape[1]))[:, :columns]
     return xp.astype(pairs, xp.float32) - 8.0

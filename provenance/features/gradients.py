@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from provenance.core.arrays import namespace, namespace_of, to_numpy
+from provenance.core.arrays import device_of, namespace, pass_namespace, to_numpy
 from provenance.core.errors import ExampleError, ModelError
 from provenance.core.rows import Rows, by_token, concatenate
 from provenance.features.following import find_following
@@ -37,7 +37,7 @@ def gradient_features(
         batch_size: most examples per pass; changes only rounding.
         memory: most bytes that autograd may keep in a pass; None for no limit. Needs `following` with sizes.
         following: how this model is followed (`checks.check_following`); by default found on these examples, without a check.
-        xp: the array module of the result, by default that of the device: NumPy, or CuPy without a copy.
+        xp: the array module of the result, by default that of passes on the device.
 
     Returns:
         One row per example; the dense part has the layout's size.
@@ -45,7 +45,7 @@ def gradient_features(
     Raises:
         ModelError: a wrong or non-finite loss, a weight without a gradient in any example, or a feature that is not finite.
     """
-    xp = xp or namespace_of(next(module.parameters()).device.type)
+    xp = xp or pass_namespace(next(module.parameters()).device.type)
     found = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
     order: list[int] = []
     batches: list[Rows] = []
@@ -118,7 +118,7 @@ def _reorder(rows: Rows, order: list[int]) -> Rows:
         order: the number of the content of each row.
     """
     xp, part = namespace(rows.dense), rows.sparse
-    numbers = xp.asarray(order)
+    numbers = xp.asarray(order, device=device_of(rows.dense))
     sparse = by_token(part.vocabulary, part.blocks, xp.take(numbers, part.example), part.token, part.values)
     return Rows(xp.take(rows.dense, xp.argsort(numbers), axis=0), rows.blocks, sparse)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from provenance.core.arrays import namespace_of
+from provenance.core.arrays import pass_namespace
 from provenance.core.errors import ExampleError, ModelError, in_batch
 from provenance.core.store import Store, canonical_json, digest
 from provenance.core.where import Where
@@ -98,7 +98,7 @@ def _check(subject: _Subject, sample: str) -> dict[str, object]:
             examples_in(frame),
             projection=subject.projection,
             checkpoint=subject.checkpoint,
-            xp=namespace_of(subject.device),
+            xp=pass_namespace(subject.device),
         )
     except ExampleError:
         raise_by_id(lambda row: example_losses(adapter, module, examples_in(row)), frame)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from provenance.core.arrays import Array, namespace_of
+from provenance.core.arrays import Array, pass_namespace
 from provenance.core.rows import Rows
 from provenance.features.following import find_following
 from provenance.features.gradients import batched, check_finite
@@ -81,7 +81,7 @@ def sampled_features(
     Yields:
         the terms of each batch and draw; batches have examples of similar lengths.
     """
-    xp = xp or namespace_of(next(module.parameters()).device.type)
+    xp = xp or pass_namespace(next(module.parameters()).device.type)
     following = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
     with tapped(module, following, projection, checkpoint, xp) as tap:
         for numbers in batched(examples, following, batch_size, memory and memory / SECOND):

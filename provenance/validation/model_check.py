@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from safetensors.numpy import save as save_tensors
 
-from provenance.core.arrays import namespace_of
+from provenance.core.arrays import pass_namespace
 from provenance.core.errors import ExampleError, InputError, ModelError
 from provenance.core.progress import PROGRESS
 from provenance.core.rows import Rows, encode
@@ -228,7 +228,7 @@ def _losses(subject: _Subject, examples: Sequence[Example], checked: Checked) ->
 def _followed(subject: _Subject, examples: Sequence[Example], checked: Checked) -> Report | None:
     """How gradients are followed, held against autograd; None if they cannot be."""
     try:
-        report = check_following(subject.adapter, subject.last, examples, xp=namespace_of(subject.device), **subject.passes)
+        report = check_following(subject.adapter, subject.last, examples, xp=pass_namespace(subject.device), **subject.passes)
     except ModelError as error:
         checked.failed.append(str(error))
         return None
