@@ -87,10 +87,8 @@ def add_by_group(values: Array, group: Array, groups: int) -> Array:
         total: Array = members @ values
         return total
     if xp.__name__ == TORCH and values.is_cuda:  # torch's own sums by group take the order of threads
-        import torch
-
-        sums = add_by_group(*(from_torch(side, namespace_of("cuda")) for side in (values, group)), groups)
-        return torch.from_dlpack(sums)
+        cupy = namespace_of("cuda")
+        return xp.from_dlpack(add_by_group(from_torch(values, cupy), from_torch(group, cupy), groups))
     order, starts = _by_group(group, groups)
     if on_gpu(xp) and values.dtype == xp.float32:
         sums = xp.empty((groups, values.shape[1]), dtype=xp.float32)

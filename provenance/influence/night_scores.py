@@ -19,7 +19,7 @@ from safetensors.numpy import save as save_tensors
 from provenance.core.arrays import Array, namespace, namespace_of, to_numpy
 from provenance.core.errors import ModelError
 from provenance.core.store import Store, sha256
-from provenance.core.where import Where
+from provenance.core.where import Where, on_device
 from provenance.corpus.shards import Part, part_key
 from provenance.features.featurise import read_features
 from provenance.features.night_check import read_check
@@ -89,7 +89,7 @@ def score_parts(where: Where, night: Night, plan: Plan, names: Sequence[str], *,
     if not night.parts:
         return []
     store = where.store
-    queries = _write_queries(store, night, plan)
+    queries = _write_queries(where, night, plan)
     block = Block(
         store=store,
         queries={},
@@ -176,18 +176,25 @@ def components(where: Where, night: Night, plan: Plan) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _write_queries(store: Store, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
+def _write_queries(where: Where, night: Night, plan: Plan) -> dict[str, dict[str, str]]:
     """Turn the outputs into queries once for all workers; returns their keys by part and source."""
     keys: dict[str, dict[str, str]] = {}
     for number, source in enumerate(plan.sources):
-        fitted = read_fitted(store, night, plan, source)
-        for part, file in enumerate(plan.of(source)[1]):
-            queries = prepare(fitted, read_features(store, file), np)
-            _require_finite(source, "outputs of the night", queries.table.values, queries.dense)
-            key = query_key(night.folder, part, number)
+        named = {query_key(night.folder, part, number): file for part, file in enumerate(plan.of(source)[1])}
+        for key, file in named.items():
             keys.setdefault(file.part, {})[source] = key
-            store.write(key, save_tensors(queries_to_tensors(queries)))
+        on_device(where.workers, _write_source, (where.store, night, plan, source, named), what=f"queries of {source}")
     return keys
+
+
+def _write_source(device: str, queries: tuple[Store, Night, Plan, str, dict[str, FeatureFile]]) -> None:
+    """Write the queries of a source: those of each feature file under its key."""
+    store, night, plan, source, named = queries
+    fitted, xp = read_fitted(store, night, plan, source), namespace_of(device)
+    for key, file in named.items():
+        made = prepare(fitted, read_features(store, file, device), xp)
+        _require_finite(source, "outputs of the night", made.table.values, made.dense)
+        store.write(key, save_tensors(queries_to_tensors(made)))
 
 
 def query_key(folder: str, part: int, source: int) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from provenance.core.arrays import namespace_of, to_numpy
 from provenance.core.store import Store
 from provenance.core.tables import EVIDENCE, PARTY_INFLUENCE, RULE_SHARES
-from provenance.core.where import Where
+from provenance.core.where import Where, on_device
 from provenance.influence.methods import default_weights
 from provenance.influence.night_scores import read_influence, read_parties
 from provenance.influence.scores import party_influence, reweight_evidence
@@ -29,6 +30,7 @@ from provenance.royalty import shares as rules
 from provenance.royalty.holdings import flat_weights
 from provenance.royalty.likelihoods import read_outcomes
 from provenance.royalty.opted_out import SHARES_APART, Withdrawn
+from provenance.royalty.outcomes import Outcomes
 from provenance.royalty.shares import BY_VALUE, RuleTable
 
 TABLES = {"rule_shares": RULE_SHARES, "evidence": EVIDENCE, "party_influence": PARTY_INFLUENCE}
@@ -65,16 +67,47 @@ def estimate_copies(where: Where, night: Night, rule: str, holdings: pl.DataFram
         report = {"weights": "default", "models": len(outcomes.inside), "failed": problems}
         return Estimated(parties, default, None, report)
     influence = [read_influence(store, night, rule, part).sums[:, :, paid] for part in range(len(night.parts))]
-    projected, projected_aside = (
-        np.concatenate([estimate.project(models, sums.transpose(0, 2, 1)) for sums in influence], axis=2)
-        for models in (outcomes, aside)
+    fitted, projected, projected_aside = on_device(
+        where.workers, _fit, (outcomes, aside, influence), what="fit of counterfactual models"
     )
-    fitted = estimate.fit(outcomes, projected)
     weights = fitted.theta if fitted.theta.any() else default
     words = np.array([name.startswith(WORDS) for name in names])
     report = fidelity.report(fitted, projected, weights=weights, words=words, aside=aside, projected_aside=projected_aside)
     report["weights"] = "fitted" if fitted.theta.any() else "default"
     return Estimated(parties, weights, fitted, report)
+
+
+def _fit(device: str, night: tuple[Outcomes, Outcomes, list[np.ndarray]]) -> tuple[estimate.Fitted, np.ndarray, np.ndarray]:
+    """The fit of a night, and predictions by influence of the models fitted on and of those set aside.
+
+    Args:
+        night: outcomes of both, and the influence of each part of the outputs, `(K, q, n)`.
+    """
+    xp = namespace_of(device)
+    outcomes, aside, influence = night
+    parts = [xp.asarray(sums.transpose(0, 2, 1)) for sums in influence]
+    projected, projected_aside = (
+        np.concatenate([estimate.project(models, part) for part in parts], axis=2) for models in (outcomes, aside)
+    )
+    return estimate.fit(outcomes, projected, xp), projected, projected_aside
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some outputs to divide by a rule: their influence `(K, q, n)`, and their places among all outputs."""
+
+    fitted: estimate.Fitted
+    rule: estimate.Rule
+    drawn: estimate.Deviations
+    influence: np.ndarray
+    chosen: np.ndarray
+
+
+def _shares(device: str, some: _Some) -> estimate.Shares:
+    """The shares of some outputs, in host memory."""
+    influence = namespace_of(device).asarray(some.influence.transpose(0, 2, 1))
+    found = estimate.shares(some.fitted, some.rule, influence, some.chosen, some.drawn)
+    return estimate.Shares(to_numpy(found.share), to_numpy(found.low), to_numpy(found.high))
 
 
 def assigned_contracts(store: Store, night: Night) -> pl.DataFrame:
@@ -113,7 +146,7 @@ class Division:
         self.tables["rule_shares"].append(rules.flat(weights.filter(pl.col("account") != OPTED_OUT), outputs))
         self.opted_out.flat(weights, outputs)
 
-    def add_estimated(self, rule: str, estimated: Estimated) -> None:
+    def add_estimated(self, where: Where, rule: str, estimated: Estimated) -> None:
         """Add shares for the outputs of all contracts with this rule on copies, one part of the outputs after another."""
         night, fitted = self.night, estimated.fitted
         covered = set(self.outputs_of([contract for contract in night.contracts if contract.duplicates == rule]))
@@ -136,7 +169,8 @@ class Division:
             tables = [rules.from_components(by_component, ids, parties)]
             for name, value in by_value.items():
                 assert fitted is not None
-                shares = estimate.shares(fitted, value, sums.transpose(0, 2, 1), start + chosen, drawn[name])
+                some = _Some(fitted, value, drawn[name], sums, start + chosen)
+                shares = on_device(where.workers, _shares, some, what=f"shares by {name}")
                 tables.append(RuleTable(name, ids, parties, shares.share.T, shares.low.T, shares.high.T))
             self.tables["rule_shares"] += [table.frame() for table in tables]
             if self.opted_out.claims is not None:

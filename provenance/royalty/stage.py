@@ -69,7 +69,7 @@ def estimate(where: Where, folder: str) -> str:
         for contract in night.contracts:
             if contract.duplicates == rule:
                 division.add_flat(contract, holdings)
-        division.add_estimated(rule, estimated)
+        division.add_estimated(where, rule, estimated)
     manifest: dict[str, Any] = {
         "reads": {"scores": scores["writes"], "likelihoods": read_manifest(store, folder, "likelihoods")["files"]},
         "writes": division.write(),
