@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
-from provenance.core.errors import ExampleError, StoreError
+from provenance.core.errors import ExampleError, SettingsError, StoreError
 from provenance.core.rows import Rows, decode, encode
 from provenance.core.store import Store
 from provenance.core.where import Where
@@ -42,7 +42,7 @@ class Featuriser:
     """The settings with which workers compute a night's features.
 
     Attributes:
-        memory: bytes that autograd may keep in a pass.
+        memory: bytes that autograd may keep in a pass; less where the check of the model measured a GPU that has less.
         following: how the model is followed, as its check found; None if the method uses no gradients.
     """
 
@@ -55,6 +55,7 @@ class Featuriser:
     batch_size: int
     memory: float
     device: str
+    precision: str
     following: Following | None
 
     def passes(self, checkpoint: str) -> dict[str, Any]:
@@ -69,7 +70,15 @@ class Featuriser:
 
     def open(self, checkpoint: str) -> tuple[Adapter, torch.nn.Module]:
         """The adapter, and the module at a checkpoint."""
-        return open_model(self.store, self.model, self.model_files, checkpoint, cache=self.cache, device=self.device)
+        return open_model(
+            self.store,
+            self.model,
+            self.model_files,
+            checkpoint,
+            cache=self.cache,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuriser:
@@ -84,6 +93,7 @@ def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuris
         where.settings.features.batch_size,
         where.settings.features.memory_gb * 1e9 / TRANSIENT,
         where.workers.device,
+        night.precision,
         read_check(where.store, plan.check).following if plan and plan.check else None,
     )
 
@@ -117,6 +127,11 @@ def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     except ExampleError:
         raise_by_id(features, frame)
         raise
+    except torch.OutOfMemoryError as error:
+        # Smaller batches would round otherwise than those of a worker with more memory.
+        expected, found = "passes that fit the memory of every worker's GPU", str(error).partition("\n")[0]
+        hint = f"Set it below {featuriser.memory * TRANSIENT / 1e9:.3g}, or leave the GPU to one worker."
+        raise SettingsError("features.memory_gb", expected=expected, found=found, hint=hint) from error
     if file.kind != WORDS and (none := without_gradient(rows)):
         log.warning("part %s at %s: %d of %d examples have no gradient", file.part, file.checkpoint, none, rows.examples)
     bits = {"dense": 32, "sparse": 32} if file.kind == WORDS else featuriser.bits  # word counts stay exact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, Arrangement, Following
 from provenance.features.tap import Tap, run_batch, tapped
 from provenance.models.model import Adapter, Example
+
+# The part of a batch that may be padding where it has more than `batch_size` examples.
+PADDING = 1 / 8
 
 
 def gradient_features(
@@ -34,7 +38,7 @@ def gradient_features(
     Args:
         module: the checkpoint's weights, on the device to compute on.
         checkpoint: name of the checkpoint, for the seeds of its projections.
-        batch_size: most examples per pass; changes only rounding.
+        batch_size: most examples per pass, or more on a GPU (`batched`); changes only rounding.
         memory: most bytes that autograd may keep in a pass; None for no limit. Needs `following` with sizes.
         following: how this model is followed (`checks.check_following`); by default found on these examples, without a check.
         xp: the array module of the result, by default that of passes on the device.
@@ -62,24 +66,36 @@ def gradient_features(
 
 
 def batched(
-    examples: Sequence[Example], following: Following, batch_size: int, memory: float | None = None
+    examples: Sequence[Example], following: Following, batch_size: int, memory: float | None = None, *, peak: float = 1.0
 ) -> Iterator[list[int]]:
     """Numbers of examples in batches of similar lengths, which need little padding.
 
-    A batch has at most `batch_size` examples, and as many as the measured sizes allow in so much memory.
+    A batch has at most `batch_size` examples, and as many as the measured sizes allow in so much memory. Where the memory of a
+    GPU was measured, a batch goes on while padding is a small part of it: there each pass of a small model costs the same,
+    whatever it has. Batches depend on the examples and on what the check of the model found, and so does rounding.
+
+    Args:
+        peak: of a pass, as a multiple of that of `gradient_features`.
     """
     by_length = sorted(range(len(examples)), key=lambda number: examples[number].size)
-    if following.arrangement.order == ONE_BY_ONE:
-        batch_size = 1
-    batch: list[int] = []
+    alone = following.arrangement.order == ONE_BY_ONE
+    limit = min(math.inf if memory is None else memory, following.room or math.inf) / peak
+    batch, total = list[int](), 0
     for number in by_length:
-        size = (len(batch) + 1) * _bytes_of(examples[number].size, following.sizes)
-        if batch and (len(batch) == batch_size or (memory is not None and size > memory)):
+        size, count = examples[number].size, len(batch) + 1
+        enough = alone or (len(batch) >= batch_size and not (following.room and _filled(total + size, count * size)))
+        if batch and (enough or count * _bytes_of(size, following.sizes) > limit):
             yield batch
-            batch = []
+            batch, total = [], 0
         batch.append(number)
+        total += size
     if batch:
         yield batch
+
+
+def _filled(size: int, padded: int) -> bool:
+    """Whether little of a batch is padding."""
+    return padded - size <= PADDING * padded
 
 
 def _bytes_of(length: int, sizes: Sequence[tuple[int, int]]) -> float:
@@ -101,6 +117,8 @@ def _batch_rows(adapter: Adapter, module: torch.nn.Module, batch: list[Example],
         run_batch(adapter, module, batch, tap)
         if len(batch) == 1 or arrangement.holds(tap.called, len(batch)):
             return tap.rows(arrangement.order)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # an operation has one row for the whole batch, but other operations several for an example
         if len(batch) == 1:
             raise

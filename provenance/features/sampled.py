@@ -84,10 +84,12 @@ def sampled_features(
     xp = xp or pass_namespace(next(module.parameters()).device.type)
     following = following or find_following(adapter, module, examples, projection, checkpoint, xp=xp)
     with tapped(module, following, projection, checkpoint, xp) as tap:
-        for numbers in batched(examples, following, batch_size, memory and memory / SECOND):
+        for numbers in batched(examples, following, batch_size, memory, peak=SECOND):
             batch = [examples[number] for number in numbers]
             try:
                 passes = _passes(adapter, module, batch, tap, following.arrangement, draws=draws, checkpoint=checkpoint)
+            except torch.OutOfMemoryError:
+                raise
             except (UnknownRows, RuntimeError):  # an operation has one row for the batch, or other rows than expected
                 if len(batch) == 1:
                     raise
