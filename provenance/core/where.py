@@ -74,6 +74,10 @@ def on_device(workers: Workers, function: Callable[[str, Item], Result], item: I
     return result
 
 
+# Files that one task has on a GPU, where reading and writing overlap with computation: as many as tasks combine at once.
+TOGETHER = {"cuda": 4}
+
+
 def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Cut items into batches; the last may be smaller. Small tasks cost a scheduler more than they compute."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import namespace_of
 from provenance.core.errors import ExampleError, SettingsError, StoreError
-from provenance.core.rows import Rows, decode, encode
+from provenance.core.overlap import begin_download, begin_upload, behind
+from provenance.core.rows import Rows, decode, narrow, quantise, to_move
 from provenance.core.store import Store
 from provenance.core.where import Where
 from provenance.corpus.shards import part_key
@@ -100,11 +101,16 @@ def featuriser(where: Where, night: Night, plan: Plan | None = None) -> Featuris
 
 def read_features(store: Store, file: FeatureFile, device: str = "cpu") -> Rows:
     """Read a feature file; StoreError if it has another number of examples."""
-    rows = decode(load_tensors(store.read(file.key)), namespace_of(device))
-    if rows.examples != file.rows:
-        found = f"of {rows.examples}"
-        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=found)
-    return rows
+    return begin_reading(store, device, file)()
+
+
+def begin_reading(store: Store, device: str, file: FeatureFile) -> Callable[[], Rows]:
+    """Read a feature file and begin to copy it to a device; returns a function that gives its rows there (`read_features`)."""
+    tensors = load_tensors(store.read(file.key))
+    if (found := int(tensors["facts"][0])) != file.rows:
+        raise StoreError(store.locate(file.key), expected=f"features of {file.rows} examples", found=f"of {found}")
+    receive = begin_upload(to_move(tensors), device)
+    return lambda: decode(tensors, namespace_of(device), receive())
 
 
 def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[[pl.DataFrame], Rows]:
@@ -118,8 +124,20 @@ def features_of(featuriser: Featuriser, kind: str, checkpoint: str) -> Callable[
     return lambda frame: gradient_features(adapter, module, examples_in(frame), **featuriser.passes(checkpoint))
 
 
+def featurise_some(featuriser: Featuriser, files: Sequence[FeatureFile]) -> None:
+    """Compute and write the features of parts; on a GPU those of one are copied and written while the next are computed."""
+    with behind(overlap=featuriser.device != "cpu") as later:
+        for file in files:
+            later(_computed(featuriser, file))
+
+
 def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     """Compute and write the features of one part and their statistics; returns the key."""
+    return _computed(featuriser, file)()
+
+
+def _computed(featuriser: Featuriser, file: FeatureFile) -> Callable[[], str]:
+    """Compute the features of one part and their statistics; returns a function that writes them and returns the key."""
     frame = featuriser.store.read_table(part_key(file.part))
     features = features_of(featuriser, file.kind, file.checkpoint)
     try:
@@ -135,8 +153,13 @@ def featurise_one(featuriser: Featuriser, file: FeatureFile) -> str:
     if file.kind != WORDS and (none := without_gradient(rows)):
         log.warning("part %s at %s: %d of %d examples have no gradient", file.part, file.checkpoint, none, rows.examples)
     bits = {"dense": 32, "sparse": 32} if file.kind == WORDS else featuriser.bits  # word counts stay exact
-    tensors = encode(rows, dense_bits=bits["dense"], sparse_bits=bits["sparse"])
-    metadata = {"kind": file.kind, "checkpoint": file.checkpoint}
-    featuriser.store.write(file.statistics, save_tensors(statistics.to_tensors(statistics.gather(rows))))
-    featuriser.store.write(file.key, save_tensors(tensors, metadata=metadata))
-    return file.key
+    receive = begin_download(quantise(rows, dense_bits=bits["dense"], sparse_bits=bits["sparse"]))
+    sums = statistics.to_tensors(statistics.gather(rows))
+
+    def write() -> str:
+        metadata = {"source": file.source}  # safetensors writes several keys in any order
+        featuriser.store.write(file.statistics, save_tensors(sums))
+        featuriser.store.write(file.key, save_tensors(narrow(receive()), metadata=metadata))
+        return file.key
+
+    return write

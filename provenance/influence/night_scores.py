@@ -8,6 +8,7 @@ nights/.../influence/<rule>-evidence.parquet       candidates for evidence, with
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -18,10 +19,12 @@ from safetensors.numpy import save as save_tensors
 
 from provenance.core.arrays import Array, namespace, namespace_of, to_numpy
 from provenance.core.errors import ModelError
+from provenance.core.overlap import ahead
+from provenance.core.rows import Rows
 from provenance.core.store import Store, sha256
-from provenance.core.where import Where, on_device
+from provenance.core.where import TOGETHER, Where, batched, on_device
 from provenance.corpus.shards import Part, part_key
-from provenance.features.featurise import read_features
+from provenance.features.featurise import begin_reading, read_features
 from provenance.features.night_check import read_check
 from provenance.features.plan import FeatureFile, Plan, comparisons_of
 from provenance.influence.methods import (
@@ -119,7 +122,8 @@ def score_shards(where: Where, plan: Plan, block: Block, *, what: str) -> dict[s
     by_part: dict[str, list[FeatureFile]] = {}
     for file in plan.corpus:
         by_part.setdefault(file.part, []).append(file)
-    return where.workers.reduce(_score_shard, block, list(by_part.values()), partial(_merge, top=block.top), what=what)
+    groups = list(batched(list(by_part.values()), TOGETHER.get(block.device, 1)))
+    return where.workers.reduce(_score_shards, block, groups, partial(_merge, top=block.top), what=what)
 
 
 def write_scores(store: Store, folder: str, rule: str, parts: Sequence[ShardScores]) -> dict[str, str]:
@@ -209,14 +213,18 @@ def _read_queries(store: Store, keys: tuple[tuple[str, str, str], ...], device: 
     return {source: queries_from_tensors(comparison, load_tensors(store.read(key)), xp) for source, key, comparison in keys}
 
 
-def _score_shard(block: Block, files: list[FeatureFile]) -> dict[str, ShardScores]:
+def _score_shards(block: Block, shards: Sequence[list[FeatureFile]]) -> dict[str, ShardScores]:
+    """The scores of some shards; on a GPU files are read and copied there while the ones before them are scored."""
+    files, begin = [file for shard in shards for file in shard], partial(begin_reading, block.store, block.device)
+    with closing(ahead(begin, files, overlap=block.device != "cpu")) as rows:
+        parts = [_score_shard(block, shard, rows) for shard in shards]
+    return parts[0] if len(parts) == 1 else _merge(parts, top=block.top)
+
+
+def _score_shard(block: Block, files: list[FeatureFile], rows: Iterator[Rows]) -> dict[str, ShardScores]:
     keys = tuple((file.source, block.queries[file.source], block.comparisons[file.kind]) for file in files)
     queries = _read_queries(block.store, keys, block.device)
-    scores = [
-        component
-        for file in files
-        for component in score_rows(queries[file.source], read_features(block.store, file, block.device))
-    ]
+    scores = [component for file in files for component in score_rows(queries[file.source], next(rows))]
     _require_finite(", ".join(file.source for file in files), f"part {files[0].part}", *scores)
     examples = block.store.read_table(part_key(files[0].part), columns=[*COLUMNS, "source_uri"])
     if block.keep:
