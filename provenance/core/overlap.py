@@ -25,7 +25,7 @@ def begin_upload(arrays: Mapping[str, np.ndarray], device: str) -> Callable[[], 
     """Begin to copy arrays to a device, as arrays of its module; on a CPU they stay where they are."""
     if device == "cpu":
         return lambda: dict(arrays)
-    torch, side, tensors = importlib.import_module("torch"), _copies(), dict[str, Any]()
+    torch, side, tensors = importlib.import_module("torch"), _stream_of_copies(), dict[str, Any]()
     with torch.cuda.stream(side):
         for name, array in arrays.items():
             pinned = torch.from_numpy(np.empty(array.shape, array.dtype)).pin_memory()
@@ -47,7 +47,7 @@ def begin_download(arrays: Mapping[str, Array]) -> Callable[[], dict[str, np.nda
     """Begin to copy tensors of a GPU to host memory; others are copied, if they must be, when they are received."""
     if not any(getattr(array, "is_cuda", False) for array in arrays.values()):
         return lambda: {name: to_numpy(array) for name, array in arrays.items()}
-    torch, side, host = importlib.import_module("torch"), _copies(), dict[str, Any]()
+    torch, side, host = importlib.import_module("torch"), _stream_of_copies(), dict[str, Any]()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for name, array in arrays.items():
@@ -65,9 +65,17 @@ def begin_download(arrays: Mapping[str, Array]) -> Callable[[], dict[str, np.nda
     return receive
 
 
+def _stream_of_copies() -> Any:
+    """The stream of copies of this process; that of the computation where memory is not torch's own to give.
+
+    Another allocator (RMM) does not heed `record_stream`, and would give memory away that a kernel still reads.
+    """
+    torch = importlib.import_module("torch")
+    return _own_stream() if torch.cuda.get_allocator_backend() == "native" else torch.cuda.current_stream()
+
+
 @cache
-def _copies() -> Any:
-    """The stream of copies of this process."""
+def _own_stream() -> Any:
     return importlib.import_module("torch").cuda.Stream()
 
 

@@ -26,6 +26,7 @@ from provenance.features.night_check import raise_by_id, read_check
 from provenance.features.plan import FeatureFile, Plan
 from provenance.features.projection import Projection
 from provenance.features.report import Following
+from provenance.features.room import TRANSIENT, of_memory
 from provenance.features.words import word_features
 from provenance.inputs.methods import WORDS
 from provenance.inputs.night import Night
@@ -33,9 +34,6 @@ from provenance.models.frozen import open_model
 from provenance.models.model import Adapter, examples_in
 
 log = logging.getLogger("provenance.featurise")
-
-# The peak memory of a pass, as a multiple of what autograd keeps between its halves: gradients of activations come on top.
-TRANSIENT = 2.0
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,12 @@ def _computed(featuriser: Featuriser, file: FeatureFile) -> Callable[[], str]:
     except ExampleError:
         raise_by_id(features, frame)
         raise
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not of_memory(error):
+            raise
         # Smaller batches would round otherwise than those of a worker with more memory.
-        expected, found = "passes that fit the memory of every worker's GPU", str(error).partition("\n")[0]
-        hint = f"Set it below {featuriser.memory * TRANSIENT / 1e9:.3g}, or leave the GPU to one worker."
+        expected, found = "passes that fit the memory of every worker", str(error).partition("\n")[0]
+        hint = f"Set it below {featuriser.memory * TRANSIENT / 1e9:.3g}, or leave the memory to one worker."
         raise SettingsError("features.memory_gb", expected=expected, found=found, hint=hint) from error
     if file.kind != WORDS and (none := without_gradient(rows)):
         log.warning("part %s at %s: %d of %d examples have no gradient", file.part, file.checkpoint, none, rows.examples)

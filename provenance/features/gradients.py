@@ -14,6 +14,7 @@ from provenance.core.rows import Rows, by_token, concatenate
 from provenance.features.following import find_following
 from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, Arrangement, Following
+from provenance.features.room import of_memory
 from provenance.features.tap import Tap, run_batch, tapped
 from provenance.models.model import Adapter, Example
 
@@ -117,10 +118,8 @@ def _batch_rows(adapter: Adapter, module: torch.nn.Module, batch: list[Example],
         run_batch(adapter, module, batch, tap)
         if len(batch) == 1 or arrangement.holds(tap.called, len(batch)):
             return tap.rows(arrangement.order)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # an operation has one row for the whole batch, but other operations several for an example
-        if len(batch) == 1:
+    except RuntimeError as error:  # an operation has one row for the whole batch, but other operations several for an example
+        if len(batch) == 1 or of_memory(error):
             raise
     single = []
     for example in batch:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
 
+# The peak memory of a pass, as a multiple of what autograd keeps between its halves: gradients of activations come on top.
+TRANSIENT = 2.0
 # The part of the free memory that passes may take: the rest is for blocks that the allocator cannot join.
 FILLED = 0.8
+FULL = re.compile("out[ _]of[ _]memory|allocate memory")
 
 
 def measure_room(device: torch.device, kept: int, run: Callable[[], object]) -> int:
@@ -19,8 +23,7 @@ def measure_room(device: torch.device, kept: int, run: Callable[[], object]) -> 
     if not kept or device.type == "cpu":
         return 0
     run()  # a first pass makes plans and workspaces, which stay
-    free, peak = free_bytes(device), peak_bytes(device, run)
-    return int(FILLED * free * kept / max(kept, peak))
+    return int(FILLED * free_bytes(device) * kept / max(kept, peak_bytes(device, run) or TRANSIENT * kept))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -30,8 +33,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device, run: Callable[[], object]) -> int:
-    """The most bytes that a call had allocated on a GPU at one time, without those from before it."""
+    """The most bytes that a call had allocated on a GPU at one time, without those from before it; 0 if nobody counts them."""
+    if torch.cuda.get_allocator_backend() == "pluggable":  # RMM's
+        return 0
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     run()
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, CuPy or NumPy says that memory is full."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or FULL.search(str(error)) is not None

@@ -28,6 +28,7 @@ from provenance.features.following import find_following
 from provenance.features.gradients import batched, check_finite
 from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, TURN_BY_TURN, Arrangement, Following
+from provenance.features.room import of_memory
 from provenance.features.tap import Tap, tapped
 from provenance.models.model import Adapter, Example, example_losses
 
@@ -88,10 +89,8 @@ def sampled_features(
             batch = [examples[number] for number in numbers]
             try:
                 passes = _passes(adapter, module, batch, tap, following.arrangement, draws=draws, checkpoint=checkpoint)
-            except torch.OutOfMemoryError:
-                raise
-            except (UnknownRows, RuntimeError):  # an operation has one row for the batch, or other rows than expected
-                if len(batch) == 1:
+            except (UnknownRows, RuntimeError) as error:  # an operation has one row for the batch, or other rows than expected
+                if len(batch) == 1 or of_memory(error):
                     raise
                 alone = replace(following.arrangement, order=ONE_BY_ONE)
                 for example in batch:

@@ -27,11 +27,11 @@ from provenance.core.store import Store
 from provenance.corpus.delivery import identities, read_corpus_folder
 from provenance.corpus.outputs import read_output_file
 from provenance.features.checks import check_following
-from provenance.features.featurise import TRANSIENT
 from provenance.features.gradients import gradient_features
 from provenance.features.night_check import require_precision
 from provenance.features.projection import Projection
 from provenance.features.report import Report
+from provenance.features.room import TRANSIENT
 from provenance.influence.agreement import seed_agreement
 from provenance.inputs.frozen import chosen_checkpoints
 from provenance.models.adapters.transformer import quiet

@@ -21,6 +21,7 @@ from provenance.features.following import find_following
 from provenance.features.gradients import batched, gradient_features, without_gradient
 from provenance.features.projection import Projection
 from provenance.features.report import ONE_BY_ONE, Arrangement, from_json, require_followed, to_json
+from provenance.features.sampled import sampled_features
 from provenance.features.tap import tapped
 from provenance.models.model import Example
 
@@ -483,6 +484,8 @@ def test_where_the_memory_of_a_gpu_was_measured_batches_fill_it_while_little_is_
     found = room.measure_room(device, check_sizes[-1][1], lambda: "a pass")
     assert asked == ["a pass"]
     assert found == int(room.FILLED * 10**6 / 3)
+    monkeypatch.setattr(room, "peak_bytes", lambda device, run: 0)
+    assert room.measure_room(device, 100, list) == int(room.FILLED * 10**6 / room.TRANSIENT), "nobody counts"
     assert check(network).following.room == 0, "a CPU is not measured"
 
     plain = replace(check(network).following, sizes=((10, 100), (20, 200)))
@@ -496,3 +499,18 @@ def test_where_the_memory_of_a_gpu_was_measured_batches_fill_it_while_little_is_
     assert [len(batch) for batch in batched(mixed, measured, 4)] == [6, 2], "no short ones beside long ones"
     alone = replace(measured, arrangement=Arrangement(ONE_BY_ONE))
     assert [len(batch) for batch in batched(same[:3], alone, 4)] == [1] * 3
+
+
+def test_full_memory_is_no_reason_to_try_examples_one_by_one():
+    class Full(Tokens):
+        def loss(self, module, ids):
+            if len(ids) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().loss(module, ids)
+
+    network = Small()
+    options = {"projection": PROJECTION, "checkpoint": "c", "batch_size": 4, "following": check(network).following}
+    with pytest.raises(torch.OutOfMemoryError):
+        gradient_features(Full(network), network, EXAMPLES, **options)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(sampled_features(Full(network), network, EXAMPLES, draws=1, **options))

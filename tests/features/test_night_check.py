@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from samples import request_on
 from scipy.stats import spearmanr
 
@@ -190,3 +191,12 @@ def test_passes_that_cannot_be_rounded_are_refused(night_of):
     night_check.require_precision("float32", on_base=True)
     with pytest.raises(SettingsError, match="expected float32 for a model on a base, found bfloat16. Set dtype = 'bfloat16'"):
         night_check.require_precision("bfloat16", on_base=True)
+
+
+def test_full_memory_ends_a_night_with_the_setting_to_change(night_of, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("provenance.features.featurise.gradient_features", full)
+    with pytest.raises(SettingsError, match=r"features.memory_gb: .* found CUDA out of memory.* Set it below 8"):
+        attribute(*night_of())
