@@ -147,7 +147,7 @@ def _machine(device: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A case's model on a device, and how it is followed."""
 
     adapter: Adapter
@@ -156,12 +156,13 @@ class _Opened:
     following: Following
     options: dict[str, Any]
 
-    def features(self) -> Rows:
-        """The features of all examples."""
-        return gradient_features(self.adapter, self.module, self.examples, following=self.following, **self.options)
+    def features(self, xp: Any = None) -> Rows:
+        """The features of all examples, computed in an array module, by default that of passes on the device."""
+        return gradient_features(self.adapter, self.module, self.examples, following=self.following, xp=xp, **self.options)
 
 
-def _open(case: Case, device: str, precision: str, sizes: Sizes) -> _Opened:
+def open_case(case: Case, device: str, precision: str, sizes: Sizes) -> Opened:
+    """A case's model with random weights, checked, and its examples."""
     draws = np.random.default_rng(1)
     lengths = draws.integers(case.shortest, case.longest + 1, case.examples)
     examples = [Example(draws.integers(0, 256, length, dtype=np.uint8).tobytes()) for length in lengths.tolist()]
@@ -176,20 +177,20 @@ def _open(case: Case, device: str, precision: str, sizes: Sizes) -> _Opened:
     few = sorted(examples, key=lambda example: example.size)[:: max(1, case.examples // 4)]
     checked = {name: options[name] for name in ("projection", "checkpoint")}
     following = check_following(adapter, module, few, xp=pass_namespace(device), **checked).following
-    return _Opened(adapter, module, examples, following, options | {"memory": sizes.memory_gb * 1e9 / 2})
+    return Opened(adapter, module, examples, following, options | {"memory": sizes.memory_gb * 1e9 / 2})
 
 
 def _passes(case: Case, device: str, precision: str, sizes: Sizes) -> dict[str, Any]:
     """Features against bare passes: on the same batches, and on batches of at most `batch_size` examples."""
-    opened = _open(case, device, precision, sizes)
+    opened = open_case(case, device, precision, sizes)
     memory, followed = opened.options["memory"], opened.following
     same = list(batched(opened.examples, followed, sizes.batch_size, memory))
     plain = list(batched(opened.examples, replace(followed, room=0), sizes.batch_size, memory))
     times = _in_turns(
         device,
         sizes.rounds,
-        bare=partial(_bare, opened, plain),
-        bare_on_the_same_batches=partial(_bare, opened, same),
+        bare=partial(bare, opened, plain),
+        bare_on_the_same_batches=partial(bare, opened, same),
         features=opened.features,
     )
     if device == "cuda":
@@ -207,7 +208,7 @@ def _passes(case: Case, device: str, precision: str, sizes: Sizes) -> dict[str, 
     }
 
 
-def _bare(opened: _Opened, batches: Sequence[Sequence[int]]) -> None:
+def bare(opened: Opened, batches: Sequence[Sequence[int]]) -> None:
     """A forward and a backward pass of each batch, as training does, without a step."""
     for numbers in batches:
         opened.module.zero_grad(set_to_none=True)
@@ -217,7 +218,7 @@ def _bare(opened: _Opened, batches: Sequence[Sequence[int]]) -> None:
 
 def _precision(case: Case, device: str, sizes: Sizes) -> dict[str, Any]:
     """How alike products of features are between passes in float32 and in bfloat16; the first eight examples are outputs."""
-    wide, rounded = (move(_open(case, device, precision, sizes).features(), np).dense for precision in PRECISIONS)
+    wide, rounded = (move(open_case(case, device, precision, sizes).features(), np).dense for precision in PRECISIONS)
     products = [rows[:8] @ rows[8:].T for rows in (wide, rounded)]
     ranks = [spearmanr(one, two).statistic for one, two in zip(*products, strict=True)]
     norms = [np.linalg.norm(rows, axis=1) for rows in (wide, rounded)]
@@ -273,7 +274,7 @@ def _estimate(device: str, sizes: Sizes) -> dict[str, Any]:
 
 def _copies(case: Case, device: str, sizes: Sizes) -> dict[str, Any]:
     """Scoring files that are read and copied one after another or ahead; and features that are written at once or behind."""
-    opened, xp = _open(case, device, "float32", sizes), namespace_of(device)
+    opened, xp = open_case(case, device, "float32", sizes), namespace_of(device)
     rows = _made_up_rows(sizes.rows, 1536, 5)
     sampled = Sampled(rows, rows, gram(rows.dense), sizes.rows)
     queries = prepare(fit("curved", gather(rows), sampled, xp), _made_up_rows(64, 1536, 6), xp)
