@@ -300,11 +300,11 @@ def _output_rows(h: Array, d: Array) -> tuple[Array, Array]:
     xp, count = namespace(d), d.shape[0]
     example, token = xp.nonzero(xp.min(d, axis=1) < 0)
     ends = xp.searchsorted(example, xp.arange(count, device=device_of(d)), side="right")
-    rows = _rows_at(h, d, example, token, ends) if xp is np else _rows_at_once(h, d, example, token, ends)
+    rows = _rows_in_turn(h, d, token, ends) if xp is np else _rows_at_once(h, d, example, token, ends)
     return token * count + example, xp.astype(rows, xp.float32)
 
 
-def _rows_at(h: Array, d: Array, _example: Array, token: Array, ends: Array) -> Array:
+def _rows_in_turn(h: Array, d: Array, token: Array, ends: Array) -> Array:
     """`sum_t d[i, t, w] h[i, t]` of each target w of an example i, `(m, rows)`: one product for each example."""
     some = enumerate(pairwise([0, *ends.tolist()]))
     return np.concatenate([np.take(d[at], token[start:end], axis=1).T @ h[at] for at, (start, end) in some])

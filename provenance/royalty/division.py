@@ -85,9 +85,9 @@ def _fit(device: str, night: tuple[Outcomes, Outcomes, list[np.ndarray]]) -> tup
     """
     xp = namespace_of(device)
     outcomes, aside, influence = night
-    parts = [xp.asarray(sums.transpose(0, 2, 1)) for sums in influence]
     projected, projected_aside = (
-        np.concatenate([estimate.project(models, part) for part in parts], axis=2) for models in (outcomes, aside)
+        np.concatenate([estimate.project(models, xp.asarray(sums.transpose(0, 2, 1))) for sums in influence], axis=2)
+        for models in (outcomes, aside)
     )
     return estimate.fit(outcomes, projected, xp), projected, projected_aside
 
